@@ -1,0 +1,122 @@
+"""The words of the system: what is wanted (`Spec`) and what was made (`Artifact`).
+
+Both are frozen pydantic models that refuse unknown fields, so a typo is an error at the door, in Python, in YAML and in a
+Prefect form alike. Only these cross a task boundary; tables, images and tensors stay in the store, under `Artifact.data`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Spec(BaseModel):
+    """What is wanted. Everything in it is hashed into the address of what is made from it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def label(self) -> str:
+        """A short readable name for addresses and run names; carries no identity."""
+        return ""
+
+
+class Artifact(BaseModel):
+    """A small description of something in the store. `@step` fills the base fields; a step fills its own.
+
+    `data` is the folder of its files, relative to the store's root (or an absolute url if it was adopted).
+    `fingerprint` is 64 hex digits: the identity of the step that made it and, for what is not determined by its inputs
+    (a download), also of what really came out, given by the step in `content`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: ClassVar[str]
+
+    scale: str = Field(default="", description="The scale, or the name of the pool, it belongs to.")
+    name: str = Field(default="", description="Readable name; carries no identity.")
+    address: str = Field(default="", description="Folder of its record, relative to the store.")
+    data: str = Field(default="", description="Folder of its files, relative to the store; absolute if adopted.")
+    fingerprint: str = Field(default="", description="64 hex digits that stand for it wherever it is an input.")
+    content: str = Field(default="", description="Hash of what came out, where the inputs do not determine it.")
+    counts: dict[str, int] = Field(default_factory=dict, description="What happened to how many, by reason.")
+
+
+class Pool(Artifact):
+    """Candidate pairs. Files: `metadata/<part>.parquet` in DataComp's schema, optionally `<part>.npz` beside it."""
+
+    kind = "pools"
+    num_samples: int
+    num_parts: int
+
+
+class ShardSet(Artifact):
+    """Webdataset tars `<8 digits>.tar` with `index/<shard>.parquet`: downloaded, resharded or adopted.
+
+    A download also has `ledger/<shard>.parquet`, one row a candidate, and its `content` is the hash of the uids that
+    arrived: the realised pool.
+    """
+
+    kind = "shards"
+    num_samples: int
+    num_unique: int
+    num_shards: int
+
+
+class Embeddings(Artifact):
+    """Features of a pool's rows. Files: `scores/<part>.parquet` (uid and one column a score), `features/<part>.npz`.
+
+    Rows are aligned one to one with the pool's metadata part of the same name; a sample whose image never arrived has a
+    null score and NaN features, so nothing is shifted.
+    """
+
+    kind = "embeddings"
+    model: str
+    columns: tuple[str, ...]
+    num_samples: int
+    num_embedded: int
+
+
+class Subset(Artifact):
+    """The chosen uids: `subset.npy`, dtype `u8,u8`, lexicographically sorted, a multiset."""
+
+    kind = "subsets"
+    recipe: str
+    num_samples: int
+    num_unique: int
+
+
+class Checkpoint(Artifact):
+    """A trained CLIP. Files: `checkpoint.pt` (open_clip's form), `training.json`, `history.jsonl`."""
+
+    kind = "checkpoints"
+    model: str
+    seed: int
+    samples_seen: int
+    steps: int
+
+
+class EvalSets(Artifact):
+    """Test sets in the layout of the hub repositories `djghosh/wds_*_test`, one folder a set."""
+
+    kind = "evalsets"
+    suite: str
+    num_tasks: int
+
+
+class EvalReport(Artifact):
+    """Zero-shot results. Files: `report.json`, `eval_results.jsonl` (the original's form), `predictions/<task>.npz`."""
+
+    kind = "reports"
+    suite: str
+    suite_version: int
+    num_tasks: int
+    average: float | None = Field(description="Mean of the main metrics, or null if a task is missing.")
+
+
+class BoardEntry(Artifact):
+    """One line of the leaderboard: `entry.json`, plain and complete in itself."""
+
+    kind = "entries"
+    recipe: str
+    seed: int
+    average: float | None

@@ -1,0 +1,42 @@
+"""What can go wrong through no fault of ours, each as one sentence: what, where, what to do.
+
+Every error a user can cause or meet derives from `DatacompError`; the command line prints its message alone and exits
+with its `exit_status`. A broken rule of our own is an `assert`, and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DatacompError(Exception):
+    """Base of all errors that are told to the user in one sentence."""
+
+    exit_status = 1
+
+
+class SpecError(DatacompError, ValueError):
+    """The request itself is wrong: an unknown name, a field out of range. Nothing was started; retrying is useless."""
+
+    exit_status = 2
+
+
+class StoreError(DatacompError):
+    """The store cannot be read, written or trusted."""
+
+
+class DataError(DatacompError):
+    """Data that a step was given is missing, broken or not what its record says."""
+
+
+class IncompleteError(DatacompError):
+    """A step ended with more losses than its spec tolerates."""
+
+
+def unknown(what: str, given: str, known: Iterable[str]) -> SpecError:
+    """The one form in which an unknown name is refused: names it, the nearest known one, and all known ones."""
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return SpecError(f"Unknown {what} {given!r}.{hint} Known: {', '.join(names) or 'none'}.")

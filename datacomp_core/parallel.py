@@ -1,0 +1,80 @@
+"""Work over many items in processes of one machine: bounded in memory, in order of completion, dying with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from datacomp_core.errors import DatacompError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends, however it ends (Linux; elsewhere nothing happens)."""
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        return
+
+
+def _ready(parent: int, setup: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    die_with_parent()
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if setup is not None:
+        setup(*arguments)
+
+
+def process_map(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int,
+    setup: Callable[..., None] | None = None,
+    setup_arguments: tuple[Any, ...] = (),
+) -> Iterator[tuple[T, R]]:
+    """Yield `(item, function(item))` as they finish; at most two items a worker are in flight, so `items` may be endless.
+
+    Function and items must pickle. `setup(*setup_arguments)` runs once in each process. With one worker everything runs in
+    this process. The first error ends the rest and is raised. DatacompError if a worker was killed (out of memory, mostly).
+    """
+    if workers <= 1:
+        if setup is not None:
+            setup(*setup_arguments)
+        for item in items:
+            yield item, function(item)
+        return
+    context = multiprocessing.get_context("spawn")  # fork is unsafe with torch's, polars' and s3fs's threads
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ready, initargs=(os.getpid(), setup, setup_arguments))
+    try:
+        flying: dict[Future[R], T] = {}
+        for item in items:
+            flying[pool.submit(function, item)] = item
+            if len(flying) >= 2 * workers:
+                yield from _landed(flying)
+        while flying:
+            yield from _landed(flying)
+    except BrokenProcessPool as problem:
+        raise DatacompError(
+            "A worker process was killed, most likely for want of memory: run again with fewer workers "
+            "(DATACOMP_WORKERS); finished work is kept."
+        ) from problem
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _landed(flying: dict[Future[R], T]) -> Iterator[tuple[T, R]]:
+    done, _ = wait(flying, return_when=FIRST_COMPLETED)
+    for future in done:
+        yield flying.pop(future), future.result()

@@ -1,0 +1,65 @@
+"""Metadata parts: one parquet of DataComp's schema each, with scores and features of the same name beside it.
+
+Parts are the unit of parallel work over a pool: nothing ever holds the rows of a whole pool in one process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from datacomp_core.errors import DataError
+from datacomp_core.store.folder import Folder
+
+METADATA = "metadata"
+SCORES = "scores"
+FEATURES = "features"
+
+SCHEMA = pl.Schema(
+    {
+        "uid": pl.String,
+        "url": pl.String,
+        "text": pl.String,
+        "original_width": pl.Int64,
+        "original_height": pl.Int64,
+        "clip_b32_similarity_score": pl.Float32,
+        "clip_l14_similarity_score": pl.Float32,
+        "face_bboxes": pl.List(pl.List(pl.Float64)),
+        "sha256": pl.String,
+    }
+)
+
+
+def part_names(folder: Folder) -> list[str]:
+    """Names of the parts (without `.parquet`) in a metadata folder, sorted. DataError if there are none."""
+    names = [name.removesuffix(".parquet") for name in folder.files(".parquet") if "/" not in name]
+    if not names:
+        raise DataError(f"{folder} has no metadata: a folder of parquet files is wanted.")
+    return names
+
+
+def scan(metadata: Folder, part: str, scores: Sequence[Folder] = ()) -> pl.LazyFrame:
+    """One part, lazily, with the score columns of the same rows joined on (files of other pipelines may lie in `scores`).
+
+    A score column that the metadata has too takes its place. Rows are aligned, never matched: DataError if counts differ.
+    """
+    frame = pl.scan_parquet(metadata.at(f"{part}.parquet"), storage_options=storage_options(metadata))
+    for folder in scores:
+        more = pl.scan_parquet(folder.at(f"{part}.parquet"), storage_options=storage_options(folder)).drop("uid")
+        ours, theirs = (f.select(pl.len()).collect().item() for f in (frame, more))
+        if ours != theirs:
+            raise DataError(f"{folder.at(part)}.parquet has {theirs} rows and the metadata {ours}: embed the pool again.")
+        fresh = more.collect_schema().names()
+        frame = pl.concat([frame.drop(fresh, strict=False), more], how="horizontal")
+    return frame
+
+
+def storage_options(folder: Folder) -> dict[str, Any] | None:
+    """What polars needs to reach the same bucket as fsspec: the endpoint of the environment, plain http if that is one."""
+    if folder.is_local:
+        return None
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return {"aws_endpoint_url": endpoint, "aws_allow_http": "true"} if endpoint else None

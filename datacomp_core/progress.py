@@ -1,0 +1,65 @@
+"""How long work tells where it stands. The core calls a `Progress`; who shows it (terminal, Prefect, log) is not its concern."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from typing import Protocol
+
+log = logging.getLogger(__name__)
+
+
+class Progress(Protocol):
+    """`start` once, `advance` often from one process; both are cheap."""
+
+    def start(self, total: int, unit: str) -> None:
+        """`total` units of work lie ahead (0: unknown)."""
+        ...
+
+    def advance(self, amount: int = 1, **tally: int) -> None:
+        """`amount` more are done; `tally` adds to named counts, by reason."""
+        ...
+
+
+class LogProgress:
+    """Writes a line to the log at most every `every` seconds: done, total, rate, tally, time left."""
+
+    def __init__(self, what: str, every: float = 5.0) -> None:
+        self.what, self.every = what, every
+        self.total, self.unit, self.done = 0, "", 0
+        self.tally: Counter[str] = Counter()
+        self.began = self.told = time.monotonic()
+
+    def start(self, total: int, unit: str) -> None:
+        self.total, self.unit, self.done = total, unit, 0
+        self.tally.clear()
+        self.began = self.told = time.monotonic()
+
+    def advance(self, amount: int = 1, **tally: int) -> None:
+        self.done += amount
+        self.tally.update(tally)
+        if time.monotonic() - self.told >= self.every:
+            self.told = time.monotonic()
+            self.show()
+
+    def line(self) -> str:
+        spent = max(time.monotonic() - self.began, 1e-9)
+        rate = self.done / spent
+        text = f"{self.what}: {self.done:,}" + (f" of {self.total:,}" if self.total else "") + f" {self.unit}, {rate:,.0f}/s"
+        if self.tally:
+            text += " (" + ", ".join(f"{name} {count:,}" for name, count in self.tally.most_common()) + ")"
+        if self.total and 0 < self.done < self.total:
+            text += f", {(self.total - self.done) / rate:,.0f} s left"
+        return text
+
+    def show(self) -> None:
+        log.info("%s", self.line())
+
+
+class NoProgress:
+    """For tests and notebooks."""
+
+    def start(self, total: int, unit: str) -> None: ...
+
+    def advance(self, amount: int = 1, **tally: int) -> None: ...

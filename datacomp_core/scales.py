@@ -1,0 +1,109 @@
+"""The compute scales as rows: what is fixed in the competition. One dial.
+
+Values: the reference's `scale_configs.py` and the paper's Table 14; `tiny` is ours, sized for a laptop's CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from datacomp_core.artifacts import Spec
+from datacomp_core.errors import unknown
+
+ScaleName = Literal["tiny", "debug", "small", "medium", "large", "xlarge", "custom"]
+
+
+class Scale(Spec):
+    """One row: the pool, and the training recipe that nobody may change. `custom` is what the board does not rank."""
+
+    name: ScaleName
+    model: str = Field(description="open_clip model name, or one of ours in datacomp_core/models/.")
+    batch_size: int = Field(description="Global batch, in samples.")
+    learning_rate: float
+    warmup: int = Field(description="Linear warm-up, in optimizer steps.")
+    beta2: float | None = Field(
+        default=None, description="AdamW's beta2; null leaves open_clip's choice by model name (.98 for ViT)."
+    )
+    eps: float | None = Field(
+        default=None, description="AdamW's eps; null leaves open_clip's choice by model name (1e-6 for ViT)."
+    )
+    weight_decay: float = Field(default=0.2, description="open_clip's default.")
+    train_num_samples: int = Field(description="Samples seen, which is also the size of the pool.")
+    num_checkpoints: int = Field(
+        default=5, description="The run is cut into so many epochs of open_clip, each ending in a checkpoint."
+    )
+    loader_workers: int = Field(
+        default=4, description="The reference's worker count, to whose multiple steps per epoch are rounded up."
+    )
+    precision: Literal["amp", "amp_bfloat16", "fp32"] = "amp"
+    suite: str = Field(default="datacomp", description="The evaluation suite that scores it.")
+    hub: str | None = Field(default=None, description="Hub data set with the pool's metadata.")
+
+
+SCALES: dict[str, Scale] = {
+    row.name: row
+    for row in (
+        Scale(
+            name="tiny",
+            model="datacomp-tiny",
+            batch_size=128,
+            learning_rate=2e-3,
+            warmup=15,
+            beta2=0.98,
+            eps=1e-6,
+            weight_decay=0.1,
+            train_num_samples=20_480,
+            num_checkpoints=4,
+            loader_workers=1,
+            precision="fp32",
+            suite="tiny",
+        ),
+        Scale(name="debug", model="ViT-B-32", batch_size=1024, learning_rate=1e-4, warmup=500, train_num_samples=128_000),
+        Scale(
+            name="small",
+            model="ViT-B-32",
+            batch_size=4096,
+            learning_rate=5e-4,
+            warmup=500,
+            train_num_samples=12_800_000,
+            hub="mlfoundations/datacomp_small",
+        ),
+        Scale(
+            name="medium",
+            model="ViT-B-32",
+            batch_size=4096,
+            learning_rate=5e-4,
+            warmup=500,
+            train_num_samples=128_000_000,
+            hub="mlfoundations/datacomp_medium",
+        ),
+        Scale(
+            name="large",
+            model="ViT-B-16",
+            batch_size=8192,
+            learning_rate=5e-4,
+            warmup=500,
+            train_num_samples=1_280_000_000,
+            hub="mlfoundations/datacomp_large",
+        ),
+        Scale(
+            name="xlarge",
+            model="ViT-L-14",
+            batch_size=90112,
+            learning_rate=1e-3,
+            warmup=10000,
+            beta2=0.95,
+            train_num_samples=12_800_000_000,
+            hub="mlfoundations/datacomp_xlarge",
+        ),
+    )
+}
+
+
+def scale(name: str) -> Scale:
+    """The row of a scale. SpecError names the known ones."""
+    if name not in SCALES:
+        raise unknown("scale", name, SCALES)
+    return SCALES[name]

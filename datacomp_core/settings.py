@@ -1,0 +1,49 @@
+"""Where things lie and how this machine is used: one typed class, read from the environment (`DATACOMP_...`) and `datacomp.env`.
+
+Nothing here is ever hashed or stored in a record. The table in docs/operations.md is made from it.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from datacomp_core.errors import SpecError
+
+
+class Settings(BaseSettings):
+    """See the module."""
+
+    model_config = SettingsConfigDict(env_prefix="DATACOMP_", env_file="datacomp.env", extra="forbid", frozen=True)
+
+    home: Path = Field(
+        default=Path(".datacomp"), description="Folder for the default store, the local Prefect database and pages."
+    )
+    store: str = Field(default="", description="The object store: a folder or s3://bucket/prefix. Empty: `<home>/store`.")
+    workers: int = Field(default=0, ge=0, description="Worker processes of a sharded step. 0: one a core.")
+    device: str = Field(
+        default="", description="Torch device for embedding and evaluation. Empty: cuda if there is one, else cpu."
+    )
+
+    @property
+    def store_url(self) -> str:
+        return self.store or str(self.home.resolve() / "store")
+
+    @property
+    def num_workers(self) -> int:
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process. SpecError names a setting that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        name = "DATACOMP_" + "_".join(str(part) for part in first["loc"]).upper().removeprefix("DATACOMP_")
+        raise SpecError(f"Setting {name} is wrong: {first['msg']}.") from problem

@@ -1,0 +1,317 @@
+"""`@step`: gives a function an address, runs it once, and writes the record last.
+
+Left of the star is what it is, right of the star is how it is run. Left: only Specs and Artifacts; they are hashed. Right:
+`out`, `store`, workers, devices, handles; never hashed. A function that breaks this is refused when its module is imported.
+Source code is never hashed: raise `version` by hand when a step's meaning changes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+import time
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
+
+from datacomp_core.artifacts import Artifact, Spec
+from datacomp_core.errors import StoreError
+from datacomp_core.store import record as records
+from datacomp_core.store.attempt import attempt
+from datacomp_core.store.fingerprint import SHORT, canonical, fingerprint
+from datacomp_core.store.folder import Folder
+from datacomp_core.store.store import Store, files_of
+
+log = logging.getLogger(__name__)
+A = TypeVar("A", bound=Artifact)
+P = ParamSpec("P")
+
+Status = Literal["reused", "built"]
+STEPS: dict[str, Step[Any]] = {}
+_busy: dict[str, threading.Lock] = {}
+_busy_guard = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[A]):
+    """What a call came to: the artifact, whether it was built now, and why."""
+
+    artifact: A
+    status: Status
+    why: str
+    record: records.Record
+
+
+@dataclass(frozen=True)
+class Planned(Generic[A]):
+    """A step seen from before: `artifact` is None until it is built, and stands for itself as input of further plans."""
+
+    kind: str
+    name: str
+    why: str
+    address: str | None
+    artifact: A | None
+    seconds: float | None = None
+
+    @property
+    def is_built(self) -> bool:
+        return self.artifact is not None
+
+
+class Step(Generic[A]):
+    """A function that has an address. Call it with its identity and `store=`; further options go to the function."""
+
+    def __init__(self, function: Callable[..., A], kind: str, version: int, name: Callable[..., str] | None) -> None:
+        self.function, self.kind, self.version = function, kind, version
+        self._name = name
+        self.returns, self.identity, self.options = _checked(function, kind)
+        self.__doc__, self.__name__, self.__module__ = function.__doc__, function.__name__, function.__module__
+
+    def __repr__(self) -> str:
+        return f"<step {self.kind} v{self.version}: {self.__module__}.{self.__name__}>"
+
+    def __call__(self, *identity: Spec | Artifact | tuple[Artifact, ...], store: Store, **options: Any) -> A:
+        return self.run(*identity, store=store, **options).artifact
+
+    # What it is ---------------------------------------------------------------------------------------------------
+
+    def fingerprint(self, *identity: Any) -> str:
+        """sha256 over kind, version, canonical specs and the fingerprints of the inputs."""
+        self._fits(identity)
+        return fingerprint({"kind": self.kind, "version": self.version, "of": [_identity(value) for value in identity]})
+
+    def name(self, *identity: Any) -> str:
+        if self._name is not None:
+            return self._name(*identity)
+        return next((value.label() for value in identity if isinstance(value, Spec)), "") or self.kind
+
+    def address(self, *identity: Any) -> str:
+        """`<kind>/<scale>/<readable name>--<12 hex>`."""
+        scale = next((str(value.scale) for value in _flat(identity) if getattr(value, "scale", "")), "any")
+        readable = _safe(self.name(*identity))
+        return f"{self.kind}/{_safe(scale)}/{readable}--{self.fingerprint(*identity)[:SHORT]}"
+
+    # How it is run ------------------------------------------------------------------------------------------------
+
+    def plan(self, *identity: Any, store: Store) -> Planned[A]:
+        """BUILT or TO BUILD, and why; an input may itself be only planned. Nothing is written."""
+        name = self.name(*[_stand_in(value) for value in identity])
+        waiting = [value for value in _flat(identity) if isinstance(value, Planned) and not value.is_built]
+        if waiting:
+            return Planned(self.kind, name, f"its {waiting[0].kind} are to be built first", None, None)
+        settled = tuple(_settled(value) for value in identity)
+        address = self.address(*settled)
+        found = store.record(address)
+        if found is None:
+            return Planned(self.kind, name, "never built", address, None)
+        if lost := store.missing(found):
+            return Planned(self.kind, name, f"its data is lost: {lost}", address, None)
+        return Planned(self.kind, name, "built", address, store.artifact(self.returns, found), found.seconds)
+
+    def run(self, *identity: Any, store: Store, **options: Any) -> Outcome[A]:
+        """Reuse what is built, else build it. Calls for one address in one process wait for each other."""
+        address = self.address(*identity)
+        with _busy_guard:
+            lock = _busy.setdefault(f"{store.root.url}/{address}", threading.Lock())
+        with lock:
+            found = store.record(address)
+            lost = store.missing(found) if found else ""
+            if found and not lost:
+                log.info("reused %s", address)
+                return Outcome(store.artifact(self.returns, found), "reused", "built before", found)
+            if found:
+                store.forget(found)
+            why = f"its data is lost: {lost}" if lost else "never built"
+            log.info("building %s (%s)", address, why)
+            return self._build(address, identity, store, options, why)
+
+    def _build(self, address: str, identity: tuple[Any, ...], store: Store, options: dict[str, Any], why: str) -> Outcome[A]:
+        started, clock = records.now(), time.monotonic()
+        wanted = {name: value for name, value in options.items() if name in self.options}
+        assert len(wanted) == len(options), f"{self} has no option {sorted(set(options) - set(wanted))}"
+        if "store" in self.options:
+            wanted["store"] = store
+        with attempt(store.home(address)) as mine:
+            made = self.function(*identity, out=mine.out, **wanted)
+            files = files_of(mine.out, mine.out.journal)
+            artifact = self._finished(made, address, f"{address}/{mine.name}", identity)
+            record = self._record(artifact, identity, files, wanted, started, time.monotonic() - clock, mine.turn)
+            if not store.publish(record, files):
+                mine.out.remove()
+                theirs = store.record(address)
+                if theirs is None:
+                    raise StoreError(f"The record {address} was removed while it was being written: run again.")
+                return Outcome(store.artifact(self.returns, theirs), "reused", "another run finished it first", theirs)
+        log.info("built %s in %.1f s: %d files, %d bytes", address, record.seconds, len(files), record.outputs.num_bytes)
+        return Outcome(artifact, "built", why, record)
+
+    def adopt(self, *identity: Any, made: A, source: Folder, store: Store) -> Outcome[A]:
+        """Take in what was made elsewhere, without copying a byte: `made` describes it, `source` is where it lies.
+
+        The files are listed, not read; `made.content` should hash what identifies the data, since the identity cannot.
+        """
+        address = self.address(*identity)
+        if (found := store.record(address)) is not None:
+            return Outcome(store.artifact(self.returns, found), "reused", "adopted before", found)
+        files = [records.FileStat(path, size, "") for path, size in source.files().items()]
+        if not files:
+            raise StoreError(f"There is nothing to adopt at {source}.")
+        artifact = self._finished(made, address, source.url, identity)
+        record = self._record(artifact, identity, files, {}, records.now(), 0.0, 1, adopted_from=source.url)
+        store.publish(record, files)
+        return Outcome(artifact, "built", "adopted", record)
+
+    # ---------------------------------------------------------------------------------------------------------------
+
+    def _finished(self, made: A, address: str, data: str, identity: tuple[Any, ...]) -> A:
+        own = self.fingerprint(*identity)
+        print_ = fingerprint([own, made.content]) if made.content else own
+        scale = made.scale or address.split("/")[1]
+        return made.model_copy(
+            update={
+                "address": address,
+                "data": data,
+                "fingerprint": print_,
+                "scale": scale,
+                "name": made.name or address.split("/")[2].rpartition("--")[0],
+            }
+        )
+
+    def _record(
+        self,
+        artifact: A,
+        identity: tuple[Any, ...],
+        files: list[records.FileStat],
+        options: dict[str, Any],
+        started: str,
+        seconds: float,
+        attempts: int,
+        adopted_from: str | None = None,
+    ) -> records.Record:
+        named = dict(zip(self.identity, identity, strict=True))
+        manifest = records.manifest_bytes(files)
+        import hashlib
+
+        outputs = records.Outputs(
+            num_files=len(files), num_bytes=sum(f.size for f in files), manifest_sha256=hashlib.sha256(manifest).hexdigest()
+        )
+        return records.Record(
+            kind=self.kind,
+            version=self.version,
+            address=artifact.address,
+            fingerprint=artifact.fingerprint,
+            spec={name: canonical(value) for name, value in named.items() if isinstance(value, Spec)},
+            inputs={
+                name: [{"address": a.address, "fingerprint": a.fingerprint} for a in _flat([value])]
+                for name, value in named.items()
+                if not isinstance(value, Spec)
+            },
+            artifact=artifact.model_dump(mode="json"),
+            outputs=outputs,
+            options=records.plain_options(options),
+            started=started,
+            seconds=round(seconds, 3),
+            attempts=attempts,
+            host=records.host(),
+            versions=records.versions(),
+            adopted_from=adopted_from,
+        )
+
+    def _fits(self, identity: tuple[Any, ...]) -> None:
+        if len(identity) != len(self.identity):
+            raise TypeError(f"{self} takes ({', '.join(self.identity)}), {len(identity)} given")
+
+
+def step(kind: str, *, version: int, name: Callable[..., str] | None = None) -> Callable[[Callable[..., A]], Step[A]]:
+    """Make a function a step. `name(*identity)` gives its readable name; by default the spec's label."""
+
+    def decorate(function: Callable[..., A]) -> Step[A]:
+        made = Step(function, kind, version, name)
+        STEPS[f"{made.__module__}.{made.__name__}"] = made
+        return made
+
+    return decorate
+
+
+# The star rule ------------------------------------------------------------------------------------------------------
+
+
+def _checked(function: Callable[..., Any], kind: str) -> tuple[type[Any], tuple[str, ...], frozenset[str]]:
+    where = f"{function.__module__}.{function.__qualname__}"
+    hints = typing.get_type_hints(function)
+    left, right = [], []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            left.append(parameter.name)
+            if not _is_identity(hints.get(parameter.name)):
+                raise TypeError(
+                    f"{where}: {parameter.name!r} stands left of the star, so it must be a Spec, an Artifact or a "
+                    "tuple of Artifacts; move what says only how it is run to the right of it"
+                )
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            right.append(parameter.name)
+            if _is_identity(hints.get(parameter.name)):
+                raise TypeError(
+                    f"{where}: {parameter.name!r} is a Spec or an Artifact, so it must stand left of the star, where it is hashed"
+                )
+        else:
+            raise TypeError(f"{where}: a step takes no *args or **kwargs")
+    if not left or "out" not in right:
+        raise TypeError(f"{where}: a step is (spec, artifacts, *, out: Folder, ...)")
+    returns = hints.get("return")
+    if not (isinstance(returns, type) and issubclass(returns, Artifact)):
+        raise TypeError(f"{where}: a step returns an Artifact")
+    if returns.kind != kind:
+        raise TypeError(f"{where}: it makes {returns.kind!r}, not {kind!r}")
+    return returns, tuple(left), frozenset(right)
+
+
+def _is_identity(hint: Any) -> bool:
+    if typing.get_origin(hint) is typing.Annotated:
+        return _is_identity(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return all(_is_identity(part) for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return all(_is_identity(part) for part in typing.get_args(hint) if part is not Ellipsis)
+    return isinstance(hint, type) and issubclass(hint, (Spec, Artifact))
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, Artifact):
+        assert value.fingerprint, f"{value.kind} without a fingerprint: it did not come from a step"
+        return {"kind": value.kind, "fingerprint": value.fingerprint}
+    if isinstance(value, tuple):
+        return [_identity(item) for item in value]
+    if value is None:
+        return None
+    if isinstance(value, Spec):
+        return {"spec": type(value).__name__, "fields": canonical(value)}
+    raise TypeError(f"{type(value).__name__} stands left of the star; only Specs and Artifacts may")
+
+
+def _flat(values: Any) -> list[Any]:
+    return [item for value in values for item in (_flat(value) if isinstance(value, tuple) else [value]) if item is not None]
+
+
+def _settled(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_settled(item) for item in value)
+    return value.artifact if isinstance(value, Planned) else value
+
+
+def _stand_in(value: Any) -> Any:
+    """What a naming function needs of an input that is not built yet: its name."""
+    if isinstance(value, tuple):
+        return tuple(_stand_in(item) for item in value)
+    if isinstance(value, Planned):
+        return value.artifact or types.SimpleNamespace(name=value.name, scale="", recipe=value.name)
+    return value
+
+
+def _safe(text: str) -> str:
+    """Text as one readable path segment."""
+    kept = "".join(c if c.isalnum() or c in "._-+" else "-" for c in text).strip("-.")
+    return kept[:60] or "unnamed"
