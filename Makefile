@@ -1,0 +1,52 @@
+# `make demo` and `make test` set up everything they need; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SEEDS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check format ui deploy clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## make .venv with every pinned version (nothing is done a second time)
+
+# The stamp is made last, so an interrupted set-up is taken up again. `dataclasses` is a backport that img2dataset asks for; it
+# shadows the standard library and ends Prefect's server at its start, and pip cannot be told to leave it out.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or later is needed, this is {sys.version.split()[0]}: call make with PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,dev]'
+	$(BIN)/pip uninstall --quiet --yes dataclasses 2>/dev/null || true
+	@touch $(READY)
+
+demo: setup  ## the whole chain at `tiny` scale on this machine; SEEDS=3 for the spread
+	@$(BIN)/datacomp demo --seeds $(SEEDS)
+
+test: setup  ## the tests (without those marked slow or gpu)
+	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term:skip-covered $(ARGS)
+
+test-all: setup  ## every test; gpu tests skip themselves without a device
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup  ## format, lint, types and layers, in under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+format: setup  ## rewrite the code in the house style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+ui: setup  ## the Prefect UI over the runs made on this machine
+	@$(BIN)/datacomp ui
+
+deploy: setup  ## apply every deployment to the server named by PREFECT_API_URL
+	@$(BIN)/datacomp deploy
+
+clean:  ## remove the store, the local Prefect database and the pages (not .venv)
+	rm -rf .datacomp

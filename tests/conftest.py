@@ -1,0 +1,85 @@
+"""Fixtures for all tests: an isolated home, and a real S3 server on loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+BUCKET = "datacomp-tests"
+
+
+@pytest.fixture(autouse=True)
+def isolated_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees or touches the user's store, settings file or proxies."""
+    from datacomp_core.settings import settings
+
+    for name in [name for name in os.environ if name.startswith("DATACOMP_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DATACOMP_HOME", str(tmp_path / "home"))
+    settings.cache_clear()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The endpoint of a real S3 server (ministack, in memory), with the credentials set in this process's environment."""
+    port = free_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    environment = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    server = subprocess.Popen(
+        [sys.executable, "-m", "ministack"],
+        env={**os.environ, "GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "SERVICES": "s3", "LOG_LEVEL": "ERROR"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        _wait_for(endpoint, server)
+        import s3fs
+
+        s3fs.S3FileSystem().mkdir(BUCKET)
+        yield endpoint
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+def _wait_for(endpoint: str, server: subprocess.Popen[bytes]) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for _ in range(300):
+        assert server.poll() is None, f"the S3 server ended with status {server.returncode}"
+        try:
+            opener.open(f"{endpoint}/_ministack/health", timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("the S3 server did not answer within a minute")
+
+
+@pytest.fixture
+def s3_url(s3_server: str) -> str:
+    """A fresh prefix in a bucket of the real S3 server."""
+    return f"s3://{BUCKET}/{uuid.uuid4().hex[:8]}"

@@ -1,0 +1,123 @@
+"""The door to files: the same behaviour on a disk and on a real S3 server."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import threading
+from pathlib import Path
+
+import pytest
+
+from datacomp_core.errors import DataError, StoreError
+from datacomp_core.store import Folder
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "root" if request.param == "local" else request.getfixturevalue("s3_url"))
+
+
+def test_what_is_written_is_read_back(folder: Folder) -> None:
+    stat = folder.write("a/b.bin", b"0123456789")
+    assert folder.read("a/b.bin") == b"0123456789"
+    assert folder.read_range("a/b.bin", 2, 5) == b"234"
+    assert (stat.size, stat.sha256) == (10, hashlib.sha256(b"0123456789").hexdigest())
+    assert folder.files() == {"a/b.bin": 10}
+    assert (folder / "a").files() == {"b.bin": 10}
+    assert folder.folders() == ["a"]
+    with folder.open("a/b.bin") as file:
+        assert file.read(3) == b"012"
+
+
+def test_a_range_past_the_end_is_an_error_that_says_truncated(folder: Folder) -> None:
+    folder.write("x", b"abc")
+    with pytest.raises(DataError, match="truncated"):
+        folder.read_range("x", 1, 9)
+
+
+def test_what_is_missing_is_named(folder: Folder) -> None:
+    with pytest.raises(DataError, match="nothing.bin is not there"):
+        folder.read("nothing.bin")
+    assert folder.files() == {}
+    assert not folder.exists("nothing.bin")
+    folder.remove("nothing.bin")
+
+
+def test_create_refuses_a_second_time_and_keeps_the_first(folder: Folder) -> None:
+    assert folder.create("r.json", b"one")
+    assert not folder.create("r.json", b"two")
+    assert folder.read("r.json") == b"one"
+
+
+def test_of_many_creators_at_once_exactly_one_wins(folder: Folder) -> None:
+    folder.write("warm", b"")
+    won: list[int] = []
+    start = threading.Barrier(8)
+
+    def race(i: int) -> None:
+        start.wait()
+        if Folder(folder.url).create("race", str(i).encode()):
+            won.append(i)
+
+    threads = [threading.Thread(target=race, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert folder.read("race") == str(won[0]).encode()
+
+
+def test_writing_shows_nothing_until_it_is_whole(folder: Folder) -> None:
+    with pytest.raises(ZeroDivisionError), folder.writing("big.bin") as path:
+        path.write_bytes(b"half")
+        assert folder.files() == {}
+        raise ZeroDivisionError
+    assert folder.files() == {}
+    with folder.writing("big.bin") as path:
+        path.write_bytes(b"whole")
+    assert folder.read("big.bin") == b"whole"
+
+
+def test_put_moves_a_local_file_in(folder: Folder, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"data")
+    stat = folder.put("deep/er/file", source)
+    assert folder.read("deep/er/file") == b"data"
+    assert stat.sha256 == hashlib.sha256(b"data").hexdigest()
+    assert not source.exists()
+
+
+def test_remove_takes_a_file_or_the_whole_folder(folder: Folder) -> None:
+    folder.write("a/1", b"1")
+    folder.write("a/2", b"2")
+    folder.remove("a/1")
+    assert folder.files() == {"a/2": 1}
+    (folder / "a").remove()
+    assert folder.files() == {}
+
+
+def test_a_journal_knows_what_subfolders_wrote_and_other_processes_noted(folder: Folder) -> None:
+    out = folder.journaled()
+    (out / "sub").write("x", b"abc")
+    from_worker = pickle.loads(pickle.dumps(out / "sub")).write("y", b"de")
+    assert set(out.journal) == {"sub/x"}
+    (out / "sub").note(from_worker)
+    assert set(out.journal) == {"sub/x", "sub/y"}
+    assert folder.journal == {}
+
+
+def test_no_permission_is_one_sentence(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    with pytest.raises(StoreError, match=r"Cannot use .*file"):
+        Folder(blocked).write("x", b"")
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    with pytest.raises(StoreError, match="disk is full"), folder._told("x"), open("/dev/full", "wb", buffering=0) as full:
+        full.write(b"x" * 4096)
