@@ -1,0 +1,224 @@
+"""The board of one scale: a row per method, its seeds merged to mean and spread, with verdicts that know the noise.
+
+Rebuilt from the entries of a store at any time. Only rows of one suite and version are ranked against each other; a row
+that cannot be told from the one that leads its group shares its rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from datacomp_core.artifacts import BoardEntry
+from datacomp_core.leaderboard.entry import Entry, read
+from datacomp_core.leaderboard.reference import SOURCE, references
+from datacomp_core.leaderboard.rows import Board, Column, Row, Score
+from datacomp_core.leaderboard.stats import Spread, Verdict, compare, pooled_spread
+from datacomp_core.scales import SCALES
+from datacomp_core.store import Store
+
+BASELINE = "no_filter"
+CONTROL = "random"
+
+
+def entries(store: Store, scale: str = "") -> list[tuple[str, Entry]]:
+    """Address and content of every entry of a scale (or of all), in order of address."""
+    found: list[tuple[str, Entry]] = []
+    for name in store.root.folders():
+        if name != BoardEntry.kind:
+            continue
+        for there in (store.root / name).folders():
+            for last in (store.root / name / there).folders():
+                record = store.record(f"{name}/{there}/{last}")
+                if record is not None and not store.missing(record):
+                    found.append((record.address, read(store, store.artifact(BoardEntry, record))))
+    return [(address, entry) for address, entry in found if scale in ("", entry.scale)]
+
+
+def scales(store: Store) -> list[str]:
+    """The scales that have entries, smallest first."""
+    there = {entry.scale for _, entry in entries(store)}
+    return [name for name in SCALES if name in there] + sorted(there - set(SCALES))
+
+
+def board(store: Store, scale: str) -> Board:
+    """The board of a scale, from all its entries and the paper's rows."""
+    return make_board(scale, entries(store, scale))
+
+
+def make_board(scale: str, found: Iterable[tuple[str, Entry]]) -> Board:
+    """As `board`, from entries at hand."""
+    found = list(found)
+    groups: dict[str, list[tuple[str, Entry]]] = {}
+    for address, entry in found:
+        groups.setdefault(entry.same_but_for_seeds, []).append((address, entry))
+    rows = [_row(key, members) for key, members in groups.items()]
+    suite = _suite(scale, rows)
+    ranked = sorted((row for row in rows if row.suite == suite and row.average), key=_by_average)
+    pooled = pooled_spread([row.average.values for row in ranked if row.average])
+    columns = _columns([entry for _, entry in found if _suite_of(entry) == suite])
+    _judge(ranked, columns, pooled)
+    _rank(ranked, columns, pooled)
+    unranked = [row for row in rows if not any(row is other for other in ranked)]
+    ordered = sorted([*ranked, *_reference_rows(scale)], key=_by_average)
+    return Board(
+        scale=scale,
+        suite=suite,
+        columns=columns or _reference_columns(scale),
+        rows=ordered + sorted(unranked, key=lambda row: row.method),
+        noise=None if pooled is None else pooled.variance**0.5,
+    )
+
+
+def _suite_of(entry: Entry) -> str:
+    return f"{entry.suite} v{entry.suite_version}"
+
+
+def _by_average(row: Row) -> tuple[float, str]:
+    return (-row.average.mean if row.average else 0.0, row.method)
+
+
+def _suite(scale: str, rows: Sequence[Row]) -> str:
+    """The suite that ranks: the scale's own in its newest version, else that of the latest entry."""
+    own = SCALES[scale].suite if scale in SCALES else ""
+    mine = [row for row in rows if row.suite.rpartition(" v")[0] == own]
+    if mine:
+        return max(mine, key=lambda row: int(row.suite.rpartition(" v")[2])).suite
+    return max(rows, key=lambda row: row.date).suite if rows else own
+
+
+def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
+    latest: dict[tuple[tuple[str, int], ...], tuple[str, Entry]] = {}
+    for address, entry in sorted(members, key=lambda member: member[1].date):
+        latest[tuple(sorted(entry.seeds.items()))] = (address, entry)
+    kept = [latest[seeds] for seeds in sorted(latest)]
+    several = [entry for _, entry in kept]
+    first = several[-1]
+    return Row(
+        key=key[:12],
+        kind="run",
+        method=first.method,
+        recipe=first.recipe,
+        track=first.track,
+        suite=_suite_of(first),
+        num_seeds=len(several),
+        seeds=[entry.seeds for entry in several],
+        size=float(np.mean([entry.size.total for entry in several])),
+        unique=float(np.mean([entry.size.unique for entry in several])),
+        pool=_mean([entry.size.pool for entry in several]),
+        scores=_scores(several),
+        seconds=_mean([entry.cost.seconds for entry in several]),
+        gpu_hours=_mean([entry.cost.gpu_hours for entry in several]),
+        num_bytes=_mean([entry.cost.num_bytes for entry in several]),
+        date=max(entry.date for entry in several),
+        breaches=sorted({f"{check.rule}: {check.reason}" for e in several for check in e.checks if check.ok is False}),
+        entries=[address for address, _ in kept],
+        superseded=len(members) - len(kept),
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None
+
+
+def _score(values: Sequence[float | None]) -> Score | None:
+    """None unless every seed has the value: a mean over some of the seeds would compare unlike with like."""
+    there = [value for value in values if value is not None]
+    if not there or len(there) < len(values):
+        return None
+    return Score(mean=float(np.mean(there)), std=float(np.std(there, ddof=1)) if len(there) > 1 else None, values=there)
+
+
+def _scores(several: list[Entry]) -> dict[str, Score]:
+    cells = {"average": _score([entry.average for entry in several])}
+    for group in several[0].groups:
+        cells[f"group:{group}"] = _score([entry.groups.get(group) for entry in several])
+    for task in several[0].tasks:
+        values = [next((t.value for t in entry.tasks if t.key == task.key), None) for entry in several]
+        cells[f"task:{task.key}"] = _score(values)
+    return {key: score for key, score in cells.items() if score is not None}
+
+
+def _columns(several: list[Entry]) -> list[Column]:
+    if not several:
+        return []
+    columns = {"average": Column(key="average", title="Average", level="average")}
+    for entry in several:
+        for group in entry.groups:
+            key = f"group:{group}"
+            columns.setdefault(key, Column(key=key, title=group_title(group), level="group"))
+    for entry in several:
+        for task in entry.tasks:
+            key = f"task:{task.key}"
+            columns.setdefault(key, Column(key=key, title=task.name, level="task", metric=task.metric))
+    return list(columns.values())
+
+
+def group_title(group: str) -> str:
+    known = {"imagenet": "ImageNet", "imagenet_shifts": "IN dist. shifts", "vtab": "VTAB"}
+    return known.get(group, group.replace("_", " ").capitalize())
+
+
+def _tasks(row: Row, columns: Sequence[Column]) -> dict[str, list[float]]:
+    return {c.key: row.scores[c.key].values for c in columns if c.level == "task" and c.key in row.scores}
+
+
+def _judge(ranked: list[Row], columns: Sequence[Column], pooled: Spread | None) -> None:
+    """Set each row's verdicts against the unfiltered pool and against the random subset nearest in size."""
+    baselines = [row for row in ranked if row.recipe == BASELINE]
+    controls = [row for row in ranked if row.recipe.partition(":")[0].partition("(")[0] == CONTROL]
+    for row in ranked:
+        if baselines and row is not baselines[0]:
+            row.baseline = _against(row, baselines[0], columns, pooled)
+        nearest = min(controls, key=lambda other: abs(other.size - row.size), default=None)
+        if nearest is not None and row is not nearest:
+            row.control = _against(row, nearest, columns, pooled)
+            row.control_size = nearest.size
+
+
+def _against(row: Row, other: Row, columns: Sequence[Column], pooled: Spread | None) -> Verdict | None:
+    return compare(_tasks(row, columns), _tasks(other, columns), other.method, other.key, pooled)
+
+
+def _rank(ranked: list[Row], columns: Sequence[Column], pooled: Spread | None) -> None:
+    """1, 1, 3, ...: a row tied with the leader of the group above it shares the leader's rank."""
+    leader: Row | None = None
+    for position, row in enumerate(ranked, 1):
+        verdict = None if leader is None else _against(row, leader, columns, pooled)
+        if leader is not None and verdict is not None and verdict.outcome == "tied":
+            row.rank, row.tied, leader.tied = leader.rank, True, True
+        else:
+            row.rank, leader = position, row
+
+
+def _reference_rows(scale: str) -> list[Row]:
+    return [
+        Row(
+            key=f"paper-{scale}-{reference.recipe}",
+            kind="reference",
+            method=reference.method,
+            recipe=reference.recipe,
+            track="filtering",
+            suite="datacomp (paper)",
+            num_seeds=1,
+            seeds=[],
+            size=reference.size,
+            unique=reference.size,
+            scores={
+                "average": Score(mean=reference.average),
+                **{f"group:{group}": Score(mean=value) for group, value in reference.scores.items()},
+            },
+            note=f"{SOURCE}. {reference.note}".strip(),
+        )
+        for reference in references(scale)
+    ]
+
+
+def _reference_columns(scale: str) -> list[Column]:
+    found = references(scale)
+    if not found:
+        return []
+    groups = [Column(key=f"group:{g}", title=group_title(g), level="group") for g in found[0].scores]
+    return [Column(key="average", title="Average", level="average"), *groups]

@@ -1,0 +1,228 @@
+"""One line of the leaderboard as plain JSON: scores, what was trained on, seeds, cost, rules, and the chain it came from.
+
+An entry is complete in itself: a board can be rebuilt from entries alone. It says nothing that its records do not say, and
+holds no clock of its own, so making it twice gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, ShardSet, Spec, Subset
+from datacomp_core.errors import DataError
+from datacomp_core.leaderboard.provenance import Link, of_kind, seedless, walk
+from datacomp_core.leaderboard.rules import Check, check
+from datacomp_core.store import Folder, Store, step
+from datacomp_core.store.fingerprint import fingerprint
+
+ENTRY = "entry.json"
+Track = Literal["filtering", "byod"]
+
+
+class EntrySpec(Spec):
+    """Under what name a result stands on the board."""
+
+    track: Track = Field(default="filtering", description="filtering: pool samples only; byod: any data, same training.")
+    method: str = Field(default="", description="Name on the board. Empty: the subset's recipe.", max_length=80)
+
+    def label(self) -> str:
+        return self.method
+
+
+class Task(BaseModel):
+    """One evaluation task's main metric; `value` is None where it could not be computed."""
+
+    model_config = ConfigDict(frozen=True)
+    key: str
+    name: str
+    metric: str
+    value: float | None
+
+
+class Size(BaseModel):
+    """How many pairs were chosen, with and without their repeats, out of a pool of how many."""
+
+    model_config = ConfigDict(frozen=True)
+    total: int
+    unique: int
+    pool: int | None = None
+    trained_on: int = Field(description="Pairs that were in the training shards: chosen and arrived.")
+
+
+class Realised(BaseModel):
+    """The download the subset was cut from: pools differ by what still answered on the day."""
+
+    model_config = ConfigDict(frozen=True)
+    address: str
+    fingerprint: str
+    content: str = Field(description="Hash of the uids that arrived.")
+    num_samples: int
+
+
+class Cost(BaseModel):
+    """What the whole chain took, as though nothing had been shared: seconds by kind of step, and bytes written."""
+
+    model_config = ConfigDict(frozen=True)
+    seconds: float
+    seconds_by_kind: dict[str, float]
+    num_bytes: int
+    gpu_hours: float = Field(description="Hours of steps that were run on cuda, times their processes.")
+
+
+class Entry(BaseModel):
+    """See the module. Unknown fields are ignored, so that a board reads the entries of a later version."""
+
+    model_config = ConfigDict(frozen=True)
+    format: int = 1
+    scale: str
+    track: Track
+    method: str
+    recipe: str
+    suite: str
+    suite_version: int
+    model: str
+    samples_seen: int
+    size: Size
+    seeds: dict[str, int] = Field(description="`training`, and `pool` where the pool was made from one.")
+    average: float | None
+    groups: dict[str, float | None]
+    tasks: list[Task]
+    date: str = Field(description="When the evaluation began, ISO 8601, UTC.")
+    cost: Cost
+    realised_pool: Realised | None
+    same_but_for_seeds: str = Field(description="Hash of all specs of the chain without their seeds: one row of the board.")
+    checks: list[Check]
+    inputs: dict[str, str] = Field(description="Addresses of report, checkpoint, subset and shards.")
+    chain: list[Link]
+
+
+def _name(spec: EntrySpec, report: Any, checkpoint: Any, subset: Any, shards: Any) -> str:
+    seed = getattr(checkpoint, "seed", None)
+    return (spec.method or str(subset.recipe)) + (f"-s{seed}" if seed is not None else "")
+
+
+@step("entries", version=1, name=_name)
+def enter(
+    spec: EntrySpec,
+    report: EvalReport,
+    checkpoint: Checkpoint,
+    subset: Subset,
+    shards: ShardSet,
+    *,
+    out: Folder,
+    store: Store,
+) -> BoardEntry:
+    """Put a report on the board. `shards` are those that were trained on."""
+    inputs = {"report": report, "checkpoint": checkpoint, "subset": subset, "shards": shards}
+    chain = walk(store, [artifact.address for artifact in inputs.values()])
+    results = store.folder(report).read_json("report.json")
+    entry = Entry(
+        scale=checkpoint.scale,
+        track=spec.track,
+        method=spec.method or subset.recipe,
+        recipe=subset.recipe,
+        suite=report.suite,
+        suite_version=report.suite_version,
+        model=checkpoint.model,
+        samples_seen=checkpoint.samples_seen,
+        size=_size(store, chain, subset, shards),
+        seeds=_seeds(chain, checkpoint, subset),
+        average=report.average,
+        groups={str(name): value for name, value in results.get("groups", {}).items()},
+        tasks=[_task(task) for task in results["tasks"]],
+        date=next((link.started for link in chain if link.address == report.address), ""),
+        cost=_cost(chain),
+        realised_pool=_realised(store, chain, shards),
+        same_but_for_seeds=_same_but_for_seeds(spec, chain),
+        checks=check(chain, report, checkpoint, subset, shards),
+        inputs={name: artifact.address for name, artifact in inputs.items()},
+        chain=chain,
+    )
+    out.write(ENTRY, json.dumps(entry.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False).encode())
+    return BoardEntry(recipe=entry.method, seed=checkpoint.seed, average=report.average, scale=entry.scale)
+
+
+def read(store: Store, artifact: BoardEntry) -> Entry:
+    """An entry's content. DataError if it is missing or not one."""
+    folder = store.folder(artifact)
+    try:
+        return Entry.model_validate_json(folder.read(ENTRY))
+    except ValidationError as problem:
+        raise DataError(
+            f"{folder.at(ENTRY)} is not a leaderboard entry ({problem.error_count()} faults): enter it again."
+        ) from problem
+
+
+def _task(task: Mapping[str, Any]) -> Task:
+    metric = task["main_metric"]
+    value = task["metrics"].get(metric) if metric else None
+    return Task(key=task["key"], name=task["name"], metric=metric or "", value=value)
+
+
+def _size(store: Store, chain: list[Link], subset: Subset, shards: ShardSet) -> Size:
+    pool = next((store.record(link.address) for link in _upstream_of(chain, subset.address, "pools")), None)
+    return Size(
+        total=subset.num_samples,
+        unique=subset.num_unique,
+        pool=None if pool is None else int(pool.artifact["num_samples"]),
+        trained_on=shards.num_samples,
+    )
+
+
+def _seeds(chain: list[Link], checkpoint: Checkpoint, subset: Subset) -> dict[str, int]:
+    seeds = {"training": checkpoint.seed}
+    for link in _upstream_of(chain, subset.address, "pools"):
+        for spec in link.spec.values():
+            if isinstance(spec, dict) and isinstance(spec.get("seed"), int):
+                seeds["pool"] = spec["seed"]
+    return seeds
+
+
+def _cost(chain: list[Link]) -> Cost:
+    by_kind: dict[str, float] = {}
+    for link in chain:
+        by_kind[link.kind] = round(by_kind.get(link.kind, 0.0) + link.seconds, 3)
+    on_cuda = [link for link in chain if str(link.options.get("device", "")).startswith("cuda")]
+    return Cost(
+        seconds=round(sum(by_kind.values()), 3),
+        seconds_by_kind=by_kind,
+        num_bytes=sum(link.num_bytes for link in chain if link.adopted_from is None),
+        gpu_hours=round(sum(link.seconds * int(link.options.get("processes") or 1) for link in on_cuda) / 3600, 4),
+    )
+
+
+def _realised(store: Store, chain: list[Link], shards: ShardSet) -> Realised | None:
+    """The nearest shards upstream whose content the inputs did not determine: the download (or the adopted set)."""
+    for link in _upstream_of(chain, shards.address, "shards", through="shards"):
+        record = store.record(link.address)
+        if record is not None and record.artifact.get("content"):
+            made = record.artifact
+            return Realised(
+                address=link.address,
+                fingerprint=record.fingerprint,
+                content=str(made["content"]),
+                num_samples=int(made["num_samples"]),
+            )
+    return None
+
+
+def _same_but_for_seeds(spec: EntrySpec, chain: list[Link]) -> str:
+    specs = sorted(fingerprint({"kind": link.kind, "version": link.version, "spec": seedless(link.spec)}) for link in chain)
+    return fingerprint({"entry": spec, "chain": specs})
+
+
+def _upstream_of(chain: list[Link], start: str, kind: str, through: str = "") -> list[Link]:
+    """Links of one kind upstream of `start` (itself included), nearest first; only through links of kind `through`, if given."""
+    by_address = {link.address: link for link in chain}
+    level, seen, found = [start], {start}, list[Link]()
+    while level:
+        links = [by_address[address] for address in level if address in by_address]
+        found += of_kind(links, kind)
+        onward = [a for link in links for given in link.inputs.values() for a in given]
+        level = [a for a in dict.fromkeys(onward) if a not in seen and a.startswith(through)]
+        seen.update(level)
+    return found

@@ -1,0 +1,82 @@
+"""The rows and columns of a board as plain data, ready for a terminal, a page or JSON."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from datacomp_core.leaderboard.stats import Verdict
+
+
+class Score(BaseModel):
+    """Mean over seeds; `std` is the sample standard deviation, None for one seed."""
+
+    model_config = ConfigDict(frozen=True)
+    mean: float
+    std: float | None = None
+    values: list[float] = Field(default_factory=list[float])
+
+
+class Column(BaseModel):
+    """A score column: the average, a group of tasks, or one task."""
+
+    model_config = ConfigDict(frozen=True)
+    key: str
+    title: str
+    level: Literal["average", "group", "task"]
+    metric: str = ""
+
+
+class Row(BaseModel):
+    """One method. `key` is the same for all runs that differ in their seeds alone."""
+
+    key: str
+    kind: Literal["run", "reference"]
+    method: str
+    recipe: str
+    track: str
+    suite: str
+    rank: int | None = None
+    tied: bool = Field(default=False, description="Shares its rank with another row.")
+    num_seeds: int
+    seeds: list[dict[str, int]]
+    size: float
+    unique: float
+    pool: float | None = None
+    scores: dict[str, Score] = Field(description="By column key; a score that is missing has no key.")
+    baseline: Verdict | None = Field(default=None, description="Against no_filter.")
+    control: Verdict | None = Field(default=None, description="Against the random subset of the nearest size.")
+    control_size: float | None = None
+    seconds: float | None = None
+    gpu_hours: float | None = None
+    num_bytes: float | None = None
+    date: str = ""
+    breaches: list[str] = Field(default_factory=list[str])
+    entries: list[str] = Field(default_factory=list[str], description="Addresses.")
+    superseded: int = Field(default=0, description="Older entries of the same seeds that this row leaves out.")
+    note: str = ""
+
+    @property
+    def average(self) -> Score | None:
+        return self.scores.get("average")
+
+
+class Board(BaseModel):
+    """Everything a table of one scale shows, as plain data; `rows` in order."""
+
+    scale: str
+    suite: str
+    columns: list[Column]
+    rows: list[Row]
+    noise: float | None = Field(default=None, description="Standard deviation of the average over seeds, all methods pooled.")
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1)
+
+    def runs(self) -> list[Row]:
+        """Our own rows of the board's suite, best first."""
+        return [row for row in self.rows if row.kind == "run" and row.suite == self.suite]
+
+    def row(self, key: str) -> Row | None:
+        return next((row for row in self.rows if row.key == key), None)

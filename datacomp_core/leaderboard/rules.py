@@ -1,0 +1,102 @@
+"""The rules of the competition, checked on the records: what a result must fulfil to stand beside others.
+
+Each rule gives its verdict and its reason in one sentence; a breach is shown on the board, never hidden. What cannot be
+checked from the records says so.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Subset
+from datacomp_core.leaderboard.provenance import Link, of_kind
+from datacomp_core.scales import SCALES
+from datacomp_core.store.fingerprint import canonical
+
+# open_clip rounds steps per epoch up to a multiple of the loader's workers: at most 1.4 % more samples at `small`.
+ROUNDING = 0.02
+
+
+class Check(BaseModel):
+    """`ok` is None where the records cannot tell."""
+
+    model_config = ConfigDict(frozen=True)
+    rule: str
+    ok: bool | None
+    reason: str
+
+
+def check(chain: list[Link], report: EvalReport, checkpoint: Checkpoint, subset: Subset, shards: ShardSet) -> list[Check]:
+    """All rules, in reading order."""
+    return [
+        _one_chain(chain, report, checkpoint, subset, shards),
+        _one_pool(chain, subset),
+        _training(chain, checkpoint),
+        _samples_seen(chain, checkpoint),
+        _evaluation(report),
+        _intact(chain),
+    ]
+
+
+def _one_chain(chain: list[Link], report: EvalReport, checkpoint: Checkpoint, subset: Subset, shards: ShardSet) -> Check:
+    """The report is of this checkpoint, trained on these shards, which hold this subset."""
+    rule = "one chain"
+    for consumer, used in ((report, checkpoint), (checkpoint, shards), (shards, subset)):
+        if used.address not in _inputs(chain, consumer.address):
+            return Check(rule=rule, ok=False, reason=f"{consumer.address} was not made from {used.address}.")
+    return Check(rule=rule, ok=True, reason="The report is of this checkpoint, trained on these shards of this subset.")
+
+
+def _one_pool(chain: list[Link], subset: Subset) -> Check:
+    rule = "uids of the pool"
+    pools = [a for a in _inputs(chain, subset.address) if a.startswith("pools/")]
+    if not pools:
+        return Check(rule=rule, ok=None, reason="The subset was not made by our filter step: its uids were not checked.")
+    return Check(rule=rule, ok=True, reason=f"The subset was selected from {', '.join(pools)}.")
+
+
+def _recipe(chain: list[Link], checkpoint: Checkpoint) -> dict[str, object] | None:
+    link = next((link for link in of_kind(chain, "checkpoints") if link.address == checkpoint.address), None)
+    specs = [] if link is None else [spec.get("recipe") for spec in link.spec.values() if isinstance(spec, dict)]
+    return next((recipe for recipe in specs if isinstance(recipe, dict)), None)
+
+
+def _training(chain: list[Link], checkpoint: Checkpoint) -> Check:
+    rule = "training as the scale says"
+    recipe = _recipe(chain, checkpoint)
+    if recipe is None or recipe.get("name") not in SCALES:
+        named = "no recipe" if recipe is None else f"the scale {recipe.get('name')!r}"
+        return Check(rule=rule, ok=None, reason=f"The training's record names {named}: there is nothing to compare with.")
+    wanted = canonical(SCALES[str(recipe["name"])])
+    wrong = [f"{key} {recipe.get(key)} in place of {value}" for key, value in wanted.items() if recipe.get(key) != value]
+    if wrong:
+        return Check(rule=rule, ok=False, reason=f"Changed: {'; '.join(wrong)}.")
+    return Check(rule=rule, ok=True, reason=f"All arguments are those of {recipe['name']}.")
+
+
+def _samples_seen(chain: list[Link], checkpoint: Checkpoint) -> Check:
+    rule = "samples seen"
+    recipe = _recipe(chain, checkpoint)
+    row = SCALES.get(str((recipe or {}).get("name")))
+    if row is None:
+        return Check(rule=rule, ok=None, reason="The scale is not one of ours.")
+    seen, wanted = checkpoint.samples_seen, row.train_num_samples
+    ok = wanted <= seen <= wanted * (1 + ROUNDING)
+    return Check(rule=rule, ok=ok, reason=f"{seen:,} seen, {wanted:,} wanted (rounded up to whole steps).")
+
+
+def _evaluation(report: EvalReport) -> Check:
+    rule = "evaluation complete"
+    text = f"{report.num_tasks} tasks of suite {report.suite} version {report.suite_version}."
+    return Check(rule=rule, ok=report.average is not None, reason=text if report.average is not None else f"Incomplete: {text}")
+
+
+def _intact(chain: list[Link]) -> Check:
+    lost = [f"{link.address} is {link.state}" for link in chain if link.state != "built"]
+    rule = "chain intact"
+    return Check(rule=rule, ok=not lost, reason="; ".join(lost) + "." if lost else f"All {len(chain)} records are there.")
+
+
+def _inputs(chain: list[Link], address: str) -> list[str]:
+    link = next((link for link in chain if link.address == address), None)
+    return [] if link is None else [a for given in link.inputs.values() for a in given]

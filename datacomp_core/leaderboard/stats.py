@@ -1,0 +1,139 @@
+"""Is one method better than another, or is it noise? Pure functions on small arrays, seeded; scores are fractions.
+
+Two sources of noise are kept apart: which tasks one happens to ask (a paired bootstrap over tasks) and which seeds one
+happens to train with (Welch's interval over seeds). A difference counts only if it stands out from both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 10_000
+SEED = 0
+Floats = npt.NDArray[np.float64]
+Outcome = Literal["better", "worse", "tied"]
+
+
+class Interval(BaseModel):
+    """Lowest and highest plausible difference at `CONFIDENCE`."""
+
+    model_config = ConfigDict(frozen=True)
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+class Verdict(BaseModel):
+    """One method against another: `difference` is the first's average less the second's."""
+
+    model_config = ConfigDict(frozen=True)
+    against: str = Field(description="The other method's name.")
+    against_row: str = Field(default="", description="The other row's key.")
+    outcome: Outcome
+    difference: float
+    over_tasks: Interval
+    over_seeds: Interval | None = Field(description="None where neither side, nor any row of the board, has two seeds.")
+    num_tasks: int
+    basis: str = Field(description="In words: what the verdict rests on.")
+
+
+def paired_bootstrap(differences: Sequence[float] | Floats, *, num_resamples: int = NUM_RESAMPLES, seed: int = SEED) -> Interval:
+    """Percentile interval of the mean of paired differences, resampling the pairs (shape (n,), n >= 2)."""
+    values = np.asarray(differences, np.float64)
+    picks = np.random.default_rng(seed).integers(0, len(values), (num_resamples, len(values)))
+    low, high = np.quantile(values[picks].mean(axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(low=float(low), high=float(high))
+
+
+class Spread(BaseModel):
+    """Variance of one run's average over seeds, and the degrees of freedom it was estimated with."""
+
+    model_config = ConfigDict(frozen=True)
+    variance: float
+    freedom: int
+
+
+def pooled_spread(methods: Sequence[Sequence[float]]) -> Spread | None:
+    """The seed noise common to all methods that have several seeds; None if none has."""
+    several = [np.asarray(method, np.float64) for method in methods if len(method) > 1]
+    freedom = sum(len(method) - 1 for method in several)
+    if not freedom:
+        return None
+    return Spread(variance=float(sum(method.var(ddof=1) * (len(method) - 1) for method in several)) / freedom, freedom=freedom)
+
+
+def seed_interval(ours: Sequence[float], theirs: Sequence[float], pooled: Spread | None = None) -> Interval | None:
+    """Interval of the difference of two means over seeds, unequal variances (Welch).
+
+    A side with one seed takes `pooled`, the noise of the methods that have several; None if there is none either.
+    """
+    from scipy import stats
+
+    means: list[tuple[float, int]] = []
+    for side in (ours, theirs):
+        spread = pooled_spread([side]) or pooled
+        if spread is None:
+            return None
+        means.append((spread.variance / len(side), spread.freedom))
+    difference = float(np.mean(ours) - np.mean(theirs))
+    variance = sum(v for v, _ in means)
+    if variance == 0:
+        return Interval(low=difference, high=difference)
+    freedom = variance**2 / sum(v**2 / f for v, f in means)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * variance**0.5
+    return Interval(low=difference - half, high=difference + half)
+
+
+def compare(
+    ours: Mapping[str, Sequence[float]],
+    theirs: Mapping[str, Sequence[float]],
+    against: str,
+    against_row: str = "",
+    pooled: Spread | None = None,
+) -> Verdict | None:
+    """The verdict on two methods, each a mapping of task to its scores by seed. None if fewer than two tasks are shared."""
+    shared = [task for task in ours if ours[task] and theirs.get(task)]
+    if len(shared) < 2:
+        return None
+    differences = [float(np.mean(ours[task]) - np.mean(theirs[task])) for task in shared]
+    over_tasks = paired_bootstrap(differences)
+    over_seeds = seed_interval(_averages(ours, shared), _averages(theirs, shared), pooled)
+    difference = float(np.mean(differences))
+    clear = over_tasks.excludes_zero and (over_seeds is None or over_seeds.excludes_zero)
+    return Verdict(
+        against=against,
+        against_row=against_row,
+        outcome="tied" if not clear else "better" if difference > 0 else "worse",
+        difference=difference,
+        over_tasks=over_tasks,
+        over_seeds=over_seeds,
+        num_tasks=len(shared),
+        basis=_basis(len(shared), _seeds(ours, shared), _seeds(theirs, shared), over_seeds, pooled),
+    )
+
+
+def _averages(scores: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> list[float]:
+    """One average a seed, over the shared tasks."""
+    return [float(np.mean(values)) for values in zip(*(scores[task] for task in tasks), strict=False)]
+
+
+def _seeds(scores: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> int:
+    return min(len(scores[task]) for task in tasks)
+
+
+def _basis(num_tasks: int, ours: int, theirs: int, over_seeds: Interval | None, pooled: Spread | None) -> str:
+    text = f"{num_tasks} tasks, {ours} against {theirs} seed{'s' if theirs != 1 else ''}"
+    if over_seeds is None:
+        return text + "; seed noise unknown"
+    if min(ours, theirs) < 2 and pooled is not None:
+        return text + f"; seed noise ({pooled.variance**0.5:.4f}) taken from the other methods"
+    return text

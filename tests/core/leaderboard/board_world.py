@@ -1,0 +1,230 @@
+"""A small world for the leaderboard's tests: every artifact of the chain, made by steps of its own in a real store.
+
+The pictures, scores, losses and results are drawn from seeded generators; the files have the form that the stages write.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from typing import Any
+
+import numpy as np
+import polars as pl
+from PIL import Image, ImageDraw
+
+from datacomp_core import parts, shards, uid
+from datacomp_core.artifacts import (
+    BoardEntry,
+    Checkpoint,
+    Embeddings,
+    EvalReport,
+    EvalSets,
+    Pool,
+    ShardSet,
+    Spec,
+    Subset,
+)
+from datacomp_core.leaderboard.entry import EntrySpec, enter
+from datacomp_core.scales import Scale, scale
+from datacomp_core.store import Folder, Store, step
+
+TASKS = ("objects", "objects_3d", "coarse", "flags", "clipart", "digits", "retrieval")
+NUM = 60
+CUT = 0.2
+
+
+class WorldPoolSpec(Spec):
+    scale: str = "tiny"
+    seed: int = 0
+
+
+class WorldSpec(Spec):
+    seed: int = 0
+    setting: str = ""
+
+
+class WorldSubsetSpec(Spec):
+    recipe: str
+
+    def label(self) -> str:
+        return self.recipe
+
+
+class WorldTrainSpec(Spec):
+    recipe: Scale
+    seed: int = 0
+
+
+class WorldEvalSpec(Spec):
+    suite: str = "tiny"
+    version: int = 1
+
+
+def picture(number: int) -> bytes:
+    image = Image.new("RGB", (48, 48), ((number * 53) % 255, (number * 97) % 255, (number * 29) % 255))
+    ImageDraw.Draw(image).ellipse((8, 8, 40, 40), fill=((number * 31) % 255, 200, (number * 71) % 255))
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
+def row_uid(number: int) -> str:
+    return uid.uid_of(f"http://world.invalid/{number}.png", caption(number))
+
+
+def caption(number: int) -> str:
+    return "<b>free shipping</b> & more" if number == 3 else f"a drawing of thing number {number}"
+
+
+@step("pools", version=1)
+def world_pool(spec: WorldPoolSpec, *, out: Folder) -> Pool:
+    rows = [
+        {
+            "uid": row_uid(i),
+            "url": f"http://world.invalid/{i}.png",
+            "text": caption(i),
+            "original_width": 48,
+            "original_height": 48,
+        }
+        for i in range(NUM)
+    ]
+    for part in range(2):
+        frame = pl.DataFrame(rows[part::2], schema_overrides=parts.SCHEMA)
+        with out.writing(f"{parts.METADATA}/{part:08d}.parquet") as path:
+            frame.write_parquet(path)
+    return Pool(scale=spec.scale, num_samples=NUM, num_parts=2, counts={"seed": spec.seed})
+
+
+@step("shards", version=1)
+def world_images(spec: WorldSpec, pool: Pool, *, out: Folder) -> ShardSet:
+    statuses = ["success"] * (NUM - 4) + ["failed_to_download"] * 3 + ["failed_to_resize"]
+    write_shard(out, "00000000", [i for i in range(NUM) if statuses[i] == "success"])
+    with out.writing("ledger/00000000.parquet") as path:
+        pl.DataFrame({"uid": [row_uid(i) for i in range(NUM)], "status": statuses}).write_parquet(path)
+    counts = {"success": NUM - 4, "failed_to_download": 3, "failed_to_resize": 1}
+    return ShardSet(num_samples=NUM - 4, num_unique=NUM - 4, num_shards=1, content="ab" * 32, counts=counts)
+
+
+def write_shard(out: Folder, name: str, numbers: list[int]) -> None:
+    data, index = io.BytesIO(), list[dict[str, Any]]()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for number in numbers:
+            start = data.tell()
+            for extension, content in (("png", picture(number)), ("txt", caption(number).encode())):
+                member = tarfile.TarInfo(f"{number:09d}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+            index.append(
+                {"uid": row_uid(number), "key": f"{number:09d}", "shard": name, "offset": start, "length": data.tell() - start}
+            )
+    out.write(f"{name}.tar", data.getvalue())
+    with out.writing(f"{shards.INDEX}/{name}.parquet") as path:
+        pl.DataFrame(index, schema_overrides=shards.INDEX_SCHEMA).write_parquet(path)
+
+
+@step("embeddings", version=1)
+def world_scores(spec: WorldSpec, pool: Pool, shards: ShardSet, *, out: Folder) -> Embeddings:
+    out.write("scores/00000000.parquet", b"")
+    return Embeddings(model="tiny", columns=("clip",), num_samples=NUM, num_embedded=NUM - 4)
+
+
+def score_of(number: int) -> float:
+    return float(np.random.default_rng(number).normal(0.2, 0.05))
+
+
+def is_kept(recipe: str, number: int) -> bool:
+    rules = {
+        "clip_score": score_of(number) >= CUT,
+        "random": number % 3 == 0,
+        "intersect": score_of(number) >= CUT and number % 2 == 0,
+    }
+    return rules.get(recipe, True)
+
+
+@step("subsets", version=1)
+def world_subset(spec: WorldSubsetSpec, pool: Pool, embeddings: Embeddings, *, out: Folder) -> Subset:
+    kept = [i for i in range(NUM) if is_kept(spec.recipe, i)]
+    out.write("subset.npy", uid.subset_bytes(uid.pack(pl.Series([row_uid(i) for i in kept]))))
+    return Subset(recipe=spec.recipe, num_samples=len(kept), num_unique=len(kept), counts={"kept": len(kept)})
+
+
+@step("shards", version=1)
+def world_reshard(spec: WorldSpec, subset: Subset, shards: ShardSet, *, out: Folder) -> ShardSet:
+    out.write("00000000.tar", b"")
+    return ShardSet(num_samples=subset.num_samples - 1, num_unique=subset.num_unique - 1, num_shards=1)
+
+
+@step("checkpoints", version=1)
+def world_train(spec: WorldTrainSpec, shards: tuple[ShardSet, ...], *, out: Folder, device: str = "") -> Checkpoint:
+    out.write("checkpoint.pt", b"weights")
+    return Checkpoint(model=spec.recipe.model, seed=spec.seed, samples_seen=spec.recipe.train_num_samples, steps=160)
+
+
+@step("evalsets", version=1)
+def world_evalsets(spec: WorldSpec, *, out: Folder) -> EvalSets:
+    out.write("nothing", b"")
+    return EvalSets(suite="tiny", num_tasks=len(TASKS), scale="tiny")
+
+
+@step("reports", version=1)
+def world_report(
+    spec: WorldEvalSpec, checkpoint: Checkpoint, evalsets: EvalSets, *, out: Folder, scores: dict[str, float | None]
+) -> EvalReport:
+    known = [value for value in scores.values() if value is not None]
+    average = sum(known) / len(known) if len(known) == len(scores) else None
+    tasks = [
+        {"key": f"tiny/{name}", "name": name.capitalize(), "main_metric": "acc5", "metrics": {"acc5": value}}
+        for name, value in scores.items()
+    ]
+    out.write_json("report.json", {"tasks": tasks, "average": average, "groups": {}})
+    return EvalReport(suite=spec.suite, suite_version=spec.version, num_tasks=len(tasks), average=average)
+
+
+def results(center: float, seed: int, spread: float = 0.004) -> dict[str, float | None]:
+    noise = np.random.default_rng([seed, int(center * 1e6)])
+    offsets = {"objects": 0.03, "coarse": 0.12, "digits": 0.0}
+    shared = float(noise.normal(0, spread))
+    return {
+        task: 0.1 + shared
+        if task == "digits"
+        else round(center + offsets.get(task, 0.0) + shared + float(noise.normal(0, 0.003)), 5)
+        for task in TASKS
+    }
+
+
+def run(
+    store: Store,
+    recipe: str,
+    scores: dict[str, float | None],
+    *,
+    seed: int = 0,
+    pool_seed: int = 0,
+    scale_row: Scale | None = None,
+    method: str = "",
+    version: int = 1,
+    device: str = "",
+    select: Any = world_subset,
+) -> BoardEntry:
+    """One experiment of the world, from pool to entry."""
+    pool = world_pool(WorldPoolSpec(seed=pool_seed), store=store)
+    images = world_images(WorldSpec(), pool, store=store)
+    embeddings = world_scores(WorldSpec(), pool, images, store=store)
+    subset = select(WorldSubsetSpec(recipe=recipe), pool, embeddings, store=store)
+    resharded = world_reshard(WorldSpec(seed=seed), subset, images, store=store)
+    checkpoint = world_train(
+        WorldTrainSpec(recipe=scale_row or scale("tiny"), seed=seed), (resharded,), store=store, device=device
+    )
+    sets = world_evalsets(WorldSpec(), store=store)
+    report = world_report(WorldEvalSpec(version=version), checkpoint, sets, store=store, scores=scores)
+    return enter(EntrySpec(method=method), report, checkpoint, subset, resharded, store=store)
+
+
+CENTERS = {"no_filter": 0.05, "random": 0.056, "clip_score": 0.14, "intersect": 0.142}
+
+
+def sweep(store: Store, *, seeds: int = 3, select: Any = world_subset) -> None:
+    """Four recipes over some seeds; clip_score and its intersection are tied, both far above the unfiltered pool."""
+    for recipe, center in CENTERS.items():
+        for seed in range(seeds):
+            run(store, recipe, results(center, seed), seed=seed, pool_seed=seed, select=select)

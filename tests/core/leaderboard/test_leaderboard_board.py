@@ -1,0 +1,165 @@
+"""Entries, provenance and the board, from artifacts of a real store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import board_world as world
+import pytest
+
+from datacomp_core.errors import SpecError
+from datacomp_core.leaderboard import entry as entries
+from datacomp_core.leaderboard.board import board, scales
+from datacomp_core.leaderboard.provenance import find, walk
+from datacomp_core.leaderboard.reference import references
+from datacomp_core.scales import scale
+from datacomp_core.store import Folder, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "store"))
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store.open(str(tmp_path_factory.mktemp("swept")))
+    world.sweep(store)
+    return store
+
+
+def test_an_entry_says_what_its_records_say(store: Store) -> None:
+    made = world.run(store, "clip_score", world.results(0.14, 1), seed=1, pool_seed=2, device="cuda:0")
+    entry = entries.read(store, made)
+    assert (entry.scale, entry.method, entry.recipe, entry.track) == ("tiny", "clip_score", "clip_score", "filtering")
+    assert entry.seeds == {"training": 1, "pool": 2}
+    kept = sum(world.is_kept("clip_score", i) for i in range(world.NUM))
+    assert (entry.size.total, entry.size.unique, entry.size.pool, entry.size.trained_on) == (kept, kept, world.NUM, kept - 1)
+    assert entry.realised_pool is not None
+    assert entry.realised_pool.content == "ab" * 32
+    assert [task.key for task in entry.tasks] == [f"tiny/{name}" for name in world.TASKS]
+    assert entry.average == pytest.approx(sum(t.value or 0 for t in entry.tasks) / 7)
+    records = [store.record(link.address) for link in entry.chain]
+    assert entry.cost.seconds == pytest.approx(sum(r.seconds for r in records if r), abs=1e-6)
+    assert entry.cost.num_bytes == sum(r.outputs.num_bytes for r in records if r)
+    trained = next(r for r in records if r and r.kind == "checkpoints")
+    assert entry.cost.gpu_hours == pytest.approx(trained.seconds / 3600, abs=1e-4)
+    assert {link.address: link.fingerprint for link in entry.chain} == {r.address: r.fingerprint for r in records if r}
+
+
+def test_an_entry_made_again_has_the_same_bytes(store: Store) -> None:
+    first = world.run(store, "random", world.results(0.05, 0))
+    data = store.folder(first).read(entries.ENTRY)
+    store.home(first.address).remove()
+    again = world.run(store, "random", world.results(0.05, 0))
+    assert store.folder(again).read(entries.ENTRY) == data
+    assert json.loads(data)["format"] == 1
+
+
+def test_the_walk_goes_from_the_score_to_the_pool(store: Store) -> None:
+    made = world.run(store, "clip_score", world.results(0.14, 0))
+    links = walk(store, made.fingerprint[:10])
+    kinds = [link.kind for link in links]
+    assert kinds[0] == "entries"
+    assert kinds[-1] == "pools" or "pools" in kinds[-2:]
+    place = {link.address: i for i, link in enumerate(links)}
+    assert len(place) == len(links)
+    for link in links:
+        for given in link.inputs.values():
+            assert all(place[address] > place[link.address] for address in given)
+    assert {"reports", "checkpoints", "shards", "subsets", "embeddings", "pools", "evalsets"} < set(kinds)
+    assert find(store, made.address).address == find(store, made.address.rpartition("--")[2]).address == made.address
+
+
+def test_a_lost_or_rebuilt_record_is_said_to_be(store: Store) -> None:
+    made = world.run(store, "clip_score", world.results(0.14, 0))
+    pool = next(link for link in walk(store, made.address) if link.kind == "pools")
+    store.home(pool.address).remove()
+    states = {link.kind: link.state for link in walk(store, made.address)}
+    assert states["pools"] == "missing"
+    assert states["subsets"] == "built"
+
+
+@pytest.mark.parametrize("text", ["zz", "abc", "entries/tiny/none--000000000000", "0000000000000"])
+def test_what_cannot_be_found_is_one_sentence(store: Store, text: str) -> None:
+    with pytest.raises(SpecError, match=text):
+        find(store, text)
+
+
+def test_seeds_make_one_row(swept: Store) -> None:
+    made = board(swept, "tiny")
+    assert {row.method: row.num_seeds for row in made.rows} == dict.fromkeys(world.CENTERS, 3)
+    row = next(row for row in made.rows if row.method == "clip_score")
+    values = [sum(v for v in scores.values() if v is not None) / 7 for scores in (world.results(0.14, seed) for seed in range(3))]
+    assert row.average is not None
+    assert row.average.values == pytest.approx(values)
+    assert row.average.mean == pytest.approx(sum(values) / 3)
+    assert scales(swept) == ["tiny"]
+
+
+def test_ties_share_a_rank_and_verdicts_are_plain(swept: Store) -> None:
+    rows = {row.method: row for row in board(swept, "tiny").rows}
+    assert rows["clip_score"].rank == rows["intersect"].rank == 1
+    assert rows["clip_score"].tied
+    assert rows["intersect"].tied
+    assert [rows[m].baseline.outcome for m in ("clip_score", "intersect")] == ["better", "better"]  # type: ignore[union-attr]
+    assert rows["no_filter"].baseline is None
+    assert rows["random"].baseline is not None
+    assert rows["random"].baseline.outcome == "tied"
+    assert rows["random"].control is None
+    assert rows["clip_score"].control is not None
+    assert rows["clip_score"].control.against == "random"
+    assert rows["no_filter"].rank == rows["random"].rank == 3
+
+
+def test_other_settings_make_another_row(store: Store) -> None:
+    world.run(store, "no_filter", world.results(0.05, 0))
+    changed = scale("tiny").model_copy(update={"learning_rate": 0.5})
+    world.run(store, "no_filter", world.results(0.05, 0), scale_row=changed)
+    made = board(store, "tiny")
+    assert len(made.rows) == 2
+    breaches = [row.breaches for row in made.rows if row.breaches]
+    assert len(breaches) == 1
+    assert "learning_rate 0.5 in place of 0.002" in breaches[0][0]
+
+
+def test_an_incomplete_or_older_evaluation_is_shown_but_not_ranked(store: Store) -> None:
+    world.run(store, "no_filter", world.results(0.05, 0))
+    world.run(store, "clip_score", {**world.results(0.14, 0), "flags": None})
+    world.run(store, "random", world.results(0.05, 0), version=2)
+    made = board(store, "tiny")
+    assert made.suite == "tiny v2"
+    assert {row.method: row.rank for row in made.rows} == {"random": 1, "no_filter": None, "clip_score": None}
+    incomplete = next(row for row in made.rows if row.method == "clip_score")
+    assert incomplete.average is None
+    assert any(breach.startswith("evaluation complete") for breach in incomplete.breaches)
+
+
+@pytest.mark.s3
+def test_a_bucket_has_the_same_board(s3_url: str) -> None:
+    store = Store.open(s3_url)
+    made = world.run(store, "no_filter", world.results(0.05, 0))
+    assert [row.method for row in board(store, "tiny").rows] == ["no_filter"]
+    assert walk(store, made.fingerprint[:8])[0].address == made.address
+
+
+def test_reference_rows_are_those_of_the_paper(store: Store) -> None:
+    assert [len(references(name)) for name in ("tiny", "small", "medium", "large", "xlarge")] == [0, 7, 7, 7, 4]
+    made = board(store, "xlarge")
+    assert next(row.method for row in made.rows) == "Image-based ∩ CLIP score"
+    assert {row.kind for row in made.rows} == {"reference"}
+    assert made.rows[0].scores["group:imagenet"].mean == 0.792
+    assert all(row.rank is None for row in made.rows)
+
+
+def test_the_board_is_plain_json(swept: Store) -> None:
+    data = json.loads(board(swept, "tiny").to_json())
+    assert next(column["key"] for column in data["columns"]) == "average"
+    assert len(data["rows"]) == 4
+
+
+def test_a_store_without_entries_has_an_empty_board(tmp_path: Path) -> None:
+    store = Store(Folder(tmp_path / "none"))
+    assert board(store, "tiny").rows == []
+    assert scales(store) == []
