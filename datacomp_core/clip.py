@@ -1,15 +1,21 @@
 """CLIP models by name or checkpoint, through open_clip: the one place that makes, loads and registers them.
 
-Our own model configurations lie in `clip_models/`. Weights are loaded with `weights_only`, never from a hub.
+Our own model configurations lie in `clip_models/`. Weights are loaded with `weights_only`, never from a hub. The image
+transform is open_clip's own, cut in two: `Pixels` needs no torch, so that light processes can decode and resize, and the
+normalisation is done on the device. Both halves together are bit-equal to open_clip's transform.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
-from datacomp_core.errors import DataError, unknown
+import numpy as np
+import numpy.typing as npt
+
+from datacomp_core.errors import DataError, SpecError, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +23,49 @@ if TYPE_CHECKING:
     import torch
 
 MODELS = Path(__file__).with_name("clip_models")
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PixelArray = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """PIL image to uint8 pixels, shape (3, height, width): open_clip's resize, centre crop and conversion to RGB, in that order.
+
+    The image keeps its mode until it is cropped, as in open_clip: converting first would change the pixels.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize_mode: str = "shortest"
+
+    def __call__(self, image: Any) -> PixelArray:
+        image = self._cropped(self._resized(image))
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+    def _resized(self, image: Any) -> Any:
+        from PIL import Image
+
+        wanted = (self.width, self.height)
+        if self.resize_mode == "shortest":
+            wide, high = image.size
+            side = self.width
+            wanted = (side, int(side * high / wide)) if wide <= high else (int(side * wide / high), side)
+        if image.size == wanted:
+            return image
+        return image.resize(wanted, Image.Resampling.BILINEAR if self.interpolation == "bilinear" else Image.Resampling.BICUBIC)
+
+    def _cropped(self, image: Any) -> Any:
+        wide, high = image.size
+        if (wide, high) == (self.width, self.height):
+            return image
+        top, left = round((high - self.height) / 2.0), round((wide - self.width) / 2.0)
+        return image.crop((left, top, left + self.width, top + self.height))
 
 
 @dataclass(frozen=True)
@@ -27,6 +76,49 @@ class Clip:
     model: torch.nn.Module
     preprocess: Callable[[Any], torch.Tensor]
     tokenize: Callable[[list[str]], torch.Tensor]
+    device: str
+    pixels: Pixels
+    dim: int
+    _scale: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def encode_images(self, pixels: PixelArray, precision: Precision = "fp32") -> torch.Tensor:
+        """Normalised image features, float (n, d) on the device, of uint8 pixels (n, 3, h, w)."""
+        import torch
+
+        batch = torch.from_numpy(pixels).to(self.device, non_blocking=True).float().div_(255)
+        with torch.inference_mode(), self.autocast(precision):
+            features = self._model.encode_image(self._normalised(batch))
+            return torch.nn.functional.normalize(features, dim=-1)
+
+    def encode_texts(self, texts: list[str], precision: Precision = "fp32") -> torch.Tensor:
+        """Normalised text features, float (n, d) on the device."""
+        import torch
+
+        tokens = self.tokenize(texts).to(self.device, non_blocking=True)
+        with torch.inference_mode(), self.autocast(precision):
+            return torch.nn.functional.normalize(self._model.encode_text(tokens), dim=-1)
+
+    def autocast(self, precision: Precision) -> AbstractContextManager[Any]:
+        """fp32 is no autocast at all."""
+        import torch
+
+        if precision == "fp32":
+            return nullcontext()
+        kind = torch.bfloat16 if precision == "bf16" else torch.float16
+        return torch.autocast(torch.device(self.device).type, dtype=kind)
+
+    @property
+    def _model(self) -> Any:
+        return self.model
+
+    def _normalised(self, batch: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        if not self._scale:
+            for name in ("mean", "std"):
+                values = torch.tensor(getattr(self.pixels, name), dtype=torch.float32, device=self.device)
+                self._scale[name] = values.view(3, 1, 1)
+        return batch.sub_(self._scale["mean"]).div_(self._scale["std"])
 
 
 def register() -> None:
@@ -46,7 +138,7 @@ def known(name: str) -> str:
     return name
 
 
-def load(name: str, checkpoint: Path | None, device: str) -> Clip:
+def load(name: str, checkpoint: Path | IO[bytes] | None, device: str) -> Clip:
     """The model `name` in evaluation mode with the weights of an open_clip training checkpoint or state dict (or random).
 
     DataError if the file cannot be read as plain weights or does not fit the model.
@@ -55,17 +147,40 @@ def load(name: str, checkpoint: Path | None, device: str) -> Clip:
 
     model, _, preprocess = open_clip.create_model_and_transforms(known(name), device=device, load_weights=False)
     if checkpoint is not None:
-        model.load_state_dict(state_dict(checkpoint, name))
+        weights = state_dict(checkpoint, name)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as problem:
+            told = str(problem).replace("\n", " ")[:300]
+            raise DataError(f"{_named(checkpoint)} does not fit the model {name}: {told}") from problem
     model.eval()
-    return Clip(name, model, cast("Callable[[Any], torch.Tensor]", preprocess), open_clip.get_tokenizer(name))
+    return Clip(
+        name,
+        model,
+        cast("Callable[[Any], torch.Tensor]", preprocess),
+        open_clip.get_tokenizer(name),
+        device,
+        _pixels(cast("Any", model).visual.preprocess_cfg, name),
+        int((open_clip.get_model_config(name) or {})["embed_dim"]),
+    )
 
 
-def state_dict(checkpoint: Path, name: str) -> dict[str, Any]:
+def _pixels(config: dict[str, Any], name: str) -> Pixels:
+    size = config["size"]
+    high, wide = (size, size) if isinstance(size, int) else size[-2:]
+    mode = config.get("resize_mode") or "shortest"
+    if mode == "longest" or (mode == "shortest" and high != wide):
+        raise SpecError(f"The model {name} wants images of {high}x{wide} resized by {mode!r}, which is not supported.")
+    interpolation = config.get("interpolation") or "bicubic"
+    return Pixels(int(high), int(wide), tuple(config["mean"]), tuple(config["std"]), interpolation, mode)
+
+
+def state_dict(checkpoint: Path | IO[bytes], name: str) -> dict[str, Any]:
     """The weights in a checkpoint file, without DDP's `module.` prefix. Nothing in it is executed."""
     import torch
 
     try:
-        if checkpoint.suffix == ".safetensors":
+        if isinstance(checkpoint, Path) and checkpoint.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             found: Any = load_file(checkpoint)
@@ -73,10 +188,14 @@ def state_dict(checkpoint: Path, name: str) -> dict[str, Any]:
             found = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as problem:
         raise DataError(
-            f"{checkpoint} cannot be read as plain weights for {name}: {type(problem).__name__}: {problem}"
+            f"{_named(checkpoint)} cannot be read as plain weights for {name}: {type(problem).__name__}: {problem}"
         ) from problem
     weights: dict[str, Any] = found.get("state_dict", found)
     return {key.removeprefix("module."): value for key, value in weights.items()}
+
+
+def _named(checkpoint: Path | IO[bytes]) -> str:
+    return str(getattr(checkpoint, "name", "the checkpoint") if not isinstance(checkpoint, Path) else checkpoint)
 
 
 def default_device() -> str:
