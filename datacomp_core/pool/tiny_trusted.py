@@ -1,0 +1,87 @@
+"""The trusted set: clean English pairs from an art set that is never in the pool, to train the scorer on.
+
+It plays the part of the high-quality data behind a Data Filtering Network (Fang et al., arXiv 2309.17425). It shares no
+drawing, no caption template and no look-alike of a test image with anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from datacomp_core.artifacts import ShardSet, Spec
+from datacomp_core.pool import tiny_captions as captions
+from datacomp_core.pool.tiny_holdout import holdout
+from datacomp_core.pool.tiny_source import TRUSTED_SET, Drawing, of_sets
+from datacomp_core.pool.tiny_tar import Sample, tar
+from datacomp_core.shards import INDEX, INDEX_SCHEMA, shard_name
+from datacomp_core.store import Folder, step
+from datacomp_core.uid import uid_of
+
+
+class TrustedSpec(Spec):
+    """Every trusted drawing with one caption of each of the trusted templates."""
+
+    scale: Literal["tiny"] = "tiny"
+    seed: int = Field(default=0, ge=0, description="Varies the choice of keywords and the order.")
+    num_shards: int = Field(default=4, ge=1, le=100)
+
+    def label(self) -> str:
+        return f"trusted-seed{self.seed}"
+
+
+@step("shards", version=1)
+def build_trusted(spec: TrustedSpec, *, out: Folder) -> ShardSet:
+    """Shards `<8 digits>.tar` (webp, txt, json with uid) of equal size to within one sample, with `index/` beside them."""
+    chance = random.Random(f"tiny trusted set {spec.seed}")
+    split = holdout()
+    drawings = [drawing for drawing in of_sets(TRUSTED_SET) if split.may_train(drawing)]
+    pairs = [(d, captions.fill(template, d, chance)) for d in drawings for template in captions.TRUSTED_TEMPLATES]
+    chance.shuffle(pairs)
+    for number in range(spec.num_shards):
+        start, end = (len(pairs) * edge // spec.num_shards for edge in (number, number + 1))
+        _write(out, shard_name(number), [_sample(number, at, *pair) for at, pair in enumerate(pairs[start:end])])
+    uids = {_uid(drawing, text) for drawing, text in pairs}
+    counts = {"drawings": len(drawings), "dropped_like_test_images": sum(name.source == TRUSTED_SET for name in split.near)}
+    return ShardSet(num_samples=len(pairs), num_unique=len(uids), num_shards=spec.num_shards, counts=counts)
+
+
+def _uid(drawing: Drawing, text: str) -> str:
+    return uid_of(f"{drawing.source}/{drawing.key}", text)
+
+
+def _sample(shard: int, at: int, drawing: Drawing, text: str) -> Sample:
+    key = f"{shard:05d}{at:04d}"  # img2dataset's form
+    about = {
+        "uid": _uid(drawing, text),
+        "key": key,
+        "caption": text,
+        "source": drawing.source,
+        "sha256": hashlib.sha256(drawing.image).hexdigest(),
+    }
+    members = {"webp": drawing.image, "txt": text.encode(), "json": json.dumps(about, ensure_ascii=False).encode()}
+    return Sample(key, members)
+
+
+def _write(out: Folder, shard: str, samples: list[Sample]) -> None:
+    data, extents = tar(samples)
+    out.write(f"{shard}.tar", data)
+    index = pl.DataFrame(
+        {
+            "uid": [json.loads(sample.members["json"])["uid"] for sample in samples],
+            "key": [sample.key for sample in samples],
+            "shard": [shard] * len(samples),
+            "offset": [extent.offset for extent in extents],
+            "length": [extent.length for extent in extents],
+        },
+        schema=INDEX_SCHEMA,
+    )
+    buffer = io.BytesIO()
+    index.write_parquet(buffer)
+    out.write(f"{INDEX}/{shard}.parquet", buffer.getvalue())
