@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from datacomp_core.errors import DatacompError
 
@@ -43,19 +43,22 @@ def process_map(
     workers: int,
     setup: Callable[..., None] | None = None,
     setup_arguments: tuple[Any, ...] = (),
+    one_worker: Literal["here", "apart"] = "here",
 ) -> Iterator[tuple[T, R]]:
     """Yield `(item, function(item))` as they finish; at most two items a worker are in flight, so `items` may be endless.
 
     Function and items must pickle. `setup(*setup_arguments)` runs once in each process. With one worker everything runs in
-    this process. The first error ends the rest and is raised. DatacompError if a worker was killed (out of memory, mostly).
+    this process, unless `one_worker` is "apart" (for functions that change their process). The first error ends the rest and
+    is raised. DatacompError if a worker was killed (out of memory, mostly).
     """
-    if workers <= 1:
+    if workers <= 1 and one_worker == "here":
         if setup is not None:
             setup(*setup_arguments)
         for item in items:
             yield item, function(item)
         return
     context = multiprocessing.get_context("spawn")  # fork is unsafe with torch's, polars' and s3fs's threads
+    workers = max(workers, 1)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ready, initargs=(os.getpid(), setup, setup_arguments))
     try:
         flying: dict[Future[R], T] = {}

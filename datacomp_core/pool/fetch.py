@@ -1,0 +1,247 @@
+"""One shard of a download: img2dataset fetches and resizes, we write the tar, its index and its ledger.
+
+Runs in worker processes of its own, because img2dataset and urllib have state of the whole process. What arrives is
+spooled to scratch and written in the order of the metadata with fixed tar headers, so that a shard's bytes depend on what
+the servers sent and on nothing else. `<shard>_stats.json` is written last: a shard that has one is finished.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import polars as pl
+
+from datacomp_core.errors import DataError, StoreError
+from datacomp_core.parts import scan
+from datacomp_core.pool import ledger
+from datacomp_core.pool.spec import ImageSpec
+from datacomp_core.shards import LEDGER, ShardWriter, shard_name, write_index
+from datacomp_core.store.folder import FileStat, Folder, scratch
+
+SHARD_DIGITS = 8
+FETCHED = "fetched.arrow"
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """Rows `first` to `first + count` of a part make one shard."""
+
+    number: int
+    part: str
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What one shard came to; `stats` is its `_stats.json`."""
+
+    plan: ShardPlan
+    files: tuple[FileStat, ...]
+    stats: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What a worker process knows of its job."""
+
+    spec: ImageSpec
+    metadata: Folder
+    out: Folder
+    threads: int
+    resizer: Any
+
+
+_workers: list[Worker] = []
+
+
+def stats_name(shard: str) -> str:
+    return f"{shard}_stats.json"
+
+
+def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, http_proxy: str | None, log: Path) -> None:
+    """Prepare this process, which is ours alone: its output goes to a file, its urllib through the proxy if there is one."""
+    with log.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    if http_proxy:
+        proxy = urllib.request.ProxyHandler({"http": http_proxy, "https": http_proxy})
+        urllib.request.install_opener(urllib.request.build_opener(proxy))
+    # img2dataset imports webdataset, which imports torch if it can; nothing here uses it, and it costs seconds a worker.
+    sys.modules.setdefault("torch", None)  # pyright: ignore[reportArgumentType]
+    from img2dataset.blurrer import BoundingBoxBlurrer
+    from img2dataset.resizer import Resizer
+
+    resizer = Resizer(
+        image_size=spec.image_size,
+        resize_mode=spec.resize_mode,
+        resize_only_if_bigger=spec.resize == "only_if_bigger",
+        encode_quality=spec.encode_quality,
+        encode_format=spec.encode_format,
+        min_image_size=spec.min_image_size,
+        max_image_area=float("inf") if spec.max_image_area is None else spec.max_image_area,
+        max_aspect_ratio=float("inf") if spec.max_aspect_ratio is None else spec.max_aspect_ratio,
+        blurrer=BoundingBoxBlurrer() if spec.faces == "blur" else None,
+    )
+    _workers[:] = [Worker(spec, metadata, out, threads, resizer)]
+
+
+def fetch_shard(plan: ShardPlan) -> Fetched:
+    """Download, write and account for one shard. A finished one is replaced by equal bytes, if the web has not changed."""
+    worker = _workers[0]
+    with scratch() as folder, _disk_is_told(worker.out):
+        rows = candidates(worker.metadata, plan, worker.spec)
+        spool = _download(worker, plan, rows, folder)
+        return _write(worker, plan, rows, spool)
+
+
+def candidates(metadata: Folder, plan: ShardPlan, spec: ImageSpec) -> pl.DataFrame:
+    """The rows of a shard: uid, face_bboxes (if faces are blurred), caption, url, sha256."""
+    columns = [name for name in spec.columns() if name != "sha256"]
+    frame = scan(metadata, plan.part)
+    expected = pl.col("sha256") if "sha256" in frame.collect_schema().names() else pl.lit(None, pl.String).alias("sha256")
+    rows = frame.select(*columns, expected).slice(plan.first, plan.count).collect()
+    if rows.height != plan.count or rows["uid"].null_count():
+        raise DataError(
+            f"Part {metadata.at(plan.part)}.parquet has rows without a uid, or fewer rows than its footer says: make it again."
+        )
+    return rows.rename({"text": "caption"})
+
+
+def _download(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, folder: Path) -> _Spool:
+    from img2dataset.downloader import Downloader
+
+    spec, source = worker.spec, folder / "rows.arrow"
+    wanted = rows.drop("sha256")
+    wanted.write_ipc(source, compression="uncompressed", compat_level=pl.CompatLevel.oldest())
+    with (folder / "spool").open("w+b") as file:
+        spool = _Spool(file, spec)
+        downloader = Downloader(
+            sample_writer_class=lambda *_: spool,
+            resizer=worker.resizer,
+            thread_count=worker.threads,
+            save_caption=True,
+            extract_exif=spec.exif == "keep",
+            output_folder=str(folder),
+            column_list=wanted.columns,
+            timeout=spec.timeout_seconds,
+            number_sample_per_shard=spec.samples_per_shard,
+            oom_shard_count=SHARD_DIGITS,
+            compute_hash="sha256",
+            verify_hash_type=None,
+            encode_format=spec.encode_format,
+            retries=spec.retries,
+            user_agent_token=spec.user_agent_token,
+            disallowed_header_directives=list(spec.opt_out_directives) or None,
+            blurring_bbox_col="face_bboxes" if spec.faces == "blur" else None,
+        )
+        downloader.download_shard((plan.number, str(source)))
+        if spool.problem is not None:
+            raise spool.problem
+        spool.data = (folder / "spool").open("rb")
+    return spool
+
+
+class _Spool:
+    """The sample writer that img2dataset is given: images to a scratch file as they come, the rest kept in memory."""
+
+    def __init__(self, file: IO[bytes], spec: ImageSpec) -> None:
+        self.file, self.spec = file, spec
+        self.data: IO[bytes] = file
+        self.rows: dict[str, tuple[dict[str, Any], int, int]] = {}
+        self.captions: dict[str, str] = {}
+        self.problem: Exception | None = None
+
+    def write(self, image: bytes | None, key: str, caption: str | None, meta: dict[str, Any]) -> None:
+        try:
+            self.rows[key] = (dict(meta), self.file.tell(), 0 if image is None else self.file.write(image))
+            if image is not None:
+                self.captions[key] = caption or ""
+        except OSError as problem:  # img2dataset would print it and lose the sample
+            self.problem = problem
+
+    def close(self) -> None:
+        self.file.flush()
+
+
+def _write(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, spool: _Spool) -> Fetched:
+    shard, out = shard_name(plan.number), worker.out.journaled()
+    book = _account(worker.spec, shard, rows, spool)
+    with spool.data, out.writing(f"{shard}.tar") as path, path.open("wb") as file:
+        writer = ShardWriter(file, shard)
+        for uid, key in book.filter(pl.col("reason").is_null()).select("uid", "key").iter_rows():
+            meta, start, length = spool.rows[key]
+            spool.data.seek(start)
+            members = {
+                worker.spec.encode_format: spool.data.read(length),
+                "json": json.dumps(meta, indent=4).encode(),
+                "txt": spool.captions[key].encode(),
+            }
+            writer.add(uid, key, members)
+        index = writer.finish()
+    write_index(out, shard, index)
+    with out.writing(f"{LEDGER}/{shard}.parquet") as path:
+        book.write_parquet(path, compression="zstd", statistics=False)
+    stats = _stats(book)
+    out.write_json(stats_name(shard), stats)
+    return Fetched(plan, tuple(out.journal.values()), stats)
+
+
+def _account(spec: ImageSpec, shard: str, rows: pl.DataFrame, spool: _Spool) -> pl.DataFrame:
+    """The ledger of a shard, in the order of the metadata: a row for every candidate, also for one img2dataset lost."""
+    from img2dataset.downloader import compute_key
+
+    digits = len(str(spec.samples_per_shard - 1)) if spec.samples_per_shard > 1 else 0
+    found: list[tuple[Any, ...]] = []
+    for row, (uid, expected) in enumerate(rows.select("uid", "sha256").iter_rows()):
+        key = compute_key(row, int(shard), digits, SHARD_DIGITS)
+        meta, _, length = spool.rows.get(key, ({"status": "failed_to_download", "error_message": ""}, 0, 0))
+        arrived = meta["status"] == "success"
+        message = None if arrived else str(meta["error_message"] or "")
+        sha256 = meta.get("sha256")
+        agrees = ("match" if sha256 == expected else "mismatch") if sha256 and expected else None
+        status, reason = meta["status"], None if message is None else ledger.reason_of(message)
+        if arrived and agrees == "mismatch" and spec.hash_mismatch == "drop":
+            status, reason = "refused", "hash_mismatch"
+        http = ledger.http_status_of(message) if message else None
+        size = (meta.get("original_width"), meta.get("original_height"))
+        found.append((uid, shard, key, status, reason, message, http, length if arrived else None, sha256, agrees, *size))
+    return pl.DataFrame(found, schema=ledger.SCHEMA, orient="row")
+
+
+def _stats(book: pl.DataFrame) -> dict[str, Any]:
+    """img2dataset's stats without the times, and ours: losses by reason, hash mismatches, the digest of what arrived."""
+    arrived = book.filter(pl.col("reason").is_null())
+    status = {str(name): int(count) for name, count in book["status"].value_counts().iter_rows()}
+    return {
+        "count": book.height,
+        "successes": arrived.height,
+        "failed_to_download": status.get("failed_to_download", 0),
+        "failed_to_resize": status.get("failed_to_resize", 0),
+        "status_dict": dict(sorted(book["message"].fill_null("success").value_counts().iter_rows())),
+        "reasons": dict(sorted(ledger.tally(book).items())),
+        "hash_mismatches": int((book["hash"] == "mismatch").sum()),
+        "uids_digest": f"{ledger.digest(arrived['uid']):064x}",
+    }
+
+
+@contextmanager
+def _disk_is_told(out: Folder) -> Generator[None]:
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno != errno.ENOSPC:
+            raise
+        raise StoreError(
+            f"The disk is full (scratch or {out}): free some space and run again; finished shards are kept."
+        ) from problem

@@ -1,0 +1,84 @@
+"""The ledger: what became of each candidate, one row each, in `ledger/<8 digits>.parquet` beside the shards.
+
+Every candidate of a shard has a row, whatever happened; `reason` is null exactly for those whose image arrived.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+import polars as pl
+
+SCHEMA = pl.Schema(
+    {
+        "uid": pl.String,
+        "shard": pl.String,
+        "key": pl.String,
+        "status": pl.String,  # img2dataset's: success, failed_to_download, failed_to_resize; ours: refused
+        "reason": pl.String,
+        "message": pl.String,  # as img2dataset gave it
+        "http_status": pl.Int16,
+        "bytes": pl.Int64,  # of the image as it lies in the shard
+        "sha256": pl.String,  # of the body as it came
+        "hash": pl.String,  # match or mismatch with the metadata's sha256; null where one of the two is missing
+        "original_width": pl.Int32,
+        "original_height": pl.Int32,
+    }
+)
+
+HTTP = re.compile(r"HTTP Error (\d{3})")
+
+# First match wins. The texts are those of urllib, OpenCV and img2dataset 1.47.
+REASONS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (reason, re.compile(pattern, re.IGNORECASE))
+    for reason, pattern in (
+        ("http_4xx", r"HTTP Error 4\d\d"),
+        ("http_5xx", r"HTTP Error 5\d\d"),
+        ("redirect", r"HTTP Error 3\d\d|infinite loop"),
+        ("opted_out", r"X-Robots-Tag"),
+        ("hash_mismatch", r"hash mismatch"),
+        ("dns", r"name resolution|name or service not known|nodename nor servname|getaddrinfo|no address associated"),
+        ("refused", r"connection refused"),
+        ("timeout", r"timed out|timeout"),
+        ("tls", r"ssl|certificate|tls"),
+        ("unreachable", r"no route to host|network is unreachable"),
+        ("cut_off", r"reset by peer|closed connection|IncompleteRead|broken pipe|connection aborted|BadStatusLine"),
+        ("bad_url", r"unknown url type|no host given|control characters|nonnumeric port|invalid ipv6|label empty|codec can't"),
+        ("too_many_pixels", r"image area too large|MAX_IMAGE_|too many pixels"),
+        ("too_small", r"image too small"),
+        ("too_long", r"aspect ratio too large"),
+        ("not_an_image", r"image decoding error|buf\.empty|imdecode"),
+        ("internal", r"^$"),
+    )
+)
+TRANSIENT = frozenset({"dns", "refused", "timeout", "unreachable", "cut_off", "http_5xx", "internal"})
+"""Reasons that another try may mend."""
+
+
+def reason_of(message: str) -> str:
+    """The reason behind an error message of img2dataset; `other` if it is a new one."""
+    return next((reason for reason, pattern in REASONS if pattern.search(message)), "other")
+
+
+def http_status_of(message: str) -> int | None:
+    found = HTTP.search(message)
+    return int(found.group(1)) if found else None
+
+
+def tally(ledger: pl.DataFrame) -> dict[str, int]:
+    """How many arrived, and how many were lost for each reason."""
+    counted = ledger.get_column("reason").fill_null("arrived").value_counts(sort=True)
+    return {str(reason): int(count) for reason, count in counted.iter_rows()}
+
+
+DIGEST_MODULUS = 1 << 256
+
+
+def digest(uids: Iterable[str]) -> int:
+    """A hash of a multiset of uids that does not depend on their order: the sum of their sha256 modulo 2^256.
+
+    Digests of disjoint parts add up to the digest of the whole, so a pool of any size has one without being sorted.
+    """
+    return sum(int.from_bytes(hashlib.sha256(uid.encode()).digest(), "big") for uid in uids) % DIGEST_MODULUS

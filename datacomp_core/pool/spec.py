@@ -1,0 +1,68 @@
+"""What a download is to be: img2dataset's settings, with the defaults of the reference's `download_upstream.py`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from datacomp_core.artifacts import Spec
+from datacomp_core.errors import unknown
+
+
+class ImageSpec(Spec):
+    """How the images of a pool are fetched, resized and cut into shards."""
+
+    image_size: int = Field(default=512, gt=0, description="Pixels that `resize_mode` aims at.")
+    resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"] = Field(
+        default="keep_ratio_largest",
+        description="As in img2dataset; keep_ratio_largest brings the longer side to `image_size`.",
+    )
+    resize: Literal["only_if_bigger", "always"] = Field(
+        default="only_if_bigger", description="Whether small images are enlarged."
+    )
+    encode_format: Literal["jpg", "png", "webp"] = Field(default="jpg", description="How images are stored.")
+    encode_quality: int = Field(default=95, ge=0, le=100, description="For jpg and webp; for png the compression, 0 to 9.")
+    samples_per_shard: int = Field(default=10_000, gt=0, description="Candidates of a shard; the last one of a part has fewer.")
+    retries: int = Field(default=2, ge=0, description="Further tries for a url that failed.")
+    timeout_seconds: int = Field(default=10, gt=0, description="For one connection or read.")
+    faces: Literal["blur", "leave"] = Field(
+        default="blur", description="Blur the metadata's `face_bboxes`; leave only for pools whose images may show faces."
+    )
+    exif: Literal["keep", "drop"] = Field(default="keep", description="Whether a sample's json carries the picture's EXIF.")
+    hash_mismatch: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="What to do with a body whose sha256 is not the metadata's. It is recorded either way; most such "
+        "pictures were only stored again, so the default keeps them.",
+    )
+    min_image_size: int = Field(default=0, ge=0, description="Pixels that the shorter side must have.")
+    max_image_area: int | None = Field(default=None, gt=0, description="Most pixels an image may have; null: any number.")
+    max_aspect_ratio: float | None = Field(default=None, ge=1, description="Longest to shortest side at most; null: any.")
+    user_agent_token: str | None = Field(default=None, description="Name under which sites may address this download.")
+    opt_out_directives: tuple[str, ...] = Field(
+        default=("noai", "noimageai", "noindex", "noimageindex"),
+        description="X-Robots-Tag directives that keep an image out.",
+    )
+    min_arrived: float = Field(
+        default=0.0, ge=0, le=1, description="Least share of the candidates that must arrive, else the step fails."
+    )
+
+    def label(self) -> str:
+        return f"{self.image_size}px-{self.encode_format}"
+
+    def columns(self) -> tuple[str, ...]:
+        """The metadata columns a download reads, in img2dataset's order; `sha256` is used if it is there."""
+        return ("uid", *(("face_bboxes",) if self.faces == "blur" else ()), "text", "url", "sha256")
+
+
+IMAGES: dict[str, ImageSpec] = {
+    "tiny": ImageSpec(image_size=64, samples_per_shard=256, timeout_seconds=30, exif="drop"),
+    **{name: ImageSpec() for name in ("debug", "small", "medium", "large", "xlarge", "custom")},
+}
+
+
+def images_of(scale: str) -> ImageSpec:
+    """The download of a scale. SpecError names the known ones."""
+    if scale not in IMAGES:
+        raise unknown("scale", scale, IMAGES)
+    return IMAGES[scale]
