@@ -17,6 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PR_SET_PDEATHSIG = 1
+_unready: list[Exception] = []
 
 
 def die_with_parent() -> None:
@@ -33,7 +34,16 @@ def _ready(parent: int, setup: Callable[..., None] | None, arguments: tuple[Any,
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     if setup is not None:
-        setup(*arguments)
+        try:
+            setup(*arguments)
+        except Exception as problem:  # an initializer that raises breaks the pool without a word of why
+            _unready.append(problem)
+
+
+def _work(function: Callable[[T], R], item: T) -> R:
+    if _unready:
+        raise _unready[0]
+    return function(item)
 
 
 def process_map(
@@ -63,7 +73,7 @@ def process_map(
     try:
         flying: dict[Future[R], T] = {}
         for item in items:
-            flying[pool.submit(function, item)] = item
+            flying[pool.submit(_work, function, item)] = item
             if len(flying) >= 2 * workers:
                 yield from _landed(flying)
         while flying:

@@ -29,6 +29,9 @@ class Settings(BaseSettings):
         default="", description="Torch device for embedding and evaluation. Empty: cuda if there is one, else cpu."
     )
 
+    steps: int = Field(default=0, ge=0, description="Steps at work at once in one process. 0: one a core.")
+    processes: int = Field(default=1, ge=1, description="torchrun processes of one training: with CUDA, one a GPU.")
+
     @property
     def store_url(self) -> str:
         return self.store or str(self.home.resolve() / "store")
@@ -36,6 +39,11 @@ class Settings(BaseSettings):
     @property
     def num_workers(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))
+
+
+    @property
+    def num_steps(self) -> int:
+        return self.steps or len(os.sched_getaffinity(0))
 
 
 @cache

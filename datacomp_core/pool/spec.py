@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import unknown
@@ -46,6 +46,12 @@ class ImageSpec(Spec):
     min_arrived: float = Field(
         default=0.0, ge=0, le=1, description="Least share of the candidates that must arrive, else the step fails."
     )
+
+    @model_validator(mode="after")
+    def _png_has_levels(self) -> ImageSpec:
+        if self.encode_format == "png" and self.encode_quality > 9:
+            raise ValueError(f"encode_quality is {self.encode_quality}, but png has compression levels from 0 to 9")
+        return self
 
     def label(self) -> str:
         return f"{self.image_size}px-{self.encode_format}"

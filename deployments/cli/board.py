@@ -1,0 +1,123 @@
+"""`datacomp leaderboard`, `report` and `show`: what came out, and what it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from datacomp_core.settings import settings
+from datacomp_core.store import Store
+from deployments.cli import options, terminal
+
+if TYPE_CHECKING:
+    from datacomp_core.leaderboard.rows import Row, Score
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Results")(leaderboard)
+    app.command(rich_help_panel="Results")(report)
+    app.command(rich_help_panel="Results")(show)
+
+
+def leaderboard(scale: options.Scale = "tiny", json: options.Json = False) -> None:
+    """Show the leaderboard of a scale: one row a method, its seeds merged to mean and spread, ties shown as ties.
+
+    Example: datacomp leaderboard --scale small --json
+    """
+    show_board(scale, json=json)
+
+
+def report(
+    scale: options.Scale = "tiny",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the page. Default: report/ in the home folder.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Write the leaderboard as one self-contained page with pictures: kept and dropped samples, scores, learning curves.
+
+    Example: datacomp report --out ~/public
+    """
+    from datacomp_core.leaderboard.page import write_page
+
+    page = write_page(Store.open(settings().store_url), out or settings().home / "report", scale=_known(scale))
+    if json:
+        terminal.print_json({"page": str(page.resolve())})
+    else:
+        terminal.out.print(f"Page: [bold]{page.resolve().as_uri()}[/]")
+
+
+def show(
+    what: Annotated[str, typer.Argument(help="An address, or the first digits of a fingerprint.")],
+    json: options.Json = False,
+) -> None:
+    """Walk from any artifact to everything it came from: score, checkpoint, shards, subset, scores, pool.
+
+    Example: datacomp show entries/tiny/clip_score_tiny-seed0--0123456789ab
+    """
+    from datacomp_core.leaderboard.provenance import find, walk
+    from datacomp_core.store.store import describe
+
+    store = Store.open(settings().store_url)
+    record = find(store, what)
+    chain = walk(store, record)
+    if json:
+        terminal.print_json({"record": describe(record), "chain": [link.model_dump() for link in chain]})
+        return
+    terminal.out.print_json(data=describe(record))
+    rows = [("  " * link.depth + link.kind, link.address, link.fingerprint[:12], f"{link.seconds:,.1f} s") for link in chain]
+    terminal.table("Came from", ("step", "address", "fingerprint", "took"), rows, right=("took",))
+
+
+def show_board(scale: str, *, json: bool) -> None:
+    """The board of a scale: as a table, or as JSON."""
+    from datacomp_core.leaderboard.board import board
+
+    made = board(Store.open(settings().store_url), _known(scale))
+    if json:
+        terminal.print_json(made.model_dump(mode="json"))
+        return
+    groups = [column for column in made.columns if column.level != "task"]
+    tasks = [column for column in made.columns if column.level == "task"][:8] if len(made.columns) < 12 else []
+    columns = [*groups, *tasks]
+    titles = ["#", "method", "seeds", "size", *[column.title for column in columns], "vs no filter"]
+    rows = [
+        [
+            str(row.rank or ""),
+            row.method,
+            str(row.num_seeds),
+            _size(row),
+            *[_cell(row.scores.get(c.key)) for c in columns],
+            _verdict(row),
+        ]
+        for row in made.rows
+    ]
+    terminal.table(
+        f"Leaderboard, {scale} ({made.suite})", titles, rows, right=("#", "seeds", "size", *[c.title for c in columns])
+    )
+
+
+def _known(scale: str) -> str:
+    from datacomp_core.scales import scale as known_scale
+
+    return known_scale(scale).name
+
+
+def _size(row: Row) -> str:
+    return f"{row.size:,.0f}" if row.size else ""
+
+
+def _cell(score: Score | None) -> str:
+    if score is None:
+        return ""
+    spread = f" ±{100 * score.std:.1f}" if score.std is not None else ""
+    return f"{100 * score.mean:.1f}{spread}"
+
+
+def _verdict(row: Row) -> Any:
+    if row.kind == "reference":
+        return "[dim]paper[/]"
+    if row.baseline is None:
+        return ""
+    colour = {"better": "green", "worse": "red"}.get(row.baseline.outcome, "dim")
+    return f"[{colour}]{row.baseline.outcome}[/]"

@@ -1,0 +1,81 @@
+"""The command `datacomp`: every subcommand calls the same flow or step as the Prefect UI.
+
+Errors are one sentence on standard error. Exit status: 0 done, 1 failed, 2 the request was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+from typing import Any
+
+import typer
+
+from datacomp_core.errors import DatacompError
+
+app = typer.Typer(
+    name="datacomp",
+    help="Design image-text training sets: choose a subset of a pool, train CLIP on it by a fixed recipe, see what it is worth.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _commands() -> None:
+    """Register every group; each is a module of its own."""
+    from deployments.cli import board, run, server, stages
+
+    for group in (run, stages, board, server):
+        group.add_to(app)
+
+
+def sentence(problem: BaseException) -> tuple[str, int]:
+    """What to say of an error in one sentence, and the exit status; a bug of ours keeps its traceback."""
+    if isinstance(problem, DatacompError):
+        return str(problem), problem.exit_status
+    if type(problem).__name__ == "ValidationError" and hasattr(problem, "errors"):
+        return _validation(problem), 2
+    if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
+        return f"The disk is full at {problem.filename}: free some space and run again; finished work is kept.", 1
+    if isinstance(problem, PermissionError):
+        return f"No permission for {problem.filename}.", 1
+    raise problem
+
+
+def _validation(problem: Any) -> str:
+    first = problem.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where or problem.title}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def main() -> None:
+    """The entry point of the console script."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    _commands()
+    try:
+        status = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        _say("interrupted: run the same command again to go on where it stopped")
+        status = 130
+    except typer.Exit as end:
+        status = end.exit_code
+    except typer.Abort:
+        status = 130
+    except Exception as problem:
+        if hasattr(problem, "format_message") and hasattr(problem, "exit_code"):  # click's errors, whichever click typer carries
+            problem.show() if hasattr(problem, "show") else _say(problem.format_message())
+            status = problem.exit_code
+        else:
+            text, status = sentence(problem)
+            _say(f"error: {text}")
+    sys.stdout.flush()
+    sys.exit(status or 0)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")

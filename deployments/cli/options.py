@@ -1,0 +1,13 @@
+"""Options that several commands share, and how a list of numbers is given."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Scale = Annotated[str, typer.Option("--scale", help="Compute scale.")]
+Recipes = Annotated[list[str] | None, typer.Option("--recipe", "-r", help="Filter by name; repeat for several.")]
+Seeds = Annotated[list[int] | None, typer.Option("--seed", "-s", help="Training seed; repeat for several.")]
+PoolSeeds = Annotated[list[int] | None, typer.Option("--pool-seed", help="Seed of the embedded pool; repeat for several.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, all else on standard error.")]

@@ -1,0 +1,141 @@
+"""`datacomp run`, `plan` and `demo`: whole experiments, planned first; what is built is reused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from datacomp_core.settings import settings
+from deployments.cli import options, terminal
+from deployments.local_server import prefect_api, prepare_environment
+
+if TYPE_CHECKING:
+    from datacomp_core.store import Planned, Store
+    from flows.parameters import SweepSpec
+
+DEMO_RECIPES = ("no_filter", "random_tiny", "basic_tiny", "clip_score_tiny", "basic_and_clip_tiny")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Experiments")(run)
+    app.command(rich_help_panel="Experiments")(plan)
+    app.command(rich_help_panel="Experiments")(demo)
+
+
+def run(
+    scale: options.Scale = "tiny",
+    recipe: options.Recipes = None,
+    seed: options.Seeds = None,
+    pool_seed: options.PoolSeeds = None,
+    json: options.Json = False,
+) -> None:
+    """Run the whole chain for some recipes and seeds, and show the leaderboard.
+
+    Examples:
+
+      datacomp run --recipe clip_score_tiny
+
+      datacomp run -r no_filter -r clip_score_tiny -s 0 -s 1 -s 2
+
+      datacomp run -r my_filter.yaml --json
+    """
+    spec = _sweep(scale, recipe, seed, pool_seed)
+    status = execute(spec, quiet=json)
+    show_result(spec.scale, json=json)
+    raise typer.Exit(status)
+
+
+def plan(
+    scale: options.Scale = "tiny",
+    recipe: options.Recipes = None,
+    seed: options.Seeds = None,
+    pool_seed: options.PoolSeeds = None,
+    json: options.Json = False,
+) -> None:
+    """Show which steps of an experiment are built and which are to be built, and why. Nothing is run.
+
+    Example: datacomp plan -r no_filter -r clip_score_tiny -s 0 -s 1
+    """
+    steps = planned(_sweep(scale, recipe, seed, pool_seed))[1]
+    if json:
+        terminal.print_json(
+            [
+                {"kind": s.kind, "name": s.name, "built": s.is_built, "why": s.why, "address": s.address, "seconds": s.seconds}
+                for s in steps
+            ]
+        )
+    else:
+        terminal.plan_table(steps)
+
+
+def demo(seeds: int = typer.Option(1, "--seeds", min=1, help="How many training seeds: 3 shows the spread.")) -> None:
+    """The whole of DataComp at `tiny` scale on this machine, with real images, in minutes.
+
+    A pool of image-text pairs is downloaded from a local web server, scored by a small CLIP, filtered in five ways; CLIP is
+    trained on each subset by the same recipe, evaluated zero-shot, and put on a leaderboard.
+    """
+    began = time.monotonic()
+    spec = _sweep("tiny", list(DEMO_RECIPES), list(range(seeds)), None)
+    status = execute(spec, quiet=False)
+    show_result("tiny", json=False)
+    terminal.out.print(f"[dim]{time.monotonic() - began:,.0f} s in all. Store: {settings().store_url}[/]")
+    terminal.out.print(
+        "Look at the runs in the Prefect UI: [bold]make ui[/]   Steps behind a number: [bold]datacomp show ADDRESS[/]"
+    )
+    raise typer.Exit(status)
+
+
+def _sweep(scale: str, recipe: Sequence[str] | None, seed: Sequence[int] | None, pool_seed: Sequence[int] | None) -> SweepSpec:
+    from datacomp_core.scales import scale as known_scale
+
+    known_scale(scale)
+    prepare_environment()
+    from flows.parameters import SweepSpec
+
+    given = {"scale": scale, "recipes": recipe, "seeds": seed, "pool_seeds": pool_seed}
+    return SweepSpec.model_validate({name: value for name, value in given.items() if value})
+
+
+def planned(spec: SweepSpec) -> tuple[Store, list[Planned[Any]]]:
+    """The store, and every step of a sweep in it."""
+    from flows.chain import plan as plan_chain
+    from tasks.running import store
+
+    return store(), plan_chain(spec.experiments(), store())
+
+
+def execute(spec: SweepSpec, *, quiet: bool) -> int:
+    """Plan, say what is to be built, build it through Prefect. With nothing to build no server is started."""
+    console = terminal.notes if quiet else terminal.out
+    steps = planned(spec)[1]
+    missing = [step for step in steps if not step.is_built]
+    console.print(f"[bold]{len(steps)} steps: {len(steps) - len(missing)} built, {len(missing)} to build[/]")
+    for step in steps:
+        if step.is_built:
+            console.print(f"[cyan]= reused[/] {step.kind:<11} {step.name}")
+    if not missing:
+        _publish(spec.scale)
+        return 0
+    console.print("[dim]starting Prefect …[/]")
+    with prefect_api() as api:
+        console.print(f"Prefect UI while this runs: [bold]{api.removesuffix('/api')}[/]")
+        from flows.sweep import sweep
+
+        with terminal.shown_steps(quiet=quiet):
+            sweep(spec)
+    return 0
+
+
+def _publish(scale: str) -> None:
+    from tasks.board import publish_board
+
+    publish_board.fn(scale)
+
+
+def show_result(scale: str, *, json: bool) -> None:
+    from deployments.cli.board import show_board
+
+    show_board(scale, json=json)

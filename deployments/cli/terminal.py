@@ -1,0 +1,119 @@
+"""What the person at the terminal sees: a line for every step as it ends, bars for those at work, tables at the end.
+
+With `--json` the result alone goes to standard output and everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from datacomp_core.store import Planned
+    from tasks.reporting import StepEvent
+
+out = Console(highlight=False, soft_wrap=True)
+notes = Console(stderr=True, highlight=False, soft_wrap=True)
+
+MARKS = {"built": "[green]✓ built [/]", "reused": "[cyan]= reused[/]", "failed": "[red]✗ failed[/]"}
+
+
+def print_json(value: Any) -> None:
+    out.print_json(json.dumps(value, ensure_ascii=False, default=str)) if out.is_terminal else print(
+        json.dumps(value, default=str)
+    )
+
+
+class Steps:
+    """Listens to the steps of this process. On a terminal running steps have bars; in a pipe every event is a line."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[line]}"),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[tuple[str, str], Any] = {}
+        self._guard = threading.Lock()
+
+    def __enter__(self) -> Steps:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bars.stop()
+
+    def __call__(self, event: StepEvent) -> None:
+        with self._guard:
+            if event.phase in MARKS:
+                self._ended(event)
+            elif self._console.is_terminal:
+                self._running(event)
+            elif event.line:
+                self._console.print(f"  … {event.line}")
+
+    def _running(self, event: StepEvent) -> None:
+        key = (event.kind, event.name)
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(f"{event.kind} {event.name}", total=None, line="")
+        if event.share is not None:
+            self._bars.update(self._tasks[key], total=1.0, completed=event.share)
+        if event.line:
+            self._bars.update(self._tasks[key], line=event.line.partition(": ")[2])
+
+    def _ended(self, event: StepEvent) -> None:
+        bar = self._tasks.pop((event.kind, event.name), None)
+        if bar is not None:
+            self._bars.remove_task(bar)
+        self._console.print(
+            f"{MARKS[event.phase]} {event.kind:<11} {event.name:<34} {event.seconds:6.1f} s  [dim]{event.line}[/]"
+        )
+
+
+@contextmanager
+def shown_steps(*, quiet: bool = False) -> Generator[None]:
+    """Show the steps that run in this block."""
+    from tasks.reporting import LISTENERS
+
+    with Steps(notes if quiet else out) as steps:
+        LISTENERS.append(steps)
+        try:
+            yield
+        finally:
+            LISTENERS.remove(steps)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
+    """Print rows as a table; the columns in `right` are aligned as numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", no_wrap=name in right)
+    for row in rows:
+        made.add_row(*[str(cell) for cell in row])
+    out.print(made)
+
+
+def plan_table(steps: Sequence[Planned[Any]]) -> None:
+    """BUILT or TO BUILD, and why, for every step in order; a step that many share stands once."""
+    rows = [
+        ("[cyan]built[/]" if step.is_built else "[yellow]to build[/]", step.kind, step.name, _seconds(step.seconds), step.why)
+        for step in steps
+    ]
+    table("Plan", ("status", "step", "name", "took", "why"), rows, right=("took",))
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f} s"

@@ -1,0 +1,200 @@
+"""A Prefect server for people who have none: started for a run, on loopback, over a database in our home folder.
+
+With `PREFECT_API_URL` set nothing is started and that server is used. Environment variables are set before prefect is
+imported, because it reads them once; so nothing in this module imports it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datacomp_core.errors import DatacompError
+from datacomp_core.parallel import PR_SET_PDEATHSIG
+from datacomp_core.settings import settings
+
+UI_PORT = 4200
+START_SECONDS = 150
+RECORD_SECONDS = 1.5  # the recorder's flush interval, and a little more
+
+PRIVATE = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "DO_NOT_TRACK": "1",
+}
+"""No telemetry unless asked."""
+
+BATCHES = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
+}
+"""Task runs are recorded one by one by default, which lags behind and is lost at a stop."""
+
+CLIENT = {
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "datacomp_core",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+}
+"""The core's log goes to the run's page; the terminal shows steps, not log lines."""
+
+
+def refuse_backport() -> None:
+    """Name the one package that ends every Prefect server at its start. DatacompError if it is installed."""
+    try:
+        importlib.metadata.version("dataclasses")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    raise DatacompError(
+        "The package 'dataclasses' (a backport that img2dataset asks for) shadows the standard library and ends Prefect's server "
+        f"at its start: remove it with {sys.executable} -m pip uninstall -y dataclasses"
+    )
+
+
+def server_environment(home: Path) -> dict[str, str]:
+    """What a local server needs to know; what the user has set stays."""
+    own = {"PREFECT_HOME": str(home), **PRIVATE, **BATCHES}
+    return {**own, **{name: value for name, value in os.environ.items() if name in own}}
+
+
+@contextmanager
+def prefect_api() -> Generator[str]:
+    """The API that flows in this block talk to: the user's, or a server of our own that ends with the block."""
+    prepare_environment()
+    if "PREFECT_API_URL" in os.environ:
+        yield os.environ["PREFECT_API_URL"]
+        return
+    refuse_backport()
+    port = UI_PORT if _is_free(UI_PORT) else _free_port()
+    with _served(port) as api, _known(api):
+        yield api
+        _hand_in()
+
+
+def prepare_environment() -> None:
+    """Set what prefect reads when it is first imported, where the user has not."""
+    own = {**PRIVATE, **CLIENT}
+    if "PREFECT_API_URL" not in os.environ:
+        own["PREFECT_HOME"] = str(_prefect_home())
+    for name, value in own.items():
+        os.environ.setdefault(name, value)
+
+
+def _prefect_home() -> Path:
+    home = (settings().home / "prefect").resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+@contextmanager
+def _known(api: str) -> Generator[None]:
+    """Make the API known to this process, whether prefect was imported before or not, and to its children."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    os.environ["PREFECT_API_URL"] = api
+    try:
+        with temporary_settings({PREFECT_API_URL: api}):
+            yield
+    finally:
+        del os.environ["PREFECT_API_URL"]
+
+
+@contextmanager
+def _served(port: int) -> Generator[str]:
+    home = _prefect_home()
+    log = home / "server.log"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            server_command(port),
+            env={**os.environ, **server_environment(home)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
+        )
+    try:
+        _wait_until_healthy(server, port, log)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        _end(server)
+
+
+def _hand_in() -> None:
+    """Send what prefect still holds in this process (logs, events), and give the server time to record it."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=5)
+    time.sleep(RECORD_SECONDS)
+
+
+def server_command(port: int) -> list[str]:
+    """The foreground command of a local server with its UI."""
+    return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--analytics-off"]
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
+            raise DatacompError(f"The local Prefect server ended at its start ({last[0].strip()}): see {log}.")
+        try:
+            opener.open(f"http://127.0.0.1:{port}/api/health", timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise DatacompError(f"The local Prefect server did not answer within {START_SECONDS} s: see {log}.")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL for its whole session if that does not help."""
+    for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
+        try:
+            os.killpg(server.pid, number)
+            server.wait(timeout=patience)
+            return
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def require_free(port: int) -> None:
+    """DatacompError if something else listens there."""
+    if not _is_free(port):
+        raise DatacompError(f"Port {port} on 127.0.0.1 is in use: end what uses it, or choose another with --port.")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,20 @@
+"""Many recipes and seeds over one pool; shared steps are done once."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from datacomp_core.artifacts import BoardEntry
+from flows.calls import RUNNER, settled, submit
+from flows.chain import experiments
+from flows.parameters import SweepSpec
+from tasks.board import publish_board
+
+
+@flow(name="sweep", flow_run_name="{spec.scale}-sweep", task_runner=RUNNER, persist_result=False)
+def sweep(spec: SweepSpec) -> list[BoardEntry]:
+    """Every recipe with every seed, each a line of the leaderboard."""
+    try:
+        return settled(experiments(submit, spec.experiments()))
+    finally:
+        publish_board(spec.scale)

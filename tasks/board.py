@@ -1,0 +1,41 @@
+"""The leaderboard as a task: rebuilt from the entries, shown as a table in the UI, written as a page with pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datacomp_core.leaderboard.page import write_page
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_table_artifact
+
+from datacomp_core.leaderboard.board import board
+from datacomp_core.settings import settings
+from tasks import policies
+from tasks.reporting import artifact_key, in_task_run
+from tasks.running import store
+
+
+@task(name="publish board", **policies.LOCAL)
+def publish_board(scale: str) -> Path:
+    """The page of one scale, and its table in the UI. Returns the page's path."""
+    made = board(store(), scale)
+    page = write_page(store(), settings().home / "report", scale=scale)
+    if in_task_run():
+        rows = [
+            {
+                "rank": row.rank or "",
+                "method": row.method,
+                "seeds": row.num_seeds,
+                "size": round(row.size) if row.size else "",
+                **{
+                    column.title: f"{row.scores[column.key].mean:.4f}"
+                    for column in made.columns
+                    if column.level != "task" and column.key in row.scores
+                },
+                "against no filter": row.baseline.outcome if row.baseline else "",
+            }
+            for row in made.rows
+        ]
+        create_table_artifact(rows, key=artifact_key("leaderboard", scale), description=f"Leaderboard of scale {scale}")
+        create_link_artifact(page.resolve().as_uri(), "the page", key=artifact_key("leaderboard-page", scale))
+    return page

@@ -1,0 +1,26 @@
+"""Tasks that score a checkpoint: evaluate, and enter the result on the leaderboard."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, EvalSets, ShardSet, Subset
+from datacomp_core.evaluation import evaluate as evaluation
+from datacomp_core.leaderboard import entry
+from datacomp_core.settings import settings
+from tasks import policies
+from tasks.running import run, runs
+
+
+@task(name="evaluate", **policies.NETWORK)
+@runs(evaluation.evaluate)
+def evaluate(spec: evaluation.EvalSpec, checkpoint: Checkpoint, evalsets: EvalSets) -> EvalReport:
+    """Zero-shot scores of a checkpoint on every task of a suite."""
+    return run(evaluation.evaluate, spec, checkpoint, evalsets, device=settings().device, workers=settings().num_workers)
+
+
+@task(name="enter", **policies.NETWORK)
+@runs(entry.enter)
+def enter(spec: entry.EntrySpec, report: EvalReport, checkpoint: Checkpoint, subset: Subset, shards: ShardSet) -> BoardEntry:
+    """The leaderboard entry of one report, with everything it came from."""
+    return run(entry.enter, spec, report, checkpoint, subset, shards)

@@ -1,0 +1,64 @@
+"""How tasks are run: retries, timeouts and caching, in one place.
+
+Only what is transient is retried: a wrong request, broken data or a run that loses too much fails at once. Prefect's own result
+cache is never used for data: it calls a task cached after its data is deleted. Our store knows better.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import prefect.client.schemas.objects as prefect_objects
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from datacomp_core.errors import DataError, IncompleteError, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefect import Task
+    from prefect.cache_policies import CachePolicy
+
+USERS_MISTAKES = (SpecError, DataError, IncompleteError, AssertionError, TypeError, KeyError)
+
+
+def is_transient(task: Task[Any, Any], run: object, state: prefect_objects.State[Any]) -> bool:
+    """Retry what the network or a machine did; never what the user or our code did."""
+    try:
+        state.result()
+    except USERS_MISTAKES:
+        return False
+    except (OSError, ConnectionError, TimeoutError):
+        return True
+    except Exception as problem:
+        return type(problem).__name__ == "StoreError"
+    return False
+
+
+class Policy(TypedDict, total=False):
+    """The arguments of `@task` that a policy fixes."""
+
+    cache_policy: CachePolicy
+    persist_result: bool
+    retries: int
+    retry_delay_seconds: Callable[[int], list[float]]
+    retry_jitter_factor: float
+    retry_condition_fn: Callable[..., bool]
+    timeout_seconds: float
+
+
+LOCAL: Policy = {"cache_policy": NO_CACHE, "persist_result": False}
+"""Work on this machine's data: minutes, nothing to wait for."""
+
+NETWORK: Policy = {
+    **LOCAL,
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=10),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": is_transient,
+}
+"""Reads or writes over a network: a step resumes where it stopped, so a retry is cheap."""
+
+TRAINING: Policy = {**NETWORK, "retries": 2}
+"""Long runs on GPUs: a retry goes on from the last checkpoint."""

@@ -1,0 +1,43 @@
+"""Tasks of the pool: candidates, and their images."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from datacomp_core.artifacts import EvalSets, Pool, ShardSet
+from datacomp_core.pool import images, tiny
+from datacomp_core.settings import settings
+from tasks import policies
+from tasks.running import run, runs, store
+
+
+@task(name="build pool", **policies.LOCAL)
+@runs(tiny.build_tiny_pool)
+def build_pool(spec: tiny.TinyPoolSpec) -> Pool:
+    """The embedded `tiny` pool: candidates and the images that its own web server will show."""
+    return run(tiny.build_tiny_pool, spec)
+
+
+@task(name="build trusted set", **policies.LOCAL)
+@runs(tiny.build_trusted)
+def build_trusted(spec: tiny.TrustedSpec) -> ShardSet:
+    """Trusted pairs, on which the small scorer is trained."""
+    return run(tiny.build_trusted, spec)
+
+
+@task(name="build test sets", **policies.LOCAL)
+@runs(tiny.build_tiny_evalsets)
+def build_evalsets(spec: tiny.TinyEvalSpec) -> EvalSets:
+    """The held-out zero-shot test sets of the `tiny` suite."""
+    return run(tiny.build_tiny_evalsets, spec)
+
+
+@task(name="download images", **policies.NETWORK)
+@runs(images.download_images)
+def download_images(spec: images.ImageSpec, pool: Pool) -> ShardSet:
+    """Images of a pool over HTTP by img2dataset, with a ledger and an index; the tiny pool's web is served meanwhile."""
+    workers = settings().num_workers
+    if pool.scale != "tiny":
+        return run(images.download_images, spec, pool, workers=workers)
+    with tiny.serve(store().folder(pool)) as proxy:
+        return run(images.download_images, spec, pool, workers=workers, http_proxy=proxy)

@@ -1,0 +1,57 @@
+"""How a Prefect task runs one step: open the store, run, tell. Every task of this package is a few lines around `run`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
+
+from datacomp_core.artifacts import Artifact
+from datacomp_core.settings import settings
+from datacomp_core.store import Step, Store
+from tasks.reporting import StepEvent, StepProgress, leave_summary, tell
+from tasks.slots import slot
+
+A = TypeVar("A", bound=Artifact)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@cache
+def _opened(url: str) -> Store:
+    return Store.open(url)
+
+
+def store() -> Store:
+    """The store of this process's settings, checked once."""
+    return _opened(settings().store_url)
+
+
+def runs(step: Step[Any]) -> Callable[[F], F]:
+    """Mark a task's function with the step it runs, so that a chain of tasks can be planned without running it."""
+
+    def mark(function: F) -> F:
+        function.step = step  # pyright: ignore[reportFunctionMemberAccess]
+        return function
+
+    return mark
+
+
+def run(step: Step[A], *identity: Any, **options: Any) -> A:
+    """Run one step in the store of the settings, tell what happens, and leave its summary in the Prefect UI."""
+    name = step.name(*identity)
+    progress = StepProgress(step.kind, name)
+    if "progress" in step.options:
+        options["progress"] = progress
+    with slot(step.kind):
+        tell(StepEvent(step.kind, name, "started"))
+        began = time.monotonic()
+        try:
+            outcome = step.run(*identity, store=store(), **options)
+        except BaseException as problem:
+            tell(StepEvent(step.kind, name, "failed", str(problem) or type(problem).__name__, None, time.monotonic() - began))
+            raise
+    progress.finish()
+    leave_summary(outcome)
+    tell(StepEvent(step.kind, name, outcome.status, outcome.why, 1.0, time.monotonic() - began))
+    return outcome.artifact
