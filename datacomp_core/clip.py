@@ -7,7 +7,9 @@ normalisation is done on the device. Both halves together are bit-equal to open_
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import logging
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
@@ -145,7 +147,9 @@ def load(name: str, checkpoint: Path | IO[bytes] | None, device: str) -> Clip:
     """
     import open_clip
 
-    model, _, preprocess = open_clip.create_model_and_transforms(known(name), device=device, load_weights=False)
+    with _quiet():
+        model, _, preprocess = open_clip.create_model_and_transforms(known(name), device=device, load_weights=False)
+        tokenize = open_clip.get_tokenizer(name)
     if checkpoint is not None:
         weights = state_dict(checkpoint, name)
         try:
@@ -158,7 +162,7 @@ def load(name: str, checkpoint: Path | IO[bytes] | None, device: str) -> Clip:
         name,
         model,
         cast("Callable[[Any], torch.Tensor]", preprocess),
-        open_clip.get_tokenizer(name),
+        tokenize,
         device,
         _pixels(cast("Any", model).visual.preprocess_cfg, name),
         int((open_clip.get_model_config(name) or {})["embed_dim"]),
@@ -192,6 +196,21 @@ def state_dict(checkpoint: Path | IO[bytes], name: str) -> dict[str, Any]:
         ) from problem
     weights: dict[str, Any] = found.get("state_dict", found)
     return {key.removeprefix("module."): value for key, value in weights.items()}
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Keep open_clip's remarks on every model, made on the root logger, out of the user's log; its errors stay."""
+
+    def ours(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or "open_clip" not in record.pathname
+
+    root = logging.getLogger()
+    root.addFilter(ours)
+    try:
+        yield
+    finally:
+        root.removeFilter(ours)
 
 
 def _named(checkpoint: Path | IO[bytes]) -> str:

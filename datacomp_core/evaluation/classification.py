@@ -1,0 +1,71 @@
+"""Zero-shot classification as clip_benchmark does it: accuracy@1, accuracy@5 and mean per-class recall.
+
+Logits are 100 times the cosine with the classifier, and are ranked on the CPU as in the reference, so that ties fall alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from datacomp_core.errors import DataError
+from datacomp_core.evaluation import metrics
+from datacomp_core.evaluation.catalog import EvalTask
+from datacomp_core.evaluation.datasets import EvalSet, Samples
+from datacomp_core.evaluation.model import EvalModel
+from datacomp_core.evaluation.protocol import Metrics, Outcome
+
+TOP = 5
+
+
+class Classification:
+    """See the module. Protocols with groups extend `extra`."""
+
+    version: ClassVar[int] = 1
+    members: ClassVar[tuple[str, ...]] = ("cls",)
+    has_classes: ClassVar[bool] = True
+
+    def __init__(self, task: EvalTask, data: EvalSet, model: EvalModel) -> None:
+        self.model = model
+        self.num_classes = len(data.classnames)
+        self.classifier = model.classifier(data.classnames, data.templates)
+        self.predicted: list[npt.NDArray[np.int32]] = []
+        self.ranked: list[npt.NDArray[np.int32]] = []
+        self.labels: list[int] = []
+        self.metadata: list[npt.NDArray[Any]] = []
+
+    def add(self, samples: Samples) -> None:
+        import torch
+
+        self._check(samples)
+        with torch.inference_mode():
+            logits = (100.0 * self.model.images(samples.pixels) @ self.classifier).float().cpu()
+            self.predicted.append(logits.argmax(dim=1).numpy().astype(np.int32))
+            self.ranked.append(logits.topk(min(TOP, self.num_classes), 1, True, True)[1].numpy().astype(np.int32))
+        self.labels += samples.members["cls"]
+        self.metadata += samples.members.get("npy", [])
+
+    def finish(self) -> Outcome:
+        predicted, ranked = np.concatenate(self.predicted), np.concatenate(self.ranked)
+        labels = np.array(self.labels, np.int32)
+        top1 = ranked if self.num_classes >= TOP else ranked[:, :1]
+        found: Metrics = {
+            "acc1": metrics.accuracy(metrics.topk_hits(top1, labels, 1)),
+            "acc5": metrics.accuracy(metrics.topk_hits(ranked, labels, TOP)) if self.num_classes >= TOP else None,
+            "mean_per_class_recall": metrics.mean_per_class_recall(predicted, labels),
+        }
+        kept: dict[str, npt.NDArray[Any]] = {"labels": labels, "predicted": predicted, "ranked": ranked}
+        if self.metadata:
+            kept["metadata"] = np.stack(self.metadata)
+        return Outcome({**found, **self.extra(kept)}, kept)
+
+    def extra(self, kept: dict[str, npt.NDArray[Any]]) -> Metrics:
+        """Further metrics of a protocol that extends this one."""
+        return {}
+
+    def _check(self, samples: Samples) -> None:
+        for key, label in zip(samples.keys, samples.members["cls"], strict=True):
+            if not 0 <= label < self.num_classes:
+                raise DataError(f"sample {key}: its label {label} is none of the {self.num_classes} classes")

@@ -1,0 +1,87 @@
+"""The report of an evaluation: strict JSON that is complete in itself, and the original's `eval_results.jsonl` beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from datacomp_core.evaluation import aggregate
+from datacomp_core.evaluation.catalog import Suite
+from datacomp_core.store.folder import Folder
+
+REPORT = "report.json"
+RESULTS = "eval_results.jsonl"
+
+
+class TaskResult(BaseModel):
+    """What one task came to. `error` says why it has no metrics; `value` is the main metric."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    key: str
+    name: str
+    protocol: str
+    protocol_version: int
+    main_metric: str | None
+    value: float | None = None
+    metrics: dict[str, float | int | None] = Field(default_factory=dict)
+    count: int = Field(default=0, description="Test samples.")
+    seconds: float = 0.0
+    data: str = Field(default="", description="sha256 over class names, templates and the bytes of all samples, in order.")
+    error: str = ""
+
+
+class Report(BaseModel):
+    """`average` is None unless every scored task of the suite has a value; `missing` names those that have none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: int = 1
+    suite: str
+    suite_version: int
+    model: str
+    weights: str = Field(description="sha256 of the checkpoint file, or the fingerprint of the artifact.")
+    precision: str = Field(description="`reference` or what every tower ran in.")
+    device: str
+    complete: bool
+    missing: list[str]
+    average: float | None
+    groups: dict[str, float | None]
+    clean_average: float | None
+    above_chance_average: float | None
+    tasks: list[TaskResult]
+
+
+def make(suite: Suite, results: Sequence[TaskResult], *, model: str, weights: str, precision: str, device: str) -> Report:
+    """The report over what is there, in the suite's order."""
+    values = {result.key: result.value for result in results if result.value is not None}
+    missing = aggregate.missing(suite, values)
+    return Report(
+        suite=suite.name,
+        suite_version=suite.version,
+        model=model,
+        weights=weights,
+        precision=precision,
+        device=device,
+        complete=not missing,
+        missing=missing,
+        average=aggregate.average(suite, values),
+        groups=aggregate.groups(suite, values),
+        clean_average=aggregate.clean(suite, values),
+        above_chance_average=aggregate.above_chance(suite, values),
+        tasks=list(results),
+    )
+
+
+def write(out: Folder, report: Report) -> None:
+    """Both files. The original's has a line for each task that was evaluated; what is NaN there is null here."""
+    lines = [json.dumps(original(result), ensure_ascii=False, allow_nan=False) for result in report.tasks if not result.error]
+    out.write(RESULTS, "".join(f"{line}\n" for line in lines).encode())
+    out.write_json(REPORT, report.model_dump(mode="json"))
+
+
+def original(result: TaskResult) -> dict[str, Any]:
+    """A result as the original's evaluate.py writes it."""
+    metrics = {**result.metrics, "main_metric": result.value}
+    return {"key": result.key, "dataset": result.name, "metrics": metrics}

@@ -1,0 +1,74 @@
+"""Image-text retrieval as clip_benchmark does it: recall@k both ways over one matrix of fp32 scores on the CPU.
+
+A query counts if at least one of its partners is among the first k; all captions of an image are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from datacomp_core.errors import DataError
+from datacomp_core.evaluation.catalog import EvalTask
+from datacomp_core.evaluation.datasets import EvalSet, Samples
+from datacomp_core.evaluation.model import EvalModel
+from datacomp_core.evaluation.protocol import Metrics, Outcome
+
+if TYPE_CHECKING:
+    import torch
+
+KS = (1, 5, 10)
+QUERIES = 1024  # ranked together
+
+
+class Retrieval:
+    """See the module."""
+
+    version: ClassVar[int] = 1
+    members: ClassVar[tuple[str, ...]] = ("txt",)
+    has_classes: ClassVar[bool] = False
+
+    def __init__(self, task: EvalTask, data: EvalSet, model: EvalModel) -> None:
+        self.model, self.main = model, task.metric or ""
+        self.images: list[torch.Tensor] = []
+        self.captions: list[list[str]] = []
+
+    def add(self, samples: Samples) -> None:
+        for key, captions in zip(samples.keys, samples.members["txt"], strict=True):
+            if not captions:
+                raise DataError(f"sample {key}: it has no caption")
+        self.images.append(self.model.images(samples.pixels, half=True).cpu())
+        self.captions += samples.members["txt"]
+
+    def finish(self) -> Outcome:
+        import torch
+
+        images = torch.cat(self.images).float()
+        texts = self.model.texts([text for captions in self.captions for text in captions]).cpu().float()
+        image_of = torch.tensor([row for row, captions in enumerate(self.captions) for _ in captions])
+        scores = texts @ images.T
+        by_text = _hits(scores, lambda row, ranked: image_of[row, None] == ranked)
+        by_image = _hits(scores.T, lambda row, ranked: image_of[ranked] == row[:, None])
+        found: Metrics = {}
+        for place, k in enumerate(KS):
+            found[f"image_retrieval_recall@{k}"] = float(by_text[:, place].mean())
+            found[f"text_retrieval_recall@{k}"] = float(by_image[:, place].mean())
+        for k in (1, 5) if self.main == "mean_recall@5" else (1,):
+            sides = (found[f"text_retrieval_recall@{k}"], found[f"image_retrieval_recall@{k}"])
+            found[f"mean_recall@{k}"] = 0.5 * sum(side or 0.0 for side in sides)
+        return Outcome(found, {"image_found": by_text, "text_found": by_image, "image_of_text": image_of.numpy()})
+
+
+def _hits(scores: torch.Tensor, partner: Any) -> npt.NDArray[np.bool_]:
+    """For each query (row) and each k of KS whether a partner is among the first k. Ties fall as in the reference's topk."""
+    import torch
+
+    found: list[torch.Tensor] = []
+    for start in range(0, len(scores), QUERIES):
+        rows = torch.arange(start, min(start + QUERIES, len(scores)))
+        some = scores[start : start + QUERIES]
+        best = [torch.topk(some, min(k, some.shape[1]), dim=1)[1] for k in KS]
+        found.append(torch.stack([partner(rows, ranked).any(dim=1) for ranked in best], dim=1))
+    return torch.cat(found).numpy()

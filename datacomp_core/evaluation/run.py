@@ -1,0 +1,206 @@
+"""The one loop over all tasks: batches of every set through shared decoders, the model, and each task's protocol.
+
+A finished task is kept with what it was made of; a rerun in the same folder takes it only if all of that is equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from datacomp_core.errors import DatacompError, DataError
+from datacomp_core.evaluation.catalog import EvalTask
+from datacomp_core.evaluation.datasets import Batch, EvalSet, Samples, open_set, read
+from datacomp_core.evaluation.model import EvalModel
+from datacomp_core.evaluation.protocol import EvalProtocol, Outcome
+from datacomp_core.evaluation.protocols import PROTOCOLS
+from datacomp_core.evaluation.report import TaskResult
+from datacomp_core.parallel import process_map
+from datacomp_core.progress import Progress
+from datacomp_core.store.folder import Folder
+
+log = logging.getLogger(__name__)
+
+Expected = Literal["catalog", "any"]
+TASKS, PREDICTIONS = "tasks", "predictions"
+SAMPLES_A_WORKER = 2000  # fewer are decoded sooner in this process than a new one is started
+
+
+class Identity(BaseModel):
+    """What a kept result was made with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str
+    weights: str
+    precision: str
+    batch_size: int
+
+
+class Kept(BaseModel):
+    """`tasks/<task>.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    identity: Identity
+    expected: Expected
+    sizes: dict[str, int]
+    result: TaskResult
+
+
+@dataclass
+class _Open:
+    """A task at work. Batches may come in any order and are handed on in theirs."""
+
+    task: EvalTask
+    data: EvalSet
+    protocol: EvalProtocol
+    digest: Any
+    began: float
+    next: int = 0
+    seen: int = 0
+    early: dict[int, Samples] = field(default_factory=dict[int, Samples])
+
+
+class _Run:
+    def __init__(self, sets: Folder, model: EvalModel, identity: Identity, expected: Expected, out: Folder, progress: Progress):
+        self.sets, self.model, self.identity, self.out, self.progress = sets, model, identity, out, progress
+        self.expected: Expected = expected
+        self.open: dict[str, _Open] = {}
+        self.results: dict[str, TaskResult] = {}
+
+    def batches(self, tasks: Sequence[EvalTask]) -> Iterator[Batch]:
+        """Open each set when its turn comes; stop reading a set that has failed."""
+        for task in tasks:
+            began = time.monotonic()
+            try:
+                opened = self._opened(task, began)
+            except DatacompError as problem:
+                self._fail(task, str(problem), began)
+                continue
+            self.open[task.key] = opened
+            size, members = self.identity.batch_size, opened.protocol.members
+            for batch in opened.data.batches(task.key, size, members, self.model.clip.pixels):
+                if task.key not in self.open:
+                    break
+                yield batch
+
+    def _opened(self, task: EvalTask, began: float) -> _Open:
+        protocol = PROTOCOLS[task.protocol]
+        data = open_set(self.sets / task.folder, classes=protocol.has_classes)
+        if self.expected == "catalog":
+            for what, wanted, found in (
+                ("samples", task.size, data.num_samples),
+                ("classes", task.classes, len(data.classnames)),
+            ):
+                if wanted is not None and wanted != found:
+                    raise DataError(f"{data.folder} has {found} {what} and the task has {wanted}; download the set again.")
+        names = "\n".join((*data.classnames, "", *data.templates)).encode()
+        return _Open(task, data, protocol(task, data, self.model), hashlib.sha256(names), began)
+
+    def take(self, batch: Batch, samples: Samples) -> None:
+        """The samples of a batch, however late or early they come."""
+        opened = self.open.get(batch.task)
+        if opened is None:
+            return
+        opened.early[batch.number] = samples
+        while opened.next in opened.early:
+            samples = opened.early.pop(opened.next)
+            opened.next += 1
+            try:
+                if samples.fault:
+                    raise DataError(samples.fault)
+                opened.protocol.add(samples)
+            except DatacompError as problem:
+                self._fail(opened.task, str(problem), opened.began)
+                return
+            opened.digest.update(samples.digest)
+            opened.seen += len(samples.keys)
+            self.progress.advance(len(samples.keys))
+        if opened.seen == opened.data.num_samples:
+            del self.open[batch.task]
+            try:
+                self._finish(opened)
+            except DatacompError as problem:
+                self._fail(opened.task, str(problem), opened.began)
+
+    def _fail(self, task: EvalTask, why: str, began: float) -> None:
+        log.warning("%s failed: %s", task.key, why)
+        self.open.pop(task.key, None)
+        self.progress.advance(0, tasks_failed=1)
+        self.results[task.key] = _result(task, error=why, seconds=_since(began))
+
+    def _finish(self, opened: _Open) -> None:
+        task = opened.task
+        outcome: Outcome = opened.protocol.finish()
+        value = outcome.metrics.get(task.metric) if task.metric else None
+        if task.metric and value is None:
+            raise DataError(f"{opened.data.folder} gives no {task.metric}")
+        result = _result(
+            task,
+            value=value,
+            metrics=outcome.metrics,
+            count=opened.seen,
+            seconds=_since(opened.began),
+            data=opened.digest.hexdigest(),
+        )
+        with self.out.writing(f"{PREDICTIONS}/{slug(task)}.npz") as path, path.open("wb") as file:
+            np.savez_compressed(file, **outcome.predictions)  # pyright: ignore[reportArgumentType]
+        sizes = (self.sets / task.folder).files()
+        kept = Kept(identity=self.identity, expected=self.expected, sizes=sizes, result=result)
+        self.out.write(f"{TASKS}/{slug(task)}.json", kept.model_dump_json(indent=1).encode())
+        self.results[task.key] = result
+        self.progress.advance(0, tasks_done=1)
+
+    def kept(self, task: EvalTask) -> TaskResult | None:
+        """The result of an earlier try in this folder, if it is of the same model, data and versions."""
+        try:
+            found = Kept.model_validate_json(self.out.read(f"{TASKS}/{slug(task)}.json"))
+        except (DataError, ValidationError):
+            return None
+        same = found.identity == self.identity and found.expected == self.expected
+        if not same or found.result.protocol_version != PROTOCOLS[task.protocol].version:
+            return None
+        return found.result if found.sizes == (self.sets / task.folder).files() else None
+
+
+def run(
+    tasks: Sequence[EvalTask],
+    sets: Folder,
+    model: EvalModel,
+    identity: Identity,
+    *,
+    expected: Expected,
+    out: Folder,
+    workers: int,
+    progress: Progress,
+) -> list[TaskResult]:
+    """The results of all tasks, in order; a failed one has its `error`."""
+    work = _Run(sets, model, identity, expected, out, progress)
+    progress.start(sum(task.size or 0 for task in tasks), "images")
+    work.results = {task.key: found for task in tasks if (found := work.kept(task))}
+    left = [task for task in tasks if task.key not in work.results]
+    num_samples = sum(task.size or SAMPLES_A_WORKER // 4 for task in left)
+    for batch, samples in process_map(read, work.batches(left), workers=min(workers, num_samples // SAMPLES_A_WORKER)):
+        work.take(batch, samples)
+    return [work.results[task.key] for task in tasks]
+
+
+def slug(task: EvalTask) -> str:
+    """A task's key as a file name."""
+    return task.key.replace("/", "-")
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 3)
+
+
+def _result(task: EvalTask, **found: object) -> TaskResult:
+    version = PROTOCOLS[task.protocol].version
+    base = {"key": task.key, "name": task.name, "protocol": task.protocol, "protocol_version": version}
+    return TaskResult.model_validate({**base, "main_metric": task.metric, **found})
