@@ -6,7 +6,7 @@ The pictures, scores, losses and results are drawn from seeded generators; the f
 from __future__ import annotations
 
 import io
-import tarfile
+import json
 from typing import Any
 
 import numpy as np
@@ -98,29 +98,19 @@ def world_pool(spec: WorldPoolSpec, *, out: Folder) -> Pool:
 
 @step("shards", version=1)
 def world_images(spec: WorldSpec, pool: Pool, *, out: Folder) -> ShardSet:
-    statuses = ["success"] * (NUM - 4) + ["failed_to_download"] * 3 + ["failed_to_resize"]
-    write_shard(out, "00000000", [i for i in range(NUM) if statuses[i] == "success"])
-    with out.writing("ledger/00000000.parquet") as path:
-        pl.DataFrame({"uid": [row_uid(i) for i in range(NUM)], "status": statuses}).write_parquet(path)
-    counts = {"success": NUM - 4, "failed_to_download": 3, "failed_to_resize": 1}
+    write_shard(out, "00000000", list(range(NUM - 4)))
+    counts = {"candidates": NUM, "arrived": NUM - 4, "http_4xx": 3, "not_an_image": 1, "hash_mismatches": 0}
     return ShardSet(num_samples=NUM - 4, num_unique=NUM - 4, num_shards=1, content="ab" * 32, counts=counts)
 
 
 def write_shard(out: Folder, name: str, numbers: list[int]) -> None:
-    data, index = io.BytesIO(), list[dict[str, Any]]()
-    with tarfile.open(fileobj=data, mode="w") as tar:
-        for number in numbers:
-            start = data.tell()
-            for extension, content in (("png", picture(number)), ("txt", caption(number).encode())):
-                member = tarfile.TarInfo(f"{number:09d}.{extension}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-            index.append(
-                {"uid": row_uid(number), "key": f"{number:09d}", "shard": name, "offset": start, "length": data.tell() - start}
-            )
+    data = io.BytesIO()
+    writer = shards.ShardWriter(data, name)
+    for number in numbers:
+        writer.add(row_uid(number), f"{number:09d}", {"png": picture(number), "txt": caption(number).encode()})
+    index = writer.finish()
     out.write(f"{name}.tar", data.getvalue())
-    with out.writing(f"{shards.INDEX}/{name}.parquet") as path:
-        pl.DataFrame(index, schema_overrides=shards.INDEX_SCHEMA).write_parquet(path)
+    shards.write_index(out, name, index)
 
 
 @step("embeddings", version=1)
@@ -146,7 +136,24 @@ def is_kept(recipe: str, number: int) -> bool:
 def world_subset(spec: WorldSubsetSpec, pool: Pool, embeddings: Embeddings, *, out: Folder) -> Subset:
     kept = [i for i in range(NUM) if is_kept(spec.recipe, i)]
     out.write("subset.npy", uid.subset_bytes(uid.pack(pl.Series([row_uid(i) for i in kept]))))
+    explain(out, spec.recipe, kept)
     return Subset(recipe=spec.recipe, num_samples=len(kept), num_unique=len(kept), counts={"kept": len(kept)})
+
+
+def explain(out: Folder, recipe: str, kept: list[int]) -> None:
+    """The files beside a subset from which a page shows what was chosen."""
+    dropped = [i for i in range(NUM) if i not in kept]
+    reasons = ["low_score" if i % 2 else "too_small" for i in dropped]
+    out.write_json("explain.json", {"dropped": {name: reasons.count(name) for name in ("low_score", "too_small")}})
+    if recipe in ("clip_score", "intersect"):
+        counts, edges = np.histogram([score_of(i) for i in range(NUM)], bins=40)
+        out.write_json("histogram.json", {"column": "clip", "edges": edges.tolist(), "counts": counts.tolist(), "cut": CUT})
+    for name, numbers, why in (("kept", kept, [""] * len(kept)), ("dropped", dropped, reasons)):
+        with out.writing(f"{name}.parquet") as path:
+            pl.DataFrame(
+                {"uid": [row_uid(i) for i in numbers], "text": [caption(i) for i in numbers], "reason": why},
+                schema={"uid": pl.String, "text": pl.String, "reason": pl.String},
+            ).write_parquet(path)
 
 
 @step("shards", version=1)
@@ -158,6 +165,10 @@ def world_reshard(spec: WorldSpec, subset: Subset, shards: ShardSet, *, out: Fol
 @step("checkpoints", version=1)
 def world_train(spec: WorldTrainSpec, shards: tuple[ShardSet, ...], *, out: Folder, device: str = "") -> Checkpoint:
     out.write("checkpoint.pt", b"weights")
+    noise = np.random.default_rng(spec.seed)
+    losses = [4.85 - 0.008 * step + float(noise.normal(0, 0.03)) for step in range(0, 160, 2)]
+    lines = [json.dumps({"step": 2 * place, "loss": loss}) for place, loss in enumerate(losses)]
+    out.write("history.jsonl", ("\n".join(lines) + "\n").encode())
     return Checkpoint(model=spec.recipe.model, seed=spec.seed, samples_seen=spec.recipe.train_num_samples, steps=160)
 
 

@@ -1,0 +1,124 @@
+"""The page's plots: the ranking with its noise, the score histogram with its cut, and the learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from datacomp_core.leaderboard import theme
+from datacomp_core.leaderboard.rows import Row
+
+WIDTH = 6.2
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """`counts[i]` pairs have a score in `edges[i]..edges[i + 1]`; what lies at `cut` or above was kept."""
+
+    column: str
+    edges: list[float]
+    counts: list[float]
+    cut: float | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss of one training run by step."""
+
+    method: str
+    seed: int
+    steps: list[int] = field(default_factory=list[int])
+    losses: list[float] = field(default_factory=list[float])
+
+
+@contextmanager
+def _drawing(height: float) -> Generator[tuple[Any, Any]]:
+    """A figure and its axes; everything drawn inside the block has the page's style."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(theme.STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        axes: Any = figure.add_subplot()
+        axes.tick_params(length=0)
+        yield figure, axes
+
+
+def ranking(rows: Sequence[Row], colors: Mapping[str, int], baseline: Row | None) -> str:
+    """One line a method, best on top: every seed as a dot, the mean as a bar's end, the unfiltered pool as a line."""
+    shown = [row for row in rows if row.average is not None][:14]
+    with _drawing(0.75 + 0.46 * len(shown)) as (figure, axes):
+        for place, row in enumerate(shown):
+            assert row.average is not None
+            color, mean = theme.series(colors[row.key]), 100 * row.average.mean
+            axes.plot([0, mean], [place, place], color=color, linewidth=9, alpha=0.28, solid_capstyle="butt")
+            axes.plot([mean, mean], [place - 0.3, place + 0.3], color=color, linewidth=3)
+            values = [100 * value for value in row.average.values]
+            if len(values) > 1:
+                axes.scatter(values, [place] * len(values), s=22, color=color, edgecolors=theme.SURFACE, linewidths=0.8, zorder=3)
+            axes.text(max([mean, *values]) + 0.012 * _top(shown), place, f"  {mean:.1f}", va="center", weight="bold", size=11)
+        if baseline is not None and baseline.average is not None:
+            axes.axvline(100 * baseline.average.mean, color=theme.MUTED, linewidth=1, linestyle=(0, (3, 3)))
+        axes.set_yticks(range(len(shown)), [row.method for row in shown], color=theme.INK)
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.set_xlim(0, 1.14 * _top(shown))
+        axes.set_xlabel("Average over all tasks, %")
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+        spoken = "; ".join(f"{row.method} {100 * row.average.mean:.1f} %" for row in shown if row.average)
+        return theme.to_svg(figure, "ranking", f"Average score by method: {spoken}")
+
+
+def _top(rows: Sequence[Row]) -> float:
+    return max([100 * value for row in rows if row.average for value in (row.average.mean, *row.average.values)], default=1.0)
+
+
+def histogram(data: Histogram, key: str) -> str:
+    """Scores of the pool, what is kept in colour, the cut as a line with its value."""
+    with _drawing(2.5) as (figure, axes):
+        widths = [high - low for low, high in zip(data.edges[:-1], data.edges[1:], strict=True)]
+        kept = [data.cut is None or low + width / 2 >= data.cut for low, width in zip(data.edges, widths, strict=False)]
+        colors = [theme.series(1) if keep else theme.series(0) for keep in kept]
+        axes.bar(
+            data.edges[:-1], data.counts, widths, align="edge", color=colors, alpha=0.85, edgecolor=theme.SURFACE, linewidth=0.4
+        )
+        if data.cut is not None:
+            axes.axvline(data.cut, color=theme.INK, linewidth=1.2)
+            axes.text(data.cut, max(data.counts) * 1.02, f" cut {data.cut:.3f}, kept from here on", va="bottom", size=10)
+        axes.set_xlabel(data.column)
+        axes.set_ylabel("pairs")
+        axes.margins(x=0.01, y=0.16)
+        axes.grid(axis="y")
+        cut = "" if data.cut is None else f", cut at {data.cut:.3f}"
+        return theme.to_svg(figure, key, f"Histogram of {data.column}{cut}")
+
+
+def curves(runs: Sequence[Curve], colors: Mapping[str, int]) -> str:
+    """Loss by optimizer step: one thin line a seed, one colour a method, its name at the end of the line."""
+    with _drawing(3.1) as (figure, axes):
+        ends: dict[str, tuple[float, float]] = {}
+        for run in runs:
+            if not run.steps:
+                continue
+            axes.plot(run.steps, run.losses, color=theme.series(colors[run.method]), linewidth=1.5, alpha=0.85)
+            ends.setdefault(run.method, (run.steps[-1], run.losses[-1]))
+        for method, (step, height) in _apart(ends, axes).items():
+            axes.text(step, height, f"  {method}", color=theme.series(colors[method]), va="center", size=10)
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel("contrastive loss")
+        right = max((step for step, _ in ends.values()), default=1)
+        axes.set_xlim(0, right * 1.3)
+        axes.grid(axis="y")
+        return theme.to_svg(figure, "curves", f"Training loss by step for {', '.join(ends)}")
+
+
+def _apart(ends: dict[str, tuple[float, float]], axes: Any) -> dict[str, tuple[float, float]]:
+    """The ends of the curves with room for a line of text between their heights."""
+    low, high = axes.get_ylim()
+    gap, placed, last = (high - low) * 0.065, dict[str, tuple[float, float]](), None
+    for method, (step, height) in sorted(ends.items(), key=lambda item: item[1][1]):
+        last = height if last is None else max(height, last + gap)
+        placed[method] = (step, last)
+    return placed

@@ -1,0 +1,142 @@
+"""The board as one static page: a single file without network, readable in light and dark, on a desk and on a phone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datacomp_core.leaderboard import figures, findings, gather
+from datacomp_core.leaderboard.board import entries, make_board
+from datacomp_core.leaderboard.entry import Entry
+from datacomp_core.leaderboard.rows import Board, Row
+from datacomp_core.leaderboard.theme import NUM_SERIES
+from datacomp_core.store import Store
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).with_name("templates")
+PAGE = "index.html"
+
+
+def write_page(store: Store, out_dir: Path, scale: str) -> Path:
+    """Write the page of a scale to `<out_dir>/index.html` (at once, over an older one) and return its path."""
+    text = page(store, scale)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    temporary = out_dir / f".{PAGE}.tmp"
+    temporary.write_text(text, encoding="utf-8")
+    return temporary.replace(out_dir / PAGE)
+
+
+def page(store: Store, scale: str) -> str:
+    """The page's HTML. The same store gives the same page, but for the line that says when it was made."""
+    found = dict(entries(store, scale))
+    board = make_board(scale, found.items())
+    colors = _colors(board)
+    losses = [curve for curve in gather.curves(store, board, found) if curve.steps]
+    chosen = gather.selections(store, board, found)
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            board=board,
+            finding=findings.finding(board),
+            not_helping=findings.not_helping(board),
+            best=findings.best(board),
+            plain=findings.baseline(board),
+            outcome=findings.task_outcome,
+            largest=findings.largest_change(board),
+            colors=colors,
+            groups=[column for column in board.columns if column.level == "group"],
+            tasks=[column for column in board.columns if column.level == "task"],
+            ranking=figures.ranking(board.runs(), colors, findings.baseline(board)) if board.runs() else "",
+            curves=figures.curves(*_named(losses, board, colors)) if losses else "",
+            selections=chosen,
+            histograms={
+                made.key: figures.histogram(made.histogram, f"hist{number}")
+                for number, made in enumerate(chosen)
+                if made.histogram is not None
+            },
+            download=gather.download(store, found),
+            provenance=_provenance(board, found),
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        )
+    )
+
+
+def _colors(board: Board) -> dict[str, int]:
+    """A colour a method: grey for the unfiltered pool, the accent for the best, the others in order."""
+    plain = findings.baseline(board)
+    colors, number = dict[str, int](), 1
+    for row in board.runs():
+        if plain is not None and row.key == plain.key:
+            colors[row.key] = 0
+        else:
+            colors[row.key], number = number, number % (NUM_SERIES - 1) + 1
+    return colors
+
+
+def _named(losses: list[gather.Curve], board: Board, colors: dict[str, int]) -> tuple[list[gather.Curve], dict[str, int]]:
+    """Curves and colours by the method's name in place of its key."""
+    names = {row.key: row.method for row in board.runs()}
+    renamed = [gather.Curve(names[c.method], c.seed, c.steps, c.losses) for c in losses]
+    return renamed, {names[key]: color for key, color in colors.items()}
+
+
+def _provenance(board: Board, found: dict[str, Entry]) -> list[tuple[Row, list[tuple[str, Entry]]]]:
+    return [(row, [(address, found[address]) for address in row.entries]) for row in board.rows if row.kind == "run"]
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Any] = {
+        "percent": findings.percent,
+        "points": findings.points,
+        "span": findings.span,
+        "duration": duration,
+        "amount": amount,
+        "volume": volume,
+    }
+    environment.filters.update(filters)
+    return environment
+
+
+def duration(seconds: float | None) -> str:
+    """45 s, 12 min, 3.4 h, 12 d."""
+    if seconds is None:
+        return "–"
+    for size, unit in ((172800, "d"), (5400, "h"), (90, "min")):
+        if seconds >= size:
+            value = seconds / {"d": 86400, "h": 3600, "min": 60}[unit]
+            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def amount(value: float | None) -> str:
+    """8,412 as it stands; from 100,000 on 3.8M, 1.28B."""
+    if value is None:
+        return "–"
+    for size, unit in ((1e9, "B"), (1e6, "M")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:,.0f}"
+
+
+def volume(num_bytes: float | None) -> str:
+    if num_bytes is None:
+        return "–"
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes:.0f} B"

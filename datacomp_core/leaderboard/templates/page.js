@@ -1,0 +1,69 @@
+"use strict";
+// Sorting, filtering and tabs; without this script every table is still there, in the board's order.
+for (const table of document.querySelectorAll("table[data-sortable]")) {
+  const body = table.tBodies[0];
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    const button = head.querySelector("button");
+    if (!button) return;
+    button.addEventListener("click", () => {
+      const first = head.dataset.first || "descending";
+      const other = first === "descending" ? "ascending" : "descending";
+      const order = head.getAttribute("aria-sort") === first ? other : first;
+      heads.forEach((cell) => cell.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", order);
+      const sign = order === "ascending" ? 1 : -1;
+      const value = (row) => row.cells[column].dataset.v ?? row.cells[column].textContent.trim();
+      const rows = [...body.rows].sort((a, b) => {
+        const x = value(a), y = value(b);
+        if (x === "" || y === "") return (x === "") - (y === "");  // what is missing stays last
+        const numbers = [Number(x), Number(y)];
+        return sign * (numbers.some(Number.isNaN) ? x.localeCompare(y) : numbers[0] - numbers[1]);
+      });
+      body.append(...rows);
+    });
+  });
+}
+
+const search = document.getElementById("filter");
+if (search) {
+  const rows = [...document.querySelectorAll("#board tbody tr")];
+  const papers = document.getElementById("papers");
+  const shown = document.getElementById("shown");
+  const apply = () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let count = 0;
+    for (const row of rows) {
+      const text = row.dataset.text;
+      row.hidden = !words.every((word) => text.includes(word)) || (row.dataset.kind === "reference" && papers && !papers.checked);
+      count += !row.hidden;
+    }
+    shown.textContent = `${count} of ${rows.length} rows`;
+  };
+  search.addEventListener("input", apply);
+  papers?.addEventListener("change", apply);
+  apply();
+}
+
+for (const list of document.querySelectorAll("[role=tablist]")) {
+  const tabs = [...list.querySelectorAll("[role=tab]")];
+  const select = (tab) => {
+    for (const other of tabs) {
+      const is = other === tab;
+      other.setAttribute("aria-selected", is);
+      other.tabIndex = is ? 0 : -1;
+      document.getElementById(other.getAttribute("aria-controls")).hidden = !is;
+    }
+  };
+  select(tabs[0]);
+  tabs.forEach((tab, place) => {
+    tab.addEventListener("click", () => select(tab));
+    tab.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = tabs[(place + step + tabs.length) % tabs.length];
+      select(next);
+      next.focus();
+    });
+  });
+}

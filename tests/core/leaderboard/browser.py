@@ -1,0 +1,117 @@
+"""A headless Chromium spoken to over its DevTools protocol: enough to open a page, act on it and hear its complaints."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import time
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from websockets.sync.client import ClientConnection, connect
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+)
+
+
+class Page:
+    """One tab. `complaints` gathers console errors, exceptions and log errors; `requests` every url it asked for."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket, self.numbers = socket, itertools.count(1)
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.loaded = False
+        for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> Any:
+        number = next(self.numbers)
+        self.socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self.socket.recv(timeout=60))
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+            self._hear(message)
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        name, given = event.get("method", ""), event.get("params", {})
+        if name == "Runtime.exceptionThrown" or (name == "Runtime.consoleAPICalled" and given["type"] in ("error", "warning")):
+            self.complaints.append(json.dumps(given))
+        elif name == "Log.entryAdded" and given["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(given["entry"]["text"])
+        elif name == "Network.requestWillBeSent":
+            self.requests.append(given["request"]["url"])
+        elif name == "Page.loadEventFired":
+            self.loaded = True
+
+    def open(self, path: Path) -> None:
+        self.loaded = False
+        self.call("Page.navigate", url=path.as_uri())
+        for _ in range(600):
+            self.do("1")
+            if self.loaded:
+                return
+            time.sleep(0.05)
+        raise AssertionError("the page did not load")
+
+    def do(self, script: str) -> Any:
+        """The value of a JavaScript expression in the page."""
+        result = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
+
+    def nameless(self) -> list[str]:
+        """Roles of what a person can use or see but a screen reader could not name."""
+        nodes = self.call("Accessibility.getFullAXTree")["nodes"]
+        roles = {"button", "link", "img", "image", "textbox", "searchbox", "checkbox", "tab", "table", "region", "navigation"}
+        return [
+            node["role"]["value"]
+            for node in nodes
+            if not node.get("ignored") and node["role"]["value"] in roles and not node.get("name", {}).get("value", "").strip()
+        ]
+
+
+@contextmanager
+def chromium(program: str, home: Path) -> Generator[Page]:
+    """A browser with a fresh profile in `home`, ended with the block."""
+    process = subprocess.Popen(
+        [program, *FLAGS, f"--user-data-dir={home}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        port = _port(process, home / "DevToolsActivePort")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:{port}/json/list", timeout=20) as answer:
+            url = next(target["webSocketDebuggerUrl"] for target in json.load(answer) if target["type"] == "page")
+        with connect(url, max_size=None, proxy=None) as socket:
+            yield Page(socket)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _port(process: subprocess.Popen[bytes], file: Path) -> int:
+    for _ in range(600):
+        assert process.poll() is None, f"the browser ended with status {process.returncode}"
+        if file.exists() and (lines := file.read_text().splitlines()):
+            return int(lines[0])
+        time.sleep(0.1)
+    raise AssertionError("the browser did not say where it listens within a minute")

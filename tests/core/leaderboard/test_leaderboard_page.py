@@ -1,0 +1,159 @@
+"""The page: what stands in it, and how it behaves in a real browser."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import board_world as world
+import browser
+import pytest
+
+from datacomp_core.leaderboard.page import page, write_page
+from datacomp_core.store import Store
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store.open(str(tmp_path_factory.mktemp("swept")))
+    world.sweep(store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def written(swept: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_page(swept, tmp_path_factory.mktemp("site"), "tiny")
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with browser.chromium(CHROMIUM, tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+class Outline(HTMLParser):
+    """Every attribute value and all text of a document."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("href", "src", "xlink:href"):
+                self.links.append(value or "")
+
+
+def test_one_file_that_refers_to_nothing_outside(written: Path) -> None:
+    outline = Outline()
+    outline.feed(written.read_text("utf-8"))
+    assert [path.name for path in written.parent.iterdir()] == ["index.html"]
+    assert {link.partition(":")[0] for link in outline.links if not link.startswith("#")} <= {"data"}
+    assert {link[1:] for link in outline.links if link.startswith("#")} <= set(outline.ids)
+    assert len(outline.ids) == len(set(outline.ids))
+    assert outline.tags.count("img") >= 40
+
+
+def test_the_headline_is_the_verdict(written: Path) -> None:
+    text = written.read_text("utf-8")
+    assert "beats the unfiltered pool" in text
+    assert "random cannot be told from no filter" in text
+    assert "made no clear difference on Digits" in text
+
+
+def test_captions_are_text_and_never_markup(written: Path) -> None:
+    text = written.read_text("utf-8")
+    assert "<b>free shipping" not in text
+    assert "&lt;b&gt;free shipping&lt;/b&gt; &amp; more" in text
+
+
+def test_a_store_without_the_optional_files_has_a_page_that_says_so(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    made = world.run(store, "clip_score", world.results(0.1, 0))
+    record = store.record(made.address)
+    assert record is not None
+    for name in ("subset", "checkpoint", "shards"):
+        upstream = store.record(record.inputs[name][0]["address"])
+        assert upstream is not None
+        folder = store.root / str(upstream.artifact["data"])
+        for file in ("explain.json", "histogram.json", "kept.parquet", "dropped.parquet", "history.jsonl"):
+            folder.remove(file)
+    text = page(store, "tiny")
+    assert "explain.json was not written" in text
+    assert "No checkpoint has a history" in text
+    assert "the noise of training is unknown" in text
+
+
+def test_an_empty_store_has_a_page(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    assert "No result yet at scale tiny" in page(store, "tiny")
+    assert "Image-based ∩ CLIP score" in page(store, "medium")
+
+
+def test_the_page_in_a_browser(tab: browser.Page, written: Path) -> None:
+    tab.open(written)
+    assert tab.complaints == []
+    assert [url for url in tab.requests if not url.startswith(("file:", "data:"))] == []
+    assert tab.nameless() == []
+
+    methods = "[...document.querySelectorAll('#board tbody tr:not([hidden]) th')].map(cell => cell.dataset.v)"
+    heads = "[...document.querySelectorAll('#board thead button')]"
+    by_average = tab.do(methods)
+    assert set(by_average) == set(world.CENTERS)
+    tab.do(f"{heads}[1].click()")
+    assert tab.do(methods) == sorted(world.CENTERS)
+    assert tab.do("document.querySelector('#board [aria-sort]').textContent.trim()") == "Method"
+    tab.do(f"{heads}[1].click()")
+    assert tab.do(methods) == sorted(world.CENTERS, reverse=True)
+    tab.do(f"{heads}[2].click()")
+    assert tab.do(methods) == by_average
+
+    tab.do("const f = document.getElementById('filter'); f.value = 'CLIP'; f.dispatchEvent(new Event('input'))")
+    assert tab.do(methods) == ["clip_score"]
+    assert tab.do("document.getElementById('shown').textContent") == "1 of 4 rows"
+
+    shown = "[...document.querySelectorAll('[role=tabpanel]')].filter(panel => !panel.hidden).length"
+    assert tab.do(shown) == 1
+    tab.do("document.querySelectorAll('[role=tab]')[1].click()")
+    assert tab.do(shown) == 1
+    assert tab.do("document.querySelectorAll('[role=tab]')[1].getAttribute('aria-selected')") == "true"
+    assert tab.do("[...document.images].every(image => image.loading === 'lazy' || image.naturalWidth > 0)")
+    assert tab.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_light_and_dark(tab: browser.Page, written: Path, scheme: str) -> None:
+    """WCAG AA: at least 4.5 to 1 between text and page for the words that carry the message, drawings included."""
+    tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    tab.open(written)
+    script = """(() => {
+      const rgb = (text) => text.match(/[\\d.]+/g).slice(0, 3).map(Number);
+      const linear = (v) => (v <= 10 ? v / 3294.6 : ((v / 255 + .055) / 1.055) ** 2.4);
+      const light = (text) => { const [r, g, b] = rgb(text).map(linear); return .2126 * r + .7152 * g + .0722 * b; };
+      const page = light(getComputedStyle(document.body).backgroundColor);
+      const ratio = (text) => { const a = light(text); return (Math.max(a, page) + .05) / (Math.min(a, page) + .05); };
+      const words = [...document.querySelectorAll("h1, p, th, svg text")];
+      return words.map((e) => [e.tagName, ratio(getComputedStyle(e)[e.tagName === "text" ? "fill" : "color"])]);
+    })()"""
+    found = tab.do(script)
+    assert len(found) > 40
+    assert [word for word in found if word[1] < 4.4] == []
+    tab.call("Emulation.setEmulatedMedia", features=[])
+
+
+def test_a_phone_scrolls_down_only(tab: browser.Page, written: Path) -> None:
+    tab.call("Emulation.setDeviceMetricsOverride", width=375, height=800, deviceScaleFactor=2, mobile=True)
+    tab.open(written)
+    assert tab.do("document.documentElement.scrollWidth") <= 375
+    tab.call("Emulation.clearDeviceMetricsOverride")
