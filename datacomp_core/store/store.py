@@ -73,15 +73,21 @@ class Store:
                 f"{home.at(RECORD)} is damaged ({problem.error_count()} faults): remove it to build again."
             ) from problem
 
+    def addresses(self, kind: str = "") -> Iterator[str]:
+        """Every address with a record (of one kind), `<kind>/<scale>/<name>`, in order; the files of the data are not listed."""
+        for there in [kind] if kind else self.root.folders():
+            for scale in (self.root / there).folders():
+                for name in (self.root / there / scale).folders():
+                    address = f"{there}/{scale}/{name}"
+                    if self.home(address).exists(RECORD):
+                        yield address
+
     def records(self, kind: str = "") -> Iterator[Record]:
         """All records (of one kind), in order of address."""
-        base = self.root / kind if kind else self.root
-        for name in base.files(RECORD):
-            if name == RECORD or name.endswith("/" + RECORD):
-                address = "/".join(part for part in (kind, name.removesuffix(RECORD).strip("/")) if part)
-                found = self.record(address)
-                if found is not None:
-                    yield found
+        for address in self.addresses(kind):
+            found = self.record(address)
+            if found is not None:
+                yield found
 
     def artifact(self, kind: type[A], record: Record) -> A:
         """The artifact a record describes. StoreError if this version of the code cannot read it."""
