@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from datacomp_core.errors import DataError
 
 DTYPE = np.dtype("u8,u8")
 Uids = npt.NDArray[np.void]
+CHECKED_AT_ONCE = 1 << 22
 
 
 def uid_of(url: str, text: str | None) -> str:
@@ -66,13 +68,24 @@ def subset_bytes(packed: Uids) -> bytes:
 
 def read_subset(data: bytes, where: str) -> Uids:
     """A subset file's uids. DataError if it is none, or not sorted."""
+    return _loaded(io.BytesIO(data), where)
+
+
+def open_subset(path: Path) -> Uids:
+    """A local subset file's uids, mapped and not read, so that one larger than memory can be used. DataError as above."""
+    return _loaded(path, str(path))
+
+
+def _loaded(source: io.BytesIO | Path, where: str) -> Uids:
     try:
-        packed = np.load(io.BytesIO(data), allow_pickle=False)
+        packed = np.load(source, mmap_mode="r" if isinstance(source, Path) else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as problem:
         raise DataError(f"{where} is not a subset file (npy of dtype u8,u8): {problem}") from problem
     if packed.dtype != DTYPE or packed.ndim != 1:
         raise DataError(f"{where} has dtype {packed.dtype} and {packed.ndim} dimensions; a subset file is one of dtype u8,u8.")
-    high, low = packed["f0"], packed["f1"]
-    if len(packed) > 1 and not np.all((high[:-1] < high[1:]) | ((high[:-1] == high[1:]) & (low[:-1] <= low[1:]))):
-        raise DataError(f"{where} is not sorted, and a subset file must be: write it again with `datacomp filter`.")
+    for begin in range(0, len(packed), CHECKED_AT_ONCE):
+        piece = packed[begin : begin + CHECKED_AT_ONCE + 1]
+        high, low = piece["f0"], piece["f1"]
+        if not np.all((high[:-1] < high[1:]) | ((high[:-1] == high[1:]) & (low[:-1] <= low[1:]))):
+            raise DataError(f"{where} is not sorted, and a subset file must be: write it again with `datacomp filter`.")
     return packed

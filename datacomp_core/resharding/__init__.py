@@ -1,0 +1,1 @@
+"""Subset x shards -> shards: only what was chosen, every sample accounted for. See `reshard`."""

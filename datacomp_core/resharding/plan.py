@@ -1,0 +1,129 @@
+"""The plan of a reshard: which byte range becomes which sample of which output shard. Reads indices, never images.
+
+A subset is sorted, so a chosen sample is a position in it, and a repeat is the next position: copy 0, 1, 2... Its place in
+the output is decided by a hash of seed, uid and copy alone, so neither workers nor the pool's sharding move it. Rows are
+bucketed by that hash on scratch disk: memory is bounded by the bucket and by one byte a chosen sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from datacomp_core.uid import Uids
+
+ROW = np.dtype([("f0", "u8"), ("f1", "u8"), ("copy", "u4"), ("shard", "u4"), ("offset", "i8"), ("length", "i8")])
+"""One sample to write: its uid, which copy of it, and where it lies (`shard` is a position in the list of shards)."""
+
+BUCKET_ROWS = 4_000_000
+MAX_BUCKETS = 512
+
+Rows = npt.NDArray[np.void]
+Positions = npt.NDArray[np.int64]
+
+
+def locate(subset: Uids, wanted: Uids) -> tuple[Positions, Positions]:
+    """For each of `wanted`, shape (n,): its first position in the sorted subset, and how often it stands there (0: not)."""
+    high = subset["f0"]
+    left = np.searchsorted(high, wanted["f0"], "left").astype(np.int64)
+    right = np.searchsorted(high, wanted["f0"], "right").astype(np.int64)
+    first = _bisect(subset["f1"], left, right, wanted["f1"], "left")
+    return first, _bisect(subset["f1"], first, right, wanted["f1"], "right") - first
+
+
+def _bisect(values: Any, low: Positions, high: Positions, wanted: Any, side: Literal["left", "right"]) -> Positions:
+    """Binary search in many sorted stretches of `values` at once."""
+    low, high = low.copy(), high.copy()
+    while (searching := low < high).any():
+        middle = (low + high) // 2
+        found = values[np.minimum(middle, len(values) - 1)]
+        after = searching & (found < wanted if side == "left" else found <= wanted)
+        low = np.where(after, middle + 1, low)
+        high = np.where(searching & ~after, middle, high)
+    return low
+
+
+def repeat(rows: Rows, count: Positions) -> Rows:
+    """Each row as often as it was chosen, with `copy` counted up."""
+    repeated = np.repeat(rows, count)
+    begins = np.cumsum(count) - count
+    repeated["copy"] = np.arange(len(repeated)) - np.repeat(begins, count)
+    return repeated
+
+
+def shuffle_keys(rows: Rows, seed: int) -> npt.NDArray[np.uint64]:
+    """The sort key of each row in a shuffle: 64 random bits by seed, uid and copy."""
+    state = _mix(rows["f0"] ^ _mix(np.full(len(rows), seed, np.uint64)))
+    return _mix(_mix(state ^ rows["f1"]) ^ rows["copy"].astype(np.uint64))
+
+
+def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """splitmix64's finalizer (Steele, Lea and Flood 2014)."""
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+class Buckets:
+    """Rows on scratch disk, by the leading part of their sort key."""
+
+    def __init__(self, folder: Path, num_rows: int, num_shards: int, seed: int, shuffle: Literal["global", "none"]) -> None:
+        self.folder, self.seed, self.shuffle = folder, seed, shuffle
+        self.number = max(1, min(MAX_BUCKETS, -(-num_rows // BUCKET_ROWS)))
+        self.num_shards = num_shards
+        self._open = ExitStack()
+        self._files = [self._open.enter_context((folder / f"{bucket}.rows").open("wb")) for bucket in range(self.number)]
+
+    def add(self, rows: Rows) -> None:
+        if self.number == 1:
+            rows.tofile(self._files[0])
+            return
+        bucket = self._bucket(rows)
+        for one in np.unique(bucket):
+            rows[bucket == one].tofile(self._files[one])
+
+    def _bucket(self, rows: Rows) -> npt.NDArray[np.uint64]:
+        if self.shuffle == "none":
+            return rows["shard"].astype(np.uint64) * np.uint64(self.number) // np.uint64(self.num_shards)
+        return (shuffle_keys(rows, self.seed) >> np.uint64(32)) * np.uint64(self.number) >> np.uint64(32)
+
+    def sorted(self) -> Iterator[Rows]:
+        """All rows in their final order, bucket by bucket; no two of them may be the same copy of one uid."""
+        self._open.close()
+        for bucket in range(self.number):
+            path = self.folder / f"{bucket}.rows"
+            rows = np.fromfile(path, ROW)
+            path.unlink()
+            yield rows[self._sorting(rows)]
+
+    def _sorting(self, rows: Rows) -> Positions:
+        if self.shuffle == "none":
+            return np.lexsort((rows["copy"], rows["offset"], rows["shard"]))
+        keys = shuffle_keys(rows, self.seed)
+        by_key = np.argsort(keys, kind="stable")
+        if np.any(keys[by_key][1:] == keys[by_key][:-1]):
+            return np.lexsort((rows["copy"], rows["f1"], rows["f0"], keys))
+        return by_key
+
+
+def cut(rows: Iterator[Rows], total: int, samples_per_shard: int) -> Iterator[Rows]:
+    """Cut `total` rows into as few shards as hold them, equal in size to within one."""
+    number = -(-total // samples_per_shard)
+    shard, held = 0, np.empty(0, ROW)
+    for some in rows:
+        held, begin = np.concatenate((held, some)), 0
+        while shard < number:
+            size = total * (shard + 1) // number - total * shard // number
+            if len(held) - begin < size:
+                break
+            yield held[begin : begin + size]
+            shard, begin = shard + 1, begin + size
+        held = held[begin:]
+    assert shard == number, f"{shard} of {number} shards were planned"
+    assert not len(held), f"{len(held)} rows of the plan are left over"

@@ -1,0 +1,146 @@
+"""One input shard against the subset: which of its samples were chosen, where they lie, and which were lost and why.
+
+Reads the shard's index (or walks its tar once, where there is none) and its ledger: ours, or the parquet that img2dataset
+leaves beside a shard.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from datacomp_core import uid
+from datacomp_core.errors import DataError
+from datacomp_core.resharding.plan import ROW, Positions, Rows, locate
+from datacomp_core.shards import INDEX, LEDGER, index_shard, read_index
+from datacomp_core.store.folder import Folder
+
+NEVER_DOWNLOADED, CORRUPT, SHARD_GONE, UNKNOWN = "never_downloaded", "corrupt", "shard_gone", "unknown"
+IS_UID = "^[0-9a-fA-F]{32}$"
+
+
+@dataclass(frozen=True)
+class InputShard:
+    """What lies in the folder for one shard; `size` is that of its tar, None if that is gone."""
+
+    number: int
+    name: str
+    size: int | None
+    has_index: bool
+    ledger: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Chosen samples (stretches of the subset) that this shard's records know and its tar does not have."""
+
+    reason: str
+    detail: str
+    first: Positions
+    count: Positions
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """Chosen samples of a shard, each uid once, with the stretch of the subset it fills."""
+
+    shard: InputShard
+    rows: Rows
+    first: Positions
+    count: Positions
+    lost: tuple[Lost, ...]
+    damage: str
+
+
+def input_shards(folder: Folder) -> list[InputShard]:
+    """The shards of a folder by name: those with a tar, and those that an index or a ledger says were there."""
+    files = folder.files()
+    top = {name for name in files if "/" not in name}
+    tars = {name.removesuffix(".tar") for name in top if name.endswith(".tar")}
+    indexed = {name[len(INDEX) + 1 : -len(".parquet")] for name in files if name.startswith(f"{INDEX}/")}
+    recorded = {name[len(LEDGER) + 1 : -len(".parquet")] for name in files if name.startswith(f"{LEDGER}/")}
+    if not tars:
+        raise DataError(f"{folder} has no shards: a folder of webdataset tars is wanted.")
+    found: list[InputShard] = []
+    for number, name in enumerate(sorted(tars | indexed | recorded)):
+        beside = f"{name}.parquet" if f"{name}.parquet" in top else ""
+        ledger = f"{LEDGER}/{name}.parquet" if name in recorded else beside
+        found.append(InputShard(number, name, files.get(f"{name}.tar"), name in indexed, ledger))
+    return found
+
+
+_subset: list[tuple[Folder, uid.Uids]] = []
+
+
+def set_up(folder: Folder, subset: Path) -> None:
+    """Prepare this process: the subset is mapped, so all processes share its pages."""
+    _subset[:] = [(folder, np.load(subset, mmap_mode="r", allow_pickle=False))]
+
+
+def scan_shard(shard: InputShard) -> Scanned:
+    folder, subset = _subset[0]
+    rows, damage = _rows(folder, shard)
+    packed, rows = _addressable(rows)
+    first, count = locate(subset, packed)
+    size = -1 if shard.size is None else shard.size
+    whole = (rows["offset"] + rows["length"] <= size).to_numpy()
+    chosen = count > 0
+    if (cut_off := int((~whole & chosen).sum())) and not damage:
+        damage = "it is gone" if shard.size is None else f"it ends before {cut_off} of the chosen samples in its index"
+    keep = chosen & whole
+    taken = np.zeros(int(keep.sum()), ROW)
+    taken["f0"], taken["f1"] = packed["f0"][keep], packed["f1"][keep]
+    taken["offset"], taken["length"] = rows["offset"].to_numpy()[keep], rows["length"].to_numpy()[keep]
+    taken["shard"] = shard.number
+    reason = SHARD_GONE if shard.size is None else CORRUPT
+    lost = [Lost(reason, damage, first[chosen & ~whole], count[chosen & ~whole])] if (chosen & ~whole).any() else []
+    lost += _lost(folder, shard, subset, set(first[chosen].tolist()), damage)
+    return Scanned(shard, taken, first[keep], count[keep], tuple(lost), damage)
+
+
+def _rows(folder: Folder, shard: InputShard) -> tuple[pl.DataFrame, str]:
+    if shard.has_index:
+        return read_index(folder, shard.name), ""
+    if shard.size is None:
+        return pl.DataFrame(schema={"uid": pl.String, "offset": pl.Int64, "length": pl.Int64}), "it is gone"
+    indexed = index_shard(folder, shard.name)
+    return indexed.rows, indexed.damage
+
+
+def _addressable(rows: pl.DataFrame) -> tuple[uid.Uids, pl.DataFrame]:
+    """Rows with a uid of 128 bits, the first of each."""
+    rows = rows.filter(pl.col("uid").str.contains(IS_UID)).unique("uid", keep="first", maintain_order=True)
+    return uid.pack(rows["uid"]), rows
+
+
+def _lost(folder: Folder, shard: InputShard, subset: uid.Uids, present: set[int], damage: str) -> Iterator[Lost]:
+    """What the ledger tells of chosen samples that the index does not have."""
+    if not shard.ledger:
+        return
+    ledger = _ledger(folder, shard.ledger).filter(pl.col("uid").str.contains(IS_UID))
+    first, count = locate(subset, uid.pack(ledger["uid"]))
+    ours = ledger.select("detail").with_columns(first=pl.Series(first), count=pl.Series(count)).filter(pl.col("count") > 0)
+    ours = ours.unique("first", keep="first", maintain_order=True).filter(~pl.col("first").is_in(list(present)))
+    for (detail,), some in ours.group_by("detail", maintain_order=True):
+        stretch = some["first"].to_numpy(), some["count"].to_numpy()
+        if detail is not None:
+            yield Lost(NEVER_DOWNLOADED, str(detail), *stretch)
+        else:
+            yield Lost(SHARD_GONE if shard.size is None else CORRUPT, damage or "its shard does not hold it", *stretch)
+
+
+def _ledger(folder: Folder, name: str) -> pl.DataFrame:
+    """uid and detail (null: it arrived) of each candidate, from our ledger or from img2dataset's parquet."""
+    try:
+        table = pl.read_parquet(io.BytesIO(folder.read(name)))
+        if "reason" in table.columns:
+            return table.select("uid", detail="reason")
+        arrived = pl.col("status") == "success"
+        return table.select("uid", detail=pl.when(~arrived.fill_null(value=False)).then(pl.col("status").fill_null("failed")))
+    except pl.exceptions.PolarsError as problem:
+        raise DataError(f"{folder.at(name)} is not a ledger (uid with reason or status): {problem}") from problem

@@ -1,0 +1,48 @@
+"""What a reshard is to be. All of it changes the bytes that come out, or whether anything does."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from datacomp_core.artifacts import Spec
+from datacomp_core.errors import unknown
+
+
+class ReshardSpec(Spec):
+    """How the chosen samples are ordered, cut into shards, and how many may be missing."""
+
+    samples_per_shard: int = Field(default=10_000, gt=0, description="At most so many; all shards are equal to within one.")
+    seed: int = Field(default=0, ge=0, description="Of the global shuffle.")
+    shuffle: Literal["global", "none"] = Field(
+        default="global",
+        description="global: every shard is a random draw from the whole subset; none: the order of the input shards.",
+    )
+    never_downloaded: Literal["count", "refuse"] = Field(
+        default="count",
+        description="What a chosen sample means whose image never arrived, by the download's ledger: a counted loss "
+        "(as in the reference), or one of those that `tolerated_missing` limits.",
+    )
+    tolerated_missing: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the subset that may be missing for other reasons (corrupt, shard_gone, unknown).",
+    )
+
+    def label(self) -> str:
+        return f"seed{self.seed}" if self.shuffle == "global" else "unshuffled"
+
+
+RESHARDS: dict[str, ReshardSpec] = {
+    "tiny": ReshardSpec(samples_per_shard=250),
+    **{name: ReshardSpec() for name in ("debug", "small", "medium", "large", "xlarge", "custom")},
+}
+
+
+def reshard_of(scale: str) -> ReshardSpec:
+    """The reshard of a scale. SpecError names the known ones."""
+    if scale not in RESHARDS:
+        raise unknown("scale", scale, RESHARDS)
+    return RESHARDS[scale]
