@@ -1,7 +1,7 @@
 """The board of one scale: a row per method, its seeds merged to mean and spread, with verdicts that know the noise.
 
-Rebuilt from the entries of a store at any time. Only rows of one suite and version are ranked against each other; a row
-that cannot be told from the one that leads its group shares its rank.
+Rebuilt from the entries of a store at any time. Only rows of one suite and version that break no rule are ranked against each
+other; a row that cannot be told from the one that leads its group shares its rank.
 """
 
 from __future__ import annotations
@@ -148,17 +148,14 @@ def _columns(several: list[Entry]) -> list[Column]:
     for entry in several:
         for group in entry.groups:
             key = f"group:{group}"
-            columns.setdefault(key, Column(key=key, title=group_title(group), level="group"))
+            columns.setdefault(key, Column(key=key, title=group, level="group"))
     for entry in several:
         for task in entry.tasks:
             key = f"task:{task.key}"
+            if not task.metric:  # reported, but without a main metric: FairFace and UTKFace
+                continue
             columns.setdefault(key, Column(key=key, title=task.name, level="task", metric=task.metric))
     return list(columns.values())
-
-
-def group_title(group: str) -> str:
-    known = {"imagenet": "ImageNet", "imagenet_shifts": "IN dist. shifts", "vtab": "VTAB"}
-    return known.get(group, group.replace("_", " ").capitalize())
 
 
 def _tasks(row: Row, columns: Sequence[Column]) -> dict[str, list[float]]:
@@ -168,7 +165,7 @@ def _tasks(row: Row, columns: Sequence[Column]) -> dict[str, list[float]]:
 def _judge(ranked: list[Row], columns: Sequence[Column], pooled: Spread | None) -> None:
     """Set each row's verdicts against the unfiltered pool and against the random subset nearest in size."""
     baselines = [row for row in ranked if row.recipe == BASELINE]
-    controls = [row for row in ranked if row.recipe.partition(":")[0].partition("(")[0] == CONTROL]
+    controls = [row for row in ranked if row.recipe.startswith(CONTROL)]
     for row in ranked:
         if baselines and row is not baselines[0]:
             row.baseline = _against(row, baselines[0], columns, pooled)
@@ -185,7 +182,7 @@ def _against(row: Row, other: Row, columns: Sequence[Column], pooled: Spread | N
 def _rank(ranked: list[Row], columns: Sequence[Column], pooled: Spread | None) -> None:
     """1, 1, 3, ...: a row tied with the leader of the group above it shares the leader's rank."""
     leader: Row | None = None
-    for position, row in enumerate(ranked, 1):
+    for position, row in enumerate((row for row in ranked if not row.breaches), 1):
         verdict = None if leader is None else _against(row, leader, columns, pooled)
         if leader is not None and verdict is not None and verdict.outcome == "tied":
             row.rank, row.tied, leader.tied = leader.rank, True, True
@@ -220,5 +217,5 @@ def _reference_columns(scale: str) -> list[Column]:
     found = references(scale)
     if not found:
         return []
-    groups = [Column(key=f"group:{g}", title=group_title(g), level="group") for g in found[0].scores]
+    groups = [Column(key=f"group:{g}", title=g, level="group") for g in found[0].scores]
     return [Column(key="average", title="Average", level="average"), *groups]

@@ -34,7 +34,7 @@ class EntrySpec(Spec):
 
 
 class Task(BaseModel):
-    """One evaluation task's main metric; `value` is None where it could not be computed."""
+    """One evaluation task's main metric; `value` is None where it could not be computed or the task has none."""
 
     model_config = ConfigDict(frozen=True)
     key: str
@@ -102,7 +102,7 @@ class Entry(BaseModel):
 
 def _name(spec: EntrySpec, report: Any, checkpoint: Any, subset: Any, shards: Any) -> str:
     seed = getattr(checkpoint, "seed", None)
-    return (spec.method or str(subset.recipe)) + (f"-s{seed}" if seed is not None else "")
+    return (spec.method or str(subset.recipe)) + (f"-seed{seed}" if seed is not None else "")
 
 
 @step("entries", version=1, name=_name)
@@ -158,9 +158,7 @@ def read(store: Store, artifact: BoardEntry) -> Entry:
 
 
 def _task(task: Mapping[str, Any]) -> Task:
-    metric = task["main_metric"]
-    value = task["metrics"].get(metric) if metric else None
-    return Task(key=task["key"], name=task["name"], metric=metric or "", value=value)
+    return Task(key=task["key"], name=task["name"], metric=task["main_metric"] or "", value=task["value"])
 
 
 def _size(store: Store, chain: list[Link], subset: Subset, shards: ShardSet) -> Size:

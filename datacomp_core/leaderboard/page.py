@@ -18,16 +18,15 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = Path(__file__).with_name("templates")
-PAGE = "index.html"
 
 
 def write_page(store: Store, out_dir: Path, scale: str) -> Path:
-    """Write the page of a scale to `<out_dir>/index.html` (at once, over an older one) and return its path."""
+    """Write the page of a scale to `<out_dir>/<scale>.html` (at once, over an older one) and return its path."""
     text = page(store, scale)
     out_dir.mkdir(parents=True, exist_ok=True)
-    temporary = out_dir / f".{PAGE}.tmp"
+    temporary = out_dir / f".{scale}.html.tmp"
     temporary.write_text(text, encoding="utf-8")
-    return temporary.replace(out_dir / PAGE)
+    return temporary.replace(out_dir / f"{scale}.html")
 
 
 def page(store: Store, scale: str) -> str:

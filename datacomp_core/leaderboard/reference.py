@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 TABLE = Path(__file__).with_name("reference.csv")
 SOURCE = "Gadre et al. 2023, Table 3"
-GROUPS = ("imagenet", "imagenet_shifts", "vtab", "retrieval")
+GROUPS = {"imagenet": "ImageNet", "imagenet_shifts": "ImageNet dist. shifts", "vtab": "VTAB", "retrieval": "Retrieval"}
+"""Columns of the file, and the names of the same groups in our reports."""
 
 
 class Reference(BaseModel):
@@ -34,7 +35,7 @@ def references(scale: str) -> list[Reference]:
                 method=row["method"],
                 recipe=row["recipe"],
                 size=int(row["size"]),
-                scores={group: float(row[group]) for group in GROUPS},
+                scores={group: float(row[column]) for column, group in GROUPS.items()},
                 average=float(row["average"]),
                 note=row["note"],
             )

@@ -58,6 +58,11 @@ class Row(BaseModel):
     note: str = ""
 
     @property
+    def place(self) -> str:
+        """The rank as it is shown: `1`, `=3` where it is shared, empty without one."""
+        return "" if self.rank is None else f"={self.rank}" if self.tied else str(self.rank)
+
+    @property
     def average(self) -> Score | None:
         return self.scores.get("average")
 

@@ -15,6 +15,7 @@ from datacomp_core.store.fingerprint import canonical
 
 # open_clip rounds steps per epoch up to a multiple of the loader's workers: at most 1.4 % more samples at `small`.
 ROUNDING = 0.02
+CUSTOM = "custom"
 
 
 class Check(BaseModel):
@@ -64,6 +65,8 @@ def _recipe(chain: list[Link], checkpoint: Checkpoint) -> dict[str, object] | No
 def _training(chain: list[Link], checkpoint: Checkpoint) -> Check:
     rule = "training as the scale says"
     recipe = _recipe(chain, checkpoint)
+    if recipe is not None and recipe.get("name") == CUSTOM:
+        return Check(rule=rule, ok=False, reason="A recipe of one's own: it is shown, not ranked.")
     if recipe is None or recipe.get("name") not in SCALES:
         named = "no recipe" if recipe is None else f"the scale {recipe.get('name')!r}"
         return Check(rule=rule, ok=None, reason=f"The training's record names {named}: there is nothing to compare with.")

@@ -185,10 +185,10 @@ def world_report(
     known = [value for value in scores.values() if value is not None]
     average = sum(known) / len(known) if len(known) == len(scores) else None
     tasks = [
-        {"key": f"tiny/{name}", "name": name.capitalize(), "main_metric": "acc5", "metrics": {"acc5": value}}
+        {"key": f"tiny/{name}", "name": name.capitalize(), "main_metric": "acc5", "value": value, "metrics": {"acc5": value}}
         for name, value in scores.items()
     ]
-    out.write_json("report.json", {"tasks": tasks, "average": average, "groups": {}})
+    out.write_json("report.json", {"tasks": tasks, "average": average, "groups": {"Control": scores["digits"]}})
     return EvalReport(suite=spec.suite, suite_version=spec.version, num_tasks=len(tasks), average=average)
 
 

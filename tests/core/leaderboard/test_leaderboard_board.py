@@ -119,6 +119,7 @@ def test_other_settings_make_another_row(store: Store) -> None:
     world.run(store, "no_filter", world.results(0.05, 0), scale_row=changed)
     made = board(store, "tiny")
     assert len(made.rows) == 2
+    assert sorted(row.place for row in made.rows) == ["", "1"]
     breaches = [row.breaches for row in made.rows if row.breaches]
     assert len(breaches) == 1
     assert "learning_rate 0.5 in place of 0.002" in breaches[0][0]
@@ -149,7 +150,7 @@ def test_reference_rows_are_those_of_the_paper(store: Store) -> None:
     made = board(store, "xlarge")
     assert next(row.method for row in made.rows) == "Image-based ∩ CLIP score"
     assert {row.kind for row in made.rows} == {"reference"}
-    assert made.rows[0].scores["group:imagenet"].mean == 0.792
+    assert made.rows[0].scores["group:ImageNet"].mean == 0.792
     assert all(row.rank is None for row in made.rows)
 
 

@@ -58,7 +58,7 @@ class Outline(HTMLParser):
 def test_one_file_that_refers_to_nothing_outside(written: Path) -> None:
     outline = Outline()
     outline.feed(written.read_text("utf-8"))
-    assert [path.name for path in written.parent.iterdir()] == ["index.html"]
+    assert [path.name for path in written.parent.iterdir()] == ["tiny.html"]
     assert {link.partition(":")[0] for link in outline.links if not link.startswith("#")} <= {"data"}
     assert {link[1:] for link in outline.links if link.startswith("#")} <= set(outline.ids)
     assert len(outline.ids) == len(set(outline.ids))
