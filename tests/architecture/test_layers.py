@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+LINT = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
 PACKAGES = ("datacomp_core", "tasks", "flows", "deployments")
 
 
@@ -43,10 +44,10 @@ def test_a_breach_of_the_layers_would_be_seen(tmp_path: Path) -> None:
     (tmp_path / "high").mkdir()
     (tmp_path / "high" / "__init__.py").write_text("")
     (tmp_path / ".importlinter").write_text(
-        "[importlinter]\nroot_packages =\n    low\n    high\n[importlinter:contract:1]\nname = x\ntype = layers\nlayers =\n    high\n    low\n"
+        "[importlinter]\nroot_packages =\n    low\n    high\n"
+        "[importlinter:contract:1]\nname = x\ntype = layers\nlayers =\n    high\n    low\n"
     )
-    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    done = subprocess.run(LINT, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert done.returncode == 1, done.stdout
 
 

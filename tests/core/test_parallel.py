@@ -1,0 +1,106 @@
+"""Processes: results, errors, deaths, and no orphan when the parent is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from datacomp_core.errors import DatacompError, DataError
+from datacomp_core.parallel import process_map
+
+
+def square(value: int) -> int:
+    return value * value
+
+
+def fail_at_three(value: int) -> int:
+    if value == 3:
+        raise DataError("three is broken")
+    return value
+
+
+def die(value: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def bad_setup() -> None:
+    raise DataError("no model here")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_item_comes_back_once(workers: int) -> None:
+    assert sorted(process_map(square, range(20), workers=workers)) == [(i, i * i) for i in range(20)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_first_error_is_raised_as_it_is(workers: int) -> None:
+    with pytest.raises(DataError, match="three is broken"):
+        list(process_map(fail_at_three, range(6), workers=workers))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_setup_is_told_as_it_is(workers: int) -> None:
+    with pytest.raises(DataError, match="no model here"):
+        list(process_map(square, range(3), workers=workers, setup=bad_setup))
+
+
+def test_a_killed_worker_is_one_sentence() -> None:
+    with pytest.raises(DatacompError, match="worker process was killed"):
+        list(process_map(die, range(3), workers=2))
+
+
+def test_endless_items_are_taken_no_faster_than_they_are_done() -> None:
+    taken: list[int] = []
+
+    def items() -> object:
+        for i in range(10**9):
+            taken.append(i)
+            yield i
+
+    results = process_map(square, items(), workers=2)  # pyright: ignore
+    next(results)
+    assert len(taken) <= 4
+    results.close()  # pyright: ignore
+
+
+ORPHANS = """
+import os, sys, time
+from datacomp_core.parallel import process_map
+def stay(value):
+    open(os.path.join(sys.argv[1], str(os.getpid())), "w").close()
+    time.sleep(600)
+if __name__ == "__main__":
+    list(process_map(stay, range(2), workers=2))
+"""
+
+
+def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
+    script, pids = tmp_path / "parent.py", tmp_path / "pids"
+    pids.mkdir()
+    script.write_text(ORPHANS)
+    parent = subprocess.Popen([sys.executable, str(script), str(pids)])
+    _until(lambda: len(list(pids.iterdir())) == 2)
+    parent.kill()
+    parent.wait()
+    _until(lambda: not any(_lives(int(path.name)) for path in pids.iterdir()))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _until(condition: object, patience: float = 60) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():  # pyright: ignore
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.1)

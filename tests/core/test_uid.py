@@ -1,0 +1,68 @@
+"""uids: packing against plain integers, subset files against numpy's own sort."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datacomp_core import uid
+from datacomp_core.errors import DataError
+
+HEX = st.integers(0, 2**128 - 1).map(lambda value: f"{value:032x}")
+
+
+@given(st.lists(HEX, min_size=1, max_size=50))
+def test_pack_is_the_references_arithmetic_and_unpack_its_inverse(uids: list[str]) -> None:
+    packed = uid.pack(pl.Series(uids))
+    assert packed.tolist() == [(int(text[:16], 16), int(text[16:32], 16)) for text in uids]
+    assert uid.unpack(packed).to_list() == uids
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30))
+def test_sort_is_lexicographic_and_keeps_repeats(pairs: list[tuple[int, int]]) -> None:
+    packed = np.array(pairs, uid.DTYPE)
+    assert uid.sort(packed).tolist() == sorted(pairs)
+    assert uid.num_unique(uid.sort(packed)) == len(set(pairs))
+
+
+def test_a_subset_file_is_what_the_reference_writes() -> None:
+    packed = np.array([(3, 1), (1, 2), (1, 2), (0, 9)], uid.DTYPE)
+    expected = io.BytesIO()
+    np.save(expected, np.sort(packed))
+    assert uid.subset_bytes(packed) == expected.getvalue()
+    assert uid.read_subset(uid.subset_bytes(packed), "x").tolist() == [(0, 9), (1, 2), (1, 2), (3, 1)]
+
+
+def test_what_is_no_uid_or_no_subset_is_refused() -> None:
+    for bad in ("", "xyz", "0" * 31, "g" * 32, "0" * 33):
+        with pytest.raises(DataError, match="is not a uid"):
+            uid.pack(pl.Series(["0" * 32, bad]))
+    with pytest.raises(DataError, match=r"x\.npy is not a subset file"):
+        uid.read_subset(b"nonsense", "x.npy")
+    unsorted, floats = io.BytesIO(), io.BytesIO()
+    np.save(unsorted, np.array([(2, 0), (1, 0)], uid.DTYPE))
+    np.save(floats, np.zeros(3))
+    with pytest.raises(DataError, match="is not sorted"):
+        uid.read_subset(unsorted.getvalue(), "x.npy")
+    with pytest.raises(DataError, match="dtype float64"):
+        uid.read_subset(floats.getvalue(), "x.npy")
+
+
+def test_a_pickled_array_is_never_loaded() -> None:
+    hostile = io.BytesIO()
+    np.save(hostile, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="not a subset file"):
+        uid.read_subset(hostile.getvalue(), "x.npy")
+
+
+def test_a_made_uid_is_stable_and_tells_url_from_text() -> None:
+    assert uid.uid_of("http://a/b", "c") == hashlib.md5(b"http://a/b\x00c").hexdigest()
+    assert uid.uid_of("ab", "c") != uid.uid_of("a", "bc")
+    assert uid.uid_of("a", None) == uid.uid_of("a", "")
+    assert len(uid.uid_of("http://x", "\ud800")) == 32
