@@ -25,7 +25,7 @@ from datacomp_core.pool.tiny_source import (
     FINGERPRINT_SIDE,
     POOL_SETS,
     SHIFTED_SET,
-    TRUSTED_SET,
+    TRUSTED_SETS,
     Drawing,
     Name,
     drawings,
@@ -120,7 +120,7 @@ def split() -> Holdout:
     }
     tests = [drawing for drawn in tasks.values() for drawing in drawn]
     names = frozenset(drawing.id for drawing in tests)
-    trainable = [d for d in of_sets(*POOL_SETS, TRUSTED_SET, CLIPART_SET) if d.id not in names]
+    trainable = [d for d in of_sets(*POOL_SETS, *TRUSTED_SETS, CLIPART_SET) if d.id not in names]
     return Holdout(tasks, names, frozenset(_look_alikes(trainable, tests)))
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 DATA = Path(__file__).with_name("tiny_data")
 
 POOL_SETS = ("noto", "noto-v1", "twemoji", "fxemoji")
-TRUSTED_SET = "emojione"
+TRUSTED_SETS = ("emojione", "fluent-emoji-flat")
 SHIFTED_SET = "fluent-3d"
 CLIPART_SET = "openclipart"
 

@@ -1,4 +1,4 @@
-"""The trusted set: clean English pairs from an art set that is never in the pool, to train the scorer on.
+"""The trusted set: clean English pairs from art sets that are never in the pool, to train the scorer on.
 
 It plays the part of the high-quality data behind a Data Filtering Network (Fang et al., arXiv 2309.17425). It shares no
 drawing, no caption template and no look-alike of a test image with anything else.
@@ -18,7 +18,7 @@ from pydantic import Field
 from datacomp_core.artifacts import ShardSet, Spec
 from datacomp_core.pool import tiny_captions as captions
 from datacomp_core.pool.tiny_holdout import holdout
-from datacomp_core.pool.tiny_source import TRUSTED_SET, Drawing, of_sets
+from datacomp_core.pool.tiny_source import TRUSTED_SETS, Drawing, of_sets
 from datacomp_core.pool.tiny_tar import Sample, tar
 from datacomp_core.shards import INDEX, INDEX_SCHEMA, shard_name
 from datacomp_core.store import Folder, step
@@ -26,11 +26,12 @@ from datacomp_core.uid import uid_of
 
 
 class TrustedSpec(Spec):
-    """Every trusted drawing with one caption of each of the trusted templates."""
+    """Every trusted drawing that looks like no test image, with captions of different templates."""
 
     scale: Literal["tiny"] = "tiny"
     seed: int = Field(default=0, ge=0, description="Varies the choice of keywords and the order.")
-    num_shards: int = Field(default=4, ge=1, le=100)
+    captions_per_drawing: int = Field(default=2, ge=1, le=len(captions.TRUSTED_TEMPLATES))
+    num_shards: int = Field(default=4, ge=1, le=100, description="Of equal size to within one sample.")
 
     def label(self) -> str:
         return f"trusted-seed{self.seed}"
@@ -41,15 +42,19 @@ def build_trusted(spec: TrustedSpec, *, out: Folder) -> ShardSet:
     """Shards `<8 digits>.tar` (webp, txt, json with uid) of equal size to within one sample, with `index/` beside them."""
     chance = random.Random(f"tiny trusted set {spec.seed}")
     split = holdout()
-    drawings = [drawing for drawing in of_sets(TRUSTED_SET) if split.may_train(drawing)]
-    pairs = [(d, captions.fill(template, d, chance)) for d in drawings for template in captions.TRUSTED_TEMPLATES]
+    drawings = [drawing for drawing in of_sets(*TRUSTED_SETS) if split.may_train(drawing)]
+    pairs = [(d, captions.fill(template, d, chance)) for d in drawings for template in _some_templates(spec, chance)]
     chance.shuffle(pairs)
     for number in range(spec.num_shards):
         start, end = (len(pairs) * edge // spec.num_shards for edge in (number, number + 1))
         _write(out, shard_name(number), [_sample(number, at, *pair) for at, pair in enumerate(pairs[start:end])])
     uids = {_uid(drawing, text) for drawing, text in pairs}
-    counts = {"drawings": len(drawings), "dropped_like_test_images": sum(name.source == TRUSTED_SET for name in split.near)}
+    counts = {"drawings": len(drawings), "dropped_like_test_images": sum(name.source in TRUSTED_SETS for name in split.near)}
     return ShardSet(num_samples=len(pairs), num_unique=len(uids), num_shards=spec.num_shards, counts=counts)
+
+
+def _some_templates(spec: TrustedSpec, chance: random.Random) -> list[str]:
+    return chance.sample(captions.TRUSTED_TEMPLATES, spec.captions_per_drawing)
 
 
 def _uid(drawing: Drawing, text: str) -> str:
