@@ -1,0 +1,103 @@
+"""From a training's spec and the machine it runs on to the argument list of `open_clip_train`: one pure function.
+
+The list is the reference's (`train.py` of mlfoundations/datacomp) in its order; where ours differs, `DIFFERENCES` says why.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from datacomp_core.errors import SpecError
+from datacomp_core.training.spec import TrainSpec
+
+Checkpointing = Literal["auto", "on", "off"]
+
+DIFFERENCES = {
+    "--precision": "fp32 on a CPU, where amp is neither faster nor the reference's; the scale's own on a GPU",
+    "--grad-checkpointing": "left out on a CPU, or when switched off: loss and gradients are bit-equal, only memory differs",
+    "--log-every-n-steps": "at least a hundred points a run, so that short runs have a curve; the reference logs every 100",
+    "--device": "said, not guessed",
+    "--eps": "only where a recipe of ours says it (open_clip guesses it from the model's name)",
+    "--wd": "only where a recipe of ours differs from open_clip's 0.2",
+}
+DEFAULT_WEIGHT_DECAY = 0.2
+
+
+class Machine(BaseModel):
+    """How a training is run: nothing here changes what is learnt beyond rounding."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = Field(default="cpu", description="cpu or cuda.")
+    world_size: int = Field(default=1, ge=1, description="Processes of all nodes together.")
+    accumulation: int = Field(default=1, ge=1, description="Micro-batches a process takes for one optimizer step.")
+    checkpointing: Checkpointing = Field(default="auto", description="Gradient checkpointing; auto: on with CUDA.")
+    compiled: Literal["no", "torch.compile"] = "no"
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+
+    @property
+    def is_cpu(self) -> bool:
+        return self.device.startswith("cpu")
+
+    @property
+    def checkpoints_gradients(self) -> bool:
+        return self.checkpointing == "on" or (self.checkpointing == "auto" and not self.is_cpu)
+
+
+def device_batch(spec: TrainSpec, machine: Machine) -> int:
+    """Samples of one micro-batch of one process. SpecError names the world sizes that divide the batch."""
+    batch, parts = spec.recipe.batch_size, machine.world_size * machine.accumulation
+    if batch % parts == 0:
+        return batch // parts
+    fit = [n for n in range(1, min(batch, 4096) + 1) if batch % (n * machine.accumulation) == 0]
+    near = sorted(sorted(fit, key=lambda n: abs(n - machine.world_size))[:8])
+    raise SpecError(
+        f"{machine.world_size} processes with accumulation {machine.accumulation} do not divide the batch of {batch} of scale "
+        f"{spec.recipe.name!r}: use {', '.join(map(str, near)) or 'less accumulation'} processes."
+    )
+
+
+def arguments(spec: TrainSpec, machine: Machine, *, data: str, logs: str, name: str, num_sources: int = 1) -> list[str]:
+    """The argument list. `data` is what open_clip logs as its training data; the samples come through our own loader."""
+    recipe = spec.recipe
+    given = ["--save-frequency", "0", "--ddp-static-graph", "--local-loss", "--gather-with-grad"]
+    if machine.checkpoints_gradients:
+        given += ["--grad-checkpointing"]
+    given += ["--train-data", data]
+    given += ["--train-num-samples", f"{recipe.train_num_samples // recipe.num_checkpoints}"]
+    given += ["--warmup", f"{recipe.warmup}", "--dataset-type", "webdataset"]
+    given += ["--precision", "fp32" if machine.is_cpu else recipe.precision]
+    given += ["--workers", f"{recipe.loader_workers}", "--model", recipe.model]
+    given += ["--batch-size", f"{device_batch(spec, machine)}", "--epochs", f"{recipe.num_checkpoints}"]
+    given += ["--lr", f"{recipe.learning_rate}", "--logs", logs, "--name", name, "--seed", f"{spec.seed}"]
+    given += ["--accum-freq", f"{machine.accumulation}", "--log-every-n-steps", f"{max(1, min(100, spec.steps // 100))}"]
+    given += ["--save-most-recent", "--resume", "latest", "--dataset-resampled"]
+    if machine.report_to:
+        given += ["--report-to", ",".join(machine.report_to)]
+        if "wandb" in machine.report_to:
+            given += ["--wandb-project-name", "datacomp"]
+    if recipe.beta2 is not None:
+        given += ["--beta2", f"{recipe.beta2}"]
+    if spec.data_weights:
+        given += ["--train-data-upsampling-factors", _weights(spec, num_sources)]
+    return given + _ours(spec, machine)
+
+
+def _ours(spec: TrainSpec, machine: Machine) -> list[str]:
+    recipe = spec.recipe
+    given = ["--device", machine.device]
+    if recipe.eps is not None:
+        given += ["--eps", f"{recipe.eps}"]
+    if recipe.weight_decay != DEFAULT_WEIGHT_DECAY:
+        given += ["--wd", f"{recipe.weight_decay}"]
+    if machine.compiled == "torch.compile":
+        given += ["--torchcompile"]
+    return given
+
+
+def _weights(spec: TrainSpec, num_sources: int) -> str:
+    if len(spec.data_weights) != num_sources:
+        raise SpecError(f"{len(spec.data_weights)} data weights for {num_sources} shard sets: give one for each, or none.")
+    return "::".join(f"{weight:g}" for weight in spec.data_weights)

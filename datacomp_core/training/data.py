@@ -1,0 +1,155 @@
+"""The training data as open_clip_train asks for it: batches that are a pure function of the step, in step with a saved position.
+
+It takes the place of `open_clip_train.data`: that one shuffles by pid and time, begins anew at every epoch, skips what it
+cannot read and spins for ever when nothing can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from datacomp_core.errors import DataError
+from datacomp_core.parallel import die_with_parent
+from datacomp_core.training.order import Ints, Order
+from datacomp_core.training.samples import CROP_NUMBERS, Reader, Sample, Tokens, augmented
+
+if TYPE_CHECKING:
+    import torch
+
+PREFETCH = 2
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Which part of every global batch is this process's, and in how many micro-batches it takes it."""
+
+    rank: int
+    world_size: int
+    accumulation: int
+
+    def part(self, batch_size: int, piece: int) -> tuple[int, int]:
+        size = batch_size // (self.world_size * self.accumulation)
+        start = (self.rank * self.accumulation + piece) * size
+        return start, start + size
+
+
+class Micro(NamedTuple):
+    """One micro-batch: uint8 pixels (n, 3, h, w), tokens (n, context), and how many unreadable samples were replaced."""
+
+    pixels: torch.Tensor
+    tokens: torch.Tensor
+    replaced: int
+
+
+class Batches:
+    """Micro-batch number to micro-batch, for a torch DataLoader with any number of workers."""
+
+    def __init__(self, order: Order, reader: Reader, mine: Slice, size: tuple[int, int], *, tolerant: bool) -> None:
+        self.order, self.reader, self.mine, self.size, self.tolerant = order, reader, mine, size, tolerant
+
+    def __getitem__(self, number: int) -> Micro:
+        import torch
+
+        step, piece = divmod(number, self.mine.accumulation)
+        start, stop = self.mine.part(self.order.batch_size, piece)
+        shards, rows = self.order.batch(step, start, stop)
+        numbers = self.order.crops(step, start, stop, CROP_NUMBERS)
+        pixels = np.empty((stop - start, *self.size, 3), np.uint8)
+        tokens: list[Tokens] = []
+        replaced = 0
+        for place, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
+            sample, skipped = self._readable(shard, row)
+            replaced += skipped > 0
+            pixels[place] = augmented(sample.image, numbers[place], self.size)
+            tokens.append(sample.tokens)
+        planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        return Micro(torch.from_numpy(planes), torch.from_numpy(np.stack(tokens)), replaced)
+
+    def _readable(self, shard: int, row: int) -> tuple[Sample, int]:
+        """A sample, or the next readable one of its shard and how many had to be skipped for it."""
+        size = int(self.order.sizes[shard])
+        for skipped in range(size):
+            try:
+                return self.reader(shard, (row + skipped) % size), skipped
+            except DataError:
+                if not self.tolerant:
+                    raise
+        raise DataError(f"No sample of shard {self.reader.shards[shard][1]} can be read: download or reshard it again.")
+
+
+class Steps:
+    """What `train_one_epoch` iterates: the micro-batches of one epoch after another, from a saved position on.
+
+    One loader runs through all epochs, so nothing is dropped or waited for between them.
+    """
+
+    def __init__(self, batches: Batches, *, steps_per_epoch: int, epochs: int, first: int, workers: int, device: Any) -> None:
+        accumulation = batches.mine.accumulation
+        self.num_batches = steps_per_epoch * accumulation
+        self.num_samples = steps_per_epoch * batches.order.batch_size
+        self.replaced = 0
+        self.next = first  # the micro-batch to come, counted from the start of the run
+        self.device = device
+        self._total = self.num_batches * epochs
+        self._batches, self._workers = batches, workers
+        self._stream: Iterator[Micro] | None = None
+        self._scale: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def normalise_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        import torch
+
+        self._scale = tuple(torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (mean, std))  # pyright: ignore
+
+    def set_epoch(self, epoch: int) -> None:
+        assert self.next // self.num_batches == epoch, f"epoch {epoch} was asked for at micro-batch {self.next}"
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if self._stream is None:
+            self._stream = self._loaded()
+        for _ in range(self.num_batches - self.next % self.num_batches):
+            micro = next(self._stream)
+            self.replaced += micro.replaced
+            self.next += 1
+            yield self._normalised(micro.pixels.to(self.device, non_blocking=True)), micro.tokens
+
+    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        assert self._scale is not None
+        mean, std = self._scale
+        return pixels.float().div_(255).sub_(mean).div_(std)
+
+    def _loaded(self) -> Iterator[Micro]:
+        numbers = range(self.next, self._total)
+        if not self._workers:
+            return (self._batches[number] for number in numbers)
+        from torch.utils.data import DataLoader
+
+        # spawn: a forked copy of s3fs, polars or CUDA may hang
+        options: dict[str, Any] = {"multiprocessing_context": "spawn", "prefetch_factor": PREFETCH}
+        pinned = getattr(self.device, "type", "cpu") == "cuda"
+        return iter(
+            DataLoader(
+                self._batches,  # pyright: ignore[reportArgumentType]
+                batch_size=None,
+                sampler=numbers,
+                num_workers=self._workers,
+                worker_init_fn=_worker,
+                pin_memory=pinned,
+                **options,
+            )
+        )
+
+
+def _worker(number: int) -> None:
+    import torch
+
+    die_with_parent()
+    torch.set_num_threads(1)
+
+
+def order_of(seed: int, batch_size: int, sizes: list[int], weights: list[float]) -> Order:
+    counts: Ints = np.array(sizes, np.int64)
+    return Order(seed, batch_size, counts, np.array(weights, np.float64))

@@ -1,0 +1,24 @@
+"""torchrun that ends when its launcher ends, however that happens: `python -m datacomp_core.training.elastic <its arguments>`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from datacomp_core.parallel import die_with_parent
+
+PARENT = "DATACOMP_LAUNCHER"
+
+
+def main(arguments: list[str]) -> None:
+    """Run `torch.distributed.run` in this process."""
+    die_with_parent()
+    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):  # the launcher ended before we asked
+        sys.exit(1)
+    from torch.distributed.run import main as torchrun
+
+    torchrun(arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

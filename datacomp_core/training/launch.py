@@ -1,0 +1,132 @@
+"""Starting the ranks and seeing to it that none outlives its purpose.
+
+The ranks live in a session of their own, below torchrun; they die with it, and it dies with this process. A rank that
+fails ends the others, and its own error is what is raised here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from datacomp_core.errors import DatacompError
+from datacomp_core.training.elastic import PARENT
+from datacomp_core.training.job import FAILURE, JOB, Job, first_failure
+
+log = logging.getLogger(__name__)
+
+WORKER = "datacomp_core.training.worker"
+ELASTIC = "datacomp_core.training.elastic"
+OUTPUT = "ranks.log"
+POLL_SECONDS = 0.25
+GRACE_SECONDS = 10
+TAIL_BYTES = 3000
+
+
+class Layout(BaseModel):
+    """Where the ranks run: one machine by default; many share a rendezvous (`host:port`) and a file system."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    processes: int = Field(default=1, ge=1, description="Processes on this node: with CUDA, one a GPU.")
+    nodes: int = Field(default=1, ge=1)
+    rendezvous: str = Field(default="", description="host:port of torchrun's rendezvous; empty: this machine alone.")
+    run_id: str = Field(default="datacomp", description="Tells rendezvous of several runs apart.")
+    restarts: int = Field(default=0, ge=0, description="How often a lost rank is replaced before the run fails.")
+    threads: int = Field(default=0, ge=0, description="CPU threads of a process; 0: the cores shared among the processes.")
+
+    @property
+    def world_size(self) -> int:
+        return self.processes * self.nodes
+
+
+def launch(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
+    """Run all ranks of this node to their end, calling `watch` now and then. Raises the error of the rank that failed first."""
+    folder = Path(job.folder)
+    (folder / JOB).write_text(job.model_dump_json())
+    for stale in folder.glob(f"{FAILURE}*.json"):
+        stale.unlink()
+    with (folder / OUTPUT).open("ab") as output:
+        started = output.tell()
+        process = subprocess.Popen(
+            command(job, layout),
+            env=_environment(layout),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(POLL_SECONDS)
+                watch()
+        finally:
+            _end(process)
+    if process.returncode != 0:
+        raise _reason(folder, process.returncode, started)
+    watch()
+
+
+def command(job: Job, layout: Layout) -> list[str]:
+    """The command of this node. One process alone needs no torchrun: it would import torch only to wait."""
+    if layout.world_size == 1 and not layout.rendezvous and not layout.restarts:
+        return [sys.executable, "-m", WORKER, job.folder]
+    where = ["--standalone"]
+    if layout.rendezvous:
+        where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", layout.rendezvous, "--rdzv-id", layout.run_id]
+    return [
+        *(sys.executable, "-m", ELASTIC, *where),
+        *("--nnodes", str(layout.nodes), "--nproc-per-node", str(layout.processes)),
+        *("--max-restarts", str(layout.restarts), "--module", "--", WORKER, job.folder),
+    ]
+
+
+def _environment(layout: Layout) -> dict[str, str]:
+    threads = layout.threads or max(1, len(os.sched_getaffinity(0)) // layout.processes)
+    given = {**os.environ, PARENT: str(os.getpid()), "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    # A rank is told its place by torchrun alone: what this process got from a scheduler is about this process.
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        given.pop(name, None)
+    if layout.world_size == 1:
+        given["WORLD_SIZE"] = "1"
+    return given
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, so that torchrun ends its ranks; then SIGKILL, on which the kernel ends them."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _reason(folder: Path, status: int, started: int) -> DatacompError:
+    failure = first_failure(folder)
+    with (folder / OUTPUT).open("rb") as output:
+        size = output.seek(0, os.SEEK_END)
+        output.seek(max(started, size - TAIL_BYTES))
+        tail = output.read().decode("utf-8", "replace")
+    killed = f"-{int(signal.SIGKILL)}" in tail or status == -signal.SIGKILL
+    if failure is not None and not (killed and _lost_a_peer(failure.trace)):
+        return failure.error()
+    if killed:
+        return DatacompError(
+            "A rank of the training was killed (SIGKILL), most likely for want of memory: use more accumulation or fewer "
+            "loader workers and run again; it goes on from its last checkpoint."
+        )
+    return DatacompError(f"The training ended with status {status}. The end of {folder / OUTPUT}:\n{tail}")
+
+
+def _lost_a_peer(trace: str) -> bool:
+    return any(word in trace for word in ("Connection closed by peer", "Connection reset", "gloo", "NCCL"))

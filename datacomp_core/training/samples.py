@@ -1,0 +1,147 @@
+"""Reading one training sample by its place in a shard: decode, crop, tokens, as open_clip's webdataset pipeline makes them.
+
+Pixels stay uint8 until they are on the device; `normalised` there gives bit for bit what open_clip's transform gives. What
+fits `cache_bytes` is kept decoded, for small sets are seen many times.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from datacomp_core.errors import DataError
+from datacomp_core.shards import parse_sample, read_index
+from datacomp_core.store import Folder
+from datacomp_core.training.order import Floats, Ints
+
+Pixels = npt.NDArray[np.uint8]
+Tokens = npt.NDArray[np.int64]
+Tokenizer = Callable[[list[str]], Any]
+
+IMAGES = ("jpg", "png", "jpeg", "webp")
+CROP_ATTEMPTS = 10
+CROP_NUMBERS = 4 * CROP_ATTEMPTS
+SCALE, RATIO = (0.9, 1.0), (3 / 4, 4 / 3)  # open_clip's and torchvision's defaults
+OPEN_SHARDS = 256
+
+
+class Source(BaseModel):
+    """One shard set as the loader sees it: where its tars and its index lie, and how many samples each shard has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    index: str = Field(description="Folder with `index/<shard>.parquet`: the shard set's own, or one made for this run.")
+    weight: float = 1.0
+    shards: tuple[tuple[str, int], ...] = Field(description="Name and number of samples of each shard.")
+
+
+class Sample(NamedTuple):
+    image: Any
+    tokens: Tokens
+
+
+class Reader:
+    """Samples of several sources by (shard, row); shards are numbered through all sources. Picklable before first use."""
+
+    def __init__(self, sources: tuple[Source, ...], tokenize: Tokenizer, *, cache: str, cache_bytes: int) -> None:
+        self.shards = [(source, name) for source in sources for name, _ in source.shards]
+        self.tokenize, self.cache, self.cache_bytes = tokenize, Path(cache), cache_bytes
+        self._open: OrderedDict[int, tuple[int, Ints, Ints]] = OrderedDict()
+        self._kept: dict[tuple[int, int], Sample] = {}
+
+    def __call__(self, shard: int, row: int) -> Sample:
+        """The decoded image (PIL, RGB) and its tokens. DataError names a sample that cannot be read."""
+        kept = self._kept.get((shard, row))
+        if kept is None:
+            kept = self._read(shard, row)
+            size = kept.image.width * kept.image.height * 3 + kept.tokens.nbytes
+            if size <= self.cache_bytes:
+                self.cache_bytes -= size
+                self._kept[shard, row] = kept
+        return kept
+
+    def _read(self, shard: int, row: int) -> Sample:
+        from PIL import Image
+
+        handle, offsets, lengths = self._opened(shard)
+        data = os.pread(handle, int(lengths[row]), int(offsets[row]))
+        try:
+            members = parse_sample(data)
+            image = Image.open(io.BytesIO(next(members[kind] for kind in IMAGES if kind in members))).convert("RGB")
+            text = members["txt"].decode("utf-8")
+        except (DataError, OSError, KeyError, StopIteration, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+            source, name = self.shards[shard]
+            told = f"{type(problem).__name__}: {problem}".rstrip(": ")
+            raise DataError(
+                f"Sample {row} of shard {source.url}/{name}.tar (byte {offsets[row]}) cannot be read ({told}): download or "
+                "reshard it again, or tolerate a share of such samples (tolerated_corrupt)."
+            ) from problem
+        return Sample(image, np.asarray(self.tokenize([text])[0]))
+
+    def _opened(self, shard: int) -> tuple[int, Ints, Ints]:
+        found = self._open.get(shard)
+        if found is not None:
+            self._open.move_to_end(shard)
+            return found
+        if len(self._open) >= OPEN_SHARDS:
+            os.close(self._open.popitem(last=False)[1][0])
+        source, name = self.shards[shard]
+        rows = read_index(Folder(source.index), name)
+        handle = os.open(self._local(source, name), os.O_RDONLY)
+        self._open[shard] = handle, rows["offset"].to_numpy(), rows["length"].to_numpy()
+        return self._open[shard]
+
+    def _local(self, source: Source, name: str) -> Path:
+        """The shard on a local disk: where it is, or a copy that all processes of this machine share."""
+        folder = Folder(source.url)
+        if folder.is_local:
+            return folder.path / f"{name}.tar"
+        copies = Folder(self.cache) / source.url.replace("://", "-").replace("/", "-")
+        copy = copies.path / f"{name}.tar"
+        if not copy.exists():
+            with folder.open(f"{name}.tar") as remote, copies.writing(f"{name}.tar") as local, local.open("wb") as file:
+                shutil.copyfileobj(remote, file, 1 << 20)
+        return copy
+
+
+def crop_box(width: int, height: int, numbers: Floats) -> tuple[int, int, int, int]:
+    """left, top, right, bottom as torchvision's RandomResizedCrop draws them; `numbers`, shape (40,), in place of its own."""
+    area = width * height
+    low, high = math.log(RATIO[0]), math.log(RATIO[1])
+    for a in range(0, CROP_NUMBERS, 4):
+        target = area * (SCALE[0] + (SCALE[1] - SCALE[0]) * numbers[a])
+        ratio = math.exp(low + (high - low) * numbers[a + 1])
+        w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(numbers[a + 2] * (height - h + 1)), int(numbers[a + 3] * (width - w + 1))
+            return left, top, left + w, top + h
+    return _central(width, height)
+
+
+def _central(width: int, height: int) -> tuple[int, int, int, int]:
+    w, h = width, height
+    if width / height < RATIO[0]:
+        h = round(w / RATIO[0])
+    elif width / height > RATIO[1]:
+        w = round(h * RATIO[1])
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def augmented(image: Any, numbers: Floats, size: tuple[int, int]) -> Pixels:
+    """Random crop, resized to `size` (height, width): uint8, shape (height, width, 3)."""
+    from PIL import Image
+
+    box = crop_box(image.width, image.height, numbers)
+    return np.asarray(image.crop(box).resize((size[1], size[0]), Image.Resampling.BICUBIC))
