@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -28,7 +29,6 @@ from datacomp_core.shards import LEDGER, ShardWriter, shard_name, write_index
 from datacomp_core.store.folder import FileStat, Folder, scratch
 
 SHARD_DIGITS = 8
-FETCHED = "fetched.arrow"
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,11 @@ def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, http_pr
 def fetch_shard(plan: ShardPlan) -> Fetched:
     """Download, write and account for one shard. A finished one is replaced by equal bytes, if the web has not changed."""
     worker = _workers[0]
-    with scratch() as folder, _disk_is_told(worker.out):
-        rows = candidates(worker.metadata, plan, worker.spec)
-        spool = _download(worker, plan, rows, folder)
+    rows = candidates(worker.metadata, plan, worker.spec)
+    # The images' scratch file has no name, so that a kill leaves nothing of it behind.
+    with _disk_is_told(worker.out), scratch() as folder, tempfile.TemporaryFile() as file:
+        spool = _Spool(file, worker.spec)
+        _download(worker, plan, rows, spool, folder)
         return _write(worker, plan, rows, spool)
 
 
@@ -118,38 +120,34 @@ def candidates(metadata: Folder, plan: ShardPlan, spec: ImageSpec) -> pl.DataFra
     return rows.rename({"text": "caption"})
 
 
-def _download(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, folder: Path) -> _Spool:
+def _download(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, spool: _Spool, folder: Path) -> None:
     from img2dataset.downloader import Downloader
 
     spec, source = worker.spec, folder / "rows.arrow"
     wanted = rows.drop("sha256")
     wanted.write_ipc(source, compression="uncompressed", compat_level=pl.CompatLevel.oldest())
-    with (folder / "spool").open("w+b") as file:
-        spool = _Spool(file, spec)
-        downloader = Downloader(
-            sample_writer_class=lambda *_: spool,
-            resizer=worker.resizer,
-            thread_count=worker.threads,
-            save_caption=True,
-            extract_exif=spec.exif == "keep",
-            output_folder=str(folder),
-            column_list=wanted.columns,
-            timeout=spec.timeout_seconds,
-            number_sample_per_shard=spec.samples_per_shard,
-            oom_shard_count=SHARD_DIGITS,
-            compute_hash="sha256",
-            verify_hash_type=None,
-            encode_format=spec.encode_format,
-            retries=spec.retries,
-            user_agent_token=spec.user_agent_token,
-            disallowed_header_directives=list(spec.opt_out_directives) or None,
-            blurring_bbox_col="face_bboxes" if spec.faces == "blur" else None,
-        )
-        downloader.download_shard((plan.number, str(source)))
-        if spool.problem is not None:
-            raise spool.problem
-        spool.data = (folder / "spool").open("rb")
-    return spool
+    downloader = Downloader(
+        sample_writer_class=lambda *_: spool,
+        resizer=worker.resizer,
+        thread_count=worker.threads,
+        save_caption=True,
+        extract_exif=spec.exif == "keep",
+        output_folder=str(folder),
+        column_list=wanted.columns,
+        timeout=spec.timeout_seconds,
+        number_sample_per_shard=spec.samples_per_shard,
+        oom_shard_count=SHARD_DIGITS,
+        compute_hash="sha256",
+        verify_hash_type=None,
+        encode_format=spec.encode_format,
+        retries=spec.retries,
+        user_agent_token=spec.user_agent_token,
+        disallowed_header_directives=list(spec.opt_out_directives) or None,
+        blurring_bbox_col="face_bboxes" if spec.faces == "blur" else None,
+    )
+    downloader.download_shard((plan.number, str(source)))
+    if spool.problem is not None:
+        raise spool.problem
 
 
 class _Spool:
@@ -157,7 +155,6 @@ class _Spool:
 
     def __init__(self, file: IO[bytes], spec: ImageSpec) -> None:
         self.file, self.spec = file, spec
-        self.data: IO[bytes] = file
         self.rows: dict[str, tuple[dict[str, Any], int, int]] = {}
         self.captions: dict[str, str] = {}
         self.problem: Exception | None = None
@@ -177,13 +174,13 @@ class _Spool:
 def _write(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, spool: _Spool) -> Fetched:
     shard, out = shard_name(plan.number), worker.out.journaled()
     book = _account(worker.spec, shard, rows, spool)
-    with spool.data, out.writing(f"{shard}.tar") as path, path.open("wb") as file:
+    with out.writing(f"{shard}.tar") as path, path.open("wb") as file:
         writer = ShardWriter(file, shard)
         for uid, key in book.filter(pl.col("reason").is_null()).select("uid", "key").iter_rows():
             meta, start, length = spool.rows[key]
-            spool.data.seek(start)
+            spool.file.seek(start)
             members = {
-                worker.spec.encode_format: spool.data.read(length),
+                worker.spec.encode_format: spool.file.read(length),
                 "json": json.dumps(meta, indent=4).encode(),
                 "txt": spool.captions[key].encode(),
             }
