@@ -10,7 +10,7 @@ from typing import Any
 from datacomp_core.leaderboard import theme
 from datacomp_core.leaderboard.rows import Row
 
-WIDTH = 6.2
+WIDTH = 5.5  # inches of 72 px: narrow, so that a phone need not shrink the words much
 
 
 @dataclass(frozen=True)

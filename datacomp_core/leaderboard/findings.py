@@ -88,7 +88,7 @@ def _title(board: Board, winner: Row) -> str:
 
 def _lead(board: Board, winner: Row) -> list[str]:
     lead: list[str] = []
-    share = f" ({winner.size / winner.pool:.0%} of the pool)" if winner.pool else ""
+    share = f" ({100 * winner.size / winner.pool:.0f}\u202f% of the pool)" if winner.pool else ""
     verdict = winner.baseline
     if verdict is not None:
         seeds = f"{winner.num_seeds} seeds" if winner.num_seeds > 1 else "one seed"
