@@ -25,14 +25,9 @@ CONTROL = "random"
 def entries(store: Store, scale: str = "") -> list[tuple[str, Entry]]:
     """Address and content of every entry of a scale (or of all), in order of address."""
     found: list[tuple[str, Entry]] = []
-    for name in store.root.folders():
-        if name != BoardEntry.kind:
-            continue
-        for there in (store.root / name).folders():
-            for last in (store.root / name / there).folders():
-                record = store.record(f"{name}/{there}/{last}")
-                if record is not None and not store.missing(record):
-                    found.append((record.address, read(store, store.artifact(BoardEntry, record))))
+    for record in store.records(BoardEntry.kind):
+        if not store.missing(record):
+            found.append((record.address, read(store, store.artifact(BoardEntry, record))))
     return [(address, entry) for address, entry in found if scale in ("", entry.scale)]
 
 
@@ -106,6 +101,7 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
         seeds=[entry.seeds for entry in several],
         size=float(np.mean([entry.size.total for entry in several])),
         unique=float(np.mean([entry.size.unique for entry in several])),
+        repeats=_mean([entry.samples_seen / entry.size.trained_on for entry in several if entry.size.trained_on]),
         pool=_mean([entry.size.pool for entry in several]),
         scores=_scores(several),
         seconds=_mean([entry.cost.seconds for entry in several]),

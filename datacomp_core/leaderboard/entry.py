@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, ShardSet, Spec, Subset
 from datacomp_core.errors import DataError
-from datacomp_core.leaderboard.provenance import Link, of_kind, seedless, walk
+from datacomp_core.leaderboard.provenance import Link, data_of, of_kind, seedless, walk
 from datacomp_core.leaderboard.rules import Check, check
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.fingerprint import fingerprint
@@ -135,7 +135,7 @@ def enter(
         groups={str(name): value for name, value in results.get("groups", {}).items()},
         tasks=[_task(task) for task in results["tasks"]],
         date=next((link.started for link in chain if link.address == report.address), ""),
-        cost=_cost(chain),
+        cost=_cost(store, chain),
         realised_pool=_realised(store, chain, shards),
         same_but_for_seeds=_same_but_for_seeds(spec, chain),
         checks=check(chain, report, checkpoint, subset, shards),
@@ -180,17 +180,27 @@ def _seeds(chain: list[Link], checkpoint: Checkpoint, subset: Subset) -> dict[st
     return seeds
 
 
-def _cost(chain: list[Link]) -> Cost:
+def _cost(store: Store, chain: list[Link]) -> Cost:
     by_kind: dict[str, float] = {}
     for link in chain:
         by_kind[link.kind] = round(by_kind.get(link.kind, 0.0) + link.seconds, 3)
-    on_cuda = [link for link in chain if str(link.options.get("device", "")).startswith("cuda")]
     return Cost(
         seconds=round(sum(by_kind.values()), 3),
         seconds_by_kind=by_kind,
         num_bytes=sum(link.num_bytes for link in chain if link.adopted_from is None),
-        gpu_hours=round(sum(link.seconds * int(link.options.get("processes") or 1) for link in on_cuda) / 3600, 4),
+        gpu_hours=round(sum(link.seconds * _num_gpus(store, link) for link in chain) / 3600, 4),
     )
+
+
+def _num_gpus(store: Store, link: Link) -> int:
+    """How many GPUs a step was run on. Training and evaluation say which device they chose; else the option stands."""
+    device, count = str(link.options.get("device") or ""), int(link.options.get("processes") or 1)
+    own = {"checkpoints": "training.json", "reports": "report.json"}.get(link.kind)
+    if own is not None and (folder := data_of(store, link.address)) is not None:
+        said = folder.read_json(own) if folder.exists(own) else {}
+        machine = said.get("machine", said)
+        device, count = str(machine.get("device") or device), int(machine.get("world_size") or count)
+    return count if device.startswith("cuda") else 0
 
 
 def _realised(store: Store, chain: list[Link], shards: ShardSet) -> Realised | None:

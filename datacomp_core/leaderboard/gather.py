@@ -16,6 +16,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.leaderboard import contact
 from datacomp_core.leaderboard.entry import Entry
 from datacomp_core.leaderboard.figures import Curve, Histogram
+from datacomp_core.leaderboard.provenance import data_of
 from datacomp_core.leaderboard.rows import Board, Row
 from datacomp_core.store import Folder, Store
 
@@ -68,7 +69,7 @@ def curves(store: Store, board: Board, found: dict[str, Entry]) -> list[Curve]:
     made: list[Curve] = []
     for row in board.runs():
         for address in row.entries:
-            folder = _folder(store, found[address].inputs["checkpoint"])
+            folder = data_of(store, found[address].inputs["checkpoint"])
             if folder is not None and folder.exists("history.jsonl"):
                 made.append(_curve(row.key, found[address].seeds.get("training", 0), folder.read("history.jsonl")))
     return made
@@ -89,14 +90,6 @@ def download(store: Store, found: dict[str, Entry]) -> Download | None:
     return Download(sorted(pools), arrived, candidates or counts.total(), mismatches, _reasons(counts))
 
 
-def _folder(store: Store, address: str) -> Folder | None:
-    record = store.record(address)
-    if record is None:
-        return None
-    data = str(record.artifact["data"])
-    return Folder(data) if data.startswith("/") or "://" in data else store.root / data
-
-
 def _reasons(counts: Mapping[str, int]) -> list[Reason]:
     """What came through first, then the losses, largest first."""
     whole = sum(counts.values()) or 1
@@ -106,12 +99,12 @@ def _reasons(counts: Mapping[str, int]) -> list[Reason]:
 
 def _selection(store: Store, row: Row, entry: Entry) -> Selection:
     address, missing = entry.inputs["subset"], list[str]()
-    folder = _folder(store, address)
+    folder = data_of(store, address)
     if folder is None:
         return Selection(row.key, row.method, address, entry.size.total, [], None, [], [], ["the subset's record is gone"])
     explained = _json(folder, "explain.json", missing)
     drawn = _json(folder, "histogram.json", missing)
-    images = _folder(store, entry.realised_pool.address) if entry.realised_pool else None
+    images = data_of(store, entry.realised_pool.address) if entry.realised_pool else None
     sheets = [_cards(folder, images, name, missing) for name in ("kept.parquet", "dropped.parquet")]
     return Selection(
         key=row.key,

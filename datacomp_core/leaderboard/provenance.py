@@ -7,14 +7,14 @@ has, or has with another fingerprint, is reported as such and never left out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.errors import SpecError
-from datacomp_core.store import Store
-from datacomp_core.store.record import RECORD, Record
+from datacomp_core.store import Folder, Store
+from datacomp_core.store.record import Record
 
 MIN_PREFIX = 4
 HEX = re.compile(r"[0-9a-f]+")
@@ -43,16 +43,6 @@ class Link(BaseModel):
     adopted_from: str | None = None
 
 
-def addresses(store: Store) -> Iterator[str]:
-    """Every address with a record, `<kind>/<scale>/<name>`, in order; folders are listed, never the files of the data."""
-    for kind in store.root.folders():
-        for scale in (store.root / kind).folders():
-            for name in (store.root / kind / scale).folders():
-                address = f"{kind}/{scale}/{name}"
-                if store.home(address).exists(RECORD):
-                    yield address
-
-
 def find(store: Store, text: str) -> Record:
     """The record at an address, or the one whose fingerprint (or address hash) begins with `text`.
 
@@ -66,7 +56,7 @@ def find(store: Store, text: str) -> Record:
         return record
     if len(text) < MIN_PREFIX or not HEX.fullmatch(text):
         raise SpecError(f"{text!r} is neither an address nor at least {MIN_PREFIX} hex digits of a fingerprint.")
-    known = list(addresses(store))
+    known = list(store.addresses())
     hits = [r for a in known if a.rpartition("--")[2].startswith(text) and (r := store.record(a)) is not None]
     hits = hits or [r for a in known if (r := store.record(a)) is not None and r.fingerprint.startswith(text)]
     if not hits:
@@ -101,6 +91,15 @@ def walk(store: Store, start: str | Record | Iterable[str]) -> list[Link]:
         visit(root, "")
     depths = _depths(roots, records)
     return [_link(address, records[address], used_as[address], depths[address]) for address in reversed(finished)]
+
+
+def data_of(store: Store, address: str) -> Folder | None:
+    """The folder of what was made at an address, of whatever kind; None if there is no record."""
+    record = store.record(address)
+    if record is None:
+        return None
+    data = str(record.artifact["data"])
+    return Folder(data) if data.startswith("/") or "://" in data else store.root / data
 
 
 def of_kind(links: Iterable[Link], kind: str) -> list[Link]:

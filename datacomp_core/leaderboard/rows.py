@@ -44,6 +44,7 @@ class Row(BaseModel):
     size: float
     unique: float
     pool: float | None = None
+    repeats: float | None = Field(default=None, description="How often a pair of the training set was seen, on average.")
     scores: dict[str, Score] = Field(description="By column key; a score that is missing has no key.")
     baseline: Verdict | None = Field(default=None, description="Against no_filter.")
     control: Verdict | None = Field(default=None, description="Against the random subset of the nearest size.")

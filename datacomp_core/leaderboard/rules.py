@@ -34,6 +34,7 @@ def check(chain: list[Link], report: EvalReport, checkpoint: Checkpoint, subset:
         _one_pool(chain, subset),
         _training(chain, checkpoint),
         _samples_seen(chain, checkpoint),
+        _learnt(checkpoint),
         _evaluation(report),
         _intact(chain),
     ]
@@ -86,6 +87,12 @@ def _samples_seen(chain: list[Link], checkpoint: Checkpoint) -> Check:
     seen, wanted = checkpoint.samples_seen, row.train_num_samples
     ok = wanted <= seen <= wanted * (1 + ROUNDING)
     return Check(rule=rule, ok=ok, reason=f"{seen:,} seen, {wanted:,} wanted (rounded up to whole steps).")
+
+
+def _learnt(checkpoint: Checkpoint) -> Check:
+    collapsed = bool(checkpoint.counts.get("collapsed"))
+    text = "The loss stayed at that of guessing: nothing was learnt." if collapsed else "The loss fell below that of guessing."
+    return Check(rule="training learnt something", ok=not collapsed, reason=text)
 
 
 def _evaluation(report: EvalReport) -> Check:
