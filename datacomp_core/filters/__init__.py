@@ -1,0 +1,72 @@
+"""The contents page: every filter there is, one line each. A new one is a file beside this one and a line in `Leaf`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from typing import Any as AnyValue
+
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter
+
+from datacomp_core.filters import algebra, nesting
+from datacomp_core.filters.algebra import All, Any, Not
+from datacomp_core.filters.aspect_ratio import AspectRatio
+from datacomp_core.filters.base import Batch, Filter, Ranked, Rule
+from datacomp_core.filters.chance import Random
+from datacomp_core.filters.characters import Characters
+from datacomp_core.filters.everything import Everything
+from datacomp_core.filters.image_size import ImageSize
+from datacomp_core.filters.language import Language
+from datacomp_core.filters.threshold import Threshold
+from datacomp_core.filters.top import TopCount, TopFraction
+from datacomp_core.filters.words import Words
+
+Leaf = (
+    Everything  # all rows
+    | Words  # captions of some length in words
+    | Characters  # captions of some length in characters
+    | ImageSize  # images of some size
+    | AspectRatio  # images that are no banners
+    | Language  # captions in one language, by fastText
+    | Threshold  # scores of at least some value
+    | TopFraction  # the best fraction by a score
+    | TopCount  # the best so many by a score
+    | Random  # a random fraction
+)
+
+
+def _named(value: AnyValue) -> AnyValue:
+    """A text in the place of a filter is the name of a recipe; a model may come from any union that knows it."""
+    if isinstance(value, str):
+        from datacomp_core.filters.baselines import recipe
+
+        return recipe(value).filter.model_dump()
+    return value.model_dump() if isinstance(value, BaseModel) else value
+
+
+AnyFilter = Annotated[Leaf | All | Any | Not, Field(discriminator="kind"), BeforeValidator(_named)]
+
+nesting.show_as_leaves(TypeAdapter(Annotated[Leaf, Field(discriminator="kind")]))
+for _combination in (All, Any, Not):
+    _combination.model_rebuild(_types_namespace={**vars(algebra), "AnyFilter": AnyFilter})
+
+__all__ = [
+    "All",
+    "Any",
+    "AnyFilter",
+    "AspectRatio",
+    "Batch",
+    "Characters",
+    "Everything",
+    "Filter",
+    "ImageSize",
+    "Language",
+    "Leaf",
+    "Not",
+    "Random",
+    "Ranked",
+    "Rule",
+    "Threshold",
+    "TopCount",
+    "TopFraction",
+    "Words",
+]

@@ -1,0 +1,72 @@
+"""Filters made of filters. Order does not change what is kept, but for what ranks the survivors; it does change who is blamed.
+
+Inside `All` the cheap ones are asked first, the costly ones last and only about the survivors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from datacomp_core.filters.base import Filter, locked
+from datacomp_core.filters.nesting import Nested
+
+if TYPE_CHECKING:
+    from datacomp_core.filters import AnyFilter
+
+
+class All(Filter):
+    """Keeps what every filter keeps."""
+
+    kind: Literal["all"] = locked("all")
+    filters: Annotated[
+        tuple[Annotated[AnyFilter, Nested()], ...], Field(min_length=1, description="All of these must keep a row.")
+    ]
+
+    def columns(self) -> frozenset[str]:
+        return frozenset[str]().union(*(each.columns() for each in self.filters))
+
+    def title(self) -> str:
+        return " and ".join(_part(each) for each in self.filters)
+
+    def reason(self) -> str:
+        return " or ".join(each.reason() for each in self.filters)
+
+
+class Any(Filter):
+    """Keeps what at least one filter keeps."""
+
+    kind: Literal["any"] = locked("any")
+    filters: Annotated[
+        tuple[Annotated[AnyFilter, Nested()], ...], Field(min_length=1, description="One of these must keep a row.")
+    ]
+
+    def columns(self) -> frozenset[str]:
+        return frozenset[str]().union(*(each.columns() for each in self.filters))
+
+    def title(self) -> str:
+        return " or ".join(_part(each) for each in self.filters)
+
+    def reason(self) -> str:
+        return f"none of: {self.title()}"
+
+
+class Not(Filter):
+    """Keeps what a filter drops. What that filter has no value for is dropped here too."""
+
+    kind: Literal["not"] = locked("not")
+    filter: Annotated[AnyFilter, Nested(), Field(description="What it keeps is dropped.")]
+
+    def columns(self) -> frozenset[str]:
+        return self.filter.columns()
+
+    def title(self) -> str:
+        return f"not {_part(self.filter)}"
+
+    def reason(self) -> str:
+        return self.filter.title()
+
+
+def _part(each: Filter) -> str:
+    return f"({each.title()})" if isinstance(each, (All, Any)) else each.title()

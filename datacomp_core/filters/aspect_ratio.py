@@ -1,0 +1,33 @@
+"""Images that are no banners. Reference: `max(width, height) / min(width, height) <= 3.0` of `basic_filter`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from datacomp_core.filters.base import Rule, locked
+from datacomp_core.filters.image_size import HEIGHT, WIDTH
+
+
+class AspectRatio(Rule):
+    """Keeps images whose longer side is at most so many times the shorter one."""
+
+    kind: Literal["aspect_ratio"] = locked("aspect_ratio")
+    at_most: float = Field(default=3.0, ge=1, allow_inf_nan=False, description="Longer side / shorter side.")
+
+    def columns(self) -> frozenset[str]:
+        return frozenset({WIDTH, HEIGHT})
+
+    def title(self) -> str:
+        return f"aspect ratio of {self.at_most:g} or less"
+
+    def reason(self) -> str:
+        return f"aspect ratio over {self.at_most:g}"
+
+    def expression(self) -> pl.Expr:
+        width, height = pl.col(WIDTH).cast(pl.Float64), pl.col(HEIGHT).cast(pl.Float64)
+        missing = width.is_null() | height.is_null()
+        ratio = pl.max_horizontal(width, height) / pl.min_horizontal(width, height)
+        return pl.when(~missing).then((ratio <= self.at_most) & ratio.is_not_nan())

@@ -1,0 +1,29 @@
+"""Captions of some length in characters. Reference: `len(text) > 5` of `basic_filter`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from datacomp_core.filters.base import Rule, locked
+
+
+class Characters(Rule):
+    """Keeps captions of at least so many characters (Unicode code points)."""
+
+    kind: Literal["characters"] = locked("characters")
+    at_least: int = Field(default=6, ge=1, description="Code points; the reference's basic filter wants more than 5.")
+
+    def columns(self) -> frozenset[str]:
+        return frozenset({"text"})
+
+    def title(self) -> str:
+        return f"{self.at_least} characters or more"
+
+    def reason(self) -> str:
+        return f"fewer than {self.at_least} characters"
+
+    def expression(self) -> pl.Expr:
+        return pl.col("text").str.len_chars() >= self.at_least

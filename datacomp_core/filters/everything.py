@@ -1,0 +1,27 @@
+"""No filter at all. Reference: `no_filter`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import polars as pl
+
+from datacomp_core.filters.base import Rule, locked
+
+
+class Everything(Rule):
+    """Keeps every row of the pool."""
+
+    kind: Literal["everything"] = locked("everything")
+
+    def columns(self) -> frozenset[str]:
+        return frozenset()
+
+    def title(self) -> str:
+        return "everything"
+
+    def reason(self) -> str:
+        return "nothing is dropped"
+
+    def expression(self) -> pl.Expr:
+        return pl.lit(True)

@@ -1,0 +1,32 @@
+"""Images of some size. Reference: `min(width, height) >= 200` of `basic_filter`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from datacomp_core.filters.base import Rule, locked
+
+WIDTH, HEIGHT = "original_width", "original_height"
+
+
+class ImageSize(Rule):
+    """Keeps images whose shorter side has at least so many pixels, as the crawler saw them."""
+
+    kind: Literal["image_size"] = locked("image_size")
+    shorter_side_at_least: int = Field(default=200, ge=1, description="Pixels; the reference's basic filter wants 200.")
+
+    def columns(self) -> frozenset[str]:
+        return frozenset({WIDTH, HEIGHT})
+
+    def title(self) -> str:
+        return f"shorter side of {self.shorter_side_at_least} px or more"
+
+    def reason(self) -> str:
+        return f"shorter side under {self.shorter_side_at_least} px"
+
+    def expression(self) -> pl.Expr:
+        # Not min_horizontal: it skips nulls, and half a size is none.
+        return (pl.col(WIDTH) >= self.shorter_side_at_least) & (pl.col(HEIGHT) >= self.shorter_side_at_least)

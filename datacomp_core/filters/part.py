@@ -1,0 +1,150 @@
+"""One part through a filter: its chosen uids as a sorted run, and the account of every row that was dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from datacomp_core import uid
+from datacomp_core.filters.base import Filter, Mask, Verdict
+from datacomp_core.filters.chance import lots
+from datacomp_core.filters.judge import Cut, Judge, Placed, cost_of, ranks_survivors, sequence
+from datacomp_core.filters.source import Source
+from datacomp_core.filters.subset_file import write_run
+
+SAMPLES = 200
+SAMPLE_SEED = 0x5EED
+
+
+class Step(BaseModel):
+    """How one filter of the sequence did. `asked` rows came to it; `alone`: what it would keep of the whole pool, if asked."""
+
+    model_config = ConfigDict(frozen=True)
+    title: str
+    reason: str
+    missing: str
+    asked: int
+    kept: int
+    without_value: int
+    alone: int | None
+
+    def plus(self, other: Step) -> Step:
+        alone = None if self.alone is None or other.alone is None else self.alone + other.alone
+        sums = {name: getattr(self, name) + getattr(other, name) for name in ("asked", "kept", "without_value")}
+        return self.model_copy(update={**sums, "alone": alone})
+
+
+class Sample(BaseModel):
+    """One row to look at: `lot` is its place in a random order, `reason` empty if it was kept."""
+
+    model_config = ConfigDict(frozen=True)
+    lot: int
+    part: str
+    row: int
+    uid: str
+    reason: str
+    score: float | None
+
+
+class Judged(BaseModel):
+    """The account of one part."""
+
+    model_config = ConfigDict(frozen=True)
+    part: str
+    rows: int
+    steps: list[Step]
+    kept_scores: list[int]
+    dropped_scores: list[int]
+    samples: list[Sample]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done to each part. `edges`: of the histogram of `score`; none if nothing is to be shown."""
+
+    source: Source
+    root: Filter
+    cuts: Mapping[str, Cut]
+    runs: Path
+    memory: Path | None = None
+    score: str = ""
+    edges: tuple[float, ...] = ()
+    samples: int = SAMPLES
+
+    def columns(self) -> set[str]:
+        return {"uid", *self.root.columns(), *([self.score] if self.score else [])}
+
+
+def judge_part(job: Job, part: str) -> Judged:
+    """Write the run of chosen uids, return the account."""
+    frame = job.source.read(part, job.columns())
+    judge = Judge(frame, job.cuts, job.memory / part if job.memory is not None else None)
+    reach, why = judge.everybody(), np.zeros(frame.height, np.int16)
+    steps: list[Step] = []
+    for placed in sequence(Placed("0", job.root)):
+        said, alone = _asked(judge, placed, reach)
+        missing = reach & ~said.yes & ~said.no
+        why[reach & said.no] = 2 * len(steps) + 1
+        why[missing] = 2 * len(steps) + 2
+        steps.append(_step(placed.filter, int(reach.sum()), int(said.yes.sum()), int(missing.sum()), alone))
+        reach = said.yes
+    packed = uid.pack(frame["uid"])
+    write_run(job.runs / f"{part}.npy", packed[reach])
+    scores = frame[job.score].cast(pl.Float64).fill_nan(None) if job.score else None
+    kept, dropped = (_histogram(scores, mask, job.edges) for mask in (reach, ~reach))
+    samples = _samples(job, part, frame["uid"], packed, why, scores, steps) if job.samples else []
+    return Judged(part=part, rows=frame.height, steps=steps, kept_scores=kept, dropped_scores=dropped, samples=samples)
+
+
+def _asked(judge: Judge, placed: Placed, reach: Mask) -> tuple[Verdict, int | None]:
+    """A cheap filter is asked about every row, so that one learns what it does alone; a costly one about `reach` only."""
+    if cost_of(placed.filter) or ranks_survivors(placed.filter):
+        return judge.verdict(placed, reach), None
+    said = judge.verdict(placed, judge.everybody())
+    return Verdict(said.yes & reach, said.no & reach), int(said.yes.sum())
+
+
+def _step(asked: Filter, came: int, kept: int, missing: int, alone: int | None) -> Step:
+    return Step(
+        title=asked.title(),
+        reason=asked.reason(),
+        missing=f"no {' or '.join(sorted(asked.columns()))}",
+        asked=came,
+        kept=kept,
+        without_value=missing,
+        alone=alone,
+    )
+
+
+def _histogram(scores: pl.Series | None, mask: Mask, edges: tuple[float, ...]) -> list[int]:
+    if scores is None or not edges:
+        return []
+    values = scores.filter(pl.Series(mask)).drop_nulls().to_numpy()
+    return np.histogram(values, bins=np.array(edges))[0].tolist()
+
+
+def _samples(
+    job: Job,
+    part: str,
+    uids: pl.Series,
+    packed: uid.Uids,
+    why: np.ndarray[tuple[int], np.dtype[np.int16]],
+    scores: pl.Series | None,
+    steps: list[Step],
+) -> list[Sample]:
+    """For every reason (0: kept) the rows with the smallest lots: together with those of other parts, a uniform sample."""
+    order = lots(packed, SAMPLE_SEED)
+    words = [""] + [text for step in steps for text in (step.reason, step.missing)]
+    found: list[Sample] = []
+    for reason in np.unique(why).tolist():
+        rows = np.flatnonzero(why == reason)
+        first = rows[np.argsort(order[rows], kind="stable")[: job.samples]]
+        for row in first.tolist():
+            score = None if scores is None else scores[row]
+            found.append(Sample(lot=int(order[row]), part=part, row=row, uid=uids[row], reason=words[reason], score=score))
+    return found

@@ -1,0 +1,117 @@
+"""What a selection says about itself: rows by step and by first reason, the score histogram, and samples to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from datacomp_core.filters.part import SAMPLES, Judged, Sample, Step
+from datacomp_core.filters.source import Source
+
+BINS = 60
+
+
+class Explanation(BaseModel):
+    """Rows by step in the order asked. `dropped` names the first reason of every dropped row; nothing else is dropped."""
+
+    model_config = ConfigDict(frozen=True)
+    recipe: str
+    filter: dict[str, Any]
+    rows: int
+    kept: int
+    steps: list[Step]
+    dropped: dict[str, int]
+
+
+class Tally:
+    """Adds up the accounts of parts, in any order, in memory that does not grow with their number."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.steps: list[Step] = []
+        self.kept_scores: list[int] = []
+        self.dropped_scores: list[int] = []
+        self.samples: dict[str, list[Sample]] = {}
+
+    def add(self, part: Judged) -> None:
+        self.rows += part.rows
+        self.steps = [a.plus(b) for a, b in zip(self.steps, part.steps, strict=True)] if self.steps else part.steps
+        self.kept_scores = _sum(self.kept_scores, part.kept_scores)
+        self.dropped_scores = _sum(self.dropped_scores, part.dropped_scores)
+        for sample in part.samples:
+            self.samples.setdefault(sample.reason, []).append(sample)
+        for reason, some in self.samples.items():
+            self.samples[reason] = sorted(some, key=_by_lot)[:SAMPLES]
+
+    def explanation(self, recipe: str, tree: dict[str, Any]) -> Explanation:
+        dropped: dict[str, int] = {}
+        for step in self.steps:
+            for reason, count in ((step.reason, step.asked - step.kept - step.without_value), (step.missing, step.without_value)):
+                if count:
+                    dropped[reason] = dropped.get(reason, 0) + count
+        kept = self.steps[-1].kept
+        assert kept + sum(dropped.values()) == self.rows, "a row was dropped for no reason"
+        return Explanation(recipe=recipe, filter=tree, rows=self.rows, kept=kept, steps=self.steps, dropped=dropped)
+
+    def kept_samples(self) -> list[Sample]:
+        return self.samples.get("", [])[:SAMPLES]
+
+    def dropped_samples(self) -> list[Sample]:
+        """As many of each reason, so that a rare one shows too."""
+        reasons = sorted(reason for reason in self.samples if reason)
+        each = -(-SAMPLES // max(len(reasons), 1))
+        return [sample for reason in reasons for sample in self.samples[reason][:each]][:SAMPLES]
+
+
+def sample_table(source: Source, samples: Sequence[Sample]) -> pl.DataFrame:
+    """uid, text, reason and score of some rows, in random order. Only the parts they lie in are read."""
+    texts: dict[tuple[str, int], str | None] = {}
+    for part in sorted({sample.part for sample in samples}):
+        rows = [sample.row for sample in samples if sample.part == part]
+        texts |= zip([(part, row) for row in rows], source.read(part, ["text"])["text"].gather(rows).to_list(), strict=True)
+    ordered = sorted(samples, key=_by_lot)
+    return pl.DataFrame(
+        {
+            "uid": [sample.uid for sample in ordered],
+            "text": [texts[sample.part, sample.row] for sample in ordered],
+            "reason": [sample.reason for sample in ordered],
+            "score": [sample.score for sample in ordered],
+        },
+        schema={"uid": pl.String, "text": pl.String, "reason": pl.String, "score": pl.Float64},
+    )
+
+
+def histogram(column: str, edges: Sequence[float], tally: Tally, cut: float | None) -> dict[str, Any]:
+    """Pairs by score, and how many of each bin are kept; all empty if there is no score to show."""
+    return {
+        "column": column,
+        "edges": list(edges),
+        "counts": _sum(tally.kept_scores, tally.dropped_scores),
+        "kept": tally.kept_scores,
+        "cut": cut,
+    }
+
+
+def edges_of(ranges: Iterable[tuple[float | None, float | None]]) -> tuple[float, ...]:
+    """Equal bins from the smallest to the largest score of all parts; none if there are no scores."""
+    lows, highs = [], []
+    for low, high in ranges:
+        if low is not None and high is not None:
+            lows.append(low)
+            highs.append(high)
+    if not lows:
+        return ()
+    low, high = min(lows), max(highs)
+    width = (high - low) / BINS or 1.0
+    return (*(low + width * number for number in range(BINS)), max(high, low + width * BINS))
+
+
+def _sum(a: list[int], b: list[int]) -> list[int]:
+    return [x + y for x, y in zip(a, b, strict=True)] if a and b else a or b
+
+
+def _by_lot(sample: Sample) -> tuple[int, str, str, int]:
+    return sample.lot, sample.uid, sample.part, sample.row

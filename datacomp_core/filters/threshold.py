@@ -1,0 +1,33 @@
+"""Scores of at least some value. Reference: `clip_score` with `--threshold`; the paper's Table 16 lists values."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from datacomp_core.filters.base import Rule, locked, score_column, score_field
+
+
+class Threshold(Rule):
+    """Keeps rows whose score is at least so high."""
+
+    kind: Literal["threshold"] = locked("threshold")
+    score: str = score_field("l14")
+    at_least: float = Field(
+        default=0.243, allow_inf_nan=False, description="0.243 is the paper's top 30 % of L/14; 0.281 that of B/32."
+    )
+
+    def columns(self) -> frozenset[str]:
+        return frozenset({score_column(self.score)})
+
+    def title(self) -> str:
+        return f"{score_column(self.score)} of {self.at_least:g} or more"
+
+    def reason(self) -> str:
+        return f"{score_column(self.score)} under {self.at_least:g}"
+
+    def expression(self) -> pl.Expr:
+        # The bound is compared in the column's own precision, as numpy does: float32(0.7) passes 0.7.
+        return pl.col(score_column(self.score)).fill_nan(None) >= self.at_least

@@ -1,0 +1,32 @@
+"""Captions of some length in words. Reference: `len(text.split()) > 2` of `basic_filter`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import polars as pl
+from pydantic import Field
+
+from datacomp_core.filters.base import Rule, locked
+
+WORD = r"[^\s\x1c-\x1f]+"
+"""What Python's `str.split()` returns. It takes U+001C to U+001F for white space; regular expressions do not."""
+
+
+class Words(Rule):
+    """Keeps captions of at least so many words (whatever stands between white space)."""
+
+    kind: Literal["words"] = locked("words")
+    at_least: int = Field(default=3, ge=1, description="Words; the reference's basic filter wants more than 2.")
+
+    def columns(self) -> frozenset[str]:
+        return frozenset({"text"})
+
+    def title(self) -> str:
+        return f"{self.at_least} words or more"
+
+    def reason(self) -> str:
+        return f"fewer than {self.at_least} words"
+
+    def expression(self) -> pl.Expr:
+        return pl.col("text").str.count_matches(WORD) >= self.at_least
