@@ -12,8 +12,9 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -34,13 +35,17 @@ REGULAR = ord("0")
 
 @dataclass(frozen=True)
 class Copy:
-    """One output shard to write: `rows` in their order, from `names` of the folder `source`."""
+    """One output shard to write: `rows` in their order, from `names` of the folder `source`.
+
+    `record` says whether sizes and hashes of the written files are wanted: hashing costs as much as copying.
+    """
 
     shard: str
     rows: Rows
     source: Folder
     names: tuple[str, ...]
     out: Folder
+    record: Literal["files", "nothing"] = "nothing"
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class _OddError(Exception):
 
 def copy_shard(job: Copy) -> Copied:
     """Write `<shard>.tar`, its index and, last, `<shard>_stats.json`. DataError if the input is not what its index says."""
-    out = job.out.journaled()
+    out = job.out.journaled() if job.record == "files" else job.out
     try:
         with out.writing(f"{job.shard}.tar") as path:
             offsets, lengths = _write(job, path)
@@ -163,33 +168,48 @@ def _stale(job: Copy, row: int, reason: str) -> DataError:
 
 
 def reframe(data: memoryview, key: str) -> bool:
-    """Rename the members of the sample in `data` to `<key>.<extension>`, in place.
+    """Rename the members of the sample in `data` to `<key>.<extension>`, in place: names and checksums, nothing else.
 
     False, and nothing is touched, where that does not suffice: extended headers, other things between the members, members
     of two samples, or damage.
     """
-    position, end, ours = 0, len(data), b""
-    fresh: list[tuple[int, bytes]] = []
+    position, end, stem, stem_sum = 0, len(data), b"", 0
+    fresh = f"{key}.".encode()
+    fresh_sum = sum(fresh)
+    changes: list[tuple[int, bytes, bytes]] = []
     while position < end:
         block = bytes(data[position : position + BLOCK])
         if len(block) < BLOCK or block[156] != REGULAR or block[345] or block[257:262] != b"ustar":
             return False
         name = block[: block.find(0, 0, 100)] if block[99] == 0 else block[:100]
-        dot = name.find(b".", name.rfind(b"/") + 1)
-        stem = name[:dot]
-        if dot < 1 or name.startswith(b"__") or (ours and stem != ours) or not block[124:135].isdigit():
+        dot = name.find(b".", name.rfind(b"/") + 1) + 1
+        size, checksum = block[124:135], block[148:154]
+        if not (size.isdigit() and checksum.isdigit()):
             return False
-        ours, size = stem, int(block[124:135], 8)
-        head = header(f"{key}.{name[dot + 1 :].decode('utf-8', 'surrogateescape').lower()}", size)
-        if len(head) != BLOCK:
+        if name[:dot] != stem:
+            if stem or dot < 2 or name.startswith(b"__"):
+                return False
+            stem = name[:dot]
+            stem_sum = sum(stem)
+        extension, change = _lowered(name[dot:])
+        if len(fresh) + len(extension) > 100:
             return False
-        fresh.append((position, head))
-        position += BLOCK + size + -size % BLOCK
+        renamed = int(checksum, 8) - stem_sum + fresh_sum + change
+        changes.append((position, (fresh + extension).ljust(100, b"\0"), b"%06o" % renamed))
+        position += BLOCK + -(-int(size, 8) // BLOCK) * BLOCK
     if position != end:
         return False
-    for place, head in fresh:
-        data[place : place + BLOCK] = head
+    for place, name, checksum in changes:
+        data[place : place + 100] = name
+        data[place + 148 : place + 154] = checksum
     return True
+
+
+@lru_cache(1024)
+def _lowered(extension: bytes) -> tuple[bytes, int]:
+    """An extension in lower case, and what that adds to a header's checksum."""
+    lower = extension.decode("utf-8", "surrogateescape").lower().encode("utf-8", "surrogateescape")
+    return lower, sum(lower) - sum(extension)
 
 
 # Reading -------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def reshard(
     Samples are keyed `<uid>-<copy>`. IncompleteError if more is missing than the spec tolerates.
     """
     account = reshard_folders(
-        store.folder(shards), f"{store.folder(subset)}/{SUBSET}", out, spec, workers=workers, progress=progress
+        store.folder(shards), f"{store.folder(subset)}/{SUBSET}", out, spec, workers=workers, progress=progress, record="files"
     )
     return ShardSet(
         scale=shards.scale,
@@ -81,11 +81,12 @@ def reshard_folders(
     *,
     workers: int = 1,
     progress: Progress = NoProgress(),  # noqa: B008
+    record: Literal["files", "nothing"] = "nothing",
 ) -> Accounting:
     """`reshard` without a store: works on the original tooling's folders, local or in a bucket.
 
     `subset` is the url or path of a subset file. DataError if `out` holds something else than an unfinished or finished
-    reshard of the same inputs.
+    reshard of the same inputs. `record="files"` notes sizes and hashes of what is written in `out`'s journal.
     """
     with _local(subset) as chosen, scratch() as buckets:
         inputs = scan.input_shards(shards)
@@ -100,7 +101,13 @@ def reshard_folders(
         account.check(spec, shards.url)
         with out.writing(SAMPLE_IDS) as path:
             shutil.copyfile(chosen, path)
-        _copy(shards, out, inputs, cut(plan.sorted(), account.written, spec.samples_per_shard), account, workers, progress)
+        planned = cut(plan.sorted(), account.written, spec.samples_per_shard)
+        progress.start(account.written, "samples")
+        jobs = _jobs(shards, out, inputs, planned, progress, record)
+        for _, copied in process_map(copy_shard, jobs, workers=min(workers, 1 + account.written // SAMPLES_WORTH_A_PROCESS)):
+            for file in copied.files:
+                out.note(file)
+            progress.advance(copied.samples)
         out.write_json(ACCOUNT, asdict(account))
     return account
 
@@ -162,33 +169,24 @@ def _write_missing(out: Folder, ledger: Ledger) -> None:
         out.write(f"{MISSING}/{shard_name(number)}.parquet", buffer.getvalue())
 
 
-def _copy(
+def _jobs(
     shards: Folder,
     out: Folder,
     inputs: list[scan.InputShard],
     plan: Iterator[Rows],
-    account: Accounting,
-    workers: int,
     progress: Progress,
-) -> None:
+    record: Literal["files", "nothing"],
+) -> Iterator[Copy]:
+    """What is still to be written; each job knows only the input shards it reads."""
     done = {name.removesuffix("_stats.json") for name in out.files("_stats.json")}
-    progress.start(account.written, "samples")
-
-    def jobs() -> Iterator[Copy]:
-        for number, rows in enumerate(plan):
-            if shard_name(number) in done:
-                progress.advance(len(rows))
-                continue
-            used, local = np.unique(rows["shard"], return_inverse=True)
-            mine = rows.copy()
-            mine["shard"] = local
-            yield Copy(shard_name(number), mine, shards, tuple(inputs[shard].name for shard in used), out)
-
-    workers = min(workers, 1 + account.written // SAMPLES_WORTH_A_PROCESS)
-    for _, copied in process_map(copy_shard, jobs(), workers=workers):
-        for file in copied.files:
-            out.note(file)
-        progress.advance(copied.samples)
+    for number, rows in enumerate(plan):
+        if shard_name(number) in done:
+            progress.advance(len(rows))
+            continue
+        used, local = np.unique(rows["shard"], return_inverse=True)
+        mine = rows.copy()
+        mine["shard"] = local
+        yield Copy(shard_name(number), mine, shards, tuple(inputs[shard].name for shard in used), out, record)
 
 
 def _num_shards(account: Accounting, spec: ReshardSpec) -> int:

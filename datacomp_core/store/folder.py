@@ -212,7 +212,8 @@ class Folder:
             target.parent.mkdir(parents=True, exist_ok=True)
         with _replacing(target) as temporary:
             yield temporary
-        self._noted(FileStat(name, target.stat().st_size, hash_file(target)))
+        if self._journal is not None:
+            self._noted(FileStat(name, target.stat().st_size, hash_file(target)))
 
     def create(self, name: str, data: bytes) -> bool:
         """Put `data` at `name` only if nothing is there; False if something is. Atomic among machines."""

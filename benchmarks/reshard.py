@@ -1,0 +1,146 @@
+"""How fast is resharding? Ours against `cp` of the same bytes, against copying whole shards, and against the reference.
+
+    python benchmarks/reshard.py --shards 8 --samples 10000 --reference CHECKOUT
+
+Makes shards of real JPEGs (of random content, so that they have a size like the web's), indexes them, and for subsets of
+several sizes times each contender in turn, three times, each as a process of its own. The reference runs from a checkout of
+mlfoundations/datacomp (`--reference`), patched at run time for today's webdataset; without one it is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+FRACTIONS = (0.03, 0.1, 0.3, 1.0)
+
+OURS = """
+import sys
+from datacomp_core.resharding.reshard import ReshardSpec, reshard_folders
+from datacomp_core.store import Folder
+if __name__ == "__main__":
+    source, subset, out, workers = sys.argv[1:]
+    reshard_folders(Folder(source), subset, Folder(out), ReshardSpec(), workers=int(workers))
+"""
+
+# What FACTS of this project's set-up say the reference needs with webdataset 0.2.86, and nothing else.
+REFERENCE = """
+import sys, runpy
+import webdataset as wds, webdataset.gopen, webdataset.writer
+wds.writer.gopen = webdataset.gopen
+wds.gopen_schemes = webdataset.gopen.gopen_schemes
+sys.argv[0] = sys.argv[1] + "/resharder.py"
+del sys.argv[1]
+sys.path.insert(0, sys.argv[0].rsplit("/", 1)[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def make_shards(folder: Path, shards: int, samples: int) -> np.ndarray:
+    """Shards as img2dataset leaves them, with index and stats; returns the uids of all samples."""
+    from PIL import Image
+
+    from datacomp_core import shards as core
+    from datacomp_core.store import Folder
+
+    random = np.random.default_rng(0)
+    images: list[bytes] = []
+    for _ in range(64):
+        side = int(random.integers(120, 400))
+        coarse = Image.fromarray(random.integers(0, 256, (side // 6, side // 6, 3), np.uint8))
+        buffer = io.BytesIO()
+        coarse.resize((side, side), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+        images.append(buffer.getvalue())
+    uids = random.integers(0, 2**63, (shards * samples, 2), np.uint64)
+    names = [f"{high:016x}{low:016x}" for high, low in uids.tolist()]
+    for shard in range(shards):
+        name = core.shard_name(shard)
+        with (folder / f"{name}.tar").open("wb") as file:
+            writer = core.ShardWriter(file, name)
+            for i in range(samples):
+                uid = names[shard * samples + i]
+                image = images[int(random.integers(len(images)))]
+                meta = {"uid": uid, "url": f"http://example.org/{uid}.jpg", "status": "success", "width": 1, "height": 1}
+                content = {"jpg": image, "json": json.dumps(meta, indent=4).encode(), "txt": b"a caption of some words"}
+                writer.add(uid, f"{shard:08d}{i:04d}", content)
+            core.write_index(Folder(folder), name, writer.finish())
+        (folder / f"{name}_stats.json").write_text(json.dumps({"successes": samples}))
+    (folder / "sizes.json").write_text(json.dumps({f"{core.shard_name(s)}.tar": samples for s in range(shards)}))
+    return uids
+
+
+def subset_file(path: Path, uids: np.ndarray, fraction: float) -> int:
+    chosen = uids[np.random.default_rng(1).permutation(len(uids))[: int(len(uids) * fraction)]]
+    packed = np.empty(len(chosen), "u8,u8")
+    packed["f0"], packed["f1"] = chosen[:, 0], chosen[:, 1]
+    np.save(path, np.sort(packed))
+    return len(chosen)
+
+
+def timed(command: list[str], out: Path) -> tuple[float, float]:
+    """Seconds of wall clock, and peak memory in MB of the largest process."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    begun = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("benchmark-reshard"), help="where to work; removed afterwards")
+    parser.add_argument("--shards", type=int, default=4)
+    parser.add_argument("--samples", type=int, default=10_000, help="of a shard")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--reference", type=Path, help="a checkout of mlfoundations/datacomp")
+    given = parser.parse_args()
+    source, out, subset = given.folder / "pool", given.folder / "out", given.folder / "subset.npy"
+    source.mkdir(parents=True, exist_ok=True)
+    try:
+        uids = make_shards(source, given.shards, given.samples)
+        size = sum(path.stat().st_size for path in source.glob("*.tar"))
+        print(f"{len(uids):,} samples, {size / 1e9:.2f} GB, {given.workers} workers, median of {given.repeats}")
+        print(f"{'subset':>7} {'contender':<12} {'seconds':>8} {'samples/s':>10} {'of cp':>6} {'peak MB':>8}")
+        for fraction in FRACTIONS:
+            number = subset_file(subset, uids, fraction)
+            compare(given, source, out, subset, number, fraction)
+    finally:
+        shutil.rmtree(given.folder)
+
+
+def compare(given: argparse.Namespace, source: Path, out: Path, subset: Path, number: int, fraction: float) -> None:
+    ours = [sys.executable, "-c", OURS, str(source), str(subset), str(out), str(given.workers)]
+    bare = given.folder / "same-bytes"
+    timed(ours, out)
+    shutil.rmtree(bare, ignore_errors=True)
+    shutil.copytree(out, bare)
+    contenders = {"cp": ["cp", "-r", str(bare), str(out)], "ours": ours}
+    if given.reference:
+        options = ["-i", str(source), "-o", str(out), "-s", str(subset), "-j", str(given.workers)]
+        contenders["reference"] = [sys.executable, "-c", REFERENCE, str(given.reference), *options]
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    memory: dict[str, float] = {}
+    for _ in range(given.repeats):
+        for name, command in contenders.items():
+            spent, memory[name] = timed(command, out)
+            seconds[name].append(spent)
+    copied = statistics.median(seconds["cp"])
+    for name, spent in seconds.items():
+        middle = statistics.median(spent)
+        print(f"{fraction:7.0%} {name:<12} {middle:8.2f} {number / middle:10,.0f} {middle / copied:6.1f} {memory[name]:8.0f}")
+
+
+if __name__ == "__main__":
+    main()
