@@ -15,11 +15,12 @@ WIDTH = 5.5  # inches of 72 px: narrow, so that a phone need not shrink the word
 
 @dataclass(frozen=True)
 class Histogram:
-    """`counts[i]` pairs have a score in `edges[i]..edges[i + 1]`; what lies at `cut` or above was kept."""
+    """`counts[i]` pairs have a score in `edges[i]..edges[i + 1]`, `kept[i]` of them are kept; `cut` is None without one."""
 
     column: str
     edges: list[float]
-    counts: list[float]
+    counts: list[int]
+    kept: list[int]
     cut: float | None = None
 
 
@@ -76,23 +77,22 @@ def _top(rows: Sequence[Row]) -> float:
 
 
 def histogram(data: Histogram, key: str) -> str:
-    """Scores of the pool, what is kept in colour, the cut as a line with its value."""
+    """Scores of the pool in grey, what is kept of them in colour, the cut as a line with its value."""
+    widths = [high - low for low, high in zip(data.edges[:-1], data.edges[1:], strict=True)]
     with _drawing(2.5) as (figure, axes):
-        widths = [high - low for low, high in zip(data.edges[:-1], data.edges[1:], strict=True)]
-        kept = [data.cut is None or low + width / 2 >= data.cut for low, width in zip(data.edges, widths, strict=False)]
-        colors = [theme.series(1) if keep else theme.series(0) for keep in kept]
-        axes.bar(
-            data.edges[:-1], data.counts, widths, align="edge", color=colors, alpha=0.85, edgecolor=theme.SURFACE, linewidth=0.4
-        )
+        looks = {"align": "edge", "edgecolor": theme.SURFACE, "linewidth": 0.4}
+        axes.bar(data.edges[:-1], data.counts, widths, color=theme.series(0), alpha=0.55, label="dropped", **looks)
+        axes.bar(data.edges[:-1], data.kept, widths, color=theme.series(1), label="kept", **looks)
         if data.cut is not None:
             axes.axvline(data.cut, color=theme.INK, linewidth=1.2)
-            axes.text(data.cut, max(data.counts) * 1.02, f" cut {data.cut:.3f}, kept from here on", va="bottom", size=10)
+            axes.text(data.cut, max(data.counts) * 1.02, f" cut {data.cut:.3f}", va="bottom", size=10)
         axes.set_xlabel(data.column)
         axes.set_ylabel("pairs")
         axes.margins(x=0.01, y=0.16)
         axes.grid(axis="y")
+        axes.legend(frameon=False, loc="upper left", handlelength=1, handleheight=1, fontsize=10)
         cut = "" if data.cut is None else f", cut at {data.cut:.3f}"
-        return theme.to_svg(figure, key, f"Histogram of {data.column}{cut}")
+        return theme.to_svg(figure, key, f"Histogram of {data.column}: {sum(data.kept):,} of {sum(data.counts):,} kept{cut}")
 
 
 def curves(runs: Sequence[Curve], colors: Mapping[str, int]) -> str:

@@ -111,7 +111,7 @@ def _selection(store: Store, row: Row, entry: Entry) -> Selection:
         method=row.method,
         address=address,
         kept=entry.size.total,
-        reasons=[] if explained is None else _reasons({"kept": entry.size.total, **_explained(explained)}),
+        reasons=[] if explained is None else _reasons({"kept": int(explained["kept"]), **explained["dropped"]}),
         histogram=_histogram(drawn),
         kept_cards=sheets[0],
         dropped_cards=sheets[1],
@@ -126,14 +126,10 @@ def _json(folder: Folder, name: str, missing: list[str]) -> Any:
     return None
 
 
-def _explained(explained: Any) -> dict[str, int]:
-    return {str(name): int(count) for name, count in explained["dropped"].items()}
-
-
 def _histogram(drawn: Any) -> Histogram | None:
     if not drawn or not drawn.get("counts"):
         return None
-    return Histogram(str(drawn["column"]), drawn["edges"], drawn["counts"], drawn.get("cut"))
+    return Histogram(str(drawn["column"]), drawn["edges"], drawn["counts"], drawn["kept"], drawn["cut"])
 
 
 def _cards(folder: Folder, images: Folder | None, name: str, missing: list[str]) -> list[contact.Card]:

@@ -144,10 +144,12 @@ def explain(out: Folder, recipe: str, kept: list[int]) -> None:
     """The files beside a subset from which a page shows what was chosen."""
     dropped = [i for i in range(NUM) if i not in kept]
     reasons = ["low_score" if i % 2 else "too_small" for i in dropped]
-    out.write_json("explain.json", {"dropped": {name: reasons.count(name) for name in ("low_score", "too_small")}})
+    out.write_json("explain.json", {"kept": len(kept), "dropped": {name: reasons.count(name) for name in set(reasons)}})
     if recipe in ("clip_score", "intersect"):
         counts, edges = np.histogram([score_of(i) for i in range(NUM)], bins=40)
-        out.write_json("histogram.json", {"column": "clip", "edges": edges.tolist(), "counts": counts.tolist(), "cut": CUT})
+        held = np.histogram([score_of(i) for i in kept], bins=edges)[0]
+        drawn = {"column": "clip", "edges": edges.tolist(), "counts": counts.tolist(), "kept": held.tolist(), "cut": CUT}
+        out.write_json("histogram.json", drawn)
     for name, numbers, why in (("kept", kept, [""] * len(kept)), ("dropped", dropped, reasons)):
         with out.writing(f"{name}.parquet") as path:
             pl.DataFrame(
