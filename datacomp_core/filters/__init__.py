@@ -16,6 +16,7 @@ from datacomp_core.filters.characters import Characters
 from datacomp_core.filters.everything import Everything
 from datacomp_core.filters.image_size import ImageSize
 from datacomp_core.filters.language import Language
+from datacomp_core.filters.language_cld3 import LanguageCld3
 from datacomp_core.filters.threshold import Threshold
 from datacomp_core.filters.top import TopCount, TopFraction
 from datacomp_core.filters.words import Words
@@ -27,6 +28,7 @@ Leaf = (
     | ImageSize  # images of some size
     | AspectRatio  # images that are no banners
     | Language  # captions in one language, by fastText
+    | LanguageCld3  # captions in one language, by CLD3
     | Threshold  # scores of at least some value
     | TopFraction  # the best fraction by a score
     | TopCount  # the best so many by a score
@@ -60,6 +62,7 @@ __all__ = [
     "Filter",
     "ImageSize",
     "Language",
+    "LanguageCld3",
     "Leaf",
     "Not",
     "Random",

@@ -21,6 +21,7 @@ from datacomp_core.filters import (
     Everything,
     ImageSize,
     Language,
+    LanguageCld3,
     Random,
     Threshold,
     TopFraction,
@@ -75,6 +76,10 @@ def clip_score(*, score: Score = "l14", fraction: float | None = None, threshold
     if threshold is not None:
         return Threshold(score=score, at_least=threshold)
     return TopFraction(score=score, fraction=0.3 if fraction is None else fraction)
+
+
+def laion2b() -> All:
+    return All(filters=(Threshold(score="b32", at_least=0.28), LanguageCld3(cld3_language="en")))
 
 
 def clip_score_tiny(*, fraction: float = 0.3) -> TopFraction:
@@ -134,6 +139,7 @@ RECIPES: dict[str, Row] = {
         ),
         Row("clip_score_tiny", clip_score_tiny, "The best 30 % of the pool by our own small scorer.", "ours, after CLIP score"),
         Row("basic_and_clip_tiny", basic_and_clip_tiny, "What basic_tiny and clip_score_tiny both keep.", "ours"),
+        Row("laion2b", laion2b, "English by CLD3 and a CLIP B/32 score of 0.28 or more, as LAION-2B.", f"{PAPER}, LAION-2B"),
         Row("random", random, "A random fraction of the pool.", f"{PAPER}, random subsets"),
         Row("random_30", random_30, "A random 30 % of the pool: what size alone does.", f"{PAPER}, random subsets"),
     )
