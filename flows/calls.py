@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import Task
+from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 # Threads wait more than they work (tasks/slots.py bounds the work). A task is submitted after what it needs, and threads take
@@ -12,13 +13,25 @@ from prefect.task_runners import ThreadPoolTaskRunner
 RUNNER = ThreadPoolTaskRunner(max_workers=64)
 
 
-def submit(task: Task[..., Any], *identity: Any) -> Any:
-    """Submit a task; futures among `identity` are waited for."""
-    return task.submit(*identity)
+class Submitted:
+    """The calls of one flow run: `call` submits, `results` waits for all of them."""
 
+    def __init__(self) -> None:
+        self._futures: list[PrefectFuture[Any]] = []
 
-def settled(futures: list[Any]) -> list[Any]:
-    """Results of all futures. The first error is raised only when every one has ended, so that the others' work is kept."""
-    states = [(future, future.wait()) for future in futures]
-    del states
-    return [future.result() for future in futures]
+    def call(self, task: Task[..., Any], *identity: Any) -> PrefectFuture[Any]:
+        """Submit a task; it waits for the futures among `identity`."""
+        self._futures.append(task.submit(*identity))
+        return self._futures[-1]
+
+    def results(self, wanted: list[Any]) -> list[Any]:
+        """What the `wanted` futures came to. An error is raised only when every call has ended, so the others' work is kept.
+
+        A call that never started because what it needs failed is no error of its own: the failure is the one that is told.
+        """
+        for future in self._futures:
+            future.wait()
+        failed = [future for future in self._futures if future.state.is_failed() or future.state.is_crashed()]
+        for future in failed:
+            future.result()
+        return [future.result() for future in wanted]

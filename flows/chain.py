@@ -31,14 +31,30 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Curated:
+    """A training set."""
+
     subset: Any
     shards: Any
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a training set was worth."""
+
+    checkpoint: Any
+    report: Any
+    entry: Any
+
+
+def candidates(call: Call, spec: Preparation) -> tuple[Any, Any]:
+    """The pool and its images."""
+    pool = call(pooling.build_pool, spec.pool)
+    return pool, call(pooling.download_images, spec.images, pool)
+
+
 def prepare(call: Call, spec: Preparation) -> Prepared:
     """Pool, images, and the CLIP scores by a small scorer that is trained on the trusted set."""
-    pool = call(pooling.build_pool, spec.pool)
-    shards = call(pooling.download_images, spec.images, pool)
+    pool, shards = candidates(call, spec)
     trusted = call(pooling.build_trusted, spec.trusted)
     scorer = call(training.train, spec.scorer, (trusted,))
     embeddings = call(curating.embed, spec.embed, pool, shards, scorer)
@@ -51,12 +67,24 @@ def curate(call: Call, spec: Curation, prepared: Prepared) -> Curated:
     return Curated(subset, call(curating.reshard, spec.reshard, subset, prepared.shards))
 
 
-def train_and_evaluate(call: Call, spec: Scoring, curated: Curated) -> Any:
+def fit(call: Call, spec: ExperimentSpec) -> Any:
+    """A checkpoint, not yet scored."""
+    curated = curate(call, spec.curation(), prepare(call, spec.preparation()))
+    return call(training.train, spec.scoring().train, (curated.shards,))
+
+
+def train_and_evaluate(call: Call, spec: Scoring, curated: Curated) -> Scored:
     """One training on a curated set, scored on the scale's suite, entered on the board."""
     evalsets = call(pooling.build_evalsets, spec.evalsets)
     checkpoint = call(training.train, spec.train, (curated.shards,))
     report = call(evaluating.evaluate, spec.evaluate, checkpoint, evalsets)
-    return call(evaluating.enter, spec.entry, report, checkpoint, curated.subset, curated.shards)
+    return Scored(checkpoint, report, call(evaluating.enter, spec.entry, report, checkpoint, curated.subset, curated.shards))
+
+
+def experiment(call: Call, spec: ExperimentSpec) -> Scored:
+    """The whole chain."""
+    curated = curate(call, spec.curation(), prepare(call, spec.preparation()))
+    return train_and_evaluate(call, spec.scoring(), curated)
 
 
 def experiments(call: Call, specs: Iterable[ExperimentSpec]) -> list[Any]:
@@ -69,25 +97,31 @@ def experiments(call: Call, specs: Iterable[ExperimentSpec]) -> list[Any]:
             made[key] = call(task, *identity)
         return made[key]
 
-    return [_experiment(once, spec) for spec in specs]
+    return [experiment(once, spec).entry for spec in specs]
 
 
-def _experiment(call: Call, spec: ExperimentSpec) -> Any:
-    curated = curate(call, spec.curation(), prepare(call, spec.preparation()))
-    return train_and_evaluate(call, spec.scoring(), curated)
+STAGES: dict[str, Callable[[Call, ExperimentSpec], Any]] = {
+    "pool": lambda call, spec: candidates(call, spec.preparation())[1],
+    "embed": lambda call, spec: prepare(call, spec.preparation()).embeddings,
+    "filter": lambda call, spec: curate(call, spec.curation(), prepare(call, spec.preparation())).subset,
+    "reshard": lambda call, spec: curate(call, spec.curation(), prepare(call, spec.preparation())).shards,
+    "train": fit,
+    "evaluate": lambda call, spec: experiment(call, spec).report,
+}
+"""An experiment up to a stage, and what it has made by then."""
 
 
 def _handle(value: Any) -> Any:
     return tuple(_handle(item) for item in value) if isinstance(value, tuple) else id(value)
 
 
-def plan(specs: Iterable[ExperimentSpec], store: Store) -> list[Planned[Any]]:
-    """Every step of some experiments in order, BUILT or TO BUILD. Nothing is run or written."""
+def plan(walk: Callable[[Call], Any], store: Store) -> list[Planned[Any]]:
+    """Every step that `walk` calls, in order, BUILT or TO BUILD. Nothing is run or written."""
     steps: list[Planned[Any]] = []
 
     def look(task: Any, *identity: Any) -> Planned[Any]:
         steps.append(task.fn.step.plan(*identity, store=store))
         return steps[-1]
 
-    experiments(look, specs)
+    walk(look)
     return steps

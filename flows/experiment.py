@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import BoardEntry
-from flows.calls import RUNNER, settled, submit
+from flows.calls import RUNNER, Submitted
 from flows.chain import experiments
 from flows.parameters import ExperimentSpec
 from tasks.board import publish_board
@@ -14,6 +14,7 @@ from tasks.board import publish_board
 @flow(name="experiment", flow_run_name="{spec.scale}-{spec.recipe}-seed{spec.seed}", task_runner=RUNNER, persist_result=False)
 def experiment(spec: ExperimentSpec) -> BoardEntry:
     """Pool, images, scores, filter, reshard, training, evaluation, leaderboard: what is built is reused."""
-    [entry] = settled(experiments(submit, [spec]))
+    calls = Submitted()
+    [entry] = calls.results(experiments(calls.call, [spec]))
     publish_board(spec.scale)
     return entry

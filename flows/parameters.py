@@ -5,21 +5,19 @@ from __future__ import annotations
 from itertools import product
 from typing import Literal
 
-from datacomp_core.evaluation.evaluate import EvalSpec
-from datacomp_core.filters.select import SubsetSpec, load_recipe
-from datacomp_core.resharding.reshard import ReshardSpec
-from datacomp_core.training.train import TrainSpec
 from pydantic import Field, field_validator
 
 from datacomp_core.artifacts import Spec
 from datacomp_core.embedding.encode import EmbedSpec
+from datacomp_core.evaluation.evaluate import EvalSpec
+from datacomp_core.filters.select import SubsetSpec, load_recipe
 from datacomp_core.leaderboard.entry import EntrySpec
-from datacomp_core.pool.images import ImageSpec
+from datacomp_core.pool.images import ImageSpec, images_of
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec, TrustedSpec
+from datacomp_core.resharding.reshard import ReshardSpec, reshard_of
 from datacomp_core.scales import SCALES
+from datacomp_core.training.train import TrainSpec
 
-TINY_IMAGES = ImageSpec(image_size=64, encode_format="png", samples_per_shard=400)
-TINY_RESHARD = ReshardSpec(samples_per_shard=500)
 SCORER_SAMPLES = 30_720
 
 
@@ -27,7 +25,7 @@ class Preparation(Spec):
     """Everything that comes before a filter, shared by all experiments over one pool."""
 
     pool: TinyPoolSpec = Field(default=TinyPoolSpec(), description="The candidates.")
-    images: ImageSpec = Field(default=TINY_IMAGES, description="How their images are downloaded.")
+    images: ImageSpec = Field(default=images_of("tiny"), description="How their images are downloaded.")
     trusted: TrustedSpec = Field(default=TrustedSpec(), description="The trusted pairs that the scorer learns from.")
     scorer: TrainSpec = Field(description="How the scorer is trained.")
     embed: EmbedSpec = Field(default=EmbedSpec(), description="How pairs are scored.")
@@ -37,7 +35,7 @@ class Curation(Spec):
     """From a pool to a training set."""
 
     subset: SubsetSpec = Field(description="The filter.")
-    reshard: ReshardSpec = Field(default=TINY_RESHARD, description="How the chosen samples are laid out.")
+    reshard: ReshardSpec = Field(default=reshard_of("tiny"), description="How the chosen samples are laid out.")
 
 
 class Scoring(Spec):
@@ -99,7 +97,8 @@ class ExperimentSpec(Spec):
 
     def curation(self) -> Curation:
         """The specs of the filter and the reshard."""
-        return Curation(subset=SubsetSpec(recipe=self.recipe))
+        recipe = load_recipe(self.recipe)
+        return Curation(subset=SubsetSpec(recipe=recipe.name, filter=recipe.filter))
 
     def scoring(self) -> Scoring:
         """The specs of training, evaluation and entry."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import Embeddings, Pool, ShardSet
-from flows.calls import RUNNER, settled, submit
+from flows.calls import RUNNER, Submitted
 from flows.chain import prepare
 from flows.parameters import Preparation
 
@@ -13,6 +13,7 @@ from flows.parameters import Preparation
 @flow(name="prepare-pool", flow_run_name="prepare-{spec.pool.scale}", task_runner=RUNNER, persist_result=False)
 def prepare_pool(spec: Preparation) -> tuple[Pool, ShardSet, Embeddings]:
     """Metadata, images with a ledger and an index, scores."""
-    made = prepare(submit, spec)
-    pool, shards, embeddings = settled([made.pool, made.shards, made.embeddings])
+    calls = Submitted()
+    made = prepare(calls.call, spec)
+    pool, shards, embeddings = calls.results([made.pool, made.shards, made.embeddings])
     return pool, shards, embeddings

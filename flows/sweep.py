@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import BoardEntry
-from flows.calls import RUNNER, settled, submit
+from flows.calls import RUNNER, Submitted
 from flows.chain import experiments
 from flows.parameters import SweepSpec
 from tasks.board import publish_board
@@ -14,7 +14,8 @@ from tasks.board import publish_board
 @flow(name="sweep", flow_run_name="{spec.scale}-sweep", task_runner=RUNNER, persist_result=False)
 def sweep(spec: SweepSpec) -> list[BoardEntry]:
     """Every recipe with every seed, each a line of the leaderboard."""
+    calls = Submitted()
     try:
-        return settled(experiments(submit, spec.experiments()))
+        return calls.results(experiments(calls.call, spec.experiments()))
     finally:
         publish_board(spec.scale)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datacomp_core.filters import select
-from datacomp_core.resharding import reshard as resharding
 from prefect import task
 
 from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, ShardSet, Subset
 from datacomp_core.embedding import encode
+from datacomp_core.filters import select
+from datacomp_core.resharding import reshard as resharding
 from datacomp_core.settings import settings
 from tasks import policies
 from tasks.running import run, runs

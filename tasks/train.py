@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datacomp_core.training import train as training
 from prefect import task
 
 from datacomp_core.artifacts import Checkpoint, ShardSet
 from datacomp_core.settings import settings
+from datacomp_core.training import train as training
 from tasks import policies
 from tasks.running import run, runs
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datacomp_core.store import Planned, Store
     from flows.parameters import SweepSpec
 
-DEMO_RECIPES = ("no_filter", "random_tiny", "basic_tiny", "clip_score_tiny", "basic_and_clip_tiny")
+DEMO_RECIPES = ("no_filter", "random_30", "basic_tiny", "clip_score_tiny", "basic_and_clip_tiny")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -101,10 +101,11 @@ def _sweep(scale: str, recipe: Sequence[str] | None, seed: Sequence[int] | None,
 
 def planned(spec: SweepSpec) -> tuple[Store, list[Planned[Any]]]:
     """The store, and every step of a sweep in it."""
+    from flows.chain import experiments
     from flows.chain import plan as plan_chain
     from tasks.running import store
 
-    return store(), plan_chain(spec.experiments(), store())
+    return store(), plan_chain(lambda call: experiments(call, spec.experiments()), store())
 
 
 def execute(spec: SweepSpec, *, quiet: bool) -> int:

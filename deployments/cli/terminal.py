@@ -6,6 +6,7 @@ With `--json` the result alone goes to standard output and everything else to st
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
     from datacomp_core.store import Planned
     from tasks.reporting import StepEvent
 
-out = Console(highlight=False, soft_wrap=True)
-notes = Console(stderr=True, highlight=False, soft_wrap=True)
+PIPE_WIDTH = 200  # in a pipe nothing is cut: what reads it has no edge
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+notes = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
 MARKS = {"built": "[green]✓ built [/]", "reused": "[cyan]= reused[/]", "failed": "[red]✗ failed[/]"}
 

@@ -44,7 +44,7 @@ def small_chain(call: Call) -> list[Any]:
         chosen = spec.model_copy(update={"recipe": recipe})
         curated = curate(call, chosen.curation().model_copy(update={"reshard": ReshardSpec(samples_per_shard=64)}), prepared)
         scoring = chosen.scoring().model_copy(update={"train": small_training(512)})
-        entries.append(train_and_evaluate(call, scoring, curated))
+        entries.append(train_and_evaluate(call, scoring, curated).entry)
     return entries
 
 

@@ -114,14 +114,15 @@ def test_through_prefect_every_step_is_a_task_run_with_its_summary(
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-    from flows.calls import RUNNER, settled, submit
+    from flows.calls import RUNNER, Submitted
 
     monkeypatch.setenv("DATACOMP_STORE", undisturbed.root.url)
     settings.cache_clear()
 
     @flow(name="small", task_runner=RUNNER)
     def small() -> list[BoardEntry]:
-        return settled(small_chain(submit))
+        calls = Submitted()
+        return calls.results(small_chain(calls.call))
 
     state = small(return_state=True)
     assert {entry.address for entry in state.result()} == {record.address for record in undisturbed.records("entries")}
