@@ -90,8 +90,8 @@ def reshard_folders(
     """
     with _local(subset) as chosen, scratch() as buckets:
         inputs = scan.input_shards(shards)
-        _claim(out, _identity(spec, chosen, inputs))
         ledger = open_ledger(uid.open_subset(chosen), subset)
+        _claim(out, _identity(spec, chosen, inputs))
         plan = Buckets(buckets, len(ledger.subset), len(inputs), spec.seed, spec.shuffle)
         progress.start(len(inputs), "indices")
         for rows in _scan(shards, chosen, inputs, ledger, workers, progress):
@@ -134,13 +134,13 @@ def _identity(spec: ReshardSpec, subset: Path, inputs: list[scan.InputShard]) ->
 
 
 def _claim(out: Folder, identity: dict[str, Any]) -> None:
-    """Mark `out` as the place of this reshard, or see that it is."""
-    if out.exists(IDENTITY):
-        if fingerprint(out.read_json(IDENTITY)) != fingerprint(identity):
-            raise DataError(f"{out} holds a reshard of another subset, spec or pool: choose an empty folder, or remove it.")
+    """Mark `out` as the place of this reshard, or see that it is; without shards in it, it is anybody's."""
+    claimed = out.exists(IDENTITY)
+    if claimed and fingerprint(out.read_json(IDENTITY)) == fingerprint(identity):
         return
     if any(name.endswith(".tar") for name in out.files()):
-        raise DataError(f"{out} holds shards that no reshard of ours made: choose an empty folder.")
+        whose = "holds a reshard of another subset, spec or pool" if claimed else "holds shards that no reshard of ours made"
+        raise DataError(f"{out} {whose}: choose an empty folder, or remove it.")
     out.write_json(IDENTITY, identity)
 
 
