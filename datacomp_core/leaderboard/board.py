@@ -10,13 +10,16 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from datacomp_core.artifacts import BoardEntry
+from datacomp_core.artifacts import BoardEntry, Pool
 from datacomp_core.leaderboard.entry import Entry, read
+from datacomp_core.leaderboard.provenance import seedless
 from datacomp_core.leaderboard.reference import SOURCE, references
 from datacomp_core.leaderboard.rows import Board, Column, Row, Score
 from datacomp_core.leaderboard.stats import Spread, Verdict, compare, pooled_spread
+from datacomp_core.leaderboard.variants import names
 from datacomp_core.scales import SCALES
 from datacomp_core.store import Store
+from datacomp_core.store.fingerprint import fingerprint
 
 BASELINE = "no_filter"
 CONTROL = "random"
@@ -49,6 +52,8 @@ def make_board(scale: str, found: Iterable[tuple[str, Entry]]) -> Board:
     for address, entry in found:
         groups.setdefault(entry.same_but_for_seeds, []).append((address, entry))
     rows = [_row(key, members) for key, members in groups.items()]
+    for row, name in zip(rows, names([members[-1][1] for members in groups.values()]), strict=True):
+        row.method = name
     suite = _suite(scale, rows)
     ranked = sorted((row for row in rows if row.suite == suite and row.average), key=_by_average)
     pooled = pooled_spread([row.average.values for row in ranked if row.average])
@@ -97,6 +102,7 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
         recipe=first.recipe,
         track=first.track,
         suite=_suite_of(first),
+        setting=_setting(first),
         num_seeds=len(several),
         seeds=[entry.seeds for entry in several],
         size=float(np.mean([entry.size.total for entry in several])),
@@ -112,6 +118,14 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
         entries=[address for address, _ in kept],
         superseded=len(members) - len(kept),
     )
+
+
+def _setting(entry: Entry) -> str:
+    """Hash of all but the filter that could move a score, seeds aside: pool, download, training, evaluation."""
+    used = {entry.inputs["checkpoint"], entry.inputs["report"]}
+    used |= {entry.realised_pool.address} if entry.realised_pool else set()
+    links = [link for link in entry.chain if link.address in used or link.kind == Pool.kind]
+    return fingerprint(sorted(fingerprint([link.kind, link.version, seedless(link.spec)]) for link in links))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -159,13 +173,15 @@ def _tasks(row: Row, columns: Sequence[Column]) -> dict[str, list[float]]:
 
 
 def _judge(ranked: list[Row], columns: Sequence[Column], pooled: Spread | None) -> None:
-    """Set each row's verdicts against the unfiltered pool and against the random subset nearest in size."""
+    """Set each row's verdicts against the unfiltered pool and the random subset nearest in size, of the same setting."""
     baselines = [row for row in ranked if row.recipe == BASELINE]
     controls = [row for row in ranked if row.recipe.startswith(CONTROL)]
     for row in ranked:
-        if baselines and row is not baselines[0]:
-            row.baseline = _against(row, baselines[0], columns, pooled)
-        nearest = min(controls, key=lambda other: abs(other.size - row.size), default=None)
+        plain = next((other for other in baselines if other.setting == row.setting), None)
+        if plain is not None and row is not plain:
+            row.baseline = _against(row, plain, columns, pooled)
+        fair = [other for other in controls if other.setting == row.setting]
+        nearest = min(fair, key=lambda other: abs(other.size - row.size), default=None)
         if nearest is not None and row is not nearest:
             row.control = _against(row, nearest, columns, pooled)
             row.control_size = nearest.size

@@ -47,9 +47,9 @@ def best(board: Board) -> Row | None:
 
 
 def baseline(board: Board) -> Row | None:
-    """The row the verdicts are against."""
-    keys = {row.baseline.against_row for row in board.runs() if row.baseline is not None}
-    return board.row(keys.pop()) if keys else None
+    """The row that the best verdict is against."""
+    key = next((row.baseline.against_row for row in board.runs() if row.baseline is not None), "")
+    return board.row(key)
 
 
 def finding(board: Board) -> Finding:

@@ -37,6 +37,7 @@ class Row(BaseModel):
     recipe: str
     track: str
     suite: str
+    setting: str = Field(default="", description="Same for rows that differ in nothing but the filter and seeds.")
     rank: int | None = None
     tied: bool = Field(default=False, description="Shares its rank with another row.")
     num_seeds: int

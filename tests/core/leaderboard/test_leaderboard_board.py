@@ -120,6 +120,8 @@ def test_other_settings_make_another_row(store: Store) -> None:
     made = board(store, "tiny")
     assert len(made.rows) == 2
     assert sorted(row.place for row in made.rows) == ["", "1"]
+    assert sorted(row.method for row in made.rows) == ["no_filter (learning_rate 0.002)", "no_filter (learning_rate 0.5)"]
+    assert [row.baseline for row in made.rows] == [None, None], "each is the baseline of its own setting"
     breaches = [row.breaches for row in made.rows if row.breaches]
     assert len(breaches) == 1
     assert "learning_rate 0.5 in place of 0.002" in breaches[0][0]
