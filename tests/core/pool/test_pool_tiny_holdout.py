@@ -68,7 +68,7 @@ def test_the_written_split_is_the_computed_one() -> None:
     assert split_table(split()).equals(pl.read_parquet(SPLIT))
 
 
-def test_pool_trusted_set_and_tests_share_a_template() -> None:
+def test_pool_trusted_set_and_tests_share_no_template() -> None:
     sets = [
         captions.POOL_TEMPLATES,
         captions.TRUSTED_TEMPLATES,
