@@ -13,9 +13,10 @@ import numpy.typing as npt
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation import metrics
 from datacomp_core.evaluation.catalog import EvalTask
-from datacomp_core.evaluation.datasets import EvalSet, Samples
+from datacomp_core.evaluation.datasets import Samples, TestSet, open_tars
 from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.evaluation.protocol import Metrics, Outcome
+from datacomp_core.store.folder import Folder
 
 TOP = 5
 
@@ -25,9 +26,12 @@ class Classification:
 
     version: ClassVar[int] = 1
     members: ClassVar[tuple[str, ...]] = ("cls",)
-    has_classes: ClassVar[bool] = True
 
-    def __init__(self, task: EvalTask, data: EvalSet, model: EvalModel) -> None:
+    @classmethod
+    def open(cls, folder: Folder) -> TestSet:
+        return open_tars(folder, cls.members)
+
+    def __init__(self, task: EvalTask, data: TestSet, model: EvalModel) -> None:
         self.model = model
         self.num_classes = len(data.classnames)
         self.classifier = model.classifier(data.classnames, data.templates)

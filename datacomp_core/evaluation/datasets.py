@@ -1,4 +1,4 @@
-"""Test sets in the layout of the hub repositories: opened once, read in one pass, decoded in processes without torch.
+"""Test sets in the hub's webdataset layout: opened once, read in one pass, decoded in processes without torch.
 
     <folder>/classnames.txt, zeroshot_classification_templates.txt   one a line; blank lines are dropped, as the reference does
     <folder>/test/nshards.txt, test/<n>.tar                          members <key>.cls, [.npy] or .txt, and one image
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import polars as pl
@@ -29,16 +29,36 @@ SPLIT = "test"
 IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")  # in the reference's order of preference
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Samples that are read and decoded together. `members` says what each has beside its image: cls, npy, txt."""
+class Batch(Protocol):
+    """Samples of a task that are read and decoded together, in any process; `number` counts the task's batches from 0."""
 
-    task: str
-    number: int
-    folder: Folder
-    rows: pl.DataFrame
-    members: tuple[str, ...]
-    pixels: Pixels
+    @property
+    def task(self) -> str: ...
+    @property
+    def number(self) -> int: ...
+    def read(self) -> Samples:
+        """Never raises for what is wrong with the data: see `Samples.fault`."""
+        ...
+
+
+class TestSet(Protocol):
+    """An opened test set. `size` is what the catalog counts; `num_samples` is how many images come in batches."""
+
+    __test__ = False  # not one of pytest's
+
+    @property
+    def folder(self) -> Folder: ...
+    @property
+    def classnames(self) -> tuple[str, ...]: ...
+    @property
+    def templates(self) -> tuple[str, ...]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def num_samples(self) -> int: ...
+    def batches(self, task: str, size: int, pixels: Pixels) -> Iterator[Batch]:
+        """Cut by position, so the same batches come whatever the workers."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,28 +76,51 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class EvalSet:
-    """An opened test set: names and templates (empty for retrieval) and the index of its shards."""
+class TarBatch:
+    """A batch of rows of one shard's index. `members` says what a sample has beside its image: cls, npy, txt."""
+
+    task: str
+    number: int
+    folder: Folder
+    rows: pl.DataFrame
+    members: tuple[str, ...]
+    pixels: Pixels
+
+    def read(self) -> Samples:
+        shard = self.rows["shard"][0]
+        content = (members for _, members in read_samples(self.folder, self.rows))
+        where = self.folder.at(f"{shard}.tar")
+        return decode(self.rows["key"].to_list(), content, self.members, self.pixels, where, colour="first")
+
+
+@dataclass(frozen=True)
+class TarSet:
+    """Names and templates (empty for retrieval) and the index of the shards."""
 
     folder: Folder
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
+    members: tuple[str, ...]
     shards: tuple[pl.DataFrame, ...]
 
     @property
     def num_samples(self) -> int:
         return sum(rows.height for rows in self.shards)
 
-    def batches(self, task: str, size: int, members: tuple[str, ...], pixels: Pixels) -> Iterator[Batch]:
-        """Cut by position, so the same batches come whatever the workers; no batch crosses a shard."""
+    @property
+    def size(self) -> int:
+        return self.num_samples
+
+    def batches(self, task: str, size: int, pixels: Pixels) -> Iterator[TarBatch]:
+        """No batch crosses a shard."""
         number = 0
         for rows in self.shards:
             for start in range(0, rows.height, size):
-                yield Batch(task, number, self.folder / SPLIT, rows.slice(start, size), members, pixels)
+                yield TarBatch(task, number, self.folder / SPLIT, rows.slice(start, size), self.members, pixels)
                 number += 1
 
 
-def open_set(folder: Folder, *, classes: bool) -> EvalSet:
+def open_tars(folder: Folder, members: tuple[str, ...], *, classes: bool = True) -> TarSet:
     """Read the small files and walk the tars' headers. DataError names what is missing, truncated or empty."""
     try:
         num_shards = int(folder.read(f"{SPLIT}/nshards.txt"))
@@ -87,10 +130,11 @@ def open_set(folder: Folder, *, classes: bool) -> EvalSet:
     for shard in shards:
         if shard.damage:
             raise DataError(f"{folder.at(SPLIT)}/{shard.shard}.tar is damaged: {shard.damage}; download the set again.")
-    found = EvalSet(
+    found = TarSet(
         folder,
         _lines(folder, CLASSNAMES) if classes else (),
         _lines(folder, TEMPLATES) if classes else (),
+        members,
         tuple(shard.rows for shard in shards),
     )
     if not found.num_samples:
@@ -106,32 +150,43 @@ def _lines(folder: Folder, name: str) -> tuple[str, ...]:
     return lines
 
 
-def read(batch: Batch) -> Samples:
-    """Read and decode a batch, in order. Never raises for what is wrong with the data: see `Samples.fault`."""
-    pixels = np.empty((batch.rows.height, 3, batch.pixels.height, batch.pixels.width), np.uint8)
-    keys = batch.rows["key"].to_list()
-    found: dict[str, list[Any]] = {name: [] for name in batch.members}
+def decode(
+    keys: list[str],
+    content: Iterable[dict[str, bytes]],
+    wanted: tuple[str, ...],
+    pixels: Pixels,
+    where: str,
+    *,
+    colour: Literal["first", "last"],
+) -> Samples:
+    """Decode samples in order: `content` gives the members of each of `keys`. A fault names the sample and `where` it lies.
+
+    `colour`: webdataset converts to RGB before anything else; `datasets` leaves it to the transform, which does it last. The
+    pixels of grey, palette and transparent images differ.
+    """
+    images = np.empty((len(keys), 3, pixels.height, pixels.width), np.uint8)
+    found: dict[str, list[Any]] = {name: [] for name in wanted}
     digest = hashlib.sha256()
     place = 0
     try:
-        for place, (_, members) in enumerate(read_samples(batch.folder, batch.rows)):
-            pixels[place] = _decoded(members, batch.pixels, digest)
-            for name in batch.members:
+        for members in content:
+            images[place] = _decoded(members, pixels, digest, colour)
+            for name in wanted:
                 found[name].append(_parsed(name, members, digest))
+            place += 1
     except DatacompError as problem:
-        shard = batch.rows["shard"][0]
-        return Samples(keys, pixels, found, b"", f"sample {keys[place]} of {batch.folder.at(f'{shard}.tar')}: {problem}")
-    return Samples(keys, pixels, found, digest.digest())
+        return Samples(keys, images, found, b"", f"sample {keys[min(place, len(keys) - 1)]} of {where}: {problem}")
+    return Samples(keys, images, found, digest.digest())
 
 
-def _decoded(members: dict[str, bytes], pixels: Pixels, digest: Any) -> PixelArray:
+def _decoded(members: dict[str, bytes], pixels: Pixels, digest: Any, colour: str) -> PixelArray:
     data = next((members[name] for name in IMAGE_EXTENSIONS if name in members), None)
     if data is None:
         raise DataError(f"there is no image (it has {', '.join(sorted(members)) or 'nothing'})")
     digest.update(len(data).to_bytes(8, "big") + data)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return pixels(image)
+            return pixels(image.convert("RGB") if colour == "first" else image)
     except Exception as problem:  # Pillow's decoders raise a dozen kinds on bad bytes
         raise DataError(f"the image cannot be decoded ({type(problem).__name__}: {problem})") from problem
 

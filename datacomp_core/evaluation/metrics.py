@@ -47,3 +47,29 @@ def jaccard(chosen: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> floa
     """Intersection over union of two boolean masks; 0 where both are empty: scikit-learn's `jaccard_score`."""
     union = np.count_nonzero(chosen | right)
     return float(np.count_nonzero(chosen & right)) / union if union else 0.0
+
+
+def grouped(name: str, values: npt.NDArray[np.bool_], fields: dict[str, Ints]) -> dict[str, float | int | None]:
+    """A mean over all, over each group and over the worst group that has a sample: wilds' `standard_group_eval`.
+
+    `fields` names the metadata that is combined into groups, the first varying fastest. Keys are wilds' own:
+    `<name>_avg`, `<name>_<field>:<i>` and `count_<field>:<i>` (fields in reverse order), `<name>_wg`.
+    """
+    sizes = {field: int(column.max()) + 1 for field, column in fields.items()}
+    groups = np.zeros(len(values), np.int64)
+    factor = 1
+    for field, column in fields.items():
+        groups += column.astype(np.int64) * factor
+        factor *= sizes[field]
+    means, counts = group_means(values, groups, factor)
+    found: dict[str, float | int | None] = {f"{name}_avg": accuracy(values)}
+    for group, (mean, count) in enumerate(zip(means, counts, strict=True)):
+        rest, label = group, list[str]()
+        for field, size in sizes.items():
+            label.append(f"{field}:{rest % size}")
+            rest //= size
+        shown = "_".join(reversed(label))
+        found[f"{name}_{shown}"] = mean
+        found[f"count_{shown}"] = float(count)  # wilds counts in floats
+    found[f"{name}_wg"] = min(mean for mean in means if mean is not None)
+    return found

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Protocol
 import numpy.typing as npt
 
 from datacomp_core.evaluation.catalog import EvalTask
-from datacomp_core.evaluation.datasets import EvalSet, Samples
+from datacomp_core.evaluation.datasets import Samples, TestSet
 from datacomp_core.evaluation.model import EvalModel
+from datacomp_core.store.folder import Folder
 
 Metrics = dict[str, float | int | None]
 
@@ -26,13 +27,16 @@ class Outcome:
 
 
 class EvalProtocol(Protocol):
-    """Made once a task. `members` names what a sample has beside its image. Errors are DataError and name the sample."""
+    """Made once a task, over the set that its `open` gave. Errors are DataError and name the sample."""
 
     version: ClassVar[int]
-    members: ClassVar[tuple[str, ...]]
-    has_classes: ClassVar[bool]
 
-    def __init__(self, task: EvalTask, data: EvalSet, model: EvalModel) -> None: ...
+    @classmethod
+    def open(cls, folder: Folder) -> TestSet:
+        """The test set in `folder`. DataError says what is wrong with it."""
+        ...
+
+    def __init__(self, task: EvalTask, data: Any, model: EvalModel) -> None: ...
 
     def add(self, samples: Samples) -> None:
         """The next batch."""

@@ -1,6 +1,7 @@
 """Image-text retrieval as clip_benchmark does it: recall@k both ways over one matrix of fp32 scores on the CPU.
 
-A query counts if at least one of its partners is among the first k; all captions of an image are used.
+The set is a webdataset with captions, or a table and an archive as on the hub. A query counts if at least one of its partners
+is among the first k; all captions of an image are used.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import numpy.typing as npt
 
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation.catalog import EvalTask
-from datacomp_core.evaluation.datasets import EvalSet, Samples
+from datacomp_core.evaluation.datasets import SPLIT, Samples, TestSet, open_tars
 from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.evaluation.protocol import Metrics, Outcome
+from datacomp_core.evaluation.tables import open_captions
+from datacomp_core.store.folder import Folder
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +30,14 @@ class Retrieval:
     """See the module."""
 
     version: ClassVar[int] = 1
-    members: ClassVar[tuple[str, ...]] = ("txt",)
-    has_classes: ClassVar[bool] = False
 
-    def __init__(self, task: EvalTask, data: EvalSet, model: EvalModel) -> None:
+    @classmethod
+    def open(cls, folder: Folder) -> TestSet:
+        if folder.exists(f"{SPLIT}/nshards.txt"):
+            return open_tars(folder, ("txt",), classes=False)
+        return open_captions(folder)
+
+    def __init__(self, task: EvalTask, data: TestSet, model: EvalModel) -> None:
         self.model, self.main = model, task.metric or ""
         self.images: list[torch.Tensor] = []
         self.captions: list[list[str]] = []

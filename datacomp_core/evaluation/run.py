@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.evaluation.catalog import EvalTask
-from datacomp_core.evaluation.datasets import Batch, EvalSet, Samples, open_set, read
+from datacomp_core.evaluation.datasets import Batch, Samples, TestSet
 from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.evaluation.protocol import EvalProtocol, Outcome
 from datacomp_core.evaluation.protocols import PROTOCOLS
@@ -58,7 +58,7 @@ class _Open:
     """A task at work. Batches may come in any order and are handed on in theirs."""
 
     task: EvalTask
-    data: EvalSet
+    data: TestSet
     protocol: EvalProtocol
     digest: Any
     began: float
@@ -84,18 +84,17 @@ class _Run:
                 self._fail(task, str(problem), began)
                 continue
             self.open[task.key] = opened
-            size, members = self.identity.batch_size, opened.protocol.members
-            for batch in opened.data.batches(task.key, size, members, self.model.clip.pixels):
+            for batch in opened.data.batches(task.key, self.identity.batch_size, self.model.clip.pixels):
                 if task.key not in self.open:
                     break
                 yield batch
 
     def _opened(self, task: EvalTask, began: float) -> _Open:
         protocol = PROTOCOLS[task.protocol]
-        data = open_set(self.sets / task.folder, classes=protocol.has_classes)
+        data = protocol.open(self.sets / task.folder)
         if self.expected == "catalog":
             for what, wanted, found in (
-                ("samples", task.size, data.num_samples),
+                ("samples", task.size, data.size),
                 ("classes", task.classes, len(data.classnames)),
             ):
                 if wanted is not None and wanted != found:
@@ -145,7 +144,7 @@ class _Run:
             task,
             value=value,
             metrics=outcome.metrics,
-            count=opened.seen,
+            count=opened.data.size,
             seconds=_since(opened.began),
             data=opened.digest.hexdigest(),
         )
@@ -186,9 +185,13 @@ def run(
     work.results = {task.key: found for task in tasks if (found := work.kept(task))}
     left = [task for task in tasks if task.key not in work.results]
     num_samples = sum(task.size or SAMPLES_A_WORKER // 4 for task in left)
-    for batch, samples in process_map(read, work.batches(left), workers=min(workers, num_samples // SAMPLES_A_WORKER)):
+    for batch, samples in process_map(_read, work.batches(left), workers=min(workers, num_samples // SAMPLES_A_WORKER)):
         work.take(batch, samples)
     return [work.results[task.key] for task in tasks]
+
+
+def _read(batch: Batch) -> Samples:
+    return batch.read()
 
 
 def slug(task: EvalTask) -> str:

@@ -1,0 +1,167 @@
+"""Test sets that lie on the hub as one csv table and one zip of images: Flickr, MSCOCO and WinoGAViL. Nothing is executed.
+
+    <folder>/<any>.csv, <any>.zip      captions: columns `filename` and `raw` (a list of captions)
+                                       associations: columns `cue`, `candidates`, `associations` (lists of image names)
+Images are opened as they are, without turning them by their EXIF, as the reference's `datasets` 2.8 did.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from datacomp_core.clip import Pixels
+from datacomp_core.errors import DataError
+from datacomp_core.evaluation.datasets import IMAGE_EXTENSIONS, Samples, decode
+from datacomp_core.store.folder import Folder
+
+
+@dataclass(frozen=True)
+class ZipBatch:
+    """A batch of archive members, each with its captions (none for WinoGAViL)."""
+
+    task: str
+    number: int
+    folder: Folder
+    archive: str
+    names: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...]
+    pixels: Pixels
+
+    def read(self) -> Samples:
+        wanted = ("txt",) if self.captions else ()
+        return decode(list(self.names), self._content(), wanted, self.pixels, self.folder.at(self.archive), colour="last")
+
+    def _content(self) -> Iterator[dict[str, bytes]]:
+        with self.folder.open(self.archive) as file, _opened(file, self.folder.at(self.archive)) as archive:
+            for place, name in enumerate(self.names):
+                try:
+                    members = {name.rpartition(".")[2].lower(): archive.read(name)}
+                except (zipfile.BadZipFile, KeyError, OSError) as problem:
+                    raise DataError(f"it cannot be read from the archive ({problem})") from problem
+                if self.captions:  # one a line; the tokenizer takes any white space as one blank
+                    members["txt"] = "\n".join(" ".join(text.split()) for text in self.captions[place]).encode("utf-8")
+                yield members
+
+
+@dataclass(frozen=True)
+class Association:
+    """An instance of WinoGAViL: the candidates that go with the cue are to be found."""
+
+    cue: str
+    candidates: tuple[str, ...]
+    associations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ZipSet:
+    """Archive members in order, with captions or with the instances that are about them."""
+
+    folder: Folder
+    archive: str
+    names: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...] = ()
+    instances: tuple[Association, ...] = ()
+    classnames: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.names)
+
+    @property
+    def size(self) -> int:
+        return len(self.instances) or len(self.names)
+
+    def batches(self, task: str, size: int, pixels: Pixels) -> Iterator[ZipBatch]:
+        for number, start in enumerate(range(0, len(self.names), size)):
+            rows = slice(start, start + size)
+            yield ZipBatch(task, number, self.folder, self.archive, self.names[rows], self.captions[rows], pixels)
+
+
+def open_captions(folder: Folder) -> ZipSet:
+    """Images with captions, in the order of the table. DataError names the row that is wrong."""
+    rows, table = _table(folder, ("filename", "raw"))
+    archive, members = _archive(folder)
+    names = [_member(row["filename"], members, table, number) for number, row in enumerate(rows, 1)]
+    captions = [_list(row["raw"], table, number) for number, row in enumerate(rows, 1)]
+    return ZipSet(folder, archive, tuple(names), tuple(captions))
+
+
+def open_associations(folder: Folder) -> ZipSet:
+    """WinoGAViL's instances and the images they are about, each once. DataError names the row that is wrong."""
+    rows, table = _table(folder, ("cue", "candidates", "associations"))
+    archive, members = _archive(folder)
+    instances: list[Association] = []
+    images: dict[str, str] = {}
+    for number, row in enumerate(rows, 1):
+        candidates = _list(row["candidates"], table, number)
+        if not row["cue"] or not candidates:
+            raise DataError(f"{table}, row {number}: it has no cue or no candidates; download the set again.")
+        for name in candidates:
+            images.setdefault(name, _member(name, members, table, number))
+        instances.append(Association(row["cue"], candidates, _list(row["associations"], table, number)))
+    return ZipSet(folder, archive, tuple(images.values()), instances=tuple(instances))
+
+
+def stem(name: str) -> str:
+    """A picture's name without folder and image extension: how the tables name it."""
+    base = name.rsplit("/", 1)[-1]
+    head, _, extension = base.rpartition(".")
+    return head if extension.lower() in IMAGE_EXTENSIONS else base
+
+
+def _only(folder: Folder, suffix: str) -> str:
+    found = [name for name in folder.files(suffix) if "/" not in name]
+    if len(found) != 1:
+        raise DataError(f"{folder} has {len(found)} {suffix} files and must have one; download the set again.")
+    return found[0]
+
+
+def _table(folder: Folder, columns: tuple[str, ...]) -> tuple[list[dict[str, str]], str]:
+    name = _only(folder, ".csv")
+    rows = list(csv.DictReader(io.StringIO(folder.read(name).decode("utf-8"), newline="")))
+    lacking = [column for column in columns if not rows or rows[0].get(column) is None]
+    if lacking:
+        raise DataError(f"{folder.at(name)} has no rows with {', '.join(lacking)}; download the set again.")
+    return rows, folder.at(name)
+
+
+def _archive(folder: Folder) -> tuple[str, dict[str, str]]:
+    name = _only(folder, ".zip")
+    with folder.open(name) as file, _opened(file, folder.at(name)) as archive:
+        members = [member for member in archive.namelist() if member.rpartition(".")[2].lower() in IMAGE_EXTENSIONS]
+    return name, {stem(member): member for member in members if not member.startswith("__MACOSX")}
+
+
+def _opened(file: object, where: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    except (zipfile.BadZipFile, OSError) as problem:
+        raise DataError(f"{where} is not a whole zip archive ({problem}); download the set again.") from problem
+
+
+def _member(name: str, members: dict[str, str], table: str, number: int) -> str:
+    found = members.get(stem(name))
+    if found is None:
+        raise DataError(f"{table}, row {number}: the picture {name!r} is not in the archive; download the set again.")
+    return found
+
+
+def _list(text: str, table: str, number: int) -> tuple[str, ...]:
+    """A list of texts as JSON or as Python writes it; never evaluated."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        try:
+            found = ast.literal_eval(text)
+        except (ValueError, SyntaxError) as problem:
+            raise DataError(f"{table}, row {number}: {text[:60]!r} is not a list; download the set again.") from problem
+    if not isinstance(found, list | tuple):
+        raise DataError(f"{table}, row {number}: {text[:60]!r} is not a list; download the set again.")
+    return tuple(str(item) for item in found)

@@ -1,0 +1,70 @@
+"""WinoGAViL: which candidates go with a cue, scored by the Jaccard index, as the reference does it.
+
+Each image is encoded once, not once an instance. On a GPU the reference has features and similarities in fp16, where ties
+are likely; they go to the later candidate (the end of an ascending `argsort`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from datacomp_core.evaluation import metrics
+from datacomp_core.evaluation.catalog import EvalTask
+from datacomp_core.evaluation.datasets import Samples, TestSet
+from datacomp_core.evaluation.model import EvalModel
+from datacomp_core.evaluation.protocol import Metrics, Outcome
+from datacomp_core.evaluation.tables import ZipSet, open_associations, stem
+from datacomp_core.store.folder import Folder
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Winogavil:
+    """See the module."""
+
+    version: ClassVar[int] = 1
+
+    @classmethod
+    def open(cls, folder: Folder) -> TestSet:
+        return open_associations(folder)
+
+    def __init__(self, task: EvalTask, data: ZipSet, model: EvalModel) -> None:
+        self.model, self.instances = model, data.instances
+        self.row = {stem(name): row for row, name in enumerate(data.names)}
+        self.images: list[torch.Tensor] = []
+
+    def add(self, samples: Samples) -> None:
+        self.images.append(self.model.images(samples.pixels, half=True))
+
+    def finish(self) -> Outcome:
+        import torch
+
+        images = torch.cat(self.images)
+        texts = self.model.texts([prompt(instance.cue) for instance in self.instances])
+        scores = np.zeros(len(self.instances))
+        for place, instance in enumerate(self.instances):
+            rows = torch.tensor([self.row[stem(name)] for name in instance.candidates], device=images.device)
+            with torch.inference_mode(), self.model.clip.autocast(self.model.precision(half=True)):
+                similar = (texts[place, None] @ images[rows].T).squeeze(0).cpu()
+            order = np.argsort((similar.float() if similar.dtype == torch.bfloat16 else similar).numpy())
+            right = np.isin(instance.candidates, instance.associations)
+            chosen = np.isin(np.arange(len(rows)), order[-int(right.sum()) :])
+            scores[place] = metrics.jaccard(chosen, right)
+        sizes = np.array([len(instance.candidates) for instance in self.instances])
+        kinds = {
+            "avg_jaccard_score": sizes > 0,
+            **{f"jaccard_score_{n}": sizes == n for n in (5, 6, 10, 12)},
+            "jaccard_score_5-6": sizes <= 6,
+            "jaccard_score_10-12": sizes >= 10,
+        }
+        found: Metrics = {name: float(scores[kind].mean()) if kind.any() else None for name, kind in kinds.items()}
+        return Outcome(found, {"jaccard": scores.astype(np.float32), "candidates": sizes.astype(np.int16)})
+
+
+def prompt(cue: str) -> str:
+    """The cue in lower case after its article."""
+    cue = cue.lower()
+    return f"{'An' if cue[0] in 'aeiou' else 'A'} {cue}"
