@@ -71,7 +71,7 @@ def _spread(row: Row) -> str:
 def _gain(verdict: Verdict | None, what: str) -> Stat | None:
     if verdict is None:
         return None
-    detail = "seed noise unknown" if verdict.over_seeds is None else f"95 % interval {span(verdict.over_seeds)}"
+    detail = "seed noise unknown" if verdict.over_seeds is None else f"95\u202f% interval {span(verdict.over_seeds)}"
     return Stat(value=f"{points(verdict.difference)}", label=f"points over {what}: {verdict.outcome}", detail=detail)
 
 
@@ -79,11 +79,13 @@ def _title(board: Board, winner: Row) -> str:
     assert winner.average is not None
     against = winner.baseline
     plain = baseline(board)
+    if plain is winner:
+        return f"No filter beats the unfiltered pool: it leads with {percent(winner.average.mean)}"
     if against is None or plain is None or plain.average is None:
         return f"{winner.method} stands at {percent(winner.average.mean)}"
     if against.outcome == "better":
         return f"{winner.method} beats the unfiltered pool: {percent(winner.average.mean)} against {percent(plain.average.mean)}"
-    return f"No filter clearly beats the unfiltered pool ({percent(plain.average.mean)})"
+    return f"None of the filters clearly beats the unfiltered pool ({percent(plain.average.mean)})"
 
 
 def _lead(board: Board, winner: Row) -> list[str]:
@@ -94,7 +96,7 @@ def _lead(board: Board, winner: Row) -> list[str]:
         seeds = f"{winner.num_seeds} seeds" if winner.num_seeds > 1 else "one seed"
         text = f"Trained on {winner.size:,.0f} pairs{share}, {seeds}: {points(verdict.difference)} points"
         if verdict.over_seeds is not None:
-            text += f" (95 % interval {span(verdict.over_seeds)} over seeds, {span(verdict.over_tasks)} over tasks)"
+            text += f" (95\u202f% interval {span(verdict.over_seeds)} over seeds, {span(verdict.over_tasks)} over tasks)"
         else:
             text += f" ({span(verdict.over_tasks)} over tasks; with one seed the noise of training is unknown)"
         lead.append(text + ".")
@@ -107,9 +109,9 @@ def _lead(board: Board, winner: Row) -> list[str]:
             if control.outcome == "better"
             else f"But against a random subset of {size} it is {control.outcome} ({points(control.difference)} points)."
         )
-    ties = [row.method for row in board.runs() if row is not winner and row.rank == winner.rank]
+    ties = [row.method for row in board.runs() if row is not winner and row.rank == winner.rank and row.rank is not None]
     if ties:
-        lead.append(f"{' and '.join(ties)} cannot be told from it: a tie.")
+        lead.append(f"Tied with it, since the difference could be noise: {', '.join(ties)}.")
     return lead
 
 
@@ -121,31 +123,34 @@ def not_helping(board: Board) -> list[str]:
         if verdict is not None and verdict.outcome != "better":
             interval = verdict.over_seeds or verdict.over_tasks
             word = "cannot be told from" if verdict.outcome == "tied" else "is worse than"
-            found.append(f"{row.method} {word} no filter: {points(verdict.difference)} points (95 % {span(interval)}).")
+            found.append(f"{row.method} {word} no filter: {points(verdict.difference)} points (95\u202f% {span(interval)}).")
     winner, plain = best(board), baseline(board)
     if winner is None or plain is None or winner is plain:
         return found
-    flat, lost = [list[str](), list[str]()]
+    by_outcome: dict[str, list[str]] = {"tied": [], "worse": [], "": []}
     for column in board.columns:
+        if column.level != "task" or column.key not in winner.scores or column.key not in plain.scores:
+            continue
+        difference = winner.scores[column.key].mean - plain.scores[column.key].mean
         outcome = task_outcome(winner, plain, column.key)
-        if column.level == "task" and outcome in ("tied", "worse"):
-            difference = winner.scores[column.key].mean - plain.scores[column.key].mean
-            (flat if outcome == "tied" else lost).append(f"{column.title} ({points(difference)})")
-    if flat:
-        found.append(f"{winner.method} made no clear difference on {', '.join(flat)}.")
-    if lost:
-        found.append(f"{winner.method} is worse than no filter on {', '.join(lost)}.")
-    return found
+        if outcome in ("tied", "worse") or (not outcome and difference <= 0):
+            by_outcome[outcome].append(f"{column.title} ({points(difference)})")
+    said = {
+        "tied": "{} made no clear difference on {}.",
+        "worse": "{} is worse than no filter on {}.",
+        "": "{} is no better than no filter on {}; with one seed each this may be noise.",
+    }
+    return found + [said[outcome].format(winner.method, ", ".join(tasks)) for outcome, tasks in by_outcome.items() if tasks]
 
 
 def task_outcome(row: Row, against: Row, column: str) -> str:
-    """better, worse or tied on one task, by Welch's interval over seeds; empty where one side has no seeds to compare."""
+    """better, worse or tied on one task, by Welch's interval over seeds; empty where one seed leaves the noise unknown."""
     ours, theirs = row.scores.get(column), against.scores.get(column)
     if ours is None or theirs is None or row is against:
         return ""
     interval = seed_interval(ours.values, theirs.values)
     if interval is None:
-        return "" if ours.mean > theirs.mean else "tied" if ours.mean == theirs.mean else "worse"
+        return ""
     return "tied" if not interval.excludes_zero else "better" if interval.low > 0 else "worse"
 
 
