@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from datacomp_core.errors import SpecError
 from datacomp_core.training.spec import TrainSpec
 
+Report = Literal["tensorboard", "wandb"]
 Checkpointing = Literal["auto", "on", "off"]
 
 DIFFERENCES = {
@@ -35,7 +36,7 @@ class Machine(BaseModel):
     accumulation: int = Field(default=1, ge=1, description="Micro-batches a process takes for one optimizer step.")
     checkpointing: Checkpointing = Field(default="auto", description="Gradient checkpointing; auto: on with CUDA.")
     compiled: Literal["no", "torch.compile"] = "no"
-    report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    report_to: tuple[Report, ...] = ()
 
     @property
     def is_cpu(self) -> bool:

@@ -114,9 +114,9 @@ class Steps:
             micro = next(self._stream)
             self.replaced += micro.replaced
             self.next += 1
-            yield self._normalised(micro.pixels.to(self.device, non_blocking=True)), micro.tokens
+            yield self.normalised(micro.pixels.to(self.device, non_blocking=True)), micro.tokens
 
-    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         assert self._scale is not None
         mean, std = self._scale
         return pixels.float().div_(255).sub_(mean).div_(std)

@@ -10,11 +10,16 @@ from datacomp_core.parallel import die_with_parent
 PARENT = "DATACOMP_LAUNCHER"
 
 
+def end_with_launcher() -> None:
+    """For the process that the launcher started itself: end when it ends, also if it already has."""
+    die_with_parent()
+    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+        sys.exit(1)
+
+
 def main(arguments: list[str]) -> None:
     """Run `torch.distributed.run` in this process."""
-    die_with_parent()
-    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):  # the launcher ended before we asked
-        sys.exit(1)
+    end_with_launcher()
     from torch.distributed.run import main as torchrun
 
     torchrun(arguments)

@@ -29,6 +29,7 @@ OUTPUT = "ranks.log"
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 10
 TAIL_BYTES = 3000
+KEPT_BYTES = 4 << 30
 
 
 class Layout(BaseModel):
@@ -71,7 +72,7 @@ def launch(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
         finally:
             _end(process)
     if process.returncode != 0:
-        raise _reason(folder, process.returncode, started)
+        raise _reason(job, process.returncode, started)
     watch()
 
 
@@ -92,6 +93,9 @@ def command(job: Job, layout: Layout) -> list[str]:
 def _environment(layout: Layout) -> dict[str, str]:
     threads = layout.threads or max(1, len(os.sched_getaffinity(0)) // layout.processes)
     given = {**os.environ, PARENT: str(os.getpid()), "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    # Keep freed memory: glibc gives large blocks back to the kernel, and a step on a CPU spends a third of its time on
+    # faulting them in again.
+    given |= {"MALLOC_TRIM_THRESHOLD_": f"{KEPT_BYTES}", "MALLOC_MMAP_THRESHOLD_": f"{KEPT_BYTES}"}
     # A rank is told its place by torchrun alone: what this process got from a scheduler is about this process.
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         given.pop(name, None)
@@ -111,8 +115,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _reason(folder: Path, status: int, started: int) -> DatacompError:
+def _reason(job: Job, status: int, started: int) -> DatacompError:
+    folder = Path(job.folder)
     failure = first_failure(folder)
+    if failure is not None and failure.kind == "OutOfMemoryError":
+        return _out_of_memory(job)
     with (folder / OUTPUT).open("rb") as output:
         size = output.seek(0, os.SEEK_END)
         output.seek(max(started, size - TAIL_BYTES))
@@ -126,6 +133,16 @@ def _reason(folder: Path, status: int, started: int) -> DatacompError:
             "loader workers and run again; it goes on from its last checkpoint."
         )
     return DatacompError(f"The training ended with status {status}. The end of {folder / OUTPUT}:\n{tail}")
+
+
+def _out_of_memory(job: Job) -> DatacompError:
+    machine, batch = job.machine, job.spec.recipe.batch_size // job.machine.world_size
+    more = next((n for n in range(machine.accumulation * 2, batch + 1) if batch % n == 0), batch)
+    also = "" if machine.checkpoints_gradients else ", or gradient checkpointing (checkpointing='on')"
+    return DatacompError(
+        f"The GPU's memory does not hold {batch // machine.accumulation} samples a process: use accumulation {more}{also}. "
+        "It goes on from its last checkpoint."
+    )
 
 
 def _lost_a_peer(trace: str) -> bool:

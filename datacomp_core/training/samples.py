@@ -32,7 +32,7 @@ IMAGES = ("jpg", "png", "jpeg", "webp")
 CROP_ATTEMPTS = 10
 CROP_NUMBERS = 4 * CROP_ATTEMPTS
 SCALE, RATIO = (0.9, 1.0), (3 / 4, 4 / 3)  # open_clip's and torchvision's defaults
-OPEN_SHARDS = 256
+OPEN_SHARDS = 128  # twice the lanes of an order: what is open is what is read now
 
 
 class Source(BaseModel):
@@ -95,19 +95,30 @@ class Reader:
             self._open.move_to_end(shard)
             return found
         if len(self._open) >= OPEN_SHARDS:
-            os.close(self._open.popitem(last=False)[1][0])
+            self._close()
         source, name = self.shards[shard]
         rows = read_index(Folder(source.index), name)
         handle = os.open(self._local(source, name), os.O_RDONLY)
         self._open[shard] = handle, rows["offset"].to_numpy(), rows["length"].to_numpy()
         return self._open[shard]
 
+    def _close(self) -> None:
+        """Close the shard that was not read for longest; a local copy of a remote one goes with it."""
+        shard, (handle, _, _) = self._open.popitem(last=False)
+        os.close(handle)
+        source, name = self.shards[shard]
+        if not Folder(source.url).is_local:
+            self._copies(source).remove(f"{name}.tar")
+
+    def _copies(self, source: Source) -> Folder:
+        return Folder(self.cache) / source.url.replace("://", "-").replace("/", "-")
+
     def _local(self, source: Source, name: str) -> Path:
         """The shard on a local disk: where it is, or a copy that all processes of this machine share."""
         folder = Folder(source.url)
         if folder.is_local:
             return folder.path / f"{name}.tar"
-        copies = Folder(self.cache) / source.url.replace("://", "-").replace("/", "-")
+        copies = self._copies(source)
         copy = copies.path / f"{name}.tar"
         if not copy.exists():
             with folder.open(f"{name}.tar") as remote, copies.writing(f"{name}.tar") as local, local.open("wb") as file:

@@ -78,6 +78,9 @@ class Session:
         if self.history is not None:
             self.history.onward = named.get("tb_writer")
             named["tb_writer"] = self.history
+        if self.job.machine.is_cpu:
+            for group in optimizer.param_groups:
+                group["foreach"] = True  # CUDA's default: the same bits, in fewer passes over memory
         source = _Watched(self, steps, epoch, model, optimizer, scaler, args)
         open_clip_train.train.enumerate = _enumerate_from(steps.next % steps.num_batches)  # pyright: ignore[reportAttributeAccessIssue]
         self.original_epoch(model, {"train": _Data(steps, source)}, loss, epoch, optimizer, scaler, *rest, **named)
@@ -90,9 +93,12 @@ class Session:
         allowed = self.job.spec.tolerated_corrupt * self.job.spec.samples_seen
         if steps.replaced > allowed:
             raise IncompleteError(
-                f"{steps.replaced} of the samples drawn by one process could not be read, and {allowed:.0f} are tolerated in all: "
+                f"{steps.replaced} of the samples drawn by one process could not be read, and {allowed:.0f} are tolerated: "
                 "download or reshard the shards again."
             )
+
+    def is_due(self) -> bool:
+        return time.monotonic() - self.saved >= self.job.checkpoint_seconds
 
     def save(self, source: _Watched, done: int) -> None:
         """Write the state after `done` micro-batches of an epoch; the one before stays until the next is whole."""
@@ -211,7 +217,8 @@ def _transform(preprocess: Any) -> tuple[tuple[int, int], tuple[float, ...], tup
         or first.interpolation != InterpolationMode.BICUBIC
     ):
         raise DatacompError(f"open_clip's training transform is not the one of the recipes: {preprocess}")
-    return tuple(first.size), tuple(map(float, last.mean)), tuple(map(float, last.std))
+    height, width = first.size
+    return (int(height), int(width)), tuple(map(float, last.mean)), tuple(map(float, last.std))
 
 
 def _enumerate_from(first: int) -> Any:

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from datacomp_core.errors import DatacompError, SpecError
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder, Store, step
-from datacomp_core.training.arguments import Checkpointing, Machine, arguments, device_batch
+from datacomp_core.training.arguments import Checkpointing, Machine, Report, arguments, device_batch
 from datacomp_core.training.history import read_history
 from datacomp_core.training.job import FINAL, HISTORY, LATEST, PREVIOUS, Job
 from datacomp_core.training.launch import Layout, launch
@@ -58,6 +58,7 @@ def train(
     threads: int = 0,
     checkpoint_seconds: float = 600.0,
     layout: Layout | None = None,
+    report_to: tuple[Report, ...] = (),
     progress: Progress = NO_PROGRESS,
 ) -> Checkpoint:
     """Write `checkpoint.pt`, `checkpoint.safetensors`, `training.json`, `history.jsonl` and `out.log`.
@@ -67,7 +68,11 @@ def train(
     """
     layout = layout or Layout(processes=processes, threads=threads)
     machine = Machine(
-        device=device or default_device(), world_size=layout.world_size, accumulation=accumulation, checkpointing=checkpointing
+        device=device or default_device(),
+        world_size=layout.world_size,
+        accumulation=accumulation,
+        checkpointing=checkpointing,
+        report_to=report_to,
     )
     device_batch(spec, machine)
     if not shards:
@@ -84,15 +89,10 @@ def train(
             cache_bytes=CACHE_BYTES // layout.processes,
             checkpoint_seconds=checkpoint_seconds,
         )
-        watch = Watch(job, out, progress)
         started = time.monotonic()
-        launch(job, layout, watch)
+        launch(job, layout, Watch(job, out, progress))
         record = _record(job, layout, shards, table, time.monotonic() - started)
-        for name in ("checkpoint.pt", "checkpoint.safetensors"):
-            out.put(name, folder / FINAL / name)
-        out.put(HISTORY, folder / HISTORY)
-        out.put("out.log", folder / RUN / "out.log")
-        out.write_json("training.json", record)
+        _keep(out, folder, record)
     return Checkpoint(
         model=spec.recipe.model,
         seed=spec.seed,
@@ -102,8 +102,18 @@ def train(
     )
 
 
+def _keep(out: Folder, folder: Path, record: dict[str, object]) -> None:
+    for name in ("checkpoint.pt", "checkpoint.safetensors"):
+        out.put(name, folder / FINAL / name)
+    for path in sorted((folder / RUN / "tensorboard").glob("*")):
+        out.put(f"tensorboard/{path.name}", path)
+    out.put(HISTORY, folder / HISTORY)
+    out.put("out.log", folder / RUN / "out.log")
+    out.write_json("training.json", record)
+
+
 @contextmanager
-def run_folder(out: Folder) -> Iterator[Path]:
+def run_folder(out: Folder) -> Generator[Path]:
     """The local folder of a run, found again by the next attempt; gone (also from `out`) when the block ends in peace."""
     if out.is_local:
         folder = out.path / RESUME
@@ -145,10 +155,17 @@ class Watch:
     def __init__(self, job: Job, out: Folder, progress: Progress) -> None:
         self.job, self.out, self.progress = job, out, progress
         self.history, self.latest = Path(job.folder) / HISTORY, job.checkpoints / LATEST
-        self.done, self.uploaded, self.told = 0, self._stamp(), time.monotonic()
+        self.done, self.size, self.uploaded, self.told = 0, 0, self._stamp(), time.monotonic()
         progress.start(job.spec.steps, "steps")
 
     def __call__(self) -> None:
+        size = self.history.stat().st_size if self.history.exists() else 0
+        if size != self.size:
+            self.size = size
+            self._tell()
+        self._carry()
+
+    def _tell(self) -> None:
         rows = read_history(self.history)
         done = int(rows[-1]["step"]) + 1 if rows else 0
         if done > self.done:
@@ -159,6 +176,8 @@ class Watch:
                 row = rows[-1]
                 rate = row["samples_per_second"]
                 log.info("step %d of %d: loss %.3f, %.0f samples/s", done, self.job.spec.steps, row["loss"], rate)
+
+    def _carry(self) -> None:
         if not self.out.is_local and (stamp := self._stamp()) != self.uploaded:
             copy = self.latest.with_name("upload.pt")
             copy.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from datacomp_core.errors import DatacompError
 from datacomp_core.parallel import die_with_parent
+from datacomp_core.training.elastic import end_with_launcher
 from datacomp_core.training.job import JOB, Job, write_failure
 
 MODELS = Path(__file__).parents[1] / "clip_models"
@@ -23,7 +24,7 @@ MODELS = Path(__file__).parents[1] / "clip_models"
 
 def main(folder: str) -> None:
     """Run one rank. Whatever ends it is left as a file for the launcher, which tells the user."""
-    die_with_parent()
+    die_with_parent() if "TORCHELASTIC_RUN_ID" in os.environ else end_with_launcher()
     job = Job.model_validate_json((Path(folder) / JOB).read_bytes())
     rank = int(os.environ.get("RANK", "0"))
     try:
