@@ -7,7 +7,7 @@ from typing import Any as AnyValue
 
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter
 
-from datacomp_core.filters import algebra, nesting
+from datacomp_core.filters import algebra, nesting, sample_to
 from datacomp_core.filters.algebra import All, Any, Not
 from datacomp_core.filters.aspect_ratio import AspectRatio
 from datacomp_core.filters.base import Batch, Filter, Ranked, Rule
@@ -17,6 +17,7 @@ from datacomp_core.filters.everything import Everything
 from datacomp_core.filters.image_size import ImageSize
 from datacomp_core.filters.language import Language
 from datacomp_core.filters.language_cld3 import LanguageCld3
+from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.filters.threshold import Threshold
 from datacomp_core.filters.top import TopCount, TopFraction
 from datacomp_core.filters.words import Words
@@ -47,9 +48,12 @@ def _named(value: AnyValue) -> AnyValue:
 
 AnyFilter = Annotated[Leaf | All | Any | Not, Field(discriminator="kind"), BeforeValidator(_named)]
 
+WholeFilter = Annotated[Leaf | All | Any | Not | SampleTo, Field(discriminator="kind"), BeforeValidator(_named)]
+"""What may stand outermost: any filter, or a sample of what one keeps."""
+
 nesting.show_as_leaves(TypeAdapter(Annotated[Leaf, Field(discriminator="kind")]))
-for _combination in (All, Any, Not):
-    _combination.model_rebuild(_types_namespace={**vars(algebra), "AnyFilter": AnyFilter})
+for _holder in (All, Any, Not, SampleTo):
+    _holder.model_rebuild(_types_namespace={**vars(algebra), **vars(sample_to), "AnyFilter": AnyFilter})
 
 __all__ = [
     "All",
@@ -68,8 +72,10 @@ __all__ = [
     "Random",
     "Ranked",
     "Rule",
+    "SampleTo",
     "Threshold",
     "TopCount",
     "TopFraction",
+    "WholeFilter",
     "Words",
 ]

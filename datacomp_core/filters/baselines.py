@@ -15,7 +15,6 @@ from datacomp_core.artifacts import Spec
 from datacomp_core.errors import SpecError, unknown
 from datacomp_core.filters import (
     All,
-    AnyFilter,
     AspectRatio,
     Characters,
     Everything,
@@ -25,6 +24,7 @@ from datacomp_core.filters import (
     Random,
     Threshold,
     TopFraction,
+    WholeFilter,
     Words,
 )
 
@@ -37,7 +37,7 @@ class Recipe(Spec):
 
     name: str = Field(min_length=1, description="What it is called on the leaderboard.")
     description: str = Field(default="", description="One sentence.")
-    filter: AnyFilter = Field(default_factory=Everything, description="What is kept.")
+    filter: WholeFilter = Field(default_factory=Everything, description="What is kept.")
 
     def label(self) -> str:
         return self.name

@@ -82,26 +82,26 @@ def look(scores: pl.Series, num_rows: int, window: Window) -> Look:
     return Look(num_rows, len(keys), dtype, counts=counts)
 
 
-def find(every: Pass, rank: Callable[[int], tuple[int, bool]]) -> Cut:
-    """The score of the k-th best; `rank(num_rows)` gives k (see `Ranked.rank`). One to four passes over the parts."""
+def find(every: Pass, rank: Callable[[int], tuple[int, bool]]) -> tuple[Cut, int]:
+    """The score of the k-th best, and the rows ranked; `rank(num_rows)` gives k (see `Ranked.rank`). One to four passes."""
     total, num_rows, num_scores, dtype = _counted(every(Window()))
     k, whole = rank(num_rows)
-    if k < 0 or num_scores == 0:
-        return Cut(None)
-    if k >= num_scores:
-        if not whole:
-            return Cut(None)
-        k = num_scores - 1
+    if k < 0 or num_scores == 0 or (k >= num_scores and not whole):
+        return Cut(None), num_rows
+    return Cut(_refined(every, total, min(k, num_scores - 1), dtype)), num_rows
+
+
+def _refined(every: Pass, total: npt.NDArray[np.int64], k: int, dtype: str) -> float | int:
     window = Window()
     while True:
         digit, k = _digit(total, k)
         window = Window((window.prefix << DIGIT) | digit, window.digits + 1)
         if window.digits * DIGIT == BITS[dtype]:
-            return Cut(value_of(window.prefix, dtype))
+            return value_of(window.prefix, dtype)
         if total[digit] <= FEW:
             found = [part.keys for part in every(Window(window.prefix, window.digits, collect=True)) if part.keys is not None]
             keys = np.concatenate(found)
-            return Cut(value_of(int(np.partition(keys, len(keys) - 1 - k)[len(keys) - 1 - k]), dtype))
+            return value_of(int(np.partition(keys, len(keys) - 1 - k)[len(keys) - 1 - k]), dtype)
         total = _counted(every(window))[0]
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from datacomp_core.filters.algebra import All, Any, Not
 from datacomp_core.filters.base import Batch, Filter, Mask, Ranked, Rule, Verdict
+from datacomp_core.filters.sample_to import SampleTo
 
 
 class Placed(NamedTuple):
@@ -26,9 +28,10 @@ class Placed(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Scores of at least `value` pass; none do if it is None."""
+    """Scores of at least `value` pass; none do if it is None. `times`: how often every row is taken before (`SampleTo`)."""
 
     value: float | int | None
+    times: int = 0
 
 
 def children(placed: Placed) -> list[Placed]:
@@ -104,7 +107,7 @@ class Judge:
         """What a filter says about the rows in `reach`, shape (rows,)."""
         path, asked = placed
         if path == self.watched:
-            self.reached = reach.copy()
+            self.reached = reach
             return Verdict(np.zeros_like(reach), np.zeros_like(reach))
         if isinstance(asked, All):
             return self._all(placed, reach)
@@ -124,12 +127,13 @@ class Judge:
         return self._batch(path, asked, reach)
 
     def _all(self, placed: Placed, reach: Mask) -> Verdict:
-        left, no = reach.copy(), np.zeros_like(reach)
+        yes, no = reach.copy(), np.zeros_like(reach)
         for step in sequence(placed):
-            said = self.verdict(step, left)
+            # Where a value was missing a later no still makes it a no; but only a yes so far is a survivor.
+            said = self.verdict(step, yes if ranks_survivors(step.filter) else reach & ~no)
             no |= said.no
-            left &= said.yes
-        return Verdict(left, no)
+            yes = yes & said.yes
+        return Verdict(yes, no)
 
     def _any(self, placed: Placed, reach: Mask) -> Verdict:
         yes, no = np.zeros_like(reach), reach.copy()
@@ -142,10 +146,15 @@ class Judge:
     def _ranked(self, asked: Ranked, cut: Cut, reach: Mask) -> Verdict:
         scores = self.scores(asked)
         known = scores.is_not_null().to_numpy() & reach
-        if cut.value is None:
-            return Verdict(np.zeros_like(reach), known)
-        yes = known & (scores >= pl.Series([cut.value], dtype=scores.dtype)).fill_null(False).to_numpy()
+        yes = known if cut.times else known & _at_least(scores, cut.value)
         return Verdict(yes, known & ~yes)
+
+    def copies(self, placed: Placed) -> npt.NDArray[np.int64]:
+        """How often a row that passed is taken: once, but for a sample that repeats. Shape (rows,)."""
+        if not isinstance(placed.filter, SampleTo):
+            return np.ones(self.frame.height, np.int64)
+        cut = self.cuts[placed.path]
+        return cut.times + _at_least(self.scores(placed.filter), cut.value).astype(np.int64)
 
     def scores(self, asked: Ranked) -> pl.Series:
         """A ranking filter's scores as Float32, Float64 or UInt64, null where there is none."""
@@ -174,6 +183,12 @@ class Judge:
         """An expression over all rows; a literal becomes as long as the part."""
         found = self.frame.select(expression.alias("_")).to_series()
         return found if len(found) == self.frame.height else found.new_from_index(0, self.frame.height)
+
+
+def _at_least(scores: pl.Series, value: float | int | None) -> Mask:
+    if value is None:
+        return np.zeros(len(scores), np.bool_)
+    return (scores >= pl.Series([value], dtype=scores.dtype)).fill_null(False).to_numpy()
 
 
 def _within(reach: Mask, answers: pl.Series) -> Verdict:

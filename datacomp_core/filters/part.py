@@ -86,7 +86,8 @@ def judge_part(job: Job, part: str) -> Judged:
     judge = Judge(frame, job.cuts, job.memory / part if job.memory is not None else None)
     reach, why = judge.everybody(), np.zeros(frame.height, np.int16)
     steps: list[Step] = []
-    for placed in sequence(Placed("0", job.root)):
+    sequenced = sequence(Placed("0", job.root))
+    for placed in sequenced:
         said, alone = _asked(judge, placed, reach)
         missing = reach & ~said.yes & ~said.no
         why[reach & said.no] = 2 * len(steps) + 1
@@ -94,7 +95,7 @@ def judge_part(job: Job, part: str) -> Judged:
         steps.append(_step(placed.filter, int(reach.sum()), int(said.yes.sum()), int(missing.sum()), alone))
         reach = said.yes
     packed = uid.pack(frame["uid"])
-    write_run(job.runs / f"{part}.npy", packed[reach])
+    write_run(job.runs / f"{part}.npy", np.repeat(packed[reach], judge.copies(sequenced[-1])[reach]))
     scores = frame[job.score].cast(pl.Float64).fill_nan(None) if job.score else None
     kept, dropped = (_histogram(scores, mask, job.edges) for mask in (reach, ~reach))
     samples = _samples(job, part, frame["uid"], packed, why, scores, steps) if job.samples else []

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from datacomp_core.errors import SpecError, unknown
-from datacomp_core.filters import All, Leaf, Not
+from datacomp_core.filters import All, Leaf, Not, SampleTo
 from datacomp_core.filters import Any as AnyOf
 from datacomp_core.filters.baselines import Recipe, recipe
 
 FILES = (".yaml", ".yml", ".json")
-KINDS: dict[str, type[BaseModel]] = {model.model_fields["kind"].default: model for model in (*get_args(Leaf), All, AnyOf, Not)}
+MODELS = (*get_args(Leaf), All, AnyOf, Not, SampleTo)
+KINDS: dict[str, type[BaseModel]] = {model.model_fields["kind"].default: model for model in MODELS}
 
 
 def load_recipe(name_or_path: str) -> Recipe:
@@ -64,8 +65,3 @@ def _known_fields(where: Sequence[str]) -> list[str]:
 
 def _place(where: Sequence[str]) -> str:
     return f" at {'.'.join(where)}" if where else ""
-
-
-def as_filter(value: Any) -> Any:
-    """A filter from whatever stands for one: a filter, a recipe, a name, a mapping."""
-    return value.filter if isinstance(value, Recipe) else Recipe.model_validate({"name": "custom", "filter": value}).filter

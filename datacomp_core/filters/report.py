@@ -62,8 +62,8 @@ class Tally:
     def dropped_samples(self) -> list[Sample]:
         """As many of each reason, so that a rare one shows too."""
         reasons = sorted(reason for reason in self.samples if reason)
-        each = -(-SAMPLES // max(len(reasons), 1))
-        return [sample for reason in reasons for sample in self.samples[reason][:each]][:SAMPLES]
+        turns = [(turn, sample) for reason in reasons for turn, sample in enumerate(self.samples[reason])]
+        return [sample for _, sample in sorted(turns, key=lambda pair: (pair[0], _by_lot(pair[1])))[:SAMPLES]]
 
 
 def sample_table(source: Source, samples: Sequence[Sample]) -> pl.DataFrame:

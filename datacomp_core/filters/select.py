@@ -17,12 +17,12 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from datacomp_core.artifacts import Embeddings, Pool, Spec, Subset
 from datacomp_core.errors import SpecError
-from datacomp_core.filters import AnyFilter, Everything, Filter, Ranked, Threshold
+from datacomp_core.filters import All, Everything, Filter, Ranked, SampleTo, Threshold, WholeFilter
 from datacomp_core.filters.base import score_column
 from datacomp_core.filters.baselines import RECIPES, Recipe, recipe
 from datacomp_core.filters.chance import Random
 from datacomp_core.filters.cut import Look, Window, find, look
-from datacomp_core.filters.judge import Cut, Judge, Placed, walk
+from datacomp_core.filters.judge import Cut, Judge, Placed, cost_of, walk
 from datacomp_core.filters.part import SAMPLES, Job, judge_part
 from datacomp_core.filters.recipes import load_recipe
 from datacomp_core.filters.report import Explanation, Tally, edges_of, histogram, sample_table
@@ -36,8 +36,10 @@ from datacomp_core.store import Folder, Store, scratch, step
 __all__ = ["RECIPES", "Recipe", "Selection", "SubsetSpec", "load_recipe", "select", "select_subset"]
 
 SUBSET = "subset.npy"
+ROWS_FOR_A_PROCESS = 5_000_000
+COSTLY_ROWS_FOR_A_PROCESS = 50_000
 NO_PROGRESS = NoProgress()
-FILTER: TypeAdapter[Filter] = TypeAdapter(AnyFilter)
+FILTER: TypeAdapter[Filter] = TypeAdapter(WholeFilter)
 
 
 class SubsetSpec(Spec):
@@ -46,7 +48,7 @@ class SubsetSpec(Spec):
     recipe: str = Field(
         default="no_filter", min_length=1, description="A known recipe, which brings its filter, or a name for the filter below."
     )
-    filter: AnyFilter = Field(
+    filter: WholeFilter = Field(
         default_factory=Everything, description="What is kept. Leave it as it is where the recipe is a known one."
     )
 
@@ -117,18 +119,20 @@ def select(
     label = wanted.name if isinstance(wanted, Recipe) else wanted.recipe
     source = Source(metadata, tuple(scores))
     names = source.parts()
-    root = Placed("0", wanted.filter)
-    source.check(names[0], {"uid", *wanted.filter.columns()})
+    tree = _tree(wanted.filter)
+    root = Placed("0", tree)
+    source.check(names[0], {"uid", *tree.columns()})
+    hands = Hands(workers, source.num_rows(names[0]) * len(names))
     with scratch() as local:
-        cuts = _cuts(source, names, root, local, workers, progress)
-        job = Job(source, wanted.filter, cuts, local / "runs", local / "memory", samples=0)
+        cuts = _cuts(source, names, root, local, hands, progress)
+        job = Job(source, tree, cuts, local / "runs", local / "memory", samples=0)
         cut = None
         if out is not None and write == "all":
             shown, cut = _shown(root, cuts, source, names[0])
-            job = replace(job, samples=SAMPLES, score=shown, edges=_edges(source, names, shown, workers))
+            job = replace(job, samples=SAMPLES, score=shown, edges=_edges(source, names, shown, hands.for_columns()))
         tally = Tally()
         progress.start(len(names), "parts")
-        for _, judged in process_map(partial(judge_part, job), names, workers=workers):
+        for _, judged in process_map(partial(judge_part, job), names, workers=hands.for_filters(tree)):
             tally.add(judged)
             progress.advance(1, rows=judged.rows, kept=judged.steps[-1].kept)
         told = tally.explanation(label, wanted.filter.model_dump(mode="json"))
@@ -138,7 +142,24 @@ def select(
     return Selection(num_samples, num_unique, told)
 
 
-def _cuts(source: Source, names: Sequence[str], root: Placed, local: Path, workers: int, progress: Progress) -> dict[str, Cut]:
+@dataclass(frozen=True)
+class Hands:
+    """How many processes a pass is worth: starting one costs seconds, in which this process reads millions of rows."""
+
+    workers: int
+    num_rows: int
+
+    def for_columns(self) -> int:
+        """A pass over a column of numbers."""
+        return min(self.workers, max(1, self.num_rows // ROWS_FOR_A_PROCESS))
+
+    def for_filters(self, tree: Filter) -> int:
+        """A pass with all filters; costly ones are some hundred times slower."""
+        ease = COSTLY_ROWS_FOR_A_PROCESS if cost_of(tree) else ROWS_FOR_A_PROCESS
+        return min(self.workers, max(1, self.num_rows // ease))
+
+
+def _cuts(source: Source, names: Sequence[str], root: Placed, local: Path, hands: Hands, progress: Progress) -> dict[str, Cut]:
     """The cut of everything that ranks: the pool's first, then the survivors', each after those before it."""
     ranked = [placed for placed in walk(root) if isinstance(placed.filter, Ranked)]
     cuts: dict[str, Cut] = {}
@@ -148,12 +169,19 @@ def _cuts(source: Source, names: Sequence[str], root: Placed, local: Path, worke
         def every(window: Window, placed: Placed = placed) -> Any:
             glance = Glance(source, root, dict(cuts), placed, local / "memory", window)
             progress.start(len(names), f"parts for the cut of: {placed.filter.title()}")
-            for _, found in process_map(partial(_look, glance), names, workers=workers):
+            some = hands.for_columns() if _ranks(placed).among() == "pool" else hands.for_filters(root.filter)
+            for _, found in process_map(partial(_look, glance), names, workers=some):
                 progress.advance()
                 yield found
 
-        cuts[placed.path] = find(every, asked.rank)
+        cut, num_rows = find(every, asked.rank)
+        cuts[placed.path] = cut._replace(times=asked.times(num_rows)) if isinstance(asked, SampleTo) else cut
     return cuts
+
+
+def _tree(wanted: Filter) -> Filter:
+    """A sample is drawn last, from the survivors of its filter."""
+    return All.model_construct(filters=(wanted.filter, wanted)) if isinstance(wanted, SampleTo) else wanted
 
 
 def _ranks(placed: Placed) -> Ranked:
@@ -192,7 +220,7 @@ def _shown(root: Placed, cuts: dict[str, Cut], source: Source, part: str) -> tup
         asked = placed.filter
         if isinstance(asked, Threshold):
             return score_column(asked.score), asked.at_least
-        if isinstance(asked, Ranked) and not isinstance(asked, Random):
+        if isinstance(asked, Ranked) and not isinstance(asked, (Random, SampleTo)):
             (column,) = asked.columns()
             return column, cuts[placed.path].value
     beside = source.score_columns(part)

@@ -32,6 +32,10 @@ class Source:
                 "Scores of models of our own come from embedding the pool."
             )
 
+    def num_rows(self, part: str) -> int:
+        with _Told(self, part):
+            return int(parts.scan(self.metadata, part).select(pl.len()).collect().item())
+
     def score_columns(self, part: str) -> list[str]:
         """The columns that lie beside the metadata."""
         with _Told(self, part):

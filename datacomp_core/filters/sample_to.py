@@ -1,0 +1,52 @@
+"""A subset of a wanted size: drawn by lot if there are more survivors, repeated if there are fewer.
+
+Repeats are how the rules let one up-weight a pair. Every survivor is repeated equally often, and the rest is drawn by lot.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import polars as pl
+from pydantic import Field
+
+from datacomp_core.filters.base import Ranked, locked
+from datacomp_core.filters.chance import lot
+from datacomp_core.filters.nesting import Nested
+
+if TYPE_CHECKING:
+    from datacomp_core.filters import AnyFilter
+
+
+class SampleTo(Ranked):
+    """Brings what a filter keeps to a wanted number of rows. Only the outermost filter can be one."""
+
+    kind: Literal["sample_to"] = locked("sample_to")
+    filter: Annotated[AnyFilter, Nested(), Field(description="What may be drawn.")]
+    num_samples: int = Field(default=1_000_000, ge=1, description="Rows of the subset, repeats counted.")
+    at_most_times: int = Field(default=1, ge=1, description="How often one row may be repeated, if there are too few.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Another seed, another draw.")
+
+    def columns(self) -> frozenset[str]:
+        return frozenset({"uid"})
+
+    def title(self) -> str:
+        return f"{self.num_samples:,} by lot (seed {self.seed})"
+
+    def reason(self) -> str:
+        return f"not drawn ({self.num_samples:,} by lot, seed {self.seed})"
+
+    def score_expression(self) -> pl.Expr:
+        return lot(self.seed)
+
+    def times(self, survivors: int) -> int:
+        """How often every survivor is taken before lots are drawn for the rest."""
+        return min(self.num_samples // survivors, self.at_most_times) if survivors else 0
+
+    def rank(self, num_rows: int) -> tuple[int, bool]:
+        if self.times(num_rows) == self.at_most_times:
+            return -1, False
+        return self.num_samples - self.times(num_rows) * num_rows - 1, True
+
+    def among(self) -> Literal["pool", "survivors"]:
+        return "survivors"
