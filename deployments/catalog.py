@@ -1,4 +1,4 @@
-"""The deployments as rows: flow x scale, with parameters, work pool, tags and concurrency. A deployment is a row, nothing else."""
+"""The deployments as rows: flow x scale, with parameters, work pool, tags and concurrency."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ BATCHES = {
 
 CLIENT = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "datacomp_core",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "ERROR",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
 """The core's log goes to the run's page; the terminal shows steps, not log lines."""
 
@@ -78,8 +78,10 @@ def prefect_api() -> Generator[str]:
     refuse_backport()
     port = UI_PORT if _is_free(UI_PORT) else _free_port()
     with _served(port) as api, _known(api):
-        yield api
-        _hand_in()
+        try:
+            yield api
+        finally:
+            _hand_in()
 
 
 def prepare_environment() -> None:
@@ -122,7 +124,7 @@ def _served(port: int) -> Generator[str]:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - no thread of ours runs yet, and there is no other way
         )
     try:
         _wait_until_healthy(server, port, log)

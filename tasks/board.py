@@ -23,7 +23,7 @@ def publish_board(scale: str) -> Path:
     if in_task_run():
         rows = [
             {
-                "rank": row.rank or "",
+                "place": row.place,
                 "method": row.method,
                 "seeds": row.num_seeds,
                 "size": round(row.size) if row.size else "",

@@ -83,7 +83,7 @@ def show_board(scale: str, *, json: bool) -> None:
     titles = ["#", "method", "seeds", "size", *[column.title for column in columns], "vs no filter"]
     rows = [
         [
-            str(row.rank or ""),
+            row.place,
             row.method,
             str(row.num_seeds),
             _size(row),

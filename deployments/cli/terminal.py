@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from datacomp_core.progress import LogProgress
     from datacomp_core.store import Planned
     from tasks.reporting import StepEvent
 
@@ -96,6 +98,18 @@ def shown_steps(*, quiet: bool = False) -> Generator[None]:
             yield
         finally:
             LISTENERS.remove(steps)
+
+
+@contextmanager
+def shown_progress(what: str, *, quiet: bool = False) -> Generator[LogProgress]:
+    """A bar (in a pipe: lines) for work that is no step of a flow."""
+    from tasks.reporting import StepEvent, StepProgress, tell
+
+    with shown_steps(quiet=quiet):
+        progress = StepProgress(what, "")
+        began = time.monotonic()
+        yield progress
+        tell(StepEvent(what, "", "built", progress.line().partition(": ")[2], 1.0, time.monotonic() - began))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
