@@ -8,6 +8,8 @@ normalisation is done on the device. Both halves together are bit-equal to open_
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -125,6 +127,8 @@ class Clip:
 
 def register() -> None:
     """Make our own model names known to open_clip in this process."""
+    if "torch" not in sys.modules:  # read once, when torch's OpenMP is loaded: threads that wait shall not burn shared cores
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import open_clip
 
     open_clip.add_model_config(MODELS)
@@ -132,9 +136,9 @@ def register() -> None:
 
 def known(name: str) -> str:
     """`name`, if it is a model. SpecError names the nearest."""
+    register()
     import open_clip
 
-    register()
     if name not in open_clip.list_models():
         raise unknown("model", name, open_clip.list_models())
     return name
@@ -145,10 +149,11 @@ def load(name: str, checkpoint: Path | IO[bytes] | None, device: str) -> Clip:
 
     DataError if the file cannot be read as plain weights or does not fit the model.
     """
+    known(name)
     import open_clip
 
     with _quiet():
-        model, _, preprocess = open_clip.create_model_and_transforms(known(name), device=device, load_weights=False)
+        model, _, preprocess = open_clip.create_model_and_transforms(name, device=device, load_weights=False)
         tokenize = open_clip.get_tokenizer(name)
     if checkpoint is not None:
         weights = state_dict(checkpoint, name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import evaluation_sets as sets
 import pytest
+import torch
 
 from datacomp_core.evaluation.catalog import suite
 from datacomp_core.evaluation.evaluate import EvalSpec, evaluate_folder
@@ -30,6 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=sets.CHECKPOINTS)
 def results(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Report]:
     folder = tmp_path_factory.mktemp(request.param)
+    torch.set_num_threads(1)
     sets.checkpoint(folder / "checkpoint.pt", request.param)
     spec = EvalSpec(suite="datacomp", tasks=tuple(KEYS), expected="any", batch_size=17)
     made = evaluate_folder(
