@@ -1,10 +1,11 @@
-"""How fast is resharding? Ours against `cp` of the same bytes, against copying whole shards, and against the reference.
+"""How fast is resharding? Ours against `cp` of the same bytes and against the reference.
 
     python benchmarks/reshard.py --shards 8 --samples 10000 --reference CHECKOUT
 
 Makes shards of real JPEGs (of random content, so that they have a size like the web's), indexes them, and for subsets of
-several sizes times each contender in turn, three times, each as a process of its own. The reference runs from a checkout of
-mlfoundations/datacomp (`--reference`), patched at run time for today's webdataset; without one it is left out.
+several sizes times each contender in turn, three times, each as a process of its own, start-up included. The reference runs
+from a checkout of mlfoundations/datacomp (`--reference`) and needs pysimdjson and cloudpathlib on PYTHONPATH; it is patched at
+run time for today's webdataset. Without a checkout it is left out. Compare CPU seconds where the machine is shared.
 """
 
 from __future__ import annotations
@@ -13,17 +14,24 @@ import argparse
 import io
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-FRACTIONS = (0.03, 0.1, 0.3, 1.0)
+
+class Cost(NamedTuple):
+    """Wall-clock and CPU seconds with all child processes, and the peak memory of the largest of them."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+
 
 OURS = """
 import sys
@@ -34,15 +42,13 @@ if __name__ == "__main__":
     reshard_folders(Folder(source), subset, Folder(out), ReshardSpec(), workers=int(workers))
 """
 
-# What FACTS of this project's set-up say the reference needs with webdataset 0.2.86, and nothing else.
+# All that the reference needs with webdataset 0.2.86: names that have moved.
 REFERENCE = """
-import sys, runpy
-import webdataset as wds, webdataset.gopen, webdataset.writer
-wds.writer.gopen = webdataset.gopen
-wds.gopen_schemes = webdataset.gopen.gopen_schemes
-sys.argv[0] = sys.argv[1] + "/resharder.py"
-del sys.argv[1]
-sys.path.insert(0, sys.argv[0].rsplit("/", 1)[0])
+import importlib, runpy, sys
+import webdataset as wds
+gopen = importlib.import_module("webdataset.gopen")
+wds.writer.gopen.Pipe, wds.writer.gopen.info, wds.gopen_schemes = gopen.Pipe, gopen.info, gopen.gopen_schemes
+sys.argv[0] = sys.argv.pop(1) + "/resharder.py"
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
@@ -88,13 +94,16 @@ def subset_file(path: Path, uids: np.ndarray, fraction: float) -> int:
     return len(chosen)
 
 
-def timed(command: list[str], out: Path) -> tuple[float, float]:
-    """Seconds of wall clock, and peak memory in MB of the largest process."""
+def timed(command: list[str], out: Path) -> Cost:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     begun = time.monotonic()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    return time.monotonic() - begun, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command[:3]} ended with status {process.returncode}")
+    return Cost(time.monotonic() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
 def main() -> None:
@@ -104,6 +113,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10_000, help="of a shard")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--fractions", type=float, nargs="+", default=(0.03, 0.1, 0.3, 1.0), help="sizes of the subset")
     parser.add_argument("--reference", type=Path, help="a checkout of mlfoundations/datacomp")
     given = parser.parse_args()
     source, out, subset = given.folder / "pool", given.folder / "out", given.folder / "subset.npy"
@@ -112,8 +122,8 @@ def main() -> None:
         uids = make_shards(source, given.shards, given.samples)
         size = sum(path.stat().st_size for path in source.glob("*.tar"))
         print(f"{len(uids):,} samples, {size / 1e9:.2f} GB, {given.workers} workers, median of {given.repeats}")
-        print(f"{'subset':>7} {'contender':<12} {'seconds':>8} {'samples/s':>10} {'of cp':>6} {'peak MB':>8}")
-        for fraction in FRACTIONS:
+        print(f"{'subset':>7} {'contender':<12} {'seconds':>8} {'CPU s':>8} {'samples/s':>10} {'of cp':>6} {'peak MB':>8}")
+        for fraction in given.fractions:
             number = subset_file(subset, uids, fraction)
             compare(given, source, out, subset, number, fraction)
     finally:
@@ -130,16 +140,18 @@ def compare(given: argparse.Namespace, source: Path, out: Path, subset: Path, nu
     if given.reference:
         options = ["-i", str(source), "-o", str(out), "-s", str(subset), "-j", str(given.workers)]
         contenders["reference"] = [sys.executable, "-c", REFERENCE, str(given.reference), *options]
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    memory: dict[str, float] = {}
+    costs: dict[str, list[Cost]] = {name: [] for name in contenders}
     for _ in range(given.repeats):
         for name, command in contenders.items():
-            spent, memory[name] = timed(command, out)
-            seconds[name].append(spent)
-    copied = statistics.median(seconds["cp"])
-    for name, spent in seconds.items():
-        middle = statistics.median(spent)
-        print(f"{fraction:7.0%} {name:<12} {middle:8.2f} {number / middle:10,.0f} {middle / copied:6.1f} {memory[name]:8.0f}")
+            costs[name].append(timed(command, out))
+    middle = {name: Cost(*(statistics.median(values) for values in zip(*some, strict=True))) for name, some in costs.items()}
+    for name, cost in middle.items():
+        times = cost.seconds / middle["cp"].seconds
+        print(
+            f"{fraction:7.0%} {name:<12} {cost.seconds:8.2f} {cost.cpu_seconds:8.2f} {number / cost.seconds:10,.0f} "
+            f"{times:6.1f} {cost.peak_mb:8.0f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -184,6 +184,7 @@ def test_locate_against_brute_force() -> None:
     assert [everything.index(one) for one in wanted.tolist() if one in everything] == first[count > 0].tolist()
 
 
+@pytest.mark.slow
 def test_open_clips_own_loader_reads_each_sample_as_often_as_it_should(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
