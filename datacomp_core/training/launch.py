@@ -48,6 +48,10 @@ class Layout(BaseModel):
     def world_size(self) -> int:
         return self.processes * self.nodes
 
+    @property
+    def threads_each(self) -> int:
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // self.processes)
+
 
 def launch(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
     """Run all ranks of this node to their end, calling `watch` now and then. Raises the error of the rank that failed first."""
@@ -91,8 +95,8 @@ def command(job: Job, layout: Layout) -> list[str]:
 
 
 def _environment(layout: Layout) -> dict[str, str]:
-    threads = layout.threads or max(1, len(os.sched_getaffinity(0)) // layout.processes)
-    given = {**os.environ, PARENT: str(os.getpid()), "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    threads = str(layout.threads_each)
+    given = {**os.environ, PARENT: str(os.getpid()), "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
     # Keep freed memory: glibc gives large blocks back to the kernel, and a step on a CPU spends a third of its time on
     # faulting them in again.
     given |= {"MALLOC_TRIM_THRESHOLD_": f"{KEPT_BYTES}", "MALLOC_MMAP_THRESHOLD_": f"{KEPT_BYTES}"}

@@ -41,6 +41,8 @@ class Session:
 
     def install(self) -> None:
         """Put ours in the place of open_clip_train's."""
+        if not self.job.machine.is_cpu and not torch.cuda.is_available():
+            raise DatacompError("No CUDA device can be used here, and the training was asked to run on one: give device='cpu'.")
         self.trainer.get_data = self.data
         self.trainer.train_one_epoch = self.epoch
         if self.job.machine.is_cpu:
@@ -118,14 +120,14 @@ class Session:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+        if self.history is not None:
+            self.history.flush()
         latest, previous = self.checkpoints / LATEST, self.checkpoints / PREVIOUS
         if latest.exists():
             previous.unlink(missing_ok=True)
             os.link(latest, previous)
         os.replace(temporary, latest)
         self.saved = time.monotonic()
-        if self.history is not None:
-            self.history.flush()
 
     def finish(self) -> None:
         """Leave the last checkpoint without what only a resumption needs, in open_clip's form and as safetensors."""

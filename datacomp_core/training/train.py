@@ -233,7 +233,7 @@ def _record(job: Job, layout: Layout, shards: tuple[ShardSet, ...], table: list[
         "final_loss": loss,
         "collapsed": bool(collapsed),
         "machine": job.machine.model_dump(mode="json"),
-        "layout": layout.model_dump(mode="json"),
+        "layout": layout.model_dump(mode="json") | {"threads": layout.threads_each},
         "seconds": round(seconds, 1),
         "preflight": [row.model_dump() for row in table],
     }
