@@ -7,6 +7,7 @@ other one is fetched anew, so an interrupted download goes on and ends with the 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -160,8 +161,8 @@ def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan],
 def _num_unique(out: Folder, plans: list[ShardPlan], arrived: int) -> int:
     """Distinct uids that arrived, by way of buckets on scratch disk: a pool's uids need not fit into memory."""
     number = max(1, min(MAX_BUCKETS, arrived // UIDS_IN_MEMORY))
-    with scratch() as folder, ExitStack() as stack:
-        files = [stack.enter_context((folder / f"{bucket}.uids").open("w+b")) for bucket in range(number)]
+    with ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(number)]
         for rows in _read_ahead(lambda plan: read_index(out, shard_name(plan.number)), plans):
             packed = uid.pack(rows["uid"])
             bucket = (packed["f0"] >> np.uint64(32)) * np.uint64(number) >> np.uint64(32)

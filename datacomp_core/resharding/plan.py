@@ -7,10 +7,10 @@ bucketed by that hash on scratch disk: memory is bounded by the bucket and by on
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -71,14 +71,21 @@ def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 class Buckets:
-    """Rows on scratch disk, by the leading part of their sort key."""
+    """Rows on scratch disk, by the leading part of their sort key, in files without a name: a kill leaves nothing behind."""
 
-    def __init__(self, folder: Path, num_rows: int, num_shards: int, seed: int, shuffle: Literal["global", "none"]) -> None:
-        self.folder, self.seed, self.shuffle = folder, seed, shuffle
+    def __init__(self, num_rows: int, num_shards: int, seed: int, shuffle: Literal["global", "none"]) -> None:
+        self.seed, self.shuffle = seed, shuffle
         self.number = max(1, min(MAX_BUCKETS, -(-num_rows // BUCKET_ROWS)))
         self.num_shards = num_shards
-        self._open = ExitStack()
-        self._files = [self._open.enter_context((folder / f"{bucket}.rows").open("wb")) for bucket in range(self.number)]
+        with ExitStack() as stack:
+            self._files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(self.number)]
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
     def add(self, rows: Rows) -> None:
         if self.number == 1:
@@ -95,11 +102,9 @@ class Buckets:
 
     def sorted(self) -> Iterator[Rows]:
         """All rows in their final order, bucket by bucket; no two of them may be the same copy of one uid."""
-        self._open.close()
-        for bucket in range(self.number):
-            path = self.folder / f"{bucket}.rows"
-            rows = np.fromfile(path, ROW)
-            path.unlink()
+        for file in self._files:
+            file.seek(0)
+            rows = np.fromfile(file, ROW)
             yield rows[self._sorting(rows)]
 
     def _sorting(self, rows: Rows) -> Positions:

@@ -88,26 +88,25 @@ def reshard_folders(
     `subset` is the url or path of a subset file. DataError if `out` holds something else than an unfinished or finished
     reshard of the same inputs. `record="files"` notes sizes and hashes of what is written in `out`'s journal.
     """
-    with _local(subset) as chosen, scratch() as buckets:
+    with _local(subset) as chosen:
         inputs = scan.input_shards(shards)
         ledger = open_ledger(uid.open_subset(chosen), subset)
         _claim(out, _identity(spec, chosen, inputs))
-        plan = Buckets(buckets, len(ledger.subset), len(inputs), spec.seed, spec.shuffle)
-        progress.start(len(inputs), "indices")
-        for rows in _scan(shards, chosen, inputs, ledger, workers, progress):
-            plan.add(rows)
-        account = ledger.close()
-        _write_missing(out, ledger)
-        account.check(spec, shards.url)
-        with out.writing(SAMPLE_IDS) as path:
-            shutil.copyfile(chosen, path)
-        planned = cut(plan.sorted(), account.written, spec.samples_per_shard)
-        progress.start(account.written, "samples")
-        jobs = _jobs(shards, out, inputs, planned, progress, record)
-        for _, copied in process_map(copy_shard, jobs, workers=min(workers, 1 + account.written // SAMPLES_WORTH_A_PROCESS)):
-            for file in copied.files:
-                out.note(file)
-            progress.advance(copied.samples)
+        with Buckets(len(ledger.subset), len(inputs), spec.seed, spec.shuffle) as plan:
+            progress.start(len(inputs), "indices")
+            for rows in _scan(shards, chosen, inputs, ledger, workers, progress):
+                plan.add(rows)
+            account = ledger.close()
+            _write_missing(out, ledger)
+            account.check(spec, shards.url)
+            with out.writing(SAMPLE_IDS) as path:
+                shutil.copyfile(chosen, path)
+            progress.start(account.written, "samples")
+            jobs = _jobs(shards, out, inputs, cut(plan.sorted(), account.written, spec.samples_per_shard), progress, record)
+            for _, copied in process_map(copy_shard, jobs, workers=min(workers, 1 + account.written // SAMPLES_WORTH_A_PROCESS)):
+                for file in copied.files:
+                    out.note(file)
+                progress.advance(copied.samples)
         out.write_json(ACCOUNT, asdict(account))
     return account
 
