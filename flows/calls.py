@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from prefect import Task
 from prefect.futures import PrefectFuture
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 # Threads wait more than they work (tasks/slots.py bounds the work). A task is submitted after what it needs, and threads take
 # tasks in that order, so one that waits never holds the last thread from one it waits for.
-RUNNER = ThreadPoolTaskRunner(max_workers=64)
+RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=64))  # its own type is a narrower future
 
 
 class Submitted:

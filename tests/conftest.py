@@ -18,14 +18,19 @@ BUCKET = "datacomp-tests"
 
 
 @pytest.fixture(autouse=True)
-def isolated_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees or touches the user's store, settings file or proxies."""
+def isolated_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test sees or touches the user's store, settings file or proxies, nor leaves its own environment behind."""
     from datacomp_core.settings import settings
 
+    before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith("DATACOMP_") or name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DATACOMP_HOME", str(tmp_path / "home"))
     settings.cache_clear()
+    yield
+    settings.cache_clear()
+    for name in [name for name in os.environ if name.startswith("PREFECT_") and name not in before]:
+        del os.environ[name]
 
 
 def free_port() -> int:

@@ -72,6 +72,7 @@ def show(
 def show_board(scale: str, *, json: bool) -> None:
     """The board of a scale: as a table, or as JSON."""
     from datacomp_core.leaderboard.board import board
+    from datacomp_core.leaderboard.findings import finding, not_helping
 
     made = board(Store.open(settings().store_url), _known(scale))
     if json:
@@ -95,6 +96,9 @@ def show_board(scale: str, *, json: bool) -> None:
     terminal.table(
         f"Leaderboard, {scale} ({made.suite})", titles, rows, right=("#", "seeds", "size", *[c.title for c in columns])
     )
+    told = finding(made)
+    for line in (f"[bold]{told.title}[/]", *told.lead, *not_helping(made)):
+        terminal.out.print(line)
 
 
 def _known(scale: str) -> str:

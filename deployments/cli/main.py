@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 import warnings
+from functools import cache
 from typing import Any
 
 import typer
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 
 
+@cache
 def _commands() -> None:
     """Register every group; each is a module of its own."""
     from deployments.cli import board, run, server, stages
@@ -67,14 +69,19 @@ def main() -> None:
     except typer.Abort:
         status = 130
     except Exception as problem:
-        if hasattr(problem, "format_message") and hasattr(problem, "exit_code"):  # click's errors, whichever click typer carries
-            problem.show() if hasattr(problem, "show") else _say(problem.format_message())
-            status = problem.exit_code
-        else:
-            text, status = sentence(problem)
-            _say(f"error: {text}")
+        status = _told(problem)
     sys.stdout.flush()
     sys.exit(status or 0)
+
+
+def _told(problem: Any) -> int:
+    """Say what went wrong; the exit status. Typer carries a click of its own, so its errors are known by what they can do."""
+    if hasattr(problem, "format_message") and hasattr(problem, "exit_code"):
+        problem.show()
+        return int(problem.exit_code)
+    text, status = sentence(problem)
+    _say(f"error: {text}")
+    return status
 
 
 def _say(text: str) -> None:
