@@ -83,6 +83,7 @@ def _claim(home: Folder) -> Attempt:
             continue
         if home.create(f"{name}.lease-{turn + 1}", _lease()):
             log.info("going on where an interrupted run stopped: %s", home.at(name))
+            (home / name).sweep()
             return Attempt(name, turn + 1, (home / name).journaled())
     name = f"{PREFIX}{uuid.uuid4().hex[:8]}"
     home.create(f"{name}.lease-1", _lease())

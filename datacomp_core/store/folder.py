@@ -259,6 +259,12 @@ class Folder:
             if self.fs.exists(target):
                 self.fs.rm(target, recursive=True)
 
+    def sweep(self) -> None:
+        """Remove what killed writers left unfinished. Only for a folder in which nobody else is at work."""
+        if self.is_local and os.path.isdir(self.url):
+            for path in self.path.rglob(".*.tmp"):
+                path.unlink(missing_ok=True)
+
     # ---------------------------------------------------------------------------------------------------------------
 
     def _noted(self, stat: FileStat) -> FileStat:

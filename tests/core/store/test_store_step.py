@@ -190,6 +190,8 @@ def test_a_failed_step_leaves_no_record_and_the_next_run_goes_on_in_its_folder(s
         seen.append(list(out.files()))
         out.write("one", b"1")
         if len(seen) == 1:
+            if out.is_local:
+                (out.path / ".half.1234abcd.tmp").write_bytes(b"what a killed writer leaves")
             raise RuntimeError("power cut")
         out.write("two", b"2")
         return Pool(num_samples=2, num_parts=2)
@@ -200,6 +202,8 @@ def test_a_failed_step_leaves_no_record_and_the_next_run_goes_on_in_its_folder(s
     outcome = two_parts.run(TwoPartSpec(), store=store)
     assert seen == [[], ["one"]]
     assert outcome.record.attempts == 2
+    if store.root.is_local:
+        assert not list(store.root.path.rglob("*.tmp"))
     assert set(store.manifest(outcome.record)["path"]) == {"one", "two"}
 
 
