@@ -15,6 +15,7 @@ from datacomp_core.filters.chance import Random
 from datacomp_core.filters.characters import Characters
 from datacomp_core.filters.everything import Everything
 from datacomp_core.filters.image_size import ImageSize
+from datacomp_core.filters.imagenet_words import ImagenetWords
 from datacomp_core.filters.language import Language
 from datacomp_core.filters.language_cld3 import LanguageCld3
 from datacomp_core.filters.sample_to import SampleTo
@@ -28,6 +29,7 @@ Leaf = (
     | Characters  # captions of some length in characters
     | ImageSize  # images of some size
     | AspectRatio  # images that are no banners
+    | ImagenetWords  # captions that name a class of ImageNet-21k
     | Language  # captions in one language, by fastText
     | LanguageCld3  # captions in one language, by CLD3
     | Threshold  # scores of at least some value
@@ -65,6 +67,7 @@ __all__ = [
     "Everything",
     "Filter",
     "ImageSize",
+    "ImagenetWords",
     "Language",
     "LanguageCld3",
     "Leaf",

@@ -18,6 +18,7 @@ from datacomp_core.filters import (
     AspectRatio,
     Characters,
     Everything,
+    ImagenetWords,
     ImageSize,
     Language,
     LanguageCld3,
@@ -76,6 +77,10 @@ def clip_score(*, score: Score = "l14", fraction: float | None = None, threshold
     if threshold is not None:
         return Threshold(score=score, at_least=threshold)
     return TopFraction(score=score, fraction=0.3 if fraction is None else fraction)
+
+
+def text_based(*, model: Model = "lid.176.ftz") -> All:
+    return All(filters=(ImagenetWords(), Language(language="en", model=model)))
 
 
 def laion2b() -> All:
@@ -139,6 +144,7 @@ RECIPES: dict[str, Row] = {
         ),
         Row("clip_score_tiny", clip_score_tiny, "The best 30 % of the pool by our own small scorer.", "ours, after CLIP score"),
         Row("basic_and_clip_tiny", basic_and_clip_tiny, "What basic_tiny and clip_score_tiny both keep.", "ours"),
+        Row("text_based", text_based, "English captions with a word that is a class of ImageNet-21k.", f"{PAPER}, text-based"),
         Row("laion2b", laion2b, "English by CLD3 and a CLIP B/32 score of 0.28 or more, as LAION-2B.", f"{PAPER}, LAION-2B"),
         Row("random", random, "A random fraction of the pool.", f"{PAPER}, random subsets"),
         Row("random_30", random_30, "A random 30 % of the pool: what size alone does.", f"{PAPER}, random subsets"),

@@ -2,8 +2,8 @@
 
     python tests/parity/freeze_filters.py CHECKOUT_OF_MLFOUNDATIONS_DATACOMP
 
-Run by hand, with `nltk` and `cld3-py` on PYTHONPATH. The reference is not changed: where it asks for its fastText model, it is
-given the quantized one that a package ships, because that is the one tests have.
+Run by hand, with `nltk` (3.10, its `wordnet` data in NLTK_DATA) and `cld3-py` on PYTHONPATH. The reference is not changed: where
+it asks for its fastText model, it is given the quantized one that a package ships, because that is the one tests have.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def cases(reference: Any) -> dict[str, Callable[[str], Any]]:
     return {
         "no_filter": lambda folder: reference.load_uids(folder, 1),
         "basic_filter": lambda folder: reference.load_uids_with_basic_filter(folder, 1),
+        "text_based": lambda folder: reference.load_uids_with_text_entity(folder, 1),
         "laion2b": lambda folder: reference.load_uids_with_clip_score(folder, "b32", 0.28, None, 1, gcld3_en_filter=True),
         "clip_score-b32-fraction0.3": clip("b32", None, 0.3),
         "clip_score-b32-fraction0.05": clip("b32", None, 0.05),
@@ -49,7 +51,9 @@ def main(checkout: str) -> None:
     sys.path.insert(0, checkout)
     import baselines.apply_filter as reference  # pyright: ignore
 
-    reference.download = lambda name, root=None: str(asset({"fasttext": "lid.176.ftz"}[name]))  # type: ignore[attr-defined]
+    classes = resources.files("timm") / "data" / "_info" / "imagenet21k_goog_synsets.txt"  # the same file, by its sha256
+    files = {"fasttext": str(asset("lid.176.ftz")), "imagenet21k_wordnet_ids": str(classes)}
+    reference.download = lambda name, root=None: files[name]  # type: ignore[attr-defined]
     FROZEN.mkdir(exist_ok=True)
     for precision, dtype in (("float32", pl.Float32), ("float64", pl.Float64)):
         with tempfile.TemporaryDirectory() as folder:

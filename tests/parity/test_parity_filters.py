@@ -31,6 +31,7 @@ def metadata(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         ("no_filter", "no_filter"),
         ("basic_filter", "basic_filter"),
         ("laion2b", "laion2b"),
+        ("text_based", "text_based"),
         ("clip_score-b32-fraction0.3", "clip_score:score=b32,fraction=0.3"),
         ("clip_score-b32-fraction0.3", "clip_score_b32"),
         ("clip_score-b32-fraction0.05", "clip_score:score=b32,fraction=0.05"),
@@ -52,7 +53,7 @@ def test_same_bytes_as_the_reference(frozen: str, recipe: str, metadata: tuple[s
 
 def test_dirty_rows_reach_the_filters(metadata: tuple[str, Folder]) -> None:
     """That the files agree would mean little if nothing dirty came through: every baseline keeps and drops something."""
-    for name in ("basic_filter", "clip_score_b32", "clip_score_l14"):
+    for name in ("basic_filter", "clip_score_b32", "clip_score_l14", "text_based"):
         told = select(load_recipe(name), metadata[1]).explanation
         assert 200 < told.kept < told.rows - 200, name
         assert sum(told.dropped.values()) + told.kept == told.rows

@@ -1,0 +1,153 @@
+"""What filtering costs: a CommonPool-shaped pool of any size, the reference's filters and ours alternately in one run.
+
+    python benchmarks/filters.py --rows 2000000 --workers 2 --reference CHECKOUT_OF_MLFOUNDATIONS_DATACOMP
+
+Each run is a process of its own, started by `spawn`; its start-up and imports are timed by an empty run and taken off. Peak
+memory is that of the process and its children. Without `--reference` only ours is measured. The reference is given the same
+fastText model as ours; `nltk` and `cld3-py` have to be importable for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+ROWS_PER_PART = 500_000
+FILTERS = ("no_filter", "clip_score", "basic_filter", "laion2b")
+OURS = {"clip_score": "clip_score_l14"}
+
+
+def write_pool(folder: Path, num_rows: int) -> None:
+    """Parts of half a million rows with real captions in eleven languages, urls, sizes, scores and hashes of the web's shapes."""
+    captions = _captions()
+    for part, start in enumerate(range(0, num_rows, ROWS_PER_PART)):
+        chance = np.random.default_rng(part)
+        size = min(ROWS_PER_PART, num_rows - start)
+        halves = chance.integers(0, 2**64, (2, size), np.uint64)
+        uids = [f"{high:016x}{low:016x}" for high, low in zip(*halves.tolist(), strict=True)]
+        texts = captions.gather(chance.integers(0, len(captions), size)) + pl.Series([f" {n % 9973}" for n in range(size)])
+        sides = np.exp(chance.normal(6.0, 0.7, (2, size))).astype(np.int64)
+        frame = pl.DataFrame(
+            {
+                "uid": uids,
+                "url": [f"https://images.example.invalid/{uid}/picture.jpg" for uid in uids],
+                "text": texts,
+                "original_width": sides[0],
+                "original_height": sides[1],
+                "clip_b32_similarity_score": chance.normal(0.25, 0.06, size).astype(np.float32),
+                "clip_l14_similarity_score": chance.normal(0.21, 0.06, size).astype(np.float32),
+                "sha256": [uid * 2 for uid in uids],
+            }
+        )
+        frame.write_parquet(folder / f"{part:08d}.parquet", compression="snappy")
+
+
+def _captions() -> pl.Series:
+    table = pl.read_parquet(str(resources.files("datacomp_core") / "pool" / "tiny_data" / "translations.parquet"))
+    foreign = [f"{name}: {', '.join(words)}" for name, words in zip(table["name"], table["keywords"].to_list(), strict=True)]
+    images = pl.read_parquet(str(resources.files("datacomp_core") / "pool" / "tiny_data" / "images.parquet"), columns=["name"])
+    names = [name for name in images["name"].to_list() if name]
+    chance = random.Random(0)
+    shapes = (
+        "a photo of a {}",
+        "{} | buy online, free shipping",
+        "my {} in the garden, summer 2014",
+        "{}",
+        "{} stock vector image",
+    )
+    english = [chance.choice(shapes).format(chance.choice(names)) for _ in range(len(foreign))]
+    return pl.Series(foreign + english)
+
+
+def ours(name: str, folder: str, workers: int) -> int:
+    from datacomp_core.filters.select import load_recipe, select
+    from datacomp_core.store import Folder
+
+    with tempfile.TemporaryDirectory() as out:
+        recipe = load_recipe(OURS.get(name, name)) if name else None
+        return select(recipe, Folder(folder), out=Folder(out), write="subset", workers=workers).num_samples if recipe else 0
+
+
+def reference(checkout: str, name: str, folder: str, workers: int) -> int:
+    sys.path.insert(0, checkout)
+    import baselines.apply_filter as baselines  # pyright: ignore
+
+    from datacomp_core.assets import asset
+
+    baselines.download = lambda name, root=None: str(asset("lid.176.ftz"))  # type: ignore[attr-defined]
+    run: dict[str, Callable[[], Any]] = {
+        "": lambda: np.empty(0, "u8,u8"),
+        "no_filter": lambda: baselines.load_uids(folder, workers),
+        "clip_score": lambda: baselines.load_uids_with_clip_score(folder, "l14", None, 0.3, workers),
+        "basic_filter": lambda: baselines.load_uids_with_basic_filter(folder, workers),
+        "laion2b": lambda: baselines.load_uids_with_clip_score(folder, "b32", 0.28, None, workers, gcld3_en_filter=True),
+    }
+    uids = run[name]()
+    uids.sort()
+    with tempfile.TemporaryDirectory() as out:
+        np.save(Path(out) / "subset.npy", uids)
+    return len(uids)
+
+
+def _child(pipe: Any, function: Callable[..., int], arguments: tuple[Any, ...]) -> None:
+    sys.stdout = sys.stderr = Path("/dev/null").open("w")  # noqa: SIM115  the reference prints
+    kept = function(*arguments)
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    pipe.send((kept, peak * 1024))
+
+
+def measured(function: Callable[..., int], *arguments: Any) -> dict[str, float]:
+    """Seconds, peak bytes and rows kept of one call in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    began = time.monotonic()
+    process = context.Process(target=_child, args=(theirs, function, arguments))
+    process.start()
+    kept, peak = mine.recv()
+    process.join()
+    return {"seconds": time.monotonic() - began, "peak": peak, "kept": kept}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--reference", default="", help="A checkout of mlfoundations/datacomp.")
+    parser.add_argument("--filters", nargs="*", default=list(FILTERS), choices=FILTERS)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        write_pool(Path(folder), options.rows)
+        runs: dict[str, tuple[Any, ...]] = {"ours": (ours,)}
+        if options.reference:
+            runs["reference"] = (reference, options.reference)
+        idle = {who: min(measured(*call, "", folder, 1)["seconds"] for _ in range(2)) for who, call in runs.items()}
+        print(f"{'filter':14}{'who':11}{'seconds':>9}{'rows/s':>12}{'peak MB':>9}{'kept':>10}   (start-up taken off: {idle})")
+        for name in options.filters:
+            best: dict[str, dict[str, float]] = {}
+            for _ in range(options.rounds):
+                for who, call in runs.items():
+                    found = measured(*call, name, folder, options.workers)
+                    if who not in best or found["seconds"] < best[who]["seconds"]:
+                        best[who] = found
+            for who, found in best.items():
+                net = max(found["seconds"] - idle[who], 1e-3)
+                print(f"{name:14}{who:11}{net:9.2f}{options.rows / net:12,.0f}{found['peak'] / 1e6:9.0f}{found['kept']:10,.0f}")
+            assert len({found["kept"] for found in best.values()}) == 1, json.dumps(best)
+
+
+if __name__ == "__main__":
+    main()
