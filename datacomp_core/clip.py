@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MODELS = Path(__file__).with_name("clip_models")
 
+SMALL = 20_000_000  # parameters; on a CPU the work of smaller models is not worth sharing among threads (same bits either way)
+
 Precision = Literal["fp32", "bf16", "fp16"]
 PixelArray = npt.NDArray[np.uint8]
 
@@ -151,6 +153,7 @@ def load(name: str, checkpoint: Path | IO[bytes] | None, device: str) -> Clip:
     """
     known(name)
     import open_clip
+    import torch
 
     with _quiet():
         model, _, preprocess = open_clip.create_model_and_transforms(name, device=device, load_weights=False)
@@ -163,6 +166,8 @@ def load(name: str, checkpoint: Path | IO[bytes] | None, device: str) -> Clip:
             told = str(problem).replace("\n", " ")[:300]
             raise DataError(f"{_named(checkpoint)} does not fit the model {name}: {told}") from problem
     model.eval()
+    if device == "cpu" and sum(value.numel() for value in model.parameters()) < SMALL:
+        torch.set_num_threads(1)
     return Clip(
         name,
         model,
