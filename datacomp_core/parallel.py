@@ -9,14 +9,18 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from datacomp_core.errors import DatacompError
 
 T = TypeVar("T")
 R = TypeVar("R")
+S = TypeVar("S")
 
 PR_SET_PDEATHSIG = 1
+# Of a worker process, which serves one map only.
+_prepared: list[Any] = []
 _unready: list[Exception] = []
 
 
@@ -28,48 +32,61 @@ def die_with_parent() -> None:
         return
 
 
-def _ready(parent: int, setup: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+def _ready(parent: int, prepare: Callable[[], Any]) -> None:
     die_with_parent()
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    if setup is not None:
-        try:
-            setup(*arguments)
-        except Exception as problem:  # an initializer that raises breaks the pool without a word of why
-            _unready.append(problem)
+    try:
+        _prepared.append(prepare())
+    except Exception as problem:  # an initializer that raises breaks the pool without a word of why
+        _unready.append(problem)
 
 
-def _work(function: Callable[[T], R], item: T) -> R:
+def _work(function: Callable[[Any, T], R], item: T) -> R:
     if _unready:
         raise _unready[0]
+    return function(_prepared[0], item)
+
+
+def _alone(function: Callable[[T], R], prepared: None, item: T) -> R:
     return function(item)
 
 
-def process_map(
-    function: Callable[[T], R],
-    items: Iterable[T],
-    *,
-    workers: int,
-    setup: Callable[..., None] | None = None,
-    setup_arguments: tuple[Any, ...] = (),
-    one_worker: Literal["here", "apart"] = "here",
-) -> Iterator[tuple[T, R]]:
+def _nothing() -> None:
+    return None
+
+
+def process_map(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[tuple[T, R]]:
     """Yield `(item, function(item))` as they finish; at most two items a worker are in flight, so `items` may be endless.
 
-    Function and items must pickle. `setup(*setup_arguments)` runs once in each process. With one worker everything runs in
-    this process, unless `one_worker` is "apart" (for functions that change their process). The first error ends the rest and
-    is raised. DatacompError if a worker was killed (out of memory, mostly).
+    Function and items must pickle. With one worker everything runs in this process. The first error ends the rest and is
+    raised. DatacompError if a worker was killed (out of memory, mostly).
+    """
+    return prepared_map(partial(_alone, function), items, prepare=_nothing, workers=workers)
+
+
+def prepared_map(
+    function: Callable[[S, T], R],
+    items: Iterable[T],
+    *,
+    prepare: Callable[[], S],
+    workers: int,
+    one_worker: Literal["here", "apart"] = "here",
+) -> Iterator[tuple[T, R]]:
+    """`process_map` for `function(prepared, item)`, where each process makes `prepared` once, by `prepare()`.
+
+    What is prepared is handed over, never left in a global: several maps may run in threads of one process. `one_worker` is
+    "apart" for functions that change their process.
     """
     if workers <= 1 and one_worker == "here":
-        if setup is not None:
-            setup(*setup_arguments)
+        prepared = prepare()
         for item in items:
-            yield item, function(item)
+            yield item, function(prepared, item)
         return
     context = multiprocessing.get_context("spawn")  # fork is unsafe with torch's, polars' and s3fs's threads
     workers = max(workers, 1)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ready, initargs=(os.getpid(), setup, setup_arguments))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ready, initargs=(os.getpid(), prepare))
     try:
         flying: dict[Future[R], T] = {}
         for item in items:

@@ -2,15 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypedDict, cast
+from uuid import UUID
 
-from prefect import Task
+from prefect import Flow, Task
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.flows import FlowStateHook
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 # Threads wait more than they work (tasks/slots.py bounds the work). A task is submitted after what it needs, and threads take
 # tasks in that order, so one that waits never holds the last thread from one it waits for.
 RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=64))  # its own type is a narrower future
+
+
+RUNNING: set[UUID] = set()
+"""The flow runs of this process that have not ended, so that who interrupts it can say so to the server."""
+
+
+def _began(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    RUNNING.add(flow_run.id)
+
+
+def _ended(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    RUNNING.discard(flow_run.id)
+
+
+class Options(TypedDict):
+    """What every flow is made with."""
+
+    task_runner: TaskRunner[PrefectFuture[Any]]
+    persist_result: bool
+    on_running: list[FlowStateHook[..., Any]]
+    on_completion: list[FlowStateHook[..., Any]]
+    on_failure: list[FlowStateHook[..., Any]]
+
+
+OPTIONS: Options = {
+    "task_runner": RUNNER,
+    "persist_result": False,
+    "on_running": [_began],
+    "on_completion": [_ended],
+    "on_failure": [_ended],
+}
+
+
+def cancel_running() -> None:
+    """Mark this process's flow runs as cancelled; the process itself is ended by the caller."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelled
+
+    with get_client(sync_client=True) as client:
+        for run in tuple(RUNNING):
+            client.set_flow_run_state(run, Cancelled(message="Interrupted at the terminal."), force=True)
 
 
 class Submitted:

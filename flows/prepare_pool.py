@@ -5,12 +5,12 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import Embeddings, Pool, ShardSet
-from flows.calls import RUNNER, Submitted
+from flows.calls import OPTIONS, Submitted
 from flows.chain import prepare
 from flows.parameters import Preparation
 
 
-@flow(name="prepare-pool", flow_run_name="prepare-{spec.pool.scale}", task_runner=RUNNER, persist_result=False)
+@flow(name="prepare-pool", flow_run_name="prepare-{spec.pool.scale}", **OPTIONS)
 def prepare_pool(spec: Preparation) -> tuple[Pool, ShardSet, Embeddings]:
     """Metadata, images with a ledger and an index, scores."""
     calls = Submitted()

@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from flows.calls import RUNNER, Submitted
+from flows.calls import OPTIONS, Submitted
 from flows.chain import STAGES
 from flows.parameters import ExperimentSpec
 
 Stage = Literal["pool", "embed", "filter", "reshard", "train", "evaluate"]
 
 
-@flow(name="stage", flow_run_name="{spec.scale}-{spec.recipe}-{until}", task_runner=RUNNER, persist_result=False)
+@flow(name="stage", flow_run_name="{spec.scale}-{spec.recipe}-{until}", **OPTIONS)
 def stage(spec: ExperimentSpec, until: Stage = "pool") -> Any:
     """The chain of an experiment as far as `until`; later commands go on from there."""
     calls = Submitted()

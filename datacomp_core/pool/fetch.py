@@ -61,14 +61,11 @@ class Worker:
     resizer: Any
 
 
-_workers: list[Worker] = []
-
-
 def stats_name(shard: str) -> str:
     return f"{shard}_stats.json"
 
 
-def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, http_proxy: str | None, log: Path) -> None:
+def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, http_proxy: str | None, log: Path) -> Worker:
     """Prepare this process, which is ours alone: its output goes to a file, its urllib through the proxy if there is one."""
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
@@ -93,12 +90,11 @@ def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, http_pr
         max_aspect_ratio=float("inf") if spec.max_aspect_ratio is None else spec.max_aspect_ratio,
         blurrer=BoundingBoxBlurrer() if spec.faces == "blur" else None,
     )
-    _workers[:] = [Worker(spec, metadata, out, threads, resizer)]
+    return Worker(spec, metadata, out, threads, resizer)
 
 
-def fetch_shard(plan: ShardPlan) -> Fetched:
+def fetch_shard(worker: Worker, plan: ShardPlan) -> Fetched:
     """Download, write and account for one shard. A finished one is replaced by equal bytes, if the web has not changed."""
-    worker = _workers[0]
     rows = candidates(worker.metadata, plan, worker.spec)
     # The images' scratch file has no name, so that a kill leaves nothing of it behind.
     with _disk_is_told(worker.out), scratch() as folder, tempfile.TemporaryFile() as file:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ import polars as pl
 from datacomp_core import uid
 from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import DataError, IncompleteError
-from datacomp_core.parallel import process_map
+from datacomp_core.parallel import prepared_map
 from datacomp_core.parts import METADATA, part_names, scan
 from datacomp_core.pool import ledger
 from datacomp_core.pool.fetch import Fetched, ShardPlan, fetch_shard, set_up, stats_name
@@ -87,12 +88,11 @@ def _read_ahead(function: Callable[[T], R], items: list[T]) -> Iterator[R]:
 
 def _fetch(plans: list[ShardPlan], settings: tuple[Any, ...], workers: int) -> Iterator[Fetched]:
     with scratch() as folder, _log_is_told(output := folder / "img2dataset.log"):
-        done = process_map(
+        done = prepared_map(
             fetch_shard,
             plans,
+            prepare=partial(set_up, *settings, output),
             workers=min(workers, max(len(plans), 1)),
-            setup=set_up,
-            setup_arguments=(*settings, output),
             one_worker="apart",
         )
         for _, fetched in done:

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ import numpy as np
 from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet, Subset
 from datacomp_core.errors import DataError
-from datacomp_core.parallel import process_map
+from datacomp_core.parallel import prepared_map, process_map
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.resharding import scan
 from datacomp_core.resharding.account import Accounting, Ledger, open_ledger
@@ -150,7 +151,7 @@ def _scan(
     early: dict[int, scan.Scanned] = {}
     turn = 0
     workers = min(workers, 1 + len(inputs) // INDICES_WORTH_A_PROCESS)
-    found = process_map(scan.scan_shard, inputs, workers=workers, setup=scan.set_up, setup_arguments=(shards, subset))
+    found = prepared_map(scan.scan_shard, inputs, prepare=partial(scan.wanted, shards, subset), workers=workers)
     for shard, scanned in found:
         early[shard.number] = scanned
         progress.advance()

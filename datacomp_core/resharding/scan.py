@@ -74,16 +74,21 @@ def input_shards(folder: Folder) -> list[InputShard]:
     return found
 
 
-_subset: list[tuple[Folder, uid.Uids]] = []
+@dataclass(frozen=True)
+class Wanted:
+    """Where the shards lie, and the subset, mapped, so that all processes share its pages."""
+
+    folder: Folder
+    subset: uid.Uids
 
 
-def set_up(folder: Folder, subset: Path) -> None:
-    """Prepare this process: the subset is mapped, so all processes share its pages."""
-    _subset[:] = [(folder, np.load(subset, mmap_mode="r", allow_pickle=False))]
+def wanted(folder: Folder, subset: Path) -> Wanted:
+    return Wanted(folder, np.load(subset, mmap_mode="r", allow_pickle=False))
 
 
-def scan_shard(shard: InputShard) -> Scanned:
-    folder, subset = _subset[0]
+def scan_shard(wanted: Wanted, shard: InputShard) -> Scanned:
+    """What of the subset lies in a shard, and what of it should."""
+    folder, subset = wanted.folder, wanted.subset
     rows, damage = _rows(folder, shard)
     packed, rows = _addressable(rows)
     first, count = locate(subset, packed)

@@ -10,6 +10,7 @@ import typer
 
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
+from deployments.cli.interrupt import ends_at_once
 from deployments.local_server import prefect_api, prepare_environment
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def execute(spec: SweepSpec, *, quiet: bool) -> int:
         console.print(f"Prefect UI while this runs: [bold]{api.removesuffix('/api')}[/]")
         from flows.sweep import sweep
 
-        with terminal.shown_steps(quiet=quiet):
+        with terminal.shown_steps(quiet=quiet), ends_at_once():
             sweep(spec)
     return 0
 

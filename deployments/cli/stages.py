@@ -9,6 +9,7 @@ import typer
 
 from datacomp_core.errors import SpecError
 from deployments.cli import options, plain, terminal
+from deployments.cli.interrupt import ends_at_once
 from deployments.local_server import prefect_api, prepare_environment
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _run_to(until: Stage, spec: ExperimentSpec, *, json: bool) -> None:
     if all(step.is_built for step in steps):
         terminal.notes.print(f"all {len(steps)} steps are built")
     else:
-        with prefect_api(), terminal.shown_steps(quiet=json):
+        with prefect_api(), terminal.shown_steps(quiet=json), ends_at_once():
             from flows.stage import stage
 
             made = stage(spec, until)

@@ -80,7 +80,8 @@ def test_listing_deployments_does_not_load_heavy_libraries(module: str) -> None:
 
 
 def test_the_command_line_starts_without_prefect() -> None:
-    code = "import sys; sys.argv = ['datacomp', '--help']\nfrom deployments.cli.main import main\ntry: main()\nexcept SystemExit: pass\n"
+    code = "import sys; sys.argv = ['datacomp', '--help']\nfrom deployments.cli.main import main\n"
+    code += "try: main()\nexcept SystemExit: pass\n"
     code += "print('loaded:', [n for n in ('prefect', 'torch') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("loaded: []")

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from datacomp_core.errors import DatacompError, DataError
-from datacomp_core.parallel import process_map
+from datacomp_core.parallel import prepared_map, process_map
 
 
 def square(value: int) -> int:
@@ -30,8 +31,12 @@ def die(value: int) -> int:
     return value
 
 
-def bad_setup() -> None:
+def no_model() -> int:
     raise DataError("no model here")
+
+
+def add(prepared: int, value: int) -> int:
+    return prepared + value
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -46,9 +51,16 @@ def test_the_first_error_is_raised_as_it_is(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_in_setup_is_told_as_it_is(workers: int) -> None:
+def test_an_error_in_the_preparation_is_told_as_it_is(workers: int) -> None:
     with pytest.raises(DataError, match="no model here"):
-        list(process_map(square, range(3), workers=workers, setup=bad_setup))
+        list(prepared_map(add, range(3), prepare=no_model, workers=workers))
+
+
+def test_maps_in_threads_of_one_process_do_not_mix_what_was_prepared() -> None:
+    first = prepared_map(add, range(5), prepare=partial(int, 100), workers=1)
+    second = prepared_map(add, range(5), prepare=partial(int, 200), workers=1)
+    pairs = [(a, b) for (_, a), (_, b) in zip(first, second, strict=True)]  # the two run in turn, item by item
+    assert pairs == [(100 + i, 200 + i) for i in range(5)]
 
 
 def test_a_killed_worker_is_one_sentence() -> None:
@@ -72,7 +84,7 @@ def test_endless_items_are_taken_no_faster_than_they_are_done() -> None:
 
 ORPHANS = """
 import os, sys, time
-from datacomp_core.parallel import process_map
+from datacomp_core.parallel import prepared_map, process_map
 def stay(value):
     open(os.path.join(sys.argv[1], str(os.getpid())), "w").close()
     time.sleep(600)

@@ -10,13 +10,12 @@ import json
 import sys
 from typing import Any
 
-from datacomp_core.training.train import TrainSpec
-
 from datacomp_core.artifacts import BoardEntry
 from datacomp_core.pool.images import ImageSpec
 from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.resharding.reshard import ReshardSpec
 from datacomp_core.scales import SCALES
+from datacomp_core.training.train import TrainSpec
 from flows.chain import Call, curate, prepare, train_and_evaluate
 from flows.parameters import ExperimentSpec
 

@@ -1,0 +1,40 @@
+"""Ctrl-C: ends this process and everything it started within a few seconds. What is finished is kept, the rest resumes.
+
+Python's own way would wait for every thread, and a thread that trains waits for its training.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from deployments.cli import terminal
+
+PATIENCE_SECONDS = 3
+INTERRUPTED = 130
+
+
+@contextmanager
+def ends_at_once() -> Generator[None]:
+    """In this block an interrupt tells the server, then ends the process; children die with it (PR_SET_PDEATHSIG)."""
+    before = signal.signal(signal.SIGINT, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _stop(number: int, frame: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C does not wait for anything
+    for console in (terminal.out, terminal.notes):
+        console.show_cursor()
+    terminal.notes.print("\ninterrupted: run the same command again to go on where it stopped")
+    from flows.calls import cancel_running
+
+    telling = threading.Thread(target=cancel_running, daemon=True)
+    telling.start()
+    telling.join(PATIENCE_SECONDS)
+    os._exit(INTERRUPTED)
