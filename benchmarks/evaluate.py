@@ -3,7 +3,8 @@
     python benchmarks/evaluate.py [--images 2000] [--tasks 6] [--workers 2]
 
 The reference's way: for each task load the model, build the classifier one class at a time and decode through
-clip_benchmark's reader with four workers a shard, as `eval_utils/wds_eval.py` does. Numbers must be equal, or it stops.
+clip_benchmark's reader with four workers a shard, as `eval_utils/wds_eval.py` does.
+It stops if an accuracy differs by more than one image.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ def main() -> None:
     chosen = parser.parse_args()
     keys = [task.key for task in suite("datacomp").tasks if task.protocol == "classification"][: chosen.tasks]
     seconds: dict[str, list[float]] = {"reference": [], "ours": []}
+    worst = 0.0
     with scratch() as folder:
         write_sets(folder / "sets", keys, chosen.images)
         torch.manual_seed(0)
@@ -98,12 +100,13 @@ def main() -> None:
             )
             seconds["ours"].append(time.perf_counter() - began)
             ours = {task.key: float(task.metrics["acc1"] or 0.0) for task in made.tasks}
-            worst = max(abs(ours[key] - theirs[key]) for key in keys)
+            worst = max(worst, *(abs(ours[key] - theirs[key]) for key in keys))
             assert worst <= 1.01 / chosen.images, f"the numbers differ by {worst}"
     best = {name: min(times) for name, times in seconds.items()}
     print(f"{chosen.tasks} tasks x {chosen.images} images x {CLASSES} classes x {len(TEMPLATES)} templates, {MODEL}, CPU")
     print(f"reference's way {best['reference']:8.1f} s")
-    print(f"ours            {best['ours']:8.1f} s   {best['reference'] / best['ours']:.1f}x, all accuracies equal")
+    print(f"ours            {best['ours']:8.1f} s   {best['reference'] / best['ours']:.1f}x")
+    print(f"accuracies differ by at most {worst:.5f}")
 
 
 if __name__ == "__main__":
