@@ -40,10 +40,14 @@ class Settings(BaseSettings):
     def num_workers(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))
 
-
     @property
     def num_steps(self) -> int:
         return self.steps or len(os.sched_getaffinity(0))
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of one process of one training, so that all that work at once have a core each."""
+        return max(1, len(os.sched_getaffinity(0)) // (self.num_steps * self.processes))
 
 
 @cache

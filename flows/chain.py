@@ -21,12 +21,11 @@ Call = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What every experiment over one pool shares."""
+class Candidates:
+    """What every experiment over one pool starts from."""
 
     pool: Any
     shards: Any
-    embeddings: Any
 
 
 @dataclass(frozen=True)
@@ -46,31 +45,24 @@ class Scored:
     entry: Any
 
 
-def candidates(call: Call, spec: Preparation) -> tuple[Any, Any]:
+def candidates(call: Call, spec: Preparation) -> Candidates:
     """The pool and its images."""
     pool = call(pooling.build_pool, spec.pool)
-    return pool, call(pooling.download_images, spec.images, pool)
+    return Candidates(pool, call(pooling.download_images, spec.images, pool))
 
 
-def prepare(call: Call, spec: Preparation) -> Prepared:
-    """Pool, images, and the CLIP scores by a small scorer that is trained on the trusted set."""
-    pool, shards = candidates(call, spec)
+def scores(call: Call, spec: Preparation, found: Candidates) -> Any:
+    """CLIP scores of the candidates, by a small scorer that is trained on the trusted set."""
     trusted = call(pooling.build_trusted, spec.trusted)
     scorer = call(training.train, spec.scorer, (trusted,))
-    embeddings = call(curating.embed, spec.embed, pool, shards, scorer)
-    return Prepared(pool, shards, embeddings)
+    return call(curating.embed, spec.embed, found.pool, found.shards, scorer)
 
 
-def curate(call: Call, spec: Curation, prepared: Prepared) -> Curated:
-    """A subset by one recipe, and its samples as shards of their own."""
-    subset = call(curating.select_subset, spec.subset, prepared.pool, prepared.embeddings)
-    return Curated(subset, call(curating.reshard, spec.reshard, subset, prepared.shards))
-
-
-def fit(call: Call, spec: ExperimentSpec) -> Any:
-    """A checkpoint, not yet scored."""
-    curated = curate(call, spec.curation(), prepare(call, spec.preparation()))
-    return call(training.train, spec.scoring().train, (curated.shards,))
+def curate(call: Call, spec: Curation, preparation: Preparation, found: Candidates) -> Curated:
+    """A subset by one recipe, and its samples as shards of their own. Only a recipe that reads scores waits for them."""
+    embeddings = scores(call, preparation, found) if spec.subset.needs_embeddings() else None
+    subset = call(curating.select_subset, spec.subset, found.pool, embeddings)
+    return Curated(subset, call(curating.reshard, spec.reshard, subset, found.shards))
 
 
 def train_and_evaluate(call: Call, spec: Scoring, curated: Curated) -> Scored:
@@ -81,10 +73,15 @@ def train_and_evaluate(call: Call, spec: Scoring, curated: Curated) -> Scored:
     return Scored(checkpoint, report, call(evaluating.enter, spec.entry, report, checkpoint, curated.subset, curated.shards))
 
 
+def training_set(call: Call, spec: ExperimentSpec) -> Curated:
+    """An experiment up to its shards."""
+    preparation = spec.preparation()
+    return curate(call, spec.curation(), preparation, candidates(call, preparation))
+
+
 def experiment(call: Call, spec: ExperimentSpec) -> Scored:
     """The whole chain."""
-    curated = curate(call, spec.curation(), prepare(call, spec.preparation()))
-    return train_and_evaluate(call, spec.scoring(), curated)
+    return train_and_evaluate(call, spec.scoring(), training_set(call, spec))
 
 
 def experiments(call: Call, specs: Iterable[ExperimentSpec]) -> list[Any]:
@@ -101,11 +98,11 @@ def experiments(call: Call, specs: Iterable[ExperimentSpec]) -> list[Any]:
 
 
 STAGES: dict[str, Callable[[Call, ExperimentSpec], Any]] = {
-    "pool": lambda call, spec: candidates(call, spec.preparation())[1],
-    "embed": lambda call, spec: prepare(call, spec.preparation()).embeddings,
-    "filter": lambda call, spec: curate(call, spec.curation(), prepare(call, spec.preparation())).subset,
-    "reshard": lambda call, spec: curate(call, spec.curation(), prepare(call, spec.preparation())).shards,
-    "train": fit,
+    "pool": lambda call, spec: candidates(call, spec.preparation()).shards,
+    "embed": lambda call, spec: scores(call, spec.preparation(), candidates(call, spec.preparation())),
+    "filter": lambda call, spec: training_set(call, spec).subset,
+    "reshard": lambda call, spec: training_set(call, spec).shards,
+    "train": lambda call, spec: call(training.train, spec.scoring().train, (training_set(call, spec).shards,)),
     "evaluate": lambda call, spec: experiment(call, spec).report,
 }
 """An experiment up to a stage, and what it has made by then."""

@@ -6,7 +6,7 @@ from prefect import flow
 
 from datacomp_core.artifacts import Embeddings, Pool, ShardSet
 from flows.calls import OPTIONS, Submitted
-from flows.chain import prepare
+from flows.chain import candidates, scores
 from flows.parameters import Preparation
 
 
@@ -14,6 +14,6 @@ from flows.parameters import Preparation
 def prepare_pool(spec: Preparation) -> tuple[Pool, ShardSet, Embeddings]:
     """Metadata, images with a ledger and an index, scores."""
     calls = Submitted()
-    made = prepare(calls.call, spec)
-    pool, shards, embeddings = calls.results([made.pool, made.shards, made.embeddings])
+    found = candidates(calls.call, spec)
+    pool, shards, embeddings = calls.results([found.pool, found.shards, scores(calls.call, spec, found)])
     return pool, shards, embeddings

@@ -15,4 +15,5 @@ from tasks.running import run, runs
 @runs(training.train)
 def train(spec: training.TrainSpec, shards: tuple[ShardSet, ...]) -> Checkpoint:
     """CLIP trained on shards by the fixed recipe of its scale."""
-    return run(training.train, spec, shards, processes=settings().processes, device=settings().device)
+    own = settings()
+    return run(training.train, spec, shards, processes=own.processes, device=own.device, threads=own.num_threads)

@@ -39,7 +39,7 @@ class EvalSpec(Spec):
         return self.suite
 
 
-@step("reports", version=1, name=lambda spec, checkpoint, evalsets: f"{spec.label()}-{checkpoint.name}")
+@step("reports", version=1, name=lambda spec, checkpoint, evalsets: f"{checkpoint.name}-{spec.label()}")
 def evaluate(
     spec: EvalSpec,
     checkpoint: Checkpoint,

@@ -29,7 +29,7 @@ from datacomp_core.filters.report import Explanation, Tally, edges_of, histogram
 from datacomp_core.filters.source import Source
 from datacomp_core.filters.subset_file import merge
 from datacomp_core.parallel import process_map
-from datacomp_core.parts import METADATA, SCORES
+from datacomp_core.parts import METADATA, SCHEMA, SCORES
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.store import Folder, Store, scratch, step
 
@@ -70,6 +70,10 @@ class SubsetSpec(Spec):
 
     def label(self) -> str:
         return self.recipe
+
+    def needs_embeddings(self) -> bool:
+        """Whether it reads a score that metadata of DataComp's schema does not carry."""
+        return not self.filter.columns() <= set(SCHEMA.names())
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class TinyPoolSpec(Spec):
     num_parts: int = Field(default=8, ge=1, le=1_000, description="Metadata parquets.")
 
     def label(self) -> str:
-        return f"tiny-seed{self.seed}"
+        return f"pool{self.seed}"
 
 
 @step("pools", version=1)

@@ -34,7 +34,7 @@ class TrustedSpec(Spec):
     num_shards: int = Field(default=4, ge=1, le=100, description="Of equal size to within one sample.")
 
     def label(self) -> str:
-        return f"trusted-seed{self.seed}"
+        return f"trusted{self.seed}"
 
 
 @step("shards", version=1)

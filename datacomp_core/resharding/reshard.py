@@ -47,7 +47,7 @@ INDICES_WORTH_A_PROCESS = 64
 SAMPLES_WORTH_A_PROCESS = 20_000
 
 
-@step("shards", version=1, name=lambda spec, subset, shards: f"{subset.name or subset.recipe}-{spec.label()}")
+@step("shards", version=1, name=lambda spec, subset, shards: subset.name or subset.recipe)
 def reshard(
     spec: ReshardSpec,
     subset: Subset,

@@ -81,9 +81,7 @@ def launch(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
 
 
 def command(job: Job, layout: Layout) -> list[str]:
-    """The command of this node. One process alone needs no torchrun: it would import torch only to wait."""
-    if layout.world_size == 1 and not layout.rendezvous and not layout.restarts:
-        return [sys.executable, "-m", WORKER, job.folder]
+    """The torchrun of this node, also for one process: the same way at every size, for 3 s of imports."""
     where = ["--standalone"]
     if layout.rendezvous:
         where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", layout.rendezvous, "--rdzv-id", layout.run_id]

@@ -16,7 +16,7 @@ from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.resharding.reshard import ReshardSpec
 from datacomp_core.scales import SCALES
 from datacomp_core.training.train import TrainSpec
-from flows.chain import Call, curate, prepare, train_and_evaluate
+from flows.chain import Call, candidates, curate, train_and_evaluate
 from flows.parameters import ExperimentSpec
 
 RECIPES = ("no_filter", "basic_and_clip_tiny")
@@ -37,11 +37,12 @@ def small_chain(call: Call) -> list[Any]:
             "scorer": small_training(1024),
         }
     )
-    prepared = prepare(call, preparation)
+    found = candidates(call, preparation)
     entries: list[Any] = []
     for recipe in RECIPES:
         chosen = spec.model_copy(update={"recipe": recipe})
-        curated = curate(call, chosen.curation().model_copy(update={"reshard": ReshardSpec(samples_per_shard=64)}), prepared)
+        curation = chosen.curation().model_copy(update={"reshard": ReshardSpec(samples_per_shard=64)})
+        curated = curate(call, curation, preparation, found)
         scoring = chosen.scoring().model_copy(update={"train": small_training(512)})
         entries.append(train_and_evaluate(call, scoring, curated).entry)
     return entries
