@@ -1,0 +1,1 @@
+"""`datacomp pool`, `embed`, `filter`, `reshard`, `train`, `evaluate`: one module a stage, `until.py` what they share."""

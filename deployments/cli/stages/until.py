@@ -1,0 +1,63 @@
+"""What the stage commands share: their options, and running the chain of an experiment up to a stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from datacomp_core.store import Folder
+from deployments.cli import terminal
+from deployments.cli.interrupt import ends_at_once
+from deployments.local_server import prefect_api, prepare_environment
+
+if TYPE_CHECKING:
+    from flows.parameters import ExperimentSpec
+    from flows.stage import Stage
+
+
+Recipe = Annotated[str, typer.Option("--recipe", "-r", help="Filter: a name (`datacomp filter --list`) or a YAML file.")]
+Seed = Annotated[int, typer.Option("--seed", "-s", min=0, help="Training seed.")]
+PoolSeed = Annotated[int, typer.Option("--pool-seed", min=0, help="Seed of the embedded pool.")]
+DEFAULT_RECIPE = "clip_score_tiny"
+
+
+def spec_of(scale: str, recipe: str = DEFAULT_RECIPE, *, seed: int = 0, pool_seed: int = 0) -> ExperimentSpec:
+    """The experiment that a stage command belongs to. SpecError for an unknown scale."""
+    from datacomp_core.scales import scale as known_scale
+
+    known_scale(scale)
+    prepare_environment()
+    from flows.parameters import ExperimentSpec
+
+    return ExperimentSpec.model_validate({"scale": scale, "recipe": recipe, "seed": seed, "pool_seed": pool_seed})
+
+
+def run_to(until: Stage, spec: ExperimentSpec, *, json: bool) -> None:
+    """Run the chain up to a stage, if it is not built, and show what it made."""
+    from flows.chain import STAGES, plan
+    from tasks.running import store
+
+    steps = plan(lambda call: STAGES[until](call, spec), store())
+    made: Any = steps[-1].artifact
+    if all(step.is_built for step in steps):
+        terminal.notes.print(f"all {len(steps)} steps are built")
+    else:
+        with prefect_api(), terminal.shown_steps(quiet=json), ends_at_once():
+            from flows.stage import stage
+
+            made = stage(spec, until)
+    if json:
+        terminal.print_json(made.model_dump(mode="json"))
+        return
+    rows = [(name, str(value)) for name, value in made.model_dump(exclude={"counts", "scale", "content"}).items()]
+    terminal.table(f"{made.kind} {made.name}", ("what", "value"), rows)
+    if made.counts:
+        terminal.table("Counts", ("what", "number"), [(n, f"{c:,}") for n, c in made.counts.items()], right=("number",))
+    terminal.out.print(f"Files: [bold]{store().folder(made)}[/]")
+
+
+def place(out: str) -> tuple[Folder, str]:
+    """The folder and the name of a file given as one path or url."""
+    folder, _, name = out.rpartition("/")
+    return Folder(folder or "."), name
