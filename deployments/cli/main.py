@@ -27,7 +27,7 @@ app = typer.Typer(
 
 
 @cache
-def _commands() -> None:
+def register() -> None:
     """Register every group; each is a module of its own."""
     from deployments.cli import board, run, server
     from deployments.cli.stages import embed, evaluate, pool, reshard, train
@@ -60,7 +60,7 @@ def main() -> None:
     """The entry point of the console script."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    _commands()
+    register()
     try:
         status = app(standalone_mode=False)
     except KeyboardInterrupt:

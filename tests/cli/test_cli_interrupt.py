@@ -1,0 +1,34 @@
+"""Ctrl-C at the terminal: the command ends at once with status 130, nothing of it stays, and what was finished is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from processes import wait_until_gone
+
+COMMAND = str(Path(sys.executable).with_name("datacomp"))
+
+
+def test_interrupted_in_mid_download_it_ends_at_once_and_keeps_what_is_done() -> None:
+    home = os.environ["DATACOMP_HOME"]
+    run = subprocess.Popen([COMMAND, "pool"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert run.stdout is not None
+    while "shards" not in (line := run.stdout.readline()):
+        assert line, (run.communicate(), run.returncode)
+    time.sleep(3)  # into the download
+    os.killpg(run.pid, signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "run the same command again" in errors
+    assert "Traceback" not in errors
+    assert wait_until_gone(home) == []
+    planned = subprocess.run([COMMAND, "plan", "--json"], capture_output=True, text=True, check=True)
+    built = {step["kind"]: step["built"] for step in json.loads(planned.stdout)}
+    assert built["pools"]
+    assert not built["reports"]

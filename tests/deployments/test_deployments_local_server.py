@@ -1,0 +1,63 @@
+"""The server that a run starts for itself: it serves, it ends with its owner, and what stands in its way is named."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from processes import wait_until_gone
+
+from datacomp_core.errors import DatacompError
+from deployments.local_server import refuse_backport, require_free
+
+OWNER = """
+import os, time
+from deployments.local_server import prefect_api
+with prefect_api() as api:
+    print(api, flush=True)
+    time.sleep(600)
+"""
+
+
+def answers(api: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        return opener.open(f"{api}/health", timeout=5).status == 200
+    except OSError:
+        return False
+
+
+def test_the_server_serves_and_dies_with_its_owner_even_by_kill_9() -> None:
+    home = os.environ["DATACOMP_HOME"]
+    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    api = owner.stdout.readline().strip()
+    assert answers(api)
+    assert api.startswith("http://127.0.0.1:")
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    assert wait_until_gone(home) == []
+    assert not answers(api)
+
+
+def test_the_backport_that_ends_every_server_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_backport()
+    (tmp_path / "dataclasses-0.8.dist-info").mkdir()
+    (tmp_path / "dataclasses-0.8.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: dataclasses\nVersion: 0.8\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(DatacompError, match=r"'dataclasses'.*pip uninstall"):
+        refuse_backport()
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(DatacompError, match=rf"Port {taken.getsockname()[1]} .* in use"):
+            require_free(taken.getsockname()[1])
