@@ -30,7 +30,7 @@ class Scale(Spec):
         default=None, description="AdamW's eps; null leaves open_clip's choice by model name (1e-6 for ViT)."
     )
     weight_decay: float = Field(default=0.2, description="open_clip's default.")
-    train_num_samples: int = Field(description="Samples seen, which is also the size of the pool.")
+    train_num_samples: int = Field(description="Samples seen; from `small` on also the size of the pool.")
     num_checkpoints: int = Field(
         default=5, description="The run is cut into so many epochs of open_clip, each ending in a checkpoint."
     )
@@ -54,7 +54,7 @@ SCALES: dict[str, Scale] = {
             beta2=0.98,
             eps=1e-6,
             weight_decay=0.1,
-            train_num_samples=20_480,
+            train_num_samples=12_800,
             num_checkpoints=4,
             loader_workers=1,
             precision="fp32",

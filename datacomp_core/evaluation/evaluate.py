@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from datacomp_core import clip
 from datacomp_core.artifacts import Checkpoint, EvalReport, EvalSets, Spec
-from datacomp_core.errors import DataError, IncompleteError
+from datacomp_core.errors import DataError, IncompleteError, SpecError
 from datacomp_core.evaluation import report as reports
 from datacomp_core.evaluation.catalog import SUITES, EvalTask, Suite, suite
 from datacomp_core.evaluation.model import EvalModel, Mode
@@ -30,10 +31,23 @@ class EvalSpec(Spec):
     """Which tasks, and how exactly."""
 
     suite: str = Field(default="tiny", description="Name of the suite: datacomp or tiny.")
+    suite_version: int = Field(default=0, description="What its tasks and metrics mean. 0: the current version.")
     tasks: tuple[str, ...] = Field(default=(), description="Only these (keys or names); empty: all. Fewer give no average.")
     precision: Mode = Field(default="reference", description="reference: as the original per tower; fp32; or bf16 (faster).")
     batch_size: int = Field(default=256, ge=1, description="Images encoded together; it moves the last bits.")
     expected: Expected = Field(default="catalog", description="catalog: sample and class counts must be the task's; any.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _current(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The version stands in the spec, and so in the address: a suite that changes its meaning is evaluated anew."""
+        known = suite(str(given.get("suite", "tiny"))).version
+        asked = given.get("suite_version") or known
+        if asked != known:
+            raise SpecError(
+                f"Suite {given.get('suite', 'tiny')} is at version {known} here, not {asked}: leave suite_version out."
+            )
+        return {**given, "suite_version": known}
 
     def label(self) -> str:
         return self.suite

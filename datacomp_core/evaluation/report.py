@@ -25,6 +25,7 @@ class TaskResult(BaseModel):
     protocol: str
     protocol_version: int
     main_metric: str | None
+    scored: bool = Field(default=True, description="Whether it counts in the average.")
     value: float | None = None
     metrics: dict[str, float | int | None] = Field(default_factory=dict)
     count: int = Field(default=0, description="Test samples.")

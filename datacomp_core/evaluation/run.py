@@ -206,4 +206,4 @@ def _since(began: float) -> float:
 def _result(task: EvalTask, **found: object) -> TaskResult:
     version = PROTOCOLS[task.protocol].version
     base = {"key": task.key, "name": task.name, "protocol": task.protocol, "protocol_version": version}
-    return TaskResult.model_validate({**base, "main_metric": task.metric, **found})
+    return TaskResult.model_validate({**base, "main_metric": task.metric, "scored": task.is_scored, **found})

@@ -164,12 +164,13 @@ def _columns(several: list[Entry]) -> list[Column]:
             key = f"task:{task.key}"
             if not task.metric:  # reported, but without a main metric: FairFace and UTKFace
                 continue
-            columns.setdefault(key, Column(key=key, title=task.name, level="task", metric=task.metric))
+            columns.setdefault(key, Column(key=key, title=task.name, level="task", metric=task.metric, scored=task.scored))
     return list(columns.values())
 
 
 def _tasks(row: Row, columns: Sequence[Column]) -> dict[str, list[float]]:
-    return {c.key: row.scores[c.key].values for c in columns if c.level == "task" and c.key in row.scores}
+    """What a verdict rests on: the values of every task that counts."""
+    return {c.key: row.scores[c.key].values for c in columns if c.level == "task" and c.scored and c.key in row.scores}
 
 
 def _judge(ranked: list[Row], columns: Sequence[Column], pooled: Spread | None) -> None:

@@ -40,6 +40,7 @@ class Task(BaseModel):
     key: str
     name: str
     metric: str
+    scored: bool = Field(default=True, description="Whether it counts in the average.")
     value: float | None
 
 
@@ -158,7 +159,8 @@ def read(store: Store, artifact: BoardEntry) -> Entry:
 
 
 def _task(task: Mapping[str, Any]) -> Task:
-    return Task(key=task["key"], name=task["name"], metric=task["main_metric"] or "", value=task["value"])
+    scored = bool(task.get("scored", True))
+    return Task(key=task["key"], name=task["name"], metric=task["main_metric"] or "", scored=scored, value=task["value"])
 
 
 def _size(store: Store, chain: list[Link], subset: Subset, shards: ShardSet) -> Size:

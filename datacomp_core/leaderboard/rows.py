@@ -26,6 +26,7 @@ class Column(BaseModel):
     title: str
     level: Literal["average", "group", "task"]
     metric: str = ""
+    scored: bool = Field(default=True, description="Whether it counts in the average, and so in a verdict.")
 
 
 class Row(BaseModel):

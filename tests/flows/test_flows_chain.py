@@ -72,7 +72,9 @@ def test_the_chain_makes_a_complete_board(undisturbed: Store) -> None:
     for entry in found:
         assert len(entry["tasks"]) == 7
         assert all(0 <= task["value"] <= 1 for task in entry["tasks"])
-        assert entry["average"] == pytest.approx(sum(task["value"] for task in entry["tasks"]) / 7)
+        assert entry["average"] == pytest.approx(
+            sum(task["value"] for task in entry["tasks"] if task["key"] != "tiny/digits") / 6
+        )
     sizes = {entry["recipe"]: entry["size"]["total"] for entry in found}
     assert sizes["no_filter"] == 600
     assert 0 < sizes["basic_and_clip_tiny"] < 200

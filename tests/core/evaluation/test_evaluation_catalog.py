@@ -60,7 +60,7 @@ def test_an_average_over_fewer_is_none() -> None:
     del values["tiny/flags"]
     assert aggregate.average(tiny, values) is None
     assert aggregate.missing(tiny, values) == ["tiny/flags"]
-    assert aggregate.groups(tiny, values) == {"Recognition": None, "Shift": 0.5, "Retrieval": 0.5, "Control": 0.5}
+    assert aggregate.groups(tiny, values) == {"Recognition": None, "Shift": 0.5, "Retrieval": 0.5}
 
 
 def test_chance_is_zero_and_perfection_one() -> None:

@@ -125,7 +125,7 @@ def test_the_numbers_are_clip_benchmarks(prepared: Path, tmp_path: Path) -> None
         for metric, value in theirs.items():
             assert result.metrics[metric] == pytest.approx(value, abs=1e-6), (result.key, metric)
     assert made.complete
-    assert made.average == pytest.approx(sum(task.value or 0 for task in made.tasks) / 7)
+    assert made.average == pytest.approx(sum(task.value or 0 for task in made.tasks if task.key != "tiny/digits") / 6)
     lines = [json.loads(line) for line in (tmp_path / "out" / "eval_results.jsonl").read_text().splitlines()]
     assert [line["key"] for line in lines] == [task.key for task in made.tasks]
     assert lines[0]["dataset"] == "Objects"
