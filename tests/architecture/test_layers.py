@@ -99,7 +99,7 @@ def test_every_module_says_what_it_is() -> None:
 
 
 def test_no_pickle_and_no_unsafe_load() -> None:
-    bad = re.compile(r"\bpickle\.loads?\(|weights_only=False|allow_pickle=True|yaml\.load\(|\beval\(|\bexec\(")
+    bad = re.compile(r"\bpickle\.loads?\(|weights_only=False|allow_pickle=True|yaml\.load\(|(?<!\.)\beval\(|\bexec\(")
     assert [f"{p}: {m.group()}" for p in python_files() for m in bad.finditer(p.read_text())] == []
 
 

@@ -1,0 +1,237 @@
+"""Files of a Hugging Face hub, or of any server of its shape (`HF_ENDPOINT`): listed, fetched, checked; never executed.
+
+A repository is pinned to a commit before anything is fetched. Each file appears whole and with the hash that the hub states
+for it (sha256 of a large file, git's sha1 of a small one) or not at all; `hub.json` with all hashes is written last.
+`HF_TOKEN`, if set, is sent to the hub and to nobody it redirects to.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Literal
+
+from datacomp_core.errors import DataError, StoreError
+from datacomp_core.store.folder import Folder
+
+HUB = "https://huggingface.co"
+RECORD = "hub.json"
+BLOCK = 1 << 20
+TIMEOUT_SECONDS = 60
+ATTEMPTS = 4
+BUSY = (408, 429, 500, 502, 503, 504)
+
+Kind = Literal["dataset", "model"]
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file as the hub lists it: `sha256` for large files, `sha1` (of the git blob) for the others."""
+
+    path: str
+    size: int
+    sha256: str = ""
+    sha1: str = ""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A repository at one commit."""
+
+    kind: Kind
+    repository: str
+    commit: str
+    files: tuple[HubFile, ...]
+
+    def file(self, path: str) -> HubFile:
+        """One file. DataError if the repository has no such file."""
+        found = next((file for file in self.files if file.path == path), None)
+        if found is None:
+            raise DataError(f"The hub's {self.kind} {self.repository} has no file {path}.")
+        return found
+
+    def url(self, path: str) -> str:
+        base = f"{endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.repository}"
+        return f"{base}/resolve/{self.commit}/{urllib.parse.quote(path)}"
+
+
+def endpoint() -> str:
+    """The hub, or the mirror that `HF_ENDPOINT` names."""
+    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+
+
+def snapshot(kind: Kind, repository: str, revision: str = "main") -> Snapshot:
+    """The files of a repository at the commit that `revision` names now. DataError if there is no such repository."""
+    base = f"{endpoint()}/api/{kind}s/{repository}"
+    commit = str(_json(f"{base}/revision/{urllib.parse.quote(revision, safe='')}")[0]["sha"])
+    files: list[HubFile] = []
+    url = f"{base}/tree/{commit}?recursive=true"
+    while url:
+        listed, url = _json(url)
+        files += [_listed(entry) for entry in listed if entry.get("type") == "file"]
+    return Snapshot(kind, repository, commit, tuple(sorted(files, key=lambda file: file.path)))
+
+
+def fetch(
+    found: Snapshot,
+    out: Folder,
+    *,
+    only: Callable[[str], bool] = lambda path: True,
+    threads: int = 4,
+    fetched: Callable[[int], None] = lambda size: None,
+) -> dict[str, str]:
+    """Bring the files that `only` wants into `out` (local or a bucket) and write `hub.json` last; give each one's sha256.
+
+    What an earlier try brought at the same commit is kept. Large files come first, so that what is read first comes last.
+    `fetched` is told the size of each file that is there.
+    """
+    wanted = sorted((file for file in found.files if only(file.path)), key=lambda file: (-file.size, file.path))
+    kept = recorded(out)
+    if kept is not None and kept["commit"] == found.commit and set(kept["files"]) == {file.path for file in wanted}:
+        fetched(sum(file.size for file in wanted))
+        return {path: str(file["sha256"]) for path, file in kept["files"].items()}
+    sizes = out.files()
+
+    def bring(file: HubFile) -> str:
+        sha256 = (_right(out, file) if sizes.get(file.path) == file.size else "") or _brought(found, file, out)
+        fetched(file.size)
+        return sha256
+
+    large = [file for file in wanted if file.size > BLOCK]
+    with ThreadPoolExecutor(threads) as pool:
+        hashes = [*pool.map(bring, large), *map(bring, wanted[len(large) :])]
+    brought = {file.path: (file.size, sha256) for file, sha256 in zip(wanted, hashes, strict=True)}
+    stats = {path: {"size": size, "sha256": sha256} for path, (size, sha256) in sorted(brought.items())}
+    record = {"endpoint": endpoint(), "kind": found.kind, "repository": found.repository, "commit": found.commit, "files": stats}
+    out.write_json(RECORD, record)
+    return {path: str(stat["sha256"]) for path, stat in stats.items()}
+
+
+def recorded(folder: Folder) -> dict[str, Any] | None:
+    """What `fetch` wrote about a folder, if it ended there and all files still have their sizes."""
+    if not folder.exists(RECORD):
+        return None
+    record = folder.read_json(RECORD)
+    sizes = folder.files()
+    whole = all(sizes.get(path) == file["size"] for path, file in record["files"].items())
+    return record if whole else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _brought(found: Snapshot, file: HubFile, out: Folder) -> str:
+    """One file, whole and with the right hash, at its path in `out`. Gives its sha256."""
+    with out.writing(file.path) as temporary:
+        _download(found.url(file.path), temporary, file)
+        with temporary.open("rb") as data:
+            sha256, sha1 = _hashes(data, file.size)
+        if (file.sha256 and sha256 != file.sha256) or (file.sha1 and sha1 != file.sha1):
+            raise DataError(
+                f"{found.url(file.path)} came with another hash than the hub states "
+                f"({file.sha256 or file.sha1}): try again, and if it stays so ask its owner."
+            )
+    return sha256
+
+
+def _listed(entry: dict[str, Any]) -> HubFile:
+    if ".." in entry["path"].split("/") or entry["path"].startswith("/"):
+        raise DataError(f"The hub lists the file {entry['path']!r}, which would lie outside its folder.")
+    large = entry.get("lfs") or {}
+    if large:
+        return HubFile(entry["path"], int(large["size"]), sha256=str(large["oid"]).removeprefix("sha256:"))
+    return HubFile(entry["path"], int(entry["size"]), sha1=str(entry.get("oid", "")))
+
+
+def _right(out: Folder, file: HubFile) -> str:
+    """The sha256 of the file that is there, or nothing if it is not the hub's."""
+    with out.open(file.path) as data:
+        sha256, sha1 = _hashes(data, file.size)
+    return sha256 if sha256 == (file.sha256 or sha256) and sha1 == (file.sha1 or sha1) else ""
+
+
+def _hashes(file: Any, size: int) -> tuple[str, str]:
+    """sha256, and the sha1 that git gives a blob of `size` bytes."""
+    sha256, sha1 = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    while block := file.read(BLOCK):
+        sha256.update(block)
+        sha1.update(block)
+    return sha256.hexdigest(), sha1.hexdigest()
+
+
+def _request(url: str) -> urllib.request.Request:
+    request = urllib.request.Request(url, headers={"User-Agent": "datacomp"})
+    token = os.environ.get("HF_TOKEN", "")
+    if token and url.startswith(f"{endpoint()}/"):
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    return request
+
+
+def _json(url: str) -> tuple[Any, str]:
+    """An answer of the hub's interface, and the url of its next page."""
+
+    def ask(_: int) -> tuple[Any, str]:
+        with urllib.request.urlopen(_request(url), timeout=TIMEOUT_SECONDS) as answer:
+            more = re.search(r'<([^>]+)>;\s*rel="next"', answer.headers.get("Link") or "")
+            return json.load(answer), urllib.parse.urljoin(url, more.group(1)) if more else ""
+
+    return _tried(url, ask)
+
+
+def _download(url: str, target: Path, file: HubFile) -> None:
+    """Fill `target`; a broken connection is taken up where it broke."""
+    target.touch()
+
+    def ask(_: int) -> None:
+        start = target.stat().st_size
+        if start >= file.size > 0:
+            return
+        request = _request(url)
+        if start:
+            request.add_header("Range", f"bytes={start}-")
+        with (
+            urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer,
+            target.open("ab" if answer.status == 206 else "wb") as data,
+        ):
+            while block := answer.read(BLOCK):
+                data.write(block)
+        if target.stat().st_size < file.size:
+            raise HTTPException(f"it ended after {target.stat().st_size} of {file.size} bytes")
+
+    _tried(url, ask)
+
+
+def _tried(url: str, ask: Callable[[int], Any]) -> Any:
+    """`ask`, again after what may pass. DataError for what is not there, StoreError for what cannot be reached."""
+    problem: Exception | None = None
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(0.5 * 4 ** (attempt - 1))
+        try:
+            return ask(attempt)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code in (401, 403):
+                raise StoreError(f"The hub refuses {url} ({error.code}): set HF_TOKEN to one that may read it.") from error
+            if error.code not in BUSY:
+                raise DataError(f"The hub has no {url} ({error.code} {error.reason}).") from error
+            problem = error
+        except (HTTPException, OSError, ValueError) as error:
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise
+            problem = error
+    raise StoreError(
+        f"Cannot read {url} ({problem}): check the network, or name a mirror in HF_ENDPOINT; what was fetched is kept."
+    ) from problem
