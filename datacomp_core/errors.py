@@ -26,6 +26,13 @@ class StoreError(DatacompError):
     """The store cannot be read, written or trusted."""
 
 
+class DiskFullError(StoreError):
+    """No space is left. Waiting does not make any, so it is never retried."""
+
+    def __init__(self, where: object) -> None:
+        super().__init__(f"The disk is full at {where}: free some space and run again; finished work is kept.")
+
+
 class DataError(DatacompError):
     """Data that a step was given is missing, broken or not what its record says."""
 

@@ -12,7 +12,7 @@ import prefect.client.schemas.objects as prefect_objects
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from datacomp_core.errors import DataError, IncompleteError, SpecError
+from datacomp_core.errors import DataError, DiskFullError, IncompleteError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from prefect import Task
     from prefect.cache_policies import CachePolicy
 
-USERS_MISTAKES = (SpecError, DataError, IncompleteError, AssertionError, TypeError, KeyError)
+NEVER_RETRIED = (SpecError, DataError, IncompleteError, DiskFullError, AssertionError, TypeError, KeyError)
 
 
 def is_transient(task: Task[Any, Any], run: object, state: prefect_objects.State[Any]) -> bool:
     """Retry what the network or a machine did; never what the user or our code did."""
     try:
         state.result()
-    except USERS_MISTAKES:
+    except NEVER_RETRIED:
         return False
     except (OSError, ConnectionError, TimeoutError):
         return True

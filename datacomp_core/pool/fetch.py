@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import polars as pl
 
-from datacomp_core.errors import DataError, StoreError
+from datacomp_core.errors import DataError, DiskFullError
 from datacomp_core.parts import scan
 from datacomp_core.pool import ledger
 from datacomp_core.pool.spec import ImageSpec
@@ -235,6 +235,4 @@ def _disk_is_told(out: Folder) -> Generator[None]:
     except OSError as problem:
         if problem.errno != errno.ENOSPC:
             raise
-        raise StoreError(
-            f"The disk is full (scratch or {out}): free some space and run again; finished shards are kept."
-        ) from problem
+        raise DiskFullError(f"{out} or in the scratch folder") from problem

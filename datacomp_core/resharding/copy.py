@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from datacomp_core import uid
-from datacomp_core.errors import DataError, StoreError
+from datacomp_core.errors import DataError, DiskFullError
 from datacomp_core.resharding.plan import Positions, Rows
 from datacomp_core.shards import INDEX, INDEX_SCHEMA, index_bytes
 from datacomp_core.store.folder import FileStat, Folder
@@ -68,7 +68,7 @@ def copy_shard(job: Copy) -> Copied:
             offsets, lengths = _write(job, path)
     except OSError as problem:
         if problem.errno == errno.ENOSPC:
-            raise StoreError(f"The disk is full at {out}: free some space and run again; finished shards are kept.") from problem
+            raise DiskFullError(out) from problem
         raise
     index = pl.DataFrame(
         {

@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 
 import fsspec
 
-from datacomp_core.errors import DataError, StoreError
+from datacomp_core.errors import DataError, DiskFullError, StoreError
 
 HASH_BLOCK = 1 << 20
 
@@ -283,9 +283,7 @@ class Folder:
             raise StoreError(f"No permission for {where}: choose another store (DATACOMP_STORE) or mend its rights.") from problem
         except OSError as problem:
             if problem.errno == errno.ENOSPC:
-                raise StoreError(
-                    f"The disk is full at {where}: free some space and run again; finished work is kept."
-                ) from problem
+                raise DiskFullError(where) from problem
             raise StoreError(f"Cannot use {where}: {problem}") from problem
         except Exception as problem:
             if type(problem).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):

@@ -42,9 +42,14 @@ class Store:
     def check(self) -> None:
         """Write twice under the condition that nothing is there: the second must be refused, else records can be lost."""
         name = f"{CHECKS}/{uuid.uuid4().hex}"
-        first, second = self.root.create(name, b"first"), self.root.create(name, b"second")
-        kept = self.root.read(name)
-        self.root.remove(name)
+        try:
+            first, second = self.root.create(name, b"first"), self.root.create(name, b"second")
+            kept = self.root.read(name)
+            self.root.remove(name)
+        except (DataError, StoreError) as problem:
+            raise StoreError(
+                f"The store {self.root} cannot be used: name another with DATACOMP_STORE, or mend it. {problem}"
+            ) from problem
         if not first or second or kept != b"first":
             raise StoreError(
                 f"{self.root} does not enforce conditional writes (PUT If-None-Match: *), so two runs could overwrite each "

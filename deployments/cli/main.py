@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from datacomp_core.errors import DatacompError
+from datacomp_core.errors import DatacompError, DiskFullError
 
 app = typer.Typer(
     name="datacomp",
@@ -44,9 +44,11 @@ def sentence(problem: BaseException) -> tuple[str, int]:
     if type(problem).__name__ == "ValidationError" and hasattr(problem, "errors"):
         return _validation(problem), 2
     if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
-        return f"The disk is full at {problem.filename}: free some space and run again; finished work is kept.", 1
+        return str(DiskFullError(problem.filename)), 1
     if isinstance(problem, PermissionError):
         return f"No permission for {problem.filename}.", 1
+    if type(problem).__module__.startswith("httpx") and "PREFECT_API_URL" in os.environ:
+        return f"The Prefect server at {os.environ['PREFECT_API_URL']} does not answer: start it, or unset PREFECT_API_URL.", 1
     raise problem
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from datacomp_core.errors import DataError, StoreError
+from datacomp_core.errors import DataError, DiskFullError, StoreError
 from datacomp_core.store import Folder
 
 
@@ -119,5 +119,5 @@ def test_no_permission_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    with pytest.raises(StoreError, match="disk is full"), folder._told("x"), open("/dev/full", "wb", buffering=0) as full:
+    with pytest.raises(DiskFullError, match="disk is full"), folder._told("x"), open("/dev/full", "wb", buffering=0) as full:
         full.write(b"x" * 4096)
