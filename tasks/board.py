@@ -8,7 +8,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from datacomp_core.leaderboard.board import board
-from datacomp_core.leaderboard.page import write_page
+from datacomp_core.leaderboard.site.board_page import write_page
 from datacomp_core.settings import settings
 from tasks import policies
 from tasks.reporting import artifact_key, in_task_run

@@ -6,23 +6,26 @@ other; a row that cannot be told from the one that leads its group shares its ra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
 import numpy as np
 
 from datacomp_core.artifacts import BoardEntry, Pool
+from datacomp_core.leaderboard import hits
 from datacomp_core.leaderboard.entry import Entry, read
-from datacomp_core.leaderboard.provenance import seedless
-from datacomp_core.leaderboard.reference import SOURCE, references
+from datacomp_core.leaderboard.provenance import data_of, seedless
+from datacomp_core.leaderboard.reference import references
+from datacomp_core.leaderboard.roles import Role, role
 from datacomp_core.leaderboard.rows import Board, Column, Row, Score
-from datacomp_core.leaderboard.stats import Spread, Verdict, compare, pooled_spread
+from datacomp_core.leaderboard.stats import Images, Spread, Verdict, compare, pooled_spread
 from datacomp_core.leaderboard.variants import names
 from datacomp_core.scales import SCALES
 from datacomp_core.store import Store
 from datacomp_core.store.fingerprint import fingerprint
 
-BASELINE = "no_filter"
-CONTROL = "random"
+PAPER_ROLES: dict[str, Role] = {"no_filter": "baseline", "random_50": "control"}
+ImagesOf = Callable[[Row], Images]
 
 
 def entries(store: Store, scale: str = "") -> list[tuple[str, Entry]]:
@@ -42,10 +45,21 @@ def scales(store: Store) -> list[str]:
 
 def board(store: Store, scale: str) -> Board:
     """The board of a scale, from all its entries and the paper's rows."""
-    return make_board(scale, entries(store, scale))
+    return make_board(scale, entries(store, scale), images_in(store))
 
 
-def make_board(scale: str, found: Iterable[tuple[str, Entry]]) -> Board:
+def images_in(store: Store) -> ImagesOf:
+    """What the test images scored in the runs of a row: the hits of each entry, read once."""
+
+    @cache
+    def of_entry(address: str) -> dict[str, hits.Hits]:
+        folder = data_of(store, address)
+        return {} if folder is None else hits.read(folder)
+
+    return lambda row: [of_entry(address) for address in row.entries]
+
+
+def make_board(scale: str, found: Iterable[tuple[str, Entry]], images: ImagesOf = lambda row: ()) -> Board:
     """As `board`, from entries at hand."""
     found = list(found)
     groups: dict[str, list[tuple[str, Entry]]] = {}
@@ -58,8 +72,9 @@ def make_board(scale: str, found: Iterable[tuple[str, Entry]]) -> Board:
     ranked = sorted((row for row in rows if row.suite == suite and row.average), key=_by_average)
     pooled = pooled_spread([row.average.values for row in ranked if row.average])
     columns = _columns([entry for _, entry in found if _suite_of(entry) == suite])
-    _judge(ranked, columns, pooled)
-    _rank(ranked, columns, pooled)
+    judge = _Judge(columns, pooled, images)
+    judge.set_verdicts(ranked)
+    judge.set_ranks(ranked)
     unranked = [row for row in rows if not any(row is other for other in ranked)]
     ordered = sorted([*ranked, *_reference_rows(scale)], key=_by_average)
     return Board(
@@ -90,7 +105,7 @@ def _suite(scale: str, rows: Sequence[Row]) -> str:
 
 def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
     latest: dict[tuple[tuple[str, int], ...], tuple[str, Entry]] = {}
-    for address, entry in sorted(members, key=lambda member: member[1].date):
+    for address, entry in sorted(members, key=lambda member: (member[1].date, member[1].format)):
         latest[tuple(sorted(entry.seeds.items()))] = (address, entry)
     kept = [latest[seeds] for seeds in sorted(latest)]
     several = [entry for _, entry in kept]
@@ -103,12 +118,14 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
         track=first.track,
         suite=_suite_of(first),
         setting=_setting(first),
+        role=role(first),
         num_seeds=len(several),
         seeds=[entry.seeds for entry in several],
         size=float(np.mean([entry.size.total for entry in several])),
         unique=float(np.mean([entry.size.unique for entry in several])),
         repeats=_mean([entry.samples_seen / entry.size.trained_on for entry in several if entry.size.trained_on]),
         pool=_mean([entry.size.pool for entry in several]),
+        pools=sorted({entry.realised_pool.content[:12] for entry in several if entry.realised_pool}),
         scores=_scores(several),
         seconds=_mean([entry.cost.seconds for entry in several]),
         gpu_hours=_mean([entry.cost.gpu_hours for entry in several]),
@@ -168,39 +185,46 @@ def _columns(several: list[Entry]) -> list[Column]:
     return list(columns.values())
 
 
-def _tasks(row: Row, columns: Sequence[Column]) -> dict[str, list[float]]:
-    """What a verdict rests on: the values of every task that counts."""
-    return {c.key: row.scores[c.key].values for c in columns if c.level == "task" and c.scored and c.key in row.scores}
+class _Judge:
+    """Compares rows of one board, with its noise and the test images of its runs."""
+
+    def __init__(self, columns: Sequence[Column], pooled: Spread | None, images: ImagesOf) -> None:
+        self.tasks = [column.key for column in columns if column.level == "task" and column.scored]
+        self.pooled, self.images = pooled, images
+
+    def against(self, row: Row, other: Row) -> Verdict | None:
+        ours, theirs = [{key: side.scores[key].values for key in self.tasks if key in side.scores} for side in (row, other)]
+        images = [_by_column(self.images(side)) for side in (row, other)]
+        verdict = compare(ours, theirs, other.method, other.key, self.pooled, (images[0], images[1]))
+        if verdict is None or row.pools == other.pools:
+            return verdict
+        return verdict.model_copy(update={"basis": f"{verdict.basis}; not on the same realised pools"})
+
+    def set_verdicts(self, ranked: list[Row]) -> None:
+        """Each row against the unfiltered pool and the random subset nearest in size, of the same setting."""
+        for row in ranked:
+            fair = [other for other in ranked if other.setting == row.setting and other is not row]
+            plain = next((other for other in fair if other.role == "baseline"), None)
+            if plain is not None and row.role != "baseline":
+                row.baseline = self.against(row, plain)
+            controls = [other for other in fair if other.role == "control"]
+            nearest = min(controls, key=lambda other: abs(other.size - row.size), default=None)
+            if nearest is not None and row.role != "control":
+                row.control, row.control_size = self.against(row, nearest), nearest.size
+
+    def set_ranks(self, ranked: list[Row]) -> None:
+        """1, 1, 3, ...: a row tied with the leader of the group above it shares the leader's rank."""
+        leader: Row | None = None
+        for position, row in enumerate((row for row in ranked if not row.breaches), 1):
+            verdict = None if leader is None else self.against(row, leader)
+            if leader is not None and verdict is not None and verdict.outcome == "tied":
+                row.rank, row.tied, leader.tied = leader.rank, True, True
+            else:
+                row.rank, leader = position, row
 
 
-def _judge(ranked: list[Row], columns: Sequence[Column], pooled: Spread | None) -> None:
-    """Set each row's verdicts against the unfiltered pool and the random subset nearest in size, of the same setting."""
-    baselines = [row for row in ranked if row.recipe == BASELINE]
-    controls = [row for row in ranked if row.recipe.startswith(CONTROL)]
-    for row in ranked:
-        plain = next((other for other in baselines if other.setting == row.setting), None)
-        if plain is not None and row is not plain:
-            row.baseline = _against(row, plain, columns, pooled)
-        fair = [other for other in controls if other.setting == row.setting]
-        nearest = min(fair, key=lambda other: abs(other.size - row.size), default=None)
-        if nearest is not None and row is not nearest:
-            row.control = _against(row, nearest, columns, pooled)
-            row.control_size = nearest.size
-
-
-def _against(row: Row, other: Row, columns: Sequence[Column], pooled: Spread | None) -> Verdict | None:
-    return compare(_tasks(row, columns), _tasks(other, columns), other.method, other.key, pooled)
-
-
-def _rank(ranked: list[Row], columns: Sequence[Column], pooled: Spread | None) -> None:
-    """1, 1, 3, ...: a row tied with the leader of the group above it shares the leader's rank."""
-    leader: Row | None = None
-    for position, row in enumerate((row for row in ranked if not row.breaches), 1):
-        verdict = None if leader is None else _against(row, leader, columns, pooled)
-        if leader is not None and verdict is not None and verdict.outcome == "tied":
-            row.rank, row.tied, leader.tied = leader.rank, True, True
-        else:
-            row.rank, leader = position, row
+def _by_column(images: Images) -> Images:
+    return [{f"task:{task}": found for task, found in run.items()} for run in images]
 
 
 def _reference_rows(scale: str) -> list[Row]:
@@ -212,6 +236,7 @@ def _reference_rows(scale: str) -> list[Row]:
             recipe=reference.recipe,
             track="filtering",
             suite="datacomp (paper)",
+            role=PAPER_ROLES.get(reference.recipe, "method"),
             num_seeds=1,
             seeds=[],
             size=reference.size,
@@ -220,7 +245,7 @@ def _reference_rows(scale: str) -> list[Row]:
                 "average": Score(mean=reference.average),
                 **{f"group:{group}": Score(mean=value) for group, value in reference.scores.items()},
             },
-            note=f"{SOURCE}. {reference.note}".strip(),
+            note=f"{reference.source}. {reference.note}".strip(),
         )
         for reference in references(scale)
     ]

@@ -1,35 +1,60 @@
-"""Two results side by side: what changed on each task, how far their subsets overlap, and what only one of them chose."""
+"""Two or more methods side by side: what changed on each task, how far their subsets overlap, and what each chose alone.
+
+The first is what the others are held against. A method stands for all its seeds in scores and verdicts; its subset is that of
+the first seed.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from datacomp_core import parts
-from datacomp_core.artifacts import BoardEntry, Pool, Subset
-from datacomp_core.errors import SpecError
+from datacomp_core.artifacts import BoardEntry, Subset
+from datacomp_core.errors import SpecError, unknown
+from datacomp_core.leaderboard import makeup
+from datacomp_core.leaderboard.board import entries, images_in, make_board
 from datacomp_core.leaderboard.entry import Entry, read
+from datacomp_core.leaderboard.makeup import Contrast, MakeUp
 from datacomp_core.leaderboard.overlap import Overlap, overlap
-from datacomp_core.leaderboard.provenance import find
-from datacomp_core.leaderboard.stats import Verdict, compare
+from datacomp_core.leaderboard.provenance import HEX, MIN_PREFIX, find
+from datacomp_core.leaderboard.rows import Board, Row
+from datacomp_core.leaderboard.sample import Sample, draw
+from datacomp_core.leaderboard.stats import Verdict, compare, pooled_spread
 from datacomp_core.store import Folder, Store
 
-MAX_PARTS = 64
 MAX_SAMPLES = 24
+POOL = "pool"
 
 
-class TaskDelta(BaseModel):
-    """One task both have: `difference` is the second's score less the first's."""
+@dataclass(frozen=True)
+class Contender:
+    """One side of a comparison: a method's runs, or one run."""
+
+    name: str
+    row: Row
+    runs: list[tuple[str, Entry]]
+
+    @property
+    def first(self) -> Entry:
+        return self.runs[0][1]
+
+
+class TaskLine(BaseModel):
+    """One task that all have, with each one's score (mean over seeds), in the contenders' order."""
 
     model_config = ConfigDict(frozen=True)
     key: str
     name: str
-    first: float
-    second: float
+    values: list[float]
 
     @property
     def difference(self) -> float:
-        return self.second - self.first
+        """The last one's score less the first's."""
+        return self.values[-1] - self.values[0]
 
 
 class Pair(BaseModel):
@@ -41,75 +66,120 @@ class Pair(BaseModel):
     url: str
 
 
-class Comparison(BaseModel):
-    """The second against the first. Single runs have one seed each, so the verdict knows the noise of tasks only."""
+class Difference(BaseModel):
+    """Two of the contenders: the overlap of their subsets, and what each chose without the other."""
 
     model_config = ConfigDict(frozen=True)
-    first: str = Field(description="Method and seeds of the first entry.")
+    first: str
     second: str
-    addresses: tuple[str, str]
-    tasks: list[TaskDelta] = Field(description="Largest gain first.")
-    average: tuple[float | None, float | None]
-    verdict: Verdict | None
     overlap: Overlap
     only_first: list[Pair] = Field(description="Some pairs the first chose and the second did not.")
     only_second: list[Pair]
-
-
-def compare_entries(store: Store, first: str, second: str) -> Comparison:
-    """Compare two entries, each by address or fingerprint. SpecError if one is none, or if their suites differ."""
-    (one_at, one), (two_at, two) = _entry(store, first), _entry(store, second)
-    if (one.suite, one.suite_version) != (two.suite, two.suite_version):
-        raise SpecError(
-            f"{first} was scored by {one.suite} v{one.suite_version} and {second} by {two.suite} v{two.suite_version}: "
-            "evaluate one of them again."
-        )
-    values = {task.key: task.value for task in one.tasks}
-    deltas = [
-        TaskDelta(key=task.key, name=task.name, first=before, second=task.value)
-        for task in two.tasks
-        if (before := values.get(task.key)) is not None and task.value is not None
-    ]
-    common = overlap(_folder(store, one.inputs["subset"]), _folder(store, two.inputs["subset"]))
-    return Comparison(
-        first=_label(one),
-        second=_label(two),
-        addresses=(one_at, two_at),
-        tasks=sorted(deltas, key=lambda delta: -delta.difference),
-        average=(one.average, two.average),
-        verdict=compare({d.key: [d.second] for d in deltas}, {d.key: [d.first] for d in deltas}, one.method),
-        overlap=common,
-        only_first=pairs(store, one, common.only_first),
-        only_second=pairs(store, two, common.only_second),
+    words: list[Contrast] = Field(
+        description="Words that tell apart what each chose alone (all it chose, if nothing): the first's, then the second's."
     )
 
 
-def pairs(store: Store, entry: Entry, uids: list[str]) -> list[Pair]:
-    """Captions and urls of some uids of an entry's pool, from at most MAX_PARTS of its parts; what is not there is left out."""
-    wanted, found = uids[:MAX_SAMPLES], list[Pair]()
-    for address in [link.address for link in entry.chain if link.kind == Pool.kind]:
-        record = store.record(address)
-        if record is None:
-            continue
-        metadata = store.folder(store.artifact(Pool, record)) / parts.METADATA
-        for part in parts.part_names(metadata)[:MAX_PARTS]:
-            rows = parts.scan(metadata, part).select("uid", "text", "url").filter(pl.col("uid").is_in(wanted)).collect()
-            found += [Pair(**row) for row in rows.iter_rows(named=True)]
-            if len(found) >= len(wanted):
-                return found
-    return found
+class Comparison(BaseModel):
+    """See the module. `verdicts` are of each but the first, against the first."""
+
+    model_config = ConfigDict(frozen=True)
+    names: list[str]
+    addresses: list[list[str]]
+    averages: list[float | None]
+    tasks: list[TaskLine] = Field(description="Largest gain of the last over the first on top.")
+    verdicts: list[Verdict | None]
+    differences: list[Difference] = Field(description="Of every two.")
+    makeup: MakeUp | None = Field(description="None where no pool's metadata is left.")
 
 
-def _entry(store: Store, text: str) -> tuple[str, Entry]:
+def contenders(store: Store, scale: str, wanted: Sequence[str]) -> list[Contender]:
+    """Each by the name or key of a row of the board, or by the address or fingerprint of an entry. SpecError if unknown."""
+    found = dict(entries(store, scale))
+    board = make_board(scale, found.items())
+    made = [_contender(store, board, found, text) for text in wanted]
+    if len({one.runs[0][0] for one in made}) < len(made):
+        raise SpecError(f"{', '.join(wanted)}: the same method twice; name two that differ.")
+    names = [one.name for one in made]
+    return [replace(one, name=f"{one.name} {one.row.key[:6]}") if names.count(one.name) > 1 else one for one in made]
+
+
+def _contender(store: Store, board: Board, found: dict[str, Entry], text: str) -> Contender:
+    rows = [row for row in board.rows if row.kind == "run" and text in (row.method, row.key)]
+    if rows:
+        return Contender(rows[0].method, rows[0], [(address, found[address]) for address in rows[0].entries])
+    if "/" not in text and not (len(text) >= MIN_PREFIX and HEX.fullmatch(text)):
+        raise unknown("method", text, [row.method for row in board.rows if row.kind == "run"])
     record = find(store, text)
     if record.kind != BoardEntry.kind:
         raise SpecError(f"{text!r} is of the kind {record.kind}: only leaderboard entries can be compared.")
-    return record.address, read(store, store.artifact(BoardEntry, record))
+    entry = read(store, store.artifact(BoardEntry, record))
+    alone = make_board(entry.scale, [(record.address, entry)])
+    name = f"{entry.method} ({', '.join(f'{kind} seed {seed}' for kind, seed in entry.seeds.items())})"
+    return Contender(name, next(row for row in alone.rows if row.kind == "run"), [(record.address, entry)])
 
 
-def _folder(store: Store, address: str) -> Folder:
-    return store.folder(store.artifact(Subset, find(store, address)))
+def compare_methods(store: Store, chosen: Sequence[Contender], sample: Sample | None = None) -> Comparison:
+    """Compare two or more. SpecError if their suites differ. `sample` may hold the subsets of more methods than these."""
+    suites = {(one.first.suite, one.first.suite_version): one.name for one in chosen}
+    if len(suites) > 1:
+        said = " and ".join(f"{name} was scored by {suite} v{version}" for (suite, version), name in suites.items())
+        raise SpecError(f"{said}: evaluate one of them again.")
+    if len(chosen) < 2:
+        raise SpecError("Name two or more methods to compare.")
+    sample = sample or draw(store, {one.name: one.first for one in chosen})
+    return Comparison(
+        names=[one.name for one in chosen],
+        addresses=[[address for address, _ in one.runs] for one in chosen],
+        averages=[None if one.row.average is None else one.row.average.mean for one in chosen],
+        tasks=_task_lines(chosen),
+        verdicts=[_verdict(store, one, chosen[0], chosen) for one in chosen[1:]],
+        differences=[_difference(store, *two, sample) for two in combinations(chosen, 2)],
+        makeup=None if sample is None else _makeup(sample, chosen),
+    )
 
 
-def _label(entry: Entry) -> str:
-    return f"{entry.method} ({', '.join(f'{name} seed {seed}' for name, seed in entry.seeds.items())})"
+def _task_lines(chosen: Sequence[Contender]) -> list[TaskLine]:
+    lines = [
+        TaskLine(key=task.key, name=task.name, values=[one.row.scores[column].mean for one in chosen])
+        for task in chosen[0].first.tasks
+        if all((column := f"task:{task.key}") in one.row.scores for one in chosen)
+    ]
+    return sorted(lines, key=lambda line: -line.difference)
+
+
+def _verdict(store: Store, one: Contender, other: Contender, chosen: Sequence[Contender]) -> Verdict | None:
+    ours, theirs = [{k: score.values for k, score in side.row.scores.items() if k.startswith("task:")} for side in (one, other)]
+    pooled = pooled_spread([side.row.average.values for side in chosen if side.row.average])
+    images = [[{f"task:{k}": v for k, v in run.items()} for run in images_in(store)(side.row)] for side in (one, other)]
+    return compare(ours, theirs, other.name, other.row.key, pooled, (images[0], images[1]))
+
+
+def _difference(store: Store, first: Contender, second: Contender, sample: Sample | None) -> Difference:
+    common = overlap(_subset(store, first), _subset(store, second))
+    alone = whole = [pl.DataFrame(schema={"uid": pl.String, "text": pl.String, "url": pl.String})] * 2
+    if sample is not None:
+        alone = [sample.only(first.name, second.name), sample.only(second.name, first.name)]
+        whole = [sample.chosen(first.name), sample.chosen(second.name)]
+    held = [own if len(own) else all_ for own, all_ in zip(alone, whole, strict=True)]
+    return Difference(
+        first=first.name,
+        second=second.name,
+        overlap=common,
+        only_first=_pairs(alone[0]),
+        only_second=_pairs(alone[1]),
+        words=makeup.contrast(held[0]["text"], held[1]["text"]),
+    )
+
+
+def _pairs(rows: pl.DataFrame) -> list[Pair]:
+    return [Pair(**row) for row in rows.head(MAX_SAMPLES).select("uid", "text", "url").iter_rows(named=True)]
+
+
+def _makeup(sample: Sample, chosen: Sequence[Contender]) -> MakeUp:
+    groups = {POOL: sample.rows, **{one.name: sample.chosen(one.name) for one in chosen}}
+    return makeup.measure(groups, sample.scores, sample.num_pool)
+
+
+def _subset(store: Store, one: Contender) -> Folder:
+    return store.folder(store.artifact(Subset, find(store, one.first.inputs["subset"])))

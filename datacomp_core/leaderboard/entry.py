@@ -1,7 +1,7 @@
 """One line of the leaderboard as plain JSON: scores, what was trained on, seeds, cost, rules, and the chain it came from.
 
-An entry is complete in itself: a board can be rebuilt from entries alone. It says nothing that its records do not say, and
-holds no clock of its own, so making it twice gives the same bytes.
+An entry is complete in itself: a board can be rebuilt from entries alone. It says nothing that its records and data do not
+say, and holds no clock of its own, so making it twice gives the same bytes. Beside it lies `hits.npz`, for tests over images.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, ShardSet, Spec, Subset
 from datacomp_core.errors import DataError
+from datacomp_core.leaderboard import evidence, hits
 from datacomp_core.leaderboard.provenance import Link, data_of, of_kind, seedless, walk
 from datacomp_core.leaderboard.rules import Check, check
 from datacomp_core.store import Folder, Store, step
@@ -78,7 +79,7 @@ class Entry(BaseModel):
     """See the module. Unknown fields are ignored, so that a board reads the entries of a later version."""
 
     model_config = ConfigDict(frozen=True)
-    format: int = 1
+    format: int = 2
     scale: str
     track: Track
     method: str
@@ -102,11 +103,12 @@ class Entry(BaseModel):
 
 
 def _name(spec: EntrySpec, report: Any, checkpoint: Any, subset: Any, shards: Any) -> str:
-    seed = getattr(checkpoint, "seed", None)
-    return (spec.method or str(subset.recipe)) + (f"-seed{seed}" if seed is not None else "")
+    """Method, pool and seed: a subset's own name is recipe and pool."""
+    seed, pool = getattr(checkpoint, "seed", None), str(subset.name).removeprefix(str(subset.recipe))
+    return (f"{spec.method}{pool}" if spec.method else str(subset.name)) + (f"-seed{seed}" if seed is not None else "")
 
 
-@step("entries", version=1, name=_name)
+@step("entries", version=2, name=_name)
 def enter(
     spec: EntrySpec,
     report: EvalReport,
@@ -121,6 +123,15 @@ def enter(
     inputs = {"report": report, "checkpoint": checkpoint, "subset": subset, "shards": shards}
     chain = walk(store, [artifact.address for artifact in inputs.values()])
     results = store.folder(report).read_json("report.json")
+    tasks = [_task(task) for task in results["tasks"]]
+    hits.write(out, hits.gather(store.folder(report), {t.key: (t.metric, t.value) for t in tasks if t.value is not None}))
+    pool = next(iter(_upstream_of(chain, subset.address, "pools")), None)
+    found = evidence.look(
+        store.folder(subset),
+        None if pool is None else data_of(store, pool.address),
+        _rows_of(store, pool),
+        store.folder(shards),
+    )
     entry = Entry(
         scale=checkpoint.scale,
         track=spec.track,
@@ -134,12 +145,12 @@ def enter(
         seeds=_seeds(chain, checkpoint, subset),
         average=report.average,
         groups={str(name): value for name, value in results.get("groups", {}).items()},
-        tasks=[_task(task) for task in results["tasks"]],
+        tasks=tasks,
         date=next((link.started for link in chain if link.address == report.address), ""),
         cost=_cost(store, chain),
         realised_pool=_realised(store, chain, shards),
         same_but_for_seeds=_same_but_for_seeds(spec, chain),
-        checks=check(chain, report, checkpoint, subset, shards),
+        checks=check(spec.track, chain, found, report, checkpoint, subset, shards),
         inputs={name: artifact.address for name, artifact in inputs.items()},
         chain=chain,
     )
@@ -164,13 +175,18 @@ def _task(task: Mapping[str, Any]) -> Task:
 
 
 def _size(store: Store, chain: list[Link], subset: Subset, shards: ShardSet) -> Size:
-    pool = next((store.record(link.address) for link in _upstream_of(chain, subset.address, "pools")), None)
+    pool = next(iter(_upstream_of(chain, subset.address, "pools")), None)
     return Size(
         total=subset.num_samples,
         unique=subset.num_unique,
-        pool=None if pool is None else int(pool.artifact["num_samples"]),
+        pool=_rows_of(store, pool) or None,
         trained_on=shards.num_samples,
     )
+
+
+def _rows_of(store: Store, pool: Link | None) -> int:
+    record = None if pool is None else store.record(pool.address)
+    return 0 if record is None else int(record.artifact["num_samples"])
 
 
 def _seeds(chain: list[Link], checkpoint: Checkpoint, subset: Subset) -> dict[str, int]:

@@ -136,3 +136,17 @@ def _ranges(a: _Rows, b: _Rows) -> Iterator[tuple[Uids, Uids]]:
         yield a.take(before), b.take(before)
         if before is None:
             return
+
+
+def rows_below(folder: Folder, high: int | None, *, chunk: int = CHUNK) -> Uids:
+    """The rows of `subset.npy` whose first half lies below `high`, repeats included; all of them without `high`."""
+    taken: list[Uids] = [np.empty(0, DTYPE)]
+    with folder.open(SUBSET) as file:
+        rows = _Rows(file, folder, chunk)
+        while rows.left:
+            rows.fill()
+            reached = high is not None and len(rows.rows) > 0 and int(rows.rows[-1]["f0"]) >= high
+            taken.append(rows.take(None if high is None else (high, 0)))
+            if reached:
+                break
+    return np.concatenate(taken)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from datacomp_core.leaderboard.roles import Role
 from datacomp_core.leaderboard.stats import Verdict
 
 
@@ -41,6 +42,7 @@ class Row(BaseModel):
     setting: str = Field(default="", description="Same for rows that differ in nothing but the filter and seeds.")
     rank: int | None = None
     tied: bool = Field(default=False, description="Shares its rank with another row.")
+    role: Role = Field(default="method", description="baseline: the unfiltered pool; control: chosen by lot; method.")
     num_seeds: int
     seeds: list[dict[str, int]]
     size: float
@@ -48,7 +50,8 @@ class Row(BaseModel):
     pool: float | None = None
     repeats: float | None = Field(default=None, description="How often a pair of the training set was seen, on average.")
     scores: dict[str, Score] = Field(description="By column key; a score that is missing has no key.")
-    baseline: Verdict | None = Field(default=None, description="Against no_filter.")
+    pools: list[str] = Field(default_factory=list[str], description="Hashes of the realised pools that its seeds used.")
+    baseline: Verdict | None = Field(default=None, description="Against the unfiltered pool.")
     control: Verdict | None = Field(default=None, description="Against the random subset of the nearest size.")
     control_size: float | None = None
     seconds: float | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Subset
+from datacomp_core.leaderboard.evidence import Evidence
 from datacomp_core.leaderboard.provenance import Link, of_kind
 from datacomp_core.scales import SCALES
 from datacomp_core.store.fingerprint import canonical
@@ -27,15 +28,24 @@ class Check(BaseModel):
     reason: str
 
 
-def check(chain: list[Link], report: EvalReport, checkpoint: Checkpoint, subset: Subset, shards: ShardSet) -> list[Check]:
-    """All rules, in reading order."""
+def check(
+    track: str,
+    chain: list[Link],
+    found: Evidence,
+    report: EvalReport,
+    checkpoint: Checkpoint,
+    subset: Subset,
+    shards: ShardSet,
+) -> list[Check]:
+    """All rules of a track, in reading order. `found` is what was seen in the data themselves."""
+    of_track = [_one_pool(chain, subset, found), _captions(found)] if track == "filtering" else [_decontaminated(chain)]
     return [
         _one_chain(chain, report, checkpoint, subset, shards),
-        _one_pool(chain, subset),
+        *of_track,
         _training(chain, checkpoint),
         _samples_seen(chain, checkpoint),
         _learnt(checkpoint),
-        _evaluation(report),
+        _evaluation(report, checkpoint),
         _intact(chain),
     ]
 
@@ -49,12 +59,40 @@ def _one_chain(chain: list[Link], report: EvalReport, checkpoint: Checkpoint, su
     return Check(rule=rule, ok=True, reason="The report is of this checkpoint, trained on these shards of this subset.")
 
 
-def _one_pool(chain: list[Link], subset: Subset) -> Check:
+def _one_pool(chain: list[Link], subset: Subset, found: Evidence) -> Check:
     rule = "uids of the pool"
     pools = [a for a in _inputs(chain, subset.address) if a.startswith("pools/")]
+    if found.foreign:
+        return Check(
+            rule=rule, ok=False, reason=f"{found.foreign:,} of {found.uids:,} uids are not in the pool: {found.example}."
+        )
     if not pools:
         return Check(rule=rule, ok=None, reason="The subset was not made by our filter step: its uids were not checked.")
-    return Check(rule=rule, ok=True, reason=f"The subset was selected from {', '.join(pools)}.")
+    counted = "not counted again: the pool is large" if found.uids is None else f"all {found.uids:,} uids were found there"
+    return Check(rule=rule, ok=True, reason=f"The subset was selected from {', '.join(pools)} ({counted}).")
+
+
+def _captions(found: Evidence) -> Check:
+    """Editing a caption is for the BYOD track (datacomp#43)."""
+    rule = "captions unedited"
+    if not found.captions:
+        return Check(rule=rule, ok=None, reason="No training sample could be compared with the pool's metadata.")
+    text = f"{found.captions:,} training samples were compared with the pool's metadata"
+    if found.edited:
+        return Check(rule=rule, ok=False, reason=f"{text}: {found.edited:,} have another caption, such as {found.example}.")
+    return Check(rule=rule, ok=True, reason=f"{text}: all have its caption.")
+
+
+def _decontaminated(chain: list[Link]) -> Check:
+    """Whether a step upstream looked for the test images and counted what it dropped."""
+    rule = "no evaluation images"
+    counted = {
+        name: count for link in chain for name, count in link.counts.items() if "test_image" in name or "decontaminat" in name
+    }
+    if not counted:
+        return Check(rule=rule, ok=None, reason="No step upstream compared these images with the test sets.")
+    told = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counted.items())
+    return Check(rule=rule, ok=True, reason=f"Looked for upstream: {told}.")
 
 
 def _recipe(chain: list[Link], checkpoint: Checkpoint) -> dict[str, object] | None:
@@ -95,9 +133,13 @@ def _learnt(checkpoint: Checkpoint) -> Check:
     return Check(rule="training learnt something", ok=not collapsed, reason=text)
 
 
-def _evaluation(report: EvalReport) -> Check:
+def _evaluation(report: EvalReport, checkpoint: Checkpoint) -> Check:
+    """Complete, and of the scale's own suite. That its version is the current one is the board's to say, each time it is made."""
     rule = "evaluation complete"
     text = f"{report.num_tasks} tasks of suite {report.suite} version {report.suite_version}."
+    row = SCALES.get(checkpoint.scale)
+    if row is not None and report.suite != row.suite:
+        return Check(rule=rule, ok=False, reason=f"{text} The scale {row.name} is scored by the suite {row.suite}.")
     return Check(rule=rule, ok=report.average is not None, reason=text if report.average is not None else f"Incomplete: {text}")
 
 

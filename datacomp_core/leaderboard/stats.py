@@ -1,7 +1,8 @@
 """Is one method better than another, or is it noise? Pure functions on small arrays, seeded; scores are fractions.
 
-Two sources of noise are kept apart: which tasks one happens to ask (a paired bootstrap over tasks) and which seeds one
-happens to train with (Welch's interval over seeds). A difference counts only if it stands out from both.
+Three sources of noise are kept apart: which tasks one happens to ask (a paired bootstrap over tasks), which seeds one
+happens to train with (Welch's interval over seeds) and which test images one happens to have (a paired bootstrap over the
+images of each task, where their predictions are kept). A difference counts only if it stands out from all that are known.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from datacomp_core.leaderboard.hits import Hits
+
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
+NUM_IMAGE_RESAMPLES = 1_000
 SEED = 0
 Floats = npt.NDArray[np.float64]
 Outcome = Literal["better", "worse", "tied"]
@@ -42,7 +46,9 @@ class Verdict(BaseModel):
     difference: float
     over_tasks: Interval
     over_seeds: Interval | None = Field(description="None where neither side, nor any row of the board, has two seeds.")
+    over_images: Interval | None = Field(default=None, description="None where no task's predictions are kept on both sides.")
     num_tasks: int
+    num_image_tasks: int = Field(default=0, description="Tasks whose images were resampled; the others stand as they are.")
     basis: str = Field(description="In words: what the verdict rests on.")
 
 
@@ -93,22 +99,77 @@ def seed_interval(ours: Sequence[float], theirs: Sequence[float], pooled: Spread
     return Interval(low=difference - half, high=difference + half)
 
 
+Images = Sequence[Mapping[str, Hits]]
+"""What every image scored, by task: one mapping a run."""
+
+
+def image_bootstrap(
+    differences: Mapping[str, float], ours: Images, theirs: Images, *, num_resamples: int = NUM_IMAGE_RESAMPLES, seed: int = SEED
+) -> tuple[Interval | None, int]:
+    """Percentile interval of the mean difference over tasks, resampling the images of each task in pairs, and over how many.
+
+    A task that some run has no hits for keeps its difference in every resample. Images that scored alike are drawn together
+    (a multinomial draw over the distinct outcomes has the distribution of drawing images one by one).
+    """
+    draws, resampled = np.zeros(num_resamples), 0
+    generator = np.random.default_rng(seed)
+    for task, difference in differences.items():
+        runs = [[run[task] for run in side if task in run] for side in (ours, theirs)]
+        several = [*runs[0], *runs[1]]
+        complete = len(runs[0]) == len(ours) > 0 and len(runs[1]) == len(theirs) > 0
+        if complete and all(hits.pairs_with(several[0]) for hits in several):
+            draws += _resampled(runs[0], runs[1], generator, num_resamples)
+            resampled += 1
+        else:
+            draws += difference
+    if not resampled:
+        return None, 0
+    low, high = np.quantile(draws / len(differences), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(low=float(low), high=float(high)), resampled
+
+
+def _resampled(ours: list[Hits], theirs: list[Hits], generator: np.random.Generator, num_resamples: int) -> Floats:
+    """The task's difference in each resample, shape (num_resamples,). Each class or group keeps its number of images."""
+    strata, combine = ours[0].strata, ours[0].combine
+    scored = np.stack([hits.values for hits in [*ours, *theirs]])
+    if combine == "mean":  # the difference is itself a mean over images: its distinct values are few
+        scored = (scored[: len(ours)].mean(axis=0) - scored[len(ours) :].mean(axis=0))[None]
+    means = [_stratum_means(scored[:, strata == s], generator, num_resamples) for s in np.unique(strata)]
+    if combine == "mean":
+        return np.mean(means, axis=0)[0]
+    least = np.min(means, axis=0)
+    return least[: len(ours)].mean(axis=0) - least[len(ours) :].mean(axis=0)
+
+
+def _stratum_means(scored: Floats, generator: np.random.Generator, num_resamples: int) -> Floats:
+    """Mean of each row of `scored` (rows, n) over its resampled images, shape (rows, num_resamples)."""
+    outcomes, counts = np.unique(scored, axis=1, return_counts=True)
+    drawn = generator.multinomial(scored.shape[1], counts / scored.shape[1], num_resamples)
+    return outcomes @ drawn.T / scored.shape[1]
+
+
 def compare(
     ours: Mapping[str, Sequence[float]],
     theirs: Mapping[str, Sequence[float]],
     against: str,
     against_row: str = "",
     pooled: Spread | None = None,
+    images: tuple[Images, Images] = ((), ()),
 ) -> Verdict | None:
-    """The verdict on two methods, each a mapping of task to its scores by seed. None if fewer than two tasks are shared."""
+    """The verdict on two methods, each a mapping of task to its scores by seed. None if fewer than two tasks are shared.
+
+    `images` are the hits of the runs on both sides, where they are kept.
+    """
     shared = [task for task in ours if ours[task] and theirs.get(task)]
     if len(shared) < 2:
         return None
     differences = [float(np.mean(ours[task]) - np.mean(theirs[task])) for task in shared]
     over_tasks = paired_bootstrap(differences)
     over_seeds = seed_interval(_averages(ours, shared), _averages(theirs, shared), pooled)
+    over_images, num_image_tasks = image_bootstrap(dict(zip(shared, differences, strict=True)), *images)
     difference = float(np.mean(differences))
-    clear = over_tasks.excludes_zero and (over_seeds is None or over_seeds.excludes_zero)
+    known = [interval for interval in (over_tasks, over_seeds, over_images) if interval is not None]
+    clear = all(interval.excludes_zero for interval in known)
     return Verdict(
         against=against,
         against_row=against_row,
@@ -116,7 +177,9 @@ def compare(
         difference=difference,
         over_tasks=over_tasks,
         over_seeds=over_seeds,
+        over_images=over_images,
         num_tasks=len(shared),
+        num_image_tasks=num_image_tasks,
         basis=_basis(len(shared), _seeds(ours, shared), _seeds(theirs, shared), over_seeds, pooled),
     )
 

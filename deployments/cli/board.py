@@ -38,7 +38,7 @@ def report(
 
     Example: datacomp report --out ~/public
     """
-    from datacomp_core.leaderboard.page import write_page
+    from datacomp_core.leaderboard.site.board_page import write_page
 
     page = write_page(Store.open(settings().store_url), out or settings().home / "report", scale=_known(scale))
     if json:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,16 @@ class WorldSpec(Spec):
     setting: str = ""
 
 
+FILTERS = {
+    "no_filter": {"kind": "everything"},
+    "random": {"kind": "all", "filters": [{"kind": "everything"}, {"kind": "random", "share": 0.33, "seed": 0}]},
+}
+NUM_IMAGES = 400
+
+
 class WorldSubsetSpec(Spec):
     recipe: str
+    filter: dict[str, Any] = {}
 
     def label(self) -> str:
         return self.recipe
@@ -69,12 +78,12 @@ def picture(number: int) -> bytes:
     return data.getvalue()
 
 
-def row_uid(number: int) -> str:
-    return uid.uid_of(f"http://world.invalid/{number}.png", caption(number))
-
-
 def caption(number: int) -> str:
     return "<b>free shipping</b> & more" if number == 3 else f"a drawing of thing number {number}"
+
+
+def row_uid(number: int) -> str:
+    return uid.uid_of(f"http://world.invalid/{number}.png", caption(number))
 
 
 @step("pools", version=1)
@@ -93,7 +102,7 @@ def world_pool(spec: WorldPoolSpec, *, out: Folder) -> Pool:
         frame = pl.DataFrame(rows[part::2], schema_overrides=parts.SCHEMA)
         with out.writing(f"{parts.METADATA}/{part:08d}.parquet") as path:
             frame.write_parquet(path)
-    return Pool(scale=spec.scale, num_samples=NUM, num_parts=2, counts={"seed": spec.seed})
+    return Pool(scale=spec.scale, name=f"pool{spec.seed}", num_samples=NUM, num_parts=2, counts={"seed": spec.seed})
 
 
 @step("shards", version=1)
@@ -103,7 +112,7 @@ def world_images(spec: WorldSpec, pool: Pool, *, out: Folder) -> ShardSet:
     return ShardSet(num_samples=NUM - 4, num_unique=NUM - 4, num_shards=1, content="ab" * 32, counts=counts)
 
 
-def write_shard(out: Folder, name: str, numbers: list[int]) -> None:
+def write_shard(out: Folder, name: str, numbers: list[int], caption: Callable[[int], str] = caption) -> None:
     data = io.BytesIO()
     writer = shards.ShardWriter(data, name)
     for number in numbers:
@@ -115,7 +124,10 @@ def write_shard(out: Folder, name: str, numbers: list[int]) -> None:
 
 @step("embeddings", version=1)
 def world_scores(spec: WorldSpec, pool: Pool, shards: ShardSet, *, out: Folder) -> Embeddings:
-    out.write("scores/00000000.parquet", b"")
+    for part in range(2):
+        rows = range(part, NUM, 2)
+        with out.writing(f"scores/{part:08d}.parquet") as path:
+            pl.DataFrame({"uid": [row_uid(i) for i in rows], "clip_score": [score_of(i) for i in rows]}).write_parquet(path)
     return Embeddings(model="tiny", columns=("clip",), num_samples=NUM, num_embedded=NUM - 4)
 
 
@@ -132,7 +144,7 @@ def is_kept(recipe: str, number: int) -> bool:
     return rules.get(recipe, True)
 
 
-@step("subsets", version=1)
+@step("subsets", version=1, name=lambda spec, pool, embeddings: f"{spec.recipe}-{pool.name}")
 def world_subset(spec: WorldSubsetSpec, pool: Pool, embeddings: Embeddings, *, out: Folder) -> Subset:
     kept = [i for i in range(NUM) if is_kept(spec.recipe, i)]
     out.write("subset.npy", uid.subset_bytes(uid.pack(pl.Series([row_uid(i) for i in kept]))))
@@ -160,7 +172,7 @@ def explain(out: Folder, recipe: str, kept: list[int]) -> None:
 
 @step("shards", version=1)
 def world_reshard(spec: WorldSpec, subset: Subset, shards: ShardSet, *, out: Folder) -> ShardSet:
-    out.write("00000000.tar", b"")
+    write_shard(out, "00000000", [i for i in range(NUM - 4) if is_kept(subset.recipe, i)])
     return ShardSet(num_samples=subset.num_samples - 1, num_unique=subset.num_unique - 1, num_shards=1)
 
 
@@ -190,20 +202,33 @@ def world_report(
         {"key": f"tiny/{name}", "name": name.capitalize(), "main_metric": "acc5", "value": value, "metrics": {"acc5": value}}
         for name, value in scores.items()
     ]
+    for name, value in scores.items():
+        if value is not None:
+            write_predictions(out, name, value)
+    lines = [{"key": task["key"], "dataset": task["name"], "metrics": {"main_metric": task["value"]}} for task in tasks]
+    out.write("eval_results.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
     out.write_json("report.json", {"tasks": tasks, "average": average, "groups": {"Control": scores["digits"]}})
     return EvalReport(suite=spec.suite, suite_version=spec.version, num_tasks=len(tasks), average=average)
+
+
+def write_predictions(out: Folder, task: str, value: float) -> None:
+    """The first images of a task are hit (among the five best), the others are not: as many as its score says."""
+    labels = np.arange(NUM_IMAGES, dtype=np.int32) % 20
+    ranked = (labels[:, None] + np.arange(1, 6, dtype=np.int32)) % 20
+    ranked[: round(value * NUM_IMAGES), 2] = labels[: round(value * NUM_IMAGES)]
+    with out.writing(f"predictions/tiny-{task}.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, labels=labels, predicted=ranked[:, 0], ranked=ranked)
 
 
 def results(center: float, seed: int, spread: float = 0.004) -> dict[str, float | None]:
     noise = np.random.default_rng([seed, int(center * 1e6)])
     offsets = {"objects": 0.03, "coarse": 0.12, "digits": 0.0}
     shared = float(noise.normal(0, spread))
-    return {
-        task: 0.1 + shared
-        if task == "digits"
-        else round(center + offsets.get(task, 0.0) + shared + float(noise.normal(0, 0.003)), 5)
+    drawn = {
+        task: 0.1 + shared if task == "digits" else center + offsets.get(task, 0.0) + shared + float(noise.normal(0, 0.003))
         for task in TASKS
     }
+    return {task: round(value * NUM_IMAGES) / NUM_IMAGES for task, value in drawn.items()}
 
 
 def run(
@@ -216,20 +241,24 @@ def run(
     scale_row: Scale | None = None,
     method: str = "",
     version: int = 1,
+    suite: str = "tiny",
     device: str = "",
     select: Any = world_subset,
+    reshard: Any = None,
+    chosen: dict[str, Any] | None = None,
 ) -> BoardEntry:
     """One experiment of the world, from pool to entry."""
     pool = world_pool(WorldPoolSpec(seed=pool_seed), store=store)
     images = world_images(WorldSpec(), pool, store=store)
     embeddings = world_scores(WorldSpec(), pool, images, store=store)
-    subset = select(WorldSubsetSpec(recipe=recipe), pool, embeddings, store=store)
-    resharded = world_reshard(WorldSpec(seed=seed), subset, images, store=store)
+    chosen = FILTERS.get(recipe, {"kind": "threshold", "at_least": CUT}) if chosen is None else chosen
+    subset = select(WorldSubsetSpec(recipe=recipe, filter=chosen), pool, embeddings, store=store)
+    resharded = (reshard or world_reshard)(WorldSpec(seed=seed), subset, images, store=store)
     checkpoint = world_train(
         WorldTrainSpec(recipe=scale_row or scale("tiny"), seed=seed), (resharded,), store=store, device=device
     )
     sets = world_evalsets(WorldSpec(), store=store)
-    report = world_report(WorldEvalSpec(version=version), checkpoint, sets, store=store, scores=scores)
+    report = world_report(WorldEvalSpec(suite=suite, version=version), checkpoint, sets, store=store, scores=scores)
     return enter(EntrySpec(method=method), report, checkpoint, subset, resharded, store=store)
 
 

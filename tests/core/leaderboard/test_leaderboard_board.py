@@ -54,7 +54,7 @@ def test_an_entry_made_again_has_the_same_bytes(store: Store) -> None:
     store.home(first.address).remove()
     again = world.run(store, "random", world.results(0.05, 0))
     assert store.folder(again).read(entries.ENTRY) == data
-    assert json.loads(data)["format"] == 1
+    assert json.loads(data)["format"] == 2
 
 
 def test_the_walk_goes_from_the_score_to_the_pool(store: Store) -> None:
@@ -148,7 +148,7 @@ def test_a_bucket_has_the_same_board(s3_url: str) -> None:
 
 
 def test_reference_rows_are_those_of_the_paper(store: Store) -> None:
-    assert [len(references(name)) for name in ("tiny", "small", "medium", "large", "xlarge")] == [0, 7, 7, 7, 4]
+    assert [len(references(name)) for name in ("tiny", "small", "medium", "large", "xlarge")] == [0, 8, 8, 8, 4]
     made = board(store, "xlarge")
     assert next(row.method for row in made.rows) == "Image-based ∩ CLIP score"
     assert {row.kind for row in made.rows} == {"reference"}

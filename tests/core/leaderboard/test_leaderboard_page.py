@@ -11,7 +11,7 @@ import board_world as world
 import browser
 import pytest
 
-from datacomp_core.leaderboard.page import page, write_page
+from datacomp_core.leaderboard.site.board_page import page, write_page
 from datacomp_core.store import Store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

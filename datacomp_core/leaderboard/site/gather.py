@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datacomp_core.errors import DataError
-from datacomp_core.leaderboard import contact
 from datacomp_core.leaderboard.entry import Entry
-from datacomp_core.leaderboard.figures import Curve, Histogram
 from datacomp_core.leaderboard.provenance import data_of
 from datacomp_core.leaderboard.rows import Board, Row
+from datacomp_core.leaderboard.site import contact
+from datacomp_core.leaderboard.site.figures import Curve, Histogram
 from datacomp_core.store import Folder, Store
 
 log = logging.getLogger(__name__)

@@ -7,11 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datacomp_core.leaderboard import figures, findings, gather
+from datacomp_core.leaderboard import findings
 from datacomp_core.leaderboard.board import entries, make_board
 from datacomp_core.leaderboard.entry import Entry
 from datacomp_core.leaderboard.rows import Board, Row
-from datacomp_core.leaderboard.theme import NUM_SERIES
+from datacomp_core.leaderboard.site import figures, gather
+from datacomp_core.leaderboard.site.theme import NUM_SERIES
 from datacomp_core.store import Store
 
 if TYPE_CHECKING:

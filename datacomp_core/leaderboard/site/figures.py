@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from datacomp_core.leaderboard import theme
 from datacomp_core.leaderboard.rows import Row
+from datacomp_core.leaderboard.site import theme
 
 WIDTH = 5.5  # inches of 72 px: narrow, so that a phone need not shrink the words much
 

@@ -1,0 +1,126 @@
+"""The rules on data that break them, and the roles that a filter gives a method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import board_world as world
+import polars as pl
+import pytest
+
+from datacomp_core import uid
+from datacomp_core.artifacts import Embeddings, Pool, ShardSet, Subset
+from datacomp_core.leaderboard import evidence
+from datacomp_core.leaderboard.board import board, entries
+from datacomp_core.leaderboard.entry import EntrySpec, enter
+from datacomp_core.leaderboard.roles import role
+from datacomp_core.store import Folder, Store, step
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "store"))
+
+
+def checks(store: Store) -> dict[str, Any]:
+    [(_, entry)] = entries(store)
+    return {check.rule: check for check in entry.checks}
+
+
+@step("subsets", version=1)
+def foreign_subset(spec: world.WorldSubsetSpec, pool: Pool, embeddings: Embeddings, *, out: Folder) -> Subset:
+    """Two pairs of the pool and one of nobody's."""
+    rows = [world.row_uid(0), world.row_uid(1), "0" * 31 + "7"]
+    out.write("subset.npy", uid.subset_bytes(uid.pack(pl.Series(rows))))
+    world.explain(out, spec.recipe, [0, 1])
+    return Subset(recipe=spec.recipe, num_samples=3, num_unique=3)
+
+
+@step("shards", version=1)
+def rewritten_shards(spec: world.WorldSpec, subset: Subset, shards: ShardSet, *, out: Folder) -> ShardSet:
+    """As resharding makes them, but for captions of one's own."""
+    world.write_shard(out, "00000000", [0, 1, 2], caption=lambda number: f"a better caption {number}")
+    return ShardSet(num_samples=3, num_unique=3, num_shards=1)
+
+
+def test_a_good_run_breaks_no_rule(store: Store) -> None:
+    world.run(store, "clip_score", world.results(0.1, 0))
+    found = checks(store)
+    assert {rule: check.ok for rule, check in found.items()} == dict.fromkeys(found, True)
+    kept = sum(world.is_kept("clip_score", i) for i in range(world.NUM))
+    assert f"all {kept} uids were found there" in found["uids of the pool"].reason
+    assert "all have its caption" in found["captions unedited"].reason
+
+
+def test_a_uid_that_the_pool_lacks_is_a_breach(store: Store) -> None:
+    world.run(store, "clip_score", world.results(0.1, 0), select=foreign_subset)
+    check = checks(store)["uids of the pool"]
+    assert check.ok is False
+    assert check.reason == f"1 of 3 uids are not in the pool: {'0' * 31}7."
+    assert board(store, "tiny").rows[0].rank is None
+
+
+def test_an_edited_caption_is_a_breach(store: Store) -> None:
+    world.run(store, "clip_score", world.results(0.1, 0), reshard=rewritten_shards)
+    check = checks(store)["captions unedited"]
+    assert check.ok is False
+    assert "3 training samples were compared with the pool's metadata: 3 have another caption" in check.reason
+
+
+def test_bring_your_own_data_is_asked_for_test_images_instead(store: Store) -> None:
+    made = world.run(store, "clip_score", world.results(0.1, 0))
+    record = store.record(made.address)
+    assert record is not None
+    kinds = {"report": world.EvalReport, "checkpoint": world.Checkpoint, "subset": Subset, "shards": ShardSet}
+    inputs: list[Any] = []
+    for name, kind in kinds.items():
+        upstream = store.record(record.inputs[name][0]["address"])
+        assert upstream is not None
+        inputs.append(store.artifact(kind, upstream))
+    enter(EntrySpec(track="byod", method="mine"), *inputs, store=store)
+    entry = next(entry for _, entry in entries(store) if entry.track == "byod")
+    rules = {check.rule: check.ok for check in entry.checks}
+    assert rules["no evaluation images"] is None, "nothing in this world compared the images with the test sets"
+    assert "captions unedited" not in rules
+
+
+def test_the_suite_of_another_scale_is_a_breach(store: Store) -> None:
+    world.run(store, "no_filter", world.results(0.1, 0), suite="datacomp")
+    check = checks(store)["evaluation complete"]
+    assert check.ok is False
+    assert "is scored by the suite tiny" in check.reason
+
+
+def test_a_pool_too_large_to_count_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "MAX_POOL_ROWS", 10)
+    store = Store.open(str(tmp_path))
+    world.run(store, "clip_score", world.results(0.1, 0))
+    assert "not counted again" in checks(store)["uids of the pool"].reason
+
+
+@pytest.mark.parametrize(
+    ("filter_", "expected"),
+    [
+        ({"kind": "everything"}, "baseline"),
+        ({"kind": "random", "share": 0.3, "seed": 1}, "control"),
+        ({"kind": "all", "filters": [{"kind": "everything"}, {"kind": "random"}]}, "control"),
+        ({"kind": "all", "filters": [{"kind": "words"}, {"kind": "random"}]}, "method"),
+        ({"kind": "not", "filter": {"kind": "top_fraction"}}, "method"),
+        ({}, "method"),
+    ],
+)
+def test_what_a_filter_is_decides_the_role_and_not_its_name(store: Store, filter_: dict[str, Any], expected: str) -> None:
+    world.run(store, "random_looking", world.results(0.1, 0), chosen=filter_)
+    [(_, entry)] = entries(store)
+    assert role(entry) == expected
+    assert board(store, "tiny").rows[0].role == expected
+
+
+def test_methods_on_other_pools_are_told_apart(store: Store) -> None:
+    for pool_seed in (0, 1):
+        world.run(store, "no_filter", world.results(0.1, 0), pool_seed=pool_seed)
+    assert {address.split("/")[2].partition("--")[0] for address, _ in entries(store)} == {
+        "no_filter-pool0-seed0",
+        "no_filter-pool1-seed0",
+    }
