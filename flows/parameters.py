@@ -18,7 +18,8 @@ from datacomp_core.resharding.reshard import ReshardSpec, reshard_of
 from datacomp_core.scales import SCALES
 from datacomp_core.training.train import TrainSpec
 
-SCORER_SAMPLES = 30_720
+SCORER = {"name": "custom", "train_num_samples": 30_720, "batch_size": 128, "warmup": 15}
+"""The scorer is trained longer than any model of the board, on pairs of its own; the board counts its cost."""
 
 
 class Preparation(Spec):
@@ -88,7 +89,7 @@ class ExperimentSpec(Spec):
 
     def preparation(self) -> Preparation:
         """The specs of everything before the filter."""
-        recipe = SCALES["tiny"].model_copy(update={"name": "custom", "train_num_samples": SCORER_SAMPLES})
+        recipe = SCALES["tiny"].model_copy(update=SCORER)
         return Preparation(
             pool=TinyPoolSpec(seed=self.pool_seed),
             trusted=TrustedSpec(seed=self.pool_seed),

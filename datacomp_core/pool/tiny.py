@@ -36,14 +36,14 @@ class TinyPoolSpec(Spec):
 
     scale: Literal["tiny"] = "tiny"
     seed: int = Field(default=0, ge=0, description="Varies everything random in the pool; what is held out stays.")
-    num_pairs: int = Field(default=8_400, ge=100, le=100_000, description="Candidate pairs, dead urls included.")
+    num_pairs: int = Field(default=12_000, ge=100, le=100_000, description="Candidate pairs, dead urls included.")
     num_parts: int = Field(default=8, ge=1, le=1_000, description="Metadata parquets.")
 
     def label(self) -> str:
         return f"pool{self.seed}"
 
 
-@step("pools", version=1)
+@step("pools", version=2)
 def build_tiny_pool(spec: TinyPoolSpec, *, out: Folder) -> Pool:
     """`metadata/<8 digits>.parquet`; `origin.parquet` (path, media_type, image: what `serve` answers); `truth.parquet`.
 

@@ -15,10 +15,10 @@ from datacomp_core.pool import tiny_pixels as pixels
 from datacomp_core.pool.tiny_holdout import holdout
 from datacomp_core.pool.tiny_source import CLIPART_SET, POOL_SETS, Drawing, of_sets
 
-SHARES = {"drawing": 0.69, "near_duplicate": 0.05, "clipart": 0.20, "words": 0.06}
+SHARES = {"drawing": 0.76, "near_duplicate": 0.06, "clipart": 0.12, "words": 0.06}
 """What the images are."""
 
-DRAWING_CAPTIONS = {"alt_text": 0.40, "translation": 0.26, "junk": 0.12, "mismatch": 0.22}
+DRAWING_CAPTIONS = {"alt_text": 0.34, "translation": 0.22, "junk": 0.14, "mismatch": 0.30}
 """What is written beside the emoji drawings."""
 
 SHAPES = {"as_is": 0.66, "saved_again": 0.22, "thumbnail": 0.07, "banner": 0.05}
