@@ -103,7 +103,7 @@ class Entry(BaseModel):
 
 
 def _name(spec: EntrySpec, report: Any, checkpoint: Any, subset: Any, shards: Any) -> str:
-    """Method, pool and seed: a subset's own name is recipe and pool; a checkpoint that is only planned has its seed in its name."""
+    """Method, pool and seed: a subset's name is recipe and pool; a checkpoint that is only planned has its seed in its name."""
     pool, seed = str(subset.name).removeprefix(str(subset.recipe)), str(checkpoint.name).rpartition("-seed")[2]
     seed = str(getattr(checkpoint, "seed", seed))
     return (f"{spec.method}{pool}" if spec.method else str(subset.name)) + (f"-seed{seed}" if seed.isdigit() else "")
