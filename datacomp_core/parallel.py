@@ -1,4 +1,7 @@
-"""Work over many items in processes of one machine: bounded in memory, in order of completion, dying with its parent."""
+"""Work over many items: bounded in memory, in order of completion, in processes that die with their parent.
+
+By default they are processes of this machine; `engines.using("ray")` or `engine=` takes the same work to a cluster.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from datacomp_core.errors import DatacompError
+from datacomp_core import engines
+from datacomp_core.engines import Engine
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,13 +61,15 @@ def _nothing() -> None:
     return None
 
 
-def process_map(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[tuple[T, R]]:
+def process_map(
+    function: Callable[[T], R], items: Iterable[T], *, workers: int, engine: Engine | None = None
+) -> Iterator[tuple[T, R]]:
     """Yield `(item, function(item))` as they finish; at most two items a worker are in flight, so `items` may be endless.
 
     Function and items must pickle. With one worker everything runs in this process. The first error ends the rest and is
     raised. DatacompError if a worker was killed (out of memory, mostly).
     """
-    return prepared_map(partial(_alone, function), items, prepare=_nothing, workers=workers)
+    return prepared_map(partial(_alone, function), items, prepare=_nothing, workers=workers, engine=engine)
 
 
 def prepared_map(
@@ -73,19 +79,24 @@ def prepared_map(
     prepare: Callable[[], S],
     workers: int,
     one_worker: Literal["here", "apart"] = "here",
+    engine: Engine | None = None,
 ) -> Iterator[tuple[T, R]]:
     """`process_map` for `function(prepared, item)`, where each process makes `prepared` once, by `prepare()`.
 
     What is prepared is handed over, never left in a global: several maps may run in threads of one process. `one_worker` is
-    "apart" for functions that change their process.
+    "apart" for functions that change their process. `engine` is where the workers are; by default what `engines.using` says.
     """
     if workers <= 1 and one_worker == "here":
         prepared = prepare()
         for item in items:
             yield item, function(prepared, item)
         return
-    context = multiprocessing.get_context("spawn")  # fork is unsafe with torch's, polars' and s3fs's threads
+    engine = engine or engines.current()
     workers = max(workers, 1)
+    if engine != "local":
+        yield from engines.cluster_map(function, items, prepare=prepare, workers=workers, engine=engine)
+        return
+    context = multiprocessing.get_context("spawn")  # fork is unsafe with torch's, polars' and s3fs's threads
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ready, initargs=(os.getpid(), prepare))
     try:
         flying: dict[Future[R], T] = {}
@@ -96,10 +107,7 @@ def prepared_map(
         while flying:
             yield from _landed(flying)
     except BrokenProcessPool as problem:
-        raise DatacompError(
-            "A worker process was killed, most likely for want of memory: run again with fewer workers "
-            "(DATACOMP_WORKERS); finished work is kept."
-        ) from problem
+        raise engines.worker_killed() from problem
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -29,6 +30,9 @@ class Settings(BaseSettings):
         default="", description="Torch device for embedding and evaluation. Empty: cuda if there is one, else cpu."
     )
 
+    engine: Literal["local", "ray", "dask"] = Field(
+        default="local", description="Where sharded steps work: processes of this machine, Ray (RAY_ADDRESS) or Dask."
+    )
     steps: int = Field(default=0, ge=0, description="Steps at work at once in one process. 0: one a core.")
     processes: int = Field(default=1, ge=1, description="torchrun processes of one training: with CUDA, one a GPU.")
 

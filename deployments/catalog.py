@@ -27,7 +27,12 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.flow.name}-{self.scale}"
+        """As the server has it: `flow/deployment`."""
+        return f"{self.flow.name}/{self.scale}"
+
+    @property
+    def entrypoint(self) -> str:
+        return f"{self.flow.fn.__module__}.{self.flow.fn.__name__}"
 
 
 def _form(spec: Any) -> dict[str, Any]:

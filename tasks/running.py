@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
+from datacomp_core import engines
 from datacomp_core.artifacts import Artifact
 from datacomp_core.settings import settings
 from datacomp_core.store import Step, Store
@@ -43,7 +44,7 @@ def run(step: Step[A], *identity: Any, **options: Any) -> A:
     progress = StepProgress(step.kind, name)
     if "progress" in step.options:
         options["progress"] = progress
-    with slot(step.kind):
+    with slot(step.kind), engines.using(settings().engine):
         tell(StepEvent(step.kind, name, "started"))
         began = time.monotonic()
         try:

@@ -88,3 +88,12 @@ def _wait_for(endpoint: str, server: subprocess.Popen[bytes]) -> None:
 def s3_url(s3_server: str) -> str:
     """A fresh prefix in a bucket of the real S3 server."""
     return f"s3://{BUCKET}/{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A real Prefect server on a temporary database."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180):
+        yield

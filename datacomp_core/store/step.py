@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
+from datacomp_core import engines
 from datacomp_core.artifacts import Artifact, Spec
 from datacomp_core.errors import StoreError
 from datacomp_core.store import record as records
@@ -138,7 +139,8 @@ class Step(Generic[A]):
             made = self.function(*identity, out=mine.out, **wanted)
             files = files_of(mine.out, mine.out.journal)
             artifact = self._finished(made, address, f"{address}/{mine.name}", identity)
-            record = self._record(artifact, identity, files, wanted, started, time.monotonic() - clock, mine.turn)
+            how = {**wanted, "engine": engines.current()}
+            record = self._record(artifact, identity, files, how, started, time.monotonic() - clock, mine.turn)
             if not store.publish(record, files):
                 mine.out.remove()
                 theirs = store.record(address)

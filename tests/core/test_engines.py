@@ -1,0 +1,102 @@
+"""Ray and Dask for real: the same results, errors, deaths and limits as processes of this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from datacomp_core import engines
+from datacomp_core.engines import Engine
+from datacomp_core.errors import DatacompError, DataError, SpecError
+from datacomp_core.parallel import prepared_map, process_map
+
+CLUSTERS = [
+    pytest.param("dask", marks=pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="no dask")),
+    pytest.param("ray", marks=[pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray"), pytest.mark.slow]),
+]
+
+
+def square(value: int) -> int:
+    return value * value
+
+
+def fail_at_three(value: int) -> int:
+    if value == 3:
+        raise DataError("three is broken")
+    return value
+
+
+def die(value: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def no_model() -> int:
+    raise DataError("no model here")
+
+
+def own_pid() -> int:
+    return os.getpid()
+
+
+def both(prepared: int, value: int) -> tuple[int, int]:
+    time.sleep(0.01)
+    return prepared, os.getpid()
+
+
+@pytest.mark.parametrize("engine", CLUSTERS)
+def test_a_cluster_gives_what_one_process_gives(engine: Engine) -> None:
+    with engines.using(engine):
+        found = sorted(process_map(square, range(300), workers=2))
+    assert found == [(i, i * i) for i in range(300)]
+
+
+@pytest.mark.parametrize("engine", CLUSTERS)
+def test_every_worker_prepares_itself_and_works_apart_from_us(engine: Engine) -> None:
+    made = [pair for _, pair in prepared_map(both, range(60), prepare=own_pid, workers=2, engine=engine)]
+    assert all(prepared == worked for prepared, worked in made)
+    assert os.getpid() not in {worked for _, worked in made}
+
+
+@pytest.mark.parametrize("engine", CLUSTERS)
+def test_an_error_arrives_as_it_was_raised(engine: Engine) -> None:
+    with pytest.raises(DataError, match="^three is broken$"):
+        list(process_map(fail_at_three, range(6), workers=2, engine=engine))
+    with pytest.raises(DataError, match="^no model here$"):
+        list(prepared_map(both, range(3), prepare=no_model, workers=2, engine=engine))
+    assert len(list(process_map(square, range(4), workers=2, engine=engine))) == 4
+
+
+@pytest.mark.parametrize("engine", CLUSTERS)
+def test_a_killed_worker_is_one_sentence_and_the_next_map_works(engine: Engine) -> None:
+    with pytest.raises(DatacompError, match="worker process was killed"):
+        list(process_map(die, range(3), workers=2, engine=engine))
+    assert sorted(process_map(square, range(4), workers=2, engine=engine)) == [(i, i * i) for i in range(4)]
+
+
+@pytest.mark.parametrize("engine", CLUSTERS)
+def test_endless_items_are_taken_no_faster_than_they_are_done(engine: Engine) -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for i in range(10**9):
+            taken.append(i)
+            yield i
+
+    results = process_map(square, items(), workers=2, engine=engine)
+    next(results)
+    assert len(taken) <= 4 * engines.MAX_BATCH
+    results.close()  # pyright: ignore
+
+
+def test_an_engine_that_is_unknown_or_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SpecError, match="choose one of local, ray, dask"), engines.using("spark"):
+        pass
+    monkeypatch.setitem(engines.MODULES, "ray", "no_such_package")
+    with pytest.raises(SpecError, match=r"pip install 'datacomp\[ray\]'"), engines.using("ray"):
+        pass
