@@ -24,7 +24,7 @@ from datacomp_core.parallel import PR_SET_PDEATHSIG
 from datacomp_core.settings import settings
 
 UI_PORT = 4200
-START_SECONDS = 150
+START_SECONDS = 300  # a cold start on a crowded machine
 RECORD_SECONDS = 1.5  # the recorder's flush interval, and a little more
 
 PRIVATE = {

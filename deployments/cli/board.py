@@ -78,9 +78,7 @@ def show_board(scale: str, *, json: bool) -> None:
     if json:
         terminal.print_json(made.model_dump(mode="json"))
         return
-    groups = [column for column in made.columns if column.level != "task"]
-    tasks = [column for column in made.columns if column.level == "task"][:8] if len(made.columns) < 12 else []
-    columns = [*groups, *tasks]
+    columns = [column for column in made.columns if column.level != "task"]  # the tasks stand on the page and in --json
     titles = ["#", "method", "seeds", "size", *[column.title for column in columns], "vs no filter"]
     rows = [
         [
