@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from prefect import task
@@ -11,15 +12,17 @@ from datacomp_core.leaderboard.board import board
 from datacomp_core.leaderboard.site.board_page import write_page
 from datacomp_core.settings import settings
 from tasks import policies
-from tasks.reporting import artifact_key, in_task_run
+from tasks.reporting import StepEvent, artifact_key, in_task_run, tell
 from tasks.running import store
 
 
 @task(name="publish board", **policies.LOCAL)
 def publish_board(scale: str) -> Path:
     """The page of one scale, and its table in the UI. Returns the page's path."""
+    began = time.monotonic()
     made = board(store(), scale)
     page = write_page(store(), settings().home / "report", scale=scale)
+    tell(StepEvent("page", scale, "built", page.resolve().as_uri(), 1.0, time.monotonic() - began))
     if in_task_run():
         rows = [
             {

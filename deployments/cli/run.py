@@ -119,7 +119,8 @@ def execute(spec: SweepSpec, *, quiet: bool) -> int:
         if step.is_built:
             console.print(f"[cyan]= reused[/] {step.kind:<11} {step.name}")
     if not missing:
-        _publish(spec.scale)
+        with terminal.shown_steps(quiet=quiet):
+            _publish(spec.scale)
         return 0
     console.print("[dim]starting Prefect …[/]")
     with prefect_api() as api:
