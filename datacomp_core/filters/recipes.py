@@ -13,12 +13,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from datacomp_core.errors import SpecError, unknown
-from datacomp_core.filters import All, Leaf, Not, SampleTo
+from datacomp_core.filters import All, Leaf, Not, SampleTo, SoftCap
 from datacomp_core.filters import Any as AnyOf
 from datacomp_core.filters.baselines import Recipe, recipe
 
 FILES = (".yaml", ".yml", ".json")
-MODELS = (*get_args(Leaf), All, AnyOf, Not, SampleTo)
+MODELS = (*get_args(Leaf), All, AnyOf, Not, SampleTo, SoftCap)
 KINDS: dict[str, type[BaseModel]] = {model.model_fields["kind"].default: model for model in MODELS}
 
 

@@ -9,35 +9,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 from pydantic import Field, TypeAdapter, model_validator
 
-from datacomp_core.artifacts import Embeddings, Pool, Spec, Subset
+from datacomp_core.artifacts import Embeddings, Pool, Scores, Spec, Subset
 from datacomp_core.errors import SpecError
-from datacomp_core.filters import All, Everything, Filter, Ranked, SampleTo, Threshold, WholeFilter
+from datacomp_core.filters import All, Everything, Filter, Ranked, SampleTo, SoftCap, Threshold, WholeFilter
 from datacomp_core.filters.base import score_column
 from datacomp_core.filters.baselines import RECIPES, Recipe, recipe
 from datacomp_core.filters.chance import Random
-from datacomp_core.filters.cut import Look, Window, find, look
-from datacomp_core.filters.judge import Cut, Judge, Placed, cost_of, walk
+from datacomp_core.filters.cut import Cut
+from datacomp_core.filters.judge import Placed, walk
 from datacomp_core.filters.part import SAMPLES, Job, judge_part
+from datacomp_core.filters.passes import Hands, Place, find_cuts
 from datacomp_core.filters.recipes import load_recipe
 from datacomp_core.filters.report import Explanation, Tally, edges_of, histogram, sample_table
+from datacomp_core.filters.scores import Score, score_of
 from datacomp_core.filters.source import Source
 from datacomp_core.filters.subset_file import merge
 from datacomp_core.parallel import process_map
-from datacomp_core.parts import METADATA, SCHEMA, SCORES
+from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.store import Folder, Store, scratch, step
 
 __all__ = ["RECIPES", "Recipe", "Selection", "SubsetSpec", "load_recipe", "select", "select_subset"]
 
 SUBSET = "subset.npy"
-ROWS_FOR_A_PROCESS = 5_000_000
-COSTLY_ROWS_FOR_A_PROCESS = 50_000
+WORK = "work"
 NO_PROGRESS = NoProgress()
 FILTER: TypeAdapter[Filter] = TypeAdapter(WholeFilter)
 
@@ -71,9 +71,24 @@ class SubsetSpec(Spec):
     def label(self) -> str:
         return self.recipe
 
+    def scores(self) -> tuple[Score, ...]:
+        """The scores to compute that it reads, each once."""
+        return scores_of(self.filter)
+
     def needs_embeddings(self) -> bool:
-        """Whether it reads a score that metadata of DataComp's schema does not carry."""
-        return not self.filter.columns() <= set(SCHEMA.names())
+        """Whether it reads what metadata of DataComp's schema does not carry and embedding the pool makes."""
+        computed = {score.column for score in self.scores()}
+        if not self.filter.columns() - computed <= set(SCHEMA.names()):
+            return True
+        return any("features" in score.needs for score in self.scores()) or any(
+            "features" in type(placed.filter).model_fields for placed in walk(Placed("0", _tree(self.filter)))
+        )
+
+
+def scores_of(wanted: Filter) -> tuple[Score, ...]:
+    """The scores to compute that a filter reads, each once."""
+    found = (score_of(column) for column in sorted(wanted.columns()))
+    return tuple(score for score in found if score is not None)
 
 
 @dataclass(frozen=True)
@@ -89,16 +104,29 @@ class Selection:
 def select_subset(
     spec: SubsetSpec,
     pool: Pool,
-    embeddings: Embeddings | None,
+    embeddings: Embeddings | tuple[Embeddings | Scores, ...] | None,
     *,
     out: Folder,
     store: Store,
     workers: int = 1,
     progress: Progress = NO_PROGRESS,
 ) -> Subset:
-    """`subset.npy`, `explain.json`, `histogram.json`, `kept.parquet` and `dropped.parquet` (samples to look at)."""
-    scores = (store.folder(embeddings) / SCORES,) if embeddings is not None else ()
-    chosen = select(spec, store.folder(pool) / METADATA, scores, out=out, workers=workers, progress=progress)
+    """`subset.npy`, `explain.json`, `histogram.json`, `kept.parquet` and `dropped.parquet` (samples to look at).
+
+    `embeddings`: what lies beside the metadata, embeddings and computed scores.
+    """
+    beside = embeddings if isinstance(embeddings, tuple) else (embeddings,) if embeddings is not None else ()
+    chosen = select(
+        spec,
+        store.folder(pool) / METADATA,
+        [store.folder(each) / SCORES for each in beside],
+        features=[store.folder(each) / FEATURES for each in beside if isinstance(each, Embeddings)],
+        kept=out / WORK,
+        out=out,
+        workers=workers,
+        progress=progress,
+    )
+    out.remove(WORK)
     told = chosen.explanation
     counts = {"candidates": told.rows, "kept": told.kept, **{f"dropped: {reason}": n for reason, n in told.dropped.items()}}
     return Subset(recipe=spec.recipe, num_samples=chosen.num_samples, num_unique=chosen.num_unique, counts=counts)
@@ -109,6 +137,8 @@ def select(
     metadata: Folder,
     scores: Sequence[Folder] = (),
     *,
+    features: Sequence[Folder] = (),
+    kept: Folder | None = None,
     out: Folder | None = None,
     name: str = SUBSET,
     write: Literal["all", "subset"] = "all",
@@ -117,105 +147,65 @@ def select(
 ) -> Selection:
     """Filter a folder of metadata parquets. `out=None` is a dry run: the account alone, nothing is written.
 
-    `scores`: folders with a parquet of the same name for each part (uid and score columns, rows aligned). `write`: with
-    "subset" only `name` is written into `out`, else histogram, explanation and samples too.
+    `scores`: folders with a parquet of the same name for each part (uid and score columns, rows aligned); `features`: folders
+    with a npz; `kept`: where the finished parts of this selection lie until it is done. `write`: with "subset" only `name` is
+    written into `out`, else histogram, explanation and samples too.
     """
-    label = wanted.name if isinstance(wanted, Recipe) else wanted.recipe
-    source = Source(metadata, tuple(scores))
-    names = source.parts()
+    source = Source(metadata, tuple(scores), tuple(features))
     tree = _tree(wanted.filter)
-    root = Placed("0", tree)
-    source.check(names[0], {"uid", *tree.columns()})
+    names = source.parts()
+    check(source, names[0], tree)
     hands = Hands(workers, source.num_rows(names[0]) * len(names))
     with scratch() as local:
-        cuts = _cuts(source, names, root, local, hands, progress)
-        job = Job(source, tree, cuts, local / "runs", local / "memory", samples=0)
+        place = Place(local, kept)
+        root = Placed("0", tree)
+        cuts = find_cuts(source, names, root, place, hands, progress)
+        job = Job(source, tree, cuts, place.runs, place.memory, samples=0)
         cut = None
         if out is not None and write == "all":
             shown, cut = _shown(root, cuts, source, names[0])
             job = replace(job, samples=SAMPLES, score=shown, edges=_edges(source, names, shown, hands.for_columns()))
-        tally = Tally()
-        progress.start(len(names), "parts")
-        for _, judged in process_map(partial(judge_part, job), names, workers=hands.for_filters(tree)):
-            tally.add(judged)
-            progress.advance(1, rows=judged.rows, kept=judged.steps[-1].kept)
-        told = tally.explanation(label, wanted.filter.model_dump(mode="json"))
-        num_samples, num_unique = _merge(names, local, out, name)
+        tally = _judged(job, names, place, hands.for_filters(tree), progress)
+        told = tally.explanation(_label(wanted), wanted.filter.model_dump(mode="json"))
+        num_samples, num_unique = _merge(names, place, out, name)
     if out is not None and write == "all":
         _write_report(out, source, tally, told, histogram(job.score, job.edges, tally, cut))
     return Selection(num_samples, num_unique, told)
 
 
-@dataclass(frozen=True)
-class Hands:
-    """How many processes a pass is worth: starting one costs seconds, in which this process reads millions of rows."""
-
-    workers: int
-    num_rows: int
-
-    def for_columns(self) -> int:
-        """A pass over a column of numbers."""
-        return min(self.workers, max(1, self.num_rows // ROWS_FOR_A_PROCESS))
-
-    def for_filters(self, tree: Filter) -> int:
-        """A pass with all filters; costly ones are some hundred times slower."""
-        ease = COSTLY_ROWS_FOR_A_PROCESS if cost_of(tree) else ROWS_FOR_A_PROCESS
-        return min(self.workers, max(1, self.num_rows // ease))
+def _label(wanted: Recipe | SubsetSpec) -> str:
+    return wanted.name if isinstance(wanted, Recipe) else wanted.recipe
 
 
-def _cuts(source: Source, names: Sequence[str], root: Placed, local: Path, hands: Hands, progress: Progress) -> dict[str, Cut]:
-    """The cut of everything that ranks: the pool's first, then the survivors', each after those before it."""
-    ranked = [placed for placed in walk(root) if isinstance(placed.filter, Ranked)]
-    cuts: dict[str, Cut] = {}
-    for placed in sorted(ranked, key=lambda placed: _ranks(placed).among() == "survivors"):
-        asked = _ranks(placed)
+def check(source: Source, part: str, tree: Filter) -> None:
+    """DataError names what the filter reads and the pool lacks, before anything starts."""
+    source.check(part, {"uid", *tree.columns()})
+    for placed in walk(Placed("0", tree)):
+        if (features := getattr(placed.filter, "features", "")) and isinstance(features, str):
+            source.require_embeddings(part, f"{features}_img")
 
-        def every(window: Window, placed: Placed = placed) -> Any:
-            glance = Glance(source, root, dict(cuts), placed, local / "memory", window)
-            progress.start(len(names), f"parts for the cut of: {placed.filter.title()}")
-            some = hands.for_columns() if _ranks(placed).among() == "pool" else hands.for_filters(root.filter)
-            for _, found in process_map(partial(_look, glance), names, workers=some):
-                progress.advance()
-                yield found
 
-        cut, num_rows = find(every, asked.rank)
-        cuts[placed.path] = cut._replace(times=asked.times(num_rows)) if isinstance(asked, SampleTo) else cut
-    return cuts
+def _judged(job: Job, names: Sequence[str], place: Place, workers: int, progress: Progress) -> Tally:
+    """Judge every part that no earlier attempt has."""
+    tally, todo = Tally(), list[str]()
+    progress.start(len(names), "parts")
+    for part in names:
+        before = place.fetch(part)
+        if before is None:
+            todo.append(part)
+        else:
+            tally.add(before)
+            progress.advance(1, rows=before.rows, kept=before.steps[-1].kept)
+    for _, judged in process_map(partial(judge_part, job), todo, workers=workers):
+        place.keep(judged)
+        tally.add(judged)
+        progress.advance(1, rows=judged.rows, kept=judged.steps[-1].kept)
+    return tally
 
 
 def _tree(wanted: Filter) -> Filter:
     """A sample is drawn last, from the survivors of its filter."""
-    return All.model_construct(filters=(wanted.filter, wanted)) if isinstance(wanted, SampleTo) else wanted
-
-
-def _ranks(placed: Placed) -> Ranked:
-    assert isinstance(placed.filter, Ranked)
-    return placed.filter
-
-
-@dataclass(frozen=True)
-class Glance:
-    """A look at one ranking filter's scores in every part."""
-
-    source: Source
-    root: Placed
-    cuts: dict[str, Cut]
-    placed: Placed
-    memory: Path
-    window: Window
-
-
-def _look(glance: Glance, part: str) -> Look:
-    asked = _ranks(glance.placed)
-    if asked.among() == "pool":
-        frame = glance.source.read(part, asked.columns())
-        return look(Judge(frame, {}).scores(asked), frame.height, glance.window)
-    frame = glance.source.read(part, {"uid", *glance.root.filter.columns()})
-    judge = Judge(frame, glance.cuts, glance.memory / part, watched=glance.placed.path)
-    judge.verdict(glance.root, judge.everybody())
-    reached = judge.reached
-    assert reached is not None, "a filter that nobody comes to"
-    return look(judge.scores(asked).filter(pl.Series(reached)), int(reached.sum()), glance.window)
+    return All.model_construct(filters=(wanted.filter, wanted)) if isinstance(wanted, (SampleTo, SoftCap)) else wanted
 
 
 def _shown(root: Placed, cuts: dict[str, Cut], source: Source, part: str) -> tuple[str, float | None]:
@@ -244,10 +234,10 @@ def _range(source: Source, column: str, part: str) -> tuple[float | None, float 
     return (float(low), float(high)) if isinstance(low, float) and isinstance(high, float) else (None, None)
 
 
-def _merge(names: Sequence[str], local: Path, out: Folder | None, name: str) -> tuple[int, int]:
-    runs = [local / "runs" / f"{part}.npy" for part in names]
+def _merge(names: Sequence[str], place: Place, out: Folder | None, name: str) -> tuple[int, int]:
+    runs = [place.runs / f"{part}.npy" for part in names]
     if out is None:
-        return merge(runs, local / SUBSET)
+        return merge(runs, place.local / SUBSET)
     with out.writing(name) as path:
         return merge(runs, path)
 

@@ -1,23 +1,38 @@
-"""What filters read: a pool's metadata parts with the score columns that lie beside them, only the columns that are wanted."""
+"""What filters and scores read of a pool: its metadata, the score columns and embeddings that lie beside it, its images.
+
+Only the columns that are wanted are read, and embeddings block by block, so that memory is that of one part's columns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import IO, Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from datacomp_core import parts
 from datacomp_core.errors import DataError
 from datacomp_core.store import Folder
 
+Block = npt.NDArray[np.float32]
+BLOCK_ROWS = 8192
+
 
 @dataclass(frozen=True)
 class Source:
-    """A metadata folder, and folders of scores with a parquet of the same name for each part."""
+    """A metadata folder; folders of scores with a parquet of the same name for each part; folders of `<part>.npz`; shards.
+
+    DataComp's own npz files lie beside the metadata, where they are always looked for.
+    """
 
     metadata: Folder
     scores: tuple[Folder, ...] = ()
+    features: tuple[Folder, ...] = ()
+    shards: Folder | None = None
 
     def parts(self) -> list[str]:
         return parts.part_names(self.metadata)
@@ -50,6 +65,66 @@ class Source:
             except pl.exceptions.ColumnNotFoundError:
                 self.check(part, columns)
                 raise
+
+    def embeddings(self, part: str, key: str, rows: int = BLOCK_ROWS) -> Iterator[Block]:
+        """The array `key` of a part's npz, float32 blocks (up to `rows`, d) in row order; NaN where a row has no features."""
+        for block in self._blocks(part, key, rows):
+            yield block.astype(np.float32)
+
+    def whole(self, part: str, key: str) -> npt.NDArray[np.floating[Any]]:
+        """The array `key` of a part's npz, (rows, d), in its own precision."""
+        return np.concatenate(list(self._blocks(part, key, BLOCK_ROWS)))
+
+    def _blocks(self, part: str, key: str, rows: int) -> Iterator[npt.NDArray[Any]]:
+        folder = self._features_of(part, key)
+        where = f"{folder.at(part)}.npz"
+        try:
+            with folder.open(f"{part}.npz") as file, zipfile.ZipFile(file) as archive, archive.open(f"{key}.npy") as array:
+                shape, dtype = _header(array)
+                if len(shape) != 2 or not np.issubdtype(dtype, np.floating):
+                    raise DataError(f"{key} in {where} is not an array of features (rows, dimensions).")
+                for start in range(0, shape[0], rows):
+                    size = min(rows, shape[0] - start)
+                    data = array.read(size * shape[1] * dtype.itemsize)
+                    yield np.frombuffer(data, dtype).reshape(size, shape[1])
+        except (zipfile.BadZipFile, ValueError, EOFError) as problem:
+            raise DataError(f"{where} cannot be read ({problem}): make or fetch it again.") from problem
+
+    def require_embeddings(self, part: str, key: str) -> None:
+        """DataError if a part has no such array."""
+        self._features_of(part, key)
+
+    def _features_of(self, part: str, key: str) -> Folder:
+        known: list[str] = []
+        for folder in (self.metadata, *self.features):
+            there = _keys(folder, part)
+            if key in there:
+                return folder
+            known += there
+        have = f"the npz files have {', '.join(sorted(known))}" if known else "there are no npz files"
+        raise DataError(
+            f"Part {part} of {self.metadata} has no embeddings {key!r} ({have}): download them, embed the pool, "
+            "or give their folder."
+        )
+
+
+def _keys(folder: Folder, part: str) -> list[str]:
+    if not folder.exists(f"{part}.npz"):
+        return []
+    try:
+        with folder.open(f"{part}.npz") as file, zipfile.ZipFile(file) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except zipfile.BadZipFile as problem:
+        raise DataError(f"{folder.at(part)}.npz cannot be read ({problem}): make or fetch it again.") from problem
+
+
+def _header(array: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    version = np.lib.format.read_magic(array)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(array)
+    if fortran or dtype.hasobject:
+        raise ValueError("an array in row order is wanted")
+    return shape, dtype
 
 
 class _Told:

@@ -11,7 +11,7 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Ranked, locked, score_column, score_field
+from datacomp_core.filters.base import Ranked, ScoreName, locked, score_column, score_field
 
 Among = Literal["pool", "survivors"]
 OF = "Rank all rows of the pool (as the reference does), or only those that passed the filters before this one."
@@ -21,7 +21,7 @@ class TopFraction(Ranked):
     """Keeps the best fraction by a score."""
 
     kind: Literal["top_fraction"] = locked("top_fraction")
-    score: str = score_field("l14")
+    score: ScoreName = score_field("l14")
     fraction: float = Field(default=0.3, gt=0, le=1, description="Of all rows ranked, with those that have no score.")
     of: Among = Field(default="pool", description=OF)
     cut: Literal["reference", "at_fraction"] = Field(
@@ -55,7 +55,7 @@ class TopCount(Ranked):
     """Keeps so many of the best by a score, and whatever ties with the last of them."""
 
     kind: Literal["top_count"] = locked("top_count")
-    score: str = score_field("l14")
+    score: ScoreName = score_field("l14")
     count: int = Field(default=1_000_000, ge=1, description="Rows.")
     of: Among = Field(default="survivors", description=OF)
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import dirty_metadata
+import image_embeddings
+import numpy as np
 import polars as pl
 import pytest
 
@@ -21,7 +23,9 @@ pytestmark = pytest.mark.parity
 def metadata(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Folder]:
     folder = tmp_path_factory.mktemp(request.param)
     found = dirty_metadata.write(folder, dtype=PRECISIONS[request.param])
-    assert found == json.loads((FROZEN / "inputs.json").read_text())["sha256"], "the inputs are not those the reference was given"
+    given = json.loads((FROZEN / "inputs.json").read_text())
+    assert found == given["sha256"], "the inputs are not those the reference was given"
+    assert image_embeddings.write(folder) == given["embeddings"], "the embeddings are not those the reference was given"
     return request.param, Folder(folder)
 
 
@@ -48,6 +52,28 @@ def test_same_bytes_as_the_reference(frozen: str, recipe: str, metadata: tuple[s
         pytest.importorskip("gcld3")
     precision, folder = metadata
     select(load_recipe(recipe), folder, out=Folder(tmp_path), write="subset")
+    assert (tmp_path / "subset.npy").read_bytes() == (FROZEN / f"{precision}-{frozen}.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("frozen", "recipe"),
+    [
+        ("image_based", "image_based:"),
+        ("image_based_intersect_clip_score-l14-fraction0.3", "image_based_intersect_clip_score:fraction=0.3,"),
+        ("image_based_intersect_clip_score-b32-threshold0.25", "image_based_intersect_clip_score:score=b32,threshold=0.25,"),
+    ],
+)
+def test_same_bytes_as_the_reference_by_images(frozen: str, recipe: str, metadata: tuple[str, Folder], tmp_path: Path) -> None:
+    """The reference's own files: centroids as torch saves an array, five files of features. Ours reads them as they are."""
+    import torch
+
+    precision, folder = metadata
+    torch.save(image_embeddings.centroids(), tmp_path / "centroids.pt", pickle_protocol=4)
+    targets = np.concatenate([image_embeddings.target(number) for number in range(5)])
+    torch.save({"image_features": torch.from_numpy(targets)}, tmp_path / "target.pt")
+    wanted = load_recipe(f"{recipe}centroids={tmp_path}/centroids.pt,target={tmp_path}/target.pt")
+    done = select(wanted, folder, out=Folder(tmp_path), write="subset")
+    assert 50 < done.num_samples < done.explanation.rows - 50
     assert (tmp_path / "subset.npy").read_bytes() == (FROZEN / f"{precision}-{frozen}.npy").read_bytes()
 
 

@@ -53,9 +53,9 @@ def write(folder: Path, table: list[Row], num_parts: int = 4) -> Folder:
     return Folder(folder)
 
 
-def kept(tree: Any, folder: Folder, out: Path, **options: Any) -> tuple[list[str], Selection]:
+def kept(tree: Any, folder: Folder, out: Path, scores: Any = (), **options: Any) -> tuple[list[str], Selection]:
     """The uids a filter keeps, and its account."""
-    done = select(Recipe(name="tested", filter=tree), folder, out=Folder(out), **options)
+    done = select(Recipe(name="tested", filter=tree), folder, scores, out=Folder(out), **options)
     return uid.unpack(uid.read_subset((out / "subset.npy").read_bytes(), "it")).to_list(), done
 
 

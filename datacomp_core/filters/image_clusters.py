@@ -1,0 +1,61 @@
+"""Images that lie near a target set. Reference: `image_based` (`get_centroid_ids_gpu` and `image_filter_helper`).
+
+A pool's images are clustered (k-means, `datacomp cluster`); the clusters that a target set's images fall into are wanted, and
+an image is kept if its own cluster is one. The paper's target is ImageNet-1k's training set under CLIP L/14.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from datacomp_core.filters.base import FeatureBatch, locked
+from datacomp_core.filters.nearest import nearest
+from datacomp_core.filters.vectors import Vectors, VectorsName, matched, vectors
+
+
+class ImageClusters(FeatureBatch):
+    """Keeps images whose nearest centroid is the nearest of some image of a target set."""
+
+    kind: Literal["image_clusters"] = locked("image_clusters")
+    centroids: VectorsName = Field(
+        default="small_centroids_l14",
+        description="k-means centroids of the pool: a released set, or a file of `datacomp cluster`.",
+    )
+    target: VectorsName = Field(default="imagenet1k_l14", description="Embeddings of the target set: a released set, or a file.")
+    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")
+
+    def feature_key(self) -> str:
+        return f"{self.features}_img"
+
+    def title(self) -> str:
+        return f"image in a cluster of {_short(self.target)}"
+
+    def reason(self) -> str:
+        return f"image in no cluster of {_short(self.target)}"
+
+    def judge_features(self, blocks: Iterator[Vectors]) -> pl.Series:
+        found: list[npt.NDArray[np.bool_]] = [np.empty(0, np.bool_)]
+        for block in blocks:
+            wanted = _wanted(self.centroids, self.target)
+            found.append(wanted[nearest(block, matched(self.centroids, block.shape[1]))])
+        return pl.Series(np.concatenate(found))
+
+
+@cache
+def _wanted(centroids: str, target: str) -> npt.NDArray[np.bool_]:
+    """Which clusters the target falls into, shape (clusters,); found once a process."""
+    there = vectors(centroids)
+    wanted = np.zeros(len(there), np.bool_)
+    wanted[nearest(matched(target, there.shape[1]), there)] = True
+    return wanted
+
+
+def _short(name: str) -> str:
+    return name.partition("#")[0].rpartition("/")[2]

@@ -1,0 +1,143 @@
+"""Recipes of what was published after DataComp, a row each: builder, what it keeps, and the paper it is after.
+
+Parameters and defaults are the papers' where they give any; the filters and scores that they are made of have the formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from datacomp_core.filters import All, Distinct, Everything, Mix, NormSimD, SemDedup, SoftCap, Threshold, TopFraction
+
+
+def neg_clip_loss(*, fraction: float = 0.3, features: str = "l14", temperature: float = 0.01, drawings: int = 10) -> TopFraction:
+    return TopFraction(score=_neg_clip_loss(features, temperature, drawings), fraction=fraction, cut="at_fraction")
+
+
+def norm_sim(
+    *,
+    fraction: float = 0.3,
+    left: float = 0.667,
+    p: Literal["inf", "2"] = "inf",
+    target: str = "imagenet1k_l14",
+    features: str = "l14",
+    temperature: float = 0.01,
+    drawings: int = 10,
+) -> All:
+    near = f"norm_sim:features={features},target={target},p={p}"
+    first = neg_clip_loss(fraction=fraction, features=features, temperature=temperature, drawings=drawings)
+    return All(filters=(first, TopFraction(score=near, fraction=left, of="survivors", cut="at_fraction")))
+
+
+def vas(*, score: str = "l14", fraction: float = 0.45, left: float = 0.667, target: str = "imagenet1k_l14") -> All:
+    near = f"norm_sim:p=2,target={target}"
+    best = TopFraction(score=score, fraction=fraction, cut="at_fraction")
+    return All(filters=(best, TopFraction(score=near, fraction=left, of="survivors", cut="at_fraction")))
+
+
+def norm_sim_d(
+    *,
+    fraction: float = 0.45,
+    left: float = 0.667,
+    steps: int = 168,
+    features: str = "l14",
+    temperature: float = 0.01,
+    drawings: int = 10,
+) -> All:
+    first = neg_clip_loss(fraction=fraction, features=features, temperature=temperature, drawings=drawings)
+    return All(filters=(first, NormSimD(features=features, left=left, steps=steps)))
+
+
+def sem_dedup(*, epsilon: float = 0.05, centroids: str = "small_centroids_l14", features: str = "l14") -> SemDedup:
+    return SemDedup(epsilon=epsilon, centroids=centroids, features=features)
+
+
+def exact_dedup(*, by: str = "sha256", prefer: str = "") -> Distinct:
+    return Distinct(by=by, prefer=prefer)
+
+
+def near_dedup(*, at_most_bits: int = 4, prefer: str = "") -> Distinct:
+    return Distinct(by="perceptual_hash", at_most_bits=at_most_bits, prefer=prefer)
+
+
+def metaclip(*, t: float = 20_000, entries: str = "imagenet21k", seed: int = 0) -> Threshold:
+    return Threshold(score=f"metaclip:entries={entries},seed={seed}", at_least=1 / t)
+
+
+def t_mars(*, fraction: float = 0.5) -> TopFraction:
+    return TopFraction(score="text_masked", fraction=fraction, cut="at_fraction")
+
+
+def dfn_tiny(*, fraction: float = 0.15) -> TopFraction:
+    return TopFraction(score="tiny", fraction=fraction, cut="at_fraction")
+
+
+def soft_cap(
+    *, score: str = "l14", num_samples: int = 1_000_000, penalty: float = 0.15, batch: int = 100_000, seed: int = 0
+) -> SoftCap:
+    one = {score: 1.0}
+    return SoftCap(
+        filter=Everything(), weights=one, scale="standardised", num_samples=num_samples, penalty=penalty, batch=batch, seed=seed
+    )
+
+
+def mix(*, fraction: float = 0.2, b32: float = 0.5, l14: float = 0.5) -> Mix:
+    return Mix(weights={"b32": b32, "l14": l14}, best=fraction)
+
+
+def _neg_clip_loss(features: str, temperature: float, drawings: int) -> str:
+    return f"neg_clip_loss:features={features},temperature={temperature!r},drawings={drawings}"
+
+
+DATACOMP = "Gadre et al. 2023 (arXiv:2304.14108)"
+DFN = "Fang et al. 2024 (arXiv:2309.17425)"
+FLYT = "Shechter and Carmon 2025 (arXiv:2503.08805)"
+METACLIP = "Xu et al. 2024 (arXiv:2309.16671)"
+T_MARS = "Maini et al. 2024 (arXiv:2307.03132)"
+VAS = "Wang et al. 2024 (arXiv:2402.02055)"
+NCL = "Wang et al. 2024 (arXiv:2405.19547)"
+LATER: tuple[tuple[str, Callable[..., Any], str, str], ...] = (
+    ("neg_clip_loss", neg_clip_loss, "The best 30 % by CLIP score less what other pairs would score.", f"{NCL}, negCLIPLoss"),
+    ("norm_sim", norm_sim, "Of the best 30 % by negCLIPLoss, two thirds nearest to ImageNet-1k.", f"{NCL}, NormSim"),
+    (
+        "vas",
+        vas,
+        "Of the best 45 % by CLIP score, two thirds most in line with ImageNet-1k.",
+        VAS,
+    ),
+    ("norm_sim_d", norm_sim_d, "Of the best 45 % by negCLIPLoss, two thirds most like each other.", f"{NCL}, NormSim-D"),
+    ("sem_dedup", sem_dedup, "One of each group of images that mean the same.", "Abbas et al. 2023 (arXiv:2303.09540)"),
+    (
+        "exact_dedup",
+        exact_dedup,
+        "One of each group of equal images; by=text: captions, by=url: urls.",
+        f"{DATACOMP}, Table 9",
+    ),
+    ("near_dedup", near_dedup, "One of each group of images whose perceptual hashes nearly agree.", f"{DATACOMP}, Table 9"),
+    (
+        "metaclip",
+        metaclip,
+        "Captions balanced over the entries of a word list, t = 20,000 each.",
+        METACLIP,
+    ),
+    (
+        "t_mars",
+        t_mars,
+        "The better half by CLIP score with the words in the picture covered.",
+        T_MARS,
+    ),
+    (
+        "dfn_tiny",
+        dfn_tiny,
+        "The best 15 % by a CLIP trained on trusted pairs (the tiny scale's scorer).",
+        DFN,
+    ),
+    ("soft_cap", soft_cap, "Draws with repeats, by score under a soft cap.", f"{FLYT}, SCS"),
+    (
+        "mix",
+        mix,
+        "The best 20 % by a weighted sum of standardised scores.",
+        f"{FLYT}, M-FLYT",
+    ),
+)

@@ -1,0 +1,117 @@
+"""Weighted mixes of score columns, each standardised over the pool. Source: M-FLYT (Shechter and Carmon 2025, arXiv:2503.08805).
+
+There twelve scores are mixed with learned weights; any columns will do. A row that lacks one of them has no mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+from pydantic import AfterValidator, Field
+
+from datacomp_core.errors import SpecError
+from datacomp_core.filters.base import ScoreName, Survey, locked, score_column
+from datacomp_core.filters.cut import Look, Window, find, look
+from datacomp_core.filters.source import Source
+
+if TYPE_CHECKING:
+    from datacomp_core.filters.view import View
+
+Standard = Literal["standardised", "as_is"]
+
+
+def _finite(weights: dict[str, float]) -> dict[str, float]:
+    if any(not np.isfinite(weight) for weight in weights.values()):
+        raise SpecError("The weights of a mix are finite numbers.")
+    return dict(sorted(weights.items()))
+
+
+Weights = Annotated[dict[ScoreName, float], AfterValidator(_finite)]
+
+
+class Mix(Survey):
+    """Keeps the best fraction by a weighted sum of standardised scores."""
+
+    kind: Literal["mix"] = locked("mix")
+    weights: Weights = Field(default={"b32": 0.5, "l14": 0.5}, min_length=1, description="Score column -> weight.")
+    scale: Standard = Field(
+        default="standardised", description="standardised: each column minus its mean over its deviation (of the pool)."
+    )
+    best: float = Field(default=0.2, gt=0, le=1, description="Fraction of the rows that come to it.")
+
+    def columns(self) -> frozenset[str]:
+        return frozenset(weighted_columns(self.weights))
+
+    def title(self) -> str:
+        return f"top {self.best:.4g} by {self._sum()}"
+
+    def reason(self) -> str:
+        return f"below the top {self.best:.4g} by {self._sum()}"
+
+    def _sum(self) -> str:
+        return " + ".join(f"{weight:g} {score_column(score)}" for score, weight in self.weights.items())
+
+    def survey(self, view: View) -> None:
+        scaled = mixed(view, self.weights, self.scale)
+        columns = weighted_columns(self.weights)
+
+        def every(window: Window) -> Sequence[Look]:
+            frames = ((part, view.frame(part, columns)) for part in view.names)
+            return [look(scaled(frame), frame.height, window) for _, frame in frames]
+
+        cut, _ = find(lambda window: iter(every(window)), lambda rows: (int(rows * self.best) - 1, True))
+        for part in view.names:
+            frame = view.frame(part, columns)
+            values = scaled(frame)
+            rows = frame["row"].to_numpy().astype(np.int64)
+            yes = (values >= cut.value).fill_null(False).to_numpy() if cut.value is not None else np.zeros(len(rows), np.bool_)
+            view.decide(part, rows[yes], unknown=rows[values.is_null().to_numpy()])
+
+
+class Moments(NamedTuple):
+    """Of one column over the pool."""
+
+    mean: float
+    deviation: float
+
+
+def weighted_columns(weights: Mapping[str, float]) -> list[str]:
+    return sorted({score_column(score) for score in weights})
+
+
+def mixed(view: View, weights: Mapping[str, float], scale: Standard) -> Callable[[pl.DataFrame], pl.Series]:
+    """The weighted sum of a frame's columns as Float64, null where one is missing."""
+    known = {column: Moments(0.0, 1.0) for column in weighted_columns(weights)}
+    if scale == "standardised":
+        known = moments(view.source, view.names, sorted(known))
+
+    def scaled(frame: pl.DataFrame) -> pl.Series:
+        total = pl.lit(0.0)
+        for score, weight in weights.items():
+            column = score_column(score)
+            values = pl.col(column).cast(pl.Float64).fill_nan(None)
+            total = total + weight * (values - known[column].mean) / known[column].deviation
+        return frame.select(total.alias("mix")).to_series()
+
+    return scaled
+
+
+def moments(source: Source, names: Sequence[str], columns: Sequence[str]) -> dict[str, Moments]:
+    """Mean and standard deviation of columns over all rows that have them, by Chan's pairwise update. 1 for a constant one."""
+    count, mean, square = (np.zeros(len(columns)) for _ in range(3))
+    for part in names:
+        frame = source.read(part, columns).select(pl.col(columns).cast(pl.Float64).fill_nan(None))
+        for place, column in enumerate(columns):
+            values = frame[column].drop_nulls().to_numpy()
+            if not len(values):
+                continue
+            own, both = values.mean(), count[place] + len(values)
+            step = own - mean[place]
+            square[place] += ((values - own) ** 2).sum() + step**2 * count[place] * len(values) / both
+            mean[place] += step * len(values) / both
+            count[place] = both
+    deviation = np.sqrt(square / np.maximum(count, 1))
+    return {column: Moments(float(mean[place]), float(deviation[place]) or 1.0) for place, column in enumerate(columns)}

@@ -1,0 +1,63 @@
+"""The nearest of many vectors by inner product: faiss on CPUs, torch on a GPU, the same answer from both.
+
+Single precision decides but where the best two are so close that rounding could; those rows are decided in double precision.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import numpy.typing as npt
+
+from datacomp_core.filters.vectors import Vectors
+from datacomp_core.settings import settings
+
+Places = npt.NDArray[np.int64]
+CLOSE = 1e-5
+GPU_ROWS = 4096
+AT_ONCE = 16
+
+
+def default_device() -> str:
+    """Known without loading torch, which costs seconds a process."""
+    return settings().device or ("cuda" if os.path.exists("/dev/nvidia0") else "cpu")
+
+
+def nearest(rows: Vectors, centroids: Vectors, device: str = "") -> Places:
+    """For each row (n, d) the place of the centroid (k, d) with the largest inner product; of equals the first. Shape (n,)."""
+    if not len(rows):
+        return np.empty(0, np.int64)
+    two = min(2, len(centroids))
+    device = device or default_device()
+    best, places = _on_gpu(rows, centroids, two, device) if device.startswith("cuda") else _on_cpu(rows, centroids, two)
+    found = places[:, 0].copy()
+    if two == 2:
+        scale = np.linalg.norm(rows, axis=1) * float(np.linalg.norm(centroids, axis=1).max())
+        close = np.flatnonzero(best[:, 0] - best[:, 1] <= CLOSE * scale)
+        for start in range(0, len(close), AT_ONCE):
+            some = close[start : start + AT_ONCE]
+            exact = np.einsum("nd,kd->nk", rows[some], centroids, dtype=np.float64, optimize=True)
+            found[some] = exact.argmax(1)
+    return found
+
+
+def _on_cpu(rows: Vectors, centroids: Vectors, count: int) -> tuple[Vectors, Places]:
+    import faiss
+
+    index = faiss.IndexFlatIP(centroids.shape[1])
+    index.add(centroids)  # pyright: ignore[reportCallIssue]
+    return index.search(np.ascontiguousarray(rows), count)  # pyright: ignore[reportCallIssue]
+
+
+def _on_gpu(rows: Vectors, centroids: Vectors, count: int, device: str) -> tuple[Vectors, Places]:
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = False
+    there = torch.from_numpy(centroids).to(device).T
+    best, places = [], []
+    for start in range(0, len(rows), GPU_ROWS):
+        top = torch.topk(torch.from_numpy(rows[start : start + GPU_ROWS]).to(device) @ there, count, dim=1)
+        best.append(top.values.cpu().numpy())
+        places.append(top.indices.cpu().numpy())
+    return np.concatenate(best), np.concatenate(places)

@@ -1,0 +1,87 @@
+"""What a score to compute is: a small frozen model that fills one column, part by part. Written `kind:parameter=value,...`.
+
+A score depends on the pool and on its parameters, never on what other filters keep, so it is computed once and shared by every
+recipe that reads it. Its column is called as it is written, defaults left out.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from datacomp_core.artifacts import Spec
+from datacomp_core.filters.source import Source
+from datacomp_core.parallel import process_map
+from datacomp_core.progress import Progress
+from datacomp_core.store import Folder
+
+Column = npt.NDArray[np.float32] | npt.NDArray[np.float64] | npt.NDArray[np.int64]
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a computation works with: the pool, a folder kept between attempts, a local one that is not, processes, a model.
+
+    `model` is the name and the checkpoint file of a CLIP, for scores that encode images.
+    """
+
+    source: Source
+    names: tuple[str, ...]
+    kept: Folder
+    local: Path
+    workers: int
+    progress: Progress
+    model: tuple[str, str] | None = None
+    device: str = ""
+
+    def map(self, function: Callable[[T], R], items: Sequence[T], unit: str) -> Iterator[tuple[T, R]]:
+        self.progress.start(len(items), unit)
+        for item, found in process_map(function, items, workers=self.workers):
+            self.progress.advance()
+            yield item, found
+
+
+class Score(Spec):
+    """Base of all scores to compute."""
+
+    kind: ClassVar[str]
+    paper: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Of `features`, `images` and `model`, beyond the metadata."""
+
+    @property
+    def column(self) -> str:
+        """`kind:parameter=value,...`, without what is the default."""
+        given = self.model_dump(exclude_defaults=True)
+        return self.kind + (":" + ",".join(f"{name}={_plain(given[name])}" for name in sorted(given)) if given else "")
+
+    def label(self) -> str:
+        return self.kind
+
+    def columns(self) -> Iterable[str]:
+        """The columns of the metadata that it reads."""
+        return ()
+
+    def feature_keys(self) -> Iterable[str]:
+        """The arrays of the npz that it reads."""
+        return ()
+
+    def prepare(self, means: Means) -> Any:
+        """What every part needs to know and a look at the whole pool tells; small, and it pickles."""
+        return None
+
+    @abstractmethod
+    def of_part(self, source: Source, part: str, prepared: Any) -> Column:
+        """One value a row, shape (rows,); NaN where there is none."""
+
+
+def _plain(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,133 @@
+"""`score_pool`: one computed score of every row of a pool, as a column beside its metadata; parts that are there are kept.
+
+The file of a part appears whole, and a later attempt goes on behind it; so do the shards of a score of pictures.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, Scores, ShardSet
+from datacomp_core.errors import DataError
+from datacomp_core.filters.scores.base import Column, Means, Score
+from datacomp_core.filters.scores.of_images import BY_SHARD
+from datacomp_core.filters.source import Source
+from datacomp_core.parts import FEATURES, METADATA, SCORES
+from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.store import Folder, Store, scratch, step
+
+NO_PROGRESS = NoProgress()
+
+
+@step("scores", version=1, name=lambda spec, pool, *_: f"{spec.label()}-{pool.name}")
+def score_pool(
+    spec: Score,
+    pool: Pool,
+    embeddings: Embeddings | None,
+    shards: ShardSet | None,
+    scorer: Checkpoint | None,
+    *,
+    out: Folder,
+    store: Store,
+    workers: int = 1,
+    device: str = "",
+    progress: Progress = NO_PROGRESS,
+) -> Scores:
+    """Write `scores/<part>.parquet` (uid and the score's column). DataError if the pool lacks what the score reads."""
+    source = Source(
+        store.folder(pool) / METADATA,
+        (store.folder(embeddings) / SCORES,) if embeddings is not None else (),
+        (store.folder(embeddings) / FEATURES,) if embeddings is not None else (),
+        store.folder(shards) if shards is not None else None,
+    )
+    model = (scorer.model, store.folder(scorer).at("checkpoint.pt")) if scorer is not None else None
+    compute(spec, source, out, workers=workers, model=model, device=device, progress=progress)
+    rows, scored = 0, 0
+    for part in source.parts():
+        found = pl.read_parquet(io.BytesIO((out / SCORES).read(f"{part}.parquet")), columns=[spec.column])
+        rows, scored = rows + len(found), scored + found[spec.column].count()
+    return Scores(column=spec.column, num_samples=rows, num_scored=scored, counts={"scored": scored, "without": rows - scored})
+
+
+def compute(
+    score: Score,
+    source: Source,
+    out: Folder,
+    *,
+    workers: int = 1,
+    model: tuple[str, str] | None = None,
+    device: str = "",
+    progress: Progress = NO_PROGRESS,
+) -> Folder:
+    """Fill `scores/` in `out` with a parquet for every part that has none yet. `model`: name and checkpoint of a CLIP."""
+    names = source.parts()
+    check(score, source, names[0], model)
+    there = (out / SCORES).files(".parquet")
+    todo = [part for part in names if f"{part}.parquet" not in there]
+    if todo:
+        with scratch() as local:
+            means = Means(source, tuple(names), out, local, workers, progress, model, device)
+            prepared = score.prepare(means)
+            for _ in means.map(partial(_one_part, score, source, prepared, out / SCORES), todo, f"parts of {score.kind}"):
+                pass
+        out.remove(BY_SHARD)
+    return out / SCORES
+
+
+def check(score: Score, source: Source, part: str, model: tuple[str, str] | None) -> None:
+    """DataError says what the score reads and the pool lacks, before anything is computed."""
+    source.check(part, {"uid", *score.columns()})
+    for key in score.feature_keys():
+        source.require_embeddings(part, key)
+    if "images" in score.needs and source.shards is None:
+        raise DataError(
+            f"The score {score.kind} reads pictures, and this pool has none: download them, or give their folder (--shards)."
+        )
+    if "model" in score.needs and model is None:
+        raise DataError(f"The score {score.kind} needs a CLIP: give --model and --checkpoint.")
+
+
+def _one_part(score: Score, source: Source, prepared: Any, out: Folder, part: str) -> None:
+    uids = source.read(part, ["uid"])
+    values = score.of_part(source, part, prepared)
+    if len(values) != len(uids):
+        raise DataError(
+            f"Part {part} has {len(uids)} rows of metadata and {len(values)} of what {score.kind} reads: fetch them again."
+        )
+    buffer = io.BytesIO()
+    uids.with_columns(_series(score.column, values)).write_parquet(buffer, compression="zstd")
+    out.write(f"{part}.parquet", buffer.getvalue())
+
+
+def _series(name: str, values: Column) -> pl.Series:
+    if isinstance(values, np.ma.MaskedArray):
+        known = pl.Series(~np.ma.getmaskarray(values))
+        return pl.select(pl.when(known).then(pl.Series(values.data))).to_series().alias(name)
+    return pl.Series(name, values, nan_to_null=True)
+
+
+def computed(
+    wanted: Sequence[Score],
+    source: Source,
+    kept: Folder,
+    *,
+    workers: int = 1,
+    model: tuple[str, str] | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> Source:
+    """The source with the columns of some scores beside it: those in `kept` are used, the others are computed into it."""
+    from datacomp_core.store.fingerprint import SHORT, fingerprint
+
+    folders = [
+        compute(
+            score, source, kept / f"{score.kind}--{fingerprint(score)[:SHORT]}", workers=workers, model=model, progress=progress
+        )
+        for score in wanted
+    ]
+    return Source(source.metadata, (*source.scores, *folders), source.features, source.shards)

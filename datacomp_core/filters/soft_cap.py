@@ -1,0 +1,100 @@
+"""Soft cap sampling: draws with repeats, in which every draw makes a pair less likely to be drawn again.
+
+Source: Shechter and Carmon 2025, FLYT (arXiv:2503.08805), SCS. `num_samples` draws in batches, p = softmax(score); after each
+batch `penalty` is taken from the score for every time a pair was drawn. A good pair comes often, none takes everything over.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from datacomp_core.filters.base import Survey, locked
+from datacomp_core.filters.mix import Standard, Weights, mixed, weighted_columns
+from datacomp_core.filters.nesting import Nested
+from datacomp_core.filters.tree_draw import ShareTree
+
+if TYPE_CHECKING:
+    from datacomp_core.filters import AnyFilter
+    from datacomp_core.filters.view import View
+
+
+class SoftCap(Survey):
+    """Draws a subset of a wanted size with repeats, good pairs more often. Only the outermost filter can be one."""
+
+    kind: Literal["soft_cap"] = locked("soft_cap")
+    filter: Annotated[AnyFilter, Nested(), Field(description="What may be drawn.")]
+    weights: Weights = Field(
+        default={"l14": 1.0}, min_length=1, description="The score: a weighted sum of score columns, column -> weight."
+    )
+    scale: Standard = Field(
+        default="as_is",
+        description="standardised: each column less its mean, over its deviation, before it is weighted.",
+    )
+    num_samples: int = Field(default=1_000_000, ge=1, description="Rows of the subset, repeats counted.")
+    penalty: float = Field(default=0.15, ge=0, allow_inf_nan=False, description="Taken from a pair's score for each draw of it.")
+    batch: int = Field(default=100_000, ge=1, description="Draws between two updates of the scores (the paper's 100,000).")
+    hard_cap: int = Field(default=0, ge=0, description="A pair is drawn at most so often, give or take a batch; 0: no such cap.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Another seed, another draw.")
+
+    def columns(self) -> frozenset[str]:
+        return frozenset(weighted_columns(self.weights))
+
+    def title(self) -> str:
+        return f"{self.num_samples:,} draws under a soft cap (penalty {self.penalty:g}, seed {self.seed})"
+
+    def reason(self) -> str:
+        return f"not drawn ({self.num_samples:,} under a soft cap, seed {self.seed})"
+
+    def survey(self, view: View) -> None:
+        columns = weighted_columns(self.weights)
+        scaled = mixed(view, self.weights, self.scale)
+        places: list[npt.NDArray[np.int64]] = []
+        scores: list[npt.NDArray[np.float32]] = []
+        for part in view.names:
+            frame = view.frame(part, columns)
+            values = scaled(frame)
+            known = values.is_not_null().to_numpy()
+            places.append(frame["row"].to_numpy().astype(np.int64)[known])
+            scores.append(values.drop_nulls().to_numpy().astype(np.float32))
+        counts = self._drawn(np.concatenate([np.empty(0, np.float32), *scores]))
+        start = 0
+        for part, rows in zip(view.names, places, strict=True):
+            mine = counts[start : start + len(rows)]
+            start += len(rows)
+            reach = view.reached(part)
+            unknown = np.setdiff1d(np.flatnonzero(reach), rows)
+            view.decide(part, rows[mine > 0], unknown=unknown)
+            copies = np.zeros(len(reach), np.uint32)
+            copies[rows] = mine
+            np.save(_copies_file(view.memory / part / f"{view.path}.npy"), copies)
+
+    def _drawn(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+        """How often each row is drawn, shape (rows,)."""
+        counts = np.zeros(len(scores), np.uint32)
+        if not len(scores):
+            return counts
+        tree = ShareTree(np.exp(scores.astype(np.float64) - float(scores.max())))
+        chance = np.random.default_rng(self.seed)
+        left = self.num_samples
+        while left and tree.total > 0:
+            drawn, times = np.unique(tree.draw(chance, min(left, self.batch)), return_counts=True)
+            counts[drawn] += times.astype(np.uint32)
+            left -= int(times.sum())
+            shares = tree.shares(drawn) * np.exp(-self.penalty * times)
+            tree.change(drawn, np.where(counts[drawn] >= self.hard_cap, 0.0, shares) if self.hard_cap else shares)
+        return counts
+
+
+def read_copies(verdict: Path, rows: int) -> npt.NDArray[np.int64]:
+    copies = np.load(_copies_file(verdict)).astype(np.int64)
+    assert len(copies) == rows, "copies of another part"
+    return copies
+
+
+def _copies_file(verdict: Path) -> Path:
+    return verdict.with_suffix(".copies.npy")
