@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from datacomp_core.filters.select import SubsetSpec
 from datacomp_core.store import Planned, Store
 from flows.parameters import Curation, ExperimentSpec, Preparation, Scoring
 from tasks import curate as curating
@@ -53,15 +54,35 @@ def candidates(call: Call, spec: Preparation) -> Candidates:
 
 def scores(call: Call, spec: Preparation, found: Candidates) -> Any:
     """CLIP scores of the candidates, by a small scorer that is trained on the trusted set."""
+    return call(curating.embed, spec.embed, found.pool, found.shards, scorer(call, spec))
+
+
+def scorer(call: Call, spec: Preparation) -> Any:
+    """A small CLIP, trained on the trusted set."""
     trusted = call(pooling.build_trusted, spec.trusted)
-    scorer = call(training.train, spec.scorer, (trusted,))
-    return call(curating.embed, spec.embed, found.pool, found.shards, scorer)
+    return call(training.train, spec.scorer, (trusted,))
+
+
+def beside(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates) -> Any:
+    """What a filter reads beside the metadata: embeddings, and a column for each score that it computes from them."""
+    embeddings = scores(call, preparation, found) if spec.needs_embeddings() else None
+    columns = [
+        call(
+            curating.score,
+            score,
+            found.pool,
+            embeddings if "features" in score.needs else None,
+            found.shards if "images" in score.needs else None,
+            scorer(call, preparation) if "model" in score.needs else None,
+        )
+        for score in spec.scores()
+    ]
+    return (*([embeddings] if embeddings is not None else []), *columns) if columns else embeddings
 
 
 def curate(call: Call, spec: Curation, preparation: Preparation, found: Candidates) -> Curated:
     """A subset by one recipe, and its samples as shards of their own. Only a recipe that reads scores waits for them."""
-    embeddings = scores(call, preparation, found) if spec.subset.needs_embeddings() else None
-    subset = call(curating.select_subset, spec.subset, found.pool, embeddings)
+    subset = call(curating.select_subset, spec.subset, found.pool, beside(call, spec.subset, preparation, found))
     return Curated(subset, call(curating.reshard, spec.reshard, subset, found.shards))
 
 

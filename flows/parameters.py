@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from datacomp_core.artifacts import Spec
 from datacomp_core.embedding.encode import EmbedSpec
 from datacomp_core.evaluation.evaluate import EvalSpec
+from datacomp_core.filters import Everything, WholeFilter
 from datacomp_core.filters.select import SubsetSpec, load_recipe
 from datacomp_core.leaderboard.entry import EntrySpec
 from datacomp_core.pool.images import ImageSpec, images_of
@@ -81,6 +82,10 @@ class ExperimentSpec(Spec):
 
     scale: Literal["tiny"] = Field(default="tiny", description="Compute scale: pool, model, training recipe and test suite.")
     recipe: str = Field(default="clip_score_tiny", description="Filter by name (`datacomp filter --list`).")
+    filter: WholeFilter = Field(
+        default_factory=Everything,
+        description="A filter of your own, named by `recipe`. Leave it where that is a known one.",
+    )
     seed: int = Field(default=0, ge=0, description="Training seed: initial weights, data order, augmentation.")
     pool_seed: int = Field(default=0, ge=0, description="Seed of the embedded pool: another draw of captions and noise.")
 
@@ -98,6 +103,8 @@ class ExperimentSpec(Spec):
 
     def curation(self) -> Curation:
         """The specs of the filter and the reshard."""
+        if self.filter != Everything():
+            return Curation(subset=SubsetSpec(recipe=self.recipe, filter=self.filter))
         recipe = load_recipe(self.recipe)
         return Curation(subset=SubsetSpec(recipe=recipe.name, filter=recipe.filter))
 

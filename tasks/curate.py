@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from prefect import task
 
-from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, ShardSet, Subset
+from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, Scores, ShardSet, Subset
 from datacomp_core.embedding import encode
 from datacomp_core.filters import select
+from datacomp_core.filters.scores import compute
+from datacomp_core.filters.scores.base import Score
 from datacomp_core.resharding import reshard as resharding
 from datacomp_core.settings import settings
-from tasks import policies
+from tasks import pictures, policies
 from tasks.running import run, runs
 
 
@@ -20,11 +22,20 @@ def embed(spec: encode.EmbedSpec, pool: Pool, shards: ShardSet, scorer: Checkpoi
     return run(encode.embed, spec, pool, shards, scorer, workers=settings().num_workers)
 
 
+@task(name="score", **policies.NETWORK)
+@runs(compute.score_pool)
+def score(spec: Score, pool: Pool, embeddings: Embeddings | None, shards: ShardSet | None, scorer: Checkpoint | None) -> Scores:
+    """One computed score of every row, shared by all recipes that read it."""
+    return run(compute.score_pool, spec, pool, embeddings, shards, scorer, workers=settings().num_workers)
+
+
 @task(name="select subset", **policies.NETWORK)
 @runs(select.select_subset)
-def select_subset(spec: select.SubsetSpec, pool: Pool, embeddings: Embeddings | None) -> Subset:
-    """The filter: which uids to train on, and why the others were dropped."""
-    return run(select.select_subset, spec, pool, embeddings, workers=settings().num_workers)
+def select_subset(spec: select.SubsetSpec, pool: Pool, beside: Embeddings | tuple[Embeddings | Scores, ...] | None) -> Subset:
+    """The filter: which uids to train on, and why the others were dropped; with pictures of both in the UI."""
+    subset = run(select.select_subset, spec, pool, beside, workers=settings().num_workers)
+    pictures.leave(subset, pool)
+    return subset
 
 
 @task(name="reshard", **policies.NETWORK)

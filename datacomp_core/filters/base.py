@@ -69,6 +69,10 @@ class Filter(BaseModel):
     """Base of all filters and of what combines them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # weights are a dict, which has no hash of its own
+
     cost: ClassVar[int] = 0
     """Cheap filters are asked first. 0: an expression, asked about every row at no noticeable cost."""
 

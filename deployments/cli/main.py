@@ -30,10 +30,10 @@ app = typer.Typer(
 def register() -> None:
     """Register every group; each is a module of its own."""
     from deployments.cli import board, compare, run, server
-    from deployments.cli.stages import embed, evaluate, pool, reshard, train
+    from deployments.cli.stages import cluster, embed, evaluate, pool, reshard, subset, train
     from deployments.cli.stages import filter as filtering
 
-    for group in (run, pool, embed, filtering, reshard, train, evaluate, board, compare, server):
+    for group in (run, pool, embed, cluster, filtering, subset, reshard, train, evaluate, board, compare, server):
         group.add_to(app)
 
 

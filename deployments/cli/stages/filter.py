@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
-from datacomp_core.store import Folder
+from datacomp_core.store import Folder, scratch
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
 
 if TYPE_CHECKING:
     from datacomp_core.filters.report import Explanation
+    from datacomp_core.filters.select import Selection
+    from datacomp_core.filters.source import Source
+    from datacomp_core.progress import LogProgress
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,6 +33,16 @@ def filter_(
     scores: Annotated[
         list[str] | None, typer.Option(help="Folders of score parquets beside --metadata; repeat for several.")
     ] = None,
+    features: Annotated[
+        list[str] | None, typer.Option(help="Folders of npz files, if embeddings do not lie beside --metadata.")
+    ] = None,
+    shards: Annotated[str | None, typer.Option(help="A folder or bucket of tars with the pictures of --metadata.")] = None,
+    model: Annotated[str, typer.Option(help="With --checkpoint: a CLIP, for scores that encode pictures.")] = "",
+    checkpoint: Annotated[str, typer.Option(help="The checkpoint file of --model.")] = "",
+    keep_scores: Annotated[
+        str | None, typer.Option(help="A folder or bucket in which computed scores are kept for later recipes.")
+    ] = None,
+    against: Annotated[list[str] | None, typer.Option(help="Subset files to tell the overlap with; repeat for several.")] = None,
     out: Annotated[str | None, typer.Option(help="With --metadata: the subset file to write.")] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="With --metadata: write nothing, only tell what would be kept.")
@@ -45,7 +60,9 @@ def filter_(
 
       datacomp filter --metadata small/metadata --recipe clip_score:score=l14,fraction=0.3 --out subset.npy
 
-      datacomp filter --metadata s3://bucket/metadata --recipe basic_filter --explain
+      datacomp filter --metadata s3://bucket/metadata --recipe basic_filter --explain --against mine.npy
+
+      datacomp filter --metadata small/metadata --recipe neg_clip_loss --keep-scores scores --out subset.npy
     """
     if list_:
         _list_recipes(json=json)
@@ -54,7 +71,8 @@ def filter_(
     elif out is None and not explain:
         raise SpecError("Say where the subset file goes with --out, or ask for a dry run with --explain.")
     else:
-        _filter_folder(metadata, recipe, None if explain else out, scores or [], json=json)
+        places = Places(metadata, scores or [], features or [], shards, (model, checkpoint), keep_scores)
+        _filter_folder(places, recipe, None if explain else out, against or [], json=json)
 
 
 def _list_recipes(*, json: bool) -> None:
@@ -70,30 +88,80 @@ def _list_recipes(*, json: bool) -> None:
         )
 
 
-def _filter_folder(metadata: str, recipe: str, out: str | None, scores: list[str], *, json: bool) -> None:
-    """A subset file from a folder or bucket of metadata parquets; without `out` a dry run."""
-    from datacomp_core.filters.select import load_recipe, select
+@dataclass(frozen=True)
+class Places:
+    """Where the files of a pool lie that is no artifact."""
 
-    folder, name = until.place(out) if out else (None, "")
-    with terminal.shown_progress("filter", quiet=json) as progress:
-        chosen = select(
-            load_recipe(recipe),
-            Folder(metadata),
-            [Folder(url) for url in scores],
-            out=folder,
-            name=name,
-            write="subset",
-            workers=settings().num_workers,
-            progress=progress,
-        )
+    metadata: str
+    scores: list[str]
+    features: list[str]
+    shards: str | None
+    model: tuple[str, str]
+    keep_scores: str | None
+
+    def source(self) -> Source:
+        from datacomp_core.filters.source import Source
+
+        shards = Folder(self.shards) if self.shards else None
+        return Source(Folder(self.metadata), _folders(self.scores), _folders(self.features), shards)
+
+
+def _folders(urls: list[str]) -> tuple[Folder, ...]:
+    return tuple(Folder(url) for url in urls)
+
+
+def _filter_folder(places: Places, recipe: str, out: str | None, against: list[str], *, json: bool) -> None:
+    """A subset file from a folder or bucket of metadata parquets; without `out` a dry run."""
+    with scratch() as local, terminal.shown_progress("filter", quiet=json) as progress:
+        folder, name = until.place(out) if out else (Folder(local) if against else None, "subset.npy")
+        chosen = _chosen(places, recipe, local, folder, name, progress)
+        overlaps = _overlaps(f"{folder}/{name}", against)
     told = chosen.explanation
     if json:
-        terminal.print_json({"out": out, "num_samples": chosen.num_samples, "num_unique": chosen.num_unique, **told.model_dump()})
+        counts = {"num_samples": chosen.num_samples, "num_unique": chosen.num_unique, "overlaps": overlaps}
+        terminal.print_json({"out": out, **counts, **told.model_dump()})
         return
     _tell(told)
+    if overlaps:
+        rows = [(o["against"], f"{o['shared']:,}", f"{o['jaccard']:.4f}", f"{o['weighted_jaccard']:.4f}") for o in overlaps]
+        columns = ("subset", "in both", "Jaccard", "repeats counted")
+        terminal.table("Overlap", columns, rows, right=columns[1:])
     terminal.out.print(
         f"{chosen.num_samples:,} samples, {chosen.num_unique:,} unique" + (f": [bold]{out}[/]" if out else " (dry run)")
     )
+
+
+def _chosen(places: Places, recipe: str, local: Path, folder: Folder | None, name: str, progress: LogProgress) -> Selection:
+    """The selection, with the scores that its recipe computes."""
+    from datacomp_core.filters.scores.compute import computed
+    from datacomp_core.filters.select import load_recipe, scores_of, select
+
+    wanted, workers = load_recipe(recipe), settings().num_workers
+    kept = Folder(places.keep_scores) if places.keep_scores else Folder(local) / "scores"
+    model = places.model if all(places.model) else None
+    source = computed(scores_of(wanted.filter), places.source(), kept, workers=workers, model=model, progress=progress)
+    return select(
+        wanted,
+        source.metadata,
+        source.scores,
+        features=source.features,
+        out=folder,
+        name=name,
+        write="subset",
+        workers=workers,
+        progress=progress,
+    )
+
+
+def _overlaps(mine: str, against: list[str]) -> list[dict[str, Any]]:
+    from datacomp_core.filters.subset_ops import compare
+    from deployments.cli.stages.subset import local_files
+
+    found: list[dict[str, Any]] = []
+    for other in against:
+        with local_files([mine, other]) as paths:
+            found.append({"against": other, **compare(paths[0], paths[1]).model_dump()})
+    return found
 
 
 def _tell(told: Explanation) -> None:

@@ -1,0 +1,55 @@
+"""`datacomp cluster`: centroids of a pool's images, for the filters image_clusters (image_based) and sem_dedup."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from datacomp_core.errors import SpecError
+from datacomp_core.settings import settings
+from datacomp_core.store import Folder
+from deployments.cli import options, terminal
+from deployments.cli.stages import until
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("cluster", rich_help_panel="Stages")(cluster)
+
+
+def cluster(
+    metadata: Annotated[str, typer.Option(help="A folder or bucket of metadata parquets.")],
+    out: Annotated[str, typer.Option(help="The file of centroids to write (.npy).")],
+    features: Annotated[list[str] | None, typer.Option(help="Folders of npz files, if not beside the metadata.")] = None,
+    embeddings: Annotated[str, typer.Option(help="Whose image embeddings: <name>_img of the npz.")] = "l14",
+    num_clusters: Annotated[int, typer.Option(min=1, help="Centroids.")] = 100_000,
+    sample_ratio: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of each part (paper: 1, 1, 0.3, 0.03 by scale).")
+    ] = 1.0,
+    captions: Annotated[Literal["english", "any"], typer.Option(help="Only rows with an English caption, or all.")] = "english",
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample and of k-means.")] = 0,
+    json: options.Json = False,
+) -> None:
+    """Find the centroids of a pool's images by k-means (faiss, 20 rounds).
+
+    Example: datacomp cluster --metadata small/metadata --num-clusters 100000 --out centroids.npy
+    """
+    import numpy as np
+
+    from datacomp_core.filters.kmeans import ClusterSpec
+    from datacomp_core.filters.kmeans import cluster as train
+    from datacomp_core.filters.source import Source
+
+    if not out.endswith(".npy"):
+        raise SpecError(f"The file of centroids ends with .npy, and {out!r} does not.")
+    spec = ClusterSpec(num_clusters=num_clusters, features=embeddings, sample_ratio=sample_ratio, captions=captions, seed=seed)
+    source = Source(Folder(metadata), features=tuple(Folder(url) for url in features or []))
+    with terminal.shown_progress("cluster", quiet=json) as progress:
+        found = train(spec, source, workers=settings().num_workers, progress=progress)
+    folder, name = until.place(out)
+    with folder.writing(name) as path, path.open("wb") as file:
+        np.save(file, found)
+    if json:
+        terminal.print_json({"out": out, "num_clusters": len(found), "dimensions": found.shape[1]})
+    else:
+        terminal.out.print(f"{len(found):,} centroids of {found.shape[1]} dimensions: [bold]{out}[/]")

@@ -1,0 +1,132 @@
+"""What one sees of a filter in the Prefect UI: rows by step and by reason, the score histogram with its cut, samples, overlaps.
+
+Only looked up, never computed again; outside a Prefect run nothing is left. A pool without pictures has no contact sheet.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+from prefect.artifacts import create_image_artifact, create_table_artifact
+
+from datacomp_core.artifacts import Pool, ShardSet, Subset
+from datacomp_core.leaderboard.overlap import overlap
+from datacomp_core.leaderboard.site import contact
+from datacomp_core.store import Folder
+from tasks.reporting import artifact_key, in_task_run
+from tasks.running import store
+
+CARDS = 9
+COMPARED = 12
+
+
+def leave(subset: Subset, pool: Pool) -> None:
+    """Artifacts of one subset."""
+    if not in_task_run():
+        return
+    folder = store().folder(subset)
+    told, drawn = folder.read_json("explain.json"), folder.read_json("histogram.json")
+    create_table_artifact(_steps(told), key=_key("filter", subset), description=f"{subset.recipe}: rows by step, then by reason")
+    if rows := list(_overlaps(subset, pool)):
+        create_table_artifact(rows, key=_key("overlap", subset), description=f"{subset.recipe} and other subsets of {pool.name}")
+    if drawn["edges"]:
+        create_image_artifact(_uri(histogram(drawn)), key=_key("histogram", subset), description=f"{drawn['column']} and cut")
+    shards = _shards(pool)
+    if shards is not None:
+        sheet = contact_sheet(folder, store().folder(shards))
+        create_image_artifact(_uri(sheet), key=_key("contact", subset), description="Above: kept. Below: dropped.")
+
+
+def _key(what: str, subset: Subset) -> str:
+    return artifact_key(what, subset.name)
+
+
+def _uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+def _steps(told: dict[str, Any]) -> list[dict[str, Any]]:
+    steps = [{"what": f"asked: {step['title']}", "rows": step["asked"], "kept": step["kept"]} for step in told["steps"]]
+    dropped = [{"what": f"dropped: {reason}", "rows": count, "kept": ""} for reason, count in told["dropped"].items()]
+    return [*steps, {"what": "kept", "rows": told["rows"], "kept": told["kept"]}, *dropped]
+
+
+def _overlaps(subset: Subset, pool: Pool) -> Iterator[dict[str, Any]]:
+    """How far the newest other subsets of the same pool agree with it."""
+    others = [
+        record
+        for record in store().records("subsets")
+        if record.address != subset.address and _is_of(record.inputs.get("pool", []), pool)
+    ]
+    for record in sorted(others, key=lambda record: record.started, reverse=True)[:COMPARED]:
+        other = store().artifact(Subset, record)
+        if store().missing(record):
+            continue
+        both = overlap(store().folder(subset), store().folder(other))
+        yield {
+            "subset": other.recipe,
+            "rows": other.num_samples,
+            "in both": both.shared,
+            "jaccard": round(both.jaccard, 4),
+            "with repeats": round(both.weighted_jaccard, 4),
+        }
+
+
+def _is_of(given: list[dict[str, str]], pool: Pool) -> bool:
+    return any(each["fingerprint"] == pool.fingerprint for each in given)
+
+
+def _shards(pool: Pool) -> ShardSet | None:
+    """The images of a pool, if they were downloaded."""
+    for record in store().records("shards"):
+        if _is_of(record.inputs.get("pool", []), pool) and not store().missing(record):
+            return store().artifact(ShardSet, record)
+    return None
+
+
+def histogram(drawn: dict[str, Any]) -> bytes:
+    """Scores of the pool in grey, of what is kept in colour, the cut as a line. PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes: Any = figure.add_subplot()
+    edges = drawn["edges"]
+    widths = [high - low for low, high in pairwise(edges)]
+    axes.bar(edges[:-1], drawn["counts"], widths, align="edge", color="#c4c4cc", label="pool")
+    axes.bar(edges[:-1], drawn["kept"], widths, align="edge", color="#3a6ea5", label="kept")
+    if drawn["cut"] is not None:
+        axes.axvline(drawn["cut"], color="#a33", linewidth=1.2, label=f"cut {drawn['cut']:.4g}")
+    axes.set_xlabel(drawn["column"])
+    axes.set_ylabel("pairs")
+    axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def contact_sheet(subset: Folder, shards: Folder) -> bytes:
+    """Two rows of small pictures with their captions: some that were kept, some that were dropped and why. PNG."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    figure = Figure(figsize=(1.5 * CARDS, 4.6), layout="constrained")
+    grid: Any = figure.subplots(2, CARDS, squeeze=False)
+    for axes in grid.ravel():
+        axes.axis("off")
+    for line, name in zip(grid, ("kept", "dropped"), strict=True):
+        samples = contact.table(subset, f"{name}.parquet")
+        if samples is None:
+            continue
+        for axes, card in zip(line, contact.cards(shards, contact.choose(samples, CARDS)), strict=False):
+            if card.image:
+                data = base64.b64decode(card.image.partition(",")[2])
+                axes.imshow(Image.open(io.BytesIO(data)).convert("RGB"))
+            words = f"{card.caption[:40]}\n{(card.reason or name)[:40]}"
+            axes.set_title(words, fontsize=6, wrap=True, parse_math=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()

@@ -1,0 +1,119 @@
+"""Filters on the command line: embeddings and computed scores of plain folders, centroids, and set operations on subset files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from datacomp_core import uid
+from datacomp_core.settings import settings
+from deployments.cli.main import main
+
+ROWS = 400
+
+
+@pytest.fixture
+def metadata(tmp_path: Path) -> Path:
+    chance = np.random.default_rng(0)
+    folder = tmp_path / "metadata"
+    folder.mkdir()
+    for part in range(2):
+        images, texts = (chance.normal(size=(ROWS // 2, 8)) for _ in range(2))
+        np.savez(folder / f"{part:08d}.npz", l14_img=images.astype(np.float16), l14_txt=(images + texts).astype(np.float16))
+        frame = {
+            "uid": [f"{part:016x}{row:016x}" for row in range(ROWS // 2)],
+            "text": ["a photo of a dog on the beach"] * (ROWS // 2),
+            "clip_l14_similarity_score": chance.normal(size=ROWS // 2).astype(np.float32),
+        }
+        pl.DataFrame(frame).write_parquet(folder / f"{part:08d}.parquet")
+    return folder
+
+
+def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, Any, str]:
+    monkeypatch.setattr(sys, "argv", ["datacomp", *arguments])
+    settings.cache_clear()
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told, errors = capfd.readouterr()
+    return int(str(ended.value.code)), json.loads(told) if told.startswith("{") else told, errors
+
+
+def test_cluster_then_image_based_then_what_two_subsets_share(
+    metadata: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("target.npy", np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32))
+    status, told, errors = call(
+        capfd, monkeypatch, "cluster", "--metadata", "metadata", "--num-clusters", "9", "--out", "centroids.npy", "--json"
+    )
+    assert (status, told["num_clusters"], told["dimensions"]) == (0, 9, 8), errors
+    recipe = "image_based:centroids=centroids.npy,target=target.npy"
+    status, told, errors = call(capfd, monkeypatch, "filter", "--metadata", "metadata", "-r", recipe, "--out", "a.npy", "--json")
+    assert status == 0, errors
+    assert 0 < told["num_samples"] < ROWS
+    shared = ("--metadata", "metadata", "-r", "clip_score:fraction=0.5", "--against", "a.npy", "--json")
+    status, told, errors = call(capfd, monkeypatch, "filter", *shared, "--explain")
+    assert status == 0, errors
+    [overlap] = told["overlaps"]
+    assert call(capfd, monkeypatch, "filter", *shared, "--out", "b.npy")[0] == 0
+    a, b = (set(uid.unpack(uid.read_subset(Path(name).read_bytes(), name)).to_list()) for name in ("a.npy", "b.npy"))
+    assert overlap["shared"] == len(a & b)
+    status, told, _ = call(capfd, monkeypatch, "subset", "compare", "a.npy", "b.npy", "--json")
+    assert told["jaccard"] == pytest.approx(len(a & b) / len(a | b))
+    status, told, _ = call(capfd, monkeypatch, "subset", "intersection", "a.npy", "b.npy", "--out", "c.npy", "--json")
+    assert (status, told["num_samples"]) == (0, len(a & b))
+    assert "Jaccard" in call(capfd, monkeypatch, "subset", "compare", "a.npy", "b.npy")[1]
+
+
+def test_computed_scores_are_kept_for_the_next_recipe(
+    metadata: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shared = ("--metadata", "metadata", "--keep-scores", "scores", "--json")
+    status, first, errors = call(capfd, monkeypatch, "filter", *shared, "-r", "neg_clip_loss:drawings=2", "--out", "a.npy")
+    assert (status, first["num_samples"]) == (0, int(ROWS * 0.3)), errors
+    made = {path: path.stat().st_mtime_ns for path in Path("scores").rglob("*.parquet")}
+    assert len(made) == 2
+    again = "neg_clip_loss:drawings=2,fraction=0.1"
+    status, second, _ = call(capfd, monkeypatch, "filter", *shared, "-r", again, "--out", "b.npy")
+    assert (status, second["num_samples"]) == (0, int(ROWS * 0.1))
+    assert {path: path.stat().st_mtime_ns for path in Path("scores").rglob("*.parquet")} == made
+    a, b = (set(uid.unpack(uid.read_subset(Path(name).read_bytes(), name)).to_list()) for name in ("a.npy", "b.npy"))
+    assert b < a
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        (("filter", "--metadata", "metadata", "-r", "near_dedup", "--explain"), 1, "reads pictures, and this pool has none"),
+        (("filter", "--metadata", "metadata", "-r", "sem_dedup:centroids=no.npy", "--explain"), 2, "no.npy cannot be read"),
+        (("subset", "compare", "a.npy"), 2, "Two subset files are compared"),
+        (("subset", "union", "a.npy", "b.npy"), 2, "--out"),
+        (("subset", "union", "nowhere.npy", "a.npy", "--out", "c.npy"), 1, "nowhere.npy is not there"),
+        (("cluster", "--metadata", "metadata", "--out", "c.txt"), 2, "ends with .npy"),
+        (("cluster", "--metadata", "metadata", "--embeddings", "b32", "--out", "c.npy"), 1, "no embeddings 'b32_img'"),
+    ],
+)
+def test_wrong_requests_are_one_sentence(
+    arguments: tuple[str, ...],
+    status: int,
+    sentence: str,
+    metadata: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.npy", "b.npy"):
+        Path(name).write_bytes(uid.subset_bytes(np.empty(0, uid.DTYPE)))
+    found, told, errors = call(capfd, monkeypatch, *arguments)
+    assert (found, told) == (status, "")
+    assert sentence in errors
+    assert "Traceback" not in errors
