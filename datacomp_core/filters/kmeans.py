@@ -1,7 +1,7 @@
 """The centroids of a pool's images, by faiss' k-means. Reference: `baselines/image_based_clustering.py`, which made the paper's.
 
 As there: 20 rounds, every sampled point used, of captions in English with two tokens and six characters or more; 100,000
-clusters, a sample of 1, 1, 0.3 and 0.03 at small to xlarge. The sample is drawn without repeats and by part, so a seed gives it again.
+clusters, a sample of 1, 1, 0.3 and 0.03 at small to xlarge. The sample is drawn without repeats, by part, from a seed.
 """
 
 from __future__ import annotations
