@@ -21,6 +21,7 @@ from datacomp_core.filters.source import Source
 from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.store import Folder, Store, scratch, step
+from datacomp_core.store.fingerprint import SHORT, fingerprint
 
 NO_PROGRESS = NoProgress()
 
@@ -121,13 +122,14 @@ def computed(
     model: tuple[str, str] | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Source:
-    """The source with the columns of some scores beside it: those in `kept` are used, the others are computed into it."""
-    from datacomp_core.store.fingerprint import SHORT, fingerprint
+    """The source with the columns of some scores beside it: those in `kept` are used, the others are computed into it.
 
-    folders = [
-        compute(
-            score, source, kept / f"{score.kind}--{fingerprint(score)[:SHORT]}", workers=workers, model=model, progress=progress
-        )
-        for score in wanted
-    ]
+    A folder in `kept` belongs to one score of one pool: its name follows the parameters, and the names and sizes of the files.
+    """
+    pool = [source.metadata.url, source.metadata.files(), [folder.url for folder in source.features]]
+    pool += [source.shards.url if source.shards is not None else "", list(model or ())]
+    folders: list[Folder] = []
+    for score in wanted:
+        home = kept / f"{score.kind}--{fingerprint([score, pool])[:SHORT]}"
+        folders.append(compute(score, source, home, workers=workers, model=model, progress=progress))
     return Source(source.metadata, (*source.scores, *folders), source.features, source.shards)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from datacomp_core.engines import using
 from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder
@@ -44,7 +45,7 @@ def cluster(
         raise SpecError(f"The file of centroids ends with .npy, and {out!r} does not.")
     spec = ClusterSpec(num_clusters=num_clusters, features=embeddings, sample_ratio=sample_ratio, captions=captions, seed=seed)
     source = Source(Folder(metadata), features=tuple(Folder(url) for url in features or []))
-    with terminal.shown_progress("cluster", quiet=json) as progress:
+    with using(settings().engine), terminal.shown_progress("cluster", quiet=json) as progress:
         found = train(spec, source, workers=settings().num_workers, progress=progress)
     folder, name = until.place(out)
     with folder.writing(name) as path, path.open("wb") as file:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from datacomp_core.engines import using
 from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder, scratch
@@ -112,7 +113,7 @@ def _folders(urls: list[str]) -> tuple[Folder, ...]:
 
 def _filter_folder(places: Places, recipe: str, out: str | None, against: list[str], *, json: bool) -> None:
     """A subset file from a folder or bucket of metadata parquets; without `out` a dry run."""
-    with scratch() as local, terminal.shown_progress("filter", quiet=json) as progress:
+    with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
         folder, name = until.place(out) if out else (Folder(local) if against else None, "subset.npy")
         chosen = _chosen(places, recipe, local, folder, name, progress)
         overlaps = _overlaps(f"{folder}/{name}", against)

@@ -115,6 +115,20 @@ def test_a_dry_run_writes_nothing_and_counts_the_same(tmp_path: Path) -> None:
     assert dry.explanation == select(recipe, folder, out=Folder(tmp_path / "out")).explanation
 
 
+def test_a_part_that_an_earlier_attempt_judged_is_not_judged_again(tmp_path: Path) -> None:
+    folder, kept = world.write(tmp_path / "m", world.rows(15)), Folder(tmp_path / "kept")
+    recipe = load_recipe("clip_score:score=b32,fraction=0.4")
+    whole = select(recipe, folder, out=Folder(tmp_path / "a"), kept=kept)
+    assert len(kept.files(".json")) == 4
+    kept.remove("00000001.json")  # what a killed run leaves: a run without its account
+    kept.write("00000002.npy", (tmp_path / "kept" / "00000003.npy").read_bytes())
+    again = select(recipe, folder, out=Folder(tmp_path / "b"), kept=kept)
+    assert again.explanation == whole.explanation
+    third = np.load(tmp_path / "kept" / "00000003.npy")
+    found = uid.read_subset((tmp_path / "b" / "subset.npy").read_bytes(), "b")
+    assert (np.isin(found, third).sum(), len(third) > 0) == (2 * len(third), True)
+
+
 def test_scores_beside_the_metadata(tmp_path: Path) -> None:
     table = world.rows(12)
     folder = world.write(tmp_path / "m", table)

@@ -1,0 +1,89 @@
+"""The tutorial on filters, run as it stands: its recipe, its rule and its score, on a small pool, against plain Python."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import numpy as np
+import polars as pl
+import pytest
+from pydantic import Field, TypeAdapter
+
+from datacomp_core.filters import Leaf
+from datacomp_core.filters.baselines import Recipe
+from datacomp_core.filters.recipes import load_recipe
+from datacomp_core.filters.scores import KINDS
+from datacomp_core.filters.scores.compute import computed
+from datacomp_core.filters.select import scores_of, select
+from datacomp_core.filters.source import Source
+from datacomp_core.store import Folder
+
+PAGE = (Path(__file__).parents[2] / "docs" / "filters_tutorial.md").read_text()
+TEXTS = ["a red dog", "A RED DOG", "BUY NOW cheap", None, "12345", "Ein Hund im Garten"]
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+def _module(name: str, source: str, folder: Path) -> ModuleType:
+    (folder / f"{name}.py").write_text(source)
+    sys.path.insert(0, str(folder))
+    try:
+        return __import__(name)
+    finally:
+        sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def metadata(tmp_path: Path) -> Folder:
+    folder = tmp_path / "metadata"
+    folder.mkdir()
+    chance = np.random.default_rng(0)
+    for part in range(2):
+        frame = {
+            "uid": [f"{part:016x}{row:016x}" for row in range(len(TEXTS))],
+            "text": TEXTS,
+            "clip_l14_similarity_score": chance.normal(size=len(TEXTS)).astype(np.float32),
+        }
+        pl.DataFrame(frame).write_parquet(folder / f"{part:08d}.parquet")
+        np.savez(folder / f"{part:08d}.npz", l14_img=chance.normal(size=(len(TEXTS), 4)).astype(np.float32))
+    return Folder(folder)
+
+
+def test_the_recipe(metadata: Folder, tmp_path: Path) -> None:
+    [text] = _blocks("yaml")
+    (tmp_path / "mine.yaml").write_text(text)
+    told = select(load_recipe(str(tmp_path / "mine.yaml")), metadata).explanation
+    assert [step.asked for step in told.steps] == [12, 8, 4]
+    assert told.dropped["a copy by text"] == 4
+    assert told.kept == 3  # the reference's n + 1 rule
+
+
+def test_the_rule(metadata: Folder, tmp_path: Path) -> None:
+    rule = _module("shouting", _blocks("python")[0], tmp_path).Shouting
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[Leaf | rule, Field(discriminator="kind")])
+    asked = adapter.validate_python({"kind": "shouting", "capitals_at_most": 0.4})
+    told = select(Recipe.model_construct(name="t", filter=asked), metadata).explanation
+    letters = [[c for c in text if c.isalpha()] for text in TEXTS if text is not None]
+    kept = sum(sum(c.isupper() for c in some) <= 0.4 * len(some) for some in letters)
+    assert told.kept == 2 * kept == 6
+    assert told.dropped == {"over 40% capitals": 4, "no text": 2}
+
+
+def test_the_score(metadata: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    score = _module("unusual", _blocks("python")[1], tmp_path).Unusual
+    monkeypatch.setitem(KINDS, "unusual", score)
+    recipe = Recipe.model_validate({"name": "t", "filter": {"kind": "top_count", "score": "unusual", "count": 3}})
+    source = computed(scores_of(recipe.filter), Source(metadata), Folder(tmp_path / "scores"))
+    told = select(recipe, metadata, source.scores, out=Folder(tmp_path), write="subset")
+    rows = np.concatenate([np.load(metadata.path / f"{part:08d}.npz")["l14_img"] for part in range(2)])
+    distance = np.linalg.norm(rows - rows.mean(0), axis=1)
+    packed = np.load(tmp_path / "subset.npy")
+    expected = sorted((place // len(TEXTS), place % len(TEXTS)) for place in np.argsort(-distance)[:3])
+    assert told.num_samples == 3
+    assert [(int(high), int(low)) for high, low in packed.tolist()] == expected
