@@ -212,6 +212,8 @@ def recipe(text: str) -> Recipe:
         built = validate_call(row.build)(**values)
     except ValidationError as problem:
         first = problem.errors()[0]
+        if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
+            raise cause from problem
         where = ".".join(str(part) for part in first["loc"])
         raise SpecError(f"Recipe {text!r}: {where} is {first['input']!r}: {first['msg']}.") from problem
     return Recipe(name=text, description=row.description, filter=built)

@@ -78,7 +78,7 @@ class SubsetSpec(Spec):
     def needs_embeddings(self) -> bool:
         """Whether it reads what metadata of DataComp's schema does not carry and embedding the pool makes."""
         computed = {score.column for score in self.scores()}
-        if not self.filter.columns() - computed <= set(SCHEMA.names()):
+        if not _tree(self.filter).columns() - computed <= set(SCHEMA.names()):
             return True
         return any("features" in score.needs for score in self.scores()) or any(
             "features" in type(placed.filter).model_fields for placed in walk(Placed("0", _tree(self.filter)))
@@ -87,7 +87,7 @@ class SubsetSpec(Spec):
 
 def scores_of(wanted: Filter) -> tuple[Score, ...]:
     """The scores to compute that a filter reads, each once."""
-    found = (score_of(column) for column in sorted(wanted.columns()))
+    found = (score_of(column) for column in sorted(_tree(wanted).columns()))
     return tuple(score for score in found if score is not None)
 
 

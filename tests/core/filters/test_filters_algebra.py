@@ -51,6 +51,18 @@ def test_ranking_survivors_ranks_only_them(tmp_path: Path) -> None:
     assert found == sorted(row["uid"] for row in best)
 
 
+def test_the_survivors_of_survivors_are_ranked_in_turn(tmp_path: Path) -> None:
+    table = world.rows(16)
+    best = [TopCount(score=score, count=count, of="survivors") for score, count in (("b32", 90), ("l14", 40), ("b32", 9))]
+    found, _ = world.kept(All(filters=tuple(best)), world.write(tmp_path / "m", table), tmp_path / "out")
+    left = table
+    for score, count in (("b32", 90), ("l14", 40), ("b32", 9)):
+        name = f"clip_{score}_similarity_score"
+        ranked = sorted((row for row in left if row[name] is not None), key=lambda row: -row[name])
+        left = [row for row in ranked if row[name] >= ranked[count - 1][name]]
+    assert found == sorted(row["uid"] for row in left)
+
+
 def test_survivors_inside_a_choice_and_after_a_language(tmp_path: Path) -> None:
     """The costly verdict is remembered between the pass for the cut and the last one: the same rows come out of both."""
     table = world.rows(2)
