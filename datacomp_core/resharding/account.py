@@ -15,7 +15,7 @@ import polars as pl
 from datacomp_core import uid
 from datacomp_core.errors import DataError, IncompleteError
 from datacomp_core.resharding.plan import Positions, Rows, repeat
-from datacomp_core.resharding.scan import NEVER_DOWNLOADED, UNKNOWN, Scanned
+from datacomp_core.resharding.scan import NEVER_DOWNLOADED, NOT_IN_PART, UNKNOWN, Scanned
 from datacomp_core.resharding.spec import ReshardSpec
 
 WRITTEN = 1
@@ -45,7 +45,7 @@ class Accounting:
     def check(self, spec: ReshardSpec, where: str) -> None:
         """IncompleteError if more is missing than the spec tolerates, or nothing is left to write."""
         excused = self.missing.get(NEVER_DOWNLOADED, 0) if spec.never_downloaded == "count" else 0
-        loss = sum(self.missing.values()) - excused
+        loss = sum(self.missing.values()) - excused - self.missing.get(NOT_IN_PART, 0)
         if loss <= spec.tolerated_missing * self.subset and self.written:
             return
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.missing.items())
@@ -59,15 +59,20 @@ class Accounting:
 
 @dataclass
 class Ledger:
-    """Gathers what was found, shard by shard in their order, so that the account does not depend on who was faster."""
+    """Gathers what was found, shard by shard in their order, so that the account does not depend on who was faster.
+
+    `otherwise` is the reason of what no shard and no record knows.
+    """
 
     subset: uid.Uids
+    otherwise: str = UNKNOWN
     fate: Any = None
-    causes: list[tuple[str, str]] = field(default_factory=lambda: [(UNKNOWN, ""), ("", "")])
+    causes: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     damaged: dict[str, str] = field(default_factory=dict)
     found_again: int = 0
 
     def __post_init__(self) -> None:
+        self.causes += [(self.otherwise, ""), ("", "")]
         self.fate = np.zeros(len(self.subset), np.uint8)
 
     def enter(self, found: Scanned) -> Rows:
@@ -80,7 +85,7 @@ class Ledger:
             positions = positions[self.fate[positions] == 0]
             self.fate[positions] = self._code(lost.reason, lost.detail)
         if found.damage:
-            self.damaged[found.shard.name] = found.damage
+            self.damaged[found.shard.label] = found.damage
         return repeat(found.rows[fresh], found.count[fresh])
 
     def _code(self, reason: str, detail: str) -> int:
@@ -151,8 +156,8 @@ def _positions(first: Positions, count: Positions) -> Positions:
     return np.repeat(first, count) + np.arange(int(count.sum())) - np.repeat(begins, count)
 
 
-def open_ledger(subset: uid.Uids, where: str) -> Ledger:
-    """DataError if nothing was chosen."""
+def open_ledger(subset: uid.Uids, where: str, *, is_part: bool) -> Ledger:
+    """DataError if nothing was chosen. Of a part of the shards nobody can say that a uid is unknown."""
     if not len(subset):
         raise DataError(f"The subset {where} is empty: there is nothing to write.")
-    return Ledger(subset)
+    return Ledger(subset, NOT_IN_PART if is_part else UNKNOWN)

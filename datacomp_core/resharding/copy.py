@@ -1,286 +1,230 @@
-"""One output shard: byte ranges of input shards, moved as they are, with new tar headers.
+"""Some output shards at once: byte ranges of input shards, moved as they are, with new tar headers.
 
-Reads go through the input in its order, each range once; writes go to the place the plan gives each sample. Nothing is
-decoded. Where a member's header has the plain form, the new one takes its place and nothing else changes.
+Reads go through the input in its order, each range once for all shards of the job; writes go to the place the plan gives
+each sample. Nothing is decoded. Where a sample's new length is not as foreseen, the samples are laid aside in the order of
+the input first and set in the order of the output afterwards.
 """
 
 from __future__ import annotations
 
 import errno
-import io
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import IO, Literal
 
 import numpy as np
 import polars as pl
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError, DiskFullError
+from datacomp_core.resharding.faces import Faces
+from datacomp_core.resharding.frames import Bytes, Renamed, frame_anew, names_of, rename
 from datacomp_core.resharding.plan import Positions, Rows
+from datacomp_core.resharding.ranges import Batch, Tar, in_order, read
 from datacomp_core.shards import INDEX, INDEX_SCHEMA, index_bytes
 from datacomp_core.store.folder import FileStat, Folder
-from datacomp_core.tar import BLOCK, TarDamageError, ending, header, split_name, walk
-
-GAP = 4 << 10  # bytes read in vain rather than asking twice
-WINDOW = 32 << 20  # bytes of one round of ranged reads
-OPEN_FILES = 256
-
-REGULAR = ord("0")
+from datacomp_core.tar import BLOCK, TarDamageError, ending
 
 
 @dataclass(frozen=True)
 class Copy:
-    """One output shard to write: `rows` in their order, from `names` of the folder `source`.
+    """Output shards to write: `rows[cuts[n]:cuts[n + 1]]` in their order become `shards[n]`; `row["shard"]` is one of `tars`.
 
-    `record` says whether sizes and hashes of the written files are wanted: hashing costs as much as copying.
+    `record` says whether sizes and hashes of the written files are wanted: hashing costs as much as copying. `overread` is
+    the share of bytes that may be read in vain for the sake of fewer requests to a bucket.
     """
 
-    shard: str
+    shards: tuple[str, ...]
+    cuts: tuple[int, ...]
     rows: Rows
-    source: Folder
-    names: tuple[str, ...]
+    tars: tuple[Tar, ...]
     out: Folder
     record: Literal["files", "nothing"] = "nothing"
+    overread: float = 0.1
+    faces: Faces | None = None
 
 
 @dataclass(frozen=True)
 class Copied:
-    shard: str
     samples: int
-    num_bytes: int
+    edited: int
     files: tuple[FileStat, ...]
 
 
 class _OddError(Exception):
-    """A sample whose bytes change their length when its members are renamed."""
+    """A sample whose new length is not the foreseen one."""
 
 
-def copy_shard(job: Copy) -> Copied:
-    """Write `<shard>.tar`, its index and, last, `<shard>_stats.json`. DataError if the input is not what its index says."""
+def copy_shards(job: Copy) -> Copied:
+    """Write each `<shard>.tar`, its index and, last, `<shard>_stats.json`. DataError if the input is not what its index says."""
     out = job.out.journaled() if job.record == "files" else job.out
+    writing = _Writing(job)
     try:
-        with out.writing(f"{job.shard}.tar") as path:
-            offsets, lengths = _write(job, path)
+        with ExitStack() as stack:
+            writing.write([stack.enter_context(out.writing(f"{shard}.tar")) for shard in job.shards])
     except OSError as problem:
         if problem.errno == errno.ENOSPC:
-            raise DiskFullError(out) from problem
+            raise DiskFullError(str(out)) from problem
         raise
-    index = pl.DataFrame(
-        {
-            "uid": (uids := uid.unpack(_packed(job.rows))),
-            "key": _keys(uids, job.rows),
-            "shard": pl.repeat(job.shard, len(uids), eager=True),
-            "offset": offsets,
-            "length": lengths,
-        },
-        schema=INDEX_SCHEMA,
-    )
-    out.write(f"{INDEX}/{job.shard}.parquet", index_bytes(index))
-    out.write_json(f"{job.shard}_stats.json", {"successes": len(job.rows)})
-    return Copied(job.shard, len(job.rows), int(lengths.sum()), tuple(out.journal.values()))
+    for n, shard in enumerate(job.shards):
+        mine = slice(job.cuts[n], job.cuts[n + 1])
+        columns = {"uid": writing.uids[mine], "key": writing.keys[mine], "offset": writing.offsets[mine]}
+        index = pl.DataFrame({**columns, "length": writing.lengths[mine]}).with_columns(shard=pl.lit(shard))
+        out.write(f"{INDEX}/{shard}.parquet", index_bytes(index.select(INDEX_SCHEMA.names()).cast(INDEX_SCHEMA)))
+        out.write_json(f"{shard}_stats.json", {"successes": index.height})
+    return Copied(len(job.rows), writing.edited, tuple(out.journal.values()))
 
 
-def _packed(rows: Rows) -> uid.Uids:
+def keys_of(rows: Rows) -> tuple[pl.Series, pl.Series]:
+    """uid and key (`<uid>-<copy>`) of each row."""
     packed = np.empty(len(rows), uid.DTYPE)
     packed["f0"], packed["f1"] = rows["f0"], rows["f1"]
-    return packed
+    uids = uid.unpack(packed)
+    return uids, (uids + "-" + pl.Series(rows["copy"].astype(np.int64)).cast(pl.String)).alias("key")
 
 
-def _keys(uids: pl.Series, rows: Rows) -> pl.Series:
-    return uids + "-" + pl.Series(rows["copy"].astype(np.int64)).cast(pl.String)
+class _Writing:
+    """The tars of one job, and where each sample came to lie in them."""
 
+    def __init__(self, job: Copy) -> None:
+        self.job = job
+        self.uids, self.keys = keys_of(job.rows)
+        self.names = names_of(self.keys.to_list())
+        self.shard_of_row = np.repeat(np.arange(len(job.shards)), np.diff(job.cuts))
+        self.lengths = self.offsets = np.empty(0, np.int64)
+        self.edited = 0
 
-def _write(job: Copy, path: Path) -> tuple[Positions, Positions]:
-    """Write the tar at `path`; the offset and length of each sample in it."""
-    keys = _keys(uid.unpack(_packed(job.rows)), job.rows).to_list()
-    lengths = job.rows["length"].copy()
-    offsets = np.cumsum(lengths) - lengths
-    try:
-        _write_in_place(job, path, keys, offsets)
-    except _OddError:
-        lengths = _write_in_turn(job, path, keys)
-        offsets = np.cumsum(lengths) - lengths
-    total = int(lengths.sum())
-    with path.open("r+b") as file:
-        file.seek(total)
-        file.write(ending(total))
-        file.truncate()
-    return offsets, lengths
+    def write(self, paths: list[Path]) -> None:
+        with ExitStack() as stack:
+            tars = [stack.enter_context(path.open("w+b", buffering=0)) for path in paths]
+            try:
+                if self.job.faces is not None:
+                    raise _OddError
+                self._place(self._foreseen())
+                self._write_in_place(tars)
+            except _OddError:
+                with tempfile.TemporaryFile(dir=paths[0].parent, buffering=0) as aside:
+                    self._write_aside(aside, tars)
+            for n, tar in enumerate(tars):
+                end = int(self.lengths[self.job.cuts[n] : self.job.cuts[n + 1]].sum())
+                tar.truncate(end)
+                tar.seek(end)
+                tar.write(ending(end))
 
+    def _place(self, lengths: Positions) -> None:
+        """Each sample behind the one before it in its shard."""
+        self.lengths = lengths
+        total = np.cumsum(lengths) - lengths
+        self.offsets = total - total[list(self.job.cuts[:-1])][self.shard_of_row]
 
-def _write_in_place(job: Copy, path: Path, keys: list[str], offsets: Positions) -> None:
-    """In the order of the input, each sample to the offset it will have if all lengths stay: nearly always they do."""
-    by_place = np.lexsort((job.rows["copy"], job.rows["offset"], job.rows["shard"]))
-    places = offsets.tolist()
-    with path.open("wb") as file:
-        number = file.fileno()
-        for row, data in _read(job, by_place):
-            if not reframe(data, keys[row]):
+    def _foreseen(self) -> Positions:
+        """The lengths to come, if every sample of a folder loses as many blocks as the folder's first one does."""
+        rows, lengths = self.job.rows, self.job.rows["length"].copy()
+        turns = in_order(rows)
+        folders = list(dict.fromkeys(tar.folder for tar in self.job.tars))
+        folder_of_tar = np.array([folders.index(tar.folder) for tar in self.job.tars])
+        for number in range(len(folders)):
+            mine = folder_of_tar[rows["shard"]] == number
+            row = turns[np.argmax(mine[turns])]
+            tar, begin = self.job.tars[rows["shard"][row]], int(rows["offset"][row])
+            data = tar.folder.read_range(tar.file, begin, begin + int(rows["length"][row]))
+            blocks = np.frombuffer(bytearray(data), np.uint8).reshape(-1, BLOCK)
+            done = rename(blocks, np.zeros(1, np.int64), np.array([len(blocks)]), self.names[row : row + 1])
+            if not done.fits[0]:
                 raise _OddError
-            _write_all(number, data, places[row])
+            lengths[mine] -= (len(blocks) - int(_new_blocks(done, np.array([len(blocks)]))[0])) * BLOCK
+        return lengths
+
+    def _batches(self) -> Iterator[tuple[Batch, Positions, Renamed]]:
+        """What was read, renamed: which of the batch's samples (one copy of each at a time), and what became of them."""
+        for batch in read(self.job.rows, self.job.tars, overread=self.job.overread):
+            again = np.concatenate(([False], batch.begins[1:] == batch.begins[:-1]))
+            here = np.arange(len(again))
+            turn = here - np.maximum.accumulate(np.where(again, 0, here))
+            for copy in range(int(turn.max()) + 1):
+                some = np.flatnonzero(turn == copy)
+                rows, begins = batch.rows[some], batch.begins[some]
+                yield batch, some, rename(batch.blocks, begins, begins + self.job.rows["length"][rows] // BLOCK, self.names[rows])
+
+    def _write_in_place(self, tars: list[IO[bytes]]) -> None:
+        files = [tar.fileno() for tar in tars]
+        for batch, some, done in self._batches():
+            rows = batch.rows[some]
+            pieces = _pieces(batch, some, done, self.job.rows["length"][rows])
+            lengths = np.array([sum(map(len, piece)) for piece in pieces])
+            if not done.fits.all() or np.any(lengths != self.lengths[rows]):
+                raise _OddError
+            places = zip(self.shard_of_row[rows].tolist(), self.offsets[rows].tolist(), pieces, strict=True)
+            for shard, offset, piece in places:
+                _write_all(files[shard], piece, offset)
+
+    def _write_aside(self, aside: IO[bytes], tars: list[IO[bytes]]) -> None:
+        """All samples to one file as they come, then from there to the tars in the order of the output."""
+        lengths, places = np.empty(len(self.job.rows), np.int64), np.empty(len(self.job.rows), np.int64)
+        end = 0
+        for batch, some, done in self._batches():
+            rows = batch.rows[some]
+            pieces = _pieces(batch, some, done, self.job.rows["length"][rows])
+            for row, fits, piece in zip(rows.tolist(), done.fits.tolist(), pieces, strict=True):
+                ready = self._edited(row, piece if fits else [self._anew(row, piece[0])])
+                places[row], lengths[row] = end, sum(map(len, ready))
+                _write_all(aside.fileno(), ready, end)
+                end += int(lengths[row])
+        self._place(lengths)
+        where = zip(self.shard_of_row.tolist(), places.tolist(), self.offsets.tolist(), lengths.tolist(), strict=True)
+        for shard, place, offset, length in where:
+            _write_all(tars[shard].fileno(), [memoryview(os.pread(aside.fileno(), length, place))], offset)
+
+    def _anew(self, row: int, data: memoryview) -> memoryview:
+        try:
+            return memoryview(frame_anew(bytes(data), self.keys[row]))
+        except TarDamageError as problem:
+            found = self.job.rows[row]
+            tar = self.job.tars[found["shard"]]
+            raise DataError(
+                f"Shard {tar.folder.at(tar.file)} is not the one its index describes, at bytes {found['offset']} to "
+                f"{found['offset'] + found['length']}: {problem.reason}; index it again or download it anew."
+            ) from problem
+
+    def _edited(self, row: int, pieces: list[memoryview]) -> list[memoryview]:
+        if self.job.faces is None or not self.job.faces.concern(row):
+            return pieces
+        self.edited += 1
+        return [memoryview(self.job.faces.edit(row, b"".join(pieces), self.keys[row]))]
 
 
-def _write_in_turn(job: Copy, path: Path, keys: list[str]) -> Positions:
-    """In the order of the output, each sample as long as it turns out to be."""
-    lengths = np.empty(len(keys), np.int64)
-    with path.open("wb") as file:
-        for row, data in _read(job, np.arange(len(keys))):
-            if reframe(data, keys[row]):
-                lengths[row] = file.write(data)
-            else:
-                lengths[row] = file.write(_framed_anew(bytes(data), keys[row], job, row))
-    return lengths
+def _new_blocks(done: Renamed, size: Positions) -> Positions:
+    """How many blocks each renamed sample has now, of `size` before."""
+    blocks = np.where(done.stripped, 0, size)
+    for members in done.members:
+        here = done.stripped[members.sample]
+        blocks[members.sample[here]] += (members.stop - members.head)[here]
+    return blocks
 
 
-def _write_all(number: int, data: memoryview, place: int) -> None:
-    while (written := os.pwrite(number, data, place)) < len(data):
-        data, place = data[written:], place + written
+def _pieces(batch: Batch, some: Positions, done: Renamed, lengths: Positions) -> list[list[memoryview]]:
+    """The bytes to write for each sample: its range, or its members without what stood before them."""
+    data, begins = memoryview(batch.blocks.reshape(-1)), batch.begins[some] * BLOCK
+    pieces = [[data[begin:end]] for begin, end in zip(begins.tolist(), (begins + lengths).tolist(), strict=True)]
+    anew = done.fits & done.stripped
+    if anew.any():
+        for n in np.flatnonzero(anew).tolist():
+            pieces[n] = []
+        for members in done.members:
+            mine = anew[members.sample]
+            spans: tuple[Bytes | Positions, ...] = (members.sample, members.head * BLOCK, members.stop * BLOCK)
+            for n, begin, end in zip(*(values[mine].tolist() for values in spans), strict=True):
+                pieces[n].append(data[begin:end])
+    return pieces
 
 
-def _framed_anew(data: bytes, key: str, job: Copy, row: int) -> bytes:
-    """The sample with new headers, whatever the old ones look like; what lies between its members is left out."""
-    file, pieces, stems = io.BytesIO(data), list[bytes](), set[str]()
-    try:
-        for member in walk(file, len(data), whole=False):
-            stem, extension = split_name(member.name)
-            if stem:
-                stems.add(stem)
-                content = data[member.data : member.data + member.size]
-                pieces += (header(f"{key}.{extension}", member.size), content, bytes(-member.size % BLOCK))
-    except TarDamageError as problem:
-        raise _stale(job, row, problem.reason) from problem
-    if len(stems) != 1:
-        raise _stale(job, row, f"it holds {len(stems)} samples")
-    return b"".join(pieces)
-
-
-def _stale(job: Copy, row: int, reason: str) -> DataError:
-    found = job.rows[row]
-    return DataError(
-        f"Shard {job.source.at(job.names[found['shard']])}.tar is not the one its index describes, at bytes {found['offset']} to "
-        f"{found['offset'] + found['length']}: {reason}; index it again or download it anew."
-    )
-
-
-def reframe(data: memoryview, key: str) -> bool:
-    """Rename the members of the sample in `data` to `<key>.<extension>`, in place: names and checksums, nothing else.
-
-    False, and nothing is touched, where that does not suffice: extended headers, other things between the members, members
-    of two samples, or damage.
-    """
-    position, end, stem, stem_sum = 0, len(data), b"", 0
-    fresh = f"{key}.".encode()
-    fresh_sum = sum(fresh)
-    changes: list[tuple[int, bytes, bytes]] = []
-    while position < end:
-        block = bytes(data[position : position + BLOCK])
-        if len(block) < BLOCK or block[156] != REGULAR or block[345] or block[257:262] != b"ustar":
-            return False
-        name = block[: block.find(0, 0, 100)] if block[99] == 0 else block[:100]
-        dot = name.find(b".", name.rfind(b"/") + 1) + 1
-        size, checksum = block[124:135], block[148:154]
-        if not (size.isdigit() and checksum.isdigit()):
-            return False
-        if name[:dot] != stem:
-            if stem or dot < 2 or name.startswith(b"__"):
-                return False
-            stem = name[:dot]
-            stem_sum = sum(stem)
-        extension, change = _lowered(name[dot:])
-        if len(fresh) + len(extension) > 100:
-            return False
-        renamed = int(checksum, 8) - stem_sum + fresh_sum + change
-        changes.append((position, (fresh + extension).ljust(100, b"\0"), b"%06o" % renamed))
-        position += BLOCK + -(-int(size, 8) // BLOCK) * BLOCK
-    if position != end:
-        return False
-    for place, name, checksum in changes:
-        data[place : place + 100] = name
-        data[place + 148 : place + 154] = checksum
-    return True
-
-
-@lru_cache(1024)
-def _lowered(extension: bytes) -> tuple[bytes, int]:
-    """An extension in lower case, and what that adds to a header's checksum."""
-    lower = extension.decode("utf-8", "surrogateescape").lower().encode("utf-8", "surrogateescape")
-    return lower, sum(lower) - sum(extension)
-
-
-# Reading -------------------------------------------------------------------------------------------------------------
-
-
-class _Group(NamedTuple):
-    """Neighbouring ranges of one input shard that are read together."""
-
-    shard: int
-    start: int
-    end: int
-    rows: list[int]
-
-
-def _groups(rows: Rows, turns: Positions) -> Iterator[_Group]:
-    group = _Group(-1, 0, 0, [])
-    for row, shard, start, length in zip(
-        turns.tolist(), *(rows[name][turns].tolist() for name in ("shard", "offset", "length")), strict=True
-    ):
-        near = shard == group.shard and group.start <= start <= group.end + GAP and start + length - group.start <= WINDOW
-        if near:
-            group.rows.append(row)
-            group = group._replace(end=max(group.end, start + length))
-            continue
-        if group.rows:
-            yield group
-        group = _Group(shard, start, start + length, [row])
-    if group.rows:
-        yield group
-
-
-def _read(job: Copy, turns: Positions) -> Iterator[tuple[int, memoryview]]:
-    """Each row with its bytes, in the order of `turns`; the bytes may be changed and hold until the next is asked for."""
-    offsets, lengths = job.rows["offset"].tolist(), job.rows["length"].tolist()
-    fetch = _fetch_local if job.source.is_local else _fetch_remote
-    for group, data in fetch(job, _groups(job.rows, turns)):
-        for row in group.rows:
-            begin = offsets[row] - group.start
-            yield row, data[begin : begin + lengths[row]]
-
-
-def _fetch_local(job: Copy, groups: Iterator[_Group]) -> Iterator[tuple[_Group, memoryview]]:
-    buffer = memoryview(bytearray(1 << 20))
-    with ExitStack() as stack:
-        opened: dict[int, int] = {}
-        for group in groups:
-            if group.shard not in opened:
-                if len(opened) >= OPEN_FILES:
-                    stack.close()
-                    opened.clear()
-                file = stack.enter_context(job.source.open(f"{job.names[group.shard]}.tar"))
-                opened[group.shard] = file.fileno()
-            size = group.end - group.start
-            if size > len(buffer):
-                buffer = memoryview(bytearray(size))
-            if os.preadv(opened[group.shard], [buffer[:size]], group.start) != size:
-                raise _stale(job, group.rows[0], "it is truncated")
-            yield group, buffer[:size]
-
-
-def _fetch_remote(job: Copy, groups: Iterator[_Group]) -> Iterator[tuple[_Group, memoryview]]:
-    while window := list(_until_full(groups)):
-        ranges = [(f"{job.names[group.shard]}.tar", group.start, group.end) for group in window]
-        for group, data in zip(window, job.source.read_ranges(ranges), strict=True):
-            yield group, memoryview(bytearray(data))
-
-
-def _until_full(groups: Iterator[_Group]) -> Iterator[_Group]:
-    size = 0
-    for group in groups:
-        yield group
-        size += group.end - group.start
-        if size >= WINDOW:
-            return
+def _write_all(file: int, pieces: list[memoryview], place: int) -> None:
+    total = sum(map(len, pieces))
+    written = os.pwritev(file, pieces, place)
+    while written < total:
+        rest = memoryview(b"".join(pieces))[written:]
+        written += os.pwrite(file, rest, place + written)

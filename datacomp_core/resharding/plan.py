@@ -77,6 +77,7 @@ class Buckets:
         self.seed, self.shuffle = seed, shuffle
         self.number = max(1, min(MAX_BUCKETS, -(-num_rows // BUCKET_ROWS)))
         self.num_shards = num_shards
+        self.num_bytes = 0
         with ExitStack() as stack:
             self._files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(self.number)]
             self._open = stack.pop_all()
@@ -88,6 +89,7 @@ class Buckets:
         self._open.close()
 
     def add(self, rows: Rows) -> None:
+        self.num_bytes += int(rows["length"].sum())
         if self.number == 1:
             rows.tofile(self._files[0])
             return

@@ -8,43 +8,61 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
+import json
 import shutil
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from datacomp_core import uid
-from datacomp_core.artifacts import ShardSet, Subset
+from datacomp_core.artifacts import Pool, ShardSet, Subset
 from datacomp_core.errors import DataError
-from datacomp_core.parallel import prepared_map, process_map
+from datacomp_core.parallel import process_map
+from datacomp_core.parts import METADATA
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.resharding import scan
-from datacomp_core.resharding.account import Accounting, Ledger, open_ledger
-from datacomp_core.resharding.copy import Copy, copy_shard
-from datacomp_core.resharding.plan import Buckets, Rows, cut
+from datacomp_core.resharding.account import Accounting, Ledger
+from datacomp_core.resharding.copy import Copy, copy_shards
+from datacomp_core.resharding.faces import Boxes, FaceSpec, boxes_of
+from datacomp_core.resharding.plan import Rows
+from datacomp_core.resharding.planning import Planned, local_copy, planned
+from datacomp_core.resharding.scan import Inputs, InputShard, input_shards
 from datacomp_core.resharding.spec import ReshardSpec, reshard_of
 from datacomp_core.shards import shard_name
-from datacomp_core.store import Folder, Store, scratch, step
+from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.fingerprint import canonical, fingerprint
 from datacomp_core.store.folder import hash_file
 
-log = logging.getLogger(__name__)
-
-__all__ = ["Accounting", "ReshardSpec", "reshard", "reshard_folders", "reshard_of"]
+__all__ = [
+    "Accounting",
+    "FaceSpec",
+    "Faced",
+    "Inputs",
+    "ReshardSpec",
+    "reshard",
+    "reshard_faces",
+    "reshard_folders",
+    "reshard_of",
+]
 
 SUBSET = "subset.npy"
 SAMPLE_IDS = "sample_ids.npy"  # the reference's name for the subset beside its shards
 IDENTITY = "reshard.json"
 ACCOUNT = "accounting.json"
 MISSING = "missing"
-INDICES_WORTH_A_PROCESS = 64
 SAMPLES_WORTH_A_PROCESS = 20_000
+GROUP_BYTES = 4 << 30
+OVERREAD = 0.1
+
+
+@dataclass(frozen=True)
+class Faced:
+    """What is done with faces, and the folder of metadata parts that tells where they are."""
+
+    spec: FaceSpec
+    metadata: Folder
 
 
 @step("shards", version=1, name=lambda spec, subset, shards: subset.name or subset.recipe)
@@ -62,75 +80,129 @@ def reshard(
 
     Samples are keyed `<uid>-<copy>`. IncompleteError if more is missing than the spec tolerates.
     """
-    account = reshard_folders(
-        store.folder(shards), f"{store.folder(subset)}/{SUBSET}", out, spec, workers=workers, progress=progress, record="files"
-    )
+    return _as_step(spec, subset, (shards,), None, out, store, workers, progress)
+
+
+@step("shards", version=1, name=lambda spec, faces, subset, shards, pool: f"{subset.name or subset.recipe}-{faces.label()}")
+def reshard_faces(
+    spec: ReshardSpec,
+    faces: FaceSpec,
+    subset: Subset,
+    shards: ShardSet,
+    pool: Pool,
+    *,
+    out: Folder,
+    store: Store,
+    workers: int = 1,
+    progress: Progress = NoProgress(),  # noqa: B008
+) -> ShardSet:
+    """`reshard`, with faces blurred or their boxes put into the json, by the face boxes in the pool's metadata."""
+    faced = Faced(faces, store.folder(pool) / METADATA)
+    return _as_step(spec, subset, (shards,), faced, out, store, workers, progress)
+
+
+@step("shards", version=1, name=lambda spec, subset, shards: subset.name or subset.recipe)
+def reshard_several(
+    spec: ReshardSpec,
+    subset: Subset,
+    shards: tuple[ShardSet, ...],
+    *,
+    out: Folder,
+    store: Store,
+    workers: int = 1,
+    progress: Progress = NoProgress(),  # noqa: B008
+) -> ShardSet:
+    """`reshard` out of several shard sets; a uid is taken from the first that has it."""
+    return _as_step(spec, subset, shards, None, out, store, workers, progress)
+
+
+def _as_step(
+    spec: ReshardSpec,
+    subset: Subset,
+    shards: tuple[ShardSet, ...],
+    faced: Faced | None,
+    out: Folder,
+    store: Store,
+    workers: int,
+    progress: Progress,
+) -> ShardSet:
+    inputs = Inputs(tuple(store.folder(item) for item in shards))
+    where = f"{store.folder(subset)}/{SUBSET}"
+    account = reshard_folders(inputs, where, out, spec, faced=faced, workers=workers, progress=progress, record="files")
     return ShardSet(
-        scale=shards.scale,
+        scale=shards[0].scale,
         num_samples=account.written,
         num_unique=account.written_unique,
-        num_shards=_num_shards(account, spec),
+        num_shards=-(-account.written // spec.samples_per_shard),
         counts=account.counts(),
     )
 
 
 def reshard_folders(
-    shards: Folder,
+    shards: Folder | Inputs,
     subset: str,
     out: Folder,
     spec: ReshardSpec,
     *,
+    faced: Faced | None = None,
     workers: int = 1,
     progress: Progress = NoProgress(),  # noqa: B008
     record: Literal["files", "nothing"] = "nothing",
+    group_bytes: int = GROUP_BYTES,
+    overread: float = OVERREAD,
 ) -> Accounting:
     """`reshard` without a store: works on the original tooling's folders, local or in a bucket.
 
     `subset` is the url or path of a subset file. DataError if `out` holds something else than an unfinished or finished
-    reshard of the same inputs. `record="files"` notes sizes and hashes of what is written in `out`'s journal.
+    reshard of the same inputs. `record="files"` notes sizes and hashes of what is written in `out`'s journal. From a bucket
+    a worker writes up to `group_bytes` of shards at once, so that their ranges lie closer together, and reads up to
+    `overread` times their bytes in vain where that saves requests.
     """
-    with _local(subset) as chosen:
-        inputs = scan.input_shards(shards)
-        ledger = open_ledger(uid.open_subset(chosen), subset)
-        _claim(out, _identity(spec, chosen, inputs))
-        with Buckets(len(ledger.subset), len(inputs), spec.seed, spec.shuffle) as plan:
-            progress.start(len(inputs), "indices")
-            for rows in _scan(shards, chosen, inputs, ledger, workers, progress):
-                plan.add(rows)
-            account = ledger.close()
-            _write_missing(out, ledger)
-            account.check(spec, shards.url)
-            with out.writing(SAMPLE_IDS) as path:
-                shutil.copyfile(chosen, path)
-            progress.start(account.written, "samples")
-            jobs = _jobs(shards, out, inputs, cut(plan.sorted(), account.written, spec.samples_per_shard), progress, record)
-            for _, copied in process_map(copy_shard, jobs, workers=min(workers, 1 + account.written // SAMPLES_WORTH_A_PROCESS)):
-                for file in copied.files:
-                    out.note(file)
-                progress.advance(copied.samples)
-        out.write_json(ACCOUNT, asdict(account))
-    return account
+    inputs = shards if isinstance(shards, Inputs) else Inputs((shards,))
+    with ExitStack() as stack:
+        chosen = stack.enter_context(local_copy(subset))
+        listing = input_shards(inputs)
+        _claim(out, _identity(spec, faced, chosen, listing))
+        plan = stack.enter_context(planned(inputs, listing, chosen, subset, spec, workers=workers, progress=progress))
+        _write_missing(out, plan.ledger)
+        plan.account.check(spec, str(inputs))
+        boxes = stack.enter_context(boxes_of(faced.spec, faced.metadata, chosen, workers=workers)) if faced else None
+        with out.writing(SAMPLE_IDS) as path:
+            shutil.copyfile(chosen, path)
+        progress.start(plan.account.written, "samples")
+        workers = max(1, min(workers, 1 + plan.account.written // SAMPLES_WORTH_A_PROCESS))
+        remote = not all(folder.is_local for folder in inputs.folders)
+        size = min(group_bytes, plan.num_bytes // workers) if remote else 0
+        jobs = _jobs(plan, out, boxes, progress, group_bytes=size, record=record, overread=overread)
+        for _, copied in process_map(copy_shards, jobs, workers=workers):
+            for file in copied.files:
+                out.note(file)
+            progress.advance(copied.samples)
+        out.write_json(ACCOUNT, asdict(plan.account))
+    return plan.account
 
 
-@contextmanager
-def _local(subset: str) -> Generator[Path]:
-    """The subset file as a local one, so that it can be mapped."""
-    home, _, name = subset.rpartition("/")
-    folder = Folder(home or ".")
-    if folder.is_local:
-        folder.open(name).close()
-        yield Path(folder.at(name))
-        return
-    with scratch() as temporary:
-        path = temporary / SUBSET
-        with folder.open(name) as source, path.open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-        yield path
+def account_folders(
+    shards: Folder | Inputs,
+    subset: str,
+    spec: ReshardSpec,
+    *,
+    workers: int = 1,
+    progress: Progress = NoProgress(),  # noqa: B008
+) -> tuple[Accounting, int]:
+    """What a reshard would write and miss, and about how many bytes it would write. Nothing is written or refused."""
+    inputs = shards if isinstance(shards, Inputs) else Inputs((shards,))
+    with local_copy(subset) as chosen:
+        listing = input_shards(inputs)
+        with planned(inputs, listing, chosen, subset, spec, workers=workers, progress=progress) as plan:
+            return plan.account, plan.num_bytes
 
 
-def _identity(spec: ReshardSpec, subset: Path, inputs: list[scan.InputShard]) -> dict[str, Any]:
+def _identity(spec: ReshardSpec, faced: Faced | None, subset: Path, inputs: list[InputShard]) -> dict[str, Any]:
     listing = hashlib.sha256("".join(f"{shard.name} {shard.size}\n" for shard in inputs).encode()).hexdigest()
-    return {"spec": canonical(spec), "subset_sha256": hash_file(subset), "num_shards": len(inputs), "shards_listing": listing}
+    faces = {"faces": canonical(faced.spec)} if faced else {}
+    what = {"spec": canonical(spec), "subset_sha256": hash_file(subset)}
+    return {**what, **faces, "num_shards": len(inputs), "shards_listing": listing}
 
 
 def _claim(out: Folder, identity: dict[str, Any]) -> None:
@@ -141,53 +213,55 @@ def _claim(out: Folder, identity: dict[str, Any]) -> None:
     if any(name.endswith(".tar") for name in out.files()):
         whose = "holds a reshard of another subset, spec or pool" if claimed else "holds shards that no reshard of ours made"
         raise DataError(f"{out} {whose}: choose an empty folder, or remove it.")
-    out.write_json(IDENTITY, identity)
-
-
-def _scan(
-    shards: Folder, subset: Path, inputs: list[scan.InputShard], ledger: Ledger, workers: int, progress: Progress
-) -> Iterator[Rows]:
-    """The rows of each shard, in the order of the shards: a shard that is done before its turn waits."""
-    early: dict[int, scan.Scanned] = {}
-    turn = 0
-    workers = min(workers, 1 + len(inputs) // INDICES_WORTH_A_PROCESS)
-    found = prepared_map(scan.scan_shard, inputs, prepare=partial(scan.wanted, shards, subset), workers=workers)
-    for shard, scanned in found:
-        early[shard.number] = scanned
-        progress.advance()
-        while turn in early:
-            yield ledger.enter(early.pop(turn))
-            turn += 1
-    assert not early, "a shard was not scanned"
+    if claimed:
+        out.write_json(IDENTITY, identity)
+    elif not out.create(IDENTITY, json.dumps(identity, indent=1, ensure_ascii=False).encode()):
+        _claim(out, identity)  # somebody was faster
 
 
 def _write_missing(out: Folder, ledger: Ledger) -> None:
-    out.remove(MISSING)
+    """`missing/`, without what an earlier account of this reshard left there."""
+    names: set[str] = set()
     for number, piece in enumerate(ledger.missing()):
         buffer = io.BytesIO()
         piece.write_parquet(buffer, compression="zstd", statistics=False)
-        out.write(f"{MISSING}/{shard_name(number)}.parquet", buffer.getvalue())
+        names.add(name := f"{shard_name(number)}.parquet")
+        out.write(f"{MISSING}/{name}", buffer.getvalue())
+    for name in set((out / MISSING).files() if out.exists(MISSING) else ()) - names:
+        out.remove(f"{MISSING}/{name}")
 
 
 def _jobs(
-    shards: Folder,
+    plan: Planned,
     out: Folder,
-    inputs: list[scan.InputShard],
-    plan: Iterator[Rows],
+    boxes: Boxes | None,
     progress: Progress,
+    *,
+    group_bytes: int,
     record: Literal["files", "nothing"],
+    overread: float,
 ) -> Iterator[Copy]:
-    """What is still to be written; each job knows only the input shards it reads."""
+    """What is still to be written, in groups of neighbouring shards; each job knows only the input shards it reads."""
     done = {name.removesuffix("_stats.json") for name in out.files("_stats.json")}
-    for number, rows in enumerate(plan):
+    shards: list[str] = []
+    pieces: list[Rows] = []
+
+    def job() -> Copy:
+        rows = np.concatenate(pieces)
+        used, rows["shard"] = np.unique(rows["shard"], return_inverse=True)
+        cuts = tuple(np.cumsum([0, *map(len, pieces)]).tolist())
+        faces = boxes.of(rows) if boxes else None
+        return Copy(tuple(shards), cuts, rows, tuple(plan.tars[n] for n in used), out, record, overread, faces)
+
+    for number, rows in enumerate(plan.shards()):
         if shard_name(number) in done:
             progress.advance(len(rows))
             continue
-        used, local = np.unique(rows["shard"], return_inverse=True)
-        mine = rows.copy()
-        mine["shard"] = local
-        yield Copy(shard_name(number), mine, shards, tuple(inputs[shard].name for shard in used), out, record)
-
-
-def _num_shards(account: Accounting, spec: ReshardSpec) -> int:
-    return -(-account.written // spec.samples_per_shard)
+        if pieces and sum(int(piece["length"].sum()) for piece in (*pieces, rows)) > group_bytes:
+            yield job()
+            shards.clear()
+            pieces.clear()
+        shards.append(shard_name(number))
+        pieces.append(rows)
+    if pieces:
+        yield job()

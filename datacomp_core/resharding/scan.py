@@ -8,31 +8,57 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from datacomp_core import uid
-from datacomp_core.errors import DataError
+from datacomp_core.errors import DataError, SpecError
 from datacomp_core.resharding.plan import ROW, Positions, Rows, locate
 from datacomp_core.shards import INDEX, LEDGER, index_shard, read_index
 from datacomp_core.store.folder import Folder
 
 NEVER_DOWNLOADED, CORRUPT, SHARD_GONE, UNKNOWN = "never_downloaded", "corrupt", "shard_gone", "unknown"
+NOT_IN_PART = "not_in_part"
 IS_UID = "^[0-9a-fA-F]{32}$"
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """Folders of shards; a uid is taken from the first that has it. Of all their shards, by folder and name, a part if wanted:
+    `num_shards` (None: all that follow) from `first_shard` on.
+    """
+
+    folders: tuple[Folder, ...]
+    first_shard: int = 0
+    num_shards: int | None = None
+
+    def __str__(self) -> str:
+        return " and ".join(folder.url for folder in self.folders)
+
+    @property
+    def is_part(self) -> bool:
+        return self.first_shard > 0 or self.num_shards is not None
+
+
+@dataclass(frozen=True)
 class InputShard:
-    """What lies in the folder for one shard; `size` is that of its tar, None if that is gone."""
+    """What lies in an input folder (a position in the list of folders) for one shard; `size` is that of its tar, None if
+    that is gone.
+    """
 
     number: int
+    folder: int
     name: str
     size: int | None
     has_index: bool
     ledger: str
+
+    @property
+    def label(self) -> str:
+        return self.name if self.folder == 0 else f"{self.name} of input {self.folder + 1}"
 
 
 @dataclass(frozen=True)
@@ -57,38 +83,47 @@ class Scanned:
     damage: str
 
 
-def input_shards(folder: Folder) -> list[InputShard]:
-    """The shards of a folder by name: those with a tar, and those that an index or a ledger says were there."""
-    files = folder.files()
-    top = {name for name in files if "/" not in name}
-    tars = {name.removesuffix(".tar") for name in top if name.endswith(".tar")}
-    indexed = {name[len(INDEX) + 1 : -len(".parquet")] for name in files if name.startswith(f"{INDEX}/")}
-    recorded = {name[len(LEDGER) + 1 : -len(".parquet")] for name in files if name.startswith(f"{LEDGER}/")}
-    if not tars:
-        raise DataError(f"{folder} has no shards: a folder of webdataset tars is wanted.")
+def input_shards(inputs: Inputs) -> list[InputShard]:
+    """The shards of the folders, by folder and name: those with a tar, and those that an index or a ledger says were there."""
     found: list[InputShard] = []
-    for number, name in enumerate(sorted(tars | indexed | recorded)):
-        beside = f"{name}.parquet" if f"{name}.parquet" in top else ""
-        ledger = f"{LEDGER}/{name}.parquet" if name in recorded else beside
-        found.append(InputShard(number, name, files.get(f"{name}.tar"), name in indexed, ledger))
-    return found
+    for position, folder in enumerate(inputs.folders):
+        files = folder.files()
+        top = {name for name in files if "/" not in name}
+        tars = {name.removesuffix(".tar") for name in top if name.endswith(".tar")}
+        indexed = {name[len(INDEX) + 1 : -len(".parquet")] for name in files if name.startswith(f"{INDEX}/")}
+        recorded = {name[len(LEDGER) + 1 : -len(".parquet")] for name in files if name.startswith(f"{LEDGER}/")}
+        if not tars:
+            raise DataError(f"{folder} has no shards: a folder of webdataset tars is wanted.")
+        for name in sorted(tars | indexed | recorded):
+            beside = f"{name}.parquet" if f"{name}.parquet" in top else ""
+            ledger = f"{LEDGER}/{name}.parquet" if name in recorded else beside
+            found.append(InputShard(len(found), position, name, files.get(f"{name}.tar"), name in indexed, ledger))
+    if not inputs.is_part:
+        return found
+    end = None if inputs.num_shards is None else inputs.first_shard + inputs.num_shards
+    some = [replace(shard, number=number) for number, shard in enumerate(found[inputs.first_shard : end])]
+    if not some:
+        raise SpecError(
+            f"There are {len(found)} input shards, and none of them is at {inputs.first_shard}: choose a lower first shard."
+        )
+    return some
 
 
 @dataclass(frozen=True)
 class Wanted:
     """Where the shards lie, and the subset, mapped, so that all processes share its pages."""
 
-    folder: Folder
+    folders: tuple[Folder, ...]
     subset: uid.Uids
 
 
-def wanted(folder: Folder, subset: Path) -> Wanted:
-    return Wanted(folder, np.load(subset, mmap_mode="r", allow_pickle=False))
+def wanted(folders: tuple[Folder, ...], subset: Path) -> Wanted:
+    return Wanted(folders, np.load(subset, mmap_mode="r", allow_pickle=False))
 
 
 def scan_shard(wanted: Wanted, shard: InputShard) -> Scanned:
     """What of the subset lies in a shard, and what of it should."""
-    folder, subset = wanted.folder, wanted.subset
+    folder, subset = wanted.folders[shard.folder], wanted.subset
     rows, damage = _rows(folder, shard)
     packed, rows = _addressable(rows)
     first, count = locate(subset, packed)

@@ -1,0 +1,164 @@
+"""New names for many samples at once: tar headers rewritten in a buffer, vectorised over the samples, contents untouched.
+
+Two forms are handled here, and they are nearly all there is: plain ustar members, where only name and checksum change, and
+what webdataset's writer leaves (img2dataset's downloads), where each member stands behind a pax header that holds nothing
+but its time: that one is left out, and the member's header becomes the fixed one of `tar.header`, so that the time of a
+download is not in the bytes. Anything else is told as unfit, untouched, for `frame_anew`.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from datacomp_core.tar import BLOCK, TarDamageError, header, split_name, walk
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+NAME = 100
+PAX_BLOCKS = 2  # a pax header and its one block of data
+_COLUMNS = np.arange(NAME)
+_REGULAR, _PAX, _SLASH, _DOT, _UNDERSCORE = b"0x/._"
+_USTAR = np.frombuffer(b"ustar", np.uint8)
+_MTIME = np.frombuffer(b" mtime=", np.uint8)
+_FIXED = np.frombuffer(header("", 0), np.uint8)
+_FIXED_SUM = int(_FIXED[:124].sum() + _FIXED[135:148].sum() + _FIXED[156:].sum()) + 8 * 32
+
+
+class Members(NamedTuple):
+    """The n-th members of some samples: whose they are, and the blocks from header (included) to end (excluded)."""
+
+    sample: Ints
+    head: Ints
+    stop: Ints
+
+
+class Renamed(NamedTuple):
+    """`fits`: the sample was renamed in place; `stripped`: what is to be written are its members alone, one after another."""
+
+    fits: Flags
+    stripped: Flags
+    members: list[Members]
+
+
+class _Change(NamedTuple):
+    members: Members
+    name: Bytes
+    size: Bytes
+    checksum: Ints
+
+
+def names_of(keys: list[str]) -> Bytes:
+    """Keys, each with the dot that follows it, as bytes of shape (n, 100), filled with zeros."""
+    return np.array([f"{key}.".encode() for key in keys], f"S{NAME}").view(np.uint8).reshape(len(keys), NAME)
+
+
+def rename(blocks: Bytes, begins: Ints, ends: Ints, names: Bytes) -> Renamed:
+    """Rename the members of n samples to `<key>.<extension>`, in place.
+
+    `blocks` has shape (b, 512); sample i lies in blocks `begins[i]` to `ends[i]`, no two of them in the same; `names` is of
+    `names_of`. What does not fit (other extended headers, other things between members, members of two samples, a wrong
+    checksum) is left as it is.
+    """
+    at, fits, stripped = begins.copy(), begins < ends, np.zeros(len(begins), np.bool_)
+    stems = np.zeros((len(begins), NAME), np.uint8)
+    changes: list[_Change] = []
+    while len(live := np.flatnonzero(fits & (at < ends))):
+        head = at[live]
+        if (pax := blocks[head, 156] == _PAX).any():
+            who = live[pax]
+            stripped[who] = True
+            fits[who] = (head[pax] + PAX_BLOCKS < ends[who]) & _only_time(blocks, head[pax], ends[who])
+            head = (head + PAX_BLOCKS * pax)[fits[live]]
+            live = live[fits[live]]
+        change, good, stem = _member(blocks, live, head, names)
+        first = at[live] == begins[live]
+        stems[live[first]] = stem[first]
+        fits[live] = good & (stems[live] == stem).all(axis=1)
+        at[live] = change.members.stop
+        changes.append(change)
+    fits &= at == ends
+    for change in changes:
+        _apply(blocks, change, fits, stripped)
+    return Renamed(fits, stripped, [change.members for change in changes])
+
+
+def _only_time(blocks: Bytes, head: Ints, ends: Ints) -> Flags:
+    """Whether pax headers hold one record, `<two digits> mtime=...`, and nothing else."""
+    size, good = _octal(blocks[head, 124:135])
+    data = blocks[np.minimum(head + 1, ends - 1)]
+    length = (data[:, 0].astype(np.int64) - 48) * 10 + data[:, 1] - 48
+    return good & (length == size) & (data[:, 2:9] == _MTIME).all(axis=1)
+
+
+def _member(blocks: Bytes, live: Ints, head: Ints, names: Bytes) -> tuple[_Change, Flags, Bytes]:
+    """The change one member a sample needs, whether it can be made, and its stem with the dot, shape (n, 100)."""
+    block = blocks[head]
+    size, good = _octal(block[:, 124:135])
+    stated, is_number = _octal(block[:, 148:154])
+    found = block.sum(axis=1, dtype=np.int64) - block[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * 32
+    good &= is_number & (stated == found) & (block[:, 156] == _REGULAR) & (block[:, 345] == 0)
+    good &= (block[:, 257:262] == _USTAR).all(axis=1)
+    old = block[:, :NAME]
+    ended = old == 0
+    name_length = np.where(ended.any(axis=1), ended.argmax(axis=1), NAME)[:, None]
+    name = np.where(name_length > _COLUMNS, old, 0)
+    slashes = name[:, ::-1] == _SLASH
+    slash = np.where(slashes.any(axis=1), NAME - 1 - slashes.argmax(axis=1), -1)[:, None]
+    dots = (name == _DOT) & (slash < _COLUMNS)
+    dot = np.where(dots.any(axis=1), dots.argmax(axis=1), -1)[:, None]
+    good &= (dot > slash + 1)[:, 0] & ~(name[:, :2] == _UNDERSCORE).all(axis=1)
+    good &= ~((name >= 128) & (dot < _COLUMNS)).any(axis=1)
+    extension = np.take_along_axis(name, np.clip(_COLUMNS - _lengths(names[live]) + dot + 1, 0, NAME - 1), axis=1)
+    extension += 32 * ((extension >= 65) & (extension <= 90)).astype(np.uint8)
+    own, length = names[live], _lengths(names[live])
+    total = length + name_length - dot - 1
+    good &= (total <= NAME)[:, 0]
+    fresh = np.where(length > _COLUMNS, own, np.where(total > _COLUMNS, extension, 0)).astype(np.uint8)
+    checksum = stated - old.sum(axis=1, dtype=np.int64) + fresh.sum(axis=1, dtype=np.int64)
+    members = Members(live, head, head + 1 + -(-size // BLOCK))
+    return _Change(members, fresh, block[:, 124:135], checksum), good, np.where(dot >= _COLUMNS, name, 0).astype(np.uint8)
+
+
+def _lengths(names: Bytes) -> Ints:
+    return (names != 0).sum(axis=1)[:, None]
+
+
+def _apply(blocks: Bytes, change: _Change, fits: Flags, stripped: Flags) -> None:
+    sample, head = change.members.sample, change.members.head
+    anew = fits[sample] & stripped[sample]
+    if anew.any():
+        blocks[head[anew]] = _FIXED
+        blocks[head[anew], 124:135] = change.size[anew]
+        change.checksum[anew] = _FIXED_SUM + (change.name[anew].sum(axis=1, dtype=np.int64) + change.size[anew].sum(axis=1))
+    some = fits[sample]
+    blocks[head[some], :NAME] = change.name[some]
+    blocks[head[some], 148:154] = (change.checksum[some, None] >> np.arange(15, -1, -3) & 7) + 48
+
+
+def _octal(digits: Bytes) -> tuple[Ints, Flags]:
+    """The numbers that rows of octal digits state, and whether they are such."""
+    value = digits - np.uint8(48)  # what is below "0" wraps around
+    return value.astype(np.int64) @ (8 ** np.arange(digits.shape[1] - 1, -1, -1)), (value < 8).all(axis=1)
+
+
+def frame_anew(data: bytes, key: str) -> bytes:
+    """One sample with new headers, whatever the old ones look like; what lies between its members is left out.
+
+    TarDamageError if it is not whole, or not one sample.
+    """
+    file, pieces, stems = io.BytesIO(data), list[bytes](), set[str]()
+    for member in walk(file, len(data), whole=False):
+        stem, extension = split_name(member.name)
+        if stem:
+            stems.add(stem)
+            content = data[member.data : member.data + member.size]
+            pieces += (header(f"{key}.{extension}", member.size), content, bytes(-member.size % BLOCK))
+    if len(stems) != 1:
+        raise TarDamageError(0, f"it holds {len(stems)} samples")
+    return b"".join(pieces)

@@ -1,0 +1,94 @@
+"""From inputs and a subset to a plan: every input shard is looked up in the subset, and every chosen sample accounted for.
+
+Reads indices and ledgers (of shards without an index, tar headers) and writes nothing but scratch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from datacomp_core import uid
+from datacomp_core.parallel import prepared_map
+from datacomp_core.progress import Progress
+from datacomp_core.resharding import scan
+from datacomp_core.resharding.account import Accounting, Ledger, open_ledger
+from datacomp_core.resharding.plan import Buckets, Rows, cut
+from datacomp_core.resharding.ranges import Tar
+from datacomp_core.resharding.scan import Inputs, InputShard
+from datacomp_core.resharding.spec import ReshardSpec
+from datacomp_core.store.folder import Folder, scratch
+
+INDICES_WORTH_A_PROCESS = 64
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is to be written: `shards()` gives the rows of one output shard after another, once. `num_bytes` is about it all."""
+
+    account: Accounting
+    ledger: Ledger
+    inputs: list[InputShard]
+    tars: tuple[Tar, ...]
+    num_bytes: int
+    samples_per_shard: int
+    buckets: Buckets
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.account.written // self.samples_per_shard)
+
+    def shards(self) -> Iterator[Rows]:
+        return cut(self.buckets.sorted(), self.account.written, self.samples_per_shard)
+
+
+@contextmanager
+def local_copy(subset: str) -> Generator[Path]:
+    """The subset file as a local one, so that it can be mapped."""
+    home, _, name = subset.rpartition("/")
+    folder = Folder(home or ".")
+    if folder.is_local:
+        folder.open(name).close()
+        yield Path(folder.at(name))
+        return
+    with scratch() as temporary:
+        path = temporary / "subset.npy"
+        with folder.open(name) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        yield path
+
+
+@contextmanager
+def planned(
+    inputs: Inputs, shards: list[InputShard], subset: Path, where: str, spec: ReshardSpec, *, workers: int, progress: Progress
+) -> Generator[Planned]:
+    """The plan, not yet checked against what the spec tolerates. DataError if the subset (told as `where`) is empty or none."""
+    ledger = open_ledger(uid.open_subset(subset), where, is_part=inputs.is_part)
+    with Buckets(len(ledger.subset), len(shards), spec.seed, spec.shuffle) as buckets:
+        progress.start(len(shards), "indices")
+        for rows in _scanned(inputs, subset, shards, ledger, workers, progress):
+            buckets.add(rows)
+        tars = tuple(Tar(inputs.folders[shard.folder], shard.name) for shard in shards)
+        yield Planned(ledger.close(), ledger, shards, tars, buckets.num_bytes, spec.samples_per_shard, buckets)
+
+
+def _scanned(
+    inputs: Inputs, subset: Path, shards: list[InputShard], ledger: Ledger, workers: int, progress: Progress
+) -> Iterator[Rows]:
+    """The rows of each shard, in the order of the shards: a shard that is done before its turn waits."""
+    early: dict[int, scan.Scanned] = {}
+    turn = 0
+    workers = min(workers, 1 + len(shards) // INDICES_WORTH_A_PROCESS)
+    for shard, found in prepared_map(
+        scan.scan_shard, shards, prepare=partial(scan.wanted, inputs.folders, subset), workers=workers
+    ):
+        early[shard.number] = found
+        progress.advance()
+        while turn in early:
+            yield ledger.enter(early.pop(turn))
+            turn += 1
+    assert not early, "a shard was not scanned"
