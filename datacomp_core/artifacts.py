@@ -53,10 +53,12 @@ class ShardSet(Artifact):
     """Webdataset tars `<8 digits>.tar` with `index/<shard>.parquet`: downloaded, resharded or adopted.
 
     A download also has `ledger/<shard>.parquet`, one row a candidate, and its `content` is the hash of the uids that
-    arrived: the realised pool.
+    arrived: the realised pool. A view has no tars of its own: its index points into those of another folder, so that a
+    chosen set can be trained on without a copy.
     """
 
     kind = "shards"
+    tars: str = Field(default="", description="Of a view: where the tars lie, relative to the store; empty: beside the index.")
     num_samples: int
     num_unique: int
     num_shards: int

@@ -2,7 +2,8 @@
 
 A shard is `<8 digits>.tar` with members `<key>.<extension>`; all members of a sample lie side by side. Its index,
 `index/<8 digits>.parquet`, has one row a sample, in order: the byte range that holds the sample's members whole, headers
-and padding included, so that a reader fetches one range and a writer copies it.
+and padding included, so that a reader fetches one range and a writer copies it. The index of a view has the same form and points
+into the tars of another folder (`tars_of`): its column `shard` names a tar there.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import IO, Any
 
 import polars as pl
 
+from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import DataError
-from datacomp_core.store.folder import FileStat, Folder
+from datacomp_core.store import FileStat, Folder, Store
 from datacomp_core.tar import BLOCK, Member, TarDamageError, ending, header, split_name, walk
 
 INDEX = "index"
@@ -93,6 +95,16 @@ def index_shard(folder: Folder, shard: str) -> Indexed:
     """`index_tar` of `<shard>.tar` in a folder. DataError if it is not there."""
     with folder.open(f"{shard}.tar") as file:
         return index_tar(file, shard)
+
+
+def tars_of(store: Store, shards: ShardSet) -> Folder:
+    """Where the tars of a shard set lie: in its own folder, or where a view points to."""
+    return store.folder(shards.model_copy(update={"data": shards.tars}) if shards.tars else shards)
+
+
+def index_names(folder: Folder) -> list[str]:
+    """Names of the shards that have an index, sorted: those of a view."""
+    return [name.removesuffix(".parquet") for name in (folder / INDEX).files(".parquet")]
 
 
 def index_bytes(rows: pl.DataFrame) -> bytes:

@@ -100,7 +100,7 @@ class _Writing:
 
     def write(self, paths: list[Path]) -> None:
         with ExitStack() as stack:
-            tars = [stack.enter_context(path.open("w+b", buffering=0)) for path in paths]
+            tars: list[IO[bytes]] = [stack.enter_context(path.open("w+b", buffering=0)) for path in paths]
             try:
                 if self.job.faces is not None:
                     raise _OddError

@@ -5,6 +5,7 @@ Reads indices and ledgers (of shards without an index, tar headers) and writes n
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from functools import partial
 from pathlib import Path
 
 from datacomp_core import uid
+from datacomp_core.artifacts import ShardSet
+from datacomp_core.errors import SpecError
 from datacomp_core.parallel import prepared_map
 from datacomp_core.progress import Progress
 from datacomp_core.resharding import scan
@@ -21,8 +24,13 @@ from datacomp_core.resharding.plan import Buckets, Rows, cut
 from datacomp_core.resharding.ranges import Tar
 from datacomp_core.resharding.scan import Inputs, InputShard
 from datacomp_core.resharding.spec import ReshardSpec
-from datacomp_core.store.folder import Folder, scratch
+from datacomp_core.shards import shard_name
+from datacomp_core.store import Folder, Store, scratch
 
+SUBSET = "subset.npy"
+SAMPLE_IDS = "sample_ids.npy"  # the reference's name for the subset beside its shards
+ACCOUNT = "accounting.json"
+MISSING = "missing"
 INDICES_WORTH_A_PROCESS = 64
 
 
@@ -46,6 +54,28 @@ class Planned:
         return cut(self.buckets.sorted(), self.account.written, self.samples_per_shard)
 
 
+def whole_inputs(store: Store, shards: tuple[ShardSet, ...]) -> Inputs:
+    """The folders of shard sets. SpecError for a view: it has no tars."""
+    for item in shards:
+        if item.tars:
+            raise SpecError(
+                f"{item.name or item.address} is a view, which has no tars to copy from: give the shards it points into."
+            )
+    return Inputs(tuple(store.folder(item) for item in shards))
+
+
+def write_missing(out: Folder, ledger: Ledger) -> None:
+    """`missing/`, without what an earlier account left there."""
+    names: set[str] = set()
+    for number, piece in enumerate(ledger.missing()):
+        buffer = io.BytesIO()
+        piece.write_parquet(buffer, compression="zstd", statistics=False)
+        names.add(name := f"{shard_name(number)}.parquet")
+        out.write(f"{MISSING}/{name}", buffer.getvalue())
+    for name in set((out / MISSING).files() if out.exists(MISSING) else ()) - names:
+        out.remove(f"{MISSING}/{name}")
+
+
 @contextmanager
 def local_copy(subset: str) -> Generator[Path]:
     """The subset file as a local one, so that it can be mapped."""
@@ -56,7 +86,7 @@ def local_copy(subset: str) -> Generator[Path]:
         yield Path(folder.at(name))
         return
     with scratch() as temporary:
-        path = temporary / "subset.npy"
+        path = temporary / SUBSET
         with folder.open(name) as source, path.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
         yield path

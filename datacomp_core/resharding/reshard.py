@@ -7,7 +7,6 @@ written last of a shard: one that has it is finished, so an interrupted reshard 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -23,11 +22,20 @@ from datacomp_core.errors import DataError
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.resharding.account import Accounting, Ledger
+from datacomp_core.resharding.account import Accounting
 from datacomp_core.resharding.copy import Copy, copy_shards
 from datacomp_core.resharding.faces import Boxes, FaceSpec, boxes_of
 from datacomp_core.resharding.plan import Rows
-from datacomp_core.resharding.planning import Planned, local_copy, planned
+from datacomp_core.resharding.planning import (
+    ACCOUNT,
+    SAMPLE_IDS,
+    SUBSET,
+    Planned,
+    local_copy,
+    planned,
+    whole_inputs,
+    write_missing,
+)
 from datacomp_core.resharding.scan import Inputs, InputShard, input_shards
 from datacomp_core.resharding.spec import ReshardSpec, reshard_of
 from datacomp_core.shards import shard_name
@@ -47,11 +55,7 @@ __all__ = [
     "reshard_of",
 ]
 
-SUBSET = "subset.npy"
-SAMPLE_IDS = "sample_ids.npy"  # the reference's name for the subset beside its shards
 IDENTITY = "reshard.json"
-ACCOUNT = "accounting.json"
-MISSING = "missing"
 SAMPLES_WORTH_A_PROCESS = 20_000
 GROUP_BYTES = 4 << 30
 OVERREAD = 0.1
@@ -126,7 +130,7 @@ def _as_step(
     workers: int,
     progress: Progress,
 ) -> ShardSet:
-    inputs = Inputs(tuple(store.folder(item) for item in shards))
+    inputs = whole_inputs(store, shards)
     where = f"{store.folder(subset)}/{SUBSET}"
     account = reshard_folders(inputs, where, out, spec, faced=faced, workers=workers, progress=progress, record="files")
     return ShardSet(
@@ -164,7 +168,7 @@ def reshard_folders(
         listing = input_shards(inputs)
         _claim(out, _identity(spec, faced, chosen, listing))
         plan = stack.enter_context(planned(inputs, listing, chosen, subset, spec, workers=workers, progress=progress))
-        _write_missing(out, plan.ledger)
+        write_missing(out, plan.ledger)
         plan.account.check(spec, str(inputs))
         boxes = stack.enter_context(boxes_of(faced.spec, faced.metadata, chosen, workers=workers)) if faced else None
         with out.writing(SAMPLE_IDS) as path:
@@ -217,18 +221,6 @@ def _claim(out: Folder, identity: dict[str, Any]) -> None:
         out.write_json(IDENTITY, identity)
     elif not out.create(IDENTITY, json.dumps(identity, indent=1, ensure_ascii=False).encode()):
         _claim(out, identity)  # somebody was faster
-
-
-def _write_missing(out: Folder, ledger: Ledger) -> None:
-    """`missing/`, without what an earlier account of this reshard left there."""
-    names: set[str] = set()
-    for number, piece in enumerate(ledger.missing()):
-        buffer = io.BytesIO()
-        piece.write_parquet(buffer, compression="zstd", statistics=False)
-        names.add(name := f"{shard_name(number)}.parquet")
-        out.write(f"{MISSING}/{name}", buffer.getvalue())
-    for name in set((out / MISSING).files() if out.exists(MISSING) else ()) - names:
-        out.remove(f"{MISSING}/{name}")
 
 
 def _jobs(

@@ -124,7 +124,7 @@ def wanted(folders: tuple[Folder, ...], subset: Path) -> Wanted:
 def scan_shard(wanted: Wanted, shard: InputShard) -> Scanned:
     """What of the subset lies in a shard, and what of it should."""
     folder, subset = wanted.folders[shard.folder], wanted.subset
-    rows, damage = _rows(folder, shard)
+    rows, damage = samples_of(folder, shard)
     packed, rows = _addressable(rows)
     first, count = locate(subset, packed)
     size = -1 if shard.size is None else shard.size
@@ -143,7 +143,8 @@ def scan_shard(wanted: Wanted, shard: InputShard) -> Scanned:
     return Scanned(shard, taken, first[keep], count[keep], tuple(lost), damage)
 
 
-def _rows(folder: Folder, shard: InputShard) -> tuple[pl.DataFrame, str]:
+def samples_of(folder: Folder, shard: InputShard) -> tuple[pl.DataFrame, str]:
+    """The index of a shard, or what a walk over its tar finds, and the damage that the walk met."""
     if shard.has_index:
         return read_index(folder, shard.name), ""
     if shard.size is None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import DataError
-from datacomp_core.shards import INDEX, index_shard, read_index, shard_names, write_index
+from datacomp_core.shards import INDEX, index_names, index_shard, read_index, shard_names, write_index
 from datacomp_core.store import Folder
 from datacomp_core.tar import BLOCK, Member, walk
 from datacomp_core.training.samples import Source
 
 THREADS = 16
+HEAD_BLOCKS = 8  # a member's header, with what pax may set before it
 
 
 class Checked(BaseModel):
@@ -31,8 +33,24 @@ class Checked(BaseModel):
     num_bytes: int
 
 
-def preflight(shards: ShardSet, folder: Folder, scratch: Path, weight: float) -> tuple[Source, list[Checked]]:
-    """Open every shard and compare its index and counts. DataError names the shard and what is wrong with it."""
+def preflight(
+    shards: ShardSet, folder: Folder, scratch: Path, weight: float, *, tars: Folder | None = None
+) -> tuple[Source, list[Checked]]:
+    """Open every shard and compare its index and counts. DataError names the shard and what is wrong with it.
+
+    `tars` is where the tars of a view lie; otherwise they are in `folder`.
+    """
+    return _preflight(shards, folder, scratch, weight) if tars is None else _preflight_view(shards, folder, tars, weight)
+
+
+def _preflight_view(shards: ShardSet, folder: Folder, tars: Folder, weight: float) -> tuple[Source, list[Checked]]:
+    sizes = {name.removesuffix(".tar"): size for name, size in tars.files(".tar").items()}
+    with ThreadPoolExecutor(THREADS) as pool:
+        rows = list(pool.map(lambda name: _check(shards, tars, folder, name, sizes), index_names(folder)))
+    return _settled(shards, folder, tars, folder, weight, rows)
+
+
+def _preflight(shards: ShardSet, folder: Folder, scratch: Path, weight: float) -> tuple[Source, list[Checked]]:
     names = shard_names(folder)
     there = folder.files()
     indexed = {f"{INDEX}/{name}.parquet" in there for name in names}
@@ -41,43 +59,57 @@ def preflight(shards: ShardSet, folder: Folder, scratch: Path, weight: float) ->
         lost = sorted(_stem(path) for path in there if path.startswith(f"{INDEX}/") and f"{_stem(path)}.tar" not in there)
         if lost:
             raise DataError(f"{shards.name or folder} has no shard {lost[0]}.tar ({len(lost)} are missing): make it again.")
-    if len(names) != shards.num_shards:
-        raise DataError(f"{folder} has {len(names)} shards, and its record says {shards.num_shards}: make it again.")
+    sizes = {name: there[f"{name}.tar"] for name in names}
 
     def check(name: str) -> Checked:
         if indexed != {True}:
             write_index(index, name, index_shard(folder, name).whole())
-        return _check(shards, folder, index, name, there[f"{name}.tar"])
+        return _check(shards, folder, index, name, sizes)
 
     with ThreadPoolExecutor(THREADS) as pool:
         rows = list(pool.map(check, names))
+    return _settled(shards, folder, folder, index, weight, rows)
+
+
+def _settled(
+    shards: ShardSet, folder: Folder, tars: Folder, index: Folder, weight: float, rows: list[Checked]
+) -> tuple[Source, list[Checked]]:
+    """The source, if the numbers are those of the record."""
+    if len(rows) != shards.num_shards:
+        raise DataError(f"{folder} has {len(rows)} shards, and its record says {shards.num_shards}: make it again.")
     total = sum(row.num_samples for row in rows)
     if total != shards.num_samples:
         raise DataError(f"{folder} holds {total} samples, and its record says {shards.num_samples}: make it again.")
     if not total:
         raise DataError(f"{shards.name or folder} has no samples, so there is nothing to train on: choose a wider filter.")
-    source = Source(url=folder.url, index=index.url, weight=weight, shards=tuple((row.shard, row.num_samples) for row in rows))
-    return source, rows
+    return Source(url=tars.url, index=index.url, weight=weight, shards=tuple((row.shard, row.num_samples) for row in rows)), rows
 
 
-def _check(shards: ShardSet, folder: Folder, index: Folder, name: str, size: int) -> Checked:
+def _check(shards: ShardSet, tars: Folder, index: Folder, name: str, sizes: dict[str, int]) -> Checked:
     rows = read_index(index, name)
-    where = folder.at(f"{name}.tar")
     if not rows.is_empty():
-        ends = int((rows["offset"] + rows["length"]).max())  # pyright: ignore[reportArgumentType]
-        if ends > size:
-            raise DataError(f"Shard {where} has {size} bytes and its index reaches to {ends}: it is truncated; make it again.")
-        _first_member(folder, name, int(rows["offset"][0]))
+        reach = rows.group_by("shard").agg(end=(pl.col("offset") + pl.col("length")).max())
+        for tar, end in reach.iter_rows():
+            if tar not in sizes:
+                raise DataError(f"{shards.name or tars} has no shard {tar}.tar: make it again.")
+            if end > sizes[tar]:
+                raise DataError(
+                    f"Shard {tars.at(tar)}.tar has {sizes[tar]} bytes and its index reaches to {end}: it is truncated; "
+                    "make it again."
+                )
+        _first_member(tars, rows)
+    size = int(rows["length"].sum()) if shards.tars else sizes[name]
     return Checked(shard_set=shards.name, shard=name, num_samples=rows.height, num_bytes=size)
 
 
-def _first_member(folder: Folder, name: str, offset: int) -> Member:
+def _first_member(tars: Folder, rows: pl.DataFrame) -> Member:
     import io
 
-    head = folder.read_range(f"{name}.tar", offset, offset + BLOCK)
+    name, offset, length = f"{rows['shard'][0]}.tar", int(rows["offset"][0]), int(rows["length"][0])
+    head = tars.read_range(name, offset, offset + min(length, HEAD_BLOCKS * BLOCK))
     found = next(walk(io.BytesIO(head), 1 << 62, whole=False), None)
     if found is None:
-        raise DataError(f"Shard {folder.at(f'{name}.tar')} does not begin where its index says: index it again.")
+        raise DataError(f"Shard {tars.at(name)} does not begin where its index says: index it again.")
     return found
 
 

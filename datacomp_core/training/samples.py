@@ -36,7 +36,10 @@ OPEN_SHARDS = 128  # twice the lanes of an order: what is open is what is read n
 
 
 class Source(BaseModel):
-    """One shard set as the loader sees it: where its tars and its index lie, and how many samples each shard has."""
+    """One shard set as the loader sees it: where its tars and its index lie, and how many samples each shard has.
+
+    Of a view each sample of a shard may lie in a tar of its own: the index says in which.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,13 +54,23 @@ class Sample(NamedTuple):
     tokens: Tokens
 
 
+class _Rows(NamedTuple):
+    """The index of a shard: names of the tars it reads, and of each sample which of them, from where, and how long."""
+
+    tars: list[str]
+    tar: Ints
+    offsets: Ints
+    lengths: Ints
+
+
 class Reader:
     """Samples of several sources by (shard, row); shards are numbered through all sources. Picklable before first use."""
 
     def __init__(self, sources: tuple[Source, ...], tokenize: Tokenizer, *, cache: str, cache_bytes: int) -> None:
         self.shards = [(source, name) for source in sources for name, _ in source.shards]
         self.tokenize, self.cache, self.cache_bytes = tokenize, Path(cache), cache_bytes
-        self._open: OrderedDict[int, tuple[int, Ints, Ints]] = OrderedDict()
+        self._indexes: OrderedDict[int, _Rows] = OrderedDict()
+        self._open: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._kept: dict[tuple[int, int], Sample] = {}
 
     def __call__(self, shard: int, row: int) -> Sample:
@@ -74,51 +87,64 @@ class Reader:
     def _read(self, shard: int, row: int) -> Sample:
         from PIL import Image
 
-        handle, offsets, lengths = self._opened(shard)
-        data = os.pread(handle, int(lengths[row]), int(offsets[row]))
+        source, name = self.shards[shard]
+        rows = self._index(shard)
+        tar, offset, length = rows.tars[rows.tar[row]], int(rows.offsets[row]), int(rows.lengths[row])
+        data = self._bytes(source, tar, offset, length, whole=rows.tars == [name])
         try:
             members = parse_sample(data)
             image = Image.open(io.BytesIO(next(members[kind] for kind in IMAGES if kind in members))).convert("RGB")
             text = members["txt"].decode("utf-8")
         except (DataError, OSError, KeyError, StopIteration, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-            source, name = self.shards[shard]
             told = f"{type(problem).__name__}: {problem}".rstrip(": ")
             raise DataError(
-                f"Sample {row} of shard {source.url}/{name}.tar (byte {offsets[row]}) cannot be read ({told}): download or "
+                f"Sample {row} of shard {source.url}/{tar}.tar (byte {offset}) cannot be read ({told}): download or "
                 "reshard it again, or tolerate a share of such samples (tolerated_corrupt)."
             ) from problem
         return Sample(image, np.asarray(self.tokenize([text])[0]))
 
-    def _opened(self, shard: int) -> tuple[int, Ints, Ints]:
-        found = self._open.get(shard)
+    def _index(self, shard: int) -> _Rows:
+        found = self._indexes.get(shard)
         if found is not None:
-            self._open.move_to_end(shard)
+            self._indexes.move_to_end(shard)
             return found
-        if len(self._open) >= OPEN_SHARDS:
-            self._close()
+        if len(self._indexes) >= OPEN_SHARDS:
+            self._indexes.popitem(last=False)
         source, name = self.shards[shard]
         rows = read_index(Folder(source.index), name)
-        handle = os.open(self._local(source, name), os.O_RDONLY)
-        self._open[shard] = handle, rows["offset"].to_numpy(), rows["length"].to_numpy()
-        return self._open[shard]
+        tars, tar = np.unique(rows["shard"].to_numpy(), return_inverse=True)
+        self._indexes[shard] = _Rows(tars.tolist(), tar, rows["offset"].to_numpy(), rows["length"].to_numpy())
+        return self._indexes[shard]
+
+    def _bytes(self, source: Source, tar: str, offset: int, length: int, *, whole: bool) -> bytes:
+        """A byte range of a tar, which is opened, and copied if it is remote; a remote one that a view only picks from is not."""
+        if not whole and not Folder(source.url).is_local:
+            return Folder(source.url).read_range(f"{tar}.tar", offset, offset + length)
+        handle = self._open.get((source.url, tar))
+        if handle is None:
+            if len(self._open) >= OPEN_SHARDS:
+                self._close()
+            handle = self._open[source.url, tar] = os.open(self._local(source, tar), os.O_RDONLY)
+        else:
+            self._open.move_to_end((source.url, tar))
+        return os.pread(handle, length, offset)
 
     def _close(self) -> None:
-        """Close the shard that was not read for longest; a local copy of a remote one goes with it."""
-        shard, (handle, _, _) = self._open.popitem(last=False)
+        """Close the tar that was not read for longest; a local copy of a remote one goes with it."""
+        (url, name), handle = self._open.popitem(last=False)
         os.close(handle)
-        source, name = self.shards[shard]
-        if not Folder(source.url).is_local:
-            self._copies(source).remove(f"{name}.tar")
+        if not Folder(url).is_local:
+            self._copies(url).remove(f"{name}.tar")
 
-    def _copies(self, source: Source) -> Folder:
-        return Folder(self.cache) / source.url.replace("://", "-").replace("/", "-")
+    def _copies(self, url: str) -> Folder:
+        return Folder(self.cache) / url.replace("://", "-").replace("/", "-")
 
     def _local(self, source: Source, name: str) -> Path:
         """The shard on a local disk: where it is, or a copy that all processes of this machine share."""
         folder = Folder(source.url)
         if folder.is_local:
             return folder.path / f"{name}.tar"
-        copies = self._copies(source)
+        copies = self._copies(source.url)
         copy = copies.path / f"{name}.tar"
         if not copy.exists():
             with folder.open(f"{name}.tar") as remote, copies.writing(f"{name}.tar") as local, local.open("wb") as file:

@@ -22,6 +22,7 @@ from datacomp_core.artifacts import Checkpoint, ShardSet
 from datacomp_core.errors import DatacompError, SpecError
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.settings import settings
+from datacomp_core.shards import tars_of
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.training.arguments import Checkpointing, Machine, Report, arguments, device_batch
 from datacomp_core.training.history import read_history
@@ -195,7 +196,10 @@ def _checked(
     if spec.data_weights and len(spec.data_weights) != len(shards):
         raise SpecError(f"{len(spec.data_weights)} data weights for {len(shards)} shard sets: give one for each, or none.")
     weights = spec.data_weights or (1.0,) * len(shards)
-    found = [preflight(item, store.folder(item), folder, weight) for item, weight in zip(shards, weights, strict=True)]
+    found = [
+        preflight(item, store.folder(item), folder, weight, tars=tars_of(store, item) if item.tars else None)
+        for item, weight in zip(shards, weights, strict=True)
+    ]
     return tuple(source for source, _ in found), [row for _, rows in found for row in rows]
 
 

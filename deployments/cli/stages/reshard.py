@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,18 +17,33 @@ def add_to(app: typer.Typer) -> None:
     app.command("reshard", rich_help_panel="Stages")(reshard)
 
 
+Treatment = Literal["blur", "inject", "blur_and_inject"]
+
+
 def reshard(
     recipe: until.Recipe = until.DEFAULT_RECIPE,
     scale: options.Scale = "tiny",
     pool_seed: until.PoolSeed = 0,
     shards: Annotated[
-        str | None, typer.Option(help="A folder or bucket of webdataset tars, in place of a pool's images.")
+        list[str] | None,
+        typer.Option(help="A folder or bucket of webdataset tars, in place of a pool's images; repeat for several."),
     ] = None,
     subset: Annotated[str | None, typer.Option(help="With --shards: the subset file.")] = None,
     out: Annotated[str | None, typer.Option(help="With --shards: folder or bucket for the new shards.")] = None,
     samples_per_shard: Annotated[int, typer.Option(min=1, help="With --shards: samples of a new shard, at most.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="With --shards: seed of the global shuffle.")] = 0,
+    shuffle: Annotated[
+        Literal["global", "none"], typer.Option(help="With --shards: none keeps the order of the input.")
+    ] = "global",
     tolerated_missing: Annotated[float, typer.Option(min=0, max=1, help="With --shards: share that may be missing.")] = 0.0,
+    first_shard: Annotated[int, typer.Option(min=0, help="With --shards: begin at this one, by name, from 0.")] = 0,
+    num_shards: Annotated[int | None, typer.Option(min=1, help="With --shards: read only so many of them.")] = None,
+    faces: Annotated[
+        Treatment | None, typer.Option(help="With --metadata: blur faces, put boxes into the json, or both.")
+    ] = None,
+    metadata: Annotated[str | None, typer.Option(help="With --faces: the pool's metadata folder.")] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="With --faces: of the webp of a blurred image.")] = 100,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --shards: account for the subset, and write nothing.")] = False,
     json: options.Json = False,
 ) -> None:
     """Lay out the chosen samples as shards of their own, in a global random order, reading only what was chosen.
@@ -38,30 +53,34 @@ def reshard(
       datacomp reshard --recipe clip_score_tiny
 
       datacomp reshard --shards small/shards --subset subset.npy --out small/clip_score
+
+      datacomp reshard --shards s3://bucket/shards --subset subset.npy --dry-run
     """
     if shards is None:
         until.run_to("reshard", until.spec_of(scale, recipe, pool_seed=pool_seed), json=json)
-    elif subset is None or out is None:
+        return
+    if subset is None or (out is None and not dry_run):
         raise SpecError("Resharding a folder needs --shards, --subset and --out together.")
-    else:
-        _reshard_folder(
-            shards, subset, out, samples_per_shard=samples_per_shard, seed=seed, tolerated_missing=tolerated_missing, json=json
-        )
+    if (faces is None) != (metadata is None):
+        raise SpecError("Faces need --faces (what to do) and --metadata (where the boxes are) together.")
+    from datacomp_core.resharding import reshard as core
 
-
-def _reshard_folder(
-    shards: str, subset: str, out: str, *, samples_per_shard: int, seed: int, tolerated_missing: float, json: bool
-) -> None:
-    """The chosen samples of a folder of tars as shards of their own."""
-    from datacomp_core.resharding.reshard import ReshardSpec, reshard_folders
-
-    spec = ReshardSpec(samples_per_shard=samples_per_shard, seed=seed, tolerated_missing=tolerated_missing)
+    spec = core.ReshardSpec(samples_per_shard=samples_per_shard, seed=seed, shuffle=shuffle, tolerated_missing=tolerated_missing)
+    inputs = core.Inputs(tuple(Folder(url) for url in shards), first_shard, num_shards)
+    workers = settings().num_workers
     with terminal.shown_progress("reshard", quiet=json) as progress:
-        account = reshard_folders(Folder(shards), subset, Folder(out), spec, workers=settings().num_workers, progress=progress)
-    counts = account.counts()
+        if out is None or dry_run:
+            account, num_bytes = core.account_folders(inputs, subset, spec, workers=workers, progress=progress)
+            _show(f"Would be written of {subset}", "", {**account.counts(), "bytes": num_bytes}, json=json)
+            account.check(spec, str(inputs))
+            return
+        faced = core.Faced(core.FaceSpec(treatment=faces, quality=quality), Folder(metadata)) if faces and metadata else None
+        account = core.reshard_folders(inputs, subset, Folder(out), spec, faced=faced, workers=workers, progress=progress)
+    _show(f"Resharded into {out}", out, account.counts(), json=json)
+
+
+def _show(title: str, out: str, counts: dict[str, int], *, json: bool) -> None:
     if json:
         terminal.print_json({"out": out, **counts})
         return
-    terminal.table(
-        f"Resharded into {out}", ("what", "samples"), [(name, f"{n:,}") for name, n in counts.items()], right=("samples",)
-    )
+    terminal.table(title, ("what", "number"), [(name, f"{n:,}") for name, n in counts.items()], right=("number",))

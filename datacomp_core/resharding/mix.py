@@ -1,0 +1,113 @@
+"""Several shard sets with weights -> Subset: the choice that makes a mix of one's own data and a pool's (BYOD).
+
+The subset is a multiset: a weight of 2 takes every sample twice, 0.3 three of ten by a hash of seed and uid, 1.5 every sample
+once and half of them again. `reshard_several` of the same shard sets writes it. Uids are sorted on scratch disk.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import IO, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from datacomp_core import uid
+from datacomp_core.artifacts import ShardSet, Spec, Subset
+from datacomp_core.errors import DataError, SpecError
+from datacomp_core.parallel import prepared_map
+from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.resharding.plan import ROW, shuffle_keys
+from datacomp_core.resharding.planning import INDICES_WORTH_A_PROCESS, SUBSET
+from datacomp_core.resharding.scan import IS_UID, Inputs, InputShard, input_shards, samples_of
+from datacomp_core.store import Folder, Store, step
+
+BUCKETS = 256
+
+
+class MixSpec(Spec):
+    """How often each sample of each shard set is taken."""
+
+    weights: tuple[float, ...] = Field(min_length=1, description="Of each shard set, in their order: copies of each sample.")
+    seed: int = Field(default=0, ge=0, description="Of the draw that a broken weight needs.")
+
+    def label(self) -> str:
+        return "mix-" + "-".join(f"{weight:g}" for weight in self.weights)
+
+
+class _Chosen(NamedTuple):
+    uids: uid.Uids
+    without_uid: int
+
+
+@step("subsets", version=1)
+def mix(
+    spec: MixSpec,
+    shards: tuple[ShardSet, ...],
+    *,
+    out: Folder,
+    store: Store,
+    workers: int = 1,
+    progress: Progress = NoProgress(),  # noqa: B008
+) -> Subset:
+    """`subset.npy`. A uid that lies in several places is chosen as often as their weights sum to.
+
+    SpecError if weights and shard sets are not as many, or a weight is negative; DataError if nothing is chosen.
+    """
+    if len(spec.weights) != len(shards) or min(spec.weights) < 0:
+        raise SpecError(f"{len(spec.weights)} weights for {len(shards)} shard sets: give one for each, none below zero.")
+    inputs = Inputs(tuple(store.folder(item) for item in shards))
+    listing = input_shards(inputs)
+    progress.start(len(listing), "indices")
+    counts = {f"input_{number + 1}": 0 for number in range(len(shards))} | {"without_uid": 0}
+    with ExitStack() as stack:
+        buckets: list[IO[bytes]] = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(BUCKETS)]
+        some = min(workers, 1 + len(listing) // INDICES_WORTH_A_PROCESS)
+        for shard, chosen in prepared_map(_choose, listing, prepare=partial(_prepared, inputs, spec), workers=some):
+            counts[f"input_{shard.folder + 1}"] += len(chosen.uids)
+            counts["without_uid"] += chosen.without_uid
+            bucket = chosen.uids["f0"] >> np.uint64(56)
+            for number in np.unique(bucket).tolist():
+                chosen.uids[bucket == number].tofile(buckets[number])
+            progress.advance()
+        total = sum(counts[f"input_{number + 1}"] for number in range(len(shards)))
+        if not total:
+            raise DataError("The mix is empty: no weight is above zero, or no shard set has samples with uids.")
+        num_unique = 0
+        with out.writing(SUBSET) as path:
+            made, end = np.lib.format.open_memmap(path, "w+", uid.DTYPE, (total,), version=(1, 0)), 0
+            for piece in _sorted(buckets):
+                made[end : end + len(piece)] = piece
+                end, num_unique = end + len(piece), num_unique + uid.num_unique(piece)
+            made.flush()
+    return Subset(scale=shards[0].scale, recipe=spec.label(), num_samples=total, num_unique=num_unique, counts=counts)
+
+
+def _sorted(buckets: list[IO[bytes]]) -> Iterator[uid.Uids]:
+    for file in buckets:
+        file.seek(0)
+        yield uid.sort(np.fromfile(file, uid.DTYPE))
+
+
+def _prepared(inputs: Inputs, spec: MixSpec) -> tuple[Inputs, MixSpec]:
+    return inputs, spec
+
+
+def _choose(prepared: tuple[Inputs, MixSpec], shard: InputShard) -> _Chosen:
+    """The uids of one shard, each as often as its weight says. DataError if the shard is damaged."""
+    inputs, spec = prepared
+    rows, damage = samples_of(inputs.folders[shard.folder], shard)
+    if damage:
+        raise DataError(
+            f"Shard {inputs.folders[shard.folder].at(shard.name)}.tar cannot be mixed in: {damage}; download it again."
+        )
+    named = rows.filter(rows["uid"].str.contains(IS_UID).fill_null(value=False))
+    found = np.zeros(named.height, ROW)
+    packed = uid.pack(named["uid"])
+    found["f0"], found["f1"] = packed["f0"], packed["f1"]
+    copies, rest = divmod(spec.weights[shard.folder], 1)
+    drawn = (shuffle_keys(found, spec.seed) >> np.uint64(11)) < rest * 2**53
+    return _Chosen(np.repeat(packed, int(copies) + drawn), rows.height - named.height)

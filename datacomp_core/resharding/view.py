@@ -1,0 +1,69 @@
+"""Subset x ShardSet -> ShardSet without a copy: the plan of a reshard, kept as an index into the shards that are there.
+
+A view has the shards, the order and the account that `reshard` of the same spec would give, so a training reads the same
+samples at the same steps; each costs a read of its own, so it is for trying out, and a reshard for training long.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+
+import numpy as np
+import polars as pl
+
+from datacomp_core.artifacts import ShardSet, Subset
+from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.resharding.copy import keys_of
+from datacomp_core.resharding.plan import Rows
+from datacomp_core.resharding.planning import ACCOUNT, SAMPLE_IDS, SUBSET, local_copy, planned, whole_inputs, write_missing
+from datacomp_core.resharding.scan import input_shards
+from datacomp_core.resharding.spec import ReshardSpec
+from datacomp_core.shards import INDEX_SCHEMA, shard_name, write_index
+from datacomp_core.store import Folder, Store, step
+
+
+@step("shards", version=1, name=lambda spec, subset, shards: f"view-{subset.name or subset.recipe}")
+def view(
+    spec: ReshardSpec,
+    subset: Subset,
+    shards: ShardSet,
+    *,
+    out: Folder,
+    store: Store,
+    workers: int = 1,
+    progress: Progress = NoProgress(),  # noqa: B008
+) -> ShardSet:
+    """`index/<shard>.parquet` of each shard to be, pointing into the tars of `shards`, with `sample_ids.npy` and the account.
+
+    IncompleteError if more is missing than the spec tolerates.
+    """
+    inputs, where = whole_inputs(store, (shards,)), f"{store.folder(subset)}/{SUBSET}"
+    with (
+        local_copy(where) as chosen,
+        planned(inputs, input_shards(inputs), chosen, where, spec, workers=workers, progress=progress) as plan,
+    ):
+        write_missing(out, plan.ledger)
+        plan.account.check(spec, str(inputs))
+        with out.writing(SAMPLE_IDS) as path:
+            shutil.copyfile(chosen, path)
+        progress.start(plan.account.written, "samples")
+        names = np.array([tar.name for tar in plan.tars])
+        for number, rows in enumerate(plan.shards()):
+            write_index(out, shard_name(number), _index(rows, names))
+            progress.advance(len(rows))
+        out.write_json(ACCOUNT, asdict(plan.account))
+    return ShardSet(
+        scale=shards.scale,
+        tars=shards.data,
+        num_samples=plan.account.written,
+        num_unique=plan.account.written_unique,
+        num_shards=plan.num_shards,
+        counts=plan.account.counts(),
+    )
+
+
+def _index(rows: Rows, names: np.ndarray[tuple[int], np.dtype[np.str_]]) -> pl.DataFrame:
+    uids, keys = keys_of(rows)
+    columns = {"uid": uids, "key": keys, "shard": names[rows["shard"]], "offset": rows["offset"], "length": rows["length"]}
+    return pl.DataFrame(columns, schema_overrides=INDEX_SCHEMA)
