@@ -21,8 +21,7 @@ from datacomp_core.store.folder import Folder
 from datacomp_core.tar import BLOCK
 
 GAP = 4 << 10  # of a local file: bytes read in vain rather than asking twice
-LOCAL_WINDOW = 4 << 20  # what was read is written while it is still in the processor's cache
-REMOTE_WINDOW = 32 << 20  # bytes of one round of concurrent requests
+WINDOW = 32 << 20  # bytes of one round of requests, and of samples that are renamed together
 
 
 class Tar(NamedTuple):
@@ -76,15 +75,14 @@ def read(rows: Rows, tars: Sequence[Tar], *, overread: float) -> Iterator[Batch]
     turns = in_order(rows)
     ordered = rows[turns]
     remote = not all(tar.folder.is_local for tar in tars)
-    window = REMOTE_WINDOW if remote else LOCAL_WINDOW
     if np.any(ordered["offset"] % BLOCK) or np.any(ordered["length"] % BLOCK):
         raise DataError(f"The index of {tars[0].folder} has byte ranges that are none of a tar: index its shards again.")
-    first = np.flatnonzero(~joined(ordered, remote=remote, overread=overread, window=window))
+    first = np.flatnonzero(~joined(ordered, remote=remote, overread=overread, window=WINDOW))
     start = ordered["offset"][first]
     stop = np.maximum.reduceat(ordered["offset"] + ordered["length"], first)
     size = stop - start
     place = np.cumsum(size) - size  # of each run, were all of them in one buffer
-    batch_of_run = place // window
+    batch_of_run = place // WINDOW
     cuts = np.flatnonzero(np.concatenate(([True], batch_of_run[1:] != batch_of_run[:-1])))
     tar = ordered["shard"][first]
     with closing(_Reader(tars, remote=remote)) as reader:
