@@ -9,7 +9,9 @@ from datacomp_core.embedding import encode
 from datacomp_core.filters import select
 from datacomp_core.filters.scores import compute
 from datacomp_core.filters.scores.base import Score
+from datacomp_core.resharding import mix as mixing
 from datacomp_core.resharding import reshard as resharding
+from datacomp_core.resharding import view as viewing
 from datacomp_core.settings import settings
 from tasks import pictures, policies
 from tasks.running import run, runs
@@ -43,3 +45,33 @@ def select_subset(spec: select.SubsetSpec, pool: Pool, beside: Embeddings | tupl
 def reshard(spec: resharding.ReshardSpec, subset: Subset, shards: ShardSet) -> ShardSet:
     """The chosen samples as shards of their own, in a global random order."""
     return run(resharding.reshard, spec, subset, shards, workers=settings().num_workers)
+
+
+@task(name="reshard faces", **policies.NETWORK)
+@runs(resharding.reshard_faces)
+def reshard_faces(
+    spec: resharding.ReshardSpec, faces: resharding.FaceSpec, subset: Subset, shards: ShardSet, pool: Pool
+) -> ShardSet:
+    """A reshard with faces blurred, or their boxes put into the json."""
+    return run(resharding.reshard_faces, spec, faces, subset, shards, pool, workers=settings().num_workers)
+
+
+@task(name="mix", **policies.NETWORK)
+@runs(mixing.mix)
+def mix(spec: mixing.MixSpec, shards: tuple[ShardSet, ...]) -> Subset:
+    """The subset that takes each sample of several shard sets as often as their weights say."""
+    return run(mixing.mix, spec, shards, workers=settings().num_workers)
+
+
+@task(name="reshard several", **policies.NETWORK)
+@runs(resharding.reshard_several)
+def reshard_several(spec: resharding.ReshardSpec, subset: Subset, shards: tuple[ShardSet, ...]) -> ShardSet:
+    """A reshard out of several shard sets."""
+    return run(resharding.reshard_several, spec, subset, shards, workers=settings().num_workers)
+
+
+@task(name="view", **policies.NETWORK)
+@runs(viewing.view)
+def view(spec: resharding.ReshardSpec, subset: Subset, shards: ShardSet) -> ShardSet:
+    """The chosen samples without a copy, for a quick training."""
+    return run(viewing.view, spec, subset, shards, workers=settings().num_workers)
