@@ -122,7 +122,7 @@ def enter(
 ) -> BoardEntry:
     """Put a report on the board. `shards` are those that were trained on."""
     inputs = {"report": report, "checkpoint": checkpoint, "subset": subset, "shards": shards}
-    chain = walk(store, [artifact.address for artifact in inputs.values()])
+    chain = [link.model_copy(update={"host": ""}) for link in walk(store, [artifact.address for artifact in inputs.values()])]
     results = store.folder(report).read_json("report.json")
     tasks = [_task(task) for task in results["tasks"]]
     hits.write(out, hits.gather(store.folder(report), {t.key: (t.metric, t.value) for t in tasks if t.value is not None}))

@@ -90,6 +90,15 @@ def _claim(home: Folder) -> Attempt:
     return Attempt(name, 1, (home / name).journaled())
 
 
+def is_at_work(home: Folder, name: str, since: float) -> bool:
+    """Whether somebody may still go on with an attempt: its lease is alive, or was renewed after `since` (seconds since 1970)."""
+    turn = _turns(home).get(name)
+    if turn is None:
+        return False
+    lease = home.read_json(f"{name}.lease-{turn}")
+    return not _is_dead(lease) or float(str(lease.get("renewed", 0))) > since
+
+
 @contextmanager
 def attempt(home: Folder) -> Generator[Attempt]:
     """Work in a folder of one's own below `home`.

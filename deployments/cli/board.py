@@ -9,24 +9,28 @@ import typer
 
 from datacomp_core.settings import settings
 from datacomp_core.store import Store
-from deployments.cli import options, terminal
+from deployments.cli import options, submission, terminal
 
 if TYPE_CHECKING:
     from datacomp_core.leaderboard.rows import Row, Score
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Results")(leaderboard)
+    group = typer.Typer(invoke_without_command=True, callback=leaderboard, rich_markup_mode="rich")
+    group.command()(submission.serve)
+    group.command()(submission.token)
+    app.add_typer(group, name="leaderboard", rich_help_panel="Results")
     app.command(rich_help_panel="Results")(report)
     app.command(rich_help_panel="Results")(show)
 
 
-def leaderboard(scale: options.Scale = "tiny", json: options.Json = False) -> None:
+def leaderboard(context: typer.Context, scale: options.Scale = "tiny", json: options.Json = False) -> None:
     """Show the leaderboard of a scale: one row a method, its seeds merged to mean and spread, ties shown as ties.
 
     Example: datacomp leaderboard --scale small --json
     """
-    show_board(scale, json=json)
+    if context.invoked_subcommand is None:
+        show_board(scale, json=json)
 
 
 def report(

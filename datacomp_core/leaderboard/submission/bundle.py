@@ -1,0 +1,159 @@
+"""One entry as one tar: what the original competition asked for, and the records that prove where it came from.
+
+`MANIFEST.json` stands first and has size and sha256 of every other file. Equal entries give equal bytes: no clock, no host, no
+user name goes in. Files are streamed from the store and hashed as they pass, so a subset of any size can be packed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from datacomp_core import parts
+from datacomp_core.artifacts import BoardEntry, Pool
+from datacomp_core.errors import DataError, SpecError
+from datacomp_core.leaderboard.entry import ENTRY, Entry, read
+from datacomp_core.leaderboard.hits import HITS
+from datacomp_core.leaderboard.overlap import SUBSET
+from datacomp_core.leaderboard.provenance import data_of, find
+from datacomp_core.leaderboard.submission.card import card
+from datacomp_core.store import Folder, Store
+from datacomp_core.store.record import MANIFEST, RECORD, Record
+
+FORMAT = 1
+BLOCK = 1 << 20
+# Names in a bundle. Those of results, checkpoint and samples are the original's on the hub.
+LIST, RECORDS, CARD = "MANIFEST.json", "records", "method.md"
+RESULTS, REPORT, CHECKPOINT, SAMPLES = "results.jsonl", "report.json", "checkpoint.pt", "samples"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file to pack: from a folder, or from memory."""
+
+    name: str
+    size: int
+    sha256: str
+    folder: Folder | None = None
+    path: str = ""
+    data: bytes = b""
+
+    def open(self) -> IO[bytes]:
+        return io.BytesIO(self.data) if self.folder is None else self.folder.open(self.path)
+
+
+def write_bundle(store: Store, what: str, out: Path, *, checkpoint: bool = False, author: str = "", text: str = "") -> str:
+    """Pack an entry (by address or fingerprint) into the tar `out` and return the sha256 of its manifest.
+
+    `text` is what the author says of the method. SpecError if it is no entry; DataError if a file is gone or not what its
+    record says.
+    """
+    record = find(store, what)
+    if record.kind != BoardEntry.kind:
+        raise SpecError(f"{what!r} is of the kind {record.kind}: a bundle is made of a leaderboard entry.")
+    entry = read(store, store.artifact(BoardEntry, record))
+    items = sorted(_items(store, record, entry, checkpoint=checkpoint), key=lambda item: item.name)
+    items.append(_plain(CARD, card(entry, author, text).encode()))
+    listing = _listing(record, items)
+    with tarfile.open(out, "w") as archive:
+        archive.addfile(_header(LIST, len(listing)), io.BytesIO(listing))
+        for item in items:
+            with item.open() as file:
+                passing = _Passing(file)
+                archive.addfile(_header(item.name, item.size), passing)
+            if passing.hash.hexdigest() != item.sha256:
+                raise DataError(f"{item.name} of {record.address} is not the file its record names: build that step again.")
+    return hashlib.sha256(listing).hexdigest()
+
+
+class _Passing(io.RawIOBase):
+    """A file that is hashed as it is read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.hash = file, hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.file.read(size)
+        self.hash.update(data)
+        return data
+
+
+def _listing(record: Record, items: list[Item]) -> bytes:
+    files = {item.name: {"size": item.size, "sha256": item.sha256} for item in items}
+    return json.dumps({"format": FORMAT, "entry": record.address, "files": files}, indent=1, sort_keys=True).encode()
+
+
+def _header(name: str, size: int) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.size, made.mode = size, 0o644
+    return made
+
+
+def _plain(name: str, data: bytes) -> Item:
+    return Item(name, len(data), hashlib.sha256(data).hexdigest(), data=data)
+
+
+def _items(store: Store, record: Record, entry: Entry, *, checkpoint: bool) -> Iterator[Item]:
+    for address in [record.address, *dict.fromkeys(link.address for link in entry.chain)]:
+        upstream = store.record(address)
+        if upstream is None:
+            raise DataError(f"The record {address} is gone, so this entry can no longer be proved: build it again.")
+        yield _plain(f"{RECORDS}/{address}/{RECORD}", _impersonal(upstream))
+        yield _plain(f"{RECORDS}/{address}/{MANIFEST}", store.home(address).read(MANIFEST))
+    wanted = [
+        (record.address, ENTRY, ENTRY),
+        (record.address, HITS, HITS),
+        (entry.inputs["report"], "eval_results.jsonl", RESULTS),
+        (entry.inputs["report"], "report.json", REPORT),
+        (entry.inputs["subset"], SUBSET, f"{SAMPLES}/{SUBSET}"),
+    ]
+    if checkpoint:
+        wanted.append((entry.inputs["checkpoint"], "checkpoint.pt", CHECKPOINT))
+    for address, path, name in wanted:
+        yield from _of_record(store, address, path, name)
+    if entry.track == "byod":
+        for link in entry.chain:
+            if link.kind == Pool.kind:
+                yield from _metadata(store, link.address)
+
+
+def _impersonal(record: Record) -> bytes:
+    """A record without the names of the machine and its user: a bundle is made to be given away."""
+    host = {name: value for name, value in record.host.items() if name not in ("name", "user")}
+    return record.model_copy(update={"host": host}).model_dump_json(indent=1).encode()
+
+
+def _of_record(store: Store, address: str, path: str, name: str) -> Iterator[Item]:
+    """A file of an artifact, with the hash its manifest gives (adopted files have none there: they are read once)."""
+    record, folder = store.record(address), data_of(store, address)
+    assert record is not None
+    assert folder is not None
+    rows = store.manifest(record).filter(path=path).to_dicts()
+    if rows:
+        size, sha256 = int(rows[0]["size"]), str(rows[0]["sha256"]) or _hash(folder, path)
+        yield Item(name, size, sha256, folder, path)
+
+
+def _metadata(store: Store, address: str) -> Iterator[Item]:
+    """The urls and captions of data that no pool of ours has."""
+    record, folder = store.record(address), data_of(store, address)
+    if record is None or folder is None:
+        return
+    for row in store.manifest(record).to_dicts():
+        path = str(row["path"])
+        if path.startswith(f"{parts.METADATA}/") and path.endswith(".parquet"):
+            yield from _of_record(store, address, path, f"{SAMPLES}/{record.address.replace('/', '-')}-{path.rpartition('/')[2]}")
+
+
+def _hash(folder: Folder, path: str) -> str:
+    found = hashlib.sha256()
+    with folder.open(path) as file:
+        while data := file.read(BLOCK):
+            found.update(data)
+    return found.hexdigest()
