@@ -1,17 +1,17 @@
-"""`datacomp run`, `plan` and `demo`: whole experiments, planned first; what is built is reused."""
+"""`datacomp run` and `demo`: whole experiments, planned first; what is built is reused."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from datacomp_core.settings import settings
-from deployments.cli import options, terminal
+from deployments.cli import options, planning, terminal
 from deployments.cli.interrupt import ends_at_once
-from deployments.local_server import prefect_api, prepare_environment
+from deployments.cli.sweeps import sweep_of
+from deployments.local_server import prefect_api
 
 if TYPE_CHECKING:
     from datacomp_core.store import Planned, Store
@@ -22,7 +22,6 @@ DEMO_RECIPES = ("no_filter", "random_30", "basic_tiny", "clip_score_tiny", "basi
 
 def add_to(app: typer.Typer) -> None:
     app.command(rich_help_panel="Experiments")(run)
-    app.command(rich_help_panel="Experiments")(plan)
     app.command(rich_help_panel="Experiments")(demo)
 
 
@@ -31,6 +30,8 @@ def run(
     recipe: options.Recipes = None,
     seed: options.Seeds = None,
     pool_seed: options.PoolSeeds = None,
+    rates: planning.Rates = None,
+    budget: planning.Budget = None,
     json: options.Json = False,
 ) -> None:
     """Run the whole chain for some recipes and seeds, and show the leaderboard.
@@ -43,33 +44,14 @@ def run(
 
       datacomp run -r my_filter.yaml --json
     """
-    spec = _sweep(scale, recipe, seed, pool_seed)
+    spec = sweep_of(scale, recipe, seed, pool_seed)
+    if budget is not None:
+        from datacomp_core.leaderboard.planning.estimate import require_budget
+
+        require_budget(planning.reckoned(scale, recipe, seed, pool_seed, rates)[1], budget)
     status = execute(spec, quiet=json)
     show_result(spec.scale, json=json)
     raise typer.Exit(status)
-
-
-def plan(
-    scale: options.Scale = "tiny",
-    recipe: options.Recipes = None,
-    seed: options.Seeds = None,
-    pool_seed: options.PoolSeeds = None,
-    json: options.Json = False,
-) -> None:
-    """Show which steps of an experiment are built and which are to be built, and why. Nothing is run.
-
-    Example: datacomp plan -r no_filter -r clip_score_tiny -s 0 -s 1
-    """
-    steps = planned(_sweep(scale, recipe, seed, pool_seed))[1]
-    if json:
-        terminal.print_json(
-            [
-                {"kind": s.kind, "name": s.name, "built": s.is_built, "why": s.why, "address": s.address, "seconds": s.seconds}
-                for s in steps
-            ]
-        )
-    else:
-        terminal.plan_table(steps)
 
 
 def demo(seeds: int = typer.Option(1, "--seeds", min=1, help="How many training seeds: 3 shows the spread.")) -> None:
@@ -79,7 +61,7 @@ def demo(seeds: int = typer.Option(1, "--seeds", min=1, help="How many training 
     trained on each subset by the same recipe, evaluated zero-shot, and put on a leaderboard.
     """
     began = time.monotonic()
-    spec = _sweep("tiny", list(DEMO_RECIPES), list(range(seeds)), None)
+    spec = sweep_of("tiny", list(DEMO_RECIPES), list(range(seeds)), None)
     status = execute(spec, quiet=False)
     show_result("tiny", json=False)
     terminal.out.print(f"[dim]{time.monotonic() - began:,.0f} s in all. Store: {settings().store_url}[/]")
@@ -87,17 +69,6 @@ def demo(seeds: int = typer.Option(1, "--seeds", min=1, help="How many training 
         "Look at the runs in the Prefect UI: [bold]make ui[/]   Steps behind a number: [bold]datacomp show ADDRESS[/]"
     )
     raise typer.Exit(status)
-
-
-def _sweep(scale: str, recipe: Sequence[str] | None, seed: Sequence[int] | None, pool_seed: Sequence[int] | None) -> SweepSpec:
-    from datacomp_core.scales import scale as known_scale
-
-    known_scale(scale)
-    prepare_environment()
-    from flows.parameters import SweepSpec
-
-    given = {"scale": scale, "recipes": recipe, "seeds": seed, "pool_seeds": pool_seed}
-    return SweepSpec.model_validate({name: value for name, value in given.items() if value})
 
 
 def planned(spec: SweepSpec) -> tuple[Store, list[Planned[Any]]]:

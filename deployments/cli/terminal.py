@@ -19,7 +19,6 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from datacomp_core.progress import LogProgress
-    from datacomp_core.store import Planned
     from tasks.reporting import StepEvent
 
 PIPE_WIDTH = 200  # in a pipe nothing is cut: what reads it has no edge
@@ -120,16 +119,3 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, 
     for row in rows:
         made.add_row(*[str(cell) for cell in row])
     out.print(made)
-
-
-def plan_table(steps: Sequence[Planned[Any]]) -> None:
-    """BUILT or TO BUILD, and why, for every step in order; a step that many share stands once."""
-    rows = [
-        ("[cyan]built[/]" if step.is_built else "[yellow]to build[/]", step.kind, step.name, _seconds(step.seconds), step.why)
-        for step in steps
-    ]
-    table("Plan", ("status", "step", "name", "took", "why"), rows, right=("took",))
-
-
-def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:,.1f} s"

@@ -35,6 +35,12 @@ COMMANDS = (
     "leaderboard",
     "report",
     "show",
+    "compare",
+    "replay",
+    "gc",
+    "bundle",
+    "verify",
+    "submit",
     "deploy",
     "ui",
 )
@@ -147,7 +153,7 @@ def test_a_port_in_use_is_one_sentence(datacomp: Command) -> None:
 
 def test_plan_as_json_names_every_step_and_builds_none(datacomp: Command, tmp_path: Path) -> None:
     told = datacomp("plan", "-r", "no_filter", "-r", "clip_score_tiny", "-s", "0", "-s", "1", "--json")
-    steps = json.loads(told.stdout)
+    steps = json.loads(told.stdout)["steps"]
     kinds = [step["kind"] for step in steps]
     # Shared: pool, images, trusted, scorer, embeddings, test sets. For each recipe: subset, shards. For each run: 3 more.
     assert len(steps) == 6 + 2 * 2 + 4 * 3

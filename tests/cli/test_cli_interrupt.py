@@ -29,6 +29,6 @@ def test_interrupted_in_mid_download_it_ends_at_once_and_keeps_what_is_done() ->
     assert "Traceback" not in errors
     assert wait_until_gone(home) == []
     planned = subprocess.run([COMMAND, "plan", "--json"], capture_output=True, text=True, check=True)
-    built = {step["kind"]: step["built"] for step in json.loads(planned.stdout)}
+    built = {step["kind"]: step["built"] for step in json.loads(planned.stdout)["steps"]}
     assert built["pools"]
     assert not built["reports"]

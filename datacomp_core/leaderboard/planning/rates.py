@@ -1,0 +1,83 @@
+"""Prices and speeds to reckon with: a table that comes with the code, and whatever the user's own file changes in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from datacomp_core.errors import SpecError
+
+TABLE = Path(__file__).with_name("rates.yaml")
+
+
+class Row(BaseModel):
+    """A base that refuses unknown fields, so that a slip in the file is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Prices(Row):
+    """In the table's currency."""
+
+    gpu_hour: float = Field(ge=0)
+    cpu_core_hour: float = Field(ge=0)
+    gb_month: float = Field(ge=0)
+    gb_traffic: float = Field(ge=0)
+
+
+class Machine(Row):
+    """What works on it at once: it turns GPU-hours into hours."""
+
+    gpus: int = Field(ge=1)
+    cpu_cores: int = Field(ge=1)
+
+
+class StepRates(Row):
+    """Documented figures of one kind of step; what is None is not needed for it."""
+
+    source: str
+    bytes_per_sample: float = 0
+    bytes_per_step: float = 0
+    traffic_per_sample: float = 0
+    traffic_per_step: float = 0
+    samples_per_core_second: float | None = Field(default=None, gt=0)
+    samples_per_gpu_second: float | None = Field(default=None, gt=0)
+    macs_per_gpu_second: float | None = Field(default=None, gt=0)
+    gpu_seconds_per_step: float = 0
+    seconds_per_step: float = 0
+
+
+class Rates(Row):
+    """The whole table."""
+
+    currency: str
+    prices: Prices
+    machine: Machine
+    steps: dict[str, StepRates]
+    macs: dict[str, float]
+    tiny_seconds: dict[str, float]
+
+
+def load(path: Path | None = None) -> Rates:
+    """The table, with the fields of the user's file in place of its own. SpecError names what is wrong in the file."""
+    plain = yaml.safe_load(TABLE.read_text("utf-8"))
+    if path is not None:
+        try:
+            plain = _merged(plain, yaml.safe_load(path.read_text("utf-8")) or {})
+        except (OSError, yaml.YAMLError, AttributeError) as problem:
+            raise SpecError(f"{path} is not a table of rates ({problem}): write it as {TABLE.name} is written.") from problem
+    try:
+        return Rates.model_validate(plain)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        raise SpecError(f"{path or TABLE}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}.") from problem
+
+
+def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(ours)
+    for name, value in theirs.items():
+        merged[name] = _merged(ours[name], value) if isinstance(value, dict) and isinstance(ours.get(name), dict) else value
+    return merged
