@@ -149,7 +149,8 @@ def _task_lines(chosen: Sequence[Contender]) -> list[TaskLine]:
 
 
 def _verdict(store: Store, one: Contender, other: Contender, chosen: Sequence[Contender]) -> Verdict | None:
-    ours, theirs = [{k: score.values for k, score in side.row.scores.items() if k.startswith("task:")} for side in (one, other)]
+    scored = [f"task:{task.key}" for task in one.first.tasks if task.scored]
+    ours, theirs = [{key: side.row.scores[key].values for key in scored if key in side.row.scores} for side in (one, other)]
     pooled = pooled_spread([side.row.average.values for side in chosen if side.row.average])
     images = [[{f"task:{k}": v for k, v in run.items()} for run in images_in(store)(side.row)] for side in (one, other)]
     return compare(ours, theirs, other.name, other.row.key, pooled, (images[0], images[1]))

@@ -166,7 +166,7 @@ def half_life(loss: float, passes: float) -> float | None:
 
 
 def _half_lives(boards: Mapping[str, Board], fits: Sequence[Fit]) -> dict[str, float]:
-    """What repeating cost, measured by the control: a random subset, seen more often, falls behind the curve of the whole pool."""
+    """What repeating cost, by the control: a random subset, seen more often, falls behind the curve of the whole pool."""
     found: dict[str, float] = {}
     for name, made in boards.items():
         for row in (row for row in made.rows if row.role == "control" and row.average is not None):

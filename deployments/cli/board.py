@@ -38,13 +38,15 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the page. Default: report/ in the home folder.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Write the leaderboard as one self-contained page with pictures: kept and dropped samples, scores, learning curves.
+    """Write a static site: the board with pictures and curves, a page for each method, comparison and pool, and the scaling.
+
+    Every page is one file and needs no network.
 
     Example: datacomp report --out ~/public
     """
-    from datacomp_core.leaderboard.site.board_page import write_page
+    from datacomp_core.leaderboard.site.pages import write_site
 
-    page = write_page(Store.open(settings().store_url), out or settings().home / "report", scale=_known(scale))
+    page = write_site(Store.open(settings().store_url), out or settings().home / "report", scale=_known(scale))
     if json:
         terminal.print_json({"page": str(page.resolve())})
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datacomp_core.leaderboard import findings
-from datacomp_core.leaderboard.board import entries, make_board
+from datacomp_core.leaderboard.board import entries, images_in, make_board
 from datacomp_core.leaderboard.entry import Entry
 from datacomp_core.leaderboard.rows import Board, Row
 from datacomp_core.leaderboard.site import figures, gather, words
@@ -23,25 +23,35 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 def write_page(store: Store, out_dir: Path, scale: str) -> Path:
     """Write the page of a scale to `<out_dir>/<scale>.html` (at once, over an older one) and return its path."""
-    text = page(store, scale)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    temporary = out_dir / f".{scale}.html.tmp"
+    return put(out_dir / f"{scale}.html", page(store, scale, out_dir))
+
+
+def put(target: Path, text: str) -> Path:
+    """Write a page at once, over an older one."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    return temporary.replace(out_dir / f"{scale}.html")
+    return temporary.replace(target)
 
 
-def page(store: Store, scale: str) -> str:
-    """The page's HTML. The same store gives the same page, but for the line that says when it was made."""
+def page(store: Store, scale: str, out_dir: Path | None = None) -> str:
+    """The page's HTML, with links to the pages of its methods that lie in `out_dir`.
+
+    The same store gives the same page, but for the line that says when it was made.
+    """
     found = dict(entries(store, scale))
-    board = make_board(scale, found.items())
+    board = make_board(scale, found.items(), images_in(store))
+    names = {row.key: f"{scale}/experiment-{row.key}.html" for row in board.runs()}
+    subpages = {key: name for key, name in names.items() if out_dir is not None and (out_dir / name).exists()}
     colors = _colors(board)
     losses = [curve for curve in gather.curves(store, board, found) if curve.steps]
     chosen = gather.selections(store, board, found)
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             board=board,
+            subpages=subpages,
             finding=findings.finding(board),
             not_helping=findings.not_helping(board),
             best=findings.best(board),
@@ -90,7 +100,7 @@ def _provenance(board: Board, found: dict[str, Entry]) -> list[tuple[Row, list[t
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

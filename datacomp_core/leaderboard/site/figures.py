@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from datacomp_core.leaderboard.makeup import MakeUp
 from datacomp_core.leaderboard.rows import Row
+from datacomp_core.leaderboard.scaling import Fit
 from datacomp_core.leaderboard.site import theme
+from datacomp_core.scales import SCALES
 
 WIDTH = 5.5  # inches of 72 px: narrow, so that a phone need not shrink the words much
 
@@ -122,3 +125,40 @@ def _apart(ends: dict[str, tuple[float, float]], axes: Any) -> dict[str, tuple[f
         last = height if last is None else max(height, last + gap)
         placed[method] = (step, last)
     return placed
+
+
+def distribution(made: MakeUp, measure: str, names: Sequence[str], key: str) -> str:
+    """One measure of several groups as outlines over the pool in grey, each scaled to the share of its own rows."""
+    edges = made.edges[measure]
+    with _drawing(2.5) as (figure, axes):
+        for place, group in enumerate(group for group in made.groups if group.name in (made.groups[0].name, *names)):
+            counts = group.histograms.get(measure)
+            if not counts or not sum(counts):
+                continue
+            shares = [100 * count / sum(counts) for count in counts]
+            fill = {"fill": True, "alpha": 0.35} if place == 0 else {"linewidth": 2}
+            axes.stairs(shares, edges, color=theme.series(place), label=group.name, **fill)
+        axes.set_xlabel(measure)
+        axes.set_ylabel("% of its rows")
+        axes.grid(axis="y")
+        axes.legend(frameon=False, fontsize=9.5, handlelength=1.2)
+        return theme.to_svg(figure, key, f"Distribution of {measure} for {', '.join([made.groups[0].name, *names])}")
+
+
+def scaling(fits: Sequence[Fit]) -> str:
+    """Averages over samples seen, a line a method, with the prediction for the next scale and its interval."""
+    with _drawing(3.6) as (figure, axes):
+        for place, fit in enumerate(fits[: theme.NUM_SERIES]):
+            color, seen = theme.series(place), [point.samples_seen for point in fit.points]
+            axes.plot(seen, [100 * point.average for point in fit.points], "o-", color=color, label=fit.method, markersize=4)
+            if fit.predicted is not None:
+                at, middle = SCALES[fit.next_scale].train_num_samples, 100 * fit.predicted
+                axes.plot([seen[-1], at], [100 * fit.points[-1].average, middle], ":", color=color)
+                if fit.interval is not None:
+                    axes.plot([at, at], [100 * fit.interval.low, 100 * fit.interval.high], color=color, linewidth=4, alpha=0.3)
+        axes.set_xscale("log")
+        axes.set_xlabel("samples seen")
+        axes.set_ylabel("average, %")
+        axes.grid(axis="y")
+        axes.legend(frameon=False, fontsize=8.5, handlelength=1.2)
+        return theme.to_svg(figure, "scaling", f"Average by samples seen for {', '.join(fit.method for fit in fits)}")

@@ -87,10 +87,10 @@ def download(store: Store, found: dict[str, Entry]) -> Download | None:
     if not counts:
         return None
     arrived = sum(pool.num_samples for pool in pools.values())
-    return Download(sorted(pools), arrived, candidates or counts.total(), mismatches, _reasons(counts))
+    return Download(sorted(pools), arrived, candidates or counts.total(), mismatches, reasons_of(counts))
 
 
-def _reasons(counts: Mapping[str, int]) -> list[Reason]:
+def reasons_of(counts: Mapping[str, int]) -> list[Reason]:
     """What came through first, then the losses, largest first."""
     whole = sum(counts.values()) or 1
     ordered = sorted(counts.items(), key=lambda item: (item[0] not in ("kept", "arrived"), -item[1]))
@@ -111,7 +111,7 @@ def _selection(store: Store, row: Row, entry: Entry) -> Selection:
         method=row.method,
         address=address,
         kept=entry.size.total,
-        reasons=[] if explained is None else _reasons({"kept": int(explained["kept"]), **explained["dropped"]}),
+        reasons=[] if explained is None else reasons_of({"kept": int(explained["kept"]), **explained["dropped"]}),
         histogram=_histogram(drawn),
         kept_cards=sheets[0],
         dropped_cards=sheets[1],

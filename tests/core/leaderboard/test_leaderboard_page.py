@@ -12,6 +12,7 @@ import browser
 import pytest
 
 from datacomp_core.leaderboard.site.board_page import page, write_page
+from datacomp_core.leaderboard.site.pages import write_site
 from datacomp_core.store import Store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -27,6 +28,12 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def written(swept: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(swept, tmp_path_factory.mktemp("site"), "tiny")
+
+
+@pytest.fixture(scope="module")
+def site(swept: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole site: its folder."""
+    return write_site(swept, tmp_path_factory.mktemp("whole"), "tiny").parent
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +164,39 @@ def test_a_phone_scrolls_down_only(tab: browser.Page, written: Path) -> None:
     tab.open(written)
     assert tab.do("document.documentElement.scrollWidth") <= 375
     tab.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_a_site_has_a_page_for_each_thing_and_every_link_leads_somewhere(site: Path) -> None:
+    names = [path.relative_to(site).as_posix() for path in sorted(site.rglob("*.html"))]
+    kinds = [name.rpartition("/")[2].partition("-")[0].partition(".")[0] for name in names]
+    assert (kinds.count("experiment"), kinds.count("pool"), kinds.count("scaling"), kinds.count("tiny")) == (4, 3, 1, 1)
+    assert kinds.count("compare") >= 5
+    for name in names:
+        outline = Outline()
+        outline.feed((site / name).read_text("utf-8"))
+        for link in outline.links:
+            if link.startswith("#"):
+                assert link[1:] in outline.ids, (name, link)
+            elif not link.startswith("data:"):
+                assert ((site / name).parent / link).resolve().is_file(), (name, link)
+        assert len(outline.ids) == len(set(outline.ids)), name
+
+
+def test_the_pages_of_a_site_in_a_browser(tab: browser.Page, site: Path) -> None:
+    """One of each kind: no complaint, no request, names for everything, no sideways scrolling on a phone, and tables sort."""
+    tab.call("Emulation.setDeviceMetricsOverride", width=375, height=800, deviceScaleFactor=1, mobile=True)
+    try:
+        for pattern in ("tiny/experiment-*", "tiny/compare-*", "tiny/pool-*", "scaling.html"):
+            tab.complaints.clear()
+            tab.requests.clear()
+            tab.open(next(site.glob(pattern)))
+            assert tab.complaints == [], pattern
+            assert [url for url in tab.requests if not url.startswith(("file:", "data:"))] == []
+            assert tab.nameless() == [], pattern
+            assert tab.do("document.documentElement.scrollWidth") <= 375, pattern
+    finally:
+        tab.call("Emulation.clearDeviceMetricsOverride")
+    tab.open(next(site.glob("tiny/compare-*")))
+    tab.do("document.querySelector('#tasks thead button').click()")
+    names = tab.do("[...document.querySelectorAll('#tasks tbody th')].map(cell => cell.textContent)")
+    assert names == sorted(names)

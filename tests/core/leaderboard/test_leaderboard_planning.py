@@ -1,0 +1,67 @@
+"""What a plan says of money and time: from records where there are any, else from documented figures, and within a budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import board_world as world
+import pytest
+
+from datacomp_core.errors import SpecError
+from datacomp_core.leaderboard.planning.chain import share, standard
+from datacomp_core.leaderboard.planning.estimate import Work, estimate, require_budget, total
+from datacomp_core.leaderboard.planning.rates import load
+from datacomp_core.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "store"))
+
+
+def test_documented_figures_give_the_papers_cost(store: Store) -> None:
+    """4 GPU-hours for a training at small, ten times that at medium, and 81 hours on 512 GPUs at xlarge, to a sixth."""
+    for scale, hours in (("small", 4), ("medium", 40), ("xlarge", 81 * 512)):
+        steps = estimate(standard(store, scale, ["clip_score"], [0]), load(), store)
+        training = next(step for step in steps if step.kind == "checkpoints")
+        assert training.gpu_hours == pytest.approx(hours, rel=0.15)
+        images = next(step for step in steps if step.kind == "shards")
+        assert images.disk_bytes == pytest.approx({"small": 450e9, "medium": 4.5e12, "xlarge": 450e12}[scale], rel=0.01)
+
+
+def test_records_are_believed_before_documents_and_what_is_built_costs_nothing(store: Store) -> None:
+    world.run(store, "clip_score", world.results(0.1, 0))
+    record = next(iter(store.records("checkpoints")))
+    seen = int(record.artifact["samples_seen"])
+    new = Work("checkpoints", "checkpoints", "new", "tiny", 2 * seen, False, "never built")
+    built = Work("checkpoints", "checkpoints", "old", "tiny", seen, True, "built")
+    first, second = estimate([new, built], load(), store)
+    assert first.source == "1 record of this store"
+    assert first.core_hours * 3600 == pytest.approx(2 * record.seconds)
+    assert first.disk_bytes == pytest.approx(2 * record.outputs.num_bytes)
+    assert (second.core_hours, second.disk_bytes, second.money, second.source) == (0, 0, 0, "")
+    other = estimate([Work("checkpoints", "checkpoints", "new", "small", 1, False, "never built")], load(), store)
+    assert other[0].source.startswith("paper"), "a record of another scale says nothing"
+
+
+def test_prices_of_the_users_own_and_a_budget(store: Store, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("currency: EUR\nprices: {gpu_hour: 10, cpu_core_hour: 0, gb_month: 0}\nmachine: {gpus: 8}\n")
+    rates = load(mine)
+    whole = total(estimate(standard(store, "small", ["clip_score"], [0, 1]), rates, store), rates)
+    assert whole.currency == "EUR"
+    assert whole.money == pytest.approx(10 * whole.gpu_hours)
+    assert whole.gpu_hours == pytest.approx(2 * (4 + 5190 / 3600), rel=0.01)
+    require_budget(whole, whole.money + 1)
+    with pytest.raises(SpecError, match="the budget is 5.00"):
+        require_budget(whole, 5)
+    mine.write_text("prices: {gpu_huor: 10}")
+    with pytest.raises(SpecError, match="gpu_huor"):
+        load(mine)
+
+
+def test_shares_are_those_of_the_paper_or_stated(store: Store) -> None:
+    assert share("small", "clip_score") == pytest.approx(0.3, abs=0.01)
+    assert share("medium", "clip_score:score=l14,fraction=0.2") == 0.2
+    assert share("medium", "mine.yaml") == 1.0
+    assert len(standard(store, "medium", ["no_filter", "basic_filter"], [0, 1])) == 3 + 2 * (2 + 2 * 3)
