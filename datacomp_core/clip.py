@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     import torch
 
+LOCAL = "local-dir:"
 MODELS = Path(__file__).with_name("clip_models")
 
 SMALL = 20_000_000  # parameters; on a CPU the work of smaller models is not worth sharing among threads (same bits either way)
@@ -146,17 +148,19 @@ def known(name: str) -> str:
     return name
 
 
-def load(name: str, checkpoint: Path | IO[bytes] | None, device: str) -> Clip:
+def load(
+    name: str, checkpoint: Path | IO[bytes] | None, device: str, *, options: Mapping[str, Any] = MappingProxyType({})
+) -> Clip:
     """The model `name` in evaluation mode with the weights of an open_clip training checkpoint or state dict (or random).
 
-    DataError if the file cannot be read as plain weights or does not fit the model.
+    `name` is one of open_clip's, or `local-dir:FOLDER` for a folder with an `open_clip_config.json`. `options` go to open_clip's
+    `create_model_and_transforms`. DataError if the file cannot be read as plain weights or does not fit the model.
     """
-    known(name)
+    register() if name.startswith(LOCAL) else known(name)
     import open_clip
-    import torch
 
     with _quiet():
-        model, _, preprocess = open_clip.create_model_and_transforms(name, device=device, load_weights=False)
+        model, _, preprocess = open_clip.create_model_and_transforms(name, device=device, load_weights=False, **options)
         tokenize = open_clip.get_tokenizer(name)
     if checkpoint is not None:
         weights = state_dict(checkpoint, name)
@@ -165,18 +169,19 @@ def load(name: str, checkpoint: Path | IO[bytes] | None, device: str) -> Clip:
         except RuntimeError as problem:
             told = str(problem).replace("\n", " ")[:300]
             raise DataError(f"{_named(checkpoint)} does not fit the model {name}: {told}") from problem
-    model.eval()
-    if device == "cpu" and sum(value.numel() for value in model.parameters()) < SMALL:
+    pixels = _pixels(cast("Any", model).visual.preprocess_cfg, name)
+    dim = int((open_clip.get_model_config(name) or {})["embed_dim"])
+    return ready(Clip(name, model, cast("Callable[[Any], torch.Tensor]", preprocess), tokenize, device, pixels, dim))
+
+
+def ready(clip: Clip) -> Clip:
+    """The same, in evaluation mode and with as many threads as it is worth."""
+    import torch
+
+    clip.model.eval()
+    if clip.device == "cpu" and sum(value.numel() for value in clip.model.parameters()) < SMALL:
         torch.set_num_threads(1)
-    return Clip(
-        name,
-        model,
-        cast("Callable[[Any], torch.Tensor]", preprocess),
-        tokenize,
-        device,
-        _pixels(cast("Any", model).visual.preprocess_cfg, name),
-        int((open_clip.get_model_config(name) or {})["embed_dim"]),
-    )
+    return clip
 
 
 def _pixels(config: dict[str, Any], name: str) -> Pixels:
