@@ -1,15 +1,23 @@
-"""Tasks that score a checkpoint: evaluate, and enter the result on the leaderboard."""
+"""Tasks that score a checkpoint: fetch test sets, evaluate, and enter the result on the leaderboard."""
 
 from __future__ import annotations
 
 from prefect import task
 
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, EvalSets, ShardSet, Subset
+from datacomp_core.evaluation import download as downloading
 from datacomp_core.evaluation import evaluate as evaluation
 from datacomp_core.leaderboard import entry
 from datacomp_core.settings import settings
 from tasks import policies
 from tasks.running import run, runs
+
+
+@task(name="download-evalsets", **policies.NETWORK)
+@runs(downloading.download_evalsets)
+def download_evalsets(spec: downloading.DownloadSpec) -> EvalSets:
+    """Test sets from the hub, each whole and with its hashes."""
+    return run(downloading.download_evalsets, spec)
 
 
 @task(name="evaluate", **policies.NETWORK)

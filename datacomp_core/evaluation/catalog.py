@@ -17,6 +17,18 @@ RETRIEVAL = "Retrieval"
 
 ACC1, ACC5, PER_CLASS = "acc1", "acc5", "mean_per_class_recall"
 
+TAGS = {
+    "misc/winogavil": ("retrieval",),
+    **dict.fromkeys(
+        ("vtab/caltech101", "vtab/cifar100", "vtab/dtd", "vtab/flowers", "vtab/pets", "sun397", "vtab/svhn"), ("vtab_natural",)
+    ),
+    **dict.fromkeys(("vtab/eurosat", "vtab/pcam", "vtab/resisc45"), ("vtab_specialized",)),
+    **dict.fromkeys(
+        ("vtab/clevr_count_all", "vtab/clevr_closest_object_distance", "vtab/kitti_closest_vehicle_distance"),
+        ("vtab_structured",),
+    ),
+}
+
 
 @dataclass(frozen=True)
 class EvalTask:
@@ -24,7 +36,7 @@ class EvalTask:
 
     A `control` is measured and shown but belongs to no average: nothing in the pool teaches it, so that what moves it is noise.
     `chance` is the reference's random score, where it gives one. `near_chance` marks the five that the paper leaves out of
-    its "clean" subset. `seconds` is the reference's own time for it.
+    its "clean" subset. `seconds` is the reference's own time for it. `at` names its folder where that is not derived.
     """
 
     key: str
@@ -39,6 +51,15 @@ class EvalTask:
     near_chance: bool = False
     control: bool = False
     hub: str = ""
+    at: str = ""
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The reference's labels for it, which no score uses."""
+        kind = self.key.partition("/")[0]
+        if kind in ("retrieval", "wilds", "fairness"):
+            return (kind,)
+        return TAGS.get(self.key, ())
 
     @property
     def is_scored(self) -> bool:
@@ -48,14 +69,16 @@ class EvalTask:
     @property
     def folder(self) -> str:
         """Its folder below the data directory: the hub repository's name without the owner."""
+        if self.at:
+            return self.at
         if self.hub:
             return self.hub.rpartition("/")[2]
         return f"wds_{self.key.removeprefix('fairness/').replace('/', '-')}_test"
 
     @property
     def repository(self) -> str:
-        """The data set's repository on the hub; empty for `tiny`."""
-        return "" if self.key.startswith("tiny/") else self.hub or f"djghosh/{self.folder}"
+        """The data set's repository on the hub; empty for `tiny` and for tasks of a user's own."""
+        return "" if self.key.startswith("tiny/") or self.at else self.hub or f"djghosh/{self.folder}"
 
 
 @dataclass(frozen=True)
@@ -145,6 +168,7 @@ SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
         Suite("datacomp", 1, DATACOMP, (IMAGENET, SHIFTS, VTAB, RETRIEVAL)),
+        Suite("custom", 1, (), ()),  # nothing but tasks of a user's own
         Suite("tiny", 2, TINY, ("Recognition", "Shift", "Retrieval")),
     )
 }

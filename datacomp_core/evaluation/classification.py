@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.errors import DataError
-from datacomp_core.evaluation import metrics
+from datacomp_core.evaluation import analysis, metrics
 from datacomp_core.evaluation.catalog import EvalTask
-from datacomp_core.evaluation.datasets import Samples, TestSet, open_tars
+from datacomp_core.evaluation.datasets import TestSet, open_tars
+from datacomp_core.evaluation.encode import Encoded
 from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.evaluation.protocol import Metrics, Outcome
 from datacomp_core.store.folder import Folder
@@ -25,6 +26,7 @@ class Classification:
     """See the module. Protocols with groups extend `extra`."""
 
     version: ClassVar[int] = 1
+    half: ClassVar[bool] = False
     members: ClassVar[tuple[str, ...]] = ("cls",)
 
     @classmethod
@@ -32,28 +34,34 @@ class Classification:
         return open_tars(folder, cls.members)
 
     def __init__(self, task: EvalTask, data: TestSet, model: EvalModel) -> None:
-        self.model = model
+        self.device, self.names = model.clip.device, data.classnames
         self.num_classes = len(data.classnames)
         self.classifier = model.classifier(data.classnames, data.templates)
         self.predicted: list[npt.NDArray[np.int32]] = []
         self.ranked: list[npt.NDArray[np.int32]] = []
         self.labels: list[int] = []
         self.metadata: list[npt.NDArray[Any]] = []
+        self.confidence: list[npt.NDArray[np.float32]] = []
+        self.loss = 0.0
 
-    def add(self, samples: Samples) -> None:
+    def add(self, samples: Encoded) -> None:
         import torch
 
         self._check(samples)
+        labels = torch.tensor(samples.members["cls"])
         with torch.inference_mode():
-            logits = (100.0 * self.model.images(samples.pixels) @ self.classifier).float().cpu()
+            features = torch.from_numpy(samples.features).to(self.device)
+            logits = (100.0 * features @ self.classifier).float().cpu()
             self.predicted.append(logits.argmax(dim=1).numpy().astype(np.int32))
             self.ranked.append(logits.topk(min(TOP, self.num_classes), 1, True, True)[1].numpy().astype(np.int32))
+            self.confidence.append(logits.softmax(dim=1).amax(dim=1).numpy())
+            self.loss += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
         self.labels += samples.members["cls"]
         self.metadata += samples.members.get("npy", [])
 
     def finish(self) -> Outcome:
         predicted, ranked = np.concatenate(self.predicted), np.concatenate(self.ranked)
-        labels = np.array(self.labels, np.int32)
+        labels, confidence = np.array(self.labels, np.int32), np.concatenate(self.confidence)
         top1 = ranked if self.num_classes >= TOP else ranked[:, :1]
         found: Metrics = {
             "acc1": metrics.accuracy(metrics.topk_hits(top1, labels, 1)),
@@ -63,13 +71,22 @@ class Classification:
         kept: dict[str, npt.NDArray[Any]] = {"labels": labels, "predicted": predicted, "ranked": ranked}
         if self.metadata:
             kept["metadata"] = np.stack(self.metadata)
-        return Outcome({**found, **self.extra(kept)}, kept)
+        told = {
+            "calibration": {
+                "expected_calibration_error": analysis.calibration_error(confidence, predicted == labels),
+                "mean_confidence": float(confidence.mean()),
+                "negative_log_likelihood": self.loss / len(labels),
+            },
+            "worst_classes": analysis.worst_classes(predicted, labels, self.names),
+            "confusions": analysis.confusions(predicted, labels, self.names),
+        }
+        return Outcome({**found, **self.extra(kept)}, {**kept, "confidence": confidence.astype(np.float16)}, told)
 
     def extra(self, kept: dict[str, npt.NDArray[Any]]) -> Metrics:
         """Further metrics of a protocol that extends this one."""
         return {}
 
-    def _check(self, samples: Samples) -> None:
+    def _check(self, samples: Encoded) -> None:
         for key, label in zip(samples.keys, samples.members["cls"], strict=True):
             if not 0 <= label < self.num_classes:
                 raise DataError(f"sample {key}: its label {label} is none of the {self.num_classes} classes")

@@ -1,28 +1,30 @@
 """Evaluate a checkpoint on a suite: the step, and the same for plain folders.
 
-The model is loaded once and every set is read once; the workers that decode are shared by all tasks. A task that fails is
-named with its sample and the others still run; then the whole is an IncompleteError. What is done is kept task by task.
+The model is loaded once a device and every set is read once; the workers that decode are shared by all tasks. A task that
+fails is named with its sample and the others still run; then the whole is an IncompleteError. What is done is kept by task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from datacomp_core import clip
 from datacomp_core.artifacts import Checkpoint, EvalReport, EvalSets, Spec
+from datacomp_core.clip_sources import ModelSource, StoredModel, source
 from datacomp_core.errors import DataError, IncompleteError, SpecError
 from datacomp_core.evaluation import report as reports
-from datacomp_core.evaluation.catalog import SUITES, EvalTask, Suite, suite
-from datacomp_core.evaluation.model import EvalModel, Mode
+from datacomp_core.evaluation.catalog import SUITES, EvalTask, suite
+from datacomp_core.evaluation.custom import TaskRow, beside
+from datacomp_core.evaluation.model import Compile, EvalModel, Exactness, Mode
 from datacomp_core.evaluation.report import Report
 from datacomp_core.evaluation.run import Expected, Identity, run
 from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.settings import settings
 from datacomp_core.store import Folder, Store, step
-from datacomp_core.store.folder import hash_file
 
 NO_PROGRESS = NoProgress()
 
@@ -34,8 +36,14 @@ class EvalSpec(Spec):
     suite_version: int = Field(default=0, description="What its tasks and metrics mean. 0: the current version.")
     tasks: tuple[str, ...] = Field(default=(), description="Only these (keys or names); empty: all. Fewer give no average.")
     precision: Mode = Field(default="reference", description="reference: as the original per tower; fp32; or bf16 (faster).")
+    compile: Compile = Field(
+        default="no", description="yes: torch.compile of the image tower (faster on a GPU, other last bits)."
+    )
     batch_size: int = Field(default=256, ge=1, description="Images encoded together; it moves the last bits.")
     expected: Expected = Field(default="catalog", description="catalog: sample and class counts must be the task's; any.")
+    extra_tasks: tuple[TaskRow, ...] = Field(default=(), description="Tasks of your own, shown beside the suite's.")
+    few_shot: tuple[int, ...] = Field(default=(), description="Also classify with so many labelled images a class.")
+    linear_probe: Literal["no", "yes"] = Field(default="no", description="yes: also by logistic regression on half of the set.")
 
     @model_validator(mode="before")
     @classmethod
@@ -52,6 +60,15 @@ class EvalSpec(Spec):
     def label(self) -> str:
         return self.suite
 
+    def exactness(self) -> Exactness:
+        return Exactness(self.precision, self.compile)
+
+    def wanted(self) -> list[EvalTask]:
+        """The tasks in the suite's order, and then one's own."""
+        chosen = suite(self.suite)
+        named = {chosen.task(key).key for key in self.tasks}
+        return [*(task for task in chosen.tasks if not named or task.key in named), *beside(chosen, self.extra_tasks)]
+
 
 @step("reports", version=1, name=lambda spec, checkpoint, evalsets: f"{checkpoint.name}-{spec.label()}")
 def evaluate(
@@ -65,13 +82,13 @@ def evaluate(
     workers: int = 1,
     progress: Progress = NO_PROGRESS,
 ) -> EvalReport:
-    """Write `report.json`, `eval_results.jsonl` and `predictions/<task>.npz`. IncompleteError if a task failed."""
-    chosen = suite(spec.suite)
-    with store.folder(checkpoint).open("checkpoint.pt") as file:
-        loaded = clip.load(checkpoint.model, file, device or clip.default_device())
-    made = _evaluated(
-        spec, chosen, loaded, checkpoint.fingerprint, store.folder(evalsets), out=out, workers=workers, progress=progress
-    )
+    """Write `report.json`, `eval_results.jsonl` and `predictions/<task>.npz`. IncompleteError if a task failed.
+
+    `device`: as in `devices_of`.
+    """
+    model = StoredModel(checkpoint.model, store.folder(checkpoint), checkpoint.fingerprint)
+    sets = store.folder(evalsets)
+    made = _evaluated(spec, model, sets, out=out, devices=devices_of(device), workers=workers, progress=progress)
     return EvalReport(
         suite=made.suite,
         suite_version=made.suite_version,
@@ -83,8 +100,8 @@ def evaluate(
 
 def evaluate_folder(
     *,
-    model: str,
-    checkpoint: Path | None,
+    model: str | ModelSource,
+    checkpoint: Path | None = None,
     data: str,
     out: str,
     spec: EvalSpec | None = None,
@@ -92,36 +109,65 @@ def evaluate_folder(
     workers: int = 1,
     progress: Progress = NO_PROGRESS,
 ) -> Report:
-    """The same for a checkpoint file (None: random weights) and a folder or bucket with the original's test sets.
+    """The same for a model by name (see `clip_sources.source`) and a folder or bucket with the original's test sets.
 
     Without a spec, the suite is the one whose sets lie in `data`. Results in `out` of the same model, data and versions are
     kept. IncompleteError, after everything is written, if a task failed.
     """
     sets = Folder(data)
-    spec = spec or EvalSpec(suite=_suite_in(sets))
-    chosen = suite(spec.suite)
-    loaded = clip.load(clip.known(model), checkpoint, device or clip.default_device())
-    weights = hash_file(checkpoint) if checkpoint else "random"
-    return _evaluated(spec, chosen, loaded, weights, sets, out=Folder(out), workers=workers, progress=progress)
+    spec = spec or EvalSpec(suite=suite_in(sets))
+    if isinstance(model, str):
+        model = source(model, checkpoint, models())
+    return _evaluated(spec, model, sets, out=Folder(out), devices=devices_of(device), workers=workers, progress=progress)
+
+
+def models() -> Folder:
+    """Where models from a hub are kept on this machine."""
+    return Folder(settings().home / "models")
+
+
+def devices_of(device: str) -> tuple[str, ...]:
+    """Torch devices: one, several with commas between, or `cuda:*` for all of this machine's. Empty: the default."""
+    device = device or clip.default_device()
+    if device == "cuda:*":
+        import torch
+
+        return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count())) or ("cpu",)
+    return tuple(name.strip() for name in device.split(",") if name.strip())
 
 
 def _evaluated(
     spec: EvalSpec,
-    chosen: Suite,
-    loaded: clip.Clip,
-    weights: str,
+    model: ModelSource,
     sets: Folder,
     *,
     out: Folder,
+    devices: Sequence[str],
     workers: int,
     progress: Progress,
 ) -> Report:
-    wanted = _wanted(spec, chosen)
-    identity = Identity(model=loaded.name, weights=weights, precision=spec.precision, batch_size=spec.batch_size)
-    model = EvalModel(loaded, spec.precision)
-    results = run(wanted, sets, model, identity, expected=spec.expected, out=out, workers=workers, progress=progress)
+    wanted, exactness, weights = spec.wanted(), spec.exactness(), model.fingerprint()
+    identity = Identity(
+        model=model.title,
+        weights=weights,
+        precision=spec.precision,
+        compile=spec.compile,
+        batch_size=spec.batch_size,
+        few_shot=spec.few_shot,
+        linear_probe=spec.linear_probe == "yes",
+    )
+    here = EvalModel(model.load(devices[0]), exactness, kept=out)
+    results = run(
+        wanted, sets, model, here, identity, expected=spec.expected, out=out, devices=devices, workers=workers, progress=progress
+    )
     made = reports.make(
-        chosen, results, model=loaded.name, weights=weights, precision=spec.precision, device=loaded.device.partition(":")[0]
+        suite(spec.suite),
+        results,
+        model=model.title,
+        weights=weights,
+        exactness=exactness,
+        batch_size=spec.batch_size,
+        device=devices[0].partition(":")[0],
     )
     reports.write(out, made)
     failed = [result for result in results if result.error]
@@ -131,12 +177,8 @@ def _evaluated(
     return made
 
 
-def _wanted(spec: EvalSpec, chosen: Suite) -> Sequence[EvalTask]:
-    named = {chosen.task(key).key for key in spec.tasks}
-    return [task for task in chosen.tasks if not named or task.key in named]
-
-
-def _suite_in(sets: Folder) -> str:
+def suite_in(sets: Folder) -> str:
+    """The suite whose sets lie in a folder. DataError if there are none."""
     there = set(sets.folders())
     for name, found in SUITES.items():
         if there & {task.folder for task in found.tasks}:

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation import metrics
 from datacomp_core.evaluation.catalog import EvalTask
-from datacomp_core.evaluation.datasets import Samples, TestSet, open_tars
-from datacomp_core.evaluation.grouped import column
+from datacomp_core.evaluation.datasets import TestSet, open_tars
+from datacomp_core.evaluation.encode import Encoded
+from datacomp_core.evaluation.grouped import check_metadata, column
 from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.evaluation.protocol import Metrics, Outcome
 from datacomp_core.store.folder import Folder
@@ -30,6 +31,7 @@ class Faces:
     """See the module."""
 
     version: ClassVar[int] = 1
+    half: ClassVar[bool] = False
 
     @classmethod
     def open(cls, folder: Folder) -> TestSet:
@@ -45,11 +47,12 @@ class Faces:
         self.predicted: dict[str, list[npt.NDArray[np.int32]]] = {name: [] for name in OBJECTIVES}
         self.metadata: list[npt.NDArray[Any]] = []
 
-    def add(self, samples: Samples) -> None:
+    def add(self, samples: Encoded) -> None:
         import torch
 
+        check_metadata(samples, FIELDS)
         with torch.inference_mode():
-            images = self.model.images(samples.pixels)
+            images = torch.from_numpy(samples.features).to(self.model.clip.device)
             for name, classifier in self.classifiers.items():
                 logits = 100.0 * images @ classifier
                 self.predicted[name].append(logits.argmax(dim=1).cpu().numpy().astype(np.int32))

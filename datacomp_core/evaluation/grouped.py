@@ -14,7 +14,10 @@ import numpy.typing as npt
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation import metrics
 from datacomp_core.evaluation.classification import TOP, Classification
+from datacomp_core.evaluation.encode import Encoded
 from datacomp_core.evaluation.protocol import Metrics
+
+MAX_FIELD = 100_000  # groups are counted in an array
 
 
 class Grouped(Classification):
@@ -22,6 +25,10 @@ class Grouped(Classification):
 
     members: ClassVar[tuple[str, ...]] = ("cls", "npy")
     fields: ClassVar[tuple[str, ...]] = ()
+
+    def add(self, samples: Encoded) -> None:
+        check_metadata(samples, self.fields)
+        super().add(samples)
 
     def extra(self, kept: dict[str, npt.NDArray[Any]]) -> Metrics:
         return self.grouped(kept, {name: column(kept["metadata"], self.fields, name) for name in self.fields})
@@ -31,14 +38,22 @@ class Grouped(Classification):
         raise NotImplementedError
 
 
+def check_metadata(samples: Encoded, fields: tuple[str, ...]) -> None:
+    """Each sample's npy must hold a small non-negative whole number for each field. DataError names the sample that does not."""
+    for key, row in zip(samples.keys, samples.members["npy"], strict=True):
+        if row.ndim != 1 or row.size < len(fields) or row.dtype.kind not in "iuf":
+            wanted = f"{len(fields)} numbers are wanted: {', '.join(fields)}"
+            raise DataError(f"sample {key}: its npy has shape {row.shape} of {row.dtype}; {wanted}")
+        if row.size != samples.members["npy"][0].size:
+            raise DataError(f"sample {key}: its npy has {row.size} numbers, others have {samples.members['npy'][0].size}")
+        for name, value in zip(fields, row, strict=False):
+            if not (0 <= value < MAX_FIELD and value == int(value)):
+                raise DataError(f"sample {key}: the field {name} of its npy is {value}; fields are numbered from 0")
+
+
 def column(metadata: npt.NDArray[Any], fields: tuple[str, ...], name: str) -> metrics.Ints:
-    """One field of the samples' npy, shape (n,), as non-negative integers. DataError if it cannot be."""
-    if metadata.ndim != 2 or metadata.shape[1] < len(fields):
-        raise DataError(f"the npy of its samples has shape {metadata.shape[1:]}; {len(fields)} numbers are wanted: {fields}")
-    found = metadata[:, fields.index(name)].astype(np.int64)
-    if found.min() < 0:
-        raise DataError(f"the field {name} of sample {int(found.argmin())} is negative; groups are numbered from 0")
-    return found
+    """One field of the samples' checked npy, shape (n,)."""
+    return metadata[:, fields.index(name)].astype(np.int64)
 
 
 def _hits(kept: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:

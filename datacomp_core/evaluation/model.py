@@ -6,31 +6,57 @@ autocast, and both under fp16 for retrieval and WinoGAViL; on a CPU everything i
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from datacomp_core.clip import Clip, PixelArray, Precision
 from datacomp_core.errors import DataError
+from datacomp_core.store.folder import Folder
 
 if TYPE_CHECKING:
     import torch
 
 Mode = Literal["reference", "fp32", "bf16"]
+Compile = Literal["no", "yes"]
 TEXT_BATCH = 512
+CLASSIFIERS = "classifiers"
+
+
+@dataclass(frozen=True)
+class Exactness:
+    """What moves the last bits: the precision, and whether the image tower is compiled."""
+
+    precision: Mode = "reference"
+    compile: Compile = "no"
+
+
+EXACT = Exactness()
 
 
 class EvalModel:
-    """A CLIP and the classifiers made with it: several tasks share class names and templates (the ImageNet family)."""
+    """A CLIP and the classifiers made with it, by their class names and templates, which several tasks share.
 
-    def __init__(self, clip: Clip, mode: Mode = "reference") -> None:
-        self.clip = clip
-        self.mode: Mode = mode
-        self._classifiers: dict[tuple[tuple[str, ...], tuple[str, ...]], torch.Tensor] = {}
+    With `kept`, classifiers lie there under the hash of all that they are made of (text tower, precision, names, templates).
+    """
+
+    def __init__(self, clip: Clip, exactness: Exactness = EXACT, kept: Folder | None = None) -> None:
+        self.clip, self.exactness, self.kept = clip, exactness, kept
+        self._classifiers: dict[str, torch.Tensor] = {}
+        self._tower = ""
+        if exactness.compile == "yes":
+            tower: Any = clip.model.visual
+            tower.compile(dynamic=True)
 
     def precision(self, *, half: bool) -> Precision:
         """What one tower runs in; `half`: the reference runs it under autocast."""
-        if self.mode != "reference":
-            return self.mode
+        if self.exactness.precision != "reference":
+            return self.exactness.precision
         return "fp16" if half and self.clip.device.startswith("cuda") else "fp32"
 
     def images(self, pixels: PixelArray, *, half: bool = False) -> torch.Tensor:
@@ -38,30 +64,65 @@ class EvalModel:
         return self.clip.encode_images(pixels, self.precision(half=half))
 
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Normalised features (n, d) on the device. Each distinct text is encoded once, in large batches."""
+        """Normalised features (n, d), float32 on the device. Each distinct text is encoded once, in large batches."""
         import torch
 
         unique = list(dict.fromkeys(texts))
         precision = self.precision(half=True)
         pieces = [self.clip.encode_texts(unique[i : i + TEXT_BATCH], precision) for i in range(0, len(unique), TEXT_BATCH)]
         place = {text: row for row, text in enumerate(unique)}
-        return torch.cat(pieces)[torch.tensor([place[text] for text in texts], device=pieces[0].device)]
+        return torch.cat(pieces).float()[torch.tensor([place[text] for text in texts], device=pieces[0].device)]
 
     def classifier(self, classnames: tuple[str, ...], templates: tuple[str, ...]) -> torch.Tensor:
         """Zero-shot weights (d, classes): the mean of a class's normalised prompts, normalised again."""
         import torch
 
-        key = (classnames, templates)
+        made_of = [self.tower(), self.precision(half=True), self.clip.device.partition(":")[0], classnames, templates]
+        key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
         if key not in self._classifiers:
-            prompts = [_filled(template, name) for name in classnames for template in templates]
-            with torch.inference_mode():
-                classes = self.texts(prompts).view(len(classnames), len(templates), -1).mean(dim=1)
-                self._classifiers[key] = (classes / classes.norm(dim=1, keepdim=True)).T.contiguous()
+            found = self._read(key)
+            if found is None or found.shape != (self.clip.dim, len(classnames)):
+                prompts = [_filled(template, name) for name in classnames for template in templates]
+                with torch.inference_mode():
+                    classes = self.texts(prompts).view(len(classnames), len(templates), -1).mean(dim=1)
+                    found = (classes / classes.norm(dim=1, keepdim=True)).T.contiguous()
+                self._write(key, found)
+            self._classifiers[key] = found
         return self._classifiers[key]
+
+    def tower(self) -> str:
+        """The sha256 over the names, shapes and values of everything in the model but its image tower."""
+        if not self._tower:
+            digest = hashlib.sha256(self.clip.name.encode())
+            for name, value in sorted(self.clip.model.state_dict().items()):
+                if not name.startswith(("visual.", "clip.vision_model.", "clip.visual_projection.")):
+                    digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+                    digest.update(value.detach().float().cpu().contiguous().numpy().data)
+            self._tower = digest.hexdigest()
+        return self._tower
+
+    def _read(self, key: str) -> torch.Tensor | None:
+        import torch
+
+        name = f"{CLASSIFIERS}/{key}.npy"
+        if self.kept is None or not self.kept.exists(name):
+            return None
+        try:
+            found = np.load(io.BytesIO(self.kept.read(name)), allow_pickle=False)
+        except (ValueError, EOFError):
+            return None  # not ours; it is made anew
+        return torch.from_numpy(found.astype(np.float32)).to(self.clip.device)
+
+    def _write(self, key: str, weights: torch.Tensor) -> None:
+        if self.kept is None:
+            return
+        buffer = io.BytesIO()
+        np.save(buffer, weights.float().cpu().numpy(), allow_pickle=False)
+        self.kept.write(f"{CLASSIFIERS}/{key}.npy", buffer.getvalue())
 
 
 def _filled(template: str, name: str) -> str:
     try:
         return template.format(c=name)
-    except (KeyError, IndexError, ValueError) as problem:
+    except (AttributeError, KeyError, IndexError, ValueError) as problem:
         raise DataError(f"The template {template!r} cannot be filled: only {{c}} stands for the class name.") from problem

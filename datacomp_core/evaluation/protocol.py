@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Protocol
 import numpy.typing as npt
 
 from datacomp_core.evaluation.catalog import EvalTask
-from datacomp_core.evaluation.datasets import Samples, TestSet
+from datacomp_core.evaluation.datasets import TestSet
+from datacomp_core.evaluation.encode import Encoded
 from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.store.folder import Folder
 
@@ -20,16 +21,24 @@ Metrics = dict[str, float | int | None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Metrics under the reference's names (None where it has NaN), and what later tests need of each sample, compactly."""
+    """Metrics under the reference's names (None where it has NaN), and what later tests need of each sample, compactly.
+
+    `analysis` is what else is told of the task, in plain JSON; it is no metric of the reference's.
+    """
 
     metrics: Metrics
     predictions: dict[str, npt.NDArray[Any]] = field(default_factory=dict[str, npt.NDArray[Any]])
+    analysis: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class EvalProtocol(Protocol):
-    """Made once a task, over the set that its `open` gave. Errors are DataError and name the sample."""
+    """Made once a task, over the set that its `open` gave. Errors are DataError and name the sample.
+
+    `half`: whether the reference encodes its images under autocast.
+    """
 
     version: ClassVar[int]
+    half: ClassVar[bool]
 
     @classmethod
     def open(cls, folder: Folder) -> TestSet:
@@ -38,7 +47,7 @@ class EvalProtocol(Protocol):
 
     def __init__(self, task: EvalTask, data: Any, model: EvalModel) -> None: ...
 
-    def add(self, samples: Samples) -> None:
+    def add(self, samples: Encoded) -> None:
         """The next batch."""
         ...
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.evaluation import aggregate
 from datacomp_core.evaluation.catalog import Suite
+from datacomp_core.evaluation.model import EXACT, Exactness
 from datacomp_core.store.folder import Folder
 
 REPORT = "report.json"
@@ -30,6 +31,9 @@ class TaskResult(BaseModel):
     metrics: dict[str, float | int | None] = Field(default_factory=dict)
     count: int = Field(default=0, description="Test samples.")
     seconds: float = 0.0
+    analysis: dict[str, Any] = Field(
+        default_factory=dict, description="Calibration, worst classes and confusions; probes, if they were asked for."
+    )
     data: str = Field(default="", description="sha256 over class names, templates and the bytes of all samples, in order.")
     error: str = ""
 
@@ -38,12 +42,15 @@ class Report(BaseModel):
     """`average` is None unless every scored task of the suite has a value; `missing` names those that have none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    format: int = 1
+    format: int = 2
     suite: str
     suite_version: int
     model: str
     weights: str = Field(description="sha256 of the checkpoint file, or the fingerprint of the artifact.")
+    mode: Literal["exact", "fast"] = Field(description="exact: the reference's precision; fast: something that moves numbers.")
     precision: str = Field(description="`reference` or what every tower ran in.")
+    compiled: bool
+    batch_size: int
     device: str
     complete: bool
     missing: list[str]
@@ -54,7 +61,9 @@ class Report(BaseModel):
     tasks: list[TaskResult]
 
 
-def make(suite: Suite, results: Sequence[TaskResult], *, model: str, weights: str, precision: str, device: str) -> Report:
+def make(
+    suite: Suite, results: Sequence[TaskResult], *, model: str, weights: str, exactness: Exactness, batch_size: int, device: str
+) -> Report:
     """The report over what is there, in the suite's order."""
     values = {result.key: result.value for result in results if result.value is not None}
     missing = aggregate.missing(suite, values)
@@ -63,7 +72,10 @@ def make(suite: Suite, results: Sequence[TaskResult], *, model: str, weights: st
         suite_version=suite.version,
         model=model,
         weights=weights,
-        precision=precision,
+        mode="exact" if exactness == EXACT else "fast",
+        precision=exactness.precision,
+        compiled=exactness.compile == "yes",
+        batch_size=batch_size,
         device=device,
         complete=not missing,
         missing=missing,

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation.catalog import EvalTask
-from datacomp_core.evaluation.datasets import SPLIT, Samples, TestSet, open_tars
+from datacomp_core.evaluation.datasets import SPLIT, TestSet, open_tars
+from datacomp_core.evaluation.encode import Encoded, Features
 from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.evaluation.protocol import Metrics, Outcome
 from datacomp_core.evaluation.tables import open_captions
@@ -30,6 +31,7 @@ class Retrieval:
     """See the module."""
 
     version: ClassVar[int] = 1
+    half: ClassVar[bool] = True
 
     @classmethod
     def open(cls, folder: Folder) -> TestSet:
@@ -39,20 +41,20 @@ class Retrieval:
 
     def __init__(self, task: EvalTask, data: TestSet, model: EvalModel) -> None:
         self.model, self.main = model, task.metric or ""
-        self.images: list[torch.Tensor] = []
+        self.images: list[Features] = []
         self.captions: list[list[str]] = []
 
-    def add(self, samples: Samples) -> None:
+    def add(self, samples: Encoded) -> None:
         for key, captions in zip(samples.keys, samples.members["txt"], strict=True):
             if not captions:
                 raise DataError(f"sample {key}: it has no caption")
-        self.images.append(self.model.images(samples.pixels, half=True).cpu())
+        self.images.append(samples.features)
         self.captions += samples.members["txt"]
 
     def finish(self) -> Outcome:
         import torch
 
-        images = torch.cat(self.images).float()
+        images = torch.from_numpy(np.concatenate(self.images))
         texts = self.model.texts([text for captions in self.captions for text in captions]).cpu().float()
         image_of = torch.tensor([row for row, captions in enumerate(self.captions) for _ in captions])
         scores = texts @ images.T

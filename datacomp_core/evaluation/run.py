@@ -15,14 +15,16 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from datacomp_core.clip_sources import ModelSource
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.evaluation.catalog import EvalTask
-from datacomp_core.evaluation.datasets import Batch, Samples, TestSet
+from datacomp_core.evaluation.datasets import TestSet
+from datacomp_core.evaluation.encode import Encoded, Features, Job, encode_all, encode_apart
 from datacomp_core.evaluation.model import EvalModel
+from datacomp_core.evaluation.probes import Probes, probe
 from datacomp_core.evaluation.protocol import EvalProtocol, Outcome
 from datacomp_core.evaluation.protocols import PROTOCOLS
 from datacomp_core.evaluation.report import TaskResult
-from datacomp_core.parallel import process_map
 from datacomp_core.progress import Progress
 from datacomp_core.store.folder import Folder
 
@@ -40,7 +42,10 @@ class Identity(BaseModel):
     model: str
     weights: str
     precision: str
+    compile: str
     batch_size: int
+    few_shot: tuple[int, ...]
+    linear_probe: bool
 
 
 class Kept(BaseModel):
@@ -64,17 +69,19 @@ class _Open:
     began: float
     next: int = 0
     seen: int = 0
-    early: dict[int, Samples] = field(default_factory=dict[int, Samples])
+    early: dict[int, Encoded] = field(default_factory=dict[int, Encoded])
+    features: list[Features] = field(default_factory=list[Features])
 
 
 class _Run:
     def __init__(self, sets: Folder, model: EvalModel, identity: Identity, expected: Expected, out: Folder, progress: Progress):
         self.sets, self.model, self.identity, self.out, self.progress = sets, model, identity, out, progress
         self.expected: Expected = expected
+        self.probes = Probes(identity.few_shot, identity.linear_probe)
         self.open: dict[str, _Open] = {}
         self.results: dict[str, TaskResult] = {}
 
-    def batches(self, tasks: Sequence[EvalTask]) -> Iterator[Batch]:
+    def jobs(self, tasks: Sequence[EvalTask]) -> Iterator[Job]:
         """Open each set when its turn comes; stop reading a set that has failed."""
         for task in tasks:
             began = time.monotonic()
@@ -87,7 +94,7 @@ class _Run:
             for batch in opened.data.batches(task.key, self.identity.batch_size, self.model.clip.pixels):
                 if task.key not in self.open:
                     break
-                yield batch
+                yield Job(batch, opened.protocol.half)
 
     def _opened(self, task: EvalTask, began: float) -> _Open:
         protocol = PROTOCOLS[task.protocol]
@@ -102,12 +109,12 @@ class _Run:
         names = "\n".join((*data.classnames, "", *data.templates)).encode()
         return _Open(task, data, protocol(task, data, self.model), hashlib.sha256(names), began)
 
-    def take(self, batch: Batch, samples: Samples) -> None:
-        """The samples of a batch, however late or early they come."""
-        opened = self.open.get(batch.task)
+    def take(self, task: str, number: int, samples: Encoded) -> None:
+        """A batch of a task, however late or early it comes."""
+        opened = self.open.get(task)
         if opened is None:
             return
-        opened.early[batch.number] = samples
+        opened.early[number] = samples
         while opened.next in opened.early:
             samples = opened.early.pop(opened.next)
             opened.next += 1
@@ -115,6 +122,8 @@ class _Run:
                 if samples.fault:
                     raise DataError(samples.fault)
                 opened.protocol.add(samples)
+                if self.probes:
+                    opened.features.append(samples.features)
             except DatacompError as problem:
                 self._fail(opened.task, str(problem), opened.began)
                 return
@@ -122,7 +131,7 @@ class _Run:
             opened.seen += len(samples.keys)
             self.progress.advance(len(samples.keys))
         if opened.seen == opened.data.num_samples:
-            del self.open[batch.task]
+            del self.open[task]
             try:
                 self._finish(opened)
             except DatacompError as problem:
@@ -144,6 +153,7 @@ class _Run:
             task,
             value=value,
             metrics=outcome.metrics,
+            analysis={**outcome.analysis, **self._probed(opened, outcome)},
             count=opened.data.size,
             seconds=_since(opened.began),
             data=opened.digest.hexdigest(),
@@ -155,6 +165,12 @@ class _Run:
         self.out.write(f"{TASKS}/{slug(task)}.json", kept.model_dump_json(indent=1).encode())
         self.results[task.key] = result
         self.progress.advance(0, tasks_done=1)
+
+    def _probed(self, opened: _Open, outcome: Outcome) -> dict[str, Any]:
+        labels = outcome.predictions.get("labels")
+        if not self.probes or labels is None:
+            return {}
+        return {"probes": probe(self.probes, np.concatenate(opened.features), labels, self.model.clip.device)}
 
     def kept(self, task: EvalTask) -> TaskResult | None:
         """The result of an earlier try in this folder, if it is of the same model, data and versions."""
@@ -171,27 +187,29 @@ class _Run:
 def run(
     tasks: Sequence[EvalTask],
     sets: Folder,
+    source: ModelSource,
     model: EvalModel,
     identity: Identity,
     *,
     expected: Expected,
     out: Folder,
+    devices: Sequence[str],
     workers: int,
     progress: Progress,
 ) -> list[TaskResult]:
-    """The results of all tasks, in order; a failed one has its `error`."""
+    """The results of all tasks, in order; a failed one has its `error`. `model` is the one of `source` on the first device."""
     work = _Run(sets, model, identity, expected, out, progress)
     progress.start(sum(task.size or 0 for task in tasks), "images")
     work.results = {task.key: found for task in tasks if (found := work.kept(task))}
     left = [task for task in tasks if task.key not in work.results]
-    num_samples = sum(task.size or SAMPLES_A_WORKER // 4 for task in left)
-    for batch, samples in process_map(_read, work.batches(left), workers=min(workers, num_samples // SAMPLES_A_WORKER)):
-        work.take(batch, samples)
+    if len(devices) > 1:
+        found = encode_apart(work.jobs(left), source, model.exactness, devices=devices, workers=workers)
+    else:
+        num_samples = sum(task.size or SAMPLES_A_WORKER // 4 for task in left)
+        found = encode_all(work.jobs(left), model, workers=min(workers, num_samples // SAMPLES_A_WORKER))
+    for batch, samples in found:
+        work.take(batch.task, batch.number, samples)
     return [work.results[task.key] for task in tasks]
-
-
-def _read(batch: Batch) -> Samples:
-    return batch.read()
 
 
 def slug(task: EvalTask) -> str:

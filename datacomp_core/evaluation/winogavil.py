@@ -6,26 +6,25 @@ are likely; they go to the later candidate (the end of an ascending `argsort`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from datacomp_core.evaluation import metrics
 from datacomp_core.evaluation.catalog import EvalTask
-from datacomp_core.evaluation.datasets import Samples, TestSet
+from datacomp_core.evaluation.datasets import TestSet
+from datacomp_core.evaluation.encode import Encoded, Features
 from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.evaluation.protocol import Metrics, Outcome
 from datacomp_core.evaluation.tables import ZipSet, open_associations, stem
 from datacomp_core.store.folder import Folder
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Winogavil:
     """See the module."""
 
     version: ClassVar[int] = 1
+    half: ClassVar[bool] = True
 
     @classmethod
     def open(cls, folder: Folder) -> TestSet:
@@ -34,15 +33,15 @@ class Winogavil:
     def __init__(self, task: EvalTask, data: ZipSet, model: EvalModel) -> None:
         self.model, self.instances = model, data.instances
         self.row = {stem(name): row for row, name in enumerate(data.names)}
-        self.images: list[torch.Tensor] = []
+        self.images: list[Features] = []
 
-    def add(self, samples: Samples) -> None:
-        self.images.append(self.model.images(samples.pixels, half=True))
+    def add(self, samples: Encoded) -> None:
+        self.images.append(samples.features)
 
     def finish(self) -> Outcome:
         import torch
 
-        images = torch.cat(self.images)
+        images = torch.from_numpy(np.concatenate(self.images)).to(self.model.clip.device)
         texts = self.model.texts([prompt(instance.cue) for instance in self.instances])
         scores = np.zeros(len(self.instances))
         for place, instance in enumerate(self.instances):

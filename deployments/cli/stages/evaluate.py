@@ -1,16 +1,25 @@
-"""`datacomp evaluate`: zero-shot scores of an experiment, or of a checkpoint file on a folder of test sets."""
+"""`datacomp evaluate`: zero-shot scores of an experiment, or of any model on a folder of test sets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datacomp_core.errors import SpecError
+from datacomp_core.errors import IncompleteError, SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
+
+if TYPE_CHECKING:
+    from datacomp_core.evaluation.deviation import Deviation
+    from datacomp_core.evaluation.evaluate import EvalSpec
+    from datacomp_core.evaluation.golden_scores import Compared, Golden
+    from datacomp_core.evaluation.report import Report
+
+MODEL = "open_clip name (with --checkpoint), NAME/TAG of a release, hf-hub:owner/name, or a folder with a CLIP."
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,63 +31,193 @@ def evaluate(
     scale: options.Scale = "tiny",
     seed: until.Seed = 0,
     pool_seed: until.PoolSeed = 0,
-    model: Annotated[str | None, typer.Option(help="open_clip model name, to evaluate a file in place of an experiment.")] = None,
+    model: Annotated[str | None, typer.Option(help=f"In place of an experiment: {MODEL}")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="With --model: open_clip checkpoint or safetensors.")] = None,
+    golden: Annotated[str | None, typer.Option(help="A released checkpoint, compared with its published scores.")] = None,
     data: Annotated[str | None, typer.Option(help="With --model: folder or bucket of test sets (wds_*_test).")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Bring the sets that are not in --data from the hub.")] = False,
     out: Annotated[str | None, typer.Option(help="With --model: folder for the report.")] = None,
     suite: Annotated[str, typer.Option(help="With --model: suite. Default: the one whose sets lie in --data.")] = "",
     tasks: Annotated[list[str] | None, typer.Option(help="With --model: only this task; repeat for several.")] = None,
+    add_tasks: Annotated[Path | None, typer.Option(help="YAML file with tasks of your own, one row each.")] = None,
+    precision: Annotated[str, typer.Option(help="reference (exact), fp32 or bf16.")] = "reference",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the image tower (faster on a GPU).")] = False,
+    batch_size: Annotated[int, typer.Option(help="Images encoded together.")] = 256,
+    deviation: Annotated[bool, typer.Option("--deviation", help="Evaluate exactly as well, and show what differs.")] = False,
+    few_shot: Annotated[list[int] | None, typer.Option(help="Also with K labelled images a class; repeat for several.")] = None,
+    linear_probe: Annotated[bool, typer.Option("--linear-probe", help="Also a linear probe, on half of each set.")] = False,
+    device: Annotated[str, typer.Option(help="Torch device, several with commas, or cuda:* for all.")] = "",
     json: options.Json = False,
 ) -> None:
-    """Score a model zero-shot: one of an experiment, or a checkpoint file on a folder of test sets.
+    """Score a model zero-shot: one of an experiment, or any model on a folder of test sets.
 
     Examples:
 
       datacomp evaluate --recipe clip_score_tiny --seed 0
 
       datacomp evaluate --model ViT-B-32 --checkpoint epoch_5.pt --data evalsets --out results
+
+      datacomp evaluate --golden ViT-B-32/datacomp_xl_s13b_b90k --data evalsets --out results
     """
-    if model is None:
+    if model is None and golden is None:
         until.run_to("evaluate", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed), json=json)
-    elif data is None or out is None:
-        raise SpecError(
-            "Evaluating a file needs --model, --data and --out together (and --checkpoint, unless weights are random)."
-        )
-    else:
-        _evaluate_folder(model, checkpoint, data, out, suite, tasks or [], json=json)
-
-
-def _evaluate_folder(
-    model: str, checkpoint: Path | None, data: str, out: str, suite: str, tasks: list[str], *, json: bool
-) -> None:
-    """Zero-shot scores of a checkpoint file on a folder of test sets."""
-    from datacomp_core.evaluation import evaluate as evaluation
-
-    with terminal.shown_progress("evaluate", quiet=json) as progress:
-        spec = evaluation.EvalSpec(suite=suite or "datacomp", tasks=tuple(tasks)) if suite or tasks else None
-        report = evaluation.evaluate_folder(
-            model=model,
-            checkpoint=checkpoint,
-            data=data,
-            out=out,
-            spec=spec,
-            device=settings().device,
-            workers=settings().num_workers,
-            progress=progress,
-        )
-    if json:
-        terminal.print_json(report.model_dump(mode="json"))
         return
-    rows = [(task.name, task.main_metric, _percent(task.value), f"{task.count:,}") for task in report.tasks]
-    terminal.table(
-        f"Zero-shot, {report.suite} v{report.suite_version}",
-        ("task", "metric", "score", "samples"),
-        rows,
-        right=("score", "samples"),
+    if data is None or out is None or (model is not None and golden is not None):
+        raise SpecError(
+            "Evaluating a model needs --model (with --checkpoint, unless weights are random) or --golden, and --data and --out."
+        )
+    from datacomp_core.evaluation import golden_scores
+
+    expected = golden_scores.golden(golden) if golden else None
+    spec = _spec(
+        data,
+        suite or (expected.suite if expected else "datacomp" if download else ""),
+        add_tasks,
+        tasks=tuple(tasks or ()),
+        precision=precision,
+        compile="yes" if compiled else "no",
+        batch_size=batch_size,
+        few_shot=tuple(few_shot or ()),
+        linear_probe="yes" if linear_probe else "no",
     )
+    if download or expected:
+        _download(spec, data, json=json)
+    named = expected.model if expected else str(model)
+    run = _Run(named, checkpoint, data, spec, device, json)
+    _show(run, out, expected, deviation=deviation)
+
+
+def _spec(data: str, suite: str, add_tasks: Path | None, **fields: Any) -> EvalSpec:
+    """The spec of the options. Tasks of one's own alone need no suite."""
+    from datacomp_core.errors import DataError
+    from datacomp_core.evaluation import custom
+    from datacomp_core.evaluation.evaluate import EvalSpec, suite_in
+    from datacomp_core.store import Folder
+
+    rows = custom.read_rows(add_tasks) if add_tasks else ()
+    if not suite:
+        try:
+            suite = "datacomp" if fields["tasks"] else suite_in(Folder(data))
+        except DataError:
+            if not rows:
+                raise
+            suite = "custom"
+    return EvalSpec(suite=suite, extra_tasks=rows, **fields)
+
+
+def _download(spec: EvalSpec, data: str, *, json: bool) -> None:
+    from datacomp_core.evaluation import download
+    from datacomp_core.store import Folder
+
+    with terminal.shown_progress("test sets", quiet=json) as progress:
+        download.download([task for task in spec.wanted() if not task.at], Folder(data), progress=progress)
+
+
+class _Run:
+    """One model on one folder of sets, in whatever mode."""
+
+    def __init__(self, model: str, checkpoint: Path | None, data: str, spec: EvalSpec, device: str, json: bool) -> None:
+        self.model, self.checkpoint, self.data, self.spec, self.json = model, checkpoint, data, spec, json
+        self.device = device or settings().device
+
+    def __call__(self, out: str, **changed: Any) -> Report:
+        from datacomp_core.evaluation import evaluate as evaluation
+
+        with terminal.shown_progress("evaluate", quiet=self.json) as progress:
+            return evaluation.evaluate_folder(
+                model=self.model,
+                checkpoint=self.checkpoint,
+                data=self.data,
+                out=out,
+                spec=self.spec.model_copy(update=changed),
+                device=self.device,
+                workers=settings().num_workers,
+                progress=progress,
+            )
+
+
+def _show(run: _Run, out: str, expected: Golden | None, *, deviation: bool) -> None:
+    from datacomp_core.evaluation import deviation as deviations
+    from datacomp_core.evaluation import golden_scores
+    from datacomp_core.store import Folder
+
+    report = run(out)
+    compared = golden_scores.compare(expected, report) if expected else []
+    measured: Deviation | None = None
+    if deviation:
+        run(f"{out}/exact", precision="reference", compile="no", batch_size=256)
+        measured = deviations.measure(Folder(f"{out}/exact"), Folder(out))
+    if run.json:
+        shown = report.model_dump(mode="json")
+        if compared:
+            shown["golden"] = [_golden_row(row) for row in compared]
+        if measured:
+            shown["deviation"] = measured.model_dump(mode="json")
+        terminal.print_json(shown)
+    else:
+        _scores(report, out)
+        if compared:
+            _golden(compared)
+        if measured:
+            _deviation(measured)
+    lost = [row.task.name for row in compared if not row.holds]
+    if lost:
+        raise IncompleteError(f"{len(lost)} of {len(compared)} tasks are not what was published: {', '.join(lost)}.")
+
+
+def _scores(report: Report, out: str) -> None:
+    rows = [(task.name, task.main_metric or "", _percent(task.value), f"{task.count:,}") for task in report.tasks]
+    title = f"Zero-shot, {report.suite} v{report.suite_version}, {report.model}, {report.mode}"
+    terminal.table(title, ("task", "metric", "score", "samples"), rows, right=("score", "samples"))
+    probed = [
+        (task.name, name, _probed(value)) for task in report.tasks for name, value in task.analysis.get("probes", {}).items()
+    ]
+    if probed:
+        terminal.table("On labelled images of the test sets", ("task", "probe", "accuracy"), probed, right=("accuracy",))
+    others = {**report.groups, "33 tasks above chance": report.clean_average, "over chance": report.above_chance_average}
+    told = "   ".join(f"{name}: {_percent(value)}" for name, value in others.items() if value is not None)
     missing = f" (no average: {', '.join(report.missing)} missing)" if report.missing else ""
-    terminal.out.print(f"Average: [bold]{_percent(report.average)}[/]{missing}   Report: {out}")
+    terminal.out.print(f"Average: [bold]{_percent(report.average)}[/]{missing}   {told}")
+    terminal.out.print(f"Report: {out}", soft_wrap=True)
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f}"
+def _golden(compared: Sequence[Compared]) -> None:
+    rows = [
+        (
+            row.task.name,
+            _percent(row.published, 2),
+            _percent(row.ours, 2),
+            _percent(row.tolerance, 2),
+            "yes" if row.holds else "NO",
+        )
+        for row in compared
+    ]
+    columns = ("task", "published", "here", "tolerance", "equal")
+    terminal.table("Against the published scores", columns, rows, right=columns[1:4])
+
+
+def _golden_row(row: Compared) -> dict[str, Any]:
+    return {"key": row.task.key, "published": row.published, "here": row.ours, "tolerance": row.tolerance, "holds": row.holds}
+
+
+def _deviation(measured: Deviation) -> None:
+    rows = [
+        (
+            task.name,
+            _percent(task.exact, 3),
+            _percent(task.fast, 3),
+            _percent(task.difference, 3),
+            f"{task.flips}/{task.outcomes}",
+        )
+        for task in measured.tasks
+    ]
+    columns = ("task", "exact", "fast", "difference", "flips")
+    terminal.table(f"{measured.fast}, against {measured.exact}", columns, rows, right=columns[1:])
+
+
+def _probed(value: Any) -> str:
+    return f"{_percent(value['mean'])} ± {_percent(value['std'])}" if isinstance(value, dict) else _percent(value)
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "" if value is None else f"{100 * value:.{digits}f}"

@@ -20,6 +20,7 @@ from datacomp_core.artifacts import Checkpoint, EvalSets, Spec
 from datacomp_core.errors import DataError, IncompleteError
 from datacomp_core.evaluation import run as running
 from datacomp_core.evaluation.evaluate import EvalSpec, evaluate, evaluate_folder
+from datacomp_core.evaluation.model import EvalModel, Exactness
 from datacomp_core.evaluation.report import Report
 from datacomp_core.store import Folder, Store, step
 
@@ -137,7 +138,7 @@ def test_predictions_give_the_metrics_again(prepared: Path, tmp_path: Path) -> N
     kept = np.load(tmp_path / "out" / "predictions" / "tiny-coarse.npz")
     assert (kept["ranked"][:, 0] == kept["labels"]).mean() == made.tasks[0].metrics["acc1"]
     assert made.average is None, "an average over fewer tasks is never called the average"
-    assert made.missing == [f"tiny/{name}" for name in (*LABELLED, "retrieval") if name != "coarse"]
+    assert made.missing == [f"tiny/{name}" for name in (*LABELLED, "retrieval") if name not in ("coarse", "digits")]
 
 
 def test_workers_change_nothing(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +147,84 @@ def test_workers_change_nothing(prepared: Path, tmp_path: Path, monkeypatch: pyt
     one = scored(prepared, prepared / "sets", tmp_path / "one", spec=spec, workers=1)
     two = scored(prepared, prepared / "sets", tmp_path / "two", spec=spec, workers=2)
     assert [(t.metrics, t.data) for t in one.tasks] == [(t.metrics, t.data) for t in two.tasks]
+
+
+def test_two_devices_change_nothing(prepared: Path, tmp_path: Path) -> None:
+    """Each in a process of its own, with a model of its own."""
+    spec = EvalSpec(tasks=("tiny/coarse", "tiny/retrieval"), batch_size=3)
+    one = scored(prepared, prepared / "sets", tmp_path / "one", spec=spec)
+    two = evaluate_folder(
+        model=MODEL,
+        checkpoint=prepared / "checkpoint.pt",
+        data=str(prepared / "sets"),
+        out=str(tmp_path / "two"),
+        spec=spec,
+        device="cpu,cpu",
+    )
+    assert [(t.metrics, t.analysis, t.data) for t in one.tasks] == [(t.metrics, t.analysis, t.data) for t in two.tasks]
+
+
+def test_classifiers_are_kept_by_what_they_are_made_of(prepared: Path, tmp_path: Path) -> None:
+    kept = Folder(tmp_path)
+    loaded = clip.load(MODEL, prepared / "checkpoint.pt", "cpu")
+    first = EvalModel(loaded, kept=kept).classifier(CLASSES, ("a {c}",))
+    (name,) = kept.files()
+    encoded: list[int] = []
+    again = EvalModel(loaded, kept=kept)
+    again.texts = lambda texts: encoded.append(len(texts))  # pyright: ignore
+    assert torch.equal(again.classifier(CLASSES, ("a {c}",)), first)
+    assert not encoded
+    kept.write(name, b"not an array")
+    assert torch.equal(EvalModel(loaded, kept=kept).classifier(CLASSES, ("a {c}",)), first)
+    EvalModel(loaded, kept=kept).classifier(CLASSES, ("the {c}",))
+    EvalModel(loaded, Exactness("bf16"), kept=kept).classifier(CLASSES, ("a {c}",))
+    EvalModel(clip.load(MODEL, None, "cpu"), kept=kept).classifier(CLASSES, ("a {c}",))
+    assert len(kept.files()) == 4, "other templates, another precision, another tower"
+
+
+def test_the_image_tower_alone_does_not_make_another_classifier(prepared: Path) -> None:
+    loaded = clip.load(MODEL, prepared / "checkpoint.pt", "cpu")
+    before = EvalModel(loaded).tower()
+    with torch.no_grad():
+        next(loaded.model.visual.parameters()).add_(1)  # pyright: ignore
+    assert EvalModel(loaded).tower() == before
+    with torch.no_grad():
+        loaded.model.token_embedding.weight.add_(1)  # pyright: ignore
+    assert EvalModel(loaded).tower() != before
+
+
+def npy(values: list[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(values), allow_pickle=True)
+    return buffer.getvalue()
+
+
+BAD_METADATA: dict[str, tuple[bytes | None, str]] = {
+    "missing": (None, r"sample s0000003 of .*there is no npy"),
+    "cut": (npy([1, 2, 3])[:50], r"sample s0000003 of .*its npy cannot be read"),
+    "pickled": (npy([{}]), r"sample s0000003 of .*its npy cannot be read"),
+    "too short": (npy([1]), r"sample s0000003: its npy has shape \(1,\)"),
+    "another length": (npy([1, 2, 3, 4]), r"sample s0000003: its npy has 4 numbers, others have 3"),
+    "negative": (npy([-1, 2, 3]), r"sample s0000003: the field region of its npy is -1"),
+    "absurd": (npy([1 << 40, 2, 3]), r"sample s0000003: the field region of its npy is 1099511627776"),
+    "not a number": (npy([float("nan"), 2, 3]), r"sample s0000003: the field region of its npy is nan"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_METADATA)
+def test_bad_metadata_names_the_sample(prepared: Path, tmp_path: Path, fault: str) -> None:
+    data, told = BAD_METADATA[fault]
+    made = [{**sample, "npy": npy([number % 3, number % 2, 0])} for number, sample in enumerate(samples(1, 8))]
+    if data is None:
+        del made[3]["npy"]
+    else:
+        made[3]["npy"] = data
+    home = tmp_path / "sets" / "wds_wilds-fmow_test"
+    write_set(home, made)
+    write_names(home)
+    spec = EvalSpec(suite="datacomp", tasks=("wilds/fmow",), expected="any")
+    with pytest.raises(IncompleteError, match=f"wilds/fmow: .*{told}"):
+        scored(prepared, tmp_path / "sets", tmp_path / "out", spec=spec)
 
 
 def rewrite(home: Path, change: Callable[[list[dict[str, bytes]]], None]) -> None:
