@@ -1,6 +1,6 @@
 """Where things lie and how this machine is used: one typed class, read from the environment (`DATACOMP_...`) and `datacomp.env`.
 
-Nothing here is ever hashed or stored in a record. The table in docs/operations.md is made from it.
+Nothing here is ever hashed or stored in a record. The table in the README is held against it by a test.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ class Settings(BaseSettings):
     )
     steps: int = Field(default=0, ge=0, description="Steps at work at once in one process. 0: one a core.")
     processes: int = Field(default=1, ge=1, description="torchrun processes of one training: with CUDA, one a GPU.")
+
+    gpu_deployment: str = Field(
+        default="", description="Deployment that GPU steps are handed to, such as gpu-step/gpu. Empty: they are done here."
+    )
+    attempts: int = Field(default=4, ge=1, description="How often a flow run whose process was lost is begun in all.")
 
     @property
     def store_url(self) -> str:

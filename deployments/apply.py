@@ -1,26 +1,37 @@
-"""Apply the catalog to the server: work pools first, then every deployment. Applying twice is the same as applying once."""
+"""Apply the catalog to the server: work pools, deployments, automations. Applying twice is the same as applying once.
+
+What an operator changes on the server by hand and the catalog does not name (a pool's concurrency, a paused pool) stays.
+"""
 
 from __future__ import annotations
 
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from collections.abc import Collection
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 
-from deployments.catalog import ROWS, Row
-from deployments.work_pools import POOLS
+from datacomp_core.errors import SpecError
+from deployments import automations
+from deployments.catalog import GPU_STEP, ROWS, Row
+from deployments.work_pools import POOLS, Kind, template
 
 
 def deployment(row: Row) -> RunnerDeployment:
     """A row as Prefect's own object. The entry point is a module, since a path would load a second copy of it."""
-    row.flow.validate_parameters(row.parameters)
+    if row.parameters:
+        row.flow.validate_parameters(row.parameters)
     return RunnerDeployment.from_flow(
         row.flow,
-        name=row.scale,
+        name=row.deployment,
         parameters=row.parameters,
-        tags=["datacomp", row.scale, *row.tags],
+        tags=["datacomp", *row.tags],
         concurrency_limit=row.concurrency,
+        cron=row.cron,
         work_pool_name=row.work_pool,
         job_variables=row.job_variables,
         description=row.flow.description,
@@ -28,27 +39,41 @@ def deployment(row: Row) -> RunnerDeployment:
     )
 
 
-def apply_work_pools() -> None:
+def apply_work_pools(client: SyncPrefectClient, kind: Kind) -> None:
+    """Make the pools that are missing, and renew the templates of those that are there. SpecError if one is of another kind."""
+    for pool in POOLS:
+        try:
+            there = client.read_work_pool(pool.name)
+        except ObjectNotFound:
+            client.create_work_pool(
+                WorkPoolCreate(
+                    name=pool.name,
+                    type=kind,
+                    description=pool.description,
+                    concurrency_limit=pool.concurrency,
+                    base_job_template=template(kind, pool.name),
+                )
+            )
+            continue
+        if there.type != kind:
+            raise SpecError(
+                f"The work pool {pool.name!r} is of type {there.type}, not {kind}: name that type, or delete the pool."
+            )
+        client.update_work_pool(pool.name, WorkPoolUpdate(base_job_template=template(kind, pool.name)))
+
+
+def apply_all(kind: Kind = "process", scales: Collection[str] = ()) -> list[dict[str, str]]:
+    """Everything on the server, or only the rows of some scales; the deployments that were applied, as plain rows."""
+    rows = [row for row in ROWS if not scales or row.deployment in scales or row.name == GPU_STEP]
     with get_client(sync_client=True) as client:
-        for pool in POOLS:
-            try:
-                client.read_work_pool(pool.name)
-            except ObjectNotFound:
-                client.create_work_pool(WorkPoolCreate(name=pool.name, type=pool.type, description=pool.description))
+        apply_work_pools(client, kind)
+        applied: dict[str, UUID] = {row.name: _applied(row) for row in rows}
+        automations.apply(client, automations.catalog(applied))
+    return [
+        {"name": row.name, "id": str(applied[row.name]), "work_pool": row.work_pool, "schedule": row.cron or ""} for row in rows
+    ]
 
 
-def apply_all() -> list[dict[str, str]]:
-    """Every row on the server; what was applied, as plain rows."""
-    apply_work_pools()
-    applied: list[dict[str, str]] = []
-    for row in ROWS:
-        identity = deployment(row).apply()
-        applied.append(
-            {
-                "name": f"{row.flow.name}/{row.scale}",
-                "id": str(identity),
-                "work_pool": row.work_pool,
-                "parameters": ", ".join(sorted(row.parameters["spec"])),
-            }
-        )
-    return applied
+def _applied(row: Row) -> UUID:
+    made: Any = deployment(row).apply()
+    return made

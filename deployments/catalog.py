@@ -1,46 +1,110 @@
-"""The deployments as rows: flow x scale, with parameters, work pool, tags and concurrency."""
+"""The deployments as rows: flow x scale, with parameters, work pool, machines, tags, schedule and concurrency."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import Flow
 
+from flows.curate import curate
 from flows.experiment import experiment
+from flows.gpu_step import gpu_step
 from flows.parameters import ExperimentSpec, SweepSpec
 from flows.prepare_pool import prepare_pool
+from flows.reevaluate import ReevaluationSpec, reevaluate
+from flows.sources import SOURCES
 from flows.sweep import sweep
+from flows.train_and_evaluate import TrainingSpec, train, train_and_evaluate
+
+GPU_STEP = "gpu-step/gpu"
+EMBEDDED = "tiny"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One deployment: `parameters` are what the form of the UI starts from."""
+    """One deployment: `parameters` are what the form of the UI starts from, `machine` what a run asks of its node."""
 
     flow: Flow[..., Any]
-    scale: str
+    deployment: str
     parameters: dict[str, Any]
     work_pool: str
     tags: tuple[str, ...] = ()
-    concurrency: int = 1
-    job_variables: dict[str, Any] = field(default_factory=dict[str, Any])
+    concurrency: int | None = None
+    cron: str | None = None
+    machine: dict[str, int] = field(default_factory=dict[str, int])
+    environment: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def name(self) -> str:
         """As the server has it: `flow/deployment`."""
-        return f"{self.flow.name}/{self.scale}"
+        return f"{self.flow.name}/{self.deployment}"
 
     @property
     def entrypoint(self) -> str:
         return f"{self.flow.fn.__module__}.{self.flow.fn.__name__}"
+
+    @property
+    def job_variables(self) -> dict[str, Any]:
+        return {**self.machine, **({"env": self.environment} if self.environment else {})}
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What one scale asks for: memory of a CPU node in GiB, and how often its board is looked after."""
+
+    memory_gib: int
+    cron: str
+
+
+MACHINES: dict[str, Machines] = {
+    "tiny": Machines(8, "0 4 * * *"),
+    "debug": Machines(16, "0 4 * * 1"),
+    "small": Machines(32, "10 4 * * 1"),
+    "medium": Machines(64, "20 4 * * 1"),
+    "large": Machines(128, "30 4 * * 1"),
+    "xlarge": Machines(256, "40 4 * * 1"),
+}
 
 
 def _form(spec: Any) -> dict[str, Any]:
     return {"spec": spec.model_dump(mode="json")}
 
 
+def _rows_of(scale: str) -> Iterator[Row]:
+    """Every flow for one scale. Only `tiny` trains where its flow runs; the others hand their GPU steps on."""
+    asked = MACHINES[scale]
+    elsewhere = {} if scale == EMBEDDED else {"DATACOMP_GPU_DEPLOYMENT": GPU_STEP}
+    source = SOURCES[scale]
+    where = {"pool": source.pool, "evalsets": source.evalsets}
+    chosen = ExperimentSpec.model_validate({"scale": scale, "recipe": source.recipe, **where})
+    sweeping = SweepSpec.model_validate({"scale": scale, "recipes": source.recipes, **where})
+    training = TrainingSpec.model_validate({"scale": scale, "shards": ["shards/ADDRESS"], "evalsets": source.evalsets})
+    again = ReevaluationSpec.model_validate({"scale": scale, "evalsets": source.evalsets})
+    flows: tuple[tuple[Flow[..., Any], Any, str, int | None, str | None], ...] = (
+        (prepare_pool, chosen.preparation(), "pool", 1, None),
+        (curate, chosen, "pool", None, None),
+        (train, training, "training", None, None),
+        (train_and_evaluate, training, "training", None, None),
+        (experiment, chosen, "experiment", None, None),
+        (sweep, sweeping, "experiment", None, None),
+        (reevaluate, again, "evaluation", 1, asked.cron),
+    )
+    for flow, spec, tag, concurrency, cron in flows:
+        memory = {"memory_gib": asked.memory_gib}
+        yield Row(flow, scale, _form(spec), "cpu", (scale, tag), concurrency, cron, memory, elsewhere)
+
+
 ROWS: tuple[Row, ...] = (
-    Row(prepare_pool, "tiny", _form(ExperimentSpec().preparation()), "cpu", ("pool",)),
-    Row(experiment, "tiny", _form(ExperimentSpec()), "cpu", ("experiment",)),
-    Row(sweep, "tiny", _form(SweepSpec()), "cpu", ("experiment",)),
+    *(row for scale in SOURCES for row in _rows_of(scale)),
+    Row(
+        gpu_step,
+        "gpu",
+        {},
+        "gpu",
+        ("gpu",),
+        machine={"gpus": 1, "memory_gib": 64},
+        environment={"DATACOMP_GPU_DEPLOYMENT": ""},
+    ),
 )

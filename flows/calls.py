@@ -6,10 +6,16 @@ from typing import Any, TypedDict, cast
 from uuid import UUID
 
 from prefect import Flow, Task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import TerminationSignal
 from prefect.flows import FlowStateHook
 from prefect.futures import PrefectFuture
+from prefect.states import Cancelled, Cancelling
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from datacomp_core.parallel import end_children
 
 # Threads wait more than they work (tasks/slots.py bounds the work). A task is submitted after what it needs, and threads take
 # tasks in that order, so one that waits never holds the last thread from one it waits for.
@@ -28,6 +34,15 @@ def _ended(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     RUNNING.discard(flow_run.id)
 
 
+def _stopped(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """What this run asked of other workers is stopped with it."""
+    wanted = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run.id]))
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=wanted):
+            if run.state is None or not run.state.is_final():
+                client.set_flow_run_state(run.id, Cancelling(message=f"The run {flow_run.name} that asked for it was stopped."))
+
+
 class Options(TypedDict):
     """What every flow is made with."""
 
@@ -36,6 +51,8 @@ class Options(TypedDict):
     on_running: list[FlowStateHook[..., Any]]
     on_completion: list[FlowStateHook[..., Any]]
     on_failure: list[FlowStateHook[..., Any]]
+    on_cancellation: list[FlowStateHook[..., Any]]
+    on_crashed: list[FlowStateHook[..., Any]]
 
 
 OPTIONS: Options = {
@@ -44,14 +61,13 @@ OPTIONS: Options = {
     "on_running": [_began],
     "on_completion": [_ended],
     "on_failure": [_ended],
+    "on_cancellation": [_ended, _stopped],
+    "on_crashed": [_ended, _stopped],
 }
 
 
 def cancel_running() -> None:
     """Mark this process's flow runs as cancelled; the process itself is ended by the caller."""
-    from prefect.client.orchestration import get_client
-    from prefect.states import Cancelled
-
     with get_client(sync_client=True) as client:
         for run in tuple(RUNNING):
             client.set_flow_run_state(run, Cancelled(message="Interrupted at the terminal."), force=True)
@@ -73,8 +89,12 @@ class Submitted:
 
         A call that never started because what it needs failed is no error of its own: the failure is the one that is told.
         """
-        for future in self._futures:
-            future.wait()
+        try:
+            for future in self._futures:
+                future.wait()
+        except TerminationSignal:  # a cancelled run: threads cannot be stopped, but what they wait for can
+            end_children()
+            raise
         failed = [future for future in self._futures if future.state.is_failed() or future.state.is_crashed()]
         for future in failed:
             future.result()

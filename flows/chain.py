@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from datacomp_core.artifacts import Artifact, EvalSets, Pool, ShardSet, Spec
+from datacomp_core.errors import SpecError
 from datacomp_core.filters.select import SubsetSpec
 from datacomp_core.store import Planned, Store
 from flows.parameters import Curation, ExperimentSpec, Preparation, Scoring
@@ -17,6 +19,7 @@ from tasks import curate as curating
 from tasks import evaluate as evaluating
 from tasks import pool as pooling
 from tasks import train as training
+from tasks.running import stored
 
 Call = Callable[..., Any]
 
@@ -48,7 +51,9 @@ class Scored:
 
 def candidates(call: Call, spec: Preparation) -> Candidates:
     """The pool and its images."""
-    pool = call(pooling.build_pool, spec.pool)
+    pool = stored(Pool, spec.stored_pool) if spec.stored_pool else call(pooling.build_pool, spec.pool)
+    if spec.stored_shards:
+        return Candidates(pool, stored(ShardSet, spec.stored_shards))
     return Candidates(pool, call(pooling.download_images, spec.images, pool))
 
 
@@ -58,7 +63,9 @@ def scores(call: Call, spec: Preparation, found: Candidates) -> Any:
 
 
 def scorer(call: Call, spec: Preparation) -> Any:
-    """A small CLIP, trained on the trusted set."""
+    """A small CLIP, trained on the trusted set. Pools of the store bring the scores that they have."""
+    if spec.stored_pool:
+        raise SpecError(f"This filter reads a score that the metadata of {spec.stored_pool} does not have: choose another.")
     trusted = call(pooling.build_trusted, spec.trusted)
     return call(training.train, spec.scorer, (trusted,))
 
@@ -88,10 +95,20 @@ def curate(call: Call, spec: Curation, preparation: Preparation, found: Candidat
 
 def train_and_evaluate(call: Call, spec: Scoring, curated: Curated) -> Scored:
     """One training on a curated set, scored on the scale's suite, entered on the board."""
-    evalsets = call(pooling.build_evalsets, spec.evalsets)
-    checkpoint = call(training.train, spec.train, (curated.shards,))
-    report = call(evaluating.evaluate, spec.evaluate, checkpoint, evalsets)
+    checkpoint, report = score(call, spec, (curated.shards,))
     return Scored(checkpoint, report, call(evaluating.enter, spec.entry, report, checkpoint, curated.subset, curated.shards))
+
+
+def testsets(call: Call, spec: Scoring) -> Any:
+    """The scale's test sets."""
+    return stored(EvalSets, spec.stored_evalsets) if spec.stored_evalsets else call(pooling.build_evalsets, spec.evalsets)
+
+
+def score(call: Call, spec: Scoring, shards: tuple[Any, ...]) -> tuple[Any, Any]:
+    """A checkpoint and its report."""
+    evalsets = testsets(call, spec)
+    checkpoint = call(training.train, spec.train, shards)
+    return checkpoint, call(evaluating.evaluate, spec.evaluate, checkpoint, evalsets)
 
 
 def training_set(call: Call, spec: ExperimentSpec) -> Curated:
@@ -110,7 +127,7 @@ def experiments(call: Call, specs: Iterable[ExperimentSpec]) -> list[Any]:
     made: dict[Any, Any] = {}
 
     def once(task: Any, *identity: Any) -> Any:
-        key = (id(task), tuple(item if hasattr(item, "model_fields_set") else _handle(item) for item in identity))
+        key = (id(task), tuple(_handle(item) for item in identity))
         if key not in made:
             made[key] = call(task, *identity)
         return made[key]
@@ -130,7 +147,12 @@ STAGES: dict[str, Callable[[Call, ExperimentSpec], Any]] = {
 
 
 def _handle(value: Any) -> Any:
-    return tuple(_handle(item) for item in value) if isinstance(value, tuple) else id(value)
+    """What tells two inputs of a call apart: specs by value, artifacts by fingerprint, what is not there yet by itself."""
+    if isinstance(value, tuple):
+        return tuple(_handle(item) for item in value)
+    if isinstance(value, Artifact):
+        return value.fingerprint
+    return value if isinstance(value, Spec) else id(value)
 
 
 def plan(walk: Callable[[Call], Any], store: Store) -> list[Planned[Any]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from datacomp_core.artifacts import Spec
 from datacomp_core.embedding.encode import EmbedSpec
+from datacomp_core.errors import SpecError
 from datacomp_core.evaluation.evaluate import EvalSpec
 from datacomp_core.filters import Everything, WholeFilter
 from datacomp_core.filters.select import SubsetSpec, load_recipe
@@ -23,10 +24,25 @@ SCORER = {"name": "custom", "train_num_samples": 30_720, "batch_size": 128, "war
 """The scorer is trained longer than any model of the board, on pairs of its own; the board counts its cost."""
 
 
+ScaleChoice = Annotated[
+    Literal["tiny", "debug", "small", "medium", "large", "xlarge"],
+    Field(description="Compute scale: pool, model, training recipe and test suite."),
+]
+Pool_ = Annotated[
+    str, Field(description="Address of a pool in the store (`pools/...`); empty: the embedded one, which only `tiny` has.")
+]
+Evalsets = Annotated[
+    str, Field(description="Address of test sets in the store (`evalsets/...`); empty: the embedded ones, which only `tiny` has.")
+]
+
+
 class Preparation(Spec):
     """Everything that comes before a filter, shared by all experiments over one pool."""
 
-    pool: TinyPoolSpec = Field(default=TinyPoolSpec(), description="The candidates.")
+    scale: ScaleChoice = "tiny"
+    stored_pool: Pool_ = ""
+    stored_shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
+    pool: TinyPoolSpec = Field(default=TinyPoolSpec(), description="The embedded candidates.")
     images: ImageSpec = Field(default=images_of("tiny"), description="How their images are downloaded.")
     trusted: TrustedSpec = Field(default=TrustedSpec(), description="The trusted pairs that the scorer learns from.")
     scorer: TrainSpec = Field(description="How the scorer is trained.")
@@ -44,6 +60,7 @@ class Scoring(Spec):
     """From a training set to a score."""
 
     train: TrainSpec
+    stored_evalsets: str = ""
     evalsets: TinyEvalSpec
     evaluate: EvalSpec
     entry: EntrySpec
@@ -52,7 +69,7 @@ class Scoring(Spec):
 class SweepSpec(Spec):
     """Many filters, many seeds, one scale: every combination is one line of the leaderboard, common steps are done once."""
 
-    scale: Literal["tiny"] = Field(default="tiny", description="Compute scale: pool, model, training recipe and test suite.")
+    scale: ScaleChoice = "tiny"
     recipes: tuple[str, ...] = Field(
         default=("no_filter", "clip_score_tiny"),
         description="Filters by name (`datacomp filter --list`).",
@@ -61,6 +78,9 @@ class SweepSpec(Spec):
     pool_seeds: tuple[int, ...] = Field(
         default=(0,), description="Seeds of the embedded pool: another draw of captions and noise."
     )
+    pool: Pool_ = ""
+    shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
+    evalsets: Evalsets = ""
 
     @field_validator("recipes")
     @classmethod
@@ -72,7 +92,15 @@ class SweepSpec(Spec):
     def experiments(self) -> list[ExperimentSpec]:
         """Every combination, recipes innermost: the baseline of a seed is finished before the next seed starts."""
         return [
-            ExperimentSpec(scale=self.scale, recipe=recipe, seed=seed, pool_seed=pool_seed)
+            ExperimentSpec(
+                scale=self.scale,
+                recipe=recipe,
+                seed=seed,
+                pool_seed=pool_seed,
+                pool=self.pool,
+                shards=self.shards,
+                evalsets=self.evalsets,
+            )
             for pool_seed, seed, recipe in product(self.pool_seeds, self.seeds, self.recipes)
         ]
 
@@ -80,14 +108,33 @@ class SweepSpec(Spec):
 class ExperimentSpec(Spec):
     """One filter, one training, one score: a line of the leaderboard."""
 
-    scale: Literal["tiny"] = Field(default="tiny", description="Compute scale: pool, model, training recipe and test suite.")
-    recipe: str = Field(default="clip_score_tiny", description="Filter by name (`datacomp filter --list`).")
+    scale: ScaleChoice = "tiny"
+    recipe: str = Field(
+        default="clip_score_tiny",
+        min_length=1,
+        description="Filter by name (`datacomp filter --list`), or a name for the filter below.",
+    )
     filter: WholeFilter = Field(
-        default_factory=Everything,
-        description="A filter of your own, named by `recipe`. Leave it where that is a known one.",
+        default_factory=Everything, description="What is kept. Leave it as it is where the recipe is a known one."
     )
     seed: int = Field(default=0, ge=0, description="Training seed: initial weights, data order, augmentation.")
     pool_seed: int = Field(default=0, ge=0, description="Seed of the embedded pool: another draw of captions and noise.")
+    pool: Pool_ = ""
+    shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
+    evalsets: Evalsets = ""
+
+    @model_validator(mode="after")
+    def _is_known(self) -> ExperimentSpec:
+        """A wrong recipe is refused here, before anything starts."""
+        self.subset()
+        return self
+
+    def subset(self) -> SubsetSpec:
+        """The filter by name, from a file, or as given."""
+        if self.filter == Everything():
+            recipe = load_recipe(self.recipe)
+            return SubsetSpec(recipe=recipe.name, filter=recipe.filter)
+        return SubsetSpec(recipe=self.recipe, filter=self.filter)
 
     def label(self) -> str:
         return f"{self.scale}-{self.recipe}-seed{self.seed}"
@@ -95,7 +142,12 @@ class ExperimentSpec(Spec):
     def preparation(self) -> Preparation:
         """The specs of everything before the filter."""
         recipe = SCALES["tiny"].model_copy(update=SCORER)
+        self._has(self.pool, "pool")
         return Preparation(
+            scale=self.scale,
+            stored_pool=self.pool,
+            stored_shards=self.shards,
+            images=images_of(self.scale),
             pool=TinyPoolSpec(seed=self.pool_seed),
             trusted=TrustedSpec(seed=self.pool_seed),
             scorer=TrainSpec(recipe=recipe, seed=self.pool_seed),
@@ -103,17 +155,20 @@ class ExperimentSpec(Spec):
 
     def curation(self) -> Curation:
         """The specs of the filter and the reshard."""
-        if self.filter != Everything():
-            return Curation(subset=SubsetSpec(recipe=self.recipe, filter=self.filter))
-        recipe = load_recipe(self.recipe)
-        return Curation(subset=SubsetSpec(recipe=recipe.name, filter=recipe.filter))
+        return Curation(subset=self.subset(), reshard=reshard_of(self.scale))
 
     def scoring(self) -> Scoring:
         """The specs of training, evaluation and entry."""
         scale = SCALES[self.scale]
+        self._has(self.evalsets, "evalsets")
         return Scoring(
             train=TrainSpec(recipe=scale, seed=self.seed),
+            stored_evalsets=self.evalsets,
             evalsets=TinyEvalSpec(),
             evaluate=EvalSpec(suite=scale.suite),
             entry=EntrySpec(),
         )
+
+    def _has(self, address: str, kind: str) -> None:
+        if not address and self.scale != "tiny":
+            raise SpecError(f"Scale {self.scale} has no embedded {kind}: give the address of {kind} that lie in the store.")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 
 from datacomp_core.progress import LogProgress
 from datacomp_core.store import Outcome
@@ -42,6 +42,10 @@ def tell(event: StepEvent) -> None:
 
 def in_task_run() -> bool:
     return TaskRunContext.get() is not None
+
+
+def in_run() -> bool:
+    return in_task_run() or FlowRunContext.get() is not None
 
 
 def artifact_key(*words: str) -> str:

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
+from prefect.context import FlowRunContext
+
 from datacomp_core import engines
 from datacomp_core.artifacts import Artifact
+from datacomp_core.errors import DatacompError, SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store import Step, Store
+from tasks import elsewhere
 from tasks.reporting import StepEvent, StepProgress, leave_summary, tell
 from tasks.slots import slot
 
@@ -28,6 +32,14 @@ def store() -> Store:
     return _opened(settings().store_url)
 
 
+def stored(kind: type[A], address: str) -> A:
+    """An artifact of the store by its address. SpecError if there is none of that kind."""
+    found = store().record(address)
+    if found is None or found.kind != kind.kind:
+        raise SpecError(f"There is nothing of kind {kind.kind} at {address!r} in {store().root}: `datacomp show` lists what is.")
+    return store().artifact(kind, found)
+
+
 def runs(step: Step[Any]) -> Callable[[F], F]:
     """Mark a task's function with the step it runs, so that a chain of tasks can be planned without running it."""
 
@@ -40,10 +52,14 @@ def runs(step: Step[Any]) -> Callable[[F], F]:
 
 def run(step: Step[A], *identity: Any, **options: Any) -> A:
     """Run one step in the store of the settings, tell what happens, and leave its summary in the Prefect UI."""
+    _bounded()
     name = step.name(*identity)
     progress = StepProgress(step.kind, name)
     if "progress" in step.options:
         options["progress"] = progress
+    if elsewhere.belongs_there(step, identity, store()):
+        tell(StepEvent(step.kind, name, "started", f"on {settings().gpu_deployment}"))
+        elsewhere.build(step, identity, name)
     with slot(step.kind), engines.using(settings().engine):
         tell(StepEvent(step.kind, name, "started"))
         began = time.monotonic()
@@ -56,3 +72,13 @@ def run(step: Step[A], *identity: Any, **options: Any) -> A:
     leave_summary(outcome)
     tell(StepEvent(step.kind, name, outcome.status, outcome.why, 1.0, time.monotonic() - began))
     return outcome.artifact
+
+
+def _bounded() -> None:
+    """DatacompError for a flow run whose process was lost too often: what begins it again does not count."""
+    context, most = FlowRunContext.get(), settings().attempts
+    if context is not None and context.flow_run is not None and context.flow_run.run_count > most:
+        raise DatacompError(
+            f"The process of this run was lost {most} times (DATACOMP_ATTEMPTS), so it is not begun again: its worker's machine "
+            "may say why, for example of memory."
+        )

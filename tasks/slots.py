@@ -1,15 +1,19 @@
-"""How many steps work at once in this process: as many as there are cores, and one training where a GPU does the work.
+"""How many steps work at once: in this process as many as there are cores, on this machine's GPUs one.
 
-Slots bound one process. Across processes and machines the deployments' concurrency limits do.
+The GPUs are held by a lock on a file, which the kernel gives back when its process ends, however it ends. Between machines the
+work pool's concurrency limit does the same, where one sees the queue.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from pathlib import Path
 
 from datacomp_core.settings import settings
 
@@ -22,13 +26,23 @@ def _steps() -> threading.BoundedSemaphore:
 
 
 @cache
-def _gpu() -> threading.BoundedSemaphore:
-    return threading.BoundedSemaphore(1)
+def _gpu() -> threading.Lock:
+    return threading.Lock()
+
+
+@contextmanager
+def the_gpus(lock: Path) -> Generator[None]:
+    """Wait for the GPUs of this machine: among this process's threads, then among its processes."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with _gpu(), lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
 def slot(kind: str) -> Generator[None]:
     """Wait for a place to work on a step of this kind; give it back."""
-    gpu = _gpu() if kind in ON_THE_GPU and os.path.exists("/dev/nvidia0") else nullcontext()
+    has_gpu = kind in ON_THE_GPU and os.path.exists("/dev/nvidia0")
+    gpu = the_gpus(Path(tempfile.gettempdir()) / f"datacomp-gpu-{os.getuid()}.lock") if has_gpu else nullcontext()
     with gpu, _steps():
         yield

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from prefect import task
+from prefect.events import emit_event
 
 from datacomp_core.artifacts import Checkpoint, ShardSet
 from datacomp_core.settings import settings
 from datacomp_core.training import train as training
 from tasks import policies
 from tasks.running import run, runs
+
+TRAINED = "datacomp.checkpoint.created"
 
 
 @task(name="train", **policies.TRAINING)
@@ -17,3 +20,17 @@ def train(spec: training.TrainSpec, shards: tuple[ShardSet, ...]) -> Checkpoint:
     """CLIP trained on shards by the fixed recipe of its scale."""
     own = settings()
     return run(training.train, spec, shards, processes=own.processes, device=own.device, threads=own.num_threads)
+
+
+def announce(checkpoint: Checkpoint) -> None:
+    """Tell whoever listens that a checkpoint is there; an automation has it evaluated."""
+    emit_event(
+        TRAINED,
+        resource={
+            "prefect.resource.id": f"datacomp.{checkpoint.address}",
+            "prefect.resource.name": checkpoint.name,
+            "datacomp.address": checkpoint.address,
+            "datacomp.scale": checkpoint.scale,
+        },
+        payload=checkpoint.model_dump(mode="json"),
+    )

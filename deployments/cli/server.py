@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -12,31 +14,74 @@ from datacomp_core.errors import SpecError
 from deployments.cli import options, terminal
 from deployments.local_server import UI_PORT, prepare_environment, refuse_backport, require_free, server_command
 
+WORKER = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+"""A run whose process and worker are both gone is known by its silence."""
+
+LIMITS = {"gpu": 1, "cpu": 4}
+
+
+class Pools(StrEnum):
+    """What the work pools are made of."""
+
+    process = "process"
+    docker = "docker"
+    kubernetes = "kubernetes"
+
 
 def add_to(app: typer.Typer) -> None:
     app.command(rich_help_panel="Server")(deploy)
+    app.command(rich_help_panel="Server")(worker)
     app.command(rich_help_panel="Server")(ui)
 
 
-def deploy(json: options.Json = False) -> None:
-    """Apply every deployment, and the work pools they need, to the server named by PREFECT_API_URL. Twice is the same as once.
+def deploy(
+    on: Annotated[Pools, typer.Option("--on", help="Type of the work pools: process, docker or kubernetes.")] = Pools.process,
+    scale: Annotated[list[str] | None, typer.Option("--scale", help="Only these scales' deployments; repeat it.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Apply every deployment, its work pools and automations to the server named by PREFECT_API_URL. Twice is the same as once.
 
     Example: PREFECT_API_URL=http://127.0.0.1:4200/api datacomp deploy
     """
+    _need_a_server()
+    from datacomp_core.scales import scale as known_scale
+    from deployments.apply import apply_all
+
+    for name in scale or ():
+        known_scale(name)
+    applied = apply_all(on.value, scale or ())
+    if json:
+        terminal.print_json(applied)
+        return
+    rows = [(row["name"], row["work_pool"], row["schedule"]) for row in applied]
+    terminal.table("Deployed", ("deployment", "work pool", "schedule (UTC)"), rows)
+
+
+def worker(
+    pool: Annotated[str, typer.Argument(help="The work pool: cpu or gpu.")],
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Runs at once; gpu: 1, cpu: 4.")] = None,
+) -> None:
+    """Take the runs of a work pool as processes of this machine, until Ctrl-C. They use this shell's settings and store.
+
+    Example: PREFECT_API_URL=http://127.0.0.1:4200/api datacomp worker cpu
+    """
+    _need_a_server()
+    from datacomp_core.settings import settings
+
+    own = {"DATACOMP_HOME": str(settings().home.resolve()), **WORKER}
+    environment = {**os.environ, **{name: value for name, value in own.items() if name not in os.environ}}
+    environment["DATACOMP_HOME"] = own["DATACOMP_HOME"]  # runs work in folders of their own
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+    os.execve(sys.executable, [*command, "--limit", str(limit or LIMITS.get(pool, 4))], environment)
+
+
+def _need_a_server() -> None:
     if "PREFECT_API_URL" not in os.environ:
         raise SpecError(
             "PREFECT_API_URL is not set: start a server (`datacomp ui`) and set it, for example to http://127.0.0.1:4200/api"
         )
     refuse_backport()
     prepare_environment()
-    from deployments.apply import apply_all
-
-    applied = apply_all()
-    if json:
-        terminal.print_json(applied)
-        return
-    rows = [(row["name"], row["work_pool"], row["parameters"]) for row in applied]
-    terminal.table("Deployed", ("deployment", "work pool", "parameters"), rows)
 
 
 def ui(port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1.")] = UI_PORT) -> None:

@@ -1,0 +1,99 @@
+"""What the server does by itself: lost runs are marked and begun again, a finished training is evaluated."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect.automations import Automation
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState, RunDeployment
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+from tasks.train import TRAINED
+
+HEARTBEAT_SECONDS = 30
+LOST_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
+OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.datacomp"}
+ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry")}
+BEAT = "prefect.flow-run.heartbeat"
+
+
+def lost_runs() -> AutomationCore:
+    """A run that has beaten and beats no more is crashed: its worker and its process are both gone."""
+    return AutomationCore(
+        name="datacomp: a lost run is crashed",
+        description=f"No heartbeat for {LOST_AFTER_SECONDS} s.",
+        trigger=EventTrigger(
+            after={BEAT},
+            expect={BEAT, *ENDS},
+            match_related=OURS,  # pyright: ignore[reportArgumentType] - Prefect makes a specification of it
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=LOST_AFTER_SECONDS),
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"Its worker was not heard of for {LOST_AFTER_SECONDS} s.")],
+    )
+
+
+def crashed_runs() -> AutomationCore:
+    """A crashed run is begun again, and goes on from what its steps left; `flows/calls.py` bounds how often."""
+    return AutomationCore(
+        name="datacomp: a crashed run is begun again",
+        description="At most DATACOMP_ATTEMPTS times: a run that was begun too often fails.",
+        trigger=EventTrigger(
+            expect={"prefect.flow-run.Crashed"},
+            match_related=OURS,  # pyright: ignore[reportArgumentType]
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED, name="AwaitingRetry", message="Its process was lost: it goes on where it stopped."
+            )
+        ],
+    )
+
+
+def evaluations(scale: str, reevaluate: UUID) -> AutomationCore:
+    """A training that ended is evaluated."""
+
+    def value(label: str) -> dict[str, str]:
+        return {"__prefect_kind": "jinja", "template": f"{{{{ event.resource['{label}'] }}}}"}
+
+    return AutomationCore(
+        name=f"datacomp: a training of {scale} is evaluated",
+        trigger=EventTrigger(
+            expect={TRAINED},
+            match={"datacomp.scale": scale},  # pyright: ignore[reportArgumentType]
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[
+            RunDeployment(
+                source="selected",
+                deployment_id=reevaluate,
+                parameters={"spec": {"scale": scale, "checkpoints": [value("datacomp.address")]}},
+            )
+        ],
+    )
+
+
+def apply(client: SyncPrefectClient, wanted: list[AutomationCore]) -> None:
+    """Upsert by name: an automation of ours is replaced in place, and those of others are left alone."""
+    for automation in wanted:
+        there: list[Automation] = client.read_automations_by_name(automation.name)
+        if there:
+            client.update_automation(there[0].id, automation)
+        else:
+            client.create_automation(automation)
+
+
+def catalog(deployments: dict[str, Any]) -> list[AutomationCore]:
+    """All of them, for the deployments (`flow/name` to id) on a server."""
+    scales = [name.partition("/")[2] for name in deployments if name.startswith("reevaluate/")]
+    return [lost_runs(), crashed_runs(), *(evaluations(scale, deployments[f"reevaluate/{scale}"]) for scale in scales)]

@@ -1,0 +1,23 @@
+"""Make the bucket of DATACOMP_STORE if it is not there: what a fresh stack does once. `python -m deployments.bucket`."""
+
+from __future__ import annotations
+
+from datacomp_core.settings import settings
+from datacomp_core.store import Store
+
+
+def make() -> None:
+    """Nothing to do for a folder. Then the store is checked: that it can be written, and that its conditions are kept."""
+    url = settings().store_url
+    if url.startswith("s3://"):
+        import s3fs
+
+        bucket = url.removeprefix("s3://").partition("/")[0]
+        files = s3fs.S3FileSystem()
+        if not files.exists(bucket):
+            files.mkdir(bucket)
+    Store.open(url)
+
+
+if __name__ == "__main__":
+    make()

@@ -1,0 +1,18 @@
+"""From a pool to a training set: scores where the filter reads them, the filter, the shards."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from datacomp_core.artifacts import ShardSet
+from flows.calls import OPTIONS, Submitted
+from flows.chain import training_set
+from flows.parameters import ExperimentSpec
+
+
+@flow(name="curate", flow_run_name="{spec.scale}-{spec.recipe}-curate", **OPTIONS)
+def curate(spec: ExperimentSpec) -> ShardSet:
+    """Embed, filter, reshard: the shards that a training reads."""
+    calls = Submitted()
+    [shards] = calls.results([training_set(calls.call, spec).shards])
+    return shards

@@ -1,0 +1,23 @@
+"""One step for one GPU worker: what `tasks/elsewhere.py` asks for. The task runs in the main thread, so a stop reaches it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import Task, flow
+
+from datacomp_core.artifacts import Artifact
+from datacomp_core.errors import unknown
+from datacomp_core.store.step import STEPS
+from flows.calls import OPTIONS
+from tasks import curate, elsewhere, evaluate, train
+
+TASKS: dict[str, Task[..., Any]] = {elsewhere.key(task.fn.step): task for task in (train.train, curate.embed, evaluate.evaluate)}
+
+
+@flow(name="gpu-step", **OPTIONS)
+def gpu_step(step: str, identity: list[Any]) -> Artifact:
+    """Train, embed or evaluate here, and leave the artifact in the store."""
+    if step not in TASKS:
+        raise unknown("GPU step", step, TASKS)
+    return TASKS[step](*elsewhere.unpacked(STEPS[step], identity))

@@ -1,0 +1,48 @@
+"""Scores kept true: checkpoints whose evaluation is missing or of an older suite, or that are named, are evaluated again.
+
+A second evaluation of what was scored before must give the same numbers. Drift beyond the tolerance raises an alarm: an event
+`datacomp.evaluation.drifted`, an artifact with the tasks that moved, and a failed run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from pydantic import Field
+
+from datacomp_core.artifacts import EvalReport, Spec
+from flows.calls import OPTIONS
+from flows.chain import testsets
+from flows.parameters import Evalsets, ExperimentSpec, ScaleChoice
+from tasks import drift
+
+
+class ReevaluationSpec(Spec):
+    """Which checkpoints, and how far a score may move."""
+
+    scale: ScaleChoice = "tiny"
+    evalsets: Evalsets = ""
+    checkpoints: tuple[str, ...] = Field(
+        default=(), description="Addresses of checkpoints to score anew; none: all without a report of the current suite."
+    )
+    tolerance: float = Field(default=1e-4, ge=0, description="How far a task's main metric may be from the earlier report.")
+
+
+@flow(name="reevaluate", flow_run_name="{spec.scale}-reevaluate", **OPTIONS)
+def reevaluate(spec: ReevaluationSpec) -> list[EvalReport]:
+    """Evaluate what is missing or outdated, and what is named; compare; raise an alarm on drift."""
+    scoring = ExperimentSpec(scale=spec.scale, recipe="no_filter", evalsets=spec.evalsets).scoring()
+    evalsets = testsets(_now, scoring)
+    made: list[EvalReport] = []
+    moved: list[drift.Moved] = []
+    for checkpoint in drift.waiting(spec.scale, scoring.evaluate, evalsets, spec.checkpoints):
+        report, changes = drift.score_again(scoring.evaluate, checkpoint, evalsets, spec.tolerance)
+        made.append(report)
+        moved += changes
+    drift.alarm(spec.scale, moved, spec.tolerance)
+    return made
+
+
+def _now(task: Any, *identity: Any) -> Any:
+    return task(*identity)

@@ -1,0 +1,48 @@
+"""Training sets that lie in the store, trained on and scored: for shards that were curated before, or by hand."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Spec
+from flows.calls import OPTIONS, Submitted
+from flows.chain import score
+from flows.parameters import Evalsets, ExperimentSpec, ScaleChoice, Scoring
+from tasks import train as training
+from tasks.running import stored
+
+Addresses = Annotated[tuple[str, ...], Field(min_length=1, description="Addresses of shard sets (`shards/...`) in the store.")]
+
+
+class TrainingSpec(Spec):
+    """One training on shards of the store."""
+
+    shards: Addresses
+    scale: ScaleChoice = "tiny"
+    evalsets: Evalsets = ""
+    seed: int = Field(default=0, ge=0, description="Training seed: initial weights, data order, augmentation.")
+
+
+@flow(name="train", flow_run_name="{spec.scale}-train-seed{spec.seed}", **OPTIONS)
+def train(spec: TrainingSpec) -> Checkpoint:
+    """A checkpoint alone. An event says that it is there, and the server's automation has it evaluated."""
+    shards = tuple(stored(ShardSet, address) for address in spec.shards)
+    checkpoint = training.train(_scoring(spec).train, shards)
+    training.announce(checkpoint)
+    return checkpoint
+
+
+@flow(name="train-and-evaluate", flow_run_name="{spec.scale}-train-and-evaluate-seed{spec.seed}", **OPTIONS)
+def train_and_evaluate(spec: TrainingSpec) -> EvalReport:
+    """A checkpoint by the fixed recipe of a scale, and its zero-shot scores."""
+    calls = Submitted()
+    shards = tuple(stored(ShardSet, address) for address in spec.shards)
+    [report] = calls.results([score(calls.call, _scoring(spec), shards)[1]])
+    return report
+
+
+def _scoring(spec: TrainingSpec) -> Scoring:
+    return ExperimentSpec(scale=spec.scale, recipe="no_filter", seed=spec.seed, evalsets=spec.evalsets).scoring()

@@ -1,0 +1,114 @@
+"""Scoring checkpoints again, and the alarm when a score is not what it was."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.events import emit_event
+
+from datacomp_core.artifacts import Checkpoint, EvalReport, EvalSets
+from datacomp_core.errors import DataError
+from datacomp_core.evaluation import evaluate as evaluation
+from datacomp_core.evaluation.report import REPORT
+from datacomp_core.settings import settings
+from datacomp_core.store import Folder
+from datacomp_core.store.record import Record
+from tasks import evaluate as evaluating
+from tasks import policies
+from tasks.reporting import artifact_key, in_run
+from tasks.running import store, stored
+
+DRIFTED = "datacomp.evaluation.drifted"
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One task whose score is not what it was."""
+
+    checkpoint: str
+    task: str
+    before: float
+    now: float
+
+
+def waiting(scale: str, spec: evaluation.EvalSpec, evalsets: EvalSets, named: tuple[str, ...] = ()) -> list[Checkpoint]:
+    """The checkpoints to score: the named ones, else all of a scale's recipe that have no report of the current suite."""
+    if named:
+        return [stored(Checkpoint, address) for address in named]
+    own = (record for record in store().records(Checkpoint.kind) if record.spec["spec"]["recipe"]["name"] == scale)
+    found = [store().artifact(Checkpoint, record) for record in own]
+    return [one for one in found if not evaluation.evaluate.plan(spec, one, evalsets, store=store()).is_built]
+
+
+def earlier(checkpoint: Checkpoint) -> Iterator[Record]:
+    """Every report there is of a checkpoint, the newest first."""
+    mine = [
+        record
+        for record in store().records(EvalReport.kind)
+        if checkpoint.fingerprint in {given["fingerprint"] for given in record.inputs["checkpoint"]}
+    ]
+    yield from sorted(mine, key=lambda record: record.started, reverse=True)
+
+
+def moved(before: dict[str, Any], now: dict[str, Any], checkpoint: str, tolerance: float) -> list[Moved]:
+    """The tasks that two reports measured alike (same protocol, same data) and scored apart."""
+    known = {task["key"]: task for task in before["tasks"]}
+    found: list[Moved] = []
+    for task_now in now["tasks"]:
+        task_before = known.get(task_now["key"])
+        if task_before is None or any(task_before[name] != task_now[name] for name in ("protocol_version", "data")):
+            continue
+        values = task_before["value"], task_now["value"]
+        if None not in values and abs(values[0] - values[1]) > tolerance:
+            found.append(Moved(checkpoint, task_now["key"], *values))
+    return found
+
+
+@task(name="score again", **policies.LOCAL)
+def score_again(
+    spec: evaluation.EvalSpec, checkpoint: Checkpoint, evalsets: EvalSets, tolerance: float
+) -> tuple[EvalReport, list[Moved]]:
+    """The report of a checkpoint, made if there is none and otherwise measured once more, beside the store; and what moved."""
+    planned = evaluation.evaluate.plan(spec, checkpoint, evalsets, store=store())
+    before = next(earlier(checkpoint), None)
+    if planned.artifact is None:
+        report = evaluating.evaluate.fn(spec, checkpoint, evalsets)
+        now = store().folder(report).read_json(REPORT)
+    else:
+        report, now = planned.artifact, _measured(spec, checkpoint, evalsets)
+    if before is None:
+        return report, []
+    was = store().folder(store().artifact(EvalReport, before)).read_json(REPORT)
+    return report, moved(was, now, checkpoint.address, tolerance)
+
+
+def _measured(spec: evaluation.EvalSpec, checkpoint: Checkpoint, evalsets: EvalSets) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Folder(scratch)
+        how = {"device": settings().device, "workers": settings().num_workers}
+        evaluation.evaluate.function(spec, checkpoint, evalsets, out=out, store=store(), **how)
+        return out.read_json(REPORT)
+
+
+def alarm(scale: str, changes: list[Moved], tolerance: float) -> None:
+    """Nothing if nothing moved; else an event, an artifact, and a DataError that fails the run."""
+    if not changes:
+        return
+    rows = [asdict(change) | {"by": change.now - change.before} for change in changes]
+    if in_run():
+        create_table_artifact(rows, key=artifact_key("drift", scale), description=f"Scores that moved by more than {tolerance}")
+    emit_event(
+        DRIFTED,
+        resource={"prefect.resource.id": f"datacomp.board.{scale}", "prefect.resource.name": scale},
+        payload={"moved": rows, "tolerance": tolerance},
+    )
+    worst = max(changes, key=lambda change: abs(change.now - change.before))
+    raise DataError(
+        f"{len(changes)} scores are not what they were: {worst.task} of {worst.checkpoint} was {worst.before:.6f} and is "
+        f"{worst.now:.6f}. Compare versions, device and test sets in the two records (`datacomp show`)."
+    )

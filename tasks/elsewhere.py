@@ -1,0 +1,97 @@
+"""GPU steps on GPU workers: a step that is not built is handed to another deployment, and its artifact is found in the store.
+
+Nothing but the step's name and its identity travels; the store is where the result is. Two runs that want one artifact share
+the run that makes it. A flow that is cancelled or lost takes the runs it asked for with it (`flows/calls.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import typing
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.deployments import run_deployment
+from pydantic import TypeAdapter
+
+from datacomp_core.errors import DatacompError
+from datacomp_core.settings import settings
+from datacomp_core.store import Step, Store
+from datacomp_core.store.fingerprint import SHORT
+from datacomp_core.store.step import STEPS
+from tasks.slots import ON_THE_GPU
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 3.0
+PATIENCE_SECONDS = 60.0
+UNDER_WAY = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED)
+
+
+def belongs_there(step: Step[Any], identity: tuple[Any, ...], store: Store) -> bool:
+    """Whether a step is one for a GPU worker, there is such a deployment, and it is not built yet."""
+    return bool(settings().gpu_deployment) and step.kind in ON_THE_GPU and not step.plan(*identity, store=store).is_built
+
+
+def key(step: Step[Any]) -> str:
+    """The name by which `gpu-step` knows a step."""
+    return next(name for name, known in STEPS.items() if known is step)
+
+
+def packed(identity: tuple[Any, ...]) -> list[Any]:
+    """An identity as plain JSON."""
+    return [[item.model_dump(mode="json") for item in value] if isinstance(value, tuple) else _plain(value) for value in identity]
+
+
+def unpacked(step: Step[Any], given: list[Any]) -> tuple[Any, ...]:
+    """The identity again, checked against what the step takes."""
+    hints = typing.get_type_hints(step.function)
+    return tuple(TypeAdapter(hints[name]).validate_python(value) for name, value in zip(step.identity, given, strict=True))
+
+
+def build(step: Step[Any], identity: tuple[Any, ...], name: str) -> None:
+    """Have a step built by the deployment of the settings, and wait for it. DatacompError if its run does not complete."""
+    deployment, tag = settings().gpu_deployment, f"step:{step.fingerprint(*identity)[:SHORT]}"
+    with get_client(sync_client=True) as client:
+        run = _under_way(client, tag)
+        if run is None:
+            run = run_deployment(
+                deployment,
+                parameters={"step": key(step), "identity": packed(identity)},
+                flow_run_name=f"{step.kind}-{name}",
+                tags=["datacomp", tag],
+                timeout=0,
+            )
+        log.info("%s %s is done by the run %s of %s", step.kind, name, run.name, deployment)
+        while not _is_over(run):
+            time.sleep(POLL_SECONDS)
+            run = client.read_flow_run(run.id)
+    if not run.state.is_completed():
+        raise DatacompError(
+            f"The run {run.name} of {deployment}, which was to make {step.kind} {name}, ended as {run.state.name}: "
+            f"{run.state.message or 'see its page'}."
+        )
+
+
+def _is_over(run: FlowRun) -> bool:
+    """A crashed run is begun again by the server; so long it is not over."""
+    if run.state is None or not run.state.is_final():
+        return False
+    since = (datetime.now(UTC) - run.state.timestamp).total_seconds()
+    return not (run.state.is_crashed() and run.run_count < settings().attempts and since < PATIENCE_SECONDS)
+
+
+def _under_way(client: SyncPrefectClient, tag: str) -> FlowRun | None:
+    wanted = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[tag]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(UNDER_WAY))),
+    )
+    return next(iter(client.read_flow_runs(flow_run_filter=wanted, limit=1)), None)
+
+
+def _plain(value: Any) -> Any:
+    return None if value is None else value.model_dump(mode="json")

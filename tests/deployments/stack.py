@@ -1,0 +1,190 @@
+"""The services of docker-compose.yml as processes of this machine: the same commands and settings, other addresses.
+
+PostgreSQL is Debian's (or SQLite where it is not installed), the S3 server is ministack. Everything ends with the block.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from conftest import free_port
+
+ROOT = Path(__file__).parents[2]
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+SECRETS = {"PREFECT_AUTH": "admin:a-secret", "DATABASE_PASSWORD": "another", "STORE_KEY": "key", "STORE_SECRET": "a-third"}
+
+
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def environment_of(service: str, places: dict[str, str]) -> dict[str, str]:
+    """A service's environment with the secrets filled in and its hosts replaced by addresses of this machine."""
+
+    def filled(text: str) -> str:
+        for there, here in places.items():
+            text = text.replace(there, here)
+        return re.sub(r"\$\{(\w+)[^}]*\}", lambda found: SECRETS.get(found[1], ""), text)
+
+    return {name: filled(str(value)) for name, value in compose()["services"][service]["environment"].items()}
+
+
+@dataclass
+class Stack:
+    """A running system. `environment` is a worker's, and fits a client too."""
+
+    api: str
+    folder: Path
+    environment: dict[str, str]
+    workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start_worker(self, pool: str, **settings: str) -> subprocess.Popen[bytes]:
+        command = ["-m", "deployments.cli", "worker", pool]
+        self.workers[pool] = spawn(command, self.folder / f"worker-{pool}.log", self.environment | settings)
+        return self.workers[pool]
+
+    def logs(self) -> str:
+        return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in self.folder.glob("*.log"))
+
+
+def spawn(arguments: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**_plain(), **environment},
+            cwd=log.parent,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _plain() -> dict[str, str]:
+    """This process's environment without any setting of Prefect or ours."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DATACOMP_", "AWS_"))}
+    return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM, seconds: float = 20) -> None:
+    for one in (number, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, one)
+            process.wait(seconds)
+            return
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.5)
+    return found
+
+
+def answers(url: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        opener.open(url, timeout=3).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """The address `host:port` of a PostgreSQL with the database and user of the compose file."""
+    data, port, bin_ = folder / "postgres", free_port(), POSTGRES[-1]
+    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
+    password = folder / "password"
+    password.write_text(SECRETS["DATABASE_PASSWORD"])
+    data.mkdir()
+    if as_user:
+        shutil.chown(data, "postgres", "postgres")
+        shutil.chown(password, "postgres", "postgres")
+        for parent in (folder, *folder.parents):
+            parent.chmod(parent.stat().st_mode | 0o011) if parent.stat().st_uid == os.getuid() else None
+    make = [str(bin_ / "initdb"), "-D", str(data), "-U", "prefect", "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8"]
+    subprocess.run([*as_user, *make], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    options = ["-D", str(data), "-p", str(port), "-k", str(data), "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
+    with (folder / "postgres.log").open("wb") as log:
+        server = subprocess.Popen(
+            [*as_user, str(bin_ / "postgres"), *options], stdout=log, stderr=log, cwd="/", start_new_session=True
+        )
+    try:
+        own = {**os.environ, "PGPASSWORD": SECRETS["DATABASE_PASSWORD"]}
+        create = [str(bin_ / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "prefect", "prefect"]
+        wait_for(lambda: subprocess.run(create, env=own, stderr=subprocess.DEVNULL).returncode == 0, 60, "PostgreSQL")
+        yield f"127.0.0.1:{port}"
+    finally:
+        end(server, signal.SIGINT)
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[str]:
+    port = free_port()
+    own = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "SERVICES": "s3", "LOG_LEVEL": "ERROR"}
+    server = spawn(["-m", "ministack"], folder / "s3.log", own)
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/_ministack/health"), 90, "the S3 server")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        end(server)
+
+
+@contextmanager
+def prefect(folder: Path, environment: dict[str, str], port: int) -> Iterator[None]:
+    command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--analytics-off"]
+    server = spawn(command, folder / "prefect.log", {**environment, "PREFECT_HOME": str(folder / "prefect")})
+    try:
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/health"), 600, "the Prefect server")
+        yield
+    finally:
+        end(server)
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[Stack]:
+    """Everything but the workers, with all deployments applied, as the service `setup` does it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        store, port = stack.enter_context(s3_server(folder)), free_port()
+        api = f"http://127.0.0.1:{port}/api"
+        places = {"http://prefect:4200/api": api, "http://store:8333": store, "/home/datacomp/work": str(folder / "work")}
+        server = environment_of("prefect", places)
+        if POSTGRES:
+            server = environment_of("prefect", {"database:5432": stack.enter_context(postgres(folder))})
+        else:
+            del server["PREFECT_API_DATABASE_CONNECTION_URL"]
+        stack.enter_context(prefect(folder, server, port))
+        worker = environment_of("setup", places) | {"DATACOMP_WORKERS": "2", "PREFECT_HOME": str(folder / "client")}
+        for command in (["-m", "deployments.bucket"], ["-m", "deployments.cli", "deploy", "--json"]):
+            ran = subprocess.run(
+                [sys.executable, *command], env={**_plain(), **worker}, cwd=folder, capture_output=True, text=True, timeout=300
+            )
+            assert ran.returncode == 0, ran.stderr[-3000:]
+        made = Stack(api, folder, worker)
+        try:
+            yield made
+        finally:
+            for process in made.workers.values():
+                end(process)

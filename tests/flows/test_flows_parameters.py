@@ -1,0 +1,87 @@
+"""What a form sends: a wrong value is refused at the door, and every scale's chain can be planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from datacomp_core.artifacts import EvalSets, Pool
+from datacomp_core.errors import SpecError
+from datacomp_core.store import Folder, Store, step
+from flows.chain import experiments, plan
+from flows.parameters import ExperimentSpec
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"recipe": "no_filtr"}, "Unknown recipe"),
+        ({"recipe": "mine", "filter": {"kind": "wrds"}}, "wrds"),
+        ({"recipe": "no_filter", "filter": {"kind": "words", "at_least": 4}}, "known recipe with another filter"),
+        ({"seed": -1}, "greater than or equal to 0"),
+        ({"scale": "huge"}, "Input should be"),
+        ({"sed": 1}, "Extra inputs"),
+    ],
+)
+def test_a_wrong_value_is_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises((ValidationError, SpecError), match=said):
+        ExperimentSpec.model_validate(given)
+
+
+def test_an_inline_filter_is_the_same_as_its_recipe() -> None:
+    named = ExperimentSpec(recipe="clip_score_tiny")
+    inline = ExperimentSpec.model_validate(
+        {"recipe": "mine", "filter": {"kind": "top_fraction", "score": "tiny", "fraction": 0.3}}
+    )
+    assert inline.subset().filter == named.subset().filter
+
+
+def test_the_schema_of_the_form_has_descriptions_and_a_union_of_filters() -> None:
+    from prefect.utilities.callables import parameter_schema
+
+    from flows.experiment import experiment
+
+    schema = parameter_schema(experiment.fn).model_dump()
+    spec = schema["definitions"]["ExperimentSpec"]["properties"]
+    assert all("description" in field or "$ref" in field for field in spec.values())
+    assert spec["filter"]["discriminator"]["propertyName"] == "kind"
+    assert set(spec["scale"]["enum"]) == {"tiny", "debug", "small", "medium", "large", "xlarge"}
+
+
+class GivenSpec(ExperimentSpec):
+    """Stands for whatever made the pool."""
+
+
+@step("pools", version=1, name=lambda spec: "given")
+def given_pool(spec: GivenSpec, *, out: Folder) -> Pool:
+    out.write("metadata/00000000.parquet", b"x")
+    return Pool(num_samples=1, num_parts=1)
+
+
+@step("evalsets", version=1, name=lambda spec: "given")
+def given_sets(spec: GivenSpec, *, out: Folder) -> EvalSets:
+    out.write("x", b"x")
+    return EvalSets(suite="datacomp", num_tasks=38)
+
+
+@pytest.mark.parametrize("scale", ["debug", "small", "medium", "large", "xlarge"])
+def test_a_pool_of_the_store_needs_no_scorer(scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datacomp_core.settings import settings
+    from tasks.running import store
+
+    monkeypatch.setenv("DATACOMP_STORE", str(tmp_path / "store"))
+    settings.cache_clear()
+    spec = GivenSpec.model_validate({"scale": scale, "recipe": "clip_score:score=l14,fraction=0.3", "pool": "x", "evalsets": "x"})
+    pool, sets = given_pool(spec, store=store()), given_sets(spec, store=store())
+    where = {"scale": scale, "pool": pool.address, "evalsets": sets.address}
+    chosen = ExperimentSpec.model_validate({**where, "recipe": "clip_score:score=l14,fraction=0.3"})
+    steps = plan(lambda call: experiments(call, [chosen]), store())
+    assert [one.kind for one in steps] == ["shards", "subsets", "shards", "checkpoints", "reports", "entries"]
+    with pytest.raises(SpecError, match="reads a score that the metadata"):
+        plan(lambda call: experiments(call, [chosen.model_copy(update={"recipe": "clip_score_tiny"})]), store())
+    with pytest.raises(SpecError, match="no embedded pool"):
+        ExperimentSpec.model_validate({"scale": scale, "recipe": "no_filter"}).preparation()
+    assert isinstance(store(), Store)

@@ -1,0 +1,49 @@
+"""A step handed to another machine is the same step there: its identity survives plain JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from datacomp_core.artifacts import Checkpoint, EvalSets, Pool, ShardSet
+from datacomp_core.embedding.encode import EmbedSpec
+from datacomp_core.evaluation.evaluate import EvalSpec
+from datacomp_core.scales import SCALES
+from datacomp_core.settings import settings
+from datacomp_core.store import Step, Store
+from datacomp_core.training.train import TrainSpec
+from tasks import curate, evaluate, train
+from tasks.elsewhere import belongs_there, key, packed, unpacked
+
+POOL = Pool(num_samples=10, num_parts=1, fingerprint="1" * 64, scale="tiny")
+SHARDS = ShardSet(num_samples=8, num_unique=8, num_shards=2, fingerprint="2" * 64, scale="tiny", counts={"lost": 2})
+CHECKPOINT = Checkpoint(model="m", seed=1, samples_seen=2, steps=3, fingerprint="3" * 64, scale="tiny", name="a")
+SETS = EvalSets(suite="tiny", num_tasks=7, fingerprint="4" * 64)
+
+CALLS: list[tuple[Step[Any], tuple[Any, ...]]] = [
+    (train.train.fn.step, (TrainSpec(recipe=SCALES["tiny"], seed=3), (SHARDS, SHARDS))),
+    (curate.embed.fn.step, (EmbedSpec(), POOL, SHARDS, CHECKPOINT)),
+    (evaluate.evaluate.fn.step, (EvalSpec(), CHECKPOINT, SETS)),
+]
+
+
+@pytest.mark.parametrize(("step", "identity"), CALLS, ids=lambda value: getattr(value, "kind", ""))
+def test_an_identity_survives_plain_json(step: Step[Any], identity: tuple[Any, ...]) -> None:
+    from flows.gpu_step import TASKS
+
+    there = unpacked(step, json.loads(json.dumps(packed(identity))))
+    assert there == identity
+    assert step.fingerprint(*there) == step.fingerprint(*identity)
+    assert TASKS[key(step)].fn.step is step
+
+
+def test_only_what_needs_a_gpu_and_is_not_built_is_handed_on(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(str(tmp_path))
+    step, identity = CALLS[0]
+    assert not belongs_there(step, identity, store)
+    monkeypatch.setenv("DATACOMP_GPU_DEPLOYMENT", "gpu-step/gpu")
+    settings.cache_clear()
+    assert belongs_there(step, identity, store)
+    assert not belongs_there(curate.reshard.fn.step, (), store)
