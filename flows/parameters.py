@@ -28,10 +28,10 @@ ScaleChoice = Annotated[
     Literal["tiny", "debug", "small", "medium", "large", "xlarge"],
     Field(description="Compute scale: pool, model, training recipe and test suite."),
 ]
-Pool_ = Annotated[
+PoolAddress = Annotated[
     str, Field(description="Address of a pool in the store (`pools/...`); empty: the embedded one, which only `tiny` has.")
 ]
-Evalsets = Annotated[
+EvalsetsAddress = Annotated[
     str, Field(description="Address of test sets in the store (`evalsets/...`); empty: the embedded ones, which only `tiny` has.")
 ]
 
@@ -40,7 +40,7 @@ class Preparation(Spec):
     """Everything that comes before a filter, shared by all experiments over one pool."""
 
     scale: ScaleChoice = "tiny"
-    stored_pool: Pool_ = ""
+    stored_pool: PoolAddress = ""
     stored_shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
     pool: TinyPoolSpec = Field(default=TinyPoolSpec(), description="The embedded candidates.")
     images: ImageSpec = Field(default=images_of("tiny"), description="How their images are downloaded.")
@@ -78,9 +78,9 @@ class SweepSpec(Spec):
     pool_seeds: tuple[int, ...] = Field(
         default=(0,), description="Seeds of the embedded pool: another draw of captions and noise."
     )
-    pool: Pool_ = ""
+    pool: PoolAddress = ""
     shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
-    evalsets: Evalsets = ""
+    evalsets: EvalsetsAddress = ""
 
     @field_validator("recipes")
     @classmethod
@@ -119,9 +119,9 @@ class ExperimentSpec(Spec):
     )
     seed: int = Field(default=0, ge=0, description="Training seed: initial weights, data order, augmentation.")
     pool_seed: int = Field(default=0, ge=0, description="Seed of the embedded pool: another draw of captions and noise.")
-    pool: Pool_ = ""
+    pool: PoolAddress = ""
     shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
-    evalsets: Evalsets = ""
+    evalsets: EvalsetsAddress = ""
 
     @model_validator(mode="after")
     def _is_known(self) -> ExperimentSpec:

@@ -14,7 +14,7 @@ from pydantic import Field
 from datacomp_core.artifacts import EvalReport, Spec
 from flows.calls import OPTIONS
 from flows.chain import testsets
-from flows.parameters import Evalsets, ExperimentSpec, ScaleChoice
+from flows.parameters import EvalsetsAddress, ExperimentSpec, ScaleChoice
 from tasks import drift
 
 
@@ -22,7 +22,7 @@ class ReevaluationSpec(Spec):
     """Which checkpoints, and how far a score may move."""
 
     scale: ScaleChoice = "tiny"
-    evalsets: Evalsets = ""
+    evalsets: EvalsetsAddress = ""
     checkpoints: tuple[str, ...] = Field(
         default=(), description="Addresses of checkpoints to score anew; none: all without a report of the current suite."
     )

@@ -10,7 +10,7 @@ from pydantic import Field
 from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Spec
 from flows.calls import OPTIONS, Submitted
 from flows.chain import score
-from flows.parameters import Evalsets, ExperimentSpec, ScaleChoice, Scoring
+from flows.parameters import EvalsetsAddress, ExperimentSpec, ScaleChoice, Scoring
 from tasks import train as training
 from tasks.running import stored
 
@@ -22,7 +22,7 @@ class TrainingSpec(Spec):
 
     shards: Addresses
     scale: ScaleChoice = "tiny"
-    evalsets: Evalsets = ""
+    evalsets: EvalsetsAddress = ""
     seed: int = Field(default=0, ge=0, description="Training seed: initial weights, data order, augmentation.")
 
 
