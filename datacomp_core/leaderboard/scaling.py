@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.leaderboard.board import board
 from datacomp_core.leaderboard.rows import Board, Row
-from datacomp_core.leaderboard.stats import CONFIDENCE, Interval
+from datacomp_core.leaderboard.stats import CONFIDENCE, Floats, Interval
 from datacomp_core.scales import SCALES
 from datacomp_core.store import Store
 
@@ -111,7 +111,7 @@ def fit(method: str, suite: str, points: Sequence[Point]) -> Fit:
     )
 
 
-def _prediction(x: np.ndarray, y: np.ndarray, intercept: float, slope: float, at: float) -> Interval | None:
+def _prediction(x: Floats, y: Floats, intercept: float, slope: float, at: float) -> Interval | None:
     """Student's interval for one new observation; None without a degree of freedom."""
     from scipy import stats
 
