@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -138,8 +139,8 @@ def _carries(boards: Mapping[str, Board]) -> list[Carry]:
         for large in names[place + 1 :]:
             common = sorted(means[small].keys() & means[large].keys())
             if len(common) >= LEAST_COMMON:
-                rho = stats.spearmanr([means[small][m] for m in common], [means[large][m] for m in common]).statistic
-                found.append(Carry(small=small, large=large, rho=float(rho), num_methods=len(common)))
+                told: Any = stats.spearmanr([means[small][m] for m in common], [means[large][m] for m in common])
+                found.append(Carry(small=small, large=large, rho=float(told.statistic), num_methods=len(common)))
     return found
 
 
