@@ -91,28 +91,30 @@ def fetch(
     only: Callable[[str], bool] = lambda path: True,
     threads: int = 4,
     fetched: Callable[[int], None] = lambda size: None,
+    place: Callable[[str], str] = lambda path: path,
 ) -> dict[str, str]:
     """Bring the files that `only` wants into `out` (local or a bucket) and write `hub.json` last; give each one's sha256.
 
     What an earlier try brought at the same commit is kept. Large files come first, so that what is read first comes last.
-    `fetched` is told the size of each file that is there.
+    `fetched` is told the size of each file that is there. `place` gives a file's path in `out`; the answer goes by it too.
     """
     wanted = sorted((file for file in found.files if only(file.path)), key=lambda file: (-file.size, file.path))
     kept = recorded(out)
-    if kept is not None and kept["commit"] == found.commit and set(kept["files"]) == {file.path for file in wanted}:
+    if kept is not None and kept["commit"] == found.commit and set(kept["files"]) == {place(file.path) for file in wanted}:
         fetched(sum(file.size for file in wanted))
         return {path: str(file["sha256"]) for path, file in kept["files"].items()}
     sizes = out.files()
 
     def bring(file: HubFile) -> str:
-        sha256 = (_right(out, file) if sizes.get(file.path) == file.size else "") or _brought(found, file, out)
+        at = place(file.path)
+        sha256 = (_right(out, at, file) if sizes.get(at) == file.size else "") or _brought(found, file, out, at)
         fetched(file.size)
         return sha256
 
     large = [file for file in wanted if file.size > BLOCK]
     with ThreadPoolExecutor(threads) as pool:
         hashes = [*pool.map(bring, large), *map(bring, wanted[len(large) :])]
-    brought = {file.path: (file.size, sha256) for file, sha256 in zip(wanted, hashes, strict=True)}
+    brought = {place(file.path): (file.size, sha256) for file, sha256 in zip(wanted, hashes, strict=True)}
     stats = {path: {"size": size, "sha256": sha256} for path, (size, sha256) in sorted(brought.items())}
     record = {"endpoint": endpoint(), "kind": found.kind, "repository": found.repository, "commit": found.commit, "files": stats}
     out.write_json(RECORD, record)
@@ -132,9 +134,9 @@ def recorded(folder: Folder) -> dict[str, Any] | None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _brought(found: Snapshot, file: HubFile, out: Folder) -> str:
-    """One file, whole and with the right hash, at its path in `out`. Gives its sha256."""
-    with out.writing(file.path) as temporary:
+def _brought(found: Snapshot, file: HubFile, out: Folder, at: str) -> str:
+    """One file, whole and with the right hash, at `at` in `out`. Gives its sha256."""
+    with out.writing(at) as temporary:
         _download(found.url(file.path), temporary, file)
         with temporary.open("rb") as data:
             sha256, sha1 = _hashes(data, file.size)
@@ -155,9 +157,9 @@ def _listed(entry: dict[str, Any]) -> HubFile:
     return HubFile(entry["path"], int(entry["size"]), sha1=str(entry.get("oid", "")))
 
 
-def _right(out: Folder, file: HubFile) -> str:
+def _right(out: Folder, at: str, file: HubFile) -> str:
     """The sha256 of the file that is there, or nothing if it is not the hub's."""
-    with out.open(file.path) as data:
+    with out.open(at) as data:
         sha256, sha1 = _hashes(data, file.size)
     return sha256 if sha256 == (file.sha256 or sha256) and sha1 == (file.sha1 or sha1) else ""
 

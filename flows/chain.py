@@ -13,6 +13,10 @@ from typing import Any
 from datacomp_core.artifacts import Artifact, EvalSets, Pool, ShardSet, Spec
 from datacomp_core.errors import SpecError
 from datacomp_core.filters.select import SubsetSpec
+from datacomp_core.pool.adopt import AdoptedPoolSpec
+from datacomp_core.pool.byod import ByodPoolSpec
+from datacomp_core.pool.commonpool import HubPoolSpec
+from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.store import Planned, Store
 from flows.parameters import Curation, ExperimentSpec, Preparation, Scoring
 from tasks import curate as curating
@@ -49,11 +53,22 @@ class Scored:
     entry: Any
 
 
+BUILDERS: dict[type, Any] = {
+    TinyPoolSpec: pooling.build_pool,
+    HubPoolSpec: pooling.fetch_metadata,
+    ByodPoolSpec: pooling.import_pool,
+    AdoptedPoolSpec: pooling.adopt_metadata,
+}
+"""What makes a pool of each kind."""
+
+
 def candidates(call: Call, spec: Preparation) -> Candidates:
     """The pool and its images."""
-    pool = stored(Pool, spec.stored_pool) if spec.stored_pool else call(pooling.build_pool, spec.pool)
+    pool = stored(Pool, spec.stored_pool) if spec.stored_pool else call(BUILDERS[type(spec.pool)], spec.pool)
     if spec.stored_shards:
         return Candidates(pool, stored(ShardSet, spec.stored_shards))
+    if isinstance(spec.pool, AdoptedPoolSpec) and not spec.stored_pool:
+        return Candidates(pool, call(pooling.adopt_shards, spec.pool, pool))
     return Candidates(pool, call(pooling.download_images, spec.images, pool))
 
 

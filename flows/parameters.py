@@ -14,6 +14,9 @@ from datacomp_core.evaluation.evaluate import EvalSpec
 from datacomp_core.filters import Everything, WholeFilter
 from datacomp_core.filters.select import SubsetSpec, load_recipe
 from datacomp_core.leaderboard.entry import EntrySpec
+from datacomp_core.pool.adopt import AdoptedPoolSpec
+from datacomp_core.pool.byod import ByodPoolSpec
+from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.images import ImageSpec, images_of
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec, TrustedSpec
 from datacomp_core.resharding.reshard import ReshardSpec, reshard_of
@@ -34,6 +37,8 @@ PoolAddress = Annotated[
 EvalsetsAddress = Annotated[
     str, Field(description="Address of test sets in the store (`evalsets/...`); empty: the embedded ones, which only `tiny` has.")
 ]
+PoolSpec = TinyPoolSpec | HubPoolSpec | ByodPoolSpec | AdoptedPoolSpec
+"""The kinds of pools; `scale` tells them apart."""
 
 
 class Preparation(Spec):
@@ -42,10 +47,12 @@ class Preparation(Spec):
     scale: ScaleChoice = "tiny"
     stored_pool: PoolAddress = ""
     stored_shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
-    pool: TinyPoolSpec = Field(default=TinyPoolSpec(), description="The embedded candidates.")
+    pool: PoolSpec = Field(default_factory=TinyPoolSpec, discriminator="scale", description="The candidates.")
     images: ImageSpec = Field(default=images_of("tiny"), description="How their images are downloaded.")
     trusted: TrustedSpec = Field(default=TrustedSpec(), description="The trusted pairs that the scorer learns from.")
-    scorer: TrainSpec = Field(description="How the scorer is trained.")
+    scorer: TrainSpec | None = Field(
+        default=None, description="How the scorer is trained; null: no scores are made (the metadata has some)."
+    )
     embed: EmbedSpec = Field(default=EmbedSpec(), description="How pairs are scored.")
 
 

@@ -11,9 +11,10 @@ from flows.parameters import Preparation
 
 
 @flow(name="prepare-pool", flow_run_name="prepare-{spec.pool.scale}", **OPTIONS)
-def prepare_pool(spec: Preparation) -> tuple[Pool, ShardSet, Embeddings]:
-    """Metadata, images with a ledger and an index, scores."""
+def prepare_pool(spec: Preparation) -> tuple[Pool, ShardSet, Embeddings | None]:
+    """Metadata, images with a ledger and an index, and scores where a scorer is given."""
     calls = Submitted()
     found = candidates(calls.call, spec)
-    pool, shards, embeddings = calls.results([found.pool, found.shards, scores(calls.call, spec, found)])
-    return pool, shards, embeddings
+    scored = [scores(calls.call, spec, found)] if spec.scorer is not None else []
+    pool, shards, *embeddings = calls.results([found.pool, found.shards, *scored])
+    return pool, shards, embeddings[0] if embeddings else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from datacomp_core.artifacts import EvalSets, Pool, ShardSet
-from datacomp_core.pool import images, tiny
+from datacomp_core.pool import adopt, byod, commonpool, images, tiny
 from datacomp_core.settings import settings
 from tasks import policies
 from tasks.running import run, runs, store
@@ -16,6 +16,34 @@ from tasks.running import run, runs, store
 def build_pool(spec: tiny.TinyPoolSpec) -> Pool:
     """The embedded `tiny` pool: candidates and the images that its own web server will show."""
     return run(tiny.build_tiny_pool, spec)
+
+
+@task(name="fetch metadata", **policies.NETWORK)
+@runs(commonpool.fetch_metadata)
+def fetch_metadata(spec: commonpool.HubPoolSpec) -> Pool:
+    """CommonPool's metadata from the hub, at one commit, complete or not at all."""
+    return run(commonpool.fetch_metadata, spec)
+
+
+@task(name="import pool", **policies.NETWORK)
+@runs(byod.import_pool)
+def import_pool(spec: byod.ByodPoolSpec) -> Pool:
+    """Your own tables of urls and captions as a pool."""
+    return run(byod.import_pool, spec, workers=settings().num_workers)
+
+
+@task(name="adopt metadata", **policies.NETWORK)
+@runs(adopt.adopt_metadata)
+def adopt_metadata(spec: adopt.AdoptedPoolSpec) -> Pool:
+    """The pool of an existing download, where it lies."""
+    return run(adopt.adopt_metadata, spec, workers=settings().num_workers)
+
+
+@task(name="adopt shards", **policies.NETWORK)
+@runs(adopt.adopt_shards)
+def adopt_shards(spec: adopt.AdoptedPoolSpec, pool: Pool) -> ShardSet:
+    """The shards of an existing download, where they lie, with an index and a ledger."""
+    return run(adopt.adopt_shards, spec, pool, workers=settings().num_workers)
 
 
 @task(name="build trusted set", **policies.LOCAL)

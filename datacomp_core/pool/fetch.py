@@ -12,10 +12,12 @@ import json
 import os
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +26,8 @@ import polars as pl
 from datacomp_core.errors import DataError, DiskFullError
 from datacomp_core.parts import scan
 from datacomp_core.pool import ledger
+from datacomp_core.pool.pixels import CheckedResizer
+from datacomp_core.pool.safety import Limits, SafeOpener
 from datacomp_core.pool.spec import ImageSpec
 from datacomp_core.shards import LEDGER, ShardWriter, shard_name, write_index
 from datacomp_core.store.folder import FileStat, Folder, scratch
@@ -61,19 +65,28 @@ class Worker:
     resizer: Any
 
 
+@dataclass(frozen=True)
+class Reach:
+    """By what way the web is reached: a proxy, and private networks that are open (for tests alone)."""
+
+    http_proxy: str | None = None
+    open_networks: tuple[str, ...] = ()
+
+
 def stats_name(shard: str) -> str:
     return f"{shard}_stats.json"
 
 
-def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, http_proxy: str | None, log: Path) -> Worker:
-    """Prepare this process, which is ours alone: its output goes to a file, its urllib through the proxy if there is one."""
+def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, reach: Reach, log: Path) -> Worker:
+    """Prepare this process, which is ours alone: its output goes to a file, its urllib under the limits of `safety`."""
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-    if http_proxy:
-        proxy = urllib.request.ProxyHandler({"http": http_proxy, "https": http_proxy})
-        urllib.request.install_opener(urllib.request.build_opener(proxy))
+    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(spec.max_pixels)
+    proxies = {"http": reach.http_proxy, "https": reach.http_proxy} if reach.http_proxy else urllib.request.getproxies()
+    limits = Limits(spec.max_bytes, spec.max_seconds, reach.open_networks)
+    urllib.request.install_opener(SafeOpener(limits, {name: proxies[name] for name in ("http", "https") if name in proxies}))
     # img2dataset imports webdataset, which imports torch if it can; nothing here uses it, and it costs seconds a worker.
     sys.modules.setdefault("torch", None)  # pyright: ignore[reportArgumentType]
     from img2dataset.blurrer import BoundingBoxBlurrer
@@ -90,7 +103,7 @@ def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, http_pr
         max_aspect_ratio=float("inf") if spec.max_aspect_ratio is None else spec.max_aspect_ratio,
         blurrer=BoundingBoxBlurrer() if spec.faces == "blur" else None,
     )
-    return Worker(spec, metadata, out, threads, resizer)
+    return Worker(spec, metadata, out, threads, CheckedResizer(resizer, spec.max_pixels))
 
 
 def fetch_shard(worker: Worker, plan: ShardPlan) -> Fetched:
@@ -117,6 +130,26 @@ def candidates(metadata: Folder, plan: ShardPlan, spec: ImageSpec) -> pl.DataFra
 
 
 def _download(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, spool: _Spool, folder: Path) -> None:
+    from img2dataset import downloader as theirs
+
+    fetch = theirs.download_image_with_retry
+
+    def timed(row: tuple[int, str], **options: Any) -> Any:
+        began = time.monotonic()
+        answer = fetch(row, **options)
+        spool.times[row[0]] = (time.monotonic() - began, datetime.now(UTC))
+        return answer
+
+    theirs.download_image_with_retry = timed  # img2dataset keeps no time; in this process it is ours to ask for it
+    try:
+        _download_shard(worker, plan, rows, spool, folder)
+    finally:
+        theirs.download_image_with_retry = fetch
+    if spool.problem is not None:
+        raise spool.problem
+
+
+def _download_shard(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, spool: _Spool, folder: Path) -> None:
     from img2dataset.downloader import Downloader
 
     spec, source = worker.spec, folder / "rows.arrow"
@@ -142,8 +175,6 @@ def _download(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, spool: _Spool
         blurring_bbox_col="face_bboxes" if spec.faces == "blur" else None,
     )
     downloader.download_shard((plan.number, str(source)))
-    if spool.problem is not None:
-        raise spool.problem
 
 
 class _Spool:
@@ -153,6 +184,7 @@ class _Spool:
         self.file, self.spec = file, spec
         self.rows: dict[str, tuple[dict[str, Any], int, int]] = {}
         self.captions: dict[str, str] = {}
+        self.times: dict[int, tuple[float, datetime]] = {}
         self.problem: Exception | None = None
 
     def write(self, image: bytes | None, key: str, caption: str | None, meta: dict[str, Any]) -> None:
@@ -172,8 +204,10 @@ def _write(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, spool: _Spool) -
     book = _account(worker.spec, shard, rows, spool)
     with out.writing(f"{shard}.tar") as path, path.open("wb") as file:
         writer = ShardWriter(file, shard)
-        for uid, key in book.filter(pl.col("reason").is_null()).select("uid", "key").iter_rows():
+        for uid, key, agrees in book.filter(pl.col("reason").is_null()).select("uid", "key", "hash").iter_rows():
             meta, start, length = spool.rows[key]
+            if worker.spec.hash_mismatch == "flag":
+                meta["sha256_agrees"] = None if agrees is None else agrees == "match"
             spool.file.seek(start)
             members = {
                 worker.spec.encode_format: spool.file.read(length),
@@ -208,7 +242,8 @@ def _account(spec: ImageSpec, shard: str, rows: pl.DataFrame, spool: _Spool) -> 
             status, reason = "refused", "hash_mismatch"
         http = ledger.http_status_of(message) if message else None
         size = (meta.get("original_width"), meta.get("original_height"))
-        found.append((uid, shard, key, status, reason, message, http, length if arrived else None, sha256, agrees, *size))
+        spent = spool.times.get(row, (None, None))
+        found.append((uid, shard, key, status, reason, message, http, length if arrived else None, *spent, sha256, agrees, *size))
     return pl.DataFrame(found, schema=ledger.SCHEMA, orient="row")
 
 

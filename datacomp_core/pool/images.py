@@ -7,38 +7,29 @@ other one is fetched anew, so an interrupted download goes on and ends with the 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-import polars as pl
-
-from datacomp_core import uid
 from datacomp_core.artifacts import Pool, ShardSet
-from datacomp_core.errors import DataError, IncompleteError
+from datacomp_core.errors import IncompleteError
 from datacomp_core.parallel import prepared_map
-from datacomp_core.parts import METADATA, part_names, scan
+from datacomp_core.parts import METADATA, part_names
 from datacomp_core.pool import ledger
-from datacomp_core.pool.fetch import Fetched, ShardPlan, fetch_shard, set_up, stats_name
+from datacomp_core.pool.fetch import Fetched, Reach, ShardPlan, fetch_shard, set_up, stats_name
+from datacomp_core.pool.footers import rows_of_parts
 from datacomp_core.pool.spec import ImageSpec, images_of
+from datacomp_core.pool.unique import num_unique, read_ahead
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.shards import read_index, shard_name
+from datacomp_core.shards import shard_name
 from datacomp_core.store import Folder, Store, scratch, step
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-R = TypeVar("R")
 
 __all__ = ["ImageSpec", "download_images", "images_of", "plan_shards"]
-READERS = 16
-UIDS_IN_MEMORY = 1 << 24
-MAX_BUCKETS = 512
 TOLD_LOG_CHARACTERS = 2000
 
 
@@ -52,12 +43,14 @@ def download_images(
     workers: int = 1,
     threads: int = 128,
     http_proxy: str | None = None,
+    open_networks: str = "",
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> ShardSet:
     """Fetch the images of a pool: `<shard>.tar`, `index/`, `ledger/` and `<shard>_stats.json` of each shard.
 
     `threads` downloads run at once in each of `workers` processes. `http_proxy` is used for these downloads and nothing
-    else. IncompleteError if nothing arrived, or less than `spec.min_arrived`.
+    else. `open_networks` (for tests alone) opens private networks, `127.0.0.0/8` for one; by default none can be reached.
+    IncompleteError if nothing arrived, or less than `spec.min_arrived`.
     """
     metadata = store.folder(pool) / METADATA
     plans = list(plan_shards(metadata, spec))
@@ -68,22 +61,16 @@ def download_images(
         log.info("%d of %d shards are finished already", len(finished), len(plans))
     progress.start(sum(plan.count for plan in plans), "images")
     arrived = _Arrived()
-    for stats in _read_ahead(lambda plan: out.read_json(stats_name(shard_name(plan.number))), finished):
+    reach = Reach(http_proxy, tuple(open_networks.split()))
+    for stats in read_ahead(lambda plan: out.read_json(stats_name(shard_name(plan.number))), finished):
         arrived.add(stats)
         progress.advance(stats["count"], **stats["reasons"])
-    for fetched in _fetch(waiting, (spec, metadata, out, threads, http_proxy), workers):
+    for fetched in _fetch(waiting, (spec, metadata, out, threads, reach), workers):
         for file in fetched.files:
             out.note(file)
         arrived.add(fetched.stats)
         progress.advance(fetched.plan.count, **fetched.stats["reasons"])
     return _shard_set(spec, pool, out, plans, arrived)
-
-
-def _read_ahead(function: Callable[[T], R], items: list[T]) -> Iterator[R]:
-    """`function` of each item in order, by threads that are never far ahead: for many small files of a bucket."""
-    with ThreadPoolExecutor(READERS) as readers:
-        for begin in range(0, len(items), 4 * READERS):
-            yield from readers.map(function, items[begin : begin + 4 * READERS])
 
 
 def _fetch(plans: list[ShardPlan], settings: tuple[Any, ...], workers: int) -> Iterator[Fetched]:
@@ -103,28 +90,11 @@ def plan_shards(metadata: Folder, spec: ImageSpec) -> Iterator[ShardPlan]:
     """The shards of a pool, numbered on through its parts in order of name. DataError if a part cannot be used."""
     number = 0
     parts = part_names(metadata)
-    for part, rows in zip(parts, _read_ahead(lambda part: _num_rows(metadata, part, spec), parts), strict=True):
+    needed = [name for name in spec.columns() if name != "sha256"]
+    for part, rows in zip(parts, rows_of_parts(metadata, parts, needed), strict=True):
         for first in range(0, rows, spec.samples_per_shard):
             yield ShardPlan(number, part, first, min(spec.samples_per_shard, rows - first))
             number += 1
-
-
-def _num_rows(metadata: Folder, part: str, spec: ImageSpec) -> int:
-    where = metadata.at(f"{part}.parquet")
-    try:
-        frame = scan(metadata, part)
-        columns = frame.collect_schema().names()
-        rows = int(frame.select(pl.len()).collect().item())
-    except (pl.exceptions.PolarsError, OSError) as problem:
-        raise DataError(f"{where} cannot be read as parquet ({_first_line(problem)}): fetch the metadata again.") from problem
-    missing = [name for name in spec.columns() if name not in columns and name != "sha256"]
-    if missing:
-        raise DataError(f"{where} has no column {missing[0]!r}, which the download needs; it has {', '.join(columns)}.")
-    return rows
-
-
-def _first_line(problem: Exception) -> str:
-    return str(problem).split("\n", 1)[0]
 
 
 class _Arrived:
@@ -151,28 +121,11 @@ def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan],
     return ShardSet(
         scale=pool.scale,
         num_samples=arrived,
-        num_unique=_num_unique(out, plans, arrived),
+        num_unique=num_unique(out, [shard_name(plan.number) for plan in plans], arrived),
         num_shards=len(plans),
         content=f"{found.digest:064x}",
         counts={"candidates": candidates, **dict(sorted(found.reasons.items())), "hash_mismatches": found.mismatches},
     )
-
-
-def _num_unique(out: Folder, plans: list[ShardPlan], arrived: int) -> int:
-    """Distinct uids that arrived, by way of buckets on scratch disk: a pool's uids need not fit into memory."""
-    number = max(1, min(MAX_BUCKETS, arrived // UIDS_IN_MEMORY))
-    with ExitStack() as stack:
-        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(number)]
-        for rows in _read_ahead(lambda plan: read_index(out, shard_name(plan.number)), plans):
-            packed = uid.pack(rows["uid"])
-            bucket = (packed["f0"] >> np.uint64(32)) * np.uint64(number) >> np.uint64(32)
-            for one in np.unique(bucket):
-                files[one].write(packed[bucket == one].tobytes())
-        unique = 0
-        for file in files:
-            file.seek(0)
-            unique += uid.num_unique(uid.sort(np.frombuffer(file.read(), uid.DTYPE)))
-        return unique
 
 
 @contextmanager

@@ -21,6 +21,8 @@ SCHEMA = pl.Schema(
         "message": pl.String,  # as img2dataset gave it
         "http_status": pl.Int16,
         "bytes": pl.Int64,  # of the image as it lies in the shard
+        "seconds": pl.Float32,  # from the first try to the last answer
+        "at": pl.Datetime("ms", "UTC"),  # when it was done
         "sha256": pl.String,  # of the body as it came
         "hash": pl.String,  # match or mismatch with the metadata's sha256; null where one of the two is missing
         "original_width": pl.Int32,
@@ -39,6 +41,8 @@ REASONS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("redirect", r"HTTP Error 3\d\d|infinite loop"),
         ("opted_out", r"X-Robots-Tag"),
         ("hash_mismatch", r"hash mismatch"),
+        ("blocked_address", r"blocked address"),
+        ("too_large", r"body too large"),
         ("dns", r"name resolution|name or service not known|nodename nor servname|getaddrinfo|no address associated"),
         ("refused", r"connection refused"),
         ("timeout", r"timed out|timeout"),
@@ -49,6 +53,7 @@ REASONS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("too_many_pixels", r"image area too large|MAX_IMAGE_|too many pixels"),
         ("too_small", r"image too small"),
         ("too_long", r"aspect ratio too large"),
+        ("decode", r"image decoding error in [A-Z]"),
         ("not_an_image", r"image decoding error|buf\.empty|imdecode"),
         ("internal", r"^$"),
     )

@@ -30,10 +30,15 @@ class ImageSpec(Spec):
         default="blur", description="Blur the metadata's `face_bboxes`; leave only for pools whose images may show faces."
     )
     exif: Literal["keep", "drop"] = Field(default="keep", description="Whether a sample's json carries the picture's EXIF.")
-    hash_mismatch: Literal["keep", "drop"] = Field(
+    hash_mismatch: Literal["keep", "flag", "drop"] = Field(
         default="keep",
-        description="What to do with a body whose sha256 is not the metadata's. It is recorded either way; most such "
-        "pictures were only stored again, so the default keeps them.",
+        description="What to do with a body whose sha256 is not the metadata's. It is in the ledger either way; most such "
+        "pictures were only stored again, so the default keeps them. flag: the sample's json says so too.",
+    )
+    max_bytes: int = Field(default=64 << 20, gt=0, description="Largest body that is read.")
+    max_seconds: int = Field(default=60, gt=0, description="Longest time for one try of a url, redirects and body included.")
+    max_pixels: int = Field(
+        default=100_000_000, gt=0, description="Most pixels that are decoded; the header is read before anything is."
     )
     min_image_size: int = Field(default=0, ge=0, description="Pixels that the shorter side must have.")
     max_image_area: int | None = Field(default=None, gt=0, description="Most pixels an image may have; null: any number.")
@@ -63,7 +68,7 @@ class ImageSpec(Spec):
 
 IMAGES: dict[str, ImageSpec] = {
     "tiny": ImageSpec(image_size=64, samples_per_shard=256, timeout_seconds=30, exif="drop"),
-    **{name: ImageSpec() for name in ("debug", "small", "medium", "large", "xlarge", "custom")},
+    **{name: ImageSpec() for name in ("debug", "small", "medium", "large", "xlarge", "datacomp_1b", "byod", "custom")},
 }
 
 

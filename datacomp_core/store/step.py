@@ -137,10 +137,13 @@ class Step(Generic[A]):
             wanted["store"] = store
         with attempt(store.home(address)) as mine:
             made = self.function(*identity, out=mine.out, **wanted)
-            files = files_of(mine.out, mine.out.journal)
-            artifact = self._finished(made, address, f"{address}/{mine.name}", identity)
-            how = {**wanted, "engine": engines.current()}
-            record = self._record(artifact, identity, files, how, started, time.monotonic() - clock, mine.turn)
+            if made.data:  # a step that only describes what lies elsewhere
+                files = [records.FileStat(path, size, "") for path, size in Folder(made.data).files().items()]
+            else:
+                files = files_of(mine.out, mine.out.journal)
+            artifact = self._finished(made, address, made.data or f"{address}/{mine.name}", identity)
+            how, took = {**wanted, "engine": engines.current()}, time.monotonic() - clock
+            record = self._record(artifact, identity, files, how, started, took, mine.turn, adopted_from=made.data or None)
             if not store.publish(record, files):
                 mine.out.remove()
                 theirs = store.record(address)

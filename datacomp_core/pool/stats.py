@@ -1,0 +1,161 @@
+"""What a download's ledger says: losses by reason, over time and by host, copies of one picture, what looks like our fault.
+
+Ledgers are read one by one, so a pool of any size fits; hosts and hashes are counted over a bounded number of them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import polars as pl
+
+from datacomp_core.artifacts import Pool
+from datacomp_core.errors import DataError
+from datacomp_core.parts import METADATA, part_names, scan
+from datacomp_core.pool import ledger
+from datacomp_core.pool.unique import read_ahead
+from datacomp_core.shards import LEDGER
+from datacomp_core.store import Folder, Store
+
+MOST_KEPT = 100_000
+PLACEHOLDER_COPIES = 5
+ENOUGH = 200
+MUCH = 0.1
+
+
+@dataclass
+class Tally:
+    """Counts over all ledgers read. `..._at` is by minute, `..._from` by host."""
+
+    reasons: Counter[str] = field(default_factory=Counter[str])
+    hashes: Counter[str] = field(default_factory=Counter[str])
+    copies: Counter[str] = field(default_factory=Counter[str])
+    arrived_at: Counter[str] = field(default_factory=Counter[str])
+    lost_at: Counter[str] = field(default_factory=Counter[str])
+    arrived_from: Counter[str] = field(default_factory=Counter[str])
+    lost_from: Counter[str] = field(default_factory=Counter[str])
+
+    @property
+    def candidates(self) -> int:
+        return self.reasons.total()
+
+    @property
+    def arrived(self) -> int:
+        return self.reasons["arrived"]
+
+    def placeholders(self, copies: int = PLACEHOLDER_COPIES) -> dict[str, int]:
+        """sha256 -> how many urls it stands behind, of those that stand behind at least `copies`: error pictures, mostly."""
+        return {sha256: count for sha256, count in self.copies.most_common() if count >= copies}
+
+    def warnings(self) -> list[str]:
+        """What looks like a trouble of this machine and not of the web."""
+        told: list[str] = []
+        if self.candidates < ENOUGH:
+            return told
+        share = {reason: count / self.candidates for reason, count in self.reasons.items()}
+        if share.get("dns", 0) > MUCH:
+            told.append(
+                f"{share['dns']:.0%} failed to resolve: that is more than the web loses. Use a caching resolver on this machine "
+                "(knot or bind), or fewer threads, then `datacomp pool retry`."
+            )
+        if share.get("timeout", 0) + share.get("unreachable", 0) > 2 * MUCH:
+            told.append(
+                "Over a fifth timed out: too many threads for this network or CPU. Use fewer, then `datacomp pool retry`."
+            )
+        if share.get("tls", 0) > MUCH:
+            told.append(
+                "Over a tenth failed in TLS: are this machine's clock and its certificates (package ca-certificates) right?"
+            )
+        if share.get("blocked_address", 0) > MUCH:
+            told.append("Over a tenth were blocked as private addresses: does this machine's resolver answer with local ones?")
+        return told
+
+
+def ledger_names(shards: Folder) -> list[str]:
+    """Names of the shards that have a ledger. DataError if none has."""
+    names = [name.removesuffix(".parquet") for name in (shards / LEDGER).files(".parquet")]
+    if not names:
+        raise DataError(f"{shards} has no ledger: it is no download of ours; `datacomp pool adopt` makes one.")
+    return names
+
+
+def read_ledger(shards: Folder, name: str) -> pl.DataFrame:
+    """One shard's ledger. DataError if it is none."""
+    try:
+        return pl.read_parquet(io.BytesIO(shards.read(f"{LEDGER}/{name}.parquet")))
+    except pl.exceptions.PolarsError as problem:
+        raise DataError(f"{shards.at(f'{LEDGER}/{name}.parquet')} is not a ledger: {problem}") from problem
+
+
+def tally(shards: Folder, hosts: dict[str, str] | None = None) -> Tally:
+    """The tally of a download. `hosts` is uid -> host, for the counts by host."""
+    found = Tally()
+    for book in read_ahead(lambda name: read_ledger(shards, name), ledger_names(shards)):
+        found.reasons.update(ledger.tally(book))
+        found.hashes.update(dict(book["hash"].drop_nulls().value_counts().iter_rows()))
+        here = book.filter(pl.col("reason").is_null())
+        _count(found.copies, here["sha256"].drop_nulls())
+        if "at" in book.columns:
+            for counter, some in ((found.arrived_at, here), (found.lost_at, book.filter(pl.col("reason").is_not_null()))):
+                counter.update(dict(some["at"].drop_nulls().dt.strftime("%Y-%m-%d %H:%M").value_counts().iter_rows()))
+        if hosts is not None:
+            for uid, reason in book.select("uid", "reason").iter_rows():
+                if host := hosts.get(uid):
+                    (found.arrived_from if reason is None else found.lost_from)[host] += 1
+    return found
+
+
+def _count(counter: Counter[str], values: pl.Series) -> None:
+    """Add to a counter that keeps only the most common once it is full."""
+    counter.update(dict(values.value_counts().iter_rows()))
+    if len(counter) > 4 * MOST_KEPT:
+        kept = counter.most_common(MOST_KEPT)
+        counter.clear()
+        counter.update(dict(kept))
+
+
+def hosts_of(store: Store, pool: Pool, most_rows: int = 2_000_000) -> dict[str, str]:
+    """uid -> host of a pool's first `most_rows` rows: enough to see which hosts fail."""
+    metadata = store.folder(pool) / METADATA
+    found: dict[str, str] = {}
+    for part in part_names(metadata):
+        rows = scan(metadata, part).select("uid", "url").head(most_rows - len(found)).collect()
+        found |= {uid: _host(url) for uid, url in rows.iter_rows()}
+        if len(found) >= most_rows:
+            break
+    return found
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def plot(found: Tally) -> bytes:
+    """A png: losses by reason, arrivals and losses over time, the hosts that lost most."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
+    reasons = [(name, count) for name, count in found.reasons.most_common() if name != "arrived"]
+    axes[0].barh([name for name, _ in reasons][::-1], [count for _, count in reasons][::-1])
+    axes[0].set_title(f"lost, by reason ({found.arrived:,} of {found.candidates:,} arrived)")
+    minutes = sorted(set(found.arrived_at) | set(found.lost_at))
+    axes[1].plot([found.arrived_at[m] for m in minutes], label="arrived")
+    axes[1].plot([found.lost_at[m] for m in minutes], label="lost")
+    axes[1].set_title(f"over time, by minute from {minutes[0]}" if minutes else "over time: not known")
+    axes[1].legend()
+    worst = found.lost_from.most_common(15)[::-1]
+    axes[2].barh([name for name, _ in worst], [count for _, count in worst])
+    axes[2].set_title("lost, by host")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return buffer.getvalue()
