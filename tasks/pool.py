@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from prefect import task
 
-from datacomp_core.artifacts import EvalSets, Pool, ShardSet
-from datacomp_core.pool import adopt, byod, commonpool, images, tiny
+from datacomp_core.artifacts import EvalSets, Pool, ShardSet, Subset
+from datacomp_core.pool import adopt, byod, commonpool, images, overlap, tiny
+from datacomp_core.pool import decontaminate as decontaminating
 from datacomp_core.settings import settings
 from tasks import policies
 from tasks.running import run, runs, store
@@ -44,6 +45,20 @@ def adopt_metadata(spec: adopt.AdoptedPoolSpec) -> Pool:
 def adopt_shards(spec: adopt.AdoptedPoolSpec, pool: Pool) -> ShardSet:
     """The shards of an existing download, where they lie, with an index and a ledger."""
     return run(adopt.adopt_shards, spec, pool, workers=settings().num_workers)
+
+
+@task(name="intersect", **policies.NETWORK)
+@runs(overlap.intersect)
+def intersect(spec: overlap.OverlapSpec, one: ShardSet, other: ShardSet) -> Subset:
+    """The samples that arrived in both of two downloads."""
+    return run(overlap.intersect, spec, one, other)
+
+
+@task(name="decontaminate", **policies.NETWORK)
+@runs(decontaminating.decontaminate)
+def decontaminate(spec: decontaminating.DecontaminateSpec, shards: ShardSet, evalsets: EvalSets) -> Subset:
+    """The samples of a download that show no test image."""
+    return run(decontaminating.decontaminate, spec, shards, evalsets, workers=settings().num_workers)
 
 
 @task(name="build trusted set", **policies.LOCAL)

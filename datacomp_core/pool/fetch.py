@@ -79,6 +79,7 @@ def stats_name(shard: str) -> str:
 
 def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, reach: Reach, log: Path) -> Worker:
     """Prepare this process, which is ours alone: its output goes to a file, its urllib under the limits of `safety`."""
+    log.parent.mkdir(parents=True, exist_ok=True)  # on another machine, where an engine may have put us
     with log.open("ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -219,7 +220,7 @@ def _write(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, spool: _Spool) -
     write_index(out, shard, index)
     with out.writing(f"{LEDGER}/{shard}.parquet") as path:
         book.write_parquet(path, compression="zstd", statistics=False)
-    stats = _stats(book)
+    stats = account_stats(book)
     out.write_json(stats_name(shard), stats)
     return Fetched(plan, tuple(out.journal.values()), stats)
 
@@ -247,7 +248,7 @@ def _account(spec: ImageSpec, shard: str, rows: pl.DataFrame, spool: _Spool) -> 
     return pl.DataFrame(found, schema=ledger.SCHEMA, orient="row")
 
 
-def _stats(book: pl.DataFrame) -> dict[str, Any]:
+def account_stats(book: pl.DataFrame) -> dict[str, Any]:
     """img2dataset's stats without the times, and ours: losses by reason, hash mismatches, the digest of what arrived."""
     arrived = book.filter(pl.col("reason").is_null())
     status = {str(name): int(count) for name, count in book["status"].value_counts().iter_rows()}

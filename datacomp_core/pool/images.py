@@ -65,7 +65,7 @@ def download_images(
     for stats in read_ahead(lambda plan: out.read_json(stats_name(shard_name(plan.number))), finished):
         arrived.add(stats)
         progress.advance(stats["count"], **stats["reasons"])
-    for fetched in _fetch(waiting, (spec, metadata, out, threads, reach), workers):
+    for fetched in fetch_plans(waiting, (spec, metadata, out, threads, reach), workers):
         for file in fetched.files:
             out.note(file)
         arrived.add(fetched.stats)
@@ -73,7 +73,8 @@ def download_images(
     return _shard_set(spec, pool, out, plans, arrived)
 
 
-def _fetch(plans: list[ShardPlan], settings: tuple[Any, ...], workers: int) -> Iterator[Fetched]:
+def fetch_plans(plans: list[ShardPlan], settings: tuple[Any, ...], workers: int) -> Iterator[Fetched]:
+    """The shards of `plans` as they are finished; `settings` are those of `set_up`."""
     with scratch() as folder, _log_is_told(output := folder / "img2dataset.log"):
         done = prepared_map(
             fetch_shard,

@@ -1,20 +1,284 @@
-"""`datacomp pool`: the candidates and their images."""
+"""`datacomp pool`: the candidates and their images; what is done with a download has a subcommand each."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
 
-from deployments.cli import options
+from datacomp_core.errors import SpecError
+from datacomp_core.settings import settings
+from deployments.cli import options, terminal
 from deployments.cli.stages import until
+
+if TYPE_CHECKING:
+    from datacomp_core.artifacts import ShardSet
+    from datacomp_core.store import Store
+
+COMMON = ("small", "medium", "large", "xlarge", "datacomp_1b")
+Where = Annotated[str, typer.Argument(help="A download: its address, or the first digits of its fingerprint.")]
+List = Annotated[Path, typer.Argument(help="A file with one uid or url a line.")]
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command("pool", rich_help_panel="Stages")(pool)
+    group = typer.Typer(invoke_without_command=True, help=pool.__doc__, callback=pool)
+    for command in (adopt, byod, retry, stats, intersect, decontaminate, takedown):
+        group.command()(command)
+    app.add_typer(group, name="pool", rich_help_panel="Stages")
 
 
-def pool(scale: options.Scale = "tiny", pool_seed: until.PoolSeed = 0, json: options.Json = False) -> None:
+def pool(
+    context: typer.Context, scale: options.Scale = "tiny", pool_seed: until.PoolSeed = 0, json: options.Json = False
+) -> None:
     """Build the pool and download its images, with a ledger and an index.
 
-    Example: datacomp pool --pool-seed 1
+    Examples:
+
+      datacomp pool --pool-seed 1
+
+      datacomp pool --scale small
+
+      datacomp pool stats ADDRESS
     """
-    until.run_to("pool", until.spec_of(scale, pool_seed=pool_seed), json=json)
+    if context.invoked_subcommand is not None:
+        return
+    if scale not in COMMON:
+        until.run_to("pool", until.spec_of(scale, pool_seed=pool_seed), json=json)
+        return
+    from datacomp_core.pool.commonpool import HubPoolSpec
+    from datacomp_core.pool.estimate import estimate
+    from datacomp_core.pool.images import images_of
+    from datacomp_core.scales import SCALES
+
+    candidates = SCALES[scale].train_num_samples if scale in SCALES else 1_400_000_000
+    terminal.notes.print(estimate(candidates, images_of(scale), settings().num_workers).sentence())
+    _prepare(HubPoolSpec.model_validate({"scale": scale}), images_of(scale), json=json)
+
+
+def byod(
+    source: Annotated[str, typer.Argument(help="Folder or bucket of parquet, csv, tsv or jsonl files.")],
+    name: Annotated[str, typer.Option(help="What to call the pool.")] = "mine",
+    url: Annotated[str, typer.Option(help="Its column of urls.")] = "url",
+    text: Annotated[str, typer.Option(help="Its column of captions.")] = "text",
+    uid: Annotated[str, typer.Option(help="Its column of 128-bit uids, if it has one.")] = "",
+    sha256: Annotated[str, typer.Option(help="Its column of hashes, if it has one.")] = "",
+    json: options.Json = False,
+) -> None:
+    """Make a pool of your own tables and download its images.
+
+    Example: datacomp pool byod s3://bucket/tables --url link --text caption --name birds
+    """
+    from datacomp_core.pool.byod import ByodPoolSpec, Columns
+    from datacomp_core.pool.images import images_of
+
+    columns = Columns(url=url, text=text, uid=uid, sha256=sha256)
+    _prepare(ByodPoolSpec(source=source, name=name, columns=columns), images_of("byod"), json=json)
+
+
+def adopt(
+    source: Annotated[str, typer.Argument(help="Folder or bucket with metadata/ and shards/, or with tars.")],
+    of: Annotated[str, typer.Option(help="Which pool it is: small, medium, large, xlarge, datacomp_1b or custom.")] = "custom",
+    name: Annotated[str, typer.Option(help="What to call it.")] = "adopted",
+    json: options.Json = False,
+) -> None:
+    """Take in an existing download of the original tooling, or any webdataset, without copying it.
+
+    Example: datacomp pool adopt s3://bucket/datacomp_small --of small
+    """
+    from datacomp_core.pool.adopt import AdoptedPoolSpec
+    from datacomp_core.pool.images import images_of
+
+    _prepare(AdoptedPoolSpec(source=source, of=of, name=name), images_of("custom"), json=json)
+
+
+def retry(where: Where, json: options.Json = False) -> None:
+    """Fetch again what failed for a passing reason (dns, timeout, 5xx, ...), and nothing else.
+
+    Example: datacomp pool retry shards/small/small-512px-jpg--0123456789ab
+    """
+    from datacomp_core.artifacts import Pool
+    from datacomp_core.pool.images import ImageSpec
+    from datacomp_core.pool.retry import retry_images
+    from datacomp_core.pool.tiny import serve
+
+    store, address = _opened(), _address(where)
+    record = _record(store, address)
+    made = record.inputs.get("pool")
+    if not made or "spec" not in record.spec or (pooled := store.record(made[0]["address"])) is None:
+        raise SpecError(f"{address} is no download of this store, so there is nothing to fetch again.")
+    spec, of = ImageSpec.model_validate(record.spec["spec"]), store.artifact(Pool, pooled)
+    with terminal.shown_progress("retry", quiet=json) as progress:
+        how: dict[str, Any] = {"store": store, "workers": settings().num_workers, "progress": progress}
+        if of.scale == "tiny":
+            with serve(store.folder(of)) as proxy:
+                told = retry_images(spec, of, address, http_proxy=proxy, **how)
+        else:
+            told = retry_images(spec, of, address, **how)
+    if json:
+        terminal.print_json({"tried": told.tried, "arrived": told.arrived, "shards": told.shards.model_dump(mode="json")})
+    else:
+        terminal.out.print(f"{told.tried:,} tried again, {told.arrived:,} arrived; {told.shards.num_samples:,} samples in all")
+
+
+def stats(
+    where: Where,
+    plot: Annotated[Path | None, typer.Option(help="A png to write: by reason, over time, by host.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Tell what became of a download's candidates: by reason, by host, copies of one picture; and what looks like our own fault.
+
+    Example: datacomp pool stats shards/small/small-512px-jpg--0123456789ab --plot losses.png
+    """
+    from datacomp_core.pool import stats as counting
+
+    store, shards = _shards(where)
+    hosts = _hosts(store, shards)
+    found = counting.tally(store.folder(shards), hosts)
+    if plot is not None:
+        plot.write_bytes(counting.plot(found))
+    placeholders = found.placeholders()
+    if json:
+        told = {
+            "candidates": found.candidates,
+            "reasons": dict(found.reasons.most_common()),
+            "hashes": dict(found.hashes),
+            "lost_from": dict(found.lost_from.most_common(20)),
+            "placeholders": placeholders,
+            "warnings": found.warnings(),
+        }
+        terminal.print_json(told)
+        return
+    rows = [(reason, f"{count:,}", f"{count / max(found.candidates, 1):.1%}") for reason, count in found.reasons.most_common()]
+    terminal.table(f"{found.candidates:,} candidates", ("reason", "number", "share"), rows, right=("number", "share"))
+    worst = [(host, f"{count:,}", f"{found.arrived_from[host]:,}") for host, count in found.lost_from.most_common(10)]
+    if worst:
+        terminal.table("Hosts that lost most", ("host", "lost", "arrived"), worst, right=("lost", "arrived"))
+    if placeholders:
+        copies = [(sha256, f"{count:,}") for sha256, count in list(placeholders.items())[:10]]
+        terminal.table("One picture behind many urls (error pictures?)", ("sha256", "urls"), copies, right=("urls",))
+    for line in found.warnings():
+        terminal.out.print(f"[yellow]{line}[/]")
+
+
+def intersect(where: Where, other: Where, json: options.Json = False) -> None:
+    """Make a subset of the samples that arrived in both downloads, by which results over both can be compared.
+
+    Example: datacomp pool intersect 0123abcd 4567cdef
+    """
+    from datacomp_core.pool.overlap import OverlapSpec
+    from datacomp_core.pool.overlap import intersect as common
+
+    (store, one), (_, two) = _shards(where), _shards(other)
+    made = common(OverlapSpec(), one, two, store=store)
+    if json:
+        terminal.print_json(made.model_dump(mode="json"))
+    else:
+        terminal.table("In common", ("what", "samples"), [(n, f"{c:,}") for n, c in made.counts.items()], right=("samples",))
+        terminal.out.print(f"Subset: [bold]{store.folder(made).at('subset.npy')}[/]")
+
+
+def decontaminate(
+    where: Where,
+    evalsets: Annotated[str, typer.Argument(help="Test sets: their address, or the first digits of their fingerprint.")],
+    distance: Annotated[int, typer.Option(min=0, max=16, help="Bits of 64 that may differ; 0: equal hashes alone.")] = 0,
+    json: options.Json = False,
+) -> None:
+    """Find the samples that show a test image by their perceptual hash; make a subset of all others, and a report of the hits.
+
+    Example: datacomp pool decontaminate 0123abcd 4567cdef --distance 4
+    """
+    from datacomp_core.artifacts import EvalSets
+    from datacomp_core.leaderboard.provenance import find
+    from datacomp_core.pool import decontaminate as decontaminating
+
+    store, shards = _shards(where)
+    spec, sets = decontaminating.DecontaminateSpec(distance=distance), store.artifact(EvalSets, find(store, evalsets))
+    with terminal.shown_progress("decontaminate", quiet=json) as progress:
+        made = decontaminating.decontaminate(spec, shards, sets, store=store, workers=settings().num_workers, progress=progress)
+    if json:
+        terminal.print_json(made.model_dump(mode="json"))
+        return
+    terminal.table("Decontaminated", ("what", "images"), [(n, f"{c:,}") for n, c in made.counts.items()], right=("images",))
+    terminal.out.print(f"Subset and hits: [bold]{store.folder(made)}[/]")
+
+
+def takedown(names: List, json: options.Json = False) -> None:
+    """Remove samples from every shard set of the store, and mark the subsets, checkpoints and results made with them.
+
+    Example: datacomp pool takedown requests.txt
+    """
+    from datacomp_core.pool.takedown import take_down, uids_of_urls
+
+    if not names.is_file():
+        raise SpecError(f"{names} is no file: one uid or url a line is wanted.")
+    lines = {line.strip() for line in names.read_text().splitlines() if line.strip()}
+    urls = {line for line in lines if "://" in line}
+    store = _opened()
+    taken = take_down(store, (lines - urls) | (uids_of_urls(store, urls) if urls else set()))
+    if json:
+        terminal.print_json({"removed": taken.removed, "marked": taken.marked})
+        return
+    removed = [(address, f"{count:,}") for address, count in taken.removed.items()]
+    terminal.table("Removed", ("shard set", "samples"), removed, right=("samples",))
+    terminal.table("Made with them: marked with _takedown.json", ("address",), [(address,) for address in taken.marked])
+
+
+def _prepare(pool_spec: Any, images: Any, *, json: bool) -> None:
+    """Run the flow `prepare-pool` for a pool other than the embedded one, and show what it made."""
+    from deployments.cli.interrupt import ends_at_once
+    from deployments.local_server import prefect_api, prepare_environment
+
+    prepare_environment()
+    from flows.parameters import Preparation
+    from flows.prepare_pool import prepare_pool
+
+    with prefect_api(), terminal.shown_steps(quiet=json), ends_at_once():
+        candidates, shards, _ = prepare_pool(Preparation(pool=pool_spec, images=images))
+    if json:
+        terminal.print_json({"pool": candidates.model_dump(mode="json"), "shards": shards.model_dump(mode="json")})
+        return
+    rows = [(name, f"{count:,}") for name, count in shards.counts.items()]
+    terminal.table(f"{shards.num_samples:,} samples at {shards.address}", ("what", "number"), rows, right=("number",))
+
+
+def _opened() -> Store:
+    from datacomp_core.store import Store
+
+    return Store.open(settings().store_url)
+
+
+def _address(where: str) -> str:
+    from datacomp_core.leaderboard.provenance import find
+
+    return where.strip("/") if "/" in where else find(_opened(), where).address
+
+
+def _record(store: Store, address: str) -> Any:
+    """The record at an address, also one that a killed change set aside."""
+    from datacomp_core.pool.amend import ASIDE
+    from datacomp_core.store.record import Record
+
+    found = store.record(address)
+    if found is None and store.home(address).exists(ASIDE):
+        found = Record.model_validate_json(store.home(address).read(ASIDE))
+    if found is None or found.kind != "shards":
+        raise SpecError(f"No download lies at {address!r} in {store.root}.")
+    return found
+
+
+def _shards(where: str) -> tuple[Store, ShardSet]:
+    from datacomp_core.artifacts import ShardSet
+
+    store, address = _opened(), _address(where)
+    return store, store.artifact(ShardSet, _record(store, address))
+
+
+def _hosts(store: Store, shards: ShardSet) -> dict[str, str] | None:
+    """uid -> host, if the pool of a download is still there."""
+    from datacomp_core.artifacts import Pool
+    from datacomp_core.pool.stats import hosts_of
+
+    made = _record(store, shards.address).inputs.get("pool")
+    record = store.record(made[0]["address"]) if made else None
+    return hosts_of(store, store.artifact(Pool, record)) if record else None

@@ -1,0 +1,146 @@
+"""Which samples of a download show a picture of the test sets, and the download without them.
+
+A perceptual hash (64 bits of a picture's low frequencies, DCT) is compared with that of every test image. It catches a picture
+that was scaled, saved again or slightly recoloured; it misses crops, mirror images, rotations and drawn-over ones.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from datacomp_core import uid
+from datacomp_core.artifacts import EvalSets, ShardSet, Spec, Subset
+from datacomp_core.errors import DataError
+from datacomp_core.parallel import process_map
+from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.shards import index_shard, read_index, read_samples, shard_names
+from datacomp_core.store import Folder, Store, step
+
+SIDE, KEPT = 32, 8
+IMAGES = ("jpg", "jpeg", "png", "webp")
+HITS = "hits.parquet"
+SCHEMA = pl.Schema({"uid": pl.String, "shard": pl.String, "test_set": pl.String, "test_key": pl.String, "distance": pl.UInt8})
+Hashes = npt.NDArray[np.uint64]
+
+
+class DecontaminateSpec(Spec):
+    """How near a sample may come to a test image."""
+
+    distance: int = Field(
+        default=0, ge=0, le=16, description="Bits of 64 that may differ for two pictures to count as one; 0: the hash is equal."
+    )
+
+    def label(self) -> str:
+        return f"decontaminated{self.distance}"
+
+
+@dataclass(frozen=True)
+class Tests:
+    """Every test image: its hash, and where it lies."""
+
+    hashes: Hashes
+    names: list[tuple[str, str]]
+
+
+@step("subsets", version=1)
+def decontaminate(
+    spec: DecontaminateSpec,
+    shards: ShardSet,
+    evalsets: EvalSets,
+    *,
+    out: Folder,
+    store: Store,
+    workers: int = 1,
+    progress: Progress = NoProgress(),  # noqa: B008
+) -> Subset:
+    """`subset.npy`: the uids that show no test image; `hits.parquet`: the others, each with the nearest test image.
+
+    The test images' hashes are held (8 bytes each); shards are read one by one. What cannot be decoded is kept and counted.
+    """
+    folder = store.folder(shards)
+    tests = hashes_of(store.folder(evalsets))
+    names = shard_names(folder)
+    progress.start(len(names), "shards")
+    hits: dict[str, pl.DataFrame] = {}
+    kept: list[uid.Uids] = []
+    unread = 0
+    for name, (found, clean, bad) in process_map(partial(_judge, spec, folder, tests), names, workers=workers):
+        hits[name], unread = found, unread + bad
+        kept.append(uid.pack(clean))
+        progress.advance()
+    chosen = uid.sort(np.concatenate(kept))
+    out.write("subset.npy", uid.subset_bytes(chosen))
+    table = pl.concat([hits[name] for name in names])
+    with out.writing(HITS) as path:
+        table.write_parquet(path)
+    counts = {"clean": len(chosen), "like_a_test_image": table.height, "not_decoded": unread, "test_images": len(tests.hashes)}
+    return Subset(
+        scale=shards.scale, recipe=spec.label(), num_samples=len(chosen), num_unique=uid.num_unique(chosen), counts=counts
+    )
+
+
+def perceptual_hash(image: bytes) -> int | None:
+    """64 bits of a picture: which of its 8 x 8 lowest frequencies (DCT of 32 x 32 grey values) lie over their median.
+
+    The hash of pHash and `imagehash.phash`. None if the picture cannot be decoded.
+    """
+    from PIL import Image
+    from scipy.fftpack import dct
+
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            grey = np.asarray(opened.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.float64)
+    except Exception:  # a hostile or broken picture may raise anything; it is counted
+        return None
+    low = dct(dct(grey, axis=0), axis=1)[:KEPT, :KEPT]
+    return int(np.packbits(low > np.median(low)).view(">u8")[0])
+
+
+def hashes_of(sets: Folder) -> Tests:
+    """The hashes of every image below a folder of test sets (tars in the layout of `wds_*_test`). DataError if there is none."""
+    hashes: list[int] = []
+    names: list[tuple[str, str]] = []
+    for path in sets.files(".tar"):
+        place, _, name = path.rpartition("/")
+        for key, image in _images(sets / place, name.removesuffix(".tar")):
+            if (found := perceptual_hash(image)) is not None:
+                hashes.append(found)
+                names.append((place.split("/")[0], key))
+    if not hashes:
+        raise DataError(f"{sets} has no test images: a folder of webdataset test sets is wanted.")
+    return Tests(np.array(hashes, np.uint64), names)
+
+
+def _images(folder: Folder, name: str) -> Iterator[tuple[str, bytes]]:
+    rows = index_shard(folder, name).whole()
+    for key, (_, members) in zip(rows["key"], read_samples(folder, rows), strict=True):
+        for extension in IMAGES:
+            if extension in members:
+                yield str(key), members[extension]
+
+
+def _judge(spec: DecontaminateSpec, folder: Folder, tests: Tests, name: str) -> tuple[pl.DataFrame, pl.Series, int]:
+    """Hits, clean uids, and how many pictures of a shard could not be decoded."""
+    rows: list[tuple[Any, ...]] = []
+    clean: list[str] = []
+    unread = 0
+    for one, members in read_samples(folder, read_index(folder, name)):
+        image = next((members[extension] for extension in IMAGES if extension in members), b"")
+        found = perceptual_hash(image)
+        unread += found is None
+        distances = None if found is None else np.bitwise_count(tests.hashes ^ np.uint64(found))
+        if distances is not None and distances.min() <= spec.distance:
+            nearest = int(distances.argmin())
+            rows.append((one, name, *tests.names[nearest], int(distances[nearest])))
+        else:
+            clean.append(one)
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row"), pl.Series("uid", clean, pl.String), unread

@@ -1,0 +1,133 @@
+"""Fetch again what failed for a passing reason, and nothing else: new shards beside the old ones.
+
+What a new shard is to try lies in `retry/<shard>.parquet`: rows of metadata, and the ledger each came from. Once the shard is
+finished its rows leave those ledgers, so each candidate has one row. A killed retry is taken up: finished shards are kept.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import polars as pl
+
+from datacomp_core.artifacts import Pool, ShardSet
+from datacomp_core.errors import DataError
+from datacomp_core.parts import METADATA, scan
+from datacomp_core.pool import amend, ledger
+from datacomp_core.pool.fetch import Reach, ShardPlan, account_stats, stats_name
+from datacomp_core.pool.images import fetch_plans, plan_shards
+from datacomp_core.pool.spec import ImageSpec
+from datacomp_core.pool.stats import ledger_names, read_ledger
+from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.shards import LEDGER, shard_name
+from datacomp_core.store import Folder, Store
+from datacomp_core.store.folder import FileStat
+
+RETRY = "retry"
+ORIGIN = "_ledger"
+
+
+@dataclass(frozen=True)
+class Retried:
+    """What a retry came to."""
+
+    shards: ShardSet
+    tried: int
+    arrived: int
+
+
+def retry_images(
+    spec: ImageSpec,
+    pool: Pool,
+    address: str,
+    *,
+    store: Store,
+    workers: int = 1,
+    threads: int = 128,
+    http_proxy: str | None = None,
+    open_networks: str = "",
+    progress: Progress = NoProgress(),  # noqa: B008
+) -> Retried:
+    """Try every row of the download at `address` again whose reason is in `ledger.TRANSIENT`; shards are numbered on.
+
+    DataError if the download is not of this pool with this spec.
+    """
+    record, shards = amend.begin(store, address)
+    folder, metadata = store.folder(shards), store.folder(pool) / METADATA
+    changed: dict[str, FileStat] = {}
+    retried = {name.removesuffix(".parquet") for name in (folder / RETRY).files(".parquet")}
+    for name in sorted(retried):
+        if folder.exists(stats_name(name)):
+            _move_rows(folder, name, changed)
+        else:  # a killed try; its rows still stand in their old ledgers
+            folder.remove(f"{RETRY}/{name}.parquet")
+    plans = list(_again(metadata, spec, folder, changed))
+    progress.start(sum(plan.count for plan in plans), "images")
+    tried = arrived = 0
+    reach = Reach(http_proxy, tuple(open_networks.split()))
+    for fetched in fetch_plans(plans, (spec, folder / RETRY, folder, threads, reach), workers):
+        changed |= {file.path: file for file in fetched.files}
+        tried, arrived = tried + fetched.plan.count, arrived + fetched.stats["successes"]
+        progress.advance(fetched.plan.count, **fetched.stats["reasons"])
+        _move_rows(folder, shard_name(fetched.plan.number), changed)
+    return Retried(amend.finish(store, record, shards, changed), tried, arrived)
+
+
+def _again(metadata: Folder, spec: ImageSpec, shards: Folder, changed: dict[str, FileStat]) -> Iterator[ShardPlan]:
+    """The rows to try again, cut into new shards."""
+    number = int(max(ledger_names(shards))) + 1
+    waiting = pl.DataFrame()
+    for rows in _failed(metadata, spec, shards):
+        waiting = pl.concat([waiting, rows], how="diagonal_relaxed")
+        while waiting.height >= spec.samples_per_shard:
+            yield _part(shards, number, waiting.head(spec.samples_per_shard), changed)
+            waiting, number = waiting.slice(spec.samples_per_shard), number + 1
+    if waiting.height:
+        yield _part(shards, number, waiting, changed)
+
+
+def _failed(metadata: Folder, spec: ImageSpec, shards: Folder) -> Iterator[pl.DataFrame]:
+    """Metadata of the rows that failed for a passing reason, a ledger at a time."""
+    plans = {shard_name(plan.number): plan for plan in plan_shards(metadata, spec)}
+    for name in ledger_names(shards):
+        failed = read_ledger(shards, name).filter(pl.col("reason").is_in(list(ledger.TRANSIENT)))["uid"].unique()
+        if failed.is_empty():
+            continue
+        if shards.exists(f"{RETRY}/{name}.parquet"):
+            rows = pl.read_parquet(io.BytesIO(shards.read(f"{RETRY}/{name}.parquet")))
+        elif name in plans:
+            rows = scan(metadata, plans[name].part).slice(plans[name].first, plans[name].count).collect()
+        else:
+            rows = pl.DataFrame(schema={"uid": pl.String})
+        rows = rows.filter(pl.col("uid").is_in(failed.implode())).with_columns(pl.lit(name).alias(ORIGIN))
+        if rows["uid"].n_unique() < len(failed):
+            raise DataError(f"{shards} is not the download of {metadata} with these settings: ledger {name} names other uids.")
+        yield rows
+
+
+def _part(shards: Folder, number: int, rows: pl.DataFrame, changed: dict[str, FileStat]) -> ShardPlan:
+    name = shard_name(number)
+    buffer = io.BytesIO()
+    rows.write_parquet(buffer)
+    file = shards.write(f"{RETRY}/{name}.parquet", buffer.getvalue())
+    changed[file.path] = file
+    return ShardPlan(number, name, 0, rows.height)
+
+
+def _move_rows(shards: Folder, name: str, changed: dict[str, FileStat]) -> None:
+    """Take the rows that a finished shard tried out of the ledgers they came from."""
+    tried = pl.read_parquet(io.BytesIO(shards.read(f"{RETRY}/{name}.parquet")), columns=["uid", ORIGIN])
+    for (origin,), some in tried.group_by(ORIGIN):
+        book = read_ledger(shards, str(origin))
+        moved = pl.col("reason").is_in(list(ledger.TRANSIENT)) & pl.col("uid").is_in(some["uid"].implode())
+        kept = book.filter(~moved.fill_null(value=False))
+        if kept.height < book.height:
+            buffer = io.BytesIO()
+            kept.write_parquet(buffer, compression="zstd", statistics=False)
+            for file in (
+                shards.write(f"{LEDGER}/{origin}.parquet", buffer.getvalue()),
+                shards.write_json(stats_name(str(origin)), account_stats(kept)),
+            ):
+                changed[file.path] = file
