@@ -49,7 +49,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     store = Store.open(str(root))
     with web() as (base, hits):
         urls = [f"{base}/ok/{n}.jpg" for n in range(8)] + [f"{base}/status/{code}" for code in (404, 503, 500)]
-        urls += [f"{base}/ok/0.jpg?copy={n}" for n in range(5)]
+        urls += [f"{base}/ok/0.jpg"] * 5  # one picture with other captions
         rows = rows_of(urls)
         pool = write_pool(root / "pool", [rows[:9], rows[9:]])
         other = write_pool(root / "other", [rows[3:]]).model_copy(update={"fingerprint": "e" * 64})
@@ -153,7 +153,7 @@ def test_a_takedown_removes_the_bytes_and_marks_what_was_made(world: World) -> N
         assert not set(rows["uid"]) & gone
         for offset, length in rows.select("offset", "length").iter_rows():
             assert set(parse_sample(folder.read_range(f"{name}.tar", offset, offset + length))) == {"jpg", "json", "txt"}
-        assert not any(url.encode() in folder.read(f"{name}.tar") for url in urls if "/ok/0" not in url)
+        assert not any(url.encode() in folder.read(f"{name}.tar") for url in urls)
     record = world.store.record(world.shards.address)
     assert record is not None
     assert record.artifact["counts"]["taken_down"] == 2
