@@ -138,7 +138,7 @@ def test_two_realised_pools_are_cut_to_what_they_have_in_common(world: World) ->
 
 
 def test_a_takedown_removes_the_bytes_and_marks_what_was_made(world: World) -> None:
-    other = download_images(SPEC.model_copy(update={"encode_quality": 50}), world.pool, store=world.store, open_networks=LOOPBACK)
+    other = world.others
     made = intersect(OverlapSpec(), world.shards, other, store=world.store)
     urls = set(world.rows["url"][3:5])
     gone = set(world.rows["uid"][3:5])
