@@ -152,7 +152,7 @@ class _Ray:
         with _starting:
             _start_ray()
         cores = 1 if os.environ.get("RAY_ADDRESS") else 0
-        actor = ray.remote(num_cpus=cores, max_restarts=0)(_Actor)
+        actor: Any = ray.remote(num_cpus=cores, max_restarts=0)(_Actor)
         self._idle = {actor.remote(function, prepare): 0 for _ in range(workers)}  # how many batches each has in flight
         self._holder: dict[Future[Done], Any] = {}
 

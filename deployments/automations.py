@@ -6,11 +6,11 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from pydantic import BaseModel
 
 from tasks.train import TRAINED
 
@@ -35,7 +35,11 @@ def lost_runs() -> AutomationCore:
             threshold=1,
             within=timedelta(seconds=LOST_AFTER_SECONDS),
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"Its worker was not heard of for {LOST_AFTER_SECONDS} s.")],
+        actions=[
+            _action(
+                ChangeFlowRunState, state=StateType.CRASHED, message=f"Its worker was not heard of for {LOST_AFTER_SECONDS} s."
+            )
+        ],
     )
 
 
@@ -52,8 +56,11 @@ def crashed_runs() -> AutomationCore:
             threshold=1,
         ),
         actions=[
-            ChangeFlowRunState(
-                state=StateType.SCHEDULED, name="AwaitingRetry", message="Its process was lost: it goes on where it stopped."
+            _action(
+                ChangeFlowRunState,
+                state=StateType.SCHEDULED,
+                name="AwaitingRetry",
+                message="Its process was lost: it goes on where it stopped.",
             )
         ],
     )
@@ -74,7 +81,8 @@ def evaluations(scale: str, reevaluate: UUID) -> AutomationCore:
             threshold=1,
         ),
         actions=[
-            RunDeployment(
+            _action(
+                RunDeployment,
                 source="selected",
                 deployment_id=reevaluate,
                 parameters={"spec": {"scale": scale, "checkpoints": [value("datacomp.address")]}},
@@ -83,12 +91,17 @@ def evaluations(scale: str, reevaluate: UUID) -> AutomationCore:
     )
 
 
+def _action(kind: type[BaseModel], **fields: Any) -> Any:
+    """One of Prefect's actions; its models are checked when they are made, since their defaults are not typed."""
+    return kind.model_validate(fields)
+
+
 def apply(client: SyncPrefectClient, wanted: list[AutomationCore]) -> None:
     """Upsert by name: an automation of ours is replaced in place, and those of others are left alone."""
     for automation in wanted:
-        there: list[Automation] = client.read_automations_by_name(automation.name)
-        if there:
-            client.update_automation(there[0].id, automation)
+        there = next(iter(client.read_automations_by_name(automation.name)), None)
+        if there is not None:
+            client.update_automation(there.id, automation)
         else:
             client.create_automation(automation)
 

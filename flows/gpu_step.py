@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from prefect import Task, flow
 
@@ -12,7 +12,8 @@ from datacomp_core.store.step import STEPS
 from flows.calls import OPTIONS
 from tasks import curate, elsewhere, evaluate, train
 
-TASKS: dict[str, Task[..., Any]] = {elsewhere.key(task.fn.step): task for task in (train.train, curate.embed, evaluate.evaluate)}
+ON_GPU: tuple[Task[..., Any], ...] = (train.train, curate.embed, evaluate.evaluate)
+TASKS = {elsewhere.key(cast("Any", task.fn).step): task for task in ON_GPU}
 
 
 @flow(name="gpu-step", **OPTIONS)

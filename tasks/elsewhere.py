@@ -10,7 +10,7 @@ import logging
 import time
 import typing
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
@@ -59,17 +59,21 @@ def build(step: Step[Any], identity: tuple[Any, ...], name: str) -> None:
     with get_client(sync_client=True) as client:
         run = _under_way(client, tag)
         if run is None:
-            run = run_deployment(
-                deployment,
-                parameters={"step": key(step), "identity": packed(identity)},
-                flow_run_name=f"{step.kind}-{name}",
-                tags=["datacomp", tag],
-                timeout=0,
+            run = cast(
+                "FlowRun",  # outside an event loop it is not a coroutine
+                run_deployment(
+                    deployment,
+                    parameters={"step": key(step), "identity": packed(identity)},
+                    flow_run_name=f"{step.kind}-{name}",
+                    tags=["datacomp", tag],
+                    timeout=0,
+                ),
             )
         log.info("%s %s is done by the run %s of %s", step.kind, name, run.name, deployment)
         while not _is_over(run):
             time.sleep(POLL_SECONDS)
             run = client.read_flow_run(run.id)
+    assert run.state is not None
     if not run.state.is_completed():
         raise DatacompError(
             f"The run {run.name} of {deployment}, which was to make {step.kind} {name}, ended as {run.state.name}: "

@@ -208,7 +208,7 @@ def _new_blocks(done: Renamed, size: Positions) -> Positions:
 
 def _pieces(batch: Batch, some: Positions, done: Renamed, lengths: Positions) -> list[list[memoryview]]:
     """The bytes to write for each sample: its range, or its members without what stood before them."""
-    data, begins = memoryview(batch.blocks.reshape(-1)), batch.begins[some] * BLOCK
+    data, begins = batch.blocks.reshape(-1).data, batch.begins[some] * BLOCK
     pieces = [[data[begin:end]] for begin, end in zip(begins.tolist(), (begins + lengths).tolist(), strict=True)]
     anew = done.fits & done.stripped
     if anew.any():

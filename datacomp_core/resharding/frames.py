@@ -144,7 +144,7 @@ def _apply(blocks: Bytes, change: _Change, fits: Flags, stripped: Flags) -> None
 def _octal(digits: Bytes) -> tuple[Ints, Flags]:
     """The numbers that rows of octal digits state, and whether they are such."""
     value = digits - np.uint8(48)  # what is below "0" wraps around
-    return value.astype(np.int64) @ (8 ** np.arange(digits.shape[1] - 1, -1, -1)), (value < 8).all(axis=1)
+    return value.astype(np.int64) @ (8 ** np.arange(digits.shape[1] - 1, -1, -1)), np.asarray((value < 8).all(axis=1))
 
 
 def frame_anew(data: bytes, key: str) -> bytes:

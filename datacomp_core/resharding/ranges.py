@@ -110,7 +110,7 @@ class _Reader:
         return self.buffer[:total]
 
     def _local(self, runs: list[Run]) -> None:
-        view, at = memoryview(self.buffer), 0
+        view, at = self.buffer.data, 0
         for run in runs:
             if run.tar != self.current:
                 self.close()

@@ -169,7 +169,7 @@ def started(folder: Path) -> Iterator[Stack]:
     with ExitStack() as stack:
         store, port = stack.enter_context(s3_server(folder)), free_port()
         api = f"http://127.0.0.1:{port}/api"
-        places = {"http://prefect:4200/api": api, "http://store:8333": store, "/home/datacomp/work": str(folder / "work")}
+        places = {"http://prefect:4200/api": api, "http://store:8333": store, "/var/lib/datacomp": str(folder / "work")}
         server = environment_of("prefect", places)
         if POSTGRES:
             server = environment_of("prefect", {"database:5432": stack.enter_context(postgres(folder))})

@@ -110,7 +110,7 @@ def test_the_record_tells_what_from_what_and_how(store: Store) -> None:
     assert manifest["sha256"].to_list() == [hashlib.sha256(b"0\n2").hexdigest()]
     pool_record = store.record(pool.address)
     assert pool_record is not None
-    assert pool_record.options == {"workers": 3}
+    assert pool_record.options == {"workers": 3, "engine": "local"}
     assert {"python", "torch", "polars"} <= set(record.versions)
 
 
