@@ -36,7 +36,7 @@ check: setup  ## format, lint, types and layers, in under a minute
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/pyright
+	$(BIN)/pyright --threads 2
 
 format: setup  ## rewrite the code in the house style
 	$(BIN)/ruff format .
