@@ -42,4 +42,8 @@ def upload(bundle: Path, repo: str, *, token: str | None = None, endpoint: str |
             raise StoreError(f"The hub cannot be reached for {repo}: {problem}") from problem
         except ValueError as problem:
             raise DataError(f"The hub did not take {repo}: {problem}") from problem
+        except Exception as problem:  # errors of the http library that huggingface_hub uses today are no OSErrors
+            if not type(problem).__module__.startswith("http"):
+                raise
+            raise StoreError(f"The hub cannot be reached for {repo}: {problem}") from problem
     return str(made.commit_url)
