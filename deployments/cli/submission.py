@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json as as_json
 import os
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -93,14 +90,8 @@ def submit(
         raise SpecError(f"{url!r} is not an address of the web.")
     if not os.environ.get(TOKEN):
         raise SpecError(f"{TOKEN} is not set: ask who runs the board for a token.")
-    headers = {
-        "Authorization": f"Bearer {os.environ[TOKEN]}",
-        "Content-Type": "application/x-tar",
-        "Content-Length": str(bundle.stat().st_size),
-    }
-    with bundle.open("rb") as file:
-        request = urllib.request.Request(f"{url.rstrip('/')}/submissions", data=file, headers=headers, method="POST")
-        status, told = _answer(request)
+    headers = {"Authorization": f"Bearer {os.environ[TOKEN]}", "Content-Type": "application/x-tar"}
+    status, told = _answer(f"{url.rstrip('/')}/submissions", bundle, headers)
     if json or "findings" not in told:
         terminal.print_json({"http": status, **told})
     else:
@@ -109,17 +100,19 @@ def submit(
     raise typer.Exit(0 if status == 201 else 1)
 
 
-def _answer(request: urllib.request.Request) -> tuple[int, dict[str, Any]]:
+def _answer(url: str, bundle: Path, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    """The board's status and answer. A board that refuses before it has read all is heard too: urllib3 reads on when it cannot write."""
+    import requests
+
     try:
-        with urllib.request.urlopen(request, timeout=SUBMIT_SECONDS) as answer:
-            return int(answer.status), as_json.load(answer)
-    except urllib.error.HTTPError as problem:
-        try:
-            return problem.code, as_json.load(problem)
-        except ValueError:
-            return problem.code, {"detail": str(problem)}
-    except OSError as problem:
-        raise StoreError(f"{request.full_url} cannot be reached: {problem}") from problem
+        with bundle.open("rb") as file:
+            answer = requests.post(url, data=file, headers=headers, timeout=SUBMIT_SECONDS)
+    except requests.RequestException as problem:
+        raise StoreError(f"{url} cannot be reached: {problem}") from problem
+    try:
+        return answer.status_code, answer.json()
+    except ValueError:
+        return answer.status_code, {"detail": f"{answer.status_code} {answer.reason}"}
 
 
 def _check(found: Any) -> Check:

@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import board_world as world
-import hub_server
+import upload_hub
 import pytest
 
 from datacomp_core.errors import DataError, SpecError, StoreError
@@ -30,8 +30,8 @@ def plain_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_file_arrives_where_the_original_put_it(bundle: Path) -> None:
-    with hub_server.hub() as hub:
-        commit = upload(bundle, "me/my-results", token=hub_server.TOKEN, endpoint=hub.url)
+    with upload_hub.hub() as hub:
+        commit = upload(bundle, "me/my-results", token=upload_hub.TOKEN, endpoint=hub.url)
     assert commit == f"{hub.url}/me/my-results/commit/{'1' * 40}"
     assert hub.repos == {"me/my-results"}
     assert hub.objects, "larger files went through LFS"
@@ -45,14 +45,14 @@ def test_every_file_arrives_where_the_original_put_it(bundle: Path) -> None:
 
 
 def test_what_cannot_be_uploaded_is_one_sentence(bundle: Path, tmp_path: Path) -> None:
-    with hub_server.hub() as hub:
+    with upload_hub.hub() as hub:
         with pytest.raises(StoreError, match="The hub refused me/mine"):
             upload(bundle, "me/mine", token="hf_bad", endpoint=hub.url)
         with pytest.raises(SpecError, match="owner/name"):
-            upload(bundle, "mine", token=hub_server.TOKEN, endpoint=hub.url)
+            upload(bundle, "mine", token=upload_hub.TOKEN, endpoint=hub.url)
         (tmp_path / "cut.tar").write_bytes(bundle.read_bytes()[:5000])
         with pytest.raises(DataError):
-            upload(tmp_path / "cut.tar", "me/mine", token=hub_server.TOKEN, endpoint=hub.url)
+            upload(tmp_path / "cut.tar", "me/mine", token=upload_hub.TOKEN, endpoint=hub.url)
         assert hub.files == {}
     with pytest.raises(StoreError, match="cannot be reached"):
-        upload(bundle, "me/mine", token=hub_server.TOKEN, endpoint="http://127.0.0.1:9")
+        upload(bundle, "me/mine", token=upload_hub.TOKEN, endpoint="http://127.0.0.1:9")
