@@ -101,7 +101,7 @@ def submit(
 
 
 def _answer(url: str, bundle: Path, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-    """The board's status and answer. A board that refuses before it has read all is heard too: urllib3 reads on when it cannot write."""
+    """The board's status and answer; urllib3 reads the refusal of a board that closes before it has read all."""
     import requests
 
     try:

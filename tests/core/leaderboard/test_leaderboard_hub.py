@@ -6,8 +6,8 @@ import tarfile
 from pathlib import Path
 
 import board_world as world
-import upload_hub
 import pytest
+import upload_hub
 
 from datacomp_core.errors import DataError, SpecError, StoreError
 from datacomp_core.leaderboard.submission.bundle import write_bundle
