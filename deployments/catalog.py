@@ -77,11 +77,10 @@ def _rows_of(scale: str) -> Iterator[Row]:
     asked = MACHINES[scale]
     elsewhere = {} if scale == EMBEDDED else {"DATACOMP_GPU_DEPLOYMENT": GPU_STEP}
     source = SOURCES[scale]
-    where = {"pool": source.pool, "evalsets": source.evalsets}
-    chosen = ExperimentSpec.model_validate({"scale": scale, "recipe": source.recipe, **where})
-    sweeping = SweepSpec.model_validate({"scale": scale, "recipes": source.recipes, **where})
-    training = TrainingSpec.model_validate({"scale": scale, "shards": ["shards/ADDRESS"], "evalsets": source.evalsets})
-    again = ReevaluationSpec.model_validate({"scale": scale, "evalsets": source.evalsets})
+    chosen = ExperimentSpec.model_validate({"scale": scale, "recipe": source.recipe, "pool": source.pool})
+    sweeping = SweepSpec.model_validate({"scale": scale, "recipes": source.recipes, "pool": source.pool})
+    training = TrainingSpec.model_validate({"scale": scale, "shards": ["shards/ADDRESS"]})
+    again = ReevaluationSpec.model_validate({"scale": scale})
     flows: tuple[tuple[Flow[..., Any], Any, str, int | None, str | None], ...] = (
         (prepare_pool, chosen.preparation(), "pool", 1, None),
         (curate, chosen, "pool", None, None),

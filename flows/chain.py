@@ -16,7 +16,7 @@ from datacomp_core.filters.select import SubsetSpec
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
-from datacomp_core.pool.tiny import TinyPoolSpec
+from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec
 from datacomp_core.store import Planned, Store
 from flows.parameters import Curation, ExperimentSpec, Preparation, Scoring
 from tasks import curate as curating
@@ -78,16 +78,16 @@ def scores(call: Call, spec: Preparation, found: Candidates) -> Any:
 
 
 def scorer(call: Call, spec: Preparation) -> Any:
-    """A small CLIP, trained on the trusted set. Pools of the store bring the scores that they have."""
-    if spec.stored_pool:
-        raise SpecError(f"This filter reads a score that the metadata of {spec.stored_pool} does not have: choose another.")
+    """A small CLIP, trained on the trusted set. Only the embedded pool has one: the others bring the scores that they have."""
+    if spec.scorer is None:
+        raise SpecError(f"This filter reads a score that the metadata of {_pool_of(spec)} does not have: choose another.")
     trusted = call(pooling.build_trusted, spec.trusted)
     return call(training.train, spec.scorer, (trusted,))
 
 
 def beside(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates) -> Any:
     """What a filter reads beside the metadata: embeddings, and a column for each score that it computes from them."""
-    embeddings = scores(call, preparation, found) if spec.needs_embeddings() else None
+    embeddings = _embeddings(call, spec, preparation, found)
     columns = [
         call(
             curating.score,
@@ -100,6 +100,24 @@ def beside(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candid
         for score in spec.scores()
     ]
     return (*([embeddings] if embeddings is not None else []), *columns) if columns else embeddings
+
+
+def _embeddings(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates) -> Any:
+    """What embedding the pool brings, where the filter needs it. A pool without a scorer has its features beside the metadata."""
+    if not spec.needs_embeddings():
+        return None
+    if preparation.scorer is not None or spec.columns_to_make():
+        return scores(call, preparation, found)
+    if not preparation.stored_pool and isinstance(preparation.pool, HubPoolSpec) and preparation.pool.features == "leave":
+        raise SpecError(
+            f"This filter reads the features of {_pool_of(preparation)}, 25 times the size of its metadata: make the pool with "
+            "prepare-pool and features=fetch, and give its address."
+        )
+    return None
+
+
+def _pool_of(spec: Preparation) -> str:
+    return spec.stored_pool or f"CommonPool {spec.scale}"
 
 
 def curate(call: Call, spec: Curation, preparation: Preparation, found: Candidates) -> Curated:
@@ -116,7 +134,10 @@ def train_and_evaluate(call: Call, spec: Scoring, curated: Curated) -> Scored:
 
 def testsets(call: Call, spec: Scoring) -> Any:
     """The scale's test sets."""
-    return stored(EvalSets, spec.stored_evalsets) if spec.stored_evalsets else call(pooling.build_evalsets, spec.evalsets)
+    if spec.stored_evalsets:
+        return stored(EvalSets, spec.stored_evalsets)
+    makes = pooling.build_evalsets if isinstance(spec.evalsets, TinyEvalSpec) else evaluating.download_evalsets
+    return call(makes, spec.evalsets)
 
 
 def score(call: Call, spec: Scoring, shards: tuple[Any, ...]) -> tuple[Any, Any]:

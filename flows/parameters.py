@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from datacomp_core.artifacts import Spec
 from datacomp_core.embedding.encode import EmbedSpec
 from datacomp_core.errors import SpecError
+from datacomp_core.evaluation.download import DownloadSpec
 from datacomp_core.evaluation.evaluate import EvalSpec
 from datacomp_core.filters import Everything, WholeFilter
 from datacomp_core.filters.select import SubsetSpec, load_recipe
@@ -32,10 +33,18 @@ ScaleChoice = Annotated[
     Field(description="Compute scale: pool, model, training recipe and test suite."),
 ]
 PoolAddress = Annotated[
-    str, Field(description="Address of a pool in the store (`pools/...`); empty: the embedded one, which only `tiny` has.")
+    str,
+    Field(
+        description="Address of a pool in the store (`pools/...`); empty: the scale's own, which is embedded at `tiny` and "
+        "CommonPool's from the hub elsewhere."
+    ),
 ]
 EvalsetsAddress = Annotated[
-    str, Field(description="Address of test sets in the store (`evalsets/...`); empty: the embedded ones, which only `tiny` has.")
+    str,
+    Field(
+        description="Address of test sets in the store (`evalsets/...`); empty: the scale's own, embedded at `tiny`, from the "
+        "hub elsewhere."
+    ),
 ]
 PoolSpec = TinyPoolSpec | HubPoolSpec | ByodPoolSpec | AdoptedPoolSpec
 """The kinds of pools; `scale` tells them apart."""
@@ -68,7 +77,7 @@ class Scoring(Spec):
 
     train: TrainSpec
     stored_evalsets: str = ""
-    evalsets: TinyEvalSpec
+    evalsets: TinyEvalSpec | DownloadSpec
     evaluate: EvalSpec
     entry: EntrySpec
 
@@ -148,17 +157,18 @@ class ExperimentSpec(Spec):
 
     def preparation(self) -> Preparation:
         """The specs of everything before the filter."""
+        given = {"scale": self.scale, "stored_pool": self.pool, "stored_shards": self.shards, "images": images_of(self.scale)}
+        if self.pool:
+            return Preparation.model_validate(given)
+        if self.scale != "tiny":
+            return Preparation.model_validate({**given, "pool": _of_the_hub(self.scale)})
         recipe = SCALES["tiny"].model_copy(update=SCORER)
-        self._has(self.pool, "pool")
-        return Preparation(
-            scale=self.scale,
-            stored_pool=self.pool,
-            stored_shards=self.shards,
-            images=images_of(self.scale),
-            pool=TinyPoolSpec(seed=self.pool_seed),
-            trusted=TrustedSpec(seed=self.pool_seed),
-            scorer=TrainSpec(recipe=recipe, seed=self.pool_seed),
-        )
+        own = {
+            "pool": TinyPoolSpec(seed=self.pool_seed),
+            "trusted": TrustedSpec(seed=self.pool_seed),
+            "scorer": TrainSpec(recipe=recipe, seed=self.pool_seed),
+        }
+        return Preparation.model_validate({**given, **own})
 
     def curation(self) -> Curation:
         """The specs of the filter and the reshard."""
@@ -167,15 +177,17 @@ class ExperimentSpec(Spec):
     def scoring(self) -> Scoring:
         """The specs of training, evaluation and entry."""
         scale = SCALES[self.scale]
-        self._has(self.evalsets, "evalsets")
         return Scoring(
             train=TrainSpec(recipe=scale, seed=self.seed),
             stored_evalsets=self.evalsets,
-            evalsets=TinyEvalSpec(),
+            evalsets=TinyEvalSpec() if scale.suite == "tiny" else DownloadSpec(suite=scale.suite),
             evaluate=EvalSpec(suite=scale.suite),
             entry=EntrySpec(),
         )
 
-    def _has(self, address: str, kind: str) -> None:
-        if not address and self.scale != "tiny":
-            raise SpecError(f"Scale {self.scale} has no embedded {kind}: give the address of {kind} that lie in the store.")
+
+def _of_the_hub(scale: str) -> HubPoolSpec:
+    """CommonPool of a scale."""
+    if SCALES[scale].hub is None:
+        raise SpecError(f"Scale {scale} has no pool of its own: give the address of one that lies in the store.")
+    return HubPoolSpec.model_validate({"scale": scale})

@@ -1,4 +1,4 @@
-"""What a person is offered first at each scale: recipes, and where pool and test sets are looked for. One row a scale."""
+"""What a person is offered first at each scale: recipes, and where the pool is. One row a scale."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Source:
-    """`recipe` is the one a form starts from, `recipes` those of a sweep; addresses are to be filled in by who knows them."""
+    """`recipe` is the one a form starts from, `recipes` those of a sweep; `debug` has no pool of its own, and asks for one."""
 
     recipe: str
     recipes: tuple[str, ...]
     pool: str = ""
-    evalsets: str = ""
 
 
 SOURCES: dict[str, Source] = {
@@ -21,9 +20,8 @@ SOURCES: dict[str, Source] = {
         scale: Source(
             "clip_score:score=l14,fraction=0.3",
             ("no_filter", "basic_filter", "clip_score:score=l14,fraction=0.3"),
-            f"pools/{scale}/ADDRESS",
-            "evalsets/any/ADDRESS",
+            pool,
         )
-        for scale in ("debug", "small", "medium", "large", "xlarge")
+        for scale, pool in (("debug", "pools/ADDRESS"), ("small", ""), ("medium", ""), ("large", ""), ("xlarge", ""))
     },
 }

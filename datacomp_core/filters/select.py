@@ -75,13 +75,16 @@ class SubsetSpec(Spec):
         """The scores to compute that it reads, each once."""
         return scores_of(self.filter)
 
+    def columns_to_make(self) -> frozenset[str]:
+        """The columns that it reads and neither metadata of DataComp's schema nor a score to compute brings."""
+        return _tree(self.filter).columns() - {score.column for score in self.scores()} - set(SCHEMA.names())
+
     def needs_embeddings(self) -> bool:
         """Whether it reads what metadata of DataComp's schema does not carry and embedding the pool makes."""
-        computed = {score.column for score in self.scores()}
-        if not _tree(self.filter).columns() - computed <= set(SCHEMA.names()):
-            return True
-        return any("features" in score.needs for score in self.scores()) or any(
-            "features" in type(placed.filter).model_fields for placed in walk(Placed("0", _tree(self.filter)))
+        return (
+            bool(self.columns_to_make())
+            or any("features" in score.needs for score in self.scores())
+            or any("features" in type(placed.filter).model_fields for placed in walk(Placed("0", _tree(self.filter))))
         )
 
 

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datacomp_core.settings import settings
-from datacomp_core.store import Store
 from deployments.cli import options, terminal
 from deployments.cli.sweeps import sweep_of
 
 if TYPE_CHECKING:
     from datacomp_core.leaderboard.planning.estimate import Estimate, Total, Work
+    from flows.parameters import SweepSpec
 
-WALKED = ("tiny",)  # the scales whose chain a flow walks
 Rates = Annotated[Path | None, typer.Option("--rates", help="Your prices and speeds: YAML, as in rates.yaml.", exists=True)]
 Budget = Annotated[float | None, typer.Option("--budget", min=0, help="Refuse what would cost more.")]
 
@@ -30,6 +28,9 @@ def plan(
     recipe: options.Recipes = None,
     seed: options.Seeds = None,
     pool_seed: options.PoolSeeds = None,
+    pool: options.Pool = "",
+    shards: options.Images = "",
+    evalsets: options.Evalsets = "",
     rates: Rates = None,
     budget: Budget = None,
     json: options.Json = False,
@@ -46,7 +47,8 @@ def plan(
     """
     from datacomp_core.leaderboard.planning.estimate import require_budget
 
-    steps, whole = reckoned(scale, recipe, seed, pool_seed, rates)
+    where = {"pool": pool, "shards": shards, "evalsets": evalsets}
+    steps, whole = reckoned(sweep_of(scale, recipes=recipe, seeds=seed, pool_seeds=pool_seed, **where), rates)
     if json:
         terminal.print_json({"steps": [step.model_dump() for step in steps], "total": whole.model_dump()})
     else:
@@ -54,76 +56,86 @@ def plan(
     require_budget(whole, budget)
 
 
-def reckoned(
-    scale: str,
-    recipe: Sequence[str] | None,
-    seed: Sequence[int] | None,
-    pool_seed: Sequence[int] | None,
-    rates: Path | None = None,
-) -> tuple[list[Estimate], Total]:
-    """The steps of a sweep with what each will take, and the sum. SpecError for an unknown scale, recipe or rate."""
-    from datacomp_core.filters.select import load_recipe
-    from datacomp_core.leaderboard.planning.chain import standard
+def reckoned(spec: SweepSpec, rates: Path | None = None) -> tuple[list[Estimate], Total]:
+    """The steps of a sweep with what each will take, and the sum. SpecError for a wrong rate, or a pool that is not there."""
     from datacomp_core.leaderboard.planning.estimate import estimate, total
     from datacomp_core.leaderboard.planning.rates import load
-    from datacomp_core.scales import scale as known_scale
+    from tasks.running import store
 
     table = load(rates)
-    if known_scale(scale).name in WALKED:
-        store, works = _walked(scale, recipe, seed, pool_seed)
-    else:
-        recipes = [text for text in recipe or ["no_filter"] if load_recipe(text)]
-        store = Store.open(settings().store_url)
-        works = standard(store, scale, recipes, seed or [0])
-    steps = estimate(works, table, store)
+    steps = estimate(_works(spec), table, store())
     return steps, total(steps, table)
 
 
-def _walked(
-    scale: str, recipe: Sequence[str] | None, seed: Sequence[int] | None, pool_seed: Sequence[int] | None
-) -> tuple[Store, list[Work]]:
-    """The chain's own steps."""
+def _works(spec: SweepSpec) -> list[Work]:
+    """The steps of the chain, each with how much it has to work through."""
     from datacomp_core.leaderboard.planning.estimate import Work
     from flows.chain import experiments
     from flows.chain import plan as plan_chain
     from tasks.running import store
 
-    spec = sweep_of(scale, recipe, seed, pool_seed)
     identities: list[tuple[Any, ...]] = []
+    recipes: dict[int, str] = {}
 
     def walk(call: Any) -> None:
         def noted(task: Any, *identity: Any) -> Any:
             identities.append(identity)
-            return call(task, *identity)
+            planned = call(task, *identity)
+            recipes[id(planned)] = getattr(identity[0], "recipe", "")
+            return planned
 
         experiments(noted, spec.experiments())
 
     steps = plan_chain(walk, store())
-    pool = next((int(item.num_pairs) for given in identities for item in given if hasattr(item, "num_pairs")), 0)
-    works = [
+    candidates = _candidates(spec, identities)
+    return [
         Work(
             kind=step.kind,
-            what="reshard" if step.kind == "shards" and _is_of_subset(identity) else step.kind,
+            what="reshard" if step.kind == "shards" and _subset(identity) is not None else step.kind,
             name=step.name,
-            scale=scale,
-            num_samples=_samples_seen(identity) or pool,
+            scale=spec.scale,
+            num_samples=_num_samples(spec.scale, identity, candidates, recipes),
             is_built=step.is_built,
             why=step.why,
+            model=next((item.recipe.model for item in identity if _is_training(item)), ""),
             address=step.address,
         )
         for step, identity in zip(steps, identities, strict=True)
     ]
-    return store(), works
 
 
-def _is_of_subset(identity: tuple[Any, ...]) -> bool:
-    return any(getattr(item, "kind", "") == "subsets" for item in identity)
+def _candidates(spec: SweepSpec, identities: Sequence[tuple[Any, ...]]) -> int:
+    """The size of the pool: as stored, as asked for, or what CommonPool of the scale holds."""
+    from datacomp_core.artifacts import Pool
+    from datacomp_core.scales import SCALES
+    from tasks.running import stored
+
+    if spec.pool:
+        return stored(Pool, spec.pool).num_samples
+    asked = (int(item.num_pairs) for identity in identities for item in identity if hasattr(item, "num_pairs"))
+    return next(asked, SCALES[spec.scale].train_num_samples)
 
 
-def _samples_seen(identity: tuple[Any, ...]) -> int:
-    """What a training's recipe says; 0 for any other step."""
-    recipes = [item.recipe for item in identity if hasattr(getattr(item, "recipe", None), "train_num_samples")]
-    return int(recipes[0].train_num_samples) if recipes else 0
+def _num_samples(scale: str, identity: tuple[Any, ...], candidates: int, recipes: dict[int, str]) -> int:
+    """What a training sees, what a recipe kept or (by the paper, or its stated share) will keep, else the whole pool."""
+    from datacomp_core.leaderboard.planning.share import share
+
+    for item in identity:
+        if _is_training(item):
+            return int(item.recipe.train_num_samples)
+    subset = _subset(identity)
+    if subset is None:
+        return candidates
+    return subset.artifact.num_samples if subset.is_built else int(candidates * share(scale, recipes[id(subset)]))
+
+
+def _is_training(item: Any) -> bool:
+    return hasattr(getattr(item, "recipe", None), "train_num_samples")
+
+
+def _subset(identity: tuple[Any, ...]) -> Any:
+    """The subset, planned or built, that a step reads."""
+    return next((item for item in identity if getattr(item, "kind", "") == "subsets"), None)
 
 
 def _show(steps: Sequence[Estimate], whole: Total) -> None:

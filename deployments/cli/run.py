@@ -30,6 +30,9 @@ def run(
     recipe: options.Recipes = None,
     seed: options.Seeds = None,
     pool_seed: options.PoolSeeds = None,
+    pool: options.Pool = "",
+    shards: options.Images = "",
+    evalsets: options.Evalsets = "",
     rates: planning.Rates = None,
     budget: planning.Budget = None,
     json: options.Json = False,
@@ -43,12 +46,15 @@ def run(
       datacomp run -r no_filter -r clip_score_tiny -s 0 -s 1 -s 2
 
       datacomp run -r my_filter.yaml --json
+
+      datacomp run --scale small -r clip_score:score=l14,fraction=0.3 --budget 100
     """
-    spec = sweep_of(scale, recipe, seed, pool_seed)
+    where = {"pool": pool, "shards": shards, "evalsets": evalsets}
+    spec = sweep_of(scale, recipes=recipe, seeds=seed, pool_seeds=pool_seed, **where)
     if budget is not None:
         from datacomp_core.leaderboard.planning.estimate import require_budget
 
-        require_budget(planning.reckoned(scale, recipe, seed, pool_seed, rates)[1], budget)
+        require_budget(planning.reckoned(spec, rates)[1], budget)
     status = execute(spec, quiet=json)
     show_result(spec.scale, json=json)
     raise typer.Exit(status)
@@ -61,7 +67,7 @@ def demo(seeds: int = typer.Option(1, "--seeds", min=1, help="How many training 
     trained on each subset by the same recipe, evaluated zero-shot, and put on a leaderboard.
     """
     began = time.monotonic()
-    spec = sweep_of("tiny", list(DEMO_RECIPES), list(range(seeds)), None)
+    spec = sweep_of("tiny", recipes=DEMO_RECIPES, seeds=range(seeds))
     status = execute(spec, quiet=False)
     show_result("tiny", json=False)
     terminal.out.print(f"[dim]{time.monotonic() - began:,.0f} s in all. Store: {settings().store_url}[/]")

@@ -11,13 +11,12 @@ if TYPE_CHECKING:
     from flows.parameters import SweepSpec
 
 
-def sweep_of(scale: str, recipe: Sequence[str] | None, seed: Sequence[int] | None, pool_seed: Sequence[int] | None) -> SweepSpec:
-    """SpecError for an unknown scale, ValidationError for a wrong recipe or seed."""
+def sweep_of(scale: str, **given: Sequence[str] | Sequence[int] | str | None) -> SweepSpec:
+    """`given`: fields of SweepSpec. SpecError for an unknown scale, ValidationError for a wrong recipe or seed."""
     from datacomp_core.scales import scale as known_scale
 
     known_scale(scale)
     prepare_environment()
     from flows.parameters import SweepSpec
 
-    given = {"scale": scale, "recipes": recipe, "seeds": seed, "pool_seeds": pool_seed}
-    return SweepSpec.model_validate({name: value for name, value in given.items() if value})
+    return SweepSpec.model_validate({"scale": scale, **{name: value for name, value in given.items() if value}})

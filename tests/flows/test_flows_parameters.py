@@ -82,6 +82,26 @@ def test_a_pool_of_the_store_needs_no_scorer(scale: str, tmp_path: Path, monkeyp
     assert [one.kind for one in steps] == ["shards", "subsets", "shards", "checkpoints", "reports", "entries"]
     with pytest.raises(SpecError, match="reads a score that the metadata"):
         plan(lambda call: experiments(call, [chosen.model_copy(update={"recipe": "clip_score_tiny"})]), store())
-    with pytest.raises(SpecError, match="no embedded pool"):
-        ExperimentSpec.model_validate({"scale": scale, "recipe": "no_filter"}).preparation()
     assert isinstance(store(), Store)
+
+
+KINDS = ["pools", "shards", "subsets", "shards", "evalsets", "checkpoints", "reports", "entries"]
+
+
+@pytest.mark.parametrize("scale", ["small", "medium", "large", "xlarge"])
+def test_a_scale_of_the_competition_begins_at_the_hub(scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datacomp_core.settings import settings
+    from tasks.running import store
+
+    monkeypatch.setenv("DATACOMP_STORE", str(tmp_path / "store"))
+    settings.cache_clear()
+    chosen = ExperimentSpec.model_validate({"scale": scale, "recipe": "clip_score:score=l14,fraction=0.3"})
+    steps = plan(lambda call: experiments(call, [chosen]), store())
+    assert [one.kind for one in steps] == KINDS
+    with pytest.raises(SpecError, match="features=fetch"):
+        plan(lambda call: experiments(call, [chosen.model_copy(update={"recipe": "image_based"})]), store())
+
+
+def test_debug_has_no_pool_of_its_own() -> None:
+    with pytest.raises(SpecError, match="no pool of its own"):
+        ExperimentSpec.model_validate({"scale": "debug", "recipe": "no_filter"}).preparation()
