@@ -1,31 +1,31 @@
 """Files of a Hugging Face hub, or of any server of its shape (`HF_ENDPOINT`): listed, fetched, checked; never executed.
 
-A repository is pinned to a commit before anything is fetched. Each file appears whole and with the hash that the hub states
-for it (sha256 of a large file, git's sha1 of a small one) or not at all; `hub.json` with all hashes is written last.
-`HF_TOKEN`, if set, is sent to the hub and to nobody it redirects to.
+`huggingface_hub` asks the hub and carries the bytes; what is kept is our rule. A repository is pinned to a commit before
+anything is fetched. Each file appears whole and with the hash that the hub states for it (sha256 of a large file, git's sha1 of
+a small one) or not at all, in a folder or a bucket; `hub.json` with all hashes is written last. Who asks is as everywhere with
+huggingface_hub (`HF_TOKEN`, or its login); nobody that the hub redirects to is told.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
+import importlib
 import os
-import re
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from datacomp_core.errors import DataError, StoreError
 from datacomp_core.store.folder import Folder
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, RepoFile
+
+T = TypeVar("T")
 HUB = "https://huggingface.co"
 RECORD = "hub.json"
 BLOCK = 1 << 20
@@ -63,8 +63,9 @@ class Snapshot:
         return found
 
     def url(self, path: str) -> str:
-        base = f"{endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.repository}"
-        return f"{base}/resolve/{self.commit}/{urllib.parse.quote(path)}"
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(self.repository, path, repo_type=self.kind, revision=self.commit, endpoint=endpoint())
 
 
 def endpoint() -> str:
@@ -74,13 +75,12 @@ def endpoint() -> str:
 
 def snapshot(kind: Kind, repository: str, revision: str = "main") -> Snapshot:
     """The files of a repository at the commit that `revision` names now. DataError if there is no such repository."""
-    base = f"{endpoint()}/api/{kind}s/{repository}"
-    commit = str(_json(f"{base}/revision/{urllib.parse.quote(revision, safe='')}")[0]["sha"])
-    files: list[HubFile] = []
-    url = f"{base}/tree/{commit}?recursive=true"
-    while url:
-        listed, url = _json(url)
-        files += [_listed(entry) for entry in listed if entry.get("type") == "file"]
+    from huggingface_hub import RepoFile
+
+    api, where = _api(), f"{endpoint()}/{kind}s/{repository}"
+    commit = str(_tried(where, lambda: api.repo_info(repository, repo_type=kind, revision=revision).sha))
+    listed = _tried(where, lambda: list(api.list_repo_tree(repository, repo_type=kind, revision=commit, recursive=True)))
+    files = [_listed(entry) for entry in listed if isinstance(entry, RepoFile)]
     return Snapshot(kind, repository, commit, tuple(sorted(files, key=lambda file: file.path)))
 
 
@@ -148,13 +148,18 @@ def _brought(found: Snapshot, file: HubFile, out: Folder, at: str) -> str:
     return sha256
 
 
-def _listed(entry: dict[str, Any]) -> HubFile:
-    if ".." in entry["path"].split("/") or entry["path"].startswith("/"):
-        raise DataError(f"The hub lists the file {entry['path']!r}, which would lie outside its folder.")
-    large = entry.get("lfs") or {}
-    if large:
-        return HubFile(entry["path"], int(large["size"]), sha256=str(large["oid"]).removeprefix("sha256:"))
-    return HubFile(entry["path"], int(entry["size"]), sha1=str(entry.get("oid", "")))
+def _api() -> HfApi:
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=endpoint(), library_name="datacomp")
+
+
+def _listed(entry: RepoFile) -> HubFile:
+    if ".." in entry.path.split("/") or entry.path.startswith("/"):
+        raise DataError(f"The hub lists the file {entry.path!r}, which would lie outside its folder.")
+    if entry.lfs is not None:
+        return HubFile(entry.path, int(entry.lfs.size), sha256=str(entry.lfs.sha256).removeprefix("sha256:"))
+    return HubFile(entry.path, int(entry.size), sha1=str(entry.blob_id or ""))
 
 
 def _right(out: Folder, at: str, file: HubFile) -> str:
@@ -173,67 +178,62 @@ def _hashes(file: Any, size: int) -> tuple[str, str]:
     return sha256.hexdigest(), sha1.hexdigest()
 
 
-def _request(url: str) -> urllib.request.Request:
-    request = urllib.request.Request(url, headers={"User-Agent": "datacomp"})
-    token = os.environ.get("HF_TOKEN", "")
-    if token and url.startswith(f"{endpoint()}/"):
-        request.add_unredirected_header("Authorization", f"Bearer {token}")
-    return request
-
-
-def _json(url: str) -> tuple[Any, str]:
-    """An answer of the hub's interface, and the url of its next page."""
-
-    def ask(_: int) -> tuple[Any, str]:
-        with urllib.request.urlopen(_request(url), timeout=TIMEOUT_SECONDS) as answer:
-            more = re.search(r'<([^>]+)>;\s*rel="next"', answer.headers.get("Link") or "")
-            return json.load(answer), urllib.parse.urljoin(url, more.group(1)) if more else ""
-
-    return _tried(url, ask)
-
-
 def _download(url: str, target: Path, file: HubFile) -> None:
     """Fill `target`; a broken connection is taken up where it broke."""
-    target.touch()
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-    def ask(_: int) -> None:
+    target.touch()
+    headers = build_hf_headers(library_name="datacomp")
+    headers["Accept-Encoding"] = "identity"  # a range of packed bytes could not be taken up
+
+    def ask() -> None:
         start = target.stat().st_size
         if start >= file.size > 0:
             return
-        request = _request(url)
-        if start:
-            request.add_header("Range", f"bytes={start}-")
-        with (
-            urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer,
-            target.open("ab" if answer.status == 206 else "wb") as data,
-        ):
-            while block := answer.read(BLOCK):
-                data.write(block)
+        asked = headers | ({"Range": f"bytes={start}-"} if start else {})
+        with get_session().stream("GET", url, headers=asked, timeout=TIMEOUT_SECONDS) as answer:
+            hf_raise_for_status(answer)
+            with target.open("ab" if answer.status_code == 206 else "wb") as data:
+                for block in answer.iter_raw():  # as it comes: what was gathered into larger blocks would be lost with the line
+                    data.write(block)
         if target.stat().st_size < file.size:
-            raise HTTPException(f"it ended after {target.stat().st_size} of {file.size} bytes")
+            raise OSError(f"it ended after {target.stat().st_size} of {file.size} bytes")
 
     _tried(url, ask)
 
 
-def _tried(url: str, ask: Callable[[int], Any]) -> Any:
+def _tried(url: str, ask: Callable[[], T]) -> T:
     """`ask`, again after what may pass. DataError for what is not there, StoreError for what cannot be reached."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     problem: Exception | None = None
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(0.5 * 4 ** (attempt - 1))
         try:
-            return ask(attempt)
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code in (401, 403):
-                raise StoreError(f"The hub refuses {url} ({error.code}): set HF_TOKEN to one that may read it.") from error
-            if error.code not in BUSY:
-                raise DataError(f"The hub has no {url} ({error.code} {error.reason}).") from error
+            return ask()
+        except HFValidationError as error:
+            raise DataError(f"The hub has no {url}: {error}") from error
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            # The hub answers 401 for what does not exist, too.
+            if status in (401, 403):
+                raise StoreError(f"The hub refuses {url} ({status}): set HF_TOKEN to one that may read it.") from error
+            if status not in BUSY:
+                raise DataError(f"The hub has no {url} ({status}).") from error
             problem = error
-        except (HTTPException, OSError, ValueError) as error:
+        except (_network_error(), OSError, ValueError) as error:
             if getattr(error, "errno", None) == errno.ENOSPC:
                 raise
             problem = error
     raise StoreError(
         f"Cannot read {url} ({problem}): check the network, or name a mirror in HF_ENDPOINT; what was fetched is kept."
     ) from problem
+
+
+def _network_error() -> type[Exception]:
+    """What the HTTP library under huggingface_hub raises; which one that is changes with its versions."""
+    from huggingface_hub import get_session
+
+    return importlib.import_module(type(get_session()).__module__.partition(".")[0]).HTTPError

@@ -23,6 +23,7 @@ class LocalHub:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.cut: dict[str, int] = {}  # path -> how many times its bytes shall end half way
         self.changed: set[str] = set()  # paths that are sent with other bytes than are listed
+        self.truncated: set[str] = set()  # paths of which the first half is sent as if it were all
         self.busy: dict[str, int] = {}  # path -> how many times to answer 503
         self.private: set[str] = set()
         self.sent: Counter[str] = Counter()  # bytes, by path
@@ -76,6 +77,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404)
 
     def _interface(self, path: str) -> None:
+        if path.count("/") < 4:  # huggingface_hub's own questions
+            self._answer(404)
+            return
         kind, owner, name, what, revision = path.split("/", 4)
         repository = f"{kind}/{owner}/{name}"
         if repository in self.hub.private and not self.headers.get("Authorization"):
@@ -83,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif repository not in self.hub.repositories:
             self._answer(404)
         elif what == "revision":
-            self._answer(200, json.dumps({"sha": self.hub.commit(repository)}).encode())
+            self._answer(200, json.dumps({"id": f"{owner}/{name}", "sha": self.hub.commit(repository)}).encode())
         else:
             files = sorted(self.hub.repositories[repository].items())
             start = int(urlsplit(self.path).query.partition("cursor=")[2] or 0)
@@ -92,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
                 following = f"{self.hub.url}/api/{kind}/{owner}/{name}/tree/{revision}?recursive=true&cursor={start + PAGE}"
                 link = {"Link": f'<{following}>; rel="next"'}
             listed = [_entry(name, data) for name, data in files[start : start + PAGE]]
-            self._answer(200, json.dumps([{"type": "directory", "path": "test"}, *listed]).encode(), link)
+            self._answer(200, json.dumps([{"type": "directory", "path": "test", "oid": "0" * 40}, *listed]).encode(), link)
 
     def _resolve(self, path: str) -> None:
         kind = "datasets" if path.startswith("datasets/") else "models"
@@ -113,6 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.hub.repositories[repository][name]
         if name in self.hub.changed:
             data = bytes(len(data))
+        if name in self.hub.truncated:
+            data = data[: len(data) // 2]
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(data) - start))

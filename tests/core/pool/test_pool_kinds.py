@@ -82,6 +82,23 @@ def test_a_file_that_is_not_the_hubs_is_refused(server: LocalHub, tmp_path: Path
         fetch_metadata(HubPoolSpec(scale="xlarge"), store=Store.open(str(tmp_path)))
 
 
+def test_a_file_that_the_server_truncates_never_counts_as_there(server: LocalHub, tmp_path: Path) -> None:
+    store, spec = Store.open(str(tmp_path)), HubPoolSpec(scale="xlarge")
+    server.truncated = {path for path in server.repositories["datasets/mlfoundations/datacomp_xlarge"] if "00002.parquet" in path}
+    with pytest.raises(StoreError, match=r"it ended after \d+ of \d+ bytes"):
+        fetch_metadata(spec, store=store)
+    assert store.record(fetch_metadata.address(spec)) is None
+    assert not list(tmp_path.rglob("*00002.parquet"))
+    server.truncated = set()
+    assert fetch_metadata(spec, store=store).num_samples == 26
+
+
+def test_a_commit_is_fetched_as_it_was_and_needs_no_branch(server: LocalHub, tmp_path: Path) -> None:
+    commit = server.commit("datasets/mlfoundations/datacomp_xlarge")
+    pool = fetch_metadata(HubPoolSpec(scale="xlarge", revision=commit), store=Store.open(str(tmp_path)))
+    assert pool.content == commit
+
+
 def test_the_repositories_are_the_references() -> None:
     names = [HubPoolSpec(scale=scale).repository for scale in ("small", "xlarge", "datacomp_1b")]
     assert names == ["mlfoundations/datacomp_small", "mlfoundations/datacomp_xlarge", "mlfoundations/datacomp_1b"]
