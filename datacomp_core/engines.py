@@ -150,7 +150,7 @@ class _Ray:
         import ray
 
         with _starting:
-            _start_ray()
+            start_ray()
         cores = 1 if os.environ.get("RAY_ADDRESS") else 0
         actor: Any = ray.remote(num_cpus=cores, max_restarts=0)(_Actor)
         self._idle = {actor.remote(function, prepare): 0 for _ in range(workers)}  # how many batches each has in flight
@@ -180,7 +180,8 @@ class _Ray:
 
 
 @cache
-def _start_ray() -> None:
+def start_ray() -> None:
+    """Join the cluster that RAY_ADDRESS names, or start one here; once a process."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry unless asked
     import ray
 

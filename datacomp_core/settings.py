@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     engine: Literal["local", "ray", "dask"] = Field(
         default="local", description="Where sharded steps work: processes of this machine, Ray (RAY_ADDRESS) or Dask."
     )
+    distributor: Literal["engine", "multiprocessing", "pyspark", "ray"] = Field(
+        default="engine", description="What hands out a download's shards: the engine above, or one of img2dataset's own."
+    )
     steps: int = Field(default=0, ge=0, description="Steps at work at once in one process. 0: one a core.")
     processes: int = Field(default=1, ge=1, description="torchrun processes of one training: with CUDA, one a GPU.")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import task
 
 from datacomp_core.artifacts import EvalSets, Pool, ShardSet, Subset
@@ -79,8 +81,8 @@ def build_evalsets(spec: tiny.TinyEvalSpec) -> EvalSets:
 @runs(images.download_images)
 def download_images(spec: images.ImageSpec, pool: Pool) -> ShardSet:
     """Images of a pool over HTTP by img2dataset, with a ledger and an index; the tiny pool's web is served meanwhile."""
-    workers = settings().num_workers
+    how: dict[str, Any] = {"workers": settings().num_workers, "distributor": settings().distributor}
     if pool.scale != "tiny":
-        return run(images.download_images, spec, pool, workers=workers)
+        return run(images.download_images, spec, pool, **how)
     with tiny.serve(store().folder(pool)) as proxy:
-        return run(images.download_images, spec, pool, workers=workers, http_proxy=proxy)
+        return run(images.download_images, spec, pool, http_proxy=proxy, **how)

@@ -190,7 +190,7 @@ def _ledger_of(shards: Folder, name: str, rows: pl.DataFrame, has_stats: bool) -
         theirs = pl.read_parquet(io.BytesIO(shards.read(f"{name}.parquet")))
         book = theirs.select(
             *[column for column in ("uid", "key", "status", "error_message", "sha256") if column in theirs.columns],
-            *[column for column in ("original_width", "original_height") if column in theirs.columns],
+            *[column for column in ("original_width", "original_height", "url") if column in theirs.columns],
         )
     except pl.exceptions.PolarsError as problem:
         raise DataError(f"{shards.at(f'{name}.parquet')} is not what img2dataset leaves beside a shard: {problem}") from problem
@@ -199,6 +199,11 @@ def _ledger_of(shards: Folder, name: str, rows: pl.DataFrame, has_stats: bool) -
     index = dict(rows.select("key", "uid").iter_rows())
     if "uid" not in book.columns:
         book = book.with_columns(uid=pl.col("key").replace_strict(index, default=None, return_dtype=pl.String))
+    if "url" in book.columns:
+        book = book.with_columns(
+            host=pl.col("url").map_elements(ledger.host_of, pl.String),
+            url_hash=pl.col("url").map_elements(ledger.url_hash, pl.UInt64),
+        )
     here = pl.col("key").is_in(list(index))
     reason = pl.col("error_message").fill_null("").map_elements(ledger.reason_of, pl.String, skip_nulls=False)
     return _in_schema(book.with_columns(shard=pl.lit(name), message=pl.col("error_message"), reason=pl.when(~here).then(reason)))

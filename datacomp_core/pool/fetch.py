@@ -89,9 +89,14 @@ def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, reach: 
     limits = Limits(spec.max_bytes, spec.max_seconds, reach.open_networks)
     urllib.request.install_opener(SafeOpener(limits, {name: proxies[name] for name in ("http", "https") if name in proxies}))
     # img2dataset imports webdataset, which imports torch if it can; nothing here uses it, and it costs seconds a worker.
+    is_new = "torch" not in sys.modules
     sys.modules.setdefault("torch", None)  # pyright: ignore[reportArgumentType]
+    import img2dataset.downloader  # noqa: F401  # pyright: ignore[reportUnusedImport]
     from img2dataset.blurrer import BoundingBoxBlurrer
     from img2dataset.resizer import Resizer
+
+    if is_new:
+        del sys.modules["torch"]  # an engine may give this process other work later
 
     resizer = Resizer(
         image_size=spec.image_size,
@@ -231,7 +236,7 @@ def _account(spec: ImageSpec, shard: str, rows: pl.DataFrame, spool: _Spool) -> 
 
     digits = len(str(spec.samples_per_shard - 1)) if spec.samples_per_shard > 1 else 0
     found: list[tuple[Any, ...]] = []
-    for row, (uid, expected) in enumerate(rows.select("uid", "sha256").iter_rows()):
+    for row, (uid, expected, url) in enumerate(rows.select("uid", "sha256", "url").iter_rows()):
         key = compute_key(row, int(shard), digits, SHARD_DIGITS)
         meta, _, length = spool.rows.get(key, ({"status": "failed_to_download", "error_message": ""}, 0, 0))
         arrived = meta["status"] == "success"
@@ -244,7 +249,9 @@ def _account(spec: ImageSpec, shard: str, rows: pl.DataFrame, spool: _Spool) -> 
         http = ledger.http_status_of(message) if message else None
         size = (meta.get("original_width"), meta.get("original_height"))
         spent = spool.times.get(row, (None, None))
-        found.append((uid, shard, key, status, reason, message, http, length if arrived else None, *spent, sha256, agrees, *size))
+        kept = length if arrived else None
+        place = (ledger.host_of(url), ledger.url_hash(url)) if url else (None, None)
+        found.append((uid, shard, key, status, reason, message, http, kept, *spent, sha256, agrees, *size, *place))
     return pl.DataFrame(found, schema=ledger.SCHEMA, orient="row")
 
 

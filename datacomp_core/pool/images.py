@@ -18,7 +18,8 @@ from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import IncompleteError
 from datacomp_core.parallel import prepared_map
 from datacomp_core.parts import METADATA, part_names
-from datacomp_core.pool import ledger
+from datacomp_core.pool import error_pictures, ledger
+from datacomp_core.pool.distributors import Distributor, distribute
 from datacomp_core.pool.fetch import Fetched, Reach, ShardPlan, fetch_shard, set_up, stats_name
 from datacomp_core.pool.footers import rows_of_parts
 from datacomp_core.pool.spec import ImageSpec, images_of
@@ -44,13 +45,15 @@ def download_images(
     threads: int = 128,
     http_proxy: str | None = None,
     open_networks: str = "",
+    distributor: Distributor = "engine",
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> ShardSet:
     """Fetch the images of a pool: `<shard>.tar`, `index/`, `ledger/` and `<shard>_stats.json` of each shard.
 
-    `threads` downloads run at once in each of `workers` processes. `http_proxy` is used for these downloads and nothing
-    else. `open_networks` (for tests alone) opens private networks, `127.0.0.0/8` for one; by default none can be reached.
-    IncompleteError if nothing arrived, or less than `spec.min_arrived`.
+    `threads` downloads run at once in each of `workers` processes. `distributor` takes one of img2dataset's own in place of
+    our engines. `http_proxy` is used for these downloads and nothing else. `open_networks` (for tests alone) opens private
+    networks, `127.0.0.0/8` for one; by default none can be reached. IncompleteError if nothing arrived, or less than
+    `spec.min_arrived`.
     """
     metadata = store.folder(pool) / METADATA
     plans = list(plan_shards(metadata, spec))
@@ -65,17 +68,27 @@ def download_images(
     for stats in read_ahead(lambda plan: out.read_json(stats_name(shard_name(plan.number))), finished):
         arrived.add(stats)
         progress.advance(stats["count"], **stats["reasons"])
-    for fetched in fetch_plans(waiting, (spec, metadata, out, threads, reach), workers):
+    for fetched in fetch_plans(waiting, (spec, metadata, out, threads, reach), workers, distributor):
         for file in fetched.files:
             out.note(file)
         arrived.add(fetched.stats)
         progress.advance(fetched.plan.count, **fetched.stats["reasons"])
+    if spec.error_pictures == "drop" and plans:
+        error_pictures.drop(out, spec.error_picture_urls, {})
+        arrived = _Arrived()
+        for stats in read_ahead(lambda plan: out.read_json(stats_name(shard_name(plan.number))), plans):
+            arrived.add(stats)
     return _shard_set(spec, pool, out, plans, arrived)
 
 
-def fetch_plans(plans: list[ShardPlan], settings: tuple[Any, ...], workers: int) -> Iterator[Fetched]:
+def fetch_plans(
+    plans: list[ShardPlan], settings: tuple[Any, ...], workers: int, distributor: Distributor = "engine"
+) -> Iterator[Fetched]:
     """The shards of `plans` as they are finished; `settings` are those of `set_up`."""
     with scratch() as folder, _log_is_told(output := folder / "img2dataset.log"):
+        if distributor != "engine":
+            yield from distribute(distributor, plans, settings, workers, output) if plans else ()
+            return
         done = prepared_map(
             fetch_shard,
             plans,

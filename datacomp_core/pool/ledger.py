@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 import polars as pl
 
@@ -27,6 +28,8 @@ SCHEMA = pl.Schema(
         "hash": pl.String,  # match or mismatch with the metadata's sha256; null where one of the two is missing
         "original_width": pl.Int32,
         "original_height": pl.Int32,
+        "host": pl.String,
+        "url_hash": pl.UInt64,  # tells urls apart without keeping them
     }
 )
 
@@ -70,6 +73,19 @@ def reason_of(message: str) -> str:
 def http_status_of(message: str) -> int | None:
     found = HTTP.search(message)
     return int(found.group(1)) if found else None
+
+
+def host_of(url: str) -> str | None:
+    """The host that a url names, or null."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
+
+
+def url_hash(url: str) -> int:
+    """64 bits that stand for a url."""
+    return int.from_bytes(hashlib.blake2b(url.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
 
 
 def tally(ledger: pl.DataFrame) -> dict[str, int]:

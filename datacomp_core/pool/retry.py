@@ -15,7 +15,8 @@ import polars as pl
 from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import DataError
 from datacomp_core.parts import METADATA, scan
-from datacomp_core.pool import amend, ledger
+from datacomp_core.pool import amend, error_pictures, ledger
+from datacomp_core.pool.distributors import Distributor
 from datacomp_core.pool.fetch import Reach, ShardPlan, account_stats, stats_name
 from datacomp_core.pool.images import fetch_plans, plan_shards
 from datacomp_core.pool.spec import ImageSpec
@@ -48,6 +49,7 @@ def retry_images(
     threads: int = 128,
     http_proxy: str | None = None,
     open_networks: str = "",
+    distributor: Distributor = "engine",
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> Retried:
     """Try every row of the download at `address` again whose reason is in `ledger.TRANSIENT`; shards are numbered on.
@@ -67,11 +69,13 @@ def retry_images(
     progress.start(sum(plan.count for plan in plans), "images")
     tried = arrived = 0
     reach = Reach(http_proxy, tuple(open_networks.split()))
-    for fetched in fetch_plans(plans, (spec, folder / RETRY, folder, threads, reach), workers):
+    for fetched in fetch_plans(plans, (spec, folder / RETRY, folder, threads, reach), workers, distributor):
         changed |= {file.path: file for file in fetched.files}
         tried, arrived = tried + fetched.plan.count, arrived + fetched.stats["successes"]
         progress.advance(fetched.plan.count, **fetched.stats["reasons"])
         _move_rows(folder, shard_name(fetched.plan.number), changed)
+    if spec.error_pictures == "drop":
+        error_pictures.drop(folder, spec.error_picture_urls, changed)
     return Retried(amend.finish(store, record, shards, changed), tried, arrived)
 
 

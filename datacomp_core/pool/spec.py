@@ -35,6 +35,11 @@ class ImageSpec(Spec):
         description="What to do with a body whose sha256 is not the metadata's. It is in the ledger either way; most such "
         "pictures were only stored again, so the default keeps them. flag: the sample's json says so too.",
     )
+    error_pictures: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="What to do, when all is fetched, with bodies that stand behind many urls: mostly pictures of an error.",
+    )
+    error_picture_urls: int = Field(default=10, ge=2, description="How many different urls make a body an error picture.")
     max_bytes: int = Field(default=64 << 20, gt=0, description="Largest body that is read.")
     max_seconds: int = Field(default=60, gt=0, description="Longest time for one try of a url, redirects and body included.")
     max_pixels: int = Field(

@@ -1,6 +1,6 @@
-"""What a download's ledger says: losses by reason, over time and by host, copies of one picture, what looks like our fault.
+"""What a download's ledger says: losses by reason, over time and by host, and what looks like our own fault.
 
-Ledgers are read one by one, so a pool of any size fits; hosts and hashes are counted over a bounded number of them.
+Ledgers are read one by one and only the most common hosts are counted on, so a pool of any size fits.
 """
 
 from __future__ import annotations
@@ -8,20 +8,16 @@ from __future__ import annotations
 import io
 from collections import Counter
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 import polars as pl
 
-from datacomp_core.artifacts import Pool
 from datacomp_core.errors import DataError
-from datacomp_core.parts import METADATA, part_names, scan
 from datacomp_core.pool import ledger
 from datacomp_core.pool.unique import read_ahead
 from datacomp_core.shards import LEDGER
-from datacomp_core.store import Folder, Store
+from datacomp_core.store import Folder
 
 MOST_KEPT = 100_000
-PLACEHOLDER_COPIES = 5
 ENOUGH = 200
 MUCH = 0.1
 
@@ -32,7 +28,6 @@ class Tally:
 
     reasons: Counter[str] = field(default_factory=Counter[str])
     hashes: Counter[str] = field(default_factory=Counter[str])
-    copies: Counter[str] = field(default_factory=Counter[str])
     arrived_at: Counter[str] = field(default_factory=Counter[str])
     lost_at: Counter[str] = field(default_factory=Counter[str])
     arrived_from: Counter[str] = field(default_factory=Counter[str])
@@ -45,10 +40,6 @@ class Tally:
     @property
     def arrived(self) -> int:
         return self.reasons["arrived"]
-
-    def placeholders(self, copies: int = PLACEHOLDER_COPIES) -> dict[str, int]:
-        """sha256 -> how many urls it stands behind, of those that stand behind at least `copies`: error pictures, mostly."""
-        return {sha256: count for sha256, count in self.copies.most_common() if count >= copies}
 
     def warnings(self) -> list[str]:
         """What looks like a trouble of this machine and not of the web."""
@@ -90,21 +81,16 @@ def read_ledger(shards: Folder, name: str) -> pl.DataFrame:
         raise DataError(f"{shards.at(f'{LEDGER}/{name}.parquet')} is not a ledger: {problem}") from problem
 
 
-def tally(shards: Folder, hosts: dict[str, str] | None = None) -> Tally:
-    """The tally of a download. `hosts` is uid -> host, for the counts by host."""
+def tally(shards: Folder) -> Tally:
+    """The tally of a download."""
     found = Tally()
     for book in read_ahead(lambda name: read_ledger(shards, name), ledger_names(shards)):
         found.reasons.update(ledger.tally(book))
         found.hashes.update(dict(book["hash"].drop_nulls().value_counts().iter_rows()))
-        here = book.filter(pl.col("reason").is_null())
-        _count(found.copies, here["sha256"].drop_nulls())
-        if "at" in book.columns:
-            for counter, some in ((found.arrived_at, here), (found.lost_at, book.filter(pl.col("reason").is_not_null()))):
-                counter.update(dict(some["at"].drop_nulls().dt.strftime("%Y-%m-%d %H:%M").value_counts().iter_rows()))
-        if hosts is not None:
-            for uid, reason in book.select("uid", "reason").iter_rows():
-                if host := hosts.get(uid):
-                    (found.arrived_from if reason is None else found.lost_from)[host] += 1
+        here, lost = book.filter(pl.col("reason").is_null()), book.filter(pl.col("reason").is_not_null())
+        for at, of, some in ((found.arrived_at, found.arrived_from, here), (found.lost_at, found.lost_from, lost)):
+            at.update(dict(some["at"].drop_nulls().dt.strftime("%Y-%m-%d %H:%M").value_counts().iter_rows()))
+            _count(of, some["host"].drop_nulls())
     return found
 
 
@@ -115,25 +101,6 @@ def _count(counter: Counter[str], values: pl.Series) -> None:
         kept = counter.most_common(MOST_KEPT)
         counter.clear()
         counter.update(dict(kept))
-
-
-def hosts_of(store: Store, pool: Pool, most_rows: int = 2_000_000) -> dict[str, str]:
-    """uid -> host of a pool's first `most_rows` rows: enough to see which hosts fail."""
-    metadata = store.folder(pool) / METADATA
-    found: dict[str, str] = {}
-    for part in part_names(metadata):
-        rows = scan(metadata, part).select("uid", "url").head(most_rows - len(found)).collect()
-        found |= {uid: _host(url) for uid, url in rows.iter_rows()}
-        if len(found) >= most_rows:
-            break
-    return found
-
-
-def _host(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
 
 
 def plot(found: Tally) -> bytes:

@@ -6,7 +6,6 @@ checkpoints, results) gets `_takedown.json` beside its record: it cannot be unle
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -15,14 +14,11 @@ from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import DataError
 from datacomp_core.parts import METADATA, part_names, scan
-from datacomp_core.pool import amend
-from datacomp_core.pool.fetch import account_stats, stats_name
-from datacomp_core.pool.stats import read_ledger
-from datacomp_core.shards import INDEX, INDEX_SCHEMA, LEDGER, index_shard, read_index, write_index
+from datacomp_core.pool import amend, removal
+from datacomp_core.shards import INDEX, LEDGER, index_shard, read_index, write_index
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.folder import FileStat
 from datacomp_core.store.record import Record, now
-from datacomp_core.tar import ending
 
 MARK = "_takedown.json"
 REASON = "taken_down"
@@ -109,39 +105,10 @@ def _hits(folder: Folder, name: str, uids: set[str]) -> pl.DataFrame:
 
 def _from_shard(folder: Folder, name: str, uids: set[str], changed: dict[str, FileStat]) -> int:
     """Rewrite one shard without the samples; how many it had."""
-    rows = read_index(folder, name)
-    gone = rows["uid"].is_in(list(uids))
-    if gone.any():
-        kept = rows.filter(~gone)
-        with folder.writing(f"{name}.tar") as path, path.open("wb") as file, folder.open(f"{name}.tar") as source:
-            starts: list[int] = []
-            for offset, length in kept.select("offset", "length").iter_rows():
-                starts.append(file.tell())
-                source.seek(offset)
-                file.write(source.read(length))
-            file.write(ending(file.tell()))
-        moved = kept.with_columns(pl.Series("offset", starts, INDEX_SCHEMA["offset"]))
-        note = write_index(folder, name, moved)
-        changed[note.path] = note
+    gone = removal.from_tar(folder, name, read_index(folder, name), uids, changed)
     if folder.exists(f"{LEDGER}/{name}.parquet"):
-        _in_ledger(folder, name, uids, changed)
-    return int(gone.sum())
-
-
-def _in_ledger(folder: Folder, name: str, uids: set[str], changed: dict[str, FileStat]) -> None:
-    book = read_ledger(folder, name)
-    hit = pl.col("uid").is_in(list(uids))
-    if not book.select(hit.any()).item():
-        return
-    said = {"status": "refused", "reason": REASON}
-    book = book.with_columns(pl.when(hit).then(pl.lit(value)).otherwise(pl.col(key)).alias(key) for key, value in said.items())
-    buffer = io.BytesIO()
-    book.write_parquet(buffer, compression="zstd", statistics=False)
-    for file in (
-        folder.write(f"{LEDGER}/{name}.parquet", buffer.getvalue()),
-        *([folder.write_json(stats_name(name), account_stats(book))] if folder.exists(stats_name(name)) else []),
-    ):
-        changed[file.path] = file
+        removal.from_ledger(folder, name, uids, REASON, changed)
+    return gone
 
 
 def _downstream(store: Store, touched: set[str]) -> set[str]:

@@ -110,6 +110,7 @@ def retry(where: Where, json: options.Json = False) -> None:
     spec, of = ImageSpec.model_validate(record.spec["spec"]), store.artifact(Pool, pooled)
     with terminal.shown_progress("retry", quiet=json) as progress:
         how: dict[str, Any] = {"store": store, "workers": settings().num_workers, "progress": progress}
+        how["distributor"] = settings().distributor
         if of.scale == "tiny":
             with serve(store.folder(of)) as proxy:
                 told = retry_images(spec, of, address, http_proxy=proxy, **how)
@@ -130,21 +131,21 @@ def stats(
 
     Example: datacomp pool stats shards/small/small-512px-jpg--0123456789ab --plot losses.png
     """
+    from datacomp_core.pool import error_pictures
     from datacomp_core.pool import stats as counting
 
     store, shards = _shards(where)
-    hosts = _hosts(store, shards)
-    found = counting.tally(store.folder(shards), hosts)
+    found = counting.tally(store.folder(shards))
     if plot is not None:
         plot.write_bytes(counting.plot(found))
-    placeholders = found.placeholders()
+    behind = error_pictures.find(store.folder(shards))
     if json:
         told = {
             "candidates": found.candidates,
             "reasons": dict(found.reasons.most_common()),
             "hashes": dict(found.hashes),
             "lost_from": dict(found.lost_from.most_common(20)),
-            "placeholders": placeholders,
+            "error_pictures": behind,
             "warnings": found.warnings(),
         }
         terminal.print_json(told)
@@ -154,9 +155,10 @@ def stats(
     worst = [(host, f"{count:,}", f"{found.arrived_from[host]:,}") for host, count in found.lost_from.most_common(10)]
     if worst:
         terminal.table("Hosts that lost most", ("host", "lost", "arrived"), worst, right=("lost", "arrived"))
-    if placeholders:
-        copies = [(sha256, f"{count:,}") for sha256, count in list(placeholders.items())[:10]]
-        terminal.table("One picture behind many urls (error pictures?)", ("sha256", "urls"), copies, right=("urls",))
+    if behind:
+        copies = [(sha256, f"{count:,}") for sha256, count in list(behind.items())[:10]]
+        title = "One picture behind many urls (error pictures? `error_pictures: drop` leaves them out)"
+        terminal.table(title, ("sha256", "urls"), copies, right=("urls",))
     for line in found.warnings():
         terminal.out.print(f"[yellow]{line}[/]")
 
@@ -272,13 +274,3 @@ def _shards(where: str) -> tuple[Store, ShardSet]:
 
     store, address = _opened(), _address(where)
     return store, store.artifact(ShardSet, _record(store, address))
-
-
-def _hosts(store: Store, shards: ShardSet) -> dict[str, str] | None:
-    """uid -> host, if the pool of a download is still there."""
-    from datacomp_core.artifacts import Pool
-    from datacomp_core.pool.stats import hosts_of
-
-    made = _record(store, shards.address).inputs.get("pool")
-    record = store.record(made[0]["address"]) if made else None
-    return hosts_of(store, store.artifact(Pool, record)) if record else None

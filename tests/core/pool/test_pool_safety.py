@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
+import ssl
 import struct
 import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -50,6 +53,7 @@ class _Hostile(BaseHTTPRequestHandler):
             "/to-file": "file:///etc/passwd",
             "/to-ftp": "ftp://127.0.0.1/x",
             "/around": "/around",
+            "/to-itself": f"http://rebinding.example:{port}/inside",
         }
         if self.path in away:
             self._head(302, Location=away[self.path])
@@ -62,9 +66,14 @@ class _Hostile(BaseHTTPRequestHandler):
         elif self.path == "/drip-head":
             self._pour(b"H", 0.2)
         else:
-            body = {"/png": png(50_000, zlib.compress(bytes(100_000))), "/svg": BOMB, "/broken": png(10, b"none")}.get(
-                self.path, jpeg(1)
-            )
+            bodies = {
+                "/png": png(50_000, zlib.compress(bytes(100_000))),
+                "/svg": BOMB,
+                "/broken": png(10, b"none"),
+                "/tiny": jpeg(1, (4, 4)),
+                "/strip": jpeg(1, (90, 10)),
+            }
+            body = bodies.get(self.path, jpeg(1))
             self._head(200, **{"Content-Type": "text/html" if self.path == "/wrong-type" else "image/jpeg"})
             self.wfile.write(body)
 
@@ -122,20 +131,42 @@ WANTED = {
 }
 
 
-def test_every_attack_has_its_reason_and_the_good_arrive(tmp_path: Path) -> None:
+REBINDING = """
+import socket
+asked, found = [], socket.getaddrinfo
+def getaddrinfo(host, *more, **options):
+    if host == "rebinding.example":  # a name server that answers otherwise each time
+        asked.append(host)
+        host = "127.0.0.1" if len(asked) == 1 else "127.0.0.2"
+    return found(host, *more, **options)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+def test_every_attack_has_its_reason_and_the_good_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = ImageSpec(image_size=64, samples_per_shard=50, timeout_seconds=2, retries=1, max_bytes=1 << 20, max_seconds=3)
-    with hostile() as (port, hits):
+    spec = spec.model_copy(update={"hash_mismatch": "drop", "min_image_size": 5, "max_aspect_ratio": 4.0})
+    (tmp_path / "sitecustomize.py").write_text(REBINDING)  # what the download's processes load at their start
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    with hostile() as (port, hits), unsigned(tmp_path) as closed:
         urls = [f"http://127.0.0.1:{port}{path}" for path in WANTED]
         wanted = dict(zip(urls, WANTED.values(), strict=True))
         private = [f"http://127.0.0.2:{port}/ok", f"http://[::1]:{port}/ok", "http://10.0.0.1/"]
         wanted |= dict.fromkeys(private, "blocked_address")
         wanted |= {"http://169.254.169.254/": "blocked_address", "ftp://127.0.0.1/x": "bad_url", "file:///etc/passwd": "bad_url"}
-        pool = write_pool(tmp_path / "pool", [rows_of(list(wanted))])
+        wanted |= {f"https://127.0.0.1:{closed}/ok": "tls", f"http://127.0.0.1:{port}/other": "hash_mismatch"}
+        wanted |= {f"http://127.0.0.1:{port}/tiny": "too_small", f"http://127.0.0.1:{port}/strip": "too_long"}
+        # The first look leads to a good host that sends on to the same name; the second must not lead inside.
+        wanted[f"http://rebinding.example:{port}/to-itself"] = "blocked_address"
+        rows = rows_of(list(wanted))
+        rows = rows.with_columns(sha256=pl.when(pl.col("url").str.ends_with("/other")).then(pl.lit("0" * 64)))
+        pool = write_pool(tmp_path / "pool", [rows])
         store = Store.open(str(tmp_path))
         shards = download_images(spec, pool, store=store, threads=32, open_networks=ONLY_ONE)
-        endless = hits["/endless"]
+        endless, inside = hits["/endless"], hits["/inside"]
     book = pl.read_parquet(store.folder(shards).path / "ledger/00000000.parquet")
     assert dict(zip(wanted, book["reason"], strict=True)) == wanted
+    assert inside == 0
     assert endless == 1  # what will not change is not asked for again
     assert book["seconds"].max() < 15  # two tries of three seconds, on a slow machine
     assert shards.num_samples == 2
@@ -205,34 +236,28 @@ def test_limits_hold_in_a_plain_opener() -> None:
             assert time.monotonic() - began < 30
 
 
-def test_a_certificate_that_nobody_signed_is_refused(tmp_path: Path) -> None:
-    import ssl
-
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        str(key),
-        "-out",
-        str(cert),
-        "-subj",
-        "/CN=x",
-    ]
-    subprocess.run([*command, "-days", "2"], check=True, capture_output=True)
+@contextmanager
+def unsigned(folder: Path) -> Iterator[int]:
+    """The port of a server with a certificate that nobody signed."""
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(cert), "-subj", "/CN=x"]
+    subprocess.run([*made, "-days", "2"], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     server = _Server(("127.0.0.1", 0), _Hostile)
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
     try:
-        opener = SafeOpener(Limits(1 << 20, 10, ("127.0.0.0/8",)), {})
-        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
-            opener.open(f"https://127.0.0.1:{server.server_address[1]}/ok", timeout=5)
+        yield server.server_address[1]
     finally:
         server.shutdown()
         server.server_close()
+        thread.join()
+
+
+def test_a_certificate_that_nobody_signed_is_refused(tmp_path: Path) -> None:
+    with unsigned(tmp_path) as port:
+        opener = SafeOpener(Limits(1 << 20, 10, ("127.0.0.0/8",)), {})
+        with pytest.raises(OSError, match="CERTIFICATE_VERIFY_FAILED"):
+            opener.open(f"https://127.0.0.1:{port}/ok", timeout=5)
