@@ -6,8 +6,8 @@ from typing import Any
 
 from prefect import task
 
-from datacomp_core.artifacts import EvalSets, Pool, ShardSet, Subset
-from datacomp_core.pool import adopt, byod, commonpool, images, overlap, tiny
+from datacomp_core.artifacts import Embeddings, EvalSets, Pool, ShardSet, Subset
+from datacomp_core.pool import adopt, byod, commonpool, images, overlap, similar, tiny
 from datacomp_core.pool import decontaminate as decontaminating
 from datacomp_core.settings import settings
 from tasks import policies
@@ -61,6 +61,13 @@ def intersect(spec: overlap.OverlapSpec, one: ShardSet, other: ShardSet) -> Subs
 def decontaminate(spec: decontaminating.DecontaminateSpec, shards: ShardSet, evalsets: EvalSets) -> Subset:
     """The samples of a download that show no test image."""
     return run(decontaminating.decontaminate, spec, shards, evalsets, workers=settings().num_workers)
+
+
+@task(name="decontaminate by similarity", **policies.LOCAL)
+@runs(similar.decontaminate_by_similarity)
+def decontaminate_by_similarity(spec: similar.SimilaritySpec, embeddings: Embeddings, evalsets: EvalSets) -> Subset:
+    """The rows of a pool that look like no test image to the model that embedded them."""
+    return run(similar.decontaminate_by_similarity, spec, embeddings, evalsets, device=settings().device)
 
 
 @task(name="build trusted set", **policies.LOCAL)

@@ -7,7 +7,6 @@ that was scaled, saved again or slightly recoloured; it misses crops, mirror ima
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,12 +20,13 @@ from datacomp_core import uid
 from datacomp_core.artifacts import EvalSets, ShardSet, Spec, Subset
 from datacomp_core.errors import DataError
 from datacomp_core.parallel import process_map
+from datacomp_core.pool.testimages import image_in, images_of
+from datacomp_core.pool.unique import Spread, num_buckets, write_subset
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.shards import index_shard, read_index, read_samples, shard_names
+from datacomp_core.shards import read_index, read_samples, shard_names
 from datacomp_core.store import Folder, Store, step
 
 SIDE, KEPT = 32, 8
-IMAGES = ("jpg", "jpeg", "png", "webp")
 HITS = "hits.parquet"
 SCHEMA = pl.Schema({"uid": pl.String, "shard": pl.String, "test_set": pl.String, "test_key": pl.String, "distance": pl.UInt8})
 Hashes = npt.NDArray[np.uint64]
@@ -71,21 +71,18 @@ def decontaminate(
     names = shard_names(folder)
     progress.start(len(names), "shards")
     hits: dict[str, pl.DataFrame] = {}
-    kept: list[uid.Uids] = []
     unread = 0
-    for name, (found, clean, bad) in process_map(partial(_judge, spec, folder, tests), names, workers=workers):
-        hits[name], unread = found, unread + bad
-        kept.append(uid.pack(clean))
-        progress.advance()
-    chosen = uid.sort(np.concatenate(kept))
-    out.write("subset.npy", uid.subset_bytes(chosen))
+    with Spread(num_buckets(shards.num_samples)) as kept:
+        for name, (found, clean, bad) in process_map(partial(_judge, spec, folder, tests), names, workers=workers):
+            hits[name], unread = found, unread + bad
+            kept.add(uid.pack(clean))
+            progress.advance()
+        rows, unique = write_subset(out, kept.slices())
     table = pl.concat([hits[name] for name in names])
     with out.writing(HITS) as path:
         table.write_parquet(path)
-    counts = {"clean": len(chosen), "like_a_test_image": table.height, "not_decoded": unread, "test_images": len(tests.hashes)}
-    return Subset(
-        scale=shards.scale, recipe=spec.label(), num_samples=len(chosen), num_unique=uid.num_unique(chosen), counts=counts
-    )
+    counts = {"clean": rows, "like_a_test_image": table.height, "not_decoded": unread, "test_images": len(tests.hashes)}
+    return Subset(scale=shards.scale, recipe=spec.label(), num_samples=rows, num_unique=unique, counts=counts)
 
 
 def perceptual_hash(image: bytes) -> int | None:
@@ -109,23 +106,13 @@ def hashes_of(sets: Folder) -> Tests:
     """The hashes of every image below a folder of test sets (tars in the layout of `wds_*_test`). DataError if there is none."""
     hashes: list[int] = []
     names: list[tuple[str, str]] = []
-    for path in sets.files(".tar"):
-        place, _, name = path.rpartition("/")
-        for key, image in _images(sets / place, name.removesuffix(".tar")):
-            if (found := perceptual_hash(image)) is not None:
-                hashes.append(found)
-                names.append((place.split("/")[0], key))
+    for name, image in images_of(sets):
+        if (found := perceptual_hash(image)) is not None:
+            hashes.append(found)
+            names.append(name)
     if not hashes:
         raise DataError(f"{sets} has no test images: a folder of webdataset test sets is wanted.")
     return Tests(np.array(hashes, np.uint64), names)
-
-
-def _images(folder: Folder, name: str) -> Iterator[tuple[str, bytes]]:
-    rows = index_shard(folder, name).whole()
-    for key, (_, members) in zip(rows["key"], read_samples(folder, rows), strict=True):
-        for extension in IMAGES:
-            if extension in members:
-                yield str(key), members[extension]
 
 
 def _judge(spec: DecontaminateSpec, folder: Folder, tests: Tests, name: str) -> tuple[pl.DataFrame, pl.Series, int]:
@@ -134,8 +121,7 @@ def _judge(spec: DecontaminateSpec, folder: Folder, tests: Tests, name: str) -> 
     clean: list[str] = []
     unread = 0
     for one, members in read_samples(folder, read_index(folder, name)):
-        image = next((members[extension] for extension in IMAGES if extension in members), b"")
-        found = perceptual_hash(image)
+        found = perceptual_hash(image_in(members))
         unread += found is None
         distances = None if found is None else np.bitwise_count(tests.hashes ^ np.uint64(found))
         if distances is not None and distances.min() <= spec.distance:

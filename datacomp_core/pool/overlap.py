@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+
 import numpy as np
 from pydantic import Field
 
 from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet, Spec, Subset
 from datacomp_core.errors import DataError
-from datacomp_core.pool.unique import read_ahead
-from datacomp_core.shards import read_index, shard_names
+from datacomp_core.pool.unique import Spread, num_buckets, spread_of, write_subset
+from datacomp_core.shards import shard_names
 from datacomp_core.store import Folder, Store, step
-
-SUBSET = "subset.npy"
 
 
 class OverlapSpec(Spec):
@@ -28,18 +29,22 @@ class OverlapSpec(Spec):
 def intersect(spec: OverlapSpec, one: ShardSet, other: ShardSet, *, out: Folder, store: Store) -> Subset:
     """`subset.npy`: the uids that lie in both shard sets, each once. Reshard either of them by it to compare like with like.
 
-    16 bytes a sample of both are held. DataError if they have nothing in common.
+    Both sides' uids lie on scratch disk and are compared a range at a time. DataError if they have nothing in common.
     """
-    ours, theirs = (_uids(store.folder(shards)) for shards in (one, other))
-    common = np.intersect1d(ours, theirs, assume_unique=True)
-    if not len(common):
+    number = num_buckets(max(one.num_samples, other.num_samples))
+    sides = [(folder, shard_names(folder)) for folder in (store.folder(one), store.folder(other))]
+    counts = Counter[str]()
+    with spread_of(*sides[0], number) as here, spread_of(*sides[1], number) as there:
+        common, _ = write_subset(out, _common(here, there, counts))
+    if not common:
         raise DataError(f"{one.name} and {other.name} have no sample in common: are they parts of one pool?")
-    out.write(SUBSET, uid.subset_bytes(common))
-    counts = {"in_both": len(common), "only_here": len(ours) - len(common), "only_there": len(theirs) - len(common)}
-    return Subset(scale=one.scale, recipe=spec.name, num_samples=len(common), num_unique=len(common), counts=counts)
+    return Subset(scale=one.scale, recipe=spec.name, num_samples=common, num_unique=common, counts=dict(counts))
 
 
-def _uids(shards: Folder) -> uid.Uids:
-    """The uids of a shard set, sorted, each once."""
-    packed = [uid.pack(rows["uid"]) for rows in read_ahead(lambda name: read_index(shards, name), shard_names(shards))]
-    return np.unique(np.concatenate(packed))
+def _common(here: Spread, there: Spread, counts: Counter[str]) -> Iterator[uid.Uids]:
+    """The uids of both, each once, a range at a time; `counts` is filled."""
+    for pair in zip(here.slices(), there.slices(), strict=True):
+        ours, theirs = (np.unique(rows) for rows in pair)
+        common = np.intersect1d(ours, theirs, assume_unique=True)
+        counts.update(in_both=len(common), only_here=len(ours) - len(common), only_there=len(theirs) - len(common))
+        yield common

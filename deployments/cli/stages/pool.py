@@ -184,20 +184,40 @@ def decontaminate(
     where: Where,
     evalsets: Annotated[str, typer.Argument(help="Test sets: their address, or the first digits of their fingerprint.")],
     distance: Annotated[int, typer.Option(min=0, max=16, help="Bits of 64 that may differ; 0: equal hashes alone.")] = 0,
+    embeddings: Annotated[
+        str, typer.Option(help="Compare these embeddings of the pool instead: their address, or digits of their fingerprint.")
+    ] = "",
+    similarity: Annotated[float, typer.Option(help="Cosine from which two pictures count as one, with --embeddings.")] = 0.95,
     json: options.Json = False,
 ) -> None:
-    """Find the samples that show a test image by their perceptual hash; make a subset of all others, and a report of the hits.
+    """Find the samples that show a test image, by perceptual hash or by embedding; make a subset of all others, and a report.
 
-    Example: datacomp pool decontaminate 0123abcd 4567cdef --distance 4
+    Examples:
+
+      datacomp pool decontaminate 0123abcd 4567cdef --distance 4
+
+      datacomp pool decontaminate 0123abcd 4567cdef --embeddings 89abef01 --similarity 0.9
     """
-    from datacomp_core.artifacts import EvalSets
+    from datacomp_core.artifacts import Embeddings, EvalSets
     from datacomp_core.leaderboard.provenance import find
-    from datacomp_core.pool import decontaminate as decontaminating
 
     store, shards = _shards(where)
-    spec, sets = decontaminating.DecontaminateSpec(distance=distance), store.artifact(EvalSets, find(store, evalsets))
+    sets = store.artifact(EvalSets, find(store, evalsets))
     with terminal.shown_progress("decontaminate", quiet=json) as progress:
-        made = decontaminating.decontaminate(spec, shards, sets, store=store, workers=settings().num_workers, progress=progress)
+        if embeddings:
+            from datacomp_core.pool.similar import SimilaritySpec, decontaminate_by_similarity
+
+            record = find(store, embeddings)
+            if not any(given["address"] == shards.address for given in record.inputs.get("shards", [])):
+                raise SpecError(f"{record.address} is not of {shards.address}: `datacomp embed` makes embeddings of a download.")
+            spec = SimilaritySpec(similarity=similarity)
+            found = store.artifact(Embeddings, record)
+            made = decontaminate_by_similarity(spec, found, sets, store=store, device=settings().device, progress=progress)
+        else:
+            from datacomp_core.pool import decontaminate as hashing
+
+            by_hash, workers = hashing.DecontaminateSpec(distance=distance), settings().num_workers
+            made = hashing.decontaminate(by_hash, shards, sets, store=store, workers=workers, progress=progress)
     if json:
         terminal.print_json(made.model_dump(mode="json"))
         return
