@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from prefect import task
@@ -9,8 +10,10 @@ from prefect import task
 from datacomp_core.artifacts import Embeddings, EvalSets, Pool, ShardSet, Subset
 from datacomp_core.pool import adopt, byod, commonpool, images, overlap, similar, tiny
 from datacomp_core.pool import decontaminate as decontaminating
+from datacomp_core.pool.estimate import estimate
 from datacomp_core.settings import settings
 from tasks import policies
+from tasks.reporting import StepEvent, tell
 from tasks.running import run, runs, store
 
 
@@ -88,6 +91,11 @@ def build_evalsets(spec: tiny.TinyEvalSpec) -> EvalSets:
 @runs(images.download_images)
 def download_images(spec: images.ImageSpec, pool: Pool) -> ShardSet:
     """Images of a pool over HTTP by img2dataset, with a ledger and an index; the tiny pool's web is served meanwhile."""
+    planned = images.download_images.plan(spec, pool, store=store())
+    if not planned.is_built and pool.scale != "tiny":
+        expected = estimate(pool.num_samples, spec, settings().num_workers).sentence()
+        logging.getLogger("datacomp_core.pool").info(expected)
+        tell(StepEvent(planned.kind, planned.name, "expected", expected))
     how: dict[str, Any] = {"workers": settings().num_workers, "distributor": settings().distributor}
     if pool.scale != "tiny":
         return run(images.download_images, spec, pool, **how)

@@ -17,7 +17,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from datacomp_core.progress import LogProgress
 from datacomp_core.store import Outcome
 
-Phase = Literal["started", "progress", "reused", "built", "failed"]
+Phase = Literal["started", "expected", "progress", "reused", "built", "failed"]
 
 
 @dataclass(frozen=True)

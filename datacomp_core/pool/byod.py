@@ -6,6 +6,7 @@ read again. A row without a uid gets a stable 128-bit one from url and caption; 
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -26,6 +27,7 @@ from datacomp_core.uid import uid_of
 
 ENDINGS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 DONE = "imported"
+LINES_BYTES = 8 << 20
 IS_UID = "^[0-9a-f]{32}$"
 
 
@@ -167,7 +169,8 @@ def _batches(kind: str, file: IO[bytes], spec: ByodPoolSpec) -> Iterator[pl.Data
 
 def _json_batches(spec: ByodPoolSpec, file: IO[bytes], wanted: list[str]) -> Iterator[pl.DataFrame]:
     checked = False
-    while lines := file.readlines(8 << 20):
+    reader = io.BufferedReader(file, LINES_BYTES)  # pyright: ignore[reportArgumentType] - a bucket's file reads single lines alone
+    while lines := reader.readlines(LINES_BYTES):
         text = b"".join(line for line in lines if line.strip())
         if not text:
             continue

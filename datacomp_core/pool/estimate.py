@@ -14,6 +14,7 @@ BYTES_KEPT_AT_512 = 450e9 / (12_800_000 * 0.9)
 BODY_TO_KEPT = 3.0
 ARRIVING = 0.9
 RATE_OF_WORKER = 120.0
+SIZES = {"MB": 2, "GB": 3, "TB": 4}
 
 
 class Estimate(BaseModel):
@@ -27,10 +28,18 @@ class Estimate(BaseModel):
 
     def sentence(self) -> str:
         return (
-            f"{self.candidates:,} candidates: about {self.disk_bytes / 1e9:,.1f} GB of shards, "
-            f"{self.traffic_bytes / 1e9:,.1f} GB of traffic, {self.seconds / 3600:,.1f} hours. "
-            "A factor of two either way is usual."
+            f"{self.candidates:,} candidates: about {_size(self.disk_bytes)} of shards, {_size(self.traffic_bytes)} of traffic, "
+            f"{_time(self.seconds)}. A factor of two either way is usual."
         )
+
+
+def _size(number: float) -> str:
+    unit = next((unit for unit in ("TB", "GB") if number >= 1000 ** SIZES[unit]), "MB")
+    return f"{number / 1000 ** SIZES[unit]:,.1f} {unit}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:,.1f} minutes"
 
 
 def estimate(candidates: int, spec: ImageSpec, workers: int) -> Estimate:

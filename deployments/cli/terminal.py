@@ -63,6 +63,8 @@ class Steps:
         with self._guard:
             if event.phase in MARKS:
                 self._ended(event)
+            elif event.phase == "expected":
+                self._console.print(f"  {event.line}")
             elif self._console.is_terminal:
                 self._running(event)
             elif event.line:

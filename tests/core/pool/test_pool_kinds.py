@@ -21,7 +21,7 @@ from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shar
 from datacomp_core.pool.byod import ByodPoolSpec, Columns, import_pool
 from datacomp_core.pool.commonpool import HubPoolSpec, fetch_metadata
 from datacomp_core.shards import read_index
-from datacomp_core.store import Store
+from datacomp_core.store import Folder, Store
 from datacomp_core.uid import uid_of
 
 
@@ -204,3 +204,18 @@ def test_a_damaged_tar_is_not_adopted(tmp_path: Path) -> None:
     store, spec = Store.open(str(tmp_path / "store")), AdoptedPoolSpec(source=str(tmp_path))
     with pytest.raises(DataError, match=r"00001\.tar is damaged"):
         adopt_metadata(spec, store=store)
+
+
+@pytest.mark.s3
+def test_tables_and_a_download_in_a_bucket_are_taken_in(tmp_path: Path, s3_url: str) -> None:
+    store, bucket = Store.open(f"{s3_url}/store"), Folder(f"{s3_url}/old")
+    made = original_download(tmp_path, uids=True)
+    for path in tmp_path.iterdir():
+        bucket.write(f"shards/{path.name}", path.read_bytes())
+    bucket.write("metadata/0.parquet", parquet(rows_of([f"http://h/{s}/{n}" for s in range(2) for n in range(2)])))
+    spec = AdoptedPoolSpec(source=bucket.url)
+    shards = adopt_shards(spec, adopt_metadata(spec, store=store), store=store)
+    assert shards.counts == {"candidates": 4, "arrived": 3, "http_4xx": 1}
+    assert [u for name in ("00000", "00001") for u in read_index(store.folder(shards), name)["uid"]] == made
+    bucket.write("tables/a.jsonl", b'{"url": "http://h/1", "text": "one"}\n{"url": "http://h/2", "text": "two"}\n')
+    assert import_pool(ByodPoolSpec(source=f"{bucket.url}/tables"), store=store).num_samples == 2
