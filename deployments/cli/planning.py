@@ -75,13 +75,13 @@ def _works(spec: SweepSpec) -> list[Work]:
     from tasks.running import store
 
     identities: list[tuple[Any, ...]] = []
-    recipes: dict[int, str] = {}
+    asked: dict[int, Any] = {}
 
     def walk(call: Any) -> None:
         def noted(task: Any, *identity: Any) -> Any:
             identities.append(identity)
             planned = call(task, *identity)
-            recipes[id(planned)] = getattr(identity[0], "recipe", "")
+            asked[id(planned)] = identity[0]
             return planned
 
         experiments(noted, spec.experiments())
@@ -94,7 +94,7 @@ def _works(spec: SweepSpec) -> list[Work]:
             what="reshard" if step.kind == "shards" and _subset(identity) is not None else step.kind,
             name=step.name,
             scale=spec.scale,
-            num_samples=_num_samples(spec.scale, identity, candidates, recipes),
+            num_samples=_num_samples(spec.scale, identity, candidates, asked),
             is_built=step.is_built,
             why=step.why,
             model=next((item.recipe.model for item in identity if _is_training(item)), ""),
@@ -116,7 +116,7 @@ def _candidates(spec: SweepSpec, identities: Sequence[tuple[Any, ...]]) -> int:
     return next(asked, SCALES[spec.scale].train_num_samples)
 
 
-def _num_samples(scale: str, identity: tuple[Any, ...], candidates: int, recipes: dict[int, str]) -> int:
+def _num_samples(scale: str, identity: tuple[Any, ...], candidates: int, asked: dict[int, Any]) -> int:
     """What a training sees, what a recipe kept or (by the paper, or its stated share) will keep, else the whole pool."""
     from datacomp_core.leaderboard.planning.share import share
 
@@ -126,7 +126,10 @@ def _num_samples(scale: str, identity: tuple[Any, ...], candidates: int, recipes
     subset = _subset(identity)
     if subset is None:
         return candidates
-    return subset.artifact.num_samples if subset.is_built else int(candidates * share(scale, recipes[id(subset)]))
+    if subset.is_built:
+        return subset.artifact.num_samples
+    spec = asked[id(subset)].model_dump(mode="json")
+    return int(candidates * share(scale, spec["recipe"], spec["filter"]))
 
 
 def _is_training(item: Any) -> bool:

@@ -1,7 +1,7 @@
 """What the steps of a plan will take, each from the records of the store where there are any, else from documented figures.
 
 A record counts for a step of the same kind and scale (a training also of the same model); the median of the latest decides.
-What a step costs is reckoned as GPU-hours and core-hours, so it does not change with the number of machines; hours do.
+What a step costs is reckoned as GPU-hours and core-hours; its hours are those of the records, else those of the table's machine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from statistics import median
 from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.errors import SpecError
-from datacomp_core.leaderboard.planning.rates import Rates, StepRates
+from datacomp_core.leaderboard.planning.rates import Rates, StepRates, TinyRates
 from datacomp_core.store import Store
 from datacomp_core.store.record import Record
 
@@ -47,7 +47,7 @@ class Estimate(BaseModel):
     built: bool
     why: str
     address: str | None
-    hours: float = Field(description="Wall time on the machine of the rates.")
+    hours: float = Field(description="Wall time: as recorded, else on the machine of the rates.")
     gpu_hours: float
     core_hours: float
     disk_bytes: float
@@ -95,39 +95,81 @@ def require_budget(whole: Total, budget: float | None) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Need:
+    """What one step takes: seconds of GPUs and of cores in all, bytes written and moved, and wall seconds."""
+
+    gpu: float = 0.0
+    core: float = 0.0
+    disk: float = 0.0
+    traffic: float = 0.0
+    seconds: float = 0.0
+    source: str = ""
+
+
 def _estimate(work: Work, rates: Rates, records: Callable[[str], list[Record]]) -> Estimate:
-    known = rates.steps.get(work.what) or StepRates(source="no figure")
     alike = [] if work.is_built else [r for r in records(work.kind) if _is_alike(work, r)][-LATEST:]
     if work.is_built:
-        gpu, core, disk, traffic, source = 0.0, 0.0, 0.0, 0.0, ""
+        need = Need()
     elif alike:
-        gpu, core, disk = (median(column) for column in zip(*[_per_sample(record) for record in alike], strict=True))
-        number = 1 if work.kind in PER_STEP else work.num_samples
-        gpu, core, disk = (value * number for value in (gpu, core, disk))
-        traffic = known.traffic_per_sample * work.num_samples + known.traffic_per_step
-        source = f"{len(alike)} record{'s' if len(alike) > 1 else ''} of this store"
+        need = _recorded(work, alike, rates)
+    elif work.scale == "tiny":
+        need = _tiny(work, rates)
     else:
-        gpu, core = _documented(work, known, rates)
-        disk = known.bytes_per_sample * work.num_samples + known.bytes_per_step
-        traffic = known.traffic_per_sample * work.num_samples + known.traffic_per_step
-        source = "measured on two CPU cores" if work.scale == "tiny" else known.source
+        need = _documented(work, rates)
     prices = rates.prices
-    money = (gpu * prices.gpu_hour + core * prices.cpu_core_hour) / HOUR
-    money += (disk * prices.gb_month + traffic * prices.gb_traffic) / GB
+    money = (need.gpu * prices.gpu_hour + need.core * prices.cpu_core_hour) / HOUR
+    money += (need.disk * prices.gb_month + need.traffic * prices.gb_traffic) / GB
     return Estimate(
         kind=work.kind,
         name=work.name,
         built=work.is_built,
         why=work.why,
         address=work.address,
-        hours=max(gpu / rates.machine.gpus, core / rates.machine.cpu_cores) / HOUR,
-        gpu_hours=gpu / HOUR,
-        core_hours=core / HOUR,
-        disk_bytes=disk,
-        traffic_bytes=traffic,
+        hours=need.seconds / HOUR,
+        gpu_hours=need.gpu / HOUR,
+        core_hours=need.core / HOUR,
+        disk_bytes=need.disk,
+        traffic_bytes=need.traffic,
         money=money,
-        source=source,
+        source=need.source,
     )
+
+
+def _recorded(work: Work, alike: Sequence[Record], rates: Rates) -> Need:
+    """By the store's own records: the hours are those that the machines took which made them."""
+    number = 1 if work.kind in PER_STEP else work.num_samples
+    gpu, core, disk, seconds = (number * median(column) for column in zip(*map(_per_sample, alike), strict=True))
+    source = f"{len(alike)} record{'s' if len(alike) > 1 else ''} of this store"
+    return Need(gpu, core, disk, _traffic(work, rates), seconds, source)
+
+
+def _tiny(work: Work, rates: Rates) -> Need:
+    known = rates.tiny.get(work.what, TinyRates(seconds=0, bytes=0))
+    return Need(core=2 * known.seconds, disk=known.bytes, seconds=known.seconds, source="measured on two CPU cores")
+
+
+def _documented(work: Work, rates: Rates) -> Need:
+    """By the table, on its machine: GPUs, cores and network (one way in, one way out) work at once, so the slowest decides."""
+    known, machine = rates.steps.get(work.what) or StepRates(source="no figure"), rates.machine
+    gpu, core = known.gpu_seconds_per_step, known.core_seconds_per_step
+    if known.macs_per_gpu_second:
+        gpu += rates.macs.get(work.scale, 0.0) / known.macs_per_gpu_second
+    if known.samples_per_gpu_second:
+        gpu += work.num_samples / known.samples_per_gpu_second
+    if known.samples_per_core_second:
+        core += work.num_samples / known.samples_per_core_second
+    disk = known.bytes_per_sample * work.num_samples + known.bytes_per_step
+    traffic = _traffic(work, rates)
+    seconds = max(gpu / machine.gpus, core / machine.cpu_cores, 8 * max(traffic, disk) / (machine.gbit_per_second * 1e9))
+    return Need(gpu, core, disk, traffic, seconds, known.source)
+
+
+def _traffic(work: Work, rates: Rates) -> float:
+    known = rates.steps.get(work.what)
+    if known is None or work.scale == "tiny":
+        return 0.0
+    return known.traffic_per_sample * work.num_samples + known.traffic_per_step
 
 
 def _is_alike(work: Work, record: Record) -> bool:
@@ -147,24 +189,11 @@ def _num_samples(record: Record) -> int:
     return int(made.get("samples_seen") or counts.get("candidates") or made.get("num_samples") or 0)
 
 
-def _per_sample(record: Record) -> tuple[float, float, float]:
-    """GPU-seconds, core-seconds and bytes a sample. What ran on a GPU is reckoned by GPUs, all else by its workers."""
+def _per_sample(record: Record) -> tuple[float, float, float, float]:
+    """GPU-seconds, core-seconds, bytes, wall seconds a sample. What ran on a GPU is reckoned by GPUs, else by its workers."""
     number, processes = _num_samples(record), int(record.options.get("processes") or 1)
     on_gpu = str(record.options.get("device") or "").startswith("cuda")
     cores = int(record.options.get("workers") or processes)
     seconds = record.seconds / number
-    return (seconds * processes if on_gpu else 0.0, 0.0 if on_gpu else seconds * cores, record.outputs.num_bytes / number)
-
-
-def _documented(work: Work, known: StepRates, rates: Rates) -> tuple[float, float]:
-    """GPU-seconds and core-seconds by the table."""
-    if work.scale == "tiny":
-        return 0.0, 2 * rates.tiny_seconds.get(work.what, 0.0)
-    gpu, core = known.gpu_seconds_per_step, known.seconds_per_step
-    if known.macs_per_gpu_second:
-        gpu += rates.macs.get(work.scale, 0.0) / known.macs_per_gpu_second
-    if known.samples_per_gpu_second:
-        gpu += work.num_samples / known.samples_per_gpu_second
-    if known.samples_per_core_second:
-        core += work.num_samples / known.samples_per_core_second
-    return gpu, core
+    written = record.outputs.num_bytes / number
+    return (seconds * processes if on_gpu else 0.0, 0.0 if on_gpu else seconds * cores, written, seconds)

@@ -29,10 +29,11 @@ class Prices(Row):
 
 
 class Machine(Row):
-    """What works on it at once: it turns GPU-hours into hours."""
+    """What works on it at once: it turns GPU-hours, core-hours and bytes into hours."""
 
     gpus: int = Field(ge=1)
     cpu_cores: int = Field(ge=1)
+    gbit_per_second: float = Field(gt=0)
 
 
 class StepRates(Row):
@@ -47,7 +48,14 @@ class StepRates(Row):
     samples_per_gpu_second: float | None = Field(default=None, gt=0)
     macs_per_gpu_second: float | None = Field(default=None, gt=0)
     gpu_seconds_per_step: float = 0
-    seconds_per_step: float = 0
+    core_seconds_per_step: float = 0
+
+
+class TinyRates(Row):
+    """What one kind of step takes at `tiny`, on two CPU cores."""
+
+    seconds: float = Field(ge=0)
+    bytes: float = Field(ge=0)
 
 
 class Rates(Row):
@@ -58,7 +66,7 @@ class Rates(Row):
     machine: Machine
     steps: dict[str, StepRates]
     macs: dict[str, float]
-    tiny_seconds: dict[str, float]
+    tiny: dict[str, TinyRates]
 
 
 def load(path: Path | None = None) -> Rates:

@@ -46,6 +46,7 @@ def test_records_are_believed_before_documents_and_what_is_built_costs_nothing(s
     first, second = estimate([new, built], load(), store)
     assert first.source == "1 record of this store"
     assert first.core_hours * 3600 == pytest.approx(2 * record.seconds)
+    assert first.hours * 3600 == pytest.approx(2 * record.seconds), "as long as this machine took"
     assert first.disk_bytes == pytest.approx(2 * record.outputs.num_bytes)
     assert (second.core_hours, second.disk_bytes, second.money, second.source) == (0, 0, 0, "")
     other = estimate([Work("checkpoints", "checkpoints", "new", "small", 1, False, "never built")], load(), store)
@@ -68,7 +69,30 @@ def test_prices_of_the_users_own_and_a_budget(store: Store, tmp_path: Path) -> N
         load(mine)
 
 
-def test_shares_are_those_of_the_paper_or_stated() -> None:
-    assert share("small", "clip_score") == pytest.approx(0.3, abs=0.01)
-    assert share("medium", "clip_score:score=l14,fraction=0.2") == 0.2
+def test_shares_are_those_of_the_paper_or_the_strictest_that_the_filter_states() -> None:
+    top = {"kind": "top_fraction", "score": "l14", "fraction": 0.2}
+    assert share("small", "clip_score", top) == pytest.approx(0.3, abs=0.01)
+    assert share("medium", "clip_score:fraction=0.2", top) == 0.2
+    both = {"kind": "all", "filters": [{"kind": "words", "at_least": 3}, top, {"kind": "random", "share": 0.5, "seed": 0}]}
+    assert share("medium", "mine.yaml", both) == 0.2
+    assert share("medium", "mine.yaml", {"kind": "any", "filters": [top, top]}) == 1.0
     assert share("medium", "mine.yaml") == 1.0
+
+
+def test_tiny_is_reckoned_by_its_own_table(store: Store) -> None:
+    """Its test sets are drawn from a package, not the hub's hundred gigabytes."""
+    kinds = ("pools", "shards", "embeddings", "subsets", "reshard", "checkpoints", "evalsets", "reports", "entries")
+    steps = estimate([Work(kind, kind, kind, "tiny", 12_000, False, "never built") for kind in kinds], load(), store)
+    assert all(0 < step.hours < 0.1 and 0 < step.disk_bytes < 1e9 for step in steps)
+    assert sum(step.traffic_bytes for step in steps) == 0
+
+
+def test_the_slowest_of_gpus_cores_and_network_decides_the_time(store: Store, tmp_path: Path) -> None:
+    work = [Work("shards", "shards", "images", "small", SCALES["small"].train_num_samples, False, "never built")]
+    (slow,) = estimate(work, load(), store)
+    assert slow.hours == pytest.approx(SCALES["small"].train_num_samples / 112 / 16 / 3600)
+    thin = tmp_path / "thin.yaml"
+    thin.write_text("machine: {gbit_per_second: 0.1}")
+    (slower,) = estimate(work, load(thin), store)
+    assert slower.hours == pytest.approx(450e9 * 8 / 1e8 / 3600, rel=0.001)
+    assert slower.core_hours == slow.core_hours
