@@ -6,9 +6,11 @@ parameters and gives this fingerprint; if none does, the code has changed since,
 
 from __future__ import annotations
 
+import itertools
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +46,9 @@ def call_of(record: Record, artifact: Callable[[str], Artifact | None]) -> Call 
     for step in STEPS.values():
         if step.kind != record.kind or set(step.identity) != record.spec.keys() | record.inputs.keys():
             continue
-        identity = _identity(step, record, artifact)
-        if identity is not None and _agrees(step, identity, record):
-            return Call(step, identity)
+        for identity in itertools.product(*_readings(step, record, artifact)):
+            if _agrees(step, identity, record):
+                return Call(step, identity)
     return None
 
 
@@ -55,31 +57,32 @@ def _agrees(step: Step[Any], identity: tuple[Any, ...], record: Record) -> bool:
     return record.fingerprint == (fingerprint([own, content]) if content else own)
 
 
-def _identity(step: Step[Any], record: Record, artifact: Callable[[str], Artifact | None]) -> tuple[Any, ...] | None:
-    hints, values = typing.get_type_hints(step.function), list[Any]()
-    for name in step.identity:
-        if name in record.spec:
-            value = _spec(hints[name], record.spec[name])
-            if value is None:
-                return None
-        else:
-            found = [artifact(used["address"]) for used in record.inputs[name]]
-            if any(item is None for item in found):
-                return None
-            several = any(typing.get_origin(kind) is tuple for kind in _members(hints[name]))
-            value = tuple(found) if several else (found[0] if found else None)
-        values.append(value)
-    return tuple(values)
+def _readings(step: Step[Any], record: Record, artifact: Callable[[str], Artifact | None]) -> list[list[Any]]:
+    """For each parameter what the record may stand for; nothing where this code cannot read it."""
+    hints = typing.get_type_hints(step.function)
+    return [
+        _specs(hints[name], record.spec[name]) if name in record.spec else _inputs(hints[name], record.inputs[name], artifact)
+        for name in step.identity
+    ]
 
 
-def _spec(hint: Any, plain: Any) -> Spec | None:
+def _inputs(hint: Any, used: Sequence[Mapping[str, str]], artifact: Callable[[str], Artifact | None]) -> list[Any]:
+    """An artifact, none, or a tuple of them: a record lists its inputs, whichever way they were given."""
+    found = tuple(artifact(one["address"]) for one in used)
+    if any(item is None for item in found):
+        return []
+    several = [typing.get_origin(kind) is tuple for kind in _members(hint)]
+    alone = [found[0] if found else None] if len(found) < 2 and not all(several) else []
+    return [*alone, *([found] if any(several) else [])]
+
+
+def _specs(hint: Any, plain: Any) -> list[Spec]:
+    found: list[Spec] = []
     for kind in _members(hint):
         if isinstance(kind, type) and issubclass(kind, Spec):
-            try:
-                return kind.model_validate(plain)
-            except ValidationError:
-                continue
-    return None
+            with suppress(ValidationError):
+                found.append(kind.model_validate(plain))
+    return found
 
 
 def _members(hint: Any) -> Iterator[Any]:

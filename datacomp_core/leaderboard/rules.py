@@ -68,7 +68,7 @@ def _one_pool(chain: list[Link], subset: Subset, found: Evidence) -> Check:
         )
     if not pools:
         return Check(rule=rule, ok=None, reason="The subset was not made by our filter step: its uids were not checked.")
-    counted = "not counted again: the pool is large" if found.uids is None else f"all {found.uids:,} uids were found there"
+    counted = "they were not looked up there" if found.uids is None else f"all {found.uids:,} uids were found there"
     return Check(rule=rule, ok=True, reason=f"The subset was selected from {', '.join(pools)} ({counted}).")
 
 

@@ -53,32 +53,32 @@ def unpack(bundle: Path, out: Path) -> Listing:
             while (member := archive.next()) is not None:
                 _take(archive, member, left, out)
     except (tarfile.TarError, OSError, EOFError) as problem:
-        raise DataError(f"{bundle} is not a whole tar archive: {problem}") from problem
+        raise DataError(f"The bundle is not a whole tar archive: {problem}") from problem
     if left:
-        raise DataError(f"{bundle} lacks {len(left)} of the files that its manifest names, such as {next(iter(left))}.")
+        raise DataError(f"The bundle lacks {len(left)} of the files that its manifest names, such as {next(iter(left))}.")
     return listing
 
 
 def _listing(archive: tarfile.TarFile) -> Listing:
     first = archive.next()
     if first is None or first.name != LIST or not first.isreg() or first.size > MAX_LIST:
-        raise DataError(f"{archive.name} is no bundle: its first member must be {LIST}.")
+        raise DataError(f"This is no bundle: its first member must be {LIST}.")
     try:
         return Listing.model_validate_json(_reader(archive, first).read())
     except ValidationError as problem:
         fault = problem.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
-        raise DataError(f"{LIST} of {archive.name} is wrong at {where!r}: {fault['msg']}.") from problem
+        raise DataError(f"{LIST} of the bundle is wrong at {where!r}: {fault['msg']}.") from problem
 
 
 def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, left: dict[str, File], out: Path) -> None:
     name = member.name
     if member.type != tarfile.REGTYPE or not NAMES.fullmatch(name) or ".." in name.split("/"):
-        raise DataError(f"{archive.name} holds {name!r}, which has no place in a bundle.")
+        raise DataError(f"The bundle holds {name!r}, which has no place in a bundle.")
     if (wanted := left.pop(name, None)) is None:
-        raise DataError(f"{archive.name} holds {name!r}, which its manifest does not name (or it comes twice).")
+        raise DataError(f"The bundle holds {name!r}, which its manifest does not name (or it comes twice).")
     if member.size != wanted.size or (member.size > MAX_SMALL and not LARGE.fullmatch(name)):
-        raise DataError(f"{name} of {archive.name} has {member.size} bytes; its manifest says {wanted.size}.")
+        raise DataError(f"{name} of the bundle has {member.size} bytes; its manifest says {wanted.size}.")
     target, found = out / name, hashlib.sha256()
     target.parent.mkdir(parents=True, exist_ok=True)
     source = _reader(archive, member)
@@ -87,7 +87,7 @@ def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, left: dict[str, Fil
             found.update(data)
             file.write(data)
     if found.hexdigest() != wanted.sha256:
-        raise DataError(f"{name} of {archive.name} is not the file that its manifest names: its sha256 differs.")
+        raise DataError(f"{name} of the bundle is not the file that its manifest names: its sha256 differs.")
 
 
 def _reader(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:

@@ -145,7 +145,9 @@ def is_kept(recipe: str, number: int) -> bool:
 
 
 @step("subsets", version=1, name=lambda spec, pool, embeddings: f"{spec.recipe}-{pool.name}")
-def world_subset(spec: WorldSubsetSpec, pool: Pool, embeddings: Embeddings, *, out: Folder) -> Subset:
+def world_subset(
+    spec: WorldSubsetSpec, pool: Pool, embeddings: Embeddings | tuple[Embeddings, ...] | None, *, out: Folder
+) -> Subset:
     kept = [i for i in range(NUM) if is_kept(spec.recipe, i)]
     out.write("subset.npy", uid.subset_bytes(uid.pack(pl.Series([row_uid(i) for i in kept]))))
     explain(out, spec.recipe, kept)

@@ -96,7 +96,7 @@ def test_a_pool_too_large_to_count_is_said_to_be(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(evidence, "MAX_POOL_ROWS", 10)
     store = Store.open(str(tmp_path))
     world.run(store, "clip_score", world.results(0.1, 0))
-    assert "not counted again" in checks(store)["uids of the pool"].reason
+    assert "not looked up" in checks(store)["uids of the pool"].reason
 
 
 @pytest.mark.parametrize(
