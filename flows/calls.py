@@ -16,6 +16,7 @@ from prefect.states import Cancelled, Cancelling
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from datacomp_core.parallel import end_children
+from tasks import lineage
 
 # Threads wait more than they work (tasks/slots.py bounds the work). A task is submitted after what it needs, and threads take
 # tasks in that order, so one that waits never holds the last thread from one it waits for.
@@ -95,6 +96,7 @@ class Submitted:
         except TerminationSignal:  # a cancelled run: threads cannot be stopped, but what they wait for can
             end_children()
             raise
+        lineage.leave()
         failed = [future for future in self._futures if future.state.is_failed() or future.state.is_crashed()]
         for future in failed:
             future.result()

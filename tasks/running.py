@@ -14,7 +14,7 @@ from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import DatacompError, SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store import Step, Store
-from tasks import elsewhere
+from tasks import elsewhere, lineage
 from tasks.reporting import StepEvent, StepProgress, leave_summary, tell
 from tasks.slots import slot
 
@@ -70,6 +70,7 @@ def run(step: Step[A], *identity: Any, **options: Any) -> A:
             raise
     progress.finish()
     leave_summary(outcome)
+    lineage.note(outcome)
     tell(StepEvent(step.kind, name, outcome.status, outcome.why, 1.0, time.monotonic() - began))
     return outcome.artifact
 

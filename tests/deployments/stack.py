@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,17 @@ class Stack:
         command = ["-m", "deployments.cli", "worker", pool]
         self.workers[pool] = spawn(command, self.folder / f"worker-{pool}.log", self.environment | settings)
         return self.workers[pool]
+
+    def bucket(self) -> Any:
+        """The store's bucket as an operator sees it."""
+        import s3fs
+
+        own = self.environment
+        return s3fs.S3FileSystem(
+            key=own["AWS_ACCESS_KEY_ID"],
+            secret=own["AWS_SECRET_ACCESS_KEY"],
+            client_kwargs={"endpoint_url": own["AWS_ENDPOINT_URL"], "region_name": "us-east-1"},
+        )
 
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in self.folder.glob("*.log"))
@@ -111,7 +122,7 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
+def postgres(folder: Path) -> Generator[str]:
     """The address `host:port` of a PostgreSQL with the database and user of the compose file."""
     data, port, bin_ = folder / "postgres", free_port(), POSTGRES[-1]
     as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
@@ -140,7 +151,7 @@ def postgres(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def s3_server(folder: Path) -> Iterator[str]:
+def s3_server(folder: Path) -> Generator[str]:
     port = free_port()
     own = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "SERVICES": "s3", "LOG_LEVEL": "ERROR"}
     server = spawn(["-m", "ministack"], folder / "s3.log", own)
@@ -152,7 +163,7 @@ def s3_server(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def prefect(folder: Path, environment: dict[str, str], port: int) -> Iterator[None]:
+def prefect(folder: Path, environment: dict[str, str], port: int) -> Generator[None]:
     command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--analytics-off"]
     server = spawn(command, folder / "prefect.log", {**environment, "PREFECT_HOME": str(folder / "prefect")})
     try:
@@ -163,7 +174,7 @@ def prefect(folder: Path, environment: dict[str, str], port: int) -> Iterator[No
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[Stack]:
+def started(folder: Path) -> Generator[Stack]:
     """Everything but the workers, with all deployments applied, as the service `setup` does it."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

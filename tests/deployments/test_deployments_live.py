@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
-from client import Api
+from client import FINAL, Api
 from processes import processes_with, wait_until_gone
 from stack import SECRETS, Stack, end, started, wait_for
 
@@ -89,11 +91,7 @@ def test_a_run_whose_worker_and_process_are_killed_is_begun_again(finished: str,
 def test_a_finished_training_is_evaluated_by_the_automation(finished: str, api: Api) -> None:
     parameters = api.run(finished)["parameters"]["spec"]
     [shards] = {
-        row["value"]
-        for artifact in api.artifacts(finished)
-        if artifact["type"] == "table" and (artifact["description"] or "").startswith("checkpoints")
-        for row in _rows(artifact)
-        if row["what"] == "input: shards"
+        row["value"] for table in _tables(api, finished, "checkpoints") for row in _rows(table) if row["what"] == "input: shards"
     }
     run = api.start("train/tiny", {"spec": {"shards": [shards], "scale": parameters["scale"], "seed": 9}})
     assert api.wait(run, PATIENCE)["state"]["type"] == "COMPLETED"
@@ -107,6 +105,42 @@ def test_a_finished_training_is_evaluated_by_the_automation(finished: str, api: 
     assert api.wait(evaluation["id"], PATIENCE)["state"]["type"] == "COMPLETED"
 
 
+def test_the_schedule_fires(finished: str, api: Api) -> None:
+    form = api.form("reevaluate/tiny")
+    [schedule] = form["schedules"]
+    assert schedule["active"]
+    at = f"/deployments/{form['id']}/schedules/{schedule['id']}"
+    api.call("PATCH", at, {"active": True, "schedule": {"cron": "* * * * *"}})
+    asked = {"flow_runs": {"deployment_id": {"any_": [form["id"]]}, "tags": {"all_": ["auto-scheduled"]}}}
+    try:
+        done = wait_for(lambda: [run for run in api.runs(**asked) if run["state"]["type"] in FINAL], 400, "a scheduled run")
+    finally:
+        api.call("PATCH", at, {"active": True, "schedule": {"cron": schedule["schedule"]["cron"]}})
+    assert done[0]["state"]["type"] == "COMPLETED"
+
+
+def test_a_score_that_is_not_what_it_was_raises_an_alarm(finished: str, stack: Stack, api: Api) -> None:
+    [(address, report)] = [
+        (checkpoint["value"], table["value"])
+        for rows in map(_rows, _tables(api, finished, "reports"))
+        for checkpoint in rows
+        for table in rows
+        if checkpoint["what"] == "input: checkpoint" and table["what"] == "address"
+    ]
+    bucket = stack.bucket()
+    path = f"{stack.environment['DATACOMP_STORE'].removeprefix('s3://')}/{report}/report.json"
+    told = json.loads(bucket.cat_file(path))
+    told["tasks"][0]["value"] += 0.1  # as if a library had changed what it gives
+    bucket.pipe_file(path, json.dumps(told).encode())
+    spec = {"scale": "tiny", "checkpoints": [address]}
+    ended = api.wait(api.start("reevaluate/tiny", {"spec": spec}), PATIENCE)
+    assert ended["state"]["type"] == "FAILED"
+    assert told["tasks"][0]["key"] in ended["state"]["message"]
+    assert [artifact["key"] for artifact in api.artifacts(ended["id"]) if artifact["type"] == "table"] == ["drift-tiny"]
+    asked = {"filter": {"event": {"name": ["datacomp.evaluation.drifted"]}}, "limit": 5}
+    assert wait_for(lambda: api.call("POST", "/events/filter", asked)["events"], 60, "the event")
+
+
 def test_one_gpu_run_at_a_time_and_the_others_wait_where_one_sees_them(stack: Stack, api: Api) -> None:
     pool = api.call("GET", "/work_pools/gpu")
     assert pool["concurrency_limit"] == 1
@@ -118,11 +152,15 @@ def test_one_gpu_run_at_a_time_and_the_others_wait_where_one_sees_them(stack: St
     assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
-def _rows(artifact: dict[str, object]) -> list[dict[str, str]]:
-    import json
+def _tables(api: Api, run: str, kind: str) -> list[dict[str, Any]]:
+    """The summaries that the steps of one kind left."""
+    tables = [artifact for artifact in api.artifacts(run) if artifact["type"] == "table"]
+    return [table for table in tables if (table["description"] or "").startswith(kind)]
 
+
+def _rows(artifact: dict[str, Any]) -> list[dict[str, str]]:
     data = artifact["data"]
-    return json.loads(data) if isinstance(data, str) else data  # pyright: ignore
+    return json.loads(data) if isinstance(data, str) else data
 
 
 def _is_of(entry: Path, mark: str) -> bool:

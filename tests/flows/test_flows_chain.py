@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from small_chain import RECIPES, small_chain
 
-from datacomp_core.artifacts import BoardEntry, ShardSet, Subset
+from datacomp_core.artifacts import BoardEntry, Checkpoint, ShardSet, Subset
 from datacomp_core.settings import settings
 from datacomp_core.store import Store
+from tasks.reporting import artifact_key
 
 SCRIPT = Path(__file__).with_name("small_chain.py")
 ROOT = Path(__file__).parents[2]
@@ -137,3 +138,12 @@ def test_through_prefect_every_step_is_a_task_run_with_its_summary(
     summaries = [artifact for artifact in tables if artifact not in pictures]
     assert len(summaries) == 17  # 5 of preparation, and for each recipe 2 of curation, the test sets and 3 of scoring
     assert all("reused: built before" in str(artifact.data) for artifact in summaries)
+    [lineage] = [str(artifact.data) for artifact in kept if artifact.type == "markdown"]
+    rows = {row.split(" | ")[0].lstrip("| "): row.split(" | ") for row in lineage.splitlines()[2:]}
+    assert all(any(f"(/artifacts/key/{artifact.key})" in link for link in rows) for artifact in summaries)
+    for record in undisturbed.records("checkpoints"):  # up to the shards it was trained on, down to the report that read it
+        name = artifact_key("checkpoints", undisturbed.artifact(Checkpoint, record).name)
+        [row] = [cells for link, cells in rows.items() if link.endswith(f"/{name})")]
+        [trained_on] = [given["address"] for given in record.inputs["shards"]]
+        assert artifact_key("shards", trained_on.split("/")[2].partition("--")[0]) in row[2]
+        assert "/artifacts/key/reports-" in row[3] or "embeddings-" in row[3]
