@@ -43,6 +43,9 @@ BATCHES = {
 }
 """Task runs are recorded one by one by default, which lags behind and is lost at a stop."""
 
+PAGE = {"PREFECT_SERVER_UI_API_URL": "/api"}
+"""The page asks the server it came from, whatever the port, the tunnel or the proxy; by default it asks port 4200."""
+
 CLIENT = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "datacomp_core",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -64,7 +67,7 @@ def refuse_backport() -> None:
 
 def server_environment(home: Path) -> dict[str, str]:
     """What a local server needs to know; what the user has set stays."""
-    own = {"PREFECT_HOME": str(home), **PRIVATE, **BATCHES}
+    own = {"PREFECT_HOME": str(home), **PRIVATE, **BATCHES, **PAGE}
     return {**own, **{name: value for name, value in os.environ.items() if name in own}}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -26,6 +26,11 @@ from datacomp_core.training.train import TrainSpec
 
 SCORER = {"name": "custom", "train_num_samples": 30_720, "batch_size": 128, "warmup": 15}
 """The scorer is trained longer than any model of the board, on pairs of its own; the board counts its cost."""
+
+
+def _picker(schema: dict[str, Any]) -> None:
+    """Prefect's form draws a picker for `anyOf`, and an editor of bare JSON for the `oneOf` of a discriminated union."""
+    schema["anyOf"] = schema.pop("oneOf")
 
 
 ScaleChoice = Annotated[
@@ -56,7 +61,9 @@ class Preparation(Spec):
     scale: ScaleChoice = "tiny"
     stored_pool: PoolAddress = ""
     stored_shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
-    pool: PoolSpec = Field(default_factory=TinyPoolSpec, discriminator="scale", description="The candidates.")
+    pool: PoolSpec = Field(
+        default_factory=TinyPoolSpec, discriminator="scale", description="The candidates.", json_schema_extra=_picker
+    )
     images: ImageSpec = Field(default=images_of("tiny"), description="How their images are downloaded.")
     trusted: TrustedSpec = Field(default=TrustedSpec(), description="The trusted pairs that the scorer learns from.")
     scorer: TrainSpec | None = Field(
@@ -131,7 +138,9 @@ class ExperimentSpec(Spec):
         description="Filter by name (`datacomp filter --list`), or a name for the filter below.",
     )
     filter: WholeFilter = Field(
-        default_factory=Everything, description="What is kept. Leave it as it is where the recipe is a known one."
+        default_factory=Everything,
+        description="What is kept. Leave it as it is where the recipe is a known one.",
+        json_schema_extra=_picker,
     )
     seed: int = Field(default=0, ge=0, description="Training seed: initial weights, data order, augmentation.")
     pool_seed: int = Field(default=0, ge=0, description="Seed of the embedded pool: another draw of captions and noise.")

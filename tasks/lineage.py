@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -14,17 +15,34 @@ from tasks.reporting import artifact_key
 
 HEAD = "| step | what was done | made from | read by |\n|---|---|---|---|\n"
 
-_outcomes: dict[UUID, dict[str, Outcome[Any]]] = {}
+
+@dataclass(frozen=True)
+class Done:
+    """A step of a flow run, and the table in the UI that tells of it."""
+
+    outcome: Outcome[Any]
+    table: UUID
+
+    @property
+    def link(self) -> str:
+        return f"[{self.outcome.artifact.kind} {self.outcome.artifact.name}](/artifacts/artifact/{self.table})"
+
+    @property
+    def made_from(self) -> list[str]:
+        return [given["address"] for inputs in self.outcome.record.inputs.values() for given in inputs]
+
+
+_done: dict[UUID, dict[str, Done]] = {}
 _lock = threading.Lock()
 
 
-def note(outcome: Outcome[Any]) -> None:
+def note(outcome: Outcome[Any], table: UUID | None) -> None:
     """Remember a step of the flow run that this task belongs to; nothing outside of one."""
     context = TaskRunContext.get()
-    if context is None or context.task_run.flow_run_id is None:
+    if context is None or context.task_run.flow_run_id is None or table is None:
         return
     with _lock:
-        _outcomes.setdefault(context.task_run.flow_run_id, {})[outcome.artifact.address] = outcome
+        _done.setdefault(context.task_run.flow_run_id, {})[outcome.artifact.address] = Done(outcome, table)
 
 
 def leave() -> None:
@@ -33,34 +51,24 @@ def leave() -> None:
     if context is None or context.flow_run is None:
         return
     with _lock:
-        outcomes = _outcomes.pop(context.flow_run.id, {})
-    if outcomes:
+        steps = _done.pop(context.flow_run.id, {})
+    if steps:
+        key = artifact_key("lineage", context.flow_run.name)
         create_markdown_artifact(
-            table(outcomes),
-            key=artifact_key("lineage", context.flow_run.name),
-            description="What was made of what, with a link to the table of each step",
+            _table(steps), key=key, description="What was made of what, with a link to the table of each step"
         )
 
 
-def table(outcomes: dict[str, Outcome[Any]]) -> str:
+def _table(steps: dict[str, Done]) -> str:
     """Markdown: a row for each step by address, in the order in which they ended."""
-    sources = {address: list(_inputs(outcome)) for address, outcome in outcomes.items()}
 
-    def cell(addresses: list[str]) -> str:
-        return ", ".join(_link(outcomes[one]) if one in outcomes else f"`{one}`" for one in addresses)
+    def links(addresses: list[str]) -> str:
+        return ", ".join(steps[one].link if one in steps else f"`{one}`" for one in addresses)
 
     rows: list[str] = []
-    for address, outcome in outcomes.items():
-        readers = [reader for reader, given in sources.items() if address in given]
-        done = outcome.status if outcome.status == "reused" else f"{outcome.status} in {outcome.record.seconds:,.1f} s"
-        rows.append(f"| {_link(outcome)} | {done} | {cell(sources[address])} | {cell(readers)} |")
+    for address, done in steps.items():
+        readers = [reader for reader, step in steps.items() if address in step.made_from]
+        status = done.outcome.status
+        took = f" in {done.outcome.record.seconds:,.1f} s" if status == "built" else ""
+        rows.append(f"| {done.link} | {status}{took} | {links(done.made_from)} | {links(readers)} |")
     return HEAD + "\n".join(rows)
-
-
-def _inputs(outcome: Outcome[Any]) -> list[str]:
-    return [given["address"] for inputs in outcome.record.inputs.values() for given in inputs]
-
-
-def _link(outcome: Outcome[Any]) -> str:
-    kind, name = outcome.artifact.kind, outcome.artifact.name
-    return f"[{kind} {name}](/artifacts/key/{artifact_key(kind, name)})"

@@ -83,10 +83,10 @@ class StepProgress(LogProgress):
             update_progress_artifact(self._artifact, 100.0, description=self.line())
 
 
-def leave_summary(outcome: Outcome[Any]) -> None:
-    """A table of what the step did: reused or built and why, counts by reason, bytes, seconds, address, inputs."""
+def leave_summary(outcome: Outcome[Any]) -> UUID | None:
+    """A table of what the step did: reused or built and why, counts by reason, bytes, seconds, address, inputs. Its id."""
     if not in_task_run():
-        return
+        return None
     record, artifact = outcome.record, outcome.artifact
     rows: list[dict[str, Any]] = [
         {"what": "status", "value": f"{outcome.status}: {outcome.why}"},
@@ -100,7 +100,8 @@ def leave_summary(outcome: Outcome[Any]) -> None:
     rows += [{"what": name, "value": str(value)} for name, value in own.items()]
     rows += [{"what": f"count: {reason}", "value": f"{number:,}"} for reason, number in artifact.counts.items()]
     rows += [{"what": f"input: {name}", "value": given["address"]} for name, inputs in record.inputs.items() for given in inputs]
-    create_table_artifact(rows, key=artifact_key(artifact.kind, artifact.name), description=f"{artifact.kind} {artifact.name}")
+    title = f"{artifact.kind} {artifact.name}"
+    return _id(create_table_artifact(rows, key=artifact_key(artifact.kind, artifact.name), description=title))
 
 
 def _id(value: Any) -> UUID:

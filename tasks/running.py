@@ -69,8 +69,7 @@ def run(step: Step[A], *identity: Any, **options: Any) -> A:
             tell(StepEvent(step.kind, name, "failed", str(problem) or type(problem).__name__, None, time.monotonic() - began))
             raise
     progress.finish()
-    leave_summary(outcome)
-    lineage.note(outcome)
+    lineage.note(outcome, leave_summary(outcome))
     tell(StepEvent(step.kind, name, outcome.status, outcome.why, 1.0, time.monotonic() - began))
     return outcome.artifact
 

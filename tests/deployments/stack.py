@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -123,17 +124,23 @@ def answers(url: str) -> bool:
 
 @contextmanager
 def postgres(folder: Path) -> Generator[str]:
-    """The address `host:port` of a PostgreSQL with the database and user of the compose file."""
-    data, port, bin_ = folder / "postgres", free_port(), POSTGRES[-1]
+    """The address `host:port` of a PostgreSQL with the database and user of the compose file; its log is in `folder`.
+
+    Its data lie in a folder of their own: it refuses to run as root, and pytest's folders are for their owner alone.
+    """
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as home:
+        yield from _postgres(Path(home), folder)
+
+
+def _postgres(home: Path, folder: Path) -> Generator[str]:
+    data, port, bin_ = home / "data", free_port(), POSTGRES[-1]
     as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
-    password = folder / "password"
+    password = home / "password"
     password.write_text(SECRETS["DATABASE_PASSWORD"])
     data.mkdir()
     if as_user:
-        shutil.chown(data, "postgres", "postgres")
-        shutil.chown(password, "postgres", "postgres")
-        for parent in (folder, *folder.parents):
-            parent.chmod(parent.stat().st_mode | 0o011) if parent.stat().st_uid == os.getuid() else None
+        for path in (home, data, password):
+            shutil.chown(path, "postgres", "postgres")
     make = [str(bin_ / "initdb"), "-D", str(data), "-U", "prefect", "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8"]
     subprocess.run([*as_user, *make], check=True, stdout=subprocess.DEVNULL, cwd="/")
     options = ["-D", str(data), "-p", str(port), "-k", str(data), "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -33,6 +34,12 @@ def answers(api: str) -> bool:
         return False
 
 
+def page_asks(api: str) -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{api.removesuffix('/api')}/ui-settings", timeout=5) as answer:
+        return json.load(answer)["api_url"]
+
+
 def test_the_server_serves_and_dies_with_its_owner_even_by_kill_9() -> None:
     home = os.environ["DATACOMP_HOME"]
     owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
@@ -40,6 +47,7 @@ def test_the_server_serves_and_dies_with_its_owner_even_by_kill_9() -> None:
     api = owner.stdout.readline().strip()
     assert answers(api)
     assert api.startswith("http://127.0.0.1:")
+    assert page_asks(api) == "/api"  # whatever the port
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     assert wait_until_gone(home) == []

@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 from small_chain import RECIPES, small_chain
 
-from datacomp_core.artifacts import BoardEntry, Checkpoint, ShardSet, Subset
+from datacomp_core.artifacts import BoardEntry, ShardSet, Subset
 from datacomp_core.settings import settings
 from datacomp_core.store import Store
-from tasks.reporting import artifact_key
 
 SCRIPT = Path(__file__).with_name("small_chain.py")
 ROOT = Path(__file__).parents[2]
@@ -131,6 +130,7 @@ def test_through_prefect_every_step_is_a_task_run_with_its_summary(
     assert {entry.address for entry in state.result()} == {record.address for record in undisturbed.records("entries")}
     with get_client(sync_client=True) as client:
         flow_run = state.state_details.flow_run_id
+        assert flow_run is not None
         kept = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run])))
     tables = [artifact for artifact in kept if artifact.type == "table"]
     pictures = [artifact for artifact in tables if str(artifact.key).startswith(("filter-", "overlap-"))]
@@ -139,11 +139,20 @@ def test_through_prefect_every_step_is_a_task_run_with_its_summary(
     assert len(summaries) == 17  # 5 of preparation, and for each recipe 2 of curation, the test sets and 3 of scoring
     assert all("reused: built before" in str(artifact.data) for artifact in summaries)
     [lineage] = [str(artifact.data) for artifact in kept if artifact.type == "markdown"]
-    rows = {row.split(" | ")[0].lstrip("| "): row.split(" | ") for row in lineage.splitlines()[2:]}
-    assert all(any(f"(/artifacts/key/{artifact.key})" in link for link in rows) for artifact in summaries)
-    for record in undisturbed.records("checkpoints"):  # up to the shards it was trained on, down to the report that read it
-        name = artifact_key("checkpoints", undisturbed.artifact(Checkpoint, record).name)
-        [row] = [cells for link, cells in rows.items() if link.endswith(f"/{name})")]
-        [trained_on] = [given["address"] for given in record.inputs["shards"]]
-        assert artifact_key("shards", trained_on.split("/")[2].partition("--")[0]) in row[2]
-        assert "/artifacts/key/reports-" in row[3] or "embeddings-" in row[3]
+    addresses = {str(artifact.id): _value(artifact, "address") for artifact in summaries}
+    rows = {addresses[row.split("/artifacts/artifact/")[1][:36]]: row.split(" | ") for row in lineage.splitlines()[2:]}
+    assert set(rows) == set(addresses.values())
+
+    def linked(cell: str) -> set[str]:
+        return {address for artifact, address in addresses.items() if artifact in cell}
+
+    for record in undisturbed.records("reports"):  # up to the checkpoint that it scored, down to the entry on the board
+        _, _, made_from, read_by = rows[record.address]
+        assert linked(made_from) == {given["address"] for inputs in record.inputs.values() for given in inputs}
+        entries = [one for one in undisturbed.records("entries") if one.inputs["report"][0]["address"] == record.address]
+        assert linked(read_by) == {one.address for one in entries}
+
+
+def _value(table: Any, what: str) -> str:
+    """One row of a step's summary."""
+    return next(row["value"] for row in json.loads(table.data) if row["what"] == what)

@@ -48,6 +48,7 @@ def test_the_schema_of_the_form_has_descriptions_and_a_union_of_filters() -> Non
     spec = schema["definitions"]["ExperimentSpec"]["properties"]
     assert all("description" in field or "$ref" in field for field in spec.values())
     assert spec["filter"]["discriminator"]["propertyName"] == "kind"
+    assert len(spec["filter"]["anyOf"]) == len(spec["filter"]["discriminator"]["mapping"])  # drawn as a picker
     assert set(spec["scale"]["enum"]) == {"tiny", "debug", "small", "medium", "large", "xlarge"}
 
 
