@@ -58,17 +58,6 @@ class Stack:
         self.workers[pool] = spawn(command, self.folder / f"worker-{pool}.log", self.environment | settings)
         return self.workers[pool]
 
-    def bucket(self) -> Any:
-        """The store's bucket as an operator sees it."""
-        import s3fs
-
-        own = self.environment
-        return s3fs.S3FileSystem(
-            key=own["AWS_ACCESS_KEY_ID"],
-            secret=own["AWS_SECRET_ACCESS_KEY"],
-            client_kwargs={"endpoint_url": own["AWS_ENDPOINT_URL"], "region_name": "us-east-1"},
-        )
-
     def logs(self) -> str:
         return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in self.folder.glob("*.log"))
 

@@ -16,6 +16,10 @@ from client import FINAL, Api
 from processes import processes_with, wait_until_gone
 from stack import SECRETS, Stack, end, started, wait_for
 
+from datacomp_core.artifacts import EvalReport
+from datacomp_core.evaluation.report import REPORT
+from datacomp_core.store import Store
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 PATIENCE = 1800
 
@@ -119,7 +123,9 @@ def test_the_schedule_fires(finished: str, api: Api) -> None:
     assert done[0]["state"]["type"] == "COMPLETED"
 
 
-def test_a_score_that_is_not_what_it_was_raises_an_alarm(finished: str, stack: Stack, api: Api) -> None:
+def test_a_score_that_is_not_what_it_was_raises_an_alarm(
+    finished: str, stack: Stack, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     [(address, report)] = [
         (checkpoint["value"], table["value"])
         for rows in map(_rows, _tables(api, finished, "reports"))
@@ -127,11 +133,15 @@ def test_a_score_that_is_not_what_it_was_raises_an_alarm(finished: str, stack: S
         for table in rows
         if checkpoint["what"] == "input: checkpoint" and table["what"] == "address"
     ]
-    bucket = stack.bucket()
-    path = f"{stack.environment['DATACOMP_STORE'].removeprefix('s3://')}/{report}/report.json"
-    told = json.loads(bucket.cat_file(path))
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, stack.environment[name])
+    store = Store.open(stack.environment["DATACOMP_STORE"])
+    record = store.record(report)
+    assert record is not None
+    folder = store.folder(store.artifact(EvalReport, record))
+    told = folder.read_json(REPORT)
     told["tasks"][0]["value"] += 0.1  # as if a library had changed what it gives
-    bucket.pipe_file(path, json.dumps(told).encode())
+    folder.write_json(REPORT, told)
     spec = {"scale": "tiny", "checkpoints": [address]}
     ended = api.wait(api.start("reevaluate/tiny", {"spec": spec}), PATIENCE)
     assert ended["state"]["type"] == "FAILED"
