@@ -16,7 +16,7 @@ from datacomp_core.artifacts import EvalSets, Spec
 from datacomp_core.pool import tiny_captions as captions
 from datacomp_core.pool.tiny_holdout import HOLDOUT_SEED, directory, holdout
 from datacomp_core.pool.tiny_source import Drawing
-from datacomp_core.pool.tiny_tar import Sample, tar
+from datacomp_core.shards import ShardWriter
 from datacomp_core.store import Folder, step
 
 COARSE_NAMES = {
@@ -121,8 +121,11 @@ def _lines(lines: list[str] | tuple[str, ...]) -> bytes:
 
 def _write(home: Folder, members: list[dict[str, bytes]]) -> None:
     random.Random(HOLDOUT_SEED).shuffle(members)
-    samples = [Sample(f"s{number:07d}", files) for number, files in enumerate(members)]
-    starts = range(0, len(samples), SHARD_SAMPLES)
+    starts = range(0, len(members), SHARD_SAMPLES)
     for number, start in enumerate(starts):
-        home.write(f"test/{number}.tar", tar(samples[start : start + SHARD_SAMPLES])[0])
+        with home.writing(f"test/{number}.tar") as path, path.open("wb") as file:
+            writer = ShardWriter(file, str(number))
+            for at, files in enumerate(members[start : start + SHARD_SAMPLES], start):
+                writer.add("", f"s{at:07d}", files)
+            writer.finish()
     home.write("test/nshards.txt", str(len(starts)).encode())

@@ -7,20 +7,17 @@ drawing, no caption template and no look-alike of a test image with anything els
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import random
 from typing import Literal
 
-import polars as pl
 from pydantic import Field
 
 from datacomp_core.artifacts import ShardSet, Spec
 from datacomp_core.pool import tiny_captions as captions
 from datacomp_core.pool.tiny_holdout import holdout
 from datacomp_core.pool.tiny_source import TRUSTED_SETS, Drawing, of_sets
-from datacomp_core.pool.tiny_tar import Sample, tar
-from datacomp_core.shards import INDEX, INDEX_SCHEMA, shard_name
+from datacomp_core.shards import ShardWriter, shard_name, write_index
 from datacomp_core.store import Folder, step
 from datacomp_core.uid import uid_of
 
@@ -61,7 +58,8 @@ def _uid(drawing: Drawing, text: str) -> str:
     return uid_of(f"{drawing.source}/{drawing.key}", text)
 
 
-def _sample(shard: int, at: int, drawing: Drawing, text: str) -> Sample:
+def _sample(shard: int, at: int, drawing: Drawing, text: str) -> tuple[str, str, dict[str, bytes]]:
+    """uid, key and members."""
     key = f"{shard:05d}{at:04d}"  # img2dataset's form
     about = {
         "uid": _uid(drawing, text),
@@ -71,22 +69,13 @@ def _sample(shard: int, at: int, drawing: Drawing, text: str) -> Sample:
         "sha256": hashlib.sha256(drawing.image).hexdigest(),
     }
     members = {"webp": drawing.image, "txt": text.encode(), "json": json.dumps(about, ensure_ascii=False).encode()}
-    return Sample(key, members)
+    return about["uid"], key, members
 
 
-def _write(out: Folder, shard: str, samples: list[Sample]) -> None:
-    data, extents = tar(samples)
-    out.write(f"{shard}.tar", data)
-    index = pl.DataFrame(
-        {
-            "uid": [json.loads(sample.members["json"])["uid"] for sample in samples],
-            "key": [sample.key for sample in samples],
-            "shard": [shard] * len(samples),
-            "offset": [extent.offset for extent in extents],
-            "length": [extent.length for extent in extents],
-        },
-        schema=INDEX_SCHEMA,
-    )
-    buffer = io.BytesIO()
-    index.write_parquet(buffer)
-    out.write(f"{INDEX}/{shard}.parquet", buffer.getvalue())
+def _write(out: Folder, shard: str, samples: list[tuple[str, str, dict[str, bytes]]]) -> None:
+    with out.writing(f"{shard}.tar") as path, path.open("wb") as file:
+        writer = ShardWriter(file, shard)
+        for uid, key, members in samples:
+            writer.add(uid, key, members)
+        index = writer.finish()
+    write_index(out, shard, index)

@@ -1,10 +1,12 @@
 """The account of a reshard: every chosen sample is written, or missing for a named reason.
 
-One byte a chosen sample says what became of it. A uid that lies in several shards is taken from the first.
+One byte a chosen sample, in a file on scratch disk, says what became of it. A uid that lies in several shards is taken
+from the first.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,7 +75,9 @@ class Ledger:
 
     def __post_init__(self) -> None:
         self.causes += [(self.otherwise, ""), ("", "")]
-        self.fate = np.zeros(len(self.subset), np.uint8)
+        with tempfile.TemporaryFile() as file:  # mapped, so that it need not fit into memory
+            file.truncate(max(len(self.subset), 1))
+            self.fate = np.memmap(file, np.uint8, "r+", shape=(len(self.subset),))  # pyright: ignore[reportArgumentType]
 
     def enter(self, found: Scanned) -> Rows:
         """The rows to write, one a copy, without those that an earlier shard gave."""

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Literal
 
@@ -22,7 +23,7 @@ import polars as pl
 from datacomp_core import uid
 from datacomp_core.errors import DataError, DiskFullError
 from datacomp_core.resharding.faces import Faces
-from datacomp_core.resharding.frames import Bytes, Renamed, frame_anew, names_of, rename
+from datacomp_core.resharding.frames import Renamed, frame_anew, names_of, rename
 from datacomp_core.resharding.plan import Positions, Rows
 from datacomp_core.resharding.ranges import Batch, Tar, in_order, read
 from datacomp_core.shards import INDEX, INDEX_SCHEMA, index_bytes
@@ -154,13 +155,12 @@ class _Writing:
         files = [tar.fileno() for tar in tars]
         for batch, some, done in self._batches():
             rows = batch.rows[some]
-            pieces = _pieces(batch, some, done, self.job.rows["length"][rows])
-            lengths = np.array([sum(map(len, piece)) for piece in pieces])
-            if not done.fits.all() or np.any(lengths != self.lengths[rows]):
+            pieces = _Pieces(batch, some, done, self.job.rows["length"][rows])
+            if not done.fits.all() or np.any(pieces.lengths != self.lengths[rows]):
                 raise _OddError
-            places = zip(self.shard_of_row[rows].tolist(), self.offsets[rows].tolist(), pieces, strict=True)
-            for shard, offset, piece in places:
-                _write_all(files[shard], piece, offset)
+            where = (self.shard_of_row[rows].tolist(), self.offsets[rows].tolist(), pieces.lengths.tolist())
+            for shard, offset, length, piece in zip(*where, pieces, strict=True):
+                _write_all(files[shard], piece, offset, length)
 
     def _write_aside(self, aside: IO[bytes], tars: list[IO[bytes]]) -> None:
         """All samples to one file as they come, then from there to the tars in the order of the output."""
@@ -168,16 +168,16 @@ class _Writing:
         end = 0
         for batch, some, done in self._batches():
             rows = batch.rows[some]
-            pieces = _pieces(batch, some, done, self.job.rows["length"][rows])
+            pieces = _Pieces(batch, some, done, self.job.rows["length"][rows])
             for row, fits, piece in zip(rows.tolist(), done.fits.tolist(), pieces, strict=True):
                 ready = self._edited(row, piece if fits else [self._anew(row, piece[0])])
                 places[row], lengths[row] = end, sum(map(len, ready))
-                _write_all(aside.fileno(), ready, end)
+                _write_all(aside.fileno(), ready, end, int(lengths[row]))
                 end += int(lengths[row])
         self._place(lengths)
         where = zip(self.shard_of_row.tolist(), places.tolist(), self.offsets.tolist(), lengths.tolist(), strict=True)
         for shard, place, offset, length in where:
-            _write_all(tars[shard].fileno(), [memoryview(os.pread(aside.fileno(), length, place))], offset)
+            _write_all(tars[shard].fileno(), [memoryview(os.pread(aside.fileno(), length, place))], offset, length)
 
     def _anew(self, row: int, data: memoryview) -> memoryview:
         try:
@@ -206,25 +206,35 @@ def _new_blocks(done: Renamed, size: Positions) -> Positions:
     return blocks
 
 
-def _pieces(batch: Batch, some: Positions, done: Renamed, lengths: Positions) -> list[list[memoryview]]:
-    """The bytes to write for each sample: its range, or its members without what stood before them."""
-    data, begins = batch.blocks.reshape(-1).data, batch.begins[some] * BLOCK
-    pieces = [[data[begin:end]] for begin, end in zip(begins.tolist(), (begins + lengths).tolist(), strict=True)]
-    anew = done.fits & done.stripped
-    if anew.any():
-        for n in np.flatnonzero(anew).tolist():
-            pieces[n] = []
-        for members in done.members:
+class _Pieces:
+    """The bytes to write for each sample: its range, or its members without what stood before them. `lengths` is of each."""
+
+    def __init__(self, batch: Batch, some: Positions, done: Renamed, lengths: Positions) -> None:
+        anew, start = done.fits & done.stripped, batch.begins[some] * BLOCK
+        whole = np.flatnonzero(~anew)
+        sample, begin, end = [whole], [start[whole]], [(start + lengths)[whole]]
+        for members in done.members if anew.any() else ():
             mine = anew[members.sample]
-            spans: tuple[Bytes | Positions, ...] = (members.sample, members.head * BLOCK, members.stop * BLOCK)
-            for n, begin, end in zip(*(values[mine].tolist() for values in spans), strict=True):
-                pieces[n].append(data[begin:end])
-    return pieces
+            sample.append(members.sample[mine])
+            begin.append(members.head[mine] * BLOCK)
+            end.append(members.stop[mine] * BLOCK)
+        whose = np.concatenate(sample)
+        order = np.argsort(whose, kind="stable")
+        begins, ends = np.concatenate(begin)[order], np.concatenate(end)[order]
+        self._begins, self._ends = begins.tolist(), ends.tolist()
+        self._first = np.searchsorted(whose[order], np.arange(len(some) + 1)).tolist()
+        total = np.concatenate(([0], np.cumsum(ends - begins)))[self._first]
+        self.lengths: Positions = total[1:] - total[:-1]
+        self._data = batch.blocks.reshape(-1).data
+
+    def __iter__(self) -> Iterator[list[memoryview]]:
+        data, begins, ends, first = self._data, self._begins, self._ends, self._first
+        for low, high in pairwise(first):
+            yield [data[begins[n] : ends[n]] for n in range(low, high)]
 
 
-def _write_all(file: int, pieces: list[memoryview], place: int) -> None:
-    total = sum(map(len, pieces))
+def _write_all(file: int, pieces: list[memoryview], place: int, length: int) -> None:
     written = os.pwritev(file, pieces, place)
-    while written < total:
+    while written < length:
         rest = memoryview(b"".join(pieces))[written:]
         written += os.pwrite(file, rest, place + written)

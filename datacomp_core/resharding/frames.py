@@ -104,7 +104,45 @@ def _member(blocks: Bytes, live: Ints, head: Ints, names: Bytes) -> tuple[_Chang
     found = block.sum(axis=1, dtype=np.int64) - block[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * 32
     good &= is_number & (stated == found) & (block[:, 156] == _REGULAR) & (block[:, 345] == 0)
     good &= (block[:, 257:262] == _USTAR).all(axis=1)
-    old = block[:, :NAME]
+    old, own = block[:, :NAME], names[live]
+    fresh, stem, has_both = _alike(old, own) or _one_by_one(old, own)
+    checksum = stated - old.sum(axis=1, dtype=np.int64) + fresh.sum(axis=1, dtype=np.int64)
+    members = Members(live, head, head + 1 + -(-size // BLOCK))
+    return _Change(members, fresh, block[:, 124:135], checksum), good & has_both, stem
+
+
+def _alike(old: Bytes, own: Bytes) -> tuple[Bytes, Bytes, Flags] | None:
+    """What `_one_by_one` gives, several times faster, for names that differ only in their stems; None for others.
+
+    The n-th members of a download's samples are such: stems of equal length, one extension.
+    """
+    if not len(old):
+        return None
+    name, key = bytes(old[0]).split(b"\0", 1)[0], bytes(own[0]).rstrip(b"\0")
+    slash = name.rfind(b"/")
+    dot = name.find(b".", slash + 1)
+    total = len(key) + len(name) - dot - 1
+    if dot <= slash + 1 or total > NAME or not name[:dot].isascii():
+        return None
+    stems = old[:, :dot]
+    odd = (stems == _SLASH) | (stems == _DOT) | (stems == 0) | (stems >= 128)
+    if not (
+        np.array_equal(old[:, dot:], np.broadcast_to(old[0, dot:], (len(old), NAME - dot)))
+        and np.array_equal(odd, np.broadcast_to(odd[0], odd.shape))
+        and (own[:, len(key) - 1] == _DOT).all()
+        and not own[:, len(key) :].any()
+        and not (old[:, :2] == _UNDERSCORE).all(axis=1).any()
+    ):
+        return None
+    fresh, stem = np.zeros_like(own), np.zeros_like(own)
+    fresh[:, : len(key)] = own[:, : len(key)]
+    fresh[:, len(key) : total] = np.frombuffer(name[dot + 1 :].lower(), np.uint8)
+    stem[:, : dot + 1] = old[:, : dot + 1]
+    return fresh, stem, np.ones(len(old), np.bool_)
+
+
+def _one_by_one(old: Bytes, own: Bytes) -> tuple[Bytes, Bytes, Flags]:
+    """New names, stems with the dot, shapes (n, 100), and whether a member can have them, of any old names."""
     ended = old == 0
     name_length = np.where(ended.any(axis=1), ended.argmax(axis=1), NAME)[:, None]
     name = np.where(name_length > _COLUMNS, old, 0)
@@ -112,17 +150,15 @@ def _member(blocks: Bytes, live: Ints, head: Ints, names: Bytes) -> tuple[_Chang
     slash = np.where(slashes.any(axis=1), NAME - 1 - slashes.argmax(axis=1), -1)[:, None]
     dots = (name == _DOT) & (slash < _COLUMNS)
     dot = np.where(dots.any(axis=1), dots.argmax(axis=1), -1)[:, None]
-    good &= (dot > slash + 1)[:, 0] & ~(name[:, :2] == _UNDERSCORE).all(axis=1)
+    good = (dot > slash + 1)[:, 0] & ~(name[:, :2] == _UNDERSCORE).all(axis=1)
     good &= ~((name >= 128) & (dot < _COLUMNS)).any(axis=1)
-    extension = np.take_along_axis(name, np.clip(_COLUMNS - _lengths(names[live]) + dot + 1, 0, NAME - 1), axis=1)
+    length = _lengths(own)
+    extension = np.take_along_axis(name, np.clip(_COLUMNS - length + dot + 1, 0, NAME - 1), axis=1)
     extension += 32 * ((extension >= 65) & (extension <= 90)).astype(np.uint8)
-    own, length = names[live], _lengths(names[live])
     total = length + name_length - dot - 1
     good &= (total <= NAME)[:, 0]
     fresh = np.where(length > _COLUMNS, own, np.where(total > _COLUMNS, extension, 0)).astype(np.uint8)
-    checksum = stated - old.sum(axis=1, dtype=np.int64) + fresh.sum(axis=1, dtype=np.int64)
-    members = Members(live, head, head + 1 + -(-size // BLOCK))
-    return _Change(members, fresh, block[:, 124:135], checksum), good, np.where(dot >= _COLUMNS, name, 0).astype(np.uint8)
+    return fresh, np.where(dot >= _COLUMNS, name, 0).astype(np.uint8), good
 
 
 def _lengths(names: Bytes) -> Ints:
