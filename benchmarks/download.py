@@ -138,12 +138,15 @@ def main(images: int = 3000, rounds: int = 3) -> None:
             files.append(root / f"{count}.parquet")
             pl.DataFrame(columns, schema=SCHEMA).write_parquet(files[-1])
         scripts = {"img2dataset": PLAIN, "ours": OURS}
-        start = {name: run(script, root, files[0]) for name, script in scripts.items()}
-        found = {name: [] for name in scripts}
+        starts: dict[str, list[tuple[float, float]]] = {name: [] for name in scripts}
+        wholes: dict[str, list[tuple[float, float]]] = {name: [] for name in scripts}
         for number in range(rounds):
             for name, script in scripts.items() if number % 2 else reversed(scripts.items()):
-                whole = run(script, root, files[1])
-                found[name].append([whole[i] - start[name][i] for i in (0, 1)])
+                starts[name].append(run(script, root, files[0]))
+                wholes[name].append(run(script, root, files[1]))
+                print(f"  {name}: start-up {starts[name][-1]}, whole {wholes[name][-1]} (wall, CPU seconds)", flush=True)
+        start = {name: [min(one[i] for one in some) for i in (0, 1)] for name, some in starts.items()}
+        found = {name: [[whole[i] - start[name][i] for i in (0, 1)] for whole in some] for name, some in wholes.items()}
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     print(f"{images:,} images, {rounds} rounds, one process of {THREADS} threads; {load}")
     print("| | images/s | CPU ms an image | start-up, s |\n|---|---|---|---|")

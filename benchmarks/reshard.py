@@ -7,6 +7,10 @@ several sizes times each contender in turn, three times, each as a process of it
 asked the file system for, in bytes per byte selected (without start-up, in one process). The reference runs
 from a checkout of mlfoundations/datacomp (`--reference`) and needs pysimdjson and cloudpathlib on PYTHONPATH; it is patched at
 run time for today's webdataset. Without a checkout it is left out. Compare CPU seconds where the machine is shared.
+
+`--s3` adds a bucket on a local S3 server (ministack), which holds the pool: ours from bucket to bucket, with the bytes and
+requests asked of it, and "get all", which fetches every tar and drops it: what a reader of the whole pool pays at the least. The
+reference reads buckets by the `aws` command, which is not run here.
 """
 
 from __future__ import annotations
@@ -16,10 +20,13 @@ import io
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +48,16 @@ from datacomp_core.store import Folder
 if __name__ == "__main__":
     source, subset, out, workers = sys.argv[1:]
     reshard_folders(Folder(source), subset, Folder(out), ReshardSpec(), workers=int(workers))
+"""
+
+GET_ALL = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datacomp_core.store import Folder
+if __name__ == "__main__":
+    source, workers = Folder(sys.argv[1]), int(sys.argv[2])
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda name: len(source.read(name)), source.files(".tar")))
 """
 
 # All that the reference needs with webdataset 0.2.86: names that have moved.
@@ -124,6 +141,80 @@ def bytes_read(source: Path, subset: Path, out: Path) -> float:
     return (so_far() - planned - (planned - begun)) / selected
 
 
+def asked_of_bucket(source: str, subset: Path, out: str) -> tuple[float, float]:
+    """Bytes asked of a bucket a byte of the samples selected, and requests a sample."""
+    from datacomp_core.resharding.reshard import ReshardSpec, account_folders, reshard_folders
+    from datacomp_core.store import Folder
+
+    asked: list[int] = []
+    read = Folder.read_ranges
+
+    def counted(self: Folder, ranges: list[tuple[str, int, int]]) -> list[bytes]:
+        asked.extend(stop - start for _, start, stop in ranges)
+        return read(self, ranges)
+
+    Folder.read_ranges = counted
+    try:
+        account = reshard_folders(Folder(source), str(subset), Folder(out), ReshardSpec())
+    finally:
+        Folder.read_ranges = read
+    _, selected = account_folders(Folder(source), str(subset), ReshardSpec())
+    return sum(asked) / selected, len(asked) / account.written
+
+
+@contextmanager
+def bucket() -> Generator[str]:
+    """A bucket of a local S3 server, which this process and its children reach."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+    settings = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "SERVICES": "s3", "LOG_LEVEL": "ERROR"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen([sys.executable, "-m", "ministack"], env=os.environ | settings, **quiet)
+    try:
+        import s3fs
+
+        for _ in range(100):
+            time.sleep(0.3)
+            with suppress(OSError):
+                s3fs.S3FileSystem().mkdir("reshard-benchmark")
+                break
+        yield "s3://reshard-benchmark"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def in_bucket(given: argparse.Namespace, source: Path, subset: Path, uids: np.ndarray) -> None:
+    from datacomp_core.store import Folder
+
+    with bucket() as url:
+        pool = Folder(f"{url}/pool")
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                pool.put(str(path.relative_to(source)), path)
+        for number, fraction in enumerate(given.fractions):
+            chosen = subset_file(subset, uids, fraction)
+            share, requests = asked_of_bucket(pool.url, subset, f"{url}/counted{number}")
+            print(f"{fraction:7.0%} {'S3 read':<12} {share:8.3f} bytes per byte selected, {requests:.2f} requests a sample")
+            dropped = given.folder / "nothing"
+            costs: dict[str, list[Cost]] = {"S3 ours": [], "S3 get all": []}
+            for turn in range(given.repeats):
+                out = f"{url}/out{number}-{turn}"
+                ours = [sys.executable, "-c", OURS, pool.url, str(subset), out, str(given.workers)]
+                costs["S3 ours"].append(timed(ours, dropped))
+                costs["S3 get all"].append(timed([sys.executable, "-c", GET_ALL, pool.url, str(given.workers)], dropped))
+            for name, some in costs.items():
+                cost = Cost(*(statistics.median(values) for values in zip(*some, strict=True)))
+                rate = f"{chosen / cost.seconds:10,.0f}" if name == "S3 ours" else " " * 10
+                print(
+                    f"{fraction:7.0%} {name:<12} {cost.seconds:8.2f} {cost.cpu_seconds:8.2f} {rate} {'':6} {cost.peak_mb:8.0f}",
+                    flush=True,
+                )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("benchmark-reshard"), help="where to work; removed afterwards")
@@ -133,6 +224,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fractions", type=float, nargs="+", default=(0.03, 0.1, 0.3, 1.0), help="sizes of the subset")
     parser.add_argument("--reference", type=Path, help="a checkout of mlfoundations/datacomp")
+    parser.add_argument("--s3", action="store_true", help="the pool in a bucket too")
     given = parser.parse_args()
     source, out, subset = given.folder / "pool", given.folder / "out", given.folder / "subset.npy"
     source.mkdir(parents=True, exist_ok=True)
@@ -144,6 +236,8 @@ def main() -> None:
         for fraction in given.fractions:
             number = subset_file(subset, uids, fraction)
             compare(given, source, out, subset, number, fraction)
+        if given.s3:
+            in_bucket(given, source, subset, uids)
     finally:
         shutil.rmtree(given.folder)
 

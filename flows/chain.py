@@ -17,6 +17,8 @@ from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec
+from datacomp_core.resharding.faces import FaceSpec
+from datacomp_core.resharding.mix import MixSpec
 from datacomp_core.store import Planned, Store
 from flows.parameters import Curation, ExperimentSpec, Preparation, Scoring
 from tasks import curate as curating
@@ -123,7 +125,24 @@ def _pool_of(spec: Preparation) -> str:
 def curate(call: Call, spec: Curation, preparation: Preparation, found: Candidates) -> Curated:
     """A subset by one recipe, and its samples as shards of their own. Only a recipe that reads scores waits for them."""
     subset = call(curating.select_subset, spec.subset, found.pool, beside(call, spec.subset, preparation, found))
-    return Curated(subset, call(curating.reshard, spec.reshard, subset, found.shards))
+    return laid_out(call, spec, subset, found)
+
+
+def laid_out(call: Call, spec: Curation, subset: Any, found: Candidates) -> Curated:
+    """A subset's samples as shards of their own, as a view into the pool's, or mixed with sets of one's own."""
+    layout = spec.layout
+    if layout.form == "view":
+        return Curated(subset, call(curating.view, spec.reshard, subset, found.shards))
+    if layout.faces == "leave":
+        shards = call(curating.reshard, spec.reshard, subset, found.shards)
+    else:
+        faces = FaceSpec(treatment=layout.faces)
+        shards = call(curating.reshard_faces, spec.reshard, faces, subset, found.shards, found.pool)
+    if not layout.mix_in:
+        return Curated(subset, shards)
+    several = (shards, *(stored(ShardSet, address) for address in layout.mix_in))
+    mixed = call(curating.mix, MixSpec(weights=(1.0, *layout.weights), seed=spec.reshard.seed), several)
+    return Curated(mixed, call(curating.reshard_several, spec.reshard, mixed, several))
 
 
 def train_and_evaluate(call: Call, spec: Scoring, curated: Curated) -> Scored:

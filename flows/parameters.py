@@ -72,11 +72,36 @@ class Preparation(Spec):
     embed: EmbedSpec = Field(default=EmbedSpec(), description="How pairs are scored.")
 
 
+class Layout(Spec):
+    """What the chosen samples become: shards, with faces treated or sets of one's own mixed in, or a view without a copy."""
+
+    form: Literal["shards", "view"] = Field(
+        default="shards", description="view: training reads the pool's shards through an index; for a quick experiment."
+    )
+    faces: Literal["leave", "blur", "inject", "blur_and_inject"] = Field(
+        default="leave", description="For pools downloaded without blur: by the metadata's boxes, in the image, the json or both."
+    )
+    mix_in: tuple[str, ...] = Field(
+        default=(),
+        description="Addresses of shard sets (`shards/...`) of one's own. The entry's track is byod then.",
+    )
+    weights: tuple[float, ...] = Field(default=(), description="How often each sample of these is taken: 2, or 0.3.")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Layout:
+        if len(self.mix_in) != len(self.weights):
+            raise SpecError(f"{len(self.weights)} weights for {len(self.mix_in)} shard sets to mix in: give one for each.")
+        if self.form == "view" and (self.mix_in or self.faces != "leave"):
+            raise SpecError("A view copies nothing, so no face can be blurred and nothing mixed in: choose the form shards.")
+        return self
+
+
 class Curation(Spec):
     """From a pool to a training set."""
 
     subset: SubsetSpec = Field(description="The filter.")
     reshard: ReshardSpec = Field(default=reshard_of("tiny"), description="How the chosen samples are laid out.")
+    layout: Layout = Field(default=Layout(), description="What they become.")
 
 
 class Scoring(Spec):
@@ -147,6 +172,7 @@ class ExperimentSpec(Spec):
     pool: PoolAddress = ""
     shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
     evalsets: EvalsetsAddress = ""
+    layout: Layout = Field(default=Layout(), description="What the chosen samples become.")
 
     @model_validator(mode="after")
     def _is_known(self) -> ExperimentSpec:
@@ -181,7 +207,7 @@ class ExperimentSpec(Spec):
 
     def curation(self) -> Curation:
         """The specs of the filter and the reshard."""
-        return Curation(subset=self.subset(), reshard=reshard_of(self.scale))
+        return Curation(subset=self.subset(), reshard=reshard_of(self.scale), layout=self.layout)
 
     def scoring(self) -> Scoring:
         """The specs of training, evaluation and entry."""
@@ -191,7 +217,7 @@ class ExperimentSpec(Spec):
             stored_evalsets=self.evalsets,
             evalsets=TinyEvalSpec() if scale.suite == "tiny" else DownloadSpec(suite=scale.suite),
             evaluate=EvalSpec(suite=scale.suite),
-            entry=EntrySpec(),
+            entry=EntrySpec(track="byod" if self.layout.mix_in else "filtering"),
         )
 
 

@@ -59,6 +59,20 @@ def test_renamed_samples_hold_what_they_held(form: int, mtime: float) -> None:
             assert new == frame_anew(old, keys[n])
 
 
+@pytest.mark.parametrize(("form", "mtime"), [(tarfile.USTAR_FORMAT, 7), (tarfile.PAX_FORMAT, 7.5)])
+def test_names_of_all_kinds_are_renamed_together_as_each_alone(form: int, mtime: float) -> None:
+    data = archive(form, mtime)
+    rows = index_tar(io.BytesIO(data), "s").whole()
+    names = names_of([f"{name_of(n)}-{n * 7}" for n in range(rows.height)])
+    begins, lengths = rows["offset"].to_numpy() // 512, rows["length"].to_numpy() // 512
+    together, alone = (np.frombuffer(bytearray(data), np.uint8).reshape(-1, 512) for _ in range(2))
+    fits = rename(together, begins, begins + lengths, names).fits
+    for n in range(rows.height):
+        one = slice(n, n + 1)
+        assert rename(alone, begins[one], (begins + lengths)[one], names[one]).fits[0] == fits[n]
+    assert np.array_equal(together, alone)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_damage_and_mixed_samples_never_fit(seed: int) -> None:
     rng = random.Random(seed)

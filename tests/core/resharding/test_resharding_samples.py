@@ -75,6 +75,24 @@ def test_same_bytes_whatever_the_number_of_workers(tmp_path: Path, monkeypatch: 
     assert files_of(tmp_path / "out1") == files_of(tmp_path / "out2")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+def test_same_bytes_on_a_cluster(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
+    from datacomp_core import engines
+    from datacomp_core.resharding import planning, reshard
+
+    monkeypatch.setattr(planning, "INDICES_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(reshard, "SAMPLES_WORTH_A_PROCESS", 1)
+    uids = write_pool(tmp_path / "pool")
+    subset = write_subset(tmp_path / "s.npy", uids + uids[::3])
+    spec = ReshardSpec(samples_per_shard=9)
+    reshard_folders(Folder(tmp_path / "pool"), subset, Folder(tmp_path / "here"), spec)
+    with engines.using(engine):
+        reshard_folders(Folder(tmp_path / "pool"), subset, Folder(tmp_path / "there"), spec, workers=2)
+    assert files_of(tmp_path / "here") == files_of(tmp_path / "there")
+
+
 def order_of(folder: Path) -> list[str]:
     return list(read_tars(folder))
 
