@@ -2,11 +2,13 @@
 
     python benchmarks/filters.py --rows 2000000 --workers 2 --reference CHECKOUT_OF_MLFOUNDATIONS_DATACOMP
 
-Each run is a process of its own, started by `spawn`; its start-up and imports are timed by an empty run and taken off. Peak
-memory is that of the process and its children. CPU seconds are what can be compared on a machine that others use. Without
-`--reference` only ours is measured. The reference is given the same fastText model as ours; `nltk` (with its `wordnet` data) and
-`cld3-py` have to be importable for it. `--floor` times fastText alone on the same captions, which no filter by language can
-beat; `--cached` times recipes over score columns that are there.
+Each run is a process of its own, started by `spawn`; its start-up (imports, workers, models) is timed by the same filter on a
+pool of one row a worker and taken off. Peak
+memory is that of the process and the largest of its children. CPU seconds are what can be compared on a machine that others use.
+Without `--reference` only ours is measured. The reference is given the same fastText model as ours; `nltk` (with its `wordnet`
+data) and `cld3-py` have to be importable for it. `image_based` (not in the default list: it needs embeddings) gives both the same
+centroids and target; the reference's code then runs on the CPU too, one thread a worker. `--floor` times fastText alone on the
+same captions, which no filter by language can beat; `--cached` times recipes over score columns that are there.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import random
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -25,20 +29,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-ROWS_PER_PART = 500_000
+DIMENSIONS, CENTROIDS, TARGETS = 768, 10_000, 5_000
 FILTERS = ("no_filter", "clip_score", "basic_filter", "laion2b", "text_based")
 CACHED = ("clip_score_l14", "clip_score:score=b32,threshold=0.281", "mix")
-OURS = {"clip_score": "clip_score_l14"}
+OURS = {
+    "clip_score": "clip_score_l14",
+    "image_based": "image_based:centroids={clusters}/centroids.npy,target={clusters}/target.npy",
+}
 
 
-def write_pool(folder: Path, num_rows: int) -> None:
-    """Parts of half a million rows with real captions in eleven languages, urls, sizes, scores and hashes of the web's shapes."""
+def write_pool(folder: Path, num_rows: int, rows_per_part: int) -> None:
+    """Parts with real captions in eleven languages, urls, sizes, scores and hashes of the web's shapes."""
     captions = _captions()
-    for part, start in enumerate(range(0, num_rows, ROWS_PER_PART)):
+    for part, start in enumerate(range(0, num_rows, rows_per_part)):
         chance = np.random.default_rng(part)
-        size = min(ROWS_PER_PART, num_rows - start)
+        size = min(rows_per_part, num_rows - start)
         halves = chance.integers(0, 2**64, (2, size), np.uint64)
         uids = [f"{high:016x}{low:016x}" for high, low in zip(*halves.tolist(), strict=True)]
         texts = captions.gather(chance.integers(0, len(captions), size)) + pl.Series([f" {n % 9973}" for n in range(size)])
@@ -56,6 +64,26 @@ def write_pool(folder: Path, num_rows: int) -> None:
             }
         )
         frame.write_parquet(folder / f"{part:08d}.parquet", compression="snappy")
+
+
+def write_embeddings(pools: list[Path], clusters: Path) -> None:
+    """An npz beside every parquet of the pools, and centroids and a target set, in the forms that either program reads."""
+    import torch
+
+    centroids, target = _unit(0, CENTROIDS), _unit(1, TARGETS)
+    np.save(clusters / "centroids.npy", centroids)
+    np.save(clusters / "target.npy", target)
+    torch.save(centroids, clusters / "small_centroids", pickle_protocol=4)
+    for number, some in enumerate(np.array_split(target, 5)):
+        torch.save({"image_features": torch.from_numpy(some)}, clusters / f"in1k_clip_vit_l14_{number}")
+    for number, path in enumerate(sorted(path for pool in pools for path in pool.glob("*.parquet"))):
+        size = pl.scan_parquet(path).select(pl.len()).collect().item()
+        np.savez(path.with_suffix(".npz"), l14_img=_unit(2 + number, size).astype(np.float16))
+
+
+def _unit(seed: int, count: int) -> npt.NDArray[np.float32]:
+    rows = np.random.default_rng(seed).standard_normal((count, DIMENSIONS), np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def _captions() -> pl.Series:
@@ -80,31 +108,49 @@ def ours(name: str, folder: str, workers: int) -> int:
     from datacomp_core.store import Folder
 
     with tempfile.TemporaryDirectory() as out:
-        recipe = load_recipe(OURS.get(name, name)) if name else None
-        return select(recipe, Folder(folder), out=Folder(out), write="subset", workers=workers).num_samples if recipe else 0
+        recipe = load_recipe(OURS.get(name, name).format(clusters=_clusters(folder)))
+        return select(recipe, Folder(folder), out=Folder(out), write="subset", workers=workers).num_samples
+
+
+def _clusters(folder: str) -> Path:
+    return Path(folder).parent / "clusters"
 
 
 def reference(checkout: str, name: str, folder: str, workers: int) -> int:
     sys.path.insert(0, checkout)
     import baselines.apply_filter as baselines  # pyright: ignore
 
-    from datacomp_core.assets import asset
-
-    files = {"fasttext": "lid.176.ftz", "imagenet21k_wordnet_ids": "imagenet21k_wordnet_ids.txt"}
-    baselines.download = lambda name, root=None: str(asset(files[name]))  # type: ignore[attr-defined]
     run: dict[str, Callable[[], Any]] = {
-        "": lambda: np.empty(0, "u8,u8"),
         "no_filter": lambda: baselines.load_uids(folder, workers),
         "clip_score": lambda: baselines.load_uids_with_clip_score(folder, "l14", None, 0.3, workers),
         "basic_filter": lambda: baselines.load_uids_with_basic_filter(folder, workers),
         "text_based": lambda: baselines.load_uids_with_text_entity(folder, workers),
         "laion2b": lambda: baselines.load_uids_with_clip_score(folder, "b32", 0.28, None, workers, gcld3_en_filter=True),
+        "image_based": lambda: baselines.load_uids_with_image_filter(folder, "small", workers, 1024),
     }
     uids = run[name]()
     uids.sort()
     with tempfile.TemporaryDirectory() as out:
         np.save(Path(out) / "subset.npy", uids)
     return len(uids)
+
+
+def patched(checkout: str, target: Path) -> str:
+    """A copy of the reference that finds its files here, and whose image_based runs on the CPU; nothing else is changed."""
+    from datacomp_core.assets import asset
+
+    shutil.copytree(f"{checkout}/baselines", target / "baselines")
+    files = {"fasttext": asset("lid.176.ftz"), "imagenet21k_wordnet_ids": asset("imagenet21k_wordnet_ids.txt")}
+    files |= {name: _clusters(f"{target}/") / name for name in ("small_centroids", *(f"in1k_clip_vit_l14_{n}" for n in range(5)))}
+    with (target / "baselines" / "utils.py").open("a") as file:
+        file.write(
+            f"\n\ndef download(name, root=None):\n    return { {name: str(path) for name, path in files.items()} }[name]\n"
+        )
+    code = target / "baselines" / "apply_filter.py"
+    text = code.read_text().replace('f"cuda:{device}"', '"cpu"')
+    text = text.replace("import torch\n", "import torch\n\ntorch.set_num_threads(1)\n", 1)
+    code.write_text(text)
+    return str(target)
 
 
 def _child(pipe: Any, function: Callable[..., int], arguments: tuple[Any, ...]) -> None:
@@ -140,25 +186,32 @@ def floor(folder: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rows-per-part", type=int, default=500_000, help="At most rows / workers, or a worker has no work.")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--reference", default="", help="A checkout of mlfoundations/datacomp.")
-    parser.add_argument("--filters", nargs="*", default=list(FILTERS), choices=FILTERS)
+    parser.add_argument("--filters", nargs="*", default=list(FILTERS), choices=[*FILTERS, "image_based"])
     parser.add_argument("--floor", action="store_true", help="Also fastText alone.")
     parser.add_argument("--cached", action="store_true", help="Also recipes over score columns.")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        write_pool(Path(folder), options.rows)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that are measured: a worker is a thread, in both programs
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # the default when the reference was written
+    with tempfile.TemporaryDirectory() as root:
+        folder = f"{root}/metadata"
+        Path(folder).mkdir()
+        write_pool(Path(folder), options.rows, options.rows_per_part)
+        one_row = f"{root}/one_row"
+        Path(one_row).mkdir()
+        write_pool(Path(one_row), options.workers, 1)
+        if "image_based" in options.filters:
+            _clusters(folder).mkdir()
+            write_embeddings([Path(folder), Path(one_row)], _clusters(folder))
         runs: dict[str, tuple[Any, ...]] = {"ours": (ours,)}
         if options.reference:
-            runs["reference"] = (reference, options.reference)
-        idle = {who: _least([measured(*call, "", folder, 1) for _ in range(2)]) for who, call in runs.items()}
-        print(
-            "start-up, taken off: "
-            + ", ".join(f"{who} {one['seconds']:.1f} s, CPU {one['cpu']:.1f} s" for who, one in idle.items())
-        )
-        print(f"{'filter':40}{'who':11}{'seconds':>9}{'CPU s':>9}{'rows/CPU s':>12}{'peak MB':>9}{'kept':>10}")
+            runs["reference"] = (reference, patched(options.reference, Path(root) / "reference"))
+        print(f"{'filter':40}{'who':11}{'seconds':>9}{'CPU s':>9}{'rows/CPU s':>12}{'peak MB':>9}{'kept':>10}{'start-up s':>12}")
         for name in options.filters:
+            idle = {who: measured(*call, name, one_row, options.workers) for who, call in runs.items()}
             found: dict[str, list[dict[str, float]]] = {who: [] for who in runs}
             for _ in range(options.rounds):
                 for who, call in runs.items():
@@ -167,9 +220,10 @@ def main() -> None:
                 _line(name, who, options.rows, _least(some), idle[who])
             assert len({one["kept"] for some in found.values() for one in some}) == 1, json.dumps(found)
         for name in CACHED if options.cached else ():
-            _line(name, "ours", options.rows, measured(ours, name, folder, options.workers), idle["ours"])
+            idle = measured(ours, name, one_row, options.workers)
+            _line(name, "ours", options.rows, measured(ours, name, folder, options.workers), idle)
         if options.floor:
-            _line("fastText alone", "", options.rows, measured(floor, folder), {"seconds": 0.0, "cpu": 0.0})
+            _line("fastText alone", "", options.rows, measured(floor, folder), measured(floor, one_row))
 
 
 def _least(some: list[dict[str, float]]) -> dict[str, float]:
@@ -180,7 +234,8 @@ def _least(some: list[dict[str, float]]) -> dict[str, float]:
 def _line(name: str, who: str, rows: int, found: dict[str, float], idle: dict[str, float]) -> None:
     seconds, cpu = (max(found[what] - idle[what], 1e-3) for what in ("seconds", "cpu"))
     print(
-        f"{name:40}{who:11}{seconds:9.2f}{cpu:9.2f}{rows / cpu:12,.0f}{found['peak'] / 1e6:9.0f}{found['kept']:10,.0f}",
+        f"{name:40}{who:11}{seconds:9.2f}{cpu:9.2f}{rows / cpu:12,.0f}{found['peak'] / 1e6:9.0f}{found['kept']:10,.0f}"
+        f"{idle['seconds']:12.1f}",
         flush=True,
     )
 

@@ -14,9 +14,9 @@ from typing import Any
 from prefect.artifacts import create_image_artifact, create_table_artifact
 
 from datacomp_core.artifacts import Pool, ShardSet, Subset
-from datacomp_core.leaderboard.overlap import overlap
 from datacomp_core.leaderboard.site import contact
 from datacomp_core.store import Folder
+from datacomp_core.subset_files import SubsetFile, overlap
 from tasks.reporting import artifact_key, in_task_run
 from tasks.running import store
 
@@ -69,7 +69,7 @@ def _overlaps(subset: Subset, pool: Pool) -> Iterator[dict[str, Any]]:
         other = store().artifact(Subset, record)
         if store().missing(record):
             continue
-        both = overlap(store().folder(subset), store().folder(other))
+        both = overlap(*(SubsetFile(store().folder(one)) for one in (subset, other)))
         yield {
             "subset": other.recipe,
             "rows": other.num_samples,

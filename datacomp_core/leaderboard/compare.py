@@ -19,12 +19,12 @@ from datacomp_core.leaderboard import makeup
 from datacomp_core.leaderboard.board import entries, images_in, make_board
 from datacomp_core.leaderboard.entry import Entry, read
 from datacomp_core.leaderboard.makeup import Contrast, MakeUp
-from datacomp_core.leaderboard.overlap import Overlap, overlap
 from datacomp_core.leaderboard.provenance import HEX, MIN_PREFIX, find
 from datacomp_core.leaderboard.rows import Board, Row
 from datacomp_core.leaderboard.sample import Sample, draw
 from datacomp_core.leaderboard.stats import Verdict, compare, pooled_spread
 from datacomp_core.store import Folder, Store
+from datacomp_core.subset_files import Overlap, SubsetFile, overlap
 
 MAX_SAMPLES = 24
 POOL = "pool"
@@ -157,7 +157,7 @@ def _verdict(store: Store, one: Contender, other: Contender, chosen: Sequence[Co
 
 
 def _difference(store: Store, first: Contender, second: Contender, sample: Sample | None) -> Difference:
-    common = overlap(_subset(store, first), _subset(store, second))
+    common = overlap(SubsetFile(_subset(store, first)), SubsetFile(_subset(store, second)))
     alone = whole = [pl.DataFrame(schema={"uid": pl.String, "text": pl.String, "url": pl.String})] * 2
     if sample is not None:
         alone = [sample.only(first.name, second.name), sample.only(second.name, first.name)]

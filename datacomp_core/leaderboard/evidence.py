@@ -11,9 +11,9 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core import parts, shards, uid
-from datacomp_core.leaderboard.overlap import SUBSET, Overlap, overlap
 from datacomp_core.store import Folder
 from datacomp_core.store.folder import scratch
+from datacomp_core.subset_files import SUBSET, Overlap, SubsetFile, overlap
 
 MAX_POOL_ROWS = 20_000_000
 MAX_PARTS = 8
@@ -57,7 +57,7 @@ def against_pool(subset: Folder, pool: Folder) -> Overlap:
         packed = [uid.pack(parts.scan(metadata, part).select("uid").collect()["uid"]) for part in parts.part_names(metadata)]
         with (folder / SUBSET).open("wb") as file:
             np.save(file, uid.sort(np.concatenate(packed)), allow_pickle=False)
-        return overlap(subset, Folder(folder))
+        return overlap(SubsetFile(subset), SubsetFile(Folder(folder)))
 
 
 def compare_captions(trained: Folder, pool: Folder) -> tuple[int | None, list[str]]:

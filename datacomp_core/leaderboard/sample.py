@@ -15,9 +15,9 @@ from datacomp_core import parts
 from datacomp_core.artifacts import Embeddings, Pool
 from datacomp_core.leaderboard.entry import Entry
 from datacomp_core.leaderboard.evidence import spread
-from datacomp_core.leaderboard.overlap import rows_below
 from datacomp_core.leaderboard.provenance import data_of, of_kind
 from datacomp_core.store import Folder, Store
+from datacomp_core.subset_files import SubsetFile, rows_below
 
 MAX_ROWS = 200_000
 MAX_PARTS = 256
@@ -100,5 +100,5 @@ def _counted(rows: pl.DataFrame, name: str, subset: Folder | None, high: int | N
         return rows.with_columns(pl.lit(0, pl.UInt32).alias(times))
     from datacomp_core.uid import unpack
 
-    counted = pl.DataFrame({"uid": unpack(rows_below(subset, high))}).group_by("uid").len(times)
+    counted = pl.DataFrame({"uid": unpack(rows_below(SubsetFile(subset), high))}).group_by("uid").len(times)
     return rows.join(counted, on="uid", how="left", maintain_order="left").with_columns(pl.col(times).fill_null(0))

@@ -20,11 +20,11 @@ from datacomp_core.artifacts import BoardEntry, Pool
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.leaderboard.entry import ENTRY, Entry, read
 from datacomp_core.leaderboard.hits import HITS
-from datacomp_core.leaderboard.overlap import SUBSET
 from datacomp_core.leaderboard.provenance import data_of, find
 from datacomp_core.leaderboard.submission.card import card
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.record import MANIFEST, RECORD, Record
+from datacomp_core.subset_files import SUBSET
 
 FORMAT = 1
 BLOCK = 1 << 20

@@ -22,13 +22,13 @@ from datacomp_core.leaderboard.entry import ENTRY, Entry
 from datacomp_core.leaderboard.evidence import Evidence, against_pool
 from datacomp_core.leaderboard.hits import HITS
 from datacomp_core.leaderboard.identity import artifact_of, call_of
-from datacomp_core.leaderboard.overlap import SUBSET
 from datacomp_core.leaderboard.provenance import Link, walk
 from datacomp_core.leaderboard.rules import Check, check
 from datacomp_core.leaderboard.submission import bundle as names
 from datacomp_core.leaderboard.submission.unpack import Listing, results, unpack
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.record import Record
+from datacomp_core.subset_files import SUBSET
 from datacomp_core.uid import num_unique, open_subset
 
 TOLERANCE = 1e-6

@@ -155,14 +155,10 @@ def _chosen(places: Places, recipe: str, local: Path, folder: Folder | None, nam
 
 
 def _overlaps(mine: str, against: list[str]) -> list[dict[str, Any]]:
-    from datacomp_core.filters.subset_ops import compare
-    from deployments.cli.stages.subset import local_files
+    from datacomp_core.subset_files import overlap
+    from deployments.cli.stages.subset import numbers, subset_file
 
-    found: list[dict[str, Any]] = []
-    for other in against:
-        with local_files([mine, other]) as paths:
-            found.append({"against": other, **compare(paths[0], paths[1]).model_dump()})
-    return found
+    return [{"against": other, **numbers(overlap(subset_file(mine), subset_file(other)))} for other in against]
 
 
 def _tell(told: Explanation) -> None:

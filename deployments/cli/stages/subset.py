@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from datacomp_core.errors import SpecError
-from datacomp_core.store import Folder, scratch
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
+
+if TYPE_CHECKING:
+    from datacomp_core.subset_files import Overlap, SubsetFile
 
 What = Literal["union", "intersection", "difference", "sum", "compare"]
 
@@ -36,53 +35,41 @@ def subset(
 
       datacomp subset compare image_based.npy clip_score.npy
     """
-    from datacomp_core.filters import subset_ops
+    from datacomp_core import subset_files
 
-    with local_files(files) as paths:
-        if what == "compare":
-            if len(paths) != 2:
-                raise SpecError("Two subset files are compared with each other.")
-            _tell(files, subset_ops.compare(paths[0], paths[1]), json=json)
-            return
-        if out is None:
-            raise SpecError(f"Say where the {what} goes with --out.")
-        folder, name = until.place(out)
-        with folder.writing(name) as path:
-            rows, unique = subset_ops.combine(what, paths, path, as_sets=as_sets)
+    given = [subset_file(file) for file in files]
+    if what == "compare":
+        if len(given) != 2:
+            raise SpecError("Two subset files are compared with each other.")
+        _tell(files, subset_files.overlap(given[0], given[1]), json=json)
+        return
+    if out is None:
+        raise SpecError(f"Say where the {what} goes with --out.")
+    folder, name = until.place(out)
+    with folder.writing(name) as path:
+        rows, unique = subset_files.combine(what, given, path, as_sets=as_sets)
     if json:
         terminal.print_json({"out": out, "num_samples": rows, "num_unique": unique})
     else:
         terminal.out.print(f"{rows:,} samples, {unique:,} unique: [bold]{out}[/]")
 
 
-@contextmanager
-def local_files(files: list[str]) -> Generator[list[Path]]:
-    """Local paths of the files; those in a bucket are fetched."""
-    with scratch() as folder:
-        paths: list[Path] = []
-        for number, file in enumerate(files):
-            where, name = until.place(file)
-            if where.is_local:
-                where.open(name).close()
-                paths.append(where.path / name)
-            else:
-                paths.append(folder / f"{number}.npy")
-                _fetch(where, name, paths[-1])
-        yield paths
+def subset_file(path: str) -> SubsetFile:
+    """A subset file that is given as one path or url."""
+    from datacomp_core.subset_files import SubsetFile
+
+    return SubsetFile(*until.place(path))
 
 
-def _fetch(where: Folder, name: str, target: Path) -> None:
-    with where.open(name) as source, target.open("wb") as file:
-        while block := source.read(1 << 24):
-            file.write(block)
+def numbers(found: Overlap) -> dict[str, Any]:
+    """What two subset files share, in numbers."""
+    shares = {"jaccard": found.jaccard, "weighted_jaccard": found.weighted_jaccard}
+    return found.model_dump(exclude={"only_first", "only_second"}) | shares
 
 
-def _tell(files: list[str], found: object, *, json: bool) -> None:
-    from datacomp_core.filters.subset_ops import Compared
-
-    assert isinstance(found, Compared)
+def _tell(files: list[str], found: Overlap, *, json: bool) -> None:
     if json:
-        terminal.print_json(found.model_dump())
+        terminal.print_json(numbers(found))
         return
     rows = [
         ("rows", f"{found.total[0]:,}", f"{found.total[1]:,}"),

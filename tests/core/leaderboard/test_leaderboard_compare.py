@@ -15,9 +15,9 @@ from datacomp_core.errors import DataError, SpecError
 from datacomp_core.leaderboard import makeup
 from datacomp_core.leaderboard.board import entries
 from datacomp_core.leaderboard.compare import compare_methods, contenders
-from datacomp_core.leaderboard.overlap import overlap, rows_below
 from datacomp_core.leaderboard.sample import draw
 from datacomp_core.store import Folder, Store
+from datacomp_core.subset_files import SubsetFile, overlap, rows_below
 
 
 def write(folder: Folder, counts: Counter[str]) -> Folder:
@@ -36,7 +36,7 @@ def draw_counts(seed: int, size: int) -> Counter[str]:
 @pytest.mark.parametrize(("size_a", "size_b"), [(0, 0), (0, 30), (50, 60), (120, 1), (100, 100)])
 def test_overlap_is_that_of_two_counters(tmp_path: Path, chunk: int, size_a: int, size_b: int) -> None:
     a, b = draw_counts(1, size_a), draw_counts(2, size_b)
-    found = overlap(write(Folder(tmp_path / "a"), a), write(Folder(tmp_path / "b"), b), chunk=chunk)
+    found = overlap(*(SubsetFile(write(Folder(tmp_path / name), rows)) for name, rows in (("a", a), ("b", b))), chunk=chunk)
     assert found.total == (a.total(), b.total())
     assert found.unique == (len(a), len(b))
     assert found.shared == len(a.keys() & b.keys())
@@ -53,10 +53,10 @@ def test_what_is_no_subset_file_is_refused(tmp_path: Path) -> None:
     good, bad = write(Folder(tmp_path / "a"), draw_counts(1, 5)), Folder(tmp_path / "b")
     bad.write("subset.npy", b"not one")
     with pytest.raises(DataError, match="not a subset file"):
-        overlap(good, bad)
+        overlap(SubsetFile(good), SubsetFile(bad))
     bad.write("subset.npy", good.read("subset.npy")[:-3])
     with pytest.raises(DataError, match="truncated"):
-        overlap(good, bad)
+        overlap(SubsetFile(good), SubsetFile(bad))
 
 
 def test_methods_side_by_side(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_rows_below_are_the_beginning_of_a_subset(tmp_path: Path, chunk: int) ->
     counts = draw_counts(1, 60)
     folder = write(Folder(tmp_path), counts)
     for high in (None, 0, 7, 16, 10**6):
-        taken = uid.unpack(rows_below(folder, high, chunk=chunk)).to_list()
+        taken = uid.unpack(rows_below(SubsetFile(folder), high, chunk=chunk)).to_list()
         assert taken == [u for u in sorted(counts.elements()) if high is None or int(u[:16], 16) < high]
 
 
