@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -22,9 +23,9 @@ from tasks.running import store
 
 CARDS = 9
 COMPARED = 12
-CELL = (contact.THUMBNAIL + 12, contact.THUMBNAIL + 60)
+CELL = (contact.THUMBNAIL + 12, contact.THUMBNAIL + 76)
 MARGIN = 6
-WIDTH = 24  # letters of a caption in a line
+WIDTH = 23  # letters of a caption in a line
 
 
 def leave(subset: Subset, pool: Pool) -> None:
@@ -113,20 +114,30 @@ def histogram(drawn: dict[str, Any]) -> bytes:
 
 def contact_sheet(subset: Folder, shards: Folder) -> bytes:
     """Two rows of small pictures with their captions: some that were kept, some that were dropped and why. PNG."""
-    from PIL import Image, ImageDraw
+    from matplotlib import get_data_path
+    from PIL import Image, ImageDraw, ImageFont
 
+    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", 10)  # Pillow's own has few letters beyond English
     sheet = Image.new("RGB", (CARDS * CELL[0], 2 * CELL[1]), "white")
     draw = ImageDraw.Draw(sheet)
     for line, name in enumerate(("kept", "dropped")):
         samples = contact.table(subset, f"{name}.parquet")
         chosen = [] if samples is None else contact.cards(shards, contact.choose(samples, CARDS))
         for place, card in enumerate(chosen):
-            left, top = place * CELL[0], line * CELL[1]
+            left, top = place * CELL[0] + MARGIN, line * CELL[1] + MARGIN
             if card.image:
-                picture = Image.open(io.BytesIO(base64.b64decode(card.image.partition(",")[2])))
-                sheet.paste(picture.convert("RGB"), (left + MARGIN, top + MARGIN))
-            words = [card.caption[:WIDTH], card.caption[WIDTH : 2 * WIDTH], (card.reason or name)[:WIDTH]]
-            draw.text((left + MARGIN, top + CELL[0]), "\n".join(words), fill="black", font_size=10)
+                picture = Image.open(io.BytesIO(base64.b64decode(card.image.partition(",")[2]))).convert("RGB")
+                scale = contact.THUMBNAIL / max(picture.size)
+                sheet.paste(picture.resize([max(1, round(side * scale)) for side in picture.size]), (left, top))
+            else:
+                draw.text((left, top), "\n".join(_lines(card.why_blank)), fill="gray", font=font)
+            words = [*_lines(card.caption), *_lines(card.reason or name)]
+            draw.text((left, top + contact.THUMBNAIL + MARGIN), "\n".join(words), fill="black", font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _lines(text: str) -> list[str]:
+    """Two lines of a cell; what does not fit is cut off."""
+    return [*textwrap.wrap(text, WIDTH, max_lines=2, placeholder="..."), "", ""][:2]
