@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 Expected = Literal["catalog", "any"]
 TASKS, PREDICTIONS = "tasks", "predictions"
-SAMPLES_A_WORKER = 2000  # fewer are decoded sooner in this process than a new one is started
+BYTES_A_WORKER = 32 << 20  # fewer are decoded sooner in this process than a new one is started
 
 
 class Identity(BaseModel):
@@ -205,8 +205,8 @@ def run(
     if len(devices) > 1:
         found = encode_apart(work.jobs(left), source, model.exactness, devices=devices, workers=workers)
     else:
-        num_samples = sum(task.size or SAMPLES_A_WORKER // 4 for task in left)
-        found = encode_all(work.jobs(left), model, workers=min(workers, num_samples // SAMPLES_A_WORKER))
+        num_bytes = sum(size for task in left for size in (sets / task.folder).files().values())
+        found = encode_all(work.jobs(left), model, workers=min(workers, num_bytes // BYTES_A_WORKER))
     for batch, samples in found:
         work.take(batch.task, batch.number, samples)
     return [work.results[task.key] for task in tasks]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import confusion_matrix, recall_score
 
 from datacomp_core.evaluation import analysis, probes
@@ -68,6 +69,7 @@ def test_training_images_are_drawn_by_class_and_by_seed() -> None:
 
 
 def test_probes_learn_what_the_features_tell_and_no_more() -> None:
+    torch.set_num_threads(1)  # matrices this small wait for one another's threads on a busy machine
     random = np.random.default_rng(0)
     labels = random.integers(0, 5, 200)
     centres = random.normal(size=(5, 32))

@@ -142,7 +142,7 @@ def test_predictions_give_the_metrics_again(prepared: Path, tmp_path: Path) -> N
 
 
 def test_workers_change_nothing(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "SAMPLES_A_WORKER", 2)
+    monkeypatch.setattr(running, "BYTES_A_WORKER", 2)
     spec = EvalSpec(tasks=("tiny/coarse", "tiny/retrieval"), batch_size=7)
     one = scored(prepared, prepared / "sets", tmp_path / "one", spec=spec, workers=1)
     two = scored(prepared, prepared / "sets", tmp_path / "two", spec=spec, workers=2)
