@@ -112,16 +112,19 @@ def plot(found: Tally) -> bytes:
 
     figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
     reasons = [(name, count) for name, count in found.reasons.most_common() if name != "arrived"]
-    axes[0].barh([name for name, _ in reasons][::-1], [count for _, count in reasons][::-1])
-    axes[0].set_title(f"lost, by reason ({found.arrived:,} of {found.candidates:,} arrived)")
+    lost = (axes[0], reasons, f"lost, by reason ({found.arrived:,} of {found.candidates:,} arrived)")
+    for plotted, counts, title in (lost, (axes[2], found.lost_from.most_common(15), "lost, by host")):
+        plotted.barh([name for name, _ in counts][::-1], [count for _, count in counts][::-1])
+        plotted.set_ylim(-0.6, max(len(counts), 5) - 0.4)  # one bar is not to fill the picture
+        plotted.set_title(title)
     minutes = sorted(set(found.arrived_at) | set(found.lost_at))
-    axes[1].plot([found.arrived_at[m] for m in minutes], label="arrived")
-    axes[1].plot([found.lost_at[m] for m in minutes], label="lost")
-    axes[1].set_title(f"over time, by minute from {minutes[0]}" if minutes else "over time: not known")
+    for label, counter in (("arrived", found.arrived_at), ("lost", found.lost_at)):
+        axes[1].plot(range(len(minutes)), [counter[m] for m in minutes], "o-", markersize=3, label=label)
+    shown = range(0, len(minutes), max(1, -(-len(minutes) // 3)))
+    axes[1].set_xticks(list(shown), [minutes[n][5:] for n in shown])
+    axes[1].set_ylim(bottom=0)
+    axes[1].set_title("by minute" if minutes else "over time: not known")
     axes[1].legend()
-    worst = found.lost_from.most_common(15)[::-1]
-    axes[2].barh([name for name, _ in worst], [count for _, count in worst])
-    axes[2].set_title("lost, by host")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
