@@ -25,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -174,16 +175,18 @@ def bucket() -> Generator[str]:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen([sys.executable, "-m", "ministack"], env=os.environ | settings, **quiet)
     try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        for _ in range(200):
+            with suppress(OSError):
+                opener.open(f"http://127.0.0.1:{port}/_ministack/health", timeout=2).close()
+                break
+            time.sleep(0.3)
         import s3fs
 
-        for _ in range(100):
-            time.sleep(0.3)
-            with suppress(OSError):
-                s3fs.S3FileSystem().mkdir("reshard-benchmark")
-                break
+        s3fs.S3FileSystem().mkdir("reshard-benchmark")
         yield "s3://reshard-benchmark"
     finally:
-        server.terminate()
+        server.kill()  # it would wait for idle connections
         server.wait()
 
 
@@ -194,7 +197,7 @@ def in_bucket(given: argparse.Namespace, source: Path, subset: Path, uids: np.nd
         pool = Folder(f"{url}/pool")
         for path in sorted(source.rglob("*")):
             if path.is_file():
-                pool.put(str(path.relative_to(source)), path)
+                pool.write(str(path.relative_to(source)), path.read_bytes())
         for number, fraction in enumerate(given.fractions):
             chosen = subset_file(subset, uids, fraction)
             share, requests = asked_of_bucket(pool.url, subset, f"{url}/counted{number}")
