@@ -2,9 +2,9 @@
 
     python benchmarks/filters.py --rows 2000000 --workers 2 --reference CHECKOUT_OF_MLFOUNDATIONS_DATACOMP
 
-Each run is a process of its own, started by `spawn`; its start-up (imports, workers, models) is timed by the same filter on a
-pool of one row a worker and taken off. Peak
-memory is that of the process and the largest of its children. CPU seconds are what can be compared on a machine that others use.
+Each run is a process of its own, in which the same filter has first gone over a pool of one row a worker, twice: the second time
+is its start-up, which is taken off. The reference's processes are forked from one that has imported it (torch is slow). Memory is
+the peak of the process and of the largest of its workers. CPU seconds are what can be compared on a machine that others use.
 Without `--reference` only ours is measured. The reference is given the same fastText model as ours; `nltk` (with its `wordnet`
 data) and `cld3-py` have to be importable for it. `image_based` (not in the default list: it needs embeddings) gives both the same
 centroids and target; the reference's code then runs on the CPU too, one thread a worker. `--floor` times fastText alone on the
@@ -14,6 +14,7 @@ same captions, which no filter by language can beat; `--cached` times recipes ov
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import multiprocessing
 import os
@@ -116,8 +117,7 @@ def _clusters(folder: str) -> Path:
     return Path(folder).parent / "clusters"
 
 
-def reference(checkout: str, name: str, folder: str, workers: int) -> int:
-    sys.path.insert(0, checkout)
+def reference(name: str, folder: str, workers: int) -> int:
     import baselines.apply_filter as baselines  # pyright: ignore
 
     run: dict[str, Callable[[], Any]] = {
@@ -153,23 +153,56 @@ def patched(checkout: str, target: Path) -> str:
     return str(target)
 
 
-def _child(pipe: Any, function: Callable[..., int], arguments: tuple[Any, ...]) -> None:
+def _child(pipe: Any, function: Callable[..., int], calls: list[tuple[Any, ...]]) -> None:
     sys.stdout = sys.stderr = Path("/dev/null").open("w")  # noqa: SIM115  the reference prints
-    kept = function(*arguments)
+    kept, spent = 0, [_now()]
+    for arguments in calls:
+        kept = function(*arguments)
+        spent.append(_now())
+    idle, busy = (np.subtract(spent[n + 1], spent[n]) for n in (-3, -2))
+    seconds, cpu = (busy - idle).tolist()
+    main, worker = (1024 * resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    pipe.send({"seconds": seconds, "cpu": cpu, "main": main, "worker": worker, "kept": kept})
+
+
+def _references(pipe: Any, checkout: str) -> None:
+    sys.path.insert(0, checkout)
+    import baselines.apply_filter  # noqa: F401  # pyright: ignore
+
+    multiprocessing.set_start_method("fork", force=True)
+    while calls := pipe.recv():
+        pipe.send(measured(reference, *calls, method="fork"))
+
+
+def _now() -> tuple[float, float]:
+    """The clock, and CPU seconds of this process and its ended children."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    pipe.send((kept, 1024 * sum(one.ru_maxrss for one in used), sum(one.ru_utime + one.ru_stime for one in used)))
+    return time.monotonic(), sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def measured(function: Callable[..., int], *arguments: Any) -> dict[str, float]:
-    """Seconds, peak bytes and rows kept of one call in a process of its own."""
+def measured(function: Callable[..., int], *calls: tuple[Any, ...], method: str = "spawn") -> dict[str, float]:
+    """Seconds, CPU seconds, peak bytes and rows kept of the last call in a process of its own, less those of the one before."""
+    context = multiprocessing.get_context(method)
+    mine, theirs = context.Pipe()
+    process = context.Process(target=_child, args=(theirs, function, list(calls)))  # pyright: ignore
+    process.start()
+    found = mine.recv()
+    process.join()
+    return found
+
+
+def of_reference(checkout: str) -> Callable[..., dict[str, float]]:
+    """As `measured`, of the reference: each run in a process forked from one that has imported it."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
-    began = time.monotonic()
-    process = context.Process(target=_child, args=(theirs, function, arguments))
-    process.start()
-    kept, peak, cpu = mine.recv()
-    process.join()
-    return {"seconds": time.monotonic() - began, "cpu": cpu, "peak": peak, "kept": kept}
+    context.Process(target=_references, args=(theirs, checkout)).start()
+
+    def run(*calls: tuple[Any, ...]) -> dict[str, float]:
+        mine.send(calls)
+        return mine.recv()
+
+    atexit.register(mine.send, ())
+    return run
 
 
 def floor(folder: str) -> int:
@@ -206,24 +239,23 @@ def main() -> None:
         if "image_based" in options.filters:
             _clusters(folder).mkdir()
             write_embeddings([Path(folder), Path(one_row)], _clusters(folder))
-        runs: dict[str, tuple[Any, ...]] = {"ours": (ours,)}
+        runs: dict[str, Callable[..., dict[str, float]]] = {"ours": lambda *calls: measured(ours, *calls)}
         if options.reference:
-            runs["reference"] = (reference, patched(options.reference, Path(root) / "reference"))
-        print(f"{'filter':40}{'who':11}{'seconds':>9}{'CPU s':>9}{'rows/CPU s':>12}{'peak MB':>9}{'kept':>10}{'start-up s':>12}")
+            runs["reference"] = of_reference(patched(options.reference, Path(root) / "reference"))
+        print(f"{'filter':40}{'who':11}{'seconds':>9}{'CPU s':>9}{'rows/CPU s':>12}{'main MB':>9}{'worker MB':>11}{'kept':>10}")
+        pools = one_row, one_row, folder
         for name in options.filters:
-            idle = {who: measured(*call, name, one_row, options.workers) for who, call in runs.items()}
             found: dict[str, list[dict[str, float]]] = {who: [] for who in runs}
             for _ in range(options.rounds):
-                for who, call in runs.items():
-                    found[who].append(measured(*call, name, folder, options.workers))
+                for who, run in runs.items():
+                    found[who].append(run(*((name, pool, options.workers) for pool in pools)))
             for who, some in found.items():
-                _line(name, who, options.rows, _least(some), idle[who])
+                _line(name, who, options.rows, _least(some))
             assert len({one["kept"] for some in found.values() for one in some}) == 1, json.dumps(found)
         for name in CACHED if options.cached else ():
-            idle = measured(ours, name, one_row, options.workers)
-            _line(name, "ours", options.rows, measured(ours, name, folder, options.workers), idle)
+            _line(name, "ours", options.rows, measured(ours, *((name, pool, options.workers) for pool in pools)))
         if options.floor:
-            _line("fastText alone", "", options.rows, measured(floor, folder), measured(floor, one_row))
+            _line("fastText alone", "", options.rows, measured(floor, *((pool,) for pool in pools)))
 
 
 def _least(some: list[dict[str, float]]) -> dict[str, float]:
@@ -231,11 +263,10 @@ def _least(some: list[dict[str, float]]) -> dict[str, float]:
     return {name: min(one[name] for one in some) for name in some[0]}
 
 
-def _line(name: str, who: str, rows: int, found: dict[str, float], idle: dict[str, float]) -> None:
-    seconds, cpu = (max(found[what] - idle[what], 1e-3) for what in ("seconds", "cpu"))
+def _line(name: str, who: str, rows: int, found: dict[str, float]) -> None:
     print(
-        f"{name:40}{who:11}{seconds:9.2f}{cpu:9.2f}{rows / cpu:12,.0f}{found['peak'] / 1e6:9.0f}{found['kept']:10,.0f}"
-        f"{idle['seconds']:12.1f}",
+        f"{name:40}{who:11}{found['seconds']:9.2f}{found['cpu']:9.2f}{rows / max(found['cpu'], 1e-3):12,.0f}"
+        f"{found['main'] / 1e6:9.0f}{found['worker'] / 1e6:11.0f}{found['kept']:10,.0f}",
         flush=True,
     )
 

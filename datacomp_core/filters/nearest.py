@@ -30,9 +30,14 @@ def nearest(rows: Vectors, centroids: Vectors, device: str = "") -> Places:
         return np.empty(0, np.int64)
     two = min(2, len(centroids))
     device = device or default_device()
-    best, places = _on_gpu(rows, centroids, two, device) if device.startswith("cuda") else _on_cpu(rows, centroids, two)
+    found = by_torch(rows, centroids, two, device) if device.startswith("cuda") else by_faiss(rows, centroids, two)
+    return decided(rows, centroids, *found)
+
+
+def decided(rows: Vectors, centroids: Vectors, best: Vectors, places: Places) -> Places:
+    """The first of each row's places, (n, 2), or what double precision says where the second is as good but for rounding."""
     found = places[:, 0].copy()
-    if two == 2:
+    if places.shape[1] == 2:
         scale = np.linalg.norm(rows, axis=1) * float(np.linalg.norm(centroids, axis=1).max())
         close = np.flatnonzero(best[:, 0] - best[:, 1] <= CLOSE * scale)
         for start in range(0, len(close), AT_ONCE):
@@ -42,7 +47,8 @@ def nearest(rows: Vectors, centroids: Vectors, device: str = "") -> Places:
     return found
 
 
-def _on_cpu(rows: Vectors, centroids: Vectors, count: int) -> tuple[Vectors, Places]:
+def by_faiss(rows: Vectors, centroids: Vectors, count: int) -> tuple[Vectors, Places]:
+    """Inner products and places of the best `count`, both (n, count)."""
     import faiss
 
     index = faiss.IndexFlatIP(centroids.shape[1])
@@ -50,7 +56,8 @@ def _on_cpu(rows: Vectors, centroids: Vectors, count: int) -> tuple[Vectors, Pla
     return index.search(np.ascontiguousarray(rows), count)  # pyright: ignore[reportCallIssue]
 
 
-def _on_gpu(rows: Vectors, centroids: Vectors, count: int, device: str) -> tuple[Vectors, Places]:
+def by_torch(rows: Vectors, centroids: Vectors, count: int, device: str) -> tuple[Vectors, Places]:
+    """The same."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False

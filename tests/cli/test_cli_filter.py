@@ -13,6 +13,7 @@ import pytest
 
 from datacomp_core import uid
 from datacomp_core.settings import settings
+from datacomp_core.store import Folder
 from deployments.cli.main import main
 
 ROWS = 400
@@ -87,6 +88,23 @@ def test_computed_scores_are_kept_for_the_next_recipe(
     assert {path: path.stat().st_mtime_ns for path in Path("scores").rglob("*.parquet")} == made
     a, b = (set(uid.unpack(uid.read_subset(Path(name).read_bytes(), name)).to_list()) for name in ("a.npy", "b.npy"))
     assert b < a
+
+
+@pytest.mark.s3
+def test_metadata_and_scores_and_the_subset_may_lie_in_a_bucket(
+    metadata: Path, tmp_path: Path, s3_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in metadata.iterdir():
+        Folder(f"{s3_url}/metadata").write(path.name, path.read_bytes())
+    recipe = ("-r", "neg_clip_loss:drawings=2", "--json")
+    assert call(capfd, monkeypatch, "filter", "--metadata", "metadata", *recipe, "--out", "a.npy")[0] == 0
+    there = ("--metadata", f"{s3_url}/metadata", "--keep-scores", f"{s3_url}/scores", "--out", f"{s3_url}/b.npy")
+    status, told, errors = call(capfd, monkeypatch, "filter", *there, *recipe, "--against", "a.npy")
+    assert (status, told["overlaps"][0]["weighted_jaccard"]) == (0, 1.0), errors
+    assert Folder(s3_url).read("b.npy") == Path("a.npy").read_bytes()
+    assert call(capfd, monkeypatch, "subset", "difference", "a.npy", f"{s3_url}/b.npy", "--out", f"{s3_url}/c.npy")[0] == 0
+    assert Folder(s3_url).read("c.npy") == uid.subset_bytes(np.empty(0, uid.DTYPE))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import filter_world as world
 import numpy as np
 import polars as pl
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
@@ -23,7 +23,7 @@ from datacomp_core.filters.scores.compute import compute
 from datacomp_core.filters.scores.dfn import Dfn
 from datacomp_core.filters.scores.neg_clip_loss import NegClipLoss, batches
 from datacomp_core.filters.scores.perceptual_hash import hash_of
-from datacomp_core.filters.scores.text_masked import mask
+from datacomp_core.filters.scores.text_masked import TextMasked, mask
 from datacomp_core.filters.select import SubsetSpec
 from datacomp_core.filters.source import Source
 from datacomp_core.shards import ShardWriter, write_index
@@ -177,6 +177,19 @@ def test_masking_fills_each_box_with_the_mean_around_it() -> None:
     assert (filled[12:18, 35:50] == 200).all()
     assert (filled[:, :30] == 10).all()
     assert (mask(pixels, np.empty((0, 4, 2), np.float32)) == pixels).all()
+
+
+def test_words_in_a_picture_are_found_and_covered() -> None:
+    pytest.importorskip("rapidocr", reason="the extra ocr is not installed")
+    picture = Image.linear_gradient("L").convert("RGB")
+    plain = np.asarray(picture)
+    ImageDraw.Draw(picture).text((20, 80), "BUY SHOES NOW", fill=(255, 255, 255), font=ImageFont.load_default(28))
+    written, score = np.asarray(picture), TextMasked()
+    assert (written != plain).any()
+    assert (score._masked(plain) == plain).all()  # pyright: ignore[reportPrivateUsage]
+    masked = score._masked(written)  # pyright: ignore[reportPrivateUsage]
+    assert np.abs(masked.astype(int) - plain).max() < 30
+    assert (score._masked(masked) == masked).all()  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_score_has_one_name_and_its_address_follows_the_file(tmp_path: Path) -> None:
