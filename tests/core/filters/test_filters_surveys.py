@@ -39,8 +39,8 @@ def test_image_clusters_keep_what_shares_a_cluster_with_the_target(tmp_path: Pat
     folder, images, _ = features.embedded(tmp_path / "m", table)
     chance = np.random.default_rng(2)
     centroids, target = chance.normal(size=(20, features.DIMENSIONS)), chance.normal(size=(6, features.DIMENSIONS))
-    names = {"centroids": features.saved(tmp_path / "c.npy", centroids), "target": features.saved(tmp_path / "t.npy", target)}
-    found, done = world.kept(ImageClusters(**names), folder, tmp_path / "out")
+    names = [features.saved(tmp_path / f"{name}.npy", rows) for name, rows in (("c", centroids), ("t", target))]
+    found, done = world.kept(ImageClusters(centroids=names[0], target=names[1]), folder, tmp_path / "out")
     wanted = {int(place) for place in (target @ centroids.T).argmax(1)}
     known = [row for row in range(120) if np.isfinite(images[row, 0])]
     assert found == _uids(table, [row for row in known if int((centroids @ images[row]).argmax()) in wanted])
