@@ -7,6 +7,8 @@ normalisation is done on the device. Both halves together are bit-equal to open_
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import logging
 import os
 import sys
@@ -136,6 +138,16 @@ def register() -> None:
     import open_clip
 
     open_clip.add_model_config(MODELS)
+
+
+def config(name: str) -> dict[str, Any] | None:
+    """A model's configuration file, ours or open_clip's, read without importing either; None if there is none."""
+    found = importlib.util.find_spec("open_clip")
+    theirs = [Path(place) / "model_configs" for place in (found.submodule_search_locations or [])] if found else []
+    for place in (MODELS, *theirs):
+        if (path := place / f"{name}.json").exists():
+            return json.loads(path.read_bytes())
+    return None
 
 
 def known(name: str) -> str:

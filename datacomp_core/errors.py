@@ -41,6 +41,10 @@ class IncompleteError(DatacompError):
     """A step ended with more losses than its spec tolerates."""
 
 
+class LostProcessError(DatacompError):
+    """A process of a step was killed, or its machine went away: nobody's mistake, and a retry goes on where it stopped."""
+
+
 def unknown(what: str, given: str, known: Iterable[str]) -> SpecError:
     """The one form in which an unknown name is refused: names it, the nearest known one, and all known ones."""
     names = sorted(known)

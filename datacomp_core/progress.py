@@ -21,6 +21,10 @@ class Progress(Protocol):
         """`amount` more are done; `tally` adds to named counts, by reason."""
         ...
 
+    def note(self, text: str) -> None:
+        """How it goes, in a few words for people: takes the place of the note before."""
+        ...
+
 
 class LogProgress:
     """Writes a line to the log at most every `every` seconds: done, total, rate, tally, time left."""
@@ -29,6 +33,7 @@ class LogProgress:
         self.what, self.every = what, every
         self.total, self.unit, self.done = 0, "", 0
         self.tally: Counter[str] = Counter()
+        self.noted = ""
         self.began = self.told = time.monotonic()
 
     def start(self, total: int, unit: str) -> None:
@@ -43,6 +48,9 @@ class LogProgress:
             self.told = time.monotonic()
             self.show()
 
+    def note(self, text: str) -> None:
+        self.noted = text
+
     def line(self) -> str:
         spent = max(time.monotonic() - self.began, 1e-9)
         rate = self.done / spent
@@ -51,7 +59,7 @@ class LogProgress:
             text += " (" + ", ".join(f"{name} {count:,}" for name, count in self.tally.most_common()) + ")"
         if self.total and 0 < self.done < self.total:
             text += f", {(self.total - self.done) / rate:,.0f} s left"
-        return text
+        return f"{text}; {self.noted}" if self.noted else text
 
     def show(self) -> None:
         log.info("%s", self.line())
@@ -63,3 +71,5 @@ class NoProgress:
     def start(self, total: int, unit: str) -> None: ...
 
     def advance(self, amount: int = 1, **tally: int) -> None: ...
+
+    def note(self, text: str) -> None: ...

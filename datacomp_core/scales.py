@@ -37,7 +37,12 @@ class Scale(Spec):
     loader_workers: int = Field(
         default=4, description="The reference's worker count, to whose multiple steps per epoch are rounded up."
     )
-    precision: Literal["amp", "amp_bfloat16", "fp32"] = "amp"
+    precision: Literal["amp", "amp_bfloat16", "fp32"] = Field(
+        default="amp", description="The reference's slurm_train.sh: amp, and amp_bfloat16 at xlarge."
+    )
+    decoding: Literal["full", "scaled"] = Field(
+        default="full", description="`scaled` lets libjpeg halve large images while it decodes: faster, and other pixels."
+    )
     suite: str = Field(default="datacomp", description="The evaluation suite that scores it.")
     hub: str | None = Field(default=None, description="Hub data set with the pool's metadata.")
 
@@ -96,6 +101,7 @@ SCALES: dict[str, Scale] = {
             warmup=10000,
             beta2=0.95,
             train_num_samples=12_800_000_000,
+            precision="amp_bfloat16",
             hub="mlfoundations/datacomp_xlarge",
         ),
     )

@@ -32,7 +32,7 @@ def is_transient(task: Task[Any, Any], run: object, state: prefect_objects.State
     except (OSError, ConnectionError, TimeoutError):
         return True
     except Exception as problem:
-        return type(problem).__name__ == "StoreError"
+        return type(problem).__name__ in {"StoreError", "LostProcessError"}
     return False
 
 

@@ -5,15 +5,17 @@ Outside a Prefect run (a notebook, a test of `task.fn`) no artifact is left; eve
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import create_image_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 
+from datacomp_core.artifacts import Artifact
 from datacomp_core.progress import LogProgress
 from datacomp_core.store import Outcome
 
@@ -81,6 +83,13 @@ class StepProgress(LogProgress):
     def finish(self) -> None:
         if self._artifact is not None:
             update_progress_artifact(self._artifact, 100.0, description=self.line())
+
+
+def leave_picture(artifact: Artifact, svg: bytes, what: str) -> None:
+    """A picture of what a step did, as an image artifact; it travels inside its url, so that no file need be served."""
+    if in_task_run():
+        url = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+        create_image_artifact(url, key=artifact_key(artifact.kind, artifact.name, what), description=f"{artifact.name}: {what}")
 
 
 def leave_summary(outcome: Outcome[Any]) -> UUID | None:

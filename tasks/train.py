@@ -9,7 +9,8 @@ from datacomp_core.artifacts import Checkpoint, ShardSet
 from datacomp_core.settings import settings
 from datacomp_core.training import train as training
 from tasks import policies
-from tasks.running import run, runs
+from tasks.reporting import leave_picture
+from tasks.running import run, runs, store
 
 TRAINED = "datacomp.checkpoint.created"
 
@@ -19,7 +20,11 @@ TRAINED = "datacomp.checkpoint.created"
 def train(spec: training.TrainSpec, shards: tuple[ShardSet, ...]) -> Checkpoint:
     """CLIP trained on shards by the fixed recipe of its scale."""
     own = settings()
-    return run(training.train, spec, shards, processes=own.processes, device=own.device, threads=own.num_threads)
+    made = run(training.train, spec, shards, processes=own.processes, device=own.device, threads=own.num_threads)
+    folder = store().folder(made)
+    if folder.exists(training.CURVE):
+        leave_picture(made, folder.read(training.CURVE), "curves")
+    return made
 
 
 def announce(checkpoint: Checkpoint) -> None:

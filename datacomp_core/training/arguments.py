@@ -35,7 +35,8 @@ class Machine(BaseModel):
     world_size: int = Field(default=1, ge=1, description="Processes of all nodes together.")
     accumulation: int = Field(default=1, ge=1, description="Micro-batches a process takes for one optimizer step.")
     checkpointing: Checkpointing = Field(default="auto", description="Gradient checkpointing; auto: on with CUDA.")
-    compiled: Literal["no", "torch.compile"] = "no"
+    compiled: Literal["no", "torch.compile"] = Field(default="no", description="torch.compile: equal to rounding.")
+    optimizer: Literal["foreach", "fused"] = Field(default="foreach", description="AdamW's kernels; fused: equal to rounding.")
     report_to: tuple[Report, ...] = ()
 
     @property
@@ -43,19 +44,32 @@ class Machine(BaseModel):
         return self.device.startswith("cpu")
 
     @property
+    def memory_words(self) -> str:
+        return f"gradient checkpointing {self.checkpointing}, accumulation {self.accumulation}"
+
+    @property
     def checkpoints_gradients(self) -> bool:
         return self.checkpointing == "on" or (self.checkpointing == "auto" and not self.is_cpu)
 
 
+def world_batch(spec: TrainSpec, machine: Machine) -> int:
+    """Samples of one process and step. SpecError names the world sizes that divide the batch."""
+    return _divided(spec, machine.world_size, 1)
+
+
 def device_batch(spec: TrainSpec, machine: Machine) -> int:
     """Samples of one micro-batch of one process. SpecError names the world sizes that divide the batch."""
-    batch, parts = spec.recipe.batch_size, machine.world_size * machine.accumulation
+    return _divided(spec, machine.world_size, machine.accumulation)
+
+
+def _divided(spec: TrainSpec, world_size: int, accumulation: int) -> int:
+    batch, parts = spec.recipe.batch_size, world_size * accumulation
     if batch % parts == 0:
         return batch // parts
-    fit = [n for n in range(1, min(batch, 4096) + 1) if batch % (n * machine.accumulation) == 0]
-    near = sorted(sorted(fit, key=lambda n: abs(n - machine.world_size))[:8])
+    fit = [n for n in range(1, min(batch, 4096) + 1) if batch % (n * accumulation) == 0]
+    near = sorted(sorted(fit, key=lambda n: abs(n - world_size))[:8])
     raise SpecError(
-        f"{machine.world_size} processes with accumulation {machine.accumulation} do not divide the batch of {batch} of scale "
+        f"{world_size} processes with accumulation {accumulation} do not divide the batch of {batch} of scale "
         f"{spec.recipe.name!r}: use {', '.join(map(str, near)) or 'less accumulation'} processes."
     )
 

@@ -6,14 +6,16 @@ cannot read and spins for ever when nothing can be read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from datacomp_core.errors import DataError
 from datacomp_core.parallel import die_with_parent
+from datacomp_core.training.ahead import Micro, ahead
 from datacomp_core.training.order import Ints, Order
 from datacomp_core.training.samples import CROP_NUMBERS, Reader, Sample, Tokens, augmented
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 PREFETCH = 2
+EXPECTED_STEPS = 32  # how early a remote shard is copied: a lane reads one for more than a hundred steps
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,12 @@ class Slice:
         return start, start + size
 
 
-class Micro(NamedTuple):
-    """One micro-batch: uint8 pixels (n, 3, h, w), tokens (n, context), and how many unreadable samples were replaced."""
-
-    pixels: torch.Tensor
-    tokens: torch.Tensor
-    replaced: int
-
-
 class Batches:
     """Micro-batch number to micro-batch, for a torch DataLoader with any number of workers."""
 
     def __init__(self, order: Order, reader: Reader, mine: Slice, size: tuple[int, int], *, tolerant: bool) -> None:
         self.order, self.reader, self.mine, self.size, self.tolerant = order, reader, mine, size, tolerant
+        self._remote = any("://" in source.url for source, _ in reader.shards)
 
     def __getitem__(self, number: int) -> Micro:
         import torch
@@ -57,17 +53,19 @@ class Batches:
         step, piece = divmod(number, self.mine.accumulation)
         start, stop = self.mine.part(self.order.batch_size, piece)
         shards, rows = self.order.batch(step, start, stop)
+        if self._remote:
+            self.reader.expect(self.order.shards(step + EXPECTED_STEPS, start, stop))
         numbers = self.order.crops(step, start, stop, CROP_NUMBERS)
         pixels = np.empty((stop - start, *self.size, 3), np.uint8)
         tokens: list[Tokens] = []
-        replaced = 0
+        unreadable: list[str] = []
         for place, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
             sample, skipped = self._readable(shard, row)
-            replaced += skipped > 0
+            unreadable += [f"{self.reader.shards[shard][1]}:{row}"] if skipped else []
             pixels[place] = augmented(sample.image, numbers[place], self.size)
             tokens.append(sample.tokens)
         planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-        return Micro(torch.from_numpy(planes), torch.from_numpy(np.stack(tokens)), replaced)
+        return Micro(torch.from_numpy(planes), torch.from_numpy(np.stack(tokens)), tuple(unreadable))
 
     def _readable(self, shard: int, row: int) -> tuple[Sample, int]:
         """A sample, or the next readable one of its shard and how many had to be skipped for it."""
@@ -84,18 +82,23 @@ class Batches:
 class Steps:
     """What `train_one_epoch` iterates: the micro-batches of one epoch after another, from a saved position on.
 
-    One loader runs through all epochs, so nothing is dropped or waited for between them.
+    One loader runs through all epochs, so nothing is dropped or waited for between them. On a GPU the next micro-batch is
+    copied while the present one is computed (`ahead`).
     """
 
-    def __init__(self, batches: Batches, *, steps_per_epoch: int, epochs: int, first: int, workers: int, device: Any) -> None:
+    def __init__(
+        self, batches: Batches, *, steps_per_epoch: int, epochs: int, first: int, workers: int, device: Any, ahead: int = 0
+    ) -> None:
+        """`first` is the optimizer step to begin with, counted from the start of the run."""
         accumulation = batches.mine.accumulation
         self.num_batches = steps_per_epoch * accumulation
         self.num_samples = steps_per_epoch * batches.order.batch_size
-        self.replaced = 0
-        self.next = first  # the micro-batch to come, counted from the start of the run
+        self.next = first * accumulation  # the micro-batch to come, counted from the start of the run
         self.device = device
+        self.waited = 0.0  # seconds in which the loop had nothing to do
+        self.on_unreadable: Callable[[int, tuple[str, ...]], None] = _nothing
         self._total = self.num_batches * epochs
-        self._batches, self._workers = batches, workers
+        self._batches, self._workers, self._ahead = batches, workers, ahead
         self._stream: Iterator[Micro] | None = None
         self._scale: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -104,15 +107,25 @@ class Steps:
 
         self._scale = tuple(torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (mean, std))  # pyright: ignore
 
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are done, counted from the start of the run."""
+        return self.next // self._batches.mine.accumulation
+
     def set_epoch(self, epoch: int) -> None:
         assert self.next // self.num_batches == epoch, f"epoch {epoch} was asked for at micro-batch {self.next}"
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if self._stream is None:
             self._stream = self._loaded()
+            if self._ahead:
+                self._stream = ahead(self._stream, self.device, self._ahead)
         for _ in range(self.num_batches - self.next % self.num_batches):
+            began = time.monotonic()
             micro = next(self._stream)
-            self.replaced += micro.replaced
+            self.waited += time.monotonic() - began
+            if micro.unreadable:
+                self.on_unreadable(self.step, micro.unreadable)
             self.next += 1
             yield self.normalised(micro.pixels.to(self.device, non_blocking=True)), micro.tokens
 
@@ -141,6 +154,10 @@ class Steps:
                 **options,
             )
         )
+
+
+def _nothing(step: int, names: tuple[str, ...]) -> None:
+    return
 
 
 def _worker(number: int) -> None:

@@ -15,7 +15,9 @@ from datacomp_core.training.samples import Source
 from datacomp_core.training.spec import TrainSpec
 
 JOB = "job.json"
+RUN = "run"  # open_clip_train's name of the run, and of its folder
 HISTORY = "history.jsonl"
+UNREADABLE = "unreadable-rank"
 FINAL = "final"
 LATEST, PREVIOUS = "epoch_latest.pt", "epoch_previous.pt"
 FAILURE = "failure-rank"
@@ -31,7 +33,7 @@ class Job(BaseModel):
     machine: Machine
     sources: tuple[Source, ...]
     folder: str
-    name: str
+    name: str = RUN
     loader_workers: int = 0
     cache_bytes: int = 0
     checkpoint_seconds: float = 600.0

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from datacomp_core.errors import DatacompError
+from datacomp_core.errors import DatacompError, LostProcessError
 from datacomp_core.training.elastic import PARENT
 from datacomp_core.training.job import FAILURE, JOB, Job, first_failure
 
@@ -26,10 +26,15 @@ log = logging.getLogger(__name__)
 WORKER = "datacomp_core.training.worker"
 ELASTIC = "datacomp_core.training.elastic"
 OUTPUT = "ranks.log"
+NODE_FAILED = "failed-node"
 POLL_SECONDS = 0.25
 GRACE_SECONDS = 10
 TAIL_BYTES = 3000
 KEPT_BYTES = 4 << 30
+
+
+class NoMemoryError(DatacompError):
+    """A GPU's memory does not hold what was asked of it."""
 
 
 class Layout(BaseModel):
@@ -39,10 +44,19 @@ class Layout(BaseModel):
 
     processes: int = Field(default=1, ge=1, description="Processes on this node: with CUDA, one a GPU.")
     nodes: int = Field(default=1, ge=1)
+    node: int = Field(default=0, ge=0, description="Which of the nodes this is: 0 runs the step, the others join it.")
     rendezvous: str = Field(default="", description="host:port of torchrun's rendezvous; empty: this machine alone.")
     run_id: str = Field(default="datacomp", description="Tells rendezvous of several runs apart.")
     restarts: int = Field(default=0, ge=0, description="How often a lost rank is replaced before the run fails.")
     threads: int = Field(default=0, ge=0, description="CPU threads of a process; 0: the cores shared among the processes.")
+
+    @model_validator(mode="after")
+    def _meets(self) -> Layout:
+        if self.nodes > 1 and not self.rendezvous:
+            raise ValueError("Several nodes need a place to meet: give `rendezvous` as host:port of the first one.")
+        if self.node >= self.nodes:
+            raise ValueError(f"Nodes are numbered from 0: there is no node {self.node} among {self.nodes}.")
+        return self
 
     @property
     def world_size(self) -> int:
@@ -54,30 +68,46 @@ class Layout(BaseModel):
 
 
 def launch(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
-    """Run all ranks of this node to their end, calling `watch` now and then. Raises the error of the rank that failed first."""
+    """Run all ranks to their end, calling `watch` now and then. Raises the error of the rank that failed first."""
     folder = Path(job.folder)
-    (folder / JOB).write_text(job.model_dump_json())
-    for stale in folder.glob(f"{FAILURE}*.json"):
+    for stale in [*folder.glob(f"{FAILURE}*.json"), *folder.glob(f"{NODE_FAILED}*")]:
         stale.unlink()
-    with (folder / OUTPUT).open("ab") as output:
+    (folder / JOB).write_text(job.model_dump_json())
+    run_node(job, layout, watch)
+    watch()
+
+
+def run_node(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
+    """Run this node's ranks of a job that lies in its folder. A node that fails ends the others within a minute."""
+    folder = Path(job.folder)
+    log_file = folder / (OUTPUT if not layout.node else f"ranks-node{layout.node}.log")
+    with log_file.open("ab") as output:
         started = output.tell()
         process = subprocess.Popen(
             command(job, layout),
-            env=_environment(layout),
+            env=_environment(job, layout),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            while process.poll() is None:
+            while process.poll() is None and not _others_failed(folder, layout):
                 time.sleep(POLL_SECONDS)
                 watch()
         finally:
             _end(process)
     if process.returncode != 0:
-        raise _reason(job, process.returncode, started)
-    watch()
+        (folder / f"{NODE_FAILED}{layout.node}").touch()
+        raise _reason(job, process.returncode, log_file, started)
+
+
+def _others_failed(folder: Path, layout: Layout) -> bool:
+    """Whether another node has given up: its ranks are gone, and ours may wait for them for ever."""
+    if layout.nodes == 1:
+        return False
+    found = [path for path in folder.glob(f"{NODE_FAILED}*") if path.name != f"{NODE_FAILED}{layout.node}"]
+    return any(time.time() - path.stat().st_mtime > GRACE_SECONDS for path in found)
 
 
 def command(job: Job, layout: Layout) -> list[str]:
@@ -92,9 +122,10 @@ def command(job: Job, layout: Layout) -> list[str]:
     ]
 
 
-def _environment(layout: Layout) -> dict[str, str]:
+def _environment(job: Job, layout: Layout) -> dict[str, str]:
     threads = str(layout.threads_each)
     given = {**os.environ, PARENT: str(os.getpid()), "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
+    given.setdefault("WANDB_DIR", job.folder)
     # Keep freed memory: glibc gives large blocks back to the kernel, and a step on a CPU spends a third of its time on
     # faulting them in again.
     given |= {"MALLOC_TRIM_THRESHOLD_": f"{KEPT_BYTES}", "MALLOC_MMAP_THRESHOLD_": f"{KEPT_BYTES}"}
@@ -117,12 +148,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _reason(job: Job, status: int, started: int) -> DatacompError:
-    folder = Path(job.folder)
-    failure = first_failure(folder)
+def _reason(job: Job, status: int, log_file: Path, started: int) -> DatacompError:
+    failure = first_failure(Path(job.folder))
     if failure is not None and failure.kind == "OutOfMemoryError":
         return _out_of_memory(job)
-    with (folder / OUTPUT).open("rb") as output:
+    with log_file.open("rb") as output:
         size = output.seek(0, os.SEEK_END)
         output.seek(max(started, size - TAIL_BYTES))
         tail = output.read().decode("utf-8", "replace")
@@ -130,18 +160,18 @@ def _reason(job: Job, status: int, started: int) -> DatacompError:
     if failure is not None and not (killed and _lost_a_peer(failure.trace)):
         return failure.error()
     if killed:
-        return DatacompError(
+        return LostProcessError(
             "A rank of the training was killed (SIGKILL), most likely for want of memory: use more accumulation or fewer "
             "loader workers and run again; it goes on from its last checkpoint."
         )
-    return DatacompError(f"The training ended with status {status}. The end of {folder / OUTPUT}:\n{tail}")
+    return DatacompError(f"The training ended with status {status}. The end of {log_file}:\n{tail}")
 
 
-def _out_of_memory(job: Job) -> DatacompError:
+def _out_of_memory(job: Job) -> NoMemoryError:
     machine, batch = job.machine, job.spec.recipe.batch_size // job.machine.world_size
     more = next((n for n in range(machine.accumulation * 2, batch + 1) if batch % n == 0), batch)
     also = "" if machine.checkpoints_gradients else ", or gradient checkpointing (checkpointing='on')"
-    return DatacompError(
+    return NoMemoryError(
         f"The GPU's memory does not hold {batch // machine.accumulation} samples a process: use accumulation {more}{also}. "
         "It goes on from its last checkpoint."
     )

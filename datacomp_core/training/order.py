@@ -72,6 +72,17 @@ class Order:
                 rows.append(places)
         return np.concatenate(shards), np.concatenate(rows)
 
+    def shards(self, step: int, start: int, stop: int) -> list[int]:
+        """Which shards that part of the global batch of a step is read from, in order."""
+        found: set[int] = set()
+        for lane in range(start // self.lane_batch, -(-stop // self.lane_batch)):
+            first = (step - lane) * self.lane_batch  # of the step in this lane, less the lane's place in the batch
+            begin, end = first + max(start, lane * self.lane_batch), first + min(stop, (lane + 1) * self.lane_batch)
+            choice, ends = self._visited(lane, end)
+            visits = slice(np.searchsorted(ends, begin, side="right"), np.searchsorted(ends, end - 1, side="right") + 1)
+            found.update(choice[visits].tolist())
+        return sorted(found)
+
     def seen(self, steps: int) -> Ints:
         """How many samples of each shard the first `steps` steps draw, shape (n,)."""
         seen = np.zeros(len(self.sizes), np.int64)

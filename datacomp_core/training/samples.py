@@ -9,10 +9,8 @@ from __future__ import annotations
 import io
 import math
 import os
-import shutil
 from collections import OrderedDict
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from datacomp_core.errors import DataError
 from datacomp_core.shards import parse_sample, read_index
 from datacomp_core.store import Folder
+from datacomp_core.training.copies import Copies
 from datacomp_core.training.order import Floats, Ints
 
 Pixels = npt.NDArray[np.uint8]
@@ -66,9 +65,19 @@ class _Rows(NamedTuple):
 class Reader:
     """Samples of several sources by (shard, row); shards are numbered through all sources. Picklable before first use."""
 
-    def __init__(self, sources: tuple[Source, ...], tokenize: Tokenizer, *, cache: str, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        sources: tuple[Source, ...],
+        tokenize: Tokenizer,
+        *,
+        cache: str,
+        cache_bytes: int,
+        scaled_to: tuple[int, int] = (0, 0),
+    ) -> None:
+        """`scaled_to` (height, width): let libjpeg halve what stays larger than that; (0, 0): decode all of every image."""
         self.shards = [(source, name) for source in sources for name, _ in source.shards]
-        self.tokenize, self.cache, self.cache_bytes = tokenize, Path(cache), cache_bytes
+        self.tokenize, self.copies, self.cache_bytes = tokenize, Copies(cache), cache_bytes
+        self.scaled_to = scaled_to
         self._indexes: OrderedDict[int, _Rows] = OrderedDict()
         self._open: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._kept: dict[tuple[int, int], Sample] = {}
@@ -84,6 +93,14 @@ class Reader:
                 self._kept[shard, row] = kept
         return kept
 
+    def expect(self, shards: Iterable[int]) -> None:
+        """Shards that will be read soon: remote ones are copied meanwhile."""
+        for shard in shards:
+            source, name = self.shards[shard]
+            remote = not Folder(source.url).is_local and (source.url, name) not in self._open
+            if remote and self._index(shard).tars == [name]:
+                self.copies.fetch(source.url, name)
+
     def _read(self, shard: int, row: int) -> Sample:
         from PIL import Image
 
@@ -93,7 +110,10 @@ class Reader:
         data = self._bytes(source, tar, offset, length, whole=rows.tars == [name])
         try:
             members = parse_sample(data)
-            image = Image.open(io.BytesIO(next(members[kind] for kind in IMAGES if kind in members))).convert("RGB")
+            image: Image.Image = Image.open(io.BytesIO(next(members[kind] for kind in IMAGES if kind in members)))
+            if all(self.scaled_to):
+                image.draft("RGB", smallest(image.size, self.scaled_to))
+            image = image.convert("RGB")
             text = members["txt"].decode("utf-8")
         except (DataError, OSError, KeyError, StopIteration, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
             told = f"{type(problem).__name__}: {problem}".rstrip(": ")
@@ -124,7 +144,7 @@ class Reader:
         if handle is None:
             if len(self._open) >= OPEN_SHARDS:
                 self._close()
-            handle = self._open[source.url, tar] = os.open(self._local(source, tar), os.O_RDONLY)
+            handle = self._open[source.url, tar] = os.open(self.copies.path(source.url, tar), os.O_RDONLY)
         else:
             self._open.move_to_end((source.url, tar))
         return os.pread(handle, length, offset)
@@ -133,23 +153,14 @@ class Reader:
         """Close the tar that was not read for longest; a local copy of a remote one goes with it."""
         (url, name), handle = self._open.popitem(last=False)
         os.close(handle)
-        if not Folder(url).is_local:
-            self._copies(url).remove(f"{name}.tar")
+        self.copies.drop(url, name)
 
-    def _copies(self, url: str) -> Folder:
-        return Folder(self.cache) / url.replace("://", "-").replace("/", "-")
 
-    def _local(self, source: Source, name: str) -> Path:
-        """The shard on a local disk: where it is, or a copy that all processes of this machine share."""
-        folder = Folder(source.url)
-        if folder.is_local:
-            return folder.path / f"{name}.tar"
-        copies = self._copies(source.url)
-        copy = copies.path / f"{name}.tar"
-        if not copy.exists():
-            with folder.open(f"{name}.tar") as remote, copies.writing(f"{name}.tar") as local, local.open("wb") as file:
-                shutil.copyfileobj(remote, file, 1 << 20)
-        return copy
+def smallest(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
+    """The least (width, height) of a decoded image whose smallest random crop is no smaller than `wanted` (height, width)."""
+    least = max(wanted) / math.sqrt(SCALE[0] * RATIO[0])
+    factor = min(1.0, least / min(size))
+    return math.ceil(size[0] * factor), math.ceil(size[1] * factor)
 
 
 def crop_box(width: int, height: int, numbers: Floats) -> tuple[int, int, int, int]:

@@ -1,12 +1,13 @@
 """One run inside open_clip_train: gives it our data, keeps the history, saves and finds the point to go on from.
 
-A checkpoint is open_clip's own form with one more key, `batch`: the micro-batches of the epoch that are done. It is written
-between two steps, when weights, optimizer and scaler stand still.
+A checkpoint is open_clip's own form with one more key, `steps`: the optimizer steps of the epoch that are done. It is
+written between two steps, when weights, optimizer and scaler stand still.
 """
 
 from __future__ import annotations
 
 import builtins
+import hashlib
 import logging
 import math
 import os
@@ -19,13 +20,17 @@ import open_clip_train.train
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from datacomp_core.errors import DatacompError, IncompleteError
+from datacomp_core.errors import DatacompError
+from datacomp_core.training.arguments import Machine
 from datacomp_core.training.data import Batches, Slice, Steps, order_of
-from datacomp_core.training.history import History
+from datacomp_core.training.history import History, Unreadable
 from datacomp_core.training.job import FINAL, HISTORY, LATEST, PREVIOUS, Job
-from datacomp_core.training.samples import Reader
+from datacomp_core.training.resume import position
+from datacomp_core.training.samples import RATIO, SCALE, Reader
 
 log = logging.getLogger(__name__)
+
+AHEAD = 1  # micro-batches that are copied to a GPU before they are asked for
 
 
 class Session:
@@ -38,6 +43,7 @@ class Session:
         self.saved = time.monotonic()
         self.steps: Steps | None = None
         self.history: History | None = None
+        self._gauged = time.monotonic(), 0.0
 
     def install(self) -> None:
         """Put ours in the place of open_clip_train's."""
@@ -45,33 +51,54 @@ class Session:
             raise DatacompError("No CUDA device can be used here, and the training was asked to run on one: give device='cpu'.")
         self.trainer.get_data = self.data
         self.trainer.train_one_epoch = self.epoch
+        if "wandb" in self.job.machine.report_to:
+            self.trainer.wandb.init = _named_run(self.job, self.trainer.wandb.init)
         if self.job.machine.is_cpu:
             torch.nn.parallel.DistributedDataParallel = _OnCpu  # pyright: ignore[reportPrivateImportUsage]
 
     def data(self, args: Any, preprocess: Any, epoch: int = 0, tokenizer: Any = None) -> dict[str, Any]:
         """In the place of `open_clip_train.data.get_data`."""
-        job, spec = self.job, self.job.spec
+        job, spec, device = self.job, self.job.spec, torch.device(args.device)
         mine = Slice(args.rank, args.world_size, args.accum_freq)
         shards = [(source, count) for source in job.sources for _, count in source.shards]
         order = order_of(
             spec.seed, spec.recipe.batch_size, [count for _, count in shards], [source.weight for source, _ in shards]
         )
-        reader = Reader(job.sources, tokenizer, cache=f"{job.folder}/shards", cache_bytes=job.cache_bytes)
         size, mean, std = _transform(preprocess[0])
+        reader = Reader(
+            job.sources,
+            tokenizer,
+            cache=f"{job.folder}/shards",
+            cache_bytes=job.cache_bytes,
+            scaled_to=size if spec.recipe.decoding == "scaled" else (0, 0),
+        )
         batches = Batches(order, reader, mine, size, tolerant=spec.tolerated_corrupt > 0)
-        done = epoch * spec.steps_per_epoch * mine.accumulation + position(self.checkpoints / LATEST)
+        done = epoch * spec.steps_per_epoch + position(self.checkpoints / LATEST)[1]
         self.steps = Steps(
             batches,
             steps_per_epoch=spec.steps_per_epoch,
             epochs=spec.recipe.num_checkpoints,
             first=done,
             workers=job.loader_workers,
-            device=torch.device(args.device),
+            device=device,
+            ahead=AHEAD if device.type == "cuda" else 0,
         )
         self.steps.normalise_by(mean, std)
+        self.steps.on_unreadable = Unreadable(Path(job.folder), args.rank, done).add
         if args.rank == 0:
-            self.history = History(Path(job.folder) / HISTORY, done // mine.accumulation)
+            self.history = History(Path(job.folder) / HISTORY, done, self.gauges)
         return {"train": _Data(self.steps)}
+
+    def gauges(self) -> dict[str, float]:
+        """Of the time since the last call: the share spent waiting for data, and the most GPU memory that was in use."""
+        assert self.steps is not None
+        (began, waited), now = self._gauged, time.monotonic()
+        self._gauged = now, self.steps.waited
+        row = {"waiting": round((self.steps.waited - waited) / max(now - began, 1e-9), 4)}
+        if not self.job.machine.is_cpu:
+            row["gpu_gb"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+            torch.cuda.reset_peak_memory_stats()
+        return row
 
     def epoch(self, model: Any, data: Any, loss: Any, epoch: int, optimizer: Any, scaler: Any, *rest: Any, **named: Any) -> None:
         """In the place of `train_one_epoch`, which it calls: from the saved position on, saving now and then."""
@@ -80,33 +107,20 @@ class Session:
         if self.history is not None:
             self.history.onward = named.get("tb_writer")
             named["tb_writer"] = self.history
-        if self.job.machine.is_cpu:
-            for group in optimizer.param_groups:
-                group["foreach"] = True  # CUDA's default: the same bits, in fewer passes over memory
+        choose_kernels(optimizer, self.job.machine)
         source = _Watched(self, steps, epoch, model, optimizer, scaler, args)
         open_clip_train.train.enumerate = _enumerate_from(steps.next % steps.num_batches)  # pyright: ignore[reportAttributeAccessIssue]
         self.original_epoch(model, {"train": _Data(steps, source)}, loss, epoch, optimizer, scaler, *rest, **named)
-        if self.history is not None:
-            self.history.flush()
         self.saved = time.monotonic()  # open_clip saves at the end of an epoch
-        self.tolerate(steps)
-
-    def tolerate(self, steps: Steps) -> None:
-        allowed = self.job.spec.tolerated_corrupt * self.job.spec.samples_seen
-        if steps.replaced > allowed:
-            raise IncompleteError(
-                f"{steps.replaced} of the samples drawn by one process could not be read, and {allowed:.0f} are tolerated: "
-                "download or reshard the shards again."
-            )
 
     def is_due(self) -> bool:
         return time.monotonic() - self.saved >= self.job.checkpoint_seconds
 
-    def save(self, source: _Watched, done: int) -> None:
-        """Write the state after `done` micro-batches of an epoch; the one before stays until the next is whole."""
+    def save(self, source: _Watched, steps: int) -> None:
+        """Write the state after `steps` steps of an epoch; the one before stays until the next is whole."""
         state = {
             "epoch": source.epoch,
-            "batch": done,
+            "steps": steps,
             "name": source.args.name,
             "state_dict": getattr(source.model, "_orig_mod", source.model).state_dict(),
             "optimizer": source.optimizer.state_dict(),
@@ -114,14 +128,12 @@ class Session:
         if source.scaler is not None:
             state["scaler"] = source.scaler.state_dict()
         if not math.isfinite(float(unwrapped(source.model).logit_scale)):
-            raise DatacompError(f"The weights are no numbers after micro-batch {done} of epoch {source.epoch}: it diverged.")
+            raise DatacompError(f"The weights are no numbers after step {steps} of epoch {source.epoch}: it diverged.")
         temporary = self.checkpoints / "tmp.pt"
         with temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        if self.history is not None:
-            self.history.flush()
         latest, previous = self.checkpoints / LATEST, self.checkpoints / PREVIOUS
         if latest.exists():
             previous.unlink(missing_ok=True)
@@ -132,7 +144,6 @@ class Session:
     def finish(self) -> None:
         """Leave the last checkpoint without what only a resumption needs, in open_clip's form and as safetensors."""
         if self.history is not None:
-            self.history.flush()
             write_final(self.checkpoints / LATEST, Path(self.job.folder) / FINAL, self.job.name)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -158,21 +169,13 @@ class _Watched:
         self.num_batches, self.num_samples = steps.num_batches, steps.num_samples
 
     def __iter__(self) -> Iterator[Any]:
-        first = self.steps.next
-        batches = iter(self.steps)
-        while True:
-            done = self.steps.next
-            between = (
-                done % self.args.accum_freq == 0
-                and first < done < first // self.num_batches * self.num_batches + self.num_batches
-            )
-            if between and self.args.rank == 0 and time.monotonic() - self.session.saved >= self.session.job.checkpoint_seconds:
-                self.session.save(self, done % self.num_batches)
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
+        for batch in self.steps:
             yield batch
+            # Here again, the loop asks for the next one: what was yielded has been used.
+            done = self.steps.next
+            between = done % self.args.accum_freq == 0 and done % self.num_batches
+            if between and self.args.rank == 0 and self.session.is_due():
+                self.session.save(self, done % self.num_batches // self.args.accum_freq)
 
 
 class _OnCpu(DistributedDataParallel):
@@ -180,6 +183,20 @@ class _OnCpu(DistributedDataParallel):
 
     def __init__(self, module: Any, device_ids: Any = None, **options: Any) -> None:
         super().__init__(module, **options)
+
+
+def choose_kernels(optimizer: Any, machine: Machine) -> None:
+    """AdamW's implementation, also over what a checkpoint of another one brought: `foreach` gives the same bits as open_clip's
+    default, in fewer passes over memory on a CPU; `fused` rounds otherwise and is asked for."""
+    fused = machine.optimizer == "fused"
+    for group in optimizer.param_groups:
+        if fused or machine.is_cpu:
+            group["foreach"], group["fused"] = not fused, fused
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            if "step" in state:
+                state["step"] = state["step"].to(parameter.device if fused else "cpu")
+    optimizer._step_supports_amp_scaling = fused
 
 
 def write_final(latest: Path, folder: Path, name: str) -> None:
@@ -198,18 +215,9 @@ def unwrapped(model: Any) -> Any:
     return getattr(model, "module", model)
 
 
-def position(checkpoint: Path) -> int:
-    """The micro-batches done in a checkpoint's unfinished epoch; 0 where it ends an epoch or is not there."""
-    if not checkpoint.exists():
-        return 0
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("batch", 0))
-
-
 def _transform(preprocess: Any) -> tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]]:
     """Size, mean and std of open_clip's training transform, if it is the one that `samples.augmented` does."""
     from torchvision.transforms import InterpolationMode, Normalize, RandomResizedCrop
-
-    from datacomp_core.training.samples import RATIO, SCALE
 
     first, *between, last = preprocess.transforms
     known = isinstance(first, RandomResizedCrop) and isinstance(last, Normalize) and len(between) == 2
@@ -221,6 +229,12 @@ def _transform(preprocess: Any) -> tuple[tuple[int, int], tuple[float, ...], tup
         raise DatacompError(f"open_clip's training transform is not the one of the recipes: {preprocess}")
     height, width = first.size
     return (int(height), int(width)), tuple(map(float, last.mean)), tuple(map(float, last.std))
+
+
+def _named_run(job: Job, init: Any) -> Any:
+    """`wandb.init` under a name of this run's own, the same after a crash: open_clip gives the name of the folder as its id."""
+    own = f"{job.spec.label()}-{hashlib.sha256(job.folder.encode()).hexdigest()[:8]}"
+    return lambda **given: init(**{**given, "name": own, "id": own})
 
 
 def _enumerate_from(first: int) -> Any:

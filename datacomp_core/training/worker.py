@@ -6,7 +6,6 @@ Model, loss, optimizer, schedule and step stay open_clip's. Replaced are: the da
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import sys
@@ -14,12 +13,11 @@ import types
 from pathlib import Path
 from typing import Any
 
+from datacomp_core.clip import config
 from datacomp_core.errors import DatacompError
 from datacomp_core.parallel import die_with_parent
 from datacomp_core.training.elastic import end_with_launcher
 from datacomp_core.training.job import JOB, Job, write_failure
-
-MODELS = Path(__file__).parents[1] / "clip_models"
 
 
 def main(folder: str) -> None:
@@ -75,13 +73,8 @@ def leave_out(job: Job) -> None:
 
 def _wants_other_libraries(model: str) -> bool:
     """Whether a model's configuration names towers or tokenizers of timm or transformers."""
-    found = importlib.util.find_spec("open_clip")
-    places = [MODELS, *(Path(place) / "model_configs" for place in (found.submodule_search_locations or [] if found else []))]
-    for place in places:
-        if (path := place / f"{model}.json").exists():
-            text = json.dumps(json.loads(path.read_bytes()))
-            return '"timm_' in text or '"hf_' in text
-    return True
+    text = json.dumps(config(model) or "timm_")
+    return '"timm_' in text or '"hf_' in text
 
 
 def _open_clip_train() -> Any:

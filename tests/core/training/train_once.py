@@ -1,4 +1,7 @@
-"""One `train` call in a process of its own, for the tests to kill: `train_once.py STORE SPEC PROCESSES`."""
+"""One `train` call in a process of its own, for the tests to kill: `train_once.py STORE SPEC LAYOUT` (its last two as JSON).
+
+A layout whose `node` is not 0 joins the training of node 0.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,16 @@ import sys
 from training_world import NoiseSpec, noise
 
 from datacomp_core.store import Store
+from datacomp_core.training.launch import Layout
+from datacomp_core.training.nodes import join
 from datacomp_core.training.spec import TrainSpec
 from datacomp_core.training.train import train
 
 if __name__ == "__main__":
     store = Store.open(sys.argv[1])
-    shards = noise(NoiseSpec(), store=store)
-    spec = TrainSpec.model_validate_json(sys.argv[2])
-    train(spec, (shards,), store=store, device="cpu", processes=int(sys.argv[3]), threads=1, checkpoint_seconds=0)
+    layout = Layout.model_validate_json(sys.argv[3])
+    if layout.node:
+        join(store, layout)
+    else:
+        spec = TrainSpec.model_validate_json(sys.argv[2])
+        train(spec, (noise(NoiseSpec(), store=store),), store=store, device="cpu", layout=layout, checkpoint_seconds=0)

@@ -6,6 +6,12 @@ import colorsys
 import hashlib
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +21,12 @@ from datacomp_core.artifacts import ShardSet, Spec
 from datacomp_core.scales import Scale
 from datacomp_core.shards import ShardWriter, shard_name, write_index
 from datacomp_core.store import Folder, Store, step
+from datacomp_core.training.history import read_history
+from datacomp_core.training.launch import Layout
+from datacomp_core.training.resume import RESUME
 from datacomp_core.training.spec import TrainSpec
+
+HERE = Path(__file__).parent
 
 
 class NoiseSpec(Spec):
@@ -73,3 +84,60 @@ def training(seed: int = 0, **changes: object) -> TrainSpec:
 
 def store_at(path: Path) -> Store:
     return Store.open(str(path / "store"))
+
+
+# Whole trainings in processes of their own, to be killed -----------------------------------------------------------
+
+
+def start(store: Store, spec: TrainSpec, layout: Layout, **environment: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(HERE / "train_once.py"), store.root.url, spec.model_dump_json(), layout.model_dump_json()]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **environment})
+
+
+def run_folder(store: Store) -> Path | None:
+    return next(iter(sorted(store.root.path.glob(f"checkpoints/*/*/attempt-*/{RESUME}"))), None)
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 240) -> None:
+    for _ in range(int(seconds * 20)):
+        if what():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come to pass")
+
+
+def ranks(folder: Path) -> list[int]:
+    """Processes that have the run's folder on their command line, but torchrun."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(folder).encode() in words and b"datacomp_core.training.elastic" not in words:
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def reach(started: subprocess.Popen[bytes], find: Callable[[], Path | None], step: int) -> Path:
+    """Wait until a training has logged `step`; its run folder. AssertionError with its words if it ended before."""
+
+    def reached() -> bool:
+        assert started.poll() is None, started.stderr and started.stderr.read().decode()
+        folder = find()
+        return folder is not None and len(read_history(folder / "history.jsonl")) > step
+
+    wait_for(reached)
+    folder = find()
+    assert folder is not None
+    return folder
+
+
+def kill_at_step(store: Store, spec: TrainSpec, step: int, processes: int, victim: str) -> Path:
+    """Start a training and end it with SIGKILL once it has logged `step`. All of its processes are gone within a minute."""
+    started = start(store, spec, Layout(processes=processes, threads=1))
+    folder = reach(started, lambda: run_folder(store), step)
+    os.kill(started.pid if victim == "launcher" else ranks(folder)[-1], signal.SIGKILL)
+    started.wait(60)
+    wait_for(lambda: not ranks(folder), 60)
+    return folder

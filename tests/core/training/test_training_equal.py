@@ -1,0 +1,150 @@
+"""What is done for speed and changes no bit: no gradient checkpointing, copies made ahead, AdamW's `foreach`. And `fused`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training_world import NoiseSpec, noise, recipe, store_at
+
+from datacomp_core.scales import SCALES
+from datacomp_core.training.ahead import Micro, ahead
+from datacomp_core.training.arguments import Machine
+from datacomp_core.training.data import Batches, Slice, Steps, order_of
+from datacomp_core.training.preflight import preflight
+from datacomp_core.training.samples import CROP_NUMBERS, Reader, crop_box, smallest
+from datacomp_core.training.session import choose_kernels
+from datacomp_core.training.spec import TrainSpec
+
+CPU = torch.device("cpu")
+
+
+def test_gradient_checkpointing_changes_no_bit_of_loss_and_gradients() -> None:
+    import open_clip
+
+    tower = {"layers": 2, "width": 64}
+    images, texts = torch.rand(6, 3, 32, 32), torch.randint(1, 400, (6, 16))
+    found = []
+    for switch in (False, True):
+        torch.manual_seed(0)
+        model: Any = open_clip.CLIP(
+            32,
+            open_clip.CLIPVisionCfg(**tower, head_width=32, patch_size=8, image_size=32),
+            open_clip.CLIPTextCfg(**tower, heads=2, context_length=16, vocab_size=500),
+            output_dict=True,
+        )
+        model.train()
+        model.set_grad_checkpointing(switch)
+        out = model(images, texts)
+        loss = open_clip.ClipLoss()(out["image_features"], out["text_features"], out["logit_scale"])
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def batches(tmp_path: Path) -> Batches:
+    store = store_at(tmp_path)
+    shards = noise(NoiseSpec(), store=store)
+    source = preflight(shards, store.folder(shards), tmp_path, 1.0)[0]
+    order = order_of(0, 16, [count for _, count in source.shards], [1.0] * 2)
+    reader = Reader((source,), lambda texts: np.array([[len(text)] for text in texts]), cache="unused", cache_bytes=0)
+    return Batches(order, reader, Slice(0, 1, 2), (32, 32), tolerant=False)
+
+
+def test_copies_made_ahead_are_the_same_and_the_position_is_that_of_the_loop(tmp_path: Path) -> None:
+    seen = []
+    for depth in (0, 2):
+        steps = Steps(batches(tmp_path), steps_per_epoch=3, epochs=2, first=1, workers=0, device=CPU, ahead=depth)
+        steps.normalise_by((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+        taken = []
+        for epoch in (0, 1):
+            steps.set_epoch(epoch)
+            for number, (pixels, tokens) in enumerate(steps, steps.next):
+                assert steps.next == number + 1, "what waits ahead is not done"
+                taken.append((pixels, tokens))
+        assert len(taken) == 2 * 5
+        seen.append(taken)
+    for mine, theirs in zip(*seen, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_an_error_ahead_comes_in_its_turn() -> None:
+    def source() -> Any:
+        yield Micro(torch.zeros(1), torch.zeros(1), ())
+        raise ValueError("broken")
+
+    given = ahead(source(), CPU, 2)
+    next(given)
+    with pytest.raises(ValueError, match="broken"):
+        next(given)
+
+
+def adamw(kernels: list[str], steps: int = 6) -> list[torch.Tensor]:
+    """Weights after some steps by AdamW, as open_clip makes it, with kernels chosen anew at each step."""
+    torch.manual_seed(1)
+    weights = [torch.nn.Parameter(torch.randn(40, 30)), torch.nn.Parameter(torch.randn(30))]
+    groups = [{"params": weights[1:], "weight_decay": 0.0}, {"params": weights[:1], "weight_decay": 0.2}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.98), eps=1e-6)
+    for step in range(steps):
+        if kernels:
+            choose_kernels(optimizer, Machine.model_validate({"optimizer": kernels[step % len(kernels)]}))
+        optimizer.zero_grad()
+        sum((weight**3).sum() for weight in weights).backward()  # pyright: ignore[reportAttributeAccessIssue]
+        optimizer.step()
+    return [weight.detach() for weight in weights]
+
+
+def test_foreach_is_open_clips_adamw_to_the_bit_and_fused_to_rounding() -> None:
+    plain, foreach = adamw([]), adamw(["foreach"])
+    assert all(torch.equal(a, b) for a, b in zip(plain, foreach, strict=True))
+    for other in (adamw(["fused"]), adamw(["foreach", "fused"])):  # the second as after a change at a resumption
+        assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(plain, other, strict=True))
+
+
+def test_scaled_decoding_is_for_custom_recipes_and_never_enlarges() -> None:
+    with pytest.raises(ValueError, match="decoding differ"):
+        TrainSpec(recipe=SCALES["small"].model_copy(update={"decoding": "scaled"}))
+    assert TrainSpec(recipe=recipe(decoding="scaled")).recipe.decoding == "scaled"
+    numbers = np.random.default_rng(0)
+    for width, height in [(512, 384), (2000, 1500), (300, 900), (224, 224)]:
+        least = smallest((width, height), (224, 224))
+        assert least[0] <= width
+        assert least[1] <= height
+        boxes = [crop_box(*least, numbers.random(CROP_NUMBERS)) for _ in range(300)]
+        assert min(min(right - left, bottom - top) for left, top, right, bottom in boxes) >= min(
+            224, int(0.8 * height), int(0.8 * width)
+        )
+
+
+def test_a_large_jpeg_is_decoded_smaller_and_a_small_one_as_it_is(tmp_path: Path) -> None:
+    from datacomp_core.shards import ShardWriter, write_index
+    from datacomp_core.store import Folder
+    from datacomp_core.training.samples import Source
+
+    folder = Folder(tmp_path)
+    noise_of = np.random.default_rng(0)
+    with (tmp_path / "00000000.tar").open("wb") as file:
+        writer = ShardWriter(file, "00000000")
+        for number, side in enumerate((600, 100)):
+            writer.add(f"{number:032x}", f"{number:032x}", {"jpg": jpeg(noise_of, side), "txt": b"x"})
+        write_index(folder, "00000000", writer.finish())
+    source = Source(url=folder.url, index=folder.url, shards=(("00000000", 2),))
+    full, scaled = (
+        Reader((source,), lambda texts: np.zeros((1, 1)), cache="unused", cache_bytes=0, scaled_to=to)
+        for to in ((0, 0), (64, 64))
+    )
+    assert (full(0, 0).image.size, scaled(0, 0).image.size) == ((600, 600), (150, 150))
+    assert np.array_equal(np.asarray(full(0, 1).image), np.asarray(scaled(0, 1).image))
+
+
+def jpeg(numbers: np.random.Generator, side: int) -> bytes:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(numbers.integers(0, 256, (side, side, 3), np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
