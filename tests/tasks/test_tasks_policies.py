@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from datacomp_core.errors import DatacompError, DataError, DiskFullError, IncompleteError, SpecError, StoreError
+from datacomp_core.errors import DatacompError, DataError, DiskFullError, IncompleteError, LostProcessError, SpecError, StoreError
 from tasks.policies import is_transient
 
 
@@ -27,6 +27,7 @@ def fate(problem: Exception) -> bool:
         (AssertionError("x"), False),
         (DatacompError("x"), False),
         (StoreError("the bucket does not answer"), True),
+        (LostProcessError("a rank was killed"), True),
         (ConnectionResetError("x"), True),
         (TimeoutError("x"), True),
         (OSError("x"), True),
