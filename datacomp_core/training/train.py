@@ -106,7 +106,7 @@ def _refuse(spec: TrainSpec, shards: tuple[ShardSet, ...], machine: Machine, lay
     """What cannot be right is said before anything is read."""
     world_batch(spec, machine)
     if layout.node:
-        raise SpecError(f"Node {layout.node} joins a training that node 0 runs (`datacomp train --node {layout.node}`).")
+        raise SpecError(f"Node {layout.node} joins a training that node 0 runs: call `nodes.join` there.")
     if not shards:
         raise SpecError("There is no shard set to train on: give at least one.")
     if spec.data_weights and len(spec.data_weights) != len(shards):
