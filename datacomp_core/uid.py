@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+from functools import cache
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,9 @@ from datacomp_core.errors import DataError
 DTYPE = np.dtype("u8,u8")
 Uids = npt.NDArray[np.void]
 CHECKED_AT_ONCE = 1 << 22
+HEX_DIGITS = 32
+NO_PAIR = 256
+WORDS_AT_ONCE = 1 << 14  # what fits a core's cache
 
 
 def uid_of(url: str, text: str | None) -> str:
@@ -31,14 +37,36 @@ def pack(uids: pl.Series) -> Uids:
 
     The reference takes `int(uid[:16], 16)` and `int(uid[16:32], 16)`; the same values come out for 32-digit uids.
     """
-    high = uids.str.slice(0, 16).str.to_integer(base=16, dtype=pl.UInt64, strict=False)
-    low = uids.str.slice(16, 16).str.to_integer(base=16, dtype=pl.UInt64, strict=False)
-    bad = high.is_null() | low.is_null() | (uids.str.len_bytes() != 32)
-    if bad.any():
-        raise DataError(f"{uids.filter(bad)[0]!r} is not a uid: 32 hex digits are wanted ({int(bad.sum())} such rows).")
-    packed = np.empty(len(uids), DTYPE)
-    packed["f0"], packed["f1"] = high.to_numpy(), low.to_numpy()
-    return packed
+    if not len(uids):
+        return np.empty(0, DTYPE)
+    if not uids.null_count() and not (uids.str.len_bytes() != HEX_DIGITS).any():
+        digits, numbers = _digits(uids), np.empty(2 * len(uids), np.uint64)
+        for begin in range(0, len(numbers), WORDS_AT_ONCE):
+            read = _pairs().take(digits[8 * begin : 8 * (begin + WORDS_AT_ONCE)])
+            if read.max() >= NO_PAIR:
+                break
+            numbers[begin : begin + WORDS_AT_ONCE] = read.astype(np.uint8).view(">u8")
+        else:
+            return numbers.view(DTYPE)
+    bad = uids.is_null() | ~uids.str.contains(r"^[0-9a-fA-F]{32}$").fill_null(False)
+    raise DataError(f"{uids.filter(bad)[0]!r} is not a uid: 32 hex digits are wanted ({int(bad.sum())} such rows).")
+
+
+def _digits(uids: pl.Series) -> npt.NDArray[np.uint16]:
+    """All digits in a row, two to a number, for uids of 32 bytes each."""
+    column: Any = uids.to_arrow(compat_level=pl.CompatLevel.oldest())
+    begin = int(np.frombuffer(column.buffers()[1], np.int64)[column.offset])
+    return np.frombuffer(column.buffers()[2], np.uint8)[begin : begin + HEX_DIGITS * len(uids)].view("<u2")
+
+
+@cache
+def _pairs() -> npt.NDArray[np.uint16]:
+    """What two hex digits that lie side by side stand for, by their number; NO_PAIR for anything else."""
+    table = np.full(1 << 16, NO_PAIR, np.uint16)
+    digits = b"0123456789abcdefABCDEF"
+    for first, second in product(digits, digits):
+        table[first | second << 8] = int(bytes((first, second)), 16)
+    return table
 
 
 def unpack(packed: Uids) -> pl.Series:
@@ -49,9 +77,19 @@ def unpack(packed: Uids) -> pl.Series:
     return pl.Series("uid", [text[i : i + 32] for i in range(0, len(text), 32)], dtype=pl.String)
 
 
-def sort(packed: Uids) -> Uids:
-    """Lexicographically sorted copy, repeats kept."""
-    return packed[np.lexsort((packed["f1"], packed["f0"]))]
+def sort(packed: Uids, *, is_of_runs: bool = False) -> Uids:
+    """Lexicographically sorted copy, repeats kept. `is_of_runs`: it consists of some sorted runs, which are then merged.
+
+    The high words decide almost always, and numbers are sorted several times faster than pairs; who ties is put right after.
+    """
+    order = np.argsort(np.ascontiguousarray(packed["f0"]), kind="stable" if is_of_runs else None)
+    ordered = np.take(packed.view("V16"), order).view(DTYPE)
+    same = ordered["f0"][1:] == ordered["f0"][:-1]
+    if same.any():
+        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        group = ordered[tied]
+        ordered[tied] = group[np.lexsort((group["f1"], group["f0"]))]
+    return ordered
 
 
 def num_unique(packed: Uids) -> int:

@@ -39,9 +39,9 @@ def merge(runs: Iterable[Path], target: Path, slice_rows: int = SLICE_ROWS) -> t
             if len(some):
                 num_unique += uid.num_unique(some) - int(last is not None and some[0] == last)
                 last = some[-1]
-                file.write(some.tobytes())
+                file.write(some.view(np.uint8).data)
     return total, num_unique
 
 
 def _sorted(slices: Sequence[uid.Uids]) -> uid.Uids:
-    return uid.sort(np.concatenate([np.empty(0, uid.DTYPE), *slices]))
+    return uid.sort(np.concatenate([np.empty(0, uid.DTYPE), *slices]), is_of_runs=True)

@@ -22,12 +22,22 @@ def test_pack_is_the_references_arithmetic_and_unpack_its_inverse(uids: list[str
     packed = uid.pack(pl.Series(uids))
     assert packed.tolist() == [(int(text[:16], 16), int(text[16:32], 16)) for text in uids]
     assert uid.unpack(packed).to_list() == uids
+    in_pieces = pl.Series(["0" * 32, *uids]).append(pl.Series([text.upper() for text in uids]))
+    assert uid.pack(in_pieces[1:]).tolist() == packed.tolist() * 2
+    assert uid.pack(in_pieces[1:1]).tolist() == []
+
+
+def test_a_long_column_is_packed_whole() -> None:
+    numbers = [number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128 for number in range(3 * uid.WORDS_AT_ONCE // 2 + 7)]
+    assert uid.unpack(uid.pack(pl.Series([f"{number:032x}" for number in numbers]))).to_list() == [f"{n:032x}" for n in numbers]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30))
 def test_sort_is_lexicographic_and_keeps_repeats(pairs: list[tuple[int, int]]) -> None:
     packed = np.array(pairs, uid.DTYPE)
     assert uid.sort(packed).tolist() == sorted(pairs)
+    runs = np.concatenate([uid.sort(packed[:7]), uid.sort(packed[7:])])
+    assert uid.sort(runs, is_of_runs=True).tolist() == sorted(pairs)
     assert uid.num_unique(uid.sort(packed)) == len(set(pairs))
 
 
@@ -43,6 +53,8 @@ def test_what_is_no_uid_or_no_subset_is_refused() -> None:
     for bad in ("", "xyz", "0" * 31, "g" * 32, "0" * 33):
         with pytest.raises(DataError, match="is not a uid"):
             uid.pack(pl.Series(["0" * 32, bad]))
+    with pytest.raises(DataError, match=r"None is not a uid.*1 such"):
+        uid.pack(pl.Series(["0" * 32, None]))
     with pytest.raises(DataError, match=r"x\.npy is not a subset file"):
         uid.read_subset(b"nonsense", "x.npy")
     unsorted, floats = io.BytesIO(), io.BytesIO()
