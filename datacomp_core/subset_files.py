@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.store import Folder
-from datacomp_core.uid import DTYPE, Uids, unpack
+from datacomp_core.uid import DTYPE, Uids, is_sorted, unpack
 
 SUBSET = "subset.npy"
 CHUNK = 1 << 22
@@ -183,8 +183,7 @@ class _Rows:
                 raise DataError(f"{self.where} is truncated: select the subset again.")
             self.rows = np.concatenate([self.rows, np.frombuffer(data, DTYPE)])
             self.left -= wanted
-            high, low = self.rows["f0"], self.rows["f1"]
-            if not np.all((high[:-1] < high[1:]) | ((high[:-1] == high[1:]) & (low[:-1] <= low[1:]))):
+            if not is_sorted(self.rows):
                 raise DataError(f"{self.where} is not sorted, and a subset file must be: write it again with `datacomp filter`.")
 
     def take(self, before: tuple[int, int] | None) -> Uids:

@@ -7,8 +7,8 @@ No process ever holds more than one part's scores, or `FEW` candidates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import polars as pl
 
 from datacomp_core.errors import DataError
 
-Keys = npt.NDArray[np.uint64]
+Keys = npt.NDArray[np.unsignedinteger[Any]]
 DIGIT = 16
 FEW = 1 << 22
 BITS = {"Float32": 32, "Float64": 64, "UInt64": 64}
@@ -58,11 +58,11 @@ def keys_of(scores: pl.Series) -> tuple[Keys, str]:
     name = str(scores.dtype)
     assert name in BITS, f"scores of type {name}"
     if name == "UInt64":
-        return scores.to_numpy().astype(np.uint64), name
-    unsigned, floating = (np.uint32, np.float32) if name == "Float32" else (np.uint64, np.float64)
-    bits = (scores.to_numpy().astype(floating) + floating(0)).view(unsigned)  # + 0 makes -0.0 a 0.0: they are equal
-    sign = unsigned(1 << (BITS[name] - 1))
-    return np.where(bits & sign, ~bits, bits | sign).astype(np.uint64), name
+        return scores.to_numpy(), name
+    unsigned, signed, floating = (np.uint32, np.int32, np.float32) if name == "Float32" else (np.uint64, np.int64, np.float64)
+    values = scores.to_numpy() + floating(0)  # makes -0.0 a 0.0: they are equal
+    negative = (values.view(signed) >> signed(BITS[name] - 1)).view(unsigned)  # all bits of those that are, none of others
+    return values.view(unsigned) ^ (negative | unsigned(1 << (BITS[name] - 1))), name
 
 
 def value_of(key: int, dtype: str) -> float | int:
@@ -79,52 +79,72 @@ def look(scores: pl.Series, num_rows: int, window: Window) -> Look:
     """One part's share in a window; `num_rows` counts the rows without a score too."""
     keys, dtype = keys_of(scores)
     bits = BITS[dtype]
-    inside = keys
+    inside, number = keys, keys.dtype.type
     if window.digits:
-        inside = keys[(keys >> np.uint64(bits - DIGIT * window.digits)) == np.uint64(window.prefix)]
+        inside = keys[(keys >> number(bits - DIGIT * window.digits)) == number(window.prefix)]
     if window.collect:
         return Look(num_rows, len(keys), dtype, keys=inside)
-    digit = (inside >> np.uint64(bits - DIGIT * (window.digits + 1))) & np.uint64((1 << DIGIT) - 1)
+    digit = (inside >> number(bits - DIGIT * (window.digits + 1))) & number((1 << DIGIT) - 1)
     counts = np.bincount(digit.astype(np.int64), minlength=1 << DIGIT).astype(np.int64)
     return Look(num_rows, len(keys), dtype, counts=counts)
 
 
-def find(every: Pass, rank: Callable[[int], tuple[int, bool]]) -> tuple[Cut, int]:
-    """The score of the k-th best, and the rows ranked; `rank(num_rows)` gives k (see `Ranked.rank`). One to four passes."""
-    total, num_rows, num_scores, dtype = _counted(every(Window()))
-    k, whole = rank(num_rows)
-    if k < 0 or num_scores == 0 or (k >= num_scores and not whole):
-        return Cut(None), num_rows
-    return Cut(_refined(every, total, min(k, num_scores - 1), dtype)), num_rows
+def find(every: Pass, rank: Callable[[int], tuple[int, bool]], *, is_few: bool = False) -> tuple[Cut, int]:
+    """The score of the k-th best, and the rows ranked; `rank(num_rows)` gives k (see `Ranked.rank`). One to four passes.
+
+    `is_few`: there are about as few rows as can be collected at once, in one pass.
+    """
+    first = _added(every(Window(collect=is_few)))
+    k, whole = rank(first.num_rows)
+    if k < 0 or first.num_scores == 0 or (k >= first.num_scores and not whole):
+        return Cut(None), first.num_rows
+    k = min(k, first.num_scores - 1)
+    return Cut(_best(first, k) if is_few else _refined(every, first, k)), first.num_rows
 
 
-def _refined(every: Pass, total: npt.NDArray[np.int64], k: int, dtype: str) -> float | int:
+def _refined(every: Pass, seen: _Seen, k: int) -> float | int:
     window = Window()
     while True:
-        digit, k = _digit(total, k)
+        digit, k = _digit(seen.counts, k)
         window = Window((window.prefix << DIGIT) | digit, window.digits + 1)
-        if window.digits * DIGIT == BITS[dtype]:
-            return value_of(window.prefix, dtype)
-        if total[digit] <= FEW:
-            found = [part.keys for part in every(Window(window.prefix, window.digits, collect=True)) if part.keys is not None]
-            keys = np.concatenate(found)
-            return value_of(int(np.partition(keys, len(keys) - 1 - k)[len(keys) - 1 - k]), dtype)
-        total = _counted(every(window))[0]
+        if window.digits * DIGIT == BITS[seen.dtype]:
+            return value_of(window.prefix, seen.dtype)
+        if seen.counts[digit] <= FEW:
+            return _best(_added(every(replace(window, collect=True))), k)
+        seen = _added(every(window))
 
 
-def _counted(looks: Iterator[Look]) -> tuple[npt.NDArray[np.int64], int, int, str]:
-    total = np.zeros(1 << DIGIT, np.int64)
-    num_rows = num_scores = 0
-    dtypes: set[str] = set()
+def _best(seen: _Seen, k: int) -> float | int:
+    keys = np.concatenate(seen.keys)
+    place = len(keys) - 1 - k
+    return value_of(int(np.partition(keys, place)[place]), seen.dtype)
+
+
+@dataclass
+class _Seen:
+    """What all parts hold in a window."""
+
+    num_rows: int
+    num_scores: int
+    dtype: str
+    counts: npt.NDArray[np.int64]
+    keys: list[Keys]
+
+
+def _added(looks: Iterator[Look]) -> _Seen:
+    seen = _Seen(0, 0, "", np.zeros(1 << DIGIT, np.int64), [])
     for part in looks:
-        assert part.counts is not None
-        total += part.counts
-        num_rows, num_scores = num_rows + part.num_rows, num_scores + part.num_scores
+        seen.num_rows, seen.num_scores = seen.num_rows + part.num_rows, seen.num_scores + part.num_scores
         if part.num_scores:
-            dtypes.add(part.dtype)
-    if len(dtypes) > 1:
-        raise DataError(f"The parts disagree on the type of a score ({', '.join(sorted(dtypes))}): make the scores again.")
-    return total, num_rows, num_scores, dtypes.pop() if dtypes else "Float64"
+            if seen.dtype not in ("", part.dtype):
+                disagree = ", ".join(sorted({seen.dtype, part.dtype}))
+                raise DataError(f"The parts disagree on the type of a score ({disagree}): make the scores again.")
+            seen.dtype = part.dtype
+            if part.counts is not None:
+                seen.counts += part.counts
+            if part.keys is not None:
+                seen.keys.append(part.keys)
+    return seen
 
 
 def _digit(counts: npt.NDArray[np.int64], k: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""One part through a filter: its chosen uids as a sorted run, and the account of every row that was dropped."""
+"""One part through a filter: its chosen uids as a run, and the account of every row that was dropped."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from datacomp_core.filters.base import Filter, Mask, Verdict
 from datacomp_core.filters.chance import lots
 from datacomp_core.filters.cut import Cut
 from datacomp_core.filters.judge import Judge, Placed, cost_of, ranks_survivors, sequence
+from datacomp_core.filters.sample_to import SampleTo
+from datacomp_core.filters.soft_cap import SoftCap
 from datacomp_core.filters.source import Source
 from datacomp_core.filters.subset_file import write_run
 
@@ -66,7 +68,10 @@ class Judged(BaseModel):
 
 @dataclass(frozen=True)
 class Job:
-    """What is done to each part. `edges`: of the histogram of `score`; none if nothing is to be shown."""
+    """What is done to each part. `edges`: of the histogram of `score`; none if nothing is to be shown.
+
+    `is_large`: the subset may not fit one slice of the merge, which then wants every run sorted.
+    """
 
     source: Source
     root: Filter
@@ -76,6 +81,7 @@ class Job:
     score: str = ""
     edges: tuple[float, ...] = ()
     samples: int = SAMPLES
+    is_large: bool = True
 
     def columns(self) -> set[str]:
         return {"uid", *self.root.columns(), *([self.score] if self.score else [])}
@@ -95,11 +101,13 @@ def judge_part(job: Job, part: str) -> Judged:
         why[missing] = 2 * len(steps) + 2
         steps.append(_step(placed.filter, int(reach.sum()), int(said.yes.sum()), int(missing.sum()), alone))
         reach = said.yes
-    packed = uid.pack(frame["uid"])
-    write_run(job.runs / f"{part}.npy", np.repeat(packed[reach], judge.copies(sequenced[-1])[reach]))
+    chosen = uid.pack(frame["uid"].filter(pl.Series(reach)))
+    if isinstance(sequenced[-1].filter, (SampleTo, SoftCap)):
+        chosen = np.repeat(chosen, judge.copies(sequenced[-1])[reach])
+    write_run(job.runs / f"{part}.npy", uid.sort(chosen) if job.is_large else chosen)
     scores = frame[job.score].cast(pl.Float64).fill_nan(None) if job.score else None
     kept, dropped = (_histogram(scores, mask, job.edges) for mask in (reach, ~reach))
-    samples = _samples(job, part, frame["uid"], packed, why, scores, steps) if job.samples else []
+    samples = _samples(job, part, frame["uid"], why, scores, steps) if job.samples else []
     return Judged(part=part, rows=frame.height, steps=steps, kept_scores=kept, dropped_scores=dropped, samples=samples)
 
 
@@ -134,13 +142,12 @@ def _samples(
     job: Job,
     part: str,
     uids: pl.Series,
-    packed: uid.Uids,
     why: np.ndarray[tuple[int], np.dtype[np.int16]],
     scores: pl.Series | None,
     steps: list[Step],
 ) -> list[Sample]:
     """For every reason (0: kept) the rows with the smallest lots: together with those of other parts, a uniform sample."""
-    order = lots(packed, SAMPLE_SEED)
+    order = lots(uid.pack(uids), SAMPLE_SEED)
     words = [""] + [text for step in steps for text in (step.reason, step.missing)]
     found: list[Sample] = []
     for reason in np.unique(why).tolist():

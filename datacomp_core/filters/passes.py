@@ -5,17 +5,18 @@ Each is found after those before it, by passes over the parts in which only as m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 
 from datacomp_core.filters.base import Filter, Mask, Ranked, Survey
-from datacomp_core.filters.cut import Cut, Look, Window, find, look
+from datacomp_core.filters.cut import FEW, Cut, Look, Window, find, look
 from datacomp_core.filters.judge import Judge, Placed, cost_of, walk
 from datacomp_core.filters.part import Judged
 from datacomp_core.filters.sample_to import SampleTo
@@ -24,6 +25,9 @@ from datacomp_core.filters.view import View
 from datacomp_core.parallel import process_map
 from datacomp_core.progress import Progress
 from datacomp_core.store import Folder
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 ROWS_FOR_A_PROCESS = 5_000_000
 COSTLY_ROWS_FOR_A_PROCESS = 50_000
@@ -60,19 +64,31 @@ class Place:
 
 @dataclass(frozen=True)
 class Hands:
-    """How many processes a pass is worth: starting one costs seconds, in which this process reads millions of rows."""
+    """Who makes a pass. Starting a process costs seconds, in which this one reads millions of rows: until then threads do."""
 
     workers: int
     num_rows: int
 
-    def for_columns(self) -> int:
-        """A pass over a column of numbers."""
-        return min(self.workers, max(1, self.num_rows // ROWS_FOR_A_PROCESS))
+    def for_columns(self, function: Callable[[T], R], names: Sequence[T]) -> Iterator[tuple[T, R]]:
+        """A pass over a column of numbers, or with filters that cost nothing."""
+        processes = self._processes(ROWS_FOR_A_PROCESS)
+        return self._by_threads(function, names) if processes == 1 else process_map(function, names, workers=processes)
 
-    def for_filters(self, tree: Filter) -> int:
-        """A pass with all filters; costly ones are some hundred times slower."""
-        ease = COSTLY_ROWS_FOR_A_PROCESS if cost_of(tree) else ROWS_FOR_A_PROCESS
-        return min(self.workers, max(1, self.num_rows // ease))
+    def for_filters(self, tree: Filter, function: Callable[[T], R], names: Sequence[T]) -> Iterator[tuple[T, R]]:
+        """A pass with all filters; costly ones are some hundred times slower, and hold Python's lock."""
+        if cost_of(tree):
+            return process_map(function, names, workers=self.costly_processes())
+        return self.for_columns(function, names)
+
+    def costly_processes(self) -> int:
+        return self._processes(COSTLY_ROWS_FOR_A_PROCESS)
+
+    def _processes(self, rows: int) -> int:
+        return min(self.workers, max(1, self.num_rows // rows))
+
+    def _by_threads(self, function: Callable[[T], R], names: Sequence[T]) -> Iterator[tuple[T, R]]:
+        with ThreadPoolExecutor(self.workers) as pool:
+            yield from zip(names, pool.map(function, names), strict=True)
 
 
 def find_cuts(
@@ -93,23 +109,24 @@ def find_cuts(
 def _cut(asked: Ranked, glance: Glance, names: Sequence[str], hands: Hands, progress: Progress) -> Cut:
     def every(window: Window) -> Any:
         progress.start(len(names), f"parts for the cut of: {asked.title()}")
-        some = hands.for_columns() if asked.among() == "pool" else hands.for_filters(glance.root.filter)
-        for _, found in process_map(partial(_look, glance, window), names, workers=some):
+        work = partial(_look, glance, window)
+        of_pool = asked.among() == "pool"
+        for _, found in hands.for_columns(work, names) if of_pool else hands.for_filters(glance.root.filter, work, names):
             progress.advance()
             yield found
 
-    cut, num_rows = find(every, asked.rank)
+    cut, num_rows = find(every, asked.rank, is_few=hands.num_rows <= FEW)
     return cut._replace(times=asked.times(num_rows)) if isinstance(asked, SampleTo) else cut
 
 
 def _survey(asked: Survey, glance: Glance, names: Sequence[str], hands: Hands, progress: Progress) -> None:
     """Note which rows come to it in every part, and let it decide."""
-    workers = hands.for_filters(glance.root.filter)
+    workers = hands.costly_processes()
     local = glance.place.local / "surveys" / glance.placed.path
     view = View(glance.source, tuple(names), glance.placed.path, glance.place.memory, local, workers)
     (local / "reached").mkdir(parents=True)
     progress.start(len(names), f"parts for: {asked.title()}")
-    for _ in process_map(partial(_note_reached, glance, view), names, workers=workers):
+    for _ in hands.for_filters(glance.root.filter, partial(_note_reached, glance, view), names):
         progress.advance()
     asked.survey(view)
 

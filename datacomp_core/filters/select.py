@@ -28,8 +28,7 @@ from datacomp_core.filters.recipes import load_recipe
 from datacomp_core.filters.report import Explanation, Tally, edges_of, histogram, sample_table
 from datacomp_core.filters.scores import Score, score_of
 from datacomp_core.filters.source import Source
-from datacomp_core.filters.subset_file import merge
-from datacomp_core.parallel import process_map
+from datacomp_core.filters.subset_file import SLICE_ROWS, merge
 from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.store import Folder, Store, scratch, step
@@ -163,12 +162,12 @@ def select(
         place = Place(local, kept)
         root = Placed("0", tree)
         cuts = find_cuts(source, names, root, place, hands, progress)
-        job = Job(source, tree, cuts, place.runs, place.memory, samples=0)
+        job = Job(source, tree, cuts, place.runs, place.memory, samples=0, is_large=hands.num_rows > SLICE_ROWS)
         cut = None
         if out is not None and write == "all":
             shown, cut = _shown(root, cuts, source, names[0])
-            job = replace(job, samples=SAMPLES, score=shown, edges=_edges(source, names, shown, hands.for_columns()))
-        tally = _judged(job, names, place, hands.for_filters(tree), progress)
+            job = replace(job, samples=SAMPLES, score=shown, edges=_edges(source, names, shown, hands))
+        tally = _judged(job, names, place, hands, progress)
         told = tally.explanation(_label(wanted), wanted.filter.model_dump(mode="json"))
         num_samples, num_unique = _merge(names, place, out, name)
     if out is not None and write == "all":
@@ -188,7 +187,7 @@ def check(source: Source, part: str, tree: Filter) -> None:
             source.require_embeddings(part, f"{features}_img")
 
 
-def _judged(job: Job, names: Sequence[str], place: Place, workers: int, progress: Progress) -> Tally:
+def _judged(job: Job, names: Sequence[str], place: Place, hands: Hands, progress: Progress) -> Tally:
     """Judge every part that no earlier attempt has."""
     tally, todo = Tally(), list[str]()
     progress.start(len(names), "parts")
@@ -199,7 +198,7 @@ def _judged(job: Job, names: Sequence[str], place: Place, workers: int, progress
         else:
             tally.add(before)
             progress.advance(1, rows=before.rows, kept=before.steps[-1].kept)
-    for _, judged in process_map(partial(judge_part, job), todo, workers=workers):
+    for _, judged in hands.for_filters(job.root, partial(judge_part, job), todo):
         place.keep(judged)
         tally.add(judged)
         progress.advance(1, rows=judged.rows, kept=judged.steps[-1].kept)
@@ -224,10 +223,10 @@ def _shown(root: Placed, cuts: dict[str, Cut], source: Source, part: str) -> tup
     return (beside[0], None) if beside else ("", None)
 
 
-def _edges(source: Source, names: Sequence[str], column: str, workers: int) -> tuple[float, ...]:
+def _edges(source: Source, names: Sequence[str], column: str, hands: Hands) -> tuple[float, ...]:
     if not column:
         return ()
-    return edges_of(found for _, found in process_map(partial(_range, source, column), names, workers=workers))
+    return edges_of(found for _, found in hands.for_columns(partial(_range, source, column), names))
 
 
 def _range(source: Source, column: str, part: str) -> tuple[float | None, float | None]:

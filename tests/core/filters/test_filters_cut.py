@@ -12,12 +12,12 @@ from datacomp_core.filters import cut
 from datacomp_core.filters.cut import Look, Window, find, keys_of, look, value_of
 
 
-def _find(parts: list[pl.Series], k: int) -> float | int | None:
+def _find(parts: list[pl.Series], k: int, *, is_few: bool = False) -> float | int | None:
     def every(window: Window) -> Iterator[Look]:
         for part in parts:
             yield look(part, len(part), window)
 
-    return find(every, lambda rows: (k, False))[0].value
+    return find(every, lambda rows: (k, False), is_few=is_few)[0].value
 
 
 @pytest.mark.parametrize("few", [1, 100, 1 << 22])
@@ -33,8 +33,8 @@ def test_every_rank(dtype: type[pl.DataType], few: int, monkeypatch: pytest.Monk
     parts = [whole[:7], whole[7:7], whole[7:300], pl.Series([None] * 9, dtype=dtype), whole[300:]]
     ordered = whole.sort(descending=True).to_list()
     for k in [0, 1, 2, 17, 249, 250, len(values) - 2, len(values) - 1]:
-        assert _find(parts, k) == ordered[k]
-    assert _find(parts, len(values)) is None
+        assert _find(parts, k) == _find(parts, k, is_few=True) == ordered[k]
+    assert _find(parts, len(values)) is _find(parts, len(values), is_few=True) is None
     assert _find(parts, -1) is None
 
 
