@@ -7,13 +7,14 @@ As there, a newline becomes a space and the best label counts, however unsure. `
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import polars as pl
 from pydantic import Field
 
 from datacomp_core.assets import asset
 from datacomp_core.filters.base import Batch, locked
+from datacomp_core.filters.language_model import LanguageModel
 
 
 class Language(Batch):
@@ -35,17 +36,13 @@ class Language(Batch):
         return f"language is not {self.language} ({self.model})"
 
     def judge(self, rows: pl.DataFrame) -> pl.Series:
-        predict, wanted = _model(self.model).predict, (f"__label__{self.language}",)
-        captions = rows["text"].drop_nulls().unique(maintain_order=True)
-        lines = captions.str.replace_all("\n", " ", literal=True)
-        verdicts = pl.Series([predict(line)[0] == wanted for line in lines], dtype=pl.Boolean)
-        known = pl.DataFrame({"text": captions, "yes": verdicts})
-        return rows.select("text").join(known, on="text", how="left", maintain_order="left")["yes"]
+        captions = rows["text"]
+        known = captions.fill_null("").str.replace_all("\n", " ", literal=True)
+        verdicts = _model(self.model).languages(known) == self.language
+        return verdicts.set(captions.is_null(), None)
 
 
 @cache
-def _model(name: str) -> Any:
+def _model(name: str) -> LanguageModel:
     """Loaded once a process."""
-    import fasttext
-
-    return fasttext.load_model(str(asset(name)))
+    return LanguageModel(asset(name))

@@ -1,0 +1,121 @@
+"""Languages of many captions at once, against fastText asked about one after the other; its hash and its file besides."""
+
+from __future__ import annotations
+
+import struct
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datacomp_core.assets import asset
+from datacomp_core.errors import DataError
+from datacomp_core.filters import language_model
+from datacomp_core.filters.language import Language
+from datacomp_core.filters.language_file import LanguageFile
+from datacomp_core.filters.language_model import LanguageModel, pieces
+
+MODEL = LanguageModel(asset("lid.176.ftz"))
+
+
+def _asked(captions: list[str], model: LanguageModel = MODEL) -> list[str | None]:
+    found = [model._predict(caption)[0] for caption in captions]
+    return [labels[0].removeprefix("__label__") if labels else None for labels in found]
+
+
+def _real() -> list[str]:
+    folder = resources.files("datacomp_core") / "pool" / "tiny_data"
+    table = pl.read_parquet(str(folder / "translations.parquet"))
+    return [f"{name}: {', '.join(words)}" for name, words in zip(table["name"], table["keywords"].to_list(), strict=True)][::4]
+
+
+SPACES = "\t\r\x0b\x0c\x00\x1c\x85\xa0\u3000"
+ODD = [
+    *(f"un{space}chien{space * 2}dans le jardin {number}" for number, space in enumerate(SPACES)),
+    *("", " ", "  a  ", "a\tb\rc\x0bd\x0ce\x00f", "123", "!!!", "<", ">", "<>", "de", "\u0301", "e\u0301\u0301 combining"),
+    *("</s>", "</s", "the </s> cat", "__label__en", "ein __label__xx Hund", "\x85 \xa0 \u3000", "\U0001f600\U0001f600 cat"),
+    *(
+        "\ufeffbyte order mark first",
+        "שלום עולם, תמונה יפה",
+        "\u202eright to left\u202c",
+        "a" * 5000,
+        "der Hund " * 300,
+        "x y" * 400,
+    ),
+]
+
+
+@pytest.mark.parametrize("captions", [_real(), ODD], ids=["real", "odd"])
+def test_every_answer_is_fasttexts(captions: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_model, "TOGETHER", 1000)
+    assert MODEL.languages(pl.Series(captions, dtype=pl.String)).to_list() == _asked(captions)
+
+
+@given(st.lists(st.text(max_size=40), max_size=8))
+def test_so_are_those_about_any_text(captions: list[str]) -> None:
+    captions = [text.replace("\n", " ").encode("utf-8", "ignore").decode() for text in captions]
+    assert MODEL.languages(pl.Series(captions, dtype=pl.String)).to_list() == _asked(captions)
+
+
+def test_a_model_that_is_not_quantized_is_read_too(tmp_path: Path) -> None:
+    captions = _real()
+    words = ["</s>", *sorted({word for text in captions[:200] for word in text.split()})[::3]]
+    _write_model(tmp_path / "small.bin", words, [f"__label__{letter}" for letter in "abcdefg"])
+    model = LanguageModel(tmp_path / "small.bin")
+    found = model.languages(pl.Series(captions)).to_list()
+    assert found == _asked(captions, model)
+    assert len(set(found)) > 3
+
+
+def _write_model(path: Path, words: list[str], labels: list[str], buckets: int = 500, size: int = 4) -> None:
+    """A model of random vectors as fastText 0.9.2 saves one."""
+    chance = np.random.default_rng(0)
+    entries = [(word, 9, 0) for word in words] + [(label, 50 - 7 * n, 1) for n, label in enumerate(labels)]
+    with path.open("wb") as file:
+        file.write(struct.pack("<2i12id", 793712314, 12, size, 5, 5, 1, 5, 1, 1, 3, buckets, 2, 4, 100, 1e-4))
+        file.write(struct.pack("<3i2q", len(entries), len(words), len(labels), 9 * len(words), -1))
+        for word, count, kind in entries:
+            file.write(word.encode() + b"\0" + struct.pack("<qb", count, kind))
+        for rows, scale in ((len(words) + buckets, 1.0), (len(labels), 6.0)):
+            file.write(struct.pack("<?2q", False, rows, size) + chance.normal(0, scale, (rows, size)).astype("<f4").tobytes())
+
+
+def test_hardly_a_caption_has_to_be_asked_about() -> None:
+    captions = pl.Series(_real())
+    best, is_sure = MODEL._best(captions)
+    assert is_sure.mean() > 0.98
+    labels = np.array(MODEL._file.labels)[best][is_sure]
+    assert labels.tolist() == np.array(_asked(captions.to_list()))[is_sure].tolist()
+
+
+@given(st.lists(st.text(max_size=8), min_size=1, max_size=5))
+def test_pieces_are_hashed_as_fasttext_does(tokens: list[str]) -> None:
+    tokens = [token.encode("utf-8", "ignore").decode() for token in tokens]
+    found = pieces(pl.Series(tokens), 2, 4)
+    for length, (owners, hashes) in zip((2, 3, 4), found, strict=True):
+        whole = [f"<{token}>" for token in tokens]
+        wanted = [(n, word[i : i + length]) for n, word in enumerate(whole) for i in range(len(word) - length + 1)]
+        assert list(zip(owners.tolist(), hashes.tolist(), strict=True)) == [(n, _hash(piece)) for n, piece in wanted]
+
+
+def _hash(piece: str) -> int:
+    value = 2166136261
+    for byte in piece.encode():
+        value = ((value ^ (byte if byte < 128 else byte + 0xFFFFFF00)) * 16777619) % 2**32
+    return value
+
+
+def test_a_null_is_neither_and_a_newline_a_space() -> None:
+    rows = pl.DataFrame({"text": ["a photograph of\na dog in the park", None, "ein Foto von einem Hund im Garten"]})
+    assert Language().judge(rows).to_list() == [True, None, False]
+    assert Language(language="de").judge(rows).to_list() == [False, None, True]
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.bin").write_bytes(bytes(100))
+    with pytest.raises(DataError, match="no fastText model for languages"):
+        LanguageFile.read(tmp_path / "other.bin")
