@@ -39,8 +39,15 @@ class Settings(BaseSettings):
     steps: int = Field(default=0, ge=0, description="Steps at work at once in one process. 0: one a core.")
     processes: int = Field(default=1, ge=1, description="torchrun processes of one training: with CUDA, one a GPU.")
 
+    nodes: int = Field(
+        default=1, ge=1, description="Machines that a training spans; `datacomp node` sets this and the next three."
+    )
+    node: int = Field(default=0, ge=0, description="Which of them this is: 0 runs the steps, the others join its trainings.")
+    rendezvous: str = Field(default="", description="host:port on node 0 where the others meet it.")
+    run_id: str = Field(default="datacomp", min_length=1, description="Tells one group of nodes from another in one store.")
+
     gpu_deployment: str = Field(
-        default="", description="Deployment that GPU steps are handed to, such as gpu-step/gpu. Empty: they are done here."
+        default="", description="Deployment that GPU steps are handed to, such as gpu-step/small. Empty: they are done here."
     )
     attempts: int = Field(default=4, ge=1, description="How often a flow run whose process was lost is begun in all.")
 

@@ -17,7 +17,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from datacomp_core.errors import SpecError
 from deployments import automations
-from deployments.catalog import GPU_STEP, ROWS, Row
+from deployments.catalog import ROWS, Row
 from deployments.work_pools import POOLS, Kind, template
 
 
@@ -64,7 +64,7 @@ def apply_work_pools(client: SyncPrefectClient, kind: Kind) -> None:
 
 def apply_all(kind: Kind = "process", scales: Collection[str] = ()) -> list[dict[str, str]]:
     """Everything on the server, or only the rows of some scales; the deployments that were applied, as plain rows."""
-    rows = [row for row in ROWS if not scales or row.deployment in scales or row.name == GPU_STEP]
+    rows = [row for row in ROWS if not scales or row.deployment in scales]
     with get_client(sync_client=True) as client:
         apply_work_pools(client, kind)
         applied: dict[str, UUID] = {row.name: _applied(row) for row in rows}

@@ -18,7 +18,6 @@ from flows.sources import SOURCES
 from flows.sweep import sweep
 from flows.train_and_evaluate import TrainingSpec, train, train_and_evaluate
 
-GPU_STEP = "gpu-step/gpu"
 EMBEDDED = "tiny"
 
 
@@ -52,19 +51,28 @@ class Row:
 
 @dataclass(frozen=True)
 class Machines:
-    """What one scale asks for: memory of a CPU node in GiB, and how often its board is looked after."""
+    """What one scale asks for: memory of a CPU node in GiB, GPUs a node and nodes of a training, and how often its board is
+    looked after. GPUs and nodes are a start (5 hours at `medium`, 34 at `large`, 81 at `xlarge` by the paper's A100-hours): an
+    operator edits the job variables of `gpu-step/SCALE`; any number that divides the batch gives the same training.
+    """
 
     memory_gib: int
+    gpus: int
+    nodes: int
     cron: str
+
+    @property
+    def of_training(self) -> dict[str, int]:
+        return {"gpus": self.gpus, "nodes": self.nodes, "memory_gib": 64 * self.gpus}
 
 
 MACHINES: dict[str, Machines] = {
-    "tiny": Machines(8, "0 4 * * *"),
-    "debug": Machines(16, "0 4 * * 1"),
-    "small": Machines(32, "10 4 * * 1"),
-    "medium": Machines(64, "20 4 * * 1"),
-    "large": Machines(128, "30 4 * * 1"),
-    "xlarge": Machines(256, "40 4 * * 1"),
+    "tiny": Machines(8, 1, 1, "0 4 * * *"),
+    "debug": Machines(16, 1, 1, "0 4 * * 1"),
+    "small": Machines(32, 1, 1, "10 4 * * 1"),
+    "medium": Machines(64, 8, 1, "20 4 * * 1"),
+    "large": Machines(128, 8, 4, "30 4 * * 1"),
+    "xlarge": Machines(256, 8, 64, "40 4 * * 1"),
 }
 
 
@@ -75,7 +83,7 @@ def _form(spec: Any) -> dict[str, Any]:
 def _rows_of(scale: str) -> Iterator[Row]:
     """Every flow for one scale. Only `tiny` trains where its flow runs; the others hand their GPU steps on."""
     asked = MACHINES[scale]
-    elsewhere = {} if scale == EMBEDDED else {"DATACOMP_GPU_DEPLOYMENT": GPU_STEP}
+    elsewhere = {} if scale == EMBEDDED else {"DATACOMP_GPU_DEPLOYMENT": f"{gpu_step.name}/{scale}"}
     source = SOURCES[scale]
     chosen = ExperimentSpec.model_validate({"scale": scale, "recipe": source.recipe, "pool": source.pool})
     sweeping = SweepSpec.model_validate({"scale": scale, "recipes": source.recipes, "pool": source.pool})
@@ -93,17 +101,8 @@ def _rows_of(scale: str) -> Iterator[Row]:
     for flow, spec, tag, concurrency, cron in flows:
         memory = {"memory_gib": asked.memory_gib}
         yield Row(flow, scale, _form(spec), "cpu", (scale, tag), concurrency, cron, memory, elsewhere)
+    here = {"DATACOMP_GPU_DEPLOYMENT": ""}
+    yield Row(gpu_step, scale, {}, "gpu", (scale, "gpu"), machine=asked.of_training, environment=here)
 
 
-ROWS: tuple[Row, ...] = (
-    *(row for scale in SOURCES for row in _rows_of(scale)),
-    Row(
-        gpu_step,
-        "gpu",
-        {},
-        "gpu",
-        ("gpu",),
-        machine={"gpus": 1, "memory_gib": 64},
-        environment={"DATACOMP_GPU_DEPLOYMENT": ""},
-    ),
-)
+ROWS: tuple[Row, ...] = tuple(row for scale in SOURCES for row in _rows_of(scale))

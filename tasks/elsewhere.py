@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 3.0
 PATIENCE_SECONDS = 60.0
+OVER_NODES = frozenset({"checkpoints"})
 UNDER_WAY = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED)
 
 
@@ -66,6 +67,7 @@ def build(step: Step[Any], identity: tuple[Any, ...], name: str) -> None:
                     parameters={"step": key(step), "identity": packed(identity)},
                     flow_run_name=f"{step.kind}-{name}",
                     tags=["datacomp", tag],
+                    job_variables=None if step.kind in OVER_NODES else {"nodes": 1},
                     timeout=0,
                 ),
             )

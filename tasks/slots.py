@@ -1,4 +1,4 @@
-"""How many steps work at once: in this process as many as there are cores, on this machine's GPUs one.
+"""How many steps work at once: in this process as many as there are cores, on this machine's GPUs (or over several nodes) one.
 
 The GPUs are held by a lock on a file, which the kernel gives back when its process ends, however it ends. Between machines the
 work pool's concurrency limit does the same, where one sees the queue.
@@ -42,7 +42,8 @@ def the_gpus(lock: Path) -> Generator[None]:
 @contextmanager
 def slot(kind: str) -> Generator[None]:
     """Wait for a place to work on a step of this kind; give it back."""
-    has_gpu = kind in ON_THE_GPU and os.path.exists("/dev/nvidia0")
-    gpu = the_gpus(Path(tempfile.gettempdir()) / f"datacomp-gpu-{os.getuid()}.lock") if has_gpu else nullcontext()
+    alone = os.path.exists("/dev/nvidia0") or settings().nodes > 1
+    lock = Path(tempfile.gettempdir()) / f"datacomp-gpu-{os.getuid()}.lock"
+    gpu = the_gpus(lock) if alone and kind in ON_THE_GPU else nullcontext()
     with gpu, _steps():
         yield

@@ -8,6 +8,7 @@ from prefect.events import emit_event
 from datacomp_core.artifacts import Checkpoint, ShardSet
 from datacomp_core.settings import settings
 from datacomp_core.training import train as training
+from datacomp_core.training.nodes import this_node
 from tasks import policies
 from tasks.reporting import leave_picture
 from tasks.running import run, runs, store
@@ -19,8 +20,7 @@ TRAINED = "datacomp.checkpoint.created"
 @runs(training.train)
 def train(spec: training.TrainSpec, shards: tuple[ShardSet, ...]) -> Checkpoint:
     """CLIP trained on shards by the fixed recipe of its scale."""
-    own = settings()
-    made = run(training.train, spec, shards, processes=own.processes, device=own.device, threads=own.num_threads)
+    made = run(training.train, spec, shards, device=settings().device, layout=this_node())
     folder = store().folder(made)
     if folder.exists(training.CURVE):
         leave_picture(made, folder.read(training.CURVE), "curves")

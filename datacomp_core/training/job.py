@@ -25,7 +25,10 @@ TRACEBACK_LINES = 12
 
 
 class Job(BaseModel):
-    """Everything a rank needs. `folder` is the run's local folder: job, logs, history and checkpoints to resume from."""
+    """Everything a rank needs. `folder` is the run's local folder: job, logs, history and checkpoints to resume from.
+
+    `launch` tells one start of the ranks from the next, so that no node joins one that is over.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,6 +36,7 @@ class Job(BaseModel):
     machine: Machine
     sources: tuple[Source, ...]
     folder: str
+    launch: str = ""
     name: str = RUN
     loader_workers: int = 0
     cache_bytes: int = 0

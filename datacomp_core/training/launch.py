@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Layout(BaseModel):
     processes: int = Field(default=1, ge=1, description="Processes on this node: with CUDA, one a GPU.")
     nodes: int = Field(default=1, ge=1)
     node: int = Field(default=0, ge=0, description="Which of the nodes this is: 0 runs the step, the others join it.")
-    rendezvous: str = Field(default="", description="host:port of torchrun's rendezvous; empty: this machine alone.")
+    rendezvous: str = Field(default="", description="host:port of torchrun's rendezvous, on node 0; empty: this machine alone.")
     run_id: str = Field(default="datacomp", description="Tells rendezvous of several runs apart.")
     restarts: int = Field(default=0, ge=0, description="How often a lost rank is replaced before the run fails.")
     threads: int = Field(default=0, ge=0, description="CPU threads of a process; 0: the cores shared among the processes.")
@@ -72,7 +73,10 @@ def launch(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
     folder = Path(job.folder)
     for stale in [*folder.glob(f"{FAILURE}*.json"), *folder.glob(f"{NODE_FAILED}*")]:
         stale.unlink()
-    (folder / JOB).write_text(job.model_dump_json())
+    job = job.model_copy(update={"launch": uuid.uuid4().hex})
+    fresh = folder / f".{JOB}"
+    fresh.write_text(job.model_dump_json())
+    fresh.replace(folder / JOB)  # at once: other nodes read it
     run_node(job, layout, watch)
     watch()
 
@@ -114,7 +118,8 @@ def command(job: Job, layout: Layout) -> list[str]:
     """The torchrun of this node, also for one process: the same way at every size, for 3 s of imports."""
     where = ["--standalone"]
     if layout.rendezvous:
-        where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", layout.rendezvous, "--rdzv-id", layout.run_id]
+        where = ["--rdzv-backend", "c10d", "--rdzv-endpoint", layout.rendezvous, "--rdzv-id", f"{layout.run_id}-{job.launch}"]
+        where += ["--rdzv-conf", f"is_host={int(not layout.node)}"]  # by number, for a host may not know itself by that name
     return [
         *(sys.executable, "-m", ELASTIC, *where),
         *("--nnodes", str(layout.nodes), "--nproc-per-node", str(layout.processes)),

@@ -1,17 +1,21 @@
-"""Several nodes, one training: the first runs the step and says in the store where its run lies; the others join it.
+"""Several nodes, one training: node 0 runs the step and says in the store where its run lies; the others join it.
 
-Nodes share the store and the run's folder (a shared disk: the store's, or `DATACOMP_HOME` where the store is a bucket).
+Nodes share the store and the run's folder (a shared disk: the store's, or `DATACOMP_HOME` where the store is a bucket). Every
+message is renewed while its writer lives, so that a node which was lost is known by its silence.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from datacomp_core.errors import DatacompError, SpecError
+from datacomp_core.errors import DatacompError, DataError, LostProcessError, SpecError, StoreError
+from datacomp_core.settings import settings
 from datacomp_core.store import Store
 from datacomp_core.training.job import JOB, Job
 from datacomp_core.training.launch import Layout, run_node
@@ -19,8 +23,34 @@ from datacomp_core.training.launch import Layout, run_node
 log = logging.getLogger(__name__)
 
 MEETINGS = "_trainings"
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
+BEAT_SECONDS = 15.0
+SILENCE_SECONDS = 120.0
+GRACE_SECONDS = 60.0
 WAIT_SECONDS = 1800.0
+
+
+def this_node() -> Layout:
+    """The layout that the settings name: this machine alone, unless a scheduler's script said more."""
+    own = settings()
+    return Layout(
+        processes=own.processes,
+        nodes=own.nodes,
+        node=own.node,
+        rendezvous=own.rendezvous,
+        run_id=own.run_id,
+        threads=own.num_threads,
+    )
+
+
+@contextmanager
+def present(store: Store, layout: Layout) -> Generator[None]:
+    """Node 0 is there and may begin trainings, while the block lasts: the others wait for as long."""
+    try:
+        with _said(store, _presence(layout), {"nodes": layout.nodes}):
+            yield
+    finally:
+        store.root.remove(f"{MEETINGS}/{layout.run_id}")
 
 
 @contextmanager
@@ -29,44 +59,167 @@ def announced(store: Store, layout: Layout, folder: Path) -> Generator[None]:
     if layout.nodes == 1:
         yield
         return
-    name = f"{MEETINGS}/{layout.run_id}.json"
     (folder / JOB).unlink(missing_ok=True)
-    store.root.write_json(name, {"folder": str(folder), "nodes": layout.nodes, "began": time.time()})
-    try:
+    with _said(store, _training(layout), {"folder": str(folder), "nodes": layout.nodes}):
         yield
-    finally:
-        store.root.remove(name)
+
+
+def follow(store: Store, layout: Layout, *, wait_seconds: float = WAIT_SECONDS, ended: Callable[[], bool] = lambda: False) -> int:
+    """Join one training after the other, until node 0 is gone or `ended` says so; how many were joined and completed.
+
+    A training that fails is node 0's to report and to begin again, so it ends nothing here. DatacompError if node 0 does not
+    appear within `wait_seconds`.
+    """
+    _refuse_first(layout)
+    node_0, training, completed = _Heard(store, _presence(layout)), _Heard(store, _training(layout)), 0
+    until = time.monotonic() + wait_seconds
+    while node_0.message() is None:
+        if ended():
+            return completed
+        if time.monotonic() > until:
+            raise DatacompError(
+                f"Node 0 of {layout.run_id!r} did not appear in {store.root} within {wait_seconds:.0f} s: give all nodes the "
+                "same store and run id."
+            )
+        time.sleep(POLL_SECONDS)
+    while not ended() and node_0.message() is not None:
+        if training.message() is not None:
+            try:
+                join(store, layout)
+                completed += 1
+            except DatacompError as problem:
+                log.error("a training that node %d took part in ended: %s", layout.node, problem)
+        time.sleep(POLL_SECONDS)
+    return completed
 
 
 def join(store: Store, layout: Layout, *, wait_seconds: float = WAIT_SECONDS) -> None:
-    """Take part in a training as node `layout.node`, until it ends. DatacompError if it fails, or nobody begins one in time."""
-    if not layout.node:
-        raise SpecError("Node 0 runs the training itself; the others join it.")
-    folder = _found(store, layout, wait_seconds)
-    job = Job.model_validate_json((folder / JOB).read_bytes())
+    """Take part in a training as node `layout.node`, in every launch of it, until node 0 says that it is over.
+
+    DatacompError if its last launch failed here, if nobody begins one in time, or if node 0 falls silent.
+    """
+    _refuse_first(layout)
+    heard = _Heard(store, _training(layout))
+    folder, launched, problem = _found(heard, layout, wait_seconds), "", None
+    while heard.message() is not None:
+        job = _job(folder)
+        if job is not None and job.launch != launched:
+            launched = job.launch
+            problem = _part(job, layout, heard)
+        time.sleep(POLL_SECONDS)
+    if problem is not None:
+        raise problem
+
+
+def _part(job: Job, layout: Layout, heard: _Heard) -> DatacompError | None:
+    """This node's ranks of one launch; the error they ended with. Ended early if node 0 launches anew, or is gone."""
     if job.machine.world_size != layout.world_size:
-        raise SpecError(
+        return SpecError(
             f"The training {layout.run_id!r} has {job.machine.world_size} processes in all, and this node was told of "
             f"{layout.world_size}: give every node the same numbers of nodes and processes."
         )
-    run_node(job, layout, _nothing)
+    alone_since: list[float] = []
+
+    def watch() -> None:
+        now = _job(Path(job.folder))
+        if now is not None and now.launch == job.launch and heard.message() is not None:
+            alone_since.clear()
+            return
+        alone_since.append(time.monotonic())
+        if time.monotonic() - alone_since[0] > GRACE_SECONDS:
+            raise LostProcessError(f"Node 0 of {layout.run_id!r} has left the training {job.folder}.")
+
+    try:
+        run_node(job, layout, watch)
+    except DatacompError as problem:
+        return problem
+    return None
 
 
-def _found(store: Store, layout: Layout, wait_seconds: float) -> Path:
-    name = f"{MEETINGS}/{layout.run_id}.json"
+def _found(heard: _Heard, layout: Layout, wait_seconds: float) -> Path:
     until = time.monotonic() + wait_seconds
     log.info("waiting for the training %s", layout.run_id)
     while time.monotonic() < until:
-        if store.root.exists(name):
-            folder = Path(store.root.read_json(name)["folder"])
-            if (folder / JOB).exists():
-                return folder
-        time.sleep(POLL_SECONDS)
+        message = heard.message()
+        if message is not None and _job(Path(message["folder"])) is not None:
+            return Path(message["folder"])
+        time.sleep(min(POLL_SECONDS, wait_seconds))
     raise DatacompError(
         f"No training {layout.run_id!r} that this node can see began within {wait_seconds:.0f} s: start node 0 with the same "
-        f"run id and store ({store.root}), and have the nodes share the disk of its run folder."
+        f"run id and store ({heard.store.root}), and have the nodes share the disk of its run folder."
     )
 
 
-def _nothing() -> None:
-    return
+def _job(folder: Path) -> Job | None:
+    """The launch that lies in a folder; none between two of them."""
+    try:
+        return Job.model_validate_json((folder / JOB).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _refuse_first(layout: Layout) -> None:
+    if not layout.node:
+        raise SpecError("Node 0 runs the training itself; the others join it.")
+
+
+def _presence(layout: Layout) -> str:
+    return f"{MEETINGS}/{layout.run_id}/node0.json"
+
+
+def _training(layout: Layout) -> str:
+    return f"{MEETINGS}/{layout.run_id}/training.json"
+
+
+@contextmanager
+def _said(store: Store, name: str, message: dict[str, Any]) -> Generator[None]:
+    """A message in the store, renewed while the block lasts."""
+    over = threading.Event()
+    store.root.write_json(name, {**message, "beat": 0})
+
+    def renew() -> None:
+        beat = 0
+        while not over.wait(BEAT_SECONDS):
+            beat += 1
+            try:
+                store.root.write_json(name, {**message, "beat": beat})
+            except StoreError as problem:
+                log.warning("the other nodes could not be told that this one is alive: %s", problem)
+
+    teller = threading.Thread(target=renew, name="node-0-beats", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+        store.root.remove(name)
+
+
+class _Heard:
+    """A message of another node, read at most every `POLL_SECONDS`; none once it is gone or no longer renewed."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store = store
+        self._name = name
+        self._last: dict[str, Any] | None = None
+        self._read_at = self._changed_at = -SILENCE_SECONDS
+
+    def message(self) -> dict[str, Any] | None:
+        now = time.monotonic()
+        if now - self._read_at >= POLL_SECONDS:
+            self._read_at = now
+            found = self._read()
+            if found != self._last:
+                self._last, self._changed_at = found, now
+        silent = now - self._changed_at > SILENCE_SECONDS
+        return None if silent else self._last
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            return self.store.root.read_json(self._name) if self.store.root.exists(self._name) else None
+        except DataError:  # it was taken away in between
+            return None
+        except StoreError as problem:
+            log.warning("%s", problem)
+            return self._last

@@ -106,7 +106,7 @@ def _refuse(spec: TrainSpec, shards: tuple[ShardSet, ...], machine: Machine, lay
     """What cannot be right is said before anything is read."""
     world_batch(spec, machine)
     if layout.node:
-        raise SpecError(f"Node {layout.node} joins a training that node 0 runs: call `nodes.join` there.")
+        raise SpecError(f"Node {layout.node} joins a training that node 0 runs: run `datacomp node` there.")
     if not shards:
         raise SpecError("There is no shard set to train on: give at least one.")
     if spec.data_weights and len(spec.data_weights) != len(shards):
@@ -134,6 +134,8 @@ def _keep(out: Folder, folder: Path, record: dict[str, object], table: list[Chec
     for path in sorted((folder / RUN / "tensorboard").glob("*")):
         out.put(f"tensorboard/{path.name}", path)
     for path in sorted((folder / "wandb").glob("*/*.wandb")):
+        if path.parent.is_symlink():  # latest-run, the same file by another name
+            continue
         out.put(f"wandb/{path.parent.name}/{path.name}", path)
     out.put(HISTORY, folder / HISTORY)
     out.put("out.log", folder / RUN / "out.log")

@@ -29,12 +29,12 @@ app = typer.Typer(
 @cache
 def register() -> None:
     """Register every group; each is a module of its own."""
-    from deployments.cli import board, compare, planning, run, server, submission, upkeep
+    from deployments.cli import board, compare, nodes, planning, run, server, submission, upkeep
     from deployments.cli.stages import cluster, embed, evaluate, pool, reshard, subset, train
     from deployments.cli.stages import filter as filtering
 
     experiments = (run, planning, pool, embed, cluster, filtering, subset, reshard, train, evaluate)
-    for group in (*experiments, board, compare, submission, upkeep, server):
+    for group in (*experiments, board, compare, submission, upkeep, server, nodes):
         group.add_to(app)
 
 

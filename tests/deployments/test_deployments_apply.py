@@ -38,7 +38,7 @@ def test_names_are_unique() -> None:
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("scales", [("tiny",), pytest.param((), marks=pytest.mark.slow)], ids=["tiny", "all"])
 def test_applied_twice_is_applied_once(scales: tuple[str, ...]) -> None:
-    rows = [row for row in ROWS if not scales or row.deployment in scales or row.work_pool == "gpu"]
+    rows = [row for row in ROWS if not scales or row.deployment in scales]
     first = apply_all(scales=scales)
     deployments, pools = on_the_server()
     assert set(deployments) == {row.name for row in rows}

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import pytest
+import typer
 import yaml
 from stack import ROOT, SECRETS, compose
 
@@ -97,6 +102,79 @@ def test_a_template_names_no_variable_that_it_does_not_declare(kind: Any, pool: 
     assert {"gpus", "nodes", "memory_gib"} <= set(made["variables"]["properties"])
 
 
+VALUES: dict[str, Any] = {"gpus": 8, "nodes": 4, "memory_gib": 512, "env": {"DATACOMP_GPU_DEPLOYMENT": ""}}
+
+
+def job_of(kind: str, pool: str) -> Any:
+    """What Prefect's own worker makes of a template for one run."""
+    import asyncio
+
+    from prefect.client.schemas.objects import FlowRun
+    from prefect_docker.worker import DockerWorkerJobConfiguration
+    from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
+
+    configuration = {"docker": DockerWorkerJobConfiguration, "kubernetes": KubernetesWorkerJobConfiguration}[kind]
+    values = {name: value for name, value in VALUES.items() if pool == "gpu" or name not in ("gpus", "nodes")}
+
+    async def made() -> Any:
+        job = await configuration.from_template_and_values(template(kind, pool), values)  # pyright: ignore
+        job.prepare_for_flow_run(FlowRun(id=uuid4(), flow_id=uuid4(), name="checkpoints-no filter"))
+        return job
+
+    return asyncio.run(made())
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_kubernetes_run_is_a_pod_a_node_and_they_meet_by_name() -> None:
+    manifest = job_of("kubernetes", "gpu").job_manifest
+    job, pod = manifest["spec"], manifest["spec"]["template"]
+    assert (job["completionMode"], job["completions"], job["parallelism"], job["backoffLimit"]) == ("Indexed", 4, 4, 0)
+    [container] = pod["spec"]["containers"]
+    assert container["resources"]["limits"] == {"memory": "512Gi", "nvidia.com/gpu": 8}
+    documents = list(yaml.safe_load_all((ROOT / "deployments/kubernetes/workers.yaml").read_text()))
+    [service] = [document for document in documents if document["kind"] == "Service"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["metadata"]["name"] == pod["spec"]["subdomain"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    told = told_by([*container["command"], *container["args"]], HOSTNAME="no-filter-x7k2p-3", JOB_COMPLETION_INDEX="3")
+    assert told == {
+        "--nodes": "4",
+        "--node": "3",
+        "--processes": "8",
+        "--run-id": "no-filter-x7k2p",
+        "--rendezvous": "no-filter-x7k2p-0.datacomp-nodes:29500",
+        "--": "prefect flow-run execute",
+    }
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_other_runs_in_containers_are_the_flow_run_alone() -> None:
+    cpu = job_of("kubernetes", "cpu").job_manifest["spec"]["template"]["spec"]["containers"][0]
+    assert "command" not in cpu
+    assert cpu["args"] == ["prefect", "flow-run", "execute"]
+    gpu = job_of("docker", "gpu")
+    assert gpu.container_create_kwargs["device_requests"][0]["Count"] == 8
+    told = told_by([*gpu.container_create_kwargs["entrypoint"], *gpu.command.split()])
+    assert told == {"--processes": "8", "--": "prefect flow-run execute"}
+    assert job_of("docker", "cpu").command == "prefect flow-run execute"
+
+
+def told_by(command: list[str], **environment: str) -> dict[str, str]:
+    """What the command of a container asks of `datacomp node`; each option is one that it has."""
+    with TemporaryDirectory() as folder:
+        teller = Path(folder) / "datacomp"
+        teller.write_text('#!/bin/sh\nshift\nfor word; do echo "$word"; done\n')
+        teller.chmod(0o755)
+        own = {"PATH": f"{folder}:{os.environ['PATH']}", **environment}
+        words = subprocess.run(command, env=own, capture_output=True, text=True, check=True).stdout.splitlines()
+    cut = words.index("--")
+    told = dict(word.split("=", 1) for word in words[:cut])
+    register()
+    known: Any = typer.main.get_command(app)
+    assert set(told) <= {option for parameter in known.commands["node"].params for option in parameter.opts}
+    return {**told, "--": " ".join(words[cut + 1 :])}
+
+
 def test_kubernetes_workers_may_start_jobs_and_nothing_else() -> None:
     documents = list(yaml.safe_load_all((ROOT / "deployments/kubernetes/workers.yaml").read_text()))
     [role] = [document for document in documents if document["kind"] == "Role"]
@@ -108,7 +186,5 @@ def test_kubernetes_workers_may_start_jobs_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("script", sorted((ROOT / "deployments/slurm").glob("*.sbatch")), ids=lambda path: path.name)
 def test_slurm_scripts_are_valid_shell_and_drain(script: Path) -> None:
-    import subprocess
-
     subprocess.run(["bash", "-n", str(script)], check=True)
-    assert "#SBATCH --signal=B:TERM@" in script.read_text()
+    assert re.search(r"^#SBATCH --signal=(B:)?TERM@", script.read_text(), re.M)

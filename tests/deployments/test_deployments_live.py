@@ -156,7 +156,7 @@ def test_one_gpu_run_at_a_time_and_the_others_wait_where_one_sees_them(stack: St
     assert pool["concurrency_limit"] == 1
     stack.start_worker("gpu")
     broken = {"step": "no-such-step", "identity": []}
-    runs = [api.start("gpu-step/gpu", broken) for _ in range(3)]
+    runs = [api.start("gpu-step/tiny", broken) for _ in range(3)]
     assert {api.wait(run, PATIENCE)["state"]["type"] for run in runs} == {"FAILED"}
     spans = sorted((run["start_time"], run["end_time"]) for run in map(api.run, runs))
     assert all(before[1] <= after[0] for before, after in pairwise(spans))

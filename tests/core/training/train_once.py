@@ -1,6 +1,6 @@
-"""One `train` call in a process of its own, for the tests to kill: `train_once.py STORE SPEC LAYOUT` (its last two as JSON).
+"""One `train` call in a process of its own, for the tests to kill: `train_once.py STORE SPEC [LAYOUT]` (its last two as JSON).
 
-A layout whose `node` is not 0 joins the training of node 0.
+A layout whose `node` is not 0 joins the training of node 0. Without one it is what the settings name.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from training_world import NoiseSpec, noise
 
 from datacomp_core.store import Store
 from datacomp_core.training.launch import Layout
-from datacomp_core.training.nodes import join
+from datacomp_core.training.nodes import join, this_node
 from datacomp_core.training.spec import TrainSpec
 from datacomp_core.training.train import train
 
 if __name__ == "__main__":
     store = Store.open(sys.argv[1])
-    layout = Layout.model_validate_json(sys.argv[3])
+    layout = Layout.model_validate_json(sys.argv[3]) if len(sys.argv) > 3 else this_node()
     if layout.node:
         join(store, layout)
     else:
