@@ -85,7 +85,7 @@ def follow(store: Store, layout: Layout, *, wait_seconds: float = WAIT_SECONDS, 
     while not ended() and node_0.message() is not None:
         if training.message() is not None:
             try:
-                join(store, layout)
+                join(store, layout, wait_seconds=SILENCE_SECONDS)
                 completed += 1
             except DatacompError as problem:
                 log.error("a training that node %d took part in ended: %s", layout.node, problem)
