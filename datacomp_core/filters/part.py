@@ -1,4 +1,4 @@
-"""One part through a filter: its chosen uids as a run, and the account of every row that was dropped."""
+"""One part through a filter: its chosen uids as a sorted run, and the account of every row that was dropped."""
 
 from __future__ import annotations
 
@@ -68,10 +68,7 @@ class Judged(BaseModel):
 
 @dataclass(frozen=True)
 class Job:
-    """What is done to each part. `edges`: of the histogram of `score`; none if nothing is to be shown.
-
-    `is_large`: the subset may not fit one slice of the merge, which then wants every run sorted.
-    """
+    """What is done to each part. `edges`: of the histogram of `score`; none if nothing is to be shown."""
 
     source: Source
     root: Filter
@@ -81,7 +78,6 @@ class Job:
     score: str = ""
     edges: tuple[float, ...] = ()
     samples: int = SAMPLES
-    is_large: bool = True
 
     def columns(self) -> set[str]:
         return {"uid", *self.root.columns(), *([self.score] if self.score else [])}
@@ -104,7 +100,7 @@ def judge_part(job: Job, part: str) -> Judged:
     chosen = uid.pack(frame["uid"].filter(pl.Series(reach)))
     if isinstance(sequenced[-1].filter, (SampleTo, SoftCap)):
         chosen = np.repeat(chosen, judge.copies(sequenced[-1])[reach])
-    write_run(job.runs / f"{part}.npy", uid.sort(chosen) if job.is_large else chosen)
+    write_run(job.runs / f"{part}.npy", chosen)
     scores = frame[job.score].cast(pl.Float64).fill_nan(None) if job.score else None
     kept, dropped = (_histogram(scores, mask, job.edges) for mask in (reach, ~reach))
     samples = _samples(job, part, frame["uid"], why, scores, steps) if job.samples else []

@@ -28,7 +28,7 @@ from datacomp_core.filters.recipes import load_recipe
 from datacomp_core.filters.report import Explanation, Tally, edges_of, histogram, sample_table
 from datacomp_core.filters.scores import Score, score_of
 from datacomp_core.filters.source import Source
-from datacomp_core.filters.subset_file import SLICE_ROWS, merge
+from datacomp_core.filters.subset_file import merge
 from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.store import Folder, Store, scratch, step
@@ -162,7 +162,7 @@ def select(
         place = Place(local, kept)
         root = Placed("0", tree)
         cuts = find_cuts(source, names, root, place, hands, progress)
-        job = Job(source, tree, cuts, place.runs, place.memory, samples=0, is_large=hands.num_rows > SLICE_ROWS)
+        job = Job(source, tree, cuts, place.runs, place.memory, samples=0)
         cut = None
         if out is not None and write == "all":
             shown, cut = _shown(root, cuts, source, names[0])
