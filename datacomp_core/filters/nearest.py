@@ -16,7 +16,7 @@ from datacomp_core.settings import settings
 Places = npt.NDArray[np.int64]
 CLOSE = 1e-5
 GPU_ROWS = 4096
-AT_ONCE = 16
+AT_ONCE = 64
 
 
 def default_device() -> str:
@@ -38,12 +38,15 @@ def decided(rows: Vectors, centroids: Vectors, best: Vectors, places: Places) ->
     """The first of each row's places, (n, 2), or what double precision says where the second is as good but for rounding."""
     found = places[:, 0].copy()
     if places.shape[1] == 2:
-        scale = np.linalg.norm(rows, axis=1) * float(np.linalg.norm(centroids, axis=1).max())
-        close = np.flatnonzero(best[:, 0] - best[:, 1] <= CLOSE * scale)
+        margin = CLOSE * float(np.linalg.norm(centroids, axis=1).max()) * np.linalg.norm(rows, axis=1)
+        close = np.flatnonzero(best[:, 0] - best[:, 1] <= margin)
         for start in range(0, len(close), AT_ONCE):
             some = close[start : start + AT_ONCE]
-            exact = np.einsum("nd,kd->nk", rows[some], centroids, dtype=np.float64, optimize=True)
-            found[some] = exact.argmax(1)
+            row, near = np.nonzero(rows[some] @ centroids.T >= (best[some, 0] - margin[some])[:, None])
+            exact = np.einsum("nd,nd->n", rows[some[row]], centroids[near], dtype=np.float64)
+            ordered = np.lexsort((near, -exact, row))
+            row, first = np.unique(row[ordered], return_index=True)
+            found[some[row]] = near[ordered[first]]
     return found
 
 

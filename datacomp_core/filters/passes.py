@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
-from datacomp_core.filters.base import Filter, Mask, Ranked, Survey
+from datacomp_core.filters.base import FeatureBatch, Filter, Mask, Ranked, Survey
 from datacomp_core.filters.cut import FEW, Cut, Look, Window, find, look
 from datacomp_core.filters.judge import Judge, Placed, cost_of, walk
 from datacomp_core.filters.part import Judged
@@ -30,7 +30,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 ROWS_FOR_A_PROCESS = 5_000_000
-COSTLY_ROWS_FOR_A_PROCESS = 50_000
+COSTLY_ROWS_FOR_A_PROCESS = 100_000
+COSTLIEST_ROWS_FOR_A_PROCESS = 10_000
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,13 @@ class Hands:
     def for_filters(self, tree: Filter, function: Callable[[T], R], names: Sequence[T]) -> Iterator[tuple[T, R]]:
         """A pass with all filters; costly ones are some hundred times slower, and hold Python's lock."""
         if cost_of(tree):
-            return process_map(function, names, workers=self.costly_processes())
+            return process_map(function, names, workers=self.costly_processes(tree))
         return self.for_columns(function, names)
 
-    def costly_processes(self) -> int:
-        return self._processes(COSTLY_ROWS_FOR_A_PROCESS)
+    def costly_processes(self, tree: Filter) -> int:
+        """Filters of embeddings and surveys are the costliest."""
+        costliest = cost_of(tree) >= FeatureBatch.cost
+        return self._processes(COSTLIEST_ROWS_FOR_A_PROCESS if costliest else COSTLY_ROWS_FOR_A_PROCESS)
 
     def _processes(self, rows: int) -> int:
         return min(self.workers, max(1, self.num_rows // rows))
@@ -121,7 +124,7 @@ def _cut(asked: Ranked, glance: Glance, names: Sequence[str], hands: Hands, prog
 
 def _survey(asked: Survey, glance: Glance, names: Sequence[str], hands: Hands, progress: Progress) -> None:
     """Note which rows come to it in every part, and let it decide."""
-    workers = hands.costly_processes()
+    workers = hands.costly_processes(glance.root.filter)
     local = glance.place.local / "surveys" / glance.placed.path
     view = View(glance.source, tuple(names), glance.placed.path, glance.place.memory, local, workers)
     (local / "reached").mkdir(parents=True)
