@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.errors import DataError, SpecError, unknown
+from datacomp_core.weights import pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +93,7 @@ class Clip:
     _scale: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def encode_images(self, pixels: PixelArray, precision: Precision = "fp32") -> torch.Tensor:
-        """Normalised image features, float (n, d) on the device, of uint8 pixels (n, 3, h, w)."""
+        """Normalised image features, float (n, d) on the device, of uint8 pixels (n, 3, h, w); these may be in use until then."""
         import torch
 
         batch = torch.from_numpy(pixels).to(self.device, non_blocking=True).float().div_(255)
@@ -102,9 +103,13 @@ class Clip:
 
     def encode_texts(self, texts: list[str], precision: Precision = "fp32") -> torch.Tensor:
         """Normalised text features, float (n, d) on the device."""
+        return self.encode_tokens(self.tokenize(texts), precision)
+
+    def encode_tokens(self, tokens: torch.Tensor, precision: Precision = "fp32") -> torch.Tensor:
+        """Normalised text features, float (n, d) on the device, of tokens (n, context)."""
         import torch
 
-        tokens = self.tokenize(texts).to(self.device, non_blocking=True)
+        tokens = tokens.to(self.device, non_blocking=True)
         with torch.inference_mode(), self.autocast(precision):
             return torch.nn.functional.normalize(self._model.encode_text(tokens), dim=-1)
 
@@ -161,20 +166,29 @@ def known(name: str) -> str:
 
 
 def load(
-    name: str, checkpoint: Path | IO[bytes] | None, device: str, *, options: Mapping[str, Any] = MappingProxyType({})
+    name: str,
+    checkpoint: Path | IO[bytes] | None,
+    device: str,
+    *,
+    tag: str = "",
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Clip:
     """The model `name` in evaluation mode with the weights of an open_clip training checkpoint or state dict (or random).
 
     `name` is one of open_clip's, or `local-dir:FOLDER` for a folder with an `open_clip_config.json`. `options` go to open_clip's
-    `create_model_and_transforms`. DataError if the file cannot be read as plain weights or does not fit the model.
+    `create_model_and_transforms`. With a `tag` the file is that of open_clip's pretrained weights, whose images and activations
+    are made as its entry says. DataError if the file cannot be read as plain weights or does not fit the model.
     """
     register() if name.startswith(LOCAL) else known(name)
     import open_clip
 
     with _quiet():
-        model, _, preprocess = open_clip.create_model_and_transforms(name, device=device, load_weights=False, **options)
+        made_as = {**(_as_trained(name, tag) if tag else {}), **options}
+        model, _, preprocess = open_clip.create_model_and_transforms(name, device=device, load_weights=False, **made_as)
         tokenize = open_clip.get_tokenizer(name)
-    if checkpoint is not None:
+    if checkpoint is not None and tag:
+        _load_pretrained(model, cast("Path", checkpoint))
+    elif checkpoint is not None:
         weights = state_dict(checkpoint, name)
         try:
             model.load_state_dict(weights)
@@ -194,6 +208,28 @@ def ready(clip: Clip) -> Clip:
     if clip.device == "cpu" and sum(value.numel() for value in clip.model.parameters()) < SMALL:
         torch.set_num_threads(1)
     return clip
+
+
+def _as_trained(name: str, tag: str) -> dict[str, Any]:
+    """How weights of a tag want their model made: open_clip itself only warns where that differs from the model's default."""
+    entry = pretrained(name, tag)
+    return {
+        "force_quick_gelu": bool(entry.get("quick_gelu", False)),
+        "image_mean": entry.get("mean"),
+        "image_std": entry.get("std"),
+        "image_interpolation": entry.get("interpolation"),
+        "image_resize_mode": entry.get("resize_mode"),
+    }
+
+
+def _load_pretrained(model: Any, path: Path) -> None:
+    """Weights in any of the forms that open_clip converts, read with `weights_only`."""
+    from open_clip.factory import load_checkpoint
+
+    try:
+        load_checkpoint(model, str(path), weights_only=True)
+    except Exception as problem:
+        raise DataError(f"{path} does not hold the weights it should: {type(problem).__name__}: {problem}") from problem
 
 
 def _pixels(config: dict[str, Any], name: str) -> Pixels:

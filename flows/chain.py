@@ -76,7 +76,7 @@ def candidates(call: Call, spec: Preparation) -> Candidates:
 
 def scores(call: Call, spec: Preparation, found: Candidates) -> Any:
     """CLIP scores of the candidates, by a small scorer that is trained on the trusted set."""
-    return call(curating.embed, spec.embed, found.pool, found.shards, scorer(call, spec))
+    return call(curating.embed, spec.embed, found.pool, found.shards, (scorer(call, spec),))
 
 
 def scorer(call: Call, spec: Preparation) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from datacomp_core.artifacts import Spec
-from datacomp_core.embedding.encode import EmbedSpec
+from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.errors import SpecError
 from datacomp_core.evaluation.download import DownloadSpec
 from datacomp_core.evaluation.evaluate import EvalSpec

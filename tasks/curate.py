@@ -5,7 +5,8 @@ from __future__ import annotations
 from prefect import task
 
 from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, Scores, ShardSet, Subset
-from datacomp_core.embedding import encode
+from datacomp_core.embedding import embed as embedding
+from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.filters import select
 from datacomp_core.filters.scores import compute
 from datacomp_core.filters.scores.base import Score
@@ -18,10 +19,11 @@ from tasks.running import run, runs
 
 
 @task(name="embed", **policies.NETWORK)
-@runs(encode.embed)
-def embed(spec: encode.EmbedSpec, pool: Pool, shards: ShardSet, scorer: Checkpoint) -> Embeddings:
+@runs(embedding.embed)
+def embed(spec: EmbedSpec, pool: Pool, shards: ShardSet, scorers: tuple[Checkpoint, ...]) -> Embeddings:
     """Image and text features and their cosine for every row of the pool."""
-    return run(encode.embed, spec, pool, shards, scorer, workers=settings().num_workers)
+    own = settings()
+    return run(embedding.embed, spec, pool, shards, scorers, workers=own.num_workers, device=own.device)
 
 
 @task(name="score", **policies.NETWORK)

@@ -1,6 +1,7 @@
 """From encoded batches to the files of a part: gathered in chunks that are kept, so that a rerun goes on, then joined.
 
-A part's scores are written last and say that it is done. Memory is that of the chunks being filled and of one part.
+A part's scores are written last and say that it is done. Chunks may be made by several processes; parts are joined by one.
+Memory is that of the chunks being filled and of one part.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from datacomp_core.parts import FEATURES, SCORES
+from datacomp_core.parts import FEATURES, SCORES, scan
 from datacomp_core.store.folder import Folder
 
 CHUNKS = "chunks"
@@ -23,6 +23,7 @@ TALLY = "tally"
 CHUNK_ROWS = 8192
 
 Features = npt.NDArray[np.float32]
+Halves = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -34,86 +35,129 @@ class Span:
     stop: int
 
 
+@dataclass(frozen=True)
+class Column:
+    """What one encoder makes: its score column, the prefix of its npz keys, and its features' width."""
+
+    score: str
+    prefix: str
+    dim: int
+
+
 @dataclass
-class _Chunk:
-    images: npt.NDArray[np.float16]
-    texts: npt.NDArray[np.float16]
-    scores: npt.NDArray[np.float32]
+class Chunk:
+    """The rows of one span while they are being filled, an array a column."""
+
+    images: list[Halves]
+    texts: list[Halves]
+    scores: list[Features]
     left: int
     tally: Counter[str] = field(default_factory=Counter[str])
 
+    @classmethod
+    def of(cls, columns: tuple[Column, ...], size: int) -> Chunk:
+        images, texts = ([np.empty((size, column.dim), np.float16) for column in columns] for _ in range(2))
+        return cls(images, texts, [np.empty(size, np.float32) for _ in columns], size)
 
-class Assembly:
-    """Takes encoded rows in any order. `located` holds the uids of each part, `rows` how many a part has."""
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """As they are stored in a file."""
+        names = sorted(self.tally)
+        made: dict[str, npt.NDArray[np.generic]] = {
+            "names": np.array(names, np.str_),
+            "counts": np.array([self.tally[name] for name in names], np.int64),
+        }
+        for number, parts in enumerate(zip(self.images, self.texts, self.scores, strict=True)):
+            made |= {f"{kind}{number}": part for kind, part in zip(("images", "texts", "scores"), parts, strict=True)}
+        return made
 
-    def __init__(self, out: Folder, located: Path, rows: dict[str, int], *, column: str, prefix: str, dim: int, batch: int):
-        self.out, self.located, self.rows, self.column, self.prefix, self.dim = out, located, rows, column, prefix, dim
-        self.step = max(1, CHUNK_ROWS // batch) * batch  # no batch may straddle two chunks
-        self.open: dict[Span, _Chunk] = {}
+
+def cut(rows: dict[str, int], batch: int) -> tuple[int, list[Span]]:
+    """Rows of a chunk, and the chunks of some parts in order; no batch straddles two chunks."""
+    step = max(1, CHUNK_ROWS // batch) * batch
+    return step, [Span(part, start, min(start + step, count)) for part, count in rows.items() for start in range(0, count, step)]
+
+
+class Filling:
+    """Takes encoded rows of chunks in any order and gives a chunk back when it is full."""
+
+    def __init__(self, columns: tuple[Column, ...], step: int, rows: dict[str, int]) -> None:
+        self.columns, self.step, self.rows = columns, step, rows
+        self.open: dict[Span, Chunk] = {}
+
+    def add(self, span: Span, sides: list[tuple[Features, Features]], tally: dict[str, int]) -> tuple[Span, Chunk] | None:
+        """Image and text features of one batch, a pair a column, NaN where there is nothing; cosines are taken here."""
+        start = span.start // self.step * self.step
+        key = Span(span.part, start, min(start + self.step, self.rows[span.part]))
+        chunk = self.open.get(key) or self.open.setdefault(key, Chunk.of(self.columns, key.stop - key.start))
+        where = slice(span.start - start, span.stop - start)
+        for number, (images, texts) in enumerate(sides):
+            chunk.images[number][where], chunk.texts[number][where] = images, texts
+            chunk.scores[number][where] = np.einsum("nd,nd->n", images, texts)
+        chunk.tally.update(tally)
+        chunk.tally["embedded"] += int(np.isfinite(chunk.scores[0][where]).sum())
+        chunk.left -= span.stop - span.start
+        return None if chunk.left else (key, self.open.pop(key))
+
+
+def keep(out: Folder, span: Span, chunk: Chunk) -> None:
+    """Write a full chunk."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **chunk.arrays())  # pyright: ignore[reportArgumentType]
+    out.write(_spill(span), buffer.getvalue())
+
+
+class Parts:
+    """Joins the chunks of each part when the last of them is there."""
+
+    def __init__(self, out: Folder, metadata: Folder, rows: dict[str, int], columns: tuple[Column, ...], batch: int) -> None:
+        self.out, self.metadata, self.rows, self.columns = out, metadata, rows, columns
+        self.step, self.chunks = cut(rows, batch)
         self.waiting: Counter[str] = Counter()
 
     def missing(self) -> Iterator[Span]:
         """The chunks that are not kept from an earlier try; parts that lack none are finished on the way."""
-        kept = self.out.files()
-        for part, count in self.rows.items():
-            chunks = [Span(part, start, min(start + self.step, count)) for start in range(0, count, self.step)]
-            fresh = [chunk for chunk in chunks if _spill(chunk) not in kept]
-            self.waiting[part] = len(fresh)
-            if not fresh:
+        there = self.out.files()
+        fresh = [chunk for chunk in self.chunks if _spill(chunk) not in there]
+        self.waiting = Counter(chunk.part for chunk in fresh)
+        for part in self.rows:
+            if not self.waiting[part]:
                 self._finish(part)
-            yield from fresh
+        yield from fresh
 
-    def add(self, span: Span, images: Features, texts: Features, tally: dict[str, int]) -> int:
-        """Rows of one batch, NaN where there is nothing; their cosines are taken here. How many rows have one."""
-        start = span.start // self.step * self.step
-        key = Span(span.part, start, min(start + self.step, self.rows[span.part]))
-        if key not in self.open:
-            self.open[key] = self._new(key.stop - key.start)
-        chunk = self.open[key]
-        where = slice(span.start - start, span.stop - start)
-        scores = np.einsum("nd,nd->n", images, texts)
-        chunk.images[where], chunk.texts[where], chunk.scores[where] = images, texts, scores
-        embedded = int(np.isfinite(scores).sum())
-        chunk.tally.update({**tally, "embedded": embedded})
-        chunk.left -= span.stop - span.start
-        if not chunk.left:
-            self._keep(key, self.open.pop(key))
-        return embedded
-
-    def _new(self, size: int) -> _Chunk:
-        images, texts = (np.empty((size, self.dim), np.float16) for _ in range(2))
-        return _Chunk(images, texts, np.empty(size, np.float32), size)
-
-    def _keep(self, key: Span, chunk: _Chunk) -> None:
-        names = sorted(chunk.tally)
-        counts = np.array([chunk.tally[name] for name in names], np.int64)
-        buffer = io.BytesIO()
-        arrays = {"images": chunk.images, "texts": chunk.texts, "scores": chunk.scores}
-        np.savez(buffer, names=np.array(names, np.str_), counts=counts, **arrays)  # pyright: ignore[reportArgumentType]
-        self.out.write(_spill(key), buffer.getvalue())
-        self.waiting[key.part] -= 1
-        if not self.waiting[key.part]:
-            self._finish(key.part)
+    def kept(self, span: Span) -> None:
+        """A chunk was written."""
+        self.waiting[span.part] -= 1
+        if not self.waiting[span.part]:
+            self._finish(span.part)
 
     def _finish(self, part: str) -> None:
         count = self.rows[part]
-        images, texts = (np.empty((count, self.dim), np.float16) for _ in range(2))
-        scores = np.empty(count, np.float32)
-        tally: Counter[str] = Counter()
-        for start in range(0, count, self.step):
-            key = Span(part, start, min(start + self.step, count))
-            with np.load(io.BytesIO(self.out.read(_spill(key)))) as kept:
-                where = slice(key.start, key.stop)
-                images[where], texts[where], scores[where] = kept["images"], kept["texts"], kept["scores"]
-                tally.update(dict(zip(kept["names"].tolist(), kept["counts"].tolist(), strict=True)))
-        with self.out.writing(f"{FEATURES}/{part}.npz") as path, path.open("wb") as file:
-            np.savez(file, **{f"{self.prefix}_img": images, f"{self.prefix}_txt": texts})  # pyright: ignore[reportArgumentType]
-        self.out.write_json(f"{TALLY}/{part}.json", {name: tally[name] for name in sorted(tally)})
-        uids = pl.read_parquet(self.located / f"{part}.parquet", columns=["uid"])
-        with self.out.writing(f"{SCORES}/{part}.parquet") as path:
-            column = pl.Series(self.column, scores, dtype=pl.Float32, nan_to_null=True)
-            uids.with_columns(column).write_parquet(path, compression="zstd")
+        whole = Chunk.of(self.columns, count)
+        for chunk in (chunk for chunk in self.chunks if chunk.part == part):
+            with np.load(io.BytesIO(self.out.read(_spill(chunk)))) as kept:
+                where = slice(chunk.start, chunk.stop)
+                for number in range(len(self.columns)):
+                    whole.images[number][where] = kept[f"images{number}"]
+                    whole.texts[number][where] = kept[f"texts{number}"]
+                    whole.scores[number][where] = kept[f"scores{number}"]
+                whole.tally.update(dict(zip(kept["names"].tolist(), kept["counts"].tolist(), strict=True)))
+        self._write(part, whole)
         self.out.remove(f"{CHUNKS}/{part}")
+
+    def _write(self, part: str, whole: Chunk) -> None:
+        features: dict[str, Halves] = {}
+        for column, images, texts in zip(self.columns, whole.images, whole.texts, strict=True):
+            features |= {f"{column.prefix}_img": images, f"{column.prefix}_txt": texts}
+        with self.out.writing(f"{FEATURES}/{part}.npz") as path, path.open("wb") as file:
+            np.savez(file, **features)  # pyright: ignore[reportArgumentType]
+        self.out.write_json(f"{TALLY}/{part}.json", {name: whole.tally[name] for name in sorted(whole.tally)})
+        scores = [
+            pl.Series(column.score, values, dtype=pl.Float32, nan_to_null=True)
+            for column, values in zip(self.columns, whole.scores, strict=True)
+        ]
+        uids = scan(self.metadata, part).select("uid").collect()
+        with self.out.writing(f"{SCORES}/{part}.parquet") as path:
+            uids.with_columns(scores).write_parquet(path, compression="zstd")
 
 
 def _spill(chunk: Span) -> str:

@@ -1,137 +1,210 @@
-"""`embed`: features of both towers and their cosine for every row of a pool, in DataComp's layout.
+"""One device's part of the work: batches are decoded by processes, encoded by every model, and gathered into chunks.
 
-Rows are aligned one to one with the metadata: a sample whose image never arrived or cannot be decoded has a null score and
-NaN image features. Batches are cut by metadata row, never by shard or by who is done first, so the same bytes come out
-however the pool is sharded and however many workers there are.
+Batches are cut by metadata row, never by shard or by who is done first, so the same bytes come out however the pool is
+sharded and however many workers or devices there are.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from pydantic import Field
 
 from datacomp_core import clip
-from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, ShardSet, Spec
-from datacomp_core.embedding.assemble import TALLY, Assembly, Features, Span
-from datacomp_core.embedding.decode import Batch, Decoded, decode
-from datacomp_core.embedding.locate import count_rows, locate
-from datacomp_core.parallel import process_map
-from datacomp_core.parts import METADATA, SCORES, part_names
-from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.store import Folder, Store, scratch, step
+from datacomp_core.embedding.assemble import Chunk, Column, Features, Filling, Span
+from datacomp_core.embedding.decode import Batch, Decoded, Tokenizers, decode, slot_bytes
+from datacomp_core.embedding.locate import Located
+from datacomp_core.embedding.slots import Slot, Slots
+from datacomp_core.parallel import prepared_map
+from datacomp_core.parts import scan
+from datacomp_core.store import Folder
 
-IN_FLIGHT = 4
-NO_PROGRESS = NoProgress()
+IN_FLIGHT = 4  # batches whose features are not asked for yet: a GPU computes while we go on
 
 
-class EmbedSpec(Spec):
-    """What to compute for each row of the pool."""
+@dataclass(frozen=True)
+class Model:
+    """A model to be loaded where it works: weights as a local file, of a tag or plain."""
 
-    column: str = Field(
-        default="clip_tiny_similarity_score", pattern=r"^[a-z0-9_]+$", description="Name of the score column: the cosine."
-    )
-    prefix: str = Field(default="tiny", pattern=r"^[a-z0-9_]+$", description="The npz keys are <prefix>_img and <prefix>_txt.")
-    precision: clip.Precision = Field(default="fp32", description="fp32, or autocast to bf16 or fp16.")
-    batch_size: int = Field(default=256, ge=1, description="Metadata rows encoded together; it moves the last bits.")
+    name: str
+    file: Path
+    tag: str
 
-    def label(self) -> str:
-        return self.prefix
+    def load(self, device: str) -> clip.Clip:
+        return clip.load(self.name, self.file, device, tag=self.tag)
 
 
-@step("embeddings", version=1, name=lambda spec, pool, shards, scorer: f"{spec.label()}-{pool.name}")
-def embed(
-    spec: EmbedSpec,
-    pool: Pool,
-    shards: ShardSet,
-    scorer: Checkpoint,
-    *,
-    out: Folder,
-    store: Store,
-    workers: int = 1,
-    device: str = "",
-    progress: Progress = NO_PROGRESS,
-) -> Embeddings:
-    """Write `scores/<part>.parquet` (uid and `spec.column`, float32) and `features/<part>.npz` (float16, normalised).
+@dataclass(frozen=True)
+class Work:
+    """What every device is told. `rows` are the parts that are not done, `step` the rows of a chunk."""
 
-    DataError if a shard is missing or is not what its index says; a corrupt image is a counted row.
+    models: tuple[Model, ...]
+    columns: tuple[Column, ...]
+    precision: clip.Precision
+    batch_size: int
+    metadata: Folder
+    shards: Folder
+    located: Located
+    rows: dict[str, int]
+    step: int
+    workers: int
+
+
+Done = Callable[[int, dict[str, int]], None]
+Full = Callable[[Span, Chunk], None]
+
+
+def encode(work: Work, device: str, chunks: Iterable[Span], full: Full, done: Done) -> None:
+    """Encode chunks as `chunks` gives them, one after another without a pause; `full` takes each when it is whole.
+
+    `done` is told of each batch: its rows, and how many of them had what.
     """
-    metadata, tars = store.folder(pool) / METADATA, store.folder(shards)
-    rows = count_rows(metadata, part_names(metadata))
-    there = out.files()
-    todo = {part: count for part, count in rows.items() if f"{SCORES}/{part}.parquet" not in there}
-    progress.start(sum(rows.values()), "samples")
-    progress.advance(sum(rows.values()) - sum(todo.values()))
-    if todo:
-        with store.folder(scorer).open("checkpoint.pt") as file:
-            model = clip.load(scorer.model, file, device or clip.default_device())
-        with scratch() as located:
-            locate(metadata, todo, tars, located)
-            assembly = Assembly(out, located, todo, column=spec.column, prefix=spec.prefix, dim=model.dim, batch=spec.batch_size)
-            chunks = list(assembly.missing())
-            progress.advance(sum(todo.values()) - sum(chunk.stop - chunk.start for chunk in chunks))
-            _encode(spec, model, _batches(chunks, spec.batch_size, located, tars, model.pixels), assembly, workers, progress)
-    counts: Counter[str] = Counter()
-    for part in rows:
-        counts.update(out.read_json(f"{TALLY}/{part}.json"))
-    return Embeddings(
-        model=scorer.name or scorer.model,
-        columns=(spec.column,),
-        num_samples=sum(rows.values()),
-        num_embedded=counts["embedded"],
-        counts={name: count for name, count in counts.items() if count},
-    )
+    Encoding(work, device, full, done).run(chunks)
 
 
-def _batches(chunks: Iterable[Span], size: int, located: Path, shards: Folder, pixels: clip.Pixels) -> Iterator[Batch]:
-    for part, pieces in groupby(chunks, key=lambda chunk: chunk.part):
-        table = pl.read_parquet(located / f"{part}.parquet")
-        for chunk in pieces:
-            for start in range(chunk.start, chunk.stop, size):
-                stop = min(start + size, chunk.stop)
-                rows = table.slice(start, stop - start).with_row_index("row")
-                arrived = rows.filter(pl.col("shard").is_not_null()).drop("text")
-                yield Batch(part, start, stop, tuple(rows["text"]), arrived, shards, pixels)
+class Encoding:
+    """The models of a device and the batches under way."""
 
+    def __init__(self, work: Work, device: str, full: Full, done: Done) -> None:
+        self.work, self.full, self.done = work, full, done
+        self.models = [model.load(device) for model in work.models]
+        self.cuda = device.startswith("cuda")
+        self.pixels = tuple(dict.fromkeys(model.pixels for model in self.models))
+        self.filling = Filling(work.columns, work.step, work.rows)
+        self.flying: deque[tuple[Batch, Decoded, list[_Side], list[_Side]]] = deque()
+        self.text_stream = _stream(device)
+        self.slots: Slots | None = None
 
-def _encode(
-    spec: EmbedSpec, model: clip.Clip, batches: Iterable[Batch], assembly: Assembly, workers: int, progress: Progress
-) -> None:
-    flying: deque[tuple[Batch, Decoded, Any, Any]] = deque()
+    def run(self, chunks: Iterable[Span]) -> None:
+        apart = self.work.workers > 1
+        if apart:  # decoding processes hold 2 batches each at most, and IN_FLIGHT + 1 are here
+            count = 2 * self.work.workers + IN_FLIGHT + 1
+            self.slots = Slots(count, slot_bytes(self.pixels, self.work.batch_size), pinned=self.cuda)
+        names = tuple({model.name for model in self.models}) if apart and self.cuda else ()
+        try:
+            mapped = prepared_map(decode, self._batches(chunks), prepare=partial(_tokenizers, names), workers=self.work.workers)
+            for batch, decoded in mapped:
+                self._launch(batch, decoded)
+                if len(self.flying) >= IN_FLIGHT:
+                    self._land()
+            while self.flying:
+                self._land()
+        finally:
+            if self.slots is not None:
+                self.slots.close()
 
-    def land() -> None:
-        batch, decoded, images, texts = flying.popleft()
-        captioned = [row for row, text in enumerate(batch.texts) if text is not None]
+    def _batches(self, chunks: Iterable[Span]) -> Iterator[Batch]:
+        work = self.work
+        for part, pieces in groupby(chunks, key=lambda chunk: chunk.part):
+            places = work.located.part(part)
+            texts = scan(work.metadata, part).select("text").collect()["text"]
+            for chunk in pieces:
+                for start in range(chunk.start, chunk.stop, work.batch_size):
+                    stop = min(start + work.batch_size, chunk.stop)
+                    here = _between(places, start, stop)
+                    slot = self.slots.take() if self.slots is not None else None
+                    captions = tuple(texts.slice(start, stop - start))
+                    yield Batch(part, start, stop, captions, here, work.shards, self.pixels, slot)
+
+    def _launch(self, batch: Batch, decoded: Decoded) -> None:
+        """Start both towers of every model on a batch; on a GPU they run side by side and are not waited for."""
+        pixels = decoded.of(batch) if decoded.rows else []
+        images: list[_Side] = []
+        texts: list[_Side] = []
+        for model in self.models:
+            mine = pixels[self.pixels.index(model.pixels)] if decoded.rows else None
+            images.append(_Side(model.encode_images(mine, self.work.precision) if mine is not None else None))
+            with self._beside():
+                texts.append(_Side(self._texts(model, batch, decoded)))
+        self.flying.append((batch, decoded, images, texts))
+
+    def _texts(self, model: clip.Clip, batch: Batch, decoded: Decoded) -> Any:
+        if not batch.captions:
+            return None
+        if model.name not in decoded.tokens:
+            return model.encode_texts(batch.captions, self.work.precision)
+        import torch
+
+        return model.encode_tokens(torch.from_numpy(decoded.tokens[model.name]), self.work.precision)
+
+    def _beside(self) -> Any:
+        if self.text_stream is None:
+            return nullcontext()
+        import torch
+
+        return torch.cuda.stream(self.text_stream)
+
+    def _land(self) -> None:
+        batch, decoded, images, texts = self.flying.popleft()
         size = batch.stop - batch.start
-        tally = {
-            "never_arrived": size - batch.located.height,
-            "no_caption": size - len(captioned),
-            **decoded.failed,
-        }
-        span = Span(batch.part, batch.start, batch.stop)
-        sides = (_rows(images, decoded.rows, size, model.dim), _rows(texts, captioned, size, model.dim))
-        embedded = assembly.add(span, *sides, tally)
-        progress.advance(size, embedded=embedded, **{name: count for name, count in tally.items() if count})
+        captioned = [row for row, text in enumerate(batch.texts) if text is not None]
+        sides = [
+            (image.rows(decoded.rows, size, column.dim), text.rows(captioned, size, column.dim))
+            for image, text, column in zip(images, texts, self.work.columns, strict=True)
+        ]
+        self._free(batch.slot)
+        tally = {"never_arrived": size - batch.located.height, "no_caption": size - len(captioned), **decoded.failed}
+        both = len(set(decoded.rows) & set(captioned))
+        whole = self.filling.add(Span(batch.part, batch.start, batch.stop), sides, tally)
+        if whole is not None:
+            self.full(*whole)
+        self.done(size, {"embedded": both, **{name: count for name, count in tally.items() if count}})
 
-    for batch, decoded in process_map(decode, batches, workers=workers):
-        texts = [text for text in batch.texts if text is not None]
-        images = model.encode_images(decoded.pixels, spec.precision) if decoded.rows else None
-        flying.append((batch, decoded, images, model.encode_texts(texts, spec.precision) if texts else None))
-        if len(flying) >= IN_FLIGHT:  # a GPU computes while we go on: ask for its answer late
-            land()
-    while flying:
-        land()
+    def _free(self, slot: Slot | None) -> None:
+        """The features were copied back, so nothing reads the pixels any more."""
+        if slot is not None and self.slots is not None:
+            self.slots.give_back(slot)
 
 
-def _rows(features: Any, rows: list[int], size: int, dim: int) -> Features:
-    """Features (n, dim) of the rows `rows` among `size`, NaN elsewhere."""
-    full = np.full((size, dim), np.nan, np.float32)
-    if features is not None:
-        full[rows] = features.float().cpu().numpy()
-    return full
+class _Side:
+    """Features of one tower on their way back from the device, asked for when they were launched and waited for when needed."""
+
+    def __init__(self, features: Any) -> None:
+        self._features, self._event = features, None
+        if features is not None and features.is_cuda:
+            import torch
+
+            self._features = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
+            self._features.copy_(features, non_blocking=True)
+            self._event = torch.cuda.current_stream(features.device).record_event()
+
+    def rows(self, rows: list[int], size: int, dim: int) -> Features:
+        """Features (n, dim) of the rows `rows` among `size`, NaN elsewhere."""
+        full = np.full((size, dim), np.nan, np.float32)
+        if self._features is not None:
+            if self._event is not None:
+                self._event.synchronize()
+            full[rows] = self._features.float().numpy()
+        return full
+
+
+def _stream(device: str) -> Any:
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.Stream(torch.device(device))
+
+
+def _tokenizers(names: tuple[str, ...]) -> Tokenizers:
+    if not names:
+        return {}
+    import open_clip
+
+    clip.register()
+    return {name: open_clip.get_tokenizer(name) for name in names}
+
+
+def _between(places: pl.DataFrame, start: int, stop: int) -> pl.DataFrame:
+    """The places of rows from `start` to `stop`, their rows counted from `start`. `places` is in order of the rows."""
+    rows = places["row"].to_numpy()
+    first, last = np.searchsorted(rows, [start, stop]).tolist()
+    return places.slice(first, last - first).with_columns(pl.col("row").cast(pl.Int64) - start)

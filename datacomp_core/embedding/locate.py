@@ -1,7 +1,7 @@
 """Where the image of each metadata row lies: a join by uid of metadata parts with the index of the shards.
 
-Shards may hold the samples in any order, and a resharded pool does. Memory is bounded by a group of parts: the index is
-streamed once a group, never loaded whole.
+Shards may hold the samples in any order, and a resharded pool does. Both sides are read once and cut by uid into buckets on
+the local disk, each small enough to be joined in memory: time and disk grow with the rows, memory does not.
 """
 
 from __future__ import annotations
@@ -9,14 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from datacomp_core import uid
 from datacomp_core.errors import DataError
 from datacomp_core.parts import scan, storage_options
 from datacomp_core.shards import INDEX
 from datacomp_core.store.folder import Folder
 
-GROUP_ROWS = 8_000_000
+BUCKET_ROWS = 8_000_000
+READ_ROWS = 4_000_000  # of the index at a time
+READ_FILES = 512
+
+ENTRY = np.dtype([("f0", "<u8"), ("f1", "<u8"), ("shard", "<u4"), ("offset", "<i8"), ("length", "<i8")])
+WANTED = np.dtype([("f0", "<u8"), ("f1", "<u8"), ("part", "<u4"), ("row", "<u4")])
+PLACED = np.dtype([("row", "<u4"), ("shard", "<u4"), ("offset", "<i8"), ("length", "<i8")])
+Records = npt.NDArray[np.void]
 
 
 def count_rows(metadata: Folder, parts: list[str]) -> dict[str, int]:
@@ -30,39 +40,101 @@ def count_rows(metadata: Folder, parts: list[str]) -> dict[str, int]:
     return counts
 
 
-def locate(metadata: Folder, rows: dict[str, int], shards: Folder, into: Path) -> None:
-    """Write `<part>.parquet` into `into` for each part: uid, text, shard, offset, length, one row a metadata row, in order.
+class Located:
+    """The places of the rows of some parts, in files below a local folder. Picklable, readable from several processes."""
 
-    A row whose image never arrived has nulls. If the shards hold a uid more than once, the first in order is taken: they
-    are copies of one sample.
+    def __init__(self, folder: Path, rows: dict[str, int], shards: list[str]) -> None:
+        self.folder, self.rows, self.shards = folder, rows, shards
+        self._numbers = {part: number for number, part in enumerate(rows)}
+
+    def part(self, name: str) -> pl.DataFrame:
+        """`row`, `shard`, `offset`, `length` of the rows of a part whose image arrived, in order of the rows."""
+        found = _read(self.folder / f"placed-{self._numbers[name]}", PLACED)
+        found = found[np.argsort(found["row"], kind="stable")]
+        columns = {field: pl.Series(found[field]) for field in ("row", "offset", "length")}
+        names = pl.Series(self.shards, dtype=pl.String).gather(found["shard"].astype(np.int64))
+        return pl.DataFrame({**columns, "shard": names}).select("row", "shard", "offset", "length")
+
+
+def locate(metadata: Folder, rows: dict[str, int], shards: Folder, into: Path) -> Located:
+    """Join the parts `rows` with the index of the shards; the files lie in `into`.
+
+    If the shards hold a uid more than once, the first in order is taken: they are copies of one sample. A row whose uid
+    occurs twice in the metadata gets the same place as its twin.
     """
-    index = _index(shards)
-    for group in _groups(rows):
-        wanted = [scan(metadata, part).select("uid", "text", part=pl.lit(part)) for part in group]
-        asked = pl.concat(wanted).collect()
-        found = index.join(asked.lazy().select("uid").unique(), on="uid", how="semi").collect(engine="streaming")
-        first = found.sort("shard", "offset").unique("uid", keep="first", maintain_order=True)
-        placed = asked.join(first, on="uid", how="left", maintain_order="left")
-        for (part,), table in placed.partition_by("part", as_dict=True, maintain_order=True).items():
-            table.drop("part").write_parquet(into / f"{part}.parquet")
-
-
-def _index(shards: Folder) -> pl.LazyFrame:
-    files = (shards / INDEX).files(".parquet")
-    if not files:
+    names = [name.removesuffix(".parquet") for name in (shards / INDEX).files(".parquet")]
+    if not names:
         raise DataError(f"{shards} has no index/: index the shards first with `datacomp pool adopt`.")
-    urls = [shards.at(f"{INDEX}/{name}") for name in files]
-    return pl.scan_parquet(urls, storage_options=storage_options(shards)).select("uid", "shard", "offset", "length")
+    buckets = max(1, -(-sum(rows.values()) // BUCKET_ROWS))
+    for entries in _index(shards, names):
+        _scatter(entries, buckets, into, "index")
+    for number, part in enumerate(rows):
+        _scatter(_wanted(metadata, part, number), buckets, into, "wanted")
+    for bucket in range(buckets):
+        _join(into / f"index-{bucket}", into / f"wanted-{bucket}", into)
+    return Located(into, rows, names)
 
 
-def _groups(rows: dict[str, int]) -> Iterator[list[str]]:
-    group: list[str] = []
-    held = 0
-    for part, count in rows.items():
-        if group and held + count > GROUP_ROWS:
-            yield group
-            group, held = [], 0
-        group.append(part)
-        held += count
-    if group:
-        yield group
+def _index(shards: Folder, names: list[str]) -> Iterator[Records]:
+    """The index as records, some shards at a time."""
+    numbers = pl.DataFrame({"shard": names, "number": range(len(names))}, schema={"shard": pl.String, "number": pl.UInt32})
+    for first in range(0, len(names), READ_FILES):
+        urls = [shards.at(f"{INDEX}/{name}.parquet") for name in names[first : first + READ_FILES]]
+        frame = pl.scan_parquet(urls, storage_options=storage_options(shards))
+        table = frame.select("uid", "shard", "offset", "length").drop_nulls("uid").collect(engine="streaming")
+        for piece in table.join(numbers, on="shard", how="left", maintain_order="left").iter_slices(READ_ROWS):
+            # another uid than one of 32 hex digits is in no pool, so nobody can ask for it
+            known = piece.filter(pl.col("uid").str.contains("^[0-9a-f]{32}$"))
+            yield _records(known, ENTRY, {"shard": "number", "offset": "offset", "length": "length"})
+
+
+def _wanted(metadata: Folder, part: str, number: int) -> Records:
+    table = scan(metadata, part).select("uid").collect().with_row_index("row").with_columns(part=pl.lit(number))
+    return _records(table, WANTED, {"part": "part", "row": "row"})
+
+
+def _records(table: pl.DataFrame, kind: np.dtype[np.void], fields: dict[str, str]) -> Records:
+    packed = uid.pack(table["uid"])
+    made = np.empty(table.height, kind)
+    made["f0"], made["f1"] = packed["f0"], packed["f1"]
+    for field, column in fields.items():
+        made[field] = table[column].to_numpy()
+    return made
+
+
+def _scatter(records: Records, buckets: int, into: Path, kind: str) -> None:
+    """Append records to the files of their buckets, order kept."""
+    bucket = (records["f0"] % np.uint64(buckets)).astype(np.int64)
+    order = np.argsort(bucket, kind="stable")
+    cuts = np.searchsorted(bucket[order], np.arange(buckets + 1))
+    for number in range(buckets):
+        _append(into / f"{kind}-{number}", records[order[cuts[number] : cuts[number + 1]]])
+
+
+def _join(index: Path, wanted: Path, into: Path) -> None:
+    """Give the wanted rows of a bucket their places, and remove what was joined."""
+    entries, asked = _read(index, ENTRY), _read(wanted, WANTED)
+    order = np.lexsort((entries["offset"], entries["shard"], entries["f1"], entries["f0"]))
+    entries = entries[order]
+    first = np.ones(len(entries), np.bool_)
+    first[1:] = (entries["f0"][1:] != entries["f0"][:-1]) | (entries["f1"][1:] != entries["f1"][:-1])
+    places = pl.DataFrame({name: entries[name][first] for name in ENTRY.names or ()})
+    rows = pl.DataFrame({name: asked[name] for name in WANTED.names or ()})
+    found = rows.join(places, on=["f0", "f1"], how="inner").sort("part", "row")
+    for (part,), table in found.partition_by("part", as_dict=True, maintain_order=True).items():
+        made = np.empty(table.height, PLACED)
+        for name in PLACED.names or ():
+            made[name] = table[name].to_numpy()
+        _append(into / f"placed-{part}", made)
+    index.unlink(missing_ok=True)
+    wanted.unlink(missing_ok=True)
+
+
+def _append(path: Path, records: Records) -> None:
+    if len(records):
+        with path.open("ab") as file:
+            file.write(records.tobytes())
+
+
+def _read(path: Path, kind: np.dtype[np.void]) -> Records:
+    return np.fromfile(path, kind) if path.exists() else np.empty(0, kind)

@@ -17,8 +17,9 @@ from PIL import Image
 from datacomp_core import clip, shards
 from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, ShardSet, Spec
 from datacomp_core.embedding import assemble
-from datacomp_core.embedding.encode import EmbedSpec, embed
-from datacomp_core.errors import DataError
+from datacomp_core.embedding.embed import embed
+from datacomp_core.embedding.spec import EmbedSpec, Encoder
+from datacomp_core.errors import DataError, SpecError
 from datacomp_core.parts import SCHEMA
 from datacomp_core.store import Folder, Store, step
 
@@ -87,7 +88,7 @@ def made_up_shards(spec: MadeUp, *, out: Folder) -> ShardSet:
 def random_checkpoint(spec: MadeUp, *, out: Folder) -> Checkpoint:
     import open_clip
 
-    torch.manual_seed(7)
+    torch.manual_seed(7 if spec.order == "pool" else 8)
     clip.register()
     model: Any = open_clip.create_model(MODEL, load_weights=False)
     with out.writing("checkpoint.pt") as path:
@@ -100,9 +101,9 @@ def store(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path / "store"))
 
 
-def inputs(store: Store, order: str = "pool") -> tuple[Pool, ShardSet, Checkpoint]:
+def inputs(store: Store, order: str = "pool") -> tuple[Pool, ShardSet, tuple[Checkpoint]]:
     spec = MadeUp(order=order)
-    return made_up_pool(MadeUp(), store=store), made_up_shards(spec, store=store), random_checkpoint(MadeUp(), store=store)
+    return made_up_pool(MadeUp(), store=store), made_up_shards(spec, store=store), (random_checkpoint(MadeUp(), store=store),)
 
 
 def by_hand(store: Store) -> tuple[np.ndarray, np.ndarray]:
@@ -191,6 +192,67 @@ def test_a_missing_shard_is_an_error_that_names_it(store: Store) -> None:
     store.folder(tars).remove("00000001.tar")
     with pytest.raises(DataError, match=r"00000001\.tar"):
         embed(EmbedSpec(), pool, tars, scorer, store=store, device="cpu")
+
+
+def test_several_models_share_one_pass_and_two_devices_give_the_same_bytes(store: Store, tmp_path: Path) -> None:
+    """Two checkpoints in one pass are what each gives alone; two processes are what one is; a lost process is told."""
+    pool, tars, (scorer,) = inputs(store)
+    other = random_checkpoint(MadeUp(order="other"), store=store)
+    second = Encoder(column="clip_other_score", prefix="other")
+    both = EmbedSpec(encoders=(Encoder(), second), batch_size=8)
+    made = embed(both, pool, tars, (scorer, other), store=store, device="cpu")
+    assert made.columns == ("clip_tiny_similarity_score", "clip_other_score")
+    folder = store.folder(made)
+    for encoder, checkpoint in ((Encoder(), scorer), (second, other)):
+        alone = embed(EmbedSpec(encoders=(encoder,), batch_size=8), pool, tars, (checkpoint,), store=store, device="cpu")
+        for part in PARTS:
+            mine, theirs = (np.load(place.path / f"features/{part}.npz") for place in (folder, store.folder(alone)))
+            for key in (f"{encoder.prefix}_img", f"{encoder.prefix}_txt"):
+                np.testing.assert_array_equal(mine[key], theirs[key])
+            columns = ["uid", encoder.column]
+            tables = [
+                pl.read_parquet(place.at(f"scores/{part}.parquet")).select(columns) for place in (folder, store.folder(alone))
+            ]
+            assert tables[0].equals(tables[1])
+    apart = Store.open(str(tmp_path / "apart"))
+    there = inputs(apart)
+    again = random_checkpoint(MadeUp(order="other"), store=apart)
+    on_two = embed(both, *there[:2], (*there[2], again), store=apart, device="cpu,cpu", workers=4)
+    assert digests(apart, on_two) == digests(store, made)
+
+
+def test_an_error_on_one_of_two_devices_is_the_one_that_is_told(store: Store) -> None:
+    pool, tars, scorers = inputs(store)
+    store.folder(tars).remove("00000001.tar")
+    with pytest.raises(DataError, match=r"00000001\.tar"):
+        embed(EmbedSpec(batch_size=8), pool, tars, scorers, store=store, device="cpu,cpu")
+
+
+def test_scores_that_the_metadata_brings_are_not_computed_again_unasked(store: Store) -> None:
+    pool, tars, scorers = inputs(store)
+    metadata = store.folder(pool) / "metadata"
+    for part in PARTS:
+        table = pl.read_parquet(metadata.at(f"{part}.parquet"))
+        table.with_columns(clip_l14_similarity_score=pl.lit(0.25, pl.Float32)).write_parquet(metadata.at(f"{part}.parquet"))
+    l14 = Encoder(column="clip_l14_similarity_score", prefix="l14")
+    with pytest.raises(SpecError, match="metadata brings clip_l14_similarity_score"):
+        embed(EmbedSpec(encoders=(l14,)), pool, tars, scorers, store=store, device="cpu")
+    made = embed(EmbedSpec(encoders=(l14,), released="recompute"), pool, tars, scorers, store=store, device="cpu")
+    assert made.columns == ("clip_l14_similarity_score",)
+    b32 = Encoder(column="clip_b32_similarity_score", prefix="b32")
+    assert embed(EmbedSpec(encoders=(b32,)), pool, tars, scorers, store=store, device="cpu").num_embedded, (
+        "an empty column is none"
+    )
+
+
+def test_a_wrong_request_is_refused(store: Store) -> None:
+    pool, tars, scorers = inputs(store)
+    with pytest.raises(SpecError, match="2 checkpoints are given for 1 encoders"):
+        embed(EmbedSpec(), pool, tars, scorers * 2, store=store, device="cpu")
+    with pytest.raises(ValueError, match="Two encoders have the prefix 'tiny'"):
+        EmbedSpec(encoders=(Encoder(), Encoder(column="another")))
+    with pytest.raises(ValueError, match="given together"):
+        Encoder(model="ViT-B-32")
 
 
 @pytest.mark.s3

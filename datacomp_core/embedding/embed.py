@@ -1,0 +1,175 @@
+"""`embed`: features of both towers and their cosine for every row of a pool, in DataComp's layout, by one or several CLIPs.
+
+Rows are aligned one to one with the metadata: a sample whose image never arrived or cannot be decoded has a null score and
+NaN image features.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import polars as pl
+
+from datacomp_core import clip
+from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, ShardSet
+from datacomp_core.embedding.assemble import TALLY, Column, Parts
+from datacomp_core.embedding.devices import encode_on
+from datacomp_core.embedding.encode import Model, Work
+from datacomp_core.embedding.locate import count_rows, locate
+from datacomp_core.embedding.spec import EmbedSpec
+from datacomp_core.errors import SpecError
+from datacomp_core.parts import METADATA, SCORES, part_names, scan
+from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.store import Folder, Store, scratch, step
+from datacomp_core.weights import weights
+
+NO_PROGRESS = NoProgress()
+
+
+@step("embeddings", version=1, name=lambda spec, pool, shards, scorers: f"{spec.label()}-{pool.name}")
+def embed(
+    spec: EmbedSpec,
+    pool: Pool,
+    shards: ShardSet,
+    scorers: tuple[Checkpoint, ...],
+    *,
+    out: Folder,
+    store: Store,
+    workers: int = 1,
+    device: str = "",
+    progress: Progress = NO_PROGRESS,
+) -> Embeddings:
+    """Write `scores/<part>.parquet` (uid and a float32 column a model) and `features/<part>.npz` (float16, normalised).
+
+    `device` may name several with commas; empty: every GPU, else the CPU. `workers` are decoding processes of all devices
+    together. DataError if a shard is missing or is not what its index says; a corrupt image is a counted row.
+    """
+    metadata = store.folder(pool) / METADATA
+    _refuse(spec, scorers, metadata)
+    with scratch() as local:
+        models = _models(spec, scorers, store, local)
+        counts = embed_rows(
+            spec, models, metadata, store.folder(shards), out, local, workers=workers, device=device, progress=progress
+        )
+    return Embeddings(
+        model=", ".join(_names(spec, scorers)),
+        columns=tuple(encoder.column for encoder in spec.encoders),
+        num_samples=counts.pop("rows"),
+        num_embedded=counts["embedded"],
+        counts={name: count for name, count in counts.items() if count},
+    )
+
+
+def embed_rows(
+    spec: EmbedSpec,
+    models: tuple[Model, ...],
+    metadata: Folder,
+    shards: Folder,
+    out: Folder,
+    local: Path,
+    *,
+    workers: int,
+    device: str,
+    progress: Progress,
+) -> Counter[str]:
+    """Embed every row of a metadata folder, going on where an interrupted run stopped; counts by reason, and `rows`."""
+    rows = count_rows(metadata, part_names(metadata))
+    there = out.files()
+    todo = {part: count for part, count in rows.items() if f"{SCORES}/{part}.parquet" not in there}
+    progress.start(sum(rows.values()), "samples")
+    progress.advance(sum(rows.values()) - sum(todo.values()))
+    if todo:
+        columns = tuple(
+            Column(encoder.column, encoder.prefix, _dim(model)) for encoder, model in zip(spec.encoders, models, strict=True)
+        )
+        parts = Parts(out, metadata, todo, columns, spec.batch_size)
+        chunks = list(parts.missing())
+        progress.advance(sum(todo.values()) - sum(chunk.stop - chunk.start for chunk in chunks))
+        todo = {part: count for part, count in todo.items() if parts.waiting[part]}
+        devices = devices_of(device)
+        if chunks:
+            located = locate(metadata, todo, shards, local)
+            work = Work(
+                models=models,
+                columns=columns,
+                precision=spec.precision,
+                batch_size=spec.batch_size,
+                metadata=metadata,
+                shards=shards,
+                located=located,
+                rows=todo,
+                step=parts.step,
+                workers=max(1, workers // len(devices)),
+            )
+            encode_on(devices, work, chunks, parts, progress)
+    counts: Counter[str] = Counter(rows=sum(rows.values()))
+    for part in rows:
+        counts.update(out.read_json(f"{TALLY}/{part}.json"))
+    return counts
+
+
+def devices_of(device: str) -> tuple[str, ...]:
+    """The devices that `device` names: `cuda` and nothing are every GPU of this machine; `cpu,cpu` are two processes."""
+    given = device or clip.default_device()
+    if given != "cuda":
+        return tuple(given.split(","))
+    import torch
+
+    return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count())) or ("cuda",)
+
+
+def _refuse(spec: EmbedSpec, scorers: tuple[Checkpoint, ...], metadata: Folder) -> None:
+    if len(scorers) != spec.num_checkpoints:
+        raise SpecError(
+            f"{len(scorers)} checkpoints are given for {spec.num_checkpoints} encoders that name no model: give one for each."
+        )
+    if spec.released == "keep" and (brought := released(metadata, [encoder.column for encoder in spec.encoders])):
+        raise SpecError(
+            f"The pool's metadata brings {', '.join(brought)}, and filters read it as it is: leave it out, or ask for it to be "
+            "computed again (released='recompute')."
+        )
+
+
+def released(metadata: Folder, columns: list[str]) -> list[str]:
+    """Which of these scores the metadata brings: columns of its first part with any value."""
+    first = scan(metadata, part_names(metadata)[0])
+    there = [column for column in columns if column in first.collect_schema().names()]
+    if not there:
+        return []
+    filled = first.select(pl.col(column).is_not_null().any() for column in there).collect()
+    return [column for column in there if filled[column][0]]
+
+
+def _models(spec: EmbedSpec, scorers: tuple[Checkpoint, ...], store: Store, local: Path) -> tuple[Model, ...]:
+    """Every encoder's weights as a local file, in the order of the spec."""
+    made: list[Model] = []
+    given = iter(enumerate(scorers))
+    for encoder in spec.encoders:
+        if encoder.model:
+            clip.known(encoder.model)
+            path = weights(encoder.model, encoder.weights, encoder.sha256)
+            made.append(Model(encoder.model, path, encoder.weights))
+            continue
+        number, scorer = next(given)
+        made.append(Model(scorer.model, _local(store.folder(scorer), local / f"checkpoint-{number}.pt"), ""))
+    return tuple(made)
+
+
+def _local(folder: Folder, copy: Path) -> Path:
+    if folder.is_local:
+        return folder.path / "checkpoint.pt"
+    with folder.open("checkpoint.pt") as source, copy.open("wb") as file:
+        shutil.copyfileobj(source, file, 16 << 20)
+    return copy
+
+
+def _names(spec: EmbedSpec, scorers: tuple[Checkpoint, ...]) -> list[str]:
+    given = iter(scorers)
+    taken = [(encoder, None if encoder.model else next(given)) for encoder in spec.encoders]
+    return [f"{encoder.model} {encoder.weights}" if scorer is None else scorer.name or scorer.model for encoder, scorer in taken]
+
+
+def _dim(model: Model) -> int:
+    return int((clip.config(model.name) or {})["embed_dim"])

@@ -1,0 +1,131 @@
+"""The join of metadata with the index against a dictionary; slots of shared memory; pretrained weights by hash."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from datacomp_core import clip, weights
+from datacomp_core.embedding import locate as locating
+from datacomp_core.embedding.locate import count_rows, locate
+from datacomp_core.embedding.slots import Slot, Slots
+from datacomp_core.errors import DataError, SpecError, StoreError
+from datacomp_core.settings import settings
+from datacomp_core.shards import INDEX_SCHEMA, write_index
+from datacomp_core.store import Folder
+
+
+def uid(number: int) -> str:
+    return hashlib.md5(str(number).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("bucket_rows", [8_000_000, 37])
+def test_every_row_finds_the_first_sample_with_its_uid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket_rows: int) -> None:
+    """Brute force over repeated uids on both sides, samples of other pools, uids that are none, in one bucket or in many."""
+    monkeypatch.setattr(locating, "BUCKET_ROWS", bucket_rows)
+    monkeypatch.setattr(locating, "READ_FILES", 2)
+    random = np.random.default_rng(0)
+    metadata, shards, into = Folder(tmp_path / "metadata"), Folder(tmp_path / "shards"), tmp_path / "located"
+    into.mkdir()
+    parts = {f"part{n}": [uid(number) for number in random.integers(0, 400, count)] for n, count in enumerate((120, 0, 75))}
+    for name, uids in parts.items():
+        with metadata.writing(f"{name}.parquet") as path:
+            pl.DataFrame({"uid": uids}, schema={"uid": pl.String}).write_parquet(path)
+    first: dict[str, tuple[str, int, int]] = {}
+    for shard in range(5):
+        numbers = random.integers(100, 600, 40)
+        uids = [uid(number) if number % 7 else None if number % 2 else "no-uid" for number in numbers]
+        rows = [(u, "key", f"{shard:08d}", 512 * at, 512) for at, u in enumerate(uids)]
+        write_index(shards, f"{shard:08d}", pl.DataFrame(rows, INDEX_SCHEMA, orient="row"))
+        for u, _, name, offset, length in rows:
+            first.setdefault(u or "", (name, offset, length))
+    located = locate(metadata, count_rows(metadata, list(parts)), shards, into)
+    for name, uids in parts.items():
+        wanted = [(row, *first[u]) for row, u in enumerate(uids) if u in first]
+        assert located.part(name).rows() == wanted
+    assert not list(into.glob("index-*")), "what was joined is gone"
+
+
+def test_shards_without_an_index_and_metadata_that_is_none_are_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DataError, match=r"bad\.parquet is not readable metadata"):
+        count_rows(Folder(tmp_path), ["bad"])
+    with pytest.raises(DataError, match="has no index"):
+        locate(Folder(tmp_path), {}, Folder(tmp_path), tmp_path)
+
+
+def fill(slot: Slot, value: int) -> None:
+    slot.array((2, 3))[:] = value
+
+
+def test_slots_are_seen_by_other_processes_and_used_again() -> None:
+    slots = Slots(2, 6)
+    taken = [slots.take(), slots.take()]
+    context = multiprocessing.get_context("spawn")
+    for value, slot in enumerate(taken, 7):
+        process = context.Process(target=fill, args=(slot, value))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+    arrays = [slot.array((2, 3)) for slot in taken]
+    assert [array.tolist() for array in arrays] == [[[7] * 3] * 2, [[8] * 3] * 2]
+    slots.give_back(taken[0])
+    assert slots.take() == taken[0]
+    slots.close()
+    assert arrays[1][0, 0] == 8, "what is still looked at stays"
+
+
+def test_pretrained_weights_are_known_by_their_hash(tmp_path: Path) -> None:
+    folder = settings().home / "assets" / "clip"
+    folder.mkdir(parents=True)
+    given = hashlib.sha256(b"weights").hexdigest()
+    (folder / f"{given}.safetensors").write_bytes(b"weights")
+    assert weights.weights("ViT-B-32", "openai", given) == folder / f"{given}.safetensors"
+    (folder / f"{given}.safetensors").write_bytes(b"others")
+    with pytest.raises(DataError, match="is not the file its name says"):
+        weights.weights("ViT-B-32", "openai", given)
+    with pytest.raises(SpecError, match="Unknown weights of ViT-B-32 'opena'. Did you mean 'openai'"):
+        weights.weights("ViT-B-32", "opena", "0" * 64)
+
+
+def test_weights_of_a_tag_are_loaded_into_the_model_they_were_trained_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in entry for our smallest model: the mean of its images and its activations are the entry's, not the default's."""
+    import open_clip
+    from open_clip import pretrained
+
+    clip.register()
+    entry = {
+        "quick_gelu": True,
+        "mean": (0.1, 0.2, 0.3),
+        "std": (0.5, 0.5, 0.5),
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+    }
+    monkeypatch.setitem(pretrained._PRETRAINED, "datacomp-tiny", {"stand_in": {"url": "", "hf_hub": "", **entry}})
+    file = tmp_path / "weights.pt"
+    torch.save(clip.load("datacomp-tiny", None, "cpu").model.state_dict(), file)
+    loaded = clip.load("datacomp-tiny", file, "cpu", tag="stand_in")
+    assert (loaded.pixels.mean, loaded.pixels.resize_mode) == ((0.1, 0.2, 0.3), "squash")
+    assert any(isinstance(module, open_clip.transformer.QuickGELU) for module in loaded.model.modules())
+    saved = torch.load(file, weights_only=True)
+    assert all(torch.equal(value, saved[name]) for name, value in loaded.model.state_dict().items())
+    file.write_bytes(b"none")
+    with pytest.raises(DataError, match="does not hold the weights it should"):
+        clip.load("datacomp-tiny", file, "cpu", tag="stand_in")
+
+
+def test_weights_that_cannot_be_fetched_say_where_to_put_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    import open_clip
+
+    entry = {"url": "http://127.0.0.1:9/weights.pt", "hf_hub": ""}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "datacomp-tiny", {"stand_in": entry})
+    with pytest.raises(StoreError, match=r"Cannot fetch the weights 'stand_in' .*: put the file with sha256 0+ at .*assets/clip"):
+        weights.weights("datacomp-tiny", "stand_in", "0" * 64)
