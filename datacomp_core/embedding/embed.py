@@ -62,6 +62,28 @@ def embed(
     )
 
 
+def embed_folder(
+    spec: EmbedSpec,
+    models: tuple[Model, ...],
+    metadata: str,
+    shards: str,
+    out: str,
+    *,
+    workers: int = 1,
+    device: str = "",
+    progress: Progress = NO_PROGRESS,
+) -> Counter[str]:
+    """`embed` on plain folders, with models whose weights lie in local files; the same call goes on where one stopped."""
+    _refuse_released(spec, Folder(metadata))
+    for model in models:
+        clip.known(model.name)
+        if not model.file.is_file():
+            raise SpecError(f"There are no weights at {model.file}: give the path of a checkpoint file.")
+    with scratch() as local:
+        folders = Folder(metadata), Folder(shards), Folder(out)
+        return embed_rows(spec, models, *folders, local, workers=workers, device=device, progress=progress)
+
+
 def embed_rows(
     spec: EmbedSpec,
     models: tuple[Model, ...],
@@ -125,6 +147,10 @@ def _refuse(spec: EmbedSpec, scorers: tuple[Checkpoint, ...], metadata: Folder) 
         raise SpecError(
             f"{len(scorers)} checkpoints are given for {spec.num_checkpoints} encoders that name no model: give one for each."
         )
+    _refuse_released(spec, metadata)
+
+
+def _refuse_released(spec: EmbedSpec, metadata: Folder) -> None:
     if spec.released == "keep" and (brought := released(metadata, [encoder.column for encoder in spec.encoders])):
         raise SpecError(
             f"The pool's metadata brings {', '.join(brought)}, and filters read it as it is: leave it out, or ask for it to be "

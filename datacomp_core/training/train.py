@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from datacomp_core.artifacts import Checkpoint, ShardSet
 from datacomp_core.errors import SpecError
@@ -35,7 +35,7 @@ from datacomp_core.training.watch import Watch
 log = logging.getLogger(__name__)
 
 CACHE_BYTES = 1 << 30
-CURVE = "curve.svg"
+CURVE, RECORD = "curve.svg", "training.json"
 NO_PROGRESS = NoProgress()
 
 
@@ -77,11 +77,11 @@ def train(
     _refuse(spec, shards, machine, layout)
     machines = ways(spec, machine, 0 if machine.is_cpu else device_bytes(), accumulation=accumulation)
     with run_folder(out) as folder:
-        sources, table = _checked(spec, shards, store, folder)
+        found, table = _checked(spec, shards, store, folder)
         job = Job(
             spec=spec,
             machine=machines[0],
-            sources=sources,
+            sources=tuple(source for source, _ in found),
             folder=str(folder),
             loader_workers=default_loader_workers(machine, layout) if loader_workers < 0 else loader_workers,
             cache_bytes=CACHE_BYTES // layout.processes,
@@ -90,7 +90,7 @@ def train(
         started = time.monotonic()
         with Carrier(folder, out), announced(store, layout, folder):
             job, watch = _run(job, machines, layout, progress)
-        record = report(job, layout, shards, table, watch, time.monotonic() - started)
+        record = report(job, layout, tuple(item for _, item in found), table, watch, time.monotonic() - started)
         _keep(out, folder, record, table, watch)
     counts = {"collapsed": int(record["collapsed"]), "unreadable": watch.num_unreadable}
     return Checkpoint(
@@ -100,6 +100,20 @@ def train(
         steps=spec.steps,
         counts={name: count for name, count in counts.items() if count},
     )
+
+
+def train_folder(spec: TrainSpec, data: tuple[str, ...], out: str, **options: Any) -> Checkpoint:
+    """`train` on plain folders of shards into a plain folder; the same call goes on where an interrupted one stopped.
+
+    `options` are those of `train`. Other nodes meet in `out`.
+    """
+    folder = Folder(out)
+    if folder.exists(RECORD):
+        raise SpecError(f"{folder.at(RECORD)} is there already, so that training has ended: choose another folder.")
+    shards = tuple(
+        ShardSet(num_samples=0, num_unique=0, num_shards=0, data=Folder(url).url, name=Folder(url).url) for url in data
+    )
+    return train.function(spec, shards, out=folder, store=Store(folder), **options)
 
 
 def _refuse(spec: TrainSpec, shards: tuple[ShardSet, ...], machine: Machine, layout: Layout) -> None:
@@ -142,18 +156,22 @@ def _keep(out: Folder, folder: Path, record: dict[str, object], table: list[Chec
     out.write(CURVE, curves(watch.rows, f"{watch.job.spec.label()}: {watch.done:,} steps").encode())
     with out.writing(TABLE) as path:
         table_of(table).write_parquet(path, compression="zstd")
-    out.write_json("training.json", record)
+    out.write_json(RECORD, record)
 
 
 def _checked(
     spec: TrainSpec, shards: tuple[ShardSet, ...], store: Store, folder: Path
-) -> tuple[tuple[Source, ...], list[Checked]]:
-    weights = spec.data_weights or (1.0,) * len(shards)
-    found = [
-        preflight(item, store.folder(item), folder, weight, tars=tars_of(store, item) if item.tars else None)
-        for item, weight in zip(shards, weights, strict=True)
-    ]
-    return tuple(source for source, _ in found), [row for _, rows in found for row in rows]
+) -> tuple[list[tuple[Source, ShardSet]], list[Checked]]:
+    """Each shard set as a source, beside itself with the numbers that were found, and the table of all shards."""
+    found: list[tuple[Source, ShardSet]] = []
+    table: list[Checked] = []
+    for item, weight in zip(shards, spec.data_weights or (1.0,) * len(shards), strict=True):
+        tars = tars_of(store, item) if item.tars else None
+        source, rows = preflight(item, store.folder(item), folder, weight, tars=tars)
+        numbers = {"num_samples": sum(row.num_samples for row in rows), "num_shards": len(rows)}
+        found.append((source, item.model_copy(update=numbers)))
+        table += rows
+    return found, table
 
 
 def default_device() -> str:

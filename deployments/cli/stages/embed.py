@@ -1,20 +1,108 @@
-"""`datacomp embed`: features and scores of a pool."""
+"""`datacomp embed`: features and scores of an experiment's pool, or of any folder of metadata and shards."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
 import typer
 
-from deployments.cli import options
+from datacomp_core.errors import SpecError
+from datacomp_core.settings import settings
+from deployments.cli import options, terminal
 from deployments.cli.stages import until
+
+if TYPE_CHECKING:
+    from datacomp_core.embedding.encode import Model
+    from datacomp_core.embedding.spec import Encoder
+
+ENCODER = re.compile(r"(?P<name>[a-z0-9_]+)=(?P<model>[^@:]+)(:(?P<tag>[^@]+))?@(?P<file>.+)")
 
 
 def add_to(app: typer.Typer) -> None:
     app.command("embed", rich_help_panel="Stages")(embed)
 
 
-def embed(scale: options.Scale = "tiny", pool_seed: until.PoolSeed = 0, json: options.Json = False) -> None:
-    """Score the pool: features of image and text, and their cosine, by the scale's scorer.
+def embed(
+    scale: options.Scale = "tiny",
+    pool_seed: until.PoolSeed = 0,
+    metadata: Annotated[
+        str | None, typer.Option(help="Folder or bucket of metadata parquets, in place of an experiment.")
+    ] = None,
+    shards: Annotated[str | None, typer.Option(help="With --metadata: folder or bucket of indexed shards.")] = None,
+    out: Annotated[str | None, typer.Option(help="With --metadata: folder or bucket for scores/ and features/.")] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="With --metadata: NAME=MODEL[:TAG]@WEIGHTS; repeat for several in one pass.")
+    ] = None,
+    precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="With --metadata: autocast.")] = "fp32",
+    batch_size: Annotated[int, typer.Option(min=1, help="With --metadata: rows encoded together.")] = 256,
+    recompute: Annotated[bool, typer.Option(help="With --metadata: also scores that the metadata brings.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Score a pool: features of image and text, and their cosine, by the scale's scorer or by models of your own.
 
-    Example: datacomp embed --json
+    Examples:
+
+      datacomp embed --json
+
+      datacomp embed --metadata small/metadata --shards small/shards --out small/embeddings --encoder b32=ViT-B-32@epoch_5.pt
     """
-    until.run_to("embed", until.spec_of(scale, pool_seed=pool_seed), json=json)
+    if metadata is None:
+        until.run_to("embed", until.spec_of(scale, pool_seed=pool_seed), json=json)
+    elif shards is None or out is None or not encoder:
+        raise SpecError("Embedding a folder needs --metadata, --shards, --out and --encoder together.")
+    else:
+        _embed_folder(metadata, shards, out, encoder, precision, batch_size, recompute=recompute, json=json)
+
+
+def parsed(text: str) -> tuple[Encoder, Model]:
+    """`NAME=MODEL[:TAG]@WEIGHTS`. SpecError if it is not of that form."""
+    from datacomp_core.embedding.encode import Model
+    from datacomp_core.embedding.spec import Encoder
+
+    found = ENCODER.fullmatch(text)
+    if found is None:
+        raise SpecError(f"{text!r} is no encoder: give NAME=MODEL@WEIGHTS, such as b32=ViT-B-32@epoch_5.pt.")
+    name = found["name"]
+    own = Encoder(column=f"clip_{name}_similarity_score", prefix=name)
+    return own, Model(found["model"], Path(found["file"]), found["tag"] or "")
+
+
+def _embed_folder(
+    metadata: str,
+    shards: str,
+    out: str,
+    encoders: list[str],
+    precision: Literal["fp32", "bf16", "fp16"],
+    batch_size: int,
+    *,
+    recompute: bool,
+    json: bool,
+) -> None:
+    from datacomp_core.embedding import embed as embedding
+    from datacomp_core.embedding.spec import EmbedSpec
+
+    pairs = [parsed(text) for text in encoders]
+    spec = EmbedSpec(
+        encoders=tuple(own for own, _ in pairs),
+        precision=precision,
+        batch_size=batch_size,
+        released="recompute" if recompute else "keep",
+    )
+    with terminal.shown_progress("embed", quiet=json) as progress:
+        counts = embedding.embed_folder(
+            spec,
+            tuple(model for _, model in pairs),
+            metadata,
+            shards,
+            out,
+            workers=settings().num_workers,
+            device=settings().device,
+            progress=progress,
+        )
+    if json:
+        terminal.print_json(dict(counts))
+        return
+    terminal.table("Counts", ("what", "number"), [(name, f"{count:,}") for name, count in counts.items()], right=("number",))
+    terminal.out.print(f"Files: [bold]{out}[/]")

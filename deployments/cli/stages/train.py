@@ -1,10 +1,14 @@
-"""`datacomp train`: CLIP on a subset, by the fixed recipe of a scale."""
+"""`datacomp train`: CLIP by the fixed recipe of a scale, on an experiment's subset or on any folder of shards."""
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import typer
 
-from deployments.cli import options
+from datacomp_core.errors import SpecError
+from datacomp_core.settings import settings
+from deployments.cli import options, terminal
 from deployments.cli.stages import until
 
 
@@ -17,10 +21,60 @@ def train(
     scale: options.Scale = "tiny",
     seed: until.Seed = 0,
     pool_seed: until.PoolSeed = 0,
+    data: Annotated[list[str] | None, typer.Option(help="Folder or bucket of shards, in place of an experiment; repeat.")] = None,
+    out: Annotated[str | None, typer.Option(help="With --data: folder or bucket for the checkpoint.")] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="With --data: how often to draw from each, relatively.")] = None,
+    tolerated: Annotated[float, typer.Option(help="With --data: share of unreadable samples that is tolerated.")] = 0.0,
+    accumulation: Annotated[int, typer.Option(min=0, help="With --data: micro-batches a step; 0: as the memory needs.")] = 0,
+    checkpoint_minutes: Annotated[float, typer.Option(help="With --data: a checkpoint to resume from so often.")] = 10.0,
+    processes: Annotated[int, typer.Option(min=0, help="With --data: processes of this node, one a GPU; 0: the setting.")] = 0,
+    nodes: Annotated[int, typer.Option(min=1, help="With --data: nodes that train together.")] = 1,
+    node: Annotated[int, typer.Option(min=0, help="With --nodes: which of them this is; 0 runs the training.")] = 0,
+    rendezvous: Annotated[str, typer.Option(help="With --nodes: host:port of node 0.")] = "",
+    run_id: Annotated[str, typer.Option(help="With --nodes: the same on all of them.")] = "datacomp",
+    restarts: Annotated[int, typer.Option(min=0, help="With --data: how often lost ranks are replaced.")] = 0,
     json: options.Json = False,
 ) -> None:
-    """Train CLIP on a subset by the scale's fixed recipe (open_clip_train under torchrun).
+    """Train CLIP by the scale's fixed recipe (open_clip_train under torchrun).
 
-    Example: datacomp train --recipe no_filter --seed 1
+    Examples:
+
+      datacomp train --recipe no_filter --seed 1
+
+      datacomp train --scale small --data small/basic --out small/checkpoint --processes 8
     """
-    until.run_to("train", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed), json=json)
+    if not data:
+        until.run_to("train", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed), json=json)
+        return
+    if out is None:
+        raise SpecError("Training on a folder needs --data and --out together.")
+    from datacomp_core.scales import scale as known_scale
+    from datacomp_core.training.launch import Layout
+    from datacomp_core.training.spec import TrainSpec
+
+    own = settings()
+    layout = Layout(
+        processes=processes or own.processes, nodes=nodes, node=node, rendezvous=rendezvous, run_id=run_id, restarts=restarts
+    )
+    spec = TrainSpec(recipe=known_scale(scale), seed=seed, data_weights=tuple(weight or ()), tolerated_corrupt=tolerated)
+    given = {"accumulation": accumulation, "checkpoint_seconds": 60 * checkpoint_minutes, "device": own.device}
+    _train_folder(spec, tuple(data), out, layout, given, json=json)
+
+
+def _train_folder(spec: Any, data: tuple[str, ...], out: str, layout: Any, given: dict[str, Any], *, json: bool) -> None:
+    from datacomp_core.store import Folder, Store
+    from datacomp_core.training import train as training
+    from datacomp_core.training.nodes import join
+
+    if layout.node:
+        join(Store(Folder(out)), layout)
+        return
+    with terminal.shown_progress("train", quiet=json) as progress:
+        made = training.train_folder(spec, data, out, layout=layout, progress=progress, **given)
+    if json:
+        terminal.print_json(Folder(out).read_json(training.RECORD))
+        return
+    rows = [("model", made.model), ("steps", f"{made.steps:,}"), ("samples seen", f"{made.samples_seen:,}")]
+    rows += [(name, f"{count:,}") for name, count in made.counts.items()]
+    terminal.table(f"checkpoint of {spec.label()}", ("what", "value"), rows)
+    terminal.out.print(f"Files: [bold]{out}[/]")

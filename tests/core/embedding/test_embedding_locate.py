@@ -10,11 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from slot_filler import fill
 
 from datacomp_core import clip, weights
 from datacomp_core.embedding import locate as locating
 from datacomp_core.embedding.locate import count_rows, locate
-from datacomp_core.embedding.slots import Slot, Slots
+from datacomp_core.embedding.slots import Slots
 from datacomp_core.errors import DataError, SpecError, StoreError
 from datacomp_core.settings import settings
 from datacomp_core.shards import INDEX_SCHEMA, write_index
@@ -58,10 +59,6 @@ def test_shards_without_an_index_and_metadata_that_is_none_are_named(tmp_path: P
         count_rows(Folder(tmp_path), ["bad"])
     with pytest.raises(DataError, match="has no index"):
         locate(Folder(tmp_path), {}, Folder(tmp_path), tmp_path)
-
-
-def fill(slot: Slot, value: int) -> None:
-    slot.array((2, 3))[:] = value
 
 
 def test_slots_are_seen_by_other_processes_and_used_again() -> None:
