@@ -19,7 +19,8 @@ from PIL import Image
 import datacomp_core.pool
 from datacomp_core import clip, shards
 from datacomp_core.artifacts import Checkpoint, Pool, ShardSet, Spec
-from datacomp_core.embedding.encode import EmbedSpec, embed
+from datacomp_core.embedding.embed import embed
+from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.store import Folder, Store, scratch, step
 from datacomp_core.uid import uid_of
 
@@ -114,7 +115,7 @@ def main() -> None:
             weights = weights_of(spec.model_copy(update={"turn": turn}), store=store)
             bare.append(forward(model, chosen.samples, chosen.batch))
             began = time.perf_counter()
-            embed(EmbedSpec(batch_size=chosen.batch), pool, tars, weights, store=store, workers=chosen.workers, device=device)
+            embed(EmbedSpec(batch_size=chosen.batch), pool, tars, (weights,), store=store, workers=chosen.workers, device=device)
             whole.append(time.perf_counter() - began)
     rates = [chosen.samples / min(times) for times in (bare, whole)]
     print(f"{chosen.model} on {device}, {chosen.samples} samples of {chosen.side} px, {chosen.workers} workers")

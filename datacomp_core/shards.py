@@ -188,25 +188,30 @@ def parse_sample(data: bytes) -> dict[str, bytes]:
 
 
 def read_samples(folder: Folder, rows: pl.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """`(uid, members)` for index rows of one shard that are in order of offset; neighbouring ranges are read together.
+    """`(uid, members)` for index rows of one shard that are in order of offset."""
+    yield from zip(rows["uid"].to_list(), read_members(folder, rows), strict=True)
 
-    At most about READ_AHEAD bytes are held. DataError if the shard is missing, shorter than its index says, or damaged.
+
+def read_members(folder: Folder, rows: pl.DataFrame) -> Iterator[dict[str, bytes]]:
+    """Members of each of some index rows (shard, offset, length) of one shard, which are in order of offset.
+
+    Neighbouring ranges are read together; at most about READ_AHEAD bytes are held. DataError if the shard is missing, shorter than its index says, or damaged.
     """
     if rows.is_empty():
         return
     name = f"{rows['shard'][0]}.tar"
-    uids, offsets, lengths = rows["uid"].to_list(), rows["offset"].to_list(), rows["length"].to_list()
+    offsets, lengths = rows["offset"].to_list(), rows["length"].to_list()
     first = 0
-    while first < len(uids):
+    while first < len(offsets):
         last, end = first, offsets[first] + lengths[first]
-        while last + 1 < len(uids) and offsets[last + 1] - end <= GAP and end - offsets[first] < READ_AHEAD:
+        while last + 1 < len(offsets) and offsets[last + 1] - end <= GAP and end - offsets[first] < READ_AHEAD:
             last += 1
             end = offsets[last] + lengths[last]
         data = memoryview(folder.read_range(name, offsets[first], end))
         for row in range(first, last + 1):
             begin = offsets[row] - offsets[first]
             try:
-                yield uids[row], parse_sample(bytes(data[begin : begin + lengths[row]]))
+                yield parse_sample(bytes(data[begin : begin + lengths[row]]))
             except TarDamageError as problem:
                 raise DataError(
                     f"Shard {folder.at(name)} is not the one its index describes: {problem.reason} at byte "

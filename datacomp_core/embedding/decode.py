@@ -18,7 +18,7 @@ from PIL import Image
 
 from datacomp_core.clip import PixelArray, Pixels
 from datacomp_core.embedding.slots import Slot
-from datacomp_core.shards import read_samples
+from datacomp_core.shards import read_members
 from datacomp_core.store.folder import Folder
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -86,7 +86,7 @@ def decode(tokenizers: Tokenizers, batch: Batch) -> Decoded:
     located = batch.located.with_row_index("place")
     reasons: dict[int, str] = {}
     for _, rows in located.sort("shard", "offset", "row").group_by("shard", maintain_order=True):
-        for place, (_, members) in zip(rows["place"].to_list(), read_samples(batch.shards, rows), strict=True):
+        for place, members in zip(rows["place"].to_list(), read_members(batch.shards, rows), strict=True):
             reason = _into([array[place] for array in arrays], members, batch.pixels)
             if reason:
                 reasons[place] = reason

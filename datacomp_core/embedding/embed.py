@@ -47,7 +47,7 @@ def embed(
     together. DataError if a shard is missing or is not what its index says; a corrupt image is a counted row.
     """
     metadata = store.folder(pool) / METADATA
-    _refuse(spec, scorers, metadata)
+    _refuse(spec, shards, scorers, metadata)
     with scratch() as local:
         models = _models(spec, scorers, store, local)
         counts = embed_rows(
@@ -142,7 +142,9 @@ def devices_of(device: str) -> tuple[str, ...]:
     return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count())) or ("cuda",)
 
 
-def _refuse(spec: EmbedSpec, scorers: tuple[Checkpoint, ...], metadata: Folder) -> None:
+def _refuse(spec: EmbedSpec, shards: ShardSet, scorers: tuple[Checkpoint, ...], metadata: Folder) -> None:
+    if shards.tars:
+        raise SpecError(f"{shards.name or shards.data} is a view of other shards: embed those, which hold every row of the pool.")
     if len(scorers) != spec.num_checkpoints:
         raise SpecError(
             f"{len(scorers)} checkpoints are given for {spec.num_checkpoints} encoders that name no model: give one for each."

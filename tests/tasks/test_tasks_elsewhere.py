@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from datacomp_core.artifacts import Checkpoint, EvalSets, Pool, ShardSet
-from datacomp_core.embedding.encode import EmbedSpec
+from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.evaluation.evaluate import EvalSpec
 from datacomp_core.scales import SCALES
 from datacomp_core.settings import settings
@@ -24,7 +24,7 @@ SETS = EvalSets(suite="tiny", num_tasks=7, fingerprint="4" * 64)
 
 CALLS: list[tuple[Step[Any], tuple[Any, ...]]] = [
     (train.train.fn.step, (TrainSpec(recipe=SCALES["tiny"], seed=3), (SHARDS, SHARDS))),
-    (curate.embed.fn.step, (EmbedSpec(), POOL, SHARDS, CHECKPOINT)),
+    (curate.embed.fn.step, (EmbedSpec(), POOL, SHARDS, (CHECKPOINT,))),
     (evaluate.evaluate.fn.step, (EvalSpec(), CHECKPOINT, SETS)),
 ]
 
