@@ -194,16 +194,18 @@ def test_a_missing_shard_is_an_error_that_names_it(store: Store) -> None:
         embed(EmbedSpec(), pool, tars, scorer, store=store, device="cpu")
 
 
-def test_several_models_share_one_pass_and_two_devices_give_the_same_bytes(store: Store, tmp_path: Path) -> None:
-    """Two checkpoints in one pass are what each gives alone; two processes are what one is; a lost process is told."""
+SECOND = Encoder(column="clip_other_score", prefix="other")
+
+
+def test_several_models_share_one_pass(store: Store) -> None:
+    """Two checkpoints in one pass are what each gives alone."""
     pool, tars, (scorer,) = inputs(store)
     other = random_checkpoint(MadeUp(order="other"), store=store)
-    second = Encoder(column="clip_other_score", prefix="other")
-    both = EmbedSpec(encoders=(Encoder(), second), batch_size=8)
+    both = EmbedSpec(encoders=(Encoder(), SECOND), batch_size=8)
     made = embed(both, pool, tars, (scorer, other), store=store, device="cpu")
     assert made.columns == ("clip_tiny_similarity_score", "clip_other_score")
     folder = store.folder(made)
-    for encoder, checkpoint in ((Encoder(), scorer), (second, other)):
+    for encoder, checkpoint in ((Encoder(), scorer), (SECOND, other)):
         alone = embed(EmbedSpec(encoders=(encoder,), batch_size=8), pool, tars, (checkpoint,), store=store, device="cpu")
         for part in PARTS:
             mine, theirs = (np.load(place.path / f"features/{part}.npz") for place in (folder, store.folder(alone)))
@@ -214,13 +216,21 @@ def test_several_models_share_one_pass_and_two_devices_give_the_same_bytes(store
                 pl.read_parquet(place.at(f"scores/{part}.parquet")).select(columns) for place in (folder, store.folder(alone))
             ]
             assert tables[0].equals(tables[1])
-    apart = Store.open(str(tmp_path / "apart"))
-    there = inputs(apart)
-    again = random_checkpoint(MadeUp(order="other"), store=apart)
-    on_two = embed(both, *there[:2], (*there[2], again), store=apart, device="cpu,cpu", workers=4)
-    assert digests(apart, on_two) == digests(store, made)
 
 
+@pytest.mark.slow
+def test_two_devices_give_the_bytes_of_one(tmp_path: Path) -> None:
+    both, made = EmbedSpec(encoders=(Encoder(), SECOND), batch_size=8), list[dict[str, str]]()
+    for devices, workers in (("cpu", 1), ("cpu,cpu", 4)):
+        store = Store.open(str(tmp_path / devices))
+        pool, tars, (scorer,) = inputs(store)
+        other = random_checkpoint(MadeUp(order="other"), store=store)
+        done = embed(both, pool, tars, (scorer, other), store=store, device=devices, workers=workers)
+        made.append(digests(store, done))
+    assert made[0] == made[1]
+
+
+@pytest.mark.slow
 def test_an_error_on_one_of_two_devices_is_the_one_that_is_told(store: Store) -> None:
     pool, tars, scorers = inputs(store)
     store.folder(tars).remove("00000001.tar")
