@@ -5,8 +5,9 @@ Each is found after those before it, by passes over the parts in which only as m
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
+from datacomp_core import engines
 from datacomp_core.filters.base import FeatureBatch, Filter, Mask, Ranked, Survey
 from datacomp_core.filters.cut import FEW, Cut, Look, Window, find, look
 from datacomp_core.filters.judge import Judge, Placed, cost_of, walk
@@ -29,7 +31,9 @@ from datacomp_core.store import Folder
 T = TypeVar("T")
 R = TypeVar("R")
 
-ROWS_FOR_A_PROCESS = 5_000_000
+THREADS = 4
+"""More of them wait for Python's lock."""
+ROWS_FOR_PROCESSES = 50_000_000
 COSTLY_ROWS_FOR_A_PROCESS = 100_000
 COSTLIEST_ROWS_FOR_A_PROCESS = 10_000
 
@@ -65,15 +69,25 @@ class Place:
 
 @dataclass(frozen=True)
 class Hands:
-    """Who makes a pass. Starting a process costs seconds, in which this one reads millions of rows: until then threads do."""
+    """Who makes a pass. Starting a process costs a second, in which this one reads millions of rows."""
 
     workers: int
     num_rows: int
 
     def for_columns(self, function: Callable[[T], R], names: Sequence[T]) -> Iterator[tuple[T, R]]:
-        """A pass over a column of numbers, or with filters that cost nothing."""
-        processes = self._processes(ROWS_FOR_A_PROCESS)
-        return self._by_threads(function, names) if processes == 1 else process_map(function, names, workers=processes)
+        """A pass over a column of numbers, or with filters that cost nothing: threads do, but for many rows and hands."""
+        is_wide = engines.current() != "local" or self.workers > THREADS
+        if is_wide and self.num_rows >= ROWS_FOR_PROCESSES:
+            yield from process_map(function, names, workers=self.workers)
+            return
+        flying = deque[tuple[T, Future[R]]]()
+        with ThreadPoolExecutor(min(self.workers, THREADS)) as pool:
+            for name in names:
+                flying.append((name, pool.submit(function, name)))
+                if len(flying) >= 2 * THREADS:
+                    yield _landed(*flying.popleft())
+            while flying:
+                yield _landed(*flying.popleft())
 
     def for_filters(self, tree: Filter, function: Callable[[T], R], names: Sequence[T]) -> Iterator[tuple[T, R]]:
         """A pass with all filters; costly ones are some hundred times slower, and hold Python's lock."""
@@ -84,14 +98,12 @@ class Hands:
     def costly_processes(self, tree: Filter) -> int:
         """Filters of embeddings and surveys are the costliest."""
         costliest = cost_of(tree) >= FeatureBatch.cost
-        return self._processes(COSTLIEST_ROWS_FOR_A_PROCESS if costliest else COSTLY_ROWS_FOR_A_PROCESS)
-
-    def _processes(self, rows: int) -> int:
+        rows = COSTLIEST_ROWS_FOR_A_PROCESS if costliest else COSTLY_ROWS_FOR_A_PROCESS
         return min(self.workers, max(1, self.num_rows // rows))
 
-    def _by_threads(self, function: Callable[[T], R], names: Sequence[T]) -> Iterator[tuple[T, R]]:
-        with ThreadPoolExecutor(self.workers) as pool:
-            yield from zip(names, pool.map(function, names), strict=True)
+
+def _landed(name: T, work: Future[R]) -> tuple[T, R]:
+    return name, work.result()
 
 
 def find_cuts(
