@@ -66,6 +66,8 @@ def test_a_model_that_is_not_quantized_is_read_too(tmp_path: Path) -> None:
     words = ["</s>", *sorted({word for text in captions[:200] for word in text.split()})[::3]]
     _write_model(tmp_path / "small.bin", words, [f"__label__{letter}" for letter in "abcdefg"])
     model = LanguageModel(tmp_path / "small.bin")
+    captions += [text.replace(" ", "  ") + " " for text in captions[:500]]
+    captions += [text.replace(" ", "  ") + " " for text in captions[:500]]
     found = model.languages(pl.Series(captions)).to_list()
     assert found == _asked(captions, model)
     assert len(set(found)) > 3

@@ -9,6 +9,8 @@ from pathlib import Path
 import filter_world as world
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from datacomp_core import uid
@@ -156,6 +158,14 @@ def test_bad_input_is_told_in_a_sentence_and_leaves_nothing(tmp_path: Path) -> N
     short = world.write(tmp_path / "short", [{**world.rows(1, 1)[0], "uid": "abc"}], 1)
     with pytest.raises(DataError, match="'abc' is not a uid"):
         select(load_recipe("no_filter"), short, out=out)
+
+
+def test_text_that_is_no_utf8_is_told(tmp_path: Path) -> None:
+    data = pa.array([b"a photo of a dog", b"a lone \xed\xa0\x80 surrogate"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), len(data), data.buffers())
+    pq.write_table(pa.table({"uid": ["0" * 32, "1" * 32], "text": text}), tmp_path / "00000000.parquet")
+    with pytest.raises(DataError, match=r"00000000\.parquet cannot be read .*invalid UTF-8"):
+        select(load_recipe("english"), Folder(tmp_path))
 
 
 @pytest.mark.s3
