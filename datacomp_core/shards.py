@@ -195,7 +195,8 @@ def read_samples(folder: Folder, rows: pl.DataFrame) -> Iterator[tuple[str, dict
 def read_members(folder: Folder, rows: pl.DataFrame) -> Iterator[dict[str, bytes]]:
     """Members of each of some index rows (shard, offset, length) of one shard, which are in order of offset.
 
-    Neighbouring ranges are read together; at most about READ_AHEAD bytes are held. DataError if the shard is missing, shorter than its index says, or damaged.
+    Neighbouring ranges are read together; at most about READ_AHEAD bytes are held. DataError if the shard is missing, shorter
+    than its index says, or damaged.
     """
     if rows.is_empty():
         return

@@ -67,7 +67,7 @@ def _apart(devices: tuple[str, ...], work: Work, chunks: Iterable[Span], parts: 
 
 
 def _listen(processes: list[Any], chunks: Iterator[Span], wanted: Any, told: Any, kept: Any, progress: Progress) -> None:
-    """Hand out chunks and hear what became of them, until every device has ended."""
+    """Hand out chunks and hear what became of them, until every device has ended. One that is lost ends the others at once."""
     left, coming = len(processes), next(chunks, None)
     ends = len(processes)
     while left:
@@ -78,10 +78,10 @@ def _listen(processes: list[Any], chunks: Iterator[Span], wanted: Any, told: Any
                 break
             ends -= coming is None
             coming = next(chunks, None) if coming is not None else None
+        _all_alive(processes)
         try:
             kind, value = told.get(timeout=POLL_SECONDS)
         except queue.Empty:
-            _all_alive(processes)
             continue
         if kind == DONE:
             progress.advance(value[0], **value[1])
@@ -96,9 +96,9 @@ def _listen(processes: list[Any], chunks: Iterator[Span], wanted: Any, told: Any
 def _all_alive(processes: list[Any]) -> None:
     for process in processes:
         if process.exitcode not in (None, 0):
+            why = "was killed, most likely for want of memory" if process.exitcode < 0 else "could not start, see its error above"
             raise LostProcessError(
-                f"The process {process.name} was killed (status {process.exitcode}), most likely for want of memory: run again; "
-                "finished chunks are kept."
+                f"The process {process.name} {why} (status {process.exitcode}): run again; finished chunks are kept."
             )
 
 

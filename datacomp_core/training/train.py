@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -66,7 +67,7 @@ def train(
     """
     layout = layout or Layout(processes=processes, threads=threads)
     machine = Machine(
-        device=device or default_device(),
+        device=kind_of(device or default_device()),
         world_size=layout.world_size,
         accumulation=accumulation or 1,
         checkpointing=checkpointing,
@@ -177,6 +178,11 @@ def _checked(
 def default_device() -> str:
     """cuda where there is an NVIDIA driver, else cpu; asked without importing torch, which takes seconds."""
     return settings().device or ("cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu")
+
+
+def kind_of(device: str) -> str:
+    """Of several devices, named with commas for embedding, only what kind they are: torchrun gives each process its own."""
+    return re.split("[:,]", device)[0] if "," in device else device
 
 
 def default_loader_workers(machine: Machine, layout: Layout) -> int:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import multiprocessing
+import os
+import signal
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,7 @@ from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, ShardSet, Spec
 from datacomp_core.embedding import assemble
 from datacomp_core.embedding.embed import embed
 from datacomp_core.embedding.spec import EmbedSpec, Encoder
-from datacomp_core.errors import DataError, SpecError
+from datacomp_core.errors import DataError, LostProcessError, SpecError
 from datacomp_core.parts import SCHEMA
 from datacomp_core.store import Folder, Store, step
 
@@ -236,6 +241,26 @@ def test_an_error_on_one_of_two_devices_is_the_one_that_is_told(store: Store) ->
     store.folder(tars).remove("00000001.tar")
     with pytest.raises(DataError, match=r"00000001\.tar"):
         embed(EmbedSpec(batch_size=8), pool, tars, scorers, store=store, device="cpu,cpu")
+
+
+@pytest.mark.slow
+def test_a_device_process_that_is_killed_ends_the_step_and_the_next_run_goes_on(store: Store, tmp_path: Path) -> None:
+    pool, tars, scorers = inputs(store)
+
+    def kill_one() -> None:
+        while not (found := [child for child in multiprocessing.active_children() if child.name.startswith("embed-")]):
+            time.sleep(0.05)
+        os.kill(found[0].pid or 0, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    with pytest.raises(LostProcessError, match="embed-cpu was killed"):
+        embed(EmbedSpec(batch_size=8), pool, tars, scorers, store=store, device="cpu,cpu")
+    killer.join()
+    assert not multiprocessing.active_children()
+    made = embed(EmbedSpec(batch_size=8), pool, tars, scorers, store=store, device="cpu,cpu")
+    calm = Store.open(str(tmp_path / "calm"))
+    assert digests(store, made) == digests(calm, embed(EmbedSpec(batch_size=8), *inputs(calm), store=calm, device="cpu"))
 
 
 def test_scores_that_the_metadata_brings_are_not_computed_again_unasked(store: Store) -> None:

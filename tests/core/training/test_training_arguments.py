@@ -11,6 +11,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.scales import SCALES
 from datacomp_core.training.arguments import DIFFERENCES, Machine, arguments, device_batch
 from datacomp_core.training.spec import TrainSpec
+from datacomp_core.training.train import kind_of
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_arguments.json").read_text())
 
@@ -82,3 +83,9 @@ def test_weights_are_one_for_each_shard_set() -> None:
     with pytest.raises(SpecError, match="2 data weights for 3 shard sets"):
         arguments(spec, Machine(), data="a", logs="l", name="n", num_sources=3)
     assert "--train-data-upsampling-factors" not in arguments(training(), Machine(), data="a", logs="l", name="n")
+
+
+def test_devices_of_embedding_are_for_training_a_kind() -> None:
+    """One setting serves both; a process of torchrun gets the device of its own rank."""
+    kinds = {"": "", "cpu": "cpu", "cuda:1": "cuda:1", "cpu,cpu": "cpu", "cuda:0,cuda:2": "cuda"}
+    assert {device: kind_of(device) for device in kinds} == kinds
