@@ -24,6 +24,7 @@ from datacomp_core.tar import BLOCK, Member, TarDamageError, ending, header, spl
 
 INDEX = "index"
 LEDGER = "ledger"
+TAKEN_DOWN = "taken_down"  # a ledger's reason for a sample that was there and was removed on demand
 INDEX_SCHEMA = pl.Schema(
     {
         "uid": pl.String,

@@ -12,7 +12,8 @@ from datacomp_core.leaderboard.board import board
 from datacomp_core.leaderboard.site.board_page import write_page
 from datacomp_core.settings import settings
 from tasks import policies
-from tasks.reporting import StepEvent, artifact_key, in_task_run, tell
+from tasks.events import StepEvent, tell
+from tasks.reporting import artifact_key, in_task_run
 from tasks.running import store
 
 

@@ -13,7 +13,7 @@ from datacomp_core.pool import decontaminate as decontaminating
 from datacomp_core.pool.estimate import estimate
 from datacomp_core.settings import settings
 from tasks import policies
-from tasks.reporting import StepEvent, tell
+from tasks.events import StepEvent, tell
 from tasks.running import run, runs, store
 
 

@@ -1,4 +1,4 @@
-"""What one sees of a step: events for whoever listens in this process, and artifacts in the Prefect UI.
+"""What one sees of a step in the Prefect UI: its artifacts.
 
 Outside a Prefect run (a notebook, a test of `task.fn`) no artifact is left; everything else is the same.
 """
@@ -7,39 +7,15 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import create_image_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 
 from datacomp_core.artifacts import Artifact
-from datacomp_core.progress import LogProgress
 from datacomp_core.store import Outcome
-
-Phase = Literal["started", "expected", "progress", "reused", "built", "failed"]
-
-
-@dataclass(frozen=True)
-class StepEvent:
-    """One thing that happened to one step. `line` is for people; `share` is 0..1 where the total is known."""
-
-    kind: str
-    name: str
-    phase: Phase
-    line: str = ""
-    share: float | None = None
-    seconds: float = 0.0
-
-
-LISTENERS: list[Callable[[StepEvent], None]] = []
-
-
-def tell(event: StepEvent) -> None:
-    for listener in LISTENERS:
-        listener(event)
+from tasks.events import ToldProgress
 
 
 def in_task_run() -> bool:
@@ -55,24 +31,16 @@ def artifact_key(*words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
 
 
-class StepProgress(LogProgress):
+class StepProgress(ToldProgress):
     """Live progress of one step: an event and a Prefect progress artifact, updated in place every few seconds."""
 
-    def __init__(self, kind: str, name: str, every: float = 2.0) -> None:
-        super().__init__(f"{kind} {name}", every)
-        self.kind, self.name = kind, name
-        self._artifact: UUID | None = None
-
-    def start(self, total: int, unit: str) -> None:
-        super().start(total, unit)
-        tell(StepEvent(self.kind, self.name, "progress", self.line(), 0.0 if total else None))
+    _artifact: UUID | None = None
 
     def show(self) -> None:
-        share = self.done / self.total if self.total else None
-        tell(StepEvent(self.kind, self.name, "progress", self.line(), share))
-        if share is None or not in_task_run():
+        super().show()
+        if self.share is None or not in_task_run():
             return
-        percent, text = min(100.0, 100 * share), self.line()
+        percent, text = min(100.0, 100 * self.share), self.line()
         if self._artifact is None:
             self._artifact = _id(
                 create_progress_artifact(percent, key=artifact_key(self.kind, self.name, "progress"), description=text)

@@ -15,7 +15,8 @@ from datacomp_core.errors import DatacompError, SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store import Step, Store
 from tasks import elsewhere, lineage
-from tasks.reporting import StepEvent, StepProgress, leave_summary, tell
+from tasks.events import StepEvent, tell
+from tasks.reporting import StepProgress, leave_summary
 from tasks.slots import slot
 
 A = TypeVar("A", bound=Artifact)

@@ -15,13 +15,12 @@ from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import DataError
 from datacomp_core.parts import METADATA, part_names, scan
 from datacomp_core.pool import amend, removal
-from datacomp_core.shards import INDEX, LEDGER, index_shard, read_index, write_index
+from datacomp_core.shards import INDEX, LEDGER, TAKEN_DOWN, index_shard, read_index, write_index
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.folder import FileStat
 from datacomp_core.store.record import Record, now
 
 MARK = "_takedown.json"
-REASON = "taken_down"
 
 
 @dataclass
@@ -107,7 +106,7 @@ def _from_shard(folder: Folder, name: str, uids: set[str], changed: dict[str, Fi
     """Rewrite one shard without the samples; how many it had."""
     gone = removal.from_tar(folder, name, read_index(folder, name), uids, changed)
     if folder.exists(f"{LEDGER}/{name}.parquet"):
-        removal.from_ledger(folder, name, uids, REASON, changed)
+        removal.from_ledger(folder, name, uids, TAKEN_DOWN, changed)
     return gone
 
 

@@ -19,6 +19,7 @@ from datacomp_core.errors import DataError, IncompleteError
 from datacomp_core.resharding.plan import Positions, Rows, repeat
 from datacomp_core.resharding.scan import NEVER_DOWNLOADED, NOT_IN_PART, UNKNOWN, Scanned
 from datacomp_core.resharding.spec import ReshardSpec
+from datacomp_core.shards import TAKEN_DOWN
 
 WRITTEN = 1
 MAX_REASONS = 250
@@ -46,8 +47,8 @@ class Accounting:
 
     def check(self, spec: ReshardSpec, where: str) -> None:
         """IncompleteError if more is missing than the spec tolerates, or nothing is left to write."""
-        excused = self.missing.get(NEVER_DOWNLOADED, 0) if spec.never_downloaded == "count" else 0
-        loss = sum(self.missing.values()) - excused - self.missing.get(NOT_IN_PART, 0)
+        excused = {TAKEN_DOWN, NOT_IN_PART, *([NEVER_DOWNLOADED] if spec.never_downloaded == "count" else [])}
+        loss = sum(count for reason, count in self.missing.items() if reason not in excused)
         if loss <= spec.tolerated_missing * self.subset and self.written:
             return
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.missing.items())

@@ -24,6 +24,7 @@ NAME = 100
 PAX_BLOCKS = 2  # a pax header and its one block of data
 _COLUMNS = np.arange(NAME)
 _REGULAR, _PAX, _SLASH, _DOT, _UNDERSCORE = b"0x/._"
+_EVEN = np.uint64(0x00FF00FF00FF00FF)
 _USTAR = np.frombuffer(b"ustar", np.uint8)
 _MTIME = np.frombuffer(b" mtime=", np.uint8)
 _FIXED = np.frombuffer(header("", 0), np.uint8)
@@ -101,7 +102,7 @@ def _member(blocks: Bytes, live: Ints, head: Ints, names: Bytes) -> tuple[_Chang
     block = blocks[head]
     size, good = _octal(block[:, 124:135])
     stated, is_number = _octal(block[:, 148:154])
-    found = block.sum(axis=1, dtype=np.int64) - block[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * 32
+    found = _sums(block) - block[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * 32
     good &= is_number & (stated == found) & (block[:, 156] == _REGULAR) & (block[:, 345] == 0)
     good &= (block[:, 257:262] == _USTAR).all(axis=1)
     old, own = block[:, :NAME], names[live]
@@ -159,6 +160,13 @@ def _one_by_one(old: Bytes, own: Bytes) -> tuple[Bytes, Bytes, Flags]:
     good &= (total <= NAME)[:, 0]
     fresh = np.where(length > _COLUMNS, own, np.where(total > _COLUMNS, extension, 0)).astype(np.uint8)
     return fresh, np.where(dot >= _COLUMNS, name, 0).astype(np.uint8), good
+
+
+def _sums(blocks: Bytes) -> Ints:
+    """The sum of each row's 512 bytes, shape (n,): eight bytes are added at once, in lanes of 16 bits, which hold 64 of them."""
+    words = np.ascontiguousarray(blocks).view(np.uint64)
+    lanes = (words & _EVEN).sum(axis=1) + (words >> np.uint64(8) & _EVEN).sum(axis=1)
+    return lanes.view(np.uint16).reshape(-1, 4).sum(axis=1, dtype=np.int64)
 
 
 def _lengths(names: Bytes) -> Ints:

@@ -17,7 +17,7 @@ import polars as pl
 from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.resharding.plan import ROW, Positions, Rows, locate
-from datacomp_core.shards import INDEX, LEDGER, index_shard, read_index
+from datacomp_core.shards import INDEX, LEDGER, TAKEN_DOWN, index_shard, read_index
 from datacomp_core.store.folder import Folder
 
 NEVER_DOWNLOADED, CORRUPT, SHARD_GONE, UNKNOWN = "never_downloaded", "corrupt", "shard_gone", "unknown"
@@ -169,7 +169,9 @@ def _lost(folder: Folder, shard: InputShard, subset: uid.Uids, present: set[int]
     ours = ours.unique("first", keep="first", maintain_order=True).filter(~pl.col("first").is_in(list(present)))
     for (detail,), some in ours.group_by("detail", maintain_order=True):
         stretch = some["first"].to_numpy(), some["count"].to_numpy()
-        if detail is not None:
+        if detail == TAKEN_DOWN:
+            yield Lost(TAKEN_DOWN, "", *stretch)
+        elif detail is not None:
             yield Lost(NEVER_DOWNLOADED, str(detail), *stretch)
         else:
             yield Lost(SHARD_GONE if shard.size is None else CORRUPT, damage or "its shard does not hold it", *stretch)

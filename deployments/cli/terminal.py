@@ -19,7 +19,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from datacomp_core.progress import LogProgress
-    from tasks.reporting import StepEvent
+    from tasks.events import StepEvent
 
 PIPE_WIDTH = 200  # in a pipe nothing is cut: what reads it has no edge
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
@@ -91,7 +91,7 @@ class Steps:
 @contextmanager
 def shown_steps(*, quiet: bool = False) -> Generator[None]:
     """Show the steps that run in this block."""
-    from tasks.reporting import LISTENERS
+    from tasks.events import LISTENERS
 
     with Steps(notes if quiet else out) as steps:
         LISTENERS.append(steps)
@@ -104,10 +104,10 @@ def shown_steps(*, quiet: bool = False) -> Generator[None]:
 @contextmanager
 def shown_progress(what: str, *, quiet: bool = False) -> Generator[LogProgress]:
     """A bar (in a pipe: lines) for work that is no step of a flow."""
-    from tasks.reporting import StepEvent, StepProgress, tell
+    from tasks.events import StepEvent, ToldProgress, tell
 
     with shown_steps(quiet=quiet):
-        progress = StepProgress(what, "")
+        progress = ToldProgress(what, "")
         began = time.monotonic()
         yield progress
         tell(StepEvent(what, "", "built", progress.line().partition(": ")[2], 1.0, time.monotonic() - began))

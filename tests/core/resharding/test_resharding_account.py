@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from reshard_world import expected, files_of, name_of, read_tars, write_pool, write_subset
+from reshard_world import expected, files_of, index, name_of, read_tars, sample_of, write_pool, write_subset, write_tar
 
 from datacomp_core.errors import DataError, IncompleteError
 from datacomp_core.resharding.reshard import ReshardSpec, reshard_folders
@@ -35,6 +35,22 @@ def test_what_never_arrived_is_counted_with_the_ledgers_reason(tmp_path: Path) -
     with pytest.raises(IncompleteError, match=r"Of 32 chosen samples 18 can be written .*never_downloaded 14"):
         reshard_folders(Folder(pool), str(tmp_path / "s.npy"), Folder(tmp_path / "strict"), strict)
     assert not list((tmp_path / "strict").glob("*.tar"))
+
+
+def test_what_was_taken_down_is_counted_as_such(tmp_path: Path) -> None:
+    pool = tmp_path / "pool"
+    uids = write_pool(pool, shards=2, samples=10, dead=2)
+    gone = uids[3:5]
+    write_tar(pool / "00000000.tar", [(f"{i:04d}", sample_of(i, u)) for i, u in enumerate(uids[:8]) if u not in gone])
+    index(pool)
+    ledger = pl.read_parquet(pool / "ledger/00000000.parquet")
+    reason = pl.when(pl.col("uid").is_in(gone)).then(pl.lit("taken_down")).otherwise("reason")
+    ledger.with_columns(reason=reason).write_parquet(pool / "ledger/00000000.parquet")
+    subset = write_subset(tmp_path / "s.npy", uids + gone)
+    spec = ReshardSpec(never_downloaded="refuse", tolerated_missing=4 / 22)
+    account = reshard_folders(Folder(pool), subset, Folder(tmp_path / "out"), spec)
+    assert account.missing == {"never_downloaded": 4, "taken_down": 4}
+    assert read_tars(tmp_path / "out") == expected(pool, uids)
 
 
 def test_uids_that_no_shard_knows_fail_the_step_unless_tolerated(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from reshard_world import expected, files_of, name_of, read_tars, sample_of, write_pool, write_subset, write_tar
+from reshard_world import expected, files_of, index, name_of, read_tars, sample_of, write_pool, write_subset, write_tar
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError
@@ -161,6 +161,44 @@ def test_a_uid_that_lies_in_several_shards_is_taken_from_the_first(tmp_path: Pat
         f"{name_of(1)}-1": b"first",
     }
     assert account.found_again == 1
+
+
+def test_samples_that_share_a_key_are_told_apart_by_their_uids(tmp_path: Path) -> None:
+    pool, uids = tmp_path / "pool", [name_of(n) for n in range(6)]
+    pool.mkdir()
+    write_tar(pool / "00000000.tar", [("same" if n < 4 else f"{n}", sample_of(n, u)) for n, u in enumerate(uids)])
+    write_tar(pool / "00000001.tar", [("same", sample_of(7, name_of(7)))])
+    chosen = [uids[1], uids[2], uids[2], uids[5], name_of(7)]
+    reshard_folders(Folder(pool), write_subset(tmp_path / "s.npy", chosen), Folder(tmp_path / "out"), ReshardSpec())
+    number = {u: n for n, u in enumerate(uids)} | {name_of(7): 7}
+    wanted = {f"{u}-{copy}": sample_of(number[u], u) for u, times in Counter(chosen).items() for copy in range(times)}
+    assert read_tars(tmp_path / "out") == wanted
+
+
+def test_little_more_is_read_than_was_chosen(tmp_path: Path) -> None:
+    """By the kernel's count: a tenth more than the chosen ranges at most; the rest is indices and the subset."""
+    pool = tmp_path / "pool"
+    pool.mkdir()
+    uids = [name_of(n) for n in range(400)]
+    for shard in range(2):
+        mine = range(200 * shard, 200 * shard + 200)
+        write_tar(pool / f"{shard:08d}.tar", [(f"{n:09d}", sample_of(n, uids[n]) | {"jpg": bytes(20_000)}) for n in mine])
+    index(pool)
+
+    def counted(out: str, chosen: list[str]) -> int:
+        subset = write_subset(tmp_path / "s.npy", chosen)
+        before = int(Path("/proc/self/io").read_text().split()[1])
+        reshard_folders(Folder(pool), subset, Folder(tmp_path / out), ReshardSpec(shuffle="none"))
+        return int(Path("/proc/self/io").read_text().split()[1]) - before
+
+    rng = random.Random(0)
+    counted("warm", uids[:1])  # modules are read too
+    least = counted("one", uids[:1])
+    for share in (0.05, 0.3, 1.0):
+        chosen = rng.sample(uids, int(share * len(uids)))
+        read = counted(f"{share}", chosen) - least
+        selected = read_index(Folder(tmp_path / f"{share}"), "00000000")["length"].sum()
+        assert read < 1.1 * selected + 200 * len(chosen), (share, read, selected)  # plan and records: some bytes a sample
 
 
 def test_uids_that_share_their_first_half_are_told_apart(tmp_path: Path) -> None:
