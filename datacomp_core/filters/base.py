@@ -117,7 +117,11 @@ class FeatureBatch(Batch):
         """The array of the npz that it reads, as `l14_img`."""
 
     @abstractmethod
-    def judge_features(self, blocks: Iterator[npt.NDArray[np.float32]]) -> pl.Series:
+    def prepare(self) -> Mask:
+        """What has to be known before any row is judged; made once a selection and handed to all its processes."""
+
+    @abstractmethod
+    def judge_features(self, blocks: Iterator[npt.NDArray[np.float32]], prepared: Mask) -> pl.Series:
         """Boolean, one a row of the blocks (n, d) in order; null where a row's features are missing (NaN)."""
 
     def columns(self) -> frozenset[str]:

@@ -7,15 +7,13 @@ an image is kept if its own cluster is one. The paper's target is ImageNet-1k's 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import FeatureBatch, locked
+from datacomp_core.filters.base import FeatureBatch, Mask, locked
 from datacomp_core.filters.nearest import nearest
 from datacomp_core.filters.vectors import Vectors, VectorsName, matched, vectors
 
@@ -40,21 +38,18 @@ class ImageClusters(FeatureBatch):
     def reason(self) -> str:
         return f"image in no cluster of {_short(self.target)}"
 
-    def judge_features(self, blocks: Iterator[Vectors]) -> pl.Series:
-        found: list[npt.NDArray[np.bool_]] = [np.empty(0, np.bool_)]
+    def prepare(self) -> Mask:
+        """Which clusters the target falls into, shape (clusters,)."""
+        there = vectors(self.centroids)
+        wanted = np.zeros(len(there), np.bool_)
+        wanted[nearest(matched(self.target, there.shape[1]), there)] = True
+        return wanted
+
+    def judge_features(self, blocks: Iterator[Vectors], prepared: Mask) -> pl.Series:
+        found: list[Mask] = [np.empty(0, np.bool_)]
         for block in blocks:
-            wanted = _wanted(self.centroids, self.target)
-            found.append(wanted[nearest(block, matched(self.centroids, block.shape[1]))])
+            found.append(prepared[nearest(block, matched(self.centroids, block.shape[1]))])
         return pl.Series(np.concatenate(found))
-
-
-@cache
-def _wanted(centroids: str, target: str) -> npt.NDArray[np.bool_]:
-    """Which clusters the target falls into, shape (clusters,); found once a process."""
-    there = vectors(centroids)
-    wanted = np.zeros(len(there), np.bool_)
-    wanted[nearest(matched(target, there.shape[1]), there)] = True
-    return wanted
 
 
 def _short(name: str) -> str:

@@ -95,7 +95,7 @@ def _walk_plain(placed: Placed) -> Iterator[Placed]:
 class Judge:
     """One part's rows. `memory`: where verdicts of costly filters are kept between passes over this part.
 
-    `source` and `part` are for filters of embeddings, which are never loaded whole.
+    `source` and `part` are for filters of embeddings, which are never loaded whole; in `prepared` lies what those have prepared.
     """
 
     frame: pl.DataFrame
@@ -103,6 +103,7 @@ class Judge:
     memory: Path | None = None
     source: Source | None = None
     part: str = ""
+    prepared: Path | None = None
     watched: str = ""
     reached: Mask | None = None
     """The rows that came to the filter at `watched`: on whose account this pass is made."""
@@ -181,7 +182,7 @@ class Judge:
         if kept is not None and kept.exists():
             return Verdict(*read_verdict(kept, len(reach)))
         if isinstance(asked, FeatureBatch):
-            said = self._features(asked, reach)
+            said = self._features(path, asked, reach)
         else:
             rows = self.frame.select(sorted(asked.columns())).filter(pl.Series(reach))
             said = _spread(np.flatnonzero(reach), asked.judge(rows), len(reach)) if rows.height else _silence(len(reach))
@@ -189,10 +190,11 @@ class Judge:
             write_verdict(kept, *said)
         return said
 
-    def _features(self, asked: FeatureBatch, reach: Mask) -> Verdict:
+    def _features(self, path: str, asked: FeatureBatch, reach: Mask) -> Verdict:
         if not reach.any():
             return _silence(len(reach))
         assert self.source is not None, "a filter of embeddings without a source"
+        assert self.prepared is not None, "a filter of embeddings that was not prepared"
         rows: list[npt.NDArray[np.int64]] = []
 
         def blocks() -> Iterator[Block]:
@@ -201,7 +203,7 @@ class Judge:
                 yield block
 
         source = self.source
-        answers = asked.judge_features(blocks())
+        answers = asked.judge_features(blocks(), np.load(self.prepared / f"{path}.npy"))
         return _spread(np.concatenate([np.empty(0, np.int64), *rows]), answers, len(reach))
 
     def _kept(self, path: str) -> Path:

@@ -75,6 +75,7 @@ class Job:
     cuts: Mapping[str, Cut]
     runs: Path
     memory: Path | None = None
+    prepared: Path | None = None
     score: str = ""
     edges: tuple[float, ...] = ()
     samples: int = SAMPLES
@@ -86,7 +87,8 @@ class Job:
 def judge_part(job: Job, part: str) -> Judged:
     """Write the run of chosen uids, return the account."""
     frame = job.source.read(part, job.columns())
-    judge = Judge(frame, job.cuts, job.memory / part if job.memory is not None else None, job.source, part)
+    memory = job.memory / part if job.memory is not None else None
+    judge = Judge(frame, job.cuts, memory, job.source, part, job.prepared)
     reach, why = judge.everybody(), np.zeros(frame.height, np.int16)
     steps: list[Step] = []
     sequenced = sequence(Placed("0", job.root))

@@ -53,6 +53,10 @@ class Place:
     def memory(self) -> Path:
         return self.local / "memory"
 
+    @property
+    def prepared(self) -> Path:
+        return self.local / "prepared"
+
     def fetch(self, part: str) -> Judged | None:
         """What an earlier attempt made of a part, with its run put into `runs`."""
         if self.kept is None or not self.kept.exists(f"{part}.json"):
@@ -104,6 +108,14 @@ class Hands:
 
 def _landed(name: T, work: Future[R]) -> tuple[T, R]:
     return name, work.result()
+
+
+def prepare(root: Placed, place: Place) -> None:
+    """Let the filters of embeddings prepare themselves."""
+    place.prepared.mkdir()
+    for path, asked in walk(root):
+        if isinstance(asked, FeatureBatch):
+            np.save(place.prepared / f"{path}.npy", asked.prepare())
 
 
 def find_cuts(
@@ -164,7 +176,7 @@ class Glance:
     def reached(self, part: str) -> tuple[Judge, Mask]:
         """A part, judged as far as the filter, and the rows that came to it."""
         frame = self.source.read(part, {"uid", *self.root.filter.columns()})
-        judge = Judge(frame, self.cuts, self.place.memory / part, self.source, part, watched=self.placed.path)
+        judge = Judge(frame, self.cuts, self.place.memory / part, self.source, part, self.place.prepared, self.placed.path)
         judge.verdict(self.root, judge.everybody())
         assert judge.reached is not None, "a filter that nobody comes to"
         return judge, judge.reached

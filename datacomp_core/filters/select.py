@@ -23,7 +23,7 @@ from datacomp_core.filters.chance import Random
 from datacomp_core.filters.cut import Cut
 from datacomp_core.filters.judge import Placed, walk
 from datacomp_core.filters.part import SAMPLES, Job, judge_part
-from datacomp_core.filters.passes import Hands, Place, find_cuts
+from datacomp_core.filters.passes import Hands, Place, find_cuts, prepare
 from datacomp_core.filters.recipes import load_recipe
 from datacomp_core.filters.report import Explanation, Tally, edges_of, histogram, sample_table
 from datacomp_core.filters.scores import Score, score_of
@@ -161,8 +161,9 @@ def select(
     with scratch() as local:
         place = Place(local, kept)
         root = Placed("0", tree)
+        prepare(root, place)
         cuts = find_cuts(source, names, root, place, hands, progress)
-        job = Job(source, tree, cuts, place.runs, place.memory, samples=0)
+        job = Job(source, tree, cuts, place.runs, place.memory, place.prepared, samples=0)
         cut = None
         if out is not None and write == "all":
             shown, cut = _shown(root, cuts, source, names[0])
