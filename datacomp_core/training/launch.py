@@ -139,6 +139,9 @@ def _environment(job: Job, layout: Layout) -> dict[str, str]:
         given.pop(name, None)
     if layout.world_size == 1:
         given["WORLD_SIZE"] = "1"
+    # torchrun's own store keeps the addresses of lost ranks, and new ones would try them (pytorch issues 135712, 167288).
+    if layout.restarts:
+        given["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     return given
 
 
