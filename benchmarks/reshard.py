@@ -8,8 +8,8 @@ many processes as ours may have. Start-up is what the same command takes for one
 given with it and without. "read" is what ours asked the file system for, in bytes per byte selected (without start-up, in one
 process). Peak memory is that of the largest process. The reference runs from a checkout of mlfoundations/datacomp
 (`--reference`) and needs pysimdjson and cloudpathlib on PYTHONPATH; it is patched at run time for today's webdataset, and may be
-given fewer shards, of which it chooses the same share. Without a checkout it is left out. `--keep` leaves the pool in `--folder`
-for the next run.
+given fewer shards, of which it chooses the same share. Without a checkout it is left out. `--times` makes the pool larger by
+hard links with indices of their own, which only ours reads. `--keep` leaves the pool in `--folder` for the next run.
 
 `--s3` adds a bucket on a local S3 server (ministack), which holds the pool: ours from bucket to bucket, with the bytes and
 requests asked of it, and "get all", which fetches every tar and drops it: what a reader of the whole pool pays at the least. The
@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 
 
 class Cost(NamedTuple):
@@ -113,8 +114,29 @@ def make_shards(folder: Path, shards: int, samples: int) -> np.ndarray:
     return uids
 
 
-def pool_of(folder: Path, shards: int, samples: int) -> np.ndarray:
-    """The uids of a pool in a folder: of one that is there already, or of a new one."""
+def pool_of(folder: Path, shards: int, samples: int, times: int = 1) -> np.ndarray:
+    """The uids of a pool in a folder: of one that is there already, or of a new one, that many `times` over."""
+    first = one_pool(folder, shards, samples)
+    return np.concatenate([first, *(once_more(folder, shards, samples, time) for time in range(1, times))])
+
+
+def once_more(folder: Path, shards: int, samples: int, time: int) -> np.ndarray:
+    """The same tars by other names, with indices of other uids: more to read by index, in no more memory."""
+    from datacomp_core import shards as core
+    from datacomp_core.store import Folder
+
+    uids = np.random.default_rng(time).integers(0, 2**63, (shards * samples, 2), np.uint64)
+    for shard in range(shards):
+        old, new = core.shard_name(shard), core.shard_name(time * shards + shard)
+        (folder / f"{new}.tar").unlink(missing_ok=True)
+        os.link(folder / f"{old}.tar", folder / f"{new}.tar")
+        mine = uids[shard * samples : (shard + 1) * samples].tolist()
+        names = pl.Series("uid", [f"{high:016x}{low:016x}" for high, low in mine])
+        core.write_index(Folder(folder), new, core.read_index(Folder(folder), old).with_columns(names, shard=pl.lit(new)))
+    return uids
+
+
+def one_pool(folder: Path, shards: int, samples: int) -> np.ndarray:
     known = folder / "uids.npy"
     if not known.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -246,6 +268,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("benchmark-reshard"), help="where to work; removed afterwards")
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--samples", type=int, default=10_000, help="of a shard")
+    parser.add_argument("--times", type=int, default=1, help="the pool so many times over (hard links; not for the reference)")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fractions", type=float, nargs="+", default=(0.03, 0.1, 0.3, 1.0), help="sizes of the subset")
@@ -257,7 +280,7 @@ def main() -> None:
     os.environ["DATACOMP_WORKERS"] = str(given.workers)
     source = given.folder / "pool"
     try:
-        uids = pool_of(source, given.shards, given.samples)
+        uids = pool_of(source, given.shards, given.samples, given.times)
         pool_of(given.folder / "few", 1, 10)
         size = sum(path.stat().st_size for path in source.glob("*.tar"))
         print(f"{len(uids):,} samples, {size / 1e9:.2f} GB, {given.workers} workers, median of {given.repeats}")

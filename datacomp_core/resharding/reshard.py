@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 IDENTITY = "reshard.json"
-SAMPLES_WORTH_A_PROCESS = 20_000
+SAMPLES_WORTH_A_PROCESS = 40_000  # to start one costs as much as to copy half of them
 GROUP_BYTES = 4 << 30
 OVERREAD = 0.1
 

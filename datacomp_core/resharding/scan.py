@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -155,6 +156,10 @@ def samples_of(folder: Folder, shard: InputShard) -> tuple[pl.DataFrame, str]:
 
 def _addressable(rows: pl.DataFrame) -> tuple[uid.Uids, pl.DataFrame]:
     """Rows with a uid of 128 bits, the first of each."""
+    with suppress(DataError):  # most often all of them are such
+        packed = uid.pack(rows["uid"])
+        if len(np.unique(packed["f1"])) == len(packed):
+            return packed, rows
     rows = rows.filter(pl.col("uid").str.contains(IS_UID)).unique("uid", keep="first", maintain_order=True)
     return uid.pack(rows["uid"]), rows
 
