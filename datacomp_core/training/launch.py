@@ -123,7 +123,8 @@ def command(job: Job, layout: Layout) -> list[str]:
     return [
         *(sys.executable, "-m", ELASTIC, *where),
         *("--nnodes", str(layout.nodes), "--nproc-per-node", str(layout.processes)),
-        *("--max-restarts", str(layout.restarts), "--module", "--", WORKER, job.folder),
+        *("--max-restarts", str(layout.restarts), "--log-dir", f"{job.folder}/torchrun"),  # else it leaves a folder in /tmp
+        *("--module", "--", WORKER, job.folder),
     ]
 
 
