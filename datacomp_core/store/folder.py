@@ -22,6 +22,9 @@ import fsspec
 from datacomp_core.errors import DataError, DiskFullError, StoreError
 
 HASH_BLOCK = 1 << 20
+PART_BYTES = 8 << 20
+"""Of an upload in parts, ten of which are in flight and in memory: boto3's own size. s3fs takes 50 MB."""
+MOST_PARTS = 10_000
 
 
 class FileStat(NamedTuple):
@@ -194,9 +197,12 @@ class Folder:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _move(source, target)
             else:
-                self.fs.put_file(str(source), self.at(name))
+                self.fs.put_file(str(source), self.at(name), **self._parts(stat.size))
                 source.unlink()
         return self._noted(stat)
+
+    def _parts(self, size: int) -> dict[str, int]:
+        return {"chunksize": max(PART_BYTES, -(-size // MOST_PARTS))} if self.url.startswith("s3://") else {}
 
     @contextmanager
     def writing(self, name: str) -> Generator[Path]:

@@ -12,6 +12,7 @@ import pytest
 
 from datacomp_core.errors import DataError, DiskFullError, StoreError
 from datacomp_core.store import Folder
+from datacomp_core.store.folder import PART_BYTES
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
@@ -88,6 +89,14 @@ def test_put_moves_a_local_file_in(folder: Folder, tmp_path: Path) -> None:
     assert folder.read("deep/er/file") == b"data"
     assert stat.sha256 == hashlib.sha256(b"data").hexdigest()
     assert not source.exists()
+
+
+def test_a_large_file_goes_in_parts_and_comes_back_as_it_was(folder: Folder, tmp_path: Path) -> None:
+    source, data = tmp_path / "source", os.urandom(2 * PART_BYTES + 12_345)
+    source.write_bytes(data)
+    assert folder.put("large", source).size == len(data)
+    assert folder.read("large") == data
+    assert folder.files() == {"large": len(data)}
 
 
 def test_remove_takes_a_file_or_the_whole_folder(folder: Folder) -> None:
