@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from itertools import islice
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from datacomp_core.errors import DatacompError, SpecError
+from datacomp_core.waiting import first_done
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -84,7 +85,7 @@ def cluster_map(
                 flying[hands.submit(batch)] = batch
             if not flying:
                 return
-            for future in wait(flying, return_when=FIRST_COMPLETED).done:
+            for future in first_done(flying):
                 batch, done = flying.pop(future), hands.opened(future)
                 yield from zip(batch, done.results, strict=False)  # fewer results than items: the next one failed
                 if done.problem is not None:

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from datacomp_core import engines
 from datacomp_core.engines import Engine
+from datacomp_core.waiting import first_done
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -127,6 +128,5 @@ def prepared_map(
 
 
 def _landed(flying: dict[Future[R], T]) -> Iterator[tuple[T, R]]:
-    done, _ = wait(flying, return_when=FIRST_COMPLETED)
-    for future in done:
+    for future in first_done(flying):
         yield flying.pop(future), future.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, TypedDict, cast
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Cancelling
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from datacomp_core import waiting
 from datacomp_core.parallel import end_children
 from tasks import lineage
 
@@ -74,6 +76,13 @@ def cancel_running() -> None:
             client.set_flow_run_state(run, Cancelled(message="Interrupted at the terminal."), force=True)
 
 
+def _wait(future: PrefectFuture[Any]) -> None:
+    over = threading.Event()
+    future.add_done_callback(lambda _: over.set())
+    waiting.until(over)
+    future.wait()
+
+
 class Submitted:
     """The calls of one flow run: `call` submits, `results` waits for all of them."""
 
@@ -92,7 +101,7 @@ class Submitted:
         """
         try:
             for future in self._futures:
-                future.wait()
+                _wait(future)
         except TerminationSignal:  # a cancelled run: threads cannot be stopped, but what they wait for can
             end_children()
             raise

@@ -5,6 +5,7 @@ Python's own way would wait for every thread, and a thread that trains waits for
 
 from __future__ import annotations
 
+import contextvars
 import os
 import signal
 import threading
@@ -34,7 +35,8 @@ def _stop(number: int, frame: object) -> None:
     terminal.notes.print("\ninterrupted: run the same command again to go on where it stopped")
     from flows.calls import cancel_running
 
-    telling = threading.Thread(target=cancel_running, daemon=True)
+    # A thread begins with a context of its own, in which prefect knows no server and would start one that outlives us.
+    telling = threading.Thread(target=contextvars.copy_context().run, args=(cancel_running,), daemon=True)
     telling.start()
     telling.join(PATIENCE_SECONDS)
     os._exit(INTERRUPTED)
