@@ -182,7 +182,27 @@ class _Ray:
 
 @cache
 def start_ray() -> None:
-    """Join the cluster that RAY_ADDRESS names, or start one here; once a process."""
+    """Join the cluster that RAY_ADDRESS names, or start one here; once a process.
+
+    A thread that never ends does it: on Linux, Ray has the kernel kill its cluster when the thread that started it is gone,
+    and a minute later Ray ends this process for the loss.
+    """
+    started: Future[None] = Future()
+    threading.Thread(target=_keep_ray, args=(started,), daemon=True, name="ray").start()
+    started.result()
+
+
+def _keep_ray(started: Future[None]) -> None:
+    try:
+        _init_ray()
+    except BaseException as problem:  # handed to the thread that waits
+        started.set_exception(problem)
+    else:
+        started.set_result(None)
+        threading.Event().wait()
+
+
+def _init_ray() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry unless asked
     import ray
 

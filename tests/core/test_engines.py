@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +80,33 @@ def test_a_killed_worker_is_one_sentence_and_the_next_map_works(engine: Engine) 
     with pytest.raises(DatacompError, match="worker process was killed"):
         list(process_map(die, range(3), workers=2, engine=engine))
     assert sorted(process_map(square, range(4), workers=2, engine=engine)) == [(i, i * i) for i in range(4)]
+
+
+# Prefect's tasks are threads that end; a map of the next one finds the cluster that the last one started.
+TWO_THREADS = """
+import threading, time
+from datacomp_core.parallel import process_map
+from operator import neg
+
+def one_map():
+    print(sorted(process_map(neg, range(3), workers=2, engine="{engine}")), flush=True)
+
+if __name__ == "__main__":
+    for _ in range(2):
+        thread = threading.Thread(target=one_map)
+        thread.start()
+        thread.join()
+        time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize("engine", CLUSTERS)
+def test_a_cluster_outlives_the_thread_that_started_it(engine: Engine, tmp_path: Path) -> None:
+    script = tmp_path / "two_threads.py"
+    script.write_text(TWO_THREADS.format(engine=engine))
+    told = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=200)
+    wanted = str([(i, -i) for i in range(3)])
+    assert (told.returncode, told.stdout.splitlines()) == (0, [wanted, wanted]), told.stderr
 
 
 @pytest.mark.parametrize("engine", CLUSTERS)
