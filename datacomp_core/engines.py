@@ -268,6 +268,7 @@ class _Dask:
 
 @cache
 def _dask_client(workers: int) -> Any:
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # or a cluster writes fifty lines into the run's log
     import dask
     from distributed import Client, LocalCluster
 
