@@ -12,9 +12,9 @@ from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from pydantic import BaseModel
 
+from deployments.catalog import HEARTBEAT_SECONDS
 from tasks.train import TRAINED
 
-HEARTBEAT_SECONDS = 30
 LOST_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
 OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.datacomp"}
 ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry")}

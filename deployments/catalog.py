@@ -18,7 +18,17 @@ from flows.sources import SOURCES
 from flows.sweep import sweep
 from flows.train_and_evaluate import TrainingSpec, train, train_and_evaluate
 
+HEARTBEAT_SECONDS = 30
+
 EMBEDDED = "tiny"
+OF_EVERY_RUN = {
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),  # by its silence a lost run is known: see automations.py
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "datacomp_core",  # the library's own lines stand in the run's log
+}
+"""Set by the deployment and not by its worker: workers of Docker and Kubernetes do not hand their own environment on."""
+
+
+ONE_GPU = {"gpus": 1, "nodes": 1, "memory_gib": 64}
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Row:
 
     @property
     def job_variables(self) -> dict[str, Any]:
-        return {**self.machine, **({"env": self.environment} if self.environment else {})}
+        return {**self.machine, "env": {**OF_EVERY_RUN, **self.environment}}
 
 
 @dataclass(frozen=True)
@@ -89,19 +99,21 @@ def _rows_of(scale: str) -> Iterator[Row]:
     sweeping = SweepSpec.model_validate({"scale": scale, "recipes": source.recipes, "pool": source.pool})
     training = TrainingSpec.model_validate({"scale": scale, "shards": ["shards/ADDRESS"]})
     again = ReevaluationSpec.model_validate({"scale": scale})
-    flows: tuple[tuple[Flow[..., Any], Any, str, int | None, str | None], ...] = (
-        (prepare_pool, chosen.preparation(), "pool", 1, None),
-        (curate, chosen, "pool", None, None),
-        (train, training, "training", None, None),
-        (train_and_evaluate, training, "training", None, None),
-        (experiment, chosen, "experiment", None, None),
-        (sweep, sweeping, "experiment", None, None),
-        (reevaluate, again, "evaluation", 1, asked.cron),
+    flows: tuple[tuple[Flow[..., Any], Any, str, int | None], ...] = (
+        (prepare_pool, chosen.preparation(), "pool", 1),
+        (curate, chosen, "pool", None),
+        (train, training, "training", None),
+        (train_and_evaluate, training, "training", None),
+        (experiment, chosen, "experiment", None),
+        (sweep, sweeping, "experiment", None),
     )
-    for flow, spec, tag, concurrency, cron in flows:
-        memory = {"memory_gib": asked.memory_gib}
-        yield Row(flow, scale, _form(spec), "cpu", (scale, tag), concurrency, cron, memory, elsewhere)
+    memory = {"memory_gib": asked.memory_gib}
+    for flow, spec, tag, concurrency in flows:
+        yield Row(flow, scale, _form(spec), "cpu", (scale, tag), concurrency, None, memory, elsewhere)
     here = {"DATACOMP_GPU_DEPLOYMENT": ""}
+    # It measures by itself what is built already, and on the device that it was measured on: a CPU's scores are others.
+    pool, machine = ("cpu", memory) if scale == EMBEDDED else ("gpu", ONE_GPU)
+    yield Row(reevaluate, scale, _form(again), pool, (scale, "evaluation"), 1, asked.cron, machine, here)
     yield Row(gpu_step, scale, {}, "gpu", (scale, "gpu"), machine=asked.of_training, environment=here)
 
 

@@ -75,8 +75,9 @@ def candidates(call: Call, spec: Preparation) -> Candidates:
 
 
 def scores(call: Call, spec: Preparation, found: Candidates) -> Any:
-    """CLIP scores of the candidates, by a small scorer that is trained on the trusted set."""
-    return call(curating.embed, spec.embed, found.pool, found.shards, (scorer(call, spec),))
+    """CLIP scores of the candidates: by models of open_clip, or by a small scorer that is trained on the trusted set."""
+    own = (scorer(call, spec),) if spec.embed.num_checkpoints else ()
+    return call(curating.embed, spec.embed, found.pool, found.shards, own)
 
 
 def scorer(call: Call, spec: Preparation) -> Any:
@@ -106,9 +107,10 @@ def beside(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candid
 
 def _embeddings(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates) -> Any:
     """What embedding the pool brings, where the filter needs it. A pool without a scorer has its features beside the metadata."""
-    if not spec.needs_embeddings():
+    made = {encoder.column for encoder in preparation.embed.encoders if preparation.embeds}
+    if not spec.needs_embeddings() and not made & spec.columns():
         return None
-    if preparation.scorer is not None or spec.columns_to_make():
+    if preparation.embeds or spec.columns_to_make():
         return scores(call, preparation, found)
     if not preparation.stored_pool and isinstance(preparation.pool, HubPoolSpec) and preparation.pool.features == "leave":
         raise SpecError(

@@ -71,6 +71,11 @@ class Preparation(Spec):
     )
     embed: EmbedSpec = Field(default=EmbedSpec(), description="How pairs are scored.")
 
+    @property
+    def embeds(self) -> bool:
+        """Whether there is something to embed with: a scorer, or models that `embed` names."""
+        return self.scorer is not None or not self.embed.num_checkpoints
+
 
 class Layout(Spec):
     """What the chosen samples become: shards, with faces treated or sets of one's own mixed in, or a view without a copy."""
@@ -171,6 +176,10 @@ class ExperimentSpec(Spec):
     pool_seed: int = Field(default=0, ge=0, description="Seed of the embedded pool: another draw of captions and noise.")
     pool: PoolAddress = ""
     shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
+    embed: EmbedSpec = Field(
+        default=EmbedSpec(),
+        description="How pairs are scored, where the filter reads such a score: name models of open_clip to compute it with.",
+    )
     evalsets: EvalsetsAddress = ""
     layout: Layout = Field(default=Layout(), description="What the chosen samples become.")
 
@@ -192,7 +201,8 @@ class ExperimentSpec(Spec):
 
     def preparation(self) -> Preparation:
         """The specs of everything before the filter."""
-        given = {"scale": self.scale, "stored_pool": self.pool, "stored_shards": self.shards, "images": images_of(self.scale)}
+        stored = {"stored_pool": self.pool, "stored_shards": self.shards}
+        given = {"scale": self.scale, **stored, "images": images_of(self.scale), "embed": self.embed}
         if self.pool:
             return Preparation.model_validate(given)
         if self.scale != "tiny":

@@ -12,9 +12,9 @@ from flows.parameters import Preparation
 
 @flow(name="prepare-pool", flow_run_name="prepare-{spec.pool.scale}", **OPTIONS)
 def prepare_pool(spec: Preparation) -> tuple[Pool, ShardSet, Embeddings | None]:
-    """Metadata, images with a ledger and an index, and scores where a scorer is given."""
+    """Metadata, images with a ledger and an index, and scores where a scorer or a model of the embedding is given."""
     calls = Submitted()
     found = candidates(calls.call, spec)
-    scored = [scores(calls.call, spec, found)] if spec.scorer is not None else []
+    scored = [scores(calls.call, spec, found)] if spec.embeds else []
     pool, shards, *embeddings = calls.results([found.pool, found.shards, *scored])
     return pool, shards, embeddings[0] if embeddings else None

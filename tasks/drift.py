@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,8 +23,13 @@ from tasks import evaluate as evaluating
 from tasks import policies
 from tasks.reporting import artifact_key, in_run
 from tasks.running import store, stored
+from tasks.slots import slot
+
+log = logging.getLogger(__name__)
 
 DRIFTED = "datacomp.evaluation.drifted"
+MEASURED_BY = ("device", "precision", "compiled")
+"""Of two reports: where one of these differs, so may the last digits of every score."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,11 @@ def earlier(checkpoint: Checkpoint) -> Iterator[Record]:
 
 
 def moved(before: dict[str, Any], now: dict[str, Any], checkpoint: str, tolerance: float) -> list[Moved]:
-    """The tasks that two reports measured alike (same protocol, same data) and scored apart."""
+    """The tasks that two reports measured alike (same device, precision, protocol and data) and scored apart."""
+    differing = [name for name in MEASURED_BY if before[name] != now[name]]
+    if differing:
+        log.warning("%s is not compared: its earlier report has another %s", checkpoint, ", ".join(differing))
+        return []
     known = {task["key"]: task for task in before["tasks"]}
     found: list[Moved] = []
     for task_now in now["tasks"]:
@@ -88,7 +98,7 @@ def score_again(
 
 
 def _measured(spec: evaluation.EvalSpec, checkpoint: Checkpoint, evalsets: EvalSets) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as scratch:
+    with slot(EvalReport.kind), tempfile.TemporaryDirectory() as scratch:
         out = Folder(scratch)
         how = {"device": settings().device, "workers": settings().num_workers}
         evaluation.evaluate.function(spec, checkpoint, evalsets, out=out, store=store(), **how)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from prefect import Task
     from prefect.cache_policies import CachePolicy
 
-NEVER_RETRIED = (SpecError, DataError, IncompleteError, DiskFullError, AssertionError, TypeError, KeyError)
+NEVER_RETRIED = (
+    *(SpecError, DataError, IncompleteError, DiskFullError, AssertionError, TypeError, KeyError),
+    *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError),
+)
 
 
 def is_transient(task: Task[Any, Any], run: object, state: prefect_objects.State[Any]) -> bool:
@@ -45,7 +48,6 @@ class Policy(TypedDict, total=False):
     retry_delay_seconds: Callable[[int], list[float]]
     retry_jitter_factor: float
     retry_condition_fn: Callable[..., bool]
-    timeout_seconds: float
 
 
 LOCAL: Policy = {"cache_policy": NO_CACHE, "persist_result": False}

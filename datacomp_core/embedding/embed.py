@@ -23,6 +23,8 @@ from datacomp_core.errors import SpecError
 from datacomp_core.parts import METADATA, SCORES, part_names, scan
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.store import Folder, Store, scratch, step
+from datacomp_core.store.claim import claim
+from datacomp_core.store.folder import hash_file
 from datacomp_core.weights import weights
 
 NO_PROGRESS = NoProgress()
@@ -79,6 +81,8 @@ def embed_folder(
         clip.known(model.name)
         if not model.file.is_file():
             raise SpecError(f"There are no weights at {model.file}: give the path of a checkpoint file.")
+    weights_of = {model.name: hash_file(model.file) for model in models}
+    claim(Folder(out), spec.model_dump(mode="json") | {"weights": weights_of, "metadata": Folder(metadata).url})
     with scratch() as local:
         folders = Folder(metadata), Folder(shards), Folder(out)
         return embed_rows(spec, models, *folders, local, workers=workers, device=device, progress=progress)

@@ -144,10 +144,18 @@ def open_tars(folder: Folder, members: tuple[str, ...], *, classes: bool = True)
 
 def _lines(folder: Folder, name: str) -> tuple[str, ...]:
     """The lines that are not blank, stripped. A blank line is no class: clip-benchmark 1.4, the reference's, drops it."""
-    lines = tuple(line.strip() for line in folder.read(name).decode("utf-8").splitlines() if line.strip())
+    lines = tuple(line.strip() for line in text_of(folder, name).splitlines() if line.strip())
     if not lines:
         raise DataError(f"{folder.at(name)} is empty.")
     return lines
+
+
+def text_of(folder: Folder, name: str) -> str:
+    """A small text file. DataError if it is not UTF-8."""
+    try:
+        return folder.read(name).decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{folder.at(name)} is not UTF-8 text ({problem}); download the set again.") from problem
 
 
 def decode(

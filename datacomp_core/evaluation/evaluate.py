@@ -153,6 +153,7 @@ def _evaluated(
         precision=spec.precision,
         compile=spec.compile,
         batch_size=spec.batch_size,
+        device=devices[0].split(":")[0],
         few_shot=spec.few_shot,
         linear_probe=spec.linear_probe == "yes",
     )

@@ -27,7 +27,7 @@ class Grouped(Classification):
     fields: ClassVar[tuple[str, ...]] = ()
 
     def add(self, samples: Encoded) -> None:
-        check_metadata(samples, self.fields)
+        check_metadata(samples, self.fields, self.metadata[0].size if self.metadata else None)
         super().add(samples)
 
     def extra(self, kept: dict[str, npt.NDArray[Any]]) -> Metrics:
@@ -38,14 +38,17 @@ class Grouped(Classification):
         raise NotImplementedError
 
 
-def check_metadata(samples: Encoded, fields: tuple[str, ...]) -> None:
-    """Each sample's npy must hold a small non-negative whole number for each field. DataError names the sample that does not."""
+def check_metadata(samples: Encoded, fields: tuple[str, ...], size: int | None = None) -> None:
+    """Each sample's npy must hold a small non-negative whole number for each field, and `size` in all (None: as many as the
+    first one). DataError names the sample that does not.
+    """
+    size = size or samples.members["npy"][0].size
     for key, row in zip(samples.keys, samples.members["npy"], strict=True):
         if row.ndim != 1 or row.size < len(fields) or row.dtype.kind not in "iuf":
             wanted = f"{len(fields)} numbers are wanted: {', '.join(fields)}"
             raise DataError(f"sample {key}: its npy has shape {row.shape} of {row.dtype}; {wanted}")
-        if row.size != samples.members["npy"][0].size:
-            raise DataError(f"sample {key}: its npy has {row.size} numbers, others have {samples.members['npy'][0].size}")
+        if row.size != size:
+            raise DataError(f"sample {key}: its npy has {row.size} numbers, others have {size}")
         for name, value in zip(fields, row, strict=False):
             if not (0 <= value < MAX_FIELD and value == int(value)):
                 raise DataError(f"sample {key}: the field {name} of its npy is {value}; fields are numbered from 0")

@@ -44,6 +44,7 @@ class Identity(BaseModel):
     precision: str
     compile: str
     batch_size: int
+    device: str
     few_shot: tuple[int, ...]
     linear_probe: bool
 
@@ -53,6 +54,7 @@ class Kept(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     identity: Identity
+    task: EvalTask
     expected: Expected
     sizes: dict[str, int]
     result: TaskResult
@@ -161,7 +163,7 @@ class _Run:
         with self.out.writing(f"{PREDICTIONS}/{slug(task)}.npz") as path, path.open("wb") as file:
             np.savez_compressed(file, **outcome.predictions)  # pyright: ignore[reportArgumentType]
         sizes = (self.sets / task.folder).files()
-        kept = Kept(identity=self.identity, expected=self.expected, sizes=sizes, result=result)
+        kept = Kept(identity=self.identity, task=task, expected=self.expected, sizes=sizes, result=result)
         self.out.write(f"{TASKS}/{slug(task)}.json", kept.model_dump_json(indent=1).encode())
         self.results[task.key] = result
         self.progress.advance(0, tasks_done=1)
@@ -178,7 +180,7 @@ class _Run:
             found = Kept.model_validate_json(self.out.read(f"{TASKS}/{slug(task)}.json"))
         except (DataError, ValidationError):
             return None
-        same = found.identity == self.identity and found.expected == self.expected
+        same = (found.identity, found.task, found.expected) == (self.identity, task, self.expected)
         if not same or found.result.protocol_version != PROTOCOLS[task.protocol].version:
             return None
         return found.result if found.sizes == (self.sets / task.folder).files() else None

@@ -12,12 +12,13 @@ import csv
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from datacomp_core.clip import Pixels
 from datacomp_core.errors import DataError
-from datacomp_core.evaluation.datasets import IMAGE_EXTENSIONS, Samples, decode
+from datacomp_core.evaluation.datasets import IMAGE_EXTENSIONS, Samples, decode, text_of
 from datacomp_core.store.folder import Folder
 
 
@@ -42,7 +43,7 @@ class ZipBatch:
             for place, name in enumerate(self.names):
                 try:
                     members = {name.rpartition(".")[2].lower(): archive.read(name)}
-                except (zipfile.BadZipFile, KeyError, OSError) as problem:
+                except (zipfile.BadZipFile, zlib.error, KeyError, OSError) as problem:
                     raise DataError(f"it cannot be read from the archive ({problem})") from problem
                 if self.captions:  # one a line; the tokenizer takes any white space as one blank
                     members["txt"] = "\n".join(" ".join(text.split()) for text in self.captions[place]).encode("utf-8")
@@ -125,7 +126,10 @@ def _only(folder: Folder, suffix: str) -> str:
 
 def _table(folder: Folder, columns: tuple[str, ...]) -> tuple[list[dict[str, str]], str]:
     name = _only(folder, ".csv")
-    rows = list(csv.DictReader(io.StringIO(folder.read(name).decode("utf-8"), newline="")))
+    try:
+        rows = list(csv.DictReader(io.StringIO(text_of(folder, name), newline="")))
+    except csv.Error as problem:
+        raise DataError(f"{folder.at(name)} is no table that csv can read ({problem}); download the set again.") from problem
     lacking = [column for column in columns if not rows or rows[0].get(column) is None]
     if lacking:
         raise DataError(f"{folder.at(name)} has no rows with {', '.join(lacking)}; download the set again.")
@@ -157,10 +161,10 @@ def _list(text: str, table: str, number: int) -> tuple[str, ...]:
     """A list of texts as JSON or as Python writes it; never evaluated."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             found = ast.literal_eval(text)
-        except (ValueError, SyntaxError) as problem:
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as problem:
             raise DataError(f"{table}, row {number}: {text[:60]!r} is not a list; download the set again.") from problem
     if not isinstance(found, list | tuple):
         raise DataError(f"{table}, row {number}: {text[:60]!r} is not a list; download the set again.")

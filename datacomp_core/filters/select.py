@@ -74,9 +74,13 @@ class SubsetSpec(Spec):
         """The scores to compute that it reads, each once."""
         return scores_of(self.filter)
 
+    def columns(self) -> frozenset[str]:
+        """The columns of metadata and scores that it reads."""
+        return _tree(self.filter).columns()
+
     def columns_to_make(self) -> frozenset[str]:
         """The columns that it reads and neither metadata of DataComp's schema nor a score to compute brings."""
-        return _tree(self.filter).columns() - {score.column for score in self.scores()} - set(SCHEMA.names())
+        return self.columns() - {score.column for score in self.scores()} - set(SCHEMA.names())
 
     def needs_embeddings(self) -> bool:
         """Whether it reads what metadata of DataComp's schema does not carry and embedding the pool makes."""

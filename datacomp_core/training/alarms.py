@@ -50,9 +50,14 @@ def alarms(spec: TrainSpec, rows: Sequence[Row], idle_seconds: float = 0.0) -> l
     if len(last) == WINDOW and waiting > STARVED:
         text = f"{waiting:.0%} of the time is spent waiting for data: more loader workers, or shards on a faster disk"
         found.append(Alarm("starvation", text))
-    if idle_seconds > max(STALLED_SECONDS, STALLED_STEPS * _usual(last)):
+    if idle_seconds > patience(last):
         found.append(Alarm("stall", f"no step since {idle_seconds:.0f} s, after step {step}"))
     return found
+
+
+def patience(rows: Sequence[Row]) -> float:
+    """Seconds after the last of these rows until a run counts as standing still."""
+    return max(STALLED_SECONDS, STALLED_STEPS * _usual(rows[-WINDOW:]))
 
 
 def _usual(rows: Sequence[Row]) -> float:

@@ -6,6 +6,7 @@ A copy is made once, under a lock that its maker's death releases, and ahead of 
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,13 +24,18 @@ class Copies:
         self._coming: dict[tuple[str, str], Future[Path]] = {}
         self._pool: ThreadPoolExecutor | None = None
 
-    def path(self, url: str, name: str) -> Path:
-        """The shard's local path. DataError if it is not there."""
+    def open(self, url: str, name: str) -> int:
+        """A descriptor of the shard's local file. DataError if it is not there."""
         folder = Folder(url)
         if folder.is_local:
-            return folder.path / f"{name}.tar"
+            return os.open(folder.path / f"{name}.tar", os.O_RDONLY)
         coming = self._coming.pop((url, name), None)
-        return coming.result() if coming else self._copied(url, name)
+        path = coming.result() if coming else self._copied(url, name)
+        while True:
+            try:
+                return os.open(path, os.O_RDONLY)
+            except FileNotFoundError:  # another process had read it and dropped it meanwhile
+                path = self._copied(url, name)
 
     def fetch(self, url: str, name: str) -> None:
         """Begin to copy a shard that will be read soon. Its error, if there is one, is told when it is read."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ POLL_SECONDS = 0.25
 GRACE_SECONDS = 10
 TAIL_BYTES = 3000
 KEPT_BYTES = 4 << 30
+KILLED = re.compile(rf"exitcode\s*: -{int(signal.SIGKILL)}\b")  # as torchrun tells of a rank
 
 
 class NoMemoryError(DatacompError):
@@ -165,7 +167,7 @@ def _reason(job: Job, status: int, log_file: Path, started: int) -> DatacompErro
         size = output.seek(0, os.SEEK_END)
         output.seek(max(started, size - TAIL_BYTES))
         tail = output.read().decode("utf-8", "replace")
-    killed = f"-{int(signal.SIGKILL)}" in tail or status == -signal.SIGKILL
+    killed = KILLED.search(tail) is not None or status == -signal.SIGKILL
     if failure is not None and not (killed and _lost_a_peer(failure.trace)):
         return failure.error()
     if killed:

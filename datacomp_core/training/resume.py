@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import threading
+import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,7 @@ def newest_valid(latest: Path) -> None:
         if not candidate.exists():
             continue
         try:
+            _check_sums(candidate)
             torch.load(candidate, map_location="cpu", weights_only=True)
         except Exception as problem:
             log.warning("checkpoint %s cannot be read (%s): an older one is taken", candidate, problem)
@@ -71,6 +73,13 @@ def newest_valid(latest: Path) -> None:
         if candidate != latest:
             os.replace(candidate, latest)
         return
+
+
+def _check_sums(checkpoint: Path) -> None:
+    """DataError if a record of the file is not what was written; torch.load does not look."""
+    with zipfile.ZipFile(checkpoint) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise DataError(f"{damaged} has another checksum")
 
 
 def position(checkpoint: Path) -> tuple[int, int]:

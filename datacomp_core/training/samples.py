@@ -144,7 +144,7 @@ class Reader:
         if handle is None:
             if len(self._open) >= OPEN_SHARDS:
                 self._close()
-            handle = self._open[source.url, tar] = os.open(self.copies.path(source.url, tar), os.O_RDONLY)
+            handle = self._open[source.url, tar] = self.copies.open(source.url, tar)
         else:
             self._open.move_to_end((source.url, tar))
         return os.pread(handle, length, offset)

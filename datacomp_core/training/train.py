@@ -20,6 +20,7 @@ from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.settings import settings
 from datacomp_core.shards import tars_of
 from datacomp_core.store import Folder, Store, step
+from datacomp_core.store.claim import claim
 from datacomp_core.training.arguments import Checkpointing, Machine, Report, world_batch
 from datacomp_core.training.curve import curves
 from datacomp_core.training.job import FINAL, HISTORY, RUN, Job
@@ -111,6 +112,7 @@ def train_folder(spec: TrainSpec, data: tuple[str, ...], out: str, **options: An
     folder = Folder(out)
     if folder.exists(RECORD):
         raise SpecError(f"{folder.at(RECORD)} is there already, so that training has ended: choose another folder.")
+    claim(folder, spec.model_dump(mode="json") | {"data": [Folder(url).url for url in data]})
     shards = tuple(
         ShardSet(num_samples=0, num_unique=0, num_shards=0, data=Folder(url).url, name=Folder(url).url) for url in data
     )

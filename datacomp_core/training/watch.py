@@ -10,9 +10,9 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from datacomp_core.errors import IncompleteError
+from datacomp_core.errors import IncompleteError, LostProcessError
 from datacomp_core.progress import Progress
-from datacomp_core.training.alarms import Alarm, Row, alarms
+from datacomp_core.training.alarms import Alarm, Row, alarms, patience
 from datacomp_core.training.history import read_history, unreadable
 from datacomp_core.training.job import HISTORY, UNREADABLE, Job
 
@@ -22,10 +22,13 @@ BARS = "▁▂▃▄▅▆▇█"
 POINTS = 24
 TOLD_SECONDS = 30.0
 LATELY = 5  # logged steps that a rate is taken over
+HUNG = 3  # times as long as until a run counts as standing still: nobody will wake it
 
 
 class Watch:
-    """Call it often. IncompleteError as soon as more samples are unreadable, on all ranks together, than are tolerated."""
+    """Call it often. IncompleteError as soon as more samples are unreadable, on all ranks together, than are tolerated;
+    LostProcessError when there was no step for an hour's length: a rank hangs, and a retry goes on from the last checkpoint.
+    """
 
     def __init__(self, job: Job, progress: Progress) -> None:
         self.job, self.progress, self.folder = job, progress, Path(job.folder)
@@ -78,7 +81,13 @@ class Watch:
             )
 
     def _warn(self) -> None:
-        now = {alarm.kind: alarm for alarm in alarms(self.job.spec, self.rows, time.monotonic() - self._fresh)}
+        idle = time.monotonic() - self._fresh
+        if len(self.rows) > 1 and self.done < self.job.spec.steps and idle > HUNG * patience(self.rows):
+            raise LostProcessError(
+                f"The training made no step for {idle:.0f} s after step {self.done} and was ended: a rank, its storage or its "
+                "network hangs. Run it again; it goes on from its last checkpoint."
+            )
+        now = {alarm.kind: alarm for alarm in alarms(self.job.spec, self.rows, idle)}
         for kind in now.keys() - self.alarms.keys():
             log.warning("%s: %s", kind, now[kind].text)
             self.progress.note(self.line(now[kind]))

@@ -14,9 +14,6 @@ from datacomp_core.errors import SpecError
 from deployments.cli import options, terminal
 from deployments.local_server import UI_PORT, prepare_environment, refuse_backport, require_free, server_command
 
-WORKER = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-"""A run whose process and worker are both gone is known by its silence."""
-
 LIMITS = {"gpu": 1, "cpu": 4}
 
 
@@ -68,7 +65,7 @@ def worker(
     _need_a_server()
     from datacomp_core.settings import settings
 
-    own = {"DATACOMP_HOME": str(settings().home.resolve()), **WORKER}
+    own = {"DATACOMP_HOME": str(settings().home.resolve())}
     environment = {**os.environ, **{name: value for name, value in own.items() if name not in os.environ}}
     environment["DATACOMP_HOME"] = own["DATACOMP_HOME"]  # runs work in folders of their own
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,10 @@ def test_a_folder_is_embedded_by_a_checkpoint_and_a_second_call_finds_it_done(
         assert status == 0, problem
         counts = {name: count for name, count in json.loads(told).items() if count}
         assert counts == {"rows": SAMPLES, "embedded": SAMPLES - 1, "never_arrived": 1}
+    shutil.copyfile(world / "weights.pt", world / "same.pt")
+    assert datacomp(f"mine={MODEL}@{world}/same.pt")[0] == 0
+    status, _, problem = datacomp(f"other={MODEL}@{world}/weights.pt")
+    assert (status, "was begun with another encoders" in problem.replace("\n", " ")) == (2, True)
     scores = pl.read_parquet(world / "out/scores/00000000.parquet")["clip_mine_similarity_score"].to_list()
     assert scores[:-1] == pytest.approx(scores_by_hand(world), abs=1e-5)
     assert scores[-1] is None

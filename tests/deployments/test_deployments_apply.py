@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from deployments.apply import apply_all
+from deployments.apply import apply_all, deployment
+from deployments.automations import lost_runs
 from deployments.catalog import ROWS, Row
 from deployments.work_pools import POOLS
 
@@ -29,6 +30,23 @@ def test_a_row_is_complete(row: Row) -> None:
     if row.parameters:
         row.flow.validate_parameters(row.parameters)
     assert row.work_pool in {pool.name for pool in POOLS}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_run_of_any_worker_beats_thrice_before_it_counts_as_lost(row: Row) -> None:
+    environment = deployment(row).job_variables["env"]
+    every = float(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    assert lost_runs().trigger.within.total_seconds() >= 3 * every  # pyright: ignore[reportAttributeAccessIssue]
+    assert environment["PREFECT_LOGGING_EXTRA_LOGGERS"] == "datacomp_core"
+
+
+def test_what_measures_or_trains_is_on_gpus_but_for_tiny() -> None:
+    pools = {row.name: row.work_pool for row in ROWS}
+    assert pools["reevaluate/tiny"] == "cpu"
+    assert {name for name, pool in pools.items() if pool == "gpu"} == {
+        *(f"gpu-step/{row.deployment}" for row in ROWS),
+        *(f"reevaluate/{row.deployment}" for row in ROWS if row.deployment != "tiny"),
+    }
 
 
 def test_names_are_unique() -> None:

@@ -101,6 +101,12 @@ def test_a_scale_of_the_competition_begins_at_the_hub(scale: str, tmp_path: Path
     assert [one.kind for one in steps] == KINDS
     with pytest.raises(SpecError, match="features=fetch"):
         plan(lambda call: experiments(call, [chosen.model_copy(update={"recipe": "image_based"})]), store())
+    made = {"column": "clip_l14_similarity_score", "prefix": "l14", "model": "ViT-L-14", "weights": "openai", "sha256": "0" * 64}
+    anew = ExperimentSpec.model_validate({**chosen.model_dump(), "embed": {"encoders": [made], "released": "recompute"}})
+    steps = plan(lambda call: experiments(call, [anew]), store())
+    assert sorted(one.kind for one in steps) == sorted([*KINDS, "embeddings"])
+    assert anew.preparation().embeds
+    assert not chosen.preparation().embeds
 
 
 def test_debug_has_no_pool_of_its_own() -> None:

@@ -11,7 +11,8 @@ from tasks.drift import Moved, alarm, moved
 
 
 def report(**values: float | None) -> dict[str, Any]:
-    return {"tasks": [{"key": key, "value": value, "protocol_version": 1, "data": "d"} for key, value in values.items()]}
+    tasks = [{"key": key, "value": value, "protocol_version": 1, "data": "d"} for key, value in values.items()]
+    return {"device": "cpu", "precision": "reference", "compiled": False, "tasks": tasks}
 
 
 def test_only_what_moved_beyond_the_tolerance_is_drift() -> None:
@@ -25,6 +26,11 @@ def test_another_protocol_or_other_data_is_another_measurement(field: str) -> No
     before, now = report(a=0.5), report(a=0.9)
     now["tasks"][0][field] = "another"
     assert moved(before, now, "checkpoints/x", 0.001) == []
+
+
+def test_another_device_is_no_drift_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert moved(report(a=0.5), report(a=0.9) | {"device": "cuda"}, "checkpoints/x", 0.001) == []
+    assert "checkpoints/x is not compared: its earlier report has another device" in caplog.text
 
 
 def test_the_alarm_names_the_worst_and_silence_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ def fate(problem: Exception) -> bool:
         (ConnectionResetError("x"), True),
         (TimeoutError("x"), True),
         (OSError("x"), True),
+        (FileNotFoundError("x"), False),
+        (PermissionError("x"), False),
     ],
     ids=lambda value: type(value).__name__,
 )

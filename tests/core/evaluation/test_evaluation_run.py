@@ -7,6 +7,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from datacomp_core import clip
 from datacomp_core.artifacts import Checkpoint, EvalSets, Spec
 from datacomp_core.errors import DataError, IncompleteError
 from datacomp_core.evaluation import run as running
+from datacomp_core.evaluation.catalog import suite
 from datacomp_core.evaluation.evaluate import EvalSpec, evaluate, evaluate_folder
 from datacomp_core.evaluation.model import EvalModel, Exactness
 from datacomp_core.evaluation.report import Report
@@ -205,6 +207,7 @@ BAD_METADATA: dict[str, tuple[bytes | None, str]] = {
     "pickled": (npy([{}]), r"sample s0000003 of .*its npy cannot be read"),
     "too short": (npy([1]), r"sample s0000003: its npy has shape \(1,\)"),
     "another length": (npy([1, 2, 3, 4]), r"sample s0000003: its npy has 4 numbers, others have 3"),
+    "another length in a batch of its own": (npy([1, 2, 3, 4]), r"sample s0000003: its npy has 4 numbers, others have 3"),
     "negative": (npy([-1, 2, 3]), r"sample s0000003: the field region of its npy is -1"),
     "absurd": (npy([1 << 40, 2, 3]), r"sample s0000003: the field region of its npy is 1099511627776"),
     "not a number": (npy([float("nan"), 2, 3]), r"sample s0000003: the field region of its npy is nan"),
@@ -222,7 +225,7 @@ def test_bad_metadata_names_the_sample(prepared: Path, tmp_path: Path, fault: st
     home = tmp_path / "sets" / "wds_wilds-fmow_test"
     write_set(home, made)
     write_names(home)
-    spec = EvalSpec(suite="datacomp", tasks=("wilds/fmow",), expected="any")
+    spec = EvalSpec(suite="datacomp", tasks=("wilds/fmow",), expected="any", batch_size=1 if "of its own" in fault else 256)
     with pytest.raises(IncompleteError, match=f"wilds/fmow: .*{told}"):
         scored(prepared, tmp_path / "sets", tmp_path / "out", spec=spec)
 
@@ -273,6 +276,10 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing set": (shutil.rmtree, r"nshards\.txt is not there"),
     "no test sample": (emptied, r"holds no test sample"),
     "no class names": (lambda home: (home / "classnames.txt").write_text("\n \n"), r"classnames\.txt is empty"),
+    "class names not UTF-8": (
+        lambda home: (home / "classnames.txt").write_bytes(b"caf\xe9"),
+        r"classnames\.txt is not UTF-8 text",
+    ),
     "bad template": (
         lambda home: (home / "zeroshot_classification_templates.txt").write_text("a {dog}"),
         r"template 'a \{dog\}' cannot be filled",
@@ -314,6 +321,13 @@ def test_a_rerun_keeps_what_is_done_and_only_that_of_the_same_model_and_data(
     assert ran == ["tiny/coarse"]
     assert made.complete
     assert made.average is not None
+    ran.clear()
+    coarse = suite("tiny").task("tiny/coarse")
+    monkeypatch.setattr(EvalSpec, "wanted", lambda spec: [replace(coarse, metric="mean_per_class_recall")])
+    again = scored(prepared, sets, tmp_path / "out")
+    assert (ran, again.tasks[0].main_metric) == (["tiny/coarse"], "mean_per_class_recall")
+    monkeypatch.undo()
+    monkeypatch.setattr(running._Run, "_opened", watched)  # pyright: ignore[reportPrivateUsage]
     ran.clear()
     evaluate_folder(model=MODEL, checkpoint=None, data=str(sets), out=str(tmp_path / "out"), device="cpu")
     assert len(ran) == 7, "other weights: nothing may be kept"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch
 from datacomp_core.errors import DataError
 from datacomp_core.store import Folder
 from datacomp_core.training.copies import Copies
-from datacomp_core.training.job import HISTORY, LATEST
-from datacomp_core.training.resume import CHECKPOINTS, POINTER, Carrier, fetch, position
+from datacomp_core.training.job import HISTORY, LATEST, PREVIOUS
+from datacomp_core.training.resume import CHECKPOINTS, POINTER, Carrier, fetch, newest_valid, position
 
 pytestmark = pytest.mark.s3
 
@@ -81,14 +82,35 @@ def test_a_shard_is_copied_once_by_all_readers_of_a_machine(tmp_path: Path, out:
     many = [Copies(str(tmp_path / "cache")) for _ in range(4)]
     for copies in many:
         copies.fetch(out.url, "00000000")
-    paths = {copies.path(out.url, "00000000") for copies in many}
-    [path] = paths
-    assert path.read_bytes() == data
-    with path.open("rb") as held:
-        many[0].drop(out.url, "00000000")
-        assert held.read() == data
-    assert not path.exists()
+    held = [copies.open(out.url, "00000000") for copies in many]
+    assert len({os.fstat(handle).st_ino for handle in held}) == 1
+    many[0].drop(out.url, "00000000")
+    assert [os.pread(handle, len(data) + 1, 0) for handle in held] == [data] * 4
+    for handle in held:
+        os.close(handle)
+    assert not list((tmp_path / "cache").rglob("*.tar"))
+    out.write("00000002.tar", data)
+    many[0].fetch(out.url, "00000002")
+    many[0]._coming[out.url, "00000002"].result()  # pyright: ignore[reportPrivateUsage]
+    many[2].drop(out.url, "00000002")  # another one has read it, and drops it before the first opens what it fetched
+    late = [copies.open(out.url, "00000002") for copies in many[:2]]
+    assert [os.pread(handle, len(data) + 1, 0) for handle in late] == [data] * 2
+    for handle in late:
+        os.close(handle)
     many[1].fetch(out.url, "00000001")
     with pytest.raises(DataError, match=r"00000001\.tar is not there"):
-        many[1].path(out.url, "00000001")
+        many[1].open(out.url, "00000001")
     shutil.rmtree(tmp_path / "cache")
+
+
+def test_a_checkpoint_with_a_hole_is_no_checkpoint(tmp_path: Path) -> None:
+    latest, previous = tmp_path / LATEST, tmp_path / PREVIOUS
+    for path, epoch in ((previous, 1), (latest, 2)):
+        torch.save({"epoch": epoch, "state_dict": {"weight": torch.randn(100_000)}}, path)
+    whole = previous.read_bytes()
+    with latest.open("r+b") as file:  # as a machine's crash leaves blocks that never reached the disk
+        file.seek(100_000)
+        file.write(bytes(100_000))
+    assert torch.load(latest, weights_only=True)["epoch"] == 2, "torch itself does not mind"
+    newest_valid(latest)
+    assert latest.read_bytes() == whole

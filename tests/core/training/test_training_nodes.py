@@ -187,5 +187,9 @@ def test_out_of_memory_names_what_would_fit(tmp_path: Path) -> None:
 def test_a_killed_rank_is_told_from_its_peers_complaint(tmp_path: Path) -> None:
     told = failed(tmp_path, "RuntimeError", "gloo: Connection closed by peer", "exitcode: -9")
     assert isinstance(told, LostProcessError)
+    told = failed(tmp_path, "RuntimeError", "gloo: Connection closed by peer", "  exitcode  : -9 (pid: 77)\n")
+    assert isinstance(told, LostProcessError)
+    own = failed(tmp_path, "RuntimeError", "in ProcessGroupNCCL", "host : gpu-node-9\nexitcode  : 1 (pid: 8)\nerror_file: /a--9b")
+    assert "Rank 1 of the training failed: RuntimeError: told" in str(own)
     own = failed(tmp_path, "ZeroDivisionError", "line 3, in step", "exitcode: 1")
     assert "Rank 1 of the training failed: ZeroDivisionError: told\nline 3, in step" in str(own)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from training_world import training
 
-from datacomp_core.errors import DatacompError, IncompleteError
+from datacomp_core.errors import DatacompError, IncompleteError, LostProcessError
 from datacomp_core.progress import LogProgress
 from datacomp_core.training.alarms import WINDOW, Row, alarms
 from datacomp_core.training.arguments import Machine
@@ -64,6 +65,18 @@ def test_a_loss_that_rises_again_waiting_and_standing_still_are_told() -> None:
     assert kinds(rows(falling(), waiting=0.5)) == {"starvation"}
     assert kinds(rows(falling()), idle=3600) == {"stall"}
     assert not kinds(rows(falling()), idle=30)
+
+
+def test_a_run_that_hangs_is_ended_as_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch(Job(spec=SPEC, machine=Machine(), sources=(), folder=str(tmp_path)), LogProgress("training"))
+    (tmp_path / HISTORY).write_text("".join(json.dumps(row) + "\n" for row in rows(falling(60))))
+    watch()
+    now = time.monotonic()
+    monkeypatch.setattr("time.monotonic", lambda: now + 1700)
+    watch()
+    monkeypatch.setattr("time.monotonic", lambda: now + 1900)
+    with pytest.raises(LostProcessError, match="made no step for 1900 s after step 237"):
+        watch()
 
 
 def test_the_line_says_how_it_goes(tmp_path: Path) -> None:
