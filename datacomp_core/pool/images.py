@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from datacomp_core.artifacts import Pool, ShardSet
+from datacomp_core.echo import Echo
 from datacomp_core.errors import IncompleteError
 from datacomp_core.parallel import prepared_map
 from datacomp_core.parts import METADATA, part_names
@@ -85,9 +86,11 @@ def fetch_plans(
     plans: list[ShardPlan], settings: tuple[Any, ...], workers: int, distributor: Distributor = "engine"
 ) -> Iterator[Fetched]:
     """The shards of `plans` as they are finished; `settings` are those of `set_up`."""
-    with scratch() as folder, _log_is_told(output := folder / "img2dataset.log"):
+    with scratch() as folder, _log_is_told(output := folder / "img2dataset.log") as echo:
         if distributor != "engine":
-            yield from distribute(distributor, plans, settings, workers, output) if plans else ()
+            for fetched in distribute(distributor, plans, settings, workers, output) if plans else ():
+                echo()
+                yield fetched
             return
         done = prepared_map(
             fetch_shard,
@@ -97,6 +100,7 @@ def fetch_plans(
             one_worker="apart",
         )
         for _, fetched in done:
+            echo()
             yield fetched
 
 
@@ -143,10 +147,12 @@ def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan],
 
 
 @contextmanager
-def _log_is_told(path: Path) -> Generator[None]:
-    """If the block fails, its workers' last words go to our log: their output is not on the terminal."""
+def _log_is_told(path: Path) -> Generator[Echo]:
+    """What the workers print goes to our log, and if the block fails, their last words in full: they have no terminal."""
+    echo = Echo(path)
     try:
-        yield
+        yield echo
+        echo.close()
     except Exception:
         words = path.read_text(errors="replace")[-TOLD_LOG_CHARACTERS:].strip() if path.exists() else ""
         if words:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from datacomp_core.echo import Echo
 from datacomp_core.errors import DatacompError, LostProcessError
 from datacomp_core.training.elastic import PARENT
 from datacomp_core.training.job import FAILURE, JOB, Job, first_failure
@@ -89,6 +90,7 @@ def run_node(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
     log_file = folder / (OUTPUT if not layout.node else f"ranks-node{layout.node}.log")
     with log_file.open("ab") as output:
         started = output.tell()
+        echo = Echo(log_file, start=started, hushed="| INFO |")  # open_clip's: `watch` tells them shorter, out.log keeps them
         process = subprocess.Popen(
             command(job, layout),
             env=_environment(job, layout),
@@ -101,8 +103,10 @@ def run_node(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
             while process.poll() is None and not _others_failed(folder, layout):
                 time.sleep(POLL_SECONDS)
                 watch()
+                echo()
         finally:
             _end(process)
+            echo.close()
     if process.returncode != 0:
         (folder / f"{NODE_FAILED}{layout.node}").touch()
         raise _reason(job, process.returncode, log_file, started)
