@@ -71,6 +71,13 @@ class Unreadable:
             file.write(json.dumps({"step": step, "names": list(names)}) + "\n")
 
 
+def forget_ranks_beyond(folder: Path, world_size: int, step: int) -> None:
+    """Drop what ranks that are no more wrote at or after `step`: the others draw those samples again."""
+    for path in folder.glob(f"{UNREADABLE}*.jsonl"):
+        if int(path.stem.removeprefix(UNREADABLE)) >= world_size:
+            keep_before(path, step)
+
+
 def unreadable(folder: Path) -> list[str]:
     """What all ranks could not read, each time it was drawn."""
     files = sorted(folder.glob(f"{UNREADABLE}*.jsonl"))

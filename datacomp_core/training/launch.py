@@ -7,6 +7,7 @@ fails ends the others, and its own error is what is raised here.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ from datacomp_core.echo import Echo
 from datacomp_core.errors import DatacompError, LostProcessError
 from datacomp_core.training.elastic import PARENT
 from datacomp_core.training.job import FAILURE, JOB, Job, first_failure
+from datacomp_core.training.memory import device_bytes, needed
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +186,9 @@ def _reason(job: Job, status: int, log_file: Path, started: int) -> DatacompErro
 
 def _out_of_memory(job: Job) -> NoMemoryError:
     machine, batch = job.machine, job.spec.recipe.batch_size // job.machine.world_size
-    more = next((n for n in range(machine.accumulation * 2, batch + 1) if batch % n == 0), batch)
+    switch, room = "on" if machine.checkpoints_gradients else "off", device_bytes() or math.inf
+    counts = (n for n in range(machine.accumulation * 2, batch + 1) if batch % n == 0)
+    more = next((n for n in counts if needed(job.spec, machine, switch, n) <= room), batch)
     also = "" if machine.checkpoints_gradients else ", or gradient checkpointing (checkpointing='on')"
     return NoMemoryError(
         f"The GPU's memory does not hold {batch // machine.accumulation} samples a process: use accumulation {more}{also}. "

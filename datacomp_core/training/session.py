@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from datacomp_core.errors import DatacompError
 from datacomp_core.training.arguments import Machine
 from datacomp_core.training.data import Batches, Slice, Steps, order_of
-from datacomp_core.training.history import History, Unreadable
+from datacomp_core.training.history import History, Unreadable, forget_ranks_beyond
 from datacomp_core.training.job import FINAL, HISTORY, LATEST, PREVIOUS, Job
 from datacomp_core.training.resume import position
 from datacomp_core.training.samples import RATIO, SCALE, Reader
@@ -86,6 +86,7 @@ class Session:
         self.steps.normalise_by(mean, std)
         self.steps.on_unreadable = Unreadable(Path(job.folder), args.rank, done).add
         if args.rank == 0:
+            forget_ranks_beyond(Path(job.folder), args.world_size, done)
             self.history = History(Path(job.folder) / HISTORY, done, self.gauges)
         return {"train": _Data(self.steps)}
 

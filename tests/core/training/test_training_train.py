@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from training_world import NoiseSpec, kill_at_step, noise, store_at, training
 
+from datacomp_core import clip
 from datacomp_core.artifacts import Checkpoint
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.store import Store
@@ -63,6 +64,12 @@ def test_killed_and_resumed_it_ends_as_plain_open_clip_train_does(tmp_path: Path
     from safetensors.torch import load_file
 
     assert all(torch.equal(value, mine[name]) for name, value in load_file(out.path / "checkpoint.safetensors").items())
+    import open_clip
+
+    clip.register()
+    for name in ("checkpoint.pt", "checkpoint.safetensors"):
+        loaded: Any = open_clip.create_model(made.model, pretrained=str(out.path / name))
+        assert all(torch.equal(value, mine[key]) for key, value in loaded.state_dict().items()), name
     record = out.read_json("training.json")
     assert (record["steps"], record["samples_seen"], record["mean_repeats"]) == (12, 96, 2.4)
     assert record["sources"][0]["samples_seen"] == 96

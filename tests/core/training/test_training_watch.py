@@ -16,7 +16,7 @@ from datacomp_core.progress import LogProgress
 from datacomp_core.training.alarms import WINDOW, Row, alarms
 from datacomp_core.training.arguments import Machine
 from datacomp_core.training.curve import curves
-from datacomp_core.training.history import History, Unreadable, read_history, unreadable
+from datacomp_core.training.history import History, Unreadable, forget_ranks_beyond, read_history, unreadable
 from datacomp_core.training.job import HISTORY, Job
 from datacomp_core.training.watch import Watch, sparkline
 
@@ -114,6 +114,11 @@ def test_unreadable_samples_are_summed_over_ranks_and_counted_once(tmp_path: Pat
     watch()
     assert watch.num_unreadable == 3
     Unreadable(tmp_path, 1, 5).add(5, ["00000001:7"])  # rank 1 was killed and goes on from step 5
+    assert len(unreadable(tmp_path)) == 3
+    Unreadable(tmp_path, 10, 0).add(7, ["00000001:8"])
+    forget_ranks_beyond(tmp_path, 2, 8)
+    assert len(unreadable(tmp_path)) == 4
+    forget_ranks_beyond(tmp_path, 2, 7)  # gone on with two ranks from step 7
     assert len(unreadable(tmp_path)) == 3
     ranks[0].add(6, ["00000000:9", "00000001:9"])
     with pytest.raises(IncompleteError, match=r"5 of the drawn samples could not be read, and 4 are tolerated"):
