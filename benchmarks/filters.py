@@ -119,7 +119,7 @@ def _captions() -> pl.Series:
 
 
 def ours(name: str, folder: str, workers: int) -> int:
-    from datacomp_core.filters.select import load_recipe, select
+    from datacomp_core.selection.select import load_recipe, select
     from datacomp_core.store import Folder
 
     with tempfile.TemporaryDirectory() as out:

@@ -12,13 +12,13 @@ from typing import Any
 
 from datacomp_core.artifacts import Artifact, EvalSets, Pool, ShardSet, Spec
 from datacomp_core.errors import SpecError
-from datacomp_core.filters.select import SubsetSpec
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec
 from datacomp_core.resharding.faces import FaceSpec
 from datacomp_core.resharding.mix import MixSpec
+from datacomp_core.selection.select import SubsetSpec
 from datacomp_core.store import Planned, Store
 from flows.parameters import Curation, ExperimentSpec, Preparation, Scoring
 from tasks import curate as curating

@@ -13,7 +13,6 @@ from datacomp_core.errors import SpecError
 from datacomp_core.evaluation.download import DownloadSpec
 from datacomp_core.evaluation.evaluate import EvalSpec
 from datacomp_core.filters import Everything, WholeFilter
-from datacomp_core.filters.select import SubsetSpec, load_recipe
 from datacomp_core.leaderboard.entry import EntrySpec
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
@@ -22,6 +21,7 @@ from datacomp_core.pool.images import ImageSpec, images_of
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec, TrustedSpec
 from datacomp_core.resharding.reshard import ReshardSpec, reshard_of
 from datacomp_core.scales import SCALES
+from datacomp_core.selection.select import SubsetSpec, load_recipe
 from datacomp_core.training.train import TrainSpec
 
 SCORER = {"name": "custom", "train_num_samples": 30_720, "batch_size": 128, "warmup": 15}

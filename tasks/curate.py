@@ -7,12 +7,12 @@ from prefect import task
 from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, Scores, ShardSet, Subset
 from datacomp_core.embedding import embed as embedding
 from datacomp_core.embedding.spec import EmbedSpec
-from datacomp_core.filters import select
-from datacomp_core.filters.scores import compute
-from datacomp_core.filters.scores.base import Score
 from datacomp_core.resharding import mix as mixing
 from datacomp_core.resharding import reshard as resharding
 from datacomp_core.resharding import view as viewing
+from datacomp_core.scores import compute
+from datacomp_core.scores.base import Score
+from datacomp_core.selection import select
 from datacomp_core.settings import settings
 from tasks import pictures, policies
 from tasks.running import run, runs

@@ -55,7 +55,7 @@ Leaf = (
 def _named(value: AnyValue) -> AnyValue:
     """A text in the place of a filter is the name of a recipe; a model may come from any union that knows it."""
     if isinstance(value, str):
-        from datacomp_core.filters.baselines import recipe
+        from datacomp_core.recipes.baselines import recipe
 
         return recipe(value).filter.model_dump()
     return value.model_dump() if isinstance(value, BaseModel) else value

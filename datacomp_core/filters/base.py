@@ -18,7 +18,7 @@ import polars as pl
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from datacomp_core.filters.view import View
+    from datacomp_core.selection.view import View
 
 Mask = npt.NDArray[np.bool_]
 
@@ -36,13 +36,13 @@ def locked(kind: str) -> Any:
 
 
 def _canonical(score: str) -> str:
-    from datacomp_core.filters.scores import canonical
+    from datacomp_core.scores import canonical
 
     return canonical(score)
 
 
 ScoreName = Annotated[str, AfterValidator(_canonical)]
-"""A score column, a short name of one, or a score to compute: `kind` or `kind:parameter=value,...` (filters/scores)."""
+"""A score column, a short name of one, or a score to compute: `kind` or `kind:parameter=value,...` (scores/)."""
 
 
 def score_field(default: str) -> Any:

@@ -17,12 +17,12 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from datacomp_core import uid
+from datacomp_core.buckets import Buckets
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters.base import ScoreName, Survey, locked, score_column
-from datacomp_core.filters.buckets import Buckets
 
 if TYPE_CHECKING:
-    from datacomp_core.filters.view import View
+    from datacomp_core.selection.view import View
 
 ROWS_A_BUCKET = 1_000_000
 BITS = 64

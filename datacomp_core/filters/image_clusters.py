@@ -14,8 +14,8 @@ import polars as pl
 from pydantic import Field
 
 from datacomp_core.filters.base import FeatureBatch, Mask, locked
-from datacomp_core.filters.nearest import nearest
-from datacomp_core.filters.vectors import Vectors, VectorsName, matched, vectors
+from datacomp_core.vectors.files import Vectors, VectorsName, matched, vectors
+from datacomp_core.vectors.nearest import nearest
 
 
 class ImageClusters(FeatureBatch):

@@ -13,8 +13,8 @@ import polars as pl
 from pydantic import Field
 
 from datacomp_core.assets import asset
+from datacomp_core.fasttext.model import LanguageModel
 from datacomp_core.filters.base import Batch, locked
-from datacomp_core.filters.language_model import LanguageModel
 
 
 class Language(Batch):

@@ -14,11 +14,11 @@ from pydantic import AfterValidator, Field
 
 from datacomp_core.errors import SpecError
 from datacomp_core.filters.base import ScoreName, Survey, locked, score_column
-from datacomp_core.filters.cut import Look, Window, find, look
-from datacomp_core.filters.source import Source
+from datacomp_core.selection.threshold_search import Look, Window, find, look
+from datacomp_core.source import Source
 
 if TYPE_CHECKING:
-    from datacomp_core.filters.view import View
+    from datacomp_core.selection.view import View
 
 Standard = Literal["standardised", "as_is"]
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from datacomp_core.filters.base import Survey, locked
 
 if TYPE_CHECKING:
-    from datacomp_core.filters.view import View
+    from datacomp_core.selection.view import View
 
 Matrix = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]

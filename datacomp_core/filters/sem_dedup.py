@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from datacomp_core.buckets import Buckets
 from datacomp_core.filters.base import Survey, locked
-from datacomp_core.filters.buckets import Buckets
-from datacomp_core.filters.nearest import nearest
-from datacomp_core.filters.vectors import Vectors, VectorsName, matched, unit, vectors
+from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
+from datacomp_core.vectors.nearest import nearest
 
 if TYPE_CHECKING:
-    from datacomp_core.filters.view import View
+    from datacomp_core.selection.view import View
 
 COMPARED_AT_ONCE = 1 << 24
 ROWS_A_BUCKET = 200_000

@@ -20,7 +20,7 @@ from datacomp_core.filters.tree_draw import ShareTree
 
 if TYPE_CHECKING:
     from datacomp_core.filters import AnyFilter
-    from datacomp_core.filters.view import View
+    from datacomp_core.selection.view import View
 
 
 class SoftCap(Survey):

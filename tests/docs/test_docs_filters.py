@@ -14,12 +14,12 @@ import pytest
 from pydantic import Field, TypeAdapter
 
 from datacomp_core.filters import Leaf
-from datacomp_core.filters.baselines import Recipe
-from datacomp_core.filters.recipes import load_recipe
-from datacomp_core.filters.scores import KINDS
-from datacomp_core.filters.scores.compute import computed
-from datacomp_core.filters.select import scores_of, select
-from datacomp_core.filters.source import Source
+from datacomp_core.recipes.baselines import Recipe
+from datacomp_core.recipes.load import load_recipe
+from datacomp_core.scores import KINDS
+from datacomp_core.scores.compute import computed
+from datacomp_core.selection.select import scores_of, select
+from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
 PAGE = (Path(__file__).parents[2] / "docs" / "filters_tutorial.md").read_text()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import typer
 
-from datacomp_core.filters.select import load_recipe
 from datacomp_core.scales import SCALES
+from datacomp_core.selection.select import load_recipe
 from datacomp_core.settings import Settings
 from deployments.cli.main import app, register
 

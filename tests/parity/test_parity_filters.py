@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from datacomp_core.filters.select import load_recipe, select
+from datacomp_core.selection.select import load_recipe, select
 from datacomp_core.store import Folder
 
 FROZEN = Path(__file__).parent / "filters"

@@ -37,9 +37,9 @@ def cluster(
     """
     import numpy as np
 
-    from datacomp_core.filters.kmeans import ClusterSpec
-    from datacomp_core.filters.kmeans import cluster as train
-    from datacomp_core.filters.source import Source
+    from datacomp_core.selection.kmeans import ClusterSpec
+    from datacomp_core.selection.kmeans import cluster as train
+    from datacomp_core.source import Source
 
     if not out.endswith(".npy"):
         raise SpecError(f"The file of centroids ends with .npy, and {out!r} does not.")

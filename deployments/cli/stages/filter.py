@@ -16,10 +16,10 @@ from deployments.cli import options, terminal
 from deployments.cli.stages import until
 
 if TYPE_CHECKING:
-    from datacomp_core.filters.report import Explanation
-    from datacomp_core.filters.select import Selection
-    from datacomp_core.filters.source import Source
     from datacomp_core.progress import LogProgress
+    from datacomp_core.selection.report import Explanation
+    from datacomp_core.selection.select import Selection
+    from datacomp_core.source import Source
 
 
 def add_to(app: typer.Typer) -> None:
@@ -77,7 +77,7 @@ def filter_(
 
 
 def _list_recipes(*, json: bool) -> None:
-    from datacomp_core.filters.baselines import RECIPES
+    from datacomp_core.recipes.baselines import RECIPES
 
     if json:
         terminal.print_json(
@@ -101,7 +101,7 @@ class Places:
     keep_scores: str | None
 
     def source(self) -> Source:
-        from datacomp_core.filters.source import Source
+        from datacomp_core.source import Source
 
         shards = Folder(self.shards) if self.shards else None
         return Source(Folder(self.metadata), _folders(self.scores), _folders(self.features), shards)
@@ -134,8 +134,8 @@ def _filter_folder(places: Places, recipe: str, out: str | None, against: list[s
 
 def _chosen(places: Places, recipe: str, local: Path, folder: Folder | None, name: str, progress: LogProgress) -> Selection:
     """The selection, with the scores that its recipe computes."""
-    from datacomp_core.filters.scores.compute import computed
-    from datacomp_core.filters.select import load_recipe, scores_of, select
+    from datacomp_core.scores.compute import computed
+    from datacomp_core.selection.select import load_recipe, scores_of, select
 
     wanted, workers = load_recipe(recipe), settings().num_workers
     kept = Folder(places.keep_scores) if places.keep_scores else Folder(local) / "scores"

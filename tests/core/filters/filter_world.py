@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from datacomp_core import uid
-from datacomp_core.filters.baselines import Recipe
-from datacomp_core.filters.select import Selection, select
+from datacomp_core.recipes.baselines import Recipe
+from datacomp_core.selection.select import Selection, select
 from datacomp_core.store import Folder
 
 Row = dict[str, Any]

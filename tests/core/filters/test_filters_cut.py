@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from datacomp_core.filters import cut
-from datacomp_core.filters.cut import Look, Window, find, keys_of, look, value_of
+from datacomp_core.selection import threshold_search as cut
+from datacomp_core.selection.threshold_search import Look, Window, find, keys_of, look, value_of
 
 
 def _find(parts: list[pl.Series], k: int, *, is_few: bool = False) -> float | int | None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from datacomp_core.errors import DataError
-from datacomp_core.filters.kmeans import ClusterSpec, cluster, kmeans
-from datacomp_core.filters.source import Source
+from datacomp_core.selection.kmeans import ClusterSpec, cluster, kmeans
+from datacomp_core.source import Source
 
 faiss = pytest.importorskip("faiss")
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from datacomp_core.assets import asset
 from datacomp_core.errors import DataError
-from datacomp_core.filters import language_model
+from datacomp_core.fasttext import model as language_model
+from datacomp_core.fasttext.model import LanguageModel, pieces
+from datacomp_core.fasttext.reader import LanguageFile
 from datacomp_core.filters.language import Language
-from datacomp_core.filters.language_file import LanguageFile
-from datacomp_core.filters.language_model import LanguageModel, pieces
 
 MODEL = LanguageModel(asset("lid.176.ftz"))
 

@@ -10,9 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from datacomp_core.errors import SpecError
 from datacomp_core.filters import All, Threshold, TopFraction, WholeFilter, Words
-from datacomp_core.filters.baselines import RECIPES
-from datacomp_core.filters.recipes import KINDS, load_recipe
-from datacomp_core.filters.select import SubsetSpec
+from datacomp_core.recipes.baselines import RECIPES
+from datacomp_core.recipes.load import KINDS, load_recipe
+from datacomp_core.selection.select import SubsetSpec
 from datacomp_core.store.fingerprint import fingerprint
 
 

@@ -18,15 +18,15 @@ from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import Threshold, TopFraction
 from datacomp_core.filters.chance import lots, mixed_bits
-from datacomp_core.filters.scores import KINDS, canonical, score_of
-from datacomp_core.filters.scores.compute import compute
-from datacomp_core.filters.scores.dfn import Dfn
-from datacomp_core.filters.scores.neg_clip_loss import NegClipLoss, batches
-from datacomp_core.filters.scores.perceptual_hash import hash_of
-from datacomp_core.filters.scores.text_masked import TextMasked, mask
-from datacomp_core.filters.select import SubsetSpec
-from datacomp_core.filters.source import Source
+from datacomp_core.scores import KINDS, canonical, score_of
+from datacomp_core.scores.compute import compute
+from datacomp_core.scores.dfn import Dfn
+from datacomp_core.scores.neg_clip_loss import NegClipLoss, batches
+from datacomp_core.scores.perceptual_hash import hash_of
+from datacomp_core.scores.text_masked import TextMasked, mask
+from datacomp_core.selection.select import SubsetSpec
 from datacomp_core.shards import ShardWriter, write_index
+from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
 
@@ -260,8 +260,8 @@ def test_a_recipe_reads_the_column_of_a_computed_score(tmp_path: Path) -> None:
     made = compute(_score("neg_clip_loss:drawings=2"), Source(folder), Folder(tmp_path / "out"))
     values = features.column(made, "neg_clip_loss:drawings=2")
     middle = float(np.median([value for value in values if value is not None]))
-    from datacomp_core.filters.baselines import Recipe
-    from datacomp_core.filters.select import select
+    from datacomp_core.recipes.baselines import Recipe
+    from datacomp_core.selection.select import select
 
     recipe = Recipe(name="t", filter=Threshold(score="neg_clip_loss: drawings=2", at_least=middle))
     done = select(recipe, folder, [made], out=Folder(tmp_path))

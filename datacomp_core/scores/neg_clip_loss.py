@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.filters.nearest import default_device
-from datacomp_core.filters.scores.base import Score
-from datacomp_core.filters.source import Source
-from datacomp_core.filters.vectors import Vectors, unit
+from datacomp_core.scores.base import Score
+from datacomp_core.source import Source
+from datacomp_core.vectors.files import Vectors, unit
+from datacomp_core.vectors.nearest import default_device
 
 AT_ONCE = 2048
 

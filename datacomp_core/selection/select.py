@@ -18,19 +18,19 @@ from datacomp_core.artifacts import Embeddings, Pool, Scores, Spec, Subset
 from datacomp_core.errors import SpecError
 from datacomp_core.filters import All, Everything, Filter, Ranked, SampleTo, SoftCap, Threshold, WholeFilter
 from datacomp_core.filters.base import score_column
-from datacomp_core.filters.baselines import RECIPES, Recipe, recipe
 from datacomp_core.filters.chance import Random
-from datacomp_core.filters.cut import Cut
-from datacomp_core.filters.judge import Placed, walk
-from datacomp_core.filters.part import SAMPLES, Job, judge_part
-from datacomp_core.filters.passes import Hands, Place, find_cuts, prepare
-from datacomp_core.filters.recipes import load_recipe
-from datacomp_core.filters.report import Explanation, Tally, edges_of, histogram, sample_table
-from datacomp_core.filters.scores import Score, score_of
-from datacomp_core.filters.source import Source
-from datacomp_core.filters.subset_file import merge
 from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
 from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.recipes.baselines import RECIPES, Recipe, recipe
+from datacomp_core.recipes.load import load_recipe
+from datacomp_core.scores import Score, score_of
+from datacomp_core.selection.judge import Placed, walk
+from datacomp_core.selection.part import SAMPLES, Job, judge_part
+from datacomp_core.selection.passes import Hands, Place, find_cuts, prepare
+from datacomp_core.selection.report import Explanation, Tally, edges_of, histogram, sample_table
+from datacomp_core.selection.subset_file import merge
+from datacomp_core.selection.threshold_search import Cut
+from datacomp_core.source import Source
 from datacomp_core.store import Folder, Store, scratch, step
 
 __all__ = ["RECIPES", "Recipe", "Selection", "SubsetSpec", "load_recipe", "select", "select_subset"]

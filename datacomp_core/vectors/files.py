@@ -19,7 +19,7 @@ from pydantic import AfterValidator
 
 from datacomp_core.assets import asset
 from datacomp_core.errors import DataError, SpecError, unknown
-from datacomp_core.filters.texts import PIN, read
+from datacomp_core.word_lists import PIN, read
 
 Vectors = npt.NDArray[np.float32]
 NAMED: dict[str, tuple[str, ...]] = {

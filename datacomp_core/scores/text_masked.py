@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.filters.scores.of_images import ImageScore
+from datacomp_core.scores.of_images import ImageScore
 
 Pixels = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.float32]

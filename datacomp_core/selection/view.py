@@ -13,8 +13,8 @@ import polars as pl
 
 from datacomp_core.errors import DataError
 from datacomp_core.filters.base import Mask
-from datacomp_core.filters.source import Block, Source
 from datacomp_core.parallel import process_map
+from datacomp_core.source import Block, Source
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -8,8 +8,8 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from datacomp_core.filters.part import SAMPLES, Judged, Sample, Step
-from datacomp_core.filters.source import Source
+from datacomp_core.selection.part import SAMPLES, Judged, Sample, Step
+from datacomp_core.source import Source
 
 BINS = 60
 

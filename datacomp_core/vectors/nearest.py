@@ -10,8 +10,8 @@ import os
 import numpy as np
 import numpy.typing as npt
 
-from datacomp_core.filters.vectors import Vectors
 from datacomp_core.settings import settings
+from datacomp_core.vectors.files import Vectors
 
 Places = npt.NDArray[np.int64]
 CLOSE = 1e-5

@@ -15,11 +15,11 @@ import polars as pl
 
 from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, Scores, ShardSet
 from datacomp_core.errors import DataError
-from datacomp_core.filters.scores.base import Column, Means, Score
-from datacomp_core.filters.scores.of_images import BY_SHARD
-from datacomp_core.filters.source import Source
 from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.scores.base import Column, Means, Score
+from datacomp_core.scores.of_images import BY_SHARD
+from datacomp_core.source import Source
 from datacomp_core.store import Folder, Store, scratch, step
 from datacomp_core.store.fingerprint import SHORT, fingerprint
 

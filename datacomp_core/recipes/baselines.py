@@ -30,7 +30,7 @@ from datacomp_core.filters import (
     WholeFilter,
     Words,
 )
-from datacomp_core.filters.later import LATER
+from datacomp_core.recipes.published import LATER
 
 Score = Literal["b32", "l14", "tiny"]
 Model = Literal["lid.176.ftz", "lid.176.bin"]

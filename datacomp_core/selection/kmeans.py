@@ -21,14 +21,14 @@ from datacomp_core.artifacts import Spec
 from datacomp_core.errors import DataError
 from datacomp_core.filters.characters import Characters
 from datacomp_core.filters.language import Language
-from datacomp_core.filters.nearest import default_device
-from datacomp_core.filters.source import Source
 from datacomp_core.filters.tokens import Tokens
-from datacomp_core.filters.vectors import Vectors
-from datacomp_core.filters.view import asked_blocks
 from datacomp_core.parallel import process_map
 from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.selection.view import asked_blocks
+from datacomp_core.source import Source
 from datacomp_core.store import scratch
+from datacomp_core.vectors.files import Vectors
+from datacomp_core.vectors.nearest import default_device
 
 NO_PROGRESS = NoProgress()
 EVERY_POINT = 10_000_000

@@ -17,11 +17,11 @@ import polars as pl
 
 from datacomp_core.filters.algebra import All, Any, Not
 from datacomp_core.filters.base import Batch, FeatureBatch, Filter, Mask, Ranked, Rule, Survey, Verdict
-from datacomp_core.filters.cut import Cut
 from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.filters.soft_cap import SoftCap, read_copies
-from datacomp_core.filters.source import Block, Source
-from datacomp_core.filters.view import asked_blocks, read_verdict, write_verdict
+from datacomp_core.selection.threshold_search import Cut
+from datacomp_core.selection.view import asked_blocks, read_verdict, write_verdict
+from datacomp_core.source import Block, Source
 
 
 class Placed(NamedTuple):

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.filters.scores.base import Means, Score
-from datacomp_core.filters.source import Source
-from datacomp_core.filters.vectors import Vectors, VectorsName, matched, unit
+from datacomp_core.scores.base import Means, Score
+from datacomp_core.source import Source
+from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit
 
 TEMPERATURE = 0.07
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from datacomp_core.filters.language_file import END, LABEL, LanguageFile
+from datacomp_core.fasttext.reader import END, LABEL, LanguageFile
 
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from datacomp_core.filters.scores.of_images import ImageScore
+from datacomp_core.scores.of_images import ImageScore
 
 SIDE, LOW = 32, 8
 

@@ -22,9 +22,9 @@ from pydantic import Field
 from datacomp_core import uid
 from datacomp_core.errors import DataError
 from datacomp_core.filters.chance import lots, mixed_bits
-from datacomp_core.filters.scores.base import Means, Score
-from datacomp_core.filters.source import Source
-from datacomp_core.filters.texts import TextsName, texts
+from datacomp_core.scores.base import Means, Score
+from datacomp_core.source import Source
+from datacomp_core.word_lists import TextsName, texts
 
 PUNCTUATION = r"([,.;:?!`])"
 SPACES = r"[\t\n\r]"

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.artifacts import Spec
-from datacomp_core.filters.source import Source
 from datacomp_core.parallel import process_map
 from datacomp_core.progress import Progress
+from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
 Column = npt.NDArray[np.float32] | npt.NDArray[np.float64] | npt.NDArray[np.int64]

@@ -8,13 +8,13 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from datacomp_core.errors import SpecError, unknown
-from datacomp_core.filters.scores.base import Score
-from datacomp_core.filters.scores.dfn import Dfn
-from datacomp_core.filters.scores.metaclip import MetaClip
-from datacomp_core.filters.scores.neg_clip_loss import NegClipLoss
-from datacomp_core.filters.scores.norm_sim import NormSim
-from datacomp_core.filters.scores.perceptual_hash import PerceptualHash
-from datacomp_core.filters.scores.text_masked import TextMasked
+from datacomp_core.scores.base import Score
+from datacomp_core.scores.dfn import Dfn
+from datacomp_core.scores.metaclip import MetaClip
+from datacomp_core.scores.neg_clip_loss import NegClipLoss
+from datacomp_core.scores.norm_sim import NormSim
+from datacomp_core.scores.perceptual_hash import PerceptualHash
+from datacomp_core.scores.text_masked import TextMasked
 
 KINDS: dict[str, type[Score]] = {
     model.kind: model

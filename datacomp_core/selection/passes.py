@@ -18,14 +18,14 @@ import polars as pl
 
 from datacomp_core import engines
 from datacomp_core.filters.base import FeatureBatch, Filter, Mask, Ranked, Survey
-from datacomp_core.filters.cut import FEW, Cut, Look, Window, find, look
-from datacomp_core.filters.judge import Judge, Placed, cost_of, walk
-from datacomp_core.filters.part import Judged
 from datacomp_core.filters.sample_to import SampleTo
-from datacomp_core.filters.source import Source
-from datacomp_core.filters.view import View
 from datacomp_core.parallel import process_map
 from datacomp_core.progress import Progress
+from datacomp_core.selection.judge import Judge, Placed, cost_of, walk
+from datacomp_core.selection.part import Judged
+from datacomp_core.selection.threshold_search import FEW, Cut, Look, Window, find, look
+from datacomp_core.selection.view import View
+from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from datacomp_core.errors import SpecError, unknown
 from datacomp_core.filters import All, Leaf, Not, SampleTo, SoftCap
 from datacomp_core.filters import Any as AnyOf
-from datacomp_core.filters.baselines import Recipe, recipe
+from datacomp_core.recipes.baselines import Recipe, recipe
 
 FILES = (".yaml", ".yml", ".json")
 MODELS = (*get_args(Leaf), All, AnyOf, Not, SampleTo, SoftCap)
