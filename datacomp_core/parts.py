@@ -46,15 +46,21 @@ def scan(metadata: Folder, part: str, scores: Sequence[Folder] = ()) -> pl.LazyF
 
     A score column that the metadata has too takes its place. Rows are aligned, never matched: DataError if counts differ.
     """
-    frame = pl.scan_parquet(metadata.at(f"{part}.parquet"), storage_options=storage_options(metadata))
+    frame = scan_tables(metadata, f"{part}.parquet")
     for folder in scores:
-        more = pl.scan_parquet(folder.at(f"{part}.parquet"), storage_options=storage_options(folder)).drop("uid")
+        more = scan_tables(folder, f"{part}.parquet").drop("uid")
         ours, theirs = (f.select(pl.len()).collect().item() for f in (frame, more))
         if ours != theirs:
             raise DataError(f"{folder.at(part)}.parquet has {theirs} rows and the metadata {ours}: embed the pool again.")
         fresh = more.collect_schema().names()
         frame = pl.concat([frame.drop(fresh, strict=False), more], how="horizontal")
     return frame
+
+
+def scan_tables(folder: Folder, *names: str) -> pl.LazyFrame:
+    """Parquet files of a folder, lazily, one after another. Their names are names: `[`, `*` and `?` are no pattern."""
+    urls = [folder.at(name) for name in names]
+    return pl.scan_parquet(urls, storage_options=storage_options(folder), glob=False, hive_partitioning=False)
 
 
 def storage_options(folder: Folder) -> dict[str, Any] | None:

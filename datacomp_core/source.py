@@ -54,7 +54,7 @@ class Source:
     def score_columns(self, part: str) -> list[str]:
         """The columns that lie beside the metadata."""
         with _Told(self, part):
-            frames = [pl.scan_parquet(f.at(f"{part}.parquet"), storage_options=parts.storage_options(f)) for f in self.scores]
+            frames = [parts.scan_tables(f, f"{part}.parquet") for f in self.scores]
             return [name for frame in frames for name in frame.collect_schema().names() if name != "uid"]
 
     def read(self, part: str, columns: Iterable[str]) -> pl.DataFrame:

@@ -15,7 +15,7 @@ import polars as pl
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError
-from datacomp_core.parts import scan, storage_options
+from datacomp_core.parts import scan, scan_tables
 from datacomp_core.shards import INDEX
 from datacomp_core.store.folder import Folder
 
@@ -79,8 +79,7 @@ def _index(shards: Folder, names: list[str]) -> Iterator[Records]:
     """The index as records, some shards at a time."""
     numbers = pl.DataFrame({"shard": names, "number": range(len(names))}, schema={"shard": pl.String, "number": pl.UInt32})
     for first in range(0, len(names), READ_FILES):
-        urls = [shards.at(f"{INDEX}/{name}.parquet") for name in names[first : first + READ_FILES]]
-        frame = pl.scan_parquet(urls, storage_options=storage_options(shards))
+        frame = scan_tables(shards, *(f"{INDEX}/{name}.parquet" for name in names[first : first + READ_FILES]))
         table = frame.select("uid", "shard", "offset", "length").drop_nulls("uid").collect(engine="streaming")
         for piece in table.join(numbers, on="shard", how="left", maintain_order="left").iter_slices(READ_ROWS):
             # another uid than one of 32 hex digits is in no pool, so nobody can ask for it

@@ -19,6 +19,7 @@ from datacomp_core import shards
 from datacomp_core.errors import DataError
 from datacomp_core.scores.base import Column, Means, Score
 from datacomp_core.source import Source
+from datacomp_core.parts import scan_tables
 from datacomp_core.store import Folder
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -52,7 +53,7 @@ class ImageScore(Score):
         return placed
 
     def of_part(self, source: Source, part: str, prepared: Folder) -> Column:
-        values = pl.read_parquet(prepared.at(f"{part}.parquet"))["value"]
+        values = scan_tables(prepared, f"{part}.parquet").collect()["value"]
         return values.to_numpy() if values.dtype.is_float() else _with_gaps(values)
 
 
@@ -110,10 +111,7 @@ def _image(data: bytes | None) -> Any:
 def _place(source: Source, group: list[str], kept: Folder, placed: Folder) -> None:
     """Write the values of some parts' rows, in their order. Copies of a sample have one value: the first in order of shard."""
     wanted = pl.concat([source.read(part, ["uid"]).with_columns(part=pl.lit(part)) for part in group])
-    urls = [kept.at(name) for name in kept.files(".parquet")]
-    from datacomp_core.parts import storage_options
-
-    tables = pl.scan_parquet(urls, storage_options=storage_options(kept))
+    tables = scan_tables(kept, *kept.files(".parquet"))
     found = tables.join(wanted.lazy().select("uid").unique(), on="uid", how="semi").collect(engine="streaming")
     found = found.sort("uid", "value").unique("uid", keep="first", maintain_order=True)
     joined = wanted.join(found, on="uid", how="left", maintain_order="left")

@@ -1,7 +1,8 @@
 """The one door to files: a folder on a local disk or in a bucket, through fsspec.
 
 Whatever is written through this door appears whole or not at all, so a file that exists is a complete one; a step that
-is resumed may skip what it finds. Paths given to a folder are relative to it, with `/` between names.
+is resumed may skip what it finds. Paths given to a folder are relative to it, with `/` between names; every other
+character of a path stands for itself: `[`, `]`, `*`, `?`, `{` and `}` are never a pattern.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -25,6 +27,7 @@ HASH_BLOCK = 1 << 20
 PART_BYTES = 8 << 20
 """Of an upload in parts, ten of which are in flight and in memory: boto3's own size. s3fs takes 50 MB."""
 MOST_PARTS = 10_000
+REMOVERS = 16
 
 
 class FileStat(NamedTuple):
@@ -97,7 +100,7 @@ class Folder:
     def fs(self) -> Any:
         if self._fs is None:
             try:
-                self._fs = fsspec.core.url_to_fs(self.url)[0]
+                self._fs = _filesystem(self.url)
             except (ValueError, ImportError) as problem:
                 raise StoreError(f"Cannot open {self.url}: {problem}") from problem
         return self._fs
@@ -151,6 +154,11 @@ class Folder:
     def exists(self, name: str = "") -> bool:
         with self._told(name):
             return bool(self.fs.exists(self.at(name) if name else self.url))
+
+    def is_file(self, name: str) -> bool:
+        """Whether a file, not a folder, is at `name`."""
+        with self._told(name):
+            return bool(self.fs.isfile(self.at(name)))
 
     def files(self, suffix: str = "") -> dict[str, int]:
         """Every file below this folder, by relative path in sorted order, with its size; unfinished ones are none."""
@@ -261,9 +269,16 @@ class Folder:
             if self.is_local:
                 shutil.rmtree(target) if os.path.isdir(target) else Path(target).unlink(missing_ok=True)
                 return
-            self.fs.invalidate_cache()
-            if self.fs.exists(target):
-                self.fs.rm(target, recursive=True)
+            self._remove_remote(target)
+
+    def _remove_remote(self, target: str) -> None:
+        """`fs.rm` would take `[`, `*` and `?` in a path for a pattern and remove the siblings that match it."""
+        self.fs.invalidate_cache()
+        found = set(self.fs.find(target)) | ({target} if self.fs.isfile(target) else set())
+        with ThreadPoolExecutor(REMOVERS) as threads:
+            for _ in threads.map(self.fs.rm_file, found):
+                pass
+        self.fs.invalidate_cache()
 
     def sweep(self) -> None:
         """Remove what killed writers left unfinished. Only for a folder in which nobody else is at work."""
@@ -295,6 +310,17 @@ class Folder:
             if type(problem).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
                 raise StoreError(f"Cannot use {where}: {problem}") from problem
             raise
+
+
+def _filesystem(url: str) -> Any:
+    """What serves a url. `url_to_fs` would take `::` in a path for a chain of filesystems."""
+    protocol, is_url, _ = url.partition("://")
+    if not is_url:
+        return fsspec.filesystem("file")
+    if "::" in protocol:
+        return fsspec.core.url_to_fs(url)[0]
+    kind = fsspec.get_filesystem_class(protocol)
+    return kind(**kind._get_kwargs_from_urls(url))
 
 
 def hash_file(path: Path) -> str:
