@@ -1,34 +1,36 @@
 """Your own data (the BYOD track): any parquet, csv, tsv or jsonl with urls and captions becomes a pool.
 
 Source files are read one by one in pieces of `rows_per_part`, so nothing holds them whole; a file that was imported is not
-read again. A row without a uid gets a stable 128-bit one from url and caption; without url or caption it is left out, counted.
+read again. A row without a uid gets a stable 128-bit one from url and caption; what is left out is counted under its reason.
 """
 
 from __future__ import annotations
 
-import io
+import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import Field
 
+from datacomp_core import uid
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DataError
 from datacomp_core.parallel import process_map
-from datacomp_core.parts import METADATA, SCHEMA
-from datacomp_core.pool.ledger import digest
+from datacomp_core.parts import METADATA, scan
+from datacomp_core.pool.own_rows import EXAMPLES, Rows, as_metadata
+from datacomp_core.pool.tables import Asked, TableFormat, batches, source_files
+from datacomp_core.pool.unique import Spread, num_buckets, read_ahead
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.store import Folder, step
 from datacomp_core.store.fingerprint import fingerprint
-from datacomp_core.uid import uid_of
 
-ENDINGS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+log = logging.getLogger(__name__)
 DONE = "imported"
-LINES_BYTES = 8 << 20
-IS_UID = "^[0-9a-f]{32}$"
+HASHED_ROWS = 50_000
 
 
 class Columns(Spec):
@@ -55,13 +57,17 @@ class ByodPoolSpec(Spec):
     name: str = Field(default="mine", min_length=1, description="What to call it.")
     edition: int = Field(default=1, ge=1, description="Raise it when the files at the source have changed.")
     columns: Columns = Field(default=Columns(), description="Names of the columns in the source.")
+    tables: TableFormat = Field(default=TableFormat(), description="How csv, tsv and jsonl files are written.")
     rows_per_part: int = Field(default=500_000, gt=0, description="Rows of a metadata part, at most.")
 
     def label(self) -> str:
         return self.name
 
+    def asked(self) -> Asked:
+        return Asked(self.columns.given(), self.tables)
 
-@step("pools", version=1)
+
+@step("pools", version=2)
 def import_pool(
     spec: ByodPoolSpec,
     *,
@@ -69,152 +75,104 @@ def import_pool(
     workers: int = 1,
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> Pool:
-    """`metadata/<file>-<piece>.parquet` in DataComp's schema. DataError names the file and column that cannot be used."""
-    folder, files = source_files(spec.source)
-    counts: Counter[str] = Counter()
-    parts: dict[str, str] = {}
+    """`metadata/<file>-<piece>.parquet` in DataComp's schema. DataError names the file, line and column that cannot be used."""
+    folder, files, hidden = source_files(spec.source)
     progress.start(len(files), "files")
-    jobs = [(number, name) for number, name in enumerate(files) if not out.exists(f"{DONE}/{number:06d}.json")]
+    jobs = [(number, name) for number, name in enumerate(files) if not _is_done(out, folder, number, name)]
     for _ in process_map(partial(_import_file, spec, folder, out), jobs, workers=workers):
         progress.advance()
     progress.advance(len(files) - len(jobs))
-    for number in range(len(files)):
-        told = out.read_json(f"{DONE}/{number:06d}.json")
+    counts: Counter[str] = Counter({"hidden_files": hidden} if hidden else {})
+    parts: dict[str, str] = {}
+    for told in (out.read_json(f"{DONE}/{number:06d}.json") for number in range(len(files))):
         counts.update(told["counts"])
         parts |= told["parts"]
+        for example in told["examples"]:
+            log.warning("%s", example)
     if not counts["rows"]:
-        raise DataError(f"{spec.source} has no row with url and caption: check the column names ({spec.columns.given()}).")
+        losses = ", ".join(f"{name} {count:,}" for name, count in counts.most_common() if count) or "no rows"
+        raise DataError(
+            f"{spec.source} has no row with url and caption ({losses}): check the column names ({spec.columns.given()})."
+        )
+    counts.update(_repeats(out / METADATA, list(parts), counts["rows"], given="uid" in spec.columns.given()))
     return Pool(
         scale=spec.scale, num_samples=counts["rows"], num_parts=len(parts), content=fingerprint(parts), counts=dict(counts)
     )
 
 
-def source_files(source: str) -> tuple[Folder, list[str]]:
-    """A folder and the tables in it, by relative path in order. DataError if there is none, or several kinds."""
-    if not source:
-        raise DataError("A pool of your own needs `source`: a folder or bucket of parquet, csv, tsv or jsonl files.")
-    if source.endswith(tuple(ENDINGS)):
-        place, _, name = source.rpartition("/")
-        return Folder(place or "."), [name]
-    folder = Folder(source)
-    found = [name for name in folder.files() if any(name.endswith(ending) for ending in ENDINGS)]
-    kinds = {_format(name) for name in found}
-    if len(kinds) != 1:
-        what = f"files of several kinds ({', '.join(sorted(kinds))})" if kinds else "no table"
-        raise DataError(f"{source} has {what}: a folder of parquet, csv, tsv or jsonl files is wanted.")
-    return folder, found
-
-
-def _format(name: str) -> str:
-    return next(kind for ending, kind in ENDINGS.items() if name.endswith(ending))
+def _is_done(out: Folder, folder: Folder, number: int, name: str) -> bool:
+    """Whether an interrupted import has read this file, as it is now."""
+    told = out.read_json(f"{DONE}/{number:06d}.json") if out.exists(f"{DONE}/{number:06d}.json") else {}
+    return told.get("file") == name and told.get("mark") == folder.mark(name)
 
 
 def _import_file(spec: ByodPoolSpec, folder: Folder, out: Folder, job: tuple[int, str]) -> None:
     number, name = job
+    mark = folder.mark(name)
     counts: Counter[str] = Counter()
     parts: dict[str, str] = {}
-    for piece, table in enumerate(_pieces(spec, folder, name)):
-        rows, lost = _as_metadata(spec, table, folder.at(name))
-        counts.update(rows=rows.height, without_url=lost)
+    examples: list[str] = []
+    for piece, rows in enumerate(_pieces(spec, folder, name, counts, examples)):
         part = f"{number:06d}-{piece:05d}"
         with out.writing(f"{METADATA}/{part}.parquet") as path:
             rows.write_parquet(path)
-        parts[part] = f"{digest(rows['uid']):064x}"
-    out.write_json(f"{DONE}/{number:06d}.json", {"file": name, "counts": dict(counts), "parts": parts})
+        parts[part] = _content(rows)
+    for stale in (out / METADATA).files(".parquet"):
+        if stale.startswith(f"{number:06d}-") and stale.removesuffix(".parquet") not in parts:
+            (out / METADATA).remove(stale)
+    if folder.mark(name) != mark:
+        raise DataError(f"{folder.at(name)} changed while it was read: run again when it is finished.")
+    told = {"file": name, "mark": mark, "counts": dict(counts), "parts": parts, "examples": examples}
+    out.write_json(f"{DONE}/{number:06d}.json", told)
 
 
-def _pieces(spec: ByodPoolSpec, folder: Folder, name: str) -> Iterator[pl.DataFrame]:
-    """Tables of at most `rows_per_part` rows, in the order of the file."""
+def _pieces(spec: ByodPoolSpec, folder: Folder, name: str, counts: Counter[str], examples: list[str]) -> Iterator[pl.DataFrame]:
+    """Tables of at most `rows_per_part` rows, in the order of the file; what is left out goes into `counts` and `examples`."""
     waiting: list[pl.DataFrame] = []
     rows = 0
-    with folder.open(name) as file:
-        try:
-            for batch in _batches(_format(name), file, spec):
-                waiting.append(batch)
-                rows += batch.height
-                while rows >= spec.rows_per_part:
-                    whole = pl.concat(waiting, how="diagonal_relaxed")
-                    yield whole.head(spec.rows_per_part)
-                    waiting = [whole.slice(spec.rows_per_part)]
-                    rows -= spec.rows_per_part
-        except (ValueError, OSError, pl.exceptions.PolarsError) as problem:  # pyarrow's errors are ValueErrors
-            if isinstance(problem, DataError):
-                raise
-            first = str(problem).split("\n", 1)[0]
-            raise DataError(f"{folder.at(name)} cannot be read as {_format(name)} ({first}): mend the file.") from problem
+    for batch in batches(folder, name, spec.asked()):
+        found = as_metadata(batch, folder.at(name), spec.columns.given())
+        _note(found, folder.at(name), counts, examples)
+        waiting.append(found.table)
+        rows += found.table.height
+        while rows >= spec.rows_per_part:
+            whole = pl.concat(waiting)
+            yield whole.head(spec.rows_per_part)
+            waiting = [whole.slice(spec.rows_per_part)]
+            rows -= spec.rows_per_part
     if rows:
-        yield pl.concat(waiting, how="diagonal_relaxed")
+        yield pl.concat(waiting)
 
 
-def _batches(kind: str, file: IO[bytes], spec: ByodPoolSpec) -> Iterator[pl.DataFrame]:
-    wanted = list(spec.columns.given().values())
-    if kind == "parquet":
-        import pyarrow.parquet as pq
-
-        table = pq.ParquetFile(file)
-        _check_columns(spec, table.schema_arrow.names, file)
-        for batch in table.iter_batches(batch_size=min(spec.rows_per_part, 65_536), columns=wanted):
-            yield _from_arrow(batch)
-    elif kind == "jsonl":
-        yield from _json_batches(spec, file, wanted)
-    else:
-        from pyarrow import csv
-
-        options = csv.ParseOptions(delimiter="\t" if kind == "tsv" else ",", newlines_in_values=True)
-        with csv.open_csv(file, parse_options=options, convert_options=csv.ConvertOptions(strings_can_be_null=True)) as reader:
-            _check_columns(spec, reader.schema.names, file)
-            for batch in reader:
-                yield _from_arrow(batch).select(wanted)
+def _note(found: Rows, where: str, counts: Counter[str], examples: list[str]) -> None:
+    counts.update(rows=found.table.height, **Counter(reason for _, reason in found.told))
+    for line, reason in found.told[: max(0, EXAMPLES - len(examples))]:
+        examples.append(f"{where}, line {line}: {reason}")
 
 
-def _json_batches(spec: ByodPoolSpec, file: IO[bytes], wanted: list[str]) -> Iterator[pl.DataFrame]:
-    checked = False
-    reader = io.BufferedReader(file, LINES_BYTES)  # pyright: ignore[reportArgumentType] - a bucket's file reads single lines alone
-    while lines := reader.readlines(LINES_BYTES):
-        text = b"".join(line for line in lines if line.strip())
-        if not text:
-            continue
-        batch = pl.read_ndjson(text, infer_schema_length=None)
-        if not checked:
-            _check_columns(spec, batch.columns, file)
-            checked = True
-        yield batch.select([name for name in wanted if name in batch.columns])
+def _content(rows: pl.DataFrame) -> str:
+    """A hash of what stands in a part, which does not depend on how it is stored."""
+    digest = hashlib.sha256()
+    for begin in range(0, rows.height, HASHED_ROWS):
+        digest.update(rows[begin : begin + HASHED_ROWS].write_ndjson().encode())
+    return digest.hexdigest()
 
 
-def _check_columns(spec: ByodPoolSpec, there: list[str], file: Any) -> None:
-    for ours, theirs in spec.columns.given().items():
-        if theirs not in there:
-            raise DataError(
-                f"{getattr(file, 'name', spec.source)} has no column {theirs!r} for {ours!r}: map it in `columns`; "
-                f"it has {', '.join(there)}."
-            )
+def _repeats(metadata: Folder, parts: list[str], about: int, *, given: bool) -> dict[str, int]:
+    """How many rows repeat the uid, and how many url and caption, of another; by ranges of uids that fit into memory."""
+    wanted = ("repeated_uids", "duplicate_rows") if given else ("repeated_uids",)
+    found: dict[str, int] = {}
+    for what in wanted:
+        with Spread(num_buckets(about)) as spread:
+            for uids in read_ahead(partial(_uids, metadata, what), parts):
+                spread.add(uid.pack(uids))
+            found[what] = about - sum(uid.num_unique(rows) for rows in spread.slices())
+    found.setdefault("duplicate_rows", found["repeated_uids"])
+    return {what: count for what, count in found.items() if count}
 
 
-def _from_arrow(batch: Any) -> pl.DataFrame:
-    made = pl.from_arrow(batch)
-    assert isinstance(made, pl.DataFrame)
-    return made
-
-
-def _as_metadata(spec: ByodPoolSpec, table: pl.DataFrame, where: str) -> tuple[pl.DataFrame, int]:
-    """The rows in DataComp's schema, and how many had no url or caption."""
-    given = {ours: theirs for ours, theirs in spec.columns.given().items() if theirs in table.columns}
-    try:
-        rows = table.select(
-            [
-                (pl.col(given[name]).cast(kind) if name in given else pl.lit(None, kind)).alias(name)
-                for name, kind in SCHEMA.items()
-            ]
-        )
-    except pl.exceptions.PolarsError as problem:
-        raise DataError(f"A column of {where} is of the wrong type: {str(problem).splitlines()[0]}.") from problem
-    kept = rows.filter(pl.col("url").is_not_null() & (pl.col("url") != "") & pl.col("text").is_not_null())
-    own = pl.Series("uid", [uid_of(url, text) for url, text in kept.select("url", "text").iter_rows()], pl.String)
-    uids = kept["uid"].str.to_lowercase()
-    bad = uids.is_not_null() & ~uids.str.contains(IS_UID).fill_null(value=False)
-    if bad.any():
-        raise DataError(
-            f"{where} has the uid {uids.filter(bad)[0]!r}: 32 hex digits are wanted; leave `columns.uid` empty to have uids made."
-        )
-    boxes = pl.col("face_bboxes").fill_null(pl.lit([], SCHEMA["face_bboxes"]))
-    return kept.with_columns(uids.fill_null(own).alias("uid"), boxes), rows.height - kept.height
+def _uids(metadata: Folder, what: str, part: str) -> pl.Series:
+    rows: Any = scan(metadata, part).select("uid", "url", "text").collect()
+    if what == "repeated_uids":
+        return rows["uid"]
+    return pl.Series("uid", [uid.uid_of(url, text) for url, text in rows.select("url", "text").iter_rows()], pl.String)

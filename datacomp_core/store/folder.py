@@ -160,6 +160,12 @@ class Folder:
         with self._told(name):
             return bool(self.fs.isfile(self.at(name)))
 
+    def mark(self, name: str) -> str:
+        """What tells a changed file from the one that was read before: size, and time or the bucket's etag."""
+        with self._told(name):
+            self.fs.invalidate_cache(self.at(name))
+            return _mark(self.fs.info(self.at(name)))
+
     def files(self, suffix: str = "") -> dict[str, int]:
         """Every file below this folder, by relative path in sorted order, with its size; unfinished ones are none."""
         with self._told(""):
@@ -321,6 +327,11 @@ def _filesystem(url: str) -> Any:
         return fsspec.core.url_to_fs(url)[0]
     kind = fsspec.get_filesystem_class(protocol)
     return kind(**kind._get_kwargs_from_urls(url))
+
+
+def _mark(info: dict[str, Any]) -> str:
+    when = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or info.get("created") or ""
+    return f"{info['size']}:" + str(when).strip('"')
 
 
 def hash_file(path: Path) -> str:

@@ -63,6 +63,14 @@ def byod(
     text: Annotated[str, typer.Option(help="Its column of captions.")] = "text",
     uid: Annotated[str, typer.Option(help="Its column of 128-bit uids, if it has one.")] = "",
     sha256: Annotated[str, typer.Option(help="Its column of hashes, if it has one.")] = "",
+    original_width: Annotated[str, typer.Option(help="Its column of image widths, if it has one.")] = "",
+    original_height: Annotated[str, typer.Option(help="Its column of image heights, if it has one.")] = "",
+    face_bboxes: Annotated[str, typer.Option(help="Its column of boxes of faces, if it has one.")] = "",
+    encoding: Annotated[str, typer.Option(help="Of csv, tsv and jsonl: utf-8, latin-1, cp1252 or utf-16.")] = "utf-8",
+    delimiter: Annotated[str, typer.Option(help="Of csv; left out: a comma, in .tsv files a tab.")] = "",
+    quoting: Annotated[str, typer.Option(help='checked, trusted, or none: " is a character like any other.')] = "checked",
+    header: Annotated[str, typer.Option(help="Names of the columns, with commas between, where csv files have none.")] = "",
+    edition: Annotated[int, typer.Option(min=1, help="Raise it when the files have changed, to read them again.")] = 1,
     json: options.Json = False,
 ) -> None:
     """Make a pool of your own tables and download its images.
@@ -71,9 +79,21 @@ def byod(
     """
     from datacomp_core.pool.byod import ByodPoolSpec, Columns
     from datacomp_core.pool.images import images_of
+    from datacomp_core.pool.tables import TableFormat
 
-    columns = Columns(url=url, text=text, uid=uid, sha256=sha256)
-    _prepare(ByodPoolSpec(source=source, name=name, columns=columns), images_of("byod"), json=json)
+    columns = Columns(
+        url=url,
+        text=text,
+        uid=uid,
+        sha256=sha256,
+        original_width=original_width,
+        original_height=original_height,
+        face_bboxes=face_bboxes,
+    )
+    names = [name.strip() for name in header.split(",")] if header else []
+    given = {"encoding": encoding, "delimiter": "\t" if delimiter == "\\t" else delimiter, "quoting": quoting, "header": names}
+    how = TableFormat.model_validate(given)
+    _prepare(ByodPoolSpec(source=source, name=name, edition=edition, columns=columns, tables=how), images_of("byod"), json=json)
 
 
 def adopt(

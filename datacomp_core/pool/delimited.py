@@ -1,0 +1,134 @@
+"""csv and tsv as text: Python's own reader in its strict form, the wanted columns only, with the line of whatever is wrong.
+
+A lone `"` at the start of a field makes a csv reader take the rows after it for part of the field. Therefore a record over
+several lines, two of which look like rows by themselves, is an error and not a caption.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+import polars as pl
+
+from datacomp_core.errors import DataError
+from datacomp_core.pool.tables import BATCH_ROWS, Asked, Batch
+from datacomp_core.pool.text_lines import ESCAPED_BYTE, MAX_LINE, Lines, not_encoded, text_faults
+
+MAX_FIELD = 1 << 20
+URL = re.compile(r'\s*"?[a-zA-Z][a-zA-Z0-9+.-]*://')
+NO_QUOTES = "If a quote is a mere character in this file, say so with `quoting` (--quoting none); else mend the file."
+
+
+def read(file: IO[bytes], where: str, asked: Asked, delimiter: str) -> Iterator[Batch]:
+    """Batches of text columns, in the order of the file; an empty field is an empty text."""
+    rows = _Rows(Lines(file, where, asked.how.encoding, newline=""), asked, delimiter)
+    header = list(asked.how.header) or rows.next_row() or []
+    asked.check(header, where, _hint(header, delimiter))
+    places = [header.index(theirs) for theirs in asked.columns.values()]
+    rows.expect(len(header), header.index(asked.columns["url"]) if "url" in asked.columns else None)
+    taken: list[list[str]] = []
+    starts: list[int] = []
+    while (row := rows.next_row()) is not None:
+        taken.append([row[place] for place in places])
+        starts.append(rows.line)
+        if len(taken) == BATCH_ROWS:
+            yield _batch(taken, starts, where, asked)
+            taken, starts = [], []
+    if taken:
+        yield _batch(taken, starts, where, asked)
+
+
+class _Rows:
+    """Records of a csv, each checked against the header."""
+
+    def __init__(self, lines: Lines, asked: Asked, delimiter: str) -> None:
+        csv.field_size_limit(MAX_FIELD)
+        self._lines, self._how, self._delimiter = lines, asked.how, delimiter
+        quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE, "quotechar": None} if asked.how.quoting == "none" else {}
+        self._reader = csv.reader(lines, delimiter=delimiter, strict=True, **quoting)
+        self._width, self._url = 0, None
+        self.line = 1
+        """Where the last record began."""
+
+    def expect(self, width: int, url: int | None) -> None:
+        self._width, self._url = width, url
+
+    def next_row(self) -> list[str] | None:
+        """The next record that is not an empty line, or None at the end of the file."""
+        while True:
+            self._lines.record.clear()
+            self.line = self._lines.number + 1
+            try:
+                row = next(self._reader)
+            except StopIteration:
+                return None
+            except csv.Error as problem:
+                raise self._broken(str(problem)) from problem
+            if not row:
+                continue
+            self._check(row)
+            return row
+
+    def _check(self, row: list[str]) -> None:
+        """DataError if a row has not the header's width, or seems to contain others."""
+        where, several = f"{self._lines.where}, line {self.line}", len(self._lines.record) > 1
+        if self._width and len(row) != self._width:
+            end = f" (the record ends in line {self._lines.number})" if several else ""
+            raise DataError(f"{where}: {len(row)} fields where the header has {self._width}{end}. {NO_QUOTES}")
+        if several and self._how.quoting == "checked" and self._swallows():
+            raise DataError(
+                f"{where}: a quoted field that begins here goes on to line {self._lines.number} and contains what looks like "
+                f"whole rows, so a quote is missing or too many. {NO_QUOTES} If the field is meant so, read the file with "
+                "--quoting trusted."
+            )
+
+    def _swallows(self) -> bool:
+        """Whether two lines of one record have a url where the header has it, counted from either end."""
+        if self._url is None:
+            return False
+        like_rows = 0
+        for line in self._lines.record:
+            fields = line.rstrip("\r\n").split(self._delimiter)
+            if len(fields) >= self._width and any(URL.match(fields[at]) for at in (self._url, self._url - self._width)):
+                like_rows += 1
+        return like_rows > 1
+
+    def _broken(self, problem: str) -> DataError:
+        where = f"{self._lines.where}, line {self.line}"
+        if "field limit" in problem:
+            return DataError(f"{where}, column {self._longest()}: a field is longer than {MAX_FIELD:,} characters. " + NO_QUOTES)
+        if "new-line character" in problem or "carriage" in problem:
+            return DataError(f"{where}: a line break stands inside a field that is not quoted: mend the file.")
+        return DataError(f"{where}: a quote is opened that is not closed as it should be ({problem}). " + NO_QUOTES)
+
+    def _longest(self) -> int:
+        """The number, from 1, of the field that the reader gave up in."""
+        csv.field_size_limit(2 * MAX_LINE)
+        try:
+            quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE, "quotechar": None} if self._how.quoting == "none" else {}
+            fields = next(csv.reader(list(self._lines.record), delimiter=self._delimiter, **quoting), [""])
+        finally:
+            csv.field_size_limit(MAX_FIELD)
+        return 1 + max(range(len(fields)), key=lambda place: len(fields[place]))
+
+
+def _batch(rows: list[list[str]], lines: list[int], where: str, asked: Asked) -> Batch:
+    columns: dict[str, Sequence[str]] = {}
+    for (ours, theirs), values in zip(asked.columns.items(), zip(*rows, strict=True), strict=True):
+        for place in text_faults(values):
+            if ESCAPED_BYTE.search(values[place]):
+                raise not_encoded(where, lines[place], theirs, values[place])
+        columns[ours] = values
+    return Batch(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)), lines)
+
+
+def _hint(header: Sequence[str], delimiter: str) -> str:
+    """What may be wrong with a header that lacks a column."""
+    if any(URL.match(name) for name in header):
+        return "Its first line looks like a row: name the columns with `header` (--header url,text)."
+    other = next((c for c in ";\t|," if c != delimiter and len(header) == 1 and c in header[0]), "")
+    shown = {"\t": "a tab"}.get(other, repr(other))
+    return f"Its columns seem to be separated by {shown}: say so with `delimiter` (--delimiter)." if other else ""

@@ -1,0 +1,139 @@
+"""Tables as the world has them: which files of a folder are tables, and their rows as batches of a few columns.
+
+A batch has the wanted columns under our names, as text where the file is text: `007`, `NA` and `1.10` stay what they are, and no
+type is ever guessed. What is wrong with a whole file is a DataError with file and line; what is wrong with one row is told in
+`faults`, and the row is left out by whoever takes the batch.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any, Literal, NamedTuple
+
+import polars as pl
+from pydantic import Field
+
+from datacomp_core.artifacts import Spec
+from datacomp_core.errors import DataError
+from datacomp_core.store import Folder
+
+ENDINGS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+PACKED: dict[str, Callable[[IO[bytes]], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+BATCH_ROWS = 8192
+
+Encoding = Literal["utf-8", "latin-1", "cp1252", "utf-16"]
+
+
+class TableFormat(Spec):
+    """How text tables (csv, tsv, jsonl) are written."""
+
+    encoding: Encoding = Field(default="utf-8", description="Encoding of csv, tsv and jsonl files.")
+    delimiter: str = Field(
+        default="", max_length=1, description="What separates the columns of a csv; empty: a comma, in .tsv files a tab."
+    )
+    quoting: Literal["checked", "trusted", "none"] = Field(
+        default="checked",
+        description='checked: a quoted field may span lines, but one that seems to contain whole rows is refused (a lone " at '
+        'the start of a caption makes such a field); trusted: it is taken as it stands; none: " is a plain character.',
+    )
+    header: tuple[str, ...] = Field(default=(), description="Names of the columns where csv and tsv files have no header line.")
+
+
+class Fault(NamedTuple):
+    """One row that cannot be used as it is: its line (or row) in the file, and the reason that it is counted under."""
+
+    row: int
+    reason: str
+
+
+@dataclass
+class Batch:
+    """Rows of one file under our column names, with the line (text) or row (parquet) that each begins at."""
+
+    table: pl.DataFrame
+    lines: Sequence[int]
+    faults: list[Fault] = field(default_factory=list)
+    """`row` is the place in `table`."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is read: our column name -> the file's, and how text files are written."""
+
+    columns: dict[str, str]
+    how: TableFormat
+
+    def check(self, there: Sequence[str], where: str, hint: str = "") -> None:
+        """DataError if a column is not there, or there twice."""
+        for ours, theirs in self.columns.items():
+            found = list(there).count(theirs)
+            if found != 1:
+                what = f"{found} columns" if found else "no column"
+                raise DataError(
+                    f"{where} has {what} {theirs!r} for {ours!r}: map it in `columns`; "
+                    f"it has {', '.join(map(str, there)) or 'no columns'}. "
+                    + (hint or f"On the command line: --{ours.replace('_', '-')} NAME.")
+                )
+
+
+def ending_of(name: str) -> str:
+    """The ending of a table's name in small letters, `.csv` or `.csv.gz`; empty if it is no table."""
+    low = name.lower()
+    packed = next((p for p in PACKED if low.endswith(p)), "")
+    ending = next((e for e in ENDINGS if low.removesuffix(packed).endswith(e)), "")
+    return ending + packed if ending and not (packed and ending == ".parquet") else ""
+
+
+def format_of(name: str) -> str:
+    """parquet, csv, tsv or jsonl; empty if the name is not a table's."""
+    ending = ending_of(name)
+    return next((kind for start, kind in ENDINGS.items() if ending.startswith(start)), "")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether tools leave such a file beside tables: `.ipynb_checkpoints/`, `._x`, `_metadata`, `_SUCCESS`, `__MACOSX/`."""
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def source_files(source: str) -> tuple[Folder, list[str], int]:
+    """A folder, the tables in it by relative path in order, and how many hidden files were passed over.
+
+    DataError if there is no table, or tables of several kinds.
+    """
+    if not source:
+        raise DataError("A pool of your own needs `source`: a folder or bucket of parquet, csv, tsv or jsonl files.")
+    folder = Folder(source)
+    place, _, name = folder.url.rpartition("/")
+    if ending_of(name) and Folder(place or "/").is_file(name):
+        return Folder(place or "/"), [name], 0
+    tables = [name for name in folder.files() if ending_of(name)]
+    found = [name for name in tables if not is_hidden(name)]
+    kinds = {format_of(name) for name in found}
+    if len(kinds) != 1:
+        what = f"files of several kinds ({', '.join(sorted(kinds))})" if kinds else "no table"
+        hidden = f" ({len(tables)} hidden ones are not read)" if tables and not found else ""
+        raise DataError(f"{source} has {what}{hidden}: a folder of parquet, csv, tsv or jsonl files is wanted.")
+    return folder, found, len(tables) - len(found)
+
+
+def batches(folder: Folder, name: str, asked: Asked) -> Iterator[Batch]:
+    """The rows of one table. DataError names the file, and the line where there is one, that cannot be read."""
+    from datacomp_core.pool import delimited, json_lines, parquet_table
+
+    kind, where = format_of(name), folder.at(name)
+    packed = next((unpack for ending, unpack in PACKED.items() if name.lower().endswith(ending)), None)
+    with folder.open(name) as raw:
+        file = packed(raw) if packed else raw
+        try:
+            if kind == "parquet":
+                yield from parquet_table.read(file, where, asked)
+            elif kind == "jsonl":
+                yield from json_lines.read(file, where, asked)
+            else:
+                yield from delimited.read(file, where, asked, asked.how.delimiter or ("\t" if kind == "tsv" else ","))
+        except (EOFError, lzma.LZMAError, OSError) as problem:
+            raise DataError(f"{where} cannot be read to its end ({problem}): mend or fetch the file.") from problem
