@@ -117,11 +117,21 @@ def open_subset(path: Path) -> Uids:
 def _loaded(source: io.BytesIO | Path, where: str) -> Uids:
     try:
         packed = np.load(source, mmap_mode="r" if isinstance(source, Path) else None, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as problem:
+    except Exception as problem:  # numpy's reader of headers raises a dozen kinds on bad bytes, tokenize's own among them
         raise DataError(f"{where} is not a subset file (npy of dtype u8,u8): {problem}") from problem
+    if not isinstance(packed, np.ndarray):
+        raise DataError(f"{where} is not a subset file (npy of dtype u8,u8) but an archive of arrays.")
     if packed.dtype != DTYPE or packed.ndim != 1:
         raise DataError(f"{where} has dtype {packed.dtype} and {packed.ndim} dimensions; a subset file is one of dtype u8,u8.")
+    if _goes_on(source, packed):
+        raise DataError(f"{where} goes on after its {len(packed):,} uids: it is damaged, or two files in one; make it again.")
     for begin in range(0, len(packed), CHECKED_AT_ONCE):
         if not is_sorted(packed[begin : begin + CHECKED_AT_ONCE + 1]):
             raise DataError(f"{where} is not sorted, and a subset file must be: write it again with `datacomp filter`.")
     return packed
+
+
+def _goes_on(source: io.BytesIO | Path, packed: Uids) -> bool:
+    if isinstance(source, io.BytesIO):
+        return bool(source.read(1))
+    return isinstance(packed, np.memmap) and packed.offset + packed.nbytes < source.stat().st_size

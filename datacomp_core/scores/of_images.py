@@ -17,9 +17,9 @@ import polars as pl
 
 from datacomp_core import shards
 from datacomp_core.errors import DataError
+from datacomp_core.parts import scan_tables
 from datacomp_core.scores.base import Column, Means, Score
 from datacomp_core.source import Source
-from datacomp_core.parts import scan_tables
 from datacomp_core.store import Folder
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
