@@ -19,6 +19,7 @@ from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.images import ImageSpec, images_of
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec, TrustedSpec
+from datacomp_core.recipes.load import resolved
 from datacomp_core.resharding.reshard import ReshardSpec, reshard_of
 from datacomp_core.scales import SCALES
 from datacomp_core.selection.select import SubsetSpec, load_recipe
@@ -182,6 +183,12 @@ class ExperimentSpec(Spec):
     )
     evalsets: EvalsetsAddress = ""
     layout: Layout = Field(default=Layout(), description="What the chosen samples become.")
+
+    @field_validator("filter", mode="before")
+    @classmethod
+    def _resolved(cls, given: Any) -> Any:
+        """The name of a recipe may stand in the place of a filter."""
+        return resolved(given)
 
     @model_validator(mode="after")
     def _is_known(self) -> ExperimentSpec:

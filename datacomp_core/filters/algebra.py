@@ -5,24 +5,18 @@ Inside `All` the cheap ones are asked first, the costly ones last and only about
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from datacomp_core.filters.base import Filter, locked
-from datacomp_core.filters.nesting import Nested
-
-if TYPE_CHECKING:
-    from datacomp_core.filters import AnyFilter
+from datacomp_core.filters.base import AnyFilter, Filter, register
 
 
+@register("all")
 class All(Filter):
     """Keeps what every filter keeps."""
 
-    kind: Literal["all"] = locked("all")
-    filters: Annotated[
-        tuple[Annotated[AnyFilter, Nested()], ...], Field(min_length=1, description="All of these must keep a row.")
-    ]
+    filters: Annotated[tuple[AnyFilter, ...], Field(min_length=1, description="All of these must keep a row.")]
 
     def columns(self) -> frozenset[str]:
         return frozenset[str]().union(*(each.columns() for each in self.filters))
@@ -34,13 +28,11 @@ class All(Filter):
         return " or ".join(each.reason() for each in self.filters)
 
 
+@register("any")
 class Any(Filter):
     """Keeps what at least one filter keeps."""
 
-    kind: Literal["any"] = locked("any")
-    filters: Annotated[
-        tuple[Annotated[AnyFilter, Nested()], ...], Field(min_length=1, description="One of these must keep a row.")
-    ]
+    filters: Annotated[tuple[AnyFilter, ...], Field(min_length=1, description="One of these must keep a row.")]
 
     def columns(self) -> frozenset[str]:
         return frozenset[str]().union(*(each.columns() for each in self.filters))
@@ -52,11 +44,11 @@ class Any(Filter):
         return f"none of: {self.title()}"
 
 
+@register("not")
 class Not(Filter):
     """Keeps what a filter drops. What that filter has no value for is dropped here too."""
 
-    kind: Literal["not"] = locked("not")
-    filter: Annotated[AnyFilter, Nested(), Field(description="What it keeps is dropped.")]
+    filter: Annotated[AnyFilter, Field(description="What it keeps is dropped.")]
 
     def columns(self) -> frozenset[str]:
         return self.filter.columns()

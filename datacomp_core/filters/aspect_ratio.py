@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Rule, locked
+from datacomp_core.filters.base import Rule, register
 from datacomp_core.filters.image_size import HEIGHT, WIDTH
 
 
+@register("aspect_ratio")
 class AspectRatio(Rule):
     """Keeps images whose longer side is at most so many times the shorter one."""
 
-    kind: Literal["aspect_ratio"] = locked("aspect_ratio")
     at_most: float = Field(default=3.0, ge=1, allow_inf_nan=False, description="Longer side / shorter side.")
 
     def columns(self) -> frozenset[str]:

@@ -3,24 +3,30 @@
 By what they have to see: a `Rule` is a polars expression over a row; a `Batch` judges many rows by a function and is asked
 last, only about the survivors (a `FeatureBatch` sees their embeddings); a `Ranked` keeps what scores best, which takes a look
 at the whole pool first; a `Survey` decides over all rows that come to it together. Verdicts are three-valued: where a value is
-missing a filter says neither yes nor no, and only a yes is kept.
+missing a filter says neither yes nor no, and only a yes is kept. A new filter is a class of one of these sorts with
+`@register("its_kind")`, in this folder, in an installed package or in a single file.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic_core import core_schema
 
-if TYPE_CHECKING:
-    from datacomp_core.selection.view import View
+from datacomp_core.kinds import Kinded, OfRegistry, parsed, registers, written
+from datacomp_core.registry import FILTERS
+from datacomp_core.registry import SCORES as COMPUTED
 
 Mask = npt.NDArray[np.bool_]
+T = TypeVar("T")
+R = TypeVar("R")
 
 SCORES = {
     "b32": "clip_b32_similarity_score",
@@ -28,21 +34,33 @@ SCORES = {
     "tiny": "clip_tiny_similarity_score",
 }
 """Short names of score columns; any other name stands for the column itself."""
+SHORT_NAMES = {column: short for short, column in SCORES.items()}
 
 
-def locked(kind: str) -> Any:
-    """The field `kind`: its only value, which a form shows as a locked choice."""
-    return Field(default=kind, json_schema_extra={"enum": [kind]})
+def register(kind: str) -> Callable[[type[F]], type[F]]:
+    """The decorator of a filter's class. `kind` is what YAML and recipes call it."""
+    return registers(FILTERS, kind)
 
 
-def _canonical(score: str) -> str:
-    from datacomp_core.scores import canonical
+def locked(value: str) -> Any:
+    """A field with one value, which a form shows as a locked choice."""
+    return Field(default=value, json_schema_extra={"enum": [value]})
 
-    return canonical(score)
+
+def _canonical(score: Any) -> Any:
+    """One way to write each score: a column by its short name if it has one, a score to compute without its defaults."""
+    if isinstance(score, Mapping):
+        given = {str(name): value for name, value in score.items()}
+        kind = str(given.pop("kind", ""))
+        score = kind + ":" + ",".join(f"{name}={written(value)}" for name, value in given.items())
+    if not isinstance(score, str):
+        return score
+    made = parsed(COMPUTED, score)
+    return SHORT_NAMES.get(score, score) if made is None else made.column
 
 
-ScoreName = Annotated[str, AfterValidator(_canonical)]
-"""A score column, a short name of one, or a score to compute: `kind` or `kind:parameter=value,...` (scores/)."""
+ScoreName = Annotated[str, BeforeValidator(_canonical)]
+"""A score column, a short name of one, or a score to compute: `kind`, `kind:parameter=value,...` or a mapping (scores/)."""
 
 
 def score_field(default: str) -> Any:
@@ -65,28 +83,75 @@ class Verdict(NamedTuple):
     no: Mask
 
 
-class Filter(BaseModel):
+class Filter(Kinded):
     """Base of all filters and of what combines them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())  # weights are a dict, which has no hash of its own
+    kind: str = ""
+    version: ClassVar[int] = 1
+    """Raised by hand when the meaning of this filter changes: subsets made with it are made again."""
 
     cost: ClassVar[int] = 0
     """Cheap filters are asked first. 0: an expression, asked about every row at no noticeable cost."""
+
+    is_outermost: ClassVar[bool] = False
+    """It decides how often a row is taken, so it cannot stand inside another filter."""
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # weights are a dict, which has no hash of its own
 
     @abstractmethod
     def columns(self) -> frozenset[str]:
         """The columns it reads."""
 
-    @abstractmethod
     def title(self) -> str:
         """What passes, in a few words."""
+        given = self.model_dump(include=set(self.parameters()))
+        return " ".join([self.kind, ", ".join(f"{name} {value}" for name, value in given.items())]).strip()
 
-    @abstractmethod
     def reason(self) -> str:
         """What a row is that it drops, in a few words."""
+        return f"fails {self.title()}"
+
+    def label(self) -> str:
+        """A short readable name: the kind and what is not the default. It carries no identity."""
+        given = self.model_dump(include=set(self.parameters()), exclude_defaults=True)
+        return "-".join([self.kind, *(str(value) for value in given.values() if isinstance(value, (str, int, float)))])
+
+    def expected_share(self, num_rows: int) -> float | None:
+        """What share of a pool of `num_rows` it is expected to take, repeats counted; None where only the data can tell."""
+        return None
+
+
+F = TypeVar("F", bound=Filter)
+
+
+class _Nested(OfRegistry):
+    """How filters inside filters look in a form: one level is spelled out, deeper ones are any JSON of the right shape.
+
+    Prefect's form cannot draw a union that contains itself. Validation is not limited by this: Python and YAML nest as they like.
+    """
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        plain: dict[Any, core_schema.CoreSchema] = {
+            kind: model.__pydantic_core_schema__ for kind, model in self.kinds().items() if kind not in COMBINATIONS
+        }
+        drawn = dict(handler(core_schema.tagged_union_schema(plain, discriminator="kind")))
+        deeper = {
+            "title": "Nested",
+            "description": "A combination inside a combination, as JSON.",
+            "type": "object",
+            "properties": {"kind": {"type": "string", "enum": list(COMBINATIONS)}},
+            "required": ["kind"],
+        }
+        return {"anyOf": [*drawn.get("oneOf", [drawn]), deeper]}
+
+
+COMBINATIONS = ("all", "any", "not")
+AnyFilter = Annotated[Filter, _Nested(FILTERS, lambda kind: not kind.is_outermost)]
+"""A filter inside another."""
+
+WholeFilter = Annotated[Filter, OfRegistry(FILTERS)]
+"""What may stand outermost: any filter, or a sample of what one keeps."""
 
 
 class Rule(Filter):
@@ -96,6 +161,9 @@ class Rule(Filter):
     def expression(self) -> pl.Expr:
         """Boolean; null where a value is missing."""
 
+    def columns(self) -> frozenset[str]:
+        return frozenset(self.expression().meta.root_names())
+
 
 class Batch(Filter):
     """Judges many rows at once by a function; costly."""
@@ -104,7 +172,27 @@ class Batch(Filter):
 
     @abstractmethod
     def judge(self, rows: pl.DataFrame) -> pl.Series:
-        """Boolean, one a row; null where a value is missing. `rows` has the columns it reads."""
+        """One value a row; `rows` has the columns it reads.
+
+        Boolean: kept or not, null where a value is missing. Or text: the reason for the drop, empty where the row is kept.
+        """
+
+
+class Lookup(Batch):
+    """Judges rows by a table that is prepared once a selection, on the local disk. It is asked about every row of the pool."""
+
+    cost: ClassVar[int] = 5
+
+    @abstractmethod
+    def prepare_table(self, folder: Path) -> None:
+        """Write into an empty folder what `look_up` needs."""
+
+    @abstractmethod
+    def look_up(self, rows: pl.DataFrame, folder: Path) -> pl.Series:
+        """As `judge`."""
+
+    def judge(self, rows: pl.DataFrame) -> pl.Series:
+        raise AssertionError("a filter with a table is asked by look_up")
 
 
 class FeatureBatch(Batch):
@@ -145,9 +233,12 @@ class Ranked(Filter):
         `whole`: if there are not so many scores, all of them are kept, else none. A negative k keeps none.
         """
 
-    @abstractmethod
+    def columns(self) -> frozenset[str]:
+        return frozenset(self.score_expression().meta.root_names())
+
     def among(self) -> Literal["pool", "survivors"]:
         """Whether it ranks all rows of the pool, or those that passed the filters before it."""
+        return "pool"
 
 
 class Survey(Filter):
@@ -159,5 +250,49 @@ class Survey(Filter):
     cost: ClassVar[int] = 30
 
     @abstractmethod
-    def survey(self, view: View) -> None:
+    def survey(self, view: SurveyView) -> None:
         """Read what it needs of the rows of `view` and give a verdict on each (`view.decide`)."""
+
+
+class SurveyView(Protocol):
+    """What a `Survey` sees: the rows that came to it, part by part, a place on the local disk, and where its verdicts go.
+
+    Rows are known by their place in a part. It pickles, so that work over it can be shared among processes.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def memory(self) -> Path: ...
+    @property
+    def local(self) -> Path: ...
+
+    def reached(self, part: str) -> Mask:
+        """Which rows of a part came to the filter, shape (rows,)."""
+        ...
+
+    def frame(self, part: str, columns: Iterable[str]) -> pl.DataFrame:
+        """Columns of the rows that came, with their place as `row`."""
+        ...
+
+    def all_rows(self, part: str, columns: Iterable[str]) -> pl.DataFrame:
+        """Columns of all rows of a part, whether they came or not."""
+        ...
+
+    def blocks(self, part: str, key: str) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """`(rows, features (n, d))` of the rows that came and have features, block by block."""
+        ...
+
+    def best(
+        self, columns: Iterable[str], values: Callable[[pl.DataFrame], pl.Series], rank: Callable[[int], tuple[int, bool]]
+    ) -> float | int | None:
+        """The value of the k-th best of the rows that came (see `Ranked.rank`); None if none passes."""
+        ...
+
+    def decide(self, part: str, yes: npt.NDArray[np.int64], *, unknown: npt.NDArray[np.int64] | None = None) -> None:
+        """The rows (by place) that pass; those that cannot be judged; the rest of those that came fail."""
+        ...
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]: ...

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Rule, locked
+from datacomp_core.filters.base import Rule, register
 
 
+@register("characters")
 class Characters(Rule):
     """Keeps captions of at least so many characters (Unicode code points)."""
 
-    kind: Literal["characters"] = locked("characters")
     at_least: int = Field(default=6, ge=1, description="Code points; the reference's basic filter wants more than 5.")
 
     def columns(self) -> frozenset[str]:

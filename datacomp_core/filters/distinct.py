@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from functools import partial
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +18,7 @@ from pydantic import Field, model_validator
 from datacomp_core import uid
 from datacomp_core.buckets import Buckets
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.filters.base import ScoreName, Survey, locked, score_column
-
-if TYPE_CHECKING:
-    from datacomp_core.selection.view import View
+from datacomp_core.filters.base import ScoreName, Survey, SurveyView, register, score_column
 
 ROWS_A_BUCKET = 1_000_000
 BITS = 64
@@ -30,10 +26,10 @@ RECORD = np.dtype([("key", "u8"), ("check", "u8"), ("part", "i4"), ("row", "i8")
 COMPARED_AT_ONCE = 1 << 22
 
 
+@register("distinct")
 class Distinct(Survey):
     """Keeps one of each group of copies among the rows that come to it."""
 
-    kind: Literal["distinct"] = locked("distinct")
     by: ScoreName = Field(
         default="sha256",
         min_length=1,
@@ -57,7 +53,7 @@ class Distinct(Survey):
     def reason(self) -> str:
         return f"a copy by {self.by}" + (f" within {self.at_most_bits} bits" if self.at_most_bits else "")
 
-    def survey(self, view: View) -> None:
+    def survey(self, view: SurveyView) -> None:
         total = sum(int(view.reached(part).sum()) for part in view.names)
         num = max(1, -(-total // ROWS_A_BUCKET))
         bands = self.at_most_bits + 1
@@ -75,7 +71,7 @@ class Distinct(Survey):
             view.decide(part, np.setdiff1d(came, np.concatenate([copies, nobody])), unknown=nobody)
 
 
-def _spill(asked: Distinct, view: View, buckets: list[Buckets], job: tuple[int, str]) -> npt.NDArray[np.int64]:
+def _spill(asked: Distinct, view: SurveyView, buckets: list[Buckets], job: tuple[int, str]) -> npt.NDArray[np.int64]:
     """Sort a part's rows into the buckets of every band; the rows without a value."""
     place, part = job
     column = score_column(asked.by)

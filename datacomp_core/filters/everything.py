@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import polars as pl
 
-from datacomp_core.filters.base import Rule, locked
+from datacomp_core.filters.base import Rule, register
 
 
+@register("everything")
 class Everything(Rule):
     """Keeps every row of the pool."""
-
-    kind: Literal["everything"] = locked("everything")
 
     def columns(self) -> frozenset[str]:
         return frozenset()

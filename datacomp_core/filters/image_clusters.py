@@ -7,21 +7,20 @@ an image is kept if its own cluster is one. The paper's target is ImageNet-1k's 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import FeatureBatch, Mask, locked
+from datacomp_core.filters.base import FeatureBatch, Mask, register
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, vectors
 from datacomp_core.vectors.nearest import nearest
 
 
+@register("image_clusters")
 class ImageClusters(FeatureBatch):
     """Keeps images whose nearest centroid is the nearest of some image of a target set."""
 
-    kind: Literal["image_clusters"] = locked("image_clusters")
     centroids: VectorsName = Field(
         default="small_centroids_l14",
         description="k-means centroids of the pool: a released set, or a file of `datacomp cluster`.",

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Rule, locked
+from datacomp_core.filters.base import Rule, register
 
 WIDTH, HEIGHT = "original_width", "original_height"
 
 
+@register("image_size")
 class ImageSize(Rule):
     """Keeps images whose shorter side has at least so many pixels, as the crawler saw them."""
 
-    kind: Literal["image_size"] = locked("image_size")
     shorter_side_at_least: int = Field(default=200, ge=1, description="Pixels; the reference's basic filter wants 200.")
 
     def columns(self) -> frozenset[str]:

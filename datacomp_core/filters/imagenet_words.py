@@ -13,16 +13,16 @@ from typing import ClassVar, Literal
 
 import polars as pl
 
-from datacomp_core.filters.base import Batch, locked
+from datacomp_core.filters.base import Batch, locked, register
 from datacomp_core.filters.words import WORD
 
 TABLE = "imagenet21k_words.parquet"
 
 
+@register("imagenet_words")
 class ImagenetWords(Batch):
     """Keeps captions with a word that is a class of ImageNet-21k."""
 
-    kind: Literal["imagenet_words"] = locked("imagenet_words")
     vocabulary: Literal["imagenet-21k"] = locked("imagenet-21k")
     cost: ClassVar[int] = 5
 

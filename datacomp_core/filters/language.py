@@ -14,13 +14,13 @@ from pydantic import Field
 
 from datacomp_core.assets import asset
 from datacomp_core.fasttext.model import LanguageModel
-from datacomp_core.filters.base import Batch, locked
+from datacomp_core.filters.base import Batch, register
 
 
+@register("language")
 class Language(Batch):
     """Keeps captions in one language, as fastText sees it."""
 
-    kind: Literal["language"] = locked("language")
     language: str = Field(default="en", pattern=r"^[a-z]{2,3}$", description="ISO 639 code as lid.176 has it.")
     model: Literal["lid.176.ftz", "lid.176.bin"] = Field(
         default="lid.176.ftz", description="lid.176.bin is the reference's and is downloaded (126 MB); lid.176.ftz is at hand."

@@ -7,21 +7,21 @@ the same module name.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 from pydantic import Field
 
 from datacomp_core.errors import SpecError
-from datacomp_core.filters.base import Batch, locked
+from datacomp_core.filters.base import Batch, register
 
 MAX_BYTES = 1000
 
 
+@register("language_cld3")
 class LanguageCld3(Batch):
     """Keeps captions in one language, as CLD3 sees it. Needs the package cld3-py."""
 
-    kind: Literal["language_cld3"] = locked("language_cld3")
     cld3_language: str = Field(default="en", min_length=2, description="Language code as CLD3 has it.")
 
     def columns(self) -> frozenset[str]:

@@ -6,19 +6,14 @@ There twelve scores are mixed with learned weights; any columns will do. A row t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 from pydantic import AfterValidator, Field
 
 from datacomp_core.errors import SpecError
-from datacomp_core.filters.base import ScoreName, Survey, locked, score_column
-from datacomp_core.selection.threshold_search import Look, Window, find, look
-from datacomp_core.source import Source
-
-if TYPE_CHECKING:
-    from datacomp_core.selection.view import View
+from datacomp_core.filters.base import ScoreName, Survey, SurveyView, register, score_column
 
 Standard = Literal["standardised", "as_is"]
 
@@ -32,10 +27,10 @@ def _finite(weights: dict[str, float]) -> dict[str, float]:
 Weights = Annotated[dict[ScoreName, float], AfterValidator(_finite)]
 
 
+@register("mix")
 class Mix(Survey):
     """Keeps the best fraction by a weighted sum of standardised scores."""
 
-    kind: Literal["mix"] = locked("mix")
     weights: Weights = Field(default={"b32": 0.5, "l14": 0.5}, min_length=1, description="Score column -> weight.")
     scale: Standard = Field(
         default="standardised", description="standardised: each column minus its mean over its deviation (of the pool)."
@@ -54,20 +49,15 @@ class Mix(Survey):
     def _sum(self) -> str:
         return " + ".join(f"{weight:g} {score_column(score)}" for score, weight in self.weights.items())
 
-    def survey(self, view: View) -> None:
+    def survey(self, view: SurveyView) -> None:
         scaled = mixed(view, self.weights, self.scale)
         columns = weighted_columns(self.weights)
-
-        def every(window: Window) -> Sequence[Look]:
-            frames = ((part, view.frame(part, columns)) for part in view.names)
-            return [look(scaled(frame), frame.height, window) for _, frame in frames]
-
-        cut, _ = find(lambda window: iter(every(window)), lambda rows: (int(rows * self.best) - 1, True))
+        cut = view.best(columns, scaled, lambda rows: (int(rows * self.best) - 1, True))
         for part in view.names:
             frame = view.frame(part, columns)
             values = scaled(frame)
             rows = frame["row"].to_numpy().astype(np.int64)
-            yes = (values >= cut.value).fill_null(False).to_numpy() if cut.value is not None else np.zeros(len(rows), np.bool_)
+            yes = (values >= cut).fill_null(False).to_numpy() if cut is not None else np.zeros(len(rows), np.bool_)
             view.decide(part, rows[yes], unknown=rows[values.is_null().to_numpy()])
 
 
@@ -82,11 +72,11 @@ def weighted_columns(weights: Mapping[str, float]) -> list[str]:
     return sorted({score_column(score) for score in weights})
 
 
-def mixed(view: View, weights: Mapping[str, float], scale: Standard) -> Callable[[pl.DataFrame], pl.Series]:
+def mixed(view: SurveyView, weights: Mapping[str, float], scale: Standard) -> Callable[[pl.DataFrame], pl.Series]:
     """The weighted sum of a frame's columns as Float64, null where one is missing."""
     known = {column: Moments(0.0, 1.0) for column in weighted_columns(weights)}
     if scale == "standardised":
-        known = moments(view.source, view.names, sorted(known))
+        known = moments(view, sorted(known))
 
     def scaled(frame: pl.DataFrame) -> pl.Series:
         total = pl.lit(0.0)
@@ -99,11 +89,11 @@ def mixed(view: View, weights: Mapping[str, float], scale: Standard) -> Callable
     return scaled
 
 
-def moments(source: Source, names: Sequence[str], columns: Sequence[str]) -> dict[str, Moments]:
+def moments(view: SurveyView, columns: Sequence[str]) -> dict[str, Moments]:
     """Mean and standard deviation of columns over all rows that have them, by Chan's pairwise update. 1 for a constant one."""
     count, mean, square = (np.zeros(len(columns)) for _ in range(3))
-    for part in names:
-        frame = source.read(part, columns).select(pl.col(columns).cast(pl.Float64).fill_nan(None))
+    for part in view.names:
+        frame = view.all_rows(part, columns).select(pl.col(columns).cast(pl.Float64).fill_nan(None))
         for place, column in enumerate(columns):
             values = frame[column].drop_nulls().to_numpy()
             if not len(values):

@@ -8,26 +8,22 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.filters.base import Survey, locked
-
-if TYPE_CHECKING:
-    from datacomp_core.selection.view import View
+from datacomp_core.filters.base import Survey, SurveyView, register
 
 Matrix = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 
 
+@register("norm_sim_d")
 class NormSimD(Survey):
     """Keeps the rows that are most like each other, by shrinking a set that is its own target."""
 
-    kind: Literal["norm_sim_d"] = locked("norm_sim_d")
     features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")
     left: float = Field(default=0.667, gt=0, le=1, description="Fraction of the rows that come to it.")
     steps: int = Field(default=168, ge=1, description="The authors took 168 at small, 500 at medium.")
@@ -41,7 +37,7 @@ class NormSimD(Survey):
     def reason(self) -> str:
         return "unlike the rest"
 
-    def survey(self, view: View) -> None:
+    def survey(self, view: SurveyView) -> None:
         moment: Matrix | float = 0.0
         counts: dict[str, int] = {}
         for part, (count, own) in view.map(partial(_first, self, view), view.names):
@@ -57,7 +53,7 @@ class NormSimD(Survey):
             unknown = np.setdiff1d(np.flatnonzero(view.reached(part)), known[part])
             view.decide(part, _left(view, part), unknown=unknown)
 
-    def _shrink(self, view: View, counts: dict[str, int], moment: Matrix, size: int) -> Matrix:
+    def _shrink(self, view: SurveyView, counts: dict[str, int], moment: Matrix, size: int) -> Matrix:
         """Keep the `size` best (of equals the first); the moments without those that go."""
         parts = [part for part in view.names if counts[part]]
         scored = dict(view.map(partial(_scored, self, view, moment), parts))
@@ -71,15 +67,15 @@ class NormSimD(Survey):
         return moment
 
 
-def _left(view: View, part: str) -> Rows:
+def _left(view: SurveyView, part: str) -> Rows:
     return np.load(_file(view, part))
 
 
-def _file(view: View, part: str) -> Path:
+def _file(view: SurveyView, part: str) -> Path:
     return view.local / "left" / f"{part}.npy"
 
 
-def _first(asked: NormSimD, view: View, part: str) -> tuple[int, Matrix | float]:
+def _first(asked: NormSimD, view: SurveyView, part: str) -> tuple[int, Matrix | float]:
     """How many rows have features, and the sum of f f' over them."""
     rows, moment = [np.empty(0, np.int64)], 0.0
     for places, block in view.blocks(part, f"{asked.features}_img"):
@@ -90,7 +86,7 @@ def _first(asked: NormSimD, view: View, part: str) -> tuple[int, Matrix | float]
     return sum(len(some) for some in rows), moment
 
 
-def _drop(asked: NormSimD, view: View, job: tuple[str, npt.NDArray[np.bool_]]) -> Matrix | float:
+def _drop(asked: NormSimD, view: SurveyView, job: tuple[str, npt.NDArray[np.bool_]]) -> Matrix | float:
     """Keep the rows of a part that stay; the sum of f f' over those that go."""
     part, stay = job
     left, moment = _left(view, part), 0.0
@@ -100,7 +96,7 @@ def _drop(asked: NormSimD, view: View, job: tuple[str, npt.NDArray[np.bool_]]) -
     return moment
 
 
-def _scored(asked: NormSimD, view: View, moment: Matrix, part: str) -> Scores:
+def _scored(asked: NormSimD, view: SurveyView, moment: Matrix, part: str) -> Scores:
     """f' S f of the rows of a part that are left."""
     left, found = _left(view, part), [np.empty(0)]
     for places, block in view.blocks(part, f"{asked.features}_img"):

@@ -5,24 +5,21 @@ Repeats are how the rules let one up-weight a pair. Every survivor is repeated e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Ranked, locked
+from datacomp_core.filters.base import AnyFilter, Ranked, register
 from datacomp_core.filters.chance import lot
-from datacomp_core.filters.nesting import Nested
-
-if TYPE_CHECKING:
-    from datacomp_core.filters import AnyFilter
 
 
+@register("sample_to")
 class SampleTo(Ranked):
     """Brings what a filter keeps to a wanted number of rows. Only the outermost filter can be one."""
 
-    kind: Literal["sample_to"] = locked("sample_to")
-    filter: Annotated[AnyFilter, Nested(), Field(description="What may be drawn.")]
+    is_outermost: ClassVar[bool] = True
+    filter: Annotated[AnyFilter, Field(description="What may be drawn.")]
     num_samples: int = Field(default=1_000_000, ge=1, description="Rows of the subset, repeats counted.")
     at_most_times: int = Field(default=1, ge=1, description="How often one row may be repeated, if there are too few.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Another seed, another draw.")

@@ -7,28 +7,25 @@ an image is dropped if its cosine with one before it is over 1 - epsilon, whethe
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from datacomp_core.buckets import Buckets
-from datacomp_core.filters.base import Survey, locked
+from datacomp_core.filters.base import Survey, SurveyView, register
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
 from datacomp_core.vectors.nearest import nearest
-
-if TYPE_CHECKING:
-    from datacomp_core.selection.view import View
 
 COMPARED_AT_ONCE = 1 << 24
 ROWS_A_BUCKET = 200_000
 
 
+@register("sem_dedup")
 class SemDedup(Survey):
     """Keeps one of each group of images whose embeddings nearly agree, among the rows that come to it."""
 
-    kind: Literal["sem_dedup"] = locked("sem_dedup")
     centroids: VectorsName = Field(
         default="small_centroids_l14", description="k-means centroids: a released set, or a file of `datacomp cluster`."
     )
@@ -47,7 +44,7 @@ class SemDedup(Survey):
     def reason(self) -> str:
         return f"an image within {self.epsilon:g} of another"
 
-    def survey(self, view: View) -> None:
+    def survey(self, view: SurveyView) -> None:
         centroids = vectors(self.centroids)
         total = sum(int(view.reached(part).sum()) for part in view.names)
         own = [("cluster", "i8"), ("part", "i4"), ("row", "i8"), ("near", "f4"), ("unit", "f4", (centroids.shape[1],))]
@@ -63,7 +60,7 @@ class SemDedup(Survey):
             view.decide(part, np.setdiff1d(rows, np.concatenate([np.empty(0, np.int64), *lost.get(place, [])])), unknown=unknown)
 
 
-def _spill(asked: SemDedup, view: View, buckets: Buckets, job: tuple[int, str]) -> npt.NDArray[np.int64]:
+def _spill(asked: SemDedup, view: SurveyView, buckets: Buckets, job: tuple[int, str]) -> npt.NDArray[np.int64]:
     """Put a part's images to their clusters; the rows that have one."""
     place, part = job
     found = [np.empty(0, np.int64)]

@@ -7,27 +7,23 @@ batch `penalty` is taken from the score for every time a pair was drawn. A good 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.filters.base import Survey, locked
+from datacomp_core.filters.base import AnyFilter, Survey, SurveyView, register
 from datacomp_core.filters.mix import Standard, Weights, mixed, weighted_columns
-from datacomp_core.filters.nesting import Nested
 from datacomp_core.filters.tree_draw import ShareTree
 
-if TYPE_CHECKING:
-    from datacomp_core.filters import AnyFilter
-    from datacomp_core.selection.view import View
 
-
+@register("soft_cap")
 class SoftCap(Survey):
     """Draws a subset of a wanted size with repeats, good pairs more often. Only the outermost filter can be one."""
 
-    kind: Literal["soft_cap"] = locked("soft_cap")
-    filter: Annotated[AnyFilter, Nested(), Field(description="What may be drawn.")]
+    is_outermost: ClassVar[bool] = True
+    filter: Annotated[AnyFilter, Field(description="What may be drawn.")]
     weights: Weights = Field(
         default={"l14": 1.0}, min_length=1, description="The score: a weighted sum of score columns, column -> weight."
     )
@@ -50,7 +46,7 @@ class SoftCap(Survey):
     def reason(self) -> str:
         return f"not drawn ({self.num_samples:,} under a soft cap, seed {self.seed})"
 
-    def survey(self, view: View) -> None:
+    def survey(self, view: SurveyView) -> None:
         columns = weighted_columns(self.weights)
         scaled = mixed(view, self.weights, self.scale)
         places: list[npt.NDArray[np.int64]] = []

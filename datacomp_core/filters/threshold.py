@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Rule, ScoreName, locked, score_column, score_field
+from datacomp_core.filters.base import Rule, ScoreName, register, score_column, score_field
 
 
+@register("threshold")
 class Threshold(Rule):
     """Keeps rows whose score is at least so high."""
 
-    kind: Literal["threshold"] = locked("threshold")
     score: ScoreName = score_field("l14")
     at_least: float = Field(
         default=0.243, allow_inf_nan=False, description="0.243 is the paper's top 30 % of L/14; 0.281 that of B/32."

@@ -5,20 +5,18 @@ fastText splits at six ASCII characters only, and each newline is a token of its
 
 from __future__ import annotations
 
-from typing import Literal
-
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Rule, locked
+from datacomp_core.filters.base import Rule, register
 
 TOKEN = r"\n|[^ \n\r\t\x0b\x0c\x00]+"
 
 
+@register("tokens")
 class Tokens(Rule):
     """Keeps captions of at least so many tokens, as fastText counts them."""
 
-    kind: Literal["tokens"] = locked("tokens")
     tokens_at_least: int = Field(default=2, ge=1, description="Tokens; the reference's image-based filter wants more than 1.")
 
     def columns(self) -> frozenset[str]:

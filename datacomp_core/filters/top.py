@@ -11,16 +11,16 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Ranked, ScoreName, locked, score_column, score_field
+from datacomp_core.filters.base import Ranked, ScoreName, register, score_column, score_field
 
 Among = Literal["pool", "survivors"]
 OF = "Rank all rows of the pool (as the reference does), or only those that passed the filters before this one."
 
 
+@register("top_fraction")
 class TopFraction(Ranked):
     """Keeps the best fraction by a score."""
 
-    kind: Literal["top_fraction"] = locked("top_fraction")
     score: ScoreName = score_field("l14")
     fraction: float = Field(default=0.3, gt=0, le=1, description="Of all rows ranked, with those that have no score.")
     of: Among = Field(default="pool", description=OF)
@@ -51,10 +51,10 @@ class TopFraction(Ranked):
         return self.of
 
 
+@register("top_count")
 class TopCount(Ranked):
     """Keeps so many of the best by a score, and whatever ties with the last of them."""
 
-    kind: Literal["top_count"] = locked("top_count")
     score: ScoreName = score_field("l14")
     count: int = Field(default=1_000_000, ge=1, description="Rows.")
     of: Among = Field(default="survivors", description=OF)

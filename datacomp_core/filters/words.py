@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Rule, locked
+from datacomp_core.filters.base import Rule, register
 
 SPACE, NO_SPACE = r"[\s\x1c-\x1f]", r"[^\s\x1c-\x1f]"
 WORD = f"{NO_SPACE}+"
@@ -18,10 +16,10 @@ FEW = 20
 """Up to so many, looking for as many is several times faster than counting all."""
 
 
+@register("words")
 class Words(Rule):
     """Keeps captions of at least so many words (whatever stands between white space)."""
 
-    kind: Literal["words"] = locked("words")
     at_least: int = Field(default=3, ge=1, description="Words; the reference's basic filter wants more than 2.")
 
     def columns(self) -> frozenset[str]:

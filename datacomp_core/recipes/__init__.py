@@ -1,1 +1,8 @@
-"""Recipes: named filters, their tables, and how they are loaded from names and files."""
+"""Recipes: named filters. `baselines` and `published` are the tables, `load` reads names, YAML and Python files."""
+
+from __future__ import annotations
+
+from datacomp_core.recipes import baselines, published
+from datacomp_core.recipes.base import Recipe, Row, recipe, register
+
+__all__ = ["Recipe", "Row", "baselines", "published", "recipe", "register"]

@@ -1,18 +1,10 @@
-"""Recipes: named filters, one row each. The baselines of DataComp (Gadre et al. 2023, section 3.4 and appendix) and ours.
-
-A row is a function from its few parameters to a filter. Written `clip_score:score=b32,fraction=0.2` wherever a name will do.
-"""
+"""The baselines of DataComp (Gadre et al. 2023, section 3.4 and appendix) and those of the `tiny` scale, one row each."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
-from pydantic import Field, ValidationError, validate_call
-
-from datacomp_core.artifacts import Spec
-from datacomp_core.errors import SpecError, unknown
+from datacomp_core.errors import SpecError
 from datacomp_core.filters import (
     All,
     AspectRatio,
@@ -27,33 +19,13 @@ from datacomp_core.filters import (
     Threshold,
     Tokens,
     TopFraction,
-    WholeFilter,
     Words,
 )
-from datacomp_core.recipes.published import LATER
+from datacomp_core.recipes.base import Row
+from datacomp_core.registry import RECIPES
 
 Score = Literal["b32", "l14", "tiny"]
 Model = Literal["lid.176.ftz", "lid.176.bin"]
-
-
-class Recipe(Spec):
-    """A filter with a name. `name` is for people; the filter alone decides what is kept."""
-
-    name: str = Field(min_length=1, description="What it is called on the leaderboard.")
-    description: str = Field(default="", description="One sentence.")
-    filter: WholeFilter = Field(default_factory=Everything, description="What is kept.")
-
-    def label(self) -> str:
-        return self.name
-
-
-class Row(NamedTuple):
-    """One recipe: `build` makes its filter from keyword parameters, all with defaults."""
-
-    name: str
-    build: Callable[..., Any]
-    description: str
-    source: str
 
 
 def no_filter() -> Everything:
@@ -140,83 +112,54 @@ def random_30(*, seed: int = 0) -> Random:
 
 
 PAPER = "Gadre et al. 2023, DataComp (arXiv:2304.14108)"
-RECIPES: dict[str, Row] = {
-    row.name: row
-    for row in (
-        Row("no_filter", no_filter, "Every pair of the pool.", f"{PAPER}, no filtering"),
-        Row(
-            "basic_filter",
-            basic_filter,
-            "English, more than 2 words and 5 characters, sides of 200 px, no banners.",
-            f"{PAPER}, basic",
-        ),
-        Row(
-            "basic_tiny",
-            basic_tiny,
-            "The basic filter for a pool of 64 px images: the shorter side has 32 px or more.",
-            "ours, after basic_filter",
-        ),
-        Row("english", english, "English captions by fastText.", f"{PAPER}, Table 25"),
-        Row("clip_score", clip_score, "The best by CLIP score: a fraction of the pool, or a threshold.", f"{PAPER}, CLIP score"),
-        Row(
-            "clip_score_b32",
-            clip_score_b32,
-            "The best 30 % of the pool by CLIP ViT-B/32.",
-            f"{PAPER}, CLIP B/32 score (top 30 %)",
-        ),
-        Row(
-            "clip_score_l14",
-            clip_score_l14,
-            "The best 30 % of the pool by CLIP ViT-L/14.",
-            f"{PAPER}, CLIP L/14 score (top 30 %)",
-        ),
-        Row("clip_score_tiny", clip_score_tiny, "The best 30 % of the pool by our own small scorer.", "ours, after CLIP score"),
-        Row("basic_and_clip_tiny", basic_and_clip_tiny, "What basic_tiny and clip_score_tiny both keep.", "ours"),
-        Row("text_based", text_based, "English captions with a word that is a class of ImageNet-21k.", f"{PAPER}, text-based"),
-        Row(
-            "image_based",
-            image_based,
-            "English captions with an image in a cluster of ImageNet-1k.",
-            f"{PAPER}, image-based",
-        ),
-        Row(
-            "image_based_intersect_clip_score",
-            image_based_intersect_clip_score,
-            "image_based and the best by CLIP score: the paper's best filter.",
-            f"{PAPER}, image-based and CLIP score (DataComp-1B)",
-        ),
-        Row("laion2b", laion2b, "English by CLD3 and a CLIP B/32 score of 0.28 or more, as LAION-2B.", f"{PAPER}, LAION-2B"),
-        Row("random", random, "A random fraction of the pool.", f"{PAPER}, random subsets"),
-        Row("random_30", random_30, "A random 30 % of the pool: what size alone does.", f"{PAPER}, random subsets"),
-        *(Row(*each) for each in LATER),
-    )
-}
-
-
-def recipe(text: str) -> Recipe:
-    """The recipe of `name` or `name:parameter=value,...`. SpecError names an unknown one and the known ones."""
-    name, _, given = text.partition(":")
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    row = RECIPES[name]
-    known = inspect.signature(row.build).parameters
-    values: dict[str, str] = {}
-    for item in filter(None, given.split(",")):
-        parameter, equals, value = item.partition("=")
-        if not equals:
-            raise SpecError(f"{item!r} in recipe {text!r} is not parameter=value; {name} takes {', '.join(known) or 'none'}.")
-        if parameter.strip() not in known:
-            raise unknown(f"parameter of recipe {name}", parameter.strip(), known)
-        values[parameter.strip()] = value.strip()
-    try:
-        built = validate_call(row.build)(**values)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
-            raise cause from problem
-        where = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"Recipe {text!r}: {where} is {first['input']!r}: {first['msg']}.") from problem
-    return Recipe(name=text, description=row.description, filter=built)
+for _row in (
+    Row("no_filter", no_filter, "Every pair of the pool.", f"{PAPER}, no filtering"),
+    Row(
+        "basic_filter",
+        basic_filter,
+        "English, more than 2 words and 5 characters, sides of 200 px, no banners.",
+        f"{PAPER}, basic",
+    ),
+    Row(
+        "basic_tiny",
+        basic_tiny,
+        "The basic filter for a pool of 64 px images: the shorter side has 32 px or more.",
+        "ours, after basic_filter",
+    ),
+    Row("english", english, "English captions by fastText.", f"{PAPER}, Table 25"),
+    Row("clip_score", clip_score, "The best by CLIP score: a fraction of the pool, or a threshold.", f"{PAPER}, CLIP score"),
+    Row(
+        "clip_score_b32",
+        clip_score_b32,
+        "The best 30 % of the pool by CLIP ViT-B/32.",
+        f"{PAPER}, CLIP B/32 score (top 30 %)",
+    ),
+    Row(
+        "clip_score_l14",
+        clip_score_l14,
+        "The best 30 % of the pool by CLIP ViT-L/14.",
+        f"{PAPER}, CLIP L/14 score (top 30 %)",
+    ),
+    Row("clip_score_tiny", clip_score_tiny, "The best 30 % of the pool by our own small scorer.", "ours, after CLIP score"),
+    Row("basic_and_clip_tiny", basic_and_clip_tiny, "What basic_tiny and clip_score_tiny both keep.", "ours"),
+    Row("text_based", text_based, "English captions with a word that is a class of ImageNet-21k.", f"{PAPER}, text-based"),
+    Row(
+        "image_based",
+        image_based,
+        "English captions with an image in a cluster of ImageNet-1k.",
+        f"{PAPER}, image-based",
+    ),
+    Row(
+        "image_based_intersect_clip_score",
+        image_based_intersect_clip_score,
+        "image_based and the best by CLIP score: the paper's best filter.",
+        f"{PAPER}, image-based and CLIP score (DataComp-1B)",
+    ),
+    Row("laion2b", laion2b, "English by CLD3 and a CLIP B/32 score of 0.28 or more, as LAION-2B.", f"{PAPER}, LAION-2B"),
+    Row("random", random, "A random fraction of the pool.", f"{PAPER}, random subsets"),
+    Row("random_30", random_30, "A random 30 % of the pool: what size alone does.", f"{PAPER}, random subsets"),
+):
+    RECIPES.add(_row.name, _row, __name__)
 
 
 def score_names() -> tuple[str, ...]:

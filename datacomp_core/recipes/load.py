@@ -1,32 +1,53 @@
 """Recipes from a name or a file, and the one sentence that a wrong one gets.
 
-A file is YAML or JSON: `filter:` (a filter, or the name of a recipe), optionally `name:` and `description:`.
+A YAML or JSON file has `filter:` (a filter, or the name of a recipe, at any depth), optionally `name:` and `description:`.
+A Python file registers filters, scores and recipes. `mine.py` stands for the one recipe (or filter) in it, `mine.py:name` for one
+of several, and parameters follow: `mine.py:name:fraction=0.2`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from datacomp_core.errors import SpecError, unknown
-from datacomp_core.filters import All, Leaf, Not, SampleTo, SoftCap
-from datacomp_core.filters import Any as AnyOf
-from datacomp_core.recipes.baselines import Recipe, recipe
+from datacomp_core.foreign_code import load_file
+from datacomp_core.kinds import parsed
+from datacomp_core.recipes.base import Recipe, Row, built, recipe
+from datacomp_core.registry import FILTERS, RECIPES
 
 FILES = (".yaml", ".yml", ".json")
-MODELS = (*get_args(Leaf), All, AnyOf, Not, SampleTo, SoftCap)
-KINDS: dict[str, type[BaseModel]] = {model.model_fields["kind"].default: model for model in MODELS}
+CODE_FILE = ".py"
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """A recipe by name (`basic_filter`, `clip_score:score=b32,fraction=0.2`) or from a YAML or JSON file."""
-    if not name_or_path.endswith(FILES):
-        return recipe(name_or_path)
-    path = Path(name_or_path)
+    """A recipe by name (`basic_filter`, `clip_score:score=b32,fraction=0.2`), or from a YAML, JSON or Python file."""
+    if name_or_path.endswith(FILES):
+        return _from_yaml(Path(name_or_path))
+    if name_or_path.endswith(CODE_FILE) or f"{CODE_FILE}:" in name_or_path:
+        return _from_code(name_or_path)
+    return recipe(name_or_path)
+
+
+def resolved(tree: Any) -> Any:
+    """A filter as plain data in which the names of recipes, at any depth, are replaced by their filters."""
+    if isinstance(tree, str):
+        return load_recipe(tree).filter
+    if not isinstance(tree, Mapping):
+        return tree
+    found: dict[str, Any] = {**tree}
+    if "filter" in found:
+        found["filter"] = resolved(found["filter"])
+    if isinstance(found.get("filters"), (list, tuple)):
+        found["filters"] = [resolved(each) for each in found["filters"]]
+    return found
+
+
+def _from_yaml(path: Path) -> Recipe:
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as problem:
@@ -36,9 +57,39 @@ def load_recipe(name_or_path: str) -> Recipe:
     if not isinstance(given, dict) or "filter" not in given:
         raise SpecError(f"The recipe file {path} needs a field `filter`: a filter, or the name of a recipe.")
     try:
-        return Recipe.model_validate({"name": path.stem, **given})
+        return Recipe.model_validate({"name": path.stem, **resolved(given)})
     except ValidationError as problem:
         raise told(problem, f"Recipe file {path}") from problem
+    except RecursionError:
+        raise SpecError(f"The recipe file {path} nests its filters too deeply.") from None
+
+
+def _from_code(text: str) -> Recipe:
+    path, _, rest = text.partition(f"{CODE_FILE}:") if f"{CODE_FILE}:" in text else (text.removesuffix(CODE_FILE), "", "")
+    module = load_file(path + CODE_FILE).__name__
+    name, _, given = rest.partition(":")
+    if "=" in name:
+        name, given = "", rest
+    rows: dict[str, Row] = RECIPES.added_by(module)
+    filters: dict[str, Any] = FILTERS.added_by(module)
+    offered = {**filters, **rows}
+    if not offered:
+        raise SpecError(f"{path}{CODE_FILE} registers no filter and no recipe: put @register(...) before one.")
+    if not name:
+        choice = rows or filters
+        if len(choice) > 1:
+            raise SpecError(f"{path}{CODE_FILE} has {', '.join(choice)}: name one, as in {path}{CODE_FILE}:{next(iter(choice))}.")
+        [name] = choice
+    if name not in offered:
+        raise unknown(f"recipe in {path}{CODE_FILE}", name, offered)
+    if name in rows:
+        return built(rows[name], given, text)
+    made = parsed(FILTERS, f"{name}:{given}")
+    return Recipe(name=f"{name}:{given}" if given else name, description=_first_line(filters[name]), filter=made)
+
+
+def _first_line(model: type[BaseModel]) -> str:
+    return (model.__doc__ or "").strip().partition("\n")[0]
 
 
 def told(problem: ValidationError, what: str) -> SpecError:
@@ -46,11 +97,11 @@ def told(problem: ValidationError, what: str) -> SpecError:
     first = problem.errors()[0]
     where, context = [str(part) for part in first["loc"]], first.get("ctx", {})
     if first["type"] == "union_tag_invalid":
-        return unknown(f"filter kind in {what}", str(context["tag"]), KINDS)
+        return unknown(f"filter kind in {what}", str(context["tag"]), FILTERS)
     if first["type"] == "extra_forbidden":
         return unknown(f"field in {what}{_place(where[:-1])}", where[-1], _known_fields(where[:-1]))
     if first["type"] == "union_tag_not_found":
-        return SpecError(f"{what}{_place(where)}: a filter needs a `kind`, one of {', '.join(sorted(KINDS))}.")
+        return SpecError(f"{what}{_place(where)}: a filter needs a `kind`, one of {', '.join(sorted(FILTERS))}.")
     if isinstance(cause := context.get("error"), SpecError):
         return cause
     return SpecError(f"{what}{_place(where)}: {first['msg']} (given: {first['input']!r}).")
@@ -58,8 +109,8 @@ def told(problem: ValidationError, what: str) -> SpecError:
 
 def _known_fields(where: Sequence[str]) -> list[str]:
     for part in reversed(where):
-        if part in KINDS:
-            return list(KINDS[part].model_fields)
+        if part in FILTERS:
+            return list(FILTERS[part].model_fields)
     return list(Recipe.model_fields)
 
 

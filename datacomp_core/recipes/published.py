@@ -5,10 +5,11 @@ Parameters and defaults are the papers' where they give any; the filters and sco
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from datacomp_core.filters import All, Distinct, Everything, Mix, NormSimD, SemDedup, SoftCap, Threshold, TopFraction
+from datacomp_core.recipes.base import Row
+from datacomp_core.registry import RECIPES
 
 
 def neg_clip_loss(*, fraction: float = 0.3, features: str = "l14", temperature: float = 0.01, drawings: int = 10) -> TopFraction:
@@ -97,7 +98,7 @@ METACLIP = "Xu et al. 2024 (arXiv:2309.16671)"
 T_MARS = "Maini et al. 2024 (arXiv:2307.03132)"
 VAS = "Wang et al. 2024 (arXiv:2402.02055)"
 NCL = "Wang et al. 2024 (arXiv:2405.19547)"
-LATER: tuple[tuple[str, Callable[..., Any], str, str], ...] = (
+for _each in (
     ("neg_clip_loss", neg_clip_loss, "The best 30 % by CLIP score less what other pairs would score.", f"{NCL}, negCLIPLoss"),
     ("norm_sim", norm_sim, "Of the best 30 % by negCLIPLoss, two thirds nearest to ImageNet-1k.", f"{NCL}, NormSim"),
     (
@@ -140,4 +141,5 @@ LATER: tuple[tuple[str, Callable[..., Any], str, str], ...] = (
         "The best 20 % by a weighted sum of standardised scores.",
         f"{FLYT}, M-FLYT",
     ),
-)
+):
+    RECIPES.add(_each[0], Row(*_each), __name__)

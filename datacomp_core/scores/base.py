@@ -10,14 +10,16 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.artifacts import Spec
+from datacomp_core.kinds import CODE, Kinded, OfRegistry, registers, written
 from datacomp_core.parallel import process_map
 from datacomp_core.progress import Progress
+from datacomp_core.registry import SCORES
 from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
@@ -49,19 +51,23 @@ class Means:
             yield item, found
 
 
-class Score(Spec):
+class Score(Kinded, Spec):
     """Base of all scores to compute."""
 
-    kind: ClassVar[str]
-    paper: ClassVar[str]
+    kind: str = ""
+    version: ClassVar[int] = 1
+    """Raised by hand when the meaning of this score changes: it is computed again."""
+    paper: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     """Of `features`, `images` and `model`, beyond the metadata."""
 
     @property
     def column(self) -> str:
-        """`kind:parameter=value,...`, without what is the default."""
-        given = self.model_dump(exclude_defaults=True)
-        return self.kind + (":" + ",".join(f"{name}={_plain(given[name])}" for name in sorted(given)) if given else "")
+        """`kind:parameter=value,...`, without what is the default; foreign code is named with its identity."""
+        given = self.model_dump(exclude_defaults=True, exclude={"kind"})
+        if code := getattr(self, CODE, ""):
+            given = {CODE: code, **given}
+        return self.kind + (":" + ",".join(f"{name}={written(given[name])}" for name in sorted(given)) if given else "")
 
     def label(self) -> str:
         return self.kind
@@ -83,5 +89,11 @@ class Score(Spec):
         """One value a row, shape (rows,); NaN where there is none."""
 
 
-def _plain(value: Any) -> str:
-    return repr(value) if isinstance(value, float) else str(value)
+S = TypeVar("S", bound=Score)
+AnyScore = Annotated[Score, OfRegistry(SCORES)]
+"""A score of any registered kind."""
+
+
+def register(kind: str) -> Callable[[type[S]], type[S]]:
+    """The decorator of a score's class. `kind` is what YAML and recipes call it."""
+    return registers(SCORES, kind)

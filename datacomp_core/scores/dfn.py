@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.scores.base import Means, Score
+from datacomp_core.scores.base import Means, Score, register
 from datacomp_core.source import Source
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit
 
@@ -28,10 +28,10 @@ class Heads(NamedTuple):
     texts: Vectors
 
 
+@register("dfn")
 class Dfn(Score):
     """Cosine of image and caption after the maps that were trained on trusted pairs."""
 
-    kind = "dfn"
     paper = "Fang et al. 2024, Data Filtering Networks (arXiv:2309.17425), on frozen towers"
     needs = frozenset({"features"})
     trusted_images: VectorsName = Field(description="Image embeddings of trusted pairs, row by row with the texts: a file.")

@@ -21,8 +21,8 @@ from pydantic import Field
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError
-from datacomp_core.filters.chance import lots, mixed_bits
-from datacomp_core.scores.base import Means, Score
+from datacomp_core.lots import lots, mixed_bits
+from datacomp_core.scores.base import Means, Score, register
 from datacomp_core.source import Source
 from datacomp_core.word_lists import TextsName, texts
 
@@ -30,10 +30,10 @@ PUNCTUATION = r"([,.;:?!`])"
 SPACES = r"[\t\n\r]"
 
 
+@register("metaclip")
 class MetaClip(Score):
     """The largest 1 / (count * u) over the entries that a caption holds; null if it holds none."""
 
-    kind = "metaclip"
     paper = "Xu et al. 2024, MetaCLIP (arXiv:2309.16671)"
     entries: TextsName = Field(
         default="imagenet21k",

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.scores.base import Score
+from datacomp_core.scores.base import Score, register
 from datacomp_core.source import Source
 from datacomp_core.vectors.files import Vectors, unit
 from datacomp_core.vectors.nearest import default_device
@@ -19,10 +19,10 @@ from datacomp_core.vectors.nearest import default_device
 AT_ONCE = 2048
 
 
+@register("neg_clip_loss")
 class NegClipLoss(Score):
     """s_i - (tau / 2) (log sum_j exp(f_i g_j / tau) + log sum_j exp(f_j g_i / tau)), the mean over `drawings` batches of i."""
 
-    kind = "neg_clip_loss"
     paper = "Wang et al. 2024, negCLIPLoss (arXiv:2405.19547)"
     needs = frozenset({"features"})
     features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img and _txt.")

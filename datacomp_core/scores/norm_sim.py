@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.scores.base import Score
+from datacomp_core.scores.base import Score, register
 from datacomp_core.source import Source
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit
 from datacomp_core.vectors.nearest import nearest
 
 
+@register("norm_sim")
 class NormSim(Score):
     """|| F G' ||_p of an image's embedding F and the target's G, all of length 1: p = inf is the largest cosine."""
 
-    kind = "norm_sim"
     paper = "Wang et al. 2024, NormSim (arXiv:2405.19547); p = 2: VAS (arXiv:2402.02055)"
     needs = frozenset({"features"})
     features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from datacomp_core.scores.base import register
 from datacomp_core.scores.of_images import ImageScore
 
 SIDE, LOW = 32, 8
 
 
+@register("perceptual_hash")
 class PerceptualHash(ImageScore):
     """64 bits of a picture, as a whole number."""
 
-    kind = "perceptual_hash"
     paper = "Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions"
     dtype = pl.Int64
 

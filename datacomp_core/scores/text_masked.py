@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from datacomp_core.errors import DataError, SpecError
+from datacomp_core.scores.base import register
 from datacomp_core.scores.of_images import ImageScore
 
 Pixels = npt.NDArray[np.uint8]
@@ -23,10 +24,10 @@ Boxes = npt.NDArray[np.float32]
 RING = 3
 
 
+@register("text_masked")
 class TextMasked(ImageScore):
     """Cosine of caption and masked picture."""
 
-    kind = "text_masked"
     paper = "Maini et al. 2024, T-MARS (arXiv:2307.03132)"
     needs = frozenset({"images", "model"})
     detector: Literal["pp-ocr"] = Field(default="pp-ocr", description="Which text detector.")

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from datacomp_core import uid
 from datacomp_core.filters.base import Filter, Mask, Verdict
-from datacomp_core.filters.chance import lots
 from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.filters.soft_cap import SoftCap
+from datacomp_core.lots import lots
 from datacomp_core.selection.judge import Judge, Placed, cost_of, ranks_survivors, sequence
 from datacomp_core.selection.subset_file import write_run
 from datacomp_core.selection.threshold_search import Cut

@@ -21,8 +21,9 @@ from datacomp_core.filters.base import score_column
 from datacomp_core.filters.chance import Random
 from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.recipes.baselines import RECIPES, Recipe, recipe
-from datacomp_core.recipes.load import load_recipe
+from datacomp_core.recipes.base import Recipe, recipe
+from datacomp_core.recipes.load import load_recipe, resolved
+from datacomp_core.registry import RECIPES
 from datacomp_core.scores import Score, score_of
 from datacomp_core.selection.judge import Placed, walk
 from datacomp_core.selection.part import SAMPLES, Job, judge_part
@@ -55,6 +56,8 @@ class SubsetSpec(Spec):
     @classmethod
     def _filled(cls, given: Any) -> Any:
         """A known recipe brings its filter, so that the address follows what is done and not what it is called."""
+        if isinstance(given, dict) and "filter" in given:
+            given = {**given, "filter": resolved(given["filter"])}
         if not isinstance(given, dict) or not isinstance(given.get("recipe"), str):
             return given
         name, own = given["recipe"], FILTER.validate_python(given.get("filter", Everything()))
@@ -221,11 +224,16 @@ def _shown(root: Placed, cuts: dict[str, Cut], source: Source, part: str) -> tup
         asked = placed.filter
         if isinstance(asked, Threshold):
             return score_column(asked.score), asked.at_least
-        if isinstance(asked, Ranked) and not isinstance(asked, (Random, SampleTo)):
+        if isinstance(asked, Ranked) and not isinstance(asked, (Random, SampleTo)) and _is_column(asked):
             (column,) = asked.columns()
             return column, cuts[placed.path].value
     beside = source.score_columns(part)
     return (beside[0], None) if beside else ("", None)
+
+
+def _is_column(asked: Ranked) -> bool:
+    columns = list(asked.columns())
+    return len(columns) == 1 and asked.score_expression().meta.eq(pl.col(columns[0]))
 
 
 def _edges(source: Source, names: Sequence[str], column: str, hands: Hands) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ import polars as pl
 from datacomp_core.errors import DataError
 from datacomp_core.filters.base import Mask
 from datacomp_core.parallel import process_map
+from datacomp_core.selection.threshold_search import Look, Window, find, look
 from datacomp_core.source import Block, Source
 
 T = TypeVar("T")
@@ -42,6 +43,23 @@ class View:
         """Columns of the rows that came, with their place as `row`."""
         frame = self.source.read(part, columns).with_row_index("row")
         return frame.filter(pl.Series(self.reached(part)))
+
+    def all_rows(self, part: str, columns: Iterable[str]) -> pl.DataFrame:
+        """Columns of all rows of a part, whether they came or not."""
+        return self.source.read(part, columns)
+
+    def best(
+        self, columns: Iterable[str], values: Callable[[pl.DataFrame], pl.Series], rank: Callable[[int], tuple[int, bool]]
+    ) -> float | int | None:
+        """The value of the k-th best of the rows that came (see `Ranked.rank`); None if none passes."""
+        wanted = list(columns)
+
+        def every(window: Window) -> Iterator[Look]:
+            for part in self.names:
+                frame = self.frame(part, wanted)
+                yield look(values(frame), frame.height, window)
+
+        return find(every, rank)[0].value
 
     def blocks(self, part: str, key: str) -> Iterator[tuple[npt.NDArray[np.int64], Block]]:
         """`(rows, features (n, d))` of the rows that came and have features, block by block."""

@@ -77,7 +77,7 @@ def filter_(
 
 
 def _list_recipes(*, json: bool) -> None:
-    from datacomp_core.recipes.baselines import RECIPES
+    from datacomp_core.registry import RECIPES
 
     if json:
         terminal.print_json(

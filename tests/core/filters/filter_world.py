@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from datacomp_core import uid
-from datacomp_core.recipes.baselines import Recipe
+from datacomp_core.recipes.base import Recipe
 from datacomp_core.selection.select import Selection, select
 from datacomp_core.store import Folder
 

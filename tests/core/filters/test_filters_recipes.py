@@ -10,8 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from datacomp_core.errors import SpecError
 from datacomp_core.filters import All, Threshold, TopFraction, WholeFilter, Words
-from datacomp_core.recipes.baselines import RECIPES
-from datacomp_core.recipes.load import KINDS, load_recipe
+from datacomp_core.recipes.load import load_recipe
+from datacomp_core.registry import FILTERS as KINDS
+from datacomp_core.registry import RECIPES
 from datacomp_core.selection.select import SubsetSpec
 from datacomp_core.store.fingerprint import fingerprint
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import Threshold, TopFraction
-from datacomp_core.filters.chance import lots, mixed_bits
+from datacomp_core.lots import lots, mixed_bits
 from datacomp_core.scores import KINDS, canonical, score_of
 from datacomp_core.scores.compute import compute
 from datacomp_core.scores.dfn import Dfn
@@ -260,7 +260,7 @@ def test_a_recipe_reads_the_column_of_a_computed_score(tmp_path: Path) -> None:
     made = compute(_score("neg_clip_loss:drawings=2"), Source(folder), Folder(tmp_path / "out"))
     values = features.column(made, "neg_clip_loss:drawings=2")
     middle = float(np.median([value for value in values if value is not None]))
-    from datacomp_core.recipes.baselines import Recipe
+    from datacomp_core.recipes.base import Recipe
     from datacomp_core.selection.select import select
 
     recipe = Recipe(name="t", filter=Threshold(score="neg_clip_loss: drawings=2", at_least=middle))

@@ -1,0 +1,193 @@
+"""Models that a registry knows by their `kind`: the decorator's work, and the field type that accepts any registered kind.
+
+The kind stands once, in the decorator. A field of type `Annotated[Filter, OfRegistry(FILTERS)]` takes whatever is registered by
+the time it is read; its JSON schema, and so the form, lists what is registered by the time it is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError, core_schema
+
+from datacomp_core import foreign_code
+from datacomp_core.errors import SpecError
+from datacomp_core.registry import Registry
+
+M = TypeVar("M", bound=type[BaseModel])
+CODE = "code"
+TAGS = frozenset({"kind", CODE})
+"""Fields that the decorator adds; they are no parameters."""
+
+
+class Kinded(BaseModel):
+    """Base of what has a kind. Instances of classes from single files are pickled with their file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __reduce__(self) -> Any:
+        return foreign_code.pickled(self) or super().__reduce__()
+
+    def __reduce_ex__(self, protocol: Any, /) -> Any:
+        return foreign_code.pickled(self) or super().__reduce_ex__(protocol)
+
+    @classmethod
+    def parameters(cls) -> dict[str, FieldInfo]:
+        """The fields that a person sets."""
+        return {name: field for name, field in cls.model_fields.items() if name not in TAGS}
+
+
+def registers(registry: Registry[Any], kind: str) -> Callable[[M], M]:
+    """The decorator: gives a model its kind (and, if it comes from outside, the identity of its code) and registers it."""
+
+    def decorate(model: M) -> M:
+        fields: dict[str, FieldInfo] = dict(model.__pydantic_fields__)
+        tags = {"kind": _tag(kind)}
+        if code := foreign_code.code_of(model.__module__):
+            tags[CODE] = _field(str, default=code, description="The code that this kind comes from; filled in by itself.")
+        model.__pydantic_fields__ = {**tags, **{name: field for name, field in fields.items() if name not in tags}}  # pyright: ignore[reportAttributeAccessIssue]
+        model.model_rebuild(force=True)
+        registry.add(kind, model, model.__module__)
+        return model
+
+    return decorate
+
+
+def _tag(kind: str) -> FieldInfo:
+    """Its only value, which a form shows as a locked choice."""
+    return _field(Literal[kind], default=kind, json_schema_extra={"enum": [kind]})  # pyright: ignore[reportInvalidTypeForm]
+
+
+def _field(annotation: Any, **given: Any) -> FieldInfo:
+    made: Any = Field(**given)
+    made.annotation = annotation
+    return made
+
+
+class OfRegistry:
+    """Annotation of a field: a model of any kind that a registry knows. `leaves` says which kinds may stand here."""
+
+    def __init__(self, registry: Registry[Any], allowed: Callable[[type[Any]], bool] = lambda _: True) -> None:
+        self.registry, self.allowed = registry, allowed
+
+    def kinds(self) -> dict[str, type[BaseModel]]:
+        return {kind: model for kind, model in self.registry.items() if self.allowed(model)}
+
+    def read(self, value: Any) -> Any:
+        if isinstance(value, BaseModel):
+            if type(value) in self.kinds().values():
+                return value
+            value = value.model_dump()
+        if not isinstance(value, dict):
+            raise PydanticKnownError("model_type", {"class_name": self.registry.noun.removesuffix(" kind")})
+        if "kind" not in value:
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
+        kind = str(value["kind"])
+        if code := value.get(CODE):
+            try:
+                _have(self.registry, kind, str(code))
+            except SpecError as problem:
+                raise PydanticCustomError("value_error", "{error}", {"error": problem}) from problem
+        known = self.kinds()
+        if kind not in known:
+            tags: dict[str, Any] = {"discriminator": "'kind'", "tag": kind, "expected_tags": ", ".join(sorted(known))}
+            raise PydanticKnownError("union_tag_invalid", tags)
+        try:
+            return known[kind].model_validate(value)
+        except ValidationError as problem:
+            raise ValidationError.from_exception_data(problem.title, [_below(kind, one) for one in problem.errors()]) from None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def dumped(value: Any, info: core_schema.SerializationInfo) -> Any:
+            return value.model_dump(mode=info.mode, exclude_defaults=info.exclude_defaults)
+
+        return core_schema.no_info_plain_validator_function(
+            self.read, serialization=core_schema.plain_serializer_function_ser_schema(dumped, info_arg=True)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        choices: dict[Any, core_schema.CoreSchema] = {
+            kind: model.__pydantic_core_schema__ for kind, model in self.kinds().items()
+        }
+        return dict(handler(core_schema.tagged_union_schema(choices, discriminator="kind")))
+
+
+def _have(registry: Registry[Any], kind: str, code: str) -> None:
+    """Load the code that a spec was made with, unless it is the one that is registered."""
+    there: Any = registry.get(kind)
+    if there is None or CODE not in there.model_fields or there.model_fields[CODE].default != code:
+        foreign_code.require(code)
+
+
+def _below(kind: str, problem: Any) -> InitErrorDetails:
+    """The same fault, one level further out."""
+    what: Any = problem["type"]
+    context = problem.get("ctx", {})
+    if isinstance(context.get("error"), Exception):
+        what = PydanticCustomError("value_error", "{error}", {"error": context["error"]})
+        context = {}
+    return InitErrorDetails(type=what, loc=(kind, *problem["loc"]), input=problem["input"], ctx=context)
+
+
+def parsed(registry: Registry[Any], text: str) -> Any:
+    """The model of `kind` or `kind:parameter=value,...`; None for a name without parameters that is no kind. SpecError if wrong.
+
+    A value with a comma in it stands in double quotes.
+    """
+    kind, colon, given = text.partition(":")
+    values = pairs(given, text) if colon else {}
+    if code := values.get(CODE):
+        _have(registry, kind, code)
+    if kind not in registry:
+        if colon:
+            registry.find(kind)
+        return None
+    model: Any = registry[kind]
+    known = model.parameters()
+    from datacomp_core.errors import unknown
+
+    for name in values:
+        if name not in known and name != CODE:
+            raise unknown(f"parameter of {registry.noun} {kind}", name, known)
+    try:
+        return model.model_validate(values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
+            raise cause from problem
+        where = ".".join(str(part) for part in first["loc"])
+        raise SpecError(
+            f"{registry.noun.capitalize()} {text!r}: {where}: {first['msg']} (given: {first['input']!r})."
+        ) from problem
+
+
+def pairs(given: str, whole: str) -> dict[str, str]:
+    """`a=1,b="x,y"` as a mapping. SpecError names the piece that is none."""
+    found: dict[str, str] = {}
+    for item in _pieces(given):
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise SpecError(f"{item!r} in {whole!r} is not parameter=value.")
+        value = value.strip()
+        found[name.strip()] = value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+    return found
+
+
+def _pieces(given: str) -> list[str]:
+    pieces, quoted = [""], False
+    for letter in given:
+        quoted ^= letter == '"'
+        if letter == "," and not quoted:
+            pieces.append("")
+        else:
+            pieces[-1] += letter
+    return [piece for piece in pieces if piece.strip()]
+
+
+def written(value: Any) -> str:
+    """A parameter's value as `pairs` reads it."""
+    text = repr(value) if isinstance(value, float) else str(value)
+    return f'"{text}"' if "," in text else text

@@ -1,0 +1,24 @@
+"""Lots: a hash of a uid and a seed, the same in every pool and on every machine, uniform over 64 bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from datacomp_core import uid
+
+UNSIGNED = npt.NDArray[np.uint64]
+
+
+def lots(uids: uid.Uids, seed: int) -> UNSIGNED:
+    """Two rounds of splitmix64 over the uid's halves, keyed with the seed; shape (n,)."""
+    start = mixed_bits(np.array([seed], np.uint64))
+    return mixed_bits(mixed_bits(uids["f0"] ^ start) ^ uids["f1"])
+
+
+def mixed_bits(value: UNSIGNED) -> UNSIGNED:
+    """splitmix64's step (Steele, Lea and Flood 2014); it wraps around on purpose."""
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))

@@ -1,0 +1,79 @@
+"""What a recipe is: a filter with a name. A row of the table builds one from a few parameters, all with defaults.
+
+Written `clip_score:score=b32,fraction=0.2` wherever a name will do. The name is for people; the filter decides what is kept.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import Field, ValidationError, validate_call
+
+from datacomp_core.artifacts import Spec
+from datacomp_core.errors import SpecError, unknown
+from datacomp_core.filters import Everything, WholeFilter
+from datacomp_core.kinds import pairs
+from datacomp_core.registry import RECIPES
+
+B = TypeVar("B", bound=Callable[..., Any])
+
+
+class Recipe(Spec):
+    """A filter with a name. `name` is for people; the filter alone decides what is kept."""
+
+    name: str = Field(min_length=1, description="What it is called on the leaderboard.")
+    description: str = Field(default="", description="One sentence.")
+    filter: WholeFilter = Field(default_factory=Everything, description="What is kept.")
+
+    def label(self) -> str:
+        return self.name
+
+
+class Row(NamedTuple):
+    """One recipe: `build` makes its filter from keyword parameters, all with defaults."""
+
+    name: str
+    build: Callable[..., Any]
+    description: str
+    source: str
+
+
+def register(name: str = "", *, description: str = "", source: str = "ours") -> Callable[[B], B]:
+    """The decorator of a function that builds a filter. Its name and docstring are the recipe's, if none are given."""
+
+    def decorate(build: B) -> B:
+        told = description or (inspect.getdoc(build) or "").partition("\n")[0]
+        row = Row(name or build.__name__, build, told, source)
+        RECIPES.add(row.name, row, build.__module__)
+        return build
+
+    return decorate
+
+
+def recipe(text: str) -> Recipe:
+    """The recipe of `name` or `name:parameter=value,...`. SpecError names an unknown one and the known ones."""
+    name, _, given = text.partition(":")
+    return built(RECIPES.find(name), given, text)
+
+
+def built(row: Row, given: str, text: str) -> Recipe:
+    """The recipe of a row with parameters `a=1,b=2`."""
+    known = inspect.signature(row.build).parameters
+    try:
+        values = pairs(given, text)
+    except SpecError as problem:
+        raise SpecError(f"{problem} {row.name} takes {', '.join(known) or 'no parameters'}.") from None
+    for parameter in values:
+        if parameter not in known:
+            raise unknown(f"parameter of recipe {row.name}", parameter, known)
+    try:
+        made = validate_call(row.build)(**values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
+            raise cause from problem
+        where = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"Recipe {text!r}: {where} is {first['input']!r}: {first['msg']}.") from problem
+    return Recipe(name=text, description=row.description, filter=made)

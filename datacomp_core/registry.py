@@ -1,0 +1,94 @@
+"""Registries: one table a sort of thing that anybody may add to: filters, scores, recipes, evaluation tasks, protocols.
+
+Three doors lead in: a decorator in this package, a decorator in an installed package that names its module as an entry point of
+the group (`datacomp.filters`), and a decorator in a single file (`datacomp_core/foreign_code.py`). A table is filled when it is
+first read, so that importing one filter loads nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from datacomp_core.errors import SpecError, unknown
+from datacomp_core.foreign_code import is_ours
+
+T = TypeVar("T")
+_loading = threading.RLock()
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Names to things. `home` is the module whose import registers what this package ships."""
+
+    def __init__(self, noun: str, group: str, home: str) -> None:
+        self.noun, self.group, self.home = noun, group, home
+        self._known: dict[str, T] = {}
+        self._modules: dict[str, str] = {}
+        self._is_filled = False
+
+    def add(self, name: str, thing: T, module: str) -> None:
+        """Register a thing. A name of this package cannot be taken by others; a file that is loaded again replaces its own."""
+        taken = self._modules.get(name, "")
+        if taken and taken != module and is_ours(taken):
+            raise SpecError(f"The {self.noun} {name!r} of {module} has the name of one that exists: give yours another name.")
+        self._known[name] = thing
+        self._modules[name] = module
+
+    def find(self, name: str) -> T:
+        """SpecError names what is known."""
+        if name not in self:
+            raise unknown(self.noun, name, self)
+        return self[name]
+
+    def added_by(self, module: str) -> dict[str, T]:
+        """What one module registered, in its order."""
+        return {name: self._known[name] for name, where in self._modules.items() if where == module}
+
+    def __getitem__(self, name: str) -> T:
+        self._fill()
+        return self._known[name]
+
+    def __contains__(self, name: object) -> bool:
+        self._fill()
+        return name in self._known
+
+    def __iter__(self) -> Iterator[str]:
+        self._fill()
+        return iter(list(self._known))
+
+    def __len__(self) -> int:
+        self._fill()
+        return len(self._known)
+
+    def _fill(self) -> None:
+        if self._is_filled:
+            return
+        with _loading:
+            if self._is_filled:
+                return
+            self._is_filled = True  # what is imported below may look something up
+            try:
+                importlib.import_module(self.home)
+                for entry in importlib.metadata.entry_points(group=self.group):
+                    self._load(entry)
+            except BaseException:
+                self._is_filled = False
+                raise
+
+    def _load(self, entry: importlib.metadata.EntryPoint) -> None:
+        try:
+            entry.load()
+        except Exception as problem:
+            owner = entry.dist.name if entry.dist is not None else entry.value
+            raise SpecError(
+                f"The package {owner} offers {self.group} ({entry.value}) and fails to load: "
+                f"{type(problem).__name__}: {problem}. Mend it, or uninstall it."
+            ) from problem
+
+
+FILTERS: Registry[Any] = Registry("filter kind", "datacomp.filters", "datacomp_core.filters")
+SCORES: Registry[Any] = Registry("score", "datacomp.scores", "datacomp_core.scores")
+RECIPES: Registry[Any] = Registry("recipe", "datacomp.recipes", "datacomp_core.recipes")
