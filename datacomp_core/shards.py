@@ -9,35 +9,30 @@ into the tars of another folder (`tars_of`): its column `shard` names a tar ther
 from __future__ import annotations
 
 import io
-import json
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 import polars as pl
 
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import DataError
+from datacomp_core.indexing import INDEX_SCHEMA, Indexed, index_tar, uid_in, uid_of_key
+from datacomp_core.members import USUAL, MemberNames, json_object, names_of
 from datacomp_core.store import FileStat, Folder, Store
-from datacomp_core.tar import BLOCK, Member, TarDamageError, ending, header, split_name, walk
+from datacomp_core.tar import BLOCK, TarDamageError, ending, header, walk
+
+__all__ = ["INDEX_SCHEMA", "Indexed", "index_shard", "index_tar"]
 
 INDEX = "index"
 LEDGER = "ledger"
 TAKEN_DOWN = "taken_down"  # a ledger's reason for a sample that was there and was removed on demand
-INDEX_SCHEMA = pl.Schema(
-    {
-        "uid": pl.String,
-        "key": pl.String,
-        "shard": pl.String,
-        "offset": pl.Int64,
-        "length": pl.Int64,
-    }
-)
+MEMBERS = "members"  # an index's column for sets whose members have other names than the usual (`MemberNames.text`)
+MARK = "tar"  # of an index's metadata: size and time (or etag) of the tar that was indexed, where that is not ours
 READ_AHEAD = 8 << 20
 GAP = 64 << 10
-
-_UID_KEY = re.compile(r"([0-9a-f]{32})(?:-\d+)?$")
+CHECKERS = 16
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".TAR")
 
 
 def shard_name(number: int) -> str:
@@ -46,8 +41,20 @@ def shard_name(number: int) -> str:
 
 
 def shard_names(folder: Folder) -> list[str]:
-    """Names of the shards (without `.tar`) directly in a folder, sorted. DataError if there are none."""
-    names = [name.removesuffix(".tar") for name in folder.files(".tar") if "/" not in name]
+    """Names of the shards (without `.tar`) directly in a folder, sorted. DataError if there are none, or compressed ones."""
+    return tars_in(folder, folder.files())
+
+
+def tars_in(folder: Folder, files: Iterable[str]) -> list[str]:
+    """`shard_names` of a folder that has these files."""
+    here = [name for name in files if "/" not in name and not name.startswith(".")]
+    packed = [name for name in here if name.endswith(PACKED)]
+    if packed:
+        raise DataError(
+            f"{folder.at(packed[0])} is not a plain .tar ({len(packed)} such files lie there): unpack them (`gunzip`) or move them "
+            "away, so that none is left out unseen."
+        )
+    names = [name.removesuffix(".tar") for name in here if name.endswith(".tar")]
     if not names:
         raise DataError(f"{folder} has no shards: a folder of webdataset tars is wanted.")
     return names
@@ -56,46 +63,10 @@ def shard_names(folder: Folder) -> list[str]:
 # The index -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Indexed:
-    """The samples of a shard in order (INDEX_SCHEMA; `uid` is null where none can be told), and what is wrong with it.
-
-    `damage` is empty for a whole shard; else it says what is wrong and at which byte, and the rows are the samples before.
-    """
-
-    shard: str
-    rows: pl.DataFrame
-    damage: str = ""
-
-    def whole(self) -> pl.DataFrame:
-        """The rows. DataError if the shard is damaged."""
-        if self.damage:
-            raise DataError(f"Shard {self.shard}.tar is damaged: {self.damage}; download it again.")
-        return self.rows
-
-
-def index_tar(file: IO[bytes], shard: str) -> Indexed:
-    """Walk a seekable tar once, reading headers and json members only.
-
-    A sample's uid is the `uid` of its json member, else its key if that is `<uid>` or `<uid>-<copy>`. Members are grouped
-    as webdataset does: neighbours with one key; a repeated extension begins a new sample, as in the reference's resharder.
-    """
-    rows = _Rows(shard)
-    size = file.seek(0, io.SEEK_END)
-    damage = ""
-    try:
-        for member in walk(file, size):
-            rows.add(member, file)
-        rows.close()
-    except TarDamageError as problem:
-        damage = f"{problem.reason} at byte {problem.offset}"
-    return Indexed(shard, rows.frame(), damage)
-
-
-def index_shard(folder: Folder, shard: str) -> Indexed:
+def index_shard(folder: Folder, shard: str, names: MemberNames = USUAL) -> Indexed:
     """`index_tar` of `<shard>.tar` in a folder. DataError if it is not there."""
     with folder.open(f"{shard}.tar") as file:
-        return index_tar(file, shard)
+        return index_tar(file, shard, names)
 
 
 def tars_of(store: Store, shards: ShardSet) -> Folder:
@@ -108,84 +79,113 @@ def index_names(folder: Folder) -> list[str]:
     return [name.removesuffix(".parquet") for name in (folder / INDEX).files(".parquet")]
 
 
-def index_bytes(rows: pl.DataFrame) -> bytes:
+def index_bytes(rows: pl.DataFrame, mark: str = "") -> bytes:
     buffer = io.BytesIO()
-    rows.write_parquet(buffer, compression="zstd", statistics=False)
+    options: dict[str, Any] = {"metadata": {MARK: mark}} if mark else {}
+    rows.write_parquet(buffer, compression="zstd", statistics=False, **options)
     return buffer.getvalue()
 
 
-def write_index(out: Folder, shard: str, rows: pl.DataFrame) -> FileStat:
-    """Put `index/<shard>.parquet` into the folder of the shards."""
-    return out.write(f"{INDEX}/{shard}.parquet", index_bytes(rows.select(INDEX_SCHEMA.names()).cast(INDEX_SCHEMA)))
+def write_index(out: Folder, shard: str, rows: pl.DataFrame, mark: str = "") -> FileStat:
+    """Put `index/<shard>.parquet` into the folder of the shards; with the `mark` of a tar that others may write again."""
+    return out.write(f"{INDEX}/{shard}.parquet", index_bytes(_in_schema(rows), mark))
 
 
 def read_index(folder: Folder, shard: str) -> pl.DataFrame:
-    """A shard's index. DataError if it is missing or is none."""
+    """A shard's index. DataError if it is missing, is none, or is of another tar than the one that lies there now."""
+    rows, mark = stored_index(folder, shard)
+    _see_mark(folder, shard, rows, mark)
+    return rows
+
+
+def stored_index(folder: Folder, shard: str) -> tuple[pl.DataFrame, str]:
+    """A shard's index as it lies there, and the mark of the tar it was made of (empty: a tar of ours)."""
     data = folder.read(f"{INDEX}/{shard}.parquet")
     try:
-        return pl.read_parquet(io.BytesIO(data)).select(INDEX_SCHEMA.names()).cast(INDEX_SCHEMA)
+        rows = _in_schema(pl.read_parquet(io.BytesIO(data)))
+        return rows, pl.read_parquet_metadata(io.BytesIO(data)).get(MARK, "")
     except pl.exceptions.PolarsError as problem:
         raise DataError(f"{folder.at(f'{INDEX}/{shard}.parquet')} is not a shard index: {problem}") from problem
 
 
-class _Rows:
-    """Gathers members into samples."""
-
-    def __init__(self, shard: str) -> None:
-        self.shard = shard
-        self.columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names()}
-        self.key, self.uid, self.start, self.end = "", None, 0, 0
-        self.extensions: set[str] = set()
-
-    def add(self, member: Member, file: IO[bytes]) -> None:
-        key, extension = split_name(member.name)
-        if not key:
-            return
-        if key != self.key or extension in self.extensions:
-            self.close()
-            self.key, self.start, self.uid = key, member.start, _uid_of_key(key)
-        self.extensions.add(extension)
-        self.end = member.end
-        if extension == "json":
-            file.seek(member.data)
-            self.uid = _uid_of_json(file.read(member.size)) or self.uid
-
-    def close(self) -> None:
-        if self.extensions:
-            row = (self.uid, self.key, self.shard, self.start, self.end - self.start)
-            for name, value in zip(INDEX_SCHEMA.names(), row, strict=True):
-                self.columns[name].append(value)
-        self.key, self.extensions = "", set()
-
-    def frame(self) -> pl.DataFrame:
-        return pl.DataFrame(self.columns, schema=INDEX_SCHEMA)
+def check_indexes(folder: Folder, shards: list[str]) -> None:
+    """See that the indexes of these shards are of the tars that lie there. DataError names one that is not."""
+    with ThreadPoolExecutor(CHECKERS) as pool:
+        for _ in pool.map(lambda shard: read_index(folder, shard), shards):
+            pass
 
 
-def _uid_of_key(key: str) -> str | None:
-    found = _UID_KEY.fullmatch(key.rsplit("/", 1)[-1])
-    return found.group(1) if found else None
+def tar_mark(folder: Folder, shard: str) -> str:
+    """What tells a tar from another one under its name, cheaply: size, and time of change or the bucket's etag."""
+    return _mark_of(folder, f"{shard}.tar")
 
 
-def _uid_of_json(data: bytes) -> str | None:
-    try:
-        uid = json.loads(data)["uid"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return uid if isinstance(uid, str) and uid else None
+def _see_mark(folder: Folder, shard: str, rows: pl.DataFrame, mark: str) -> None:
+    """DataError if a tar is not the one that was indexed. One that was only copied has another time, so it is walked."""
+    if not mark or tar_mark(folder, shard) == mark:
+        return
+    names = names_of(rows[MEMBERS][0]) if MEMBERS in rows.columns and rows.height else USUAL
+    walked = index_shard(folder, shard, names)
+    here = walked.rows.select("key", "offset", "length", found="uid")
+    known = rows.select("key", "offset", "length", "uid").join(
+        here, on=["key", "offset", "length"], how="left", maintain_order="left"
+    )
+    moved = known.select(pl.col("found").is_not_null() & (pl.col("found") != pl.col("uid"))).to_series()
+    missing = rows.height - rows.select("key", "offset", "length").join(here, on=["key", "offset", "length"], how="semi").height
+    if walked.damage or missing or moved.any():
+        raise DataError(
+            f"{folder.at(shard)}.tar was changed after it was indexed ({missing + int(moved.sum())} of its {rows.height} samples "
+            "are not where they were): adopt the folder again with a raised edition (`datacomp pool adopt --edition 2`)."
+        )
+
+
+def _in_schema(rows: pl.DataFrame) -> pl.DataFrame:
+    more = [pl.col(MEMBERS).cast(pl.String)] if MEMBERS in rows.columns and rows[MEMBERS].null_count() < rows.height else []
+    return rows.select(*(pl.col(name).cast(kind) for name, kind in INDEX_SCHEMA.items()), *more)
 
 
 # Samples -------------------------------------------------------------------------------------------------------------
 
 
-def parse_sample(data: bytes) -> dict[str, bytes]:
-    """The members of one sample from its byte range: extension (lower case) -> content. DataError if they are damaged."""
+def parse_sample(data: bytes, names: MemberNames = USUAL, *, uid: str | None = None, key: str | None = None) -> dict[str, bytes]:
+    """The members of one sample from its byte range: extension (lower case) -> content.
+
+    TarDamageError if they are damaged, or if they are of another sample than the one of this uid and key.
+    """
     file = io.BytesIO(data)
     members: dict[str, bytes] = {}
+    found = ""
     for member in walk(file, len(data), whole=False):
-        key, extension = split_name(member.name)
-        if key:
+        stem, extension = names.split(member.name)
+        if stem and found and stem != found:
+            raise TarDamageError(member.start, f"it holds samples {found!r} and {stem!r}")
+        if stem:
+            found = stem
             members[extension] = data[member.data : member.data + member.size]
-    return members
+    if uid is not None or key is not None:
+        see_sample(found, members.get("json"), uid, key)
+    return names.canonical(members)
+
+
+def see_sample(found: str, about: bytes | None, uid: str | None, key: str | None) -> None:
+    """TarDamageError if the sample with the key `found` and the json `about` is another than `uid`, `key`.
+
+    The uid decides where the bytes state one, else the key; the keys of a view and of a resharded set are made of the uid.
+    """
+    if not found:
+        raise TarDamageError(0, "it holds no sample")
+    if uid is not None:
+        if about is not None and uid.encode() in about:
+            return
+        stated = (uid_in(json_object(about)) if about is not None else None) or uid_of_key(found)
+        if stated is not None:
+            if stated != uid.lower():
+                raise TarDamageError(0, f"it holds sample {stated} in place of {uid}")
+            return
+        if key is not None and uid_of_key(key) == uid.lower():
+            return
+    if key is not None and key != found:
+        raise TarDamageError(0, f"it holds sample {found!r} in place of {key!r}")
 
 
 def read_samples(folder: Folder, rows: pl.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -197,12 +197,13 @@ def read_members(folder: Folder, rows: pl.DataFrame) -> Iterator[dict[str, bytes
     """Members of each of some index rows (shard, offset, length) of one shard, which are in order of offset.
 
     Neighbouring ranges are read together; at most about READ_AHEAD bytes are held. DataError if the shard is missing, shorter
-    than its index says, or damaged.
+    than its index says, damaged, or holds other samples there than the rows say (by `uid` and `key`, where they have them).
     """
     if rows.is_empty():
         return
     name = f"{rows['shard'][0]}.tar"
     offsets, lengths = rows["offset"].to_list(), rows["length"].to_list()
+    uids, keys, named = (rows[of].to_list() if of in rows.columns else [None] * rows.height for of in ("uid", "key", MEMBERS))
     first = 0
     while first < len(offsets):
         last, end = first, offsets[first] + lengths[first]
@@ -212,8 +213,9 @@ def read_members(folder: Folder, rows: pl.DataFrame) -> Iterator[dict[str, bytes
         data = memoryview(folder.read_range(name, offsets[first], end))
         for row in range(first, last + 1):
             begin = offsets[row] - offsets[first]
+            some = bytes(data[begin : begin + lengths[row]])
             try:
-                yield parse_sample(bytes(data[begin : begin + lengths[row]]))
+                yield parse_sample(some, names_of(named[row] or ""), uid=uids[row], key=keys[row])
             except TarDamageError as problem:
                 raise DataError(
                     f"Shard {folder.at(name)} is not the one its index describes: {problem.reason} at byte "
@@ -246,3 +248,10 @@ class ShardWriter:
         """Close the archive (not the file) and return its index."""
         self.file.write(ending(self.position))
         return pl.DataFrame(self.columns, schema=INDEX_SCHEMA)
+
+
+def _mark_of(folder: Folder, name: str) -> str:
+    folder.fs.invalidate_cache()
+    info = folder.fs.info(folder.at(name))
+    when = str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "").strip('"')
+    return f"{info['size']}:{when}"

@@ -18,10 +18,9 @@ from PIL import Image
 
 from datacomp_core.clip import PixelArray, Pixels
 from datacomp_core.embedding.slots import Slot
+from datacomp_core.members import USUAL, picture_in
 from datacomp_core.shards import read_members
 from datacomp_core.store.folder import Folder
-
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 Tokens = npt.NDArray[np.int64]
 Tokenizers = dict[str, Callable[[list[str]], Any]]
@@ -29,7 +28,7 @@ Tokenizers = dict[str, Callable[[list[str]], Any]]
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows `start` to `stop` of a part. `located` has the rows with an image: `row` (from `start`), shard, offset, length.
+    """Rows `start` to `stop` of a part. `located` has the rows with an image: `row` (from `start`), shard, offset, length, uid.
 
     `pixels` are the distinct transforms of the encoders; their results go into `slot`, if there is one.
     """
@@ -106,8 +105,8 @@ def decode(tokenizers: Tokenizers, batch: Batch) -> Decoded:
 
 def _into(targets: list[PixelArray], members: dict[str, bytes], pixels: tuple[Pixels, ...]) -> str:
     """Decode a sample's image into `targets`; why not, if that is impossible."""
-    data = next((members[name] for name in IMAGE_EXTENSIONS if name in members), None)
-    if data is None:
+    data = picture_in(members)
+    if not USUAL.picture_of(members):
         return "no_image_member"
     try:
         with Image.open(io.BytesIO(data)) as image:

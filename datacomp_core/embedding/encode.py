@@ -105,7 +105,9 @@ class Encoding:
         work = self.work
         for part, pieces in groupby(chunks, key=lambda chunk: chunk.part):
             places = work.located.part(part)
-            texts = scan(work.metadata, part).select("text").collect()["text"]
+            table = scan(work.metadata, part).select("text", "uid").collect()
+            texts = table["text"]
+            places = places.with_columns(table["uid"].gather(places["row"]))
             for chunk in pieces:
                 for start in range(chunk.start, chunk.stop, work.batch_size):
                     stop = min(start + work.batch_size, chunk.stop)

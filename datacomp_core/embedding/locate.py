@@ -16,7 +16,7 @@ import polars as pl
 from datacomp_core import uid
 from datacomp_core.errors import DataError
 from datacomp_core.parts import scan, scan_tables
-from datacomp_core.shards import INDEX
+from datacomp_core.shards import INDEX, check_indexes
 from datacomp_core.store.folder import Folder
 
 BUCKET_ROWS = 8_000_000
@@ -65,6 +65,7 @@ def locate(metadata: Folder, rows: dict[str, int], shards: Folder, into: Path) -
     names = [name.removesuffix(".parquet") for name in (shards / INDEX).files(".parquet")]
     if not names:
         raise DataError(f"{shards} has no index/: index the shards first with `datacomp pool adopt`.")
+    check_indexes(shards, names)
     buckets = max(1, -(-sum(rows.values()) // BUCKET_ROWS))
     for entries in _index(shards, names):
         _scatter(entries, buckets, into, "index")

@@ -20,13 +20,14 @@ from PIL import Image
 
 from datacomp_core.clip import PixelArray, Pixels
 from datacomp_core.errors import DatacompError, DataError
+from datacomp_core.members import PICTURES
 from datacomp_core.shards import index_shard, read_samples
 from datacomp_core.store.folder import Folder
 
 CLASSNAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 SPLIT = "test"
-IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")  # in the reference's order of preference
+IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg", *PICTURES[4:])  # in the reference's order of preference
 
 
 class Batch(Protocol):
@@ -127,9 +128,12 @@ def open_tars(folder: Folder, members: tuple[str, ...], *, classes: bool = True)
     except ValueError as problem:
         raise DataError(f"{folder.at(SPLIT)}/nshards.txt is not a number.") from problem
     shards = [index_shard(folder / SPLIT, str(number)) for number in range(num_shards)]
-    for shard in shards:
-        if shard.damage:
-            raise DataError(f"{folder.at(SPLIT)}/{shard.shard}.tar is damaged: {shard.damage}; download the set again.")
+    damaged = [shard for shard in shards if shard.damage]
+    if damaged:
+        first, more = damaged[0], ", ".join(f"{shard.shard}.tar" for shard in damaged[1:])
+        raise DataError(
+            f"{folder.at(SPLIT)}/{first.shard}.tar is damaged: {first.damage}; {first.advice}{f' (also {more})' if more else ''}."
+        )
     found = TarSet(
         folder,
         _lines(folder, CLASSNAMES) if classes else (),

@@ -19,8 +19,9 @@ from pydantic import Field
 from datacomp_core import uid
 from datacomp_core.artifacts import EvalSets, ShardSet, Spec, Subset
 from datacomp_core.errors import DataError
+from datacomp_core.members import picture_in
 from datacomp_core.parallel import process_map
-from datacomp_core.pool.testimages import image_in, images_of
+from datacomp_core.pool.testimages import images_of
 from datacomp_core.pool.unique import Spread, num_buckets, write_subset
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import read_index, read_samples, shard_names
@@ -121,7 +122,7 @@ def _judge(spec: DecontaminateSpec, folder: Folder, tests: Tests, name: str) -> 
     clean: list[str] = []
     unread = 0
     for one, members in read_samples(folder, read_index(folder, name)):
-        found = perceptual_hash(image_in(members))
+        found = perceptual_hash(picture_in(members))
         unread += found is None
         distances = None if found is None else np.bitwise_count(tests.hashes ^ np.uint64(found))
         if distances is not None and distances.min() <= spec.distance:

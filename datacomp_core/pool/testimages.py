@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from datacomp_core.members import picture_in
 from datacomp_core.shards import index_shard, read_samples
 from datacomp_core.store import Folder
-
-IMAGES = ("jpg", "jpeg", "png", "webp")
 
 
 def images_of(sets: Folder) -> Iterator[tuple[tuple[str, str], bytes]]:
@@ -17,11 +16,6 @@ def images_of(sets: Folder) -> Iterator[tuple[tuple[str, str], bytes]]:
         folder = sets / place
         rows = index_shard(folder, name.removesuffix(".tar")).whole()
         for key, (_, members) in zip(rows["key"], read_samples(folder, rows), strict=True):
-            image = image_in(members)
+            image = picture_in(members)
             if image:
                 yield (place.split("/")[0], str(key)), image
-
-
-def image_in(members: dict[str, bytes]) -> bytes:
-    """A sample's image; nothing if it has none."""
-    return next((members[extension] for extension in IMAGES if extension in members), b"")

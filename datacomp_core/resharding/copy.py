@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,13 +23,14 @@ import polars as pl
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError, DiskFullError
+from datacomp_core.members import names_of as names_of_members
 from datacomp_core.resharding.faces import Faces
-from datacomp_core.resharding.frames import Renamed, frame_anew, names_of, rename
+from datacomp_core.resharding.frames import Renamed, frame_anew, json_of, names_of, rename
 from datacomp_core.resharding.plan import Positions, Rows
 from datacomp_core.resharding.ranges import Batch, Tar, in_order, read
-from datacomp_core.shards import INDEX, INDEX_SCHEMA, index_bytes
+from datacomp_core.shards import INDEX, INDEX_SCHEMA, index_bytes, see_sample
 from datacomp_core.store.folder import FileStat, Folder
-from datacomp_core.tar import BLOCK, TarDamageError, ending
+from datacomp_core.tar import BLOCK, TarDamageError, ending, printable
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class _Writing:
         self.job = job
         self.uids, self.keys = keys_of(job.rows)
         self.names = names_of(self.keys.to_list())
+        self.uid_bytes = [uid.encode() for uid in self.uids]
+        self.usual = np.array([not tar.members for tar in job.tars])
         self.shard_of_row = np.repeat(np.arange(len(job.shards)), np.diff(job.cuts))
         self.lengths = self.offsets = np.empty(0, np.int64)
         self.edited = 0
@@ -134,7 +138,8 @@ class _Writing:
             tar, begin = self.job.tars[rows["shard"][row]], int(rows["offset"][row])
             data = tar.folder.read_range(tar.file, begin, begin + int(rows["length"][row]))
             blocks = np.frombuffer(bytearray(data), np.uint8).reshape(-1, BLOCK)
-            done = rename(blocks, np.zeros(1, np.int64), np.array([len(blocks)]), self.names[row : row + 1])
+            usual = np.array([not self.job.tars[rows["shard"][row]].members])
+            done = rename(blocks, np.zeros(1, np.int64), np.array([len(blocks)]), self.names[row : row + 1], usual)
             if not done.fits[0]:
                 raise _OddError
             lengths[mine] -= (len(blocks) - int(_new_blocks(done, np.array([len(blocks)]))[0])) * BLOCK
@@ -149,7 +154,27 @@ class _Writing:
             for copy in range(int(turn.max()) + 1):
                 some = np.flatnonzero(turn == copy)
                 rows, begins = batch.rows[some], batch.begins[some]
-                yield batch, some, rename(batch.blocks, begins, begins + self.job.rows["length"][rows] // BLOCK, self.names[rows])
+                ends, usual = begins + self.job.rows["length"][rows] // BLOCK, self.usual[self.job.rows["shard"][rows]]
+                done = rename(batch.blocks, begins, ends, self.names[rows], usual)
+                self._see_renamed(batch, rows, done)
+                yield batch, some, done
+
+    def _see_renamed(self, batch: Batch, rows: Positions, done: Renamed) -> None:
+        """DataError if a sample's bytes are of another one than the index says."""
+        data, stems = batch.blocks.reshape(-1).data, done.stems
+        where = json_of(batch.blocks, done, self.names[rows])
+        for n, (row, fits, (start, stop)) in enumerate(zip(rows.tolist(), done.fits.tolist(), where, strict=True)):
+            about = bytes(data[start:stop]) if stop else None
+            if fits and not (about and self.uid_bytes[row] in about):
+                stem = bytes(stems[n]).rstrip(b"\0")[:-1].decode("utf-8", "surrogateescape")
+                self._see(row, printable(stem), about.rstrip(b"\0") if about else None)
+
+    def _see(self, row: int, found: str, about: bytes | None) -> None:
+        same = zlib.crc32(found.encode()) == self.job.rows["key"][row]
+        try:
+            see_sample(found, about, self.uids[row], found if same else "")
+        except TarDamageError as problem:
+            raise self._told(row, problem) from problem
 
     def _write_in_place(self, tars: list[IO[bytes]]) -> None:
         files = [tar.fileno() for tar in tars]
@@ -181,14 +206,20 @@ class _Writing:
 
     def _anew(self, row: int, data: memoryview) -> memoryview:
         try:
-            return memoryview(frame_anew(bytes(data), self.keys[row]))
+            members = names_of_members(self.job.tars[self.job.rows["shard"][row]].members)
+            found, about, framed = frame_anew(bytes(data), self.keys[row], members)
         except TarDamageError as problem:
-            found = self.job.rows[row]
-            tar = self.job.tars[found["shard"]]
-            raise DataError(
-                f"Shard {tar.folder.at(tar.file)} is not the one its index describes, at bytes {found['offset']} to "
-                f"{found['offset'] + found['length']}: {problem.reason}; index it again or download it anew."
-            ) from problem
+            raise self._told(row, problem) from problem
+        self._see(row, found, about)
+        return memoryview(framed)
+
+    def _told(self, row: int, problem: TarDamageError) -> DataError:
+        found = self.job.rows[row]
+        tar = self.job.tars[found["shard"]]
+        return DataError(
+            f"Shard {tar.folder.at(tar.file)} is not the one its index describes, at bytes {found['offset']} to "
+            f"{found['offset'] + found['length']}: {problem.reason}; index it again or download it anew."
+        )
 
     def _edited(self, row: int, pieces: list[memoryview]) -> list[memoryview]:
         if self.job.faces is None or not self.job.faces.concern(row):

@@ -23,13 +23,13 @@ from pydantic import Field
 from datacomp_core import parts, uid
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import DataError
+from datacomp_core.members import USUAL
 from datacomp_core.parallel import prepared_map
 from datacomp_core.resharding.plan import Positions, Rows, locate
 from datacomp_core.shards import parse_sample
 from datacomp_core.store.folder import Folder, scratch
 from datacomp_core.tar import BLOCK, header
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
 PARTS_WORTH_A_PROCESS = 8
 SEEN = 1  # of `Boxes.place`: in the metadata, without a face; larger values lead to the boxes, 0 is in no part
 
@@ -61,8 +61,8 @@ class Faces:
         """The framed sample with its faces treated. DataError if its image or its json cannot be read."""
         members, boxes = parse_sample(data), self.boxes[self.starts[row] : self.starts[row + 1]].tolist()
         if self.spec.treatment != "inject":
-            kind = next((kind for kind in IMAGES if kind in members), None)
-            if kind is None:
+            kind = USUAL.picture_of(members)
+            if not kind:
                 raise DataError(f"Sample {key} has faces by the metadata and no image: download its shard again.")
             blurred = _blurred(members[kind], boxes, self.spec.quality, key)
             members = {

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from datacomp_core.tar import BLOCK, TarDamageError, header, split_name, walk
+from datacomp_core.members import USUAL, MemberNames
+from datacomp_core.tar import BLOCK, TarDamageError, header, walk
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -26,6 +27,7 @@ _COLUMNS = np.arange(NAME)
 _REGULAR, _PAX, _SLASH, _DOT, _UNDERSCORE = b"0x/._"
 _EVEN = np.uint64(0x00FF00FF00FF00FF)
 _USTAR = np.frombuffer(b"ustar", np.uint8)
+_JSON = np.frombuffer(b"json\0", np.uint8)
 _MTIME = np.frombuffer(b" mtime=", np.uint8)
 _FIXED = np.frombuffer(header("", 0), np.uint8)
 _FIXED_SUM = int(_FIXED[:124].sum() + _FIXED[135:148].sum() + _FIXED[156:].sum()) + 8 * 32
@@ -40,11 +42,15 @@ class Members(NamedTuple):
 
 
 class Renamed(NamedTuple):
-    """`fits`: the sample was renamed in place; `stripped`: what is to be written are its members alone, one after another."""
+    """`fits`: the sample was renamed in place; `stripped`: what is to be written are its members alone, one after another.
+
+    `stems` are the keys that the samples had, each with its dot, shape (n, 100).
+    """
 
     fits: Flags
     stripped: Flags
     members: list[Members]
+    stems: Bytes
 
 
 class _Change(NamedTuple):
@@ -59,14 +65,15 @@ def names_of(keys: list[str]) -> Bytes:
     return np.array([f"{key}.".encode() for key in keys], f"S{NAME}").view(np.uint8).reshape(len(keys), NAME)
 
 
-def rename(blocks: Bytes, begins: Ints, ends: Ints, names: Bytes) -> Renamed:
+def rename(blocks: Bytes, begins: Ints, ends: Ints, names: Bytes, usual: Flags | None = None) -> Renamed:
     """Rename the members of n samples to `<key>.<extension>`, in place.
 
     `blocks` has shape (b, 512); sample i lies in blocks `begins[i]` to `ends[i]`, no two of them in the same; `names` is of
     `names_of`. What does not fit (other extended headers, other things between members, members of two samples, a wrong
-    checksum) is left as it is.
+    checksum), or whose members have other names (not `usual`), is left as it is.
     """
     at, fits, stripped = begins.copy(), begins < ends, np.zeros(len(begins), np.bool_)
+    fits &= True if usual is None else usual
     stems = np.zeros((len(begins), NAME), np.uint8)
     changes: list[_Change] = []
     while len(live := np.flatnonzero(fits & (at < ends))):
@@ -86,7 +93,7 @@ def rename(blocks: Bytes, begins: Ints, ends: Ints, names: Bytes) -> Renamed:
     fits &= at == ends
     for change in changes:
         _apply(blocks, change, fits, stripped)
-    return Renamed(fits, stripped, [change.members for change in changes])
+    return Renamed(fits, stripped, [change.members for change in changes], stems)
 
 
 def _only_time(blocks: Bytes, head: Ints, ends: Ints) -> Flags:
@@ -191,18 +198,33 @@ def _octal(digits: Bytes) -> tuple[Ints, Flags]:
     return value.astype(np.int64) @ (8 ** np.arange(digits.shape[1] - 1, -1, -1)), np.asarray((value < 8).all(axis=1))
 
 
-def frame_anew(data: bytes, key: str) -> bytes:
+def frame_anew(data: bytes, key: str, names: MemberNames = USUAL) -> tuple[str, bytes | None, bytes]:
     """One sample with new headers, whatever the old ones look like; what lies between its members is left out.
 
-    TarDamageError if it is not whole, or not one sample.
+    Returns the key that it had, its json, and the bytes. TarDamageError if it is not whole, or not one sample.
     """
-    file, pieces, stems = io.BytesIO(data), list[bytes](), set[str]()
+    file, members, stems = io.BytesIO(data), dict[str, bytes](), set[str]()
     for member in walk(file, len(data), whole=False):
-        stem, extension = split_name(member.name)
+        stem, extension = names.split(member.name)
         if stem:
             stems.add(stem)
-            content = data[member.data : member.data + member.size]
-            pieces += (header(f"{key}.{extension}", member.size), content, bytes(-member.size % BLOCK))
+            members[extension] = data[member.data : member.data + member.size]
     if len(stems) != 1:
         raise TarDamageError(0, f"it holds {len(stems)} samples")
-    return b"".join(pieces)
+    pieces: list[bytes] = []
+    for extension, content in names.canonical(members).items():
+        pieces += (header(f"{key}.{extension}", len(content)), content, bytes(-len(content) % BLOCK))
+    return stems.pop(), members.get("json"), b"".join(pieces)
+
+
+def json_of(blocks: Bytes, done: Renamed, names: Bytes) -> list[tuple[int, int]]:
+    """Where in `blocks` (in bytes, padding included) the json of each renamed sample lies; (0, 0) for one without."""
+    found = [(0, 0)] * len(done.fits)
+    for members in done.members:
+        mine = done.fits[members.sample]
+        sample, head, stop = members.sample[mine], members.head[mine], members.stop[mine]
+        column = np.minimum(_lengths(names[sample]) + np.arange(len(_JSON)), NAME - 1)
+        is_json = (np.take_along_axis(blocks[head, :NAME], column, axis=1) == _JSON).all(axis=1)
+        for n, start, end in zip(*(values[is_json].tolist() for values in (sample, head + 1, stop)), strict=True):
+            found[n] = start * BLOCK, end * BLOCK
+    return found

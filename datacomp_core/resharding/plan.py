@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from datacomp_core.uid import Uids
 
-ROW = np.dtype([("f0", "u8"), ("f1", "u8"), ("copy", "u4"), ("shard", "u4"), ("offset", "i8"), ("length", "i8")])
-"""One sample to write: its uid, which copy of it, and where it lies (`shard` is a position in the list of shards)."""
+ROW = np.dtype([("f0", "u8"), ("f1", "u8"), ("copy", "u4"), ("shard", "u4"), ("offset", "i8"), ("length", "i8"), ("key", "u4")])
+"""One sample to write: its uid, which copy of it, where it lies (`shard` is a position in the list of shards), and the crc32 of
+the key that it has there, by which its bytes are known again."""
 
 BUCKET_ROWS = 4_000_000
 MAX_BUCKETS = 512

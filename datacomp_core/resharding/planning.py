@@ -100,16 +100,16 @@ def planned(
     ledger = open_ledger(uid.open_subset(subset), where, is_part=inputs.is_part)
     with Buckets(len(ledger.subset), len(shards), spec.seed, spec.shuffle) as buckets:
         progress.start(len(shards), "indices")
-        for rows in _scanned(inputs, subset, shards, ledger, workers, progress):
-            buckets.add(rows)
-        tars = tuple(Tar(inputs.folders[shard.folder], shard.name) for shard in shards)
+        members: dict[int, str] = {}
+        for found in _scanned(inputs, subset, shards, workers, progress):
+            buckets.add(ledger.enter(found))
+            members |= {found.shard.number: found.members} if found.members else {}
+        tars = tuple(Tar(inputs.folders[shard.folder], shard.name, members.get(shard.number, "")) for shard in shards)
         yield Planned(ledger.close(), ledger, shards, tars, buckets.num_bytes, spec.samples_per_shard, buckets)
 
 
-def _scanned(
-    inputs: Inputs, subset: Path, shards: list[InputShard], ledger: Ledger, workers: int, progress: Progress
-) -> Iterator[Rows]:
-    """The rows of each shard, in the order of the shards: a shard that is done before its turn waits."""
+def _scanned(inputs: Inputs, subset: Path, shards: list[InputShard], workers: int, progress: Progress) -> Iterator[scan.Scanned]:
+    """What was found in each shard, in the order of the shards: a shard that is done before its turn waits."""
     early: dict[int, scan.Scanned] = {}
     turn = 0
     workers = min(workers, 1 + len(shards) // INDICES_WORTH_A_PROCESS)
@@ -119,6 +119,6 @@ def _scanned(
         early[shard.number] = found
         progress.advance()
         while turn in early:
-            yield ledger.enter(early.pop(turn))
+            yield early.pop(turn)
             turn += 1
     assert not early, "a shard was not scanned"

@@ -25,8 +25,11 @@ WINDOW = 32 << 20  # bytes of one round of requests, and of samples that are ren
 
 
 class Tar(NamedTuple):
+    """An input shard; `members` is of `MemberNames.text`."""
+
     folder: Folder
     name: str
+    members: str = ""
 
     @property
     def file(self) -> str:

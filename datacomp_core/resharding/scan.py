@@ -7,6 +7,7 @@ leaves beside a shard.
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ import polars as pl
 from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.resharding.plan import ROW, Positions, Rows, locate
-from datacomp_core.shards import INDEX, LEDGER, TAKEN_DOWN, index_shard, read_index
+from datacomp_core.shards import INDEX, INDEX_SCHEMA, LEDGER, MEMBERS, TAKEN_DOWN, index_shard, read_index, stored_index, tars_in
 from datacomp_core.store.folder import Folder
 
 NEVER_DOWNLOADED, CORRUPT, SHARD_GONE, UNKNOWN = "never_downloaded", "corrupt", "shard_gone", "unknown"
@@ -74,7 +75,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Scanned:
-    """Chosen samples of a shard, each uid once, with the stretch of the subset it fills."""
+    """Chosen samples of a shard, each uid once, with the stretch of the subset it fills; `members` is of `MemberNames.text`."""
 
     shard: InputShard
     rows: Rows
@@ -82,6 +83,7 @@ class Scanned:
     count: Positions
     lost: tuple[Lost, ...]
     damage: str
+    members: str = ""
 
 
 def input_shards(inputs: Inputs) -> list[InputShard]:
@@ -90,11 +92,9 @@ def input_shards(inputs: Inputs) -> list[InputShard]:
     for position, folder in enumerate(inputs.folders):
         files = folder.files()
         top = {name for name in files if "/" not in name}
-        tars = {name.removesuffix(".tar") for name in top if name.endswith(".tar")}
+        tars = set(tars_in(folder, top))
         indexed = {name[len(INDEX) + 1 : -len(".parquet")] for name in files if name.startswith(f"{INDEX}/")}
         recorded = {name[len(LEDGER) + 1 : -len(".parquet")] for name in files if name.startswith(f"{LEDGER}/")}
-        if not tars:
-            raise DataError(f"{folder} has no shards: a folder of webdataset tars is wanted.")
         for name in sorted(tars | indexed | recorded):
             beside = f"{name}.parquet" if f"{name}.parquet" in top else ""
             ledger = f"{LEDGER}/{name}.parquet" if name in recorded else beside
@@ -138,18 +138,21 @@ def scan_shard(wanted: Wanted, shard: InputShard) -> Scanned:
     taken["f0"], taken["f1"] = packed["f0"][keep], packed["f1"][keep]
     taken["offset"], taken["length"] = rows["offset"].to_numpy()[keep], rows["length"].to_numpy()[keep]
     taken["shard"] = shard.number
+    taken["key"] = [zlib.crc32(key.encode()) for key in rows["key"].to_numpy()[keep]]
     reason = SHARD_GONE if shard.size is None else CORRUPT
     lost = [Lost(reason, damage, first[chosen & ~whole], count[chosen & ~whole])] if (chosen & ~whole).any() else []
     lost += _lost(folder, shard, subset, set(first[chosen].tolist()), damage)
-    return Scanned(shard, taken, first[keep], count[keep], tuple(lost), damage)
+    members = str(rows[MEMBERS][0] or "") if MEMBERS in rows.columns and rows.height else ""
+    return Scanned(shard, taken, first[keep], count[keep], tuple(lost), damage, members)
 
 
 def samples_of(folder: Folder, shard: InputShard) -> tuple[pl.DataFrame, str]:
     """The index of a shard, or what a walk over its tar finds, and the damage that the walk met."""
     if shard.has_index:
-        return read_index(folder, shard.name), ""
+        rows, mark = stored_index(folder, shard.name)
+        return (rows if shard.size is None or not mark else read_index(folder, shard.name)), ""
     if shard.size is None:
-        return pl.DataFrame(schema={"uid": pl.String, "offset": pl.Int64, "length": pl.Int64}), "it is gone"
+        return pl.DataFrame(schema=INDEX_SCHEMA), "it is gone"
     indexed = index_shard(folder, shard.name)
     return indexed.rows, indexed.damage
 

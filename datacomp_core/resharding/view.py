@@ -19,7 +19,7 @@ from datacomp_core.resharding.plan import Rows
 from datacomp_core.resharding.planning import ACCOUNT, SAMPLE_IDS, SUBSET, local_copy, planned, whole_inputs, write_missing
 from datacomp_core.resharding.scan import input_shards
 from datacomp_core.resharding.spec import ReshardSpec
-from datacomp_core.shards import INDEX_SCHEMA, shard_name, write_index
+from datacomp_core.shards import INDEX_SCHEMA, MEMBERS, shard_name, write_index
 from datacomp_core.store import Folder, Store, step
 
 
@@ -49,8 +49,9 @@ def view(
             shutil.copyfile(chosen, path)
         progress.start(plan.account.written, "samples")
         names = np.array([tar.name for tar in plan.tars])
+        members = pl.Series([tar.members or None for tar in plan.tars], dtype=pl.String)
         for number, rows in enumerate(plan.shards()):
-            write_index(out, shard_name(number), _index(rows, names))
+            write_index(out, shard_name(number), _index(rows, names, members))
             progress.advance(len(rows))
         out.write_json(ACCOUNT, asdict(plan.account))
     return ShardSet(
@@ -63,7 +64,8 @@ def view(
     )
 
 
-def _index(rows: Rows, names: np.ndarray[tuple[int], np.dtype[np.str_]]) -> pl.DataFrame:
+def _index(rows: Rows, names: np.ndarray[tuple[int], np.dtype[np.str_]], members: pl.Series) -> pl.DataFrame:
     uids, keys = keys_of(rows)
     columns = {"uid": uids, "key": keys, "shard": names[rows["shard"]], "offset": rows["offset"], "length": rows["length"]}
+    columns[MEMBERS] = members.gather(rows["shard"].astype(np.int64))
     return pl.DataFrame(columns, schema_overrides=INDEX_SCHEMA)

@@ -17,12 +17,15 @@ import polars as pl
 
 from datacomp_core import shards
 from datacomp_core.errors import DataError
+<<<<<<< HEAD
 from datacomp_core.parts import scan_tables
+=======
+from datacomp_core.members import picture_in
+>>>>>>> ea58135 (One tar reader that tells what it cannot give whole: ends, links, sparse members, pieces; samples are known again by uid or key when they are read)
 from datacomp_core.scores.base import Column, Means, Score
 from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
 CAPTION = "txt"
 BY_SHARD = "by_shard"
 GROUP_ROWS = 8_000_000
@@ -86,7 +89,7 @@ def _pictures(folder: Folder, name: str) -> Iterator[list[tuple[str, Any, str]]]
     """`(uid, image, caption)` of a shard's samples that can be read, some at a time."""
     some: list[tuple[str, Any, str]] = []
     for uid, members in shards.read_samples(folder, shards.read_index(folder, name).drop_nulls("uid").sort("offset")):
-        image = _image(next((members[kind] for kind in IMAGES if kind in members), None))
+        image = _image(picture_in(members))
         if image is not None:
             some.append((uid, image, members.get(CAPTION, b"").decode("utf-8", "replace")))
         if len(some) == AT_ONCE:
@@ -96,10 +99,10 @@ def _pictures(folder: Folder, name: str) -> Iterator[list[tuple[str, Any, str]]]
         yield some
 
 
-def _image(data: bytes | None) -> Any:
+def _image(data: bytes) -> Any:
     from PIL import Image
 
-    if data is None:
+    if not data:
         return None
     try:
         with Image.open(io.BytesIO(data)) as image:

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.errors import DataError
-from datacomp_core.shards import parse_sample, read_index
+from datacomp_core.members import CAPTION, USUAL, names_of
+from datacomp_core.shards import MEMBERS, parse_sample, read_index
 from datacomp_core.store import Folder
 from datacomp_core.training.copies import Copies
 from datacomp_core.training.order import Floats, Ints
@@ -27,7 +29,6 @@ Pixels = npt.NDArray[np.uint8]
 Tokens = npt.NDArray[np.int64]
 Tokenizer = Callable[[list[str]], Any]
 
-IMAGES = ("jpg", "png", "jpeg", "webp")
 CROP_ATTEMPTS = 10
 CROP_NUMBERS = 4 * CROP_ATTEMPTS
 SCALE, RATIO = (0.9, 1.0), (3 / 4, 4 / 3)  # open_clip's and torchvision's defaults
@@ -54,12 +55,13 @@ class Sample(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """The index of a shard: names of the tars it reads, and of each sample which of them, from where, and how long."""
+    """The index of a shard: names of the tars it reads, and of each sample which of them, where, how long, and what it is."""
 
     tars: list[str]
     tar: Ints
     offsets: Ints
     lengths: Ints
+    known: pl.DataFrame
 
 
 class Reader:
@@ -109,17 +111,22 @@ class Reader:
         tar, offset, length = rows.tars[rows.tar[row]], int(rows.offsets[row]), int(rows.lengths[row])
         data = self._bytes(source, tar, offset, length, whole=rows.tars == [name])
         try:
-            members = parse_sample(data)
-            image: Image.Image = Image.open(io.BytesIO(next(members[kind] for kind in IMAGES if kind in members)))
+            uid, key, *named = rows.known.row(row)
+            members = parse_sample(data, names_of((named or [""])[0] or ""), uid=uid, key=key)
+            for name, what in ((USUAL.picture_of(members), "picture"), (CAPTION if CAPTION in members else "", "caption")):
+                if not name:
+                    raise DataError(f"sample {key} has no {what}, but {', '.join(sorted(members))}")
+            image: Image.Image = Image.open(io.BytesIO(members[USUAL.picture_of(members)]))
             if all(self.scaled_to):
                 image.draft("RGB", smallest(image.size, self.scaled_to))
             image = image.convert("RGB")
-            text = members["txt"].decode("utf-8")
-        except (DataError, OSError, KeyError, StopIteration, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+            text = members[CAPTION].decode("utf-8")
+        except (DataError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
             told = f"{type(problem).__name__}: {problem}".rstrip(": ")
             raise DataError(
                 f"Sample {row} of shard {source.url}/{tar}.tar (byte {offset}) cannot be read ({told}): download or "
-                "reshard it again, or tolerate a share of such samples (tolerated_corrupt)."
+                "reshard it again, tolerate a share of such samples (tolerated_corrupt), or where its members have other names, "
+                "adopt the folder with --picture and --caption."
             ) from problem
         return Sample(image, np.asarray(self.tokenize([text])[0]))
 
@@ -133,7 +140,8 @@ class Reader:
         source, name = self.shards[shard]
         rows = read_index(Folder(source.index), name)
         tars, tar = np.unique(rows["shard"].to_numpy(), return_inverse=True)
-        self._indexes[shard] = _Rows(tars.tolist(), tar, rows["offset"].to_numpy(), rows["length"].to_numpy())
+        known = rows.select("uid", "key", *([MEMBERS] if MEMBERS in rows.columns else []))
+        self._indexes[shard] = _Rows(tars.tolist(), tar, rows["offset"].to_numpy(), rows["length"].to_numpy(), known)
         return self._indexes[shard]
 
     def _bytes(self, source: Source, tar: str, offset: int, length: int, *, whole: bool) -> bytes:

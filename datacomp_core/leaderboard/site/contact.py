@@ -13,6 +13,7 @@ import polars as pl
 
 from datacomp_core import shards
 from datacomp_core.errors import DataError
+from datacomp_core.members import picture_in
 from datacomp_core.store import Folder
 
 THUMBNAIL = 128
@@ -84,8 +85,8 @@ def _pictures(folder: Folder, uids: list[str]) -> dict[str, tuple[str, str]]:
 def _thumbnail(members: dict[str, bytes]) -> tuple[str, str]:
     from PIL import Image
 
-    data = next((members[extension] for extension in ("jpg", "png", "webp", "jpeg") if extension in members), None)
-    if data is None:
+    data = picture_in(members)
+    if not data:
         return "", "no picture in the sample"
     try:
         with Image.open(io.BytesIO(data)) as image:
