@@ -51,8 +51,8 @@ def tars_in(folder: Folder, files: Iterable[str]) -> list[str]:
     packed = [name for name in here if name.endswith(PACKED)]
     if packed:
         raise DataError(
-            f"{folder.at(packed[0])} is not a plain .tar ({len(packed)} such files lie there): unpack them (`gunzip`) or move them "
-            "away, so that none is left out unseen."
+            f"{folder.at(packed[0])} is not a plain .tar ({len(packed)} such files lie there): unpack them, or move them away, "
+            "so that none is left out unseen."
         )
     names = [name.removesuffix(".tar") for name in here if name.endswith(".tar")]
     if not names:
@@ -121,21 +121,20 @@ def tar_mark(folder: Folder, shard: str) -> str:
 
 
 def _see_mark(folder: Folder, shard: str, rows: pl.DataFrame, mark: str) -> None:
-    """DataError if a tar is not the one that was indexed. One that was only copied has another time, so it is walked."""
+    """DataError if a tar is not the one that was indexed.
+
+    One that was only copied has another time, so it is walked; but where its bytes do not state the uids, nobody can tell.
+    """
     if not mark or tar_mark(folder, shard) == mark:
         return
-    names = names_of(rows[MEMBERS][0]) if MEMBERS in rows.columns and rows.height else USUAL
+    names = names_of(rows[MEMBERS][0] or "") if MEMBERS in rows.columns and rows.height else USUAL
     walked = index_shard(folder, shard, names)
-    here = walked.rows.select("key", "offset", "length", found="uid")
-    known = rows.select("key", "offset", "length", "uid").join(
-        here, on=["key", "offset", "length"], how="left", maintain_order="left"
-    )
-    moved = known.select(pl.col("found").is_not_null() & (pl.col("found") != pl.col("uid"))).to_series()
-    missing = rows.height - rows.select("key", "offset", "length").join(here, on=["key", "offset", "length"], how="semi").height
-    if walked.damage or missing or moved.any():
+    columns = ["key", "offset", "length", "uid"]
+    moved = rows.height - rows.select(columns).join(walked.rows.select(columns), on=columns, how="semi").height
+    if walked.damage or moved:
         raise DataError(
-            f"{folder.at(shard)}.tar was changed after it was indexed ({missing + int(moved.sum())} of its {rows.height} samples "
-            "are not where they were): adopt the folder again with a raised edition (`datacomp pool adopt --edition 2`)."
+            f"{folder.at(shard)}.tar was changed after it was indexed ({moved} of its {rows.height} samples are not known to be "
+            "where they were): adopt the folder again with a raised edition (`datacomp pool adopt --edition 2`)."
         )
 
 

@@ -1,41 +1,37 @@
 """Adopt what was downloaded elsewhere, by the original tooling or as any webdataset: no byte of it is copied.
 
 The tars are walked once (headers and json only) for their index, and the parquet that img2dataset leaves beside each tar
-becomes its ledger; both are written beside the shards, as for a download of ours. A second look finds them there.
+becomes its ledger; both are written beside the shards, once every tar was seen to be whole. A second look finds them there.
 """
 
 from __future__ import annotations
 
 import io
-import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
 import polars as pl
 from pydantic import Field
 
+from datacomp_core import uid
 from datacomp_core.artifacts import Pool, ShardSet, Spec
 from datacomp_core.errors import DataError
+from datacomp_core.members import MemberNames
 from datacomp_core.parallel import process_map
-from datacomp_core.parts import METADATA, SCHEMA, part_names
+from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
 from datacomp_core.pool import ledger
 from datacomp_core.pool.footers import count_rows
-from datacomp_core.pool.unique import num_unique
+from datacomp_core.pool.intake import DAMAGED, TableColumns, described, problems, take_in
+from datacomp_core.pool.unique import Spread, num_buckets, num_unique, read_ahead
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.shards import (
-    INDEX,
-    LEDGER,
-    index_bytes,
-    index_shard,
-    read_index,
-    read_samples,
-    shard_names,
-)
+from datacomp_core.shards import INDEX, LEDGER, MEMBERS, index_bytes, read_index, shard_names, stored_index, tar_mark
 from datacomp_core.store import Folder, step
 from datacomp_core.store.fingerprint import fingerprint
-from datacomp_core.uid import uid_of
+
+STAGED = "adopted"
 
 
 class AdoptedPoolSpec(Spec):
@@ -45,27 +41,47 @@ class AdoptedPoolSpec(Spec):
     of: str = Field(default="custom", description="Which pool it is: small, medium, large, xlarge, datacomp_1b or custom.")
     name: str = Field(default="adopted", min_length=1, description="What to call it.")
     scale: Literal["adopted"] = Field(default="adopted", description="Taken in as it is.")
-    edition: int = Field(default=1, ge=1, description="Raise it when what lies there has changed.")
+    edition: int = Field(default=1, ge=1, description="Raise it when what lies there has changed: all is indexed anew.")
+    members: MemberNames = Field(default=MemberNames(), description="How the samples' members are named, where not jpg and txt.")
+    columns: TableColumns = Field(
+        default=TableColumns(), description="What the columns of the parquets beside the tars are called, where not as usual."
+    )
+    damaged: Literal["refuse", "leave_out"] = Field(
+        default="refuse", description="leave_out: adopt the other tars, and count what is lost with the damaged ones."
+    )
 
     def label(self) -> str:
         return self.name
 
     def shards(self) -> Folder:
-        """Where the tars are: `shards/` if it is there, else the source itself."""
+        """Where the tars are: `shards/` if it is there, else the source itself. DataError if tars lie elsewhere too."""
         if not self.source:
             raise DataError("Adopting needs `source`: a folder or bucket with metadata/ and shards/, or with tars.")
         root = Folder(self.source)
-        return root / "shards" if (root / "shards").exists() else root
+        found = root / "shards" if (root / "shards").exists() else root
+        others = [path for path in root.files(".tar") if root.at(path).rpartition("/")[0] != found.url]
+        others = [path for path in others if not any(name.startswith(".") for name in path.split("/"))]
+        if others:
+            raise DataError(
+                f"{root.at(others[0])} does not lie directly in {found} ({len(others)} such tars), so it would be left out: "
+                "adopt each folder of tars by itself, or lay them into one."
+            )
+        return found
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One shard as it was found: samples, the digest of its uids, what became of the candidates."""
+    """One shard as it was found: samples, the digest of its uids, what became of the candidates, what is to be told.
 
-    shard: str
+    `is_new`: an index and a ledger were staged for it.
+    """
+
     num_samples: int
     digest: int
     reasons: dict[str, int]
+    problem: str = ""
+    told: dict[str, int] = field(default_factory=dict[str, int])
+    is_new: bool = False
 
 
 @step("pools", version=1)
@@ -78,7 +94,7 @@ def adopt_metadata(
 ) -> Pool:
     """The pool of what lies at the source. Where it has no metadata/, that is made from the samples (uid, url, caption).
 
-    DataError if a parquet is broken or lacks uid, url or text.
+    DataError if a parquet is broken or lacks uid, url or text, or if tars are damaged: all of them are named.
     """
     shards, root = spec.shards(), Folder(spec.source)
     if (root / METADATA).exists():
@@ -89,9 +105,14 @@ def adopt_metadata(
         content = fingerprint({"sizes": sizes, "at": metadata.url})
         return Pool(scale=spec.of, num_samples=rows, num_parts=len(parts), content=content, data=root.url)
     names = shard_names(shards)
+    tables = set(shards.files(".parquet"))
     progress.start(len(names), "shards")
-    for _ in process_map(partial(_describe, shards, out), names, workers=workers):
+    damaged: list[tuple[str, str]] = []
+    for name, problem in process_map(partial(_describe, spec, shards, out, tables), names, workers=workers):
+        damaged += [(name, problem)] if problem else []
         progress.advance()
+    if damaged and spec.damaged == "refuse":
+        raise DataError(problems(damaged, shards))
     rows = count_rows(out / METADATA, names, ("uid", "url", "text"))
     return Pool(scale=spec.of, num_samples=rows, num_parts=len(names))
 
@@ -105,111 +126,131 @@ def adopt_shards(
     workers: int = 1,
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> ShardSet:
-    """The shards where they lie, with `index/` and `ledger/` written beside them where they are missing.
+    """The shards where they lie, with `index/` and `ledger/` written beside them where they are missing or out of date.
 
-    DataError if a tar is damaged, or if a sample has no uid that could be told.
+    DataError if tars are damaged (all are named, and nothing is written beside them), if no sample has a picture and a caption,
+    or if the metadata that lies beside the shards has none of the samples.
     """
     shards = spec.shards()
     names = shard_names(shards)
     there = set(shards.files(".parquet"))
     progress.start(len(names), "shards")
     seen: dict[str, Seen] = {}
-    for name, found in process_map(partial(_take_in, shards, there), names, workers=workers):
+    for name, found in process_map(partial(_look, spec, shards, out, there), names, workers=workers):
         seen[name] = found
         progress.advance(arrived=found.num_samples)
-    reasons: Counter[str] = Counter()
+    damaged = [(name, found.problem) for name, found in seen.items() if found.problem]
+    if damaged and spec.damaged == "refuse":
+        raise DataError(problems(damaged, shards))
+    reasons, told = Counter[str](), Counter[str]()
     for found in seen.values():
         reasons.update(found.reasons)
+        told.update(found.told)
     total = sum(found.num_samples for found in seen.values())
     if not total:
-        raise DataError(f"{shards} holds no sample: there is nothing to adopt.")
-    digest = sum(found.digest for found in seen.values()) % ledger.DIGEST_MODULUS
+        raise DataError(_nothing(shards, reasons, told))
+    staged = [name for name in names if seen[name].is_new]
+    more = _overlap(pool, spec, shards, {name: out / STAGED if seen[name].is_new else shards for name in names}, total)
+    for _ in process_map(partial(_publish, shards, out / STAGED), staged, workers=workers):
+        pass
+    unique = num_unique(shards, names, total)
+    if unique < total:
+        more["repeated_uids"] = total - unique
+    if damaged:
+        more["damaged_tars"] = len(damaged)
     return ShardSet(
         scale=pool.scale,
         num_samples=total,
-        num_unique=num_unique(shards, names, total),
+        num_unique=unique,
         num_shards=len(names),
-        content=f"{digest:064x}",
-        counts={"candidates": sum(reasons.values()), **dict(sorted(reasons.items()))},
+        content=f"{sum(found.digest for found in seen.values()) % ledger.DIGEST_MODULUS:064x}",
+        counts={"candidates": sum(reasons.values()), **dict(sorted(reasons.items())), **_worth_telling(told), **more},
         data=shards.url,
     )
 
 
-def _take_in(shards: Folder, there: set[str], name: str) -> Seen:
-    if f"{INDEX}/{name}.parquet" in there:
-        rows = read_index(shards, name)
-    else:
-        rows = _with_uids(shards, name, index_shard(shards, name).whole())
-        shards.write(f"{INDEX}/{name}.parquet", index_bytes(rows))
-    if f"{LEDGER}/{name}.parquet" not in there:
-        book = _ledger_of(shards, name, rows, f"{name}.parquet" in there)
-        with shards.writing(f"{LEDGER}/{name}.parquet") as path:
-            book.write_parquet(path, compression="zstd", statistics=False)
-    book = pl.read_parquet(io.BytesIO(shards.read(f"{LEDGER}/{name}.parquet")))
-    return Seen(name, rows.height, ledger.digest(rows["uid"]), ledger.tally(book))
-
-
-def _with_uids(shards: Folder, name: str, rows: pl.DataFrame) -> pl.DataFrame:
-    """Index rows whose every sample has a uid: one that its json or key does not tell is made from url and caption."""
-    if not rows["uid"].null_count():
-        return rows
-    made = [uid_of(row["url"], row["text"]) for row in _described(shards, rows)]
-    return rows.with_columns(pl.col("uid").fill_null(pl.Series(made, dtype=pl.String)))
-
-
-def _described(shards: Folder, rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """url, text, sizes and hash of each sample, from its json and txt; without a url its key stands for it."""
-    found: list[dict[str, Any]] = []
-    for key, (uid, members) in zip(rows["key"], read_samples(shards, rows), strict=True):
-        try:
-            about = json.loads(members.get("json", b"{}"))
-        except ValueError:
-            about = {}
-        text = members["txt"].decode("utf-8", "replace") if "txt" in members else str(about.get("caption") or "")
-        row = {name: about.get(name) for name in ("original_width", "original_height", "sha256")}
-        found.append({**row, "uid": uid, "url": str(about.get("url") or key), "text": text, "face_bboxes": []})
-    return found
-
-
-def _describe(shards: Folder, out: Folder, name: str) -> None:
-    """One metadata part from one tar."""
-    if out.exists(f"{METADATA}/{name}.parquet"):
-        return
-    rows = _with_uids(shards, name, index_shard(shards, name).whole())
-    found = pl.DataFrame(_described(shards, rows), schema=SCHEMA, strict=False)
+def _describe(spec: AdoptedPoolSpec, shards: Folder, out: Folder, tables: set[str], name: str) -> str:
+    """One metadata part from one tar; the tar's problem, if it has one."""
+    taken = take_in(shards, name, spec.members, spec.columns, has_table=f"{name}.parquet" in tables)
+    found = pl.DataFrame(described(shards, taken.rows), schema=SCHEMA, strict=False)
     with out.writing(f"{METADATA}/{name}.parquet") as path:
-        found.with_columns(rows["uid"]).write_parquet(path)
+        found.with_columns(taken.rows["uid"]).write_parquet(path)
+    return taken.problem
 
 
-def _ledger_of(shards: Folder, name: str, rows: pl.DataFrame, has_stats: bool) -> pl.DataFrame:
-    """Our ledger of a shard, from img2dataset's parquet if it lies beside the tar, else of what arrived alone."""
-    if not has_stats:
-        plain = rows.select("uid", "shard", "key").with_columns(status=pl.lit("success"))
-        return _in_schema(plain)
+def _look(spec: AdoptedPoolSpec, shards: Folder, out: Folder, there: set[str], name: str) -> Seen:
+    """One tar: by the index and the ledger that lie beside it, if they are of it, else by a walk, which stages new ones."""
+    if {f"{INDEX}/{name}.parquet", f"{LEDGER}/{name}.parquet"} <= there and spec.edition == 1:
+        found = _as_indexed(spec, shards, name)
+        if found is not None:
+            return found
+    taken = take_in(shards, name, spec.members, spec.columns, has_table=f"{name}.parquet" in there)
+    staged = out / STAGED
+    rows = taken.rows if taken.rows[MEMBERS].null_count() < taken.rows.height else taken.rows.drop(MEMBERS)
+    staged.write(f"{INDEX}/{name}.parquet", index_bytes(rows, tar_mark(shards, name)))
+    with staged.writing(f"{LEDGER}/{name}.parquet") as path:
+        taken.book.write_parquet(path, compression="zstd", statistics=False)
+    digest = ledger.digest(rows["uid"])
+    return Seen(rows.height, digest, ledger.tally(taken.book), taken.problem, dict(taken.told), is_new=True)
+
+
+def _as_indexed(spec: AdoptedPoolSpec, shards: Folder, name: str) -> Seen | None:
+    """A shard by its index and ledger; None if they are not of this tar, or were made with other names of members."""
     try:
-        theirs = pl.read_parquet(io.BytesIO(shards.read(f"{name}.parquet")))
-        book = theirs.select(
-            *[column for column in ("uid", "key", "status", "error_message", "sha256") if column in theirs.columns],
-            *[column for column in ("original_width", "original_height", "url") if column in theirs.columns],
-        )
-    except pl.exceptions.PolarsError as problem:
-        raise DataError(f"{shards.at(f'{name}.parquet')} is not what img2dataset leaves beside a shard: {problem}") from problem
-    if missing := sorted({"key", "status", "error_message"} - set(book.columns)):
-        raise DataError(f"{shards.at(f'{name}.parquet')} has no column {missing[0]!r}: it is not img2dataset's.")
-    index = dict(rows.select("key", "uid").iter_rows())
-    if "uid" not in book.columns:
-        book = book.with_columns(uid=pl.col("key").replace_strict(index, default=None, return_dtype=pl.String))
-    if "url" in book.columns:
-        book = book.with_columns(
-            host=pl.col("url").map_elements(ledger.host_of, pl.String),
-            url_hash=pl.col("url").map_elements(ledger.url_hash, pl.UInt64),
-        )
-    here = pl.col("key").is_in(list(index))
-    reason = pl.col("error_message").fill_null("").map_elements(ledger.reason_of, pl.String, skip_nulls=False)
-    return _in_schema(book.with_columns(shard=pl.lit(name), message=pl.col("error_message"), reason=pl.when(~here).then(reason)))
+        rows = read_index(shards, name)
+        book = pl.read_parquet(io.BytesIO(shards.read(f"{LEDGER}/{name}.parquet")))
+    except (DataError, pl.exceptions.PolarsError):
+        return None
+    named = rows[MEMBERS][0] if MEMBERS in rows.columns and rows.height else ""
+    if (named or "") != spec.members.text() or (not rows.height and (book["reason"] == DAMAGED).any()):
+        return None
+    return Seen(rows.height, ledger.digest(rows["uid"]), ledger.tally(book))
 
 
-def _in_schema(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.select(
-        [(pl.col(name) if name in rows.columns else pl.lit(None)).cast(kind).alias(name) for name, kind in ledger.SCHEMA.items()]
+def _publish(shards: Folder, staged: Folder, name: str) -> None:
+    """Put a new ledger and index beside a tar, the index last: who finds it finds the ledger too."""
+    for path in (f"{LEDGER}/{name}.parquet", f"{INDEX}/{name}.parquet"):
+        shards.write(path, staged.read(path))
+
+
+def _overlap(pool: Pool, spec: AdoptedPoolSpec, shards: Folder, indexes: dict[str, Folder], total: int) -> dict[str, int]:
+    """How many of the samples the metadata beside the shards does not have. DataError if it has none of them."""
+    metadata = Folder(spec.source) / METADATA
+    if Folder(spec.source).url != pool.data:
+        return {}
+    number, missing = num_buckets(max(total, pool.num_samples)), 0
+    with Spread(number) as here, Spread(number) as there:
+        for rows in read_ahead(lambda name: stored_index(indexes[name], name)[0], list(indexes)):
+            here.add(uid.pack(rows["uid"]))
+        for part in part_names(metadata):
+            there.add(uid.pack(scan(metadata, part).select("uid").collect()["uid"]))
+        for ours, theirs in zip(here.slices(), there.slices(), strict=True):
+            missing += int((~np.isin(ours.view("V16"), theirs.view("V16"))).sum()) if len(theirs) else len(ours)
+    if missing == total:
+        raise DataError(
+            f"The metadata in {metadata} has none of the {total:,} samples in {shards}: it is of another pool, or the tars do "
+            "not state the uids of their samples. Move it away, or adopt the tars alone."
+        )
+    return {"not_in_metadata": missing} if missing else {}
+
+
+def _worth_telling(told: Counter[str]) -> dict[str, int]:
+    """What was seen, but for the members of a set in which all is as usual."""
+    usual = all(name in USUAL_KINDS for name in told if name.startswith("members "))
+    return {name: count for name, count in sorted(told.items()) if count and not (usual and name.startswith("members "))}
+
+
+USUAL_KINDS = frozenset({"members jpg + json + txt", "members jpg + txt"})
+
+
+def _nothing(shards: Folder, reasons: Counter[str], told: Counter[str]) -> str:
+    """Why nothing can be adopted, and what would help."""
+    seen = [f"{name.removeprefix('members ')} ({count:,})" for name, count in told.most_common(5) if name.startswith("members ")]
+    if not seen:
+        lost = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+        return f"{shards} does not contain a sample{f' that arrived ({lost})' if lost else ''}: there is nothing to adopt."
+    return (
+        f"None of the {reasons.total():,} samples in {shards} has both a picture and a caption. Their members are "
+        f"{', '.join(seen)}: say which is which with --picture and --caption (--picture input.jpg --caption json:caption), "
+        "or, for keys with dots, --keys last_dot."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from deployments.cli.stages import until
 
 if TYPE_CHECKING:
     from datacomp_core.artifacts import ShardSet
+    from datacomp_core.pool.adopt import AdoptedPoolSpec
     from datacomp_core.store import Store
 
 COMMON = ("small", "medium", "large", "xlarge", "datacomp_1b")
@@ -100,16 +101,59 @@ def adopt(
     source: Annotated[str, typer.Argument(help="Folder or bucket with metadata/ and shards/, or with tars.")],
     of: Annotated[str, typer.Option(help="Which pool it is: small, medium, large, xlarge, datacomp_1b or custom.")] = "custom",
     name: Annotated[str, typer.Option(help="What to call it.")] = "adopted",
+    edition: Annotated[int, typer.Option(min=1, help="Raise it when what lies there has changed: all is indexed anew.")] = 1,
+    picture: Annotated[str, typer.Option(help="Extension of the pictures, such as input.jpg; usual ones need no word.")] = "",
+    caption: Annotated[str, typer.Option(help="Extension of the captions, or json:FIELD; txt needs no word.")] = "",
+    keys: Annotated[
+        Literal["first_dot", "last_dot"],
+        typer.Option(help="Where a name is cut into key and extension; last_dot for keys with dots."),
+    ] = "first_dot",
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="OURS=THEIRS: a column of the parquets beside the tars (key, uid, url, status, error_message); repeat."
+        ),
+    ] = None,
+    tolerate: Annotated[
+        bool, typer.Option("--tolerate", help="Leave damaged tars out, counted, in place of adopting nothing.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Take in an existing download of the original tooling, or any webdataset, without copying it.
 
-    Example: datacomp pool adopt s3://bucket/datacomp_small --of small
+    Examples:
+
+      datacomp pool adopt s3://bucket/datacomp_small --of small
+
+      datacomp pool adopt mine --picture input.jpg --caption json:caption
     """
+    from datacomp_core.members import MemberNames
     from datacomp_core.pool.adopt import AdoptedPoolSpec
     from datacomp_core.pool.images import images_of
+    from datacomp_core.pool.intake import TableColumns
 
-    _prepare(AdoptedPoolSpec(source=source, of=of, name=name), images_of("custom"), json=json)
+    columns = TableColumns.model_validate(_pairs(column or []))
+    members = MemberNames(picture=picture, caption=caption, keys=keys)
+    damaged = "leave_out" if tolerate else "refuse"
+    how = {"edition": edition, "members": members, "columns": columns, "damaged": damaged}
+    spec = AdoptedPoolSpec.model_validate({"source": source, "of": of, "name": name, **how})
+    _prepare(spec, images_of("custom"), json=json)
+    _see_indexes(spec)
+
+
+def _pairs(given: list[str]) -> dict[str, str]:
+    """OURS=THEIRS, as a mapping."""
+    for pair in given:
+        if not all(pair.partition("=")):
+            raise SpecError(f"--column takes OURS=THEIRS, such as key=id, not {pair!r}.")
+    return {ours: theirs for ours, _, theirs in (pair.partition("=") for pair in given)}
+
+
+def _see_indexes(spec: AdoptedPoolSpec) -> None:
+    """An adoption that was found done is of the tars that lie there now. DataError if one was changed meanwhile."""
+    from datacomp_core.shards import check_indexes, shard_names
+
+    check_indexes(spec.shards(), shard_names(spec.shards()))
 
 
 def retry(where: Where, json: options.Json = False) -> None:

@@ -182,7 +182,9 @@ def test_an_existing_download_is_taken_in_where_it_lies(tmp_path: Path, uids: bo
     if uids:
         (tmp_path / "old/metadata").mkdir()
         urls = [f"http://h/{s}/{n}" for s in range(2) for n in range(2)]
-        rows_of(urls).write_parquet(tmp_path / "old/metadata/0.parquet")
+        texts = [f"text {n}" for s in range(2) for n in range(2)]
+        names = [uid_of(url, text) for url, text in zip(urls, texts, strict=True)]
+        rows_of(urls, uid=names, text=texts).write_parquet(tmp_path / "old/metadata/0.parquet")
     pool = adopt_metadata(spec, store=store)
     assert pool.num_samples == (4 if uids else 3)
     shards = adopt_shards(spec, pool, store=store)
@@ -212,7 +214,9 @@ def test_tables_and_a_download_in_a_bucket_are_taken_in(tmp_path: Path, s3_url: 
     made = original_download(tmp_path, uids=True)
     for path in tmp_path.iterdir():
         bucket.write(f"shards/{path.name}", path.read_bytes())
-    bucket.write("metadata/0.parquet", parquet(rows_of([f"http://h/{s}/{n}" for s in range(2) for n in range(2)])))
+    urls = [f"http://h/{s}/{n}" for s in range(2) for n in range(2)]
+    names = [uid_of(url, f"text {n % 2}") for n, url in enumerate(urls)]
+    bucket.write("metadata/0.parquet", parquet(rows_of(urls, uid=names)))
     spec = AdoptedPoolSpec(source=bucket.url)
     shards = adopt_shards(spec, adopt_metadata(spec, store=store), store=store)
     assert shards.counts == {"candidates": 4, "arrived": 3, "http_4xx": 1}

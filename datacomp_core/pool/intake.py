@@ -1,0 +1,226 @@
+"""One tar of somebody else's as it is taken in: its samples, those that cannot be used and why, and its ledger.
+
+A sample needs a picture and a caption. One without is not in the index, but in the ledger with its reason, so that it is counted
+where it was lost and not missed in a training. A uid that neither json nor key state is made from url and caption, or from the
+names of shard and key where there is no url.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+from pydantic import Field
+
+from datacomp_core.artifacts import Spec
+from datacomp_core.errors import DataError
+from datacomp_core.indexing import Indexed, index_tar
+from datacomp_core.members import CAPTION, EMPTY, IN_JSON, MemberNames, json_object
+from datacomp_core.pool import ledger
+from datacomp_core.shards import MEMBERS, read_samples
+from datacomp_core.store import Folder
+from datacomp_core.uid import uid_of
+
+NO_PICTURE, EMPTY_PICTURE, NO_CAPTION, DAMAGED = "no_picture", "empty_picture", "no_caption", "damaged_tar"
+LARGE_PIXELS = 1 << 31
+
+
+class TableColumns(Spec):
+    """What the columns of the parquet beside a tar are called, where not as img2dataset calls them."""
+
+    key: str = Field(default="key", min_length=1, description="The sample's key in the tar.")
+    uid: str = Field(default="uid", min_length=1, description="Its uid, if there is one.")
+    url: str = Field(default="url", min_length=1, description="Its url, if there is one.")
+    status: str = Field(default="status", min_length=1, description="Whether it arrived: success, or something else.")
+    error_message: str = Field(default="error_message", min_length=1, description="Why it did not arrive.")
+
+
+@dataclass(frozen=True)
+class TakenIn:
+    """A tar's usable samples (an index, with `members` where names are not usual), its ledger, and what is to be told of it.
+
+    `problem` says why the tar cannot be used; then the index has no rows.
+    """
+
+    rows: pl.DataFrame
+    book: pl.DataFrame
+    problem: str = ""
+    told: Counter[str] = field(default_factory=Counter[str])
+
+
+def take_in(shards: Folder, name: str, names: MemberNames, columns: TableColumns, *, has_table: bool) -> TakenIn:
+    """Walk a tar and account for it. DataError if the table beside it is none, or is of another tar."""
+    with shards.open(f"{name}.tar") as file:
+        indexed = index_tar(file, name, names)
+    told = _told(indexed)
+    samples = _usable(indexed, names).with_columns(pl.Series(MEMBERS, [names.text() or None] * indexed.rows.height, pl.String))
+    problem = f"{indexed.damage}; {indexed.advice}" if indexed.damage else ""
+    table = _table(shards, name, columns) if has_table else None
+    if table is not None and "status" in table.columns and not problem:
+        lost = table.filter((pl.col("status") == "success") & ~pl.col("key").is_in(samples["key"].implode()))
+        if lost.height:
+            problem = (
+                f"the table beside it says that {lost['key'][0]!r} arrived ({lost.height} such), and it does not have that; "
+                "download it again"
+            )
+    samples = samples.with_columns(reason=pl.lit(DAMAGED)) if problem else _with_uids(shards, name, samples)
+    if table is not None and indexed.rows.height and not table["key"].is_in(samples["key"].implode()).any():
+        raise DataError(
+            f"{shards.at(name)}.parquet has no key in common with {name}.tar (its first is {table['key'][0]!r}, the tar's "
+            f"{samples['key'][0]!r}): it is of another tar; move it away, or name its column of keys with --column key=NAME."
+            if table.height
+            else f"{shards.at(name)}.parquet has no rows, and {name}.tar has samples: move it away."
+        )
+    rows = samples.filter(pl.col("reason").is_null()).drop("reason")
+    return TakenIn(rows, _ledger(name, samples, table, told, is_damaged=bool(problem)), problem, told)
+
+
+def described(shards: Folder, rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """url, text, sizes and hash of each sample, from its json and txt; without a url, shard and key stand for it."""
+    found: list[dict[str, Any]] = []
+    seen: Counter[str] = Counter()
+    for key, shard, (uid, members) in zip(rows["key"], rows["shard"], read_samples(shards, rows), strict=True):
+        about = json_object(members.get("json", b"{}")) or {}
+        text = members.get(CAPTION, b"").decode("utf-8", "replace")
+        stand_in = f"{shard}/{key}" + (f"#{seen[key]}" if seen[key] else "")
+        seen[key] += 1
+        url = about.get("url")
+        row = {
+            "original_width": _pixels(about.get("original_width")),
+            "original_height": _pixels(about.get("original_height")),
+            "sha256": _text(about.get("sha256")) or None,
+        }
+        found.append({**row, "uid": uid, "url": _text(url) or stand_in, "text": text, "face_bboxes": []})
+    return found
+
+
+def _text(value: Any) -> str:
+    """Text that can be written as UTF-8; nothing if it is no text."""
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""
+
+
+def _pixels(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < LARGE_PIXELS else None
+
+
+def _told(indexed: Indexed) -> Counter[str]:
+    """How many samples have which members."""
+    kinds = Counter(indexed.kind)
+    told = Counter({f"members {_shown(indexed.kinds[n])}": count for n, count in kinds.items()})
+    if indexed.outside:
+        told["outside_samples"] = indexed.outside.total()
+    return told
+
+
+def _shown(kind: tuple[str, ...]) -> str:
+    """A kind of sample in words, without what a json has beside."""
+    return " + ".join(name for name in kind if not name.startswith(IN_JSON))
+
+
+def _usable(indexed: Indexed, names: MemberNames) -> pl.DataFrame:
+    """The samples with the `reason` why one cannot be used; null if it can."""
+    reasons = [_reason(kind, names) for kind in indexed.kinds]
+    return indexed.rows.with_columns(reason=pl.Series([reasons[n] for n in indexed.kind], dtype=pl.String))
+
+
+def _reason(kind: tuple[str, ...], names: MemberNames) -> str | None:
+    caption = IN_JSON + ".".join(names.caption_path) if names.caption_path else names.caption or CAPTION
+    if not names.picture_of(kind):
+        is_empty = names.picture_of([name.removesuffix(EMPTY) for name in kind if name.endswith(EMPTY)])
+        return EMPTY_PICTURE if is_empty else NO_PICTURE
+    return None if caption in kind or caption + EMPTY in kind else NO_CAPTION
+
+
+def _with_uids(shards: Folder, name: str, samples: pl.DataFrame) -> pl.DataFrame:
+    """Every usable sample has a uid: one that its json or key does not tell is made from url and caption."""
+    usable = samples.filter(pl.col("reason").is_null())
+    if not usable["uid"].null_count():
+        return samples
+    made = [uid_of(row["url"], row["text"]) for row in described(shards, usable)]
+    usable = usable.with_columns(pl.col("uid").fill_null(pl.Series(made, dtype=pl.String)))
+    return pl.concat([usable, samples.filter(pl.col("reason").is_not_null())]).sort("offset")
+
+
+def _table(shards: Folder, name: str, columns: TableColumns) -> pl.DataFrame:
+    """The parquet beside a tar under our names, as text. DataError if it is none, or has no keys."""
+    where = shards.at(f"{name}.parquet")
+    try:
+        theirs = pl.read_parquet(io.BytesIO(shards.read(f"{name}.parquet")))
+    except pl.exceptions.PolarsError as problem:
+        raise DataError(f"{where} cannot be read as parquet ({problem}): move it away, or download it again.") from problem
+    if columns.key not in theirs.columns:
+        raise DataError(
+            f"{where} has no column {columns.key!r}, so nobody knows which sample a row is of; it has "
+            f"{', '.join(theirs.columns)}: name its column of keys with --column key=NAME, or move it away."
+        )
+    renamed = {getattr(columns, ours): ours for ours in TableColumns.model_fields}
+    known = theirs.select(
+        pl.col(old).cast(pl.String, strict=False).alias(new) for old, new in renamed.items() if old in theirs.columns
+    )
+    rest = [column for column in ("sha256", "original_width", "original_height") if column in theirs.columns]
+    return pl.concat([known, theirs.select(rest)], how="horizontal") if rest else known
+
+
+def _ledger(
+    name: str, samples: pl.DataFrame, table: pl.DataFrame | None, told: Counter[str], *, is_damaged: bool
+) -> pl.DataFrame:
+    """Our ledger of a shard: of img2dataset's table if it lies beside the tar, and of every sample that the tar has."""
+    here = samples.select("uid", "key", "reason", shard=pl.lit(name), status=pl.lit("success")).with_columns(
+        status=pl.when(pl.col("reason").is_null()).then(pl.col("status")).otherwise(pl.lit("refused"))
+    )
+    if table is None or "status" not in table.columns:
+        if table is not None:
+            told["in_tables"] += int(samples["key"].is_in(table["key"].implode()).sum())
+            told["only_in_tables"] += int((~table["key"].is_in(samples["key"].implode())).sum())
+        return _in_schema(here)
+    twice = table.height - table["key"].n_unique()
+    if twice:
+        told["repeated_table_rows"] += twice
+        table = table.unique("key", keep="first", maintain_order=True)
+    if "error_message" not in table.columns:
+        table = table.with_columns(error_message=pl.lit(None, pl.String))
+    if "url" in table.columns:
+        table = table.with_columns(
+            host=pl.col("url").map_elements(ledger.host_of, pl.String),
+            url_hash=pl.col("url").map_elements(ledger.url_hash, pl.UInt64),
+        )
+    message = pl.col("error_message").fill_null("").map_elements(ledger.reason_of, pl.String, skip_nulls=False)
+    arrived = pl.lit(DAMAGED) if is_damaged else pl.lit(None, pl.String)
+    theirs = table.with_columns(
+        shard=pl.lit(name),
+        message=pl.col("error_message"),
+        reason=pl.when(pl.col("status") == "success").then(arrived).otherwise(message),
+    )
+    counted = samples.unique("key", keep="first", maintain_order=True)
+    known = theirs.join(
+        counted.select("key", here_uid="uid", here_reason="reason", is_here=pl.lit(value=True)), on="key", how="left"
+    )
+    if "uid" not in known.columns:
+        known = known.with_columns(uid=pl.lit(None, pl.String))
+    is_here = pl.col("is_here").fill_null(value=False)
+    known = known.with_columns(
+        uid=pl.coalesce("here_uid", "uid"),
+        reason=pl.when(is_here).then(pl.col("here_reason")).otherwise(pl.col("reason")),
+        status=pl.when(is_here & pl.col("here_reason").is_not_null()).then(pl.lit("refused")).otherwise(pl.col("status")),
+    )
+    more = here.filter(~pl.col("key").is_in(table["key"].implode()) | ~pl.col("key").is_first_distinct())
+    if more.height:
+        told["not_in_tables"] += more.height
+    return pl.concat([_in_schema(known), _in_schema(more)])
+
+
+def _in_schema(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(
+        (pl.col(name) if name in rows.columns else pl.lit(None)).cast(kind, strict=False).alias(name)
+        for name, kind in ledger.SCHEMA.items()
+    )
+
+
+def problems(found: Iterator[tuple[str, str]] | list[tuple[str, str]], shards: Folder) -> str:
+    """All damaged tars in one sentence."""
+    listed = [f"{name}.tar is damaged: {problem}" for name, problem in sorted(found)]
+    return f"{len(listed)} of the tars in {shards} cannot be taken in, so nothing was written. {'. '.join(listed)}."

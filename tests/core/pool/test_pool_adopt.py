@@ -1,0 +1,283 @@
+"""Adopting what others left: every sample is taken in, or has a reason; nothing is written until all is known to be whole."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from images_world import rows_of
+from odd_tars import DAMAGED, pack, picture, sample, samples, uid_of
+
+from datacomp_core import uid
+from datacomp_core.artifacts import Pool, ShardSet
+from datacomp_core.errors import DataError
+from datacomp_core.members import MemberNames
+from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
+from datacomp_core.pool.intake import TableColumns
+from datacomp_core.resharding.reshard import ReshardSpec, reshard_folders
+from datacomp_core.shards import read_index, read_samples
+from datacomp_core.store import Folder, Store
+
+
+def adopt(root: Path, **spec: object) -> tuple[Pool, ShardSet, Store]:
+    store = Store.open(str(root.parent / "store"))
+    given = AdoptedPoolSpec.model_validate({"source": str(root), **spec})
+    pool = adopt_metadata(given, store=store)
+    return pool, adopt_shards(given, pool, store=store), store
+
+
+def folder(root: Path, **tars: bytes) -> Path:
+    root.mkdir(exist_ok=True)
+    for name, data in tars.items():
+        (root / f"{name}.tar").write_bytes(data)
+    return root
+
+
+def content_of(shards: Path) -> dict[str, dict[str, bytes]]:
+    """uid -> members, of all shards, by the index."""
+    here = Folder(shards)
+    names = sorted(path.stem for path in shards.glob("*.tar"))
+    return {one: members for name in names for one, members in read_samples(here, read_index(here, name))}
+
+
+def test_keys_that_begin_anew_in_every_tar_are_other_samples(tmp_path: Path) -> None:
+    """Keys from 0 in both tars, no uid, no url: the shard's name is part of what a uid stands for."""
+    tars = [[(f"{n:06d}.jpg", picture(n + 10 * s)) for n in range(4)] for s in range(2)]
+    captions = [[(f"{n:06d}.txt", b"same words") for n in range(4)] for _ in range(2)]
+    both = [[m for pair in zip(a, b, strict=True) for m in pair] for a, b in zip(tars, captions, strict=True)]
+    root = folder(tmp_path / "old", a=pack(both[0]), b=pack(both[1]))
+    pool, shards, _ = adopt(root)
+    assert (pool.num_samples, shards.num_samples, shards.num_unique) == (8, 8, 8)
+    assert "repeated_uids" not in shards.counts
+    uids = [one for name in "ab" for one in read_index(Folder(root), name)["uid"]]
+    (tmp_path / "all.npy").write_bytes(uid.subset_bytes(uid.pack(pl.Series(uids))))
+    account = reshard_folders(Folder(root), str(tmp_path / "all.npy"), Folder(tmp_path / "out"), ReshardSpec())
+    assert (account.written, account.missing) == (8, {})
+    written = [members["jpg"] for members in content_of(tmp_path / "out").values()]
+    assert sorted(written) == sorted(data for tar in tars for _, data in tar)
+
+
+def test_repeated_uids_are_counted(tmp_path: Path) -> None:
+    root = folder(tmp_path / "old", a=pack(samples(range(4))), b=pack(samples(range(2, 6))))
+    shards = adopt(root)[1]
+    assert (shards.num_samples, shards.num_unique, shards.counts["repeated_uids"]) == (8, 6, 2)
+
+
+def test_all_damaged_tars_are_named_and_nothing_is_written(tmp_path: Path) -> None:
+    odd = {f"t{n:02d}": made() for n, (made, _) in enumerate(DAMAGED.values())}
+    root = folder(tmp_path / "old", good=pack(samples(range(4))), **odd)
+    before = sorted(os.listdir(root))
+    with pytest.raises(DataError, match=f"{len(odd)} of the tars in .* cannot be taken in, so nothing was written") as told:
+        adopt(root)
+    assert all(f"{name}.tar is damaged: " in str(told.value) for name in odd)
+    pool = Pool(scale="custom", name="x", data="x", fingerprint="f" * 64, num_samples=4, num_parts=1)
+    with pytest.raises(DataError, match=f"{len(odd)} of the tars"):
+        adopt_shards(AdoptedPoolSpec(source=str(root)), pool, store=Store.open(str(tmp_path / "store")))
+    assert sorted(os.listdir(root)) == before
+    pool, shards, _ = adopt(root, damaged="leave_out")
+    assert (pool.num_samples, shards.num_samples, shards.counts["damaged_tars"]) == (4, 4, len(odd))
+    assert shards.num_shards == len(odd) + 1
+    assert sorted(content_of(root)) == [uid_of(n) for n in range(4)]
+    lost = pl.read_parquet(root / "ledger/t02.parquet")  # one sample and a piece of it were seen
+    assert set(lost["reason"]) <= {"damaged_tar"}
+
+
+def test_samples_without_picture_or_caption_are_counted_where_they_are_lost(tmp_path: Path) -> None:
+    odd = [
+        *sample(0),
+        ("p.json", b"{}"),
+        ("p.txt", b"no picture"),
+        ("c.jpg", picture(1)),
+        ("e.jpg", b""),
+        ("e.txt", b"an empty picture"),
+        ("j.jpg", picture(2)),
+        ("j.json", b'{"caption": "in json only"}'),
+        ("s.jpg", picture(3)),
+        ("s.json", b"[1]"),
+        ("s.txt", b""),
+        ("README", b"x"),
+        *[
+            m
+            for kind in ("gif", "bmp", "avif", "tiff")
+            for m in ((f"{kind}.{kind}", picture(4, kind.upper())), (f"{kind}.txt", b"t"))
+        ],
+    ]
+    root = folder(tmp_path / "old", a=pack(odd))
+    pool, shards, _ = adopt(root)
+    assert (pool.num_samples, shards.num_samples) == (6, 6)
+    reasons = {name: count for name, count in shards.counts.items() if not name.startswith("members ")}
+    expected = {"no_picture": 1, "empty_picture": 1, "no_caption": 2}
+    assert reasons == {"candidates": 10, "arrived": 6, **expected, "outside_samples": 1}
+    assert shards.counts["members jpg + json (no object) + txt (empty)"] == 1
+    assert sum(count for name, count in shards.counts.items() if name.startswith("members ")) == 10
+    found = content_of(root)
+    assert len(found) == 6
+    assert all(set(members) & {"jpg", "gif", "bmp", "avif", "tiff"} and "txt" in members for members in found.values())
+
+
+@pytest.mark.parametrize(
+    ("names", "members"),
+    [
+        ({"picture": "input.jpg", "caption": "outputs.txt"}, [("input.jpg", "P"), ("outputs.txt", "C"), ("json", "{}")]),
+        ({"caption": "json:caption"}, [("jpg", "P"), ("json", '{"caption": "C"}')]),
+        ({"caption": "json:a.b"}, [("png", "P"), ("json", '{"a": {"b": "C"}}')]),
+        ({"keys": "last_dot"}, [("jpg", "P"), ("txt", "C")]),
+        ({"picture": ".IMG"}, [("img", "P"), ("txt", "C")]),
+    ],
+)
+def test_a_mapping_brings_in_sets_with_other_names(tmp_path: Path, names: dict[str, str], members: list[tuple[str, str]]) -> None:
+    """And they are resharded under the usual names."""
+
+    def contents(number: int) -> list[tuple[str, bytes]]:
+        found = {"P": picture(number), "C": f"caption {number}".encode()}
+        return [(name, found.get(value) or value.replace("C", f"caption {number}").encode()) for name, value in members]
+
+    stem = "v1.0-{}" if "keys" in names else "{:06d}"
+    tar = pack([(f"{stem.format(n)}.{name}", data) for n in range(5) for name, data in contents(n)])
+    root = folder(tmp_path / "old", a=tar)
+    with pytest.raises(
+        DataError, match=r"None of the \d samples in .* has both a picture and a caption. Their members are .*--picture"
+    ):
+        adopt(root)
+    assert os.listdir(root) == ["a.tar"]
+    pool, shards, store = adopt(root, members=MemberNames.model_validate(names))
+    assert (pool.num_samples, shards.num_samples, shards.counts["arrived"]) == (5, 5, 5)
+    metadata = pl.read_parquet(store.folder(pool).path / "metadata/a.parquet")
+    assert metadata["text"].to_list() == [f"caption {n}" for n in range(5)]
+    expected = [(picture(n), f"caption {n}".encode()) for n in range(5)]
+    (tmp_path / "all.npy").write_bytes(uid.subset_bytes(uid.pack(metadata["uid"])))
+    reshard_folders(Folder(root), str(tmp_path / "all.npy"), Folder(tmp_path / "out"), ReshardSpec())
+    for place in (root, tmp_path / "out"):
+        found = content_of(place)
+        pictures = [next(found[one][name] for name in ("jpg", "png", "img") if name in found[one]) for one in metadata["uid"]]
+        assert list(zip(pictures, [found[one]["txt"] for one in metadata["uid"]], strict=True)) == expected
+
+
+def test_a_tar_that_was_written_anew_is_indexed_anew_by_a_raised_edition(tmp_path: Path) -> None:
+    keys = [f"{n:09d}" for n in range(4)]
+    plain = [
+        [m for m in sample(n, key=key, uids=False) if not m[0].endswith("json")] for key, n in zip(keys, range(4), strict=True)
+    ]
+    turned = [[(name.replace(keys[n], keys[n ^ 1]), data) for name, data in plain[n]] for n in (1, 0, 3, 2)]
+    root = folder(tmp_path / "old", a=pack([m for one in plain for m in one]))
+    pool, shards, store = adopt(root)
+    (root / "a.tar").write_bytes(pack([m for one in turned for m in one]))  # the same keys in the same places
+    with pytest.raises(DataError, match="was changed after it was indexed|holds sample"):
+        content_of(root)
+    uids = read_metadata(store, pool)["uid"]
+    (tmp_path / "s.npy").write_bytes(uid.subset_bytes(uid.pack(uids[:2])))
+    with pytest.raises(DataError, match="was changed after it was indexed"):
+        reshard_folders(Folder(root), str(tmp_path / "s.npy"), Folder(tmp_path / "out"), ReshardSpec())
+    assert not list((tmp_path / "out").glob("*.tar"))
+    pool, again, store = adopt(root, edition=2)
+    texts = dict(read_metadata(store, pool).select("uid", "text").iter_rows())
+    assert {one: members["txt"].decode() for one, members in content_of(root).items()} == texts
+    assert again.content != shards.content
+
+
+def read_metadata(store: Store, pool: Pool) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(path) for path in sorted((store.folder(pool).path / "metadata").iterdir())])
+
+
+def table(path: Path, **columns: list[object]) -> None:
+    pl.DataFrame(columns).write_parquet(path)
+
+
+def test_a_table_that_promises_a_sample_the_tar_does_not_have_is_damage(tmp_path: Path) -> None:
+    root = folder(tmp_path / "old", a=pack(samples(range(3))), b=pack(samples(range(3, 6))))
+    keys = [f"{n:09d}" for n in range(4)]
+    table(root / "a.parquet", key=keys, status=["success"] * 4, error_message=[None] * 4)
+    with pytest.raises(DataError, match=r"a\.tar is damaged: the table beside it says that '000000003' arrived \(1 such\)"):
+        adopt(root)
+    shards = adopt(root, damaged="leave_out")[1]
+    counts = {"arrived": 3, "damaged_tar": 4, "candidates": 7, "damaged_tars": 1}
+    assert (shards.num_samples, shards.counts) == (3, counts)
+
+
+def test_tables_of_other_tools_are_counted_or_refused(tmp_path: Path) -> None:
+    root = folder(tmp_path / "old", a=pack(samples(range(3))))
+    keys = [f"{n:09d}" for n in range(3)]
+    table(root / "a.parquet", id=[*keys[:2], "x"], caption=["a", "b", "c"], score=[0.1, 0.2, 0.3])
+    with pytest.raises(
+        DataError, match=r"a\.parquet has no column 'key'.*it has id, caption, score: name its column.*--column key="
+    ):
+        adopt(root)
+    shards = adopt(root, columns=TableColumns(key="id"))[1]
+    assert shards.counts == {"candidates": 3, "arrived": 3, "in_tables": 2, "only_in_tables": 1}
+    root = folder(tmp_path / "other", a=pack(samples(range(3))))
+    table(root / "a.parquet", key=["x", "y"], status=["failed", "failed"], error_message=["", ""])
+    with pytest.raises(DataError, match=r"a\.parquet has no key in common with a\.tar"):
+        adopt(root)
+    root = folder(tmp_path / "third", a=pack(samples(range(3))))
+    table(root / "a.parquet", k=[keys[0], keys[0], "n"], state=["success", "success", "gone"], why=[None, None, "HTTP Error 404"])
+    shards = adopt(root, columns=TableColumns(key="k", status="state", error_message="why"))[1]
+    told = {"repeated_table_rows": 1, "not_in_tables": 2}
+    assert shards.counts == {"candidates": 4, "arrived": 3, "http_4xx": 1, **told}
+    book = pl.read_parquet(root / "ledger/a.parquet")
+    assert dict(book.select("key", "uid").iter_rows()) == {**{key: uid_of(n) for n, key in enumerate(keys)}, "n": None}
+
+
+def test_metadata_of_another_pool_is_refused_and_a_part_is_counted(tmp_path: Path) -> None:
+    for name in ("other", "part"):
+        folder(tmp_path / name)
+        folder(tmp_path / name / "shards", a=pack(samples(range(4))))
+        (tmp_path / name / "metadata").mkdir()
+    rows_of([f"http://h/{n}" for n in range(4)]).write_parquet(tmp_path / "other/metadata/0.parquet")
+    with pytest.raises(DataError, match=r"metadata has none of the 4 samples in .*shards: it is of another pool"):
+        adopt(tmp_path / "other")
+    assert not (tmp_path / "other/shards/index").exists()
+    uids = [uid_of(n) for n in (0, 1, 7)]
+    rows_of(["a", "b", "c"], uid=uids).write_parquet(tmp_path / "part/metadata/0.parquet")
+    assert adopt(tmp_path / "part")[1].counts["not_in_metadata"] == 2
+
+
+def test_tars_that_would_be_left_out_are_told(tmp_path: Path) -> None:
+    root = folder(tmp_path / "old", a=pack(samples(range(2))))
+    folder(root / "more", b=pack(samples(range(2, 4))))
+    with pytest.raises(DataError, match=r"more/b\.tar does not lie directly in"):
+        adopt(root)
+
+
+def test_odd_json_makes_no_odd_metadata(tmp_path: Path) -> None:
+    about = {"url": "http://h/\ud800", "original_width": "wide", "original_height": 1 << 70, "sha256": 5, "uid": "AB" * 16}
+    odd = [("a.jpg", picture(1)), ("a.json", json.dumps(about).encode()), ("a.txt", b"\xff\xfe words")]
+    odd += [("b.jpg", picture(2)), ("b.json", b'{"uid": 7, "url": ["x"]}'), ("b.txt", b"two")]
+    root = folder(tmp_path / "old", a=pack(odd))
+    pool, shards, store = adopt(root)
+    rows = read_metadata(store, pool)
+    assert rows["uid"].to_list()[0] == "ab" * 16
+    assert rows["url"].to_list() == ["http://h/?", "a/b"]
+    assert rows["original_width"].to_list() == rows["sha256"].to_list() == [None, None]
+    assert set(content_of(root)) == set(rows["uid"])
+    assert shards.num_unique == 2
+
+
+@pytest.mark.s3
+def test_in_a_bucket_too(tmp_path: Path, s3_url: str) -> None:
+    bucket, store = Folder(f"{s3_url}/old"), Store.open(f"{s3_url}/store")
+    for name, numbers in (("a", range(3)), ("b", range(3, 6))):
+        bucket.write(f"{name}.tar", pack(samples(numbers, uids=False)))
+    spec = AdoptedPoolSpec(source=bucket.url)
+    shards = adopt_shards(spec, adopt_metadata(spec, store=store), store=store)
+    assert (shards.num_samples, shards.num_unique) == (6, 6)
+    bucket.write("a.tar", pack([m for n in (1, 0, 2) for m in sample(n, uids=False)]))
+    with pytest.raises(DataError, match="was changed after it was indexed"):
+        read_index(bucket, "a")
+    assert read_index(bucket, "b").height == 3
+
+
+def test_what_is_embedded_and_trained_is_read_by_the_mapping(tmp_path: Path) -> None:
+    from datacomp_core.training.samples import Reader, Source
+
+    root = folder(tmp_path / "old", a=pack([(f"{n}.{e}", d) for n in range(3) for e, d in (("x.jpg", picture(n)), ("y", b"w"))]))
+    adopt(root, members=MemberNames(picture="x.jpg", caption="y"))
+    source = Source(url=str(root), index=str(root), shards=(("a", 3),))
+    reader = Reader((source,), lambda texts: [[len(texts[0])]], cache=str(tmp_path), cache_bytes=0)
+    assert np.asarray(reader(0, 1).image).shape == (24, 32, 3)
+    assert reader(0, 2).tokens.tolist() == [1]
+    assert io.BytesIO(picture(1)).read(2) == b"\xff\xd8"
