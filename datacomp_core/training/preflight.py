@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict
 
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import DataError
-from datacomp_core.shards import INDEX, index_names, index_shard, read_index, shard_names, write_index
+from datacomp_core.members import CAPTION, USUAL, names_of
+from datacomp_core.shards import INDEX, MEMBERS, Indexed, index_names, index_shard, read_index, shard_names, write_index
 from datacomp_core.store import Folder
-from datacomp_core.tar import BLOCK, split_name, walk
+from datacomp_core.tar import BLOCK, walk
 from datacomp_core.training.samples import Source
 
 THREADS = 64  # they mostly wait: a set of a million shards in a bucket is two million requests
@@ -66,12 +67,25 @@ def _preflight(shards: ShardSet, folder: Folder, scratch: Path, weight: float) -
 
     def check(name: str) -> Checked:
         if indexed != {True}:
-            write_index(index, name, index_shard(folder, name).whole())
+            write_index(index, name, _trainable(folder, index_shard(folder, name)))
         return _check(shards, folder, index, name, sizes)
 
     with ThreadPoolExecutor(THREADS) as pool:
         rows = list(pool.map(check, names))
     return _settled(shards, folder, folder, index, weight, rows)
+
+
+def _trainable(folder: Folder, indexed: Indexed) -> pl.DataFrame:
+    """The samples of a shard. DataError if it is damaged, or if none of them has a picture and a caption."""
+    rows = indexed.whole()
+    if rows.height and not any(
+        USUAL.picture_of(kind) and any(name.startswith(CAPTION) for name in kind) for kind in indexed.kinds
+    ):
+        raise DataError(
+            f"No sample of shard {folder.at(indexed.shard)}.tar has both a picture and a caption; its members are "
+            f"{', '.join(indexed.kinds[0])}: adopt the folder with --picture and --caption, which say what they are called."
+        )
+    return rows
 
 
 def _settled(
@@ -112,7 +126,8 @@ def _member(tars: Folder, row: dict[str, Any], *, keyed: bool) -> None:
     name, offset = f"{row['shard']}.tar", int(row["offset"])
     head = tars.read_range(name, offset, offset + min(int(row["length"]), HEAD_BLOCKS * BLOCK))
     found = next(walk(io.BytesIO(head), 1 << 62, whole=False), None)
-    if found is None or (keyed and split_name(found.name)[0] != row["key"]):
+    key = "" if found is None else names_of(row.get(MEMBERS) or "").split(found.name)[0]
+    if not key or (keyed and key != row["key"]):
         raise DataError(
             f"Shard {tars.at(name)} does not hold sample {row['key']} at byte {offset}, as its index says: index it again."
         )
