@@ -117,7 +117,7 @@ def check_indexes(folder: Folder, shards: list[str]) -> None:
 
 def tar_mark(folder: Folder, shard: str) -> str:
     """What tells a tar from another one under its name, cheaply: size, and time of change or the bucket's etag."""
-    return _mark_of(folder, f"{shard}.tar")
+    return folder.mark(f"{shard}.tar")
 
 
 def _see_mark(folder: Folder, shard: str, rows: pl.DataFrame, mark: str) -> None:
@@ -247,10 +247,3 @@ class ShardWriter:
         """Close the archive (not the file) and return its index."""
         self.file.write(ending(self.position))
         return pl.DataFrame(self.columns, schema=INDEX_SCHEMA)
-
-
-def _mark_of(folder: Folder, name: str) -> str:
-    folder.fs.invalidate_cache()
-    info = folder.fs.info(folder.at(name))
-    when = str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "").strip('"')
-    return f"{info['size']}:{when}"

@@ -17,11 +17,8 @@ import polars as pl
 
 from datacomp_core import shards
 from datacomp_core.errors import DataError
-<<<<<<< HEAD
-from datacomp_core.parts import scan_tables
-=======
 from datacomp_core.members import picture_in
->>>>>>> ea58135 (One tar reader that tells what it cannot give whole: ends, links, sparse members, pieces; samples are known again by uid or key when they are read)
+from datacomp_core.parts import scan_tables
 from datacomp_core.scores.base import Column, Means, Score
 from datacomp_core.source import Source
 from datacomp_core.store import Folder
