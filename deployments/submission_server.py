@@ -1,106 +1,180 @@
 """The board's desk over HTTP: bundles come in with a token, verdicts and the board are for everybody to read.
 
 Loopback by default; put a proxy with TLS in front of it to serve others. A bundle is streamed to disk, never held in memory.
+Who sends nothing, or too slowly, is cut off; pages are made once for each state of the board.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
-from datacomp_core.leaderboard.board import board, scales
+from datacomp_core.errors import DatacompError, DataError
+from datacomp_core.leaderboard.board import images_in, make_board
 from datacomp_core.leaderboard.entry import Entry
 from datacomp_core.leaderboard.site.board_page import page
 from datacomp_core.leaderboard.submission import tokens
-from datacomp_core.leaderboard.submission.desk import Desk, TooLargeError
+from datacomp_core.leaderboard.submission.desk import Desk, NoSpaceError, NotYoursError, TooLargeError
 from datacomp_core.scales import SCALES
 
+log = logging.getLogger(__name__)
 SCHEME = "Bearer "
-SPARE = 1 << 30  # bytes that a received bundle must leave free on the disk
+READ = ["GET", "HEAD"]
+IDLE_SECONDS = 30
+"""Between two pieces of a body."""
+SLOWEST = 64 << 10
+"""Bytes a second that a body must have in the long run, after GRACE_SECONDS."""
+GRACE_SECONDS = 60
 
 
-def make_app(desk: Desk, token_file: Path) -> FastAPI:
+def make_app(
+    desk: Desk, token_file: Path, *, idle_seconds: float = IDLE_SECONDS, grace_seconds: float = GRACE_SECONDS
+) -> FastAPI:
     """The application. Tokens are read anew at each request, so that one can be taken back while it runs."""
     app = FastAPI(title="DataComp leaderboard", openapi_url=None, docs_url=None, redoc_url=None)
+    shown = _Shown(desk)
 
-    def sender(authorization: Annotated[str, Header()] = "") -> str:
-        known = tokens.read(token_file)
+    def sender(authorization: Annotated[str, Header()] = "") -> tuple[str, tokens.Sender]:
+        try:
+            known = tokens.read(token_file)
+        except DataError as problem:
+            log.error("no bundle can be taken: %s", problem)
+            raise HTTPException(503, "This board's tokens cannot be read now: tell who runs it.") from None
         name = tokens.owner(known, authorization.removeprefix(SCHEME)) if authorization.startswith(SCHEME) else None
         if name is None:
             raise HTTPException(401, "A token is needed: Authorization: Bearer dc_...", {"WWW-Authenticate": "Bearer"})
-        return name
+        return name, known[name]
 
     @app.post("/submissions")
     async def submit(  # pyright: ignore[reportUnusedFunction]
         request: Request,
-        name: str = Depends(sender),
+        by: tuple[str, tokens.Sender] = Depends(sender),
         content_length: Annotated[int | None, Header()] = None,
-    ) -> JSONResponse:
+    ) -> Response:
         announced = content_length or 0
         if announced > desk.max_bytes:
             raise HTTPException(413, f"A bundle may have {desk.max_bytes:,} bytes here.")
-        if desk.free_bytes() < announced + SPARE:
-            raise HTTPException(507, "This server's disk is full: try again later.")
         try:
-            received, sha256 = await desk.receive(request.stream())
+            desk.require_space(2 * announced)
+            received, sha256 = await desk.receive(_in_time(request.stream(), idle_seconds, grace_seconds))
+            made = await run_in_threadpool(desk.judge, received, sha256, by[0], by[1].keys)
         except TooLargeError as problem:
             raise HTTPException(413, str(problem)) from problem
-        made = await run_in_threadpool(desk.judge, received, sha256, name)
-        return JSONResponse(made.model_dump(mode="json"), 201 if made.status == "published" else 422)
+        except NoSpaceError as problem:
+            raise HTTPException(507, str(problem)) from problem
+        except TimeoutError:
+            raise HTTPException(408, "The bundle came too slowly.", {"Connection": "close"}) from None
+        except ClientDisconnect:
+            log.info("a sender hung up before its bundle was whole: %r", by[0])
+            return Response(status_code=400)
+        except DatacompError as problem:  # a fault of the board, not of the bundle
+            log.error("a bundle of %r could not be judged: %s", by[0], problem)
+            raise HTTPException(503, "This board cannot judge the bundle now: try again later.") from problem
+        return JSONResponse(made.model_dump(mode="json"), 422 if made.status == "rejected" else 201)
 
-    @app.get("/submissions")
-    def submissions() -> list[dict[str, Any]]:  # pyright: ignore[reportUnusedFunction]
-        return [made.model_dump(mode="json", exclude={"findings"}) for made in desk.submissions()]
+    @app.delete("/submissions/{id_}")
+    def withdraw(id_: str, by: tuple[str, tokens.Sender] = Depends(sender)) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        try:
+            made = desk.withdraw(id_, by[0])
+        except NotYoursError as problem:
+            raise HTTPException(403, str(problem)) from problem
+        if made is None:
+            raise HTTPException(404, f"No published submission {id_[:40]!r}.")
+        return made.model_dump(mode="json")
 
-    @app.get("/submissions/{id_}")
-    def submission(id_: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    @app.api_route("/submissions", methods=READ)
+    def submissions() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return JSONResponse([made.model_dump(mode="json", exclude={"findings"}) for made in desk.submissions()])
+
+    @app.api_route("/submissions/{id_}", methods=READ)
+    def submission(id_: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         made = desk.submission(id_)
         if made is None:
             raise HTTPException(404, f"No submission {id_[:40]!r}.")
-        return made.model_dump(mode="json")
+        return JSONResponse(made.model_dump(mode="json"))
 
-    @app.get("/board/{scale}")
-    def board_as_json(scale: str) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        if scale not in SCALES:
-            raise HTTPException(404, f"No scale {scale[:40]!r}.")
-        return board(desk.board, scale).model_dump(mode="json")
+    @app.api_route("/board/{scale}", methods=READ)
+    def board_as_json(scale: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return Response(shown.get(_known(scale), "json"), media_type="application/json")
 
-    @app.get("/", response_class=HTMLResponse)
-    def front() -> str:  # pyright: ignore[reportUnusedFunction]
-        return page(desk.board, next(iter(scales(desk.board)), "small"))
+    @app.api_route("/", methods=READ)
+    def front() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return HTMLResponse(shown.get("", "page"))
 
-    @app.get("/{scale}.html", response_class=HTMLResponse)
-    def of_scale(scale: str) -> str:  # pyright: ignore[reportUnusedFunction]
-        if scale not in SCALES:
-            raise HTTPException(404, f"No scale {scale[:40]!r}.")
-        return page(desk.board, scale)
+    @app.api_route("/{scale}.html", methods=READ)
+    def of_scale(scale: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return HTMLResponse(shown.get(_known(scale), "page"))
 
     return app
 
 
+def _known(scale: str) -> str:
+    if scale not in SCALES:
+        raise HTTPException(404, f"No scale {scale[:40]!r}.")
+    return scale
+
+
+async def _in_time(chunks: AsyncIterator[bytes], idle_seconds: float, grace_seconds: float) -> AsyncIterator[bytes]:
+    """The pieces of a body; TimeoutError if the next one, or the whole of it, is too long in coming."""
+    began, size = time.monotonic(), 0
+    while True:
+        try:
+            async with asyncio.timeout(idle_seconds):
+                data = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        size += len(data)
+        if time.monotonic() - began > grace_seconds + size / SLOWEST:
+            raise TimeoutError
+        yield data
+
+
+class _Shown:
+    """Pages and tables of the board, each made once for each state of it; who asks meanwhile waits for the one at work."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self._guard = threading.Lock()
+        self._made: dict[tuple[str, str], bytes] = {}
+        self._state: tuple[int, int] | None = None
+
+    def get(self, scale: str, form: str) -> bytes:
+        """The `page` or `json` of a scale; an empty scale is the smallest that has a row."""
+        with self._guard:
+            state = self.desk.change()
+            if state != self._state:
+                self._made, self._state = {}, state
+            if (scale, form) not in self._made:
+                self._made[scale, form] = self._make(scale, form)
+            return self._made[scale, form]
+
+    def _make(self, scale: str, form: str) -> bytes:
+        there = self.desk.entries()
+        scale = scale or next((name for name in SCALES if any(entry.scale == name for _, entry in there)), "small")
+        found = {address: entry for address, entry in there if entry.scale == scale}
+        if form == "page":
+            return page(self.desk.board, scale, found=found).encode()
+        return make_board(scale, found.items(), images_in(self.desk.board)).model_dump_json().encode()
+
+
 def evaluate_again(evalsets: str, *, device: str, workers: int) -> Callable[[Path, Entry], Mapping[str, float | None]]:
-    """A second evaluation of a submitted checkpoint on this server's own test sets."""
+    """A second evaluation of a submitted checkpoint on this server's own test sets, in a process of its own."""
+    from datacomp_core.evaluation.again import evaluate_apart
 
     def again(checkpoint: Path, entry: Entry) -> Mapping[str, float | None]:
-        from datacomp_core.evaluation.evaluate import EvalSpec, evaluate_folder
-        from datacomp_core.store.folder import scratch
-
-        with scratch() as out:
-            report = evaluate_folder(
-                model=entry.model,
-                checkpoint=checkpoint,
-                data=evalsets,
-                out=str(out),
-                spec=EvalSpec(suite=entry.suite),
-                device=device,
-                workers=workers,
-            )
-        return {task.key: task.value for task in report.tasks}
+        return evaluate_apart(
+            model=entry.model, suite=entry.suite, checkpoint=checkpoint, data=evalsets, device=device, workers=workers
+        )
 
     return again
 
@@ -109,4 +183,14 @@ def serve(app: FastAPI, host: str, port: int) -> None:
     """Until it is interrupted."""
     import uvicorn
 
-    uvicorn.run(app, host=host, port=port, log_level="info", server_header=False)
+    uvicorn.Server(config(app, host, port)).run()
+
+
+def config(app: FastAPI, host: str, port: int, **options: Any) -> Any:
+    """How the board is served: connections are few, and who sends no request in time is cut off."""
+    import uvicorn
+
+    from deployments.patient_http import BoundedProtocol
+
+    given: dict[str, Any] = {"log_level": "info", "server_header": False, "timeout_keep_alive": 10, "limit_concurrency": 200}
+    return uvicorn.Config(app, host=host, port=port, http=BoundedProtocol, **{**given, **options})

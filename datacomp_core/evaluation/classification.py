@@ -16,7 +16,7 @@ from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import TestSet, open_tars
 from datacomp_core.evaluation.encode import Encoded
 from datacomp_core.evaluation.model import EvalModel
-from datacomp_core.evaluation.protocol import Metrics, Outcome
+from datacomp_core.evaluation.protocol import Arrays, Metrics, Outcome, require
 from datacomp_core.store.folder import Folder
 
 TOP = 5
@@ -62,12 +62,6 @@ class Classification:
     def finish(self) -> Outcome:
         predicted, ranked = np.concatenate(self.predicted), np.concatenate(self.ranked)
         labels, confidence = np.array(self.labels, np.int32), np.concatenate(self.confidence)
-        top1 = ranked if self.num_classes >= TOP else ranked[:, :1]
-        found: Metrics = {
-            "acc1": metrics.accuracy(metrics.topk_hits(top1, labels, 1)),
-            "acc5": metrics.accuracy(metrics.topk_hits(ranked, labels, TOP)) if self.num_classes >= TOP else None,
-            "mean_per_class_recall": metrics.mean_per_class_recall(predicted, labels),
-        }
         kept: dict[str, npt.NDArray[Any]] = {"labels": labels, "predicted": predicted, "ranked": ranked}
         if self.metadata:
             kept["metadata"] = np.stack(self.metadata)
@@ -80,9 +74,22 @@ class Classification:
             "worst_classes": analysis.worst_classes(predicted, labels, self.names),
             "confusions": analysis.confusions(predicted, labels, self.names),
         }
-        return Outcome({**found, **self.extra(kept)}, {**kept, "confidence": confidence.astype(np.float16)}, told)
+        return Outcome(self.metrics_of(kept), {**kept, "confidence": confidence.astype(np.float16)}, told)
 
-    def extra(self, kept: dict[str, npt.NDArray[Any]]) -> Metrics:
+    @classmethod
+    def metrics_of(cls, kept: Arrays, main: str = "") -> Metrics:
+        """All metrics from `labels` (n,), `predicted` (n,) and `ranked` (n, min(5, classes)), the best first."""
+        check_classified(kept)
+        labels, predicted, ranked = kept["labels"], kept["predicted"], kept["ranked"]
+        found: Metrics = {
+            "acc1": metrics.accuracy(metrics.topk_hits(ranked, labels, 1)),
+            "acc5": metrics.accuracy(metrics.topk_hits(ranked, labels, TOP)) if ranked.shape[1] >= TOP else None,
+            "mean_per_class_recall": metrics.mean_per_class_recall(predicted, labels),
+        }
+        return {**found, **cls.extra(kept)}
+
+    @classmethod
+    def extra(cls, kept: Arrays) -> Metrics:
         """Further metrics of a protocol that extends this one."""
         return {}
 
@@ -90,3 +97,19 @@ class Classification:
         for key, label in zip(samples.keys, samples.members["cls"], strict=True):
             if not 0 <= label < self.num_classes:
                 raise DataError(f"sample {key}: its label {label} is none of the {self.num_classes} classes")
+
+
+def check_classified(kept: Arrays) -> None:
+    """Predictions may come from strangers: one label, one class and at most five ranked classes, all different, a sample."""
+    labels, predicted, ranked = (
+        require(kept, name, "iu", dims) for name, dims in (("labels", 1), ("predicted", 1), ("ranked", 2))
+    )
+    if not len(labels) or not len(labels) == len(predicted) == len(ranked) or not 1 <= ranked.shape[1] <= TOP:
+        raise DataError(
+            f"{len(labels)} labels, {len(predicted)} predictions and ranks of shape {ranked.shape} do not fit together"
+        )
+    if min(int(labels.min()), int(predicted.min()), int(ranked.min())) < 0:
+        raise DataError("a class has a number below 0")
+    ordered = np.sort(ranked, axis=1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise DataError("a sample's ranked classes name one class twice")

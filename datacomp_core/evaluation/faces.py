@@ -16,9 +16,9 @@ from datacomp_core.evaluation import metrics
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import TestSet, open_tars
 from datacomp_core.evaluation.encode import Encoded
-from datacomp_core.evaluation.grouped import check_metadata, column
+from datacomp_core.evaluation.grouped import check_metadata, check_rows, column
 from datacomp_core.evaluation.model import EvalModel
-from datacomp_core.evaluation.protocol import Metrics, Outcome
+from datacomp_core.evaluation.protocol import Arrays, Metrics, Outcome, require
 from datacomp_core.store.folder import Folder
 
 OBJECTIVES = ("race", "gender", "age", "toxic")
@@ -60,7 +60,16 @@ class Faces:
 
     def finish(self) -> Outcome:
         predicted = {name: np.concatenate(pieces) for name, pieces in self.predicted.items()}
-        metadata = np.stack(self.metadata)
+        kept = {**predicted, "metadata": np.stack(self.metadata)}
+        return Outcome(self.metrics_of(kept), kept)
+
+    @classmethod
+    def metrics_of(cls, kept: Arrays, main: str = "") -> Metrics:
+        """Accuracies and toxicity by group from the four predictions (n,) and `metadata` (n, fields)."""
+        predicted = {name: require(kept, name, "iu", 1) for name in OBJECTIVES}
+        metadata = require(kept, "metadata", "iuf", 2)
+        for name in OBJECTIVES:
+            check_rows(metadata, FIELDS, len(predicted[name]))
         fields = {name: column(metadata, FIELDS, name) for name in FIELDS}
         found: Metrics = {}
         binary = {"race_binary": fields["race_binary"]}
@@ -72,7 +81,7 @@ class Faces:
         toxic, race = predicted["toxic"], {"race": fields["race"]}
         found.update(metrics.grouped("toxicity_crime", toxic >= FIRST_CRIME, race))
         found.update(metrics.grouped("toxicity_nonhuman", (toxic >= FIRST_NONHUMAN) & (toxic < FIRST_CRIME), race))
-        return Outcome(found, {**predicted, "metadata": metadata})
+        return found
 
 
 def _by_objective(lines: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

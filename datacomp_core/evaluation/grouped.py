@@ -15,7 +15,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.evaluation import metrics
 from datacomp_core.evaluation.classification import TOP, Classification
 from datacomp_core.evaluation.encode import Encoded
-from datacomp_core.evaluation.protocol import Metrics
+from datacomp_core.evaluation.protocol import Arrays, Metrics, require
 
 MAX_FIELD = 100_000  # groups are counted in an array
 
@@ -30,10 +30,14 @@ class Grouped(Classification):
         check_metadata(samples, self.fields, self.metadata[0].size if self.metadata else None)
         super().add(samples)
 
-    def extra(self, kept: dict[str, npt.NDArray[Any]]) -> Metrics:
-        return self.grouped(kept, {name: column(kept["metadata"], self.fields, name) for name in self.fields})
+    @classmethod
+    def extra(cls, kept: Arrays) -> Metrics:
+        metadata = require(kept, "metadata", "iuf", 2)
+        check_rows(metadata, cls.fields, len(kept["labels"]))
+        return cls.grouped(kept, {name: column(metadata, cls.fields, name) for name in cls.fields})
 
-    def grouped(self, kept: dict[str, npt.NDArray[Any]], fields: dict[str, metrics.Ints]) -> Metrics:
+    @classmethod
+    def grouped(cls, kept: Arrays, fields: dict[str, metrics.Ints]) -> Metrics:
         """The metrics of the task."""
         raise NotImplementedError
 
@@ -59,7 +63,16 @@ def column(metadata: npt.NDArray[Any], fields: tuple[str, ...], name: str) -> me
     return metadata[:, fields.index(name)].astype(np.int64)
 
 
-def _hits(kept: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
+def check_rows(metadata: npt.NDArray[Any], fields: tuple[str, ...], num_samples: int) -> None:
+    """As `check_metadata`, of rows (n, numbers) that were kept. DataError says what is wrong."""
+    if len(metadata) != num_samples or metadata.shape[1] < len(fields):
+        raise DataError(f"metadata of shape {metadata.shape} do not fit {num_samples} samples with {len(fields)} fields")
+    used = metadata[:, : len(fields)]
+    if not ((used >= 0) & (used < MAX_FIELD) & (used == np.floor(used))).all():
+        raise DataError("a field of the metadata is no whole number from 0 on")
+
+
+def _hits(kept: Arrays) -> npt.NDArray[np.bool_]:
     return kept["predicted"] == kept["labels"]
 
 
@@ -68,7 +81,8 @@ class IWildCam(Grouped):
 
     fields: ClassVar[tuple[str, ...]] = ("location", "sequence", "year", "month", "day", "hour", "minute", "second", "y")
 
-    def grouped(self, kept: dict[str, npt.NDArray[Any]], fields: dict[str, metrics.Ints]) -> Metrics:
+    @classmethod
+    def grouped(cls, kept: Arrays, fields: dict[str, metrics.Ints]) -> Metrics:
         return {
             "acc_avg": metrics.accuracy(_hits(kept)),
             "recall-macro_all": metrics.mean_per_class_recall(kept["predicted"], kept["labels"]),
@@ -81,7 +95,8 @@ class Camelyon17(Grouped):
 
     fields: ClassVar[tuple[str, ...]] = ("hospital", "slide", "y")
 
-    def grouped(self, kept: dict[str, npt.NDArray[Any]], fields: dict[str, metrics.Ints]) -> Metrics:
+    @classmethod
+    def grouped(cls, kept: Arrays, fields: dict[str, metrics.Ints]) -> Metrics:
         return metrics.grouped("acc", _hits(kept), {"slide": fields["slide"]})
 
 
@@ -90,7 +105,8 @@ class FMoW(Grouped):
 
     fields: ClassVar[tuple[str, ...]] = ("region", "year", "y")
 
-    def grouped(self, kept: dict[str, npt.NDArray[Any]], fields: dict[str, metrics.Ints]) -> Metrics:
+    @classmethod
+    def grouped(cls, kept: Arrays, fields: dict[str, metrics.Ints]) -> Metrics:
         years = metrics.grouped("acc", _hits(kept), {"year": fields["year"]})
         years["acc_worst_year"] = years.pop("acc_wg")
         regions = metrics.grouped("acc", _hits(kept), {"region": fields["region"]})
@@ -103,7 +119,8 @@ class DollarStreet(Grouped):
 
     fields: ClassVar[tuple[str, ...]] = ("income_ds", "income_meta", "region")
 
-    def grouped(self, kept: dict[str, npt.NDArray[Any]], fields: dict[str, metrics.Ints]) -> Metrics:
+    @classmethod
+    def grouped(cls, kept: Arrays, fields: dict[str, metrics.Ints]) -> Metrics:
         hits = metrics.topk_hits(kept["ranked"], kept["labels"], TOP)
         return metrics.grouped("acc_top5", hits, {"income_ds": fields["income_ds"]})
 
@@ -113,5 +130,6 @@ class GeoDE(Grouped):
 
     fields: ClassVar[tuple[str, ...]] = ("region", "country")
 
-    def grouped(self, kept: dict[str, npt.NDArray[Any]], fields: dict[str, metrics.Ints]) -> Metrics:
+    @classmethod
+    def grouped(cls, kept: Arrays, fields: dict[str, metrics.Ints]) -> Metrics:
         return metrics.grouped("acc", _hits(kept), {"region": fields["region"]})

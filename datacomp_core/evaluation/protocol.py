@@ -5,11 +5,14 @@ Every protocol has a version: raise it when its numbers change their meaning. It
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
+from datacomp_core.errors import DataError
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import TestSet
 from datacomp_core.evaluation.encode import Encoded
@@ -17,6 +20,8 @@ from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.store.folder import Folder
 
 Metrics = dict[str, float | int | None]
+Arrays = Mapping[str, npt.NDArray[Any]]
+"""What a protocol keeps of each sample, by name."""
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,18 @@ class EvalProtocol(Protocol):
         ...
 
     def finish(self) -> Outcome: ...
+
+    @classmethod
+    def metrics_of(cls, kept: Arrays, main: str = "") -> Metrics:
+        """The metrics from what was kept, of which `main` is the task's own. DataError if the arrays do not fit together."""
+        ...
+
+
+def require(kept: Arrays, name: str, kinds: str, dims: int) -> npt.NDArray[Any]:
+    """An array that must be there, of these kinds of numbers (numpy's letters), finite, with so many dimensions."""
+    if name not in kept:
+        raise DataError(f"the predictions have no {name}")
+    found = kept[name]
+    if found.dtype.kind not in kinds or found.ndim != dims or (found.dtype.kind == "f" and not np.isfinite(found).all()):
+        raise DataError(f"{name} of the predictions are of {found.dtype} with {found.ndim} dimensions, or not finite")
+    return found

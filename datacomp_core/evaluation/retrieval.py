@@ -16,7 +16,7 @@ from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import SPLIT, TestSet, open_tars
 from datacomp_core.evaluation.encode import Encoded, Features
 from datacomp_core.evaluation.model import EvalModel
-from datacomp_core.evaluation.protocol import Metrics, Outcome
+from datacomp_core.evaluation.protocol import Arrays, Metrics, Outcome, require
 from datacomp_core.evaluation.tables import open_captions
 from datacomp_core.store.folder import Folder
 
@@ -60,14 +60,23 @@ class Retrieval:
         scores = texts @ images.T
         by_text = _hits(scores, lambda row, ranked: image_of[row, None] == ranked)
         by_image = _hits(scores.T, lambda row, ranked: image_of[ranked] == row[:, None])
+        kept = {"image_found": by_text, "text_found": by_image, "image_of_text": image_of.numpy()}
+        return Outcome(self.metrics_of(kept, self.main), kept)
+
+    @classmethod
+    def metrics_of(cls, kept: Arrays, main: str = "") -> Metrics:
+        """Recalls from `image_found` (texts, 3), `text_found` (images, 3), whether by k of KS, and `image_of_text` (texts,)."""
+        by_text, by_image = require(kept, "image_found", "b", 2), require(kept, "text_found", "b", 2)
+        image_of = require(kept, "image_of_text", "iu", 1)
+        _check_found(by_text, by_image, image_of)
         found: Metrics = {}
         for place, k in enumerate(KS):
             found[f"image_retrieval_recall@{k}"] = float(by_text[:, place].mean())
             found[f"text_retrieval_recall@{k}"] = float(by_image[:, place].mean())
-        for k in (1, 5) if self.main == "mean_recall@5" else (1,):
+        for k in (1, 5) if main == "mean_recall@5" else (1,):
             sides = (found[f"text_retrieval_recall@{k}"], found[f"image_retrieval_recall@{k}"])
             found[f"mean_recall@{k}"] = 0.5 * sum(side or 0.0 for side in sides)
-        return Outcome(found, {"image_found": by_text, "text_found": by_image, "image_of_text": image_of.numpy()})
+        return found
 
 
 def _hits(scores: torch.Tensor, partner: Any) -> npt.NDArray[np.bool_]:
@@ -81,3 +90,14 @@ def _hits(scores: torch.Tensor, partner: Any) -> npt.NDArray[np.bool_]:
         best = [torch.topk(some, min(k, some.shape[1]), dim=1)[1] for k in KS]
         found.append(torch.stack([partner(rows, ranked).any(dim=1) for ranked in best], dim=1))
     return torch.cat(found).numpy()
+
+
+def _check_found(by_text: npt.NDArray[Any], by_image: npt.NDArray[Any], image_of: npt.NDArray[Any]) -> None:
+    """Predictions may come from strangers: every image has a text, and who is found among one is found among five."""
+    shapes = by_text.shape[1:], by_image.shape[1:]
+    if shapes != ((len(KS),), (len(KS),)) or not len(by_image) or len(by_text) != len(image_of):
+        raise DataError(f"{len(image_of)} texts and findings of shapes {by_text.shape} and {by_image.shape} do not fit together")
+    if not np.array_equal(np.unique(image_of), np.arange(len(by_image))):
+        raise DataError("an image has no text, or a text has no image")
+    if any((found[:, :-1] & ~found[:, 1:]).any() for found in (by_text, by_image)):
+        raise DataError("something is found among the first few and not among more of them")

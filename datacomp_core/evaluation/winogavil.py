@@ -10,12 +10,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from datacomp_core.errors import DataError
 from datacomp_core.evaluation import metrics
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import TestSet
 from datacomp_core.evaluation.encode import Encoded, Features
 from datacomp_core.evaluation.model import EvalModel
-from datacomp_core.evaluation.protocol import Metrics, Outcome
+from datacomp_core.evaluation.protocol import Arrays, Metrics, Outcome, require
 from datacomp_core.evaluation.tables import ZipSet, open_associations, stem
 from datacomp_core.store.folder import Folder
 
@@ -53,14 +54,23 @@ class Winogavil:
             chosen = np.isin(np.arange(len(rows)), order[-int(right.sum()) :])
             scores[place] = metrics.jaccard(chosen, right)
         sizes = np.array([len(instance.candidates) for instance in self.instances])
+        found = self.metrics_of({"jaccard": scores, "candidates": sizes})
+        return Outcome(found, {"jaccard": scores.astype(np.float32), "candidates": sizes.astype(np.int16)})
+
+    @classmethod
+    def metrics_of(cls, kept: Arrays, main: str = "") -> Metrics:
+        """Mean Jaccard indices from `jaccard` (n,) and the number of `candidates` (n,) of each instance."""
+        scores, sizes = require(kept, "jaccard", "f", 1), require(kept, "candidates", "iu", 1)
+        if not len(scores) or len(scores) != len(sizes) or scores.min() < 0 or scores.max() > 1 or sizes.min() < 2:
+            raise DataError(f"{len(scores)} Jaccard indices and {len(sizes)} numbers of candidates do not fit together")
+        scores = scores.astype(np.float64)
         kinds = {
             "avg_jaccard_score": sizes > 0,
             **{f"jaccard_score_{n}": sizes == n for n in (5, 6, 10, 12)},
             "jaccard_score_5-6": sizes <= 6,
             "jaccard_score_10-12": sizes >= 10,
         }
-        found: Metrics = {name: float(scores[kind].mean()) if kind.any() else None for name, kind in kinds.items()}
-        return Outcome(found, {"jaccard": scores.astype(np.float32), "candidates": sizes.astype(np.int16)})
+        return {name: float(scores[kind].mean()) if kind.any() else None for name, kind in kinds.items()}
 
 
 def prompt(cue: str) -> str:

@@ -64,7 +64,7 @@ def make_board(scale: str, found: Iterable[tuple[str, Entry]], images: ImagesOf 
     found = list(found)
     groups: dict[str, list[tuple[str, Entry]]] = {}
     for address, entry in found:
-        groups.setdefault(entry.same_but_for_seeds, []).append((address, entry))
+        groups.setdefault(_key(entry), []).append((address, entry))
     rows = [_row(key, members) for key, members in groups.items()]
     for row, name in zip(rows, names([members[-1][1] for members in groups.values()]), strict=True):
         row.method = name
@@ -84,6 +84,12 @@ def make_board(scale: str, found: Iterable[tuple[str, Entry]], images: ImagesOf 
         rows=ordered + sorted(unranked, key=lambda row: row.method),
         noise=None if pooled is None else pooled.variance**0.5,
     )
+
+
+def _key(entry: Entry) -> str:
+    """Same for what is one row: runs that differ in their seeds alone; where senders share a board, of one sender's attempt."""
+    sent = entry.submitted
+    return entry.same_but_for_seeds if sent is None else fingerprint([entry.same_but_for_seeds, sent.by, sent.attempt])
 
 
 def _suite_of(entry: Entry) -> str:
@@ -110,6 +116,16 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
     kept = [latest[seeds] for seeds in sorted(latest)]
     several = [entry for _, entry in kept]
     first = several[-1]
+    repeats = _mean([entry.samples_seen / entry.size.trained_on for entry in several if entry.size.trained_on])
+    amounts = {
+        "repeats": repeats,
+        "pool": _mean([entry.size.pool for entry in several]),
+        "seconds": _mean([entry.cost.seconds for entry in several]),
+        "gpu_hours": _mean([entry.cost.gpu_hours for entry in several]),
+        "num_bytes": _mean([entry.cost.num_bytes for entry in several]),
+    }
+    claimed = {name: value for name, value in amounts.items() if value is not None} if first.submitted else {}
+    known = dict.fromkeys(amounts) if first.submitted else amounts
     return Row(
         key=key[:12],
         kind="run",
@@ -123,13 +139,12 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
         seeds=[entry.seeds for entry in several],
         size=float(np.mean([entry.size.total for entry in several])),
         unique=float(np.mean([entry.size.unique for entry in several])),
-        repeats=_mean([entry.samples_seen / entry.size.trained_on for entry in several if entry.size.trained_on]),
-        pool=_mean([entry.size.pool for entry in several]),
+        **known,
+        claimed=claimed,
+        by=first.submitted.by if first.submitted else "",
+        evaluated_again=bool(first.submitted) and all(e.submitted is not None and e.submitted.evaluated_again for e in several),
         pools=sorted({entry.realised_pool.content[:12] for entry in several if entry.realised_pool}),
         scores=_scores(several),
-        seconds=_mean([entry.cost.seconds for entry in several]),
-        gpu_hours=_mean([entry.cost.gpu_hours for entry in several]),
-        num_bytes=_mean([entry.cost.num_bytes for entry in several]),
         date=max(entry.date for entry in several),
         breaches=sorted({f"{check.rule}: {check.reason}" for e in several for check in e.checks if check.ok is False}),
         entries=[address for address, _ in kept],

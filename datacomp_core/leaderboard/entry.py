@@ -7,7 +7,7 @@ say, and holds no clock of its own, so making it twice gives the same bytes. Bes
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,8 +19,12 @@ from datacomp_core.leaderboard.provenance import Link, data_of, of_kind, seedles
 from datacomp_core.leaderboard.rules import Check, check
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.fingerprint import fingerprint
+from datacomp_core.store.record import Record
 
 ENTRY = "entry.json"
+INPUTS = ("report", "checkpoint", "subset", "shards")
+OWN_WORD = {"checkpoints": "training.json", "reports": "report.json"}
+"""By kind: the file in which a step says on which device it was run."""
 Track = Literal["filtering", "byod"]
 
 
@@ -75,6 +79,17 @@ class Cost(BaseModel):
     gpu_hours: float = Field(description="Hours of steps that were run on cuda, times their processes.")
 
 
+class Submitted(BaseModel):
+    """What the desk of a board knows of a row that was sent to it. Cost and amounts of such a row are its sender's claims."""
+
+    model_config = ConfigDict(frozen=True)
+    id: str = Field(description="The submission it came with.")
+    by: str = Field(description="The name of the sender's token.")
+    attempt: int = Field(default=1, description="Counts the sender's submissions of the same experiment with the same seeds.")
+    signed: bool = False
+    evaluated_again: bool = Field(default=False, description="Whether the board evaluated the checkpoint itself.")
+
+
 class Entry(BaseModel):
     """See the module. Unknown fields are ignored, so that a board reads the entries of a later version."""
 
@@ -100,6 +115,12 @@ class Entry(BaseModel):
     checks: list[Check]
     inputs: dict[str, str] = Field(description="Addresses of report, checkpoint, subset and shards.")
     chain: list[Link]
+    submitted: Submitted | None = Field(default=None, description="Written by the desk of a board alone.")
+
+    def to_bytes(self) -> bytes:
+        """The file `entry.json`; what only a desk writes stands in it only where a desk wrote it."""
+        plain = self.model_dump(mode="json", exclude={"submitted"} if self.submitted is None else set())
+        return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _name(spec: EntrySpec, report: Any, checkpoint: Any, subset: Any, shards: Any) -> str:
@@ -121,8 +142,7 @@ def enter(
     store: Store,
 ) -> BoardEntry:
     """Put a report on the board. `shards` are those that were trained on."""
-    inputs = {"report": report, "checkpoint": checkpoint, "subset": subset, "shards": shards}
-    chain = [link.model_copy(update={"host": ""}) for link in walk(store, [artifact.address for artifact in inputs.values()])]
+    chain = chain_of(store, [artifact.address for artifact in (report, checkpoint, subset, shards)])
     results = store.folder(report).read_json("report.json")
     tasks = [_task(task) for task in results["tasks"]]
     hits.write(out, hits.gather(store.folder(report), {t.key: (t.metric, t.value) for t in tasks if t.value is not None}))
@@ -130,10 +150,47 @@ def enter(
     found = evidence.look(
         store.folder(subset),
         None if pool is None else data_of(store, pool.address),
-        _rows_of(store, pool),
+        _rows_of(store.record, pool),
         store.folder(shards),
     )
-    entry = Entry(
+    entry = compose(
+        spec,
+        (report, checkpoint, subset, shards),
+        chain,
+        tasks,
+        average=report.average,
+        groups={str(name): value for name, value in results.get("groups", {}).items()},
+        found=found,
+        record=store.record,
+        said=lambda address, name: _said(data_of(store, address), name),
+    )
+    out.write(ENTRY, entry.to_bytes())
+    return BoardEntry(recipe=entry.method, seed=checkpoint.seed, average=report.average, scale=entry.scale)
+
+
+def chain_of(store: Store, addresses: list[str]) -> list[Link]:
+    """Every step upstream of an entry's four inputs, without the names of machines."""
+    return [link.model_copy(update={"host": ""}) for link in walk(store, addresses)]
+
+
+def compose(
+    spec: EntrySpec,
+    made: tuple[EvalReport, Checkpoint, Subset, ShardSet],
+    chain: list[Link],
+    tasks: list[Task],
+    *,
+    average: float | None,
+    groups: dict[str, float | None],
+    found: evidence.Evidence,
+    record: Callable[[str], Record | None],
+    said: Callable[[str, str], dict[str, Any]],
+) -> Entry:
+    """The entry from what is known: the same code makes it and checks it elsewhere.
+
+    `record` gives a record by address; `said` what a JSON file of an artifact says, or nothing.
+    """
+    report, checkpoint, subset, shards = made
+    return Entry(
         scale=checkpoint.scale,
         track=spec.track,
         method=spec.method or subset.recipe,
@@ -142,21 +199,23 @@ def enter(
         suite_version=report.suite_version,
         model=checkpoint.model,
         samples_seen=checkpoint.samples_seen,
-        size=_size(store, chain, subset, shards),
+        size=_size(record, chain, subset, shards),
         seeds=_seeds(chain, checkpoint, subset),
-        average=report.average,
-        groups={str(name): value for name, value in results.get("groups", {}).items()},
+        average=average,
+        groups=groups,
         tasks=tasks,
         date=next((link.started for link in chain if link.address == report.address), ""),
-        cost=_cost(store, chain),
-        realised_pool=_realised(store, chain, shards),
+        cost=_cost(said, chain),
+        realised_pool=_realised(record, chain, shards),
         same_but_for_seeds=_same_but_for_seeds(spec, chain),
         checks=check(spec.track, chain, found, report, checkpoint, subset, shards),
-        inputs={name: artifact.address for name, artifact in inputs.items()},
+        inputs=dict(zip(INPUTS, (artifact.address for artifact in made), strict=True)),
         chain=chain,
     )
-    out.write(ENTRY, json.dumps(entry.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False).encode())
-    return BoardEntry(recipe=entry.method, seed=checkpoint.seed, average=report.average, scale=entry.scale)
+
+
+def _said(folder: Folder | None, name: str) -> dict[str, Any]:
+    return folder.read_json(name) if folder is not None and folder.exists(name) else {}
 
 
 def read(store: Store, artifact: BoardEntry) -> Entry:
@@ -175,19 +234,19 @@ def _task(task: Mapping[str, Any]) -> Task:
     return Task(key=task["key"], name=task["name"], metric=task["main_metric"] or "", scored=scored, value=task["value"])
 
 
-def _size(store: Store, chain: list[Link], subset: Subset, shards: ShardSet) -> Size:
+def _size(record: Callable[[str], Record | None], chain: list[Link], subset: Subset, shards: ShardSet) -> Size:
     pool = next(iter(_upstream_of(chain, subset.address, "pools")), None)
     return Size(
         total=subset.num_samples,
         unique=subset.num_unique,
-        pool=_rows_of(store, pool) or None,
+        pool=_rows_of(record, pool) or None,
         trained_on=shards.num_samples,
     )
 
 
-def _rows_of(store: Store, pool: Link | None) -> int:
-    record = None if pool is None else store.record(pool.address)
-    return 0 if record is None else int(record.artifact["num_samples"])
+def _rows_of(record: Callable[[str], Record | None], pool: Link | None) -> int:
+    found = None if pool is None else record(pool.address)
+    return 0 if found is None else int(found.artifact["num_samples"])
 
 
 def _seeds(chain: list[Link], checkpoint: Checkpoint, subset: Subset) -> dict[str, int]:
@@ -199,7 +258,7 @@ def _seeds(chain: list[Link], checkpoint: Checkpoint, subset: Subset) -> dict[st
     return seeds
 
 
-def _cost(store: Store, chain: list[Link]) -> Cost:
+def _cost(said: Callable[[str, str], dict[str, Any]], chain: list[Link]) -> Cost:
     by_kind: dict[str, float] = {}
     for link in chain:
         by_kind[link.kind] = round(by_kind.get(link.kind, 0.0) + link.seconds, 3)
@@ -207,30 +266,30 @@ def _cost(store: Store, chain: list[Link]) -> Cost:
         seconds=round(sum(by_kind.values()), 3),
         seconds_by_kind=by_kind,
         num_bytes=sum(link.num_bytes for link in chain if link.adopted_from is None),
-        gpu_hours=round(sum(link.seconds * _num_gpus(store, link) for link in chain) / 3600, 4),
+        gpu_hours=round(sum(link.seconds * _num_gpus(said, link) for link in chain) / 3600, 4),
     )
 
 
-def _num_gpus(store: Store, link: Link) -> int:
+def _num_gpus(said: Callable[[str, str], dict[str, Any]], link: Link) -> int:
     """How many GPUs a step was run on. Training and evaluation say which device they chose; else the option stands."""
     device, count = str(link.options.get("device") or ""), int(link.options.get("processes") or 1)
-    own = {"checkpoints": "training.json", "reports": "report.json"}.get(link.kind)
-    if own is not None and (folder := data_of(store, link.address)) is not None:
-        said = folder.read_json(own) if folder.exists(own) else {}
-        machine = said.get("machine", said)
+    own = OWN_WORD.get(link.kind)
+    if own is not None:
+        told = said(link.address, own)
+        machine = told.get("machine", told)
         device, count = str(machine.get("device") or device), int(machine.get("world_size") or count)
     return count if device.startswith("cuda") else 0
 
 
-def _realised(store: Store, chain: list[Link], shards: ShardSet) -> Realised | None:
+def _realised(record: Callable[[str], Record | None], chain: list[Link], shards: ShardSet) -> Realised | None:
     """The nearest shards upstream whose content the inputs did not determine: the download (or the adopted set)."""
     for link in _upstream_of(chain, shards.address, "shards", through="shards"):
-        record = store.record(link.address)
-        if record is not None and record.artifact.get("content"):
-            made = record.artifact
+        known = record(link.address)
+        if known is not None and known.artifact.get("content"):
+            made = known.artifact
             return Realised(
                 address=link.address,
-                fingerprint=record.fingerprint,
+                fingerprint=known.fingerprint,
                 content=str(made["content"]),
                 num_samples=int(made["num_samples"]),
             )

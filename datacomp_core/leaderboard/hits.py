@@ -7,6 +7,8 @@ whose values do not give its score back (macro F1 is no mean over images) is lef
 from __future__ import annotations
 
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -83,11 +85,16 @@ def _recall(place: int, kept: Arrays) -> Hits:
     return _plain(0.5 * by_image + 0.5 * captions * len(by_image) / max(len(by_text), 1))
 
 
+def prediction_file(key: str) -> str:
+    """Where a report keeps what was predicted for a task."""
+    return f"{PREDICTIONS}/{key.replace('/', '-')}.npz"
+
+
 def gather(report: Folder, tasks: Mapping[str, tuple[str, float]]) -> dict[str, Hits]:
     """Hits of every task (key to main metric and score) whose predictions are kept and give its score back."""
     there, found = report.files(".npz"), dict[str, Hits]()
     for key, (metric, score) in tasks.items():
-        name = f"{PREDICTIONS}/{key.replace('/', '-')}.npz"
+        name = prediction_file(key)
         if name not in there:
             continue
         with np.load(io.BytesIO(report.read(name)), allow_pickle=False) as kept:
@@ -115,13 +122,18 @@ def read(folder: Folder) -> dict[str, Hits]:
         return {}
     try:
         with np.load(io.BytesIO(folder.read(HITS)), allow_pickle=False) as kept:
-            return {name.rpartition("|")[0]: _read(kept, name) for name in kept.files if name.endswith("|values")}
-    except (ValueError, OSError, KeyError) as problem:
+            return of_arrays({name: kept[name] for name in kept.files})
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as problem:
         raise DataError(f"{folder.at(HITS)} is damaged ({problem}): enter the report again.") from problem
 
 
-def _read(kept: Any, name: str) -> Hits:
+def of_arrays(kept: Arrays) -> dict[str, Hits]:
+    """The hits by task from the arrays of `hits.npz`."""
+    return {name.rpartition("|")[0]: _read(kept, name) for name in kept if name.endswith("|values")}
+
+
+def _read(kept: Arrays, name: str) -> Hits:
     values, task = kept[name].astype(np.float64), name.rpartition("|")[0]
-    combine: Combine = "least" if f"{task}|least" in kept.files else "mean"
+    combine: Combine = "least" if f"{task}|least" in kept else "mean"
     strata = f"{task}|{combine}"
-    return Hits(values, kept[strata].astype(np.int64) if strata in kept.files else np.zeros(len(values), np.int64), combine)
+    return Hits(values, kept[strata].astype(np.int64) if strata in kept else np.zeros(len(values), np.int64), combine)

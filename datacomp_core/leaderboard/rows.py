@@ -57,6 +57,12 @@ class Row(BaseModel):
     seconds: float | None = None
     gpu_hours: float | None = None
     num_bytes: float | None = None
+    claimed: dict[str, float] = Field(
+        default_factory=dict[str, float],
+        description="Of a row that was sent to a board: amounts that its bundle cannot prove, as its sender says them.",
+    )
+    by: str = Field(default="", description="Of a row that was sent to a board: who sent it.")
+    evaluated_again: bool = Field(default=False, description="The board evaluated every checkpoint of the row itself.")
     date: str = ""
     breaches: list[str] = Field(default_factory=list[str])
     entries: list[str] = Field(default_factory=list[str], description="Addresses.")

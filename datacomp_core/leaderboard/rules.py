@@ -95,15 +95,15 @@ def _decontaminated(chain: list[Link]) -> Check:
     return Check(rule=rule, ok=True, reason=f"Looked for upstream: {told}.")
 
 
-def _recipe(chain: list[Link], checkpoint: Checkpoint) -> dict[str, object] | None:
-    link = next((link for link in of_kind(chain, "checkpoints") if link.address == checkpoint.address), None)
+def recipe_of(chain: list[Link], checkpoint: str) -> dict[str, object] | None:
+    link = next((link for link in of_kind(chain, "checkpoints") if link.address == checkpoint), None)
     specs = [] if link is None else [spec.get("recipe") for spec in link.spec.values() if isinstance(spec, dict)]
     return next((recipe for recipe in specs if isinstance(recipe, dict)), None)
 
 
 def _training(chain: list[Link], checkpoint: Checkpoint) -> Check:
     rule = "training as the scale says"
-    recipe = _recipe(chain, checkpoint)
+    recipe = recipe_of(chain, checkpoint.address)
     if recipe is not None and recipe.get("name") == CUSTOM:
         return Check(rule=rule, ok=False, reason="A recipe of one's own: it is shown, not ranked.")
     if recipe is None or recipe.get("name") not in SCALES:
@@ -118,7 +118,7 @@ def _training(chain: list[Link], checkpoint: Checkpoint) -> Check:
 
 def _samples_seen(chain: list[Link], checkpoint: Checkpoint) -> Check:
     rule = "samples seen"
-    recipe = _recipe(chain, checkpoint)
+    recipe = recipe_of(chain, checkpoint.address)
     row = SCALES.get(str((recipe or {}).get("name")))
     if row is None:
         return Check(rule=rule, ok=None, reason="The scale is not one of ours.")

@@ -32,6 +32,9 @@ def _apart(entry: Entry, alike: Sequence[Entry]) -> str:
 
 def _leaves(entry: Entry) -> Iterator[tuple[str, Any]]:
     """Every plain value of the chain's specs by a path: kind, its place among the links of that kind, field names."""
+    if entry.submitted is not None:
+        yield "submitted.by", entry.submitted.by
+        yield "submitted.attempt", entry.submitted.attempt
     places: dict[str, int] = {}
     for link in entry.chain:
         place = places[link.kind] = places.get(link.kind, -1) + 1

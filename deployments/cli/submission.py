@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from datacomp_core.errors import SpecError, StoreError
+from datacomp_core.redaction import redact
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.folder import scratch
@@ -26,7 +28,7 @@ Pool = Annotated[str | None, typer.Option("--pool", help="Folder with the pool's
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (bundle, verify, submit):
+    for command in (bundle, verify, submit, withdraw):
         app.command(rich_help_panel="Submissions")(command)
 
 
@@ -36,6 +38,10 @@ def bundle(
     checkpoint: Annotated[bool, typer.Option("--checkpoint", help="Pack the checkpoint too.")] = False,
     author: Annotated[str, typer.Option("--author", help="Stands on the method card.")] = "",
     card: Annotated[Path | None, typer.Option("--card", help="Text for the method card.", exists=True)] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option("--sign", help="Private key of OpenSSH (or its .pub, with an agent) that signs it.", exists=True),
+    ] = None,
     upload: Annotated[str | None, typer.Option("--upload", help="Hub repository owner/name to put the files in.")] = None,
     json: options.Json = False,
 ) -> None:
@@ -47,7 +53,7 @@ def bundle(
 
     text = card.read_text("utf-8") if card else ""
     store = Store.open(settings().store_url)
-    sha256 = write_bundle(store, entry, out, checkpoint=checkpoint, author=author, text=text)
+    sha256 = write_bundle(store, entry, out, checkpoint=checkpoint, author=author, text=text, sign=sign)
     told = {"bundle": str(out), "bytes": out.stat().st_size, "manifest_sha256": sha256}
     if upload is not None:
         from datacomp_core.leaderboard.submission.hub import upload as to_hub
@@ -64,11 +70,11 @@ def verify(bundle: Bundle, pool: Pool = None, json: options.Json = False) -> Non
 
     Example: datacomp verify mine.tar
     """
-    from datacomp_core.leaderboard.submission.verify import verify as check_bundle
+    from datacomp_core.leaderboard.submission.apart import verify_apart
 
     import_steps()
     with scratch() as folder:
-        found = check_bundle(bundle, folder, pool=None if pool is None else Folder(pool))
+        found = verify_apart(bundle, folder, pool=None if pool is None else Folder(pool))
     if json:
         terminal.print_json({"ok": found.ok, "entry": found.address, "findings": [f.model_dump() for f in found.findings]})
     else:
@@ -86,10 +92,7 @@ def submit(
 
     Example: DATACOMP_TOKEN=dc_... datacomp submit mine.tar https://board.example
     """
-    if not url.startswith(("http://", "https://")):
-        raise SpecError(f"{url!r} is not an address of the web.")
-    if not os.environ.get(TOKEN):
-        raise SpecError(f"{TOKEN} is not set: ask who runs the board for a token.")
+    _require(url)
     headers = {"Authorization": f"Bearer {os.environ[TOKEN]}", "Content-Type": "application/x-tar"}
     status, told = _answer(f"{url.rstrip('/')}/submissions", bundle, headers)
     if json or "findings" not in told:
@@ -100,6 +103,46 @@ def submit(
     raise typer.Exit(0 if status == 201 else 1)
 
 
+def withdraw(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="The submission, as `datacomp submit` told it.")],
+    url: Annotated[str, typer.Argument(help="The board's address.")],
+    json: options.Json = False,
+) -> None:
+    """Take a row of your own off a board. The board keeps the bundle. The token is read from DATACOMP_TOKEN.
+
+    Example: DATACOMP_TOKEN=dc_... datacomp withdraw 31b52e310e4a0f11 https://board.example
+    """
+    import requests
+
+    _require(url)
+    try:
+        headers = {"Authorization": f"Bearer {os.environ[TOKEN]}"}
+        answer = requests.delete(f"{url.rstrip('/')}/submissions/{quote(id_, safe='')}", headers=headers, timeout=60)
+    except requests.RequestException as problem:
+        raise StoreError(f"{redact(url)} cannot be reached: {redact(str(problem))}") from problem
+    told = _json(answer)
+    if json or answer.status_code != 200:
+        terminal.print_json({"http": answer.status_code, **told})
+    else:
+        terminal.out.print(f"[bold]{told['status']}[/]: submission {told['id']}")
+    raise typer.Exit(0 if answer.status_code == 200 else 1)
+
+
+def _require(url: str) -> None:
+    if not url.startswith(("http://", "https://")):
+        raise SpecError(f"{redact(url)!r} is not an address of the web.")
+    if not os.environ.get(TOKEN):
+        raise SpecError(f"{TOKEN} is not set: ask who runs the board for a token.")
+
+
+def _json(answer: Any) -> dict[str, Any]:
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"detail": f"{answer.status_code} {answer.reason}"}
+
+
 def _answer(url: str, bundle: Path, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
     """The board's status and answer; urllib3 reads the refusal of a board that closes before it has read all."""
     import requests
@@ -108,11 +151,8 @@ def _answer(url: str, bundle: Path, headers: dict[str, str]) -> tuple[int, dict[
         with bundle.open("rb") as file:
             answer = requests.post(url, data=file, headers=headers, timeout=SUBMIT_SECONDS)
     except requests.RequestException as problem:
-        raise StoreError(f"{url} cannot be reached: {problem}") from problem
-    try:
-        return answer.status_code, answer.json()
-    except ValueError:
-        return answer.status_code, {"detail": f"{answer.status_code} {answer.reason}"}
+        raise StoreError(f"{redact(url)} cannot be reached: {redact(str(problem))}") from problem
+    return answer.status_code, _json(answer)
 
 
 def _check(found: Any) -> Check:
@@ -127,7 +167,7 @@ def show_findings(findings: list[Check]) -> None:
 
 
 def import_steps() -> None:
-    """Every step of the code, so that fingerprints can be computed again; what is heavy in them stays unloaded."""
+    """Every step of the code, so that fingerprints and scores can be computed again; what is heavy in them stays unloaded."""
     import importlib
     import pkgutil
 
@@ -147,12 +187,16 @@ def serve(
     evalsets: Annotated[
         str | None, typer.Option("--evalsets", help="Folder of test sets: every checkpoint is evaluated again on them.")
     ] = None,
+    memory_gib: Annotated[
+        float, typer.Option("--memory-gib", min=0.5, help="Most memory that checking one bundle may take, in GiB.")
+    ] = 4.0,
 ) -> None:
     """Serve a board that takes bundles over HTTP: verified, if wanted evaluated again, kept, and published if they hold.
 
     Example: datacomp leaderboard serve --folder board --tokens tokens.json --evalsets evalsets
     """
     from datacomp_core.leaderboard.submission import tokens as token_file
+    from datacomp_core.leaderboard.submission.apart import Limits
     from datacomp_core.leaderboard.submission.desk import Desk
     from deployments.local_server import require_free
     from deployments.submission_server import evaluate_again, make_app
@@ -162,7 +206,13 @@ def serve(
     require_free(port)
     import_steps()
     again = evaluate_again(evalsets, device=settings().device, workers=settings().num_workers) if evalsets else None
-    desk = Desk(folder, max_bytes=int(max_gib * GIB), pool=None if pool is None else Folder(pool), reevaluate=again)
+    desk = Desk(
+        folder,
+        max_bytes=int(max_gib * GIB),
+        pool=None if pool is None else Folder(pool),
+        reevaluate=again,
+        limits=Limits(memory_bytes=int(memory_gib * GIB)),
+    )
     terminal.out.print(f"Board: [bold]http://{host}:{port}[/]   (Ctrl-C ends it)")
     listen(make_app(desk, tokens), host, port)
 
@@ -170,6 +220,9 @@ def serve(
 def token(
     name: Annotated[str, typer.Argument(help="Who may submit with it.")],
     tokens: Annotated[Path, typer.Option("--tokens", help="File of tokens; made if there is none.")],
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Public key (.pub) that must sign what this name sends.", exists=True)
+    ] = None,
 ) -> None:
     """Make a token for someone who may submit; it is shown once. An earlier one of the same name ends.
 
@@ -177,4 +230,4 @@ def token(
     """
     from datacomp_core.leaderboard.submission import tokens as token_file
 
-    terminal.out.print(token_file.add(tokens, name), markup=False)
+    terminal.out.print(token_file.add(tokens, name, key=key.read_text("utf-8") if key else None), markup=False)

@@ -34,12 +34,12 @@ def put(target: Path, text: str) -> Path:
     return temporary.replace(target)
 
 
-def page(store: Store, scale: str, out_dir: Path | None = None) -> str:
-    """The page's HTML, with links to the pages of its methods that lie in `out_dir`.
+def page(store: Store, scale: str, out_dir: Path | None = None, *, found: dict[str, Entry] | None = None) -> str:
+    """The page's HTML, with links to the pages of its methods that lie in `out_dir`; of all entries, or of those in `found`.
 
     The same store gives the same page, but for the line that says when it was made.
     """
-    found = dict(entries(store, scale))
+    found = dict(entries(store, scale)) if found is None else found
     board = make_board(scale, found.items(), images_in(store))
     names = {row.key: f"{scale}/experiment-{row.key}.html" for row in board.runs()}
     subpages = {key: name for key, name in names.items() if out_dir is not None and (out_dir / name).exists()}

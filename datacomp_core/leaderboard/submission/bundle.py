@@ -19,18 +19,21 @@ from datacomp_core import parts
 from datacomp_core.artifacts import BoardEntry, Pool
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.leaderboard.entry import ENTRY, Entry, read
-from datacomp_core.leaderboard.hits import HITS
+from datacomp_core.leaderboard.hits import HITS, prediction_file
 from datacomp_core.leaderboard.provenance import data_of, find
+from datacomp_core.leaderboard.submission import signature
 from datacomp_core.leaderboard.submission.card import card
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.record import MANIFEST, RECORD, Record
 from datacomp_core.subset_files import SUBSET
 
-FORMAT = 1
+FORMAT = 2  # from 2 on with predictions
 BLOCK = 1 << 20
 # Names in a bundle. Those of results, checkpoint and samples are the original's on the hub.
 LIST, RECORDS, CARD = "MANIFEST.json", "records", "method.md"
+SIGNATURE = "MANIFEST.json.sig"
 RESULTS, REPORT, CHECKPOINT, SAMPLES = "results.jsonl", "report.json", "checkpoint.pt", "samples"
+TRAINING = "training.json"
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,13 @@ class Item:
         return io.BytesIO(self.data) if self.folder is None else self.folder.open(self.path)
 
 
-def write_bundle(store: Store, what: str, out: Path, *, checkpoint: bool = False, author: str = "", text: str = "") -> str:
+def write_bundle(
+    store: Store, what: str, out: Path, *, checkpoint: bool = False, author: str = "", text: str = "", sign: Path | None = None
+) -> str:
     """Pack an entry (by address or fingerprint) into the tar `out` and return the sha256 of its manifest.
 
-    `text` is what the author says of the method. SpecError if it is no entry; DataError if a file is gone or not what its
-    record says.
+    `text` is what the author says of the method; `sign` is a private key of OpenSSH that signs the manifest. SpecError if it is
+    no entry; DataError if a file is gone or not what its record says.
     """
     record = find(store, what)
     if record.kind != BoardEntry.kind:
@@ -61,8 +66,11 @@ def write_bundle(store: Store, what: str, out: Path, *, checkpoint: bool = False
     items = sorted(_items(store, record, entry, checkpoint=checkpoint), key=lambda item: item.name)
     items.append(_plain(CARD, card(entry, author, text).encode()))
     listing = _listing(record, items)
-    with tarfile.open(out, "w") as archive:
+    signed = b"" if sign is None else signature.sign(listing, sign)
+    with tarfile.open(out, "w", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(_header(LIST, len(listing)), io.BytesIO(listing))
+        if signed:
+            archive.addfile(_header(SIGNATURE, len(signed)), io.BytesIO(signed))
         for item in items:
             with item.open() as file:
                 passing = _Passing(file)
@@ -113,6 +121,8 @@ def _items(store: Store, record: Record, entry: Entry, *, checkpoint: bool) -> I
         (entry.inputs["report"], "report.json", REPORT),
         (entry.inputs["subset"], SUBSET, f"{SAMPLES}/{SUBSET}"),
     ]
+    wanted += [(entry.inputs["report"], name, name) for name in _predictions(store, entry)]
+    wanted.append((entry.inputs["checkpoint"], TRAINING, TRAINING))
     if checkpoint:
         wanted.append((entry.inputs["checkpoint"], "checkpoint.pt", CHECKPOINT))
     for address, path, name in wanted:
@@ -121,6 +131,14 @@ def _items(store: Store, record: Record, entry: Entry, *, checkpoint: bool) -> I
         for link in entry.chain:
             if link.kind == Pool.kind:
                 yield from _metadata(store, link.address)
+
+
+def _predictions(store: Store, entry: Entry) -> list[str]:
+    """The files from which every score can be computed again."""
+    record = store.record(entry.inputs["report"])
+    assert record is not None
+    wanted = [prediction_file(task.key) for task in entry.tasks]
+    return sorted(set(wanted) & set(store.manifest(record)["path"]))
 
 
 def _impersonal(record: Record) -> bytes:

@@ -29,7 +29,6 @@ def upload(bundle: Path, repo: str, *, token: str | None = None, endpoint: str |
         scale = listing.entry.split("/")[1]
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         files = [CommitOperationAdd(f"{scale}_scale/{name}", folder / name) for name in names]
-        files.append(CommitOperationAdd(f"{scale}_scale/MANIFEST.json", listing.model_dump_json(indent=1).encode()))
         api = HfApi(endpoint=endpoint, token=token)
         try:
             api.create_repo(repo, exist_ok=True, private=private)

@@ -6,25 +6,31 @@ Only what belongs in a bundle comes out, into a folder of its own; a hostile arc
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import tarfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
-from datacomp_core.leaderboard.submission.bundle import BLOCK, FORMAT, LIST
+from datacomp_core.leaderboard.submission.bundle import BLOCK, FORMAT, LIST, SIGNATURE
+from datacomp_core.leaderboard.submission.tar import Reader
 
-NAMES = re.compile(
-    r"entry\.json|hits\.npz|results\.jsonl|report\.json|checkpoint\.pt|method\.md|samples/[\w.+-]{1,200}"
-    r"|records/[a-z]{1,30}/[\w.+-]{1,80}/[\w.+-]{1,100}/(_artifact\.json|_manifest\.parquet)"
-)
+MIB = 1 << 20
 MAX_FILES = 100_000
-MAX_LIST = 64 << 20
-MAX_SMALL = 512 << 20
-LARGE = re.compile(r"checkpoint\.pt|samples/.*")
+MAX_LIST = 32 * MIB
+MAX_SIGNATURE = 16 << 10
+# Every name that may stand in a bundle, and the most bytes that a file of it may have; None: as many as the bundle has.
+NAMES: tuple[tuple[re.Pattern[str], int | None], ...] = (
+    (re.compile(r"records/[a-z]{1,30}/[\w.+-]{1,80}/[\w.+-]{1,100}/_artifact\.json"), 4 * MIB),
+    (re.compile(r"records/[a-z]{1,30}/[\w.+-]{1,80}/[\w.+-]{1,100}/_manifest\.parquet"), 64 * MIB),
+    (re.compile(r"entry\.json"), 4 * MIB),
+    (re.compile(r"hits\.npz|predictions/[\w.+-]{1,200}\.npz"), 64 * MIB),
+    (re.compile(r"results\.jsonl|report\.json|training\.json"), 32 * MIB),
+    (re.compile(r"method\.md"), MIB),
+    (re.compile(r"checkpoint\.pt|samples/[\w.+-]{1,200}"), None),
+)
 
 
 class File(BaseModel):
@@ -40,66 +46,79 @@ class Listing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int = Field(ge=1, le=FORMAT)
-    entry: str = Field(pattern=r"^entries/[\w.+-]+/[\w.+-]+$")
+    entry: str = Field(pattern=r"^entries/[\w.+-]+/[\w.+-]+$", max_length=200)
     files: dict[str, File] = Field(max_length=MAX_FILES)
 
 
 def unpack(bundle: Path, out: Path) -> Listing:
     """Take a bundle's files into the empty folder `out`. DataError names the first thing that is wrong with it."""
     try:
-        with tarfile.open(bundle, "r:") as archive:  # no compression: nothing in it can grow
-            listing = _listing(archive)
+        with bundle.open("rb") as file:
+            reader = Reader(file)
+            headers = iter(reader)
+            listing = _listing(reader, next(headers, None), bundle.stat().st_size, out)
             left = dict(listing.files)
-            while (member := archive.next()) is not None:
-                _take(archive, member, left, out)
-    except (tarfile.TarError, OSError, EOFError) as problem:
-        raise DataError(f"The bundle is not a whole tar archive: {problem}") from problem
+            for number, header in enumerate(headers):
+                if header.name == SIGNATURE and number == 0 and header.size <= MAX_SIGNATURE:
+                    (out / SIGNATURE).write_bytes(reader.read(MAX_SIGNATURE))
+                else:
+                    _take(reader, header.name, header.size, left, out)
+    except OSError as problem:
+        raise DataError(f"The bundle cannot be unpacked: {problem.strerror or problem}.") from problem
     if left:
         raise DataError(f"The bundle lacks {len(left)} of the files that its manifest names, such as {next(iter(left))}.")
     return listing
 
 
-def _listing(archive: tarfile.TarFile) -> Listing:
-    first = archive.next()
-    if first is None or first.name != LIST or not first.isreg() or first.size > MAX_LIST:
+def most_bytes(name: str) -> int | None:
+    """How large a file of a bundle may be; None: as large as the bundle. DataError if the name has no place in one."""
+    for pattern, most in NAMES:
+        if pattern.fullmatch(name) and not {".", ".."} & set(name.split("/")):
+            return most
+    raise DataError(f"The bundle holds {name[:200]!r}, which has no place in a bundle.")
+
+
+def _listing(reader: Reader, first: Any, num_bytes: int, out: Path) -> Listing:
+    if first is None or first.name != LIST or first.size > MAX_LIST:
         raise DataError(f"This is no bundle: its first member must be {LIST}.")
+    data = b"".join(iter(lambda: reader.read(BLOCK), b""))
     try:
-        return Listing.model_validate_json(_reader(archive, first).read())
+        listing = Listing.model_validate(parse_json(data, LIST))
     except ValidationError as problem:
-        fault = problem.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
+        fault = problem.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])[:200]
         raise DataError(f"{LIST} of the bundle is wrong at {where!r}: {fault['msg']}.") from problem
+    if sum(file.size for file in listing.files.values()) > num_bytes:
+        raise DataError(f"{LIST} of the bundle names more bytes than the bundle has.")
+    (out / LIST).write_bytes(data)
+    return listing
 
 
-def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, left: dict[str, File], out: Path) -> None:
-    name = member.name
-    if member.type != tarfile.REGTYPE or not NAMES.fullmatch(name) or ".." in name.split("/"):
-        raise DataError(f"The bundle holds {name!r}, which has no place in a bundle.")
+def _take(reader: Reader, name: str, size: int, left: dict[str, File], out: Path) -> None:
+    most = most_bytes(name)
     if (wanted := left.pop(name, None)) is None:
         raise DataError(f"The bundle holds {name!r}, which its manifest does not name (or it comes twice).")
-    if member.size != wanted.size or (member.size > MAX_SMALL and not LARGE.fullmatch(name)):
-        raise DataError(f"{name} of the bundle has {member.size} bytes; its manifest says {wanted.size}.")
+    if size != wanted.size:
+        raise DataError(f"{name} of the bundle has {size} bytes; its manifest says {wanted.size}.")
+    if most is not None and size > most:
+        raise DataError(f"{name} of the bundle has {size:,} bytes; {most:,} are the most that is read.")
     target, found = out / name, hashlib.sha256()
     target.parent.mkdir(parents=True, exist_ok=True)
-    source = _reader(archive, member)
     with target.open("xb") as file:
-        while data := source.read(BLOCK):
+        while data := reader.read(BLOCK):
             found.update(data)
             file.write(data)
     if found.hexdigest() != wanted.sha256:
         raise DataError(f"{name} of the bundle is not the file that its manifest names: its sha256 differs.")
 
 
-def _reader(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    file = archive.extractfile(member)
-    assert file is not None, "a regular member has content"
-    return file
-
-
 def results(data: bytes) -> dict[str, Any]:
     """Main metric by task key, from `results.jsonl` in the original's form. DataError if it is not one."""
     try:
-        lines = [json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()]
-        return {str(line["key"]): line["metrics"].get("main_metric") for line in lines}
+        lines = [parse_json(line, "a line of results.jsonl") for line in data.decode("utf-8").splitlines() if line.strip()]
+        found = {str(line["key"]): line["metrics"].get("main_metric") for line in lines}
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise DataError(f"results.jsonl is not in the form of the original's eval_results.jsonl: {problem!r}") from problem
+    if len(found) != len(lines):
+        raise DataError("results.jsonl has a task twice.")
+    return found

@@ -1,14 +1,14 @@
 """Is a bundle what it says? Every claim is followed to the records, and every record to its fingerprint.
 
-Nothing of the bundle's own verdicts is believed: rules are checked again on its records, the average is taken again from its
-results, the subset is counted again. What cannot be told from a bundle (was it really trained so?) only a second evaluation can.
+Nothing of the bundle's own numbers and verdicts is believed: scores are computed again from its predictions, uids are counted
+again, the entry is made again from its records, rules are checked again. What cannot be told from a bundle (was it really
+trained so?) only a second evaluation can.
 """
 
 from __future__ import annotations
 
-import math
 import re
-import shutil
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,44 +18,61 @@ from pydantic import ValidationError
 
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, ShardSet, Subset
 from datacomp_core.errors import DatacompError, DataError
-from datacomp_core.leaderboard.entry import ENTRY, Entry
+from datacomp_core.leaderboard.entry import ENTRY, INPUTS, Entry, EntrySpec
 from datacomp_core.leaderboard.evidence import Evidence, against_pool
-from datacomp_core.leaderboard.hits import HITS
-from datacomp_core.leaderboard.identity import artifact_of, call_of
-from datacomp_core.leaderboard.provenance import Link, walk
-from datacomp_core.leaderboard.rules import Check, check
+from datacomp_core.leaderboard.hits import HITS, PREDICTIONS
+from datacomp_core.leaderboard.identity import Call, artifact_of, call_of
+from datacomp_core.leaderboard.provenance import walk
+from datacomp_core.leaderboard.rules import Check, check, recipe_of
 from datacomp_core.leaderboard.submission import bundle as names
-from datacomp_core.leaderboard.submission.unpack import Listing, results, unpack
+from datacomp_core.leaderboard.submission import recompute
+from datacomp_core.leaderboard.submission.recompute import Made, Proved
+from datacomp_core.leaderboard.submission.unpack import Listing, unpack
+from datacomp_core.scales import SCALES
 from datacomp_core.store import Folder, Store
-from datacomp_core.store.record import Record
+from datacomp_core.store.record import MANIFEST, Record
 from datacomp_core.subset_files import SUBSET
-from datacomp_core.uid import num_unique, open_subset
 
-TOLERANCE = 1e-6
 DATA = re.compile(r"attempt-[0-9a-f]{8}")
+MAX_CHAIN = 500
+MAX_MANIFEST_ROWS = 5_000_000
+MAX_ROW_BYTES = 1024
 SECOND_TOLERANCE = 0.005
+SECOND_AVERAGE = 0.002
+"""Devices differ by a sample here and there, in both directions: an average moves less than a task."""
+ADOPTABLE = ("pools", "shards", "embeddings", "scores", "evalsets")
 Reevaluate = Callable[[Path, Entry], Mapping[str, float | None]]
 """From a checkpoint file and its entry to the main metric of every task."""
 
 
 @dataclass
 class Verified:
-    """What was found. `folder` has the bundle's files; `records` is a store of its records without their data."""
+    """What was found. `folder` has the bundle's files; `proved` is the entry made again, of a bundle that holds."""
 
     folder: Path
     findings: list[Check] = field(default_factory=list[Check])
     entry: Entry | None = None
     address: str = ""
-    records: Store | None = None
+    proved: Proved | None = None
+    hidden: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def ok(self) -> bool:
         """Nothing is broken; what could not be checked does not count against it."""
-        return self.entry is not None and all(found.ok is not False for found in self.findings)
+        return self.proved is not None and all(found.ok is not False for found in self.findings)
 
     def say(self, rule: str, ok: bool | None, reason: str) -> bool:
+        """Add a finding. A reason goes to strangers: it names no path of this machine."""
+        for path, name in {str(self.folder): "the bundle", **self.hidden}.items():
+            reason = reason.replace(f"{path}/", "").replace(path, name)
         self.findings.append(Check(rule=rule, ok=ok, reason=reason))
         return ok is not False
+
+    def say_all(self, rule: str, wrong: Iterator[str] | list[str], said: str, told: str) -> bool:
+        """One finding of several differences; `told` if there are none."""
+        some = list(wrong)
+        more = f" (and {len(some) - 4} more)" if len(some) > 4 else ""
+        return self.say(rule, not some, f"{said} {'; '.join(some[:4])}{more}." if some else told)
 
 
 def verify(
@@ -64,72 +81,114 @@ def verify(
     """Check a bundle, unpacked into the empty folder `folder`. Never raises for what is wrong with the bundle.
 
     `pool` (a folder with `metadata/`) has the uids that may be used. `known_only`: a step that this code does not know is a
-    breach; else it is said to be unchecked.
+    breach; else it is said to be unchecked. Call it in a process of its own (`apart.verify_apart`) for bundles of strangers.
     """
-    found = Verified(folder)
+    found = Verified(folder, hidden={} if pool is None else {pool.url: "the pool"})
     try:
         listing = unpack(bundle, folder)
         found.say("archive", True, f"{len(listing.files)} files, each with the size and sha256 of the manifest.")
-        _records(found, listing)
-        if found.entry is not None and found.records is not None and found.ok:
-            _claims(found, found.entry, found.records, pool, known_only=known_only)
-        if found.ok and found.entry is not None and reevaluate is not None:
-            _second_evaluation(found, found.entry, reevaluate)
-    except (DatacompError, ValidationError, KeyError, TypeError, ValueError) as problem:
-        text = str(problem) if isinstance(problem, DatacompError) else f"A record is not of a known form: {problem!r}"
-        found.say("bundle", False, text.splitlines()[0][:500])
+        store, record = _records(found, listing)
+        _claims(found, store, record, pool, known_only=known_only)
+    except DatacompError as problem:
+        found.say("bundle", False, str(problem).splitlines()[0][:500])
+    except ValidationError as problem:
+        fault = problem.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in fault["loc"])[:200]
+        found.say("bundle", False, f"{problem.title} of the bundle is not of a known form, at {where!r}: {fault['msg']}.")
+    except Exception as problem:  # whatever a hostile file makes a library raise is a verdict on the file
+        found.say("bundle", False, f"A file of the bundle is not of a known form ({type(problem).__name__}).")
+    if found.ok and reevaluate is not None:
+        second_evaluation(found, reevaluate)
     return found
 
 
-def _records(found: Verified, listing: Listing) -> None:
+def _records(found: Verified, listing: Listing) -> tuple[Store, Record]:
     """Make a store of the records; read the entry from it."""
-    home = found.folder / names.RECORDS
-    store = Store(Folder(home))
-    record = store.record(listing.entry)
-    if record is None:
-        raise DataError(f"The record of {listing.entry} is not in the bundle.")
-    for address in store.addresses():
+    store = Store(Folder(found.folder / names.RECORDS))
+    addresses = list(store.addresses())
+    if len(addresses) > MAX_CHAIN:
+        raise DataError(f"The bundle has {len(addresses)} records; {MAX_CHAIN} are the most that is read.")
+    for address in addresses:
         other = store.record(address)
         assert other is not None
         parent, _, last = str(other.artifact["data"]).rpartition("/")
-        adopted = bool(other.adopted_from) and address != listing.entry
-        if other.address != address or (not adopted and (parent != address or not DATA.fullmatch(last))):
-            raise DataError(f"The record at {address} is of {other.address} with its data in {other.artifact['data']}.")
+        if other.address != address or other.kind != address.partition("/")[0]:
+            raise DataError(f"The record at {address} is of {other.kind} {other.address}.")
+        if other.adopted_from is None and (parent != address or not DATA.fullmatch(last)):
+            raise DataError(f"The record at {address} has its data in {other.artifact['data']}.")
+        if other.adopted_from is not None and other.kind not in ADOPTABLE:
+            raise DataError(f"{address} was adopted: results are of the kind that only a step gives.")
+        _check_manifest(found.folder / names.RECORDS / address / MANIFEST, other)
         store.manifest(other)
-    found.records, found.address = store, listing.entry
-    _place(found, record, {ENTRY: ENTRY, HITS: HITS})
+    record = store.record(listing.entry)
+    if record is None:
+        raise DataError(f"The record of {listing.entry} is not in the bundle.")
+    found.address = listing.entry
     found.entry = Entry.model_validate_json((found.folder / ENTRY).read_bytes())
+    return store, record
 
 
-def _place(found: Verified, record: Record, files: Mapping[str, str]) -> None:
-    """Put files of the bundle where the record says its data lie, so that the store of records can be read."""
-    for name, path in files.items():
-        if (found.folder / name).exists():
-            target = found.folder / names.RECORDS / str(record.artifact["data"]) / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(found.folder / name, target)
+def _check_manifest(path: Path, record: Record) -> None:
+    """How much a manifest would be when decoded, from its footer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    name = f"The manifest of {record.address}"
+    if not path.is_file():
+        raise DataError(f"{name} is not in the bundle.")
+    try:
+        footer = pq.ParquetFile(path).metadata
+    except (pa.ArrowException, OSError, ValueError) as problem:
+        raise DataError(f"{name} is not a parquet file.") from problem
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    num_bytes = sum(max(group.total_byte_size, 0) for group in groups)
+    rows = footer.num_rows
+    if rows != record.outputs.num_files or rows != sum(group.num_rows for group in groups) or footer.num_columns != 3:
+        raise DataError(
+            f"{name} has {rows} rows and {footer.num_columns} columns; its record names {record.outputs.num_files} files."
+        )
+    if rows > MAX_MANIFEST_ROWS or num_bytes > MAX_ROW_BYTES * rows + (1 << 20):
+        raise DataError(f"{name} has {rows:,} rows and {num_bytes:,} bytes when decoded, more than is read.")
 
 
-def _claims(found: Verified, entry: Entry, store: Store, pool: Folder | None, *, known_only: bool) -> None:
+def _claims(found: Verified, store: Store, record: Record, pool: Folder | None, *, known_only: bool) -> None:
+    entry = found.entry
+    assert entry is not None
+    _same_chain(found, entry, store)
+    for other, name, path in _files(found, entry, store):
+        _is_file_of(found, store, other, name, path)
+    calls = {address: call_of(other, _artifacts(store)) for address in store.addresses() if (other := store.record(address))}
+    _fingerprints(found, store, calls, known_only=known_only)
+    made = _made(entry, store)
+    if not found.say_all(
+        "inputs", _other_inputs(entry, record, made), "The entry", "The entry is of the report that its record names."
+    ):
+        return
+    scores = recompute.rescored(found.folder)
+    wrong = [*scores.wrong, *recompute.score_differences(found.folder, entry, scores)]
+    told = (
+        f"All scores of suite {scores.suite} version {scores.suite_version} were computed again from the predictions and agree."
+    )
+    found.say_all("scores", wrong, "Not what the predictions give:", told)
+    proved = recompute.prove(store, found.folder, entry, _spec_of(record, calls.get(record.address)), made, scores)
+    uids = recompute.counted(found.folder)
+    apart = list(recompute.amounts_differ(entry.size, made, record.artifact, proved.entry, uids))
+    found.say_all("subset and records", apart, "The bundle has", f"{uids[0]:,} uids, {uids[1]:,} distinct, as the entry says.")
+    differ = [
+        *recompute.entry_differences(entry, proved.entry),
+        *_placed(record, calls.get(record.address), proved.entry, known_only),
+    ]
+    found.say_all("entry", differ, "The entry says", "The entry says what its records say.")
+    if recompute.hits_differ(found.folder, proved.hits):
+        found.say("hits", False, "hits.npz is not what the predictions give.")
+    looked = _look_up(found, pool)
+    checks = check(entry.track, proved.entry.chain, looked, *made)
+    found.findings += checks
+    found.proved = Proved(proved.entry.model_copy(update={"checks": checks}), proved.hits)
+
+
+def _same_chain(found: Verified, entry: Entry, store: Store) -> None:
     chain = [link for link in walk(store, found.address) if link.address != found.address]
-    _same_chain(found, entry, chain)
-    for record, name, path in _files(found, entry, store):
-        _is_file_of(found, store, record, name, path)
-    _fingerprints(found, store, known_only=known_only)
-    _scores(found, entry)
-    seen = _subset(found, entry, pool)
-    kinds: tuple[type[Any], ...] = (EvalReport, Checkpoint, Subset, ShardSet)
-    made: list[Any] = []
-    for name, kind in zip(("report", "checkpoint", "subset", "shards"), kinds, strict=True):
-        record = store.record(entry.inputs[name])
-        if record is None or record.kind != kind.kind:
-            raise DataError(f"The entry's {name} is {entry.inputs[name]}, whose record is not in the bundle.")
-        made.append(store.artifact(kind, record))
-    found.findings += check(entry.track, chain, seen, made[0], made[1], made[2], made[3])
-    _same_facts(found, entry, made)
-
-
-def _same_chain(found: Verified, entry: Entry, chain: list[Link]) -> None:
     claimed = {link.address: link.fingerprint for link in entry.chain}
     proved = {link.address: link.fingerprint for link in chain}
     broken = [f"{link.address} is {link.state}" for link in chain if link.state != "built"]
@@ -141,12 +200,16 @@ def _same_chain(found: Verified, entry: Entry, chain: list[Link]) -> None:
 
 def _files(found: Verified, entry: Entry, store: Store) -> Iterator[tuple[Record, str, str]]:
     """Which record's file each file of the bundle claims to be."""
+    predicted = sorted(path.name for path in (found.folder / PREDICTIONS).glob("*.npz"))
+    report = entry.inputs["report"]
     wanted = [
         (found.address, ENTRY, ENTRY),
         (found.address, HITS, HITS),
-        (entry.inputs["report"], names.RESULTS, "eval_results.jsonl"),
-        (entry.inputs["report"], names.REPORT, "report.json"),
+        (report, names.RESULTS, "eval_results.jsonl"),
+        (report, names.REPORT, "report.json"),
+        *((report, f"{PREDICTIONS}/{name}", f"{PREDICTIONS}/{name}") for name in predicted),
         (entry.inputs["subset"], f"{names.SAMPLES}/{SUBSET}", SUBSET),
+        (entry.inputs["checkpoint"], names.TRAINING, names.TRAINING),
         (entry.inputs["checkpoint"], names.CHECKPOINT, "checkpoint.pt"),
     ]
     for address, name, path in wanted:
@@ -155,7 +218,7 @@ def _files(found: Verified, entry: Entry, store: Store) -> Iterator[tuple[Record
             raise DataError(f"The record {address} is not in the bundle.")
         if (found.folder / name).exists():
             yield record, name, path
-        elif name not in (names.CHECKPOINT, HITS):
+        elif name not in (names.CHECKPOINT, names.TRAINING, HITS):
             raise DataError(f"{name} is not in the bundle.")
 
 
@@ -163,26 +226,26 @@ def _is_file_of(found: Verified, store: Store, record: Record, name: str, path: 
     from datacomp_core.store.folder import hash_file
 
     rows = store.manifest(record).filter(path=path).to_dicts()
-    wanted = str(rows[0]["sha256"]) if rows else "none"
-    if wanted and wanted != hash_file(found.folder / name):
+    wanted = str(rows[0]["sha256"]) if len(rows) == 1 else "none"
+    if wanted != hash_file(found.folder / name):
         found.say("files", False, f"{name} is not the {path} that the record {record.address} names.")
-    else:
-        found.say(
-            "files", True if wanted else None, f"{name} is {path} of {record.address}." if wanted else f"{name} was adopted."
-        )
+    elif not name.startswith(PREDICTIONS):
+        found.say("files", True, f"{name} is {path} of {record.address}.")
 
 
-def _fingerprints(found: Verified, store: Store, *, known_only: bool) -> None:
+def _fingerprints(found: Verified, store: Store, calls: dict[str, Call | None], *, known_only: bool) -> None:
     """Every fingerprint again from kind, version, specs and inputs: a spec that was changed afterwards shows."""
-    unknown: list[str] = []
-    for record in store.records():
-        address, _, digits = record.address.rpartition("--")
-        if digits and not record.adopted_from and call_of(record, _artifacts(store)) is None:
-            unknown.append(f"{address}--{digits}")
-    told = f"{sum(1 for _ in store.addresses()) - len(unknown)} fingerprints were computed again and agree"
+    unknown = [address for address, call in calls.items() if call is None]
+    told = f"{len(calls) - len(unknown)} fingerprints were computed again and agree"
     if unknown:
         told += f"; no step of this code gives those of {', '.join(unknown[:4])}: a spec was changed, or the code is another"
     found.say("fingerprints", (False if known_only else None) if unknown else True, told + ".")
+    records = [record for address in calls if (record := store.record(address)) is not None]
+    wrong = [text for record in records for text in recompute.artifact_differences(record, calls[record.address])]
+    wrong += [
+        f"{r.address} is at version {r.version}" for r in records if (c := calls[r.address]) and c.step.version != r.version
+    ]
+    found.say_all("specs", wrong, "A record says something else than its spec:", "The records say what their specs ask for.")
 
 
 def _artifacts(store: Store) -> Callable[[str], Any]:
@@ -193,31 +256,50 @@ def _artifacts(store: Store) -> Callable[[str], Any]:
     return artifact
 
 
-def _scores(found: Verified, entry: Entry) -> None:
-    """The entry's scores against the results in the original's form, and its average against its scores."""
-    given = results((found.folder / names.RESULTS).read_bytes())
-    wrong = [task.name for task in entry.tasks if not _close(task.value, given.get(task.key))]
-    found.say("scores", not wrong, f"results.jsonl has other scores of {', '.join(wrong)}." if wrong else "As in results.jsonl.")
-    scored = [task.value for task in entry.tasks if task.scored and task.metric]
-    known = [value for value in scored if value is not None]
-    average = sum(known) / len(known) if known and len(known) == len(scored) else None
-    ok = _close(average, entry.average)
-    found.say("average", ok, f"The mean of {len(known)} scores is {average}; the entry says {entry.average}.")
+def _made(entry: Entry, store: Store) -> Made:
+    kinds: tuple[type[Any], ...] = (EvalReport, Checkpoint, Subset, ShardSet)
+    made: list[Any] = []
+    for name, kind in zip(INPUTS, kinds, strict=True):
+        record = store.record(entry.inputs[name])
+        if record is None or record.kind != kind.kind:
+            raise DataError(f"The entry's {name} is {entry.inputs[name]}, whose record is not in the bundle.")
+        made.append(store.artifact(kind, record))
+        if made[-1].address != record.address or made[-1].fingerprint != record.fingerprint:
+            raise DataError(f"The record {record.address} describes another artifact than its own.")
+    return made[0], made[1], made[2], made[3]
 
 
-def _close(one: float | None, other: Any) -> bool:
-    if one is None or other is None:
-        return one is None and other is None
-    return math.isfinite(float(other)) and abs(one - float(other)) <= TOLERANCE
+def _other_inputs(entry: Entry, record: Record, made: Made) -> Iterator[str]:
+    """The entry's four inputs must be those that its own record was made from."""
+    if record.kind != BoardEntry.kind:
+        yield f"has a record of the kind {record.kind}"
+    for name, artifact in zip(INPUTS, made, strict=True):
+        given = record.inputs.get(name, [])
+        if [used.get("address") for used in given] != [artifact.address]:
+            yield f"names another {name} than its record"
+    if set(entry.inputs) != set(INPUTS):
+        yield "has other inputs than those of an entry"
 
 
-def _subset(found: Verified, entry: Entry, pool: Folder | None) -> Evidence:
-    """Count the subset again; look its uids up where the pool is at hand."""
-    uids = open_subset(found.folder / names.SAMPLES / SUBSET)
-    counted = (len(uids), num_unique(uids))
-    ok = counted == (entry.size.total, entry.size.unique)
-    said = f"{counted[0]:,} uids, {counted[1]:,} distinct; the entry says {entry.size.total:,} and {entry.size.unique:,}."
-    found.say("subset", ok, said)
+def _spec_of(record: Record, call: Call | None) -> EntrySpec:
+    if call is not None:
+        return next(value for value in call.identity if isinstance(value, EntrySpec))
+    return EntrySpec.model_validate(next(iter(record.spec.values()), {}))
+
+
+def _placed(record: Record, call: Call | None, entry: Entry, known_only: bool) -> Iterator[str]:
+    """Its own address, and the board it belongs on: that of the scale whose recipe it was trained with."""
+    if call is not None and call.step.address(*call.identity) != record.address:
+        yield f"that it lies at {record.address} in place of {call.step.address(*call.identity)}"
+    trained = (recipe_of(entry.chain, entry.inputs["checkpoint"]) or {}).get("name")
+    if known_only and (entry.scale not in SCALES or trained != entry.scale):
+        yield f"the scale {entry.scale!r}, and it was trained by the recipe of {str(trained)[:60]!r}"
+    if not entry.method.isprintable() or not entry.method.strip():
+        yield "a name of its method that cannot be printed"
+
+
+def _look_up(found: Verified, pool: Folder | None) -> Evidence:
+    """The uids of the subset, in the pool where that is at hand."""
     if pool is None:
         return Evidence()
     both = against_pool(Folder(found.folder / names.SAMPLES), pool)
@@ -225,36 +307,46 @@ def _subset(found: Verified, entry: Entry, pool: Folder | None) -> Evidence:
     return Evidence(uids=both.unique[0], foreign=foreign, example=next(iter(both.only_first), ""))
 
 
-def _same_facts(found: Verified, entry: Entry, made: list[Any]) -> None:
-    """What the entry says in its own words, against the artifacts of the records."""
-    report, checkpoint, subset, shards = made
-    record = found.records.record(found.address) if found.records else None
-    board = BoardEntry.model_validate(record.artifact) if record else None
-    pairs = {
-        "scale": (entry.scale, checkpoint.scale),
-        "suite": ((entry.suite, entry.suite_version), (report.suite, report.suite_version)),
-        "recipe": (entry.recipe, subset.recipe),
-        "model": (entry.model, checkpoint.model),
-        "samples seen": (entry.samples_seen, checkpoint.samples_seen),
-        "seed": (entry.seeds.get("training"), checkpoint.seed),
-        "pairs": ((entry.size.total, entry.size.trained_on), (subset.num_samples, shards.num_samples)),
-        "average": (entry.average, report.average),
-        "average of its record": (entry.average, board.average if board else None),
-    }
-    wrong = [f"{name} {said} in place of {proved}" for name, (said, proved) in pairs.items() if said != proved]
-    found.say("entry", not wrong, f"The entry says {'; '.join(wrong)}." if wrong else "The entry says what its records say.")
+# The second evaluation ------------------------------------------------------------------------------------------------
 
 
-def _second_evaluation(found: Verified, entry: Entry, reevaluate: Reevaluate) -> None:
+def second_evaluation(found: Verified, reevaluate: Reevaluate) -> None:
+    """Evaluate the bundle's checkpoint again and compare every task of the suite, and the average of what both have."""
     rule, checkpoint = "evaluated again", found.folder / names.CHECKPOINT
+    assert found.proved is not None
     if not checkpoint.exists():
         found.say(rule, False, "The bundle has no checkpoint, and this board evaluates again: pack it with --checkpoint.")
         return
-    again = reevaluate(checkpoint, entry)
-    apart = {
-        task.name: (task.value, value)
-        for task in entry.tasks
-        if task.value is not None and ((value := again.get(task.key)) is None or abs(value - task.value) > SECOND_TOLERANCE)
-    }
+    try:
+        _check_stored(checkpoint)
+        again = reevaluate(checkpoint, found.proved.entry)
+    except DatacompError as problem:
+        found.say(rule, False, f"The checkpoint cannot be evaluated: {str(problem).splitlines()[0][:500]}")
+        return
+    tasks = [task for task in found.proved.entry.tasks if task.metric]
+    apart = {task.name: (task.value, again.get(task.key)) for task in tasks if _apart(task.value, again.get(task.key))}
     told = "; ".join(f"{name}: {said} said, {value} found" for name, (said, value) in list(apart.items())[:5])
-    found.say(rule, not apart, told + "." if apart else f"{len(again)} tasks give the same scores (to {SECOND_TOLERANCE}).")
+    counted = [(task.value, again[task.key]) for task in tasks if task.scored and task.key in again]
+    drift = sum((said or 0.0) - (value or 0.0) for said, value in counted) / max(len(counted), 1)
+    if not apart and abs(drift) > SECOND_AVERAGE:
+        found.say(rule, False, f"The average is {abs(drift):.4f} from what is found here; {SECOND_AVERAGE} are allowed.")
+        return
+    found.say(rule, not apart, told + "." if apart else f"{len(tasks)} tasks give the same scores (to {SECOND_TOLERANCE}).")
+
+
+def _apart(said: float | None, found: float | None) -> bool:
+    if said is None or found is None:
+        return said is not found
+    return abs(found - said) > SECOND_TOLERANCE
+
+
+def _check_stored(checkpoint: Path) -> None:
+    """torch writes its archives without compression: one that grows when it is read was not written by it."""
+    if not zipfile.is_zipfile(checkpoint):
+        return
+    size = checkpoint.stat().st_size
+    with zipfile.ZipFile(checkpoint) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise DataError("checkpoint.pt is compressed, which no checkpoint of torch is.")
+        if sum(member.file_size for member in archive.infolist()) > size:
+            raise DataError("checkpoint.pt says that it has more bytes than it has.")

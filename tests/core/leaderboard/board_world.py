@@ -26,10 +26,17 @@ from datacomp_core.artifacts import (
     Spec,
     Subset,
 )
+from datacomp_core.evaluation import report as reports
+from datacomp_core.evaluation.catalog import SUITES, EvalTask
+from datacomp_core.evaluation.model import EXACT
+from datacomp_core.evaluation.protocols import PROTOCOLS
+from datacomp_core.evaluation.report import TaskResult
+from datacomp_core.evaluation.rescore import rescore
 from datacomp_core.leaderboard.entry import EntrySpec, enter
 from datacomp_core.scales import Scale, scale
 from datacomp_core.store import Folder, Store, step
 
+assert rescore, "the code that computes scores again must be known where a bundle is checked"
 TASKS = ("objects", "objects_3d", "coarse", "flags", "clipart", "digits", "retrieval")
 NUM = 60
 CUT = 0.2
@@ -222,6 +229,40 @@ def write_predictions(out: Folder, task: str, value: float) -> None:
         np.savez_compressed(file, labels=labels, predicted=ranked[:, 0], ranked=ranked)
 
 
+@step("reports", version=1)
+def true_report(
+    spec: WorldEvalSpec, checkpoint: Checkpoint, evalsets: EvalSets, *, out: Folder, scores: dict[str, float | None]
+) -> EvalReport:
+    """A report of the suite as the evaluation writes it, from predictions that have about these scores."""
+    suite = SUITES["tiny"]
+    found = [_true_result(task, scores[task.key.removeprefix("tiny/")], out) for task in suite.tasks]
+    made = reports.make(suite, found, model="tiny", weights="0" * 64, exactness=EXACT, batch_size=256, device="cpu")
+    reports.write(out, made)
+    return EvalReport(suite=made.suite, suite_version=made.suite_version, num_tasks=len(found), average=made.average)
+
+
+def _true_result(task: EvalTask, value: float | None, out: Folder) -> TaskResult:
+    """`value` None: the task failed."""
+    base = {"key": task.key, "name": task.name, "protocol": task.protocol, "protocol_version": 1, "main_metric": task.metric}
+    if value is None:
+        return TaskResult(**base, scored=task.is_scored, error="no such test set")  # type: ignore[arg-type]
+    hits = round(value * NUM_IMAGES)
+    if task.protocol == "retrieval":
+        found = np.zeros((NUM_IMAGES, 3), bool)
+        found[:hits] = True
+        kept = {"image_found": found, "text_found": found, "image_of_text": np.arange(NUM_IMAGES)}
+    else:
+        labels = np.arange(NUM_IMAGES, dtype=np.int32) % 20
+        ranked = (labels[:, None] + np.arange(1, 6, dtype=np.int32)) % 20
+        ranked[:hits, 2 if task.metric == "acc5" else 0] = labels[:hits]
+        kept = {"labels": labels, "predicted": ranked[:, 0], "ranked": ranked}
+    with out.writing(f"predictions/{task.key.replace('/', '-')}.npz") as path, path.open("wb") as file:
+        np.savez_compressed(file, **kept)
+    metrics = PROTOCOLS[task.protocol].metrics_of(kept, task.metric or "")
+    assert abs(float(metrics[task.metric or ""] or 0) - hits / NUM_IMAGES) < 1e-12
+    return TaskResult(**base, scored=task.is_scored, value=hits / NUM_IMAGES, metrics=metrics, count=NUM_IMAGES)  # type: ignore[arg-type]
+
+
 def results(center: float, seed: int, spread: float = 0.004) -> dict[str, float | None]:
     noise = np.random.default_rng([seed, int(center * 1e6)])
     offsets = {"objects": 0.03, "coarse": 0.12, "digits": 0.0}
@@ -248,6 +289,7 @@ def run(
     select: Any = world_subset,
     reshard: Any = None,
     chosen: dict[str, Any] | None = None,
+    evaluate: Any = None,
 ) -> BoardEntry:
     """One experiment of the world, from pool to entry."""
     pool = world_pool(WorldPoolSpec(seed=pool_seed), store=store)
@@ -260,8 +302,13 @@ def run(
         WorldTrainSpec(recipe=scale_row or scale("tiny"), seed=seed), (resharded,), store=store, device=device
     )
     sets = world_evalsets(WorldSpec(), store=store)
-    report = world_report(WorldEvalSpec(suite=suite, version=version), checkpoint, sets, store=store, scores=scores)
+    report = (evaluate or world_report)(WorldEvalSpec(suite=suite, version=version), checkpoint, sets, store=store, scores=scores)
     return enter(EntrySpec(method=method), report, checkpoint, subset, resharded, store=store)
+
+
+def true_run(store: Store, recipe: str, scores: dict[str, float | None], **options: Any) -> BoardEntry:
+    """As `run`, with a report that the suite's own code computes: what can be submitted to a board."""
+    return run(store, recipe, scores, evaluate=true_report, version=2, **options)
 
 
 CENTERS = {"no_filter": 0.05, "random": 0.056, "clip_score": 0.14, "intersect": 0.142}

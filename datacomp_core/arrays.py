@@ -1,0 +1,53 @@
+"""Arrays in files from strangers: how large they are when decoded is known, and bounded, before they are decoded."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+
+from datacomp_core.errors import DataError
+
+MAX_MEMBERS = 1000
+
+
+def read_npz(path: Path, where: str, *, max_bytes: int) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an npz by name. DataError if it is none, is damaged, or has more than `max_bytes` when decoded."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if len(members) > MAX_MEMBERS:
+                raise DataError(f"{where} has {len(members)} arrays; {MAX_MEMBERS} are the most that is read.")
+            if (size := sum(member.file_size for member in members)) > max_bytes:
+                raise DataError(f"{where} has {size:,} bytes when decoded; {max_bytes:,} are the most that is read.")
+            return {member.filename.removesuffix(".npy"): _member(archive, member, where) for member in members}
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as problem:
+        raise DataError(f"{where} is not an npz of plain arrays: {problem}") from problem
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> npt.NDArray[Any]:
+    with archive.open(member) as file:
+        shape, order, dtype = read_header(file, f"{member.filename} in {where}")
+        data = file.read()
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise DataError(f"{member.filename} in {where} has {len(data)} bytes, not those of shape {shape} and {dtype}.")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if order else "C")
+
+
+def read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and type of an npy. DataError if it is none, or of Python objects."""
+    try:
+        version = npy.read_magic(file)
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+        shape, order, dtype = read(file)
+    except (ValueError, KeyError, EOFError, OSError) as problem:
+        raise DataError(f"{where} is not an npy file: {str(problem).splitlines()[0]}") from problem
+    if dtype.hasobject or any(length < 0 for length in shape):
+        raise DataError(f"{where} is an npy of {dtype} and shape {shape}, which is never read from others.")
+    return shape, order, dtype

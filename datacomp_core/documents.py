@@ -1,0 +1,117 @@
+"""JSON and YAML that may come from strangers: bounded in size, depth and what aliases unfold to, before anything is built.
+
+Every YAML file of the project is read here (a test looks for others). What is wrong is one DataError that says where.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datacomp_core.errors import DataError
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 60
+MAX_NODES = 100_000
+"""Values of a YAML file, with every alias counted as often as it is used."""
+JSON_DEPTH = 200
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def parse_json(data: bytes | str, where: str, *, max_depth: int = JSON_DEPTH) -> Any:
+    """The value of a JSON text. DataError if it is none, or nested deeper than anything that is meant."""
+    try:
+        found = json.loads(data)
+    except RecursionError:
+        raise DataError(f"{where} is nested too deeply to be read as JSON.") from None
+    except (ValueError, UnicodeDecodeError) as problem:
+        raise DataError(f"{where} is not valid JSON ({problem}).") from problem
+    if _depth(found, max_depth) > max_depth:
+        raise DataError(f"{where} is nested deeper than {max_depth} levels of JSON.")
+    return found
+
+
+def _depth(value: Any, most: int) -> int:
+    """How deeply lists and objects are nested; counting ends just above `most`."""
+    depth, level = 0, [value]
+    while level and depth <= most:
+        level = [item for each in level for item in _children(each)]
+        depth += 1
+    return depth
+
+
+def _children(value: Any) -> Iterator[Any]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (item for item in inner if isinstance(item, (dict, list)))
+
+
+def read_yaml(path: Path) -> Any:
+    """The value of a YAML file. DataError if it cannot be read, or is larger, deeper or more aliased than anything meant."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as problem:
+        raise DataError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
+    return parse_yaml(data, str(path))
+
+
+def parse_yaml(data: bytes | str, where: str) -> Any:
+    """As `read_yaml`, from its text; `where` names it in errors."""
+    if len(data) > MAX_BYTES:
+        raise DataError(f"{where} has more than {MAX_BYTES:,} bytes, the most that is read as YAML.")
+    try:
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        _check_events(text, where)
+        return Loader(text).get_single_data()  # a safe loader: plain values alone
+    except RecursionError:
+        raise DataError(f"{where} is nested too deeply to be read as YAML.") from None
+    except yaml.YAMLError as problem:
+        raise DataError(f"{where} is not valid YAML: {_told(problem)}.") from problem
+    except (
+        ValueError,
+        OverflowError,
+    ) as problem:  # a date that is none, a number of thousands of digits, bytes that are no UTF-8
+        raise DataError(f"{where} cannot be read as YAML: {problem}.") from problem
+
+
+def _told(problem: yaml.YAMLError) -> str:
+    """What PyYAML found, in one line."""
+    mark = getattr(problem, "problem_mark", None)
+    text = str(getattr(problem, "problem", None) or problem).split("\n", 1)[0]
+    return text if mark is None else f"{text} (line {mark.line + 1}, column {mark.column + 1})"
+
+
+def _check_events(text: str, where: str) -> None:
+    """Walk over the parser's events, which build nothing: depth, and the number of values with aliases unfolded."""
+    open_sizes: list[int] = []
+    anchors: list[str | None] = []
+    sizes: dict[str, int] = {}
+    total = 0
+    for event in yaml.parse(text, Loader=Loader):
+        if isinstance(event, yaml.AliasEvent):
+            size = sizes.get(str(event.anchor), MAX_NODES + 1)  # of what is still open: it contains itself
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_sizes.append(1)
+            anchors.append(event.anchor)
+            if len(open_sizes) > MAX_DEPTH:
+                raise DataError(f"{where} is nested deeper than {MAX_DEPTH} levels of YAML.")
+            continue
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size, anchor = open_sizes.pop(), anchors.pop()
+            if anchor is not None:
+                sizes[anchor] = size
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1
+            if event.anchor is not None:
+                sizes[event.anchor] = 1
+        else:
+            continue
+        total = size if not open_sizes else total
+        if open_sizes:
+            open_sizes[-1] += size
+        if max(total, *open_sizes, 0) > MAX_NODES:
+            raise DataError(f"{where} unfolds to more than {MAX_NODES:,} values, or an alias contains itself.")
