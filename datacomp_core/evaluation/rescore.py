@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation import aggregate
 from datacomp_core.evaluation.catalog import SUITES, EvalTask, Suite
-from datacomp_core.evaluation.protocol import Metrics
+from datacomp_core.evaluation.protocol import Arrays, Metrics
 from datacomp_core.evaluation.protocols import PROTOCOLS
 from datacomp_core.evaluation.report import Report, TaskResult
 from datacomp_core.scoring import Predictions, Scores, TaskScore, register
@@ -77,11 +77,10 @@ def _task(task: EvalTask, said: TaskResult | None, predictions: Predictions, wro
     return TaskScore(task.key, task.name, task.metric or "", task.is_scored, None if value is None else float(value))
 
 
-def _check_size(task: EvalTask, kept: object) -> None:
-    arrays = dict(kept)  # type: ignore[call-overload]
-    sized = next((arrays[name] for name in ("labels", "text_found", "jaccard", "race") if name in arrays), ())
-    if task.size is not None and len(sized) != task.size:
-        raise DataError(f"they are of {len(sized)} samples, and the task has {task.size}")
+def _check_size(task: EvalTask, arrays: Arrays) -> None:
+    sized = next((len(arrays[name]) for name in ("labels", "text_found", "jaccard", "race") if name in arrays), 0)
+    if task.size is not None and sized != task.size:
+        raise DataError(f"they are of {sized} samples, and the task has {task.size}")
     if task.classes is not None and "labels" in arrays:
         most = max(int(arrays[name].max()) for name in ("labels", "predicted", "ranked"))
         if most >= task.classes:

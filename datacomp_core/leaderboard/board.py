@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -125,7 +126,7 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
         "num_bytes": _mean([entry.cost.num_bytes for entry in several]),
     }
     claimed = {name: value for name, value in amounts.items() if value is not None} if first.submitted else {}
-    known = dict.fromkeys(amounts) if first.submitted else amounts
+    known: dict[str, Any] = dict.fromkeys(amounts) if first.submitted else amounts
     return Row(
         key=key[:12],
         kind="run",
