@@ -13,10 +13,15 @@ help:  ## this list
 
 setup: $(READY)  ## make .venv with every pinned version (nothing is done a second time)
 
+# Before anything is installed, the interpreter is checked: the message must also be one that Python 2 can print.
+CHECK_PYTHON = import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v[:2] < (3, 15) else \
+  "Python 3.11, 3.12, 3.13 or 3.14 is needed, and $(PYTHON) is Python %d.%d: call make with PYTHON=/path/to/python3.13" % v[:2])
+
 # The stamp is made last, so an interrupted set-up is taken up again. `dataclasses` is a backport that img2dataset asks for; it
 # shadows the standard library and ends Prefect's server at its start, and pip cannot be told to leave it out.
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or later is needed, this is {sys.version.split()[0]}: call make with PYTHON=/path/to/python3.11")'
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON): install Python 3.11 to 3.14 (on Debian and Ubuntu, apt install python3-venv), or call make with PYTHON=/path/to/python3.13"; exit 1; }
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv is missing: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,dev]'
