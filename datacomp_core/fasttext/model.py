@@ -1,21 +1,24 @@
 """fastText's language identification of many captions at once: its answers in a fraction of its time.
 
 A caption's vector is the mean over the pieces of its tokens, so each distinct token is taken to pieces once and not wherever it
-stands, and the tree of labels is walked for all captions together. The sums come out in another order than fastText's: where the
-two best labels are closer than rounding explains, or a caption is unusual, fastText itself is asked.
+stands, and the tree of labels is walked for all captions together. This adds in another order than fastText: where the two best
+labels are closer than rounding explains, or a caption is unusual, `exact.py` adds in fastText's order. fastText is not needed.
 Followed are lid.176 (Joulin et al. 2016) and `Dictionary`, `QuantMatrix` and `HierarchicalSoftmaxLoss` of fastText 0.9.2.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from datacomp_core.assets import asset
+from datacomp_core.fasttext.exact import ExactModel
+from datacomp_core.fasttext.pieces import pieces
 from datacomp_core.fasttext.reader import END, LABEL, LanguageFile
 
 Floats = npt.NDArray[np.float32]
@@ -26,11 +29,10 @@ SEPARATORS = r"[\n\r\t\x0b\x0c\x00]"
 CLOSE = np.float32(0.01)
 """Of the best two log-probabilities. Orders of adding were seen to differ by 2e-6, over 60,000 captions."""
 LONG = 1000
-"""Captions of so many bytes are left to fastText: the more is added up, the more rounding."""
+"""Bytes of a caption from which on it is left to `exact.py`: the more is added up, the more rounding."""
 TOGETHER = 1 << 18
 TOKENS_AT_ONCE = 1 << 13
 CAPTIONS_AT_ONCE = 1 << 10
-HASH_START, HASH_STEP = np.uint32(2166136261), np.uint32(16777619)
 HALF = np.float32(np.log(0.51))
 """A log-probability that leaves too little for any other label to come `CLOSE`."""
 ALMOST_NONE = np.float32(1e-5)  # fastText adds it to what it takes the logarithm of
@@ -40,11 +42,9 @@ class LanguageModel:
     """Tells the language of captions."""
 
     def __init__(self, path: Path) -> None:
-        import fasttext
-
-        self._predict: Any = fasttext.load_model(str(path)).predict
         self._file = LanguageFile.read(path)
         self._left, self._right = tree(self._file.label_counts)
+        self._exact = ExactModel(self._file, self._left, self._right)
         [self._end] = self._sums(pl.Series([END]), is_word=False)
 
     def languages(self, captions: pl.Series) -> pl.Series:
@@ -57,8 +57,7 @@ class LanguageModel:
         labels = pl.Series(captions.name, self._file.labels, pl.String).gather(best)
         plain = (captions.str.len_bytes() < LONG) & ~captions.str.contains_any([END, LABEL])
         unsure = np.flatnonzero(~(is_sure & plain.to_numpy()))
-        asked = [self._predict(caption)[0] for caption in captions.gather(unsure)]
-        return labels.scatter(unsure, [found[0].removeprefix(LABEL) if found else None for found in asked])
+        return labels.scatter(unsure, self._exact.labels(captions.gather(unsure).to_list()))
 
     def _best(self, captions: pl.Series) -> tuple[Places, Mask]:
         """The place of each caption's best label, and whether it is so by more than rounding. Both (n,)."""
@@ -136,6 +135,12 @@ class LanguageModel:
         return sums
 
 
+@cache
+def language_model(name: str) -> LanguageModel:
+    """The model of an asset, loaded once a process."""
+    return LanguageModel(asset(name))
+
+
 def numbered(texts: pl.Series) -> tuple[pl.Series, Places]:
     """The distinct texts, and the place of each text among them, (n,)."""
     coded = texts.cast(pl.Categorical(pl.Categories.random()))
@@ -144,33 +149,6 @@ def numbered(texts: pl.Series) -> tuple[pl.Series, Places]:
     places = np.zeros(int(numbers.max()) + 1, np.int64)
     places[numbers] = np.arange(len(numbers))
     return distinct.cast(pl.String), places[coded.to_physical().to_numpy()]
-
-
-def pieces(tokens: pl.Series, shortest: int, longest: int) -> list[tuple[Places, npt.NDArray[np.uint32]]]:
-    """For each length in characters the hashes of all pieces of `<token>`, with the places of their tokens, in order.
-
-    The hash is fastText's FNV-1a, in which bytes are signed.
-    """
-    column: Any = ("<" + tokens + ">").to_arrow(compat_level=pl.CompatLevel.oldest())
-    offsets = np.frombuffer(column.buffers()[1], np.int64, len(tokens) + 1, 8 * column.offset)
-    raw = np.frombuffer(column.buffers()[2], np.int8)[offsets[0] : offsets[-1]]
-    places = np.flatnonzero((raw.view(np.uint8) & 0xC0) != 0x80)
-    sizes = np.diff(np.append(places, len(raw)))
-    owners = np.searchsorted(offsets - offsets[0], places, side="right") - 1
-    ends = np.searchsorted(owners, np.arange(len(tokens)), side="right")
-    signed = raw.astype(np.uint32)
-    begins, hashes, found = np.arange(len(places)), np.full(len(places), HASH_START), []
-    for length in range(1, longest + 1):
-        inside = begins + length <= ends[owners[begins]]
-        begins, hashes = begins[inside], hashes[inside]
-        last = begins + length - 1
-        hashes = (hashes ^ signed[places[last]]) * HASH_STEP
-        for byte in range(1, 4):
-            more = np.flatnonzero(sizes[last] > byte)
-            hashes[more] = (hashes[more] ^ signed[places[last[more]] + byte]) * HASH_STEP
-        if length >= shortest:
-            found.append((owners[begins], hashes))
-    return found
 
 
 def tree(counts: list[int]) -> tuple[Places, Places]:

@@ -1,19 +1,17 @@
 """Captions in one language, by fastText's lid.176 (Joulin et al. 2016). Reference: `get_fasttext_language`.
 
 As there, a newline becomes a space and the best label counts, however unsure. `lid.176.bin` is the reference's model;
-`lid.176.ftz` is the same one quantized, which comes with an installed package and needs no download.
+`lid.176.ftz` is the same one quantized, which this package contains.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Literal
 
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.assets import asset
-from datacomp_core.fasttext.model import LanguageModel
+from datacomp_core.fasttext.model import language_model
 from datacomp_core.filters.base import Batch, register
 
 
@@ -38,11 +36,5 @@ class Language(Batch):
     def judge(self, rows: pl.DataFrame) -> pl.Series:
         captions = rows["text"]
         known = captions.fill_null("").str.replace_all("\n", " ", literal=True)
-        verdicts = _model(self.model).languages(known) == self.language
+        verdicts = language_model(self.model).languages(known) == self.language
         return verdicts.set(captions.is_null(), None)
-
-
-@cache
-def _model(name: str) -> LanguageModel:
-    """Loaded once a process."""
-    return LanguageModel(asset(name))

