@@ -108,7 +108,7 @@ class ExactModel:
             exponential = np.exp(-dots.astype(np.float64)).astype(np.float32)
             to_right = (1 / (np.float32(1) + exponential).astype(np.float64)).astype(np.float32)
         to_left = (1.0 - to_right.astype(np.float64)).astype(np.float32)
-        return tuple(np.log(share.astype(np.float64) + ADDED).astype(np.float32) for share in (to_left, to_right))
+        return _logarithm(to_left), _logarithm(to_right)
 
     def _walked(self, left: Floats, right: Floats) -> int | None:
         """The label that fastText's walk ends with: it leaves out branches that cannot win, and of equals the last one wins."""
@@ -125,6 +125,10 @@ class ExactModel:
             ahead.append((int(self._right[node]), score + right[node - leaves]))
             ahead.append((int(self._left[node]), score + left[node - leaves]))
         return best
+
+
+def _logarithm(shares: Floats) -> Floats:
+    return np.log(shares.astype(np.float64) + ADDED).astype(np.float32)
 
 
 def _chunks(captions: Sequence[str]) -> Iterator[tuple[Integers, list[str]]]:
