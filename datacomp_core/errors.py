@@ -45,6 +45,10 @@ class LostProcessError(DatacompError):
     """A process of a step was killed, or its machine went away: nobody's mistake, and a retry goes on where it stopped."""
 
 
+class StoppedError(DatacompError):
+    """The run was cancelled while this step was at work. What it had finished is kept."""
+
+
 def unknown(what: str, given: str, known: Iterable[str]) -> SpecError:
     """The one form in which an unknown name is refused: names it, the nearest known one, and all known ones."""
     names = sorted(known)

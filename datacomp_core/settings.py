@@ -47,7 +47,12 @@ class Settings(BaseSettings):
     run_id: str = Field(default="datacomp", min_length=1, description="Tells one group of nodes from another in one store.")
 
     gpu_deployment: str = Field(
-        default="", description="Deployment that GPU steps are handed to, such as gpu-step/small. Empty: they are done here."
+        default="",
+        description="Deployment that GPU steps are handed to, such as gpu-step/gpu-step-small. Empty: they are done here.",
+    )
+    pages: str = Field(
+        default="/report",
+        description="Where the Prefect UI finds report pages and pictures: a path on its own server, or the url of another.",
     )
     attempts: int = Field(default=4, ge=1, description="How often a flow run whose process was lost is begun in all.")
 

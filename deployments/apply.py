@@ -1,37 +1,50 @@
 """Apply the catalog to the server: work pools, deployments, automations. Applying twice is the same as applying once.
 
-What an operator changes on the server by hand and the catalog does not name (a pool's concurrency, a paused pool) stays.
+What an operator changes on the server by hand and the catalog does not name (a pool's concurrency, a paused pool, a schedule that
+was switched on or off) stays. A schedule is on only where a worker can take its runs: one of a pool that has no worker is applied
+switched off, and `datacomp worker` switches it on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.client.schemas.objects import WorkPoolStatus
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 
 from datacomp_core.errors import SpecError
-from deployments import automations
+from datacomp_core.scales import SCALES
+from deployments import automations, forms
 from deployments.catalog import ROWS, Row
 from deployments.work_pools import POOLS, Kind, template
 
+TAG = "datacomp"
+WAITS = "waits-for-a-worker"
+"""Marks a schedule that was applied switched off because its work pool had no worker."""
+ON = "scheduled"
 
-def deployment(row: Row) -> RunnerDeployment:
+
+def deployment(row: Row, *, active: bool = True, slug: str = ON) -> RunnerDeployment:
     """A row as Prefect's own object. The entry point is a module, since a path would load a second copy of it."""
     if row.parameters:
         row.flow.validate_parameters(row.parameters)
+    schedule = DeploymentScheduleCreate(schedule=CronSchedule(cron=row.cron), active=active, slug=slug) if row.cron else None
     return RunnerDeployment.from_flow(
         row.flow,
         name=row.deployment,
         parameters=row.parameters,
-        tags=["datacomp", *row.tags],
+        tags=[TAG, *row.tags],
         concurrency_limit=row.concurrency,
-        cron=row.cron,
+        schedules=[schedule] if schedule else None,
         work_pool_name=row.work_pool,
         job_variables=row.job_variables,
         description=row.flow.description,
@@ -39,9 +52,14 @@ def deployment(row: Row) -> RunnerDeployment:
     )
 
 
-def apply_work_pools(client: SyncPrefectClient, kind: Kind) -> None:
+def chosen_rows(scales: Collection[str] = (), pools: Collection[str] = ()) -> list[Row]:
+    """The rows of some scales and work pools; none named: all."""
+    return [row for row in ROWS if (not scales or row.scale in scales) and (not pools or row.work_pool in pools)]
+
+
+def apply_work_pools(client: SyncPrefectClient, kind: Kind, names: Collection[str]) -> None:
     """Make the pools that are missing, and renew the templates of those that are there. SpecError if one is of another kind."""
-    for pool in POOLS:
+    for pool in (pool for pool in POOLS if pool.name in names):
         try:
             there = client.read_work_pool(pool.name)
         except ObjectNotFound:
@@ -62,18 +80,73 @@ def apply_work_pools(client: SyncPrefectClient, kind: Kind) -> None:
         client.update_work_pool(pool.name, WorkPoolUpdate(base_job_template=template(kind, pool.name)))
 
 
-def apply_all(kind: Kind = "process", scales: Collection[str] = ()) -> list[dict[str, str]]:
-    """Everything on the server, or only the rows of some scales; the deployments that were applied, as plain rows."""
-    rows = [row for row in ROWS if not scales or row.deployment in scales]
+def apply_all(
+    kind: Kind = "process",
+    scales: Collection[str] = (),
+    pools: Collection[str] = (),
+    applied: Callable[[Row], None] = lambda row: None,
+) -> list[dict[str, str]]:
+    """The rows of some scales and work pools (none named: all) on the server; `applied` hears of each. As plain rows."""
+    rows = chosen_rows(scales, pools)
     with get_client(sync_client=True) as client:
-        apply_work_pools(client, kind)
-        applied: dict[str, UUID] = {row.name: _applied(row) for row in rows}
-        automations.apply(client, automations.catalog(applied))
+        apply_work_pools(client, kind, {row.work_pool for row in rows})
+        ready = {pool.name for pool in client.read_work_pools() if pool.status == WorkPoolStatus.READY}
+        ours = _ours(client)
+        there = {one.name: one for one in ours}
+        ids: dict[str, UUID] = {}
+        active: dict[str, bool] = {}
+        for row in rows:
+            ids[row.name], active[row.name] = _applied(client, row, there.get(row.deployment), row.work_pool in ready)
+            applied(row)
+        _retire(client, ours)
+        automations.apply(client, automations.catalog(ids))
     return [
-        {"name": row.name, "id": str(applied[row.name]), "work_pool": row.work_pool, "schedule": row.cron or ""} for row in rows
+        {"name": row.deployment, "id": str(ids[row.name]), "work_pool": row.work_pool, "schedule": _told(row, active[row.name])}
+        for row in rows
     ]
 
 
-def _applied(row: Row) -> UUID:
-    made: Any = deployment(row).apply()
-    return made
+def _ours(client: SyncPrefectClient) -> list[DeploymentResponse]:
+    """The deployments of this project on the server."""
+    wanted = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+    found: list[DeploymentResponse] = []
+    while page := client.read_deployments(deployment_filter=wanted, limit=100, offset=len(found)):
+        found += page
+    return found
+
+
+def _applied(client: SyncPrefectClient, row: Row, there: DeploymentResponse | None, ready: bool) -> tuple[UUID, bool]:
+    """One row on the server, with its form; its id, and whether its schedule is on."""
+    active, slug = (True, ON) if ready else (False, WAITS)
+    if there is not None and there.schedules and there.schedules[0].slug != WAITS:
+        active, slug = there.schedules[0].active, ON  # as somebody left it
+    id_: Any = deployment(row, active=active, slug=slug).apply()
+    if row.parameters:
+        schema = forms.form(row.flow, row.scale).model_dump(exclude_unset=True)
+        client.update_deployment(id_, DeploymentUpdate(parameter_openapi_schema=schema))
+    return id_, active
+
+
+def _retire(client: SyncPrefectClient, ours: Iterable[DeploymentResponse]) -> None:
+    """Delete deployments under the names of an earlier release (`experiment/tiny`). Their runs stay."""
+    for one in ours:
+        if one.name in SCALES:
+            client.delete_deployment(one.id)
+
+
+def _told(row: Row, active: bool) -> str:
+    if row.cron is None:
+        return ""
+    return row.cron if active else f"{row.cron} (off: no worker in pool {row.work_pool} yet)"
+
+
+def start_schedules(pool: str) -> list[str]:
+    """Switch on the schedules that waited for a worker of this pool. The names of their deployments."""
+    started: list[str] = []
+    with get_client(sync_client=True) as client:
+        for one in _ours(client):
+            for schedule in one.schedules:
+                if one.work_pool_name == pool and schedule.slug == WAITS:
+                    client.update_deployment_schedule(one.id, schedule.id, active=True, slug=ON)
+                    started.append(one.name)
+    return started

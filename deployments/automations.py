@@ -37,7 +37,7 @@ def lost_runs() -> AutomationCore:
         ),
         actions=[
             _action(
-                ChangeFlowRunState, state=StateType.CRASHED, message=f"Its worker was not heard of for {LOST_AFTER_SECONDS} s."
+                ChangeFlowRunState, state=StateType.CRASHED, message=f"Its worker sent no heartbeat for {LOST_AFTER_SECONDS} s."
             )
         ],
     )
@@ -97,16 +97,26 @@ def _action(kind: type[BaseModel], **fields: Any) -> Any:
 
 
 def apply(client: SyncPrefectClient, wanted: list[AutomationCore]) -> None:
-    """Upsert by name: an automation of ours is replaced in place, and those of others are left alone."""
+    """Upsert by name. One that is equal stays untouched: an update would throw away what Prefect's trigger has counted."""
     for automation in wanted:
         there = next(iter(client.read_automations_by_name(automation.name)), None)
-        if there is not None:
-            client.update_automation(there.id, automation)
-        else:
+        if there is None:
             client.create_automation(automation)
+        elif not _equal(there, automation):
+            client.update_automation(there.id, automation)
+
+
+def _equal(there: AutomationCore, wanted: AutomationCore) -> bool:
+    """Whether the server has the same automation. It may have been switched off by hand, which is no difference."""
+    kept = {"id", "enabled", "tags", "owner_resource"}
+    one, other = (automation.model_dump(mode="json", exclude=kept) for automation in (there, wanted))
+    for dumped in (one, other):
+        dumped["trigger"].pop("id", None)
+    return one == other
 
 
 def catalog(deployments: dict[str, Any]) -> list[AutomationCore]:
     """All of them, for the deployments (`flow/name` to id) on a server."""
-    scales = [name.partition("/")[2] for name in deployments if name.startswith("reevaluate/")]
-    return [lost_runs(), crashed_runs(), *(evaluations(scale, deployments[f"reevaluate/{scale}"]) for scale in scales)]
+    prefix = "reevaluate/reevaluate-"
+    scales = {name.removeprefix(prefix): id_ for name, id_ in deployments.items() if name.startswith(prefix)}
+    return [lost_runs(), crashed_runs(), *(evaluations(scale, id_) for scale, id_ in scales.items())]

@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import Flow
 
+from deployments.forms import EMBEDDED, FROM_PYTHON
 from flows.curate import curate
 from flows.experiment import experiment
 from flows.gpu_step import gpu_step
@@ -20,7 +21,6 @@ from flows.train_and_evaluate import TrainingSpec, train, train_and_evaluate
 
 HEARTBEAT_SECONDS = 30
 
-EMBEDDED = "tiny"
 OF_EVERY_RUN = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),  # by its silence a lost run is known: see automations.py
     "PREFECT_LOGGING_EXTRA_LOGGERS": "datacomp_core",  # the library's own lines stand in the run's log
@@ -36,7 +36,7 @@ class Row:
     """One deployment: `parameters` are what the form of the UI starts from, `machine` what a run asks of its node."""
 
     flow: Flow[..., Any]
-    deployment: str
+    scale: str
     parameters: dict[str, Any]
     work_pool: str
     tags: tuple[str, ...] = ()
@@ -44,6 +44,11 @@ class Row:
     cron: str | None = None
     machine: dict[str, int] = field(default_factory=dict[str, int])
     environment: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def deployment(self) -> str:
+        """What people look for in the page's list: `experiment-tiny`."""
+        return f"{self.flow.name}-{self.scale}"
 
     @property
     def name(self) -> str:
@@ -63,7 +68,7 @@ class Row:
 class Machines:
     """What one scale asks for: memory of a CPU node in GiB, GPUs a node and nodes of a training, and how often its board is
     looked after. GPUs and nodes are a start (5 hours at `medium`, 34 at `large`, 81 at `xlarge` by the paper's A100-hours): an
-    operator edits the job variables of `gpu-step/SCALE`; any number that divides the batch gives the same training.
+    operator edits the job variables of `gpu-step-SCALE`; any number that divides the batch gives the same training.
     """
 
     memory_gib: int
@@ -87,13 +92,13 @@ MACHINES: dict[str, Machines] = {
 
 
 def _form(spec: Any) -> dict[str, Any]:
-    return {"spec": spec.model_dump(mode="json")}
+    return {"spec": spec.model_dump(mode="json", exclude=set(FROM_PYTHON))}
 
 
 def _rows_of(scale: str) -> Iterator[Row]:
     """Every flow for one scale. Only `tiny` trains where its flow runs; the others hand their GPU steps on."""
     asked = MACHINES[scale]
-    elsewhere = {} if scale == EMBEDDED else {"DATACOMP_GPU_DEPLOYMENT": f"{gpu_step.name}/{scale}"}
+    elsewhere = {} if scale == EMBEDDED else {"DATACOMP_GPU_DEPLOYMENT": f"{gpu_step.name}/{gpu_step.name}-{scale}"}
     source = SOURCES[scale]
     chosen = ExperimentSpec.model_validate({"scale": scale, "recipe": source.recipe, "pool": source.pool})
     sweeping = SweepSpec.model_validate({"scale": scale, "recipes": source.recipes, "pool": source.pool})

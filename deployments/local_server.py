@@ -67,7 +67,7 @@ def refuse_backport() -> None:
 
 def server_environment(home: Path) -> dict[str, str]:
     """What a local server needs to know; what the user has set stays."""
-    own = {"PREFECT_HOME": str(home), **PRIVATE, **BATCHES, **PAGE}
+    own = {"PREFECT_HOME": str(home), "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"), **PRIVATE, **BATCHES, **PAGE}
     return {**own, **{name: value for name, value in os.environ.items() if name in own}}
 
 
@@ -148,7 +148,7 @@ def _hand_in() -> None:
 
 def server_command(port: int) -> list[str]:
     """The foreground command of a local server with its UI."""
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--analytics-off"]
+    return [sys.executable, "-m", "deployments.served", "--host", "127.0.0.1", "--port", str(port)]
 
 
 def _end_with_parent() -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, TypedDict, cast
 from uuid import UUID
 
 from prefect import Flow, Task
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+    TaskRunFilter,
+    TaskRunFilterFlowRunId,
+)
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import TerminationSignal
 from prefect.flows import FlowStateHook
@@ -17,8 +23,11 @@ from prefect.states import Cancelled, Cancelling
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from datacomp_core import waiting
+from datacomp_core.errors import StoppedError
 from datacomp_core.parallel import end_children
+from flows import naming
 from tasks import lineage
+from tasks.running import STOPPING
 
 # Threads wait more than they work (tasks/slots.py bounds the work). A task is submitted after what it needs, and threads take
 # tasks in that order, so one that waits never holds the last thread from one it waits for.
@@ -44,11 +53,16 @@ def _stopped(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None
         for run in client.read_flow_runs(flow_run_filter=wanted):
             if run.state is None or not run.state.is_final():
                 client.set_flow_run_state(run.id, Cancelling(message=f"The run {flow_run.name} that asked for it was stopped."))
+        ended = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run.id]))
+        for task_run in client.read_task_runs(task_run_filter=ended):
+            if task_run.state is not None and StoppedError.__name__ in (task_run.state.message or ""):
+                client.set_task_run_state(task_run.id, Cancelled(message="Stopped with its run."), force=True)
 
 
 class Options(TypedDict):
     """What every flow is made with."""
 
+    flow_run_name: Callable[[], str]
     task_runner: TaskRunner[PrefectFuture[Any]]
     persist_result: bool
     on_running: list[FlowStateHook[..., Any]]
@@ -58,15 +72,19 @@ class Options(TypedDict):
     on_crashed: list[FlowStateHook[..., Any]]
 
 
-OPTIONS: Options = {
-    "task_runner": RUNNER,
-    "persist_result": False,
-    "on_running": [_began],
-    "on_completion": [_ended],
-    "on_failure": [_ended],
-    "on_cancellation": [_ended, _stopped],
-    "on_crashed": [_ended, _stopped],
-}
+def options(run_name: str) -> Options:
+    """What every flow is made with. `run_name` is the pattern of its runs' names, over the fields of its `spec`."""
+    naming.quieten()
+    return {
+        "flow_run_name": naming.run_name(run_name),
+        "task_runner": RUNNER,
+        "persist_result": False,
+        "on_running": [_began],
+        "on_completion": [_ended],
+        "on_failure": [_ended, naming.refused(run_name)],
+        "on_cancellation": [_ended, _stopped],
+        "on_crashed": [_ended, _stopped],
+    }
 
 
 def cancel_running() -> None:
@@ -103,6 +121,7 @@ class Submitted:
             for future in self._futures:
                 _wait(future)
         except TerminationSignal:  # a cancelled run: threads cannot be stopped, but what they wait for can
+            STOPPING.set()
             end_children()
             raise
         lineage.leave()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import ShardSet
-from flows.calls import OPTIONS, Submitted
+from flows.calls import Submitted, options
 from flows.chain import training_set
 from flows.parameters import ExperimentSpec
 
 
-@flow(name="curate", flow_run_name="{spec.scale}-{spec.recipe}-curate", **OPTIONS)
+@flow(name="curate", **options("{scale}-{recipe}-curate"))
 def curate(spec: ExperimentSpec) -> ShardSet:
     """Embed, filter, reshard: the shards that a training reads."""
     calls = Submitted()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import BoardEntry
-from flows.calls import OPTIONS, Submitted
+from flows.calls import Submitted, options
 from flows.chain import experiments
 from flows.parameters import ExperimentSpec
 from tasks.board import publish_board
 
 
-@flow(name="experiment", flow_run_name="{spec.scale}-{spec.recipe}-seed{spec.seed}", **OPTIONS)
+@flow(name="experiment", **options("{scale}-{recipe}-seed{seed}"))
 def experiment(spec: ExperimentSpec) -> BoardEntry:
     """Pool, images, scores, filter, reshard, training, evaluation, leaderboard: what is built is reused."""
     calls = Submitted()

@@ -9,14 +9,14 @@ from prefect import Task, flow
 from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import unknown
 from datacomp_core.store.step import STEPS
-from flows.calls import OPTIONS
+from flows.calls import options
 from tasks import curate, elsewhere, evaluate, train
 
 ON_GPU: tuple[Task[..., Any], ...] = (train.train, curate.embed, evaluate.evaluate)
 TASKS = {elsewhere.key(cast("Any", task.fn).step): task for task in ON_GPU}
 
 
-@flow(name="gpu-step", **OPTIONS)
+@flow(name="gpu-step", **options("{step}"))
 def gpu_step(step: str, identity: list[Any]) -> Artifact:
     """Train, embed or evaluate here, and leave the artifact in the store."""
     if step not in TASKS:

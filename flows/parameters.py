@@ -166,12 +166,10 @@ class ExperimentSpec(Spec):
     recipe: str = Field(
         default="clip_score_tiny",
         min_length=1,
-        description="Filter by name (`datacomp filter --list`), or a name for the filter below.",
+        description="The filter: a recipe by name (`datacomp filter --list`), a recipe in YAML, or a name for `filter`.",
     )
     filter: WholeFilter = Field(
-        default_factory=Everything,
-        description="What is kept. Leave it as it is where the recipe is a known one.",
-        json_schema_extra=_picker,
+        default_factory=Everything, description="From Python: what is kept, where `recipe` is a name of your own for it."
     )
     seed: int = Field(default=0, ge=0, description="Training seed: initial weights, data order, augmentation.")
     pool_seed: int = Field(default=0, ge=0, description="Seed of the embedded pool: another draw of captions and noise.")
@@ -204,7 +202,7 @@ class ExperimentSpec(Spec):
         return SubsetSpec(recipe=self.recipe, filter=self.filter)
 
     def label(self) -> str:
-        return f"{self.scale}-{self.recipe}-seed{self.seed}"
+        return f"{self.scale}-{self.subset().recipe}-seed{self.seed}"
 
     def preparation(self) -> Preparation:
         """The specs of everything before the filter."""

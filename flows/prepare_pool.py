@@ -5,12 +5,12 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import Embeddings, Pool, ShardSet
-from flows.calls import OPTIONS, Submitted
+from flows.calls import Submitted, options
 from flows.chain import candidates, scores
 from flows.parameters import Preparation
 
 
-@flow(name="prepare-pool", flow_run_name="prepare-{spec.pool.scale}", **OPTIONS)
+@flow(name="prepare-pool", **options("{scale}-prepare-pool"))
 def prepare_pool(spec: Preparation) -> tuple[Pool, ShardSet, Embeddings | None]:
     """Metadata, images with a ledger and an index, and scores where a scorer or a model of the embedding is given."""
     calls = Submitted()

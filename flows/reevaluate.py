@@ -12,7 +12,7 @@ from prefect import flow
 from pydantic import Field
 
 from datacomp_core.artifacts import EvalReport, Spec
-from flows.calls import OPTIONS
+from flows.calls import options
 from flows.chain import testsets
 from flows.parameters import EvalsetsAddress, ExperimentSpec, ScaleChoice
 from tasks import drift
@@ -29,14 +29,16 @@ class ReevaluationSpec(Spec):
     tolerance: float = Field(default=1e-4, ge=0, description="How far a task's main metric may be from the earlier report.")
 
 
-@flow(name="reevaluate", flow_run_name="{spec.scale}-reevaluate", **OPTIONS)
+@flow(name="reevaluate", **options("{scale}-reevaluate"))
 def reevaluate(spec: ReevaluationSpec) -> list[EvalReport]:
     """Evaluate what is missing or outdated, and what is named; compare; raise an alarm on drift."""
     scoring = ExperimentSpec(scale=spec.scale, recipe="no_filter", evalsets=spec.evalsets).scoring()
     evalsets = testsets(_now, scoring)
     made: list[EvalReport] = []
     moved: list[drift.Moved] = []
-    for checkpoint in drift.waiting(spec.scale, scoring.evaluate, evalsets, spec.checkpoints):
+    waiting = drift.waiting(spec.scale, scoring.evaluate, evalsets, spec.checkpoints)
+    drift.tell_waiting(spec.scale, waiting, named=bool(spec.checkpoints))
+    for checkpoint in waiting:
         report, changes = drift.score_again(scoring.evaluate, checkpoint, evalsets, spec.tolerance)
         made.append(report)
         moved += changes

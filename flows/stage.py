@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from flows.calls import OPTIONS, Submitted
+from flows.calls import Submitted, options
 from flows.chain import STAGES
 from flows.parameters import ExperimentSpec
 
 Stage = Literal["pool", "embed", "filter", "reshard", "train", "evaluate"]
 
 
-@flow(name="stage", flow_run_name="{spec.scale}-{spec.recipe}-{until}", **OPTIONS)
+@flow(name="stage", **options("{scale}-{recipe}-{until}"))
 def stage(spec: ExperimentSpec, until: Stage = "pool") -> Any:
     """The chain of an experiment as far as `until`; later commands go on from there."""
     calls = Submitted()

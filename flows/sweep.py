@@ -5,13 +5,13 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import BoardEntry
-from flows.calls import OPTIONS, Submitted
+from flows.calls import Submitted, options
 from flows.chain import experiments
 from flows.parameters import SweepSpec
 from tasks.board import publish_board
 
 
-@flow(name="sweep", flow_run_name="{spec.scale}-sweep", **OPTIONS)
+@flow(name="sweep", **options("{scale}-sweep"))
 def sweep(spec: SweepSpec) -> list[BoardEntry]:
     """Every recipe with every seed, each a line of the leaderboard."""
     calls = Submitted()

@@ -8,7 +8,7 @@ from prefect import flow
 from pydantic import Field
 
 from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Spec
-from flows.calls import OPTIONS, Submitted
+from flows.calls import Submitted, options
 from flows.chain import score
 from flows.parameters import EvalsetsAddress, ExperimentSpec, ScaleChoice, Scoring
 from tasks import train as training
@@ -26,7 +26,7 @@ class TrainingSpec(Spec):
     seed: int = Field(default=0, ge=0, description="Training seed: initial weights, data order, augmentation.")
 
 
-@flow(name="train", flow_run_name="{spec.scale}-train-seed{spec.seed}", **OPTIONS)
+@flow(name="train", **options("{scale}-train-seed{seed}"))
 def train(spec: TrainingSpec) -> Checkpoint:
     """A checkpoint alone. An event says that it is there, and the server's automation has it evaluated."""
     shards = tuple(stored(ShardSet, address) for address in spec.shards)
@@ -35,7 +35,7 @@ def train(spec: TrainingSpec) -> Checkpoint:
     return checkpoint
 
 
-@flow(name="train-and-evaluate", flow_run_name="{spec.scale}-train-and-evaluate-seed{spec.seed}", **OPTIONS)
+@flow(name="train-and-evaluate", **options("{scale}-train-and-evaluate-seed{seed}"))
 def train_and_evaluate(spec: TrainingSpec) -> EvalReport:
     """A checkpoint by the fixed recipe of a scale, and its zero-shot scores."""
     calls = Submitted()

@@ -8,10 +8,11 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
+from datacomp_core.leaderboard import findings
 from datacomp_core.leaderboard.board import board
 from datacomp_core.leaderboard.site.board_page import write_page
 from datacomp_core.settings import settings
-from tasks import policies
+from tasks import policies, published
 from tasks.events import StepEvent, tell
 from tasks.reporting import artifact_key, in_task_run
 from tasks.running import store
@@ -23,6 +24,7 @@ def publish_board(scale: str) -> Path:
     began = time.monotonic()
     made = board(store(), scale)
     page = write_page(store(), settings().home / "report", scale=scale)
+    link = published.leave(f"{scale}.html", page.read_bytes())
     tell(StepEvent("page", scale, "built", page.resolve().as_uri(), 1.0, time.monotonic() - began))
     if in_task_run():
         rows = [
@@ -32,7 +34,7 @@ def publish_board(scale: str) -> Path:
                 "seeds": row.num_seeds,
                 "size": round(row.size) if row.size else "",
                 **{
-                    column.title: f"{row.scores[column.key].mean:.4f}"
+                    column.title: findings.percent(row.scores[column.key].mean)
                     for column in made.columns
                     if column.level != "task" and column.key in row.scores
                 },
@@ -40,6 +42,6 @@ def publish_board(scale: str) -> Path:
             }
             for row in made.rows
         ]
-        create_table_artifact(rows, key=artifact_key("leaderboard", scale), description=f"Leaderboard of scale {scale}")
-        create_link_artifact(page.resolve().as_uri(), "the page", key=artifact_key("leaderboard-page", scale))
+        create_table_artifact(rows, key=artifact_key("leaderboard", scale), description=f"Leaderboard of scale {scale}, percent")
+        create_link_artifact(link, f"Report page of {scale}", key=artifact_key("leaderboard-page", scale))
     return page

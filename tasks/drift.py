@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 
 from datacomp_core.artifacts import Checkpoint, EvalReport, EvalSets
@@ -49,6 +49,16 @@ def waiting(scale: str, spec: evaluation.EvalSpec, evalsets: EvalSets, named: tu
     own = (record for record in store().records(Checkpoint.kind) if record.spec["spec"]["recipe"]["name"] == scale)
     found = [store().artifact(Checkpoint, record) for record in own]
     return [one for one in found if not evaluation.evaluate.plan(spec, one, evalsets, store=store()).is_built]
+
+
+def tell_waiting(scale: str, checkpoints: list[Checkpoint], *, named: bool) -> None:
+    """Say in the run's log and on its page how many checkpoints are evaluated, and why no others are."""
+    why = "named in the request" if named else f"of scale {scale}, without a report of the current suite"
+    text = f"{len(checkpoints)} to evaluate: checkpoints {why}."
+    log.info("%s", text)
+    if in_run():
+        rows = "".join(f"\n- `{checkpoint.address}`" for checkpoint in checkpoints)
+        create_markdown_artifact(text + rows, key=artifact_key("to-evaluate", scale), description=text)
 
 
 def earlier(checkpoint: Checkpoint) -> Iterator[Record]:

@@ -12,20 +12,21 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from prefect.artifacts import create_image_artifact, create_table_artifact
+from prefect.artifacts import create_table_artifact
 
 from datacomp_core.artifacts import Pool, ShardSet, Subset
 from datacomp_core.leaderboard.site import contact
 from datacomp_core.store import Folder
 from datacomp_core.subset_files import SubsetFile, overlap
-from tasks.reporting import artifact_key, in_task_run
+from tasks.reporting import artifact_key, in_task_run, leave_picture
 from tasks.running import store
 
-CARDS = 9
+CARDS = 4  # of each kind: side by side they fit the width of the page's column
 COMPARED = 12
-CELL = (contact.THUMBNAIL + 12, contact.THUMBNAIL + 76)
-MARGIN = 6
-WIDTH = 23  # letters of a caption in a line
+FONT_SIZE = 14
+CELL = (contact.THUMBNAIL + 24, contact.THUMBNAIL + 24 + 6 * FONT_SIZE)
+MARGIN = 8
+WIDTH = CELL[0] * 10 // (6 * FONT_SIZE)  # letters of a caption in a line
 
 
 def leave(subset: Subset, pool: Pool) -> None:
@@ -38,19 +39,15 @@ def leave(subset: Subset, pool: Pool) -> None:
     if rows := list(_overlaps(subset, pool)):
         create_table_artifact(rows, key=_key("overlap", subset), description=f"{subset.recipe} and other subsets of {pool.name}")
     if drawn["edges"]:
-        create_image_artifact(_uri(histogram(drawn)), key=_key("histogram", subset), description=f"{drawn['column']} and cut")
+        leave_picture(subset, histogram(drawn), "histogram", suffix=".png", description=f"{drawn['column']} and its cut.")
     shards = _shards(pool)
     if shards is not None:
         sheet = contact_sheet(folder, store().folder(shards))
-        create_image_artifact(_uri(sheet), key=_key("contact", subset), description="Above: kept. Below: dropped.")
+        leave_picture(subset, sheet, "contact", suffix=".png", description="Above: kept. Below: dropped, and why.")
 
 
 def _key(what: str, subset: Subset) -> str:
     return artifact_key(what, subset.name)
-
-
-def _uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
 def _steps(told: dict[str, Any]) -> list[dict[str, Any]]:
@@ -117,7 +114,9 @@ def contact_sheet(subset: Folder, shards: Folder) -> bytes:
     from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFont
 
-    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", 10)  # Pillow's own has few letters beyond English
+    font = ImageFont.truetype(
+        f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", FONT_SIZE
+    )  # Pillow's own has few letters beyond English
     sheet = Image.new("RGB", (CARDS * CELL[0], 2 * CELL[1]), "white")
     draw = ImageDraw.Draw(sheet)
     for line, name in enumerate(("kept", "dropped")):

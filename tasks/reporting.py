@@ -5,7 +5,6 @@ Outside a Prefect run (a notebook, a test of `task.fn`) no artifact is left; eve
 
 from __future__ import annotations
 
-import base64
 import re
 from typing import Any
 from uuid import UUID
@@ -15,6 +14,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 
 from datacomp_core.artifacts import Artifact
 from datacomp_core.store import Outcome
+from tasks import published
 from tasks.events import ToldProgress
 
 
@@ -53,11 +53,14 @@ class StepProgress(ToldProgress):
             update_progress_artifact(self._artifact, 100.0, description=self.line())
 
 
-def leave_picture(artifact: Artifact, svg: bytes, what: str) -> None:
-    """A picture of what a step did, as an image artifact; it travels inside its url, so that no file need be served."""
-    if in_task_run():
-        url = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-        create_image_artifact(url, key=artifact_key(artifact.kind, artifact.name, what), description=f"{artifact.name}: {what}")
+def leave_picture(artifact: Artifact, picture: bytes, what: str, *, suffix: str, description: str = "") -> None:
+    """A picture of what a step did, as an image artifact with a link to the page of its scale."""
+    if not in_task_run():
+        return
+    key = artifact_key(artifact.kind, artifact.name, what)
+    url = published.leave(f"pictures/{published.file_name(key, suffix=suffix)}", picture)
+    board = f"[Report page of {artifact.scale}]({published.link(f'{artifact.scale}.html')})"
+    create_image_artifact(url, key=key, description=f"{description or f'{artifact.name}: {what}'} {board}")
 
 
 def leave_summary(outcome: Outcome[Any]) -> UUID | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -11,7 +12,7 @@ from prefect.context import FlowRunContext
 
 from datacomp_core import engines
 from datacomp_core.artifacts import Artifact
-from datacomp_core.errors import DatacompError, SpecError
+from datacomp_core.errors import DatacompError, SpecError, StoppedError
 from datacomp_core.settings import settings
 from datacomp_core.store import Step, Store
 from tasks import elsewhere, lineage
@@ -21,6 +22,10 @@ from tasks.slots import slot
 
 A = TypeVar("A", bound=Artifact)
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+STOPPING = threading.Event()
+"""Set when this process's run is cancelled: its children are ended, and what fails because of that did not fail by itself."""
 
 
 @cache
@@ -67,6 +72,8 @@ def run(step: Step[A], *identity: Any, **options: Any) -> A:
         try:
             outcome = step.run(*identity, store=store(), **options)
         except BaseException as problem:
+            if STOPPING.is_set():
+                raise StoppedError("The run was cancelled while this step was at work: what it had finished is kept.") from None
             tell(StepEvent(step.kind, name, "failed", str(problem) or type(problem).__name__, None, time.monotonic() - began))
             raise
     progress.finish()

@@ -23,7 +23,7 @@ def train(spec: training.TrainSpec, shards: tuple[ShardSet, ...]) -> Checkpoint:
     made = run(training.train, spec, shards, device=settings().device, layout=this_node())
     folder = store().folder(made)
     if folder.exists(training.CURVE):
-        leave_picture(made, folder.read(training.CURVE), "curves")
+        leave_picture(made, folder.read(training.CURVE), "curves", suffix=".svg")
     return made
 
 

@@ -7,6 +7,8 @@ of several, and parameters follow: `mine.py:name:fraction=0.2`.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,13 +26,19 @@ FILES = (".yaml", ".yml", ".json")
 CODE_FILE = ".py"
 
 
-def load_recipe(name_or_path: str) -> Recipe:
-    """A recipe by name (`basic_filter`, `clip_score:score=b32,fraction=0.2`), or from a YAML, JSON or Python file."""
-    if name_or_path.endswith(FILES):
-        return _from_yaml(Path(name_or_path))
-    if name_or_path.endswith(CODE_FILE) or f"{CODE_FILE}:" in name_or_path:
-        return _from_code(name_or_path)
-    return recipe(name_or_path)
+def load_recipe(given: str) -> Recipe:
+    """A recipe by name (`basic_filter`, `clip_score:score=b32,fraction=0.2`), from a YAML, JSON or Python file, or as YAML itself.
+
+    YAML itself is what a form sends: the text of a recipe file, or a bare filter (`kind: words`), which is named after its
+    content. SpecError with one sentence for whatever is wrong.
+    """
+    if is_text(given):
+        return _of_text(given)
+    if given.endswith(FILES):
+        return _from_yaml(Path(given))
+    if given.endswith(CODE_FILE) or f"{CODE_FILE}:" in given:
+        return _from_code(given)
+    return recipe(given)
 
 
 def resolved(tree: Any) -> Any:
@@ -49,19 +57,54 @@ def resolved(tree: Any) -> Any:
 
 def _from_yaml(path: Path) -> Recipe:
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as problem:
         raise SpecError(f"Cannot read the recipe file {path}: {problem.strerror or problem}.") from problem
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except UnicodeDecodeError as problem:
         raise SpecError(f"The recipe file {path} is not valid YAML: {' '.join(str(problem).split())}.") from problem
-    if not isinstance(given, dict) or "filter" not in given:
+    content = _parsed(text, f"The recipe file {path}")
+    if "filter" not in content:
         raise SpecError(f"The recipe file {path} needs a field `filter`: a filter, or the name of a recipe.")
+    return _checked({"name": path.stem, **content}, f"Recipe file {path}")
+
+
+def is_text(given: str) -> bool:
+    """Whether a recipe is written out (YAML or JSON), not named: a name is one line without `: ` and braces."""
+    return "\n" in given.strip() or given.lstrip().startswith("{") or ": " in given
+
+
+def _of_text(text: str) -> Recipe:
+    content = _parsed(text, "The recipe")
+    if "kind" in content:
+        content = {"filter": content}
+    elif "filter" not in content:
+        raise SpecError("The recipe has neither a `kind` nor a `filter`: write a filter with its `kind`, or `filter:` above it.")
+    named = {"name": f"own-{hashlib.sha256(canonical(content['filter'])).hexdigest()[:6]}", **content}
+    return _checked(named, "Recipe")
+
+
+def _parsed(text: str, what: str) -> dict[str, Any]:
     try:
-        return Recipe.model_validate({"name": path.stem, **resolved(given)})
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        raise SpecError(f"{what} is not valid YAML: {' '.join(str(problem).split())}.") from problem
+    if not isinstance(content, dict):
+        raise SpecError(f"{what} is not a mapping: write `filter:` and below it a filter with its `kind`.")
+    return content
+
+
+def _checked(content: dict[str, Any], what: str) -> Recipe:
+    try:
+        return Recipe.model_validate(resolved(content))
     except ValidationError as problem:
-        raise told(problem, f"Recipe file {path}") from problem
+        raise told(problem, what) from problem
     except RecursionError:
-        raise SpecError(f"The recipe file {path} nests its filters too deeply.") from None
+        raise SpecError(f"{what} nests its filters too deeply.") from None
+
+
+def canonical(value: Any) -> bytes:
+    """The bytes that equal YAML values share, however they were laid out."""
+    return json.dumps(value, sort_keys=True, default=str).encode()
 
 
 def _from_code(text: str) -> Recipe:

@@ -15,6 +15,7 @@ from deployments.cli import options, terminal
 from deployments.local_server import UI_PORT, prepare_environment, refuse_backport, require_free, server_command
 
 LIMITS = {"gpu": 1, "cpu": 4}
+ALL = "all"
 
 
 class Pools(StrEnum):
@@ -33,25 +34,35 @@ def add_to(app: typer.Typer) -> None:
 
 def deploy(
     on: Annotated[Pools, typer.Option("--on", help="Type of the work pools: process, docker or kubernetes.")] = Pools.process,
-    scale: Annotated[list[str] | None, typer.Option("--scale", help="Only these scales' deployments; repeat it.")] = None,
+    scale: Annotated[
+        list[str] | None,
+        typer.Option("--scale", help="These scales' deployments; repeat it, or say all. Default: tiny, without a GPU pool."),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Apply every deployment, its work pools and automations to the server named by PREFECT_API_URL. Twice is the same as once.
+    """Apply deployments, work pools and automations to the server named by PREFECT_API_URL. Twice is the same as once.
 
-    Example: PREFECT_API_URL=http://127.0.0.1:4200/api datacomp deploy
+    Without --scale, what a laptop can run. Schedules of a work pool without a worker are off until `datacomp worker` starts.
+
+    Examples: datacomp deploy;  datacomp deploy --scale all;  datacomp deploy --scale small --on kubernetes
     """
     _need_a_server()
     from datacomp_core.scales import scale as known_scale
-    from deployments.apply import apply_all
+    from deployments.apply import apply_all, chosen_rows
 
-    for name in scale or ():
+    named = [name for name in scale or () if name != ALL]
+    for name in named:
         known_scale(name)
-    applied = apply_all(on.value, scale or ())
+    scales, pools = ([] if ALL in scale else named, []) if scale else (["tiny"], ["cpu"])
+    with terminal.counted("deployments", len(chosen_rows(scales, pools)), quiet=json) as count:
+        applied = apply_all(on.value, scales, pools, applied=lambda row: count(row.deployment))
     if json:
         terminal.print_json(applied)
         return
     rows = [(row["name"], row["work_pool"], row["schedule"]) for row in applied]
     terminal.table("Deployed", ("deployment", "work pool", "schedule (UTC)"), rows)
+    if not scale:
+        terminal.out.print("Only `tiny`, for this machine: --scale small, or --scale all, for more.")
 
 
 def worker(
@@ -64,7 +75,10 @@ def worker(
     """
     _need_a_server()
     from datacomp_core.settings import settings
+    from deployments.apply import start_schedules
 
+    for name in start_schedules(pool):
+        terminal.notes.print(f"The schedule of {name} is on now.")
     own = {"DATACOMP_HOME": str(settings().home.resolve())}
     environment = {**os.environ, **{name: value for name, value in own.items() if name not in os.environ}}
     environment["DATACOMP_HOME"] = own["DATACOMP_HOME"]  # runs work in folders of their own

@@ -9,8 +9,8 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -111,6 +111,26 @@ def shown_progress(what: str, *, quiet: bool = False) -> Generator[LogProgress]:
         began = time.monotonic()
         yield progress
         tell(StepEvent(what, "", "built", progress.line().partition(": ")[2], 1.0, time.monotonic() - began))
+
+
+@contextmanager
+def counted(what: str, total: int, *, quiet: bool = False) -> Generator[Callable[[str], None]]:
+    """A bar on a terminal, a line for each in a pipe: call what it yields with the name of each thing that is done."""
+    done = 0
+    bars = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), console=notes, transient=True)
+    shown = notes.is_terminal and not quiet
+
+    def count(name: str) -> None:
+        nonlocal done
+        done += 1
+        if shown:
+            bars.update(task, completed=done, description=f"{done} of {total} {what}: {name}")
+        elif not quiet:
+            notes.print(f"  {done} of {total} {what}: {name}")
+
+    with bars if shown else nullcontext():
+        task = bars.add_task(what, total=total)
+        yield count
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:

@@ -160,8 +160,9 @@ def s3_server(folder: Path) -> Generator[str]:
 
 @contextmanager
 def prefect(folder: Path, environment: dict[str, str], port: int) -> Generator[None]:
-    command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--analytics-off"]
-    server = spawn(command, folder / "prefect.log", {**environment, "PREFECT_HOME": str(folder / "prefect")})
+    command = ["-m", "deployments.served", "--host", "127.0.0.1", "--port", str(port)]
+    ui = {"PREFECT_UI_STATIC_DIRECTORY": str(folder / "prefect" / "ui")}
+    server = spawn(command, folder / "prefect.log", {**environment, "PREFECT_HOME": str(folder / "prefect"), **ui})
     try:
         wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/health"), 600, "the Prefect server")
         yield
@@ -184,7 +185,7 @@ def started(folder: Path) -> Generator[Stack]:
             del server["PREFECT_API_DATABASE_CONNECTION_URL"]
         stack.enter_context(prefect(folder, server, port))
         worker = environment_of("setup", places) | {"DATACOMP_WORKERS": "2", "PREFECT_HOME": str(folder / "client")}
-        for command in (["-m", "deployments.bucket"], ["-m", "deployments.cli", "deploy", "--json"]):
+        for command in (["-m", "deployments.bucket"], ["-m", "deployments.cli", "deploy", "--scale", "all", "--json"]):
             ran = subprocess.run(
                 [sys.executable, *command], env={**_plain(), **worker}, cwd=folder, capture_output=True, text=True, timeout=300
             )

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from deployments.apply import apply_all, deployment
+from datacomp_core.scales import SCALES
+from deployments.apply import WAITS, apply_all, deployment, start_schedules
 from deployments.automations import lost_runs
 from deployments.catalog import ROWS, Row
 from deployments.work_pools import POOLS
@@ -42,10 +43,10 @@ def test_a_run_of_any_worker_beats_thrice_before_it_counts_as_lost(row: Row) -> 
 
 def test_what_measures_or_trains_is_on_gpus_but_for_tiny() -> None:
     pools = {row.name: row.work_pool for row in ROWS}
-    assert pools["reevaluate/tiny"] == "cpu"
+    assert pools["reevaluate/reevaluate-tiny"] == "cpu"
     assert {name for name, pool in pools.items() if pool == "gpu"} == {
-        *(f"gpu-step/{row.deployment}" for row in ROWS),
-        *(f"reevaluate/{row.deployment}" for row in ROWS if row.deployment != "tiny"),
+        *(f"gpu-step/gpu-step-{scale}" for scale in SCALES),
+        *(f"reevaluate/reevaluate-{scale}" for scale in SCALES if scale != "tiny"),
     }
 
 
@@ -56,7 +57,7 @@ def test_names_are_unique() -> None:
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("scales", [("tiny",), pytest.param((), marks=pytest.mark.slow)], ids=["tiny", "all"])
 def test_applied_twice_is_applied_once(scales: tuple[str, ...]) -> None:
-    rows = [row for row in ROWS if not scales or row.deployment in scales]
+    rows = [row for row in ROWS if not scales or row.scale in scales]
     first = apply_all(scales=scales)
     deployments, pools = on_the_server()
     assert set(deployments) == {row.name for row in rows}
@@ -82,9 +83,64 @@ def test_a_wrong_value_is_refused_before_anything_starts() -> None:
 
     apply_all(scales=("tiny",))
     with get_client(sync_client=True) as client:
-        there = client.read_deployment_by_name("experiment/tiny")
+        there = client.read_deployment_by_name("experiment/experiment-tiny")
         before = len(client.read_flow_runs())
-        for wrong in ({"seed": "many"}, {"scale": "huge"}, {"sed": 1}):
+        filter_too = {"recipe": "no_filter", "filter": {"kind": "words", "at_least": 4}}
+        for wrong in ({"seed": "many"}, {"scale": "huge"}, {"scale": "small"}, {"sed": 1}, {"recipe": ""}, filter_too):
             with pytest.raises(PrefectHTTPStatusError, match="409"):
                 client.create_flow_run_from_deployment(there.id, parameters={"spec": {**there.parameters["spec"], **wrong}})
         assert len(client.read_flow_runs()) == before
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_schedule_without_a_worker_is_off_until_one_starts_and_stays_as_it_was_left() -> None:
+    from prefect.client.orchestration import get_client
+
+    name = "reevaluate/reevaluate-debug"
+
+    def schedule() -> Any:
+        return on_the_server()[0][name].schedules[0]
+
+    told = {row["name"]: row["schedule"] for row in apply_all(scales=("debug",))}
+    assert (schedule().active, schedule().slug) == (False, WAITS)
+    assert "off: no worker in pool gpu" in told["reevaluate-debug"]
+    assert "reevaluate-debug" not in start_schedules("cpu")
+    assert start_schedules("gpu") == ["reevaluate-debug"]
+    assert schedule().active
+    with get_client(sync_client=True) as client:
+        there = client.read_deployment_by_name(name)
+        client.update_deployment_schedule(there.id, there.schedules[0].id, active=False)  # by hand
+    apply_all(scales=("debug",))
+    assert start_schedules("gpu") == []
+    assert not schedule().active
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_an_automation_that_is_equal_is_not_touched() -> None:
+    from prefect.client.orchestration import get_client
+
+    def updated() -> dict[str, Any]:
+        with get_client(sync_client=True) as client:
+            return {str(one["id"]): one["updated"] for one in client.request("POST", "/automations/filter", json={}).json()}
+
+    apply_all(scales=("tiny",))
+    before = updated()
+    apply_all(scales=("tiny",))
+    assert before
+    assert updated() == before
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_deployments_under_the_names_of_the_last_release_are_deleted() -> None:
+    from prefect.client.orchestration import get_client
+
+    from flows.experiment import experiment
+
+    experiment.to_deployment("tiny", tags=["datacomp", "tiny"]).apply()
+    experiment.to_deployment("debug", tags=["mine"]).apply()
+    apply_all(scales=("tiny",))
+    deployments = on_the_server()[0]
+    assert "experiment/tiny" not in deployments
+    assert "experiment/debug" in deployments  # somebody else's
+    with get_client(sync_client=True) as client:
+        client.delete_deployment(deployments["experiment/debug"].id)

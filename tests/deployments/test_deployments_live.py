@@ -39,8 +39,8 @@ def api(stack: Stack) -> Api:
 @pytest.fixture(scope="module")
 def finished(stack: Stack, api: Api) -> str:
     """A run of experiment/tiny, started from its form as the page sends it."""
-    form = api.form("experiment/tiny")["parameters"]
-    run = api.start("experiment/tiny", {"spec": {**form["spec"], "recipe": "no_filter"}})
+    form = api.form("experiment/experiment-tiny")["parameters"]
+    run = api.start("experiment/experiment-tiny", {"spec": {**form["spec"], "recipe": "no_filter"}})
     ended = api.wait(run, PATIENCE)
     assert ended["state"]["type"] == "COMPLETED", stack.logs()
     return run
@@ -56,7 +56,7 @@ def test_an_experiment_completes_and_leaves_artifacts(finished: str, api: Api) -
 
 
 def test_a_second_run_reuses_every_step(finished: str, api: Api) -> None:
-    again = api.start("experiment/tiny", api.run(finished)["parameters"])
+    again = api.start("experiment/experiment-tiny", api.run(finished)["parameters"])
     assert api.wait(again, PATIENCE)["state"]["type"] == "COMPLETED"
     statuses = [str(one["data"]) for one in api.artifacts(again) if one["type"] == "table" and "status" in str(one["data"])]
     assert statuses
@@ -65,7 +65,7 @@ def test_a_second_run_reuses_every_step(finished: str, api: Api) -> None:
 
 def test_cancelling_ends_the_whole_process_tree(finished: str, stack: Stack, api: Api) -> None:
     form = api.run(finished)["parameters"]
-    run = api.start("experiment/tiny", {"spec": {**form["spec"], "seed": 7}})
+    run = api.start("experiment/experiment-tiny", {"spec": {**form["spec"], "seed": 7}})
     mark = f"PREFECT__FLOW_RUN_ID={run}"
     wait_for(lambda: any("training.worker" in line for line in processes_with(mark)), PATIENCE, "the training")
     api.call("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
@@ -77,7 +77,7 @@ def test_cancelling_ends_the_whole_process_tree(finished: str, stack: Stack, api
 
 def test_a_run_whose_worker_and_process_are_killed_is_begun_again(finished: str, stack: Stack, api: Api) -> None:
     form = api.run(finished)["parameters"]
-    run = api.start("experiment/tiny", {"spec": {**form["spec"], "seed": 8}})
+    run = api.start("experiment/experiment-tiny", {"spec": {**form["spec"], "seed": 8}})
     mark = f"PREFECT__FLOW_RUN_ID={run}"
     wait_for(lambda: any("training.worker" in line for line in processes_with(mark)), PATIENCE, "the training")
     time.sleep(35)  # one heartbeat
@@ -97,11 +97,11 @@ def test_a_finished_training_is_evaluated_by_the_automation(finished: str, api: 
     [shards] = {
         row["value"] for table in _tables(api, finished, "checkpoints") for row in _rows(table) if row["what"] == "input: shards"
     }
-    run = api.start("train/tiny", {"spec": {"shards": [shards], "scale": parameters["scale"], "seed": 9}})
+    run = api.start("train/train-tiny", {"spec": {"shards": [shards], "scale": parameters["scale"], "seed": 9}})
     assert api.wait(run, PATIENCE)["state"]["type"] == "COMPLETED"
     asked = {
         "flow_runs": {
-            "deployment_id": {"any_": [api.form("reevaluate/tiny")["id"]]},
+            "deployment_id": {"any_": [api.form("reevaluate/reevaluate-tiny")["id"]]},
             "state": {"name": {"not_any_": ["Scheduled"]}},
         }
     }
@@ -110,7 +110,7 @@ def test_a_finished_training_is_evaluated_by_the_automation(finished: str, api: 
 
 
 def test_the_schedule_fires(finished: str, api: Api) -> None:
-    form = api.form("reevaluate/tiny")
+    form = api.form("reevaluate/reevaluate-tiny")
     [schedule] = form["schedules"]
     assert schedule["active"]
     at = f"/deployments/{form['id']}/schedules/{schedule['id']}"
@@ -143,7 +143,7 @@ def test_a_score_that_is_not_what_it_was_raises_an_alarm(
     told["tasks"][0]["value"] += 0.1  # as if a library had changed what it gives
     folder.write_json(REPORT, told)
     spec = {"scale": "tiny", "checkpoints": [address]}
-    ended = api.wait(api.start("reevaluate/tiny", {"spec": spec}), PATIENCE)
+    ended = api.wait(api.start("reevaluate/reevaluate-tiny", {"spec": spec}), PATIENCE)
     assert ended["state"]["type"] == "FAILED"
     assert told["tasks"][0]["key"] in ended["state"]["message"]
     assert "drift-tiny" in {artifact["key"] for artifact in api.artifacts(ended["id"]) if artifact["type"] == "table"}
@@ -156,7 +156,7 @@ def test_one_gpu_run_at_a_time_and_the_others_wait_where_one_sees_them(stack: St
     assert pool["concurrency_limit"] == 1
     stack.start_worker("gpu")
     broken = {"step": "no-such-step", "identity": []}
-    runs = [api.start("gpu-step/tiny", broken) for _ in range(3)]
+    runs = [api.start("gpu-step/gpu-step-tiny", broken) for _ in range(3)]
     assert {api.wait(run, PATIENCE)["state"]["type"] for run in runs} == {"FAILED"}
     spans = sorted((run["start_time"], run["end_time"]) for run in map(api.run, runs))
     assert all(before[1] <= after[0] for before, after in pairwise(spans))

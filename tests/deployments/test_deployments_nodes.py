@@ -92,7 +92,7 @@ def test_a_worker_under_slurm_trains_on_all_nodes_of_its_job(tmp_path: Path, mon
         subprocess.run(["sbatch", *asked, script], env=own, cwd=tmp_path, check=True)
         api = Api(stack.api, SECRETS["PREFECT_AUTH"])
         step: dict[str, Any] = {"step": key(train), "identity": packed((SPEC, (shards,)))}
-        ended = api.wait(api.start("gpu-step/tiny", step), 900)
+        ended = api.wait(api.start("gpu-step/gpu-step-tiny", step), 900)
         assert ended["state"]["type"] == "COMPLETED", (ended["state"], log.read_text())
         made = train.plan(SPEC, (shards,), store=store).artifact
         assert made is not None

@@ -43,7 +43,7 @@ def test_only_what_needs_a_gpu_and_is_not_built_is_handed_on(tmp_path: Any, monk
     store = Store.open(str(tmp_path))
     step, identity = CALLS[0]
     assert not belongs_there(step, identity, store)
-    monkeypatch.setenv("DATACOMP_GPU_DEPLOYMENT", "gpu-step/small")
+    monkeypatch.setenv("DATACOMP_GPU_DEPLOYMENT", "gpu-step/gpu-step-small")
     settings.cache_clear()
     assert belongs_there(step, identity, store)
     assert not belongs_there(curate.reshard.fn.step, (), store)

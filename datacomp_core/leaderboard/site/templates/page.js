@@ -30,6 +30,7 @@ if (search) {
   const rows = [...document.querySelectorAll("#board tbody tr")];
   const papers = document.getElementById("papers");
   const shown = document.getElementById("shown");
+  const nothing = document.getElementById("no-match");
   const apply = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     let count = 0;
@@ -39,6 +40,8 @@ if (search) {
       count += !row.hidden;
     }
     shown.textContent = `${count} of ${rows.length} rows`;
+    nothing.hidden = count > 0 || rows.length === 0;
+    nothing.textContent = `No method matches "${search.value.trim()}": clear the filter to see all ${rows.length} rows.`;
   };
   search.addEventListener("input", apply);
   papers?.addEventListener("change", apply);

@@ -1,0 +1,76 @@
+"""The form of each deployment in Prefect's UI: the schema of its flow, narrowed to what a person fills in.
+
+The scale is the deployment's own. A recipe is one of a list, or a text: a name with parameters, or a filter of one's own in YAML.
+So a known recipe and a filter cannot both be given. What a run needs is required, so the page does not call it optional.
+"""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+from typing import Any
+
+from prefect import Flow
+from prefect.utilities.callables import ParameterSchema, parameter_schema
+
+from datacomp_core.recipes.baselines import RECIPES, recipe
+from datacomp_core.scales import SCALES
+from datacomp_core.selection.select import scores_of
+
+EMBEDDED = "tiny"
+NEEDED = ("scale", "recipe", "recipes", "seeds")
+FROM_PYTHON = ("filter",)
+"""Fields of a spec that no form shows: YAML in `recipe` says the same."""
+
+YAML_HELP = (
+    "A name with parameters, such as `clip_score:score=l14,fraction=0.3`, or a filter of your own in YAML. Filters nest: "
+    "{kind: all, filters: [{kind: words, at_least: 4}, {kind: top_fraction, score: SCORE, fraction: 0.4}]}. "
+    "`name:` and `filter:` around it give it a name on the board."
+)
+
+
+def form(flow: Flow[..., Any], scale: str) -> ParameterSchema:
+    """The parameter schema of a flow's deployment at one scale."""
+    schema = deepcopy(parameter_schema(flow))
+    for definition in schema.definitions.values():
+        if set(definition.get("properties", {}).get("scale", {}).get("enum", ())) == set(SCALES):
+            _narrow(definition, scale)
+    return schema
+
+
+def _narrow(definition: dict[str, Any], scale: str) -> None:
+    """What a flow takes as its `spec`: the models that have a compute scale."""
+    properties: dict[str, Any] = definition["properties"]
+    for name in FROM_PYTHON:
+        properties.pop(name, None)
+    properties["scale"] = {**properties["scale"], "enum": [scale], "default": scale}
+    if "recipe" in properties:
+        properties["recipe"] = _recipe(properties["recipe"], scale)
+    if "recipes" in properties:
+        properties["recipes"]["items"] = _recipe(properties["recipes"]["items"], scale)
+    needed = [name for name in NEEDED if name in properties]
+    definition["required"] = list(dict.fromkeys([*definition.get("required", ()), *needed]))
+
+
+def _recipe(field: dict[str, Any], scale: str) -> dict[str, Any]:
+    kept = {name: value for name, value in field.items() if name in ("default", "title")}
+    known = {"title": "A recipe", "enum": recipes_of(scale), "description": "`datacomp filter --list` says what each keeps."}
+    own = {"title": "Your own", "minLength": 1, "description": YAML_HELP.replace("SCORE", score_of(scale))}
+    return {**kept, "description": "The filter.", "anyOf": [{"type": "string", **one} for one in (known, own)]}
+
+
+def score_of(scale: str) -> str:
+    """The CLIP score that a scale's own pool has."""
+    return "tiny" if scale == EMBEDDED else "l14"
+
+
+def recipes_of(scale: str) -> list[str]:
+    """The recipes that a scale's own pool can answer: the embedded pool has no score or feature of CommonPool's models."""
+    return [name for name in RECIPES if _models(name) <= ({"tiny"} if scale == EMBEDDED else {"b32", "l14"})]
+
+
+def _models(name: str) -> set[str]:
+    """The models whose scores or features a recipe reads."""
+    wanted = recipe(name).filter
+    written = " ".join(one.model_dump_json() for one in (wanted, *scores_of(wanted)))
+    return {model for model in ("b32", "l14", "tiny") if re.search(rf"\b{model}\b|_{model}\b", written)}

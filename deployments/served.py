@@ -1,0 +1,107 @@
+"""The Prefect server with our pages beside it: one door for the UI, the API and the reports. `python -m deployments.served`.
+
+Pages are read from the store, so it does not matter which machine wrote them. With `PREFECT_SERVER_API_AUTH_STRING` set they ask
+for the same user and password as the API. The UI may load and ask only what this server gives: no telemetry leaves the browser.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import re
+from pathlib import PurePosixPath
+from typing import Annotated
+
+import typer
+import uvicorn
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from datacomp_core.settings import settings
+from datacomp_core.store import Folder
+from tasks.published import PAGES
+
+DOOR = "/report"
+NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*")
+TYPES = {".html": "text/html; charset=utf-8", ".png": "image/png", ".svg": "image/svg+xml"}
+OF_A_PAGE = (
+    "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'self'"
+)
+OF_THE_UI = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
+"""Prefect's second UI asks a host of its makers for its configuration: the browser does not let it."""
+
+
+class ContentPolicy:
+    """Adds the security policy to every answer that does not bring its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("Content-Security-Policy", OF_THE_UI)
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+            await send(message)
+
+        await self.app(scope, receive, with_policy if scope["type"] == "http" else send)
+
+
+def make_app(pages: Folder) -> FastAPI:
+    """Prefect's application, and `GET /report/NAME` from the folder of pages."""
+    from prefect.server.api.server import create_app
+    from prefect.settings import get_current_settings
+
+    secret = get_current_settings().server.api.auth_string
+    expected = secret.get_secret_value() if secret is not None else ""
+
+    async def page(request: Request) -> Response:
+        if expected and not _knows(request.headers.get("authorization", ""), expected):
+            return PlainTextResponse("A user and a password are needed.", 401, {"WWW-Authenticate": 'Basic realm="datacomp"'})
+        return await run_in_threadpool(_page, pages, request.path_params["name"])
+
+    app = create_app()
+    app.router.routes.insert(0, Route(f"{DOOR}/{{name:path}}", page))  # before Prefect's own, which answers every path
+    app.add_middleware(ContentPolicy)
+    return app
+
+
+def _knows(header: str, expected: str) -> bool:
+    scheme, _, given = header.partition(" ")
+    wanted = base64.b64encode(expected.encode()).decode()
+    return scheme.lower() == "basic" and hmac.compare_digest(given.strip(), wanted)
+
+
+def _page(pages: Folder, name: str) -> Response:
+    kind = TYPES.get(PurePosixPath(name).suffix)
+    if kind is None or not NAME.fullmatch(name):
+        return PlainTextResponse("There is no such page.", 404)
+    if not pages.exists(name):
+        return PlainTextResponse("There is no such page yet: a run of its scale writes it when it ends.", 404)
+    data = pages.read(name)
+    return Response(data, media_type=kind, headers={"Content-Security-Policy": OF_A_PAGE, "Cache-Control": "no-cache"})
+
+
+def serve(
+    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen at.")] = 4200,
+) -> None:
+    """Serve the Prefect API and UI, and our pages, until a signal."""
+    from prefect.settings import get_current_settings
+
+    server = get_current_settings().server
+    app = make_app(Folder(settings().store_url) / PAGES)
+    uvicorn.run(
+        app, host=host, port=port, timeout_keep_alive=server.api.keepalive_timeout, log_level=server.logging_level.lower()
+    )
+
+
+if __name__ == "__main__":
+    typer.run(serve)

@@ -1,0 +1,102 @@
+"""What a run is called, and what the page of a refused or failed run says.
+
+A run is named after what was asked of it. Prefect names a run only once its parameters are valid, so a refused run gets its name,
+and its message as one sentence, from a hook. A failure that our errors explain in one sentence is logged as that sentence, once,
+without a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import ParameterTypeError
+from prefect.runtime import flow_run as running
+from prefect.states import Failed
+
+from datacomp_core.errors import DatacompError
+from datacomp_core.recipes.load import is_text
+
+MAX_NAME = 80
+REFUSED = "Validation of flow parameters failed"
+INVALID = re.compile(r"^\s*- (?:spec(?:\.(?P<field>[\w.]+))?: )?(?:Value error, )?(?P<why>.+)$", re.MULTILINE)
+AT_THE_END = "Engine execution exited"
+LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+
+
+def run_name(pattern: str) -> Callable[[], str]:
+    """A name for Prefect's `flow_run_name`, from the parameters of the run: `pattern` as for `str.format`."""
+    return lambda: _filled(pattern, running.parameters)
+
+
+def _filled(pattern: str, parameters: Mapping[str, Any]) -> str:
+    return pattern.format_map(_Asked(parameters))[:MAX_NAME]
+
+
+class _Asked(dict[str, Any]):
+    """The fields of a run's `spec` and its other parameters. A field that was not given, or is not valid, reads as `?`."""
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        spec = parameters.get("spec", {})
+        given = dict(spec) if isinstance(spec, Mapping) else spec.model_dump(mode="json")
+        super().__init__({**given, **{name: value for name, value in parameters.items() if name != "spec"}})
+        self["recipe"] = _recipe(spec, str(given.get("recipe", "?")))
+
+    def __missing__(self, name: str) -> str:
+        return "?"
+
+
+def _recipe(spec: Any, given: str) -> str:
+    """A recipe's name; one that is written out as YAML is called by the name that it gives or gets."""
+    if not is_text(given):
+        return given
+    try:
+        return spec.subset().recipe if hasattr(spec, "subset") else "own filter"
+    except DatacompError:
+        return "own filter"
+
+
+def refused(pattern: str) -> Callable[[Flow[..., Any], FlowRun, State[Any]], None]:
+    """A hook for failed runs: one whose parameters were refused gets the name of what was asked, and one sentence."""
+
+    def name_refused_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+        if not (state.message or "").startswith(REFUSED):
+            return
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_name(flow_run.id, _filled(pattern, flow_run.parameters))
+            client.set_flow_run_state(flow_run.id, Failed(name="Refused", message=sentence(state.message or "")), force=True)
+
+    return name_refused_run
+
+
+def sentence(message: str) -> str:
+    """What was wrong with the parameters, without Prefect's and pydantic's wrapping."""
+    found = [(f"{match['field']}: " if match["field"] else "") + match["why"].strip() for match in INVALID.finditer(message)]
+    return "Refused: " + " ".join(found) if found else message
+
+
+class OneSentence(logging.Filter):
+    """Tells a failure that has a sentence (one of our errors, a refused form) by that sentence, once, without a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        problem = record.exc_info[1] if record.exc_info else None
+        if not isinstance(problem, DatacompError | ParameterTypeError):
+            return True
+        if isinstance(problem, DatacompError) and record.getMessage().startswith(AT_THE_END):
+            return False  # told when it happened
+        record.msg, record.args = sentence(str(problem)), ()
+        record.exc_info, record.exc_text = None, None
+        return True
+
+
+def quieten() -> None:
+    """Let the loggers of runs tell our errors in one sentence. Twice is the same as once."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(one, OneSentence) for one in logger.filters):
+            logger.addFilter(OneSentence())
