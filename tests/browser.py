@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import subprocess
@@ -68,6 +69,52 @@ class Page:
                 return
             time.sleep(0.05)
         raise AssertionError("the page did not load")
+
+    def visit(self, url: str) -> None:
+        """Open a url and wait until it has loaded."""
+        self.loaded = False
+        self.call("Page.navigate", url=url)
+        self.until("document.readyState === 'complete'", url)
+
+    def until(self, script: str, what: str, seconds: float = 120) -> Any:
+        """The first true value of an expression, asked for again and again."""
+        end = time.monotonic() + seconds
+        while not (found := self.do(script)):
+            assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s on a page that says {self.text()[:1500]!r}"
+            time.sleep(0.3)
+        return found
+
+    def text(self) -> str:
+        return self.do("document.body.innerText")
+
+    def click(self, text: str) -> None:
+        """Click the innermost visible thing whose whole text is `text`, as a mouse does."""
+        find = f"""(() => {{
+            const fits = [...document.querySelectorAll("a, button, [role], label, span, p")].filter(
+                (one) => one.textContent.trim() === {json.dumps(text)} && one.getClientRects().length);
+            const one = fits.find((one) => !fits.some((other) => other !== one && one.contains(other)));
+            if (!one) return null;
+            one.scrollIntoView({{block: "center"}});
+            const at = one.getBoundingClientRect();
+            return [at.x + at.width / 2, at.y + at.height / 2];
+        }})()"""
+        x, y = self.until(find, f"something to click that says {text!r}")
+        for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+            button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
+        time.sleep(0.5)
+
+    def write(self, selector: str, text: str) -> None:
+        """Type into the first field that matches."""
+        self.until(f"document.querySelector({json.dumps(selector)})", selector)
+        self.do(f"document.querySelector({json.dumps(selector)}).focus()")
+        self.call("Input.insertText", text=text)
+
+    def width(self, pixels: int, height: int = 900) -> None:
+        self.call("Emulation.setDeviceMetricsOverride", width=pixels, height=height, deviceScaleFactor=1, mobile=False)
+
+    def screenshot(self, target: Path) -> None:
+        target.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def do(self, script: str) -> Any:
         """The value of a JavaScript expression in the page."""

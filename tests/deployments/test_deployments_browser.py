@@ -1,0 +1,151 @@
+"""What a person does in Prefect's UI, in a real browser against a real server and worker, at a laptop's width.
+
+Find `experiment-tiny`, fill in a nested filter, run it, open the report through the link of an artifact; see a refused run; cancel
+one. With DATACOMP_SCREENSHOTS=FOLDER it leaves the pictures of docs/.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import Page, chromium
+from client import Api
+from conftest import free_port
+from processes import processes_with
+from stack import answers, end, spawn, wait_for
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+LAPTOP = 1280
+PATIENCE = 1800
+NESTED = (
+    "name: long and near\nfilter:\n  kind: all\n  filters:\n    - kind: words\n      at_least: 4\n    - kind: not\n"
+    "      filter: {kind: language, language: de}\n    - kind: top_fraction\n      score: tiny\n      fraction: 0.4\n"
+)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`datacomp ui`, `deploy` and `worker cpu` on a fresh home; the address of the page."""
+    folder, port = tmp_path_factory.mktemp("laptop"), free_port()
+    page = f"http://127.0.0.1:{port}"
+    own = {"DATACOMP_HOME": str(folder / "home"), "DATACOMP_WORKERS": "2"}
+    with_api = own | {"PREFECT_API_URL": f"{page}/api"}
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        processes.append(spawn(["-m", "deployments.cli", "ui", "--port", str(port)], folder / "ui.log", own))
+        wait_for(lambda: answers(f"{page}/api/health"), 600, "the server")
+        deploy = spawn(["-m", "deployments.cli", "deploy"], folder / "deploy.log", with_api)
+        assert deploy.wait(300) == 0, (folder / "deploy.log").read_text()
+        processes.append(spawn(["-m", "deployments.cli", "worker", "cpu"], folder / "worker.log", with_api))
+        yield page
+    finally:
+        for process in reversed(processes):
+            end(process)
+
+
+@pytest.fixture(scope="module")
+def api(server: str) -> Api:
+    return Api(f"{server}/api", "")
+
+
+@pytest.fixture
+def page(server: str, tmp_path: Path) -> Iterator[Page]:
+    assert BROWSER is not None
+    with chromium(BROWSER, tmp_path / "browser") as opened:
+        opened.width(LAPTOP)
+        yield opened
+
+
+def keep(page: Page, name: str) -> None:
+    """A picture for docs, where one was asked for."""
+    if folder := os.environ.get("DATACOMP_SCREENSHOTS"):
+        page.screenshot(Path(folder) / name)
+
+
+def open_form(page: Page, server: str) -> None:
+    page.visit(f"{server}/v2/deployments")
+    page.click("experiment-tiny")
+    page.click("Run")
+    page.click("Custom run")
+    page.until("document.body.innerText.includes('Your own')", "the form")
+
+
+def submitted(page: Page, api: Api) -> str:
+    """Submit the form; the run that it made."""
+    before = {run["id"] for run in api.runs()}
+    page.click("Submit")
+    return wait_for(lambda: {run["id"] for run in api.runs()} - before, 60, "the run").pop()
+
+
+def test_a_nested_filter_from_the_form_to_the_report(page: Page, server: str, api: Api) -> None:
+    open_form(page, server)
+    assert page.do("document.documentElement.scrollWidth") <= LAPTOP
+    page.click("Your own")
+    page.write("textarea", NESTED)
+    keep(page, "ui-form.png")
+    run = submitted(page, api)
+    ended = api.wait(run, PATIENCE)
+    assert ended["state"]["type"] == "COMPLETED", ended["state"]
+    assert ended["name"] == "tiny-long and near-seed0"
+    pictures = [one for one in api.artifacts(run) if one["type"] == "image"]
+    assert pictures
+    assert all(one["data"].startswith("/report/pictures/") for one in pictures)
+    [link] = [one for one in api.artifacts(run) if one["key"] == "leaderboard-page-tiny"]
+    page.visit(f"{server}/v2/artifacts/artifact/{link['id']}")
+    page.click("Report page of tiny")
+    page.until("location.pathname === '/report/tiny.html'", "the report")
+    page.until("document.body.innerText.includes('long and near')", "the method on the report")
+    [contact] = [one for one in pictures if one["key"].endswith("-contact")]
+    page.visit(f"{server}/v2/artifacts/artifact/{contact['id']}")
+    page.until("[...document.images].some((one) => one.complete && one.naturalWidth > 300)", "the picture")
+    keep(page, "ui-contact.png")
+    page.visit(f"{server}/v2/runs/flow-run/{run}")
+    page.until("document.body.innerText.includes('Completed')", "the run's page")
+    keep(page, "ui-run.png")
+    assert not [url for url in page.requests if not url.startswith((server, "data:", "blob:"))], "the page asked another host"
+
+
+def test_a_refused_run_says_why_in_one_sentence(page: Page, server: str, api: Api) -> None:
+    open_form(page, server)
+    page.click("Your own")
+    page.write("textarea", "no_filtr")
+    run = submitted(page, api)
+    ended = wait_for(lambda: (found := api.run(run))["state"]["name"] == "Refused" and found, 300, "the refusal")
+    assert ended["name"] == "tiny-no_filtr-seed0"
+    assert ended["state"]["message"].startswith("Refused: Unknown recipe 'no_filtr'. Did you mean 'no_filter'?")
+    page.visit(f"{server}/v2/runs/flow-run/{run}")
+    page.until("document.body.innerText.includes('Did you mean')", "the sentence on the run's page")
+    assert "Traceback" not in page.text()
+
+
+def test_a_cancelled_run_is_cancelled_with_every_step(page: Page, server: str, api: Api) -> None:
+    form = api.form("experiment/experiment-tiny")["parameters"]
+    run = api.start("experiment/experiment-tiny", {"spec": {**form["spec"], "seed": 7}})
+    mark = f"PREFECT__FLOW_RUN_ID={run}"
+    wait_for(lambda: any("training.worker" in line for line in processes_with(mark)), PATIENCE, "the training")
+    page.visit(f"{server}/v2/runs/flow-run/{run}")
+    page.until("document.body.innerText.includes('Running')", "the run's page")
+    page.do("document.querySelector('button[aria-haspopup=menu]').focus()")
+    for key in ("rawKeyDown", "keyUp"):
+        page.call("Input.dispatchKeyEvent", type=key, key="Enter", code="Enter", windowsVirtualKeyCode=13)
+    page.click("Cancel")
+    page.click("Cancel Run")
+    ended = api.wait(run, 300)
+    assert ended["state"]["type"] == "CANCELLED"
+
+    def states() -> set[Any]:
+        return {task["state"]["type"] for task in api.tasks(run)}
+
+    wait_for(lambda: states() <= {"COMPLETED", "CANCELLED"}, 60, "every step as completed or cancelled")
