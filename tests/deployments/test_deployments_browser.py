@@ -141,7 +141,7 @@ def test_a_cancelled_run_is_cancelled_with_every_step(page: Page, server: str, a
     for key in ("rawKeyDown", "keyUp"):
         page.call("Input.dispatchKeyEvent", type=key, key="Enter", code="Enter", windowsVirtualKeyCode=13)
     page.click("Cancel")
-    page.click("Cancel Run")
+    page.click("Cancel Flow Run")
     ended = api.wait(run, 300)
     assert ended["state"]["type"] == "CANCELLED"
 
