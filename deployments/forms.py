@@ -13,7 +13,8 @@ from typing import Any
 from prefect import Flow
 from prefect.utilities.callables import ParameterSchema, parameter_schema
 
-from datacomp_core.recipes.baselines import RECIPES, recipe
+from datacomp_core.recipes import recipe
+from datacomp_core.registry import RECIPES
 from datacomp_core.scales import SCALES
 from datacomp_core.selection.select import scores_of
 

@@ -27,9 +27,9 @@ CODE_FILE = ".py"
 
 
 def load_recipe(given: str) -> Recipe:
-    """A recipe by name (`basic_filter`, `clip_score:score=b32,fraction=0.2`), from a YAML, JSON or Python file, or as YAML itself.
+    """A recipe by name (`basic_filter`, `clip_score:score=b32,fraction=0.2`), from a YAML, JSON or Python file, or as YAML.
 
-    YAML itself is what a form sends: the text of a recipe file, or a bare filter (`kind: words`), which is named after its
+    YAML is what a form sends: the text of a recipe file, or a bare filter (`kind: words`), which is named after its
     content. SpecError with one sentence for whatever is wrong.
     """
     if is_text(given):

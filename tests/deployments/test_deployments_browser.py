@@ -1,7 +1,7 @@
 """What a person does in Prefect's UI, in a real browser against a real server and worker, at a laptop's width.
 
-Find `experiment-tiny`, fill in a nested filter, run it, open the report through the link of an artifact; see a refused run; cancel
-one. With DATACOMP_SCREENSHOTS=FOLDER it leaves the pictures of docs/.
+Find `experiment-tiny`, fill in a nested filter, run it, open the report through the link of an artifact, see a refused run,
+cancel a run. With DATACOMP_SCREENSHOTS=FOLDER it leaves the pictures of docs/.
 """
 
 from __future__ import annotations

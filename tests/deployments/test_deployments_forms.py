@@ -9,7 +9,7 @@ from prefect.utilities.schema_tools.validation import validate
 from pydantic import ValidationError
 
 from datacomp_core.filters import All
-from datacomp_core.recipes.baselines import RECIPES
+from datacomp_core.registry import RECIPES
 from deployments.catalog import ROWS, Row
 from deployments.forms import form, recipes_of
 from flows.parameters import ExperimentSpec, SweepSpec

@@ -131,7 +131,7 @@ def test_the_page_in_a_browser(tab: browser.Page, written: Path) -> None:
     assert tab.do("document.getElementById('shown').textContent") == "1 of 4 rows"
     assert tab.do("document.getElementById('no-match').hidden")
     tab.do("const g = document.getElementById('filter'); g.value = 'zebra'; g.dispatchEvent(new Event('input'))")
-    assert "No method matches \"zebra\"" in tab.do("document.getElementById('no-match').innerText")
+    assert 'No method matches "zebra"' in tab.do("document.getElementById('no-match').innerText")
     tab.do("const h = document.getElementById('filter'); h.value = 'CLIP'; h.dispatchEvent(new Event('input'))")
 
     shown = "[...document.querySelectorAll('[role=tabpanel]')].filter(panel => !panel.hidden).length"
