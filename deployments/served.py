@@ -67,7 +67,7 @@ def make_app(pages: Folder) -> FastAPI:
             return PlainTextResponse("A user and a password are needed.", 401, {"WWW-Authenticate": 'Basic realm="datacomp"'})
         return await run_in_threadpool(_page, pages, request.path_params["name"])
 
-    app = create_app()
+    app = create_app(ignore_cache=True)  # it is changed below
     app.router.routes.insert(0, Route(f"{DOOR}/{{name:path}}", page))  # before Prefect's own, which answers every path
     app.add_middleware(ContentPolicy)
     return app

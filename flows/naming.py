@@ -16,6 +16,7 @@ from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ParameterTypeError
+from prefect.flows import FlowStateHook
 from prefect.runtime import flow_run as running
 from prefect.states import Failed
 
@@ -61,7 +62,7 @@ def _recipe(spec: Any, given: str) -> str:
         return "own filter"
 
 
-def refused(pattern: str) -> Callable[[Flow[..., Any], FlowRun, State[Any]], None]:
+def refused(pattern: str) -> FlowStateHook[..., Any]:
     """A hook for failed runs: one whose parameters were refused gets the name of what was asked, and one sentence."""
 
     def name_refused_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
