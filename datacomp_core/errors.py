@@ -37,6 +37,10 @@ class DataError(DatacompError):
     """Data that a step was given is missing, broken or not what its record says."""
 
 
+class MissingFileError(DataError):
+    """The store answered, and this file is not there. Any other failure to read it is a StoreError: nobody can tell."""
+
+
 class IncompleteError(DatacompError):
     """A step ended with more losses than its spec tolerates."""
 

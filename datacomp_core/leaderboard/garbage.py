@@ -16,14 +16,21 @@ from datacomp_core.artifacts import BoardEntry
 from datacomp_core.leaderboard.provenance import find, walk
 from datacomp_core.store import Store
 from datacomp_core.store.attempt import PREFIX, is_at_work
-from datacomp_core.store.record import RECORD, Record
+from datacomp_core.store.deletion import delete, delete_lost, drop_attempt
+from datacomp_core.store.listing import agreed
+from datacomp_core.store.record import Record
+
+UPLOAD = "an upload in parts that was neither ended nor aborted"
 
 
 class Unused(BaseModel):
-    """Something that may go: a whole artifact, or an attempt that its address no longer needs (`path` is in the store)."""
+    """Something that may go: an artifact, an attempt that its address no longer needs, what was set aside as lost, or an upload.
+
+    `path` is in the store: an address, a folder, or for what was lost the note about it.
+    """
 
     model_config = ConfigDict(frozen=True)
-    what: Literal["artifact", "attempt"]
+    what: Literal["artifact", "attempt", "lost", "upload"]
     path: str
     num_bytes: int
     built: str = ""
@@ -32,10 +39,10 @@ class Unused(BaseModel):
 
 def unused(store: Store, *, keep: Iterable[str] = (), older_than_hours: float = 24.0) -> list[Unused]:
     """What no entry (nor anything in `keep`, by address or fingerprint) came from. Larger things first."""
-    roots = [*store.addresses(BoardEntry.kind), *[find(store, text).address for text in keep]]
+    roots = [*agreed(lambda: list(store.addresses(BoardEntry.kind)), store), *[find(store, text).address for text in keep]]
     needed = {link.address for link in walk(store, roots)} if roots else set[str]()
     before = datetime.now(UTC) - timedelta(hours=older_than_hours)
-    found = [*_artifacts(store, needed, before), *_attempts(store, before)]
+    found = [*_artifacts(store, needed, before), *_attempts(store, before), *_lost(store), *_uploads(store, before)]
     return sorted(found, key=lambda one: (-one.num_bytes, one.path))
 
 
@@ -52,32 +59,48 @@ def _ended(record: Record) -> datetime:
 
 def _attempts(store: Store, before: datetime) -> Iterator[Unused]:
     """Folders of attempts that were not published: nobody is at work in them, and they are old enough."""
-    for kind in store.root.folders():
-        for scale in (store.root / kind).folders():
-            for name in (store.root / kind / scale).folders():
-                home = store.home(f"{kind}/{scale}/{name}")
-                record = store.record(f"{kind}/{scale}/{name}") if home.exists(RECORD) else None
-                published = "" if record is None else str(record.artifact["data"]).rpartition("/")[2]
-                left = [folder for folder in home.folders() if folder.startswith(PREFIX) and folder != published]
-                for attempt in left:
-                    if not is_at_work(home, attempt, before.timestamp()):
-                        size = sum((home / attempt).files().values())
-                        path = f"{kind}/{scale}/{name}/{attempt}"
-                        yield Unused(what="attempt", path=path, num_bytes=size, why="an attempt that was not finished")
+    for address in store.places():
+        home = store.home(address)
+        for attempt in [folder for folder in home.folders() if folder.startswith(PREFIX)]:
+            if not store.is_published(address, attempt) and not is_at_work(home, attempt, before.timestamp()):
+                size = sum((home / attempt).files().values())
+                path = f"{address}/{attempt}"
+                yield Unused(what="attempt", path=path, num_bytes=size, why="an attempt that was not finished")
 
 
-def remove(store: Store, found: Iterable[Unused]) -> int:
-    """Remove what `unused` found: records first, so that nothing half gone counts as built. The bytes that were freed."""
-    freed = 0
-    for one in found:
-        if one.what == "artifact":
-            store.home(one.path).remove(RECORD)
-            store.home(one.path).remove()
-        else:
-            home, _, attempt = one.path.rpartition("/")
-            for name in store.home(home).files():
-                if name.startswith(f"{attempt}.lease-"):
-                    store.home(home).remove(name)
-            (store.root / one.path).remove()
-        freed += one.num_bytes
-    return freed
+def _lost(store: Store) -> Iterator[Unused]:
+    for lost in store.lost():
+        size = 0 if lost.record.adopted_from else sum((store.root / lost.data).files().values())
+        why = f"what is left of {lost.address}, lost on {lost.at}: {lost.why}"
+        yield Unused(what="lost", path=lost.note, num_bytes=size, built=lost.record.started, why=why)
+
+
+def _uploads(store: Store, before: datetime) -> Iterator[Unused]:
+    """Uploads in parts that killed processes left: a bucket keeps and bills their parts, and lists none of them."""
+    for upload in store.root.uploads():
+        if upload.begun < before:
+            yield Unused(
+                what="upload", path=upload.name, num_bytes=0, built=upload.begun.isoformat(timespec="seconds"), why=UPLOAD
+            )
+
+
+def remove(store: Store, found: Iterable[Unused], *, older_than_hours: float = 0.0) -> int:
+    """Remove what `unused` found, as far as it is still so: somebody may have used it since. The bytes that were freed."""
+    before = (datetime.now(UTC) - timedelta(hours=older_than_hours)).timestamp()
+    return sum(one.num_bytes for one in found if _remove(store, one, before))
+
+
+def _remove(store: Store, one: Unused, before: float) -> bool:
+    if one.what == "artifact":
+        record = store.record(one.path)
+        return record is not None and record.started == one.built and delete(store, record)
+    if one.what == "attempt":
+        address, _, attempt = one.path.rpartition("/")
+        return drop_attempt(store, address, attempt, since=before)
+    if one.what == "lost":
+        lost = [each for each in store.lost() if each.note == one.path]
+        for each in lost:
+            delete_lost(store, each)
+        return bool(lost)
+    store.root.abort_uploads(one.path, before)
+    return True

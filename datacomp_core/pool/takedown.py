@@ -62,8 +62,7 @@ def take_down(store: Store, uids: set[str]) -> Taken:
 
 def _aside(store: Store) -> list[str]:
     """Shard sets whose change was killed."""
-    names = [name for name in (store.root / "shards").files(amend.ASIDE) if name.count("/") == 2]
-    return [f"shards/{name.rpartition('/')[0]}" for name in names if store.record(f"shards/{name.rpartition('/')[0]}") is None]
+    return [address for address in store.places("shards") if store.interrupted(address) is not None]
 
 
 def _makers(store: Store, uids: set[str]) -> set[str]:

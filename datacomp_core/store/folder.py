@@ -12,22 +12,24 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
-import fsspec
+from datacomp_core.errors import DataError, DiskFullError, MissingFileError, StoreError
+from datacomp_core.store import process
+from datacomp_core.store.bucket import PART_BYTES, BucketFiles, is_of_client
+from datacomp_core.store.local import LocalFiles, replacing
 
-from datacomp_core.errors import DataError, DiskFullError, StoreError
+__all__ = ["PART_BYTES", "FileStat", "Folder", "Upload", "hash_file", "scratch"]
 
 HASH_BLOCK = 1 << 20
-PART_BYTES = 8 << 20
-"""Of an upload in parts, ten of which are in flight and in memory: boto3's own size. s3fs takes 50 MB."""
-MOST_PARTS = 10_000
-REMOVERS = 16
+SCRATCH = "datacomp-"
+R = TypeVar("R")
 
 
 class FileStat(NamedTuple):
@@ -36,6 +38,13 @@ class FileStat(NamedTuple):
     path: str
     size: int
     sha256: str
+
+
+class Upload(NamedTuple):
+    """An upload in parts that is not finished: the path of its file in the folder that was asked, and when it was begun."""
+
+    name: str
+    begun: datetime
 
 
 class Folder:
@@ -53,7 +62,7 @@ class Folder:
         self.url = os.path.abspath(os.path.expanduser(text)) if self.is_local else text.rstrip("/")
         self._journal: dict[str, FileStat] | None = None
         self._prefix = ""
-        self._fs: Any = None
+        self._disk: LocalFiles | BucketFiles | None = None
 
     def __repr__(self) -> str:
         return f"Folder({self.url!r})"
@@ -78,7 +87,7 @@ class Folder:
         if not name:
             return self
         child = Folder(f"{self.url}/{name}")
-        child._journal, child._prefix, child._fs = self._journal, f"{self._prefix}{name}/", self._fs
+        child._journal, child._prefix, child._disk = self._journal, f"{self._prefix}{name}/", self._disk
         return child
 
     def journaled(self) -> Folder:
@@ -97,13 +106,11 @@ class Folder:
             self._journal[path] = stat._replace(path=path)
 
     @property
-    def fs(self) -> Any:
-        if self._fs is None:
-            try:
-                self._fs = _filesystem(self.url)
-            except (ValueError, ImportError) as problem:
-                raise StoreError(f"Cannot open {self.url}: {problem}") from problem
-        return self._fs
+    def disk(self) -> LocalFiles | BucketFiles:
+        """The operations on what lies beneath. StoreError if there is no such file system."""
+        if self._disk is None:
+            self._disk = LocalFiles() if self.is_local else BucketFiles(self.url)
+        return self._disk
 
     @property
     def path(self) -> Path:
@@ -119,27 +126,40 @@ class Folder:
     # Reading ------------------------------------------------------------------------------------------------------
 
     def read(self, name: str) -> bytes:
-        """All bytes of a file. DataError if it is not there."""
-        with self._told(name):
-            return self.fs.cat_file(self.at(name))
+        """All bytes of a file. MissingFileError if the store says that it is not there."""
+        return self._ask(name, lambda: self.disk.read(self.at(name)))
 
     def read_range(self, name: str, start: int, end: int) -> bytes:
         """Bytes `start` (included) to `end` (excluded). DataError if the file is missing or shorter."""
-        with self._told(name):
-            data = self.fs.cat_file(self.at(name), start=start, end=end)
-        if len(data) != end - start:
-            raise DataError(f"{self.at(name)} ends before byte {end}: it is truncated; make it again.")
-        return data
+        return self.read_ranges([(name, start, end)])[0]
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """`read_range` of many (name, start, end) at once; a bucket is asked for them concurrently."""
-        with self._told(""):
-            names, starts, ends = [self.at(name) for name, _, _ in ranges], [r[1] for r in ranges], [r[2] for r in ranges]
-            found = self.fs.cat_ranges(names, starts, ends, on_error="raise")
-        for (name, start, end), data in zip(ranges, found, strict=True):
-            if len(data) != end - start:
-                raise DataError(f"{self.at(name)} ends before byte {end}: it is truncated; make it again.")
+        try:
+            found = self._ask(
+                ranges[0][0] if len(ranges) == 1 else "",
+                lambda: self.disk.read_ranges([(self.at(name), start, end) for name, start, end in ranges]),
+            )
+        except MissingFileError:
+            for name in dict.fromkeys(name for name, _, _ in ranges):
+                if self.size(name) is None:
+                    raise MissingFileError(f"{self.at(name)} is not there.") from None
+            raise
+        except StoreError:
+            self._refuse_short(ranges)  # a bucket refuses a range that begins after the end
+            raise
+        if any(len(data) != end - start for (_, start, end), data in zip(ranges, found, strict=True)):
+            self._refuse_short(ranges)
+            raise StoreError(f"{self.url} gave fewer bytes than it has: the connection was cut. Run it again.")
         return found
+
+    def _refuse_short(self, ranges: Sequence[tuple[str, int, int]]) -> None:
+        """DataError if a file really ends before one of the ranges does: bytes that did not come are no proof of that."""
+        sizes: dict[str, int | None] = {}
+        for name, _, end in ranges:
+            size = sizes[name] if name in sizes else sizes.setdefault(name, self.size(name))
+            if size is not None and size < end:
+                raise DataError(f"{self.at(name)} ends before byte {end}: it is truncated; make it again.")
 
     def read_json(self, name: str) -> Any:
         try:
@@ -148,55 +168,45 @@ class Folder:
             raise DataError(f"{self.at(name)} is not valid JSON ({problem}).") from problem
 
     def open(self, name: str) -> IO[bytes]:
-        with self._told(name):
-            return self.fs.open(self.at(name), "rb")
+        return self._ask(name, lambda: self.disk.open(self.at(name)))
 
     def exists(self, name: str = "") -> bool:
-        with self._told(name):
-            return bool(self.fs.exists(self.at(name) if name else self.url))
+        """Whether there is a file or a folder of that name. StoreError if that cannot be told."""
+        return self.size(name) is not None
 
     def is_file(self, name: str) -> bool:
         """Whether a file, not a folder, is at `name`."""
-        with self._told(name):
-            return bool(self.fs.isfile(self.at(name)))
+        return self._ask(name, lambda: self.disk.mark(self.at(name))) is not None
 
     def mark(self, name: str) -> str:
         """What tells a changed file from the one that was read before: size, and time or the bucket's etag."""
-        with self._told(name):
-            self.fs.invalidate_cache(self.at(name))
-            return _mark(self.fs.info(self.at(name)))
+        found = self._ask(name, lambda: self.disk.mark(self.at(name)))
+        if found is None:
+            raise MissingFileError(f"{self.at(name)} is not there.")
+        return found
+
+    def size(self, name: str = "") -> int | None:
+        """Bytes of a file; some number for a folder; None if the store says that there is neither."""
+        return self._ask(name, lambda: self.disk.size(self.at(name) if name else self.url))
 
     def files(self, suffix: str = "") -> dict[str, int]:
         """Every file below this folder, by relative path in sorted order, with its size; unfinished ones are none."""
-        with self._told(""):
-            self.fs.invalidate_cache()
-            found = self.fs.find(self.url, detail=True)
-        cut = len(self.fs._strip_protocol(self.url)) + 1
-        names = {path[cut:]: int(info["size"]) for path, info in found.items()}
-        return {name: names[name] for name in sorted(names) if name.endswith(suffix) and not _unfinished(name)}
+        names = self._ask("", lambda: self.disk.list(self.url))
+        return {name: names[name] for name in sorted(names) if name.endswith(suffix)}
 
     def folders(self) -> list[str]:
         """Names of the folders directly in this one, sorted; none if it does not exist."""
-        with self._told(""):
-            self.fs.invalidate_cache()
-            try:
-                found = self.fs.ls(self.url, detail=True)
-            except FileNotFoundError:
-                return []
-        return sorted(info["name"].rstrip("/").rsplit("/", 1)[-1] for info in found if info["type"] == "directory")
+        return sorted(self._ask("", lambda: self.disk.names(self.url))[1])
+
+    def names(self) -> list[str]:
+        """Names of the files directly in this folder, sorted; none if it does not exist. Those below are not listed."""
+        return sorted(self._ask("", lambda: self.disk.names(self.url))[0])
 
     # Writing ------------------------------------------------------------------------------------------------------
 
     def write(self, name: str, data: bytes) -> FileStat:
         """Put `data` at `name` at once, over whatever was there."""
-        with self._told(name):
-            if self.is_local:
-                target = Path(self.at(name))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with _replacing(target) as temporary:
-                    temporary.write_bytes(data)
-            else:
-                self.fs.pipe_file(self.at(name), data)
+        self._ask(name, lambda: self.disk.write(self.at(name), data))
         return self._noted(FileStat(name, len(data), hashlib.sha256(data).hexdigest()))
 
     def write_json(self, name: str, value: Any) -> FileStat:
@@ -205,18 +215,8 @@ class Folder:
     def put(self, name: str, source: Path, *, sha256: str | None = None) -> FileStat:
         """Put a local file at `name` at once: moved if both lie on one local file system, else uploaded and removed."""
         stat = FileStat(name, source.stat().st_size, sha256 or hash_file(source))
-        with self._told(name):
-            if self.is_local:
-                target = Path(self.at(name))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                _move(source, target)
-            else:
-                self.fs.put_file(str(source), self.at(name), **self._parts(stat.size))
-                source.unlink()
+        self._ask(name, lambda: self.disk.put(self.at(name), source, stat.size))
         return self._noted(stat)
-
-    def _parts(self, size: int) -> dict[str, int]:
-        return {"chunksize": max(PART_BYTES, -(-size // MOST_PARTS))} if self.url.startswith("s3://") else {}
 
     @contextmanager
     def writing(self, name: str) -> Generator[Path]:
@@ -230,73 +230,75 @@ class Folder:
         target = Path(self.at(name))
         with self._told(name):
             target.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(target) as temporary:
+        with replacing(target) as temporary:
             yield temporary
         if self._journal is not None:
             self._noted(FileStat(name, target.stat().st_size, hash_file(target)))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Put `data` at `name` only if nothing is there; False if something is. Atomic among machines."""
-        with self._told(name):
-            return self._create_local(name, data) if self.is_local else self._create_remote(name, data)
+        """Put `data` at `name` only if nothing is there; False if something is. Atomic among machines.
 
-    def _create_local(self, name: str, data: bytes) -> bool:
-        target = Path(self.at(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(target)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            # A hard link is an exclusive create that appears with its content: O_EXCL alone shows an empty file first.
-            os.link(temporary, target)
-            return True
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _create_remote(self, name: str, data: bytes) -> bool:
-        try:
-            self.fs.pipe_file(self.at(name), data, mode="create")
-            return True
-        except FileExistsError:
-            return False
-        except OSError as problem:
-            if _is_precondition(problem):
-                return False
-            raise
+        True too if exactly these bytes lie there: a reply may have been lost, and the client's own retry was refused. Writers
+        that must be told apart write bytes that differ.
+        """
+        return self._ask(name, lambda: self.disk.create(self.at(name), data))
 
     def remove(self, name: str = "") -> None:
-        """Remove a file, or this whole folder. What is not there is not an error."""
-        target = self.at(name) if name else self.url
-        with self._told(name):
-            if self.is_local:
-                shutil.rmtree(target) if os.path.isdir(target) else Path(target).unlink(missing_ok=True)
-                return
-            self._remove_remote(target)
+        """Remove a file, or this whole folder. What is not there is not an error.
 
-    def _remove_remote(self, target: str) -> None:
-        """`fs.rm` would take `[`, `*` and `?` in a path for a pattern and remove the siblings that match it."""
-        self.fs.invalidate_cache()
-        found = set(self.fs.find(target)) | ({target} if self.fs.isfile(target) else set())
-        with ThreadPoolExecutor(REMOVERS) as threads:
-            for _ in threads.map(self.fs.rm_file, found):
-                pass
-        self.fs.invalidate_cache()
+        For scratch and for what was never published. Published data is removed by `deletion.delete` alone.
+        """
+        self._ask(name, lambda: self.disk.remove(self.at(name) if name else self.url))
+        if self._journal is not None:
+            gone = f"{self._prefix}{name}".rstrip("/")
+            for path in [path for path in self._journal if not gone or path == gone or path.startswith(f"{gone}/")]:
+                del self._journal[path]
+
+    def prune(self) -> None:
+        """Remove this local folder if it is empty; a bucket has no empty ones."""
+        if isinstance(self.disk, LocalFiles):
+            self.disk.prune(self.url)
+
+    def move(self, name: str, to: str) -> None:
+        """Rename a file or a folder of a local folder at once. What is not there is not moved."""
+        target = self.path / to
+        with self._told(name):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                os.rename(self.at(name), target)
 
     def sweep(self) -> None:
         """Remove what killed writers left unfinished. Only for a folder in which nobody else is at work."""
-        if self.is_local and os.path.isdir(self.url):
-            for path in self.path.rglob(".*.tmp"):
-                path.unlink(missing_ok=True)
+        self._ask("", lambda: self.disk.sweep(self.url))
+
+    def uploads(self) -> list[Upload]:
+        """Uploads in parts below this folder that were neither ended nor aborted; none on a disk."""
+        if not isinstance(self.disk, BucketFiles):
+            return []
+        disk, cut = self.disk, len(self.url.partition("://")[2].partition("/")[2])
+        found = self._ask("", lambda: disk.uploads(self.url))
+        return [Upload(upload["Key"][cut:].lstrip("/"), upload["Initiated"]) for upload in found]
+
+    def abort_uploads(self, name: str, before: float) -> None:
+        """Abort the uploads in parts of a file that were begun before a time (seconds since 1970)."""
+        if isinstance(self.disk, BucketFiles):
+            disk = self.disk
+            self._ask(name, lambda: disk.abort(self.at(name), before))
+
+    def sweep_left_behind(self) -> None:
+        """Remove the unfinished files of processes of this machine that have ended, while others may be at work."""
+        if isinstance(self.disk, LocalFiles):
+            self._ask("", lambda: self.disk.sweep_left_behind(self.url))
 
     # ---------------------------------------------------------------------------------------------------------------
 
     def _noted(self, stat: FileStat) -> FileStat:
         self.note(stat)
         return stat
+
+    def _ask(self, name: str, request: Callable[[], R]) -> R:
+        with self._told(name):
+            return request()
 
     @contextmanager
     def _told(self, name: str) -> Generator[None]:
@@ -305,7 +307,7 @@ class Folder:
         try:
             yield
         except FileNotFoundError as problem:
-            raise DataError(f"{where} is not there.") from problem
+            raise MissingFileError(f"{where} is not there.") from problem
         except PermissionError as problem:
             raise StoreError(f"No permission for {where}: choose another store (DATACOMP_STORE) or mend its rights.") from problem
         except OSError as problem:
@@ -313,25 +315,9 @@ class Folder:
                 raise DiskFullError(where) from problem
             raise StoreError(f"Cannot use {where}: {problem}") from problem
         except Exception as problem:
-            if type(problem).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+            if is_of_client(problem):
                 raise StoreError(f"Cannot use {where}: {problem}") from problem
             raise
-
-
-def _filesystem(url: str) -> Any:
-    """What serves a url. `url_to_fs` would take `::` in a path for a chain of filesystems."""
-    protocol, is_url, _ = url.partition("://")
-    if not is_url:
-        return fsspec.filesystem("file")
-    if "::" in protocol:
-        return fsspec.core.url_to_fs(url)[0]
-    kind = fsspec.get_filesystem_class(protocol)
-    return kind(**kind._get_kwargs_from_urls(url))
-
-
-def _mark(info: dict[str, Any]) -> str:
-    when = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("LastModified") or info.get("created") or ""
-    return f"{info['size']}:" + str(when).strip('"')
 
 
 def hash_file(path: Path) -> str:
@@ -341,49 +327,15 @@ def hash_file(path: Path) -> str:
 
 @contextmanager
 def scratch() -> Generator[Path]:
-    """A private local folder that is gone afterwards. It follows TMPDIR."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="datacomp-") as folder:
+    """A private local folder that is gone afterwards. It follows TMPDIR. The first one of a process sweeps those of dead ones."""
+    _sweep_scratch(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{process.token()}-") as folder:
         yield Path(folder)
 
 
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-
-
-def _unfinished(name: str) -> bool:
-    last = name.rsplit("/", 1)[-1]
-    return last.startswith(".") and last.endswith(".tmp")
-
-
-@contextmanager
-def _replacing(target: Path) -> Generator[Path]:
-    temporary = _temporary(target)
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _move(source: Path, target: Path) -> None:
-    try:
-        os.replace(source, target)
-    except OSError as problem:
-        if problem.errno != errno.EXDEV:
-            raise
-        with _replacing(target) as temporary:
-            shutil.copyfile(source, temporary)
-        source.unlink()
-
-
-def _is_precondition(problem: BaseException | None) -> bool:
-    """S3 answers a refused condition with 412 or, when two writers race, 409; s3fs wraps it in several ways."""
-    while problem is not None:
-        response = getattr(problem, "response", None)
-        code = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
-        if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409") or "PreconditionFailed" in str(problem):
-            return True
-        problem = problem.__cause__
-    return False
+@cache
+def _sweep_scratch(place: str) -> None:
+    with suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            if entry.name.startswith(SCRATCH) and process.is_left_behind(entry.name) and entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)

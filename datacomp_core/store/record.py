@@ -1,20 +1,26 @@
 """The record of one finished step, `_artifact.json`: written last, and the only truth of what is built.
 
-It holds what was asked (spec), from what (inputs), what came out (artifact, and a manifest of files with size and sha256),
-how it was run (options, host, versions, timings). It never holds a secret: options are reduced to plain values.
+It says what was asked (spec), from what (inputs), what came out (artifact, and a manifest of files with size and sha256),
+and how it was run (options, host, versions, timings). It never contains a secret: options are reduced to plain values.
+
+A record is never removed by a run. What takes the place of a lost or changed artifact gets a record of the next generation,
+`_artifact-2.json` and so on; the one before is marked, whoever does it and however often, and stays. So no reply that is lost and
+no run that is late can take away what another one published.
 """
 
 from __future__ import annotations
 
 import getpass
+import hashlib
 import importlib.metadata
 import io
 import os
 import platform
 import socket
 import sys
+import uuid
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,20 +29,29 @@ from datacomp_core.store.folder import FileStat
 
 RECORD = "_artifact.json"
 MANIFEST = "_manifest.parquet"
+State = Literal["built", "changing", "lost", "replaced"]
 LIBRARIES = ("torch", "open_clip_torch", "webdataset", "img2dataset", "polars", "faiss-cpu", "clip-benchmark", "numpy", "pillow")
 
 
 class Outputs(BaseModel):
-    """What a step wrote. The files themselves stand in `_manifest.parquet` beside the record, whatever their number."""
+    """What a step wrote. The files themselves stand in `manifest` beside the record, whatever their number.
+
+    Each try at publishing has a manifest of its own, so that two runs never overwrite each other's.
+    """
 
     model_config = ConfigDict(frozen=True)
     num_files: int
     num_bytes: int
     manifest_sha256: str
+    manifest: str = Field(default=MANIFEST, pattern=r"^_manifest(-[0-9a-f]{1,32})?\.parquet$")
 
 
 class Record(BaseModel):
-    """See the module. `inputs` maps a parameter's name to the addresses and fingerprints it was given."""
+    """See the module. `inputs` maps a parameter's name to the addresses and fingerprints it was given.
+
+    `state`: "built" is in force; "changing" is being amended; "lost" and "replaced" give way to the next generation, `why` says
+    what happened.
+    """
 
     model_config = ConfigDict(frozen=True)
     kind: str
@@ -54,6 +69,39 @@ class Record(BaseModel):
     host: dict[str, Any]
     versions: dict[str, str]
     adopted_from: str | None = None
+    generation: int = 1
+    state: State = "built"
+    why: str = ""
+
+    def marked(self, state: State, why: str = "") -> Record:
+        return self.model_copy(update={"state": state, "why": why})
+
+    def to_json(self) -> bytes:
+        return self.model_dump_json(indent=1).encode("utf-8")
+
+    @property
+    def data(self) -> str:
+        """Where its files lie, as in `Artifact.data`."""
+        return str(self.artifact["data"])
+
+
+def record_name(generation: int) -> str:
+    """The file of the record of a generation, counted from 1."""
+    return RECORD if generation == 1 else f"_artifact-{generation}.json"
+
+
+def is_record(name: str) -> bool:
+    """Whether a file of that name is a record of some generation."""
+    last = name.rsplit("/", 1)[-1]
+    return last == RECORD or (last.startswith("_artifact-") and last.endswith(".json"))
+
+
+def outputs_of(files: list[FileStat]) -> tuple[Outputs, bytes]:
+    """What a record says of its files, and the manifest that it names."""
+    data = manifest_bytes(files)
+    sha256 = hashlib.sha256(data).hexdigest()
+    name = f"_manifest-{uuid.uuid4().hex[:8]}.parquet"
+    return Outputs(num_files=len(files), num_bytes=sum(f.size for f in files), manifest_sha256=sha256, manifest=name), data
 
 
 def now() -> str:

@@ -19,11 +19,13 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 from datacomp_core import engines
 from datacomp_core.artifacts import Artifact, Spec
-from datacomp_core.errors import StoreError
+from datacomp_core.errors import DataError, StoreError
 from datacomp_core.store import record as records
 from datacomp_core.store.attempt import attempt
+from datacomp_core.store.deletion import drop_own
 from datacomp_core.store.fingerprint import SHORT, canonical, fingerprint
 from datacomp_core.store.folder import Folder
+from datacomp_core.store.listing import agreed
 from datacomp_core.store.store import Store, files_of
 
 log = logging.getLogger(__name__)
@@ -107,7 +109,8 @@ class Step(Generic[A]):
         address = self.address(*settled)
         found = store.record(address)
         if found is None:
-            return Planned(self.kind, name, "never built", address, None)
+            why = "never built" if store.interrupted(address) is None else "its retry or takedown has not ended"
+            return Planned(self.kind, name, why, address, None)
         if lost := store.missing(found):
             return Planned(self.kind, name, f"its data is lost: {lost}", address, None)
         return Planned(self.kind, name, "built", address, store.artifact(self.returns, found), found.seconds)
@@ -123,8 +126,14 @@ class Step(Generic[A]):
             if found and not lost:
                 log.info("reused %s", address)
                 return Outcome(store.artifact(self.returns, found), "reused", "built before", found)
+            if found and found.adopted_from:
+                raise DataError(
+                    f"The data of {address}, adopted from {found.adopted_from}, are lost: {lost}. Bring them back, or adopt "
+                    "them from where they lie now."
+                )
             if found:
-                store.forget(found)
+                store.set_aside(found, lost)
+            store.refuse_interrupted(address)
             why = f"its data is lost: {lost}" if lost else "never built"
             log.info("building %s (%s)", address, why)
             return self._build(address, identity, store, options, why)
@@ -135,23 +144,21 @@ class Step(Generic[A]):
         assert len(wanted) == len(options), f"{self} has no option {sorted(set(options) - set(wanted))}"
         if "store" in self.options:
             wanted["store"] = store
-        with attempt(store.home(address)) as mine:
+        with attempt(store.home(address), lambda name: store.is_published(address, name)) as mine:
             made = self.function(*identity, out=mine.out, **wanted)
-            if made.data:  # a step that only describes what lies elsewhere
-                files = [records.FileStat(path, size, "") for path, size in Folder(made.data).files().items()]
-            else:
-                files = files_of(mine.out, mine.out.journal)
+            # `data` is given by a step that only describes what lies elsewhere.
+            files = _listed(Folder(made.data)) if made.data else files_of(mine.out, mine.out.journal)
             artifact = self._finished(made, address, made.data or f"{address}/{mine.name}", identity)
             how, took = {**wanted, "engine": engines.current()}, time.monotonic() - clock
-            record = self._record(artifact, identity, files, how, started, took, mine.turn, adopted_from=made.data or None)
-            if not store.publish(record, files):
-                mine.out.remove()
-                theirs = store.record(address)
-                if theirs is None:
-                    raise StoreError(f"The record {address} was removed while it was being written: run again.")
-                return Outcome(store.artifact(self.returns, theirs), "reused", "another run finished it first", theirs)
+            outputs, manifest = records.outputs_of(files)
+            record = self._record(artifact, identity, outputs, how, started, took, mine.turn, adopted_from=made.data or None)
+            mine.check_still_ours()
+            stands = store.publish(record, manifest)
+            if stands.outputs.manifest != outputs.manifest:
+                drop_own(store, record.model_copy(update={"artifact": {"data": f"{address}/{mine.name}"}}))
+                return Outcome(store.artifact(self.returns, stands), "reused", "another run finished it first", stands)
         log.info("built %s in %.1f s: %d files, %d bytes", address, record.seconds, len(files), record.outputs.num_bytes)
-        return Outcome(artifact, "built", why, record)
+        return Outcome(artifact, "built", why, stands)
 
     def adopt(self, *identity: Any, made: A, source: Folder, store: Store) -> Outcome[A]:
         """Take in what was made elsewhere, without copying a byte: `made` describes it, `source` is where it lies.
@@ -160,14 +167,19 @@ class Step(Generic[A]):
         """
         address = self.address(*identity)
         if (found := store.record(address)) is not None:
-            return Outcome(store.artifact(self.returns, found), "reused", "adopted before", found)
-        files = [records.FileStat(path, size, "") for path, size in source.files().items()]
+            lost = store.missing(found)
+            if not lost:
+                return Outcome(store.artifact(self.returns, found), "reused", "adopted before", found)
+            store.set_aside(found, lost)
+        store.refuse_interrupted(address)
+        files = _listed(source)
         if not files:
             raise StoreError(f"There is nothing to adopt at {source}.")
         artifact = self._finished(made, address, source.url, identity)
-        record = self._record(artifact, identity, files, {}, records.now(), 0.0, 1, adopted_from=source.url)
-        store.publish(record, files)
-        return Outcome(artifact, "built", "adopted", record)
+        outputs, manifest = records.outputs_of(files)
+        record = self._record(artifact, identity, outputs, {}, records.now(), 0.0, 1, adopted_from=source.url)
+        stands = store.publish(record, manifest)
+        return Outcome(store.artifact(self.returns, stands), "built", "adopted", stands)
 
     # ---------------------------------------------------------------------------------------------------------------
 
@@ -189,7 +201,7 @@ class Step(Generic[A]):
         self,
         artifact: A,
         identity: tuple[Any, ...],
-        files: list[records.FileStat],
+        outputs: records.Outputs,
         options: dict[str, Any],
         started: str,
         seconds: float,
@@ -197,12 +209,6 @@ class Step(Generic[A]):
         adopted_from: str | None = None,
     ) -> records.Record:
         named = dict(zip(self.identity, identity, strict=True))
-        manifest = records.manifest_bytes(files)
-        import hashlib
-
-        outputs = records.Outputs(
-            num_files=len(files), num_bytes=sum(f.size for f in files), manifest_sha256=hashlib.sha256(manifest).hexdigest()
-        )
         return records.Record(
             kind=self.kind,
             version=self.version,
@@ -239,6 +245,11 @@ def step(kind: str, *, version: int, name: Callable[..., str] | None = None) -> 
         return made
 
     return decorate
+
+
+def _listed(folder: Folder) -> list[records.FileStat]:
+    """The files of a folder that others wrote, which are not read: without their hashes."""
+    return [records.FileStat(path, size, "") for path, size in agreed(folder.files, folder).items()]
 
 
 # The star rule ------------------------------------------------------------------------------------------------------

@@ -5,22 +5,28 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import time
 import uuid
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, TypeVar
 
 import polars as pl
 from pydantic import ValidationError
 
 from datacomp_core.artifacts import Artifact
-from datacomp_core.errors import DataError, StoreError
+from datacomp_core.errors import DataError, MissingFileError, StoreError
+from datacomp_core.store import lease, listing
 from datacomp_core.store.folder import FileStat, Folder
-from datacomp_core.store.record import MANIFEST, RECORD, Record, manifest_bytes
+from datacomp_core.store.record import Record, record_name
+from datacomp_core.store.record import now as records_now
 
 log = logging.getLogger(__name__)
 A = TypeVar("A", bound=Artifact)
 
 CHECKS = "_checks"
+LOST = "_lost"
+CHANGES = "_changes"
 
 
 class Store:
@@ -50,10 +56,14 @@ class Store:
             raise StoreError(
                 f"The store {self.root} cannot be used: name another with DATACOMP_STORE, or mend it. {problem}"
             ) from problem
-        if not first or second or kept != b"first":
+        if second or kept == b"second":
             raise StoreError(
                 f"{self.root} does not enforce conditional writes (PUT If-None-Match: *), so two runs could overwrite each "
                 "other's records: use a store that does (Amazon S3, SeaweedFS, versitygw, a local folder)."
+            )
+        if not first or kept != b"first":
+            raise StoreError(
+                f"{self.root} did not give back what was just written to it: run again, and look at it if this stays."
             )
 
     def folder(self, artifact: Artifact) -> Folder:
@@ -65,34 +75,73 @@ class Store:
         return self.root / address
 
     def record(self, address: str) -> Record | None:
-        """The record at an address, or None if nothing is built there. StoreError if it is damaged."""
-        home = self.home(address)
-        try:
-            data = home.read(RECORD)
-        except DataError:
-            return None
-        try:
-            return Record.model_validate_json(data)
-        except ValidationError as problem:
-            raise StoreError(
-                f"{home.at(RECORD)} is damaged ({problem.error_count()} faults): remove it to build again."
-            ) from problem
+        """The record in force at an address, or None if nothing is built there. StoreError if that cannot be told."""
+        last = self.generations(address)[-1:]
+        return last[0] if last and last[0].state == "built" else None
+
+    def interrupted(self, address: str) -> Record | None:
+        """The record of an artifact whose change (retry, takedown) has begun and not ended."""
+        last = self.generations(address)[-1:]
+        return last[0] if last and last[0].state == "changing" else None
+
+    def refuse_interrupted(self, address: str) -> None:
+        """StoreError if a change of what is published at an address has begun and not ended."""
+        if self.interrupted(address) is not None:
+            raise StoreError(_interrupted(address))
+
+    def generations(self, address: str) -> list[Record]:
+        """The records that an address has had, oldest first. Only the last may be in force."""
+        found: list[Record] = []
+        while not found or found[-1].state != "built":
+            record = self._read_record(address, len(found) + 1)
+            if record is None:
+                break
+            found.append(record)
+        return found
+
+    def _read_record(self, address: str, generation: int) -> Record | None:
+        home, name = self.home(address), record_name(generation)
+        faults = 0
+        for pause in (*listing.PAUSES, None):
+            try:
+                return Record.model_validate_json(home.read(name)).model_copy(update={"generation": generation})
+            except MissingFileError:
+                return None
+            except ValidationError as problem:
+                faults = problem.error_count()
+            if pause is not None:
+                time.sleep(pause)
+        raise StoreError(
+            f"{home.at(name)} is damaged ({faults} faults each time it was read): restore it from a copy. Its data is untouched; "
+            "if there is no copy, move the folder away and run again to build the artifact anew."
+        )
+
+    def is_published(self, address: str, attempt: str) -> bool:
+        """Whether a record of any generation names this attempt's folder."""
+        return any(record.data == f"{address}/{attempt}" for record in self.generations(address))
 
     def addresses(self, kind: str = "") -> Iterator[str]:
-        """Every address with a record (of one kind), `<kind>/<scale>/<name>`, in order; the files of the data are not listed."""
-        for there in [kind] if kind else self.root.folders():
-            for scale in (self.root / there).folders():
-                for name in (self.root / there / scale).folders():
-                    address = f"{there}/{scale}/{name}"
-                    if self.home(address).exists(RECORD):
-                        yield address
+        """Every address with a record in force (of one kind), `<kind>/<scale>/<name>`, in order."""
+        for record in self.records(kind):
+            yield record.address
 
     def records(self, kind: str = "") -> Iterator[Record]:
-        """All records (of one kind), in order of address."""
-        for address in self.addresses(kind):
+        """All records in force (of one kind), in order of address. StoreError if the store cannot be listed for certain."""
+        for address in self.places(kind):
             found = self.record(address)
             if found is not None:
                 yield found
+
+    def places(self, kind: str = "") -> Iterator[str]:
+        """Every address at which something was begun, built or not; the files of the data are not listed."""
+        yield from self._places_below("", kind)
+
+    def _places_below(self, home: str, kind: str = "") -> Iterator[str]:
+        root = self.root / home
+        for there in [kind] if kind else [name for name in _folders(root) if not name.startswith("_")]:
+            for scale in _folders(root / there):
+                for name in _folders(root / there / scale):
+                    yield f"{there}/{scale}/{name}"
 
     def artifact(self, kind: type[A], record: Record) -> A:
         """The artifact a record describes. StoreError if this version of the code cannot read it."""
@@ -103,43 +152,119 @@ class Store:
 
     def manifest(self, record: Record) -> pl.DataFrame:
         """path, size, sha256 of every file of a record. StoreError if it is not the manifest the record names."""
-        data = self.home(record.address).read(MANIFEST)
-        if hashlib.sha256(data).hexdigest() != record.outputs.manifest_sha256:
-            raise StoreError(
-                f"{self.home(record.address).at(MANIFEST)} is not the one its record names: remove the record to build again."
-            )
-        return pl.read_parquet(io.BytesIO(data))
+        return pl.read_parquet(io.BytesIO(self.manifest_file(record)))
+
+    def manifest_file(self, record: Record) -> bytes:
+        """The manifest as it lies in the store, checked against its record. MissingFileError if it is not there."""
+        home, name = self.home(record.address), record.outputs.manifest
+        for pause in (*listing.PAUSES, None):
+            data = home.read(name)
+            if hashlib.sha256(data).hexdigest() == record.outputs.manifest_sha256:
+                return data
+            if pause is not None:
+                time.sleep(pause)
+        raise StoreError(
+            f"{home.at(name)} is not the manifest that its record names, each time it was read: restore it from a copy. Nothing "
+            "was removed."
+        )
 
     def missing(self, record: Record) -> str:
-        """Why a record's data cannot be used, in a few words; empty if all of it is there with the right size."""
+        """Why a record's data is lost, in a few words; empty if all of it is there with the right size.
+
+        StoreError if that cannot be told: lost is only what the store says again and again, in a listing and when asked by name.
+        """
         try:
             wanted = dict(self.manifest(record).select("path", "size").iter_rows())
-            data = str(record.artifact["data"])
-            there = (Folder(data) if _is_absolute(data) else self.root / data).files()
-        except (DataError, StoreError) as problem:
+        except MissingFileError as problem:
             return str(problem)
-        for path, size in wanted.items():
-            if path not in there:
-                return f"{path} is gone"
-            if there[path] != size:
-                return f"{path} has {there[path]} bytes in place of {size}"
-        return ""
+        return listing.contradiction(self.data(record), wanted)
 
-    def publish(self, record: Record, files: list[FileStat]) -> bool:
-        """Write manifest, then record. False if another run published first; then theirs is the truth."""
+    def data(self, record: Record) -> Folder:
+        """Where the files of a record lie."""
+        return Folder(record.data) if _is_absolute(record.data) else self.root / record.data
+
+    def publish(self, record: Record, manifest: bytes) -> Record:
+        """Write manifest, then record, if nothing is in force at the address. The record that stands then: this one or another's.
+
+        StoreError if it cannot be told which; what stands is found by the next run.
+        """
         home = self.home(record.address)
-        data = manifest_bytes(files)
-        if not home.exists(RECORD):
-            home.write(MANIFEST, data)
-        return home.create(RECORD, record.model_dump_json(indent=1).encode("utf-8"))
+        assert hashlib.sha256(manifest).hexdigest() == record.outputs.manifest_sha256
+        home.write(record.outputs.manifest, manifest)
+        while True:
+            before = self.generations(record.address)
+            if before and before[-1].state == "built":
+                return before[-1]
+            if before and before[-1].state == "changing":
+                raise StoreError(_interrupted(record.address))
+            mine = record.model_copy(update={"generation": len(before) + 1})
+            if home.create(record_name(mine.generation), mine.to_json()):
+                return mine
+
+    def alone(self, address: str, what: str) -> AbstractContextManager[None]:
+        """Be the only process that changes what is published at an address. StoreError if another one is at it."""
+        return lease.alone(self.root / CHANGES, address, what)
+
+    def set_aside(self, record: Record, why: str) -> None:
+        """Make room for a new artifact where this one is lost. Its record is marked and what is left of its data is kept.
+
+        `_lost/` says what was lost. On a disk the data moves there; in a bucket it stays where it is, since moving it would copy
+        every byte. Adopted data is somebody else's and stays. StoreError if the artifact is being changed.
+        """
+        home = self.home(record.address)
+        with self.alone(record.address, "build it again"):
+            now = self.record(record.address)
+            if now is None or now.to_json() != record.to_json():
+                return  # somebody has already dealt with it
+            aside = f"{LOST}/{record.address}/{record.data.rpartition('/')[2]}"
+            is_moved = self.root.is_local and not record.adopted_from
+            told = {
+                "why": why,
+                "at": records_now(),
+                "data": aside if is_moved else record.data,
+                "record": record.model_dump(mode="json"),
+            }
+            self.root.write_json(f"{aside}.json", told)
+            home.write(record_name(record.generation), record.marked("lost", why).to_json())
+            if is_moved:
+                self.root.move(record.data, aside)
+        log.warning(
+            "%s is lost (%s): what is left of it is set aside, see %s", record.address, why, self.root.at(f"{aside}.json")
+        )
 
     def forget(self, record: Record) -> None:
-        """Take back a record whose data is gone, unless somebody has already replaced it."""
-        current = self.record(record.address)
-        if current is not None and current.artifact.get("data") == record.artifact.get("data"):
-            self.home(record.address).remove(RECORD)
-            if not record.adopted_from:
-                (self.root / str(record.artifact["data"])).remove()
+        """Have an artifact built again, although nothing is lost: its record is marked and its data set aside."""
+        self.set_aside(record, "taken back")
+
+    def lost(self) -> Iterator[Lost]:
+        """What was set aside as lost, in order of address."""
+        for address in self._places_below(LOST):
+            for name in (self.root / LOST / address).names():
+                note = f"{LOST}/{address}/{name}"
+                said = self.root.read_json(note)
+                yield Lost(note, address, said["data"], said["why"], said["at"], Record.model_validate(said["record"]))
+
+
+class Lost(NamedTuple):
+    """Something that was set aside: the note in the store, the address it had, where what is left of it lies, why and when."""
+
+    note: str
+    address: str
+    data: str
+    why: str
+    at: str
+    record: Record
+
+
+def _folders(folder: Folder) -> list[str]:
+    return listing.agreed(folder.folders, folder)
+
+
+def _interrupted(address: str) -> str:
+    return (
+        f"A retry or a takedown of {address} was begun and has not ended: run the same command again, then this one "
+        "(`datacomp pool retry`, `datacomp takedown`)."
+    )
 
 
 def _is_absolute(data: str) -> bool:
@@ -149,7 +274,7 @@ def _is_absolute(data: str) -> bool:
 def files_of(folder: Folder, known: dict[str, FileStat]) -> list[FileStat]:
     """Every file below `folder` with its hash: taken from `known` where size agrees, else read once."""
     found = []
-    for path, size in folder.files().items():
+    for path, size in listing.complete(folder, known).items():
         stat = known.get(path)
         found.append(stat if stat and stat.size == size else FileStat(path, size, _hash(folder, path)))
     return found

@@ -78,7 +78,7 @@ def gc(
 
     store = Store.open(settings().store_url)
     found = unused(store, keep=keep or (), older_than_hours=older_than)
-    freed = remove(store, found) if delete else 0
+    freed = remove(store, found, older_than_hours=older_than) if delete else 0
     if json:
         terminal.print_json({"deleted": delete, "freed": freed, "unused": [one.model_dump() for one in found]})
         return

@@ -113,7 +113,7 @@ def _items(store: Store, record: Record, entry: Entry, *, checkpoint: bool) -> I
         if upstream is None:
             raise DataError(f"The record {address} is gone, so this entry can no longer be proved: build it again.")
         yield _plain(f"{RECORDS}/{address}/{RECORD}", _impersonal(upstream))
-        yield _plain(f"{RECORDS}/{address}/{MANIFEST}", store.home(address).read(MANIFEST))
+        yield _plain(f"{RECORDS}/{address}/{MANIFEST}", store.manifest_file(upstream))
     wanted = [
         (record.address, ENTRY, ENTRY),
         (record.address, HITS, HITS),
@@ -144,7 +144,8 @@ def _predictions(store: Store, entry: Entry) -> list[str]:
 def _impersonal(record: Record) -> bytes:
     """A record without the names of the machine and its user: a bundle is made to be given away."""
     host = {name: value for name, value in record.host.items() if name not in ("name", "user")}
-    return record.model_copy(update={"host": host}).model_dump_json(indent=1).encode()
+    outputs = record.outputs.model_copy(update={"manifest": MANIFEST})
+    return record.model_copy(update={"host": host, "outputs": outputs, "generation": 1}).to_json()
 
 
 def _of_record(store: Store, address: str, path: str, name: str) -> Iterator[Item]:

@@ -33,7 +33,7 @@ from datacomp_core.leaderboard.submission.bundle import LIST, SIGNATURE
 from datacomp_core.leaderboard.submission.verify import Reevaluate, Verified
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.folder import FileStat
-from datacomp_core.store.record import Outputs, Record, manifest_bytes, now
+from datacomp_core.store.record import Record, now, outputs_of
 
 log = logging.getLogger(__name__)
 ID_DIGITS = 16
@@ -209,7 +209,6 @@ class Desk:
         data = f"{address}/attempt-{uuid.uuid4().hex[:8]}"
         written = [(self.board.root / data).write(name, content) for name, content in files.items()]
         stats = [FileStat(stat.path, stat.size, stat.sha256) for stat in written]
-        manifest = manifest_bytes(stats)
         artifact = BoardEntry(
             scale=entry.scale,
             name=address.rpartition("/")[2].rpartition("--")[0],
@@ -220,9 +219,7 @@ class Desk:
             seed=entry.seeds["training"],
             average=entry.average,
         )
-        outputs = Outputs(
-            num_files=len(stats), num_bytes=sum(s.size for s in stats), manifest_sha256=hashlib.sha256(manifest).hexdigest()
-        )
+        outputs, manifest = outputs_of(stats)
         record = Record(
             kind=BoardEntry.kind,
             version=sent.version,
@@ -237,7 +234,7 @@ class Desk:
             host={},
             versions={},
         )
-        return self.board.publish(record, stats)
+        return self.board.publish(record, manifest).outputs.manifest == outputs.manifest
 
     def withdraw(self, id_: str, sender: str) -> Submission | None:
         """Take a row off the board at the wish of who sent it; bundle and entry are kept. None if there is no such row."""

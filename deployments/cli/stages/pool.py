@@ -341,13 +341,8 @@ def _address(where: str) -> str:
 
 
 def _record(store: Store, address: str) -> Any:
-    """The record at an address, also one that a killed change set aside."""
-    from datacomp_core.pool.amend import ASIDE
-    from datacomp_core.store.record import Record
-
-    found = store.record(address)
-    if found is None and store.home(address).exists(ASIDE):
-        found = Record.model_validate_json(store.home(address).read(ASIDE))
+    """The record at an address, also of an artifact whose change was killed."""
+    found = store.record(address) or store.interrupted(address)
     if found is None or found.kind != "shards":
         raise SpecError(f"No download lies at {address!r} in {store.root}.")
     return found

@@ -1,0 +1,329 @@
+"""Files of a bucket, or of any other fsspec file system, when requests fail, replies are lost and bodies are cut.
+
+"Not there" is what the store said; every other failure is an error, tried again if that is harmless. A body is compared with the
+size that the store names. After a refused or failed conditional write the store is asked what lies there.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import fsspec
+
+from datacomp_core.errors import StoreError
+from datacomp_core.store.local import is_unfinished
+
+log = logging.getLogger(__name__)
+R = TypeVar("R")
+
+PAUSES = (0.3, 1.5)
+"""Seconds before a failed request is made again. Clients of real buckets retry what fails on the way several times before."""
+PART_BYTES = 8 << 20
+"""Of an upload in parts, ten of which are in flight and in memory: boto3's own size. s3fs takes 50 MB."""
+MOST_PARTS = 10_000
+WHOLE_BYTES = 32 << 20
+"""A larger file is read in ranges of this size at once."""
+STREAM_BYTES = 8 << 20
+DELETE_KEYS = 1000
+
+LASTING = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ENOSPC)
+REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+
+
+class CutError(OSError):
+    """A body that is shorter than the store says the file is."""
+
+
+class BucketFiles:
+    """The operations of a `Folder` on full urls of one file system. Errors are OSErrors or those of the client library."""
+
+    def __init__(self, url: str) -> None:
+        self.is_s3 = url.startswith(("s3://", "s3a://"))
+        try:
+            # Listings are never cached: another machine may have written since.
+            self.fs: Any = _filesystem(url)
+        except (ValueError, ImportError) as problem:
+            raise StoreError(f"Cannot open {url}: {problem}") from problem
+        if self.is_s3:
+            self.fs.retries = 1  # botocore tries again by itself, and so do we
+
+    # Reading ------------------------------------------------------------------------------------------------------
+
+    def read(self, path: str) -> bytes:
+        return again(lambda: self._read(path))
+
+    def _read(self, path: str) -> bytes:
+        size = self._file_size(path)
+        if not size:
+            return b""
+        starts = list(range(0, size, WHOLE_BYTES))
+        ends = [min(start + WHOLE_BYTES, size) for start in starts]
+        return b"".join(self._ranges([path] * len(starts), starts, ends))
+
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """The bytes of each (path, start, end), asked for at once. An OSError if one of the files is shorter."""
+        return again(lambda: self._ranges([r[0] for r in ranges], [r[1] for r in ranges], [r[2] for r in ranges]))
+
+    def _ranges(self, paths: list[str], starts: list[int], ends: list[int]) -> list[bytes]:
+        found: list[bytes] = self.fs.cat_ranges(paths, starts, ends, on_error="raise")
+        for path, start, end, data in zip(paths, starts, ends, found, strict=True):
+            if len(data) != end - start:
+                raise CutError(errno.EIO, f"{len(data)} bytes came in place of {end - start}", path)
+        return found
+
+    def open(self, path: str) -> IO[bytes]:
+        size = again(lambda: self._file_size(path))
+        return io.BufferedReader(_Stream(self, path, size), STREAM_BYTES)  # pyright: ignore[reportReturnType]
+
+    def size(self, path: str) -> int | None:
+        info = self._info(path)
+        return None if info is None else int(info["size"] or 0)
+
+    def mark(self, path: str) -> str | None:
+        """Size and etag (or time) of a file; None if there is no file."""
+        info = self._info(path)
+        if info is None or info["type"] == "directory":
+            return None
+        when = next((info[name] for name in ("ETag", "etag", "mtime", "LastModified", "created") if info.get(name)), "")
+        return f"{info['size']}:" + str(when).strip('"')
+
+    def _info(self, path: str) -> dict[str, Any] | None:
+        def ask() -> dict[str, Any] | None:
+            try:
+                return self.fs.info(path)
+            except FileNotFoundError as problem:
+                _refuse_lost_bucket(problem)
+                return None
+
+        return again(ask)
+
+    def _file_size(self, path: str) -> int:
+        info = self.fs.info(path)
+        if info["type"] == "directory":
+            raise FileNotFoundError(errno.ENOENT, "No such file", path)
+        return int(info["size"])
+
+    def list(self, root: str) -> dict[str, int]:
+        cut = len(self.fs._strip_protocol(root)) + 1
+        names = ((info["name"][cut:], int(info["size"])) for info in again(lambda: list(self._found(root))))
+        return {name: size for name, size in sorted(names) if name and not name.endswith("/") and not is_unfinished(name)}
+
+    def _found(self, root: str) -> Iterator[dict[str, Any]]:
+        """Every file below `root`. fsspec's own `find` takes a folder that cannot be listed for an empty one; s3fs's does not."""
+        self.fs.invalidate_cache()
+        if self.is_s3:
+            yield from self.fs.find(root, detail=True).values()
+            return
+        folders = [root]
+        while folders:
+            try:
+                found = self.fs.ls(folders.pop(), detail=True)
+            except FileNotFoundError:  # nothing was written there, or it was removed while we looked
+                continue
+            folders += [info["name"] for info in found if info["type"] == "directory"]
+            yield from (info for info in found if info["type"] != "directory")
+
+    def names(self, root: str) -> tuple[list[str], list[str]]:
+        def ask() -> list[dict[str, Any]]:
+            self.fs.invalidate_cache()
+            try:
+                return self.fs.ls(root, detail=True)
+            except FileNotFoundError as problem:
+                _refuse_lost_bucket(problem)
+                return []
+
+        own = self.fs._strip_protocol(root)
+        files: list[str] = []
+        folders: list[str] = []
+        for info in again(ask):
+            name = info["name"].rstrip("/")
+            if name != own:
+                (folders if info["type"] == "directory" else files).append(name.rsplit("/", 1)[-1])
+        return [name for name in files if not is_unfinished(name)], folders
+
+    # Writing ------------------------------------------------------------------------------------------------------
+
+    def write(self, path: str, data: bytes) -> None:
+        again(lambda: self.fs.pipe_file(path, data), is_write=True)
+
+    def put(self, path: str, source: Path, size: int) -> None:
+        parts = {"chunksize": max(PART_BYTES, -(-size // MOST_PARTS))} if self.is_s3 else {}
+        again(lambda: self.fs.put_file(str(source), path, **parts), is_write=True)
+        source.unlink()
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Whether `data` lies at `path` because of this call. A refusal or a failure is answered by what lies there."""
+        problem: BaseException | None = None
+        for pause in (*PAUSES, None):
+            try:
+                self.fs.pipe_file(path, data, mode="create")
+                return True
+            except Exception as failed:
+                if not is_refused(failed) and not is_transient(failed, is_write=True):
+                    raise
+                problem = failed
+            there = self._content(path)
+            if there is not None:
+                return there == data
+            if pause is not None:
+                time.sleep(pause)
+        assert problem is not None
+        raise problem
+
+    def _content(self, path: str) -> bytes | None:
+        try:
+            return self.read(path)
+        except FileNotFoundError as problem:
+            _refuse_lost_bucket(problem)
+            return None
+
+    def remove(self, path: str) -> None:
+        """A file, or everything below a folder. What the store did not remove is an error."""
+        doomed = again(lambda: [info["name"] for info in self._found(path)])
+        if not doomed:
+            doomed = [self.fs._strip_protocol(path)] if self.size(path) is not None else []
+        for begin in range(0, len(doomed), DELETE_KEYS):
+            some = doomed[begin : begin + DELETE_KEYS]
+            again(lambda some=some: self._delete(some), is_write=True)
+        self.fs.invalidate_cache()
+
+    def _delete(self, names: Sequence[str]) -> None:
+        if not self.is_s3:
+            for name in names:
+                try:
+                    self.fs.rm_file(name)
+                except FileNotFoundError:
+                    continue
+            return
+        bucket = names[0].split("/", 1)[0]
+        keys = [{"Key": name.split("/", 1)[1]} for name in names]
+        told = self.fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+        if failed := told.get("Errors"):  # s3fs ignores these
+            first = failed[0]
+            kind = PermissionError if first.get("Code") == "AccessDenied" else OSError
+            raise kind(errno.EIO, f"{len(failed)} files could not be removed, {first.get('Key')} first: {first.get('Message')}")
+
+    def sweep(self, root: str) -> None:
+        """Abort the uploads in parts below `root` that killed writers left."""
+        self._abort(root, self.uploads(root))
+
+    def abort(self, path: str, before: float) -> None:
+        """Abort the uploads of one file that were begun before a time (seconds since 1970)."""
+        folder, _, name = path.rpartition("/")
+        found = [upload for upload in self.uploads(folder) if upload["Key"].rsplit("/", 1)[-1] == name]
+        self._abort(path, [upload for upload in found if upload["Initiated"].timestamp() < before])
+
+    def _abort(self, url: str, uploads: list[dict[str, Any]]) -> None:
+        bucket = self.fs._strip_protocol(url).split("/", 1)[0]
+        for upload in uploads:
+            asked = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+            again(partial(self.fs.call_s3, "abort_multipart_upload", **asked), is_write=True)
+
+    def uploads(self, root: str) -> list[dict[str, Any]]:
+        """Uploads in parts that were begun below `root` and neither ended nor aborted. None where there is no such thing."""
+        if not self.is_s3:
+            return []
+        bucket, _, key = self.fs._strip_protocol(root).partition("/")
+        found: list[dict[str, Any]] = []
+        asked: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
+        while True:
+            page = again(partial(self.fs.call_s3, "list_multipart_uploads", **asked))
+            found += page.get("Uploads", [])
+            if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
+                return found
+            asked |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page.get("NextUploadIdMarker", "")}
+
+
+def _filesystem(url: str) -> Any:
+    """What serves a url. `url_to_fs` would take `::` in a path for a chain of filesystems."""
+    protocol = url.partition("://")[0]
+    if "::" in protocol:
+        return fsspec.core.url_to_fs(url)[0]
+    kind = fsspec.get_filesystem_class(protocol)
+    return kind(**kind._get_kwargs_from_urls(url), use_listings_cache=False)
+
+
+class _Stream(io.RawIOBase):
+    """A file of a bucket, read in order or by seeking. Every range is checked for its length."""
+
+    def __init__(self, files: BucketFiles, path: str, size: int) -> None:
+        super().__init__()
+        self._files, self._path, self._size, self._at = files, path, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._at + len(buffer), self._size)
+        if end <= self._at:
+            return 0
+        (data,) = self._files.read_ranges([(self._path, self._at, end)])
+        buffer[: len(data)] = data
+        self._at = end
+        return len(data)
+
+
+# What a failure means -------------------------------------------------------------------------------------------------
+
+
+def again(request: Callable[[], R], *, is_write: bool = False) -> R:
+    """The answer of a request that may be made twice; a transient failure is followed by another try."""
+    for pause in PAUSES:
+        try:
+            return request()
+        except Exception as problem:
+            if not is_transient(problem, is_write=is_write):
+                raise
+            log.debug("trying again after %s: %s", type(problem).__name__, problem)
+            time.sleep(pause)
+    return request()
+
+
+def is_transient(problem: BaseException, *, is_write: bool = False) -> bool:
+    """Whether another try may go better. A "not found" in answer to a write is: its own retry found an upload already ended."""
+    if isinstance(problem, FileNotFoundError):
+        return is_write and not _has_code(problem, ("NoSuchBucket",))
+    if isinstance(problem, (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)):
+        return False
+    if isinstance(problem, OSError):
+        return problem.errno not in LASTING
+    return is_of_client(problem)
+
+
+def is_of_client(problem: BaseException) -> bool:
+    """An error of the libraries beneath that they do not turn into an OSError, such as that of a body that was cut."""
+    return type(problem).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp", "fsspec")
+
+
+def is_refused(problem: BaseException) -> bool:
+    """S3 answers a refused condition with 412 or, when two writers race, 409; s3fs wraps it in several ways."""
+    return isinstance(problem, FileExistsError) or _has_code(problem, REFUSED) or "PreconditionFailed" in str(problem)
+
+
+def _has_code(problem: BaseException | None, codes: Iterable[str]) -> bool:
+    while problem is not None:
+        response = getattr(problem, "response", None)
+        if isinstance(response, dict) and response.get("Error", {}).get("Code", "") in codes:
+            return True
+        problem = problem.__cause__
+    return False
+
+
+def _refuse_lost_bucket(problem: FileNotFoundError) -> None:
+    """A bucket that is not there (or not ours any more) is no empty folder."""
+    if _has_code(problem, ("NoSuchBucket",)):
+        raise OSError(errno.EIO, "the bucket does not exist") from problem

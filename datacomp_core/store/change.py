@@ -1,0 +1,85 @@
+"""Changing what is published, as retries and takedowns must: the only way in which files of a published artifact may differ.
+
+While it lasts the record is marked as changing, so that no run believes it or builds the artifact anew. The changed artifact
+gets a record of the next generation. A change that was killed stays marked, and the same command takes it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import Any
+
+from datacomp_core.errors import DataError, StoreError
+from datacomp_core.store import listing
+from datacomp_core.store.folder import FileStat
+from datacomp_core.store.record import Record, outputs_of, record_name
+from datacomp_core.store.store import Store
+
+
+@contextmanager
+def changing(store: Store, address: str) -> Generator[Record]:
+    """Be the only one to change the artifact at an address; the record of before. Call `finish` before the block ends.
+
+    StoreError if another process is at it; DataError if nothing is built there.
+    """
+    with store.alone(address, "change it"):
+        yield begin(store, address)
+
+
+def begin(store: Store, address: str) -> Record:
+    """Mark the record of an artifact as changing, or find the one that a killed change marked. DataError if there is neither."""
+    record = store.record(address)
+    if record is not None:
+        store.home(address).write(record_name(record.generation), record.marked("changing").to_json())
+        return record
+    record = store.interrupted(address)
+    if record is None:
+        raise DataError(f"Nothing is built at {address} in {store.root}: download the pool first.")
+    return record.marked("built")
+
+
+def finish(
+    store: Store, record: Record, update: dict[str, Any], changed: dict[str, FileStat], removed: Iterable[str] = ()
+) -> Record:
+    """Publish the changed artifact: `update` are fields of the record. `changed` files were written, `removed` ones taken away.
+
+    Every other file has to be there as before: StoreError if one is not, or if somebody else replaced the record.
+    """
+    files = _files(store, record, changed, set(removed))
+    outputs, data = outputs_of(files)
+    options = {**record.options, "amended": int(record.options.get("amended", 0)) + 1}
+    made = record.model_copy(
+        update={
+            **update,
+            "outputs": outputs,
+            "options": options,
+            "generation": record.generation + 1,
+            "state": "built",
+            "why": "",
+        }
+    )
+    home = store.home(record.address)
+    home.write(outputs.manifest, data)
+    if not home.create(record_name(made.generation), made.to_json()):
+        raise StoreError(f"{record.address} was built anew while it was being changed: do it again.")
+    home.write(
+        record_name(record.generation), record.marked("replaced", f"generation {made.generation} took its place").to_json()
+    )
+    return made
+
+
+def _files(store: Store, record: Record, changed: dict[str, FileStat], removed: set[str]) -> list[FileStat]:
+    """The files of the artifact after its change. Hashes that are not known are left empty."""
+    folder = store.data(record)
+    before = {path: FileStat(path, size, sha256) for path, size, sha256 in store.manifest(record).iter_rows()}
+    there = listing.complete(folder, {path: stat for path, stat in changed.items() if path not in removed})
+    known = before | changed
+    if lost := [path for path in known if path not in there and path not in removed]:
+        raise StoreError(
+            f"{folder.at(lost[0])} should be there and is not ({len(lost)} files in all): the change was not finished and "
+            "nothing is published. Bring them back from a copy, then run the same command again."
+        )
+    return [
+        known[path] if path in known and known[path].size == size else FileStat(path, size, "") for path, size in there.items()
+    ]

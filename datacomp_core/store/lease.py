@@ -1,0 +1,133 @@
+"""Who is at work: small files that are renewed while their writer lives.
+
+A lease is taken by creating the file of the next turn, which only one writer can. Whether its holder is dead is seen from its
+process where that can be looked up, and from three minutes of silence elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from datacomp_core.errors import DataError, MissingFileError, StoreError
+from datacomp_core.store import process
+from datacomp_core.store.folder import Folder
+
+log = logging.getLogger(__name__)
+
+RENEW_SECONDS = 20
+DEAD_AFTER_SECONDS = 180
+
+
+def content(**more: Any) -> bytes:
+    """A lease of this process, unlike any other."""
+    return json.dumps({**process.identity(), "renewed": time.time(), "nonce": uuid.uuid4().hex, **more}).encode()
+
+
+def ended() -> bytes:
+    """What is left of a lease whose holder has gone, free to be taken over."""
+    return json.dumps({"host": process.identity()["host"], "boot": "ended", "ended": True}).encode()
+
+
+def file_of(stem: str, turn: int) -> str:
+    return f"{stem}.lease-{turn}"
+
+
+def turns(home: Folder) -> dict[str, int]:
+    """The latest turn of each lease directly in a folder, from its files `<stem>.lease-<turn>`."""
+    found: dict[str, int] = {}
+    for name in home.names():
+        stem, dot, turn = name.partition(".lease-")
+        if dot and turn.isdigit():
+            found[stem] = max(found.get(stem, 0), int(turn))
+    return found
+
+
+def read(home: Folder, stem: str, turn: int) -> dict[str, Any] | None:
+    """A lease; None if its holder has taken it away. One that cannot be understood is alive: nobody knows better."""
+    try:
+        found = home.read_json(file_of(stem, turn))
+    except MissingFileError:
+        return None
+    except DataError as problem:
+        log.warning("%s", problem)
+        return {"host": "unknown", "renewed": time.time()}
+    return found if isinstance(found, dict) else {"host": "unknown", "renewed": time.time()}
+
+
+def is_dead(lease: dict[str, Any]) -> bool:
+    if lease.get("ended") or lease.get("boot") == "ended":
+        return True
+    gone = process.is_gone(lease)
+    return gone if gone is not None else time.time() - last_sign(lease) > DEAD_AFTER_SECONDS
+
+
+def last_sign(lease: dict[str, Any]) -> float:
+    """When its holder last said that it lives, in seconds since 1970."""
+    try:
+        return float(str(lease.get("renewed", 0)))
+    except ValueError:
+        return time.time()
+
+
+def take(home: Folder, stem: str, turn: int, **more: Any) -> bool:
+    """Take a turn of a lease; False if somebody else has it. `more` is kept in it."""
+    return home.create(file_of(stem, turn), content(**more))
+
+
+@contextmanager
+def renewed(home: Folder, stem: str, turn: int) -> Generator[None]:
+    """Renew a lease that was taken, while the block lasts."""
+    done, name = threading.Event(), file_of(stem, turn)
+
+    def renew() -> None:
+        while not done.wait(RENEW_SECONDS):
+            try:
+                home.write(name, content())
+            except Exception as problem:  # the work itself will meet a lasting fault and say so
+                log.warning("could not renew %s: %s", home.at(name), problem)
+
+    thread = threading.Thread(target=renew, daemon=True, name="lease")
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def give_up(home: Folder, stem: str, turn: int) -> None:
+    """Say that nobody holds a lease any more. A failure is logged: the lease is then dead after three minutes of silence."""
+    try:
+        home.write(file_of(stem, turn), ended())
+    except (DataError, StoreError) as problem:
+        log.warning("could not give up %s: %s", home.at(file_of(stem, turn)), problem)
+
+
+@contextmanager
+def alone(home: Folder, stem: str, what: str) -> Generator[None]:
+    """Be the only one that does `what` at an address. StoreError if somebody else is at it.
+
+    Its turns are looked up one by one and never taken away: a listing that is late must not let two in.
+    """
+    turn = 1
+    while (holder := read(home, stem, turn)) is not None:
+        if not is_dead(holder):
+            raise StoreError(
+                f"{home} is already being changed by process {holder.get('pid')} on {holder.get('host')}: wait until that has "
+                f"ended, then run again to {what}."
+            )
+        turn += 1
+    if not take(home, stem, turn):
+        raise StoreError(f"{home} is being changed by another process since just now: run again to {what}.")
+    try:
+        with renewed(home, stem, turn):
+            yield
+    finally:
+        give_up(home, stem, turn)

@@ -1,0 +1,90 @@
+"""Listings that are believed: what a store lists is compared with what is known, and asked again before anything is concluded.
+
+A listing that fails is an error. One that answers may still be empty or late (an overloaded gateway, a store that lists what was
+true a moment ago, a disk that was unmounted): nothing is called lost, complete or unused because of one of them alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import TypeVar
+
+from datacomp_core.errors import StoreError
+from datacomp_core.store.folder import FileStat, Folder
+
+T = TypeVar("T")
+
+PAUSES = (0.1, 0.4, 1.5)
+"""Seconds before a listing is asked for again."""
+SAMPLED = 20
+
+
+def agreed(ask: Callable[[], T], where: object) -> T:
+    """An answer that is given twice in a row. StoreError if the store does not agree with itself."""
+    before = ask()
+    for pause in PAUSES:
+        now = ask()
+        if now == before:
+            return now
+        before = now
+        time.sleep(pause)
+    raise StoreError(f"Listings of {where} differ from one another although nothing should change there: run again.")
+
+
+def complete(folder: Folder, known: dict[str, FileStat]) -> dict[str, int]:
+    """The files below a folder that was just written. `known` are those that this process wrote and did not remove."""
+    found = folder.files()
+    if _fits(found, known) and found.keys() == known.keys():
+        return found
+
+    def ask() -> dict[str, int]:
+        return folder.files()
+
+    for pause in PAUSES:
+        found = agreed(ask, folder)
+        hidden = [path for path in known if path not in found]
+        if not is_any_there(folder, hidden):
+            return found
+        time.sleep(pause)
+    raise StoreError(f"A listing of {folder} leaves out files that are there: run again.")
+
+
+def contradiction(folder: Folder, wanted: dict[str, int]) -> str:
+    """How the files below a folder differ from `wanted` sizes, in a few words; empty if all are there.
+
+    What is listed is asked for again, and what is not listed is asked for by name, before it is called gone. StoreError if the
+    store cannot be read, or contradicts itself.
+    """
+    found = folder.files()
+    suspects, is_lying = _suspects(found, wanted), False
+    for pause in PAUSES if suspects else ():
+        time.sleep(pause)
+        found = folder.files()
+        suspects = _suspects(found, wanted)
+        if not suspects:
+            return ""
+        is_lying = any(folder.size(path) == wanted[path] for path in _some(suspects))
+    if is_lying:
+        raise StoreError(f"A listing of {folder} leaves out files that are there: run again.")
+    if not suspects:
+        return ""
+    there = found.get(suspects[0])
+    return f"{suspects[0]} is gone" if there is None else f"{suspects[0]} has {there} bytes in place of {wanted[suspects[0]]}"
+
+
+def _suspects(found: dict[str, int], wanted: dict[str, int]) -> list[str]:
+    return [path for path, size in wanted.items() if found.get(path) != size]
+
+
+def is_any_there(folder: Folder, paths: Collection[str]) -> bool:
+    """Whether one of some files, of many a sample, is there although a listing does not name it."""
+    return any(folder.exists(path) for path in _some(paths))
+
+
+def _some(paths: Collection[str]) -> list[str]:
+    return sorted(paths)[:: max(1, len(paths) // SAMPLED)]
+
+
+def _fits(found: dict[str, int], known: dict[str, FileStat]) -> bool:
+    return all(found.get(path) == stat.size for path, stat in known.items())
