@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -288,7 +288,7 @@ class Folder:
     def sweep_left_behind(self) -> None:
         """Remove the unfinished files of processes of this machine that have ended, while others may be at work."""
         if isinstance(self.disk, LocalFiles):
-            self._ask("", lambda: self.disk.sweep_left_behind(self.url))
+            self._ask("", partial(self.disk.sweep_left_behind, self.url))
 
     # ---------------------------------------------------------------------------------------------------------------
 
