@@ -21,6 +21,7 @@ from PIL import Image
 import datacomp_core.pool
 from datacomp_core import clip, shards
 from datacomp_core.artifacts import Checkpoint, Pool, ShardSet, Spec
+from datacomp_core.device import default_device
 from datacomp_core.embedding.embed import embed
 from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.progress import NoProgress
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--device", default="")
     parser.add_argument("--batch", type=int, default=256)
     chosen = parser.parse_args()
-    device = chosen.device or clip.default_device()
+    device = chosen.device or default_device()
     model = clip.load(chosen.model, None, device)
     times: dict[str, list[float]] = {}
     with scratch() as folder:

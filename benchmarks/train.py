@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    from datacomp_core.training.train import default_device
+    from datacomp_core.device import default_device
 
     given.device = given.device or default_device()
     contenders = ("ceiling", "ours", "plain open_clip_train")

@@ -1,8 +1,8 @@
 """CLIP models by name or checkpoint, through open_clip: the one place that makes, loads and registers them.
 
-Our own model configurations lie in `clip_models/`. Weights are loaded with `weights_only`, never from a hub. The image
-transform is open_clip's own, cut in two: `Pixels` needs no torch, so that light processes can decode and resize, and the
-normalisation is done on the device. Both halves together are bit-equal to open_clip's transform.
+Our own model configurations lie in `clip_models/`. Weights are read by `checkpoints`, never from a hub. The image transform is
+open_clip's own, cut in two: `Pixels` needs no torch, so that light processes can decode and resize, and the normalisation is
+done on the device. Both halves together are bit-equal to open_clip's transform.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from datacomp_core.errors import DataError, SpecError, unknown
+from datacomp_core.errors import DataError, SpecError, in_short, unknown
 from datacomp_core.weights import pretrained
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 LOCAL = "local-dir:"
 MODELS = Path(__file__).with_name("clip_models")
 
+HUB_SECONDS = 10
+CONTEXT_LENGTH = 77
 SMALL = 20_000_000  # parameters; on a CPU the work of smaller models is not worth sharing among threads (same bits either way)
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -81,7 +83,10 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Clip:
-    """A model ready to encode: `preprocess` takes a PIL image to a float tensor (3, h, w), `tokenize` texts to (n, context)."""
+    """A model ready to encode: `preprocess` takes a PIL image to a float tensor (3, h, w), `tokenize` texts to (n, context).
+
+    `tokenizer`: the name under which open_clip makes the same tokenizer in another process; empty if it cannot.
+    """
 
     name: str
     model: torch.nn.Module
@@ -90,6 +95,7 @@ class Clip:
     device: str
     pixels: Pixels
     dim: int
+    tokenizer: str = ""
     _scale: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def encode_images(self, pixels: PixelArray, precision: Precision = "fp32") -> torch.Tensor:
@@ -182,22 +188,32 @@ def load(
     register() if name.startswith(LOCAL) else known(name)
     import open_clip
 
-    with _quiet():
-        made_as = {**(_as_trained(name, tag) if tag else {}), **options}
-        model, _, preprocess = open_clip.create_model_and_transforms(name, device=device, load_weights=False, **made_as)
-        tokenize = open_clip.get_tokenizer(name)
-    if checkpoint is not None and tag:
-        _load_pretrained(model, cast("Path", checkpoint))
-    elif checkpoint is not None:
-        weights = state_dict(checkpoint, name)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as problem:
-            told = str(problem).replace("\n", " ")[:300]
-            raise DataError(f"{_named(checkpoint)} does not fit the model {name}: {told}") from problem
+    from datacomp_core.checkpoints import fit, named, read_weights, require_finite
+    from datacomp_core.device import checked
+
+    checked(device)
+    places = text_places(name)
+    made_as = {**(as_trained(name, tag) if tag else {}), **options}
+    weights = read_weights(checkpoint, name) if checkpoint is not None else None
+    with _quiet(), _told(name):
+        text = {"text_cfg": config_of(name)["text_cfg"] | places | {"hf_model_pretrained": False}} if places else {}
+        model, _, preprocess = open_clip.create_model_and_transforms(name, device=device, load_weights=False, **text, **made_as)
+        tokenize = tokenizer_of(name)
+    if weights is not None and checkpoint is not None:
+        fit(model, weights, name, named(checkpoint))
+    else:
+        require_finite(model, name)
     pixels = _pixels(cast("Any", model).visual.preprocess_cfg, name)
-    dim = int((open_clip.get_model_config(name) or {})["embed_dim"])
-    return ready(Clip(name, model, cast("Callable[[Any], torch.Tensor]", preprocess), tokenize, device, pixels, dim))
+    dim = int(config_of(name)["embed_dim"])
+    transform = cast("Callable[[Any], torch.Tensor]", preprocess)
+    return ready(Clip(name, model, transform, tokenize, device, pixels, dim, tokenizer=name))
+
+
+def state_dict(checkpoint: Path | IO[bytes], name: str) -> dict[str, Any]:
+    """The weights in a checkpoint file by their plain names. Nothing in it is executed."""
+    from datacomp_core.checkpoints import read_weights
+
+    return read_weights(checkpoint, name)
 
 
 def ready(clip: Clip) -> Clip:
@@ -210,7 +226,7 @@ def ready(clip: Clip) -> Clip:
     return clip
 
 
-def _as_trained(name: str, tag: str) -> dict[str, Any]:
+def as_trained(name: str, tag: str) -> dict[str, Any]:
     """How weights of a tag want their model made: open_clip itself only warns where that differs from the model's default."""
     entry = pretrained(name, tag)
     return {
@@ -220,16 +236,6 @@ def _as_trained(name: str, tag: str) -> dict[str, Any]:
         "image_interpolation": entry.get("interpolation"),
         "image_resize_mode": entry.get("resize_mode"),
     }
-
-
-def _load_pretrained(model: Any, path: Path) -> None:
-    """Weights in any of the forms that open_clip converts, read with `weights_only`."""
-    from open_clip.factory import load_checkpoint
-
-    try:
-        load_checkpoint(model, str(path), weights_only=True)
-    except Exception as problem:
-        raise DataError(f"{path} does not hold the weights it should: {type(problem).__name__}: {problem}") from problem
 
 
 def _pixels(config: dict[str, Any], name: str) -> Pixels:
@@ -242,23 +248,80 @@ def _pixels(config: dict[str, Any], name: str) -> Pixels:
     return Pixels(int(high), int(wide), tuple(config["mean"]), tuple(config["std"]), interpolation, mode)
 
 
-def state_dict(checkpoint: Path | IO[bytes], name: str) -> dict[str, Any]:
-    """The weights in a checkpoint file, without DDP's `module.` prefix. Nothing in it is executed."""
-    import torch
+def text_places(name: str) -> dict[str, str]:
+    """Where a model's text tower and tokenizer lie that open_clip would read from the hub: local folders by setting.
+
+    DataError, at once, if they are not on this machine and the hub does not answer: open_clip itself would try five times and
+    end in a traceback. A folder with a model brings its own tokenizer.
+    """
+    found = config_of(name).get("text_cfg") or {}
+    wanted = {"hf_model_name": "config.json"} | ({} if name.startswith(LOCAL) else {"hf_tokenizer_name": "tokenizer_config.json"})
+    return {key: _on_this_machine(name, str(found[key]), file) for key, file in wanted.items() if found.get(key)}
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """The configuration of a model by name, or of a folder. DataError if a folder has none."""
+    if name.startswith(LOCAL):
+        path = Path(name.removeprefix(LOCAL)) / "open_clip_config.json"
+        try:
+            found: dict[str, Any] = json.loads(path.read_bytes())["model_cfg"]
+            return found | {"text_cfg": dict(found["text_cfg"]), "embed_dim": int(found["embed_dim"])}
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise DataError(f"{path} is not the configuration of an open_clip model ({problem!r}).") from problem
+    return config(name) or {}
+
+
+def tokenizer_of(name: str) -> Callable[[list[str]], torch.Tensor]:
+    """open_clip's tokenizer of a model, from files of this machine."""
+    register()
+    import open_clip
+    from open_clip.tokenizer import HFTokenizer
+
+    place = text_places(name).get("hf_tokenizer_name")
+    if place is None:
+        return open_clip.get_tokenizer(name)
+    told = config_of(name)["text_cfg"]
+    return HFTokenizer(
+        place,
+        context_length=told.get("context_length", CONTEXT_LENGTH),
+        tokenizer_mode=told.get("tokenizer_mode"),
+        **told.get("tokenizer_kwargs", {}),
+    )
+
+
+def _on_this_machine(name: str, repository: str, file: str) -> str:
+    if Path(repository).is_dir():
+        return repository
+    from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     try:
-        if isinstance(checkpoint, Path) and checkpoint.suffix == ".safetensors":
-            from safetensors.torch import load_file
+        found = try_to_load_from_cache(repository, file)
+        if not isinstance(found, str):
+            place = os.environ.get("HF_ENDPOINT") or None
+            HfApi(endpoint=place).model_info(repository, timeout=HUB_SECONDS)
+            snapshot_download(repository, allow_patterns=["*.json", "*.txt", "*.model"], endpoint=place)
+            found = try_to_load_from_cache(repository, file)
+        if isinstance(found, str):
+            return str(Path(found).parent)
+        told = f"it has no {file}"
+    except HFValidationError as problem:
+        told = f"{repository!r} is neither a folder nor a repository: {problem}"
+    except Exception as problem:  # of the hub's client, of its HTTP library, of the network
+        told = f"the hub does not answer: {type(problem).__name__}"
+    raise DataError(
+        f"The model {name} reads {file} of {repository}, which is not on this machine ({told}): run `hf download {repository}` "
+        "where there is a network (HF_ENDPOINT may name a mirror), and copy that cache (HF_HOME) here."
+    )
 
-            found: Any = load_file(checkpoint)
-        else:
-            found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as problem:
-        raise DataError(
-            f"{_named(checkpoint)} cannot be read as plain weights for {name}: {type(problem).__name__}: {problem}"
-        ) from problem
-    weights: dict[str, Any] = found.get("state_dict", found)
-    return {key.removeprefix("module."): value for key, value in weights.items()}
+
+@contextmanager
+def _told(name: str) -> Generator[None]:
+    """What open_clip raises where a model cannot be made, as one sentence."""
+    try:
+        yield
+    except Exception as problem:  # of open_clip, timm, transformers and torch: a dozen kinds
+        raise DataError(f"The model {name} cannot be made: {in_short(problem)}") from problem
 
 
 @contextmanager
@@ -274,15 +337,3 @@ def _quiet() -> Generator[None]:
         yield
     finally:
         root.removeFilter(ours)
-
-
-def _named(checkpoint: Path | IO[bytes]) -> str:
-    return str(getattr(checkpoint, "name", "the checkpoint") if not isinstance(checkpoint, Path) else checkpoint)
-
-
-def default_device() -> str:
-    import torch
-
-    from datacomp_core.settings import settings
-
-    return settings().device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,26 +1,40 @@
-"""Where a CLIP to evaluate may come from: a checkpoint file, a step's output, a released checkpoint by name, a folder, the hub.
+"""Where a CLIP may come from: a checkpoint file, a step's output, a released checkpoint by name, a folder, the hub.
 
-A source pickles, so that each process of several devices can load the model for itself. Nothing from a hub is executed:
-weights are safetensors or are read with `weights_only`, and a folder's own code is never imported.
+A source pickles, so that each process of several devices can load the model for itself. It also says what the model is made of,
+without loading it: `made_of` names everything that can move a number, and stands in the key of every kept result. Nothing from
+a hub is executed: weights are safetensors or are read with `weights_only`, and a folder's own code is never imported.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from datacomp_core import clip, hub
+from datacomp_core.checkpoints import INDEX, shards_of
 from datacomp_core.errors import DataError, SpecError, unknown
+from datacomp_core.store.content import hash_json, versions
+from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.store.folder import Folder, hash_file
 
-if TYPE_CHECKING:
-    import torch
-
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
+WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 ON_HUB = "hf-hub:"
 PLAIN = (".json", ".txt", ".safetensors", ".model")
+SETTINGS = (".json", ".txt", ".model", ".jinja")
+LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers", "tokenizers", "pillow", "numpy")
+"""Their versions stand in the key of kept results: each of them can move a number."""
 
 
 class ModelSource(Protocol):
@@ -32,23 +46,42 @@ class ModelSource(Protocol):
         """The sha256 of its weights, or what stands for them."""
         ...
 
+    def made_of(self) -> dict[str, str]:
+        """Everything beside its weights that moves a number, by name: configuration, preparation, tokenizer, libraries."""
+        ...
+
+    def dim(self) -> int:
+        """How many dimensions its features have."""
+        ...
+
     def load(self, device: str) -> clip.Clip: ...
 
 
 @dataclass(frozen=True)
 class FileModel:
-    """An open_clip model by name with the weights of a file; None: random ones. `options` are those of `clip.load`."""
+    """An open_clip model by name with the weights of a file; None: random ones. `options` are those of `clip.load`.
+
+    With a `tag` it is made as open_clip's entry of these weights says.
+    """
 
     title: str
     name: str
     checkpoint: Path | None
     options: tuple[tuple[str, Any], ...] = ()
+    tag: str = ""
 
     def fingerprint(self) -> str:
-        return hash_file(self.checkpoint) if self.checkpoint else "random"
+        return _hash(self.checkpoint) if self.checkpoint else "random"
+
+    def made_of(self) -> dict[str, str]:
+        made_as = clip.as_trained(self.name, self.tag) if self.tag else {}
+        return _of_open_clip(self.name) | {"options": hash_json([self.tag, made_as, self.options])}
+
+    def dim(self) -> int:
+        return int(clip.config_of(self.name)["embed_dim"])
 
     def load(self, device: str) -> clip.Clip:
-        return clip.load(self.name, self.checkpoint, device, options=dict(self.options))
+        return clip.load(self.name, self.checkpoint, device, tag=self.tag, options=dict(self.options))
 
 
 @dataclass(frozen=True)
@@ -62,6 +95,12 @@ class StoredModel:
     def fingerprint(self) -> str:
         return self.sha256
 
+    def made_of(self) -> dict[str, str]:
+        return _of_open_clip(self.title)
+
+    def dim(self) -> int:
+        return int(clip.config_of(self.title)["embed_dim"])
+
     def load(self, device: str) -> clip.Clip:
         with self.folder.open("checkpoint.pt") as file:
             return clip.load(self.title, file, device)
@@ -69,7 +108,7 @@ class StoredModel:
 
 @dataclass(frozen=True)
 class TransformersModel:
-    """A folder of the transformers library with a CLIP: `config.json`, weights, tokenizer and `preprocessor_config.json`."""
+    """A folder of the transformers library with a CLIP: `config.json`, weights, tokenizer and the processor's settings."""
 
     folder: Path
 
@@ -78,33 +117,18 @@ class TransformersModel:
         return self.folder.name
 
     def fingerprint(self) -> str:
-        return hash_file(_weights_in(self.folder))
+        return _hash(weights_in(self.folder))
+
+    def made_of(self) -> dict[str, str]:
+        return _settings_of(self.folder) | versions(*LIBRARIES)
+
+    def dim(self) -> int:
+        return int(_json(self.folder / "config.json").get("projection_dim", 512))
 
     def load(self, device: str) -> clip.Clip:
-        import transformers
+        from datacomp_core.clip_transformers import load
 
-        try:
-            model: Any = transformers.CLIPModel.from_pretrained(self.folder, local_files_only=True)
-            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-                self.folder, local_files_only=True, trust_remote_code=False
-            )
-        except Exception as problem:  # transformers raises a dozen kinds
-            raise DataError(f"{self.folder} cannot be loaded as a CLIP of transformers: {problem}") from problem
-        pixels = _transformers_pixels(self.folder)
-        length = int(model.config.text_config.max_position_embeddings)
-
-        def tokenize(texts: list[str]) -> torch.Tensor:
-            found = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-            return found["input_ids"]
-
-        def preprocess(image: Any) -> torch.Tensor:
-            import torch
-
-            scaled = torch.from_numpy(pixels(image)).float().div_(255)
-            return (scaled - torch.tensor(pixels.mean).view(3, 1, 1)) / torch.tensor(pixels.std).view(3, 1, 1)
-
-        dim = int(model.config.projection_dim)
-        return clip.ready(clip.Clip(self.title, _towers(model).to(device), preprocess, tokenize, device, pixels, dim))
+        return load(self.folder, weights_in(self.folder), device)
 
 
 def source(model: str, checkpoint: Path | None, kept: Folder) -> ModelSource:
@@ -118,7 +142,11 @@ def source(model: str, checkpoint: Path | None, kept: Folder) -> ModelSource:
             raise SpecError(f"The model {model} has weights of its own: leave --checkpoint out, or name the architecture alone.")
         return _with_weights(model, kept)
     if checkpoint is not None and not checkpoint.is_file():
-        raise DataError(f"{checkpoint} is not there.")
+        raise DataError(
+            f"{checkpoint} is a folder: give a checkpoint file, or name the folder as the model."
+            if checkpoint.is_dir()
+            else f"{checkpoint} is not there."
+        )
     return FileModel(model, clip.known(model), checkpoint)
 
 
@@ -142,37 +170,77 @@ def released(name: str, tag: str, kept: Folder) -> ModelSource:
     }
     if config.get("quick_gelu"):
         options["force_quick_gelu"] = True
-    return FileModel(f"{name}/{tag}", name, _weights_in(path) if not file else path / file, tuple(sorted(options.items())))
+    return FileModel(f"{name}/{tag}", name, weights_in(path) if not file else path / file, tuple(sorted(options.items())))
+
+
+def weights_in(folder: Path) -> Path:
+    """The weights, or the index of their shards, in a model's folder: the usual names first, else the only such file."""
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is not None:
+        return found
+    others = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS and path.is_file())
+    if len(others) != 1:
+        have = f"it has {', '.join(path.name for path in others)}" if others else "it has none"
+        raise DataError(f"{folder} needs one file of weights ({have}): one of {', '.join(WEIGHTS)} is wanted.")
+    return others[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _of_open_clip(name: str) -> dict[str, str]:
+    if name.startswith(clip.LOCAL):
+        own = _settings_of(Path(name.removeprefix(clip.LOCAL)))
+    else:
+        own = {"config": hash_json(clip.config_of(name))}
+    for setting, place in clip.text_places(name).items():
+        own |= {f"{setting} {file}": value for file, value in _settings_of(Path(place)).items()}
+    return own | versions(*LIBRARIES)
+
+
+def _settings_of(folder: Path) -> dict[str, str]:
+    """The hashes of the small files of a model's folder: configuration, preparation of images, tokenizer."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix in SETTINGS and path.is_file() and path.name != hub.RECORD)
+    return {path.name: hash_file(path) for path in paths if not path.name.endswith(INDEX)}
+
+
+def _hash(weights: Path) -> str:
+    """The sha256 of a file of weights; of shards, one over theirs."""
+    if not weights.name.endswith(INDEX):
+        return hash_file(weights)
+    return fingerprint({path.name: hash_file(path) for path in shards_of(weights)})
+
+
 def _with_weights(model: str, kept: Folder) -> ModelSource:
     if Path(model).is_dir():
-        return _in_folder(Path(model).resolve())
+        return in_folder(Path(model).resolve())
     if model.startswith(ON_HUB):
-        return _in_folder(_fetched(model.removeprefix(ON_HUB), kept))
+        return in_folder(_fetched(model.removeprefix(ON_HUB), kept))
     name, _, tag = model.partition("/")
     return released(name, tag, kept)
 
 
-def _in_folder(folder: Path) -> ModelSource:
+def in_folder(folder: Path) -> ModelSource:
+    """The CLIP in a folder of open_clip or of transformers. DataError or SpecError if there is none."""
     if (folder / "open_clip_config.json").is_file():
-        return FileModel(folder.name, f"{clip.LOCAL}{folder}", _weights_in(folder))
-    try:
-        kind = json.loads((folder / "config.json").read_text())["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise DataError(f"{folder} has neither an open_clip_config.json nor a config.json of a CLIP.") from problem
-    if kind != "clip":
-        raise SpecError(f"{folder} holds a model of the kind {kind!r}; of transformers' models only 'clip' can be evaluated.")
+        return FileModel(folder.name, f"{clip.LOCAL}{folder}", weights_in(folder))
+    found = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if "model_type" not in found:
+        raise DataError(f"{folder} has neither an open_clip_config.json nor a config.json of a CLIP.")
+    if found["model_type"] != "clip":
+        raise SpecError(
+            f"{folder} holds a model of the kind {found['model_type']!r}; of transformers' models only 'clip' can be used."
+        )
     return TransformersModel(folder)
 
 
-def _weights_in(folder: Path) -> Path:
-    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if found is None:
-        raise DataError(f"{folder} has no weights: one of {', '.join(WEIGHTS)} is wanted.")
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError) as problem:
+        raise DataError(f"{path} cannot be read as JSON ({problem}).") from problem
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is not the configuration of a model.")
     return found
 
 
@@ -186,42 +254,13 @@ def _fetched(repository: str, kept: Folder, *, file: str = "") -> Path:
     found.file(best)
     small = {name for name in names if "/" not in name and name.endswith(PLAIN) and not name.endswith(".safetensors")}
     out = kept / repository
-    hub.fetch(found, out, only=lambda path: path == best or path in small)
+    hub.fetch(found, out, only=lambda path: path in _with_shards(best, names) or path in small)
     return out.path
 
 
-def _transformers_pixels(folder: Path) -> clip.Pixels:
-    """`preprocessor_config.json` as our transform. SpecError for a kind that has no equal."""
-    try:
-        found: dict[str, Any] = json.loads((folder / "preprocessor_config.json").read_text())
-        size, crop = found["size"], found.get("crop_size", found["size"])
-        short = int(size["shortest_edge"] if isinstance(size, dict) else size)
-        height, width = (int(crop["height"]), int(crop["width"])) if isinstance(crop, dict) else (int(crop), int(crop))
-        (red, green, blue), (reds, greens, blues) = found["image_mean"], found["image_std"]
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise DataError(f"{folder}/preprocessor_config.json is missing or not that of a CLIP ({problem!r}).") from problem
-    if not short == height == width or found.get("resample", 3) not in (2, 3):
-        raise SpecError(f"{folder} wants images resized to {short} and cut to {height}x{width}, which is not supported.")
-    kind = "bilinear" if found.get("resample", 3) == 2 else "bicubic"
-    return clip.Pixels(height, width, (red, green, blue), (reds, greens, blues), kind)
-
-
-def _towers(model: Any) -> Any:
-    """A transformers CLIP with open_clip's two methods."""
-    import torch
-
-    def features(found: Any) -> torch.Tensor:
-        return found if isinstance(found, torch.Tensor) else found.pooler_output
-
-    class Towers(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.clip = model
-
-        def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-            return features(self.clip.get_image_features(pixel_values=pixels))
-
-        def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
-            return features(self.clip.get_text_features(input_ids=tokens))
-
-    return Towers()
+def _with_shards(best: str, names: Iterable[str]) -> set[str]:
+    """The file of weights, and the shards beside it if it is an index of them."""
+    if not best.endswith(INDEX):
+        return {best}
+    stem, _, ending = best.removesuffix(INDEX).rpartition(".")
+    return {best, *(name for name in names if name.startswith(f"{stem}-") and name.endswith(f".{ending}"))}

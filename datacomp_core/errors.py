@@ -59,3 +59,9 @@ def unknown(what: str, given: str, known: Iterable[str]) -> SpecError:
     near = difflib.get_close_matches(given, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return SpecError(f"Unknown {what} {given!r}.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+def in_short(problem: BaseException) -> str:
+    """The kind of an exception from a library and the first line of what it says."""
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[0][:300]}" if lines else type(problem).__name__

@@ -26,7 +26,7 @@ BLOCK_ROWS = 8192
 class Source:
     """A metadata folder; folders of scores with a parquet of the same name for each part; folders of `<part>.npz`; shards.
 
-    DataComp's own npz files lie beside the metadata, where they are always looked for.
+    DataComp's own npz files lie beside the metadata, where they are looked for if no folder of `features` has the array.
     """
 
     metadata: Folder
@@ -96,7 +96,7 @@ class Source:
 
     def _features_of(self, part: str, key: str) -> Folder:
         known: list[str] = []
-        for folder in (self.metadata, *self.features):
+        for folder in (*self.features, self.metadata):  # what is given by name comes first
             there = _keys(folder, part)
             if key in there:
                 return folder

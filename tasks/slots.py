@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
+from datacomp_core.device import has_cuda
 from datacomp_core.settings import settings
 
 ON_THE_GPU = frozenset({"checkpoints", "embeddings", "reports"})
@@ -42,7 +43,7 @@ def the_gpus(lock: Path) -> Generator[None]:
 @contextmanager
 def slot(kind: str) -> Generator[None]:
     """Wait for a place to work on a step of this kind; give it back."""
-    alone = os.path.exists("/dev/nvidia0") or settings().nodes > 1
+    alone = has_cuda() or settings().nodes > 1
     lock = Path(tempfile.gettempdir()) / f"datacomp-gpu-{os.getuid()}.lock"
     gpu = the_gpus(lock) if alone and kind in ON_THE_GPU else nullcontext()
     with gpu, _steps():

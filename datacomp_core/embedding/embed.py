@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
 from datacomp_core import clip
 from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, ShardSet
+from datacomp_core.clip_sources import FileModel, ModelSource
+from datacomp_core.device import default_device, has_cuda
+from datacomp_core.device import devices_of as device_names
 from datacomp_core.embedding.assemble import TALLY, Column, Parts
 from datacomp_core.embedding.devices import encode_on
-from datacomp_core.embedding.encode import Model, Work
+from datacomp_core.embedding.encode import Work
 from datacomp_core.embedding.locate import count_rows, locate
 from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.errors import SpecError
 from datacomp_core.parts import METADATA, SCORES, part_names, scan
 from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.shards import INDEX
 from datacomp_core.store import Folder, Store, scratch, step
 from datacomp_core.store.claim import claim
-from datacomp_core.store.folder import hash_file
+from datacomp_core.store.content import Marks, Trust, marks
 from datacomp_core.weights import weights
 
 NO_PROGRESS = NoProgress()
@@ -66,31 +71,36 @@ def embed(
 
 def embed_folder(
     spec: EmbedSpec,
-    models: tuple[Model, ...],
+    models: tuple[ModelSource, ...],
     metadata: str,
     shards: str,
     out: str,
     *,
     workers: int = 1,
     device: str = "",
+    trust: Trust = "content",
     progress: Progress = NO_PROGRESS,
 ) -> Counter[str]:
-    """`embed` on plain folders, with models whose weights lie in local files; the same call goes on where one stopped."""
-    _refuse_released(spec, Folder(metadata))
-    for model in models:
-        clip.known(model.name)
-        if not model.file.is_file():
-            raise SpecError(f"There are no weights at {model.file}: give the path of a checkpoint file.")
-    weights_of = {model.name: hash_file(model.file) for model in models}
-    claim(Folder(out), spec.model_dump(mode="json") | {"weights": weights_of, "metadata": Folder(metadata).url})
+    """`embed` on plain folders; the same call goes on where one stopped.
+
+    `out` belongs to its models, metadata and shards by content: SpecError, naming what has changed, if it was begun with others.
+    """
+    folders = Folder(metadata), Folder(shards), Folder(out)
+    _refuse_released(spec, folders[0])
+    made_of = [{"weights": model.fingerprint()} | model.made_of() for model in models]
+    request = spec.model_dump(mode="json") | {
+        "models": {encoder.prefix: found for encoder, found in zip(spec.encoders, made_of, strict=True)}
+    }
+    kind = devices_of(device)[0].partition(":")[0]
+    inputs = {"metadata": partial(_metadata_marks, folders[0], trust), "shards": partial(_shard_marks, folders[1], trust)}
+    claim(folders[2], request | {"device": kind}, inputs)
     with scratch() as local:
-        folders = Folder(metadata), Folder(shards), Folder(out)
         return embed_rows(spec, models, *folders, local, workers=workers, device=device, progress=progress)
 
 
 def embed_rows(
     spec: EmbedSpec,
-    models: tuple[Model, ...],
+    models: tuple[ModelSource, ...],
     metadata: Folder,
     shards: Folder,
     out: Folder,
@@ -108,7 +118,7 @@ def embed_rows(
     progress.advance(sum(rows.values()) - sum(todo.values()))
     if todo:
         columns = tuple(
-            Column(encoder.column, encoder.prefix, _dim(model)) for encoder, model in zip(spec.encoders, models, strict=True)
+            Column(encoder.column, encoder.prefix, model.dim()) for encoder, model in zip(spec.encoders, models, strict=True)
         )
         parts = Parts(out, metadata, todo, columns, spec.batch_size)
         chunks = list(parts.missing())
@@ -138,12 +148,18 @@ def embed_rows(
 
 def devices_of(device: str) -> tuple[str, ...]:
     """The devices that `device` names: `cuda` and nothing are every GPU of this machine; `cpu,cpu` are two processes."""
-    given = device or clip.default_device()
-    if given != "cuda":
-        return tuple(given.split(","))
-    import torch
+    given = device or default_device()
+    return device_names("cuda:*" if given == "cuda" and has_cuda() else given)
 
-    return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count())) or ("cuda",)
+
+def _metadata_marks(metadata: Folder, trust: Trust, known: Marks) -> Marks:
+    return marks(metadata, only=[f"{part}.parquet" for part in part_names(metadata)], known=known, trust=trust)
+
+
+def _shard_marks(shards: Folder, trust: Trust, known: Marks) -> Marks:
+    """Of the tars and their index: what is read of them."""
+    names = [name for name in shards.files() if name.endswith(".tar") or name.startswith(f"{INDEX}/")]
+    return marks(shards, only=names, known=known, trust=trust)
 
 
 def _refuse(spec: EmbedSpec, shards: ShardSet, scorers: tuple[Checkpoint, ...], metadata: Folder) -> None:
@@ -174,18 +190,18 @@ def released(metadata: Folder, columns: list[str]) -> list[str]:
     return [column for column in there if filled[column][0]]
 
 
-def _models(spec: EmbedSpec, scorers: tuple[Checkpoint, ...], store: Store, local: Path) -> tuple[Model, ...]:
+def _models(spec: EmbedSpec, scorers: tuple[Checkpoint, ...], store: Store, local: Path) -> tuple[ModelSource, ...]:
     """Every encoder's weights as a local file, in the order of the spec."""
-    made: list[Model] = []
+    made: list[ModelSource] = []
     given = iter(enumerate(scorers))
     for encoder in spec.encoders:
         if encoder.model:
             clip.known(encoder.model)
             path = weights(encoder.model, encoder.weights, encoder.sha256)
-            made.append(Model(encoder.model, path, encoder.weights))
+            made.append(FileModel(encoder.model, encoder.model, path, tag=encoder.weights))
             continue
         number, scorer = next(given)
-        made.append(Model(scorer.model, _local(store.folder(scorer), local / f"checkpoint-{number}.pt"), ""))
+        made.append(FileModel(scorer.model, scorer.model, _local(store.folder(scorer), local / f"checkpoint-{number}.pt")))
     return tuple(made)
 
 
@@ -201,7 +217,3 @@ def _names(spec: EmbedSpec, scorers: tuple[Checkpoint, ...]) -> list[str]:
     given = iter(scorers)
     taken = [(encoder, None if encoder.model else next(given)) for encoder in spec.encoders]
     return [f"{encoder.model} {encoder.weights}" if scorer is None else scorer.name or scorer.model for encoder, scorer in taken]
-
-
-def _dim(model: Model) -> int:
-    return int((clip.config(model.name) or {})["embed_dim"])

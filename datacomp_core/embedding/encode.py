@@ -12,13 +12,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from datacomp_core import clip
+from datacomp_core.clip_sources import ModelSource
 from datacomp_core.embedding.assemble import Chunk, Column, Features, Filling, Span
 from datacomp_core.embedding.decode import Batch, Decoded, Tokenizers, decode, slot_bytes
 from datacomp_core.embedding.locate import Located
@@ -31,22 +31,10 @@ IN_FLIGHT = 4  # batches whose features are not asked for yet: a GPU computes wh
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model to be loaded where it works: weights as a local file, of a tag or plain."""
-
-    name: str
-    file: Path
-    tag: str
-
-    def load(self, device: str) -> clip.Clip:
-        return clip.load(self.name, self.file, device, tag=self.tag)
-
-
-@dataclass(frozen=True)
 class Work:
     """What every device is told. `rows` are the parts that are not done, `step` the rows of a chunk."""
 
-    models: tuple[Model, ...]
+    models: tuple[ModelSource, ...]
     columns: tuple[Column, ...]
     precision: clip.Precision
     batch_size: int
@@ -88,7 +76,7 @@ class Encoding:
         if apart:  # decoding processes hold 2 batches each at most, and IN_FLIGHT + 1 are here
             count = 2 * self.work.workers + IN_FLIGHT + 1
             self.slots = Slots(count, slot_bytes(self.pixels, self.work.batch_size), pinned=self.cuda)
-        names = tuple({model.name for model in self.models}) if apart and self.cuda else ()
+        names = tuple({model.tokenizer for model in self.models} - {""}) if apart and self.cuda else ()
         try:
             mapped = prepared_map(decode, self._batches(chunks), prepare=partial(_tokenizers, names), workers=self.work.workers)
             for batch, decoded in mapped:
@@ -131,11 +119,11 @@ class Encoding:
     def _texts(self, model: clip.Clip, batch: Batch, decoded: Decoded) -> Any:
         if not batch.captions:
             return None
-        if model.name not in decoded.tokens:
+        if model.tokenizer not in decoded.tokens:
             return model.encode_texts(batch.captions, self.work.precision)
         import torch
 
-        return model.encode_tokens(torch.from_numpy(decoded.tokens[model.name]), self.work.precision)
+        return model.encode_tokens(torch.from_numpy(decoded.tokens[model.tokenizer]), self.work.precision)
 
     def _beside(self) -> Any:
         if self.text_stream is None:
@@ -197,12 +185,7 @@ def _stream(device: str) -> Any:
 
 
 def _tokenizers(names: tuple[str, ...]) -> Tokenizers:
-    if not names:
-        return {}
-    import open_clip
-
-    clip.register()
-    return {name: open_clip.get_tokenizer(name) for name in names}
+    return {name: clip.tokenizer_of(name) for name in names}
 
 
 def _between(places: pl.DataFrame, start: int, stop: int) -> pl.DataFrame:

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from datacomp_core import clip
 from datacomp_core.artifacts import Checkpoint, EvalReport, EvalSets, Spec
 from datacomp_core.clip_sources import ModelSource, StoredModel, source
+from datacomp_core.device import devices_of
 from datacomp_core.errors import DataError, IncompleteError, SpecError
 from datacomp_core.evaluation import report as reports
 from datacomp_core.evaluation.catalog import SUITES, EvalTask, suite
@@ -25,6 +25,7 @@ from datacomp_core.evaluation.run import Expected, Identity, run
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder, Store, step
+from datacomp_core.store.content import Trust
 
 NO_PROGRESS = NoProgress()
 
@@ -107,33 +108,27 @@ def evaluate_folder(
     spec: EvalSpec | None = None,
     device: str = "",
     workers: int = 1,
+    trust: Trust = "content",
     progress: Progress = NO_PROGRESS,
 ) -> Report:
     """The same for a model by name (see `clip_sources.source`) and a folder or bucket with the original's test sets.
 
-    Without a spec, the suite is the one whose sets lie in `data`. Results in `out` of the same model, data and versions are
-    kept. IncompleteError, after everything is written, if a task failed.
+    Without a spec, the suite is the one whose sets lie in `data`. Results in `out` are kept if all that they are made of is the
+    same (docs/evaluation.md); `trust="times"` does not read sets whose files have their sizes and times. IncompleteError, after
+    everything is written, if a task failed.
     """
     sets = Folder(data)
     spec = spec or EvalSpec(suite=suite_in(sets))
     if isinstance(model, str):
         model = source(model, checkpoint, models())
-    return _evaluated(spec, model, sets, out=Folder(out), devices=devices_of(device), workers=workers, progress=progress)
+    return _evaluated(
+        spec, model, sets, out=Folder(out), devices=devices_of(device), workers=workers, trust=trust, progress=progress
+    )
 
 
 def models() -> Folder:
     """Where models from a hub are kept on this machine."""
     return Folder(settings().home / "models")
-
-
-def devices_of(device: str) -> tuple[str, ...]:
-    """Torch devices: one, several with commas between, or `cuda:*` for all of this machine's. Empty: the default."""
-    device = device or clip.default_device()
-    if device == "cuda:*":
-        import torch
-
-        return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count())) or ("cpu",)
-    return tuple(name.strip() for name in device.split(",") if name.strip())
 
 
 def _evaluated(
@@ -144,9 +139,11 @@ def _evaluated(
     out: Folder,
     devices: Sequence[str],
     workers: int,
+    trust: Trust = "content",
     progress: Progress,
 ) -> Report:
     wanted, exactness, weights = spec.wanted(), spec.exactness(), model.fingerprint()
+    made_of = model.made_of()
     identity = Identity(
         model=model.title,
         weights=weights,
@@ -157,9 +154,20 @@ def _evaluated(
         few_shot=spec.few_shot,
         linear_probe=spec.linear_probe == "yes",
     )
-    here = EvalModel(model.load(devices[0]), exactness, kept=out)
+    here = EvalModel(model.load(devices[0]), exactness, kept=out, made_of=made_of)
+    identity = identity.model_copy(update={"made_of": made_of | {"preparation of images": repr(here.clip.pixels)}})
     results = run(
-        wanted, sets, model, here, identity, expected=spec.expected, out=out, devices=devices, workers=workers, progress=progress
+        wanted,
+        sets,
+        model,
+        here,
+        identity,
+        expected=spec.expected,
+        out=out,
+        devices=devices,
+        workers=workers,
+        trust=trust,
+        progress=progress,
     )
     made = reports.make(
         suite(spec.suite),

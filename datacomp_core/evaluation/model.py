@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -42,11 +43,19 @@ EXACT = Exactness()
 class EvalModel:
     """A CLIP and the classifiers made with it, by their class names and templates, which several tasks share.
 
-    With `kept`, classifiers lie there under the hash of all that they are made of (text tower, precision, names, templates).
+    With `kept`, classifiers lie there under the hash of all that they are made of: text tower, precision, names, templates, and
+    what `made_of` says of the model beside its weights (configuration, tokenizer, libraries).
     """
 
-    def __init__(self, clip: Clip, exactness: Exactness = EXACT, kept: Folder | None = None) -> None:
+    def __init__(
+        self,
+        clip: Clip,
+        exactness: Exactness = EXACT,
+        kept: Folder | None = None,
+        made_of: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.clip, self.exactness, self.kept = clip, exactness, kept
+        self.made_of = dict(made_of)
         self._classifiers: dict[str, torch.Tensor] = {}
         self._tower = ""
         if exactness.compile == "yes":
@@ -77,7 +86,8 @@ class EvalModel:
         """Zero-shot weights (d, classes): the mean of a class's normalised prompts, normalised again."""
         import torch
 
-        made_of = [self.tower(), self.precision(half=True), self.clip.device.partition(":")[0], classnames, templates]
+        kind = self.clip.device.partition(":")[0]
+        made_of = [self.tower(), self.precision(half=True), kind, classnames, templates, sorted(self.made_of.items())]
         key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
         if key not in self._classifiers:
             found = self._read(key)

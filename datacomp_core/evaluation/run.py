@@ -26,6 +26,7 @@ from datacomp_core.evaluation.protocol import EvalProtocol, Outcome
 from datacomp_core.evaluation.protocols import PROTOCOLS
 from datacomp_core.evaluation.report import TaskResult
 from datacomp_core.progress import Progress
+from datacomp_core.store.content import Mark, Marks, Trust, differing, marks
 from datacomp_core.store.folder import Folder
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,10 @@ class Identity(BaseModel):
     device: str
     few_shot: tuple[int, ...]
     linear_probe: bool
+    made_of: dict[str, str] = {}
+
+
+NAMES = {"batch_size": "batch size", "few_shot": "few-shot setting", "linear_probe": "linear probe"}
 
 
 class Kept(BaseModel):
@@ -56,7 +61,7 @@ class Kept(BaseModel):
     identity: Identity
     task: EvalTask
     expected: Expected
-    sizes: dict[str, int]
+    files: dict[str, Mark]
     result: TaskResult
 
 
@@ -76,8 +81,19 @@ class _Open:
 
 
 class _Run:
-    def __init__(self, sets: Folder, model: EvalModel, identity: Identity, expected: Expected, out: Folder, progress: Progress):
+    def __init__(
+        self,
+        sets: Folder,
+        model: EvalModel,
+        identity: Identity,
+        expected: Expected,
+        out: Folder,
+        trust: Trust,
+        progress: Progress,
+    ) -> None:
         self.sets, self.model, self.identity, self.out, self.progress = sets, model, identity, out, progress
+        self.trust: Trust = trust
+        self.marks: dict[str, Marks] = {}
         self.expected: Expected = expected
         self.probes = Probes(identity.few_shot, identity.linear_probe)
         self.open: dict[str, _Open] = {}
@@ -88,6 +104,7 @@ class _Run:
         for task in tasks:
             began = time.monotonic()
             try:
+                self.files(task)
                 opened = self._opened(task, began)
             except DatacompError as problem:
                 self._fail(task, str(problem), began)
@@ -162,8 +179,8 @@ class _Run:
         )
         with self.out.writing(f"{PREDICTIONS}/{slug(task)}.npz") as path, path.open("wb") as file:
             np.savez_compressed(file, **outcome.predictions)  # pyright: ignore[reportArgumentType]
-        sizes = (self.sets / task.folder).files()
-        kept = Kept(identity=self.identity, task=task, expected=self.expected, sizes=sizes, result=result)
+        files = self.files(task)
+        kept = Kept(identity=self.identity, task=task, expected=self.expected, files=files, result=result)
         self.out.write(f"{TASKS}/{slug(task)}.json", kept.model_dump_json(indent=1).encode())
         self.results[task.key] = result
         self.progress.advance(0, tasks_done=1)
@@ -174,16 +191,39 @@ class _Run:
             return {}
         return {"probes": probe(self.probes, np.concatenate(opened.features), labels, self.model.clip.device)}
 
+    def files(self, task: EvalTask, known: Marks | None = None) -> Marks:
+        """The marks of a set's files, taken once a run, before the set is read."""
+        if task.folder not in self.marks:
+            self.marks[task.folder] = marks(self.sets / task.folder, known=known, trust=self.trust)
+        return self.marks[task.folder]
+
     def kept(self, task: EvalTask) -> TaskResult | None:
-        """The result of an earlier try in this folder, if it is of the same model, data and versions."""
+        """The result of an earlier try in this folder, if all that it was made of is the same."""
+        name = f"{TASKS}/{slug(task)}.json"
+        if not self.out.exists(name):
+            return None
         try:
-            found = Kept.model_validate_json(self.out.read(f"{TASKS}/{slug(task)}.json"))
+            found = Kept.model_validate_json(self.out.read(name))
         except (DataError, ValidationError):
+            log.warning("%s is evaluated again: what is kept of it is of an earlier version or damaged", task.key)
             return None
-        same = (found.identity, found.task, found.expected) == (self.identity, task, self.expected)
-        if not same or found.result.protocol_version != PROTOCOLS[task.protocol].version:
-            return None
-        return found.result if found.sizes == (self.sets / task.folder).files() else None
+        why = self._differing(found, task)
+        if why:
+            log.warning("%s is evaluated again: %s", task.key, why)
+        return None if why else found.result
+
+    def _differing(self, found: Kept, task: EvalTask) -> str:
+        """What of a kept result is not as it is now, in words; empty if all is."""
+        before, now = found.identity.model_dump(), self.identity.model_dump()
+        made, makes = before.pop("made_of"), now.pop("made_of")
+        names = [name for name in now if before[name] != now[name]]
+        names += [name for name in sorted(made.keys() | makes.keys()) if made.get(name) != makes.get(name)]
+        if found.task != task or found.expected != self.expected:
+            names.append("task")
+        if found.result.protocol_version != PROTOCOLS[task.protocol].version:
+            names.append("protocol")
+        told = [f"another {NAMES.get(name, name)}" for name in names]
+        return ", ".join(told) or differing(found.files, self.files(task, found.files))
 
 
 def run(
@@ -197,10 +237,11 @@ def run(
     out: Folder,
     devices: Sequence[str],
     workers: int,
+    trust: Trust = "content",
     progress: Progress,
 ) -> list[TaskResult]:
     """The results of all tasks, in order; a failed one has its `error`. `model` is the one of `source` on the first device."""
-    work = _Run(sets, model, identity, expected, out, progress)
+    work = _Run(sets, model, identity, expected, out, trust, progress)
     progress.start(sum(task.size or 0 for task in tasks), "images")
     work.results = {task.key: found for task in tasks if (found := work.kept(task))}
     left = [task for task in tasks if task.key not in work.results]

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from datacomp_core import clip, uid
 from datacomp_core.artifacts import Checkpoint, Embeddings, EvalSets, Spec, Subset
+from datacomp_core.device import default_device
 from datacomp_core.errors import DataError
 from datacomp_core.parts import SCORES, part_names
 from datacomp_core.pool.testimages import images_of
@@ -124,7 +125,7 @@ def _model(store: Store, embeddings: Embeddings, device: str) -> clip.Clip:
         raise DataError(f"The model that made {embeddings.address} is not in the store: embed the pool again.")
     checkpoint = store.artifact(Checkpoint, made)
     with store.folder(checkpoint).open("checkpoint.pt") as file:
-        return clip.load(checkpoint.model, file, device or clip.default_device())
+        return clip.load(checkpoint.model, file, device or default_device())
 
 
 def _features(folder: Folder, part: str) -> npt.NDArray[Any]:

@@ -38,8 +38,9 @@ from datacomp_core.resharding.planning import (
 )
 from datacomp_core.resharding.scan import Inputs, InputShard, input_shards
 from datacomp_core.resharding.spec import ReshardSpec, reshard_of
-from datacomp_core.shards import shard_name
+from datacomp_core.shards import INDEX, shard_name
 from datacomp_core.store import Folder, Store, step
+from datacomp_core.store.content import TAR_BYTES, Marks, digest, marks
 from datacomp_core.store.fingerprint import canonical, fingerprint
 from datacomp_core.store.folder import hash_file
 
@@ -166,7 +167,7 @@ def reshard_folders(
     with ExitStack() as stack:
         chosen = stack.enter_context(local_copy(subset))
         listing = input_shards(inputs)
-        _claim(out, _identity(spec, faced, chosen, listing))
+        _claim(out, _identity(spec, faced, chosen, inputs.folders, listing))
         plan = stack.enter_context(planned(inputs, listing, chosen, subset, spec, workers=workers, progress=progress))
         write_missing(out, plan.ledger)
         plan.account.check(spec, str(inputs))
@@ -202,11 +203,20 @@ def account_folders(
             return plan.account, plan.num_bytes
 
 
-def _identity(spec: ReshardSpec, faced: Faced | None, subset: Path, inputs: list[InputShard]) -> dict[str, Any]:
+def _identity(
+    spec: ReshardSpec, faced: Faced | None, subset: Path, folders: tuple[Folder, ...], inputs: list[InputShard]
+) -> dict[str, Any]:
     listing = hashlib.sha256("".join(f"{shard.name} {shard.size}\n" for shard in inputs).encode()).hexdigest()
-    faces = {"faces": canonical(faced.spec)} if faced else {}
+    faces = {"faces": canonical(faced.spec), "faces_metadata": digest(marks(faced.metadata, suffix=".parquet"))} if faced else {}
+    content = [digest(_marks(folder, [shard for shard in inputs if shard.folder == n])) for n, folder in enumerate(folders)]
     what = {"spec": canonical(spec), "subset_sha256": hash_file(subset)}
-    return {**what, **faces, "num_shards": len(inputs), "shards_listing": listing}
+    return {**what, **faces, "num_shards": len(inputs), "shards_listing": listing, "shards_content": content}
+
+
+def _marks(folder: Folder, shards: list[InputShard]) -> Marks:
+    """Of the tars and their index; of a large tar a sample is read."""
+    tars = marks(folder, only=[f"{shard.name}.tar" for shard in shards], whole_bytes=TAR_BYTES)
+    return tars | marks(folder, only=[f"{INDEX}/{shard.name}.parquet" for shard in shards])
 
 
 def _claim(out: Folder, identity: dict[str, Any]) -> None:
@@ -215,7 +225,11 @@ def _claim(out: Folder, identity: dict[str, Any]) -> None:
     if claimed and fingerprint(out.read_json(IDENTITY)) == fingerprint(identity):
         return
     if any(name.endswith(".tar") for name in out.files()):
-        whose = "holds a reshard of another subset, spec or pool" if claimed else "holds shards that no reshard of ours made"
+        whose = "holds shards that no reshard of ours made"
+        if claimed:
+            before = out.read_json(IDENTITY)
+            names = [name for name in sorted(before.keys() | identity.keys()) if before.get(name) != identity.get(name)]
+            whose = f"holds a reshard of another subset, spec or pool (its {', '.join(names)} differ)"
         raise DataError(f"{out} {whose}: choose an empty folder, or remove it.")
     if claimed:
         out.write_json(IDENTITY, identity)

@@ -18,10 +18,11 @@ from datacomp_core.errors import DataError
 from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.scores.base import Column, Means, Score
+from datacomp_core.scores.kept import home_of
 from datacomp_core.scores.of_images import BY_SHARD
 from datacomp_core.source import Source
 from datacomp_core.store import Folder, Store, scratch, step
-from datacomp_core.store.fingerprint import SHORT, fingerprint
+from datacomp_core.store.content import Trust
 
 NO_PROGRESS = NoProgress()
 
@@ -120,16 +121,17 @@ def computed(
     *,
     workers: int = 1,
     model: tuple[str, str] | None = None,
+    trust: Trust = "content",
     progress: Progress = NO_PROGRESS,
 ) -> Source:
     """The source with the columns of some scores beside it: those in `kept` are used, the others are computed into it.
 
-    A folder in `kept` belongs to one score of one pool: its name follows the parameters, and the names and sizes of the files.
+    A folder in `kept` belongs to one score of one content of what it reads (`home_of`). `trust="times"` does not read files that
+    have the sizes and times of an earlier call.
     """
-    pool = [source.metadata.url, source.metadata.files(), [folder.url for folder in source.features]]
-    pool += [source.shards.url if source.shards is not None else "", list(model or ())]
     folders: list[Folder] = []
     for score in wanted:
-        home = kept / f"{score.kind}--{fingerprint([score, pool])[:SHORT]}"
+        check(score, source, source.parts()[0], model)
+        home = home_of(score, source, kept, model, trust)
         folders.append(compute(score, source, home, workers=workers, model=model, progress=progress))
     return Source(source.metadata, (*source.scores, *folders), source.features, source.shards)

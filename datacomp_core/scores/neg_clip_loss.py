@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from datacomp_core.device import default_device
 from datacomp_core.scores.base import Score, register
 from datacomp_core.source import Source
 from datacomp_core.vectors.files import Vectors, unit
-from datacomp_core.vectors.nearest import default_device
 
 AT_ONCE = 2048
 

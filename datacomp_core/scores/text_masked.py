@@ -72,11 +72,12 @@ def cosines(pictures: Sequence[Pixels], captions: Sequence[str], name: str, chec
 def _model(name: str, checkpoint: str, device: str) -> Any:
     """Loaded once a process."""
     from datacomp_core import clip
+    from datacomp_core.device import default_device
     from datacomp_core.store import Folder
 
     folder, _, file = checkpoint.rpartition("/")
     with Folder(folder or ".").open(file) as weights:
-        return clip.load(name, weights, device or clip.default_device())
+        return clip.load(name, weights, device or default_device())
 
 
 @cache

@@ -18,6 +18,7 @@ import polars as pl
 from pydantic import Field
 
 from datacomp_core.artifacts import Spec
+from datacomp_core.device import default_device
 from datacomp_core.errors import DataError
 from datacomp_core.filters.characters import Characters
 from datacomp_core.filters.language import Language
@@ -28,7 +29,6 @@ from datacomp_core.selection.view import asked_blocks
 from datacomp_core.source import Source
 from datacomp_core.store import scratch
 from datacomp_core.vectors.files import Vectors
-from datacomp_core.vectors.nearest import default_device
 
 NO_PROGRESS = NoProgress()
 EVERY_POINT = 10_000_000

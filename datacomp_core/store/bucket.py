@@ -115,6 +115,20 @@ class BucketFiles:
         names = ((info["name"][cut:], int(info["size"])) for info in again(lambda: list(self._found(root))))
         return {name: size for name, size in sorted(names) if name and not name.endswith("/") and not is_unfinished(name)}
 
+    def details(self, root: str) -> dict[str, tuple[int, str, str]]:
+        """As `list`, with size, time of the last change and the server's ETag (empty where there is none)."""
+        cut = len(self.fs._strip_protocol(root)) + 1
+        found = {info["name"][cut:]: info for info in again(lambda: list(self._found(root)))}
+        return {
+            name: (
+                int(found[name]["size"]),
+                str(found[name].get("LastModified") or found[name].get("mtime") or found[name].get("created") or ""),
+                str(found[name].get("ETag", "")),
+            )
+            for name in sorted(found)
+            if name and not name.endswith("/") and not is_unfinished(name)
+        }
+
     def _found(self, root: str) -> Iterator[dict[str, Any]]:
         """Every file below `root`. fsspec's own `find` takes a folder that cannot be listed for an empty one; s3fs's does not."""
         self.fs.invalidate_cache()

@@ -1,26 +1,64 @@
-"""A plain folder that a command works in belongs to one request: going on never mixes the results of two."""
+"""A plain folder that a command works in belongs to one request: going on never mixes the results of two.
+
+The request is the settings and the content of all that is read: a folder that was begun from other files is refused, and the
+message names the file.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from datacomp_core.errors import SpecError
+from datacomp_core.store.content import Marks, differing, digest, listed, read_marks
 from datacomp_core.store.folder import Folder
 
 REQUEST = "request.json"
+INPUTS = "inputs.json"
+CONTENT = "content"
+
+Marking = Callable[[Marks], Marks]
+"""Gives the marks of an input, told the earlier ones."""
 
 
-def claim(folder: Folder, request: dict[str, Any]) -> None:
+def claim(folder: Folder, request: dict[str, Any], inputs: Mapping[str, Marking] | None = None) -> None:
     """Write down what a folder is being made from. SpecError if it was begun for something else, naming what differs."""
-    given = json.loads(json.dumps(request))
-    if not folder.exists(REQUEST):
+    before = folder.read_json(REQUEST) if folder.exists(REQUEST) else None
+    noted: dict[str, Any] = folder.read_json(INPUTS) if before is not None and folder.exists(INPUTS) else {}
+    earlier = {name: read_marks(noted.get(name, {})) for name in inputs or {}}
+    now = {name: marking(earlier[name]) for name, marking in (inputs or {}).items()}
+    given = json.loads(json.dumps(request | ({CONTENT: {name: digest(found) for name, found in now.items()}} if now else {})))
+    if before is None:
+        if now:
+            folder.write_json(INPUTS, {name: listed(found) for name, found in now.items()})
         folder.write_json(REQUEST, given)
         return
-    before = folder.read_json(REQUEST)
-    differing = sorted(name for name in before.keys() | given.keys() if before.get(name) != given.get(name))
-    if differing:
+    told = _differing(before, given, earlier, now)
+    if told:
         raise SpecError(
-            f"{folder} was begun with another {', '.join(differing)} (its {REQUEST} has it): give the same again to go on, or "
+            f"{folder} was begun with another {', '.join(told)} (its {REQUEST} has it): give the same again to go on, or "
             "choose another folder."
         )
+
+
+def _differing(
+    before: dict[str, Any], given: dict[str, Any], earlier: Mapping[str, Marks], now: Mapping[str, Marks]
+) -> list[str]:
+    """The settings that differ, with what became of the files behind them."""
+    names = sorted((before.keys() | given.keys()) - {CONTENT})
+    told = [_inside(name, before.get(name), given.get(name)) for name in names if before.get(name) != given.get(name)]
+    was, is_now = before.get(CONTENT) or {}, given.get(CONTENT) or {}
+    for name in sorted(was.keys() | is_now.keys()):
+        if was.get(name) != is_now.get(name):
+            how = differing(earlier.get(name, {}), now.get(name, {})) if earlier.get(name) else ""
+            told.append(f"{name} ({how})" if how else name)
+    return told
+
+
+def _inside(name: str, before: Any, given: Any) -> str:
+    """A setting that differs, with what differs in it where it has parts of the same names."""
+    if not isinstance(before, dict) or not isinstance(given, dict) or before.keys() != given.keys():
+        return name
+    inner = [_inside(key, before[key], given[key]) for key in sorted(given) if before[key] != given[key]]
+    return f"{name} ({', '.join(inner)})"

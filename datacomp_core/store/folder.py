@@ -194,6 +194,11 @@ class Folder:
         names = self._ask("", lambda: self.disk.list(self.url))
         return {name: names[name] for name in sorted(names) if name.endswith(suffix)}
 
+    def details(self, suffix: str = "") -> dict[str, tuple[int, str, str]]:
+        """As `files`, with size, time of the last change, and the server's ETag (empty where there is none)."""
+        found = self._ask("", lambda: self.disk.details(self.url))
+        return {name: found[name] for name in sorted(found) if name.endswith(suffix)}
+
     def folders(self) -> list[str]:
         """Names of the folders directly in this one, sorted; none if it does not exist."""
         return sorted(self._ask("", lambda: self.disk.names(self.url))[1])

@@ -11,16 +11,18 @@ import logging
 import os
 import re
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from datacomp_core.artifacts import Checkpoint, ShardSet
+from datacomp_core.device import default_device
 from datacomp_core.errors import SpecError
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.settings import settings
 from datacomp_core.shards import tars_of
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.claim import claim
+from datacomp_core.store.content import TAR_BYTES, Marks, Trust, marks
 from datacomp_core.training.arguments import Checkpointing, Machine, Report, world_batch
 from datacomp_core.training.curve import curves
 from datacomp_core.training.job import FINAL, HISTORY, RUN, Job
@@ -104,19 +106,24 @@ def train(
     )
 
 
-def train_folder(spec: TrainSpec, data: tuple[str, ...], out: str, **options: Any) -> Checkpoint:
+def train_folder(spec: TrainSpec, data: tuple[str, ...], out: str, *, trust: Trust = "content", **options: Any) -> Checkpoint:
     """`train` on plain folders of shards into a plain folder; the same call goes on where an interrupted one stopped.
 
-    `options` are those of `train`. Other nodes meet in `out`.
+    `options` are those of `train`. Other nodes meet in `out`. SpecError if `out` was begun with other data, by content.
     """
     folder = Folder(out)
     if folder.exists(RECORD):
         raise SpecError(f"{folder.at(RECORD)} is there already, so that training has ended: choose another folder.")
-    claim(folder, spec.model_dump(mode="json") | {"data": [Folder(url).url for url in data]})
+    inputs = {f"data {Folder(url).url}": partial(_marks, Folder(url), trust) for url in data}
+    claim(folder, spec.model_dump(mode="json") | {"data": [Folder(url).url for url in data]}, inputs)
     shards = tuple(
         ShardSet(num_samples=0, num_unique=0, num_shards=0, data=Folder(url).url, name=Folder(url).url) for url in data
     )
     return train.function(spec, shards, out=folder, store=Store(folder), **options)
+
+
+def _marks(data: Folder, trust: Trust, known: Marks) -> Marks:
+    return marks(data, suffix=".tar", known=known, trust=trust, whole_bytes=TAR_BYTES)
 
 
 def _refuse(spec: TrainSpec, shards: tuple[ShardSet, ...], machine: Machine, layout: Layout) -> None:
@@ -175,11 +182,6 @@ def _checked(
         found.append((source, item.model_copy(update=numbers)))
         table += rows
     return found, table
-
-
-def default_device() -> str:
-    """cuda where there is an NVIDIA driver, else cpu; asked without importing torch, which takes seconds."""
-    return settings().device or ("cuda" if Path("/proc/driver/nvidia/version").exists() else "cpu")
 
 
 def kind_of(device: str) -> str:

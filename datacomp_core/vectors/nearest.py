@@ -5,23 +5,16 @@ Single precision decides but where the best two are so close that rounding could
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import numpy.typing as npt
 
-from datacomp_core.settings import settings
+from datacomp_core.device import default_device
 from datacomp_core.vectors.files import Vectors
 
 Places = npt.NDArray[np.int64]
 CLOSE = 1e-5
 GPU_ROWS = 4096
 AT_ONCE = 64
-
-
-def default_device() -> str:
-    """Known without loading torch, which costs seconds a process."""
-    return settings().device or ("cuda" if os.path.exists("/dev/nvidia0") else "cpu")
 
 
 def nearest(rows: Vectors, centroids: Vectors, device: str = "") -> Places:

@@ -14,3 +14,6 @@ Pool = Annotated[str, typer.Option("--pool", help="Address of a pool in the stor
 Images = Annotated[str, typer.Option("--shards", help="Address of that pool's images in the store; left out: download them.")]
 Evalsets = Annotated[str, typer.Option("--evalsets", help="Address of test sets in the store; left out: the scale's own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, all else on standard error.")]
+TrustTimes = Annotated[
+    bool, typer.Option("--trust-times", help="Take files of unchanged size and time as unchanged, without reading them.")
+]

@@ -14,10 +14,12 @@ from deployments.cli import options, terminal
 from deployments.cli.stages import until
 
 if TYPE_CHECKING:
-    from datacomp_core.embedding.encode import Model
+    from datacomp_core.clip_sources import ModelSource
     from datacomp_core.embedding.spec import Encoder
+    from datacomp_core.store.content import Trust
 
 ENCODER = re.compile(r"(?P<name>[a-z0-9_]+)=(?P<model>[^@:]+)(:(?P<tag>[^@]+))?@(?P<file>.+)")
+WHOLE = re.compile(r"(?P<name>[a-z0-9_]+)=(?P<model>.+)")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,11 +35,13 @@ def embed(
     shards: Annotated[str | None, typer.Option(help="With --metadata: folder or bucket of indexed shards.")] = None,
     out: Annotated[str | None, typer.Option(help="With --metadata: folder or bucket for scores/ and features/.")] = None,
     encoder: Annotated[
-        list[str] | None, typer.Option(help="With --metadata: NAME=MODEL[:TAG]@WEIGHTS; repeat for several in one pass.")
+        list[str] | None, typer.Option(help="With --metadata: NAME=MODEL[:TAG]@WEIGHTS or NAME=FOLDER; repeat for several.")
     ] = None,
     precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="With --metadata: autocast.")] = "fp32",
     batch_size: Annotated[int, typer.Option(min=1, help="With --metadata: rows encoded together.")] = 256,
     recompute: Annotated[bool, typer.Option(help="With --metadata: also scores that the metadata brings.")] = False,
+    device: Annotated[str, typer.Option(help="With --metadata: torch device, several with commas.")] = "",
+    trust_times: options.TrustTimes = False,
     json: options.Json = False,
 ) -> None:
     """Score a pool: features of image and text, and their cosine, by the scale's scorer or by models of your own.
@@ -53,20 +57,31 @@ def embed(
     elif shards is None or out is None or not encoder:
         raise SpecError("Embedding a folder needs --metadata, --shards, --out and --encoder together.")
     else:
-        _embed_folder(metadata, shards, out, encoder, precision, batch_size, recompute=recompute, json=json)
+        trust = "times" if trust_times else "content"
+        _embed_folder(metadata, shards, out, encoder, precision, batch_size, device, trust, recompute=recompute, json=json)
 
 
-def parsed(text: str) -> tuple[Encoder, Model]:
-    """`NAME=MODEL[:TAG]@WEIGHTS`. SpecError if it is not of that form."""
-    from datacomp_core.embedding.encode import Model
+def parsed(text: str) -> tuple[Encoder, ModelSource]:
+    """`NAME=MODEL[:TAG]@WEIGHTS`, or `NAME=FOLDER` for a folder of open_clip or transformers. SpecError if it is neither."""
+    from datacomp_core import clip
+    from datacomp_core.clip_sources import FileModel, in_folder
     from datacomp_core.embedding.spec import Encoder
 
-    found = ENCODER.fullmatch(text)
+    whole, found = WHOLE.fullmatch(text), ENCODER.fullmatch(text)
+    if whole is not None and Path(whole["model"]).is_dir():
+        return _named(Encoder, whole["name"]), in_folder(Path(whole["model"]).resolve())
     if found is None:
-        raise SpecError(f"{text!r} is no encoder: give NAME=MODEL@WEIGHTS, such as b32=ViT-B-32@epoch_5.pt.")
-    name = found["name"]
-    own = Encoder(column=f"clip_{name}_similarity_score", prefix=name)
-    return own, Model(found["model"], Path(found["file"]), found["tag"] or "")
+        raise SpecError(
+            f"{text!r} is no encoder: give NAME=MODEL@WEIGHTS, such as b32=ViT-B-32@epoch_5.pt, or NAME=FOLDER of a model."
+        )
+    name, weights = clip.known(found["model"]), Path(found["file"])
+    if not weights.is_file():
+        raise SpecError(f"There are no weights at {weights}: give the path of a checkpoint file.")
+    return _named(Encoder, found["name"]), FileModel(name, name, weights, tag=found["tag"] or "")
+
+
+def _named(kind: type[Encoder], name: str) -> Encoder:
+    return kind(column=f"clip_{name}_similarity_score", prefix=name)
 
 
 def _embed_folder(
@@ -76,6 +91,8 @@ def _embed_folder(
     encoders: list[str],
     precision: Literal["fp32", "bf16", "fp16"],
     batch_size: int,
+    device: str,
+    trust: Trust,
     *,
     recompute: bool,
     json: bool,
@@ -98,7 +115,8 @@ def _embed_folder(
             shards,
             out,
             workers=settings().num_workers,
-            device=settings().device,
+            device=device or settings().device,
+            trust=trust,
             progress=progress,
         )
     if json:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datacomp_core.evaluation.evaluate import EvalSpec
     from datacomp_core.evaluation.golden_scores import Compared, Golden
     from datacomp_core.evaluation.report import Report
+    from datacomp_core.store.content import Trust
 
 MODEL = "open_clip name (with --checkpoint), NAME/TAG of a release, hf-hub:owner/name, or a folder with a CLIP."
 
@@ -47,6 +48,7 @@ def evaluate(
     few_shot: Annotated[list[int] | None, typer.Option(help="Also with K labelled images a class; repeat for several.")] = None,
     linear_probe: Annotated[bool, typer.Option("--linear-probe", help="Also a linear probe, on half of each set.")] = False,
     device: Annotated[str, typer.Option(help="Torch device, several with commas, or cuda:* for all.")] = "",
+    trust_times: options.TrustTimes = False,
     json: options.Json = False,
 ) -> None:
     """Score a model zero-shot: one of an experiment, or any model on a folder of test sets.
@@ -83,7 +85,7 @@ def evaluate(
     if download or expected:
         _download(spec, data, json=json)
     named = expected.model if expected else str(model)
-    run = _Run(named, checkpoint, data, spec, device, json)
+    run = _Run(named, checkpoint, data, spec, device, json, trust="times" if trust_times else "content")
     _show(run, out, expected, deviation=deviation)
 
 
@@ -116,7 +118,18 @@ def _download(spec: EvalSpec, data: str, *, json: bool) -> None:
 class _Run:
     """One model on one folder of sets, in whatever mode."""
 
-    def __init__(self, model: str, checkpoint: Path | None, data: str, spec: EvalSpec, device: str, json: bool) -> None:
+    def __init__(
+        self,
+        model: str,
+        checkpoint: Path | None,
+        data: str,
+        spec: EvalSpec,
+        device: str,
+        json: bool,
+        *,
+        trust: Trust = "content",
+    ) -> None:
+        self.trust: Trust = trust
         self.model, self.checkpoint, self.data, self.spec, self.json = model, checkpoint, data, spec, json
         self.device = device or settings().device
 
@@ -132,6 +145,7 @@ class _Run:
                 spec=self.spec.model_copy(update=changed),
                 device=self.device,
                 workers=settings().num_workers,
+                trust=self.trust,
                 progress=progress,
             )
 

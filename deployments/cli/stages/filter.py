@@ -43,6 +43,7 @@ def filter_(
     keep_scores: Annotated[
         str | None, typer.Option(help="A folder or bucket in which computed scores are kept for later recipes.")
     ] = None,
+    trust_times: options.TrustTimes = False,
     against: Annotated[list[str] | None, typer.Option(help="Subset files to tell the overlap with; repeat for several.")] = None,
     out: Annotated[str | None, typer.Option(help="With --metadata: the subset file to write.")] = None,
     explain: Annotated[
@@ -72,7 +73,7 @@ def filter_(
     elif out is None and not explain:
         raise SpecError("Say where the subset file goes with --out, or ask for a dry run with --explain.")
     else:
-        places = Places(metadata, scores or [], features or [], shards, (model, checkpoint), keep_scores)
+        places = Places(metadata, scores or [], features or [], shards, (model, checkpoint), keep_scores, trust_times)
         _filter_folder(places, recipe, None if explain else out, against or [], json=json)
 
 
@@ -99,6 +100,7 @@ class Places:
     shards: str | None
     model: tuple[str, str]
     keep_scores: str | None
+    trust_times: bool
 
     def source(self) -> Source:
         from datacomp_core.source import Source
@@ -140,7 +142,10 @@ def _chosen(places: Places, recipe: str, local: Path, folder: Folder | None, nam
     wanted, workers = load_recipe(recipe), settings().num_workers
     kept = Folder(places.keep_scores) if places.keep_scores else Folder(local) / "scores"
     model = places.model if all(places.model) else None
-    source = computed(scores_of(wanted.filter), places.source(), kept, workers=workers, model=model, progress=progress)
+    trust = "times" if places.trust_times else "content"
+    source = computed(
+        scores_of(wanted.filter), places.source(), kept, workers=workers, model=model, trust=trust, progress=progress
+    )
     return select(
         wanted,
         source.metadata,

@@ -33,6 +33,7 @@ def train(
     rendezvous: Annotated[str, typer.Option(help="With --nodes: host:port of node 0.")] = "",
     run_id: Annotated[str, typer.Option(help="With --nodes: the same on all of them.")] = "datacomp",
     restarts: Annotated[int, typer.Option(min=0, help="With --data: how often lost ranks are replaced.")] = 0,
+    trust_times: options.TrustTimes = False,
     json: options.Json = False,
 ) -> None:
     """Train CLIP by the scale's fixed recipe (open_clip_train under torchrun).
@@ -58,6 +59,7 @@ def train(
     )
     spec = TrainSpec(recipe=known_scale(scale), seed=seed, data_weights=tuple(weight or ()), tolerated_corrupt=tolerated)
     given = {"accumulation": accumulation, "checkpoint_seconds": 60 * checkpoint_minutes, "device": own.device}
+    given["trust"] = "times" if trust_times else "content"
     _train_folder(spec, tuple(data), out, layout, given, json=json)
 
 

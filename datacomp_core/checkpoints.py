@@ -1,0 +1,211 @@
+"""Weights from checkpoint files in every plain form: what training codes and libraries wrap around them is taken off.
+
+Nothing in a file is executed: safetensors, or torch files read with `weights_only`. A file that can only be read by running
+what is in it (TorchScript, pickled objects) is refused with the way out. How weights become those of a model of open_clip
+(older names, another grid of positions, a missing bias) is open_clip's own code, as in its `load_checkpoint`.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from datacomp_core.errors import DataError, in_short
+
+if TYPE_CHECKING:
+    import torch
+
+NESTS = ("state_dict", "model_state_dict", "model", "module")
+"""Keys under which training codes keep the weights beside optimizer, epoch and the like."""
+PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "model.")
+"""What DDP, torch.compile, FSDP, activation checkpointing and Lightning put before a name."""
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""Those that may also stand inside a name."""
+NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+"""Numbers that OpenAI's files keep among the weights."""
+INDEX = ".index.json"
+CONVERT = "Convert it with `datacomp convert-checkpoint FILE OUT.safetensors`, or give a safetensors file."
+
+Weights = dict[str, Any]
+
+
+def read_weights(checkpoint: Path | IO[bytes], name: str) -> Weights:
+    """The tensors in a checkpoint by their plain names. DataError says what the file is, if it is no plain checkpoint."""
+    where = named(checkpoint)
+    found = _read(checkpoint, name, where)
+    tensors = _unnested(found, where)
+    return {key: value for key, value in unprefixed(tensors).items() if key not in NO_WEIGHTS}
+
+
+def fit(model: torch.nn.Module, weights: Weights, name: str, where: str) -> None:
+    """Load weights into a model of open_clip, as its `load_checkpoint` does. DataError says what does not fit."""
+    try:
+        model.load_state_dict(_as_open_clip(cast("Any", model), weights))
+    except (RuntimeError, AssertionError, KeyError, ValueError) as problem:
+        met = _strange_prefix(model, weights)
+        if met:
+            raise DataError(
+                f"{where} does not fit the model {name}: its weights are called {met!r} and then as in the model; only the "
+                f"prefixes {', '.join(PREFIXES)} are taken off. Save it without that prefix."
+            ) from problem
+        told = str(problem).replace("\n", " ")[:300]
+        raise DataError(f"{where} does not fit the model {name}: {told}") from problem
+    require_finite(model, where)
+
+
+def require_finite(model: torch.nn.Module, where: str) -> None:
+    """DataError names the first weight that has NaN or infinity."""
+    import torch
+
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise DataError(
+                f"{where} cannot be used: the weight {name} has NaN or infinity in {bad:,} of {value.numel():,} values. Its "
+                "training diverged or the file is damaged; take an earlier checkpoint."
+            )
+
+
+def unprefixed(tensors: Weights) -> Weights:
+    """The same without the prefixes of DDP, torch.compile, FSDP and Lightning, in whatever order they were put on."""
+    found = dict(tensors)
+    for wrapper in WRAPPERS:
+        found = {key.replace(wrapper, ""): value for key, value in found.items()}
+    while found:
+        prefix = next((one for one in PREFIXES if all(key.startswith(one) for key in found)), None)
+        if prefix is None:
+            break
+        found = {key.removeprefix(prefix): value for key, value in found.items()}
+    return found
+
+
+def named(checkpoint: Path | IO[bytes]) -> str:
+    """How a message calls a checkpoint."""
+    return str(checkpoint if isinstance(checkpoint, Path) else getattr(checkpoint, "name", "the checkpoint"))
+
+
+def shards_of(index: Path) -> list[Path]:
+    """The files that an index of sharded weights (`*.index.json`) names, in order. DataError if it or one of them is bad."""
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise DataError(f"{index} is not an index of sharded weights ({problem!r}).") from problem
+    for name in names:
+        if "/" in str(name) or not (index.parent / str(name)).is_file():
+            raise DataError(f"{index} names {name}, which does not lie beside it: fetch all shards of the weights.")
+    return [index.parent / name for name in names]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _read(checkpoint: Path | IO[bytes], name: str, where: str) -> Any:
+    import torch
+
+    if isinstance(checkpoint, Path) and checkpoint.name.endswith(INDEX):
+        return {key: value for shard in shards_of(checkpoint) for key, value in _read(shard, name, str(shard)).items()}
+    if isinstance(checkpoint, Path) and checkpoint.is_dir():
+        raise DataError(f"{where} is a folder: give a checkpoint file, or name the folder as the model.")
+    try:
+        if _is_safetensors(checkpoint):
+            from safetensors.torch import load, load_file
+
+            return load_file(checkpoint) if isinstance(checkpoint, Path) else load(checkpoint.read())
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except FileNotFoundError as problem:
+        raise DataError(f"{where} is not there.") from problem
+    except Exception as problem:  # torch, zipfile and safetensors raise a dozen kinds
+        raise DataError(_why_unreadable(checkpoint, name, where, problem)) from problem
+
+
+def _is_safetensors(checkpoint: Path | IO[bytes]) -> bool:
+    """By its ending or its first bytes: length of the header, then JSON."""
+    if isinstance(checkpoint, Path):
+        if checkpoint.suffix == ".safetensors":
+            return True
+        with checkpoint.open("rb") as file:
+            start = file.read(9)
+    else:
+        start = checkpoint.read(9)
+        checkpoint.seek(0)
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 100 << 20
+
+
+def _why_unreadable(checkpoint: Path | IO[bytes], name: str, where: str, problem: Exception) -> str:
+    told = str(problem)
+    if _is_torchscript(checkpoint) or "TorchScript" in told:
+        return f"{where} is a TorchScript archive, which holds code beside weights and is never run here. {CONVERT}"
+    if "Unsupported global" in told or "Unsupported class" in told or "Unsupported type" in told:
+        what = next(
+            (word.strip(".,") for word in told.split() if "." in word and word.split(".")[0] in ("argparse", "numpy")), ""
+        )
+        held = f"objects of {what}" if what else "pickled objects"
+        return f"{where} holds {held} beside its weights, and unpickling them could run foreign code. {CONVERT}"
+    return f"{where} cannot be read as plain weights for {name}: {in_short(problem)}"
+
+
+def _is_torchscript(checkpoint: Path | IO[bytes]) -> bool:
+    if not isinstance(checkpoint, Path):
+        return False
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _unnested(found: Any, where: str) -> Weights:
+    """The mapping of names to tensors in what a file holds."""
+    import torch
+
+    for _ in range(3):
+        if not isinstance(found, Mapping):
+            break
+        mapping = cast("Mapping[str, Any]", found)
+        inner = next((mapping[key] for key in NESTS if isinstance(mapping.get(key), Mapping)), None)
+        if inner is None:
+            tensors = {str(key): value for key, value in mapping.items() if isinstance(value, torch.Tensor)}
+            if tensors:
+                return tensors
+            keys = ", ".join(repr(key) for key in list(mapping)[:5])
+            raise DataError(
+                f"{where} has no weights: tensors are looked for at its top or under {', '.join(NESTS)}; it has {keys}."
+            )
+        found = inner
+    raise DataError(f"{where} has no weights: it holds a {type(found).__name__} and not tensors by name.")
+
+
+def _as_open_clip(model: Any, weights: Weights) -> Weights:
+    """The steps of open_clip 3.3's `load_checkpoint`, which itself takes nothing but a path."""
+    import torch
+    from open_clip import factory
+
+    state = factory.convert_state_dict(model, dict(weights))
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = factory.convert_to_custom_text_state_dict(state)
+    for scalar in ("logit_scale", "logit_bias"):
+        own = getattr(model, scalar, None)
+        if scalar in state and own is not None and own.ndim != state[scalar].ndim:
+            state[scalar] = state[scalar].reshape(own.shape)
+    if "logit_bias" not in state and getattr(model, "logit_bias", None) is not None:
+        state["logit_bias"] = torch.zeros_like(model.logit_bias)
+    wanted = model.state_dict().keys()
+    state = {key: value for key, value in state.items() if not (key.endswith(".position_ids") and key not in wanted)}
+    factory.resize_pos_embed(state, model)
+    text: Any = getattr(model, "positional_embedding", None)
+    if text is not None or getattr(getattr(model, "text", None), "positional_embedding", None) is not None:
+        factory.resize_text_pos_embed(state, model)
+    return state
+
+
+def _strange_prefix(model: torch.nn.Module, weights: Weights) -> str:
+    """What stands before every name of the model's in the file, if that is how they differ."""
+    wanted = list(model.state_dict())
+    last = next((key for key in wanted if key.count(".") >= 2), wanted[0])
+    for key in weights:
+        if key.endswith("." + last):
+            return key.removesuffix(last)
+    return ""
