@@ -15,6 +15,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
+from datacomp_core.pool.images import download_images
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec
 from datacomp_core.resharding.faces import FaceSpec
 from datacomp_core.resharding.mix import MixSpec
@@ -25,7 +26,7 @@ from tasks import curate as curating
 from tasks import evaluate as evaluating
 from tasks import pool as pooling
 from tasks import train as training
-from tasks.running import stored
+from tasks.running import store, stored
 
 Call = Callable[..., Any]
 
@@ -65,13 +66,43 @@ BUILDERS: dict[type, Any] = {
 
 
 def candidates(call: Call, spec: Preparation) -> Candidates:
-    """The pool and its images."""
+    """The pool and its images: those that are named, those that the store has of a named pool, else a download."""
     pool = stored(Pool, spec.stored_pool) if spec.stored_pool else call(BUILDERS[type(spec.pool)], spec.pool)
     if spec.stored_shards:
         return Candidates(pool, stored(ShardSet, spec.stored_shards))
+    if spec.stored_pool and (adopted := adopted_as(spec.stored_pool)) is not None:
+        return Candidates(pool, call(pooling.adopt_shards, adopted, pool))
+    if spec.stored_pool and (there := images_there(spec, pool)) is not None:
+        return Candidates(pool, there)
     if isinstance(spec.pool, AdoptedPoolSpec) and not spec.stored_pool:
         return Candidates(pool, call(pooling.adopt_shards, spec.pool, pool))
     return Candidates(pool, call(pooling.download_images, spec.images, pool))
+
+
+def adopted_as(address: str) -> AdoptedPoolSpec | None:
+    """What an adopted pool of the store was adopted as: its images lie where it lies, and are never fetched by url."""
+    record = store().record(address)
+    spec = (record.spec if record else {}).get("spec", {})
+    return AdoptedPoolSpec.model_validate(spec) if spec.get("scale") == "adopted" else None
+
+
+def images_there(spec: Preparation, pool: Pool) -> ShardSet | None:
+    """The one download of a pool that the store has, unless it has just the one that the scale asks for.
+
+    SpecError if there are several.
+    """
+    wanted = download_images.address(spec.images, pool)
+    records = [
+        record
+        for record in store().records(ShardSet.kind)
+        if [given["address"] for given in record.inputs.get("pool", [])] == [pool.address] and "subset" not in record.inputs
+    ]
+    if not records or any(record.address == wanted for record in records):
+        return None
+    if len(records) > 1:
+        named = ", ".join(record.address for record in records)
+        raise SpecError(f"The store has several downloads of {pool.address}: choose one with `shards` (--shards): {named}.")
+    return store().artifact(ShardSet, records[0])
 
 
 def scores(call: Call, spec: Preparation, found: Candidates) -> Any:
@@ -212,12 +243,12 @@ def _handle(value: Any) -> Any:
     return value if isinstance(value, Spec) else id(value)
 
 
-def plan(walk: Callable[[Call], Any], store: Store) -> list[Planned[Any]]:
+def plan(walk: Callable[[Call], Any], where: Store) -> list[Planned[Any]]:
     """Every step that `walk` calls, in order, BUILT or TO BUILD. Nothing is run or written."""
     steps: list[Planned[Any]] = []
 
     def look(task: Any, *identity: Any) -> Planned[Any]:
-        steps.append(task.fn.step.plan(*identity, store=store))
+        steps.append(task.fn.step.plan(*identity, store=where))
         return steps[-1]
 
     walk(look)

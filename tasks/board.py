@@ -31,6 +31,7 @@ def publish_board(scale: str) -> Path:
             {
                 "place": row.place,
                 "method": row.method,
+                "track": row.track,
                 "seeds": row.num_seeds,
                 "size": round(row.size) if row.size else "",
                 **{

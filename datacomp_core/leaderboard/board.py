@@ -19,6 +19,8 @@ from datacomp_core.leaderboard.provenance import data_of, seedless
 from datacomp_core.leaderboard.reference import references
 from datacomp_core.leaderboard.roles import Role, role
 from datacomp_core.leaderboard.rows import Board, Column, Row, Score
+from datacomp_core.leaderboard.rules import POOL_RULE
+from datacomp_core.leaderboard.standing import TRACKS
 from datacomp_core.leaderboard.stats import Images, Spread, Verdict, compare, pooled_spread
 from datacomp_core.leaderboard.variants import names
 from datacomp_core.scales import SCALES
@@ -75,14 +77,15 @@ def make_board(scale: str, found: Iterable[tuple[str, Entry]], images: ImagesOf 
     columns = _columns([entry for _, entry in found if _suite_of(entry) == suite])
     judge = _Judge(columns, pooled, images)
     judge.set_verdicts(ranked)
-    judge.set_ranks(ranked)
+    for track in TRACKS:
+        judge.set_ranks([row for row in ranked if row.track == track])
     unranked = [row for row in rows if not any(row is other for other in ranked)]
-    ordered = sorted([*ranked, *_reference_rows(scale)], key=_by_average)
+    ordered = sorted([*ranked, *_reference_rows(scale)], key=lambda row: (TRACKS.index(row.track), *_by_average(row)))
     return Board(
         scale=scale,
         suite=suite,
         columns=columns or _reference_columns(scale),
-        rows=ordered + sorted(unranked, key=lambda row: row.method),
+        rows=ordered + sorted(unranked, key=lambda row: (TRACKS.index(row.track), row.method)),
         noise=None if pooled is None else pooled.variance**0.5,
     )
 
@@ -148,6 +151,7 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
         scores=_scores(several),
         date=max(entry.date for entry in several),
         breaches=sorted({f"{check.rule}: {check.reason}" for e in several for check in e.checks if check.ok is False}),
+        unverified=sorted({check.reason for e in several for check in e.checks if check.rule == POOL_RULE and check.ok is None}),
         entries=[address for address, _ in kept],
         superseded=len(members) - len(kept),
     )
@@ -219,7 +223,8 @@ class _Judge:
     def set_verdicts(self, ranked: list[Row]) -> None:
         """Each row against the unfiltered pool and the random subset nearest in size, of the same setting."""
         for row in ranked:
-            fair = [other for other in ranked if other.setting == row.setting and other is not row]
+            alike = [other for other in ranked if (other.setting, other.track) == (row.setting, row.track)]
+            fair = [other for other in alike if other is not row]
             plain = next((other for other in fair if other.role == "baseline"), None)
             if plain is not None and row.role != "baseline":
                 row.baseline = self.against(row, plain)
@@ -231,7 +236,7 @@ class _Judge:
     def set_ranks(self, ranked: list[Row]) -> None:
         """1, 1, 3, ...: a row tied with the leader of the group above it shares the leader's rank."""
         leader: Row | None = None
-        for position, row in enumerate((row for row in ranked if not row.breaches), 1):
+        for position, row in enumerate((row for row in ranked if not row.breaches + row.unverified), 1):
             verdict = None if leader is None else self.against(row, leader)
             if leader is not None and verdict is not None and verdict.outcome == "tied":
                 row.rank, row.tied, leader.tied = leader.rank, True, True

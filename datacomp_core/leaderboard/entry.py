@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +17,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.leaderboard import evidence, hits
 from datacomp_core.leaderboard.provenance import Link, data_of, of_kind, seedless, walk
 from datacomp_core.leaderboard.rules import Check, check
+from datacomp_core.leaderboard.standing import Track, claim, compute_scale, track_of
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.store.record import Record
@@ -25,13 +26,15 @@ ENTRY = "entry.json"
 INPUTS = ("report", "checkpoint", "subset", "shards")
 OWN_WORD = {"checkpoints": "training.json", "reports": "report.json"}
 """By kind: the file in which a step says on which device it was run."""
-Track = Literal["filtering", "byod"]
 
 
 class EntrySpec(Spec):
     """Under what name a result stands on the board."""
 
-    track: Track = Field(default="filtering", description="filtering: pool samples only; byod: any data, same training.")
+    track: Track = Field(
+        default="filtering",
+        description="filtering: samples of the scale's own pool alone; byod: any data. Data of one's own make it byod.",
+    )
     method: str = Field(default="", description="Name on the board. Empty: the subset's recipe.", max_length=80)
 
     def label(self) -> str:
@@ -130,7 +133,7 @@ def _name(spec: EntrySpec, report: Any, checkpoint: Any, subset: Any, shards: An
     return (f"{spec.method}{pool}" if spec.method else str(subset.name)) + (f"-seed{seed}" if seed.isdigit() else "")
 
 
-@step("entries", version=2, name=_name)
+@step("entries", version=3, name=_name)
 def enter(
     spec: EntrySpec,
     report: EvalReport,
@@ -153,6 +156,9 @@ def enter(
         _rows_of(store.record, pool),
         store.folder(shards),
     )
+    scale = compute_scale(chain, checkpoint)
+    if track_of(spec.track, chain, shards.address) == "filtering":
+        found = found.model_copy(update={"claim": claim(store, chain, shards.address, scale)})
     entry = compose(
         spec,
         (report, checkpoint, subset, shards),
@@ -190,9 +196,10 @@ def compose(
     `record` gives a record by address; `said` what a JSON file of an artifact says, or nothing.
     """
     report, checkpoint, subset, shards = made
+    track = track_of(spec.track, chain, shards.address)
     return Entry(
-        scale=checkpoint.scale,
-        track=spec.track,
+        scale=compute_scale(chain, checkpoint),
+        track=track,
         method=spec.method or subset.recipe,
         recipe=subset.recipe,
         suite=report.suite,
@@ -208,7 +215,7 @@ def compose(
         cost=_cost(said, chain),
         realised_pool=_realised(record, chain, shards),
         same_but_for_seeds=_same_but_for_seeds(spec, chain),
-        checks=check(spec.track, chain, found, report, checkpoint, subset, shards),
+        checks=check(track, chain, found, report, checkpoint, subset, shards),
         inputs=dict(zip(INPUTS, (artifact.address for artifact in made), strict=True)),
         chain=chain,
     )

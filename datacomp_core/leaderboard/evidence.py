@@ -11,6 +11,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core import parts, shards, uid
+from datacomp_core.leaderboard.standing import Claim
 from datacomp_core.store import Folder
 from datacomp_core.store.folder import scratch
 from datacomp_core.subset_files import SUBSET, Overlap, SubsetFile, overlap
@@ -30,6 +31,7 @@ class Evidence(BaseModel):
     captions: int | None = Field(default=None, description="Training samples whose caption was compared with the pool's.")
     edited: int = Field(default=0, description="Of these, how many have another caption.")
     example: str = Field(default="", description="A uid that breaks a rule.")
+    claim: Claim | None = Field(default=None, description="Whether the pool is what it says; None where nobody looked.")
 
 
 def look(subset: Folder, pool: Folder | None, num_rows: int, trained: Folder) -> Evidence:

@@ -41,14 +41,14 @@ def span(interval: Interval) -> str:
 
 
 def best(board: Board) -> Row | None:
-    """The leading run that breaks no rule; else the leading run."""
-    runs = [row for row in board.runs() if row.average is not None]
-    return next((row for row in runs if not row.breaches), runs[0] if runs else None)
+    """The leading run of the board's first track that breaks no rule; else the leading run."""
+    runs = [row for row in board.leading().runs() if row.average is not None]
+    return next((row for row in runs if not row.breaches + row.unverified), runs[0] if runs else None)
 
 
 def baseline(board: Board) -> Row | None:
     """The row that the best verdict is against."""
-    key = next((row.baseline.against_row for row in board.runs() if row.baseline is not None), "")
+    key = next((row.baseline.against_row for row in board.leading().runs() if row.baseline is not None), "")
     return board.row(key)
 
 
@@ -109,7 +109,9 @@ def _lead(board: Board, winner: Row) -> list[str]:
             if control.outcome == "better"
             else f"But against a random subset of {size} it is {control.outcome} ({points(control.difference)} points)."
         )
-    ties = [row.method for row in board.runs() if row is not winner and row.rank == winner.rank and row.rank is not None]
+    ties = [
+        row.method for row in board.leading().runs() if row is not winner and row.rank == winner.rank and row.rank is not None
+    ]
     if ties:
         lead.append(f"Tied with it, since the difference could be noise: {', '.join(ties)}.")
     return lead
@@ -118,7 +120,7 @@ def _lead(board: Board, winner: Row) -> list[str]:
 def not_helping(board: Board) -> list[str]:
     """What did not help, one sentence each: methods no better than no filter, tasks the best method did not move."""
     found: list[str] = []
-    for row in board.runs():
+    for row in board.leading().runs():
         verdict = row.baseline
         if verdict is not None and verdict.outcome != "better":
             interval = verdict.over_seeds or verdict.over_tasks

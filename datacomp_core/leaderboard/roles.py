@@ -19,7 +19,7 @@ def role(entry: Entry) -> Role:
     link = next((link for link in entry.chain if link.address == entry.inputs.get("subset")), None)
     specs = [] if link is None else [spec["filter"] for spec in link.spec.values() if isinstance(spec, dict) and "filter" in spec]
     kinds = {kind for spec in specs for kind in _leaves(spec)}
-    if not kinds or entry.track != "filtering":
+    if not kinds:
         return "method"
     if kinds == {ALL}:
         return "baseline"

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.leaderboard.roles import Role
+from datacomp_core.leaderboard.standing import TRACKS, Track
 from datacomp_core.leaderboard.stats import Verdict
 
 
@@ -37,7 +38,7 @@ class Row(BaseModel):
     kind: Literal["run", "reference"]
     method: str
     recipe: str
-    track: str
+    track: Track
     suite: str
     setting: str = Field(default="", description="Same for rows that differ in nothing but the filter and seeds.")
     rank: int | None = None
@@ -65,6 +66,7 @@ class Row(BaseModel):
     evaluated_again: bool = Field(default=False, description="The board evaluated every checkpoint of the row itself.")
     date: str = ""
     breaches: list[str] = Field(default_factory=list[str])
+    unverified: list[str] = Field(default_factory=list[str], description="What must be known before the row can be ranked.")
     entries: list[str] = Field(default_factory=list[str], description="Addresses.")
     superseded: int = Field(default=0, description="Older entries of the same seeds that this row leaves out.")
     note: str = ""
@@ -80,7 +82,7 @@ class Row(BaseModel):
 
 
 class Board(BaseModel):
-    """Everything a table of one scale shows, as plain data; `rows` in order."""
+    """Everything a table of one scale shows, as plain data; `rows` in order, track after track, ranked within each."""
 
     scale: str
     suite: str
@@ -94,6 +96,19 @@ class Board(BaseModel):
     def runs(self) -> list[Row]:
         """Our own rows of the board's suite, best first."""
         return [row for row in self.rows if row.kind == "run" and row.suite == self.suite]
+
+    def tracks(self) -> list[str]:
+        """The tracks that have rows of our own, `filtering` first."""
+        there = {row.track for row in self.rows if row.kind == "run"}
+        return [track for track in TRACKS if track in there]
+
+    def of_track(self, track: str) -> Board:
+        """The rows of one track."""
+        return self.model_copy(update={"rows": [row for row in self.rows if row.track == track]})
+
+    def leading(self) -> Board:
+        """The rows of the first track that has any: what headlines are about."""
+        return self.of_track(next(iter(self.tracks()), "filtering"))
 
     def row(self, key: str) -> Row | None:
         return next((row for row in self.rows if row.key == key), None)

@@ -11,12 +11,14 @@ from pydantic import BaseModel, ConfigDict
 from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Subset
 from datacomp_core.leaderboard.evidence import Evidence
 from datacomp_core.leaderboard.provenance import Link, of_kind
+from datacomp_core.leaderboard.standing import compute_scale
 from datacomp_core.scales import SCALES
 from datacomp_core.store.fingerprint import canonical
 
 # open_clip rounds steps per epoch up to a multiple of the loader's workers: at most 1.4 % more samples at `small`.
 ROUNDING = 0.02
 CUSTOM = "custom"
+POOL_RULE = "pool of the scale"
 
 
 class Check(BaseModel):
@@ -38,14 +40,18 @@ def check(
     shards: ShardSet,
 ) -> list[Check]:
     """All rules of a track, in reading order. `found` is what was seen in the data themselves."""
-    of_track = [_one_pool(chain, subset, found), _captions(found)] if track == "filtering" else [_decontaminated(chain)]
+    of_track = (
+        [_own_pool(found), _one_pool(chain, subset, found), _captions(found)]
+        if track == "filtering"
+        else [_decontaminated(chain)]
+    )
     return [
         _one_chain(chain, report, checkpoint, subset, shards),
         *of_track,
         _training(chain, checkpoint),
         _samples_seen(chain, checkpoint),
         _learnt(checkpoint),
-        _evaluation(report, checkpoint),
+        _evaluation(report, compute_scale(chain, checkpoint)),
         _intact(chain),
     ]
 
@@ -57,6 +63,13 @@ def _one_chain(chain: list[Link], report: EvalReport, checkpoint: Checkpoint, su
         if used.address not in _inputs(chain, consumer.address):
             return Check(rule=rule, ok=False, reason=f"{consumer.address} was not made from {used.address}.")
     return Check(rule=rule, ok=True, reason="The report is of this checkpoint, trained on these shards of this subset.")
+
+
+def _own_pool(found: Evidence) -> Check:
+    """A pool of one's own that is called a scale's does not stand beside results over that scale."""
+    if found.claim is None:
+        return Check(rule=POOL_RULE, ok=None, reason="Nobody compared the pool with the scale's own.")
+    return Check(rule=POOL_RULE, ok=found.claim.ok, reason=found.claim.reason)
 
 
 def _one_pool(chain: list[Link], subset: Subset, found: Evidence) -> Check:
@@ -133,11 +146,11 @@ def _learnt(checkpoint: Checkpoint) -> Check:
     return Check(rule="training learnt something", ok=not collapsed, reason=text)
 
 
-def _evaluation(report: EvalReport, checkpoint: Checkpoint) -> Check:
+def _evaluation(report: EvalReport, scale: str) -> Check:
     """Complete, and of the scale's own suite. That its version is the current one is the board's to say, each time it is made."""
     rule = "evaluation complete"
     text = f"{report.num_tasks} tasks of suite {report.suite} version {report.suite_version}."
-    row = SCALES.get(checkpoint.scale)
+    row = SCALES.get(scale)
     if row is not None and report.suite != row.suite:
         return Check(rule=rule, ok=False, reason=f"{text} The scale {row.name} is scored by the suite {row.suite}.")
     return Check(rule=rule, ok=report.average is not None, reason=text if report.average is not None else f"Incomplete: {text}")

@@ -14,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from datacomp_core import uid
 from datacomp_core.artifacts import Pool, ShardSet, Spec
-from datacomp_core.errors import DataError
+from datacomp_core.errors import DataError, unknown
 from datacomp_core.members import MemberNames
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
@@ -33,12 +33,14 @@ from datacomp_core.store.fingerprint import fingerprint
 
 STAGED = "adopted"
 
+POOLS = ("tiny", "small", "medium", "large", "xlarge", "datacomp_1b", "custom")
+
 
 class AdoptedPoolSpec(Spec):
     """A download of the original tooling, or any webdataset, taken in where it lies."""
 
     source: str = Field(default="", description="Folder or bucket that holds metadata/ and shards/, or tars alone.")
-    of: str = Field(default="custom", description="Which pool it is: small, medium, large, xlarge, datacomp_1b or custom.")
+    of: str = Field(default="custom", description="Which pool it is: tiny, small, medium, large, xlarge, datacomp_1b or custom.")
     name: str = Field(default="adopted", min_length=1, description="What to call it.")
     scale: Literal["adopted"] = Field(default="adopted", description="Taken in as it is.")
     edition: int = Field(default=1, ge=1, description="Raise it when what lies there has changed: all is indexed anew.")
@@ -49,6 +51,13 @@ class AdoptedPoolSpec(Spec):
     damaged: Literal["refuse", "leave_out"] = Field(
         default="refuse", description="leave_out: adopt the other tars, and count what is lost with the damaged ones."
     )
+
+    @field_validator("of")
+    @classmethod
+    def _known(cls, of: str) -> str:
+        if of not in POOLS:
+            raise unknown("pool", of, POOLS)
+        return of
 
     def label(self) -> str:
         return self.name

@@ -12,7 +12,7 @@ from datacomp_core.store import Store
 from deployments.cli import options, submission, terminal
 
 if TYPE_CHECKING:
-    from datacomp_core.leaderboard.rows import Row, Score
+    from datacomp_core.leaderboard.rows import Board, Row, Score
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,13 +24,19 @@ def add_to(app: typer.Typer) -> None:
     app.command(rich_help_panel="Results")(show)
 
 
-def leaderboard(context: typer.Context, scale: options.Scale = "tiny", json: options.Json = False) -> None:
-    """Show the leaderboard of a scale: one row a method, its seeds merged to mean and spread, ties shown as ties.
+def leaderboard(
+    context: typer.Context, scale: options.Scale = "tiny", track: options.Track = "", json: options.Json = False
+) -> None:
+    """Show the leaderboard of a scale, a table a track: one row a method, its seeds merged to mean and spread, ties as ties.
 
-    Example: datacomp leaderboard --scale small --json
+    Examples:
+
+      datacomp leaderboard --scale small --json
+
+      datacomp leaderboard --track byod
     """
     if context.invoked_subcommand is None:
-        show_board(scale, json=json)
+        show_board(scale, track=track, json=json)
 
 
 def report(
@@ -75,21 +81,31 @@ def show(
     terminal.table("Came from", ("step", "address", "fingerprint", "took"), rows, right=("took",))
 
 
-def show_board(scale: str, *, json: bool) -> None:
-    """The board of a scale: as a table, or as JSON."""
+def show_board(scale: str, *, track: str = "", json: bool) -> None:
+    """The board of a scale: a table for each track that has results, or JSON."""
+    from datacomp_core.errors import unknown
     from datacomp_core.leaderboard.board import board
-    from datacomp_core.leaderboard.findings import finding, not_helping
+    from datacomp_core.leaderboard.standing import TRACKS
 
+    if track not in ("", *TRACKS):
+        raise unknown("track", track, TRACKS)
     made = board(Store.open(settings().store_url), _known(scale))
     if json:
-        terminal.print_json(made.model_dump(mode="json"))
+        terminal.print_json((made.of_track(track) if track else made).model_dump(mode="json"))
         return
+    for name in [track] if track else made.tracks() or ["filtering"]:
+        _show_track(scale, name, made.of_track(name))
+
+
+def _show_track(scale: str, track: str, made: Board) -> None:
+    from datacomp_core.leaderboard.findings import finding, not_helping
+
     columns = [column for column in made.columns if column.level != "task"]  # the tasks stand on the page and in --json
     titles = ["#", "method", "seeds", "size", *[column.title for column in columns], "vs no filter"]
     rows = [
         [
             row.place,
-            row.method,
+            f"{row.method} [dim](unverified)[/]" if row.unverified else row.method,
             str(row.num_seeds),
             _size(row),
             *[_cell(row.scores.get(c.key)) for c in columns],
@@ -98,10 +114,14 @@ def show_board(scale: str, *, json: bool) -> None:
         for row in made.rows
     ]
     terminal.table(
-        f"Leaderboard, {scale} ({made.suite})", titles, rows, right=("#", "seeds", "size", *[c.title for c in columns])
+        f"Leaderboard, {scale}, {track} track ({made.suite})",
+        titles,
+        rows,
+        right=("#", "seeds", "size", *[c.title for c in columns]),
     )
     told = finding(made)
-    for line in (f"[bold]{told.title}[/]", *told.lead, *not_helping(made)):
+    unverified = [f"{row.method} is not ranked. {reason}" for row in made.rows for reason in row.unverified]
+    for line in (f"[bold]{told.title}[/]", *told.lead, *not_helping(made), *unverified):
         terminal.out.print(line)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 Scale = Annotated[str, typer.Option("--scale", help="Compute scale.")]
+Track = Annotated[str, typer.Option("--track", help="filtering or byod; left out: both, apart.")]
 Recipes = Annotated[list[str] | None, typer.Option("--recipe", "-r", help="Filter by name; repeat for several.")]
 Seeds = Annotated[list[int] | None, typer.Option("--seed", "-s", help="Training seed; repeat for several.")]
 PoolSeeds = Annotated[list[int] | None, typer.Option("--pool-seed", help="Seed of the embedded pool; repeat for several.")]

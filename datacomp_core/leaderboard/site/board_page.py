@@ -61,7 +61,7 @@ def page(store: Store, scale: str, out_dir: Path | None = None, *, found: dict[s
             colors=colors,
             groups=[column for column in board.columns if column.level == "group"],
             tasks=[column for column in board.columns if column.level == "task"],
-            ranking=figures.ranking(board.runs(), colors, findings.baseline(board)) if board.runs() else "",
+            ranking=figures.ranking(board.leading().runs(), colors, findings.baseline(board)) if board.runs() else "",
             curves=figures.curves(*_named(losses, board, colors)) if losses else "",
             selections=chosen,
             histograms={

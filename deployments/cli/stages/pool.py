@@ -30,7 +30,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 def pool(
-    context: typer.Context, scale: options.Scale = "tiny", pool_seed: until.PoolSeed = 0, json: options.Json = False
+    context: typer.Context,
+    scale: options.Scale = "tiny",
+    pool_seed: until.PoolSeed = 0,
+    metadata_only: Annotated[bool, typer.Option("--metadata-only", help="Fetch a CommonPool's metadata, no images.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Build the pool and download its images, with a ledger and an index.
 
@@ -44,6 +48,9 @@ def pool(
     """
     if context.invoked_subcommand is not None:
         return
+    if metadata_only:
+        _metadata(scale, pool_seed, json=json)
+        return
     if scale not in COMMON:
         until.run_to("pool", until.spec_of(scale, pool_seed=pool_seed), json=json)
         return
@@ -55,6 +62,20 @@ def pool(
     candidates = SCALES[scale].train_num_samples if scale in SCALES else 1_400_000_000
     terminal.notes.print(estimate(candidates, images_of(scale), settings().num_workers).sentence())
     _prepare(HubPoolSpec.model_validate({"scale": scale}), images_of(scale), json=json)
+
+
+def _metadata(scale: str, pool_seed: int, *, json: bool) -> None:
+    from datacomp_core.pool.commonpool import HubPoolSpec, fetch_metadata
+    from datacomp_core.pool.tiny import TinyPoolSpec, build_tiny_pool
+
+    if scale in COMMON:
+        made = fetch_metadata(HubPoolSpec.model_validate({"scale": scale}), store=_opened())
+    else:
+        made = build_tiny_pool(TinyPoolSpec.model_validate({"scale": scale, "seed": pool_seed}), store=_opened())
+    if json:
+        terminal.print_json(made.model_dump(mode="json"))
+    else:
+        terminal.out.print(f"{made.num_samples:,} rows of metadata: [bold]{made.address}[/]")
 
 
 def byod(
@@ -99,7 +120,9 @@ def byod(
 
 def adopt(
     source: Annotated[str, typer.Argument(help="Folder or bucket with metadata/ and shards/, or with tars.")],
-    of: Annotated[str, typer.Option(help="Which pool it is: small, medium, large, xlarge, datacomp_1b or custom.")] = "custom",
+    of: Annotated[
+        str, typer.Option(help="Which pool it is: tiny, small, medium, large, xlarge, datacomp_1b or custom.")
+    ] = "custom",
     name: Annotated[str, typer.Option(help="What to call it.")] = "adopted",
     edition: Annotated[int, typer.Option(min=1, help="Raise it when what lies there has changed: all is indexed anew.")] = 1,
     picture: Annotated[str, typer.Option(help="Extension of the pictures, such as input.jpg; usual ones need no word.")] = "",

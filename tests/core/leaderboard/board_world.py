@@ -112,6 +112,20 @@ def world_pool(spec: WorldPoolSpec, *, out: Folder) -> Pool:
     return Pool(scale=spec.scale, name=f"pool{spec.seed}", num_samples=NUM, num_parts=2, counts={"seed": spec.seed})
 
 
+class WorldAdoptedSpec(Spec):
+    """A pool that says it is a scale's."""
+
+    scale: str = "adopted"
+    of: str = "tiny"
+    seed: int = 0
+
+
+@step("pools", version=3)
+def adopted_pool(spec: WorldAdoptedSpec, *, out: Folder) -> Pool:
+    """The world's rows as what somebody adopted."""
+    return world_pool.function(WorldPoolSpec(scale=spec.of, seed=spec.seed), out=out)
+
+
 @step("shards", version=1)
 def world_images(spec: WorldSpec, pool: Pool, *, out: Folder) -> ShardSet:
     write_shard(out, "00000000", list(range(NUM - 4)))
@@ -290,9 +304,12 @@ def run(
     reshard: Any = None,
     chosen: dict[str, Any] | None = None,
     evaluate: Any = None,
+    pool_spec: Any = None,
 ) -> BoardEntry:
     """One experiment of the world, from pool to entry."""
-    pool = world_pool(WorldPoolSpec(seed=pool_seed), store=store)
+    pool = (adopted_pool if pool_spec and pool_spec.scale == "adopted" else world_pool)(
+        pool_spec or WorldPoolSpec(seed=pool_seed), store=store
+    )
     images = world_images(WorldSpec(), pool, store=store)
     embeddings = world_scores(WorldSpec(), pool, images, store=store)
     chosen = FILTERS.get(recipe, {"kind": "threshold", "at_least": CUT}) if chosen is None else chosen

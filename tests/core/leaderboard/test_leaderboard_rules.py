@@ -11,7 +11,7 @@ import pytest
 
 from datacomp_core import uid
 from datacomp_core.artifacts import Embeddings, Pool, ShardSet, Subset
-from datacomp_core.leaderboard import evidence
+from datacomp_core.leaderboard import evidence, findings, standing
 from datacomp_core.leaderboard.board import board, entries
 from datacomp_core.leaderboard.entry import EntrySpec, enter
 from datacomp_core.leaderboard.roles import role
@@ -124,3 +124,68 @@ def test_methods_on_other_pools_are_told_apart(store: Store) -> None:
         "no_filter-pool0-seed0",
         "no_filter-pool1-seed0",
     }
+
+
+def only(store: Store, **how: Any) -> Any:
+    made = world.run(store, "no_filter", world.results(0.1, 0), **how)
+    return next(entry for address, entry in entries(store) if address == made.address)
+
+
+def test_a_pool_of_ones_own_stands_on_the_board_of_the_training_in_its_own_track(store: Store) -> None:
+    world.run(store, "no_filter", world.results(0.05, 0))
+    own = only(store, pool_spec=world.WorldPoolSpec(scale="byod"), method="mine")
+    assert (own.scale, own.track) == ("tiny", "byod")
+    made = board(store, "tiny")
+    assert [(row.track, row.rank) for row in made.rows] == [("filtering", 1), ("byod", 1)]
+    assert made.tracks() == ["filtering", "byod"]
+    assert [row.method for row in made.of_track("byod").rows] == ["mine"]
+    assert findings.best(made) == made.of_track("filtering").rows[0], "data of one's own lead no headline of the filtering track"
+
+
+def test_an_adopted_pool_without_a_name_is_ones_own(store: Store) -> None:
+    assert only(store, pool_spec=world.WorldAdoptedSpec(of="custom")).track == "byod"
+
+
+def test_a_foreign_pool_that_says_it_is_the_scales_is_not_ranked(store: Store) -> None:
+    """785 drawings of one's own, adopted with `--of tiny`, led the board."""
+    unverified = only(store, pool_spec=world.WorldAdoptedSpec())
+    check = next(check for check in unverified.checks if check.rule == "pool of the scale")
+    assert (unverified.track, check.ok) == ("filtering", None)
+    assert check.reason.startswith("Unverified: pools/adopted/")
+    assert "datacomp pool --scale tiny --metadata-only" in check.reason
+    [row] = board(store, "tiny").rows
+    assert (row.rank, len(row.unverified)) == (None, 1)
+
+
+@step("pools", version=7)
+def other_pool(spec: world.WorldPoolSpec, *, out: Folder) -> Pool:
+    """A pool of `tiny` with some of the world's rows and some of its own."""
+    shared = world.NUM - 7
+    uids = [world.row_uid(i) for i in range(shared)] + [f"{i:032x}" for i in range(9)]
+    with out.writing("metadata/0.parquet") as path:
+        pl.DataFrame({"uid": uids}).write_parquet(path)
+    return Pool(num_samples=len(uids), num_parts=1)
+
+
+@pytest.mark.parametrize("most", [20_000_000, 1])
+def test_an_adopted_pool_is_held_against_the_scales_own(store: Store, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standing, "MAX_POOL_ROWS", most)
+    other_pool(world.WorldPoolSpec(), store=store)
+    found = only(store, pool_spec=world.WorldAdoptedSpec())
+    check = next(check for check in found.checks if check.rule == "pool of the scale")
+    if most == 1:
+        assert check.ok is None
+        assert f"({world.NUM} rows) has not exactly the uids of" in check.reason
+    else:
+        assert check.ok is False
+        assert check.reason.startswith(f"7 of the {world.NUM} uids of pools/adopted/")
+    world.world_pool(world.WorldPoolSpec(), store=store)
+    good = only(store, pool_spec=world.WorldAdoptedSpec(seed=1))
+    check = next(check for check in good.checks if check.rule == "pool of the scale")
+    assert check.ok is True
+
+
+def test_the_pool_of_another_scale_is_a_breach(store: Store) -> None:
+    found = only(store, pool_spec=world.WorldPoolSpec(scale="small"))
+    check = next(check for check in found.checks if check.rule == "pool of the scale")
+    assert (found.scale, check.ok) == ("tiny", False)

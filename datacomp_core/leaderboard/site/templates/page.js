@@ -29,6 +29,7 @@ const search = document.getElementById("filter");
 if (search) {
   const rows = [...document.querySelectorAll("#board tbody tr")];
   const papers = document.getElementById("papers");
+  const track = document.getElementById("track");
   const shown = document.getElementById("shown");
   const nothing = document.getElementById("no-match");
   const apply = () => {
@@ -36,7 +37,8 @@ if (search) {
     let count = 0;
     for (const row of rows) {
       const text = row.dataset.text;
-      row.hidden = !words.every((word) => text.includes(word)) || (row.dataset.kind === "reference" && papers && !papers.checked);
+      row.hidden = !words.every((word) => text.includes(word)) || (row.dataset.kind === "reference" && papers && !papers.checked)
+        || Boolean(track && track.value && row.dataset.track !== track.value);
       count += !row.hidden;
     }
     shown.textContent = `${count} of ${rows.length} rows`;
@@ -45,6 +47,7 @@ if (search) {
   };
   search.addEventListener("input", apply);
   papers?.addEventListener("change", apply);
+  track?.addEventListener("change", apply);
   apply();
 }
 
