@@ -6,7 +6,7 @@ Only the columns that are wanted are read, and embeddings block by block, so tha
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -20,6 +20,9 @@ from datacomp_core.store import Folder
 
 Block = npt.NDArray[np.float32]
 BLOCK_ROWS = 8192
+EMBED = "Embed the pool to have it: `datacomp run --embed MODEL`, or `datacomp embed`."
+LEARN = "The download knows it: run the filter with `datacomp run`, which reads its ledger, or name the column of your tables."
+HOW_TO_FILL = dict.fromkeys(("original_width", "original_height", "sha256"), LEARN)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,21 @@ class Source:
                 f"Column {missing[0]!r} is not in part {part} of {self.metadata}; there are {', '.join(known)}. "
                 "Scores of models of our own come from embedding the pool."
             )
+
+    def check_filled(self, names: Sequence[str], columns: Iterable[str]) -> None:
+        """DataError names a column that no row of the pool has a value in: every filter on it would drop everything."""
+        empty = set(columns)
+        for part in names:
+            if not empty:
+                return
+            with _Told(self, part):
+                frame = parts.scan(self.metadata, part, self.scores)
+                there = empty & set(frame.collect_schema().names())
+                counts = frame.select(pl.col(sorted(there)).count()).collect().row(0, named=True) if there else {}
+            empty = {name for name in empty if not counts.get(name, 0)}
+        if empty:
+            name = min(empty)
+            raise DataError(f"Column {name!r} of {self.metadata} has no value in any row. {HOW_TO_FILL.get(name, EMBED)}")
 
     def num_rows(self, part: str) -> int:
         with _Told(self, part):

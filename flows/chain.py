@@ -10,16 +10,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from datacomp_core.artifacts import Artifact, EvalSets, Pool, ShardSet, Spec
+from datacomp_core.artifacts import Artifact, Checkpoint, EvalSets, Pool, ShardSet, Spec
 from datacomp_core.errors import SpecError
+from datacomp_core.parts import METADATA, SCHEMA
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.images import download_images
+from datacomp_core.pool.learned import COLUMNS as LEARNED
+from datacomp_core.pool.learned import LearnedSpec
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec
 from datacomp_core.resharding.faces import FaceSpec
 from datacomp_core.resharding.mix import MixSpec
 from datacomp_core.selection.select import SubsetSpec
+from datacomp_core.source import Source
 from datacomp_core.store import Planned, Store
 from flows.parameters import Curation, ExperimentSpec, Preparation, Scoring
 from tasks import curate as curating
@@ -56,6 +60,7 @@ class Scored:
     entry: Any
 
 
+OWN = ("byod", "adopted", "folder")
 BUILDERS: dict[type, Any] = {
     TinyPoolSpec: pooling.build_pool,
     HubPoolSpec: pooling.fetch_metadata,
@@ -76,7 +81,8 @@ def candidates(call: Call, spec: Preparation) -> Candidates:
         return Candidates(pool, there)
     if isinstance(spec.pool, AdoptedPoolSpec) and not spec.stored_pool:
         return Candidates(pool, call(pooling.adopt_shards, spec.pool, pool))
-    return Candidates(pool, call(pooling.download_images, spec.images, pool))
+    with pooling.reaching(spec.open_networks):
+        return Candidates(pool, call(pooling.download_images, spec.images, pool))
 
 
 def adopted_as(address: str) -> AdoptedPoolSpec | None:
@@ -106,23 +112,31 @@ def images_there(spec: Preparation, pool: Pool) -> ShardSet | None:
 
 
 def scores(call: Call, spec: Preparation, found: Candidates) -> Any:
-    """CLIP scores of the candidates: by models of open_clip, or by a small scorer that is trained on the trusted set."""
-    own = (scorer(call, spec),) if spec.embed.num_checkpoints else ()
+    """CLIP scores of the candidates: by models of open_clip, checkpoints of the store, or a small scorer of our own."""
+    stored_ones = tuple(stored(Checkpoint, address) for address in spec.scorers)
+    own = stored_ones or ((scorer(call, spec),) if spec.embed.num_checkpoints else ())
     return call(curating.embed, spec.embed, found.pool, found.shards, own)
 
 
 def scorer(call: Call, spec: Preparation) -> Any:
-    """A small CLIP, trained on the trusted set. Only the embedded pool has one: the others bring the scores that they have."""
+    """The CLIP that scores: a checkpoint of the store, or at `tiny` a small one that is trained on the trusted set."""
+    if spec.scorers:
+        return stored(Checkpoint, spec.scorers[0])
     if spec.scorer is None:
-        raise SpecError(f"This filter reads a score that the metadata of {_pool_of(spec)} does not have: choose another.")
+        raise SpecError(
+            f"This filter reads a score that the metadata of {_pool_of(spec)} does not have: name a model to compute it with "
+            "(`embed`; --embed NAME=checkpoints/ADDRESS or NAME=MODEL:TAG@SHA256), or choose another filter."
+        )
     trusted = call(pooling.build_trusted, spec.trusted)
     return call(training.train, spec.scorer, (trusted,))
 
 
 def beside(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates) -> Any:
     """What a filter reads beside the metadata: embeddings, and a column for each score that it computes from them."""
+    _check_filled(spec, preparation, found.pool)
     embeddings = _embeddings(call, spec, preparation, found)
-    columns = [
+    columns = [call(pooling.learned, LearnedSpec(), found.pool, found.shards)] if _asks_the_ledger(spec, preparation) else []
+    columns += [
         call(
             curating.score,
             score,
@@ -134,6 +148,29 @@ def beside(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candid
         for score in spec.scores()
     ]
     return (*([embeddings] if embeddings is not None else []), *columns) if columns else embeddings
+
+
+def _check_filled(spec: SubsetSpec, preparation: Preparation, pool: Any) -> None:
+    """DataError for a column of the metadata that is empty in all of the pool, and that nothing of this run fills."""
+    if not isinstance(pool, Pool):
+        return
+    made = {encoder.column for encoder in preparation.embed.encoders} if preparation.embeds else set[str]()
+    wanted = (spec.columns() & set(SCHEMA.names())) - made - (set(LEARNED) if is_own(preparation) else set[str]())
+    source = Source(store().folder(pool) / METADATA)
+    source.check_filled(source.parts(), wanted)
+
+
+def _asks_the_ledger(spec: SubsetSpec, preparation: Preparation) -> bool:
+    """Whether a filter reads what a pool of one's own lacks in its metadata and its download has learned."""
+    return bool(spec.columns() & set(LEARNED)) and is_own(preparation)
+
+
+def is_own(preparation: Preparation) -> bool:
+    """Whether the pool is of one's own data, whose metadata knows little."""
+    if not preparation.stored_pool:
+        return preparation.pool.scale in OWN
+    record = store().record(preparation.stored_pool)
+    return record is not None and record.spec.get("spec", {}).get("scale") in OWN
 
 
 def _embeddings(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates) -> Any:

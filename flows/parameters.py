@@ -56,6 +56,22 @@ PoolSpec = TinyPoolSpec | HubPoolSpec | ByodPoolSpec | AdoptedPoolSpec
 """The kinds of pools; `scale` tells them apart."""
 
 
+Scorers = Annotated[
+    tuple[str, ...],
+    Field(
+        description="Addresses of checkpoints in the store (`checkpoints/...`) for the encoders of `embed` that name no model, in "
+        "their order; empty: at `tiny` a small scorer that is trained for it."
+    ),
+]
+OpenNetworks = Annotated[
+    str,
+    Field(
+        description="Private networks that the download may reach, such as `10.0.0.0/8`: only for a web of your own, since "
+        "whoever wrote the urls can then make this machine ask your servers. It stands in the download's record."
+    ),
+]
+
+
 class Preparation(Spec):
     """Everything that comes before a filter, shared by all experiments over one pool."""
 
@@ -66,16 +82,18 @@ class Preparation(Spec):
         default_factory=TinyPoolSpec, discriminator="scale", description="The candidates.", json_schema_extra=_picker
     )
     images: ImageSpec = Field(default=images_of("tiny"), description="How their images are downloaded.")
+    open_networks: OpenNetworks = ""
     trusted: TrustedSpec = Field(default=TrustedSpec(), description="The trusted pairs that the scorer learns from.")
     scorer: TrainSpec | None = Field(
         default=None, description="How the scorer is trained; null: no scores are made (the metadata has some)."
     )
     embed: EmbedSpec = Field(default=EmbedSpec(), description="How pairs are scored.")
+    scorers: Scorers = ()
 
     @property
     def embeds(self) -> bool:
-        """Whether there is something to embed with: a scorer, or models that `embed` names."""
-        return self.scorer is not None or not self.embed.num_checkpoints
+        """Whether there is something to embed with: a scorer, checkpoints, or models that `embed` names."""
+        return self.scorer is not None or bool(self.scorers) or not self.embed.num_checkpoints
 
 
 class Layout(Spec):
@@ -135,6 +153,9 @@ class SweepSpec(Spec):
     pool: PoolAddress = ""
     shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
     evalsets: EvalsetsAddress = ""
+    open_networks: OpenNetworks = ""
+    embed: EmbedSpec = Field(default=EmbedSpec(), description="How pairs are scored, where a filter reads such a score.")
+    scorers: Scorers = ()
 
     @field_validator("recipes")
     @classmethod
@@ -154,6 +175,9 @@ class SweepSpec(Spec):
                 pool=self.pool,
                 shards=self.shards,
                 evalsets=self.evalsets,
+                open_networks=self.open_networks,
+                embed=self.embed,
+                scorers=self.scorers,
             )
             for pool_seed, seed, recipe in product(self.pool_seeds, self.seeds, self.recipes)
         ]
@@ -179,7 +203,9 @@ class ExperimentSpec(Spec):
         default=EmbedSpec(),
         description="How pairs are scored, where the filter reads such a score: name models of open_clip to compute it with.",
     )
+    scorers: Scorers = ()
     evalsets: EvalsetsAddress = ""
+    open_networks: OpenNetworks = ""
     layout: Layout = Field(default=Layout(), description="What the chosen samples become.")
 
     @field_validator("filter", mode="before")
@@ -206,15 +232,14 @@ class ExperimentSpec(Spec):
 
     def preparation(self) -> Preparation:
         """The specs of everything before the filter."""
-        stored = {"stored_pool": self.pool, "stored_shards": self.shards}
+        stored = {"stored_pool": self.pool, "stored_shards": self.shards, "open_networks": self.open_networks}
         given = {"scale": self.scale, **stored, "images": images_of(self.scale), "embed": self.embed}
-        if self.pool:
-            return Preparation.model_validate(given)
+        given["scorers"] = self.scorers
         if self.scale != "tiny":
-            return Preparation.model_validate({**given, "pool": _of_the_hub(self.scale)})
+            return Preparation.model_validate(given if self.pool else {**given, "pool": _of_the_hub(self.scale)})
         recipe = SCALES["tiny"].model_copy(update=SCORER)
         own = {
-            "pool": TinyPoolSpec(seed=self.pool_seed),
+            **({} if self.pool else {"pool": TinyPoolSpec(seed=self.pool_seed)}),
             "trusted": TrustedSpec(seed=self.pool_seed),
             "scorer": TrainSpec(recipe=recipe, seed=self.pool_seed),
         }

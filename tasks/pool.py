@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from prefect import task
 
-from datacomp_core.artifacts import Embeddings, EvalSets, Pool, ShardSet, Subset
+from datacomp_core.artifacts import Embeddings, EvalSets, Pool, Scores, ShardSet, Subset
 from datacomp_core.pool import adopt, byod, commonpool, images, overlap, similar, tiny
 from datacomp_core.pool import decontaminate as decontaminating
+from datacomp_core.pool import learned as learning
 from datacomp_core.pool.estimate import estimate
 from datacomp_core.settings import settings
 from tasks import policies
 from tasks.events import StepEvent, tell
 from tasks.running import run, runs, store
+
+_open_networks: ContextVar[str] = ContextVar("open_networks", default="")
+
+
+@contextmanager
+def reaching(open_networks: str) -> Generator[None]:
+    """Downloads that are called in this block may reach these private networks: how a download is run, no part of what it is.
+
+    Prefect hands the context of a call on to the thread that runs the task.
+    """
+    token = _open_networks.set(open_networks)
+    try:
+        yield
+    finally:
+        _open_networks.reset(token)
 
 
 @task(name="build pool", **policies.LOCAL)
@@ -50,6 +69,13 @@ def adopt_metadata(spec: adopt.AdoptedPoolSpec) -> Pool:
 def adopt_shards(spec: adopt.AdoptedPoolSpec, pool: Pool) -> ShardSet:
     """The shards of an existing download, where they lie, with an index and a ledger."""
     return run(adopt.adopt_shards, spec, pool, workers=settings().num_workers)
+
+
+@task(name="learned columns", **policies.NETWORK)
+@runs(learning.learned)
+def learned(spec: learning.LearnedSpec, pool: Pool, shards: ShardSet) -> Scores:
+    """Sizes and hashes of the pictures as the download saw them, where the metadata lacks them."""
+    return run(learning.learned, spec, pool, shards)
 
 
 @task(name="intersect", **policies.NETWORK)
@@ -97,6 +123,7 @@ def download_images(spec: images.ImageSpec, pool: Pool) -> ShardSet:
         logging.getLogger("datacomp_core.pool").info(expected)
         tell(StepEvent(planned.kind, planned.name, "expected", expected))
     how: dict[str, Any] = {"workers": settings().num_workers, "distributor": settings().distributor}
+    how["open_networks"] = _open_networks.get()
     if pool.scale != "tiny":
         return run(images.download_images, spec, pool, **how)
     with tiny.serve(store().folder(pool)) as proxy:

@@ -67,7 +67,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Reach:
-    """By what way the web is reached: a proxy, and private networks that are open (for tests alone)."""
+    """By what way the web is reached: a proxy, and private networks that are open."""
 
     http_proxy: str | None = None
     open_networks: tuple[str, ...] = ()

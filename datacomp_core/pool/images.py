@@ -23,6 +23,7 @@ from datacomp_core.pool import error_pictures, ledger
 from datacomp_core.pool.distributors import Distributor, distribute
 from datacomp_core.pool.fetch import Fetched, Reach, ShardPlan, fetch_shard, set_up, stats_name
 from datacomp_core.pool.footers import rows_of_parts
+from datacomp_core.pool.safety import networks
 from datacomp_core.pool.spec import ImageSpec, images_of
 from datacomp_core.pool.unique import num_unique, read_ahead
 from datacomp_core.progress import NoProgress, Progress
@@ -33,6 +34,12 @@ log = logging.getLogger(__name__)
 
 __all__ = ["ImageSpec", "download_images", "images_of", "plan_shards"]
 TOLD_LOG_CHARACTERS = 2000
+FELL_SHORT = "_fell_short.json"
+MUCH_BLOCKED = 0.01
+BLOCKED_HINT = (
+    "Their hosts have private addresses, which are never fetched unasked: if that web is your own, name its network with "
+    "`open_networks` (--open-networks 10.0.0.0/8)."
+)
 
 
 @step("shards", version=1, name=lambda spec, pool: f"{pool.name}-{spec.label()}" if pool.name else spec.label())
@@ -52,12 +59,16 @@ def download_images(
     """Fetch the images of a pool: `<shard>.tar`, `index/`, `ledger/` and `<shard>_stats.json` of each shard.
 
     `threads` downloads run at once in each of `workers` processes. `distributor` takes one of img2dataset's own in place of
-    our engines. `http_proxy` is used for these downloads and nothing else. `open_networks` (for tests alone) opens private
-    networks, `127.0.0.0/8` for one; by default none can be reached. IncompleteError if nothing arrived, or less than
-    `spec.min_arrived`.
+    our engines. `http_proxy` is used for these downloads and nothing else. `open_networks` opens private networks, such as
+    `10.0.0.0/8` for a web of one's own; by default none can be reached. IncompleteError if nothing arrived, or less than
+    `spec.min_arrived`: run again once the cause is mended, and the shards that fell short are fetched again.
     """
     metadata = store.folder(pool) / METADATA
+    reach = Reach(http_proxy, networks(open_networks))
+    if reach.open_networks:
+        log.warning("private networks are open to this download: %s", ", ".join(reach.open_networks))
     plans = list(plan_shards(metadata, spec))
+    _forget_short(out, spec, reach)
     done = {name for name in out.files("_stats.json") if "/" not in name}
     finished = [plan for plan in plans if stats_name(shard_name(plan.number)) in done]
     waiting = [plan for plan in plans if stats_name(shard_name(plan.number)) not in done]
@@ -65,7 +76,6 @@ def download_images(
         log.info("%d of %d shards are finished already", len(finished), len(plans))
     progress.start(sum(plan.count for plan in plans), "images")
     arrived = _Arrived()
-    reach = Reach(http_proxy, tuple(open_networks.split()))
     for stats in read_ahead(lambda plan: out.read_json(stats_name(shard_name(plan.number))), finished):
         arrived.add(stats)
         progress.advance(stats["count"], **stats["reasons"])
@@ -80,6 +90,20 @@ def download_images(
         for stats in read_ahead(lambda plan: out.read_json(stats_name(shard_name(plan.number))), plans):
             arrived.add(stats)
     return _shard_set(spec, pool, out, plans, arrived)
+
+
+def _forget_short(out: Folder, spec: ImageSpec, reach: Reach) -> None:
+    """Let go of finished shards with which a run fell short, and of those that lost images to a network that is open now."""
+    fell_short = out.exists(FELL_SHORT)
+    if not fell_short and not reach.open_networks:
+        return
+    names = [name for name in out.files("_stats.json") if "/" not in name]
+    for name, stats in zip(names, read_ahead(out.read_json, names), strict=True):
+        share = stats["reasons"].get("arrived", 0) / max(stats["count"], 1)
+        blocked = reach.open_networks and stats["reasons"].get("blocked_address")
+        if blocked or (fell_short and share <= spec.min_arrived):
+            out.remove(name)
+    out.remove(FELL_SHORT)
 
 
 def fetch_plans(
@@ -132,9 +156,11 @@ def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan],
     arrived, candidates = found.reasons.get("arrived", 0), found.reasons.total()
     if not arrived or arrived < spec.min_arrived * candidates:
         losses = ", ".join(f"{reason} {count:,}" for reason, count in found.reasons.most_common() if reason != "arrived")
+        out.write_json(FELL_SHORT, found.reasons)
+        private = f" {BLOCKED_HINT}" if found.reasons.get("blocked_address", 0) > MUCH_BLOCKED * candidates else ""
         raise IncompleteError(
-            f"Only {arrived:,} of {candidates:,} images arrived ({losses or 'the pool is empty'}): see the ledger in {out} "
-            "and mend the cause; what is finished is kept, so remove that folder to fetch it all again."
+            f"Only {arrived:,} of {candidates:,} images arrived ({losses or 'the pool is empty'}).{private} The ledger in {out} "
+            "has each image; mend the cause and run again: the shards that fell short are fetched again, the others are kept."
         )
     return ShardSet(
         scale=pool.scale,

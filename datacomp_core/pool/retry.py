@@ -19,6 +19,7 @@ from datacomp_core.pool import amend, error_pictures, ledger
 from datacomp_core.pool.distributors import Distributor
 from datacomp_core.pool.fetch import Reach, ShardPlan, account_stats, stats_name
 from datacomp_core.pool.images import fetch_plans, plan_shards
+from datacomp_core.pool.safety import networks
 from datacomp_core.pool.spec import ImageSpec
 from datacomp_core.pool.stats import ledger_names, read_ledger
 from datacomp_core.progress import NoProgress, Progress
@@ -68,7 +69,7 @@ def retry_images(
     plans = list(_again(metadata, spec, folder, changed))
     progress.start(sum(plan.count for plan in plans), "images")
     tried = arrived = 0
-    reach = Reach(http_proxy, tuple(open_networks.split()))
+    reach = Reach(http_proxy, networks(open_networks))
     for fetched in fetch_plans(plans, (spec, folder / RETRY, folder, threads, reach), workers, distributor):
         changed |= {file.path: file for file in fetched.files}
         tried, arrived = tried + fetched.plan.count, arrived + fetched.stats["successes"]

@@ -22,6 +22,8 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
 
+from datacomp_core.errors import SpecError
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -46,11 +48,22 @@ class TooSlowError(OSError):
 
 @dataclass(frozen=True)
 class Limits:
-    """`open_networks` are networks that may be reached although they are private: for tests alone."""
+    """`open_networks` are networks that may be reached although they are private."""
 
     max_bytes: int
     max_seconds: float
     open_networks: tuple[str, ...] = ()
+
+
+def networks(text: str) -> tuple[str, ...]:
+    """Networks to open, from text with blanks or commas between. SpecError if one is none."""
+    found = tuple(text.replace(",", " ").split())
+    for name in found:
+        try:
+            ipaddress.ip_network(name)
+        except ValueError as problem:
+            raise SpecError(f"open_networks: {name!r} is not a network ({problem}): give one such as 10.0.0.0/8.") from problem
+    return found
 
 
 def is_blocked(address: str, open_networks: Sequence[Network] = ()) -> bool:

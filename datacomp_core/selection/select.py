@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import Field, TypeAdapter, model_validator
 
 from datacomp_core.artifacts import Embeddings, Pool, Scores, Spec, Subset
-from datacomp_core.errors import SpecError
+from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import All, Everything, Filter, Ranked, SampleTo, SoftCap, Threshold, WholeFilter
 from datacomp_core.filters.base import score_column
 from datacomp_core.filters.chance import Random
@@ -137,6 +137,9 @@ def select_subset(
     )
     out.remove(WORK)
     told = chosen.explanation
+    if not chosen.num_samples:
+        reasons = "; ".join(f"{reason} {count:,}" for reason, count in told.dropped.items()) or "the pool is empty"
+        raise DataError(f"{spec.recipe} keeps none of the {told.rows:,} rows of {pool.address} ({reasons}): nothing to train on.")
     counts = {"candidates": told.rows, "kept": told.kept, **{f"dropped: {reason}": n for reason, n in told.dropped.items()}}
     return Subset(recipe=spec.recipe, num_samples=chosen.num_samples, num_unique=chosen.num_unique, counts=counts)
 
@@ -164,6 +167,7 @@ def select(
     tree = _tree(wanted.filter)
     names = source.parts()
     check(source, names[0], tree)
+    source.check_filled(names, tree.columns())
     hands = Hands(workers, source.num_rows(names[0]) * len(names))
     with scratch() as local:
         place = Place(local, kept)

@@ -13,6 +13,16 @@ Seeds = Annotated[list[int] | None, typer.Option("--seed", "-s", help="Training 
 PoolSeeds = Annotated[list[int] | None, typer.Option("--pool-seed", help="Seed of the embedded pool; repeat for several.")]
 Pool = Annotated[str, typer.Option("--pool", help="Address of a pool in the store; left out: the scale's own.")]
 Images = Annotated[str, typer.Option("--shards", help="Address of that pool's images in the store; left out: download them.")]
+Embed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--embed",
+        help="Model for the score clip_NAME_similarity_score: NAME=checkpoints/ADDRESS or NAME=MODEL:TAG@SHA256 of its weights.",
+    ),
+]
+OpenNetworks = Annotated[
+    str, typer.Option("--open-networks", help="Private networks to download from, such as 10.0.0.0/8: for a web of your own.")
+]
 Evalsets = Annotated[str, typer.Option("--evalsets", help="Address of test sets in the store; left out: the scale's own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, all else on standard error.")]
 TrustTimes = Annotated[

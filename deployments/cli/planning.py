@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deployments.cli import options, terminal
-from deployments.cli.sweeps import sweep_of
+from deployments.cli.sweeps import encoders_of, sweep_of
 
 if TYPE_CHECKING:
     from datacomp_core.leaderboard.planning.estimate import Estimate, Total, Work
@@ -31,6 +31,7 @@ def plan(
     pool: options.Pool = "",
     shards: options.Images = "",
     evalsets: options.Evalsets = "",
+    embed: options.Embed = None,
     rates: Rates = None,
     budget: Budget = None,
     json: options.Json = False,
@@ -48,7 +49,9 @@ def plan(
     from datacomp_core.leaderboard.planning.estimate import require_budget
 
     where = {"pool": pool, "shards": shards, "evalsets": evalsets}
-    steps, whole = reckoned(sweep_of(scale, recipes=recipe, seeds=seed, pool_seeds=pool_seed, **where), rates)
+    steps, whole = reckoned(
+        sweep_of(scale, recipes=recipe, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed)), rates
+    )
     if json:
         terminal.print_json({"steps": [step.model_dump() for step in steps], "total": whole.model_dump()})
     else:

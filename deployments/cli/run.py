@@ -10,7 +10,7 @@ import typer
 from datacomp_core.settings import settings
 from deployments.cli import options, planning, terminal
 from deployments.cli.interrupt import ends_at_once
-from deployments.cli.sweeps import sweep_of
+from deployments.cli.sweeps import encoders_of, sweep_of
 from deployments.local_server import prefect_api
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ def run(
     pool: options.Pool = "",
     shards: options.Images = "",
     evalsets: options.Evalsets = "",
+    open_networks: options.OpenNetworks = "",
+    embed: options.Embed = None,
     rates: planning.Rates = None,
     budget: planning.Budget = None,
     json: options.Json = False,
@@ -49,8 +51,8 @@ def run(
 
       datacomp run --scale small -r clip_score:score=l14,fraction=0.3 --budget 100
     """
-    where = {"pool": pool, "shards": shards, "evalsets": evalsets}
-    spec = sweep_of(scale, recipes=recipe, seeds=seed, pool_seeds=pool_seed, **where)
+    where = {"pool": pool, "shards": shards, "evalsets": evalsets, "open_networks": open_networks}
+    spec = sweep_of(scale, recipes=recipe, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed))
     if budget is not None:
         from datacomp_core.leaderboard.planning.estimate import require_budget
 

@@ -93,6 +93,7 @@ def byod(
     quoting: Annotated[str, typer.Option(help='checked, trusted, or none: " is a character like any other.')] = "checked",
     header: Annotated[str, typer.Option(help="Names of the columns, with commas between, where csv files have none.")] = "",
     edition: Annotated[int, typer.Option(min=1, help="Raise it when the files have changed, to read them again.")] = 1,
+    open_networks: options.OpenNetworks = "",
     json: options.Json = False,
 ) -> None:
     """Make a pool of your own tables and download its images.
@@ -115,7 +116,8 @@ def byod(
     names = [name.strip() for name in header.split(",")] if header else []
     given = {"encoding": encoding, "delimiter": "\t" if delimiter == "\\t" else delimiter, "quoting": quoting, "header": names}
     how = TableFormat.model_validate(given)
-    _prepare(ByodPoolSpec(source=source, name=name, edition=edition, columns=columns, tables=how), images_of("byod"), json=json)
+    spec = ByodPoolSpec(source=source, name=name, edition=edition, columns=columns, tables=how)
+    _prepare(spec, images_of("byod"), open_networks, json=json)
 
 
 def adopt(
@@ -179,7 +181,7 @@ def _see_indexes(spec: AdoptedPoolSpec) -> None:
     check_indexes(spec.shards(), shard_names(spec.shards()))
 
 
-def retry(where: Where, json: options.Json = False) -> None:
+def retry(where: Where, open_networks: options.OpenNetworks = "", json: options.Json = False) -> None:
     """Fetch again what failed for a passing reason (dns, timeout, 5xx, ...), and nothing else.
 
     Example: datacomp pool retry shards/small/small-512px-jpg--0123456789ab
@@ -197,7 +199,7 @@ def retry(where: Where, json: options.Json = False) -> None:
     spec, of = ImageSpec.model_validate(record.spec["spec"]), store.artifact(Pool, pooled)
     with terminal.shown_progress("retry", quiet=json) as progress:
         how: dict[str, Any] = {"store": store, "workers": settings().num_workers, "progress": progress}
-        how["distributor"] = settings().distributor
+        how |= {"distributor": settings().distributor, "open_networks": open_networks}
         if of.scale == "tiny":
             with serve(store.folder(of)) as proxy:
                 told = retry_images(spec, of, address, http_proxy=proxy, **how)
@@ -333,7 +335,7 @@ def takedown(names: List, json: options.Json = False) -> None:
     terminal.table("Made with them: marked with _takedown.json", ("address",), [(address,) for address in taken.marked])
 
 
-def _prepare(pool_spec: Any, images: Any, *, json: bool) -> None:
+def _prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool) -> None:
     """Run the flow `prepare-pool` for a pool other than the embedded one, and show what it made."""
     from deployments.cli.interrupt import ends_at_once
     from deployments.local_server import prefect_api, prepare_environment
@@ -343,7 +345,7 @@ def _prepare(pool_spec: Any, images: Any, *, json: bool) -> None:
     from flows.prepare_pool import prepare_pool
 
     with prefect_api(), terminal.shown_steps(quiet=json), ends_at_once():
-        candidates, shards, _ = prepare_pool(Preparation(pool=pool_spec, images=images))
+        candidates, shards, _ = prepare_pool(Preparation(pool=pool_spec, images=images, open_networks=open_networks))
     if json:
         terminal.print_json({"pool": candidates.model_dump(mode="json"), "shards": shards.model_dump(mode="json")})
         return

@@ -1,0 +1,90 @@
+"""What a download learned of its pictures, as columns of the pool: original size and sha256, where the metadata lacks them.
+
+Tables of one's own rarely know them, and many filters read them. The values come from the ledger, aligned with the metadata's
+rows, so that they stand beside the metadata as a score does. What the metadata knows stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import polars as pl
+
+from datacomp_core.artifacts import Pool, Scores, ShardSet, Spec
+from datacomp_core.parts import METADATA, SCHEMA, SCORES, part_names, scan, scan_tables
+from datacomp_core.pool.footers import rows_of_parts
+from datacomp_core.pool.stats import ledger_names
+from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.shards import LEDGER
+from datacomp_core.store import Folder, Store, step
+
+COLUMNS = ("original_width", "original_height", "sha256")
+GROUP_ROWS = 8_000_000
+LEDGERS_AT_ONCE = 256
+
+
+class LearnedSpec(Spec):
+    """The columns that a download knows."""
+
+    columns: tuple[str, ...] = COLUMNS
+
+    def label(self) -> str:
+        return "learned"
+
+
+@step("scores", version=1, name=lambda spec, pool, shards: f"{spec.label()}-{pool.name}")
+def learned(
+    spec: LearnedSpec,
+    pool: Pool,
+    shards: ShardSet,
+    *,
+    out: Folder,
+    store: Store,
+    progress: Progress = NoProgress(),  # noqa: B008
+) -> Scores:
+    """`scores/<part>.parquet`: uid, original_width, original_height, sha256; null for what never arrived."""
+    metadata, ledger = store.folder(pool) / METADATA, store.folder(shards)
+    books = [f"{LEDGER}/{name}.parquet" for name in ledger_names(ledger)]
+    parts = part_names(metadata)
+    progress.start(len(parts), "parts")
+    rows = known = 0
+    for group in _groups(metadata, parts):
+        wanted = pl.concat([_of_metadata(metadata, part).with_columns(part=pl.lit(part)) for part in group])
+        found = _of_ledgers(ledger, books, wanted["uid"].unique())
+        joined = wanted.join(found, on="uid", how="left", maintain_order="left", suffix="_seen")
+        filled = joined.with_columns(pl.coalesce(name, f"{name}_seen").alias(name) for name in COLUMNS)
+        for (part,), table in filled.partition_by("part", as_dict=True, maintain_order=True).items():
+            with (out / SCORES).writing(f"{part}.parquet") as path:
+                table.select("uid", *COLUMNS).write_parquet(path, compression="zstd")
+            rows, known = rows + table.height, known + int(table["sha256"].count())
+            progress.advance()
+    return Scores(column=COLUMNS[0], num_samples=rows, num_scored=known, counts={"known": known, "unknown": rows - known})
+
+
+def _groups(metadata: Folder, parts: Sequence[str]) -> Iterator[list[str]]:
+    """Parts whose rows fit into memory together."""
+    group, rows = list[str](), 0
+    for part, number in zip(parts, rows_of_parts(metadata, parts, ("uid",)), strict=True):
+        if group and rows + number > GROUP_ROWS:
+            yield group
+            group, rows = [], 0
+        group, rows = [*group, part], rows + number
+    yield group
+
+
+def _of_metadata(metadata: Folder, part: str) -> pl.DataFrame:
+    frame = scan(metadata, part)
+    there = frame.collect_schema().names()
+    columns = [(pl.col(name) if name in there else pl.lit(None)).cast(SCHEMA[name]).alias(name) for name in COLUMNS]
+    return frame.select("uid", *columns).collect()
+
+
+def _of_ledgers(ledger: Folder, books: Sequence[str], uids: pl.Series) -> pl.DataFrame:
+    """What arrived of some uids; copies of one sample tell what the first in order of shard does."""
+    wanted = pl.LazyFrame({"uid": uids})
+    some: list[pl.DataFrame] = []
+    for begin in range(0, len(books), LEDGERS_AT_ONCE):
+        rows = scan_tables(ledger, *books[begin : begin + LEDGERS_AT_ONCE]).filter(pl.col("reason").is_null())
+        found = rows.select("uid", *[pl.col(name).cast(SCHEMA[name]) for name in COLUMNS]).join(wanted, on="uid", how="semi")
+        some.append(found.collect(engine="streaming"))
+    return pl.concat(some).unique("uid", keep="first", maintain_order=True)
