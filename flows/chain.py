@@ -16,6 +16,7 @@ from datacomp_core.parts import METADATA, SCHEMA
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
+from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.images import download_images
 from datacomp_core.pool.learned import COLUMNS as LEARNED
 from datacomp_core.pool.learned import LearnedSpec
@@ -66,6 +67,7 @@ BUILDERS: dict[type, Any] = {
     HubPoolSpec: pooling.fetch_metadata,
     ByodPoolSpec: pooling.import_pool,
     AdoptedPoolSpec: pooling.adopt_metadata,
+    FolderPoolSpec: pooling.import_folder,
 }
 """What makes a pool of each kind."""
 
@@ -75,21 +77,23 @@ def candidates(call: Call, spec: Preparation) -> Candidates:
     pool = stored(Pool, spec.stored_pool) if spec.stored_pool else call(BUILDERS[type(spec.pool)], spec.pool)
     if spec.stored_shards:
         return Candidates(pool, stored(ShardSet, spec.stored_shards))
-    if spec.stored_pool and (adopted := adopted_as(spec.stored_pool)) is not None:
-        return Candidates(pool, call(pooling.adopt_shards, adopted, pool))
+    lying = spec.pool if not spec.stored_pool else lying_spec(spec.stored_pool)
+    if isinstance(lying, FolderPoolSpec):
+        return Candidates(pool, call(pooling.pack_folder, lying, pool))
+    if isinstance(lying, AdoptedPoolSpec):
+        return Candidates(pool, call(pooling.adopt_shards, lying, pool))
     if spec.stored_pool and (there := images_there(spec, pool)) is not None:
         return Candidates(pool, there)
-    if isinstance(spec.pool, AdoptedPoolSpec) and not spec.stored_pool:
-        return Candidates(pool, call(pooling.adopt_shards, spec.pool, pool))
     with pooling.reaching(spec.open_networks):
         return Candidates(pool, call(pooling.download_images, spec.images, pool))
 
 
-def adopted_as(address: str) -> AdoptedPoolSpec | None:
-    """What an adopted pool of the store was adopted as: its images lie where it lies, and are never fetched by url."""
+def lying_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | None:
+    """What a pool of the store was made as whose images lie where it lies, and are never fetched by url."""
     record = store().record(address)
     spec = (record.spec if record else {}).get("spec", {})
-    return AdoptedPoolSpec.model_validate(spec) if spec.get("scale") == "adopted" else None
+    kinds = {"adopted": AdoptedPoolSpec, "folder": FolderPoolSpec}
+    return kinds[spec["scale"]].model_validate(spec) if spec.get("scale") in kinds else None
 
 
 def images_there(spec: Preparation, pool: Pool) -> ShardSet | None:

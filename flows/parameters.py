@@ -17,6 +17,7 @@ from datacomp_core.leaderboard.entry import EntrySpec
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
+from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.images import ImageSpec, images_of
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec, TrustedSpec
 from datacomp_core.recipes.load import resolved
@@ -52,15 +53,15 @@ EvalsetsAddress = Annotated[
         "hub elsewhere."
     ),
 ]
-PoolSpec = TinyPoolSpec | HubPoolSpec | ByodPoolSpec | AdoptedPoolSpec
+PoolSpec = TinyPoolSpec | HubPoolSpec | ByodPoolSpec | AdoptedPoolSpec | FolderPoolSpec
 """The kinds of pools; `scale` tells them apart."""
 
 
 Scorers = Annotated[
     tuple[str, ...],
     Field(
-        description="Addresses of checkpoints in the store (`checkpoints/...`) for the encoders of `embed` that name no model, in "
-        "their order; empty: at `tiny` a small scorer that is trained for it."
+        description="Addresses of checkpoints in the store (`checkpoints/...`) for the encoders of `embed` that name no model, "
+        "in their order; empty: at `tiny` a small scorer that is trained for it."
     ),
 ]
 OpenNetworks = Annotated[

@@ -11,7 +11,7 @@ from typing import Any
 from prefect import task
 
 from datacomp_core.artifacts import Embeddings, EvalSets, Pool, Scores, ShardSet, Subset
-from datacomp_core.pool import adopt, byod, commonpool, images, overlap, similar, tiny
+from datacomp_core.pool import adopt, byod, commonpool, image_folder, images, overlap, similar, tiny
 from datacomp_core.pool import decontaminate as decontaminating
 from datacomp_core.pool import learned as learning
 from datacomp_core.pool.estimate import estimate
@@ -55,6 +55,20 @@ def fetch_metadata(spec: commonpool.HubPoolSpec) -> Pool:
 def import_pool(spec: byod.ByodPoolSpec) -> Pool:
     """Your own tables of urls and captions as a pool."""
     return run(byod.import_pool, spec, workers=settings().num_workers)
+
+
+@task(name="import folder", **policies.NETWORK)
+@runs(image_folder.import_folder)
+def import_folder(spec: image_folder.FolderPoolSpec) -> Pool:
+    """A folder of pictures as a pool."""
+    return run(image_folder.import_folder, spec, workers=settings().num_workers)
+
+
+@task(name="pack folder", **policies.NETWORK)
+@runs(image_folder.pack_folder)
+def pack_folder(spec: image_folder.FolderPoolSpec, pool: Pool) -> ShardSet:
+    """The pictures of a folder as shards, each copied once."""
+    return run(image_folder.pack_folder, spec, pool, workers=settings().num_workers)
 
 
 @task(name="adopt metadata", **policies.NETWORK)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Subset
 from datacomp_core.leaderboard.evidence import Evidence
 from datacomp_core.leaderboard.provenance import Link, of_kind
-from datacomp_core.leaderboard.standing import compute_scale
+from datacomp_core.leaderboard.standing import claim, compute_scale
 from datacomp_core.scales import SCALES
 from datacomp_core.store.fingerprint import canonical
 
@@ -40,8 +40,9 @@ def check(
     shards: ShardSet,
 ) -> list[Check]:
     """All rules of a track, in reading order. `found` is what was seen in the data themselves."""
+    scale = compute_scale(chain, checkpoint)
     of_track = (
-        [_own_pool(found), _one_pool(chain, subset, found), _captions(found)]
+        [_own_pool(chain, found, shards.address, scale), _one_pool(chain, subset, found), _captions(found)]
         if track == "filtering"
         else [_decontaminated(chain)]
     )
@@ -51,7 +52,7 @@ def check(
         _training(chain, checkpoint),
         _samples_seen(chain, checkpoint),
         _learnt(checkpoint),
-        _evaluation(report, compute_scale(chain, checkpoint)),
+        _evaluation(report, scale),
         _intact(chain),
     ]
 
@@ -65,11 +66,10 @@ def _one_chain(chain: list[Link], report: EvalReport, checkpoint: Checkpoint, su
     return Check(rule=rule, ok=True, reason="The report is of this checkpoint, trained on these shards of this subset.")
 
 
-def _own_pool(found: Evidence) -> Check:
+def _own_pool(chain: list[Link], found: Evidence, trained_on: str, scale: str) -> Check:
     """A pool of one's own that is called a scale's does not stand beside results over that scale."""
-    if found.claim is None:
-        return Check(rule=POOL_RULE, ok=None, reason="Nobody compared the pool with the scale's own.")
-    return Check(rule=POOL_RULE, ok=found.claim.ok, reason=found.claim.reason)
+    told = found.claim or claim(None, chain, trained_on, scale)
+    return Check(rule=POOL_RULE, ok=told.ok, reason=told.reason)
 
 
 def _one_pool(chain: list[Link], subset: Subset, found: Evidence) -> Check:

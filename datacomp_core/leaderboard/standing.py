@@ -78,14 +78,14 @@ def _scale_of(pool: Link | Record) -> str:
     return str(spec.get("of") or "custom") if spec.get("scale") == ADOPTED else str(spec.get("scale", ""))
 
 
-def claim(store: Store, chain: list[Link], trained_on: str, scale: str) -> Claim:
-    """Whether the pools of a result of the filtering track are those of its scale."""
+def claim(store: Store | None, chain: list[Link], trained_on: str, scale: str) -> Claim:
+    """Whether the pools of a result of the filtering track are those of its scale. Without a store the records alone tell."""
     for pool in sources(chain, trained_on):
         of = _scale_of(pool)
         if of in SCALES and scale in SCALES and scale not in (of, FREE):
             return Claim(ok=False, reason=f"The pool {pool.address} is of {of}, and the training of {scale}.")
         if _spec_of(pool).get("scale") == ADOPTED and of not in OWN:
-            found = _verified(store, pool, of)
+            found = _unknown(pool, of) if store is None else _verified(store, pool, of)
             if found.ok is not True:
                 return found
     return Claim(reason="The pool is the scale's own.")
@@ -105,11 +105,12 @@ def _verified(store: Store, pool: Link, of: str) -> Claim:
         misses.append(found)
     if misses:
         return min(misses, key=lambda miss: miss.foreign)
-    return Claim(
-        ok=None,
-        reason=f"Unverified: {pool.address} says that it is {of}, and the store has no metadata of {of} to compare it with: "
-        f"`datacomp pool --scale {of} --metadata-only` brings it; then enter the result again.",
-    )
+    return _unknown(pool, of)
+
+
+def _unknown(pool: Link, of: str) -> Claim:
+    what = f"Unverified: {pool.address} says that it is {of}, and there is no metadata of {of} here to compare it with: "
+    return Claim(ok=None, reason=what + f"`datacomp pool --scale {of} --metadata-only` brings it; then enter the result again.")
 
 
 def _within(pool: Folder, published: Folder, name: str, of: str) -> Claim:

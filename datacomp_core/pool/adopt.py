@@ -10,7 +10,7 @@ import io
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -22,7 +22,7 @@ from datacomp_core.errors import DataError, unknown
 from datacomp_core.members import MemberNames
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
-from datacomp_core.pool import ledger
+from datacomp_core.pool import ledger, sources
 from datacomp_core.pool.footers import count_rows
 from datacomp_core.pool.intake import DAMAGED, TableColumns, described, problems, take_in
 from datacomp_core.pool.unique import Spread, num_buckets, num_unique, read_ahead
@@ -39,6 +39,8 @@ POOLS = ("tiny", "small", "medium", "large", "xlarge", "datacomp_1b", "custom")
 class AdoptedPoolSpec(Spec):
     """A download of the original tooling, or any webdataset, taken in where it lies."""
 
+    names_for_people: ClassVar[frozenset[str]] = frozenset({"name"})
+
     source: str = Field(default="", description="Folder or bucket that holds metadata/ and shards/, or tars alone.")
     of: str = Field(default="custom", description="Which pool it is: tiny, small, medium, large, xlarge, datacomp_1b or custom.")
     name: str = Field(default="adopted", min_length=1, description="What to call it.")
@@ -51,6 +53,11 @@ class AdoptedPoolSpec(Spec):
     damaged: Literal["refuse", "leave_out"] = Field(
         default="refuse", description="leave_out: adopt the other tars, and count what is lost with the damaged ones."
     )
+
+    @field_validator("source")
+    @classmethod
+    def _absolute(cls, source: str) -> str:
+        return sources.absolute(source)
 
     @field_validator("of")
     @classmethod

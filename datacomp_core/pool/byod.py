@@ -11,16 +11,17 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from datacomp_core import uid
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DataError
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA, scan
+from datacomp_core.pool import sources
 from datacomp_core.pool.own_rows import EXAMPLES, Rows, as_metadata
 from datacomp_core.pool.tables import Asked, TableFormat, batches, source_files
 from datacomp_core.pool.unique import Spread, num_buckets, read_ahead
@@ -52,6 +53,8 @@ class Columns(Spec):
 class ByodPoolSpec(Spec):
     """A pool from a folder or bucket of tables with urls and captions."""
 
+    names_for_people: ClassVar[frozenset[str]] = frozenset({"name"})
+
     scale: Literal["byod"] = Field(default="byod", description="Your own data.")
     source: str = Field(default="", description="Folder or bucket (s3://...) of .parquet, .csv, .tsv or .jsonl files, or one.")
     name: str = Field(default="mine", min_length=1, description="What to call it.")
@@ -60,6 +63,11 @@ class ByodPoolSpec(Spec):
     tables: TableFormat = Field(default=TableFormat(), description="How csv, tsv and jsonl files are written.")
     rows_per_part: int = Field(default=500_000, gt=0, description="Rows of a metadata part, at most.")
 
+    @field_validator("source")
+    @classmethod
+    def _absolute(cls, source: str) -> str:
+        return sources.absolute(source)
+
     def label(self) -> str:
         return self.name
 
@@ -67,7 +75,18 @@ class ByodPoolSpec(Spec):
         return Asked(self.columns.given(), self.tables)
 
 
-@step("pools", version=2)
+def changes(spec: ByodPoolSpec, pool: Pool, data: Folder) -> str:
+    """What is other at the source than when the pool was made."""
+    what = sources.changed(data, lambda: _marked(spec))
+    return str(sources.refuse(pool.address, spec.edition, what)) if what else ""
+
+
+def _marked(spec: ByodPoolSpec) -> tuple[Folder, dict[str, str]]:
+    folder, files, _ = source_files(spec.source)
+    return folder, sources.marks(folder, files)
+
+
+@step("pools", version=2, stale=changes)
 def import_pool(
     spec: ByodPoolSpec,
     *,
@@ -84,7 +103,7 @@ def import_pool(
     progress.advance(len(files) - len(jobs))
     counts: Counter[str] = Counter({"hidden_files": hidden} if hidden else {})
     parts: dict[str, str] = {}
-    for told in (out.read_json(f"{DONE}/{number:06d}.json") for number in range(len(files))):
+    for told in (_told(out, number) for number in range(len(files))):
         counts.update(told["counts"])
         parts |= told["parts"]
         for example in told["examples"]:
@@ -94,10 +113,15 @@ def import_pool(
         raise DataError(
             f"{spec.source} has no row with url and caption ({losses}): check the column names ({spec.columns.given()})."
         )
+    sources.keep(out, folder, {told["file"]: told["mark"] for told in (_told(out, number) for number in range(len(files)))})
     counts.update(_repeats(out / METADATA, list(parts), counts["rows"], given="uid" in spec.columns.given()))
     return Pool(
         scale=spec.scale, num_samples=counts["rows"], num_parts=len(parts), content=fingerprint(parts), counts=dict(counts)
     )
+
+
+def _told(out: Folder, number: int) -> Any:
+    return out.read_json(f"{DONE}/{number:06d}.json")
 
 
 def _is_done(out: Folder, folder: Folder, number: int, name: str) -> bool:

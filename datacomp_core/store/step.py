@@ -67,9 +67,16 @@ class Planned(Generic[A]):
 class Step(Generic[A]):
     """A function that has an address. Call it with its identity and `store=`; further options go to the function."""
 
-    def __init__(self, function: Callable[..., A], kind: str, version: int, name: Callable[..., str] | None) -> None:
+    def __init__(
+        self,
+        function: Callable[..., A],
+        kind: str,
+        version: int,
+        name: Callable[..., str] | None,
+        stale: Callable[..., str] | None = None,
+    ) -> None:
         self.function, self.kind, self.version = function, kind, version
-        self._name = name
+        self._name, self._stale = name, stale
         self.returns, self.identity, self.options = _checked(function, kind)
         self.__doc__, self.__name__, self.__module__ = function.__doc__, function.__name__, function.__module__
 
@@ -113,7 +120,9 @@ class Step(Generic[A]):
             return Planned(self.kind, name, why, address, None)
         if lost := store.missing(found):
             return Planned(self.kind, name, f"its data is lost: {lost}", address, None)
-        return Planned(self.kind, name, "built", address, store.artifact(self.returns, found), found.seconds)
+        made = store.artifact(self.returns, found)
+        self._check_source(settled, made, store)
+        return Planned(self.kind, name, "built", address, made, found.seconds)
 
     def run(self, *identity: Any, store: Store, **options: Any) -> Outcome[A]:
         """Reuse what is built, else build it. Calls for one address in one process wait for each other."""
@@ -124,8 +133,10 @@ class Step(Generic[A]):
             found = store.record(address)
             lost = store.missing(found) if found else ""
             if found and not lost:
+                made = store.artifact(self.returns, found)
+                self._check_source(identity, made, store)
                 log.info("reused %s", address)
-                return Outcome(store.artifact(self.returns, found), "reused", "built before", found)
+                return Outcome(made, "reused", "built before", found)
             if found and found.adopted_from:
                 raise DataError(
                     f"The data of {address}, adopted from {found.adopted_from}, are lost: {lost}. Bring them back, or adopt "
@@ -137,6 +148,11 @@ class Step(Generic[A]):
             why = f"its data is lost: {lost}" if lost else "never built"
             log.info("building %s (%s)", address, why)
             return self._build(address, identity, store, options, why)
+
+    def _check_source(self, identity: tuple[Any, ...], made: A, store: Store) -> None:
+        """DataError if what an artifact was made from lies outside the store and has changed since."""
+        if self._stale is not None and (what := self._stale(*identity, made, store.folder(made))):
+            raise DataError(what)
 
     def _build(self, address: str, identity: tuple[Any, ...], store: Store, options: dict[str, Any], why: str) -> Outcome[A]:
         started, clock = records.now(), time.monotonic()
@@ -236,11 +252,17 @@ class Step(Generic[A]):
             raise TypeError(f"{self} takes ({', '.join(self.identity)}), {len(identity)} given")
 
 
-def step(kind: str, *, version: int, name: Callable[..., str] | None = None) -> Callable[[Callable[..., A]], Step[A]]:
-    """Make a function a step. `name(*identity)` gives its readable name; by default the spec's label."""
+def step(
+    kind: str, *, version: int, name: Callable[..., str] | None = None, stale: Callable[..., str] | None = None
+) -> Callable[[Callable[..., A]], Step[A]]:
+    """Make a function a step. `name(*identity)` gives its readable name; by default the spec's label.
+
+    `stale(*identity, artifact, folder)` says in a sentence why an artifact that was made from a source outside the store may not
+    be used again; empty if it may.
+    """
 
     def decorate(function: Callable[..., A]) -> Step[A]:
-        made = Step(function, kind, version, name)
+        made = Step(function, kind, version, name, stale)
         STEPS[f"{made.__module__}.{made.__name__}"] = made
         return made
 

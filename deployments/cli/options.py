@@ -13,6 +13,7 @@ Seeds = Annotated[list[int] | None, typer.Option("--seed", "-s", help="Training 
 PoolSeeds = Annotated[list[int] | None, typer.Option("--pool-seed", help="Seed of the embedded pool; repeat for several.")]
 Pool = Annotated[str, typer.Option("--pool", help="Address of a pool in the store; left out: the scale's own.")]
 Images = Annotated[str, typer.Option("--shards", help="Address of that pool's images in the store; left out: download them.")]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Read a source again that has changed since it was read.")]
 Embed = Annotated[
     list[str] | None,
     typer.Option(

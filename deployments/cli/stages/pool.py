@@ -24,7 +24,7 @@ List = Annotated[Path, typer.Argument(help="A file with one uid or url a line.")
 
 def add_to(app: typer.Typer) -> None:
     group = typer.Typer(invoke_without_command=True, help=pool.__doc__, callback=pool)
-    for command in (adopt, byod, retry, stats, intersect, decontaminate, takedown):
+    for command in (adopt, byod, folder, retry, stats, intersect, decontaminate, takedown):
         group.command()(command)
     app.add_typer(group, name="pool", rich_help_panel="Stages")
 
@@ -93,6 +93,7 @@ def byod(
     quoting: Annotated[str, typer.Option(help='checked, trusted, or none: " is a character like any other.')] = "checked",
     header: Annotated[str, typer.Option(help="Names of the columns, with commas between, where csv files have none.")] = "",
     edition: Annotated[int, typer.Option(min=1, help="Raise it when the files have changed, to read them again.")] = 1,
+    refresh: options.Refresh = False,
     open_networks: options.OpenNetworks = "",
     json: options.Json = False,
 ) -> None:
@@ -100,7 +101,7 @@ def byod(
 
     Example: datacomp pool byod s3://bucket/tables --url link --text caption --name birds
     """
-    from datacomp_core.pool.byod import ByodPoolSpec, Columns
+    from datacomp_core.pool.byod import ByodPoolSpec, Columns, import_pool
     from datacomp_core.pool.images import images_of
     from datacomp_core.pool.tables import TableFormat
 
@@ -117,7 +118,53 @@ def byod(
     given = {"encoding": encoding, "delimiter": "\t" if delimiter == "\\t" else delimiter, "quoting": quoting, "header": names}
     how = TableFormat.model_validate(given)
     spec = ByodPoolSpec(source=source, name=name, edition=edition, columns=columns, tables=how)
-    _prepare(spec, images_of("byod"), open_networks, json=json)
+    _prepare(_refreshed(import_pool, spec) if refresh else spec, images_of("byod"), open_networks, json=json)
+
+
+def folder(
+    source: Annotated[str, typer.Argument(help="Folder or bucket of pictures, in any depth.")],
+    name: Annotated[str, typer.Option(help="What to call the pool.")] = "pictures",
+    captions: Annotated[
+        str, typer.Option(help="Table with a row a picture; left out: texts beside them, or class folders.")
+    ] = "",
+    file_column: Annotated[str, typer.Option(help="Its column of paths, relative to SOURCE.")] = "file_name",
+    text_column: Annotated[str, typer.Option(help="Its column of captions.")] = "text",
+    class_names: Annotated[str, typer.Option(help="File with the class of each folder: JSON, or lines `n01440764 tench`.")] = "",
+    template: Annotated[
+        list[str] | None, typer.Option(help="Caption of a class, `a photo of a {}.`; repeat for several.")
+    ] = None,
+    edition: Annotated[int, typer.Option(min=1, help="Raise it when the files have changed, to read them again.")] = 1,
+    refresh: options.Refresh = False,
+    json: options.Json = False,
+) -> None:
+    """Make a pool and shards of a folder of pictures: no web server, and each picture is copied once.
+
+    Examples:
+
+      datacomp pool folder drawings --captions drawings/captions.csv
+
+      datacomp pool folder imagenet/train --class-names classes.json --template "a photo of a {}."
+    """
+    from datacomp_core.pool.image_folder import FolderPoolSpec, import_folder
+    from datacomp_core.pool.images import images_of
+
+    how = {"captions": captions, "file_column": file_column, "text_column": text_column, "class_names": class_names}
+    spec = FolderPoolSpec.model_validate({"source": source, "name": name, "edition": edition, "templates": template or (), **how})
+    _prepare(_refreshed(import_folder, spec) if refresh else spec, images_of("custom"), json=json)
+
+
+def _refreshed(step: Any, spec: Any) -> Any:
+    """The spec in the edition that is to be read: the newest one that fits the source as it is, or the next."""
+    from datacomp_core.errors import DataError
+
+    while True:
+        try:
+            if not step.plan(spec, store=_opened()).is_built:
+                return spec
+        except DataError:
+            spec = spec.model_copy(update={"edition": spec.edition + 1})
+            continue
+        return spec
 
 
 def adopt(

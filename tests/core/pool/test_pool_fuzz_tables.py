@@ -29,7 +29,8 @@ from datacomp_core.store import Folder
 from datacomp_core.uid import uid_of
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "300"))
-SHORT = 12
+CALM = (hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.filter_too_much, hypothesis.HealthCheck.data_too_large)
+SHORT = 5
 LONG = 150
 
 texts = st.text(
@@ -138,7 +139,7 @@ def forever(check: Callable[[], None], *, share: float) -> None:
 
 
 def round_trip(root: Folder, examples: int) -> Callable[[], None]:
-    @hypothesis.settings(max_examples=examples, database=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.settings(max_examples=examples, database=None, suppress_health_check=CALM)
     @hypothesis.given(rows, st.sampled_from(sorted(WRITERS)), st.sampled_from(["all", "few"]), names, names)
     def check(table: list[Row], kind: str, quote: str, folder: str, name: str) -> None:
         hypothesis.assume(folder not in (".", "..") and not folder.startswith(("_", ".")))
@@ -164,7 +165,7 @@ def mutated_csv(root: Folder, examples: int) -> Callable[[], None]:
         st.tuples(st.floats(0, 1), st.sampled_from([b'"', b",", b"\n", b"\r", b"", b"\xff", b'""', b"\0"])), max_size=3
     )
 
-    @hypothesis.settings(max_examples=examples, database=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.settings(max_examples=examples, database=None, suppress_health_check=CALM)
     @hypothesis.given(rows, st.sampled_from(["all", "few"]), edits)
     def check(table: list[Row], quote: str, changes: list[tuple[float, bytes]]) -> None:
         data = csv_of(table, quote)
@@ -199,7 +200,7 @@ def mutated_bytes(root: Folder, examples: int) -> Callable[[], None]:
     """Of jsonl and parquet: an error of ours, or as many rows as a plain reader finds."""
     edits = st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=4), st.integers(0, 4)), min_size=1, max_size=3)
 
-    @hypothesis.settings(max_examples=examples, database=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.settings(max_examples=examples, database=None, suppress_health_check=CALM)
     @hypothesis.given(rows, st.sampled_from(["jsonl", "parquet"]), edits)
     def check(table: list[Row], kind: str, changes: list[tuple[float, bytes, int]]) -> None:
         data = WRITERS[kind](table, "few")
@@ -231,7 +232,7 @@ def mutated_subset(root: Folder, examples: int) -> Callable[[], None]:
     root.write("here", b"")
     directory = root.path
 
-    @hypothesis.settings(max_examples=examples, database=None, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.settings(max_examples=examples, database=None, suppress_health_check=CALM)
     @hypothesis.given(uids, edits)
     def check(numbers: list[int], changes: list[tuple[float, bytes, int]]) -> None:
         packed = np.array([(n >> 64, n & (1 << 64) - 1) for n in numbers], uid.DTYPE)

@@ -1,0 +1,106 @@
+"""Captions for a folder of pictures: from a table that names the files, a text beside each picture, or class folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+import polars as pl
+
+from datacomp_core.errors import DataError
+from datacomp_core.pool.tables import Asked, TableFormat, batches, ending_of
+from datacomp_core.store import Folder
+
+PICTURES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+SIDE = ".txt"
+FILE, TEXT = "file", "text"
+
+
+def is_picture(name: str) -> bool:
+    return name.lower().endswith(PICTURES) and not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def placed(source: Folder, table: str) -> tuple[Folder, str]:
+    """The folder and the name of a file that is named below the source, or by a path of its own."""
+    if not table.startswith("/") and "://" not in table and source.is_file(table):
+        return source, table
+    path = Folder(table).url
+    return Folder(path.rpartition("/")[0] or "/"), path.rpartition("/")[2]
+
+
+def from_table(
+    source: Folder, table: str, names: tuple[str, str], how: TableFormat, files: Sequence[str]
+) -> tuple[pl.DataFrame, Counter[str]]:
+    """Rows (file, text) of a table, in its order, and what was lost: rows without a file, files without a row.
+
+    `names` are its columns. A file may stand in several rows: each is a pair.
+    """
+    place, name = placed(source, table)
+    if not ending_of(name):
+        raise DataError(
+            f"{table} is no table: a .csv, .tsv, .jsonl or .parquet file with the columns {names[0]}, {names[1]} is wanted."
+        )
+    counts: Counter[str] = Counter()
+    found: list[pl.DataFrame] = []
+    for batch in batches(place, name, Asked({FILE: names[0], TEXT: names[1]}, how)):
+        counts.update(reason for _, reason in batch.faults)
+        found.append(batch.table)
+    rows = pl.concat(found) if found else pl.DataFrame(schema={FILE: pl.String, TEXT: pl.String})
+    rows = rows.with_columns(pl.col(FILE).str.strip_prefix("./"))
+    counts["without_caption"] += rows.filter(pl.col(TEXT).is_null()).height
+    rows = rows.drop_nulls()
+    there = pl.Series(FILE, list(files), pl.String)
+    known = rows.filter(pl.col(FILE).is_in(there.implode()))
+    counts["file_missing"] += rows.height - known.height
+    counts["not_in_the_table"] += len(there) - known[FILE].n_unique()
+    return known, +counts
+
+
+def from_files(source: Folder, files: Sequence[str], texts: set[str]) -> pl.DataFrame:
+    """Rows (file, text) of pictures with a text of their name beside them."""
+    with_text = [name for name in files if beside(name) in texts]
+    captions = [source.read(beside(name)).decode("utf-8", "replace").strip() for name in with_text]
+    return pl.DataFrame({FILE: with_text, TEXT: captions}, schema={FILE: pl.String, TEXT: pl.String})
+
+
+def beside(name: str) -> str:
+    """The text file of a picture."""
+    return name.rpartition(".")[0] + SIDE
+
+
+def from_classes(files: Sequence[str], classes: dict[str, str], templates: Sequence[str]) -> tuple[pl.DataFrame, Counter[str]]:
+    """Rows (file, text): the class of the folder that a picture lies in, in one of the templates, drawn by the file's name."""
+    rows: list[tuple[str, str]] = []
+    counts: Counter[str] = Counter()
+    for name in files:
+        folder = name.rpartition("/")[0].rpartition("/")[2]
+        if not folder or (classes and folder not in classes):
+            counts["without_class"] += 1
+            continue
+        said = classes.get(folder, folder.replace("_", " "))
+        number = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8], "big")
+        rows.append((name, (templates[number % len(templates)].replace("{}", said)) if templates else said))
+    return pl.DataFrame(rows, schema={FILE: pl.String, TEXT: pl.String}, orient="row"), counts
+
+
+def class_names(path: str) -> dict[str, str]:
+    """Folder -> class: a JSON object, or lines `n01440764 tench` (a blank, tab or comma between). DataError if it is neither."""
+    place, name = placed(Folder("/"), path)
+    text = place.read(name).decode("utf-8-sig", "replace")
+    if text.lstrip().startswith("{"):
+        try:
+            found = json.loads(text)
+        except ValueError as problem:
+            raise DataError(f"{path} is no JSON object of folders and class names: {problem}.") from problem
+        return {str(folder): str(said) for folder, said in found.items()}
+    made: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        folder, _, said = line.strip().replace("\t", " ").replace(",", " ", 1).partition(" ")
+        if not said.strip():
+            raise DataError(f"{path}, line {number}: a folder and its class are wanted, such as `n01440764 tench`.")
+        made[folder] = said.strip()
+    return made

@@ -1,0 +1,281 @@
+"""A folder of pictures as a pool: no web server, and each picture copied once, into the shards.
+
+Captions come from a table, from a text beside each picture or from the class folders. A sample is known by the hash of its
+picture's bytes and its caption, not by where it lies, so the same pictures give the same uids on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import polars as pl
+from pydantic import Field, field_validator
+
+from datacomp_core.artifacts import Pool, ShardSet, Spec
+from datacomp_core.errors import DataError
+from datacomp_core.parallel import process_map
+from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
+from datacomp_core.pool import folder_captions as captions
+from datacomp_core.pool import ledger, sources
+from datacomp_core.pool.fetch import account_stats, stats_name
+from datacomp_core.pool.tables import TableFormat
+from datacomp_core.pool.unique import num_unique
+from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.shards import LEDGER, ShardWriter, write_index
+from datacomp_core.store import Folder, Store, step
+from datacomp_core.store.fingerprint import fingerprint
+from datacomp_core.uid import uid_of
+
+KEPT_AS_THEY_ARE = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+QUALITY = 95
+NO_PROGRESS = NoProgress()
+
+
+class FolderPoolSpec(Spec):
+    """A pool from a folder of pictures."""
+
+    names_for_people: ClassVar[frozenset[str]] = frozenset({"name"})
+
+    scale: Literal["folder"] = Field(default="folder", description="A folder of pictures.")
+    source: str = Field(default="", description="Folder or bucket of pictures, in any depth.")
+    name: str = Field(default="pictures", min_length=1, description="What to call it.")
+    edition: int = Field(default=1, ge=1, description="Raise it when the files at the source have changed.")
+    captions: str = Field(
+        default="",
+        description="Table with a row a picture, below the source or elsewhere; empty: texts beside the pictures, "
+        "else the class folders.",
+    )
+    file_column: str = Field(default="file_name", min_length=1, description="Its column of paths, relative to the source.")
+    text_column: str = Field(default="text", min_length=1, description="Its column of captions.")
+    tables: TableFormat = Field(default=TableFormat(), description="How it is written.")
+    class_names: str = Field(default="", description="File with the class of each folder: JSON, or lines `n01440764 tench`.")
+    templates: tuple[str, ...] = Field(default=(), description="Captions of classes, `a photo of a {}.`; one is drawn a picture.")
+    samples_per_shard: int = Field(default=10_000, gt=0, description="Pictures of a metadata part and its shard.")
+    max_pixels: int = Field(default=100_000_000, gt=0, description="Most pixels that are decoded.")
+
+    @field_validator("source", "class_names")
+    @classmethod
+    def _absolute(cls, place: str) -> str:
+        return sources.absolute(place)
+
+    @field_validator("captions")
+    @classmethod
+    def _found(cls, table: str) -> str:
+        """A table that is not below the source is found from where the command was given."""
+        return os.path.abspath(table) if table and os.path.exists(table) else table
+
+    @field_validator("templates")
+    @classmethod
+    def _have_a_gap(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if "{}" not in template:
+                raise ValueError(f"template {template!r} has no {{}} for the class")
+        return templates
+
+    def label(self) -> str:
+        return self.name
+
+
+def pictures(spec: FolderPoolSpec) -> tuple[Folder, list[str], set[str]]:
+    """The source, its pictures by relative path in order, and the texts beside them. DataError if there is no picture."""
+    if not spec.source:
+        raise DataError("A pool of pictures needs `source`: a folder or bucket of pictures.")
+    folder = Folder(spec.source)
+    files = folder.files()
+    found = [name for name in files if captions.is_picture(name)]
+    if not found:
+        raise DataError(f"{folder} has no picture ({', '.join(captions.PICTURES)}): check the path.")
+    return folder, found, {name for name in files if name.endswith(captions.SIDE)}
+
+
+def changes(spec: FolderPoolSpec, pool: Pool, data: Folder) -> str:
+    """What is other at the source than when the pool was made."""
+    what = sources.changed(data, lambda: _marked(spec))
+    return str(sources.refuse(pool.address, spec.edition, what)) if what else ""
+
+
+def _marked(spec: FolderPoolSpec) -> tuple[Folder, dict[str, str]]:
+    folder, found, texts = pictures(spec)
+    names = [*found, *sorted(texts)]
+    found_marks = sources.marks(folder, names)
+    for table in filter(None, (spec.captions, spec.class_names)):
+        place, name = captions.placed(folder, table)
+        found_marks[f"{place.url}/{name}"] = place.mark(name)
+    return folder, found_marks
+
+
+@step("pools", version=1, stale=changes)
+def import_folder(
+    spec: FolderPoolSpec,
+    *,
+    out: Folder,
+    workers: int = 1,
+    progress: Progress = NO_PROGRESS,
+) -> Pool:
+    """`metadata/<8 digits>.parquet` in DataComp's schema; `url` is the path of the picture below the source."""
+    folder, found, texts = pictures(spec)
+    sources.keep(out, *_marked(spec))
+    rows, counts = _captioned(spec, folder, found, texts)
+    if not rows.height:
+        losses = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
+        raise DataError(f"{folder}: none of {len(found):,} pictures has a caption ({losses}): name a table with `captions`.")
+    jobs = [
+        (n, rows[n * spec.samples_per_shard :][: spec.samples_per_shard])
+        for n in range(-(-rows.height // spec.samples_per_shard))
+    ]
+    progress.start(rows.height, "pictures")
+    parts: dict[str, str] = {}
+    for (_, some), (part, digest) in process_map(partial(_describe, folder, out), jobs, workers=workers):
+        progress.advance(some.height)
+        parts[part] = digest
+    told = {"rows": rows.height, **(+counts)}
+    return Pool(num_samples=rows.height, num_parts=len(parts), content=fingerprint(parts), counts=told)
+
+
+def _captioned(spec: FolderPoolSpec, folder: Folder, found: list[str], texts: set[str]) -> tuple[pl.DataFrame, Counter[str]]:
+    if spec.captions:
+        return captions.from_table(folder, spec.captions, (spec.file_column, spec.text_column), spec.tables, found)
+    if not spec.templates and not spec.class_names and any(captions.beside(name) in texts for name in found):
+        rows = captions.from_files(folder, found, texts)
+        return rows, Counter({"without_caption": len(found) - rows.height})
+    return captions.from_classes(found, captions.class_names(spec.class_names) if spec.class_names else {}, spec.templates)
+
+
+def _describe(folder: Folder, out: Folder, job: tuple[int, pl.DataFrame]) -> tuple[str, str]:
+    """One metadata part: hash and size of every picture of some rows. What cannot be opened is left for the ledger to tell."""
+    number, rows = job
+    part = f"{number:08d}"
+    made: list[dict[str, Any]] = []
+    for name, text in rows.iter_rows():
+        data = folder.read(name)
+        sha256 = hashlib.sha256(data).hexdigest()
+        width, height = _size(data)
+        uid = uid_of(f"sha256:{sha256}", text)
+        row = {"uid": uid, "url": name, "text": text, "original_width": width, "original_height": height, "sha256": sha256}
+        made.append({**row, "face_bboxes": []})
+    table = pl.DataFrame(made, schema=SCHEMA)
+    with out.writing(f"{METADATA}/{part}.parquet") as path:
+        table.write_parquet(path)
+    return part, hashlib.sha256(table.write_ndjson().encode()).hexdigest()
+
+
+def _size(data: bytes) -> tuple[int | None, int | None]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except Exception:  # Pillow's readers raise a dozen kinds on bad bytes; the ledger says what became of it
+        return None, None
+
+
+@step("shards", version=1, name=lambda spec, pool: spec.label())
+def pack_folder(
+    spec: FolderPoolSpec,
+    pool: Pool,
+    *,
+    out: Folder,
+    store: Store,
+    workers: int = 1,
+    progress: Progress = NO_PROGRESS,
+) -> ShardSet:
+    """`<8 digits>.tar` of each metadata part, with `index/`, `ledger/` and stats as a download has them.
+
+    jpg, png and webp are copied as they are, other formats become jpg. DataError if no picture can be read.
+    """
+    metadata, folder = store.folder(pool) / METADATA, Folder(spec.source)
+    names = part_names(metadata)
+    todo = [name for name in names if not out.exists(stats_name(name))]
+    progress.start(len(names), "shards")
+    for _ in process_map(partial(_pack, spec, folder, metadata, out), todo, workers=workers):
+        progress.advance()
+    progress.advance(len(names) - len(todo))
+    reasons: Counter[str] = Counter()
+    digest = 0
+    for name in names:
+        told = out.read_json(stats_name(name))
+        reasons.update(told["reasons"])
+        digest = (digest + int(told["uids_digest"], 16)) % ledger.DIGEST_MODULUS
+    arrived = reasons.get("arrived", 0)
+    if not arrived:
+        losses = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+        raise DataError(f"None of the {reasons.total():,} pictures of {folder} can be read ({losses}).")
+    return ShardSet(
+        scale=pool.scale,
+        num_samples=arrived,
+        num_unique=num_unique(out, names, arrived),
+        num_shards=len(names),
+        content=f"{digest:064x}",
+        counts={"candidates": reasons.total(), **dict(sorted(reasons.items()))},
+    )
+
+
+def _pack(spec: FolderPoolSpec, folder: Folder, metadata: Folder, out: Folder, name: str) -> None:
+    rows = scan(metadata, name).select("uid", "url", "text", "sha256").collect()
+    book: list[dict[str, Any]] = []
+    with out.writing(f"{name}.tar") as path, path.open("wb") as file:
+        writer = ShardWriter(file, name)
+        for place, (uid, url, text, sha256) in enumerate(rows.iter_rows()):
+            key = f"{name}{place:05d}"
+            row = {"uid": uid, "shard": name, "key": key, "status": "success", "sha256": sha256, "host": ""}
+            try:
+                data = folder.read(url)
+                if hashlib.sha256(data).hexdigest() != sha256:
+                    raise DataError(f"{folder.at(url)} changed while it was read: run again when it is finished.")
+                extension, picture, size = _picture(data, spec.max_pixels)
+            except _UnreadableError as problem:
+                book.append({**row, "status": "failed_to_resize", "reason": problem.reason, "message": str(problem)})
+                continue
+            about = {
+                "uid": uid,
+                "key": key,
+                "url": url,
+                "caption": text,
+                "sha256": sha256,
+                "original_width": size[0],
+                "original_height": size[1],
+            }
+            document = json.dumps(about, ensure_ascii=False).encode("utf-8", "surrogatepass")
+            writer.add(uid, key, {extension: picture, "json": document, "txt": text.encode("utf-8", "surrogatepass")})
+            book.append({**row, "bytes": len(picture), "hash": "match", "original_width": size[0], "original_height": size[1]})
+        index = writer.finish()
+    write_index(out, name, index)
+    table = pl.DataFrame(book, schema=ledger.SCHEMA)
+    with out.writing(f"{LEDGER}/{name}.parquet") as path:
+        table.write_parquet(path, compression="zstd", statistics=False)
+    out.write_json(stats_name(name), account_stats(table))
+
+
+class _UnreadableError(Exception):
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def _picture(data: bytes, max_pixels: int) -> tuple[str, bytes, tuple[int, int]]:
+    """Extension, bytes and size of a picture that decodes to its end."""
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Exception as problem:
+        raise _UnreadableError("not_an_image", f"{type(problem).__name__}: no picture that can be read") from problem
+    with image:
+        size = image.size
+        if size[0] * size[1] > max_pixels:
+            raise _UnreadableError("too_many_pixels", f"{size[0]} x {size[1]} pixels")
+        try:
+            image.load()
+            if extension := KEPT_AS_THEY_ARE.get(image.format or ""):
+                return extension, data, size
+            buffer = io.BytesIO()
+            image.convert("RGB").save(buffer, "JPEG", quality=QUALITY)
+        except Exception as problem:
+            raise _UnreadableError("decode", f"{type(problem).__name__}: {problem}") from problem
+    return "jpg", buffer.getvalue(), size

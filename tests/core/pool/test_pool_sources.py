@@ -1,0 +1,159 @@
+"""Sources of one's own: known by absolute address and content; folders of pictures without a web server."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+from images_world import jpeg
+from PIL import Image
+
+from datacomp_core.errors import DataError
+from datacomp_core.pool.byod import ByodPoolSpec, import_pool
+from datacomp_core.pool.image_folder import FolderPoolSpec, import_folder, pack_folder
+from datacomp_core.pool.learned import LearnedSpec, learned
+from datacomp_core.shards import read_index, read_samples
+from datacomp_core.store import Store
+from datacomp_core.uid import uid_of
+
+
+def table(path: Path, *names: str) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "a.csv").write_text("url,text\n" + "".join(f"http://h/{name},{name}\n" for name in names))
+
+
+def test_two_working_folders_with_the_same_relative_name_are_two_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    made: list[str] = []
+    for user in ("anna", "bert"):
+        table(tmp_path / user / "wds", user)
+        monkeypatch.chdir(tmp_path / user)
+        one, slash, full = (import_pool(ByodPoolSpec(source=s), store=store) for s in ("wds", "wds/", f"{tmp_path}/{user}/wds"))
+        assert one.address == slash.address == full.address
+        assert pl.read_parquet(store.folder(one).path / "metadata")["text"].to_list() == [user]
+        made.append(one.address)
+    assert made[0] != made[1]
+
+
+@pytest.mark.parametrize("change", ["content", "new", "gone"])
+def test_a_changed_source_is_told_and_read_again_in_another_edition(tmp_path: Path, change: str) -> None:
+    store, spec = Store.open(str(tmp_path / "store")), ByodPoolSpec(source=str(tmp_path / "in"))
+    table(tmp_path / "in", "one")
+    table(tmp_path / "in/more", "two")
+    assert import_pool(spec, store=store).num_samples == 2
+    assert import_pool.run(spec, store=store).status == "reused"
+    if change == "content":
+        stat = os.stat(tmp_path / "in/a.csv")
+        table(tmp_path / "in", "uno")
+        os.utime(tmp_path / "in/a.csv", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000_000))
+        words = r"changed: a\.csv"
+    elif change == "new":
+        table(tmp_path / "in/third", "three")
+        words = r"new: third/a\.csv"
+    else:
+        (tmp_path / "in/more/a.csv").unlink()
+        words = r"gone: more/a\.csv"
+    for use in (import_pool, import_pool.plan):
+        with pytest.raises(DataError, match=rf"changed since.*{words}.*edition: 2.*--refresh"):
+            use(spec, store=store)
+    again = import_pool(spec.model_copy(update={"edition": 2}), store=store)
+    assert again.num_samples == {"content": 2, "new": 3, "gone": 1}[change]
+
+
+def pictures(root: Path, names: list[str]) -> dict[str, bytes]:
+    made: dict[str, bytes] = {}
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        data = jpeg(number)
+        if not name.lower().endswith((".jpg", ".jpeg")):
+            buffer = io.BytesIO()
+            Image.open(io.BytesIO(data)).save(buffer, name.rpartition(".")[2].upper())
+            data = buffer.getvalue()
+        (root / name).write_bytes(data)
+        made[name] = data
+    return made
+
+
+def packed(tmp_path: Path, **how: object) -> tuple[dict[str, tuple[str, bytes]], dict[str, int], dict[str, int]]:
+    """By path: caption and picture, as they lie in the shards; and the counts of the pool and of the shards."""
+    store = Store.open(str(tmp_path / "store"))
+    spec = FolderPoolSpec.model_validate({"source": str(tmp_path / "in"), "samples_per_shard": 3, **how})
+    pool = import_folder(spec, store=store)
+    shards = pack_folder(spec, pool, store=store)
+    folder = store.folder(shards)
+    found: dict[str, tuple[str, bytes]] = {}
+    for name in sorted(path.stem for path in folder.path.glob("*.tar")):
+        for uid, members in read_samples(folder, read_index(folder, name)):
+            about = json.loads(members["json"])
+            picture = next(members[extension] for extension in ("jpg", "png", "webp") if extension in members)
+            found[about["url"]] = (members["txt"].decode(), picture)
+            assert uid == uid_of(f"sha256:{about['sha256']}", members["txt"].decode())
+    assert pack_folder.run(spec, pool, store=store).status == "reused"
+    values = learned(LearnedSpec(), pool, shards, store=store)
+    assert values.num_scored == pool.num_samples
+    return found, pool.counts, shards.counts
+
+
+def test_class_folders_become_a_pool(tmp_path: Path) -> None:
+    made = pictures(tmp_path / "in", ["cat/1.jpg", "cat/2.JPEG", "sea_lion/3.png", "sea_lion/4.webp", "5.jpg", "._x/6.jpg"])
+    (tmp_path / "in/cat/broken.jpg").write_bytes(b"no picture")
+    found, counts, losses = packed(tmp_path)
+    assert found == {
+        name: (name.split("/")[0].replace("_", " "), data) for name, data in made.items() if name not in ("5.jpg", "._x/6.jpg")
+    }
+    assert counts == {"rows": 5, "without_class": 1}
+    assert losses == {"candidates": 5, "arrived": 4, "not_an_image": 1}
+
+
+def test_an_imagenet_style_train_set_takes_templates(tmp_path: Path) -> None:
+    made = pictures(tmp_path / "in", [f"train/n0{n % 2}/{n}.jpg" for n in range(8)])
+    (tmp_path / "classes.txt").write_text("n00 tench\nn01 great white shark\n")
+    templates = ["a photo of a {}.", "art of {}."]
+    found, _, _ = packed(tmp_path, class_names=str(tmp_path / "classes.txt"), templates=templates)
+    assert found.keys() == made.keys()
+    classes = {"n00": "tench", "n01": "great white shark"}
+    for name, (caption, _) in found.items():
+        assert caption in {template.format(classes[name.split("/")[1]]) for template in templates}
+    assert len({caption.split(" tench")[0] for caption, _ in found.values() if "tench" in caption}) == 2
+
+
+def test_a_table_of_captions_is_followed_and_what_does_not_fit_is_counted(tmp_path: Path) -> None:
+    made = pictures(tmp_path / "in", ["a/1.jpg", "a/2.jpg", "3.gif", "4.jpg"])
+    (tmp_path / "in/captions.csv").write_text(
+        "file_name,text\na/1.jpg,007\n./a/2.jpg,NA\na/1.jpg,again\n3.gif,moves\nnone.jpg,x\n"
+    )
+    found, counts, losses = packed(tmp_path, captions="captions.csv")
+    assert {name: caption for name, (caption, _) in found.items()} == {"a/1.jpg": "again", "a/2.jpg": "NA", "3.gif": "moves"}
+    assert found["a/2.jpg"][1] == made["a/2.jpg"]
+    assert Image.open(io.BytesIO(found["3.gif"][1])).format == "JPEG"
+    assert counts == {"rows": 4, "file_missing": 1, "not_in_the_table": 1}
+    assert losses == {"candidates": 4, "arrived": 4}
+
+
+def test_texts_beside_pictures_are_their_captions(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", ["x/1.jpg", "x/2.jpg"])
+    (tmp_path / "in/x/1.txt").write_text("one\n")
+    found, counts, _ = packed(tmp_path)
+    assert found["x/1.jpg"][0] == "one"
+    assert counts == {"rows": 1, "without_caption": 1}
+
+
+def test_a_changed_picture_is_told(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", ["cat/1.jpg"])
+    store, spec = Store.open(str(tmp_path / "store")), FolderPoolSpec(source=str(tmp_path / "in"))
+    import_folder(spec, store=store)
+    (tmp_path / "in/cat/1.jpg").write_bytes(jpeg(5))
+    with pytest.raises(DataError, match=r"changed since.*changed: cat/1\.jpg"):
+        import_folder(spec, store=store)
+
+
+def test_a_folder_without_pictures_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with pytest.raises(DataError, match="has no picture"):
+        import_folder(FolderPoolSpec(source=str(tmp_path / "in")), store=Store.open(str(tmp_path / "store")))
+    with pytest.raises(ValueError, match="has no {} for the class"):
+        FolderPoolSpec(templates=("a photo",))
