@@ -155,11 +155,11 @@ def beside(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candid
 
 
 def _check_filled(spec: SubsetSpec, preparation: Preparation, pool: Any) -> None:
-    """DataError for a column of the metadata that is empty in all of the pool, and that nothing of this run fills."""
-    if not isinstance(pool, Pool):
+    """DataError for a column that is empty in all of a pool of one's own, and that nothing of this run fills."""
+    if not isinstance(pool, Pool) or not is_own(preparation):
         return
     made = {encoder.column for encoder in preparation.embed.encoders} if preparation.embeds else set[str]()
-    wanted = (spec.columns() & set(SCHEMA.names())) - made - (set(LEARNED) if is_own(preparation) else set[str]())
+    wanted = (spec.columns() & set(SCHEMA.names())) - made - set(LEARNED)
     source = Source(store().folder(pool) / METADATA)
     source.check_filled(source.parts(), wanted)
 
