@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,10 +11,10 @@ from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
+from deployments.cli.stages.own_pool import adopt, byod, folder, opened, prepare
 
 if TYPE_CHECKING:
     from datacomp_core.artifacts import ShardSet
-    from datacomp_core.pool.adopt import AdoptedPoolSpec
     from datacomp_core.store import Store
 
 COMMON = ("small", "medium", "large", "xlarge", "datacomp_1b")
@@ -61,7 +61,7 @@ def pool(
 
     candidates = SCALES[scale].train_num_samples if scale in SCALES else 1_400_000_000
     terminal.notes.print(estimate(candidates, images_of(scale), settings().num_workers).sentence())
-    _prepare(HubPoolSpec.model_validate({"scale": scale}), images_of(scale), json=json)
+    prepare(HubPoolSpec.model_validate({"scale": scale}), images_of(scale), json=json)
 
 
 def _metadata(scale: str, pool_seed: int, *, json: bool) -> None:
@@ -69,163 +69,13 @@ def _metadata(scale: str, pool_seed: int, *, json: bool) -> None:
     from datacomp_core.pool.tiny import TinyPoolSpec, build_tiny_pool
 
     if scale in COMMON:
-        made = fetch_metadata(HubPoolSpec.model_validate({"scale": scale}), store=_opened())
+        made = fetch_metadata(HubPoolSpec.model_validate({"scale": scale}), store=opened())
     else:
-        made = build_tiny_pool(TinyPoolSpec.model_validate({"scale": scale, "seed": pool_seed}), store=_opened())
+        made = build_tiny_pool(TinyPoolSpec.model_validate({"scale": scale, "seed": pool_seed}), store=opened())
     if json:
         terminal.print_json(made.model_dump(mode="json"))
     else:
         terminal.out.print(f"{made.num_samples:,} rows of metadata: [bold]{made.address}[/]")
-
-
-def byod(
-    source: Annotated[str, typer.Argument(help="Folder or bucket of parquet, csv, tsv or jsonl files.")],
-    name: Annotated[str, typer.Option(help="What to call the pool.")] = "mine",
-    url: Annotated[str, typer.Option(help="Its column of urls.")] = "url",
-    text: Annotated[str, typer.Option(help="Its column of captions.")] = "text",
-    uid: Annotated[str, typer.Option(help="Its column of 128-bit uids, if it has one.")] = "",
-    sha256: Annotated[str, typer.Option(help="Its column of hashes, if it has one.")] = "",
-    original_width: Annotated[str, typer.Option(help="Its column of image widths, if it has one.")] = "",
-    original_height: Annotated[str, typer.Option(help="Its column of image heights, if it has one.")] = "",
-    face_bboxes: Annotated[str, typer.Option(help="Its column of boxes of faces, if it has one.")] = "",
-    encoding: Annotated[str, typer.Option(help="Of csv, tsv and jsonl: utf-8, latin-1, cp1252 or utf-16.")] = "utf-8",
-    delimiter: Annotated[str, typer.Option(help="Of csv; left out: a comma, in .tsv files a tab.")] = "",
-    quoting: Annotated[str, typer.Option(help='checked, trusted, or none: " is a character like any other.')] = "checked",
-    header: Annotated[str, typer.Option(help="Names of the columns, with commas between, where csv files have none.")] = "",
-    edition: Annotated[int, typer.Option(min=1, help="Raise it when the files have changed, to read them again.")] = 1,
-    refresh: options.Refresh = False,
-    open_networks: options.OpenNetworks = "",
-    json: options.Json = False,
-) -> None:
-    """Make a pool of your own tables and download its images.
-
-    Example: datacomp pool byod s3://bucket/tables --url link --text caption --name birds
-    """
-    from datacomp_core.pool.byod import ByodPoolSpec, Columns, import_pool
-    from datacomp_core.pool.images import images_of
-    from datacomp_core.pool.tables import TableFormat
-
-    columns = Columns(
-        url=url,
-        text=text,
-        uid=uid,
-        sha256=sha256,
-        original_width=original_width,
-        original_height=original_height,
-        face_bboxes=face_bboxes,
-    )
-    names = [name.strip() for name in header.split(",")] if header else []
-    given = {"encoding": encoding, "delimiter": "\t" if delimiter == "\\t" else delimiter, "quoting": quoting, "header": names}
-    how = TableFormat.model_validate(given)
-    spec = ByodPoolSpec(source=source, name=name, edition=edition, columns=columns, tables=how)
-    _prepare(_refreshed(import_pool, spec) if refresh else spec, images_of("byod"), open_networks, json=json)
-
-
-def folder(
-    source: Annotated[str, typer.Argument(help="Folder or bucket of pictures, in any depth.")],
-    name: Annotated[str, typer.Option(help="What to call the pool.")] = "pictures",
-    captions: Annotated[
-        str, typer.Option(help="Table with a row a picture; left out: texts beside them, or class folders.")
-    ] = "",
-    file_column: Annotated[str, typer.Option(help="Its column of paths, relative to SOURCE.")] = "file_name",
-    text_column: Annotated[str, typer.Option(help="Its column of captions.")] = "text",
-    class_names: Annotated[str, typer.Option(help="File with the class of each folder: JSON, or lines `n01440764 tench`.")] = "",
-    template: Annotated[
-        list[str] | None, typer.Option(help="Caption of a class, `a photo of a {}.`; repeat for several.")
-    ] = None,
-    edition: Annotated[int, typer.Option(min=1, help="Raise it when the files have changed, to read them again.")] = 1,
-    refresh: options.Refresh = False,
-    json: options.Json = False,
-) -> None:
-    """Make a pool and shards of a folder of pictures: no web server, and each picture is copied once.
-
-    Examples:
-
-      datacomp pool folder drawings --captions drawings/captions.csv
-
-      datacomp pool folder imagenet/train --class-names classes.json --template "a photo of a {}."
-    """
-    from datacomp_core.pool.image_folder import FolderPoolSpec, import_folder
-    from datacomp_core.pool.images import images_of
-
-    how = {"captions": captions, "file_column": file_column, "text_column": text_column, "class_names": class_names}
-    spec = FolderPoolSpec.model_validate({"source": source, "name": name, "edition": edition, "templates": template or (), **how})
-    _prepare(_refreshed(import_folder, spec) if refresh else spec, images_of("custom"), json=json)
-
-
-def _refreshed(step: Any, spec: Any) -> Any:
-    """The spec in the edition that is to be read: the newest one that fits the source as it is, or the next."""
-    from datacomp_core.errors import DataError
-
-    while True:
-        try:
-            if not step.plan(spec, store=_opened()).is_built:
-                return spec
-        except DataError:
-            spec = spec.model_copy(update={"edition": spec.edition + 1})
-            continue
-        return spec
-
-
-def adopt(
-    source: Annotated[str, typer.Argument(help="Folder or bucket with metadata/ and shards/, or with tars.")],
-    of: Annotated[
-        str, typer.Option(help="Which pool it is: tiny, small, medium, large, xlarge, datacomp_1b or custom.")
-    ] = "custom",
-    name: Annotated[str, typer.Option(help="What to call it.")] = "adopted",
-    edition: Annotated[int, typer.Option(min=1, help="Raise it when what lies there has changed: all is indexed anew.")] = 1,
-    picture: Annotated[str, typer.Option(help="Extension of the pictures, such as input.jpg; usual ones need no word.")] = "",
-    caption: Annotated[str, typer.Option(help="Extension of the captions, or json:FIELD; txt needs no word.")] = "",
-    keys: Annotated[
-        Literal["first_dot", "last_dot"],
-        typer.Option(help="Where a name is cut into key and extension; last_dot for keys with dots."),
-    ] = "first_dot",
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="OURS=THEIRS: a column of the parquets beside the tars (key, uid, url, status, error_message); repeat."
-        ),
-    ] = None,
-    tolerate: Annotated[
-        bool, typer.Option("--tolerate", help="Leave damaged tars out, counted, in place of adopting nothing.")
-    ] = False,
-    json: options.Json = False,
-) -> None:
-    """Take in an existing download of the original tooling, or any webdataset, without copying it.
-
-    Examples:
-
-      datacomp pool adopt s3://bucket/datacomp_small --of small
-
-      datacomp pool adopt mine --picture input.jpg --caption json:caption
-    """
-    from datacomp_core.members import MemberNames
-    from datacomp_core.pool.adopt import AdoptedPoolSpec
-    from datacomp_core.pool.images import images_of
-    from datacomp_core.pool.intake import TableColumns
-
-    columns = TableColumns.model_validate(_pairs(column or []))
-    members = MemberNames(picture=picture, caption=caption, keys=keys)
-    damaged = "leave_out" if tolerate else "refuse"
-    how = {"edition": edition, "members": members, "columns": columns, "damaged": damaged}
-    spec = AdoptedPoolSpec.model_validate({"source": source, "of": of, "name": name, **how})
-    _prepare(spec, images_of("custom"), json=json)
-    _see_indexes(spec)
-
-
-def _pairs(given: list[str]) -> dict[str, str]:
-    """OURS=THEIRS, as a mapping."""
-    for pair in given:
-        if not all(pair.partition("=")):
-            raise SpecError(f"--column takes OURS=THEIRS, such as key=id, not {pair!r}.")
-    return {ours: theirs for ours, _, theirs in (pair.partition("=") for pair in given)}
-
-
-def _see_indexes(spec: AdoptedPoolSpec) -> None:
-    """An adoption that was found done is of the tars that lie there now. DataError if one was changed meanwhile."""
-    from datacomp_core.shards import check_indexes, shard_names
-
-    check_indexes(spec.shards(), shard_names(spec.shards()))
 
 
 def retry(where: Where, open_networks: options.OpenNetworks = "", json: options.Json = False) -> None:
@@ -238,7 +88,7 @@ def retry(where: Where, open_networks: options.OpenNetworks = "", json: options.
     from datacomp_core.pool.retry import retry_images
     from datacomp_core.pool.tiny import serve
 
-    store, address = _opened(), _address(where)
+    store, address = opened(), _address(where)
     record = _record(store, address)
     made = record.inputs.get("pool")
     if not made or "spec" not in record.spec or (pooled := store.record(made[0]["address"])) is None:
@@ -372,7 +222,7 @@ def takedown(names: List, json: options.Json = False) -> None:
         raise SpecError(f"{names} is no file: one uid or url a line is wanted.")
     lines = {line.strip() for line in names.read_text().splitlines() if line.strip()}
     urls = {line for line in lines if "://" in line}
-    store = _opened()
+    store = opened()
     taken = take_down(store, (lines - urls) | (uids_of_urls(store, urls) if urls else set()))
     if json:
         terminal.print_json({"removed": taken.removed, "marked": taken.marked})
@@ -382,34 +232,10 @@ def takedown(names: List, json: options.Json = False) -> None:
     terminal.table("Made with them: marked with _takedown.json", ("address",), [(address,) for address in taken.marked])
 
 
-def _prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool) -> None:
-    """Run the flow `prepare-pool` for a pool other than the embedded one, and show what it made."""
-    from deployments.cli.interrupt import ends_at_once
-    from deployments.local_server import prefect_api, prepare_environment
-
-    prepare_environment()
-    from flows.parameters import Preparation
-    from flows.prepare_pool import prepare_pool
-
-    with prefect_api(), terminal.shown_steps(quiet=json), ends_at_once():
-        candidates, shards, _ = prepare_pool(Preparation(pool=pool_spec, images=images, open_networks=open_networks))
-    if json:
-        terminal.print_json({"pool": candidates.model_dump(mode="json"), "shards": shards.model_dump(mode="json")})
-        return
-    rows = [(name, f"{count:,}") for name, count in shards.counts.items()]
-    terminal.table(f"{shards.num_samples:,} samples at {shards.address}", ("what", "number"), rows, right=("number",))
-
-
-def _opened() -> Store:
-    from datacomp_core.store import Store
-
-    return Store.open(settings().store_url)
-
-
 def _address(where: str) -> str:
     from datacomp_core.leaderboard.provenance import find
 
-    return where.strip("/") if "/" in where else find(_opened(), where).address
+    return where.strip("/") if "/" in where else find(opened(), where).address
 
 
 def _record(store: Store, address: str) -> Any:
@@ -423,5 +249,5 @@ def _record(store: Store, address: str) -> Any:
 def _shards(where: str) -> tuple[Store, ShardSet]:
     from datacomp_core.artifacts import ShardSet
 
-    store, address = _opened(), _address(where)
+    store, address = opened(), _address(where)
     return store, store.artifact(ShardSet, _record(store, address))
