@@ -17,6 +17,7 @@ from datacomp_core.leaderboard.provenance import find, walk
 from datacomp_core.store import Store
 from datacomp_core.store.attempt import PREFIX, is_at_work
 from datacomp_core.store.deletion import delete, delete_lost, drop_attempt
+from datacomp_core.store.lease import turns
 from datacomp_core.store.listing import agreed
 from datacomp_core.store.record import Record
 
@@ -61,8 +62,12 @@ def _attempts(store: Store, before: datetime) -> Iterator[Unused]:
     """Folders of attempts that were not published: nobody is at work in them, and they are old enough."""
     for address in store.places():
         home = store.home(address)
-        for attempt in [folder for folder in home.folders() if folder.startswith(PREFIX)]:
-            if not store.is_published(address, attempt) and not is_at_work(home, attempt, before.timestamp()):
+        for attempt in sorted({*home.folders(), *turns(home)}):
+            if (
+                attempt.startswith(PREFIX)
+                and not store.is_published(address, attempt)
+                and not is_at_work(home, attempt, before.timestamp())
+            ):
                 size = sum((home / attempt).files().values())
                 path = f"{address}/{attempt}"
                 yield Unused(what="attempt", path=path, num_bytes=size, why="an attempt that was not finished")

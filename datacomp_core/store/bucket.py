@@ -7,13 +7,12 @@ size that the store names. After a refused or failed conditional write the store
 from __future__ import annotations
 
 import errno
-import io
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 
@@ -30,7 +29,6 @@ PART_BYTES = 8 << 20
 MOST_PARTS = 10_000
 WHOLE_BYTES = 32 << 20
 """A larger file is read in ranges of this size at once."""
-STREAM_BYTES = 8 << 20
 DELETE_KEYS = 1000
 
 LASTING = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ENOSPC)
@@ -78,9 +76,9 @@ class BucketFiles:
                 raise CutError(errno.EIO, f"{len(data)} bytes came in place of {end - start}", path)
         return found
 
-    def open(self, path: str) -> IO[bytes]:
-        size = again(lambda: self._file_size(path))
-        return io.BufferedReader(_Stream(self, path, size), STREAM_BYTES)  # pyright: ignore[reportReturnType]
+    def file_size(self, path: str) -> int:
+        """Bytes of a file. FileNotFoundError if there is no file."""
+        return again(lambda: self._file_size(path))
 
     def size(self, path: str) -> int | None:
         info = self._info(path)
@@ -264,47 +262,22 @@ def _filesystem(url: str) -> Any:
     return kind(**kind._get_kwargs_from_urls(url), use_listings_cache=False)
 
 
-class _Stream(io.RawIOBase):
-    """A file of a bucket, read in order or by seeking. Every range is checked for its length."""
-
-    def __init__(self, files: BucketFiles, path: str, size: int) -> None:
-        super().__init__()
-        self._files, self._path, self._size, self._at = files, path, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._at + len(buffer), self._size)
-        if end <= self._at:
-            return 0
-        (data,) = self._files.read_ranges([(self._path, self._at, end)])
-        buffer[: len(data)] = data
-        self._at = end
-        return len(data)
-
-
 # What a failure means -------------------------------------------------------------------------------------------------
 
 
 def again(request: Callable[[], R], *, is_write: bool = False) -> R:
     """The answer of a request that may be made twice; a transient failure is followed by another try."""
-    for pause in PAUSES:
+    for pause in (*PAUSES, None):
         try:
             return request()
         except Exception as problem:
-            if not is_transient(problem, is_write=is_write):
+            if isinstance(problem, FileNotFoundError):
+                _refuse_lost_bucket(problem)
+            if pause is None or not is_transient(problem, is_write=is_write):
                 raise
             log.debug("trying again after %s: %s", type(problem).__name__, problem)
             time.sleep(pause)
-    return request()
+    raise AssertionError("the last try returns or raises")
 
 
 def is_transient(problem: BaseException, *, is_write: bool = False) -> bool:
@@ -340,4 +313,4 @@ def _has_code(problem: BaseException | None, codes: Iterable[str]) -> bool:
 def _refuse_lost_bucket(problem: FileNotFoundError) -> None:
     """A bucket that is not there (or not ours any more) is no empty folder."""
     if _has_code(problem, ("NoSuchBucket",)):
-        raise OSError(errno.EIO, "the bucket does not exist") from problem
+        raise OSError(errno.EINVAL, "the bucket does not exist") from problem

@@ -75,10 +75,12 @@ def _files(store: Store, record: Record, changed: dict[str, FileStat], removed: 
     before = {path: FileStat(path, size, sha256) for path, size, sha256 in store.manifest(record).iter_rows()}
     there = listing.complete(folder, {path: stat for path, stat in changed.items() if path not in removed})
     known = before | changed
-    if lost := [path for path in known if path not in there and path not in removed]:
+    wanted = {path: there.get(path, stat.size) for path, stat in known.items() if path not in removed}
+    if lost := listing.contradiction(folder, wanted):
+        store.mark_lost(record, lost)
         raise StoreError(
-            f"{folder.at(lost[0])} should be there and is not ({len(lost)} files in all): the change was not finished and "
-            "nothing is published. Bring them back from a copy, then run the same command again."
+            f"{record.address} was lost while it was being changed ({lost}): what is left of it is set aside under _lost/. Build "
+            "it anew, then run the same command again."
         )
     return [
         known[path] if path in known and known[path].size == size else FileStat(path, size, "") for path, size in there.items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datacomp_core.errors import StoreError
 from datacomp_core.store.attempt import PREFIX, doom, end_leases
-from datacomp_core.store.record import Record, record_name
+from datacomp_core.store.record import Record, manifests_of, record_name
 from datacomp_core.store.store import Lost, Store
 
 
@@ -30,8 +30,11 @@ def delete(store: Store, record: Record) -> bool:
             home.remove(record_name(one.generation))
         if is_ours:
             store.data(record).remove()
-        for one in generations:
-            home.remove(one.outputs.manifest)
+        theirs = {one.outputs.manifest for one in generations}
+        begun = tuple(manifests_of(one.data) for one in generations if not one.adopted_from)
+        for name in home.names():
+            if name in theirs or name.startswith(begun):
+                home.remove(name)
         for name in home.names():  # marks such as that of a takedown; not what a new run writes meanwhile
             if not name.startswith((PREFIX, "_artifact", "_manifest")):
                 home.remove(name)
@@ -60,6 +63,9 @@ def drop_attempt(store: Store, address: str, name: str, *, since: float) -> bool
         end_leases(home, name, turn)
         return False
     (home / name).remove()
+    for left in home.names():
+        if left.startswith(manifests_of(name)):
+            home.remove(left)
     end_leases(home, name, turn)
     home.prune()
     return True

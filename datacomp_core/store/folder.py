@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from datacomp_core.errors import DataError, DiskFullError, MissingFileError, Sto
 from datacomp_core.store import process
 from datacomp_core.store.bucket import PART_BYTES, BucketFiles, is_of_client
 from datacomp_core.store.local import LocalFiles, replacing
+from datacomp_core.store.stream import BLOCK_BYTES, RangeStream
 
 __all__ = ["PART_BYTES", "FileStat", "Folder", "Upload", "hash_file", "scratch"]
 
@@ -168,7 +170,12 @@ class Folder:
             raise DataError(f"{self.at(name)} is not valid JSON ({problem}).") from problem
 
     def open(self, name: str) -> IO[bytes]:
-        return self._ask(name, lambda: self.disk.open(self.at(name)))
+        """A stream of a file. MissingFileError if the store says that it is not there."""
+        disk = self.disk
+        if isinstance(disk, LocalFiles):
+            return self._ask(name, lambda: disk.open(self.at(name)))
+        size = self._ask(name, lambda: disk.file_size(self.at(name)))
+        return io.BufferedReader(RangeStream(self, name, size), BLOCK_BYTES)
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or a folder of that name. StoreError if that cannot be told."""

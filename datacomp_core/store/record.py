@@ -20,6 +20,7 @@ import socket
 import sys
 import uuid
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Literal
 
 import polars as pl
@@ -96,11 +97,16 @@ def is_record(name: str) -> bool:
     return last == RECORD or (last.startswith("_artifact-") and last.endswith(".json"))
 
 
-def outputs_of(files: list[FileStat]) -> tuple[Outputs, bytes]:
-    """What a record says of its files, and the manifest that it names."""
+def manifests_of(attempt: str) -> str:
+    """What the names of an attempt's manifests begin with."""
+    return f"_manifest-{attempt.rpartition('-')[2]}"
+
+
+def outputs_of(files: list[FileStat], attempt: str = "") -> tuple[Outputs, bytes]:
+    """What a record says of its files, and the manifest that it names. The name begins with the digits of the attempt."""
     data = manifest_bytes(files)
     sha256 = hashlib.sha256(data).hexdigest()
-    name = f"_manifest-{uuid.uuid4().hex[:8]}.parquet"
+    name = f"{manifests_of(attempt)}{uuid.uuid4().hex[:8]}.parquet"
     return Outputs(num_files=len(files), num_bytes=sum(f.size for f in files), manifest_sha256=sha256, manifest=name), data
 
 
@@ -129,6 +135,11 @@ def host() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     found = {"python": sys.version.split()[0]}
     for name in ("datacomp", *LIBRARIES):
         try:

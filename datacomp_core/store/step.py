@@ -166,7 +166,7 @@ class Step(Generic[A]):
             files = _listed(Folder(made.data)) if made.data else files_of(mine.out, mine.out.journal)
             artifact = self._finished(made, address, made.data or f"{address}/{mine.name}", identity)
             how, took = {**wanted, "engine": engines.current()}, time.monotonic() - clock
-            outputs, manifest = records.outputs_of(files)
+            outputs, manifest = records.outputs_of(files, mine.name)
             record = self._record(artifact, identity, outputs, how, started, took, mine.turn, adopted_from=made.data or None)
             mine.check_still_ours()
             stands = store.publish(record, manifest)

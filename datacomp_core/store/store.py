@@ -211,23 +211,21 @@ class Store:
         `_lost/` says what was lost. On a disk the data moves there; in a bucket it stays where it is, since moving it would copy
         every byte. Adopted data is somebody else's and stays. StoreError if the artifact is being changed.
         """
-        home = self.home(record.address)
         with self.alone(record.address, "build it again"):
             now = self.record(record.address)
-            if now is None or now.to_json() != record.to_json():
-                return  # somebody has already dealt with it
-            aside = f"{LOST}/{record.address}/{record.data.rpartition('/')[2]}"
-            is_moved = self.root.is_local and not record.adopted_from
-            told = {
-                "why": why,
-                "at": records_now(),
-                "data": aside if is_moved else record.data,
-                "record": record.model_dump(mode="json"),
-            }
-            self.root.write_json(f"{aside}.json", told)
-            home.write(record_name(record.generation), record.marked("lost", why).to_json())
-            if is_moved:
-                self.root.move(record.data, aside)
+            if now is not None and now.to_json() == record.to_json():
+                self.mark_lost(record, why)
+
+    def mark_lost(self, record: Record, why: str) -> None:
+        """`set_aside` for a process that is already alone at the address."""
+        aside = f"{LOST}/{record.address}/{record.data.rpartition('/')[2]}"
+        is_moved = self.root.is_local and not record.adopted_from
+        where = aside if is_moved else record.data
+        told = {"why": why, "at": records_now(), "data": where, "record": record.model_dump(mode="json")}
+        self.root.write_json(f"{aside}.json", told)
+        self.home(record.address).write(record_name(record.generation), record.marked("lost", why).to_json())
+        if is_moved:
+            self.root.move(record.data, aside)
         log.warning(
             "%s is lost (%s): what is left of it is set aside, see %s", record.address, why, self.root.at(f"{aside}.json")
         )

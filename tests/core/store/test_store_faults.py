@@ -1,0 +1,272 @@
+"""One fault after the other between the store and its bucket: what cannot be told is an error, and nothing is removed for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from datacomp_core.artifacts import Pool, Spec
+from datacomp_core.errors import DataError, MissingFileError, StoreError
+from datacomp_core.leaderboard.garbage import remove, unused
+from datacomp_core.store import Folder, Store, bucket, listing, scratch, step
+from datacomp_core.store.change import begin, changing, finish
+
+
+class FaultsSpec(Spec):
+    scale: str = "tiny"
+
+
+@step("pools", version=1)
+def download(spec: FaultsSpec, *, out: Folder) -> Pool:
+    for name in ("a", "b"):
+        out.write(name, name.encode() * 10)
+    return Pool(num_samples=2, num_parts=2)
+
+
+class SickFileSystem(MemoryFileSystem):
+    """A bucket in memory that answers wrongly where it was told to."""
+
+    protocol = "sick"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    faults: ClassVar[dict[str, list[BaseException | str]]] = {}
+
+    def _fault(self, name: str) -> str:
+        left = self.faults.get(name, [])
+        fault = left.pop(0) if left else ""
+        if isinstance(fault, BaseException):
+            raise fault
+        return fault
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
+        if self._fault("ls") == "empty":
+            raise FileNotFoundError(path)
+        return super().ls(path, detail=detail, **kwargs)
+
+    def info(self, path: str, **kwargs: Any) -> Any:
+        self._fault("info")
+        return super().info(path, **kwargs)
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        fault = self._fault("cat")
+        data = super().cat_file(path, start=start, end=end, **kwargs)
+        return data[: len(data) // 2] if fault == "cut" else data
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        fault = self._fault("pipe")
+        super().pipe_file(path, value, mode=mode, **kwargs)
+        if fault == "lost":
+            raise FileExistsError(path)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Store:
+    fsspec.register_implementation("sick", SickFileSystem, clobber=True)
+    SickFileSystem.store.clear()
+    SickFileSystem.faults.clear()
+    monkeypatch.setattr(bucket, "PAUSES", (0, 0))
+    monkeypatch.setattr(listing, "PAUSES", (0, 0, 0))
+    return Store.open("sick://bucket/store")
+
+
+DENIED = PermissionError(13, "ExpiredToken")
+BROKEN = OSError(5, "InternalError")
+
+
+@pytest.mark.parametrize("where", ["ls", "info", "cat"])
+@pytest.mark.parametrize("fault", [DENIED, BROKEN], ids=["403", "500"])
+def test_a_store_that_cannot_be_read_is_an_error_and_loses_nothing(store: Store, where: str, fault: BaseException) -> None:
+    download(FaultsSpec(), store=store)
+    before = {name: data.getvalue() for name, data in SickFileSystem.store.items()}
+    SickFileSystem.faults[where] = [fault] * 50
+    with pytest.raises(StoreError):
+        download.run(FaultsSpec(), store=store)
+    assert {name: data.getvalue() for name, data in SickFileSystem.store.items()} == before
+    SickFileSystem.faults.clear()
+    assert download.run(FaultsSpec(), store=store).status == "reused"
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 4, 50])
+def test_an_empty_listing_is_no_proof(store: Store, times: int) -> None:
+    """Files that a listing leaves out, however often, are asked for by name."""
+    made = download(FaultsSpec(), store=store)
+    SickFileSystem.faults["ls"] = ["empty"] * times
+    if times > 3:
+        with pytest.raises(StoreError, match="leaves out files that are there"):
+            download.run(FaultsSpec(), store=store)
+    else:
+        assert download.run(FaultsSpec(), store=store).status == "reused"
+    SickFileSystem.faults.clear()
+    assert download.run(FaultsSpec(), store=store).artifact == made
+
+
+@pytest.mark.parametrize("where", ["cat", "info", "ls"])
+def test_one_fault_is_not_noticed(store: Store, where: str) -> None:
+    download(FaultsSpec(), store=store)
+    SickFileSystem.faults[where] = ["cut" if where == "cat" else BROKEN]
+    assert download.run(FaultsSpec(), store=store).status == "reused"
+
+
+def test_a_lost_reply_to_the_record_is_no_refusal(store: Store) -> None:
+    """The bucket has it; the client's own retry was refused."""
+    SickFileSystem.faults["pipe"] = ["", "", "", "", "lost"]
+    outcomes = [download.run(FaultsSpec(), store=store) for _ in range(2)]
+    assert [one.status for one in outcomes] == ["built", "reused"]
+    assert store.folder(outcomes[0].artifact).files() == {"a": 10, "b": 10}
+    SickFileSystem.faults["pipe"] = ["lost"]
+    store.check()
+
+
+def test_what_is_lost_is_set_aside_and_shown(store: Store) -> None:
+    made = download(FaultsSpec(), store=store)
+    store.folder(made).remove("a")
+    again = download.run(FaultsSpec(), store=store)
+    assert (again.status, again.why) == ("built", "its data is lost: a is gone")
+    assert again.artifact.data != made.data
+    assert store.folder(made).read("b") == b"b" * 10
+    (lost,) = [one for one in unused(store, older_than_hours=0, keep=[made.address]) if one.what == "lost"]
+    assert lost.num_bytes == 10
+    assert "a is gone" in lost.why
+    assert remove(store, [lost]) == 10
+    assert not store.folder(made).files()
+    assert download.run(FaultsSpec(), store=store).status == "reused"
+
+
+def test_on_a_disk_what_is_lost_moves_to_lost(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    made = download(FaultsSpec(), store=store)
+    store.folder(made).remove("a")
+    download(FaultsSpec(), store=store)
+    (kept,) = (tmp_path / "_lost").rglob("b")
+    assert kept.read_bytes() == b"b" * 10
+
+
+def test_adopted_data_that_is_away_is_not_downloaded_anew(store: Store, tmp_path: Path) -> None:
+    source = Folder(tmp_path / "mine")
+    source.write("a", b"1")
+    download.adopt(FaultsSpec(), made=Pool(num_samples=1, num_parts=1, content="x"), source=source, store=store)
+    source.remove()
+    with pytest.raises(DataError, match="Bring them back"):
+        download.run(FaultsSpec(), store=store)
+    source.write("a", b"1")
+    assert download.run(FaultsSpec(), store=store).status == "reused"
+
+
+def test_a_damaged_record_or_manifest_is_named_and_removed_by_nobody(store: Store) -> None:
+    made = download(FaultsSpec(), store=store)
+    record = store.record(made.address)
+    assert record is not None
+    store.home(made.address).write(record.outputs.manifest, b"PAR1 something else")
+    before = set(SickFileSystem.store)
+    with pytest.raises(StoreError, match="not the manifest that its record names"):
+        download.run(FaultsSpec(), store=store)
+    assert set(SickFileSystem.store) == before
+
+
+def test_a_change_that_was_killed_keeps_runs_out_until_it_is_finished(store: Store) -> None:
+    made = download(FaultsSpec(), store=store)
+    begin(store, made.address)
+    with pytest.raises(StoreError, match="retry or a takedown"):
+        download.run(FaultsSpec(), store=store)
+    assert "has not ended" in download.plan(FaultsSpec(), store=store).why
+    with changing(store, made.address) as record:
+        stat = store.data(record).write("a", b"short")
+        with pytest.raises(StoreError, match="already being changed"), changing(store, made.address):
+            pass
+        finish(store, record, {}, {"a": stat})
+    assert download.run(FaultsSpec(), store=store).status == "reused"
+    changed = store.record(made.address)
+    assert changed is not None
+    assert dict(store.manifest(changed).select("path", "size").iter_rows()) == {"a": 5, "b": 10}
+
+
+def test_an_empty_listing_does_not_publish_an_empty_change(store: Store) -> None:
+    made = download(FaultsSpec(), store=store)
+    with changing(store, made.address) as record:
+        stat = store.data(record).write("a", b"short")
+        SickFileSystem.faults["ls"] = ["empty"] * 50
+        with pytest.raises(StoreError):
+            finish(store, record, {}, {"a": stat})
+    SickFileSystem.faults.clear()
+    assert store.record(made.address) is None
+    with changing(store, made.address) as record:
+        finish(store, record, {}, {"a": stat})
+    assert download.run(FaultsSpec(), store=store).status == "reused"
+
+
+def test_a_lost_bucket_is_no_empty_store(s3_server: str) -> None:
+    with pytest.raises(StoreError, match="bucket"):
+        Folder("s3://no-such-bucket-anywhere/store").files()
+    with pytest.raises(StoreError, match="bucket"):
+        Folder("s3://no-such-bucket-anywhere/store").folders()
+
+
+def test_uploads_of_killed_processes_are_shown_and_swept(s3_url: str) -> None:
+    import s3fs
+
+    store = Store.open(s3_url)
+    fs, (name, _, prefix) = s3fs.S3FileSystem(), s3_url.removeprefix("s3://").partition("/")
+    fs.call_s3("create_multipart_upload", Bucket=name, Key=f"{prefix}/pools/x/y/attempt-1/a.tar")
+    (found,) = [one for one in unused(store, older_than_hours=0) if one.what == "upload"]
+    assert found.path == "pools/x/y/attempt-1/a.tar"
+    remove(store, [found])
+    assert unused(store, older_than_hours=0) == []
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root, permissions do not hold: a name that is too long stands for a disk that answers with an error."""
+    with pytest.raises(StoreError):
+        Folder(tmp_path / ("x" * 300)).files()
+    with pytest.raises(StoreError):
+        Folder(tmp_path / ("x" * 300)).exists("y")
+    with pytest.raises(MissingFileError):
+        Folder(tmp_path).read("nothing")
+
+
+def test_scratch_and_unfinished_files_of_dead_processes_are_swept(tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from datacomp_core.store import scratch\n"
+        "from datacomp_core.store.local import temporary_of\n"
+        "temporary_of(Path(sys.argv[1]) / 'subset.npy').write_bytes(b'half')\n"
+        "with scratch() as place:\n"
+        "    (place / 'big').write_bytes(b'x')\n"
+        "    os._exit(9)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    subprocess.run(command, env=environment, check=False)
+    assert len(list((tmp_path / "tmp").iterdir())) == 1
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    subprocess.run(command, env=environment, check=False)
+    assert len(list((tmp_path / "tmp").iterdir())) == 1, "the second swept what the first left"
+    Folder(tmp_path / "out").sweep_left_behind()
+    assert list((tmp_path / "out").iterdir()) == []
+    with scratch() as mine:
+        assert mine.is_dir()
+
+
+def test_a_record_says_what_it_said_before(store: Store) -> None:
+    """Old records, without the newer fields, are read as they were."""
+    made = download(FaultsSpec(), store=store)
+    home = store.home(made.address)
+    record = json.loads(home.read("_artifact.json"))
+    manifest = record["outputs"].pop("manifest")
+    home.write("_manifest.parquet", home.read(manifest))
+    home.remove(manifest)
+    home.write(
+        "_artifact.json", json.dumps({k: v for k, v in record.items() if k not in ("state", "why", "generation")}).encode()
+    )
+    assert download.run(FaultsSpec(), store=store).status == "reused"
