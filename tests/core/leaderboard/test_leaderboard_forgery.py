@@ -1,0 +1,291 @@
+"""Bundles that were taken apart, changed and packed again so that every hash fits: refused, or the board shows the same."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import board_world as world
+import numpy as np
+import polars as pl
+import pytest
+from forging import Files, consistent, edit, pack, read, record_of
+
+from datacomp_core import uid
+from datacomp_core.leaderboard.board import make_board
+from datacomp_core.leaderboard.submission.bundle import write_bundle
+from datacomp_core.leaderboard.submission.verify import Verified, verify
+from datacomp_core.store import Store
+
+ENTRY, REPORT, RESULTS = "entry.json", "report.json", "results.jsonl"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("forged")
+    store = Store.open(str(folder / "store"))
+    entry = world.true_run(store, "clip_score", world.results(0.14, 0))
+    write_bundle(store, entry.address, folder / "good.tar", checkpoint=True)
+    return read(folder / "good.tar")
+
+
+def check(files: Files, tmp_path: Path) -> Verified:
+    folder = tmp_path / f"unpacked-{len(list(tmp_path.iterdir()))}"
+    folder.mkdir()
+    return verify(pack(files, tmp_path / f"{folder.name}.tar"), folder, known_only=True)
+
+
+def broken(found: Verified) -> set[str]:
+    return {finding.rule for finding in found.findings if finding.ok is False}
+
+
+def everywhere(files: Files, change: Callable[[dict[str, Any], str], None]) -> None:
+    """The same change to the tasks of entry, report and results alike, and to the averages that follow."""
+    for name in (ENTRY, REPORT):
+        edit(files, name, lambda said: change(said, "tasks"))
+    lines = [json.loads(line) for line in files[RESULTS].decode().splitlines()]
+    tasks = {task["key"]: task for task in json.loads(files[REPORT])["tasks"]}
+    for line in lines:
+        line["metrics"]["main_metric"] = tasks[line["key"]]["value"] if line["key"] in tasks else None
+    files[RESULTS] = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    scored = [task["value"] for task in tasks.values() if task["scored"]]
+    average = sum(scored) / len(scored)
+    for name in (ENTRY, REPORT):
+        edit(files, name, lambda said: said.update(average=average))
+    for kind in ("entries", "reports"):
+        edit(files, record_of(files, kind), lambda said: said["artifact"].update(average=average))
+
+
+def higher(said: dict[str, Any], tasks: str) -> None:
+    for task in said[tasks]:
+        task["value"] = min(1.0, task["value"] + 0.2)
+        if "metrics" in task:
+            task["metrics"][task["main_metric"]] = task["value"]
+
+
+def other_flags(said: dict[str, Any], tasks: str) -> None:
+    """Only the best task counts: the average that took rank 1."""
+    best = max(task["value"] for task in said[tasks])
+    for task in said[tasks]:
+        task["scored"] = task["value"] == best
+
+
+def fewer_tasks(said: dict[str, Any], tasks: str) -> None:
+    said[tasks] = sorted(said[tasks], key=lambda task: -task["value"])[:2]
+
+
+def own_task(said: dict[str, Any], tasks: str) -> None:
+    said[tasks].append({**said[tasks][0], "key": "mine/easy", "name": "Easy", "value": 1.0})
+
+
+def other_metric(said: dict[str, Any], tasks: str) -> None:
+    for task in said[tasks]:
+        task["main_metric" if "main_metric" in task else "metric"] = "acc5"
+
+
+@pytest.mark.parametrize("change", [higher, other_flags, fewer_tasks, own_task, other_metric])
+def test_scores_come_from_the_predictions(good: Files, tmp_path: Path, change: Callable[..., None]) -> None:
+    files = dict(good)
+    everywhere(files, change)
+    found = check(consistent(files), tmp_path)
+    assert not found.ok
+    assert "files" not in broken(found), "the forger's hashes fit"
+    assert broken(found) & {"scores", "bundle"}, found.findings
+
+
+def subset_of_one(files: Files) -> None:
+    files["samples/subset.npy"] = uid.subset_bytes(uid.pack(pl.Series([world.row_uid(0)])))
+
+
+def another_size(files: Files) -> None:
+    edit(files, ENTRY, lambda said: said["size"].update(total=5, unique=5))
+    edit(files, record_of(files, "subsets"), lambda said: said["artifact"].update(num_samples=5, num_unique=5))
+
+
+def another_seed(files: Files) -> None:
+    edit(files, ENTRY, lambda said: said["seeds"].update(training=7))
+    edit(files, record_of(files, "checkpoints"), lambda said: said["artifact"].update(seed=7))
+    edit(files, record_of(files, "entries"), lambda said: said["artifact"].update(seed=7))
+
+
+def another_date(files: Files) -> None:
+    edit(files, ENTRY, lambda said: said.update(date="2031-01-01T00:00:00+00:00"))
+
+
+def another_method(files: Files) -> None:
+    edit(files, ENTRY, lambda said: said.update(method="somebody else's"))
+    edit(files, record_of(files, "entries"), lambda said: said["artifact"].update(recipe="somebody else's"))
+
+
+def another_row(files: Files) -> None:
+    edit(files, ENTRY, lambda said: said.update(same_but_for_seeds="0" * 64))
+
+
+def another_scale(files: Files) -> None:
+    edit(files, ENTRY, lambda said: said.update(scale="small"))
+    for kind in ("entries", "checkpoints"):
+        edit(files, record_of(files, kind), lambda said: said["artifact"].update(scale="small"))
+
+
+def another_suite(files: Files) -> None:
+    edit(files, ENTRY, lambda said: said.update(suite_version=99))
+    edit(files, REPORT, lambda said: said.update(suite_version=99))
+    edit(files, record_of(files, "reports"), lambda said: said["artifact"].update(suite_version=99))
+
+
+def kept_rules(files: Files) -> None:
+    edit(files, ENTRY, lambda said: said["checks"].clear())
+
+
+def adopted(files: Files) -> None:
+    """A record whose files nobody has read: its evidence would be bound to nothing."""
+    edit(files, record_of(files, "reports"), lambda said: said.update(adopted_from="/etc"))
+
+
+def submitted_by_another(files: Files) -> None:
+    edit(files, ENTRY, lambda said: said.update(submitted={"id": "0" * 16, "by": "alice", "evaluated_again": True}))
+
+
+def other_hits(files: Files) -> None:
+    data = io.BytesIO()
+    np.savez_compressed(data, **{"tiny/coarse|values": np.ones(400, np.uint8)})
+    files["hits.npz"] = data.getvalue()
+
+
+def no_predictions(files: Files) -> None:
+    for name in [name for name in files if name.startswith("predictions/")]:
+        del files[name]
+
+
+def shorter_predictions(files: Files) -> None:
+    with np.load(io.BytesIO(files["predictions/tiny-coarse.npz"])) as kept:
+        arrays = {name: kept[name] for name in kept.files}
+    arrays["labels"] = arrays["labels"][:10]
+    data = io.BytesIO()
+    np.savez_compressed(data, **arrays)
+    files["predictions/tiny-coarse.npz"] = data.getvalue()
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        subset_of_one,
+        another_size,
+        another_seed,
+        another_date,
+        another_method,
+        another_row,
+        another_scale,
+        another_suite,
+        kept_rules,
+        adopted,
+        submitted_by_another,
+        other_hits,
+        no_predictions,
+        shorter_predictions,
+    ],
+)
+def test_everything_on_the_page_comes_from_the_evidence(good: Files, tmp_path: Path, forge: Callable[[Files], None]) -> None:
+    files = dict(good)
+    forge(files)
+    found = check(consistent(files), tmp_path)
+    assert not found.ok
+    assert "files" not in broken(found), "the forger's hashes fit"
+
+
+def test_what_is_repacked_without_a_change_holds(good: Files, tmp_path: Path) -> None:
+    """So that a refusal above is of the change."""
+    found = check(consistent(dict(good)), tmp_path)
+    assert found.ok, found.findings
+    assert not any(str(tmp_path) in finding.reason for finding in found.findings)
+
+
+# Every field ----------------------------------------------------------------------------------------------------------
+
+JSON_FILES = ("entry.json", "report.json", "records/")
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from leaves(item, (*path, key))
+    elif isinstance(value, list) and value:
+        for place, item in enumerate(value):
+            yield from leaves(item, (*path, place))
+    else:
+        yield path
+
+
+def mutations(value: Any) -> list[Any]:
+    """Other values of a field: of its own type, and of others."""
+    if isinstance(value, bool):
+        return [not value, None]
+    if isinstance(value, (int, float)):
+        return [value + 1, value * 0.5 + 0.001, -1, None, "9", 1e308]
+    if isinstance(value, str):
+        return [value + "x", "", None, "9" * 64, "../../x"]
+    return [1.0, "x", [1], {"a": 1}]
+
+
+def shown(found: Verified) -> dict[str, Any]:
+    """The row that a board of this bundle alone has, but for what is said to be claimed and what its people say it is called."""
+    assert found.proved is not None
+    entry = found.proved.entry.model_copy(
+        update={"date": "", "submitted": {"id": "0", "by": "alice", "attempt": 1, "signed": False, "evaluated_again": False}}
+    )
+    [row] = make_board("tiny", [("entries/tiny/it", type(entry).model_validate(entry.model_dump()))]).rows
+    return row.model_dump(exclude={"claimed"})
+
+
+def mutated(good: Files, name: str, path: tuple[Any, ...], other: Any) -> Files:
+    files = dict(good)
+
+    def change(said: Any) -> None:
+        for step in path[:-1]:
+            said = said[step]
+        said[path[-1]] = other
+
+    edit(files, name, change)
+    try:
+        return consistent(files)
+    except (KeyError, TypeError, AttributeError):  # the forger's own tools cannot follow: as it is, then
+        return files
+
+
+def places(good: Files) -> list[tuple[str, tuple[Any, ...], Any]]:
+    found: list[tuple[str, tuple[Any, ...], Any]] = []
+    for name in sorted(good):
+        if name.endswith(".json") and name.startswith(JSON_FILES):
+            said = json.loads(good[name])
+            for path in leaves(said):
+                value = said
+                for step in path:
+                    value = value[step]
+                found += [(name, path, other) for other in mutations(value)]
+    return found
+
+
+def try_mutations(good: Files, tmp_path: Path, chosen: list[tuple[str, tuple[Any, ...], Any]]) -> int:
+    wanted, refused = shown(check(good, tmp_path)), 0
+    for name, path, other in chosen:
+        found = check(mutated(good, name, path, other), tmp_path)
+        refused += not found.ok
+        assert not found.ok or shown(found) == wanted, (name, path, other)
+    return refused
+
+
+def test_no_field_changes_a_number_on_the_board(good: Files, tmp_path: Path) -> None:
+    """A sample of the fields, another one for each value of the seed; the whole is slow."""
+    every = [place for place in places(good) if not place[0].startswith("records/")]
+    assert try_mutations(good, tmp_path, random.Random(1).sample(every, 40)) > 20
+
+
+@pytest.mark.slow
+def test_no_field_at_all_changes_a_number_on_the_board(good: Files, tmp_path: Path) -> None:
+    every = places(good)
+    assert len(every) > 1000
+    assert try_mutations(good, tmp_path, every) > 500
