@@ -16,20 +16,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
 
 from datacomp_core.errors import SpecError
+from datacomp_core.pool.addresses import is_blocked
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-# Not private by their range, but where clouds answer for the machine itself: Azure's wire server, Oracle's metadata.
-CLOUD = frozenset(ipaddress.ip_address(text) for text in ("168.63.129.16", "192.0.0.192"))
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
 BLOCK = 1 << 16
 TICK_SECONDS = 0.25
 
@@ -64,32 +59,6 @@ def networks(text: str) -> tuple[str, ...]:
         except ValueError as problem:
             raise SpecError(f"open_networks: {name!r} is not a network ({problem}): give one such as 10.0.0.0/8.") from problem
     return found
-
-
-def is_blocked(address: str, open_networks: Sequence[Network] = ()) -> bool:
-    """Whether an address is private, loopback, link-local, multicast, reserved, or a cloud's metadata service.
-
-    IPv6 addresses that stand for IPv4 ones (mapped, 6to4, Teredo, NAT64) are judged by those.
-    """
-    given = ipaddress.ip_address(address.partition("%")[0])
-    return any(_is_bad(one, open_networks) for one in (given, *_inside(given)))
-
-
-def _is_bad(address: Address, open_networks: Sequence[Network]) -> bool:
-    if any(address.version == network.version and address in network for network in open_networks):
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped or address in NAT64):
-        return False  # the address inside is judged
-    return not address.is_global or address.is_multicast or address in CLOUD
-
-
-def _inside(address: Address) -> list[Address]:
-    if isinstance(address, ipaddress.IPv4Address):
-        return []
-    found: list[Address | None] = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in NAT64:
-        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return [one for one in found if one is not None]
 
 
 class Watch:

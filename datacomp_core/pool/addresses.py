@@ -1,0 +1,81 @@
+"""Addresses that nobody may be sent to: one dated table, and the forms of IPv6 that stand for IPv4.
+
+`special_addresses.csv` has every row of IANA's IPv4 and IPv6 Special-Purpose Address Registries up to RFC 9780 (May 2025), with
+the multicast and deprecated blocks and the metadata service of a cloud that lies in public space. None of them is a web server of
+anybody's, so all are refused, also those that can be reached globally; a form that stands for an IPv4 address is judged by that.
+Python's own `is_global` changes with its version and is not used.
+"""
+
+from __future__ import annotations
+
+import csv
+import ipaddress
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+TABLE = Path(__file__).with_name("special_addresses.csv")
+AS_OF = "2025-05"
+UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All that IANA has given out for global unicast: what lies elsewhere belongs to nobody."""
+MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
+ISATAP = (0x0000_5EFE, 0x0200_5EFE)
+"""The high half of an interface identifier of ISATAP (RFC 5214); the low half is an IPv4 address."""
+
+
+class Special(NamedTuple):
+    """A row of the table. `judged`: `refused`, or `inside` where an IPv4 address in it is judged."""
+
+    network: Network
+    name: str
+    defined_by: str
+    judged: str
+
+
+@cache
+def table() -> tuple[Special, ...]:
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        return tuple(
+            Special(ipaddress.ip_network(row["network"]), row["name"], row["defined_by"], row["judged"])
+            for row in csv.DictReader(file)
+        )
+
+
+def is_blocked(address: str, open_networks: Sequence[Network] = ()) -> bool:
+    """Whether an address is special in any way: private, loopback, link-local, reserved, multicast, a cloud's metadata service.
+
+    An IPv6 address that stands for an IPv4 one is judged by that (mapped, NAT64, 6to4), and refused if its form is of local use
+    or has no use any more (compatible, translated, Teredo, ISATAP). ValueError if it is no address.
+    """
+    given = ipaddress.ip_address(address.partition("%")[0])
+    if any(given.version == network.version and given in network for network in open_networks):
+        return False
+    if isinstance(given, ipaddress.IPv4Address):
+        return _is_special(given)
+    inside = _inside(given)
+    if inside is not None:
+        return is_blocked(str(inside), open_networks)
+    return given not in UNICAST or _is_special(given) or _is_isatap(given)
+
+
+def _is_special(address: Address) -> bool:
+    return any(address.version == row.network.version and address in row.network for row in table() if row.judged == "refused")
+
+
+def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that traffic to this one ends at."""
+    if address in MAPPED or address in NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+    if address in SIX_TO_FOUR:
+        return ipaddress.IPv4Address(int(address) >> 80 & 0xFFFF_FFFF)
+    return None
+
+
+def _is_isatap(address: ipaddress.IPv6Address) -> bool:
+    return int(address) >> 32 & 0xFFFF_FFFF in ISATAP
