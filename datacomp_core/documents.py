@@ -55,7 +55,7 @@ def read_yaml(path: Path) -> Any:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as problem:
-        raise DataError(f"{path} cannot be read: {problem.strerror or problem}.") from problem
+        raise DataError(f"{path}: {problem.strerror or problem}.") from problem
     return parse_yaml(data, str(path))
 
 

@@ -25,6 +25,7 @@ class TaskScore:
     metric: str
     scored: bool
     value: float | None
+    in_report: bool = True
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from datacomp_core.artifacts import Spec
+from datacomp_core.documents import read_yaml
 from datacomp_core.errors import SpecError, unknown
 from datacomp_core.evaluation.catalog import ACC1, EvalTask, Suite
 from datacomp_core.evaluation.protocols import PROTOCOLS
@@ -63,10 +62,7 @@ class TaskRow(Spec):
 
 def read_rows(path: Path) -> tuple[TaskRow, ...]:
     """The rows of a YAML file. SpecError names the row that is wrong."""
-    try:
-        found: Any = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise SpecError(f"{path} cannot be read as YAML: {problem}") from problem
+    found = read_yaml(path)
     if not isinstance(found, list) or not found:
         raise SpecError(f"{path} must be a list of tasks, such as `- {{key: mine/birds, folder: wds_birds_test}}`.")
     rows: list[TaskRow] = []

@@ -11,13 +11,12 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from datacomp_core.artifacts import Spec
-from datacomp_core.errors import SpecError, unknown
+from datacomp_core.documents import read_yaml
+from datacomp_core.errors import DataError, SpecError, unknown
 from datacomp_core.evaluation.catalog import EvalTask, Suite, suite
 from datacomp_core.evaluation.report import Report, TaskResult
 
@@ -100,7 +99,6 @@ def _table() -> dict[str, Golden]:
 
 def _from_file(path: Path) -> Golden:
     try:
-        found: Any = yaml.safe_load(path.read_text("utf-8"))
-        return Golden.model_validate(found)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as problem:
+        return Golden.model_validate(read_yaml(path))
+    except (DataError, ValidationError) as problem:
         raise SpecError(f"{path} is not a golden row (model, scores): {problem}") from problem

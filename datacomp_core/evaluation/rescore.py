@@ -74,7 +74,8 @@ def _task(task: EvalTask, said: TaskResult | None, predictions: Predictions, wro
     value = found.get(task.metric) if task.metric else None
     if said is not None:
         wrong += _differences(task, said, found, None if value is None else float(value))
-    return TaskScore(task.key, task.name, task.metric or "", task.is_scored, None if value is None else float(value))
+    score = None if value is None else float(value)
+    return TaskScore(task.key, task.name, task.metric or "", task.is_scored, score, said is not None)
 
 
 def _check_size(task: EvalTask, arrays: Arrays) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from datacomp_core.errors import SpecError, unknown
+from datacomp_core.documents import parse_yaml, read_yaml
+from datacomp_core.errors import DataError, SpecError, unknown
 from datacomp_core.foreign_code import load_file
 from datacomp_core.kinds import parsed
 from datacomp_core.recipes.base import Recipe, Row, built, recipe
@@ -57,12 +57,10 @@ def resolved(tree: Any) -> Any:
 
 def _from_yaml(path: Path) -> Recipe:
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as problem:
-        raise SpecError(f"Cannot read the recipe file {path}: {problem.strerror or problem}.") from problem
-    except UnicodeDecodeError as problem:
-        raise SpecError(f"The recipe file {path} is not valid YAML: {' '.join(str(problem).split())}.") from problem
-    content = _parsed(text, f"The recipe file {path}")
+        content = _mapping(read_yaml(path), f"The recipe file {path}")
+    except DataError as problem:
+        what = "Cannot read the" if isinstance(problem.__cause__, OSError) else "The"
+        raise SpecError(f"{what} recipe file {problem}") from problem
     if "filter" not in content:
         raise SpecError(f"The recipe file {path} needs a field `filter`: a filter, or the name of a recipe.")
     return _checked({"name": path.stem, **content}, f"Recipe file {path}")
@@ -74,7 +72,10 @@ def is_text(given: str) -> bool:
 
 
 def _of_text(text: str) -> Recipe:
-    content = _parsed(text, "The recipe")
+    try:
+        content = _mapping(parse_yaml(text, "The recipe"), "The recipe")
+    except DataError as problem:
+        raise SpecError(str(problem)) from problem
     if "kind" in content:
         content = {"filter": content}
     elif "filter" not in content:
@@ -83,11 +84,7 @@ def _of_text(text: str) -> Recipe:
     return _checked(named, "Recipe")
 
 
-def _parsed(text: str, what: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as problem:
-        raise SpecError(f"{what} is not valid YAML: {' '.join(str(problem).split())}.") from problem
+def _mapping(content: Any, what: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SpecError(f"{what} is not a mapping: write `filter:` and below it a filter with its `kind`.")
     return content
@@ -104,7 +101,10 @@ def _checked(content: dict[str, Any], what: str) -> Recipe:
 
 def canonical(value: Any) -> bytes:
     """The bytes that equal YAML values share, however they were laid out."""
-    return json.dumps(value, sort_keys=True, default=str).encode()
+    try:
+        return json.dumps(value, sort_keys=True, default=str).encode()
+    except TypeError:
+        raise SpecError("The recipe has a field whose name is not text.") from None
 
 
 def _from_code(text: str) -> Recipe:

@@ -77,7 +77,7 @@ class Faces:
 def _injected(data: bytes, boxes: list[list[float]], key: str) -> bytes:
     try:
         return json.dumps({**json.loads(data), "face_bboxes": boxes}).encode()
-    except (ValueError, TypeError) as problem:
+    except (ValueError, TypeError, RecursionError) as problem:
         raise DataError(f"The json of sample {key} cannot be read ({problem}): download its shard again.") from problem
 
 

@@ -8,7 +8,6 @@ for any t. Matching is by Aho-Corasick (polars), on words, with their code's spa
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from functools import cache, partial
 from importlib import resources
@@ -20,6 +19,7 @@ import polars as pl
 from pydantic import Field
 
 from datacomp_core import uid
+from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
 from datacomp_core.lots import lots, mixed_bits
 from datacomp_core.scores.base import Means, Score, register
@@ -96,7 +96,7 @@ def _known(entries: str) -> pl.DataFrame:
 
 def _read(entries: str) -> list[str]:
     data, path = texts(entries), entries.partition("#")[0]
-    found: Any = json.loads(data) if path.endswith(".json") else data.splitlines()
+    found: Any = parse_json(data, path) if path.endswith(".json") else data.splitlines()
     words = [word.strip() for word in found if isinstance(word, str) and word.strip()] if isinstance(found, list) else []
     if not words:
         raise DataError(f"{path} holds no entries: a line an entry is wanted, or a JSON list of texts.")

@@ -21,6 +21,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
+from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError, DiskFullError, MissingFileError, StoreError
 from datacomp_core.store import process
 from datacomp_core.store.bucket import PART_BYTES, BucketFiles, is_of_client
@@ -164,10 +165,7 @@ class Folder:
                 raise DataError(f"{self.at(name)} ends before byte {end}: it is truncated; make it again.")
 
     def read_json(self, name: str) -> Any:
-        try:
-            return json.loads(self.read(name))
-        except ValueError as problem:
-            raise DataError(f"{self.at(name)} is not valid JSON ({problem}).") from problem
+        return parse_json(self.read(name), self.at(name))
 
     def open(self, name: str) -> IO[bytes]:
         """A stream of a file. MissingFileError if the store says that it is not there."""

@@ -22,6 +22,7 @@ from datacomp_core.errors import DataError, StoreError
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder
 from datacomp_core.store.folder import hash_file
+from datacomp_core.torch_files import why_unreadable
 from datacomp_core.training.job import HISTORY, LATEST, PREVIOUS, RUN, UNREADABLE
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def newest_valid(latest: Path) -> None:
             _check_sums(candidate)
             torch.load(candidate, map_location="cpu", weights_only=True)
         except Exception as problem:
-            log.warning("checkpoint %s cannot be read (%s): an older one is taken", candidate, problem)
+            log.warning("checkpoint %s cannot be read (%s): an older one is taken", candidate, why_unreadable(problem))
             candidate.unlink()
             continue
         if candidate != latest:

@@ -19,6 +19,7 @@ from pydantic import AfterValidator
 
 from datacomp_core.assets import asset
 from datacomp_core.errors import DataError, SpecError, unknown
+from datacomp_core.torch_files import why_unreadable
 from datacomp_core.word_lists import PIN, read
 
 Vectors = npt.NDArray[np.float32]
@@ -107,7 +108,7 @@ def _torch(data: bytes, where: str) -> Any:
             return array
         found: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as problem:
-        raise DataError(f"{where} is not a torch file of plain tensors: {type(problem).__name__}: {problem}") from problem
+        raise DataError(f"{where} is not a torch file of plain tensors: {why_unreadable(problem)}.") from problem
     if isinstance(found, dict):
         found = found.get("image_features", next(iter(found.values()), None))
     return found.float().numpy() if isinstance(found, torch.Tensor) else found

@@ -103,6 +103,12 @@ def test_no_pickle_and_no_unsafe_load() -> None:
     assert [f"{p}: {m.group()}" for p in python_files() for m in bad.finditer(p.read_text())] == []
 
 
+def test_yaml_is_read_in_one_place() -> None:
+    """Where its size, depth and aliases are bounded."""
+    there = [path.name for path in python_files() if re.search(r"^\s*(import yaml|from yaml)", path.read_text(), re.MULTILINE)]
+    assert there == ["documents.py"]
+
+
 def test_nothing_committed_names_a_place_that_is_only_here() -> None:
     """No registry host and no path of one machine; the fact of it is checked on what git tracks."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()

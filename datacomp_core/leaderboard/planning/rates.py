@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from datacomp_core.errors import SpecError
+from datacomp_core.documents import read_yaml
+from datacomp_core.errors import DataError, SpecError
 
 TABLE = Path(__file__).with_name("rates.yaml")
 
@@ -71,11 +71,11 @@ class Rates(Row):
 
 def load(path: Path | None = None) -> Rates:
     """The table, with the fields of the user's file in place of its own. SpecError names what is wrong in the file."""
-    plain = yaml.safe_load(TABLE.read_text("utf-8"))
+    plain = read_yaml(TABLE)
     if path is not None:
         try:
-            plain = _merged(plain, yaml.safe_load(path.read_text("utf-8")) or {})
-        except (OSError, yaml.YAMLError, AttributeError) as problem:
+            plain = _merged(plain, read_yaml(path) or {})
+        except (DataError, AttributeError) as problem:
             raise SpecError(f"{path} is not a table of rates ({problem}): write it as {TABLE.name} is written.") from problem
     try:
         return Rates.model_validate(plain)

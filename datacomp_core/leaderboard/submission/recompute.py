@@ -63,15 +63,15 @@ def counted(folder: Path) -> tuple[int, int]:
     return len(uids), num_unique(uids)
 
 
-def prove(store: Store, folder: Path, claimed: Entry, spec: EntrySpec, made: Made, scores: Scores) -> Proved:
+def prove(store: Store, folder: Path, spec: EntrySpec, made: Made, scores: Scores) -> Proved:
     """Make the entry again. `store` has the bundle's records, `made` the four artifacts that its record was made from."""
-    tasks = [Task(key=s.key, name=s.name, metric=s.metric, scored=s.scored, value=s.value) for s in scores.tasks]
-    run = {task.key for task in claimed.tasks}
+    reported = [score for score in scores.tasks if score.in_report]
+    tasks = [Task(key=s.key, name=s.name, metric=s.metric, scored=s.scored, value=s.value) for s in reported]
     entry = compose(
         spec,
         made,
         chain_of(store, [artifact.address for artifact in made]),
-        [task for task in tasks if task.key in run],
+        tasks,
         average=scores.average,
         groups=scores.groups,
         found=Evidence(),
@@ -108,6 +108,9 @@ def score_differences(folder: Path, claimed: Entry, scores: Scores) -> Iterator[
     known = {score.key: score for score in scores.tasks}
     if len({task.key for task in claimed.tasks}) != len(claimed.tasks):
         yield "the entry has a task twice"
+    left_out = [score.key for score in scores.tasks if score.in_report and score.key not in {task.key for task in claimed.tasks}]
+    if left_out:
+        yield f"the entry leaves out {', '.join(left_out[:3])}"
     for task in claimed.tasks:
         score = known.get(task.key)
         if score is None:

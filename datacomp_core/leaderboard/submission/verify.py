@@ -170,7 +170,7 @@ def _claims(found: Verified, store: Store, record: Record, pool: Folder | None, 
         f"All scores of suite {scores.suite} version {scores.suite_version} were computed again from the predictions and agree."
     )
     found.say_all("scores", wrong, "Not what the predictions give:", told)
-    proved = recompute.prove(store, found.folder, entry, _spec_of(record, calls.get(record.address)), made, scores)
+    proved = recompute.prove(store, found.folder, _spec_of(record, calls.get(record.address)), made, scores)
     uids = recompute.counted(found.folder)
     apart = list(recompute.amounts_differ(entry.size, made, record.artifact, proved.entry, uids))
     found.say_all("subset and records", apart, "The bundle has", f"{uids[0]:,} uids, {uids[1]:,} distinct, as the entry says.")

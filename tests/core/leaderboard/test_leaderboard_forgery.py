@@ -17,6 +17,7 @@ from forging import Files, consistent, edit, pack, read, record_of
 
 from datacomp_core import uid
 from datacomp_core.leaderboard.board import make_board
+from datacomp_core.leaderboard.entry import Submitted
 from datacomp_core.leaderboard.submission.bundle import write_bundle
 from datacomp_core.leaderboard.submission.verify import Verified, verify
 from datacomp_core.store import Store
@@ -234,10 +235,8 @@ def mutations(value: Any) -> list[Any]:
 def shown(found: Verified) -> dict[str, Any]:
     """The row that a board of this bundle alone has, but for what is said to be claimed and what its people say it is called."""
     assert found.proved is not None
-    entry = found.proved.entry.model_copy(
-        update={"date": "", "submitted": {"id": "0", "by": "alice", "attempt": 1, "signed": False, "evaluated_again": False}}
-    )
-    [row] = make_board("tiny", [("entries/tiny/it", type(entry).model_validate(entry.model_dump()))]).rows
+    entry = found.proved.entry.model_copy(update={"date": "", "submitted": Submitted(id="0", by="alice")})
+    [row] = make_board("tiny", [("entries/tiny/it", entry)]).rows
     return row.model_dump(exclude={"claimed"})
 
 
@@ -270,11 +269,13 @@ def places(good: Files) -> list[tuple[str, tuple[Any, ...], Any]]:
 
 
 def try_mutations(good: Files, tmp_path: Path, chosen: list[tuple[str, tuple[Any, ...], Any]]) -> int:
-    wanted, refused = shown(check(good, tmp_path)), 0
+    wanted, refused, moved = shown(check(good, tmp_path)), 0, list[Any]()
     for name, path, other in chosen:
         found = check(mutated(good, name, path, other), tmp_path)
         refused += not found.ok
-        assert not found.ok or shown(found) == wanted, (name, path, other)
+        if found.ok and shown(found) != wanted:
+            moved.append((name, path, other))
+    assert moved == []
     return refused
 
 

@@ -1,0 +1,25 @@
+"""What is said of a torch file that cannot be read as plain tensors: what it is and what to do, never torch's own advice.
+
+torch tells whoever cannot read a file to set `weights_only=False`, which runs whatever code stands in it.
+"""
+
+from __future__ import annotations
+
+import re
+
+GLOBAL = re.compile(r"(?:Unsupported global: GLOBAL|Unsupported class|Unsupported operand|GLOBAL) ([\w.]+)")
+ADVICE = re.compile(r"weights_only|WeightsUnpickler|add_safe_globals|Unsupported global", re.IGNORECASE)
+MOST = 200
+PLAIN = "save its state_dict alone, or as safetensors"
+
+
+def why_unreadable(problem: BaseException) -> str:
+    """One clause for what torch (or safetensors) raised, to stand after the file's name."""
+    text = " ".join(str(problem).split())
+    if ADVICE.search(text):
+        found = GLOBAL.search(text)
+        named = f" ({found.group(1)})" if found else ""
+        return f"it has Python objects{named} beside or in place of plain tensors, and code in a file is never run: {PLAIN}"
+    if type(problem).__name__ in ("UnpicklingError", "EOFError", "BadZipFile") or "PytorchStreamReader" in text:
+        return "it is damaged, or not a file that torch saved: copy it again"
+    return f"{type(problem).__name__}: {text[:MOST]}"
