@@ -1,6 +1,6 @@
 """What is said of a torch file that cannot be read as plain tensors: what it is and what to do, never torch's own advice.
 
-torch tells whoever cannot read a file to set `weights_only=False`, which runs whatever code stands in it.
+torch tells whoever cannot read a file to load it without `weights_only`, which runs whatever code stands in it.
 """
 
 from __future__ import annotations
