@@ -286,6 +286,7 @@ def test_no_field_changes_a_number_on_the_board(good: Files, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_no_field_at_all_changes_a_number_on_the_board(good: Files, tmp_path: Path) -> None:
     every = places(good)
     assert len(every) > 1000
