@@ -34,8 +34,8 @@ demo: setup  ## the whole chain at `tiny` scale on this machine; SEEDS=3 for the
 test: setup  ## the tests (without those marked slow or gpu)
 	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term:skip-covered $(ARGS)
 
-test-all: setup  ## every test; gpu tests skip themselves without a device
-	$(BIN)/python -m pytest $(ARGS)
+test-all: setup  ## every test in random order (by module); gpu tests skip themselves without a device
+	$(BIN)/python -m pytest --random-order $(ARGS)
 
 check: setup  ## format, lint, types and layers, in under a minute
 	$(BIN)/ruff format --check .

@@ -24,6 +24,7 @@ from itertools import islice
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from datacomp_core.errors import DatacompError, SpecError
+from datacomp_core.imports import imports_told
 from datacomp_core.waiting import first_done
 
 T = TypeVar("T")
@@ -109,8 +110,9 @@ def _work(prepared: Any, function: Callable[[Any, Any], Any], items: Sequence[An
     began = time.monotonic()
     results: list[Any] = []
     try:
-        for item in items:
-            results.append(function(prepared, item))
+        with imports_told():
+            for item in items:
+                results.append(function(prepared, item))
     except Exception as problem:
         return Done(tuple(results), problem, time.monotonic() - began)
     return Done(tuple(results), None, time.monotonic() - began)
@@ -136,7 +138,8 @@ class _Actor:
         self._function = function
         self._problem: Exception | None = None
         try:
-            self._prepared = prepare()
+            with imports_told():
+                self._prepared = prepare()
         except Exception as problem:  # an actor that fails at its start is told of without the reason
             self._problem = problem
 
@@ -225,7 +228,8 @@ def _serve(token: str, function: Callable[[Any, Any], Any], prepare: Callable[[]
     with _starting:
         if token not in _of_map:
             try:
-                _of_map[token] = (prepare(), None)
+                with imports_told():
+                    _of_map[token] = (prepare(), None)
             except Exception as problem:
                 _of_map[token] = (None, problem)
     prepared, problem = _of_map[token]

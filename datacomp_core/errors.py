@@ -45,6 +45,10 @@ class IncompleteError(DatacompError):
     """A step ended with more losses than its spec tolerates."""
 
 
+class MissingLibraryError(DatacompError):
+    """A library that is needed cannot be imported."""
+
+
 class LostProcessError(DatacompError):
     """A process of a step was killed, or its machine went away: nobody's mistake, and a retry goes on where it stopped."""
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from datacomp_core import engines
 from datacomp_core.engines import Engine
+from datacomp_core.imports import imports_told
 from datacomp_core.waiting import first_done
 
 T = TypeVar("T")
@@ -57,7 +58,8 @@ def _ready(parent: int, prepare: Callable[[], Any]) -> None:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
-        _prepared.append(prepare())
+        with imports_told():
+            _prepared.append(prepare())
     except Exception as problem:  # an initializer that raises breaks the pool without a word of why
         _unready.append(problem)
 
@@ -65,7 +67,8 @@ def _ready(parent: int, prepare: Callable[[], Any]) -> None:
 def _work(function: Callable[[Any, T], R], item: T) -> R:
     if _unready:
         raise _unready[0]
-    return function(_prepared[0], item)
+    with imports_told():
+        return function(_prepared[0], item)
 
 
 def _alone(function: Callable[[T], R], prepared: None, item: T) -> R:
@@ -102,9 +105,12 @@ def prepared_map(
     "apart" for functions that change their process. `engine` is where the workers are; by default what `engines.using` says.
     """
     if workers <= 1 and one_worker == "here":
-        prepared = prepare()
+        with imports_told():
+            prepared = prepare()
         for item in items:
-            yield item, function(prepared, item)
+            with imports_told():
+                done = function(prepared, item)
+            yield item, done
         return
     engine = engine or engines.current()
     workers = max(workers, 1)

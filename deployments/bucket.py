@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from datacomp_core.settings import settings
 from datacomp_core.store import Store
+from datacomp_core.store.bucket import BucketFiles
 
 
 def make() -> None:
     """Nothing to do for a folder. Then the store is checked: that it can be written, and that its conditions are kept."""
     url = settings().store_url
     if url.startswith("s3://"):
-        import s3fs
-
         bucket = url.removeprefix("s3://").partition("/")[0]
-        files = s3fs.S3FileSystem()
+        files = BucketFiles(f"s3://{bucket}").fs
         if not files.exists(bucket):
             files.mkdir(bucket)
     Store.open(url)

@@ -9,7 +9,8 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -43,17 +44,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The endpoint of a real S3 server (ministack, in memory), with the credentials set in this process's environment."""
+@contextmanager
+def ministack() -> Generator[dict[str, str]]:
+    """A real S3 server (in memory), and the environment that leads to it."""
     port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
-    environment = {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
     server = subprocess.Popen(
         [sys.executable, "-m", "ministack"],
         env={**os.environ, "GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "SERVICES": "s3", "LOG_LEVEL": "ERROR"},
@@ -61,19 +56,29 @@ def s3_server() -> Iterator[str]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
     try:
         _wait_for(endpoint, server)
-        import s3fs
-
-        s3fs.S3FileSystem().mkdir(BUCKET)
-        yield endpoint
+        yield {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
     finally:
         server.terminate()
         server.wait(timeout=20)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The endpoint of a real S3 server, with the credentials set in this process's environment."""
+    with ministack() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        import s3fs
+
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir(BUCKET)
+        yield environment["AWS_ENDPOINT_URL"]
 
 
 def _wait_for(endpoint: str, server: subprocess.Popen[bytes]) -> None:

@@ -17,6 +17,7 @@ from datacomp_core import errors
 from datacomp_core.embedding.assemble import Chunk, Parts, Span, keep
 from datacomp_core.embedding.encode import Work, encode
 from datacomp_core.errors import DatacompError, LostProcessError
+from datacomp_core.imports import imports_told
 from datacomp_core.parallel import die_with_parent
 from datacomp_core.progress import Progress
 from datacomp_core.store import Folder
@@ -30,7 +31,7 @@ DONE, KEPT, FAILED, ENDED = "done", "kept", "failed", "ended"
 def encode_on(devices: tuple[str, ...], work: Work, chunks: Iterable[Span], parts: Parts, progress: Progress) -> None:
     """Encode all chunks on all devices, and join the parts. The first error of a device ends the others and is raised."""
     if len(devices) == 1:
-        with _writer() as later:
+        with imports_told(), _writer() as later:
 
             def full(span: Span, chunk: Chunk) -> None:
                 later(_keep_and_join, parts, span, chunk)

@@ -7,6 +7,7 @@ and what they cannot bring home (their workers' errors) is in their log. `engine
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import time
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from datacomp_core import engines
-from datacomp_core.errors import DatacompError, SpecError
+from datacomp_core.errors import DatacompError, MissingLibraryError, SpecError
+from datacomp_core.imports import imports_told
 from datacomp_core.parallel import die_with_parent
 from datacomp_core.pool.fetch import Fetched, ShardPlan, Worker, fetch_shard, set_up, stats_name
 from datacomp_core.shards import shard_name
@@ -41,12 +43,13 @@ class Job:
 
     def __call__(self, plan: ShardPlan) -> tuple[bool, ShardPlan]:
         try:
-            if self not in _prepared:
-                if self.is_child:
-                    die_with_parent()
-                _prepared.clear()
-                _prepared[self] = set_up(*self.settings, log=self.log)
-            fetch_shard(_prepared[self], plan)
+            with imports_told():
+                if self not in _prepared:
+                    if self.is_child:
+                        die_with_parent()
+                    _prepared.clear()
+                    _prepared[self] = set_up(*self.settings, log=self.log)
+                fetch_shard(_prepared[self], plan)
         except Exception:  # it would end the others without a word of why
             traceback.print_exc()
             return False, plan
@@ -80,8 +83,12 @@ def distribute(
             yield Fetched(waiting.pop(file), (), out.read_json(file))
         if ended:
             break
+    if problems and isinstance(problems[0], MissingLibraryError):
+        raise problems[0]
     if problems:
         raise DatacompError(f"img2dataset's {name} distributor failed: {problems[0]}") from problems[0]
+    if waiting and (missing := _missing_library(log)):
+        raise MissingLibraryError(missing)
     if waiting:
         raise DatacompError(
             f"img2dataset's {name} distributor did not finish {len(waiting)} of {len(plans)} shards (the first is "
@@ -89,9 +96,17 @@ def distribute(
         )
 
 
+def _missing_library(log: Path) -> str:
+    """What the workers' log says of a library that cannot be imported."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    [*_, last] = ["", *re.findall(rf"{MissingLibraryError.__name__}: (.+)", text)]
+    return last
+
+
 def _run(name: str, plans: list[ShardPlan], job: Job, workers: int, problems: list[BaseException]) -> None:
     try:
-        RUN[name](plans, job, workers)
+        with imports_told():
+            RUN[name](plans, job, workers)
     except BaseException as problem:  # handed to the thread that waits
         problems.append(problem)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.echo import Echo
-from datacomp_core.errors import IncompleteError
+from datacomp_core.errors import IncompleteError, MissingLibraryError
 from datacomp_core.parallel import prepared_map
 from datacomp_core.parts import METADATA, part_names
 from datacomp_core.pool import error_pictures, ledger
@@ -179,6 +179,8 @@ def _log_is_told(path: Path) -> Generator[Echo]:
     try:
         yield echo
         echo.close()
+    except MissingLibraryError:  # its sentence says it all
+        raise
     except Exception:
         words = path.read_text(errors="replace")[-TOLD_LOG_CHARACTERS:].strip() if path.exists() else ""
         if words:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -30,6 +32,10 @@ MOST_PARTS = 10_000
 WHOLE_BYTES = 32 << 20
 """A larger file is read in ranges of this size at once."""
 DELETE_KEYS = 1000
+CLIENT_VARIABLES = ("AWS_", "GOOGLE_", "GCLOUD_", "STORAGE_EMULATOR_HOST", "AZURE_")
+"""Prefixes of environment variables that the clients of buckets read."""
+_clients = threading.Lock()
+_environments: dict[Any, dict[str, str]] = {}
 
 LASTING = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ENOSPC)
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
@@ -259,7 +265,21 @@ def _filesystem(url: str) -> Any:
     if "::" in protocol:
         return fsspec.core.url_to_fs(url)[0]
     kind = fsspec.get_filesystem_class(protocol)
+    _forget_other_environments(kind)
     return kind(**kind._get_kwargs_from_urls(url), use_listings_cache=False)
+
+
+def _forget_other_environments(kind: Any) -> None:
+    """Drop fsspec's cached clients if the environment names another endpoint or other credentials than for the last one.
+
+    fsspec returns one client for equal arguments, and what a client reads from the environment is not among them. Folders that
+    are in use keep their client.
+    """
+    found = {name: value for name, value in os.environ.items() if name.startswith(CLIENT_VARIABLES)}
+    with _clients:
+        if _environments.get(kind) != found:
+            kind.clear_instance_cache()
+            _environments[kind] = found
 
 
 # What a failure means -------------------------------------------------------------------------------------------------

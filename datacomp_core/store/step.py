@@ -20,6 +20,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar
 from datacomp_core import engines
 from datacomp_core.artifacts import Artifact, Spec
 from datacomp_core.errors import DataError, StoreError
+from datacomp_core.imports import imports_told
 from datacomp_core.store import record as records
 from datacomp_core.store.attempt import attempt
 from datacomp_core.store.deletion import drop_own
@@ -161,7 +162,8 @@ class Step(Generic[A]):
         if "store" in self.options:
             wanted["store"] = store
         with attempt(store.home(address), lambda name: store.is_published(address, name)) as mine:
-            made = self.function(*identity, out=mine.out, **wanted)
+            with imports_told():
+                made = self.function(*identity, out=mine.out, **wanted)
             # `data` is given by a step that only describes what lies elsewhere.
             files = _listed(Folder(made.data)) if made.data else files_of(mine.out, mine.out.journal)
             artifact = self._finished(made, address, made.data or f"{address}/{mine.name}", identity)

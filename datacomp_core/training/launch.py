@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from datacomp_core.echo import Echo
 from datacomp_core.errors import DatacompError, LostProcessError
+from datacomp_core.imports import NO_MODULE, library_error
 from datacomp_core.training.elastic import PARENT
 from datacomp_core.training.job import FAILURE, JOB, Job, first_failure
 from datacomp_core.training.memory import device_bytes, needed
@@ -181,6 +182,10 @@ def _reason(job: Job, status: int, log_file: Path, started: int) -> DatacompErro
             "A rank of the training was killed (SIGKILL), most likely for want of memory: use more accumulation or fewer "
             "loader workers and run again; it goes on from its last checkpoint."
         )
+    if found := NO_MODULE.search(tail):  # of torchrun or of a rank that could not begin
+        missing = library_error(ModuleNotFoundError(found.group(), name=found.group(1)))
+        if isinstance(missing, DatacompError):
+            return missing
     return DatacompError(f"The training ended with status {status}. The end of {log_file}:\n{tail}")
 
 

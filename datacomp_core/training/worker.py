@@ -15,6 +15,7 @@ from typing import Any
 
 from datacomp_core.clip import config
 from datacomp_core.errors import DatacompError
+from datacomp_core.imports import imports_told
 from datacomp_core.parallel import die_with_parent
 from datacomp_core.training.elastic import end_with_launcher
 from datacomp_core.training.job import JOB, Job, write_failure
@@ -26,7 +27,8 @@ def main(folder: str) -> None:
     job = Job.model_validate_json((Path(folder) / JOB).read_bytes())
     rank = int(os.environ.get("RANK", "0"))
     try:
-        run(job)
+        with imports_told():
+            run(job)
     except SystemExit as problem:
         if problem.code not in (0, None):
             write_failure(Path(folder), rank, DatacompError(f"open_clip_train ended with status {problem.code}; see its log."))

@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from datacomp_core.errors import DatacompError, DiskFullError
+from datacomp_core.imports import library_error
 
 app = typer.Typer(
     name="datacomp",
@@ -44,6 +45,8 @@ def sentence(problem: BaseException) -> tuple[str, int]:
         return str(problem), problem.exit_status
     if type(problem).__name__ == "ValidationError" and hasattr(problem, "errors"):
         return _validation(problem), 2
+    if isinstance(problem, ImportError) and isinstance(error := library_error(problem), DatacompError):
+        return str(error), error.exit_status
     if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
         return str(DiskFullError(problem.filename)), 1
     if isinstance(problem, PermissionError):
@@ -63,8 +66,8 @@ def main() -> None:
     """The entry point of the console script."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    register()
     try:
+        register()
         status = app(standalone_mode=False)
     except KeyboardInterrupt:
         _say("interrupted: run the same command again to go on where it stopped")

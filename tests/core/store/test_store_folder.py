@@ -9,9 +9,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from conftest import BUCKET, ministack
 
 from datacomp_core.errors import DataError, DiskFullError, StoreError
 from datacomp_core.store import Folder
+from datacomp_core.store.bucket import BucketFiles
 from datacomp_core.store.folder import PART_BYTES
 
 
@@ -130,3 +132,22 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     with pytest.raises(DiskFullError, match="disk is full"), folder._told("x"), open("/dev/full", "wb", buffering=0) as full:
         full.write(b"x" * 4096)
+
+
+@pytest.mark.s3
+def test_a_changed_environment_leads_to_the_other_server(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fsspec keeps its clients, and a client keeps the endpoint that it began with."""
+    Folder(s3_url).write("which", b"first")
+    in_use = Folder(s3_url)
+    assert in_use.read("which") == b"first"
+    with ministack() as environment, monkeypatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        with pytest.raises(StoreError, match="bucket does not exist"):
+            Folder(s3_url).write("which", b"second")
+        BucketFiles(s3_url).fs.mkdir(BUCKET)
+        Folder(s3_url).write("which", b"second")
+        assert Folder(s3_url).read("which") == b"second"
+        assert pickle.loads(pickle.dumps(in_use)).read("which") == b"second"
+        assert in_use.read("which") == b"first"
+    assert Folder(s3_url).read("which") == b"first"
