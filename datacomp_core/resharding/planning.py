@@ -32,6 +32,7 @@ SAMPLE_IDS = "sample_ids.npy"  # the reference's name for the subset beside its 
 ACCOUNT = "accounting.json"
 MISSING = "missing"
 INDICES_WORTH_A_PROCESS = 64
+MOST_EARLY = 4096
 
 
 @dataclass(frozen=True)
@@ -109,16 +110,19 @@ def planned(
 
 
 def _scanned(inputs: Inputs, subset: Path, shards: list[InputShard], workers: int, progress: Progress) -> Iterator[scan.Scanned]:
-    """What was found in each shard, in the order of the shards: a shard that is done before its turn waits."""
-    early: dict[int, scan.Scanned] = {}
-    turn = 0
+    """What was found in each shard, in the order of the shards: a shard that is done before its turn waits.
+
+    At most `MOST_EARLY` wait: while one shard hangs, those after its batch are not begun.
+    """
     workers = min(workers, 1 + len(shards) // INDICES_WORTH_A_PROCESS)
-    for shard, found in prepared_map(
-        scan.scan_shard, shards, prepare=partial(scan.wanted, inputs.folders, subset), workers=workers
-    ):
-        early[shard.number] = found
-        progress.advance()
-        while turn in early:
-            yield early.pop(turn)
-            turn += 1
-    assert not early, "a shard was not scanned"
+    prepare = partial(scan.wanted, inputs.folders, subset)
+    for begin in range(0, len(shards), MOST_EARLY):
+        early: dict[int, scan.Scanned] = {}
+        turn = begin
+        for shard, found in prepared_map(scan.scan_shard, shards[begin : begin + MOST_EARLY], prepare=prepare, workers=workers):
+            early[shard.number] = found
+            progress.advance()
+            while turn in early:
+                yield early.pop(turn)
+                turn += 1
+        assert not early, "a shard was not scanned"

@@ -7,17 +7,21 @@ the reference's `np.save` of the sorted whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import resource
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datacomp_core import uid
+from datacomp_core.store.local import temporary_of
 
 SLICE_ROWS = 1 << 18
 ROWS_OF_A_RUN = 1 << 7
 """Of one run in a slice, at least: of very many runs smaller pieces would cost more to find than to sort."""
+
+MOST_RUNS = 512
 
 
 def write_run(path: Path, packed: uid.Uids) -> None:
@@ -27,7 +31,41 @@ def write_run(path: Path, packed: uid.Uids) -> None:
 
 
 def merge(runs: Iterable[Path], target: Path, slice_rows: int = SLICE_ROWS) -> tuple[int, int]:
-    """Write all runs as one subset file. `(rows, distinct uids)`."""
+    """Write all runs as one subset file. `(rows, distinct uids)`.
+
+    Each run that is read takes a file descriptor, so of more runs than this process may have open some are merged first, in files
+    beside `target` which need as much disk as the subset.
+    """
+    left, own = list(runs), set[Path]()
+    most = fan_in()
+    try:
+        while len(left) > most:
+            groups = [left[begin : begin + most] for begin in range(0, len(left), most)]
+            left = [_merged_first(group, target, slice_rows, own) for group in groups]
+        return _merge(left, target, slice_rows)
+    finally:
+        for path in own:
+            path.unlink(missing_ok=True)
+
+
+def fan_in() -> int:
+    """How many runs are merged at once: half of the files that this process may have open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_RUNS if soft == resource.RLIM_INFINITY else max(2, min(MOST_RUNS, soft // 2))
+
+
+def _merged_first(group: list[Path], target: Path, slice_rows: int, own: set[Path]) -> Path:
+    """One file in place of some runs; those that were made here before are removed. Its name says that it is unfinished."""
+    made = temporary_of(target)
+    own.add(made)
+    _merge(group, made, slice_rows)
+    for path in own.intersection(group):
+        path.unlink()
+        own.remove(path)
+    return made
+
+
+def _merge(runs: Sequence[Path], target: Path, slice_rows: int) -> tuple[int, int]:
     mapped: list[Any] = [np.load(path, mmap_mode="r") for path in runs]
     total = sum(len(run) for run in mapped)
     num_slices = max(1, -(-total // max(slice_rows, ROWS_OF_A_RUN * len(mapped))))
