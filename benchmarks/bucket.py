@@ -1,7 +1,7 @@
 """What does a request to a bucket cost this process: s3fs, which `Folder` stands on, beside obstore (Rust)?
 
-Both read the same small ranges, whole small files and one large file, and upload one, from an S3 server (ministack) on loopback. CPU
-is this process's own, all its threads together; the server has its own. `python benchmarks/bucket.py [--requests 2000]`.
+Both read the same small ranges, whole small files and one large file, and upload one, from an S3 server (ministack) on loopback.
+CPU is this process's own, all its threads together; the server has its own. `python benchmarks/bucket.py [--requests 2000]`.
 obstore is no dependency: `pip install obstore`.
 """
 

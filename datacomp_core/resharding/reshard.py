@@ -221,6 +221,7 @@ def _marks(folder: Folder, shards: list[InputShard]) -> Marks:
 
 def _claim(out: Folder, identity: dict[str, Any]) -> None:
     """Mark `out` as the place of this reshard, or see that it is; without shards in it, it is anybody's."""
+    out.sweep_left_behind()
     claimed = out.exists(IDENTITY)
     if claimed and fingerprint(out.read_json(IDENTITY)) == fingerprint(identity):
         return

@@ -57,12 +57,20 @@ def claim(home: Folder, is_published: Callable[[str], bool] = _nobody) -> Attemp
             lease.give_up(home, name, turn + 1)
             continue
         log.info("going on where an interrupted run stopped: %s", home.at(name))
-        (home / name).sweep()
+        _sweep(home / name)
         return Attempt(name, turn + 1, (home / name).journaled(), home)
     name = f"{PREFIX}{uuid.uuid4().hex[:8]}"
     if not lease.take(home, name, 1):
         raise StoreError(f"{home.at(name)} was just taken by another run: run again.")
     return Attempt(name, 1, (home / name).journaled(), home)
+
+
+def _sweep(folder: Folder) -> None:
+    """Remove what the dead left unfinished. A key that may not list uploads leaves them to `gc` or a lifecycle rule."""
+    try:
+        folder.sweep()
+    except StoreError as problem:
+        log.warning("what a killed process left unfinished in %s could not be removed: %s", folder, problem)
 
 
 def doom(home: Folder, name: str, since: float | None = None) -> int | None:
