@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from datacomp_core import clip, hub
 from datacomp_core.checkpoints import INDEX, shards_of
 from datacomp_core.errors import DataError, SpecError, unknown
+from datacomp_core.settings import settings
 from datacomp_core.store.content import hash_json, versions
 from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.store.folder import Folder, hash_file
@@ -29,6 +30,7 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+CONFIG = "open_clip_config.json"
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 ON_HUB = "hf-hub:"
 PLAIN = (".json", ".txt", ".safetensors", ".model")
@@ -135,19 +137,56 @@ def source(model: str, checkpoint: Path | None, kept: Folder) -> ModelSource:
     """The model that `model` names.
 
     An open_clip name, with the weights of `checkpoint`; `NAME/TAG` for released weights of open_clip's list; a folder with an
-    `open_clip_config.json` or of transformers; `hf-hub:owner/name`. What comes from the hub is kept below `kept`.
+    `open_clip_config.json` or of transformers; a configuration file of open_clip (.json), with the weights of `checkpoint`;
+    `hf-hub:owner/name`. What comes from the hub is kept below `kept`.
     """
+    if model.endswith(".json"):
+        return configured(Path(model), _checked(checkpoint))
+    if checkpoint is not None and (Path(model) / CONFIG).is_file() and not _has_weights(Path(model)):
+        return FileModel(Path(model).resolve().name, f"{clip.LOCAL}{Path(model).resolve()}", _checked(checkpoint))
     if Path(model).is_dir() or model.startswith(ON_HUB) or "/" in model:
         if checkpoint is not None:
             raise SpecError(f"The model {model} has weights of its own: leave --checkpoint out, or name the architecture alone.")
         return _with_weights(model, kept)
+    return FileModel(model, clip.known(model), _checked(checkpoint))
+
+
+def configured(config: Path, checkpoint: Path | None) -> FileModel:
+    """The model of a configuration file. DataError if it is none.
+
+    It has open_clip's bare form (`embed_dim`, `vision_cfg`, `text_cfg`), or the hub's, which has that as `model_cfg` and may have
+    a `preprocess_cfg` (mean, std, interpolation, resize_mode). It is kept
+    in the hub form, below the home folder and under its hash, from where other processes load it too.
+    """
+    found = _json(config) if config.is_file() else None
+    if found is None:
+        raise DataError(f"{config} is not there: a configuration of open_clip (.json) is wanted.")
+    model = found.get("model_cfg", found)
+    lacking = sorted({"embed_dim", "vision_cfg", "text_cfg"} - set(model)) if isinstance(model, dict) else ["model_cfg"]
+    if lacking:
+        raise DataError(
+            f"{config} has no {lacking[0]!r}: open_clip's configuration has embed_dim, vision_cfg and text_cfg, at the top or in "
+            "`model_cfg`."
+        )
+    whole = {"model_cfg": model, "preprocess_cfg": found.get("preprocess_cfg", {})}
+    home = Folder(settings().home / "assets" / "configs" / hash_json(whole) / config.stem)
+    if not home.exists(CONFIG):
+        home.write_json(CONFIG, whole)
+    return FileModel(config.stem, f"{clip.LOCAL}{home.url}", checkpoint)
+
+
+def _checked(checkpoint: Path | None) -> Path | None:
     if checkpoint is not None and not checkpoint.is_file():
         raise DataError(
             f"{checkpoint} is a folder: give a checkpoint file, or name the folder as the model."
             if checkpoint.is_dir()
             else f"{checkpoint} is not there."
         )
-    return FileModel(model, clip.known(model), checkpoint)
+    return checkpoint
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(path.suffix in ENDINGS and path.is_file() for path in folder.iterdir())
 
 
 def released(name: str, tag: str, kept: Folder) -> ModelSource:
@@ -222,7 +261,7 @@ def _with_weights(model: str, kept: Folder) -> ModelSource:
 
 def in_folder(folder: Path) -> ModelSource:
     """The CLIP in a folder of open_clip or of transformers. DataError or SpecError if there is none."""
-    if (folder / "open_clip_config.json").is_file():
+    if (folder / CONFIG).is_file():
         return FileModel(folder.name, f"{clip.LOCAL}{folder}", weights_in(folder))
     found = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if "model_type" not in found:

@@ -22,7 +22,7 @@ Block = npt.NDArray[np.float32]
 BLOCK_ROWS = 8192
 EMBED = "Embed the pool to have it: `datacomp run --embed MODEL`, or `datacomp embed`."
 LEARN = "The download knows it: run the filter with `datacomp run`, which reads its ledger, or name the column of your tables."
-HOW_TO_FILL = dict.fromkeys(("original_width", "original_height", "sha256"), LEARN)
+HOW_TO_FILL: dict[str, str] = dict.fromkeys(("original_width", "original_height", "sha256"), LEARN)
 
 
 @dataclass(frozen=True)

@@ -234,8 +234,7 @@ class ExperimentSpec(Spec):
     def preparation(self) -> Preparation:
         """The specs of everything before the filter."""
         stored = {"stored_pool": self.pool, "stored_shards": self.shards, "open_networks": self.open_networks}
-        given = {"scale": self.scale, **stored, "images": images_of(self.scale), "embed": self.embed}
-        given["scorers"] = self.scorers
+        given = {"scale": self.scale, **stored, "images": images_of(self.scale), "embed": self.embed, "scorers": self.scorers}
         if self.scale != "tiny":
             return Preparation.model_validate(given if self.pool else {**given, "pool": _of_the_hub(self.scale)})
         recipe = SCALES["tiny"].model_copy(update=SCORER)

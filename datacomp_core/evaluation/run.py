@@ -242,9 +242,9 @@ def run(
 ) -> list[TaskResult]:
     """The results of all tasks, in order; a failed one has its `error`. `model` is the one of `source` on the first device."""
     work = _Run(sets, model, identity, expected, out, trust, progress)
-    progress.start(sum(task.size or 0 for task in tasks), "images")
     work.results = {task.key: found for task in tasks if (found := work.kept(task))}
     left = [task for task in tasks if task.key not in work.results]
+    progress.start(sum(task.size or 0 for task in left) if all(task.size for task in left) else 0, "images")
     if len(devices) > 1:
         found = encode_apart(work.jobs(left), source, model.exactness, devices=devices, workers=workers)
     else:

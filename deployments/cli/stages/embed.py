@@ -12,6 +12,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
+from deployments.cli.sweeps import encoders_of
 
 if TYPE_CHECKING:
     from datacomp_core.clip_sources import ModelSource
@@ -29,6 +30,8 @@ def add_to(app: typer.Typer) -> None:
 def embed(
     scale: options.Scale = "tiny",
     pool_seed: until.PoolSeed = 0,
+    pool: options.Pool = "",
+    model: options.Embed = None,
     metadata: Annotated[
         str | None, typer.Option(help="Folder or bucket of metadata parquets, in place of an experiment.")
     ] = None,
@@ -50,10 +53,12 @@ def embed(
 
       datacomp embed --json
 
+      datacomp embed --pool pools/byod/mine--0123456789ab --scale small --embed b32=checkpoints/ADDRESS
+
       datacomp embed --metadata small/metadata --shards small/shards --out small/embeddings --encoder b32=ViT-B-32@epoch_5.pt
     """
     if metadata is None:
-        until.run_to("embed", until.spec_of(scale, pool_seed=pool_seed), json=json)
+        until.run_to("embed", until.spec_of(scale, pool_seed=pool_seed, pool=pool, **encoders_of(model)), json=json)
     elif shards is None or out is None or not encoder:
         raise SpecError("Embedding a folder needs --metadata, --shards, --out and --encoder together.")
     else:
@@ -70,14 +75,22 @@ def parsed(text: str) -> tuple[Encoder, ModelSource]:
     whole, found = WHOLE.fullmatch(text), ENCODER.fullmatch(text)
     if whole is not None and Path(whole["model"]).is_dir():
         return _named(Encoder, whole["name"]), in_folder(Path(whole["model"]).resolve())
+    if found is not None and found["model"].endswith(".json"):
+        from datacomp_core.clip_sources import configured
+
+        return _named(Encoder, found["name"]), configured(Path(found["model"]), _weights(found["file"]))
     if found is None:
         raise SpecError(
             f"{text!r} is no encoder: give NAME=MODEL@WEIGHTS, such as b32=ViT-B-32@epoch_5.pt, or NAME=FOLDER of a model."
         )
-    name, weights = clip.known(found["model"]), Path(found["file"])
-    if not weights.is_file():
-        raise SpecError(f"There are no weights at {weights}: give the path of a checkpoint file.")
+    name, weights = clip.known(found["model"]), _weights(found["file"])
     return _named(Encoder, found["name"]), FileModel(name, name, weights, tag=found["tag"] or "")
+
+
+def _weights(text: str) -> Path:
+    if not Path(text).is_file():
+        raise SpecError(f"There are no weights at {text}: give the path of a checkpoint file.")
+    return Path(text)
 
 
 def _named(kind: type[Encoder], name: str) -> Encoder:

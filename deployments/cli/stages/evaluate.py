@@ -33,6 +33,7 @@ def evaluate(
     seed: until.Seed = 0,
     pool_seed: until.PoolSeed = 0,
     model: Annotated[str | None, typer.Option(help=f"In place of an experiment: {MODEL}")] = None,
+    config: Annotated[Path | None, typer.Option(help="In place of --model: open_clip configuration file (.json).")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="With --model: open_clip checkpoint or safetensors.")] = None,
     golden: Annotated[str | None, typer.Option(help="A released checkpoint, compared with its published scores.")] = None,
     data: Annotated[str | None, typer.Option(help="With --model: folder or bucket of test sets (wds_*_test).")] = None,
@@ -59,8 +60,13 @@ def evaluate(
 
       datacomp evaluate --model ViT-B-32 --checkpoint epoch_5.pt --data evalsets --out results
 
+      datacomp evaluate --config mine.json --checkpoint epoch_5.pt --data evalsets --out results
+
       datacomp evaluate --golden ViT-B-32/datacomp_xl_s13b_b90k --data evalsets --out results
     """
+    if config is not None and model is not None:
+        raise SpecError("--config and --model both name a model: give one of them.")
+    model = model if config is None else str(config)
     if model is None and golden is None:
         until.run_to("evaluate", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed), json=json)
         return
@@ -188,11 +194,20 @@ def _scores(report: Report, out: str) -> None:
     ]
     if probed:
         terminal.table("On labelled images of the test sets", ("task", "probe", "accuracy"), probed, right=("accuracy",))
-    others = {**report.groups, "33 tasks above chance": report.clean_average, "over chance": report.above_chance_average}
+    others = {**report.groups, _clean_title(report): report.clean_average, "over chance": report.above_chance_average}
     told = "   ".join(f"{name}: {_percent(value)}" for name, value in others.items() if value is not None)
     missing = f" (no average: {', '.join(report.missing)} missing)" if report.missing else ""
     terminal.out.print(f"Average: [bold]{_percent(report.average)}[/]{missing}   {told}")
     terminal.out.print(f"Report: {out}", soft_wrap=True)
+
+
+def _clean_title(report: Report) -> str:
+    """How many tasks the average has that leaves out those on which everything is near chance: 33 in DataComp's suite."""
+    from datacomp_core.evaluation.catalog import SUITES
+
+    found = SUITES.get(report.suite)
+    number = sum(not task.near_chance for task in found.scored) if found else 0
+    return f"{number} tasks above chance" if number else "tasks above chance"
 
 
 def _golden(compared: Sequence[Compared]) -> None:

@@ -22,7 +22,7 @@ PoolSeed = Annotated[int, typer.Option("--pool-seed", min=0, help="Seed of the e
 DEFAULT_RECIPE = "clip_score_tiny"
 
 
-def spec_of(scale: str, recipe: str = DEFAULT_RECIPE, *, seed: int = 0, pool_seed: int = 0) -> ExperimentSpec:
+def spec_of(scale: str, recipe: str = DEFAULT_RECIPE, *, seed: int = 0, pool_seed: int = 0, **more: Any) -> ExperimentSpec:
     """The experiment that a stage command belongs to. SpecError for an unknown scale."""
     from datacomp_core.scales import scale as known_scale
 
@@ -30,7 +30,7 @@ def spec_of(scale: str, recipe: str = DEFAULT_RECIPE, *, seed: int = 0, pool_see
     prepare_environment()
     from flows.parameters import ExperimentSpec
 
-    return ExperimentSpec.model_validate({"scale": scale, "recipe": recipe, "seed": seed, "pool_seed": pool_seed})
+    return ExperimentSpec.model_validate({"scale": scale, "recipe": recipe, "seed": seed, "pool_seed": pool_seed, **more})
 
 
 def run_to(until: Stage, spec: ExperimentSpec, *, json: bool) -> None:

@@ -177,8 +177,12 @@ def mutated_csv(root: Folder, examples: int) -> Callable[[], None]:
         try:
             found, counts = imported((root / "in").url, root / "out", quoting="trusted")
         except DataError:
-            usable = brute and all(brute[0].count(name) == 1 for name in ("url", "text"))
-            if usable and not data.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" not in data[:4]:
+            if (
+                brute
+                and all(brute[0].count(name) == 1 for name in ("url", "text"))
+                and not data.startswith((b"\xff\xfe", b"\xfe\xff"))
+                and b"\0" not in data[:4]
+            ):
                 assert not any(row[brute[0].index("url")] for row in brute[1:]), "refused without a reason"
             return
         finally:

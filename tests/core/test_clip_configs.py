@@ -1,0 +1,71 @@
+"""Model configurations of one's own: open_clip's bare form and its hub form, by file, with the weights of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datacomp_core import clip
+from datacomp_core.clip_sources import source
+from datacomp_core.errors import DataError, SpecError
+from datacomp_core.store import Folder
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    import torch
+
+    path = tmp_path / "weights.pt"
+    torch.save({"state_dict": clip.load("datacomp-tiny", None, "cpu").model.state_dict()}, path)
+    return path
+
+
+def written(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_both_forms_load_with_the_weights_and_the_preparation_that_they_say(tmp_path: Path, weights: Path) -> None:
+    import torch
+
+    own = clip.config("datacomp-tiny")
+    bare = source(str(written(tmp_path / "bare.json", own)), weights, Folder(tmp_path))
+    preparation = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": "squash"}
+    hub = source(
+        str(written(tmp_path / "hub.json", {"model_cfg": own, "preprocess_cfg": preparation})), weights, Folder(tmp_path)
+    )
+    wanted = clip.load("datacomp-tiny", weights, "cpu")
+    for made in (bare, hub):
+        loaded = made.load("cpu")
+        assert torch.equal(loaded.encode_texts(["a cat"]), wanted.encode_texts(["a cat"]))
+    assert bare.title == "bare"
+    pixels = hub.load("cpu").pixels
+    assert (pixels.mean, pixels.std, pixels.interpolation, pixels.resize_mode) == (MEAN, STD, "bilinear", "squash")
+    assert bare.made_of() != hub.made_of(), "another preparation is another model to whoever keeps results"
+
+
+def test_a_folder_with_a_configuration_alone_takes_a_checkpoint(tmp_path: Path, weights: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    written(tmp_path / "mine/open_clip_config.json", {"model_cfg": clip.config("datacomp-tiny"), "preprocess_cfg": {}})
+    assert (
+        source(str(tmp_path / "mine"), weights, Folder(tmp_path)).load("cpu").dim == clip.load("datacomp-tiny", None, "cpu").dim
+    )
+
+
+def test_what_is_no_configuration_is_one_sentence(tmp_path: Path, weights: Path) -> None:
+    with pytest.raises(DataError, match=r"other\.json has no 'embed_dim'"):
+        source(
+            str(written(tmp_path / "other.json", {"model_cfg": {"vision_cfg": {}, "text_cfg": {}}})), weights, Folder(tmp_path)
+        )
+    with pytest.raises(DataError, match=r"none\.json is not there"):
+        source(str(tmp_path / "none.json"), weights, Folder(tmp_path))
+
+
+def test_an_unknown_model_gets_the_three_nearest_and_not_all() -> None:
+    with pytest.raises(SpecError, match=r"Unknown model 'ViT-B-23'\. Nearest of \d+: [^,]*, [^,]*, [^,]*\.$"):
+        clip.known("ViT-B-23")
