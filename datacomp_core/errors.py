@@ -64,11 +64,11 @@ NEAREST = 3
 def unknown(what: str, given: str, known: Iterable[str]) -> SpecError:
     """The one form in which an unknown name is refused: names it, the nearest known one, and all known ones."""
     names = sorted(known)
-    if len(names) > MANY:
-        nearest = difflib.get_close_matches(given, names, n=NEAREST, cutoff=0.0)
-        return SpecError(f"Unknown {what} {given!r}. Nearest of {len(names)}: {', '.join(nearest)}.")
     near = difflib.get_close_matches(given, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
+    if len(names) > MANY:
+        nearest = difflib.get_close_matches(given, names, n=NEAREST, cutoff=0.0)
+        return SpecError(f"Unknown {what} {given!r}.{hint} Nearest of {len(names)}: {', '.join(nearest)}.")
     return SpecError(f"Unknown {what} {given!r}.{hint} Known: {', '.join(names) or 'none'}.")
 
 

@@ -67,5 +67,7 @@ def test_what_is_no_configuration_is_one_sentence(tmp_path: Path, weights: Path)
 
 
 def test_an_unknown_model_gets_the_three_nearest_and_not_all() -> None:
-    with pytest.raises(SpecError, match=r"Unknown model 'ViT-B-23'\. Nearest of \d+: [^,]*, [^,]*, [^,]*\.$"):
+    with pytest.raises(
+        SpecError, match=r"Unknown model 'ViT-B-23'\. Did you mean 'ViT-B-\d\d'\? Nearest of \d+: [^,]*, [^,]*, [^,]*\.$"
+    ):
         clip.known("ViT-B-23")
