@@ -10,7 +10,7 @@ import hashlib
 import io
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from datacomp_core.errors import DataError
 
 DTYPE = np.dtype("u8,u8")
 Uids = npt.NDArray[np.void]
+Positions = npt.NDArray[np.int64]
 CHECKED_AT_ONCE = 1 << 22
 HEX_DIGITS = 32
 PACKED_AT_ONCE = 1 << 15
@@ -83,6 +84,27 @@ def sort(packed: Uids) -> Uids:
         group = ordered[tied]
         ordered[tied] = group[np.lexsort((group["f1"], group["f0"]))]
     return ordered
+
+
+def locate(subset: Uids, wanted: Uids) -> tuple[Positions, Positions]:
+    """For each of `wanted`, shape (n,): its first position in the sorted subset, and how often it stands there (0: not)."""
+    high = subset["f0"]
+    left = np.searchsorted(high, wanted["f0"], "left").astype(np.int64)
+    right = np.searchsorted(high, wanted["f0"], "right").astype(np.int64)
+    first = _bisect(subset["f1"], left, right, wanted["f1"], "left")
+    return first, _bisect(subset["f1"], first, right, wanted["f1"], "right") - first
+
+
+def _bisect(values: Any, low: Positions, high: Positions, wanted: Any, side: Literal["left", "right"]) -> Positions:
+    """Binary search in many sorted stretches of `values` at once."""
+    low, high = low.copy(), high.copy()
+    while (searching := low < high).any():
+        middle = (low + high) // 2
+        found = values[np.minimum(middle, len(values) - 1)]
+        after = searching & (found < wanted if side == "left" else found <= wanted)
+        low = np.where(after, middle + 1, low)
+        high = np.where(searching & ~after, middle, high)
+    return low
 
 
 def is_sorted(packed: Uids) -> bool:

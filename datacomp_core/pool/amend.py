@@ -26,6 +26,12 @@ def begin(store: Store, address: str) -> tuple[Record, ShardSet]:
     return record, store.artifact(ShardSet, record)
 
 
+def interrupted(store: Store) -> list[Record]:
+    """The records of shard sets whose change was killed."""
+    found = (store.interrupted(address) for address in store.places("shards"))
+    return [record.marked("built") for record in found if record is not None]
+
+
 def finish(store: Store, record: Record, shards: ShardSet, changed: dict[str, FileStat]) -> ShardSet:
     """Write the record anew; `changed` are the files that were written, all others keep the hashes of before."""
     folder = store.folder(shards)

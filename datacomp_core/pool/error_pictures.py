@@ -15,7 +15,6 @@ import polars as pl
 from datacomp_core.pool import removal
 from datacomp_core.pool.stats import ledger_names, read_ledger
 from datacomp_core.pool.unique import MAX_BUCKETS, UIDS_IN_MEMORY, read_ahead
-from datacomp_core.shards import index_shard
 from datacomp_core.store import Folder
 
 REASON = "error_picture"
@@ -46,7 +45,7 @@ def find(shards: Folder, least_urls: int = LEAST_URLS) -> dict[str, int]:
 def drop(shards: Folder, least_urls: int, changed: removal.Changed) -> set[str]:
     """Take the samples of every error picture out of the shards that hold them; the names of these shards.
 
-    A drop that was killed is taken up: what is in a tar is read from the tar, and the ledger is written after it.
+    A drop that was killed is taken up: a removal that was begun is finished, and the ledger is written after the tar.
     """
     bad = pl.Series(list(find(shards, least_urls)), dtype=pl.String)
     touched: set[str] = set()
@@ -55,8 +54,7 @@ def drop(shards: Folder, least_urls: int, changed: removal.Changed) -> set[str]:
         hit = pl.col("sha256").str.head(PREFIX).is_in(bad.implode()) & (pl.col("reason").is_null() | (pl.col("reason") == REASON))
         uids = book.filter(hit)["uid"].to_list()
         if uids:
-            removal.from_tar(shards, name, index_shard(shards, name).whole(), uids, changed)
-            removal.from_ledger(shards, name, uids, REASON, changed)
+            removal.from_shard(shards, name, removal.named(uids), REASON, changed)
             touched.add(name)
     return touched
 

@@ -1,52 +1,185 @@
-"""Take samples out of a shard that is written: its bytes, its index, its ledger and its statistics, in this order."""
+"""Take samples out of a shard that is written: its bytes, its index, its ledger and its statistics.
+
+The index to be is written first, to `removing/<shard>.parquet`, and goes last: a removal that was killed at any byte is finished
+from it, without asking the tar for uids that it may not state. Whatever else the tar holds stays in it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Collection
+import json
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import IO, NamedTuple
 
 import polars as pl
 
+from datacomp_core.errors import DataError
+from datacomp_core.members import USUAL, names_of
 from datacomp_core.pool.fetch import account_stats, stats_name
 from datacomp_core.pool.stats import read_ledger
-from datacomp_core.shards import INDEX_SCHEMA, LEDGER, write_index
+from datacomp_core.shards import LEDGER, MEMBERS, index_shard, stored_index, tar_mark, write_index
 from datacomp_core.store import Folder
 from datacomp_core.store.folder import FileStat
-from datacomp_core.tar import ending
+from datacomp_core.tar import ending, walk
 
 Changed = dict[str, FileStat]
+Chosen = Callable[[pl.Series], pl.Series]
+"""Which of some uids are to go: a series of flags, null for null."""
+
+REMOVING = "removing"
+STATE = "state"
+COPIED_AT_ONCE = 8 << 20
 
 
-def from_tar(folder: Folder, name: str, rows: pl.DataFrame, uids: Collection[str], changed: Changed) -> int:
-    """Rewrite a tar, whose index is `rows`, without these samples, and its index; how many it had."""
-    gone = rows["uid"].is_in(list(uids))
-    if not gone.any():
-        return 0
-    kept = rows.filter(~gone)
-    with folder.writing(f"{name}.tar") as path, path.open("wb") as file, folder.open(f"{name}.tar") as source:
-        starts: list[int] = []
-        for offset, length in kept.select("offset", "length").iter_rows():
-            starts.append(file.tell())
-            source.seek(offset)
-            file.write(source.read(length))
-        file.write(ending(file.tell()))
-    note = write_index(folder, name, kept.with_columns(pl.Series("offset", starts, INDEX_SCHEMA["offset"])))
-    changed[note.path] = note
+class _State(NamedTuple):
+    """What a removal that was begun needs to be finished: the samples in the tar before and after it, whether it has a mark."""
+
+    before: int
+    after: int
+    marked: bool
+
+
+def named(uids: Collection[str]) -> Chosen:
+    """The samples of these uids."""
+    return lambda series: series.is_in(list(uids))
+
+
+def from_shard(folder: Folder, name: str, chosen: Chosen, reason: str, changed: Changed) -> int:
+    """Rewrite a tar without these samples, then its index and its ledger; how many it had. A begun removal is finished first."""
+    finish(folder, name, chosen, reason, changed)
+    rows, mark = stored_index(folder, name)
+    gone = chosen(rows["uid"]).fill_null(value=False)
+    if gone.any():
+        see_place(folder, name)
+        plan = _planned(folder, name, rows, gone, marked=bool(mark))
+        folder.write(f"{REMOVING}/{name}.parquet", plan)
+        finish(folder, name, chosen, reason, changed)
+    elif folder.exists(f"{LEDGER}/{name}.parquet"):
+        from_ledger(folder, name, chosen, reason, changed)
     return int(gone.sum())
 
 
-def from_ledger(folder: Folder, name: str, uids: Collection[str], reason: str, changed: Changed) -> None:
+def pending(folder: Folder) -> list[str]:
+    """The shards whose removal was begun and not finished."""
+    return [name.removesuffix(".parquet") for name in (folder / REMOVING).files(".parquet")]
+
+
+def finish(folder: Folder, name: str, chosen: Chosen, reason: str, changed: Changed) -> None:
+    """Do what is left of a removal that was begun. DataError if the tar is neither the one of before nor the one of after."""
+    if not folder.exists(f"{REMOVING}/{name}.parquet"):
+        return
+    kept, gone, state = _read(folder, name)
+    names = names_of(kept[MEMBERS][0] or "") if MEMBERS in kept.columns and kept.height else USUAL
+    there = len(index_shard(folder, name, names).kind)
+    if there == state.before:
+        _rewrite(folder, name, gone, kept)
+    elif there != state.after:
+        raise DataError(
+            f"{folder.at(name)}.tar has {there} samples, where a removal that was interrupted expects {state.before} or "
+            f"{state.after}: somebody changed it meanwhile. Bring it back from a copy, then run the same command again."
+        )
+    written = write_index(folder, name, kept, tar_mark(folder, name) if state.marked else "")
+    changed[written.path] = written
+    changed[f"{name}.tar"] = _stat(folder, f"{name}.tar", is_ours=not state.marked)
+    if folder.exists(f"{LEDGER}/{name}.parquet"):
+        from_ledger(folder, name, lambda uids: uids.is_in(gone["uid"].implode()) | chosen(uids), reason, changed)
+    folder.remove(f"{REMOVING}/{name}.parquet")
+
+
+def from_ledger(folder: Folder, name: str, chosen: Chosen, reason: str, changed: Changed) -> None:
     """Give these samples a reason in the ledger of a shard, and count it anew."""
     book = read_ledger(folder, name)
-    hit = pl.col("uid").is_in(list(uids))
-    if not book.select(hit.any()).item():
-        return
-    said = {"status": "refused", "reason": reason}
-    book = book.with_columns(pl.when(hit).then(pl.lit(value)).otherwise(pl.col(key)).alias(key) for key, value in said.items())
-    buffer = io.BytesIO()
-    book.write_parquet(buffer, compression="zstd", statistics=False)
-    for file in (
-        folder.write(f"{LEDGER}/{name}.parquet", buffer.getvalue()),
-        *([folder.write_json(stats_name(name), account_stats(book))] if folder.exists(stats_name(name)) else []),
-    ):
+    hit = chosen(book["uid"].str.to_lowercase()).fill_null(value=False) & (book["reason"] != reason).fill_null(value=True)
+    if hit.any():
+        said = {"status": "refused", "reason": reason}
+        book = book.with_columns(
+            pl.when(hit).then(pl.lit(value)).otherwise(pl.col(key)).alias(key) for key, value in said.items()
+        )
+        buffer = io.BytesIO()
+        book.write_parquet(buffer, compression="zstd", statistics=False)
+        file = folder.write(f"{LEDGER}/{name}.parquet", buffer.getvalue())
         changed[file.path] = file
+    if folder.exists(stats_name(name)):
+        counted = account_stats(book)
+        if folder.read_json(stats_name(name)) != counted:  # a kill between the two
+            file = folder.write_json(stats_name(name), counted)
+            changed[file.path] = file
+
+
+def see_place(folder: Folder, name: str) -> None:
+    """DataError if bytes that are removed here would stay elsewhere: under another name of the same file."""
+    if folder.is_local and (links := os.stat(folder.at(f"{name}.tar")).st_nlink) > 1:
+        raise DataError(
+            f"{folder.at(name)}.tar has {links - 1} other names (hard links), under which the removed samples would stay: copy "
+            "it to a file of its own, remove the others, and run again."
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _planned(folder: Folder, name: str, rows: pl.DataFrame, gone: pl.Series, *, marked: bool) -> bytes:
+    """The index to be, with the removed rows (their new offset is null) and what tells the tar of before from that of after."""
+    names = names_of(rows[MEMBERS][0] or "") if MEMBERS in rows.columns and rows.height else USUAL
+    walked = index_shard(folder, name, names)
+    walked.whole()
+    columns = ["key", "offset", "length"]
+    if rows.join(walked.rows.select(columns), on=columns, how="anti").height:
+        raise DataError(
+            f"{folder.at(name)}.tar is not the one its index describes, so nothing can be removed from it: adopt the folder "
+            "again with a raised edition, or index it again."
+        )
+    taken = pl.when(pl.col("gone")).then(pl.col("length")).otherwise(0)
+    table = rows.with_columns(gone=gone).sort("offset").with_columns(removed_before=taken.cum_sum() - taken)
+    buffer = io.BytesIO()
+    state = _State(len(walked.kind), len(walked.kind) - int(gone.sum()), marked)
+    table.write_parquet(buffer, metadata={STATE: json.dumps(state)})
+    return buffer.getvalue()
+
+
+def _read(folder: Folder, name: str) -> tuple[pl.DataFrame, pl.DataFrame, _State]:
+    """The index to be, the rows that go (as they lay before), and the state."""
+    data = folder.read(f"{REMOVING}/{name}.parquet")
+    table = pl.read_parquet(io.BytesIO(data))
+    state = _State(*json.loads(pl.read_parquet_metadata(io.BytesIO(data))[STATE]))
+    kept = table.filter(~pl.col("gone")).with_columns(offset=pl.col("offset") - pl.col("removed_before"))
+    return kept.drop("gone", "removed_before"), table.filter("gone"), state
+
+
+def _rewrite(folder: Folder, name: str, gone: pl.DataFrame, kept: pl.DataFrame) -> None:
+    """All of a tar but the ranges of `gone`, in the file that its name stands for."""
+    place, file = folder, f"{name}.tar"
+    if folder.is_local:
+        real = Path(os.path.realpath(folder.at(file)))
+        place, file = Folder(real.parent), real.name
+    with place.writing(file) as path, path.open("wb") as target, place.open(file) as source:
+        position = 0
+        for offset, length in gone.sort("offset").select("offset", "length").iter_rows():
+            _copy(source, target, position, offset)
+            position = offset + length
+        size = source.seek(0, io.SEEK_END)
+        end = max((member.end for member in walk(source, size)), default=0)
+        _copy(source, target, position, max(end, position))
+        target.write(ending(target.tell()))
+
+
+def _stat(folder: Folder, name: str, *, is_ours: bool) -> FileStat:
+    """A file as a manifest has it; what is not ours has no hash there."""
+    with folder.open(name) as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest() if is_ours else ""  # pyright: ignore[reportArgumentType]
+    return FileStat(name, size, digest)
+
+
+def _copy(source: IO[bytes], target: IO[bytes], begin: int, end: int) -> None:
+    source.seek(begin)
+    while begin < end:
+        some = source.read(min(COPIED_AT_ONCE, end - begin))
+        if not some:
+            raise DataError("A tar became shorter while samples were removed from it: run the same command again.")
+        target.write(some)
+        begin += len(some)

@@ -15,7 +15,7 @@ import polars as pl
 from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import DataError
 from datacomp_core.parts import METADATA, scan
-from datacomp_core.pool import amend, error_pictures, ledger
+from datacomp_core.pool import amend, error_pictures, ledger, removal
 from datacomp_core.pool.distributors import Distributor
 from datacomp_core.pool.fetch import Reach, ShardPlan, account_stats, stats_name
 from datacomp_core.pool.images import fetch_plans, plan_shards
@@ -23,7 +23,7 @@ from datacomp_core.pool.safety import networks
 from datacomp_core.pool.spec import ImageSpec
 from datacomp_core.pool.stats import ledger_names, read_ledger
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.shards import LEDGER, shard_name
+from datacomp_core.shards import LEDGER, TAKEN_DOWN, shard_name
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.folder import FileStat
 
@@ -60,6 +60,8 @@ def retry_images(
     record, shards = amend.begin(store, address)
     folder, metadata = store.folder(shards), store.folder(pool) / METADATA
     changed: dict[str, FileStat] = {}
+    for name in removal.pending(folder):
+        removal.finish(folder, name, removal.named(()), TAKEN_DOWN, changed)
     retried = {name.removesuffix(".parquet") for name in (folder / RETRY).files(".parquet")}
     for name in sorted(retried):
         if folder.exists(stats_name(name)):

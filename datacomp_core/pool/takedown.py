@@ -1,117 +1,244 @@
 """Take samples out: their bytes leave every shard set of the store, and what was made with them is listed and marked.
 
 A shard is rewritten whole without them; its index, ledger and statistics follow. What was made from it (subsets, shards, scores,
-checkpoints, results) gets `_takedown.json` beside its record: it cannot be unlearned, only known and made again.
+checkpoints, results) gets `_takedown.json` beside its record: it cannot be unlearned, only known and made again. Marks come
+first, so that a takedown that was killed anywhere is finished by the same command. Every line of a request gets an answer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet
-from datacomp_core.errors import DataError
+from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.parts import METADATA, part_names, scan
 from datacomp_core.pool import amend, removal
-from datacomp_core.shards import INDEX, LEDGER, TAKEN_DOWN, index_shard, read_index, write_index
-from datacomp_core.store import Folder, Store
+from datacomp_core.pool.requests import BEFORE, KNOWN, NOW, Requests, normal_urls
+from datacomp_core.pool.stats import read_ledger
+from datacomp_core.pool.unique import read_ahead
+from datacomp_core.shards import INDEX, LEDGER, TAKEN_DOWN, stored_index, tars_of, write_index
+from datacomp_core.store import Folder, Store, scratch
 from datacomp_core.store.folder import FileStat
 from datacomp_core.store.record import Record, now
+from datacomp_core.subset_files import SubsetFile, slices
 
-MARK = "_takedown.json"
+MARK, MARKED_UIDS = "_takedown.json", "_takedown.npy"
 
 
 @dataclass
 class Taken:
-    """Samples removed by shard set, and the addresses of what was made with them."""
+    """Samples removed by shard set, the addresses of what was made with them, and what could not be looked into, with the reason.
+
+    `not_found` counts the lines of the request that name nothing the store knows; `places` are all shard sets, by number.
+    """
 
     removed: dict[str, int] = field(default_factory=dict[str, int])
     marked: list[str] = field(default_factory=list[str])
+    unread: dict[str, str] = field(default_factory=dict[str, str])
+    not_found: int = 0
+    places: list[str] = field(default_factory=list[str])
+
+    def count(self, address: str, number: int) -> None:
+        if number:
+            self.removed[address] = self.removed.get(address, 0) + number
 
 
-def uids_of_urls(store: Store, urls: set[str]) -> set[str]:
-    """The uids that the metadata of the store's pools has for these urls."""
-    found: set[str] = set()
-    for record in store.records("pools"):
-        data = str(record.artifact["data"])
-        metadata = (Folder(data) if data.startswith("/") or "://" in data else store.root / data) / METADATA
-        for part in part_names(metadata):
-            found |= set(scan(metadata, part).filter(pl.col("url").is_in(list(urls))).select("uid").collect()["uid"])
-    return found
+@dataclass(frozen=True)
+class _Set:
+    """A shard set, built or half changed, and where its files lie."""
+
+    record: Record
+    shards: ShardSet
+    folder: Folder
+    is_interrupted: bool
 
 
-def take_down(store: Store, uids: set[str]) -> Taken:
-    """Remove samples from all shard sets of the store and mark what was made with them. DataError if a uid is none."""
-    if not uids:
-        raise DataError("There is nothing to take down: the list names no sample that a pool of this store has.")
-    uid.pack(pl.Series(sorted(uids)))
+def take_down_list(store: Store, source: Path) -> tuple[Taken, pl.DataFrame]:
+    """`take_down` of a file with a uid or url a line, and the answers: line, request, answer, found."""
+    with scratch() as folder:
+        requests = Requests(folder).read(source)
+        taken = take_down(store, requests)
+        answers = [piece.drop("uids") for piece in requests.answers(taken.places)]
+        return taken, pl.concat(answers)
+
+
+def take_down(store: Store, requests: Requests) -> Taken:
+    """Remove samples from all shard sets of the store and mark what was made with them.
+
+    What cannot be read (a pool whose metadata is gone) is in `unread`, and keeps nobody from the rest.
+    """
     taken = Taken()
-    touched = _makers(store, uids)
-    for address in list(store.addresses("shards")) + _aside(store):
-        removed = _from_shard_set(store, address, uids)
-        if removed:
-            taken.removed[address] = removed
-            touched.add(address)
-    taken.marked = sorted(_downstream(store, touched) | touched)
-    for address in taken.marked:
-        store.home(address).write_json(MARK, {"at": now(), "num_uids": len(uids), "uids": sorted(uids)})
+    if requests.has_urls():
+        _match_urls(store, requests, taken)
+    requests.settle()
+    sets = list(_sets(store, taken))
+    taken.places = [one.record.address for one in sets]
+    hit = {one.record.address for one in sets if not one.shards.tars and _is_concerned(one, requests, taken)}
+    _see_metadata(store, requests, taken)
+    touched = hit | _makers(store, requests, taken) | _marked_before(store, requests)
+    _mark(store, touched, requests, taken)
+    for folder in dict.fromkeys(one.folder for one in sets if not one.shards.tars):
+        here = [one for one in sets if one.folder == folder and not one.shards.tars]
+        if any(one.record.address in hit or one.is_interrupted for one in here):
+            _change(store, here, requests, taken)
+    concerned = {one.folder for one in sets if one.record.address in touched}
+    for one in sets:
+        if one.shards.tars and (one.is_interrupted or tars_of(store, one.shards) in concerned):
+            _change_view(store, one, requests, taken)
+    taken.not_found = sum(piece.height - int(piece["found"].sum()) for piece in requests.answers(taken.places))
     return taken
 
 
-def _aside(store: Store) -> list[str]:
-    """Shard sets whose change was killed."""
-    return [address for address in store.places("shards") if store.interrupted(address) is not None]
+# Who is asked for ------------------------------------------------------------------------------------------------------
 
 
-def _makers(store: Store, uids: set[str]) -> set[str]:
+def _match_urls(store: Store, requests: Requests, taken: Taken) -> None:
+    """The uids that the metadata of the store's pools has for the urls."""
+    number = 0
+    for record in store.records("pools"):
+        metadata = _data(store, record) / METADATA
+        try:
+            for part in part_names(metadata):
+                table = scan(metadata, part).select("uid", "url").collect()
+                requests.match(table.with_columns(normal_urls(table["url"]).alias("url")), number)
+                number += 1
+        except (DatacompError, OSError, pl.exceptions.PolarsError) as problem:
+            taken.unread[record.address] = str(problem).split("\n", 1)[0]
+
+
+def _see_metadata(store: Store, requests: Requests, taken: Taken) -> None:
+    """Note what is in no shard set and in the metadata of a pool: asked for rightly, and without bytes here."""
+    for record in store.records("pools"):
+        metadata = _data(store, record) / METADATA
+        try:
+            for part in part_names(metadata) if requests.has_unknown() else ():
+                requests.note(scan(metadata, part).select(pl.col("uid").str.to_lowercase()).collect()["uid"], KNOWN)
+        except (DatacompError, OSError, pl.exceptions.PolarsError) as problem:
+            taken.unread[record.address] = str(problem).split("\n", 1)[0]
+
+
+def _data(store: Store, record: Record) -> Folder:
+    data = str(record.artifact["data"])
+    return Folder(data) if data.startswith("/") or "://" in data else store.root / data
+
+
+def _sets(store: Store, taken: Taken) -> Iterator[_Set]:
+    for record, is_interrupted in _records(store):
+        try:
+            shards = store.artifact(ShardSet, record)
+            folder = store.folder(shards)
+            if not folder.exists():
+                raise DataError(f"{folder} is not there.")
+            yield _Set(record, shards, folder, is_interrupted)
+        except DatacompError as problem:
+            taken.unread[record.address] = str(problem)
+
+
+def _records(store: Store) -> Iterator[tuple[Record, bool]]:
+    for record in store.records("shards"):
+        yield record, False
+    for record in amend.interrupted(store):
+        yield record, True
+
+
+def _is_concerned(one: _Set, requests: Requests, taken: Taken) -> bool:
+    """Whether a shard set has samples or candidates that are asked for, or a removal that was not finished."""
+    concerned = bool(removal.pending(one.folder))
+    try:
+        booked = set((one.folder / LEDGER).files(".parquet"))
+        for name, rows, book in read_ahead(partial(_records_of, one.folder, booked), _indexed(one.folder)):
+            here = rows.filter(requests.among(rows["uid"]))
+            if here.height:
+                removal.see_place(one.folder, name)
+                requests.note(here["uid"], KNOWN)
+                concerned = True
+            if book is not None:
+                concerned |= _in_ledger(book, requests, rows)
+    except DatacompError as problem:
+        taken.unread[one.record.address] = str(problem)
+        return False
+    return concerned
+
+
+def _records_of(folder: Folder, booked: set[str], name: str) -> tuple[str, pl.DataFrame, pl.DataFrame | None]:
+    """A shard's index and ledger."""
+    return name, stored_index(folder, name)[0], read_ledger(folder, name) if f"{name}.parquet" in booked else None
+
+
+def _in_ledger(book: pl.DataFrame, requests: Requests, rows: pl.DataFrame) -> bool:
+    """Note what a ledger knows of the asked; whether it has candidates that a retry might still bring."""
+    book = book.with_columns(pl.col("uid").str.to_lowercase())
+    asked = book.filter(requests.among(book["uid"]))
+    before = asked["reason"] == TAKEN_DOWN
+    requests.note(asked.filter(before.fill_null(value=False))["uid"], BEFORE)
+    left = asked.filter((asked["reason"] != TAKEN_DOWN) & ~asked["uid"].is_in(rows["uid"].implode()))
+    requests.note(left["uid"], KNOWN)
+    return bool(left.height)
+
+
+def _makers(store: Store, requests: Requests, taken: Taken) -> set[str]:
     """Subsets that hold one of the uids."""
-    wanted = set(uid.pack(pl.Series(sorted(uids))).tolist())
     found: set[str] = set()
     for record in store.records("subsets"):
-        chosen = uid.read_subset((store.root / str(record.artifact["data"])).read("subset.npy"), record.address)
-        if wanted & set(chosen.tolist()):
-            found.add(record.address)
+        try:
+            for uids, _ in slices([SubsetFile(_data(store, record))]):
+                here = (
+                    uid.unpack(uids[uid.locate(requests.uids, uids)[1] > 0]) if len(requests.uids) else pl.Series(dtype=pl.String)
+                )
+                if len(here):
+                    found.add(record.address)
+                    requests.note(here, KNOWN)
+        except DatacompError as problem:
+            taken.unread[record.address] = str(problem)
     return found
 
 
-def _from_shard_set(store: Store, address: str, uids: set[str]) -> int:
-    record = store.record(address)
-    folder = store.folder(store.artifact(ShardSet, record)) if record else None
-    if record is not None and folder is not None and not any(_hits(folder, name, uids).height for name in _indexed(folder)):
-        return 0
-    was_killed = record is None
-    record, shards = amend.begin(store, address)
-    folder = store.folder(shards)
-    changed: dict[str, FileStat] = {}
-    if was_killed:  # one tar may be newer than its index
-        for name in _indexed(folder):
-            write_index(folder, name, index_shard(folder, name).whole())
-    removed = sum(_from_shard(folder, name, uids, changed) for name in _indexed(folder))
-    amend.finish(store, record, shards, changed)
-    return removed
+# What was made with them ---------------------------------------------------------------------------------------------
 
 
-def _indexed(folder: Folder) -> list[str]:
-    return [name.removesuffix(".parquet") for name in (folder / INDEX).files(".parquet")]
+def _marked_before(store: Store, requests: Requests) -> set[str]:
+    """What an earlier takedown of some of these uids marked: one that was killed may have left work there."""
+    found: set[str] = set()
+    for record in _all_records(store):
+        if store.home(record.address).exists(MARKED_UIDS):
+            marked = _marked_uids(store, record.address)
+            known = uid.locate(marked, np.asarray(requests.uids))[1] > 0 if len(requests.uids) else np.empty(0, bool)
+            if known.any():
+                found.add(record.address)
+                if record.kind == "shards":
+                    requests.note(uid.unpack(np.asarray(requests.uids)[known]), BEFORE)
+    return found
 
 
-def _hits(folder: Folder, name: str, uids: set[str]) -> pl.DataFrame:
-    return read_index(folder, name).filter(pl.col("uid").is_in(list(uids)))
+def _all_records(store: Store) -> list[Record]:
+    return [*store.records(), *amend.interrupted(store)]
 
 
-def _from_shard(folder: Folder, name: str, uids: set[str], changed: dict[str, FileStat]) -> int:
-    """Rewrite one shard without the samples; how many it had."""
-    gone = removal.from_tar(folder, name, read_index(folder, name), uids, changed)
-    if folder.exists(f"{LEDGER}/{name}.parquet"):
-        removal.from_ledger(folder, name, uids, TAKEN_DOWN, changed)
-    return gone
+def _marked_uids(store: Store, address: str) -> uid.Uids:
+    return uid.read_subset(store.home(address).read(MARKED_UIDS), f"{address}/{MARKED_UIDS}")
+
+
+def _mark(store: Store, touched: set[str], requests: Requests, taken: Taken) -> None:
+    taken.marked = sorted(_downstream(store, touched) | touched)
+    for address in taken.marked:
+        home, uids = store.home(address), requests.known()
+        if home.exists(MARKED_UIDS):
+            uids = np.unique(np.concatenate([uids, _marked_uids(store, address)]))
+        home.write(MARKED_UIDS, uid.subset_bytes(uids))
+        home.write_json(MARK, {"at": now(), "num_uids": len(uids), "uids_in": MARKED_UIDS})
 
 
 def _downstream(store: Store, touched: set[str]) -> set[str]:
     """Addresses of everything that was made from `touched`, directly or not."""
-    records: list[Record] = list(store.records())
+    records = _all_records(store)
     found: set[str] = set()
     while True:
         more = {
@@ -123,3 +250,62 @@ def _downstream(store: Store, touched: set[str]) -> set[str]:
         if not more:
             return found
         found |= more
+
+
+# Removing ------------------------------------------------------------------------------------------------------------
+
+
+def _indexed(folder: Folder) -> list[str]:
+    return [name.removesuffix(".parquet") for name in (folder / INDEX).files(".parquet")]
+
+
+def _change(store: Store, here: list[_Set], requests: Requests, taken: Taken) -> None:
+    """Rewrite the shards of one folder; all shard sets that it is the data of get new records."""
+    changed: dict[str, FileStat] = {}
+    folder = here[0].folder
+    with ExitStack() as alone:
+        for one in here:
+            alone.enter_context(store.alone(one.record.address, "take samples out of it"))
+        begun = [amend.begin(store, one.record.address) for one in here]
+        for name in _indexed(folder):
+            rows = stored_index(folder, name)[0]
+            hit = rows.filter(requests.among(rows["uid"]))["uid"]
+            gone = removal.from_shard(folder, name, requests.among, TAKEN_DOWN, changed)
+            for one in here:
+                requests.note(hit, NOW, taken.places.index(one.record.address))
+                taken.count(one.record.address, gone)
+        for record, shards in begun:
+            amend.finish(store, record, shards, changed)
+
+
+def _change_view(store: Store, view: _Set, requests: Requests, taken: Taken) -> None:
+    """Rewrite the index of a view by the index that its tars have now."""
+    changed: dict[str, FileStat] = {}
+    tars = tars_of(store, view.shards)
+    place = taken.places.index(view.record.address)
+    with store.alone(view.record.address, "take samples out of it"):
+        record, shards = amend.begin(store, view.record.address)
+        for name in _indexed(view.folder):
+            rows, _ = stored_index(view.folder, name)
+            asked = requests.among(rows["uid"])
+            requests.note(rows.filter(asked)["uid"], NOW, place)
+            taken.count(view.record.address, int(asked.sum()))
+            kept = _placed_anew(tars, rows.filter(~asked))
+            if not kept.equals(rows):
+                file = write_index(view.folder, name, kept)
+                changed[file.path] = file
+        amend.finish(store, record, shards, changed)
+
+
+def _placed_anew(tars: Folder, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of a view with the places that their samples have now."""
+    pieces: list[pl.DataFrame] = [rows.head(0)]
+    numbered = rows.with_row_index("place")
+    for (tar,), some in numbered.group_by("shard"):
+        now_there = stored_index(tars, str(tar))[0].select("uid", at="offset", size="length").unique("uid", keep="first")
+        found = some.join(now_there, on="uid", how="left")
+        if found["at"].null_count():
+            raise DataError(f"{tars.at(str(tar))}.tar does not contain samples that a view of it has: make the view again.")
+        pieces.append(found.with_columns(offset=pl.col("at"), length=pl.col("size")).drop("at", "size"))
+    placed = pl.concat(pieces, how="diagonal_relaxed").sort("place") if len(pieces) > 1 else numbered
+    return placed.select(rows.columns)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from datacomp_core.uid import Uids
+from datacomp_core.uid import Positions, locate
+
+__all__ = ["locate"]
 
 ROW = np.dtype([("f0", "u8"), ("f1", "u8"), ("copy", "u4"), ("shard", "u4"), ("offset", "i8"), ("length", "i8"), ("key", "u4")])
 """One sample to write: its uid, which copy of it, where it lies (`shard` is a position in the list of shards), and the crc32 of
@@ -25,28 +27,6 @@ BUCKET_ROWS = 4_000_000
 MAX_BUCKETS = 512
 
 Rows = npt.NDArray[np.void]
-Positions = npt.NDArray[np.int64]
-
-
-def locate(subset: Uids, wanted: Uids) -> tuple[Positions, Positions]:
-    """For each of `wanted`, shape (n,): its first position in the sorted subset, and how often it stands there (0: not)."""
-    high = subset["f0"]
-    left = np.searchsorted(high, wanted["f0"], "left").astype(np.int64)
-    right = np.searchsorted(high, wanted["f0"], "right").astype(np.int64)
-    first = _bisect(subset["f1"], left, right, wanted["f1"], "left")
-    return first, _bisect(subset["f1"], first, right, wanted["f1"], "right") - first
-
-
-def _bisect(values: Any, low: Positions, high: Positions, wanted: Any, side: Literal["left", "right"]) -> Positions:
-    """Binary search in many sorted stretches of `values` at once."""
-    low, high = low.copy(), high.copy()
-    while (searching := low < high).any():
-        middle = (low + high) // 2
-        found = values[np.minimum(middle, len(values) - 1)]
-        after = searching & (found < wanted if side == "left" else found <= wanted)
-        low = np.where(after, middle + 1, low)
-        high = np.where(searching & ~after, middle, high)
-    return low
 
 
 def repeat(rows: Rows, count: Positions) -> Rows:

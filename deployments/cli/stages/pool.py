@@ -12,6 +12,7 @@ from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
 from deployments.cli.stages.own_pool import adopt, byod, folder, opened, prepare
+from deployments.cli.stages.takedown import takedown
 
 if TYPE_CHECKING:
     from datacomp_core.artifacts import ShardSet
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 COMMON = ("small", "medium", "large", "xlarge", "datacomp_1b")
 Where = Annotated[str, typer.Argument(help="A download: its address, or the first digits of its fingerprint.")]
-List = Annotated[Path, typer.Argument(help="A file with one uid or url a line.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -209,27 +209,6 @@ def decontaminate(
         return
     terminal.table("Decontaminated", ("what", "images"), [(n, f"{c:,}") for n, c in made.counts.items()], right=("images",))
     terminal.out.print(f"Subset and hits: [bold]{store.folder(made)}[/]")
-
-
-def takedown(names: List, json: options.Json = False) -> None:
-    """Remove samples from every shard set of the store, and mark the subsets, checkpoints and results made with them.
-
-    Example: datacomp pool takedown requests.txt
-    """
-    from datacomp_core.pool.takedown import take_down, uids_of_urls
-
-    if not names.is_file():
-        raise SpecError(f"{names} is no file: one uid or url a line is wanted.")
-    lines = {line.strip() for line in names.read_text().splitlines() if line.strip()}
-    urls = {line for line in lines if "://" in line}
-    store = opened()
-    taken = take_down(store, (lines - urls) | (uids_of_urls(store, urls) if urls else set()))
-    if json:
-        terminal.print_json({"removed": taken.removed, "marked": taken.marked})
-        return
-    removed = [(address, f"{count:,}") for address, count in taken.removed.items()]
-    terminal.table("Removed", ("shard set", "samples"), removed, right=("samples",))
-    terminal.table("Made with them: marked with _takedown.json", ("address",), [(address,) for address in taken.marked])
 
 
 def _address(where: str) -> str:

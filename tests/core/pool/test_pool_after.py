@@ -16,7 +16,7 @@ from images_world import LOOPBACK, rows_of, web, write_pool
 
 from datacomp_core import uid
 from datacomp_core.artifacts import Pool, ShardSet
-from datacomp_core.errors import DataError
+from datacomp_core.errors import SpecError
 from datacomp_core.pool import ledger
 from datacomp_core.pool.amend import begin
 from datacomp_core.pool.estimate import estimate
@@ -24,7 +24,7 @@ from datacomp_core.pool.images import ImageSpec, download_images, images_of
 from datacomp_core.pool.overlap import OverlapSpec, intersect
 from datacomp_core.pool.retry import retry_images
 from datacomp_core.pool.stats import Tally, plot, tally
-from datacomp_core.pool.takedown import take_down
+from datacomp_core.pool.takedown import Taken, take_down_list
 from datacomp_core.shards import index_shard, parse_sample, read_index, shard_names
 from datacomp_core.store import Store
 
@@ -159,8 +159,13 @@ def test_a_takedown_removes_the_bytes_and_marks_what_was_made(world: World) -> N
     assert take_down(world.store, gone).removed == {}
 
 
+def take_down(store: Store, uids: set[str]) -> Taken:
+    (store.root.path / "requests.txt").write_text("".join(f"{one}\n" for one in sorted(uids)))
+    return take_down_list(store, store.root.path / "requests.txt")[0]
+
+
 def test_a_takedown_of_nothing_is_told(world: World) -> None:
-    with pytest.raises(DataError, match="nothing to take down"):
+    with pytest.raises(SpecError, match="has no line: one uid or url a line is wanted"):
         take_down(world.store, set())
 
 

@@ -1,0 +1,305 @@
+"""Takedowns: whatever a killed one left, the same command finishes; every line is answered; what must stay stays."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from odd_tars import add, pack, picture, sample, samples, uid_of
+
+from datacomp_core import uid
+from datacomp_core.artifacts import ShardSet, Subset
+from datacomp_core.errors import DataError
+from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
+from datacomp_core.pool.overlap import OverlapSpec, intersect
+from datacomp_core.pool.requests import normal_url, uid_in_line
+from datacomp_core.pool.takedown import Taken, take_down_list
+from datacomp_core.resharding.reshard import ReshardSpec, reshard
+from datacomp_core.resharding.view import view
+from datacomp_core.shards import read_index, read_samples, tars_of
+from datacomp_core.store import Folder, Store
+
+
+class Killed(BaseException):
+    """Nothing of ours catches it."""
+
+
+def adopted(store: Store, root: Folder, name: str, *, uids: bool, readme: bool = False) -> ShardSet:
+    """Two tars of four samples each, with img2dataset's tables beside them; one candidate of each never arrived."""
+    for tar in range(2):
+        numbers = range(4 * tar, 4 * tar + 4)
+        data = pack([*([("README", b"read me")] if readme else []), *samples(numbers, uids=uids)])
+        root.write(f"{tar:05d}.tar", data)
+        keys = [f"{n:09d}" for n in [*numbers, 90 + tar]]
+        told = {"key": keys, "status": ["success"] * 4 + ["failed_to_download"], "error_message": [None] * 4 + ["HTTP Error 404"]}
+        more = {"url": [f"http://h/{int(key):04d}.jpg" for key in keys]} | (
+            {"uid": [uid_of(int(k)) for k in keys]} if uids else {}
+        )
+        buffer = io.BytesIO()
+        pl.DataFrame(told | more).write_parquet(buffer)
+        root.write(f"{tar:05d}.parquet", buffer.getvalue())
+    spec = AdoptedPoolSpec(source=root.url, name=name)
+    return adopt_shards(spec, adopt_metadata(spec, store=store), store=store)
+
+
+def build(base: str) -> Store:
+    """A store with two adopted sets (one without uids), a reshard of one and a view of the other, and the subsets for them."""
+    store = Store.open(f"{base}/store")
+    plain = adopted(store, Folder(f"{base}/with"), "with", uids=True, readme=True)
+    bare = adopted(store, Folder(f"{base}/without"), "without", uids=False)
+    subset = intersect(OverlapSpec(name="all"), plain, plain, store=store)
+    reshard(ReshardSpec(samples_per_shard=3), subset, plain, store=store)
+    view(ReshardSpec(samples_per_shard=5), intersect(OverlapSpec(name="bare"), bare, bare, store=store), bare, store=store)
+    return store
+
+
+def take(store: Store, scratch: Path, *lines: str) -> tuple[Taken, dict[str, str]]:
+    scratch.mkdir(exist_ok=True)
+    (scratch / "list.txt").write_text("\n".join(lines))
+    taken, answers = take_down_list(store, scratch / "list.txt")
+    return taken, dict(answers.select("request", "answer").iter_rows())
+
+
+def state(store: Store) -> dict[str, Any]:
+    """All that a takedown is to leave, read by tarfile and polars alone; times and how often it was tried are nobody's."""
+    found: dict[str, Any] = {}
+    for record in store.records():
+        found[record.address] = (record.artifact["counts"], record.artifact.get("num_samples"), record.fingerprint)
+        assert store.missing(record) == ""
+        marks = store.home(record.address)
+        found[f"{record.address} mark"] = marks.read("_takedown.npy") if marks.exists("_takedown.npy") else None
+        if record.kind != "shards":
+            continue
+        shards = store.artifact(ShardSet, record)
+        folder = store.folder(shards)
+        for name in folder.files():
+            if name.endswith(".tar"):
+                with tarfile.open(fileobj=io.BytesIO(folder.read(name))) as archive:
+                    found[folder.at(name)] = [(info.name, archive.extractfile(info).read()) for info in archive]  # type: ignore[union-attr]
+            elif name.startswith("ledger/"):
+                found[folder.at(name)] = pl.read_parquet(io.BytesIO(folder.read(name))).to_dicts()
+            elif name.startswith("index/"):
+                rows = read_index(folder, name[6:-8])
+                found[folder.at(name)] = rows.to_dicts()
+                for (_,), some in rows.sort("shard", "offset").group_by("shard", maintain_order=True):
+                    assert all(set(members) >= {"jpg", "txt"} for _, members in read_samples(tars_of(store, shards), some))
+            else:
+                found[folder.at(name)] = name
+    return found
+
+
+OPERATIONS = ("write", "create", "remove", "put")
+
+
+@contextmanager
+def killed_at(turn: int, when: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The `turn`-th operation that changes a file is the last one, done (`after`) or not (`before`)."""
+    done: list[str] = []
+
+    def counted(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def method(folder: Folder, *given: Any, **options: Any) -> Any:
+            done.append(f"{name} {folder.url}/{given[0] if given else ''}")
+            if len(done) == turn and when == "before":
+                raise Killed
+            made = original(folder, *given, **options)
+            if len(done) == turn:
+                raise Killed
+            return made
+
+        return method
+
+    def writing(folder: Folder, name: str) -> Any:
+        @contextmanager
+        def inner() -> Iterator[Path]:
+            with original_writing(folder, name) as path:
+                yield path
+                done.append(f"writing {folder.url}/{name}")
+                if len(done) == turn and when == "before":
+                    raise Killed
+            if len(done) == turn:
+                raise Killed
+
+        return inner()
+
+    original_writing = Folder.writing
+    with monkeypatch.context() as patch:
+        for name in OPERATIONS:
+            patch.setattr(Folder, name, counted(name, getattr(Folder, name)))
+        patch.setattr(Folder, "writing", writing)
+        yield done
+
+
+LINES = (uid_of(1), "HTTP://H:80/0003.jpg#x", "http://h/0006.jpg", uid_of(90))
+
+
+def kill_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: Callable[[int], list[int]]) -> None:
+    """Kill the takedown at some operations, run it again, and compare with one that nobody disturbed."""
+    base, pristine = tmp_path / "base", tmp_path / "pristine"
+    build(str(base))
+    shutil.copytree(base, pristine, symlinks=True)
+
+    def restore() -> Store:
+        shutil.rmtree(base)
+        shutil.copytree(pristine, base, symlinks=True)
+        return Store.open(str(base / "store"))
+
+    store = restore()
+    with killed_at(0, "", monkeypatch) as done:
+        taken, answers = take(store, tmp_path / "lists", *LINES)
+    assert taken.not_found == 0, answers
+    expected, number = state(store), len(done)
+    assert number > 20
+    for turn in turns(number):
+        for when in ("before", "after"):
+            store = restore()
+            with pytest.raises(Killed), killed_at(turn, when, monkeypatch) as done:
+                take(store, tmp_path / "lists", *LINES)
+            again, answers = take(Store.open(str(base / "store")), tmp_path / "lists", *LINES)
+            assert (again.not_found, again.unread) == (0, {}), (done[-1], when, answers)
+            assert state(store) == expected, (done[-1], when)
+            assert not [path for path in base.rglob("*") if "removing" in path.parts and path.is_file()]
+
+
+def test_a_takedown_that_was_killed_is_finished_by_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_everywhere(tmp_path, monkeypatch, lambda number: [int(n) for n in np.random.default_rng(7).integers(5, number, 4)])
+
+
+@pytest.mark.slow
+def test_a_takedown_that_was_killed_anywhere_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_everywhere(tmp_path, monkeypatch, lambda number: list(range(1, number + 1)))
+
+
+def test_every_line_is_answered(tmp_path: Path) -> None:
+    store = build(str(tmp_path))
+    before = state(store)
+    lines = [
+        "\ufeff" + uid_of(1).upper(),
+        "0x2",
+        "00000000-0000-0000-0000-000000000003",
+        uid_of(90).upper(),
+        uid_of(77),
+        "HTTP://H:80/0005.jpg#top",
+        "http://h/0007.jpg",
+        "http://h/none.jpg",
+        "cat.jpg",
+        "",
+        "# of a letter",
+    ]
+    taken, answers = take(store, tmp_path / "lists", *lines)
+    plain = next(address for address in taken.removed if "/with--" in address)
+    assert answers[uid_of(1).upper()].startswith("removed from shards/")
+    assert all(answers[line].startswith("removed from ") for line in (lines[1], lines[2], lines[5], lines[6]))
+    assert answers[uid_of(90).upper()].startswith("known, and not downloaded")
+    assert (answers[uid_of(77)], answers["http://h/none.jpg"]) == ("not found", "not found")
+    assert answers["cat.jpg"] == "not found: neither a uid (32 hex digits) nor a url"
+    assert (taken.not_found, taken.unread, len(answers)) == (3, {}, 9)
+    assert taken.removed[plain] == 5
+    again, answers = take(store, tmp_path / "lists", *lines)
+    assert (again.removed, again.not_found) == ({}, 3)
+    assert answers[lines[1]] == "removed before"
+    after = state(store)
+    tar = after[f"{tmp_path}/with/00000.tar"]
+    assert [name for name, _ in tar] == ["README", *(name for name, _ in sample(0))]
+    assert [content for _, content in tar[1:]] == [content for _, content in sample(0)]
+    kept = {one for name in ("00000", "00001") for one in read_index(Folder(tmp_path / "with"), name)["uid"]}
+    assert kept == {uid_of(n) for n in (0, 4, 6)}
+    left = [(place, content) for place in before if place.endswith(".tar") for _, content in after[place]]
+    assert not [place for place, content in left if content == picture(5)]  # by its url, in both sets
+    assert {place for place, content in left if content == picture(2)} == {f"{tmp_path}/without/00000.tar"}  # of another uid
+    books = [row for place, rows in after.items() if "/with/ledger/" in place for row in rows]
+    assert {row["uid"]: row["reason"] for row in books}[uid_of(90)] == "taken_down"  # no retry brings it
+
+
+def test_a_folder_that_is_gone_does_not_keep_the_rest(tmp_path: Path) -> None:
+    store = build(str(tmp_path))
+    record = next(record for record in store.records("pools") if "/without--" in record.address)
+    shutil.rmtree(store.root.path / str(record.artifact["data"]) / "metadata")
+    shutil.rmtree(tmp_path / "without")
+    taken, answers = take(store, tmp_path / "lists", "http://h/0003.jpg")
+    assert answers["http://h/0003.jpg"].startswith("removed from ")
+    lost = sorted(address.partition("/")[0] for address in taken.unread)
+    assert lost == ["pools", "shards"]
+
+
+def test_symbolic_and_hard_links_keep_no_bytes(tmp_path: Path) -> None:
+    store = build(str(tmp_path))
+    real, link = tmp_path / "elsewhere.tar", tmp_path / "with/00000.tar"
+    link.rename(real)
+    link.symlink_to(real)
+    taken, _ = take(store, tmp_path / "lists", uid_of(1))
+    assert taken.unread == {}
+    assert link.is_symlink()
+    with tarfile.open(real) as archive:
+        assert not [name for name in archive.getnames() if name.startswith("000000001")]
+    other = tmp_path / "copy.tar"
+    os.link(tmp_path / "with/00001.tar", other)
+    size = other.stat().st_size
+    taken, _ = take(store, tmp_path / "lists", uid_of(5))
+    assert "1 other names (hard links)" in next(iter(taken.unread.values()))
+    assert other.stat().st_size == size
+
+
+def test_what_is_not_known_is_not_marked(tmp_path: Path) -> None:
+    store = build(str(tmp_path))
+    for _ in range(2):
+        taken, answers = take(store, tmp_path / "lists", uid_of(77), uid_of(1))
+        assert answers[uid_of(77)] == "not found"
+    subset = next(record for record in store.records("subsets") if "/all--" in record.address)
+    assert subset.address in taken.marked
+    assert json.loads(store.home(subset.address).read("_takedown.json"))["num_uids"] == 1
+    marked = uid.read_subset(store.home(subset.address).read("_takedown.npy"), "x")
+    assert uid.unpack(marked).to_list() == [uid_of(1)]
+    assert store.artifact(Subset, subset).num_samples == 8
+
+
+def test_a_tar_that_somebody_changed_is_an_error(tmp_path: Path) -> None:
+    store = build(str(tmp_path))
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for number in (1, 0, 2, 3):
+            for name, content in sample(number):
+                add(archive, name, content)
+    (tmp_path / "with/00000.tar").write_bytes(data.getvalue())
+    with pytest.raises(DataError, match=r"00000\.tar is not the one its index describes"):
+        take(store, tmp_path / "lists", uid_of(1))
+
+
+@pytest.mark.s3
+@pytest.mark.slow
+def test_in_a_bucket_too(tmp_path: Path, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = build(f"{s3_url}/calm")
+    with killed_at(0, "", monkeypatch) as done:
+        take(store, tmp_path / "lists", *LINES)
+    expected = {name.replace("/calm", ""): value for name, value in state(store).items() if name.endswith((".tar", ".parquet"))}
+    for turn in [int(n) for n in np.random.default_rng(3).integers(2, len(done), 5)]:
+        store = build(f"{s3_url}/{turn}")
+        with pytest.raises(Killed), killed_at(turn, "after", monkeypatch):
+            take(store, tmp_path / "lists", *LINES)
+        assert take(store, tmp_path / "lists", *LINES)[0].not_found == 0
+        found = {
+            name.replace(f"/{turn}", ""): value for name, value in state(store).items() if name.endswith((".tar", ".parquet"))
+        }
+        assert {name: value for name, value in found.items() if "/store/" not in name} == {
+            name: value for name, value in expected.items() if "/store/" not in name
+        }
+
+
+def test_lines_as_people_write_them() -> None:
+    assert uid_in_line("0XAB") == f"{'ab':0>32}"
+    assert uid_in_line("ab") is None
+    assert uid_in_line("g" * 32) is None
+    for same in ("http://h/a", "HTTP://H/a", "http://h:80/a", "http://h/a#b", "http://H:80/a#"):
+        assert normal_url(same) == "http://h/a"
+    assert normal_url("https://H:443") == "https://h/"
+    assert normal_url("http://h:8080/A?Q=#x") == "http://h:8080/A?Q="
+    assert normal_url("http://[broken/") == "http://[broken/"
