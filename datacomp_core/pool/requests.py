@@ -107,7 +107,7 @@ class Requests:
     def pieces(self) -> Iterator[pl.DataFrame]:
         """The lines, some at a time."""
         for path in sorted(self.folder.glob("lines-*.parquet")):
-            yield pl.read_parquet(path)
+            yield pl.read_parquet(path, glob=False)
 
     def has_urls(self) -> bool:
         return any(rows["url"].null_count() < rows.height for rows in self.pieces())
@@ -125,7 +125,7 @@ class Requests:
         """All uids that are asked for, sorted, each once, mapped from disk; nothing is known yet of what becomes of them."""
         with Spread(num_buckets(max(self.num_lines, UIDS_IN_MEMORY))) as spread:
             for path in sorted(self.folder.glob("*.parquet")):
-                spread.add(uid.pack(pl.read_parquet(path, columns=["uid"])["uid"].drop_nulls()))
+                spread.add(uid.pack(pl.read_parquet(path, columns=["uid"], glob=False)["uid"].drop_nulls()))
             total = 0
             with (self.folder / "uids.bin").open("wb") as file:
                 for some in spread.slices():
@@ -173,7 +173,7 @@ class Requests:
     def answers(self, places: list[str]) -> Iterator[pl.DataFrame]:
         """`line, request, answer, found` of every line, some at a time; `places` are the shard sets by number."""
         for number, rows in enumerate(self.pieces()):
-            matched = [pl.read_parquet(path) for path in sorted(self.folder.glob(f"matched-{number:06d}-*.parquet"))]
+            matched = [pl.read_parquet(path, glob=False) for path in sorted(self.folder.glob(f"matched-{number:06d}-*.parquet"))]
             asked = pl.concat([rows.drop_nulls("uid").select("line", "uid"), *matched]).unique()
             at = self.positions(asked["uid"])
             fates = self.fates[at] if len(at) else np.empty(0, np.uint8)
