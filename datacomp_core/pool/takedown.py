@@ -283,6 +283,8 @@ def _change_view(store: Store, view: _Set, requests: Requests, taken: Taken) -> 
     changed: dict[str, FileStat] = {}
     tars = tars_of(store, view.shards)
     place = taken.places.index(view.record.address)
+    if not view.is_interrupted and not any(_is_out_of_date(view.folder, tars, name, requests) for name in _indexed(view.folder)):
+        return  # an earlier takedown has been here
     with store.alone(view.record.address, "take samples out of it"):
         record, shards = amend.begin(store, view.record.address)
         for name in _indexed(view.folder):
@@ -295,6 +297,12 @@ def _change_view(store: Store, view: _Set, requests: Requests, taken: Taken) -> 
                 file = write_index(view.folder, name, kept)
                 changed[file.path] = file
         amend.finish(store, record, shards, changed)
+
+
+def _is_out_of_date(folder: Folder, tars: Folder, name: str, requests: Requests) -> bool:
+    rows, _ = stored_index(folder, name)
+    asked = requests.among(rows["uid"])
+    return bool(asked.any()) or not _placed_anew(tars, rows).equals(rows)
 
 
 def _placed_anew(tars: Folder, rows: pl.DataFrame) -> pl.DataFrame:
