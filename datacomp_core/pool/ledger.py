@@ -39,6 +39,7 @@ HTTP = re.compile(r"HTTP Error (\d{3})")
 REASONS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (reason, re.compile(pattern, re.IGNORECASE))
     for reason, pattern in (
+        ("busy", r"HTTP Error (408|425|429)"),
         ("http_4xx", r"HTTP Error 4\d\d"),
         ("http_5xx", r"HTTP Error 5\d\d"),
         ("redirect", r"HTTP Error 3\d\d|infinite loop"),
@@ -52,7 +53,8 @@ REASONS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("tls", r"ssl|certificate|tls"),
         ("unreachable", r"no route to host|network is unreachable"),
         ("cut_off", r"reset by peer|closed connection|IncompleteRead|broken pipe|connection aborted|BadStatusLine"),
-        ("bad_url", r"unknown url type|no host given|control characters|nonnumeric port|invalid ipv6|label empty|codec can't"),
+        ("bad_url", r"user name in the url|unknown url type|no host given|control characters|nonnumeric port"),
+        ("bad_url", r"invalid ipv6|label empty|codec can't"),
         ("too_many_pixels", r"image area too large|MAX_IMAGE_|too many pixels"),
         ("too_small", r"image too small"),
         ("too_long", r"aspect ratio too large"),
@@ -61,8 +63,15 @@ REASONS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("internal", r"^$"),
     )
 )
-TRANSIENT = frozenset({"dns", "refused", "timeout", "unreachable", "cut_off", "http_5xx", "internal"})
+TRANSIENT = frozenset({"dns", "refused", "timeout", "unreachable", "cut_off", "busy", "http_5xx", "internal"})
 """Reasons that another try may mend."""
+BUSY = (408, 425, 429)
+
+
+def is_transient() -> pl.Expr:
+    """Whether another try may mend what became of a row; ledgers of earlier versions call a busy server `http_4xx`."""
+    was_busy = (pl.col("reason") == "http_4xx") & pl.col("http_status").is_in(BUSY)
+    return (pl.col("reason").is_in(list(TRANSIENT)) | was_busy).fill_null(value=False)
 
 
 def reason_of(message: str) -> str:

@@ -28,7 +28,7 @@ from datacomp_core.store import Folder, Store
 from datacomp_core.store.folder import FileStat
 
 RETRY = "retry"
-ORIGIN = "_ledger"
+ORIGIN, ORIGIN_KEY = "_ledger", "_key"  # which row of which ledger a row was
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _failed(metadata: Folder, spec: ImageSpec, shards: Folder) -> Iterator[pl.Da
     """Metadata of the rows that failed for a passing reason, a ledger at a time."""
     plans = {shard_name(plan.number): plan for plan in plan_shards(metadata, spec)}
     for name in ledger_names(shards):
-        failed = read_ledger(shards, name).filter(pl.col("reason").is_in(list(ledger.TRANSIENT)))["uid"].unique()
+        failed = read_ledger(shards, name).filter(ledger.is_transient()).select("uid", "key")
         if failed.is_empty():
             continue
         if shards.exists(f"{RETRY}/{name}.parquet"):
@@ -108,10 +108,19 @@ def _failed(metadata: Folder, spec: ImageSpec, shards: Folder) -> Iterator[pl.Da
             rows = scan(metadata, plans[name].part).slice(plans[name].first, plans[name].count).collect()
         else:
             rows = pl.DataFrame(schema={"uid": pl.String})
-        rows = rows.filter(pl.col("uid").is_in(failed.implode())).with_columns(pl.lit(name).alias(ORIGIN))
-        if rows["uid"].n_unique() < len(failed):
+        rows = rows.drop(ORIGIN, ORIGIN_KEY, strict=False).with_columns(_keys(name, rows.height, spec))
+        rows = rows.join(failed, left_on=["uid", ORIGIN_KEY], right_on=["uid", "key"], how="semi", maintain_order="left")
+        rows = rows.with_columns(pl.lit(name).alias(ORIGIN))
+        if rows.height < failed.height:
             raise DataError(f"{shards} is not the download of {metadata} with these settings: ledger {name} names other uids.")
         yield rows
+
+
+def _keys(name: str, number: int, spec: ImageSpec) -> pl.Series:
+    """The keys that a download gives the rows of a shard: a uid may stand in several rows, of which one failed."""
+    digits = len(str(spec.samples_per_shard - 1)) if spec.samples_per_shard > 1 else 0
+    first = int(name) * 10**digits
+    return pl.Series(ORIGIN_KEY, range(first, first + number), dtype=pl.Int64).cast(pl.String).str.zfill(8 + digits)
 
 
 def _part(shards: Folder, number: int, rows: pl.DataFrame, changed: dict[str, FileStat]) -> ShardPlan:
@@ -125,10 +134,11 @@ def _part(shards: Folder, number: int, rows: pl.DataFrame, changed: dict[str, Fi
 
 def _move_rows(shards: Folder, name: str, changed: dict[str, FileStat]) -> None:
     """Take the rows that a finished shard tried out of the ledgers they came from."""
-    tried = pl.read_parquet(io.BytesIO(shards.read(f"{RETRY}/{name}.parquet")), columns=["uid", ORIGIN])
+    tried = pl.read_parquet(io.BytesIO(shards.read(f"{RETRY}/{name}.parquet")))
     for (origin,), some in tried.group_by(ORIGIN):
         book = read_ledger(shards, str(origin))
-        moved = pl.col("reason").is_in(list(ledger.TRANSIENT)) & pl.col("uid").is_in(some["uid"].implode())
+        known = pl.col("key").is_in(some[ORIGIN_KEY].implode()) if ORIGIN_KEY in some.columns else pl.lit(value=True)
+        moved = ledger.is_transient() & pl.col("uid").is_in(some["uid"].implode()) & known
         kept = book.filter(~moved.fill_null(value=False))
         if kept.height < book.height:
             buffer = io.BytesIO()

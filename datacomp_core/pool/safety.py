@@ -18,12 +18,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, InvalidURL
 from typing import Any
 from urllib.parse import urlsplit
 
 from datacomp_core.errors import SpecError
 from datacomp_core.pool.addresses import is_blocked
+from datacomp_core.pool.politeness import Politeness
 
 BLOCK = 1 << 16
 TICK_SECONDS = 0.25
@@ -122,6 +123,7 @@ class SafeOpener(urllib.request.OpenerDirector):
     def __init__(self, limits: Limits, proxies: Mapping[str, str]) -> None:
         super().__init__()
         self.limits, self.request, self.watch = limits, _Request(), Watch()
+        self.politeness = Politeness()
         self.networks = [ipaddress.ip_network(name) for name in limits.open_networks]
         self.proxies = {_endpoint(url) for url in proxies.values()}
         for handler in (
@@ -143,9 +145,13 @@ class SafeOpener(urllib.request.OpenerDirector):
         if request.refused is not None and request.refused[0] == url:
             raise request.refused[1]  # a retry of what will not change
         request.deadline, request.depth, request.refused = time.monotonic() + self.limits.max_seconds, 1, None
+        self.politeness.wait(url, request.deadline)
         try:
+            if "@" in urlsplit(url).netloc:
+                raise InvalidURL("user name in the url")
             answer = super().open(fullurl, data, timeout)
         except urllib.error.HTTPError as error:  # it holds the connection
+            self.politeness.heed(url, error)
             error.close()
             self.end()
             raise

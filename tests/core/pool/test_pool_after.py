@@ -83,6 +83,28 @@ def test_a_retry_fetches_what_failed_for_a_passing_reason_and_nothing_else(world
     assert download_images.run(SPEC, world.pool, store=world.store).status == "reused"
 
 
+def test_a_retry_takes_rows_not_uids(world: World) -> None:
+    """Two rows of one uid, of which one arrived: the other alone is fetched again."""
+    folder, name = world.store.folder(world.shards), "00000000"
+    book = pl.read_parquet(io.BytesIO(folder.read(f"ledger/{name}.parquet")))
+    metadata = world.store.root.path / "pool/metadata/00000000.parquet"
+    rows = pl.read_parquet(metadata)
+    twin = rows["uid"][0]
+    rows.with_columns(uid=pl.when(pl.int_range(pl.len()) == 1).then(pl.lit(twin)).otherwise("uid")).write_parquet(metadata)
+    second = pl.int_range(pl.len()) == 1
+    lost = {"uid": pl.lit(twin), "reason": pl.lit("timeout"), "status": pl.lit("failed_to_download")}
+    changed = book.with_columns(
+        pl.when(second).then(value).otherwise(pl.col(column)).alias(column) for column, value in lost.items()
+    )
+    buffer = io.BytesIO()
+    changed.write_parquet(buffer)
+    folder.write(f"ledger/{name}.parquet", buffer.getvalue())
+    told = retry_images(SPEC, world.pool, world.shards.address, store=world.store, threads=4, open_networks=LOOPBACK)
+    assert (told.tried, told.arrived) == (3, 1)
+    fetched = pl.read_parquet(io.BytesIO(folder.read(f"retry/{next(iter((folder / 'retry').files()))}")))
+    assert sorted(fetched["url"]) == sorted([rows["url"][1], *world.rows.filter(pl.col("url").str.contains("/status/50"))["url"]])
+
+
 def test_what_a_retry_brings_joins_the_pool_and_changes_its_fingerprint(world: World) -> None:
     folder, name = world.store.folder(world.shards), "00000001"
     book = pl.read_parquet(io.BytesIO(folder.read(f"ledger/{name}.parquet")))
