@@ -57,9 +57,10 @@ def _counts(folder: Folder, shards: ShardSet) -> dict[str, int]:
     """The tally of all ledgers; a shard set without ledgers (resharded) keeps what it had."""
     if not (folder / LEDGER).files(".parquet"):
         return shards.counts
-    reasons: Counter[str] = Counter()
+    reasons, pictures = Counter[str](), Counter[str]()
     mismatches = 0
     for book in read_ahead(lambda name: read_ledger(folder, name), ledger_names(folder)):
         reasons.update(ledger.tally(book))
+        pictures.update(ledger.pictures(book))
         mismatches += int((book["hash"] == "mismatch").sum())
-    return {"candidates": reasons.total(), **dict(sorted(reasons.items())), "hash_mismatches": mismatches}
+    return {"candidates": reasons.total(), **dict(sorted(reasons.items())), "hash_mismatches": mismatches, **pictures}

@@ -109,7 +109,13 @@ def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, reach: 
         max_aspect_ratio=float("inf") if spec.max_aspect_ratio is None else spec.max_aspect_ratio,
         blurrer=BoundingBoxBlurrer() if spec.faces == "blur" else None,
     )
-    return Worker(spec, metadata, out, threads, CheckedResizer(resizer, spec.max_pixels))
+    return Worker(
+        spec,
+        metadata,
+        out,
+        threads,
+        CheckedResizer(resizer, spec.max_pixels, deep=spec.deep_pictures, turned=spec.turned_pictures),
+    )
 
 
 def fetch_shard(worker: Worker, plan: ShardPlan) -> Fetched:
@@ -117,7 +123,7 @@ def fetch_shard(worker: Worker, plan: ShardPlan) -> Fetched:
     rows = candidates(worker.metadata, plan, worker.spec)
     # The images' scratch file has no name, so that a kill leaves nothing of it behind.
     with _disk_is_told(worker.out), scratch() as folder, tempfile.TemporaryFile() as file:
-        spool = _Spool(file, worker.spec)
+        spool = _Spool(file, worker.spec, worker.resizer)
         _download(worker, plan, rows, spool, folder)
         return _write(worker, plan, rows, spool)
 
@@ -186,8 +192,9 @@ def _download_shard(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, spool: 
 class _Spool:
     """The sample writer that img2dataset is given: images to a scratch file as they come, the rest kept in memory."""
 
-    def __init__(self, file: IO[bytes], spec: ImageSpec) -> None:
-        self.file, self.spec = file, spec
+    def __init__(self, file: IO[bytes], spec: ImageSpec, resizer: CheckedResizer) -> None:
+        self.file, self.spec, self.resizer = file, spec, resizer
+        self.odd: dict[str, str] = {}
         self.rows: dict[str, tuple[dict[str, Any], int, int]] = {}
         self.captions: dict[str, str] = {}
         self.times: dict[int, tuple[float, datetime]] = {}
@@ -198,6 +205,8 @@ class _Spool:
             self.rows[key] = (dict(meta), self.file.tell(), 0 if image is None else self.file.write(image))
             if image is not None:
                 self.captions[key] = caption or ""
+                if self.resizer.odd:  # img2dataset writes what it resized last
+                    self.odd[key] = ", ".join(self.resizer.odd)
         except OSError as problem:  # img2dataset would print it and lose the sample
             self.problem = problem
 
@@ -251,7 +260,9 @@ def _account(spec: ImageSpec, shard: str, rows: pl.DataFrame, spool: _Spool) -> 
         spent = spool.times.get(row, (None, None))
         kept = length if arrived else None
         place = (ledger.host_of(url), ledger.url_hash(url)) if url else (None, None)
-        found.append((uid, shard, key, status, reason, message, http, kept, *spent, sha256, agrees, *size, *place))
+        found.append(
+            (uid, shard, key, status, reason, message, http, kept, *spent, sha256, agrees, *size, *place, spool.odd.get(key))
+        )
     return pl.DataFrame(found, schema=ledger.SCHEMA, orient="row")
 
 
@@ -268,6 +279,7 @@ def account_stats(book: pl.DataFrame) -> dict[str, Any]:
         "reasons": dict(sorted(ledger.tally(book).items())),
         "hash_mismatches": int((book["hash"] == "mismatch").sum()),
         "uids_digest": f"{ledger.digest(arrived['uid']):064x}",
+        **ledger.pictures(book),
     }
 
 

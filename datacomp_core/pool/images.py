@@ -145,10 +145,12 @@ class _Arrived:
     def __init__(self) -> None:
         self.reasons: Counter[str] = Counter()
         self.mismatches = self.digest = 0
+        self.pictures: Counter[str] = Counter()
 
     def add(self, stats: dict[str, Any]) -> None:
         self.reasons.update(stats["reasons"])
         self.mismatches += stats["hash_mismatches"]
+        self.pictures.update({name: stats[name] for name in ("deep_pictures", "turned_pictures") if name in stats})
         self.digest = (self.digest + int(stats["uids_digest"], 16)) % ledger.DIGEST_MODULUS
 
 
@@ -168,7 +170,12 @@ def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan],
         num_unique=num_unique(out, [shard_name(plan.number) for plan in plans], arrived),
         num_shards=len(plans),
         content=f"{found.digest:064x}",
-        counts={"candidates": candidates, **dict(sorted(found.reasons.items())), "hash_mismatches": found.mismatches},
+        counts={
+            "candidates": candidates,
+            **dict(sorted(found.reasons.items())),
+            "hash_mismatches": found.mismatches,
+            **found.pictures,
+        },
     )
 
 

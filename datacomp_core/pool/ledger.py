@@ -30,6 +30,7 @@ SCHEMA = pl.Schema(
         "original_height": pl.Int32,
         "host": pl.String,
         "url_hash": pl.UInt64,  # tells urls apart without keeping them
+        "picture": pl.String,  # what it was beside usual: deep (more than 8 bits a channel), turned (by EXIF), or both
     }
 )
 
@@ -55,6 +56,8 @@ REASONS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("cut_off", r"reset by peer|closed connection|IncompleteRead|broken pipe|connection aborted|BadStatusLine"),
         ("bad_url", r"user name in the url|unknown url type|no host given|control characters|nonnumeric port"),
         ("bad_url", r"invalid ipv6|label empty|codec can't"),
+        ("deep_picture", r"picture refused: more than 8 bits"),
+        ("turned_picture", r"picture refused: turned"),
         ("too_many_pixels", r"image area too large|MAX_IMAGE_|too many pixels"),
         ("too_small", r"image too small"),
         ("too_long", r"aspect ratio too large"),
@@ -101,6 +104,15 @@ def tally(ledger: pl.DataFrame) -> dict[str, int]:
     """How many arrived, and how many were lost for each reason."""
     counted = ledger.get_column("reason").fill_null("arrived").value_counts(sort=True)
     return {str(reason): int(count) for reason, count in counted.iter_rows()}
+
+
+def pictures(ledger: pl.DataFrame) -> dict[str, int]:
+    """How many of those that arrived have more than 8 bits a channel, or are turned by EXIF; only what there is."""
+    if "picture" not in ledger.columns:
+        return {}
+    here = ledger.filter(pl.col("reason").is_null())["picture"].fill_null("")
+    counts = {f"{kind}_pictures": int(here.str.contains(kind).sum()) for kind in ("deep", "turned")}
+    return {name: count for name, count in counts.items() if count}
 
 
 DIGEST_MODULUS = 1 << 256

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from datacomp_core.pool.odd_pictures import DEEP, TURNED, Treatment, corrected, oddities, turned_boxes
+
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM", "AVIF")
 
 
@@ -19,16 +21,31 @@ class CheckedResizer:
     OpenCV is told the same cap (OPENCV_IO_MAX_IMAGE_PIXELS), for formats whose header nobody else reads.
     """
 
-    def __init__(self, resizer: Resize, max_pixels: int) -> None:
+    def __init__(
+        self, resizer: Resize, max_pixels: int, *, deep: Treatment = "as_reference", turned: Treatment = "as_reference"
+    ) -> None:
         from PIL import Image
 
         Image.MAX_IMAGE_PIXELS = None  # our cap is the one that counts
         self.resizer, self.max_pixels = resizer, max_pixels
+        self.deep, self.turned = deep, turned
+        self.odd: tuple[str, ...] = ()  # what the last picture was, beside usual
 
     def __call__(self, img_stream: Any, blurring_bbox_list: Any = None) -> tuple[Any, ...]:
-        kind, pixels = header(img_stream)
+        kind, pixels, deep, orientation = header(img_stream)
+        self.odd = (*([DEEP] if deep else []), *([TURNED] if orientation > 1 else []))
         if pixels > self.max_pixels:
             return None, None, None, None, None, f"too many pixels: {pixels}"
+        for is_odd, treatment, told in (
+            (deep, self.deep, "more than 8 bits"),
+            (orientation > 1, self.turned, "turned by its EXIF"),
+        ):
+            if is_odd and treatment == "drop":
+                return None, None, None, None, None, f"picture refused: {told}"
+        deep, orientation = deep and self.deep == "correct", orientation if self.turned == "correct" else 1
+        if deep or orientation > 1:
+            img_stream = corrected(img_stream, deep=deep, orientation=orientation)
+            blurring_bbox_list = turned_boxes(blurring_bbox_list, orientation)
         img_stream.seek(0)
         made = self.resizer(img_stream, blurring_bbox_list)
         if made[5] and kind:
@@ -36,13 +53,16 @@ class CheckedResizer:
         return made
 
 
-def header(stream: Any) -> tuple[str, int]:
-    """Format and number of pixels that an image's header states; ("", 0) if it is none that we know."""
+def header(stream: Any) -> tuple[str, int, bool, int]:
+    """What an image's header states: format, pixels, whether it has more than 8 bits a channel, EXIF orientation.
+
+    ("", 0, False, 1) if it is none that we know.
+    """
     from PIL import Image
 
     stream.seek(0)
     try:
         with Image.open(stream, formats=FORMATS) as image:
-            return image.format or "", image.width * image.height
+            return image.format or "", image.width * image.height, *oddities(image, stream)
     except Exception:  # whatever a hostile header does to a parser, OpenCV has the last word
-        return "", 0
+        return "", 0, False, 1

@@ -40,6 +40,16 @@ class ImageSpec(Spec):
         description="What to do, when all is fetched, with bodies that stand behind many urls: mostly pictures of an error.",
     )
     error_picture_urls: int = Field(default=10, ge=2, description="How many different urls make a body an error picture.")
+    deep_pictures: Literal["as_reference", "correct", "drop"] = Field(
+        default="as_reference",
+        description="Pictures of more than 8 bits a channel. as_reference: img2dataset clips them, so that they come out nearly "
+        "white; correct: scaled to 8 bits; drop: left out with a reason. They are counted whichever it is.",
+    )
+    turned_pictures: Literal["as_reference", "correct", "drop"] = Field(
+        default="as_reference",
+        description="Pictures that their EXIF orientation turns. as_reference: stored as they lie in the file, as img2dataset "
+        "does; correct: turned, with their face boxes; drop: left out with a reason. They are counted whichever it is.",
+    )
     max_bytes: int = Field(default=64 << 20, gt=0, description="Largest body that is read.")
     max_seconds: int = Field(default=60, gt=0, description="Longest time for one try of a url, redirects and body included.")
     max_pixels: int = Field(

@@ -1,0 +1,73 @@
+"""Pictures that img2dataset stores otherwise than they look: more than 8 bits a channel, or turned by their EXIF orientation.
+
+OpenCV reads both as they lie in the file. A value over 255 is clipped when it is stored as 8 bits, so that the picture comes out
+nearly white; a turned picture lies on its side. The reference keeps them so; `ImageSpec` can put them right or leave them out.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any, Literal
+
+Treatment = Literal["as_reference", "correct", "drop"]
+DEEP, TURNED = "deep", "turned"
+ORIENTATION = 0x0112
+BITS_PER_SAMPLE = 258
+PNG_DEPTH = 24  # where a png's header states the bits of a channel
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def oddities(image: Any, stream: Any) -> tuple[bool, int]:
+    """Whether an opened picture has more than 8 bits a channel, and its EXIF orientation (1: as it is)."""
+    if image.format == "PNG":
+        stream.seek(PNG_DEPTH)
+        deep = stream.read(1) == b"\x10"
+    else:
+        bits = image.tag_v2.get(BITS_PER_SAMPLE, ()) if image.format == "TIFF" else ()
+        deep = image.mode in DEEP_MODES or any(bit > 8 for bit in (bits if isinstance(bits, tuple) else (bits,)))
+    try:
+        turned = int(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # a broken EXIF turns nothing
+        turned = 1
+    return deep, turned if 2 <= turned <= 8 else 1
+
+
+def corrected(stream: Any, *, deep: bool, orientation: int) -> Any:
+    """The picture as it is meant to look, losslessly, as a png; the stream itself if OpenCV cannot decode it."""
+    import cv2
+    import numpy as np
+
+    stream.seek(0)
+    pixels = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        return stream
+    if deep and pixels.dtype != np.uint8:
+        most = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else 1.0
+        pixels = np.rint(np.nan_to_num(pixels.astype(np.float64)) / most * 255).clip(0, 255).astype(np.uint8)
+    if orientation in (5, 6, 7, 8):
+        pixels = np.swapaxes(pixels, 0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    done, encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))
+    return io.BytesIO(encoded.tobytes()) if done else stream
+
+
+def turned_boxes(boxes: Any, orientation: int) -> Any:
+    """Boxes (left, top, right, bottom, shares of width and height) where they lie in the picture that was turned."""
+    if not boxes or orientation == 1:
+        return boxes
+    return [_turned(box, orientation) for box in boxes]
+
+
+def _turned(box: Sequence[float], orientation: int) -> list[float]:
+    left, top, right, bottom = box
+    if orientation in (5, 6, 7, 8):
+        left, top, right, bottom = top, left, bottom, right
+    if orientation in (3, 4, 7, 8):
+        top, bottom = 1 - bottom, 1 - top
+    if orientation in (2, 3, 6, 7):
+        left, right = 1 - right, 1 - left
+    return [left, top, right, bottom]

@@ -1,0 +1,78 @@
+"""16-bit and turned pictures: as img2dataset stores them, put right, or left out; counted whichever it is."""
+
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from datacomp_core.pool import ledger
+from datacomp_core.pool.odd_pictures import turned_boxes
+from datacomp_core.pool.pixels import CheckedResizer
+
+GRADIENT = np.linspace(0, 65535, 40 * 60).reshape(40, 60).astype(np.uint16)
+
+
+def deep(kind: str) -> bytes:
+    return cv2.imencode(f".{kind}", np.dstack([GRADIENT] * 3))[1].tobytes()
+
+
+def turned(orientation: int) -> bytes:
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:10, :15] = (255, 0, 0)
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    return buffer.getvalue()
+
+
+def resized(data: bytes, treatment: str) -> tuple[CheckedResizer, tuple[object, ...]]:
+    from img2dataset.resizer import Resizer
+
+    theirs = Resizer(64, "keep_ratio_largest", resize_only_if_bigger=True, encode_quality=9, encode_format="png")
+    made = CheckedResizer(theirs, 1 << 20, deep=treatment, turned=treatment)  # type: ignore[arg-type]
+    return made, made(io.BytesIO(data))
+
+
+def pixels_of(made: tuple[object, ...]) -> np.ndarray:
+    assert isinstance(made[0], bytes)
+    return cv2.imdecode(np.frombuffer(made[0], np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_pictures_of_16_bits(kind: str) -> None:
+    resizer, made = resized(deep(kind), "correct")
+    assert resizer.odd == ("deep",)
+    assert np.abs(pixels_of(made)[..., 0].astype(int) - (GRADIENT / 257).astype(int)).max() <= 1
+    resizer, made = resized(deep(kind), "as_reference")
+    assert (resizer.odd, made[5]) == (("deep",), None)
+    _, made = resized(deep(kind), "drop")
+    assert ledger.reason_of(str(made[5])) == "deep_picture"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_pictures(orientation: int) -> None:
+    data = turned(orientation)
+    resizer, made = resized(data, "correct")
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    assert resizer.odd == (("turned",) if orientation > 1 else ())
+    assert np.array_equal(pixels_of(made)[..., ::-1], expected)
+    lies = np.asarray(Image.open(io.BytesIO(data)))
+    assert np.array_equal(pixels_of(resized(data, "as_reference")[1])[..., ::-1], lies)
+    left, top, right, bottom = turned_boxes([[0, 0, 0.25, 0.25]], orientation)[0]
+    height, width = expected.shape[:2]
+    marked = expected[round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
+    assert marked.size == (expected[..., 0] == 255).sum() * 3
+    assert (marked[..., 0] == 255).all()
+    if orientation > 1:
+        assert ledger.reason_of(str(resized(data, "drop")[1][5])) == "turned_picture"
+
+
+def test_usual_pictures_are_not_odd() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(buffer, "JPEG")
+    resizer, made = resized(buffer.getvalue(), "drop")
+    assert (resizer.odd, made[5]) == ((), None)
