@@ -59,7 +59,7 @@ def take_in(shards: Folder, name: str, names: MemberNames, columns: TableColumns
     told = _told(indexed)
     samples = _usable(indexed, names).with_columns(pl.Series(MEMBERS, [names.text() or None] * indexed.rows.height, pl.String))
     problem = f"{indexed.damage}; {indexed.advice}" if indexed.damage else ""
-    table = _table(shards, name, columns) if has_table else None
+    table = read_table(shards, name, columns) if has_table else None
     if table is not None and "status" in table.columns and not problem:
         lost = table.filter((pl.col("status") == "success") & ~pl.col("key").is_in(samples["key"].implode()))
         if lost.height:
@@ -145,7 +145,7 @@ def _with_uids(shards: Folder, name: str, samples: pl.DataFrame) -> pl.DataFrame
     return pl.concat([usable, samples.filter(pl.col("reason").is_not_null())]).sort("offset")
 
 
-def _table(shards: Folder, name: str, columns: TableColumns) -> pl.DataFrame:
+def read_table(shards: Folder, name: str, columns: TableColumns) -> pl.DataFrame:
     """The parquet beside a tar under our names, as text. DataError if it is none, or has no keys."""
     where = shards.at(f"{name}.parquet")
     try:
@@ -161,7 +161,9 @@ def _table(shards: Folder, name: str, columns: TableColumns) -> pl.DataFrame:
     known = theirs.select(
         pl.col(old).cast(pl.String, strict=False).alias(new) for old, new in renamed.items() if old in theirs.columns
     )
-    rest = [column for column in ("sha256", "original_width", "original_height") if column in theirs.columns]
+    rest = [
+        column for column in ("sha256", "original_width", "original_height", "caption", "face_bboxes") if column in theirs.columns
+    ]
     return pl.concat([known, theirs.select(rest)], how="horizontal") if rest else known
 
 

@@ -14,11 +14,12 @@ import polars as pl
 
 from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import DataError
-from datacomp_core.parts import METADATA, scan
+from datacomp_core.parts import METADATA, SCHEMA, scan
 from datacomp_core.pool import amend, error_pictures, ledger, removal
 from datacomp_core.pool.distributors import Distributor
 from datacomp_core.pool.fetch import Reach, ShardPlan, account_stats, stats_name
 from datacomp_core.pool.images import fetch_plans, plan_shards
+from datacomp_core.pool.intake import TableColumns, read_table
 from datacomp_core.pool.safety import networks
 from datacomp_core.pool.spec import ImageSpec
 from datacomp_core.pool.stats import ledger_names, read_ledger
@@ -26,6 +27,7 @@ from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import LEDGER, TAKEN_DOWN, shard_name
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.folder import FileStat
+from datacomp_core.uid import uid_of
 
 RETRY = "retry"
 ORIGIN, ORIGIN_KEY = "_ledger", "_key"  # which row of which ledger a row was
@@ -51,10 +53,12 @@ def retry_images(
     http_proxy: str | None = None,
     open_networks: str = "",
     distributor: Distributor = "engine",
+    tables: TableColumns | None = None,
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> Retried:
     """Try every row of the download at `address` again whose reason is in `ledger.TRANSIENT`; shards are numbered on.
 
+    Of an adopted download (`tables`: what its columns are called) the rows are those of the parquets beside its tars.
     DataError if the download is not of this pool with this spec.
     """
     record, shards = amend.begin(store, address)
@@ -68,7 +72,7 @@ def retry_images(
             _move_rows(folder, name, changed)
         else:  # a killed try; its rows still stand in their old ledgers
             folder.remove(f"{RETRY}/{name}.parquet")
-    plans = list(_again(metadata, spec, folder, changed))
+    plans = list(_again(metadata, spec, folder, tables, changed))
     progress.start(sum(plan.count for plan in plans), "images")
     tried = arrived = 0
     reach = Reach(http_proxy, networks(open_networks))
@@ -82,11 +86,13 @@ def retry_images(
     return Retried(amend.finish(store, record, shards, changed), tried, arrived)
 
 
-def _again(metadata: Folder, spec: ImageSpec, shards: Folder, changed: dict[str, FileStat]) -> Iterator[ShardPlan]:
+def _again(
+    metadata: Folder, spec: ImageSpec, shards: Folder, tables: TableColumns | None, changed: dict[str, FileStat]
+) -> Iterator[ShardPlan]:
     """The rows to try again, cut into new shards."""
-    number = int(max(ledger_names(shards))) + 1
+    number = max((int(name) for name in ledger_names(shards) if name.isdecimal()), default=-1) + 1
     waiting = pl.DataFrame()
-    for rows in _failed(metadata, spec, shards):
+    for rows in _failed(metadata, spec, shards, tables):
         waiting = pl.concat([waiting, rows], how="diagonal_relaxed")
         while waiting.height >= spec.samples_per_shard:
             yield _part(shards, number, waiting.head(spec.samples_per_shard), changed)
@@ -95,12 +101,15 @@ def _again(metadata: Folder, spec: ImageSpec, shards: Folder, changed: dict[str,
         yield _part(shards, number, waiting, changed)
 
 
-def _failed(metadata: Folder, spec: ImageSpec, shards: Folder) -> Iterator[pl.DataFrame]:
+def _failed(metadata: Folder, spec: ImageSpec, shards: Folder, tables: TableColumns | None) -> Iterator[pl.DataFrame]:
     """Metadata of the rows that failed for a passing reason, a ledger at a time."""
-    plans = {shard_name(plan.number): plan for plan in plan_shards(metadata, spec)}
+    plans = {} if tables else {shard_name(plan.number): plan for plan in plan_shards(metadata, spec)}
     for name in ledger_names(shards):
         failed = read_ledger(shards, name).filter(ledger.is_transient()).select("uid", "key")
         if failed.is_empty():
+            continue
+        if tables and not shards.exists(f"{RETRY}/{name}.parquet"):
+            yield _of_table(shards, name, tables, failed)
             continue
         if shards.exists(f"{RETRY}/{name}.parquet"):
             rows = pl.read_parquet(io.BytesIO(shards.read(f"{RETRY}/{name}.parquet")))
@@ -114,6 +123,30 @@ def _failed(metadata: Folder, spec: ImageSpec, shards: Folder) -> Iterator[pl.Da
         if rows.height < failed.height:
             raise DataError(f"{shards} is not the download of {metadata} with these settings: ledger {name} names other uids.")
         yield rows
+
+
+def _of_table(shards: Folder, name: str, tables: TableColumns, failed: pl.DataFrame) -> pl.DataFrame:
+    """Metadata of rows of an adopted shard that failed, from the parquet beside its tar. DataError if that has no urls."""
+    rows = read_table(shards, name, tables)
+    if "url" not in rows.columns:
+        raise DataError(
+            f"{shards.at(name)}.parquet has no column {tables.url!r}, so nobody knows what to fetch again: adopt the folder with "
+            "--column url=NAME."
+        )
+    rows = rows.join(failed.select("key"), on="key", how="semi", maintain_order="left").unique("key", maintain_order=True)
+    text = pl.col("caption").cast(pl.String).fill_null("") if "caption" in rows.columns else pl.lit("")
+    made = [uid_of(url, caption) for url, caption in rows.select("url", text.alias("caption")).iter_rows()]
+    told = pl.col("uid").str.to_lowercase() if "uid" in rows.columns else pl.lit(None, pl.String)
+    boxes = pl.col("face_bboxes") if "face_bboxes" in rows.columns else pl.lit([])
+    kinds = {"face_bboxes": SCHEMA["face_bboxes"], "sha256": pl.String}
+    return rows.select(
+        uid=pl.when(told.str.contains("^[0-9a-f]{32}$")).then(told).otherwise(pl.Series(made, dtype=pl.String)),
+        url="url",
+        text=text,
+        face_bboxes=boxes.cast(kinds["face_bboxes"]).fill_null([]),
+        sha256=pl.lit(None, pl.String),  # img2dataset's is of what came, and nothing came
+        **{ORIGIN: pl.lit(name), ORIGIN_KEY: pl.col("key")},
+    )
 
 
 def _keys(name: str, number: int, spec: ImageSpec) -> pl.Series:
@@ -137,8 +170,8 @@ def _move_rows(shards: Folder, name: str, changed: dict[str, FileStat]) -> None:
     tried = pl.read_parquet(io.BytesIO(shards.read(f"{RETRY}/{name}.parquet")))
     for (origin,), some in tried.group_by(ORIGIN):
         book = read_ledger(shards, str(origin))
-        known = pl.col("key").is_in(some[ORIGIN_KEY].implode()) if ORIGIN_KEY in some.columns else pl.lit(value=True)
-        moved = ledger.is_transient() & pl.col("uid").is_in(some["uid"].implode()) & known
+        column, its = ("key", ORIGIN_KEY) if ORIGIN_KEY in some.columns else ("uid", "uid")
+        moved = ledger.is_transient() & pl.col(column).is_in(some[its].implode())
         kept = book.filter(~moved.fill_null(value=False))
         if kept.height < book.height:
             buffer = io.BytesIO()

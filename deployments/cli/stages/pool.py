@@ -84,7 +84,8 @@ def retry(where: Where, open_networks: options.OpenNetworks = "", json: options.
     Example: datacomp pool retry shards/small/small-512px-jpg--0123456789ab
     """
     from datacomp_core.artifacts import Pool
-    from datacomp_core.pool.images import ImageSpec
+    from datacomp_core.pool.adopt import AdoptedPoolSpec
+    from datacomp_core.pool.images import ImageSpec, images_of
     from datacomp_core.pool.retry import retry_images
     from datacomp_core.pool.tiny import serve
 
@@ -93,11 +94,14 @@ def retry(where: Where, open_networks: options.OpenNetworks = "", json: options.
     made = record.inputs.get("pool")
     if not made or "spec" not in record.spec or (pooled := store.record(made[0]["address"])) is None:
         raise SpecError(f"{address} is no download of this store, so there is nothing to fetch again.")
-    spec, of = ImageSpec.model_validate(record.spec["spec"]), store.artifact(Pool, pooled)
+    of, given = store.artifact(Pool, pooled), record.spec["spec"]
+    adopted = AdoptedPoolSpec.model_validate(given) if given.get("scale") == "adopted" else None
+    spec = images_of("custom") if adopted else ImageSpec.model_validate(given)
     with terminal.shown_progress("retry", quiet=json) as progress:
         how: dict[str, Any] = {"store": store, "workers": settings().num_workers, "progress": progress}
         how |= {"distributor": settings().distributor, "open_networks": open_networks}
-        if of.scale == "tiny":
+        how |= {"tables": adopted.columns} if adopted else {}
+        if of.scale == "tiny" and not adopted:
             with serve(store.folder(of)) as proxy:
                 told = retry_images(spec, of, address, http_proxy=proxy, **how)
         else:
