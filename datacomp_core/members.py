@@ -32,7 +32,7 @@ class MemberNames(BaseModel):
 
     picture: str = Field(default="", description="The picture's extension, such as input.jpg; empty: jpg, png and others.")
     caption: str = Field(default="", description="The caption's extension, or json:NAME for a field of the json; empty: txt.")
-    keys: Literal["first_dot", "last_dot"] = Field(
+    cut: Literal["first_dot", "last_dot"] = Field(
         default="first_dot", description="Where a name is cut into key and extension; last_dot for keys that have dots."
     )
 
@@ -57,7 +57,7 @@ class MemberNames(BaseModel):
     def split(self, name: str) -> tuple[str, str]:
         """A member's key and extension; ("", "") if it is no member of a sample."""
         key, extension = split_name(name)
-        if not key or self.keys == "first_dot":
+        if not key or self.cut == "first_dot":
             return key, extension
         stem, _, last = name.rpartition(".")
         return printable(stem), printable(last.lower())

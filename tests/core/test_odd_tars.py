@@ -111,7 +111,7 @@ def test_other_names_of_members_are_read_under_the_usual_ones() -> None:
     assert (members["jpg"], members["txt"], members["outputs.txt"]) == (picture(1), b"words", b"other")
     dotted = pack([m for n in range(2) for m in sample(n, key=f"v1.2.{n}")])
     assert index_tar(io.BytesIO(dotted), "s").rows.height == 1  # webdataset's cut: one sample of six members
-    assert index_tar(io.BytesIO(dotted), "s", MemberNames(keys="last_dot")).rows["key"].to_list() == ["v1.2.0", "v1.2.1"]
+    assert index_tar(io.BytesIO(dotted), "s", MemberNames(cut="last_dot")).rows["key"].to_list() == ["v1.2.0", "v1.2.1"]
 
 
 def test_compressed_tars_beside_plain_ones_are_never_left_out_unseen(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def adopt(
     from datacomp_core.pool.intake import TableColumns
 
     columns = TableColumns.model_validate(_pairs(column or []))
-    members = MemberNames(picture=picture, caption=caption, keys=keys)
+    members = MemberNames(picture=picture, caption=caption, cut=keys)
     damaged = "leave_out" if tolerate else "refuse"
     how = {"edition": edition, "members": members, "columns": columns, "damaged": damaged}
     spec = AdoptedPoolSpec.model_validate({"source": source, "of": of, "name": name, **how})

@@ -126,7 +126,7 @@ def test_samples_without_picture_or_caption_are_counted_where_they_are_lost(tmp_
         ({"picture": "input.jpg", "caption": "outputs.txt"}, [("input.jpg", "P"), ("outputs.txt", "C"), ("json", "{}")]),
         ({"caption": "json:caption"}, [("jpg", "P"), ("json", '{"caption": "C"}')]),
         ({"caption": "json:a.b"}, [("png", "P"), ("json", '{"a": {"b": "C"}}')]),
-        ({"keys": "last_dot"}, [("jpg", "P"), ("txt", "C")]),
+        ({"cut": "last_dot"}, [("jpg", "P"), ("txt", "C")]),
         ({"picture": ".IMG"}, [("img", "P"), ("txt", "C")]),
     ],
 )
@@ -137,7 +137,7 @@ def test_a_mapping_brings_in_sets_with_other_names(tmp_path: Path, names: dict[s
         found = {"P": picture(number), "C": f"caption {number}".encode()}
         return [(name, found.get(value) or value.replace("C", f"caption {number}").encode()) for name, value in members]
 
-    stem = "v1.0-{}" if "keys" in names else "{:06d}"
+    stem = "v1.0-{}" if "cut" in names else "{:06d}"
     tar = pack([(f"{stem.format(n)}.{name}", data) for n in range(5) for name, data in contents(n)])
     root = folder(tmp_path / "old", a=tar)
     with pytest.raises(
@@ -281,3 +281,11 @@ def test_what_is_embedded_and_trained_is_read_by_the_mapping(tmp_path: Path) -> 
     assert np.asarray(reader(0, 1).image).shape == (24, 32, 3)
     assert reader(0, 2).tokens.tolist() == [1]
     assert io.BytesIO(picture(1)).read(2) == b"\xff\xd8"
+
+
+def test_the_spec_can_be_taken_apart_as_prefect_does() -> None:
+    """A field called `keys` would make a mapping of the model: no flow could be given it."""
+    from prefect.utilities.collections import visit_collection
+
+    spec = AdoptedPoolSpec(source="x", members=MemberNames(picture="input.jpg"))
+    assert visit_collection(spec, lambda part: part, return_data=True) == spec
