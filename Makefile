@@ -37,11 +37,11 @@ test: setup  ## the tests (without those marked slow or gpu)
 test-all: setup  ## every test in random order (by module); gpu tests skip themselves without a device
 	$(BIN)/python -m pytest --random-order $(ARGS)
 
-check: setup  ## format, lint, types and layers, in under a minute
+check: setup  ## format, lint, layers, and types (lowest and highest Python) of what changed since the last time
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/pyright --threads 2
+	$(BIN)/python .ci/check_types.py
 
 format: setup  ## rewrite the code in the house style
 	$(BIN)/ruff format .
