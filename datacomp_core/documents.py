@@ -93,7 +93,8 @@ def _check_events(text: str, where: str) -> None:
     total = 0
     for event in yaml.parse(text, Loader=Loader):
         if isinstance(event, yaml.AliasEvent):
-            size = sizes.get(str(event.anchor), MAX_NODES + 1)  # of what is still open: it contains itself
+            still_open = event.anchor in anchors  # it contains itself
+            size = MAX_NODES + 1 if still_open else sizes.get(str(event.anchor), 1)
         elif isinstance(event, yaml.CollectionStartEvent):
             open_sizes.append(1)
             anchors.append(event.anchor)

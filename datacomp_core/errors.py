@@ -9,11 +9,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from datacomp_core.redaction import redact
+
 
 class DatacompError(Exception):
-    """Base of all errors that are told to the user in one sentence."""
+    """Base of all errors that are told to the user in one sentence. Secrets in urls are taken out of what it says."""
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        return redact(super().__str__())
 
 
 class SpecError(DatacompError, ValueError):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from datacomp_core.errors import DataError, StoreError
+from datacomp_core.redaction import redact
 from datacomp_core.store.folder import Folder
 
 if TYPE_CHECKING:
@@ -116,7 +117,13 @@ def fetch(
         hashes = [*pool.map(bring, large), *map(bring, wanted[len(large) :])]
     brought = {place(file.path): (file.size, sha256) for file, sha256 in zip(wanted, hashes, strict=True)}
     stats = {path: {"size": size, "sha256": sha256} for path, (size, sha256) in sorted(brought.items())}
-    record = {"endpoint": endpoint(), "kind": found.kind, "repository": found.repository, "commit": found.commit, "files": stats}
+    record = {
+        "endpoint": redact(endpoint()),
+        "kind": found.kind,
+        "repository": found.repository,
+        "commit": found.commit,
+        "files": stats,
+    }
     out.write_json(RECORD, record)
     return {path: str(stat["sha256"]) for path, stat in stats.items()}
 

@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = "***"
-# Scheme, then an authority up to its last @ before a /, ? or #; a password may have any character but white space and quotes.
-_USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{1,20}://)(?P<user>[^\s\"'<>/?#]*|[^\s\"'<>@]*?)@(?=[\w.\[-])")
+# An authority up to its last @; or a user and a password that has a / in it, which is not the port and path of a host.
+_USER = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{1,20}://)"
+    r"(?:[^\s\"'<>/?#]*|[^\s\"'<>/?#:@]*:(?!\d{1,5}[/?#])[^\s\"'<>]*?)@(?=[\w.\[-])"
+)
 _URL_QUERY = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s\"'<>?#]*\?)(?P<query>[^\s\"'<>#]*)")
 _PATH_QUERY = re.compile(r"(?P<before>\burl: /[^\s\"'<>?#]*\?)(?P<query>[^\s\"'<>#)]*)")  # as urllib3 writes it
 _VALUE = re.compile(r"=[^&;]*")
@@ -50,15 +53,25 @@ def redact_all(value: Any) -> Any:
     return value
 
 
-class RedactingFilter(logging.Filter):
-    """For handlers: what a record says, its arguments and its traceback included, goes out redacted."""
+def install() -> None:
+    """From now on every log record of this process is made redacted, its traceback included, whatever handler takes it."""
+    before = logging.getLogRecordFactory()
+    if getattr(before, "redacts", False):
+        return
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
+    def made(*given: Any, **options: Any) -> logging.LogRecord:
+        record = before(*given, **options)
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):  # the handler reports a call of a logger that does not fit its text
+            return record
         if (clean := redact(text)) != text:
             record.msg, record.args = clean, None
-        if record.exc_info and not record.exc_text:
-            record.exc_text = logging.Formatter().formatException(record.exc_info)
-        if record.exc_text:
-            record.exc_text = redact(record.exc_text)
-        return True
+        if record.exc_info and record.exc_info[0] is not None:
+            told = logging.Formatter().formatException(record.exc_info)
+            if (hidden := redact(told)) != told:
+                record.exc_text, record.exc_info = hidden, None
+        return record
+
+    made.redacts = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(made)

@@ -22,6 +22,7 @@ from pathlib import Path
 from datacomp_core.errors import DatacompError
 from datacomp_core.parallel import PR_SET_PDEATHSIG
 from datacomp_core.settings import settings
+from datacomp_core.store.store import make_private
 
 UI_PORT = 4200
 START_SECONDS = 300  # a cold start on a crowded machine
@@ -98,7 +99,13 @@ def prepare_environment() -> None:
 
 def _prefect_home() -> Path:
     home = (settings().home / "prefect").resolve()
-    home.mkdir(parents=True, exist_ok=True)
+    make_private(settings().home)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home.chmod(0o700)
+    database = home / "prefect.db"
+    if not database.exists():
+        database.touch(mode=0o600, exist_ok=True)  # SQLite gives the files beside it the rights of the database
+    database.chmod(0o600)
     return home
 
 

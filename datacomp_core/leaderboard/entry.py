@@ -18,6 +18,7 @@ from datacomp_core.leaderboard import evidence, hits
 from datacomp_core.leaderboard.provenance import Link, data_of, of_kind, seedless, walk
 from datacomp_core.leaderboard.rules import Check, check
 from datacomp_core.leaderboard.standing import Track, claim, compute_scale, track_of
+from datacomp_core.redaction import redact, redact_all
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.store.record import Record
@@ -175,8 +176,13 @@ def enter(
 
 
 def chain_of(store: Store, addresses: list[str]) -> list[Link]:
-    """Every step upstream of an entry's four inputs, without the names of machines."""
-    return [link.model_copy(update={"host": ""}) for link in walk(store, addresses)]
+    """Every step upstream of an entry's four inputs, without the names of machines and the secrets of urls."""
+    return [_public(link) for link in walk(store, addresses)]
+
+
+def _public(link: Link) -> Link:
+    source = None if link.adopted_from is None else redact(link.adopted_from)
+    return link.model_copy(update={"host": "", "options": redact_all(link.options), "adopted_from": source})
 
 
 def compose(

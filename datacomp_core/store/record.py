@@ -26,6 +26,7 @@ from typing import Any, Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
+from datacomp_core.redaction import redact_all
 from datacomp_core.store.folder import FileStat
 
 RECORD = "_artifact.json"
@@ -150,5 +151,6 @@ def _versions() -> dict[str, str]:
 
 
 def plain_options(options: dict[str, Any]) -> dict[str, Any]:
-    """How a step was run, as far as it is plain: numbers and words. Handles, callbacks and settings are left out."""
-    return {name: value for name, value in options.items() if isinstance(value, (int, float, str)) or value is None}
+    """How a step was run, as far as it is plain: numbers and words, urls without their secrets. Handles are left out."""
+    plain = {name: value for name, value in options.items() if isinstance(value, (int, float, str)) or value is None}
+    return redact_all(plain)

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import polars as pl
@@ -42,6 +43,8 @@ class Store:
     def open(cls, url: str) -> Store:
         """The store at `url`. StoreError if it cannot be written, or if it overwrites what it was told only to create."""
         store = cls(Folder(url))
+        if store.root.is_local:
+            make_private(store.root.path)
         store.check()
         return store
 
@@ -263,6 +266,20 @@ def _interrupted(address: str) -> str:
         f"A retry or a takedown of {address} was begun and has not ended: run the same command again, then this one "
         "(`datacomp pool retry`, `datacomp takedown`)."
     )
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder for its owner alone (0700) if it is not there; one that is there keeps the rights it was given.
+
+    Nothing below it can be reached by others then, whatever rights it has itself.
+    """
+    if folder.exists():
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        return  # the check of the store says what is wrong
 
 
 def _is_absolute(data: str) -> bool:

@@ -16,6 +16,7 @@ import typer
 
 from datacomp_core.errors import DatacompError, DiskFullError
 from datacomp_core.imports import library_error
+from datacomp_core.redaction import install, redact
 
 app = typer.Typer(
     name="datacomp",
@@ -66,6 +67,7 @@ def main() -> None:
     """The entry point of the console script."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    install()
     try:
         register()
         status = app(standalone_mode=False)
@@ -88,7 +90,7 @@ def _told(problem: Any) -> int:
         problem.show()
         return int(problem.exit_code)
     text, status = sentence(problem)
-    _say(f"error: {text}")
+    _say(f"error: {redact(text)}")
     return status
 
 

@@ -23,6 +23,7 @@ from datacomp_core.leaderboard.hits import HITS, prediction_file
 from datacomp_core.leaderboard.provenance import data_of, find
 from datacomp_core.leaderboard.submission import signature
 from datacomp_core.leaderboard.submission.card import card
+from datacomp_core.redaction import redact_all
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.record import MANIFEST, RECORD, Record
 from datacomp_core.subset_files import SUBSET
@@ -142,10 +143,18 @@ def _predictions(store: Store, entry: Entry) -> list[str]:
 
 
 def _impersonal(record: Record) -> bytes:
-    """A record without the names of the machine and its user: a bundle is made to be given away."""
+    """A record without the names of machine and user and without secrets of urls: a bundle is made to be given away."""
     host = {name: value for name, value in record.host.items() if name not in ("name", "user")}
     outputs = record.outputs.model_copy(update={"manifest": MANIFEST})
-    return record.model_copy(update={"host": host, "outputs": outputs, "generation": 1}).to_json()
+    public = {
+        "host": host,
+        "outputs": outputs,
+        "generation": 1,
+        "options": redact_all(record.options),
+        "adopted_from": redact_all(record.adopted_from),
+        "artifact": {**record.artifact, "data": redact_all(record.artifact.get("data", ""))},
+    }
+    return record.model_copy(update=public).to_json()
 
 
 def _of_record(store: Store, address: str, path: str, name: str) -> Iterator[Item]:

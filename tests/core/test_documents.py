@@ -1,0 +1,77 @@
+"""YAML and JSON from strangers: bounded before anything is built, and one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import yaml
+
+from datacomp_core.documents import parse_json, parse_yaml, read_yaml
+from datacomp_core.errors import DataError, SpecError
+from datacomp_core.recipes.load import load_recipe
+from datacomp_core.torch_files import why_unreadable
+
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[" * 50_000, "nested"),
+        ("- " * 2_000 + "x", "nested"),
+        ("{a: " * 500 + "1" + "}" * 500, "nested"),
+        (LAUGHS, "unfolds"),
+        ("a: &a [*a]", "contains itself"),
+        ("&a {b: *a}", "contains itself"),
+        ("x: 2001-99-99", "cannot be read as YAML"),
+        ("x: " + "9" * 6000, "cannot be read as YAML"),
+        ("a: [1, 2", "not valid YAML"),
+        ("a: *nobody", "undefined alias"),
+        ("{[1]: 2}", "not valid YAML"),
+        ("!!python/object/apply:os.system [true]", "not valid YAML"),
+        ("a: 1\n---\nb: 2", "not valid YAML"),
+        ("x: '" + "y" * (1 << 20) + "'", "the most that is read"),
+        (b"\xff\xfe\x00", "cannot be read as YAML"),
+    ],
+)
+def test_yaml_that_is_refused(text: str | bytes, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError) as problem:
+        read_yaml(path)
+    assert told in str(problem.value) or (told == "contains itself" and "unfolds" in str(problem.value)), problem.value
+    assert "\n" not in str(problem.value)
+    with pytest.raises(SpecError):
+        load_recipe(str(path))
+
+
+def test_yaml_that_people_write_is_read_as_ever() -> None:
+    text = "base: &base {kind: words, at_least: 4}\nfilter: {kind: all, filters: [*base, *base, {<<: *base, at_least: 5}]}\n"
+    assert parse_yaml(text, "it") == yaml.safe_load(text)
+    assert parse_yaml("", "it") is None
+
+
+def test_deep_json_is_one_sentence() -> None:
+    for text in ("[" * 100_000, "[" * 500 + "]" * 500, '{"a":' * 300 + "1" + "}" * 300):
+        with pytest.raises(DataError, match="nested"):
+            parse_json(text, "it")
+    assert parse_json(b'{"a": [1, {"b": null}]}', "it") == {"a": [1, {"b": None}]}
+
+
+def test_what_torch_advises_is_never_repeated(tmp_path: Path) -> None:
+    import torch
+
+    (tmp_path / "bad.pt").write_bytes(pickle.dumps({"x": Path("/")}))
+    torch.save({"x": Path("/")}, tmp_path / "zip.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "zip.pt").read_bytes()[:300])
+    for name, wanted in (
+        ("bad.pt", "code in a file is never run"),
+        ("zip.pt", "code in a file is never run"),
+        ("cut.pt", "damaged"),
+    ):
+        with pytest.raises(Exception) as problem:  # noqa: PT011
+            torch.load(tmp_path / name, weights_only=True)
+        assert wanted in why_unreadable(problem.value), problem.value
+        assert "weights_only" not in why_unreadable(problem.value)
