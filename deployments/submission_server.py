@@ -193,4 +193,4 @@ def config(app: FastAPI, host: str, port: int, **options: Any) -> Any:
     from deployments.patient_http import BoundedProtocol
 
     given: dict[str, Any] = {"log_level": "info", "server_header": False, "timeout_keep_alive": 10, "limit_concurrency": 200}
-    return uvicorn.Config(app, host=host, port=port, http=BoundedProtocol, **{**given, **options})
+    return uvicorn.Config(app, host=host, port=port, **{"http": BoundedProtocol, **given, **options})
