@@ -112,6 +112,9 @@ class Desk:
                         looked = size + LOOK_EVERY
                     found.update(data)
                     file.write(data)
+        except TimeoutError:  # an OSError too, and the sender's
+            target.unlink(missing_ok=True)
+            raise
         except OSError as problem:
             target.unlink(missing_ok=True)
             raise NoSpaceError("The board cannot keep the bundle now: try again later.") from problem
