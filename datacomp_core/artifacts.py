@@ -12,9 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Spec(BaseModel):
-    """What is wanted. Everything in it is hashed into the address of what is made from it."""
+    """What is wanted. What it means is hashed into the address of what is made from it (store/fingerprint.py)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    version: ClassVar[int] = 1
+    """Raised by hand when the meaning of this spec changes, or the default of a field of it."""
+    names_for_people: ClassVar[frozenset[str]] = frozenset()
+    """Fields that carry no identity."""
 
     def label(self) -> str:
         """A short readable name for addresses and run names; carries no identity."""

@@ -26,6 +26,7 @@ from datacomp_core.resharding.mix import MixSpec
 from datacomp_core.selection.select import SubsetSpec
 from datacomp_core.source import Source
 from datacomp_core.store import Planned, Store
+from datacomp_core.store.fingerprint import fingerprint
 from flows.parameters import Curation, ExperimentSpec, Preparation, Scoring
 from tasks import curate as curating
 from tasks import evaluate as evaluating
@@ -281,7 +282,7 @@ def _handle(value: Any) -> Any:
         return tuple(_handle(item) for item in value)
     if isinstance(value, Artifact):
         return value.fingerprint
-    return value if isinstance(value, Spec) else id(value)
+    return (type(value).__name__, fingerprint(value)) if isinstance(value, Spec) else id(value)
 
 
 def plan(walk: Callable[[Call], Any], where: Store) -> list[Planned[Any]]:

@@ -20,7 +20,7 @@ from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.images import ImageSpec, images_of
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec, TrustedSpec
-from datacomp_core.recipes.load import resolved
+from datacomp_core.recipes.load import is_file, resolved
 from datacomp_core.resharding.reshard import ReshardSpec, reshard_of
 from datacomp_core.scales import SCALES
 from datacomp_core.selection.select import SubsetSpec, load_recipe
@@ -196,6 +196,7 @@ class ExperimentSpec(Spec):
     filter: WholeFilter = Field(
         default_factory=Everything, description="From Python: what is kept, where `recipe` is a name of your own for it."
     )
+    name: str = Field(default="", max_length=80, description="Name on the leaderboard; empty: the recipe's.")
     seed: int = Field(default=0, ge=0, description="Training seed: initial weights, data order, augmentation.")
     pool_seed: int = Field(default=0, ge=0, description="Seed of the embedded pool: another draw of captions and noise.")
     pool: PoolAddress = ""
@@ -209,11 +210,18 @@ class ExperimentSpec(Spec):
     open_networks: OpenNetworks = ""
     layout: Layout = Field(default=Layout(), description="What the chosen samples become.")
 
-    @field_validator("filter", mode="before")
+    @model_validator(mode="before")
     @classmethod
     def _resolved(cls, given: Any) -> Any:
-        """The name of a recipe may stand in the place of a filter."""
-        return resolved(given)
+        """A recipe from a file becomes its filter here, so that the spec can be read where the file is not."""
+        if not isinstance(given, dict):
+            return given
+        if "filter" in given:
+            given = {**given, "filter": resolved(given["filter"])}
+        if is_file(given.get("recipe")) and "filter" not in given:
+            loaded = load_recipe(given["recipe"])
+            given = {**given, "recipe": loaded.name, "filter": loaded.filter}
+        return given
 
     @model_validator(mode="after")
     def _is_known(self) -> ExperimentSpec:
@@ -257,7 +265,7 @@ class ExperimentSpec(Spec):
             stored_evalsets=self.evalsets,
             evalsets=TinyEvalSpec() if scale.suite == "tiny" else DownloadSpec(suite=scale.suite),
             evaluate=EvalSpec(suite=scale.suite),
-            entry=EntrySpec(track="byod" if self.layout.mix_in else "filtering"),
+            entry=EntrySpec(track="byod" if self.layout.mix_in else "filtering", method=(self.name or self.subset().recipe)[:80]),
         )
 
 

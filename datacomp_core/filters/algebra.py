@@ -27,6 +27,9 @@ class All(Filter):
     def reason(self) -> str:
         return " or ".join(each.reason() for each in self.filters)
 
+    def label(self) -> str:
+        return "+".join(each.label() for each in self.filters)
+
 
 @register("any")
 class Any(Filter):
@@ -43,6 +46,9 @@ class Any(Filter):
     def reason(self) -> str:
         return f"none of: {self.title()}"
 
+    def label(self) -> str:
+        return "any_" + "_".join(each.label() for each in self.filters)
+
 
 @register("not")
 class Not(Filter):
@@ -58,6 +64,9 @@ class Not(Filter):
 
     def reason(self) -> str:
         return self.filter.title()
+
+    def label(self) -> str:
+        return f"not_{self.filter.label()}"
 
 
 def _part(each: Filter) -> str:

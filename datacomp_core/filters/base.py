@@ -115,7 +115,8 @@ class Filter(Kinded):
     def label(self) -> str:
         """A short readable name: the kind and what is not the default. It carries no identity."""
         given = self.model_dump(include=set(self.parameters()), exclude_defaults=True)
-        return "-".join([self.kind, *(str(value) for value in given.values() if isinstance(value, (str, int, float)))])
+        plain = [str(value).rpartition("/")[2] for value in given.values() if isinstance(value, (str, int, float))]
+        return "_".join([self.kind, *plain])
 
     def expected_share(self, num_rows: int) -> float | None:
         """What share of a pool of `num_rows` it is expected to take, repeats counted; None where only the data can tell."""

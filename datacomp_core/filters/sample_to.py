@@ -33,6 +33,9 @@ class SampleTo(Ranked):
     def reason(self) -> str:
         return f"not drawn ({self.num_samples:,} by lot, seed {self.seed})"
 
+    def label(self) -> str:
+        return f"{self.filter.label()}_to_{self.num_samples}"
+
     def score_expression(self) -> pl.Expr:
         return lot(self.seed)
 

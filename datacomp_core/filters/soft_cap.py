@@ -46,6 +46,9 @@ class SoftCap(Survey):
     def reason(self) -> str:
         return f"not drawn ({self.num_samples:,} under a soft cap, seed {self.seed})"
 
+    def label(self) -> str:
+        return f"{self.filter.label()}_soft_cap_{self.num_samples}"
+
     def survey(self, view: SurveyView) -> None:
         columns = weighted_columns(self.weights)
         scaled = mixed(view, self.weights, self.scale)

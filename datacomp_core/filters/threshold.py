@@ -26,6 +26,9 @@ class Threshold(Rule):
     def reason(self) -> str:
         return f"{score_column(self.score)} under {self.at_least:g}"
 
+    def label(self) -> str:
+        return f"{self.score}_of_{self.at_least:g}"
+
     def expression(self) -> pl.Expr:
         # The bound is compared in the column's own precision, as numpy does: float32(0.7) passes 0.7.
         return pl.col(score_column(self.score)).fill_nan(None) >= self.at_least

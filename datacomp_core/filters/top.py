@@ -38,6 +38,9 @@ class TopFraction(Ranked):
     def reason(self) -> str:
         return f"below the top {self.fraction:.4g} of the {self.of} by {score_column(self.score)}"
 
+    def label(self) -> str:
+        return f"top_{self.fraction:g}_{self.score}"
+
     def score_expression(self) -> pl.Expr:
         return pl.col(score_column(self.score))
 
@@ -67,6 +70,9 @@ class TopCount(Ranked):
 
     def reason(self) -> str:
         return f"not among the best {self.count:,} of the {self.of} by {score_column(self.score)}"
+
+    def label(self) -> str:
+        return f"top_{self.count}_{self.score}"
 
     def score_expression(self) -> pl.Expr:
         return pl.col(score_column(self.score))

@@ -70,7 +70,7 @@ def make_board(scale: str, found: Iterable[tuple[str, Entry]], images: ImagesOf 
         groups.setdefault(_key(entry), []).append((address, entry))
     rows = [_row(key, members) for key, members in groups.items()]
     for row, name in zip(rows, names([members[-1][1] for members in groups.values()]), strict=True):
-        row.method = name
+        row.method = " = ".join([name, *row.names[1:]])
     suite = _suite(scale, rows)
     ranked = sorted((row for row in rows if row.suite == suite and row.average), key=_by_average)
     pooled = pooled_spread([row.average.values for row in ranked if row.average])
@@ -134,6 +134,7 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
         key=key[:12],
         kind="run",
         method=first.method,
+        names=list(dict.fromkeys([first.method, *(entry.method for _, entry in members)])),
         recipe=first.recipe,
         track=first.track,
         suite=_suite_of(first),
@@ -162,7 +163,7 @@ def _setting(entry: Entry) -> str:
     used = {entry.inputs["checkpoint"], entry.inputs["report"]}
     used |= {entry.realised_pool.address} if entry.realised_pool else set()
     links = [link for link in entry.chain if link.address in used or link.kind == Pool.kind]
-    return fingerprint(sorted(fingerprint([link.kind, link.version, seedless(link.spec)]) for link in links))
+    return fingerprint(sorted(fingerprint([link.kind, link.version, seedless(link.meaning)]) for link in links))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

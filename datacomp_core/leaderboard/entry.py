@@ -128,10 +128,11 @@ class Entry(BaseModel):
 
 
 def _name(spec: EntrySpec, report: Any, checkpoint: Any, subset: Any, shards: Any) -> str:
-    """Method, pool and seed: a subset's name is recipe and pool; a checkpoint that is only planned has its seed in its name."""
-    pool, seed = str(subset.name).removeprefix(str(subset.recipe)), str(checkpoint.name).rpartition("-seed")[2]
+    """Method, pool and seed. A subset's name is its filter and pool; a planned checkpoint has its seed in its name."""
+    _, dash, pool = str(subset.name).partition("-")
+    seed = str(checkpoint.name).rpartition("-seed")[2]
     seed = str(getattr(checkpoint, "seed", seed))
-    return (f"{spec.method}{pool}" if spec.method else str(subset.name)) + (f"-seed{seed}" if seed.isdigit() else "")
+    return (f"{spec.method}{dash}{pool}" if spec.method else str(subset.name)) + (f"-seed{seed}" if seed.isdigit() else "")
 
 
 @step("entries", version=3, name=_name)
@@ -310,8 +311,8 @@ def _realised(record: Callable[[str], Record | None], chain: list[Link], shards:
 
 
 def _same_but_for_seeds(spec: EntrySpec, chain: list[Link]) -> str:
-    specs = sorted(fingerprint({"kind": link.kind, "version": link.version, "spec": seedless(link.spec)}) for link in chain)
-    return fingerprint({"entry": spec, "chain": specs})
+    specs = sorted(fingerprint({"kind": link.kind, "version": link.version, "spec": seedless(link.meaning)}) for link in chain)
+    return fingerprint({"track": spec.track, "chain": specs})
 
 
 def _upstream_of(chain: list[Link], start: str, kind: str, through: str = "") -> list[Link]:

@@ -32,6 +32,7 @@ class Link(BaseModel):
     depth: int = Field(default=0, description="Steps away from where the walk began.")
     inputs: dict[str, list[str]] = Field(default_factory=dict, description="Parameter name to addresses.")
     spec: dict[str, Any] = Field(default_factory=dict)
+    meaning: dict[str, Any] = Field(default_factory=dict, description="The specs without defaults and names.")
     counts: dict[str, int] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
     version: int = 0
@@ -141,6 +142,7 @@ def _link(address: str, record: Record | None, used_as: str, depth: int) -> Link
         depth=depth,
         inputs={parameter: [used["address"] for used in given] for parameter, given in record.inputs.items()},
         spec=record.spec,
+        meaning=record.meaning or record.spec,
         counts=record.artifact.get("counts", {}),
         options=record.options,
         version=record.version,

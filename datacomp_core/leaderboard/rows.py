@@ -37,6 +37,7 @@ class Row(BaseModel):
     key: str
     kind: Literal["run", "reference"]
     method: str
+    names: list[str] = Field(default_factory=list[str], description="All names under which this one filter was entered.")
     recipe: str
     track: Track
     suite: str

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import Field, ValidationError, validate_call
 
@@ -23,6 +23,7 @@ B = TypeVar("B", bound=Callable[..., Any])
 class Recipe(Spec):
     """A filter with a name. `name` is for people; the filter alone decides what is kept."""
 
+    names_for_people: ClassVar[frozenset[str]] = frozenset({"name", "description"})
     name: str = Field(min_length=1, description="What it is called on the leaderboard.")
     description: str = Field(default="", description="One sentence.")
     filter: WholeFilter = Field(default_factory=Everything, description="What is kept.")

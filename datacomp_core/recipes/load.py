@@ -26,6 +26,11 @@ FILES = (".yaml", ".yml", ".json")
 CODE_FILE = ".py"
 
 
+def is_file(name: Any) -> bool:
+    """Whether a recipe's name is the place of a file."""
+    return isinstance(name, str) and (name.endswith((*FILES, CODE_FILE)) or f"{CODE_FILE}:" in name)
+
+
 def load_recipe(given: str) -> Recipe:
     """A recipe by name (`basic_filter`, `clip_score:score=b32,fraction=0.2`), from a YAML, JSON or Python file, or as YAML.
 

@@ -16,8 +16,8 @@ from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.filters.soft_cap import SoftCap
 from datacomp_core.lots import lots
 from datacomp_core.selection.judge import Judge, Placed, cost_of, ranks_survivors, sequence
-from datacomp_core.selection.subset_file import write_run
 from datacomp_core.selection.threshold_search import Cut
+from datacomp_core.sorted_runs import write_run
 from datacomp_core.source import Source
 
 SAMPLES = 200

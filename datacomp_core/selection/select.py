@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import polars as pl
 from pydantic import Field, TypeAdapter, model_validator
@@ -29,8 +29,8 @@ from datacomp_core.selection.judge import Placed, walk
 from datacomp_core.selection.part import SAMPLES, Job, judge_part
 from datacomp_core.selection.passes import Hands, Place, find_cuts, prepare
 from datacomp_core.selection.report import Explanation, Tally, edges_of, histogram, sample_table
-from datacomp_core.selection.subset_file import merge
 from datacomp_core.selection.threshold_search import Cut
+from datacomp_core.sorted_runs import merge
 from datacomp_core.source import Source
 from datacomp_core.store import Folder, Store, scratch, step
 
@@ -43,8 +43,9 @@ FILTER: TypeAdapter[Filter] = TypeAdapter(WholeFilter)
 
 
 class SubsetSpec(Spec):
-    """Which pairs of the pool to train on: a recipe by name, or a filter of one's own."""
+    """Which pairs of the pool to train on: a recipe by name, or a filter of one's own. The filter alone is its identity."""
 
+    names_for_people: ClassVar[frozenset[str]] = frozenset({"recipe"})
     recipe: str = Field(
         default="no_filter", min_length=1, description="A known recipe, which brings its filter, or a name for the filter below."
     )
@@ -71,7 +72,7 @@ class SubsetSpec(Spec):
         return {**given, "filter": known}
 
     def label(self) -> str:
-        return self.recipe
+        return self.filter.label().replace("-", "_")
 
     def scores(self) -> tuple[Score, ...]:
         """The scores to compute that it reads, each once."""

@@ -1,5 +1,7 @@
-"""One stable hash for what a step is: canonical JSON, then sha256.
+"""One stable hash for what a step is: canonical JSON of its identity, then sha256.
 
+The identity of a model leaves out fields at their default, so that adding a field with a default leaves every address valid, and
+names that are for people, so that two names of one thing are one thing. A model's `version` is added once it is raised.
 What has no stable form (a set, NaN, an object, a callable) is refused, never guessed: two processes must always agree.
 """
 
@@ -9,9 +11,10 @@ import hashlib
 import json
 import math
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 SHORT = 12
 
@@ -39,10 +42,46 @@ def canonical(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no stable form: use text, numbers, lists, mappings or specs")
 
 
+def identity(value: Any) -> Any:
+    """`value` as plain JSON types, reduced to what it means: this is what is hashed. Errors as `canonical`."""
+    if isinstance(value, BaseModel):
+        return _of_model(value)
+    if isinstance(value, (list, tuple)):
+        return [identity(item) for item in value]
+    if isinstance(value, dict):
+        canonical(dict.fromkeys(value))
+        return {key: identity(value[key]) for key in sorted(value)}
+    return canonical(value)
+
+
+def _of_model(value: BaseModel) -> dict[str, Any]:
+    kind = type(value)
+    names: frozenset[str] = getattr(kind, "names_for_people", frozenset())
+    found: dict[str, Any] = {}
+    for name, field in sorted(kind.model_fields.items()):
+        given = getattr(value, name)
+        if name in names or not (_is_tag(name, field) or _differs(given, field)):
+            continue
+        found[name] = identity(given)
+    version = getattr(kind, "version", 1)
+    if isinstance(version, int) and version != 1 and "version" not in kind.model_fields:
+        found["version"] = version
+    return found
+
+
+def _is_tag(name: str, field: FieldInfo) -> bool:
+    """A field with one possible value tells kinds of models apart, and foreign code is named by its identity."""
+    return name in ("kind", "code") or (get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1)
+
+
+def _differs(given: Any, field: FieldInfo) -> bool:
+    return field.is_required() or given != field.get_default(call_default_factory=True, validated_data={})
+
+
 def canonical_json(value: Any) -> str:
-    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(identity(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def fingerprint(value: Any) -> str:
-    """64 hex digits of sha256 over the canonical JSON of `value`."""
+    """64 hex digits of sha256 over the canonical JSON of the identity of `value`."""
     return hashlib.sha256(canonical_json(value).encode("ascii")).hexdigest()

@@ -61,6 +61,7 @@ class Record(BaseModel):
     address: str
     fingerprint: str
     spec: dict[str, Any]
+    meaning: dict[str, Any] = Field(default_factory=dict, description="The specs reduced to what is hashed.")
     inputs: dict[str, list[dict[str, str]]]
     artifact: dict[str, Any]
     outputs: Outputs

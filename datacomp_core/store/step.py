@@ -25,7 +25,9 @@ from datacomp_core.store import record as records
 from datacomp_core.store.attempt import attempt
 from datacomp_core.store.deletion import drop_own
 from datacomp_core.store.fingerprint import SHORT, canonical, fingerprint
+from datacomp_core.store.fingerprint import identity as meaning_of
 from datacomp_core.store.folder import Folder
+from datacomp_core.store.format import require_format
 from datacomp_core.store.listing import agreed
 from datacomp_core.store.store import Store, files_of
 
@@ -109,6 +111,7 @@ class Step(Generic[A]):
 
     def plan(self, *identity: Any, store: Store) -> Planned[A]:
         """BUILT or TO BUILD, and why; an input may itself be only planned. Nothing is written."""
+        require_format(store, write=False)
         name = self.name(*[_stand_in(value) for value in identity])
         waiting = [value for value in _flat(identity) if isinstance(value, Planned) and not value.is_built]
         if waiting:
@@ -127,6 +130,7 @@ class Step(Generic[A]):
 
     def run(self, *identity: Any, store: Store, **options: Any) -> Outcome[A]:
         """Reuse what is built, else build it. Calls for one address in one process wait for each other."""
+        require_format(store, write=True)
         address = self.address(*identity)
         with _busy_guard:
             lock = _busy.setdefault(f"{store.root.url}/{address}", threading.Lock())
@@ -183,6 +187,7 @@ class Step(Generic[A]):
 
         The files are listed, not read; `made.content` should hash what identifies the data, since the identity cannot.
         """
+        require_format(store, write=True)
         address = self.address(*identity)
         if (found := store.record(address)) is not None:
             lost = store.missing(found)
@@ -233,6 +238,7 @@ class Step(Generic[A]):
             address=artifact.address,
             fingerprint=artifact.fingerprint,
             spec={name: canonical(value) for name, value in named.items() if isinstance(value, Spec)},
+            meaning={name: meaning_of(value) for name, value in named.items() if isinstance(value, Spec)},
             inputs={
                 name: [{"address": a.address, "fingerprint": a.fingerprint} for a in _flat([value])]
                 for name, value in named.items()
@@ -328,7 +334,7 @@ def _identity(value: Any) -> Any:
     if value is None:
         return None
     if isinstance(value, Spec):
-        return {"spec": type(value).__name__, "fields": canonical(value)}
+        return {"spec": type(value).__name__, "fields": meaning_of(value)}
     raise TypeError(f"{type(value).__name__} stands left of the star; only Specs and Artifacts may")
 
 

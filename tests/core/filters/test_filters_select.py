@@ -18,7 +18,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.filters import Everything, Random, SampleTo, Threshold, TopFraction, Words
 from datacomp_core.lots import lots
 from datacomp_core.selection.select import SubsetSpec, load_recipe, select
-from datacomp_core.selection.subset_file import merge, write_run
+from datacomp_core.sorted_runs import merge, write_run
 from datacomp_core.store import Folder
 
 

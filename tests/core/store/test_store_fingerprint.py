@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from datacomp_core.artifacts import Spec
-from datacomp_core.store.fingerprint import canonical_json, fingerprint
+from datacomp_core.store.fingerprint import canonical, canonical_json, fingerprint
 
 
 class Inner(Spec):
@@ -25,7 +27,9 @@ class Outer(Spec):
 
 def test_the_canonical_form_is_plain_sorted_ascii_json() -> None:
     inner = '{"number":0.1,"text":"\\u00fc\\ud83d\\ude00"}'
-    assert canonical_json(Outer()) == '{"items":[' + inner + ',{"number":0.1,"text":"x"}],"table":{"a":2,"b":1}}'
+    given = Outer(items=(Inner(), Inner(text="x")), table={"b": 1, "a": 2})
+    plain = json.dumps(canonical(given), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    assert plain == '{"items":[' + inner + ',{"number":0.1,"text":"x"}],"table":{"a":2,"b":1}}'
 
 
 def test_other_processes_agree_whatever_their_hash_seed(tmp_path: Path) -> None:
@@ -51,3 +55,25 @@ def test_what_has_no_stable_form_is_refused(value: object) -> None:
 
 def test_numbers_and_truth_are_told_apart() -> None:
     assert len({fingerprint(value) for value in (1, 1.5, True, "1", None, [1], "True")}) == 7
+
+
+class Named(Spec):
+    names_for_people: ClassVar[frozenset[str]] = frozenset({"name"})
+    name: str = ""
+    inner: Inner = Inner()
+    added_later: int = 3
+
+
+class NamedBefore(Spec):
+    inner: Inner = Inner()
+
+
+class Raised(Named):
+    version: ClassVar[int] = 2
+
+
+def test_names_and_defaults_carry_no_identity_and_a_raised_version_does() -> None:
+    assert canonical_json(Named(name="a")) == canonical_json(Named(name="b", added_later=3)) == "{}"
+    assert fingerprint(Named(inner=Inner(text="x"))) == fingerprint(NamedBefore(inner=Inner(text="x")))
+    assert fingerprint(Named(added_later=4)) != fingerprint(Named())
+    assert canonical_json(Raised()) == '{"version":2}'

@@ -1,0 +1,129 @@
+"""Files from outside the store: local, in a bucket, on a web server, on the hub. Each is known by its content.
+
+In a spec a file's name carries the first digits of a mark of its content (`mine.npy#3fa2b1c04d5e`), so that a changed file is
+told and never silently reused. The mark is the sha256; of a bucket's or a web server's file the etag, size and time; of a local
+file too large to be hashed in seconds its size, time and sampled blocks. A file of the hub is pinned to a commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from datacomp_core import hub
+from datacomp_core.errors import DatacompError, DataError, SpecError
+from datacomp_core.settings import settings
+from datacomp_core.store.folder import Folder, hash_file
+
+PIN = 12
+HASHED_WHOLE = 4 << 30
+SAMPLES, SAMPLE_BYTES = 64, 1 << 20
+PINNED = re.compile(rf"(.*)#([0-9a-f]{{{PIN}}})", re.DOTALL)
+ON_HUB = re.compile(r"hf://(datasets|models)/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
+
+
+def pinned(name: str, suffixes: Sequence[str], what: str) -> str:
+    """The absolute name with the digits of its content's mark. SpecError if it is not there or of another kind."""
+    if PINNED.fullmatch(name):
+        return name
+    try:
+        if name.startswith("hf://"):
+            return _of_hub(name)
+        place = name if "://" in name else str(Path(name).expanduser().resolve())
+        files = files_of(place, suffixes)
+        if not files:
+            raise SpecError(f"{name} is not {what}: one of {', '.join(suffixes)} is wanted, or a folder of them.")
+        return f"{place}#{_mark_of(place, files)}"
+    except SpecError:
+        raise
+    except (DatacompError, OSError) as problem:
+        raise SpecError(f"Cannot read {name} as {what}: {problem}") from problem
+
+
+def local(name: str, suffixes: Sequence[str]) -> list[Path]:
+    """The local files that a pinned name stands for, in order; remote ones are brought first. DataError if they changed."""
+    found = PINNED.fullmatch(name)
+    place, digits = (found[1], found[2]) if found else (name, "")
+    if place.startswith("hf://"):
+        return [_brought_from_hub(place)]
+    files = files_of(place, suffixes)
+    if digits and (not files or _mark_of(place, files) != digits):
+        raise DataError(f"{place} is not the file that the recipe was made with: it has changed, or is not on this machine.")
+    folder, kept = _folder(place), Folder(settings().home / "outside" / (digits or "unpinned"))
+    if folder.is_local:
+        return [Path(folder.at(file)) for file in files]
+    sizes = kept.files()
+    for file in files:
+        if file not in sizes:
+            _bring(folder, file, kept)
+    return [kept.path / file for file in files]
+
+
+def files_of(place: str, suffixes: Sequence[str]) -> list[str]:
+    """The names of a file, or of the files in a folder, relative to its folder, in order."""
+    if place.lower().endswith(tuple(suffixes)) and not (("://" not in place) and Path(place).is_dir()):
+        folder, name = _folder(place), place.rpartition("/")[2]
+        if not folder.exists(name):
+            raise DataError(f"{place} is not there.")
+        return [name]
+    return sorted(name for name in Folder(place).files() if name.lower().endswith(tuple(suffixes)) and not name.startswith("_"))
+
+
+def _folder(place: str) -> Folder:
+    """The folder that `files_of` counts from."""
+    is_folder = ("://" not in place and Path(place).is_dir()) or "." not in place.rpartition("/")[2]
+    return Folder(place) if is_folder else Folder(place.rpartition("/")[0] or "/")
+
+
+def _mark_of(place: str, files: Sequence[str]) -> str:
+    folder = _folder(place)
+    marks = [_mark(folder, file) for file in files]
+    text = marks[0] if len(marks) == 1 else "\n".join(f"{file} {mark}" for file, mark in zip(files, marks, strict=True))
+    return (text if len(marks) == 1 else hashlib.sha256(text.encode()).hexdigest())[:PIN]
+
+
+def _mark(folder: Folder, file: str) -> str:
+    if not folder.is_local:
+        return hashlib.sha256(folder.mark(file).encode()).hexdigest()
+    path = Path(folder.at(file))
+    stat = path.stat()
+    if stat.st_size <= HASHED_WHOLE:
+        return hash_file(path)
+    digest = hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+    with path.open("rb") as data:
+        for number in range(SAMPLES):
+            data.seek((stat.st_size - SAMPLE_BYTES) * number // (SAMPLES - 1))
+            digest.update(data.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _bring(folder: Folder, file: str, kept: Folder) -> None:
+    with kept.writing(file) as target, folder.open(file) as source, target.open("wb") as out:
+        while block := source.read(8 << 20):
+            out.write(block)
+
+
+def _parts_of_hub(name: str) -> tuple[hub.Kind, str, str, str]:
+    found = ON_HUB.fullmatch(name)
+    if found is None:
+        raise SpecError(f"{name} is not a place on the hub: hf://datasets/OWNER/NAME@REVISION/path/of/file is.")
+    return ("dataset" if found[1] == "datasets" else "model"), found[2], found[3] or "main", found[4]
+
+
+def _of_hub(name: str) -> str:
+    kind, repository, revision, path = _parts_of_hub(name)
+    there = hub.snapshot(kind, repository, revision)
+    file = there.file(path)
+    return f"hf://{kind}s/{repository}@{there.commit}/{path}#{(file.sha256 or file.sha1)[:PIN]}"
+
+
+def _brought_from_hub(place: str) -> Path:
+    kind, repository, commit, path = _parts_of_hub(place)
+    kept = Folder(settings().home / "outside" / f"{kind}s" / repository / commit)
+    if not kept.exists(path):
+        there = hub.snapshot(kind, repository, commit)
+        there.file(path)
+        hub.fetch(there, kept, only=lambda name: name == path)
+    return kept.path / path

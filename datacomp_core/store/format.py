@@ -1,0 +1,34 @@
+"""Which form of addresses a store has: `_store.json` at its root. Another form is refused, never read as though it were empty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datacomp_core.errors import StoreError
+from datacomp_core.store.store import Store
+
+FORMAT = 2
+"""1: names and defaults were hashed into addresses. 2: the identity is what a spec means."""
+FILE = "_store.json"
+_known: set[str] = set()
+
+
+def require_format(store: Store, *, write: bool) -> None:
+    """StoreError if a store was filled by an earlier form of this system; an empty one is marked, if it is to be written."""
+    where = store.root.url
+    if where in _known:
+        return
+    if store.root.exists(FILE):
+        found: Any = store.root.read_json(FILE)
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise StoreError(f"{store.root} is a store of another form ({FILE} says {found}): use the version that made it.")
+    elif next(iter(store.addresses()), None) is not None and not store.root.exists(FILE):
+        raise StoreError(
+            f"{store.root} was filled by an earlier version, whose addresses contain the names of filters: none of what is there "
+            "would be found, and all of it built again. Use another store (DATACOMP_STORE), or that version."
+        )
+    elif not write:
+        return
+    else:
+        store.root.write_json(FILE, {"format": FORMAT})
+    _known.add(where)

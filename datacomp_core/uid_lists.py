@@ -1,0 +1,235 @@
+"""Lists of uids in every form that participants write, read in pieces and sorted on disk in bounded memory.
+
+npy: `(u8,u8)`, (n, 2) whole numbers of 64 bits, text of hex digits (`S32`, `U32`), either byte order. txt, csv, tsv: a uid a line,
+or a column `uid`. parquet: a column `uid` of text, of 16 bytes, or of two whole numbers. Hex is read as the reference's
+`int(uid, 16)` reads it: upper case, leading zeros left out, `0x`. Repeats are kept: they are the participant's weights.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import polars as pl
+
+from datacomp_core import uid
+from datacomp_core.errors import DataError
+
+AT_ONCE = 1 << 22
+TEXT_BYTES = 1 << 26
+SUFFIXES = (".npy", ".txt", ".csv", ".tsv", ".parquet")
+TWO_COLUMNS = (("f0", "f1"), ("uid_high", "uid_low"), ("high", "low"), ("uid0", "uid1"))
+HEX = r"^[0-9a-f]{1,32}$"
+
+
+def read(files: Sequence[Path]) -> Iterator[uid.Uids]:
+    """All uids of some files, piece by piece, in their order. DataError names the file, the row and the value that is no uid."""
+    for file in files:
+        reader = {".npy": _npy, ".parquet": _parquet}.get(file.suffix.lower(), _text)
+        try:
+            yield from reader(file)
+        except (OSError, EOFError) as problem:
+            raise DataError(f"{file} cannot be read as a list of uids: {problem}") from problem
+
+
+def parsed(values: pl.Series, where: str, first_row: int) -> uid.Uids:
+    """Hex text as uids; `first_row` is the row of the first value, counted from 1."""
+    if not len(values):
+        return np.empty(0, uid.DTYPE)
+    if not values.null_count() and not (values.str.len_bytes() != uid.HEX_DIGITS).any():
+        try:
+            return uid.pack(values)
+        except DataError:
+            pass
+    plain = values.str.strip_chars().str.to_lowercase().str.strip_prefix("0x")
+    bad = ~plain.str.contains(HEX).fill_null(False)
+    if bad.any():
+        row = int(bad.arg_max() or 0)
+        raise DataError(
+            f"{where}, row {first_row + row:,}: {values[row]!r} is not a uid (up to 32 hex digits); "
+            f"{int(bad.sum()):,} of the {len(values):,} rows read with it are not."
+        )
+    return uid.pack(plain.str.zfill(uid.HEX_DIGITS))
+
+
+def _npy(file: Path) -> Iterator[uid.Uids]:
+    with file.open("rb") as data:
+        shape, fortran, dtype = _header(data, file)
+        start = data.tell()
+    if dtype.hasobject:
+        raise DataError(f"{file} contains Python objects, which are not loaded: save it as an array of dtype u8,u8.")
+    if dtype.names is not None:
+        _require(
+            len(shape) == 1 and len(dtype.names) == 2 and all(dtype[n].kind in "ui" for n in dtype.names), file, shape, dtype
+        )
+        _require(all(dtype[name].itemsize == 8 for name in dtype.names), file, shape, dtype)
+    elif dtype.kind in "ui":
+        _require(len(shape) == 2 and shape[1] == 2 and dtype.itemsize == 8, file, shape, dtype)
+    else:
+        _require(dtype.kind in "SU" and len(shape) == 1, file, shape, dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if file.stat().st_size < start + size:
+        raise DataError(f"{file} is truncated: its header says {shape[0]:,} uids, and it ends before.")
+    if not size:
+        return
+    rows: Any = np.memmap(file, dtype, "r", start, tuple(shape), order="F" if fortran else "C")
+    for begin in range(0, shape[0], AT_ONCE):
+        yield _packed(rows[begin : begin + AT_ONCE], str(file), begin)
+
+
+def _header(data: IO[bytes], file: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    try:
+        version = np.lib.format.read_magic(data)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return read(data)
+    except (ValueError, EOFError) as problem:
+        raise DataError(f"{file} is not an npy file: {problem}") from problem
+
+
+def _require(condition: bool, file: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if not condition:
+        raise DataError(
+            f"{file} has shape {shape} and dtype {dtype}; a list of uids is u8,u8 of shape (n,), whole numbers of 64 bits of "
+            "shape (n, 2), or text of 32 hex digits."
+        )
+
+
+def _packed(rows: Any, where: str, begin: int) -> uid.Uids:
+    kind = rows.dtype.kind
+    if kind in "SU":
+        text = rows.astype(str) if kind == "S" else rows.astype(rows.dtype.newbyteorder("="))
+        return parsed(pl.Series(text.tolist(), dtype=pl.String), where, begin + 1)
+    out = np.empty(len(rows), uid.DTYPE)
+    high, low = (rows[name] for name in rows.dtype.names) if rows.dtype.names else (rows[:, 0], rows[:, 1])
+    out["f0"], out["f1"] = (half.astype(half.dtype.newbyteorder("=")).view(np.uint64) for half in (high, low))
+    return out
+
+
+def _text(file: Path) -> Iterator[uid.Uids]:
+    """Blocks of whole lines. A header names the column; without one there is one column, or the first is taken."""
+    row, column, separator = 0, 0, ","
+    for number, block in enumerate(_line_blocks(file)):
+        data = block
+        if number == 0:
+            data = data.removeprefix(b"\xef\xbb\xbf")
+            first, _, rest = data.partition(b"\n")
+            separator = "\t" if b"\t" in first else ","
+            names = [name.strip().strip('"').lower() for name in first.decode("utf-8", "replace").split(separator)]
+            if "uid" in names:
+                column, data, row = names.index("uid"), rest, 1
+        values = _column(data, column, separator, file)
+        blank = (values.is_null() | (values.str.strip_chars() == "")).fill_null(True)
+        if blank.any() and not blank.all():
+            kept = values.filter(~blank)
+            bad_rows = np.flatnonzero(~blank.to_numpy())
+            try:
+                yield parsed(kept, str(file), 1)
+            except DataError:
+                for place, value in zip(bad_rows.tolist(), kept, strict=True):
+                    parsed(pl.Series([value]), str(file), row + 1 + place)
+                raise
+        elif not blank.any():
+            yield parsed(values, str(file), row + 1)
+        row += len(values)
+
+
+def _line_blocks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as data:
+        left = b""
+        while block := data.read(TEXT_BYTES):
+            block = left + block
+            end = block.rfind(b"\n") + 1
+            if end:
+                yield block[:end]
+            left = block[end:]
+            if len(left) > TEXT_BYTES:
+                raise DataError(f"{file} has a line of over {TEXT_BYTES >> 20} MB: a list has a uid a line.")
+        if left:
+            yield left
+
+
+def _column(data: bytes, column: int, separator: str, file: Path) -> pl.Series:
+    if not data.strip():
+        return pl.Series([], dtype=pl.String)
+    try:
+        if separator.encode() not in data and b'"' not in data:
+            return pl.Series(data.decode("utf-8").removesuffix("\n").split("\n"), dtype=pl.String).str.strip_chars_end("\r")
+        table = pl.read_csv(
+            io.BytesIO(data), has_header=False, separator=separator, infer_schema=False, truncate_ragged_lines=True
+        )
+        return table.to_series(column)
+    except (UnicodeDecodeError, pl.exceptions.PolarsError, IndexError) as problem:
+        raise DataError(f"{file} cannot be read as text with a uid a line: {str(problem).splitlines()[0]}") from problem
+
+
+def _parquet(file: Path) -> Iterator[uid.Uids]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file)
+        names = table.schema_arrow.names
+        pair = next((pair for pair in TWO_COLUMNS if set(pair) <= set(names)), None)
+        wanted = ["uid"] if "uid" in names else list(pair) if pair else names if len(names) == 1 else None
+        if wanted is None:
+            raise DataError(f"{file} has no column `uid`; it has {', '.join(names)}.")
+        row = 0
+        for batch in table.iter_batches(batch_size=AT_ONCE, columns=wanted):
+            yield _from_columns([pl.Series(name, batch.column(name)) for name in wanted], str(file), row)
+            row += batch.num_rows
+    except pa.ArrowException as problem:
+        raise DataError(f"{file} is not a parquet file: {str(problem).splitlines()[0]}") from problem
+
+
+def _from_columns(columns: list[pl.Series], where: str, row: int) -> uid.Uids:
+    first = columns[0]
+    if len(columns) == 1 and isinstance(first.dtype, pl.Struct) and len(first.struct.fields) == 2:
+        columns = [first.struct.field(name) for name in first.struct.fields]
+    elif len(columns) == 1 and isinstance(first.dtype, (pl.Array, pl.List)):
+        if (first.list.len() if isinstance(first.dtype, pl.List) else pl.Series([first.dtype.size])).ne(2).any():
+            raise DataError(f"{where}: the lists in the column {first.name!r} do not have two numbers each.")
+        columns = [first.arr.get(n) if isinstance(first.dtype, pl.Array) else first.list.get(n) for n in (0, 1)]
+    if len(columns) == 1:
+        if first.dtype == pl.String or isinstance(first.dtype, (pl.Categorical, pl.Enum)):
+            return parsed(first.cast(pl.String), where, row + 1)
+        if first.dtype == pl.Binary:
+            return _from_bytes(first, where, row)
+    elif all(column.dtype.is_integer() for column in columns):
+        if sum(column.null_count() for column in columns):
+            raise DataError(f"{where}: a uid is missing in a row between {row + 1:,} and {row + len(first):,}.")
+        out = np.empty(len(first), uid.DTYPE)
+        for half, column in zip(("f0", "f1"), columns, strict=True):
+            values = column.to_numpy()
+            out[half] = values.view(np.uint64) if values.dtype == np.int64 else values
+        return out
+    raise DataError(f"{where}: the column {first.name!r} is {first.dtype}; text, 16 bytes or two whole numbers are wanted.")
+
+
+def _from_bytes(values: pl.Series, where: str, row: int) -> uid.Uids:
+    sizes = values.bin.size()
+    if not values.null_count() and not (sizes != 16).any():
+        halves = np.frombuffer(b"".join(values.to_list()), ">u8").reshape(-1, 2)
+        out = np.empty(len(values), uid.DTYPE)
+        out["f0"], out["f1"] = halves[:, 0], halves[:, 1]
+        return out
+    if not values.null_count() and not (sizes == 16).any():
+        return parsed(values.cast(pl.String, strict=False), where, row + 1)
+    bad = int((sizes.fill_null(0) != 16).arg_max() or 0)
+    raise DataError(f"{where}, row {row + bad + 1:,}: {values[bad]!r} is not a uid: 16 bytes are wanted.")
+
+
+def sort_to(pieces: Iterable[uid.Uids], target: Path) -> tuple[int, int]:
+    """Write all uids as one sorted subset file, repeats kept: `(rows, distinct uids)`. Runs lie beside `target` meanwhile."""
+    from datacomp_core.sorted_runs import merge, write_run
+
+    runs: list[Path] = []
+    for piece in pieces:
+        runs.append(target.with_name(f"{target.stem}.run{len(runs):06d}.npy"))
+        write_run(runs[-1], piece)
+    made = merge(runs, target)
+    for run in runs:
+        run.unlink()
+    return made
