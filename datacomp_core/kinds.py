@@ -7,7 +7,7 @@ the time it is read; its JSON schema, and so the form, lists what is registered 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
@@ -27,6 +27,8 @@ class Kinded(BaseModel):
     """Base of what has a kind. Instances of classes from single files are pickled with their file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    pins_files: ClassVar[bool] = True
+    """A file in a field is known by its content, not by its place (store/fingerprint.py)."""
 
     def __reduce__(self) -> Any:
         return foreign_code.pickled(self) or super().__reduce__()

@@ -17,7 +17,7 @@ from datacomp_core.errors import DatacompError, DataError, SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store.folder import Folder, hash_file
 
-PIN = 12
+PIN = 16
 HASHED_WHOLE = 4 << 30
 SAMPLES, SAMPLE_BYTES = 64, 1 << 20
 PINNED = re.compile(rf"(.*)#([0-9a-f]{{{PIN}}})", re.DOTALL)
@@ -40,6 +40,12 @@ def pinned(name: str, suffixes: Sequence[str], what: str) -> str:
         raise
     except (DatacompError, OSError) as problem:
         raise SpecError(f"Cannot read {name} as {what}: {problem}") from problem
+
+
+def place_of(name: str) -> str:
+    """The name without the digits."""
+    found = PINNED.fullmatch(name)
+    return found[1] if found else name
 
 
 def local(name: str, suffixes: Sequence[str]) -> list[Path]:

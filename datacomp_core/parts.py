@@ -48,7 +48,7 @@ def scan(metadata: Folder, part: str, scores: Sequence[Folder] = ()) -> pl.LazyF
     """
     frame = scan_tables(metadata, f"{part}.parquet")
     for folder in scores:
-        more = scan_tables(folder, f"{part}.parquet").drop("uid")
+        more = scan_tables(folder, f"{part}.parquet").drop("uid", strict=False)
         ours, theirs = (f.select(pl.len()).collect().item() for f in (frame, more))
         if ours != theirs:
             raise DataError(f"{folder.at(part)}.parquet has {theirs} rows and the metadata {ours}: embed the pool again.")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -28,6 +28,12 @@ def write_run(path: Path, packed: uid.Uids) -> None:
     """A part's chosen uids, sorted."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, uid.sort(packed), allow_pickle=False)
+
+
+def open_header(file: IO[bytes], rows: int) -> None:
+    """Begin a subset file of so many rows."""
+    header = {"descr": np.lib.format.dtype_to_descr(uid.DTYPE), "fortran_order": False, "shape": (rows,)}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def merge(runs: Iterable[Path], target: Path, slice_rows: int = SLICE_ROWS) -> tuple[int, int]:
@@ -72,8 +78,7 @@ def _merge(runs: Sequence[Path], target: Path, slice_rows: int) -> tuple[int, in
     begins = [0] * len(mapped)
     num_unique, last = 0, None
     with target.open("wb") as file:
-        header = {"descr": np.lib.format.dtype_to_descr(uid.DTYPE), "fortran_order": False, "shape": (total,)}
-        np.lib.format.write_array_header_1_0(file, header)
+        open_header(file, total)
         for number in range(1, num_slices + 1):
             edge = np.uint64(2**64 * number // num_slices) if number < num_slices else None
             ends = [len(run) if edge is None else int(np.searchsorted(run["f0"], edge)) for run in mapped]

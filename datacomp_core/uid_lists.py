@@ -1,6 +1,6 @@
 """Lists of uids in every form that participants write, read in pieces and sorted on disk in bounded memory.
 
-npy: `(u8,u8)`, (n, 2) whole numbers of 64 bits, text of hex digits (`S32`, `U32`), either byte order. txt, csv, tsv: a uid a line,
+npy: `(u8,u8)`, (n, 2) whole numbers of 64 bits, text of hex digits (`S32`, `U32`), either byte order. txt, csv: a uid a line,
 or a column `uid`. parquet: a column `uid` of text, of 16 bytes, or of two whole numbers. Hex is read as the reference's
 `int(uid, 16)` reads it: upper case, leading zeros left out, `0x`. Repeats are kept: they are the participant's weights.
 """
@@ -61,15 +61,7 @@ def _npy(file: Path) -> Iterator[uid.Uids]:
         start = data.tell()
     if dtype.hasobject:
         raise DataError(f"{file} contains Python objects, which are not loaded: save it as an array of dtype u8,u8.")
-    if dtype.names is not None:
-        _require(
-            len(shape) == 1 and len(dtype.names) == 2 and all(dtype[n].kind in "ui" for n in dtype.names), file, shape, dtype
-        )
-        _require(all(dtype[name].itemsize == 8 for name in dtype.names), file, shape, dtype)
-    elif dtype.kind in "ui":
-        _require(len(shape) == 2 and shape[1] == 2 and dtype.itemsize == 8, file, shape, dtype)
-    else:
-        _require(dtype.kind in "SU" and len(shape) == 1, file, shape, dtype)
+    _require_uids(shape, dtype, str(file))
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if file.stat().st_size < start + size:
         raise DataError(f"{file} is truncated: its header says {shape[0]:,} uids, and it ends before.")
@@ -89,12 +81,25 @@ def _header(data: IO[bytes], file: Path) -> tuple[tuple[int, ...], bool, np.dtyp
         raise DataError(f"{file} is not an npy file: {problem}") from problem
 
 
-def _require(condition: bool, file: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    if not condition:
+def _require_uids(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
+    if dtype.names is not None:
+        halves = [dtype[name] for name in dtype.names]
+        good = len(shape) == 1 and len(halves) == 2 and all(half.kind in "ui" and half.itemsize == 8 for half in halves)
+    elif dtype.kind in "ui":
+        good = len(shape) == 2 and shape[1] == 2 and dtype.itemsize == 8
+    else:
+        good = dtype.kind in "SU" and len(shape) == 1
+    if not good:
         raise DataError(
-            f"{file} has shape {shape} and dtype {dtype}; a list of uids is u8,u8 of shape (n,), whole numbers of 64 bits of "
+            f"{where} has shape {shape} and dtype {dtype}; a list of uids is u8,u8 of shape (n,), whole numbers of 64 bits of "
             "shape (n, 2), or text of 32 hex digits."
         )
+
+
+def from_array(rows: Any, where: str) -> uid.Uids:
+    """The uids of an array in memory, of one of the forms of npy."""
+    _require_uids(rows.shape, rows.dtype, where)
+    return _packed(rows, where, 0)
 
 
 def _packed(rows: Any, where: str, begin: int) -> uid.Uids:
@@ -111,7 +116,7 @@ def _packed(rows: Any, where: str, begin: int) -> uid.Uids:
 def _text(file: Path) -> Iterator[uid.Uids]:
     """Blocks of whole lines. A header names the column; without one there is one column, or the first is taken."""
     row, column, separator = 0, 0, ","
-    for number, block in enumerate(_line_blocks(file)):
+    for number, block in enumerate(line_blocks(file, TEXT_BYTES)):
         data = block
         if number == 0:
             data = data.removeprefix(b"\xef\xbb\xbf")
@@ -136,17 +141,18 @@ def _text(file: Path) -> Iterator[uid.Uids]:
         row += len(values)
 
 
-def _line_blocks(file: Path) -> Iterator[bytes]:
+def line_blocks(file: Path, size: int) -> Iterator[bytes]:
+    """A file of text in pieces of whole lines."""
     with file.open("rb") as data:
         left = b""
-        while block := data.read(TEXT_BYTES):
+        while block := data.read(size):
             block = left + block
             end = block.rfind(b"\n") + 1
             if end:
                 yield block[:end]
             left = block[end:]
-            if len(left) > TEXT_BYTES:
-                raise DataError(f"{file} has a line of over {TEXT_BYTES >> 20} MB: a list has a uid a line.")
+            if len(left) > size:
+                raise DataError(f"{file} has a line of over {size >> 20} MB, so it is not text with a row a line.")
         if left:
             yield left
 
@@ -178,13 +184,14 @@ def _parquet(file: Path) -> Iterator[uid.Uids]:
             raise DataError(f"{file} has no column `uid`; it has {', '.join(names)}.")
         row = 0
         for batch in table.iter_batches(batch_size=AT_ONCE, columns=wanted):
-            yield _from_columns([pl.Series(name, batch.column(name)) for name in wanted], str(file), row)
+            yield from_columns([pl.Series(name, batch.column(name)) for name in wanted], str(file), row)
             row += batch.num_rows
     except pa.ArrowException as problem:
         raise DataError(f"{file} is not a parquet file: {str(problem).splitlines()[0]}") from problem
 
 
-def _from_columns(columns: list[pl.Series], where: str, row: int) -> uid.Uids:
+def from_columns(columns: list[pl.Series], where: str, row: int) -> uid.Uids:
+    """Uids of one column (text, 16 bytes, two numbers in one) or of two columns of whole numbers."""
     first = columns[0]
     if len(columns) == 1 and isinstance(first.dtype, pl.Struct) and len(first.struct.fields) == 2:
         columns = [first.struct.field(name) for name in first.struct.fields]
@@ -226,9 +233,18 @@ def sort_to(pieces: Iterable[uid.Uids], target: Path) -> tuple[int, int]:
     from datacomp_core.sorted_runs import merge, write_run
 
     runs: list[Path] = []
-    for piece in pieces:
+    held: list[uid.Uids] = []
+
+    def write() -> None:
         runs.append(target.with_name(f"{target.stem}.run{len(runs):06d}.npy"))
-        write_run(runs[-1], piece)
+        write_run(runs[-1], np.concatenate([np.empty(0, uid.DTYPE), *held]))
+        held.clear()
+
+    for piece in pieces:
+        held.append(piece)
+        if sum(map(len, held)) >= AT_ONCE:
+            write()
+    write()
     made = merge(runs, target)
     for run in runs:
         run.unlink()

@@ -147,7 +147,7 @@ def beside(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candid
             score,
             found.pool,
             embeddings if "features" in score.needs else None,
-            found.shards if "images" in score.needs else None,
+            found.shards if "images" in score.needs or score.reads_index() else None,
             scorer(call, preparation) if "model" in score.needs else None,
         )
         for score in spec.scores()

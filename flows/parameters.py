@@ -20,6 +20,7 @@ from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.images import ImageSpec, images_of
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec, TrustedSpec
+from datacomp_core.recipes.base import Recipe
 from datacomp_core.recipes.load import is_file, resolved
 from datacomp_core.resharding.reshard import ReshardSpec, reshard_of
 from datacomp_core.scales import SCALES
@@ -147,6 +148,7 @@ class SweepSpec(Spec):
         default=("no_filter", "clip_score_tiny"),
         description="Filters by name (`datacomp filter --list`).",
     )
+    filters: tuple[Recipe, ...] = Field(default=(), description="Filters of one's own, each with its name on the leaderboard.")
     seeds: tuple[int, ...] = Field(default=(0,), description="Training seeds: initial weights, data order, augmentation.")
     pool_seeds: tuple[int, ...] = Field(
         default=(0,), description="Seeds of the embedded pool: another draw of captions and noise."
@@ -165,22 +167,31 @@ class SweepSpec(Spec):
             load_recipe(recipe)
         return recipes
 
+    @model_validator(mode="before")
+    @classmethod
+    def _resolved(cls, given: Any) -> Any:
+        """Recipes from files become filters here, so that the spec can be read where the files are not."""
+        if not isinstance(given, dict) or not isinstance(given.get("recipes"), (list, tuple)):
+            return given
+        files = [load_recipe(name) for name in given["recipes"] if is_file(name)]
+        names = [name for name in given["recipes"] if not is_file(name)]
+        return {**given, "recipes": names, "filters": [*given.get("filters", ()), *files]} if files else given
+
+    @model_validator(mode="after")
+    def _is_something(self) -> SweepSpec:
+        if not self.recipes and not self.filters:
+            raise SpecError("A sweep is of one filter or more: name a recipe.")
+        return self
+
     def experiments(self) -> list[ExperimentSpec]:
         """Every combination, recipes innermost: the baseline of a seed is finished before the next seed starts."""
+        chosen: list[dict[str, Any]] = [{"recipe": recipe} for recipe in self.recipes]
+        chosen += [{"recipe": own.name, "filter": own.filter} for own in self.filters]
+        shared = ("scale", "pool", "shards", "evalsets", "open_networks", "embed", "scorers")
+        common = {name: getattr(self, name) for name in shared}
         return [
-            ExperimentSpec(
-                scale=self.scale,
-                recipe=recipe,
-                seed=seed,
-                pool_seed=pool_seed,
-                pool=self.pool,
-                shards=self.shards,
-                evalsets=self.evalsets,
-                open_networks=self.open_networks,
-                embed=self.embed,
-                scorers=self.scorers,
-            )
-            for pool_seed, seed, recipe in product(self.pool_seeds, self.seeds, self.recipes)
+            ExperimentSpec.model_validate({**common, **which, "seed": seed, "pool_seed": pool_seed})
+            for pool_seed, seed, which in product(self.pool_seeds, self.seeds, chosen)
         ]
 
 

@@ -29,6 +29,7 @@ from datacomp_core.filters.image_size import ImageSize
 from datacomp_core.filters.imagenet_words import ImagenetWords
 from datacomp_core.filters.language import Language
 from datacomp_core.filters.language_cld3 import LanguageCld3
+from datacomp_core.filters.listed import Listed
 from datacomp_core.filters.mix import Mix
 from datacomp_core.filters.norm_sim_d import NormSimD
 from datacomp_core.filters.sample_to import SampleTo
@@ -55,6 +56,7 @@ __all__ = [
     "ImagenetWords",
     "Language",
     "LanguageCld3",
+    "Listed",
     "Lookup",
     "Mix",
     "NormSimD",

@@ -28,6 +28,8 @@ from datacomp_core.store import Store
 from datacomp_core.store.fingerprint import fingerprint
 
 PAPER_ROLES: dict[str, Role] = {"no_filter": "baseline", "random_50": "control"}
+SAME_COVERAGE = 0.01
+"""Results whose coverage differs by more are compared with a note."""
 ImagesOf = Callable[[Row], Images]
 
 
@@ -144,6 +146,7 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
         seeds=[entry.seeds for entry in several],
         size=float(np.mean([entry.size.total for entry in several])),
         unique=float(np.mean([entry.size.unique for entry in several])),
+        arrived=_mean([entry.size.trained_on / entry.size.total for entry in several if entry.size.total]),
         **known,
         claimed=claimed,
         by=first.submitted.by if first.submitted else "",
@@ -217,9 +220,12 @@ class _Judge:
         ours, theirs = [{key: side.scores[key].values for key in self.tasks if key in side.scores} for side in (row, other)]
         images = [_by_column(self.images(side)) for side in (row, other)]
         verdict = compare(ours, theirs, other.method, other.key, self.pooled, (images[0], images[1]))
-        if verdict is None or row.pools == other.pools:
-            return verdict
-        return verdict.model_copy(update={"basis": f"{verdict.basis}; not on the same realised pools"})
+        if verdict is None:
+            return None
+        notes = ["not on the same realised pools"] if row.pools != other.pools else []
+        if row.arrived is not None and other.arrived is not None and abs(row.arrived - other.arrived) > SAME_COVERAGE:
+            notes.append(f"{row.arrived:.1%} of its pairs arrived, {other.arrived:.1%} of the other's")
+        return verdict.model_copy(update={"basis": "; ".join([verdict.basis, *notes])}) if notes else verdict
 
     def set_verdicts(self, ranked: list[Row]) -> None:
         """Each row against the unfiltered pool and the random subset nearest in size, of the same setting."""

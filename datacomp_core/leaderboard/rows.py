@@ -50,6 +50,7 @@ class Row(BaseModel):
     size: float
     unique: float
     pool: float | None = None
+    arrived: float | None = Field(default=None, description="Share of the chosen pairs that were in the training shards.")
     repeats: float | None = Field(default=None, description="How often a pair of the training set was seen, on average.")
     scores: dict[str, Score] = Field(description="By column key; a score that is missing has no key.")
     pools: list[str] = Field(default_factory=list[str], description="Hashes of the realised pools that its seeds used.")

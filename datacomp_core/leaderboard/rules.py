@@ -19,6 +19,8 @@ from datacomp_core.store.fingerprint import canonical
 ROUNDING = 0.02
 CUSTOM = "custom"
 POOL_RULE = "pool of the scale"
+LISTED_UNIQUE, NOT_IN_POOL = "unique, of the lists", "not_in_pool, of the lists"
+"""Counts of a subset that was chosen by a list of uids (selection/select.py)."""
 
 
 class Check(BaseModel):
@@ -79,6 +81,10 @@ def _one_pool(chain: list[Link], subset: Subset, found: Evidence) -> Check:
         return Check(
             rule=rule, ok=False, reason=f"{found.foreign:,} of {found.uids:,} uids are not in the pool: {found.example}."
         )
+    counts = next((link.counts for link in chain if link.address == subset.address), {})
+    if foreign := counts.get(NOT_IN_POOL, 0):
+        unique = counts.get(LISTED_UNIQUE, 0)
+        return Check(rule=rule, ok=False, reason=f"{foreign:,} of {unique:,} listed uids are not in the pool.")
     if not pools:
         return Check(rule=rule, ok=None, reason="The subset was not made by our filter step: its uids were not checked.")
     counted = "they were not looked up there" if found.uids is None else f"all {found.uids:,} uids were found there"

@@ -14,8 +14,8 @@ from pydantic import Field, ValidationError, validate_call
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import SpecError, unknown
 from datacomp_core.filters import Everything, WholeFilter
-from datacomp_core.kinds import pairs
-from datacomp_core.registry import RECIPES
+from datacomp_core.kinds import pairs, parsed
+from datacomp_core.registry import FILTERS, RECIPES
 
 B = TypeVar("B", bound=Callable[..., Any])
 
@@ -54,8 +54,10 @@ def register(name: str = "", *, description: str = "", source: str = "ours") -> 
 
 
 def recipe(text: str) -> Recipe:
-    """The recipe of `name` or `name:parameter=value,...`. SpecError names an unknown one and the known ones."""
-    name, _, given = text.partition(":")
+    """The recipe of `name` or `name:parameter=value,...`, or a filter by its kind: `listed:uids=my.npy`."""
+    name, colon, given = text.partition(":")
+    if name not in RECIPES and colon and name in FILTERS:
+        return Recipe(name=text, description=(FILTERS[name].__doc__ or "").partition("\n")[0], filter=parsed(FILTERS, text))
     return built(RECIPES.find(name), given, text)
 
 

@@ -27,8 +27,11 @@ CODE_FILE = ".py"
 
 
 def is_file(name: Any) -> bool:
-    """Whether a recipe's name is the place of a file."""
-    return isinstance(name, str) and (name.endswith((*FILES, CODE_FILE)) or f"{CODE_FILE}:" in name)
+    """Whether a recipe's name is the place of a file, or refers to one by a parameter."""
+    if not isinstance(name, str):
+        return False
+    kind, colon, _ = name.partition(":")
+    return name.endswith((*FILES, CODE_FILE)) or f"{CODE_FILE}:" in name or (bool(colon) and kind not in RECIPES)
 
 
 def load_recipe(given: str) -> Recipe:

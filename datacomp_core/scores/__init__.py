@@ -8,6 +8,7 @@ from __future__ import annotations
 from datacomp_core.kinds import parsed
 from datacomp_core.registry import SCORES
 from datacomp_core.scores.base import AnyScore, Means, Score, register
+from datacomp_core.scores.column_of import ColumnOf
 from datacomp_core.scores.dfn import Dfn
 from datacomp_core.scores.metaclip import MetaClip
 from datacomp_core.scores.neg_clip_loss import NegClipLoss
@@ -26,12 +27,13 @@ def score_of(text: str) -> Score | None:
 def canonical(text: str) -> str:
     """A score's column: the text itself, or the one way to write a score to compute."""
     score = score_of(text)
-    return text if score is None else score.column
+    return text if score is None else score.column_name
 
 
 __all__ = [
     "KINDS",
     "AnyScore",
+    "ColumnOf",
     "Dfn",
     "Means",
     "MetaClip",

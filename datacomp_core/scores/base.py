@@ -55,6 +55,7 @@ class Score(Kinded, Spec):
     """Base of all scores to compute."""
 
     kind: str = ""
+    pins_files: ClassVar[bool] = False  # its column carries the place, so the place is identity
     version: ClassVar[int] = 1
     """Raised by hand when the meaning of this score changes: it is computed again."""
     paper: ClassVar[str] = ""
@@ -62,7 +63,7 @@ class Score(Kinded, Spec):
     """Of `features`, `images` and `model`, beyond the metadata."""
 
     @property
-    def column(self) -> str:
+    def column_name(self) -> str:
         """`kind:parameter=value,...`, without what is the default; foreign code is named with its identity."""
         given = self.model_dump(exclude_defaults=True, exclude={"kind"})
         if code := getattr(self, CODE, ""):
@@ -72,9 +73,17 @@ class Score(Kinded, Spec):
     def label(self) -> str:
         return self.kind
 
+    def account(self, out: Folder) -> dict[str, int]:
+        """What happened to how many, beyond rows with and without a value."""
+        return {}
+
     def columns(self) -> Iterable[str]:
         """The columns of the metadata that it reads."""
         return ()
+
+    def reads_index(self) -> bool:
+        """Whether it reads the index of the pool's shards."""
+        return False
 
     def feature_keys(self) -> Iterable[str]:
         """The arrays of the npz that it reads."""

@@ -18,6 +18,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.scores.base import Column, Means, Score
+from datacomp_core.scores.column_of import JOINED
 from datacomp_core.scores.kept import home_of
 from datacomp_core.scores.of_images import BY_SHARD
 from datacomp_core.source import Source
@@ -52,9 +53,10 @@ def score_pool(
     compute(spec, source, out, workers=workers, model=model, device=device, progress=progress)
     rows, scored = 0, 0
     for part in source.parts():
-        found = pl.read_parquet(io.BytesIO((out / SCORES).read(f"{part}.parquet")), columns=[spec.column])
-        rows, scored = rows + len(found), scored + found[spec.column].count()
-    return Scores(column=spec.column, num_samples=rows, num_scored=scored, counts={"scored": scored, "without": rows - scored})
+        found = pl.read_parquet(io.BytesIO((out / SCORES).read(f"{part}.parquet")), columns=[spec.column_name])
+        rows, scored = rows + len(found), scored + found[spec.column_name].count()
+    counts = {"scored": scored, "without": rows - scored, **spec.account(out)}
+    return Scores(column=spec.column_name, num_samples=rows, num_scored=scored, counts=counts)
 
 
 def compute(
@@ -79,6 +81,7 @@ def compute(
             for _ in means.map(partial(_one_part, score, source, prepared, out / SCORES), todo, f"parts of {score.kind}"):
                 pass
         out.remove(BY_SHARD)
+        out.remove(JOINED)
     return out / SCORES
 
 
@@ -103,7 +106,7 @@ def _one_part(score: Score, source: Source, prepared: Any, out: Folder, part: st
             f"Part {part} has {len(uids)} rows of metadata and {len(values)} of what {score.kind} reads: fetch them again."
         )
     buffer = io.BytesIO()
-    uids.with_columns(_series(score.column, values)).write_parquet(buffer, compression="zstd")
+    uids.with_columns(_series(score.column_name, values)).write_parquet(buffer, compression="zstd")
     out.write(f"{part}.parquet", buffer.getvalue())
 
 

@@ -54,7 +54,7 @@ def _files(
         take(f"scores {number}", folder, tables)
     for number, folder in enumerate((source.metadata, *source.features) if list(score.feature_keys()) else ()):
         take(f"features {number}", folder, arrays)
-    if "images" in score.needs and source.shards is not None:
+    if ("images" in score.needs or score.reads_index()) and source.shards is not None:
         there = source.shards.files()
         take("shards", source.shards, [name for name in there if name.endswith(".tar") or name.startswith(f"{INDEX}/")])
     if "model" in score.needs and model is not None:

@@ -7,7 +7,7 @@ that would change whom it ranks. Pure but for the optional memory of costly verd
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from datacomp_core.errors import DataError
 from datacomp_core.filters.algebra import All, Any, Not
-from datacomp_core.filters.base import Batch, FeatureBatch, Filter, Mask, Ranked, Rule, Survey, Verdict
+from datacomp_core.filters.base import Batch, FeatureBatch, Filter, Lookup, Mask, Ranked, Rule, Survey, Verdict
 from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.filters.soft_cap import SoftCap, read_copies
 from datacomp_core.selection.threshold_search import Cut
@@ -107,6 +108,10 @@ class Judge:
     watched: str = ""
     reached: Mask | None = None
     """The rows that came to the filter at `watched`: on whose account this pass is made."""
+    found: dict[str, Mask] = field(default_factory=dict[str, Mask])
+    """What each `Lookup` says of all rows of the part, whoever came to it."""
+    reasons: dict[str, pl.Series] = field(default_factory=dict[str, pl.Series])
+    """Of batches that tell one: why each row was dropped, empty where it was not."""
 
     def everybody(self) -> Mask:
         return np.ones(self.frame.height, np.bool_)
@@ -180,15 +185,39 @@ class Judge:
     def _batch(self, path: str, asked: Batch, reach: Mask) -> Verdict:
         kept = self.memory / f"{path}.npy" if self.memory is not None else None
         if kept is not None and kept.exists():
-            return Verdict(*read_verdict(kept, len(reach)))
-        if isinstance(asked, FeatureBatch):
-            said = self._features(path, asked, reach)
+            said = Verdict(*read_verdict(kept, len(reach)))
+            if kept.with_suffix(".reasons").exists():
+                self.reasons[path] = pl.read_parquet(kept.with_suffix(".reasons")).to_series()
         else:
-            rows = self.frame.select(sorted(asked.columns())).filter(pl.Series(reach))
-            said = _spread(np.flatnonzero(reach), asked.judge(rows), len(reach)) if rows.height else _silence(len(reach))
-        if kept is not None:
-            write_verdict(kept, *said)
+            said = self._asked(path, asked, reach)
+            if kept is not None:
+                write_verdict(kept, *said)
+                if path in self.reasons:
+                    self.reasons[path].to_frame("reason").write_parquet(kept.with_suffix(".reasons"))
+        if isinstance(asked, Lookup):
+            self.found[path] = said.yes
+            return Verdict(said.yes & reach, said.no & reach)
         return said
+
+    def _asked(self, path: str, asked: Batch, reach: Mask) -> Verdict:
+        if isinstance(asked, FeatureBatch):
+            return self._features(path, asked, reach)
+        columns = sorted(asked.columns())
+        if isinstance(asked, Lookup):
+            assert self.prepared is not None, "a filter with a table that was not prepared"
+            return _within(self.everybody(), asked.look_up(self.frame.select(columns), self.prepared / path))
+        rows = self.frame.select(columns).filter(pl.Series(reach))
+        if not rows.height:
+            return _silence(len(reach))
+        answers = asked.judge(rows)
+        if len(answers) != rows.height:
+            raise DataError(f"The filter {asked.kind} gave {len(answers)} answers for {rows.height} rows: it must give one each.")
+        if answers.dtype == pl.String:
+            why = np.full(len(reach), "", object)
+            why[reach] = answers.fill_null("").to_list()
+            self.reasons[path] = pl.Series(why.tolist(), dtype=pl.String)
+            answers = answers == ""
+        return _spread(np.flatnonzero(reach), answers, len(reach))
 
     def _features(self, path: str, asked: FeatureBatch, reach: Mask) -> Verdict:
         if not reach.any():

@@ -35,11 +35,14 @@ class Step(BaseModel):
     kept: int
     without_value: int
     alone: int | None
+    reasons: dict[str, int] = {}
+    """Of dropped rows, where the filter told why: rows by reason. The others are counted under `reason`."""
 
     def plus(self, other: Step) -> Step:
         alone = None if self.alone is None or other.alone is None else self.alone + other.alone
         sums = {name: getattr(self, name) + getattr(other, name) for name in ("asked", "kept", "without_value")}
-        return self.model_copy(update={**sums, "alone": alone})
+        reasons = {why: self.reasons.get(why, 0) + other.reasons.get(why, 0) for why in sorted({*self.reasons, *other.reasons})}
+        return self.model_copy(update={**sums, "alone": alone, "reasons": reasons})
 
 
 class Sample(BaseModel):
@@ -76,6 +79,7 @@ class Job:
     runs: Path
     memory: Path | None = None
     prepared: Path | None = None
+    found: Path | None = None
     score: str = ""
     edges: tuple[float, ...] = ()
     samples: int = SAMPLES
@@ -97,12 +101,16 @@ def judge_part(job: Job, part: str) -> Judged:
         missing = reach & ~said.yes & ~said.no
         why[reach & said.no] = 2 * len(steps) + 1
         why[missing] = 2 * len(steps) + 2
-        steps.append(_step(placed.filter, int(reach.sum()), int(said.yes.sum()), int(missing.sum()), alone))
+        step = _step(placed.filter, int(reach.sum()), int(said.yes.sum()), int(missing.sum()), alone)
+        steps.append(step.model_copy(update={"reasons": _told(judge.reasons.get(placed.path), reach & said.no)}))
         reach = said.yes
     chosen = uid.pack(frame["uid"].filter(pl.Series(reach)))
     if isinstance(sequenced[-1].filter, (SampleTo, SoftCap)):
         chosen = np.repeat(chosen, judge.copies(sequenced[-1])[reach])
     write_run(job.runs / f"{part}.npy", chosen)
+    for path, there in judge.found.items():
+        assert job.found is not None, "a list without a place for what it found"
+        write_run(job.found / path / f"{part}.npy", uid.pack(frame["uid"].filter(pl.Series(there))))
     scores = frame[job.score].cast(pl.Float64).fill_nan(None) if job.score else None
     kept, dropped = (_histogram(scores, mask, job.edges) for mask in (reach, ~reach))
     samples = _samples(job, part, frame["uid"], why, scores, steps) if job.samples else []
@@ -127,6 +135,14 @@ def _step(asked: Filter, came: int, kept: int, missing: int, alone: int | None) 
         without_value=missing,
         alone=alone,
     )
+
+
+def _told(why: pl.Series | None, dropped: Mask) -> dict[str, int]:
+    """Dropped rows by the reason that the filter itself told."""
+    if why is None:
+        return {}
+    counted = why.filter(pl.Series(dropped)).value_counts(name="rows").sort(why.name)
+    return {str(reason): int(rows) for reason, rows in counted.iter_rows()}
 
 
 def _histogram(scores: pl.Series | None, mask: Mask, edges: tuple[float, ...]) -> list[int]:

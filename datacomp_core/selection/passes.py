@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from datacomp_core import engines
-from datacomp_core.filters.base import FeatureBatch, Filter, Mask, Ranked, Survey
+from datacomp_core.filters.base import FeatureBatch, Filter, Lookup, Mask, Ranked, Survey
 from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.parallel import process_map
 from datacomp_core.progress import Progress
@@ -50,6 +50,11 @@ class Place:
         return self.local / "runs"
 
     @property
+    def found(self) -> Path:
+        """Runs of the uids that each list has, by the path of its filter."""
+        return self.local / "found"
+
+    @property
     def memory(self) -> Path:
         return self.local / "memory"
 
@@ -57,16 +62,22 @@ class Place:
     def prepared(self) -> Path:
         return self.local / "prepared"
 
-    def fetch(self, part: str) -> Judged | None:
+    def fetch(self, part: str, lookups: Sequence[str] = ()) -> Judged | None:
         """What an earlier attempt made of a part, with its run put into `runs`."""
         if self.kept is None or not self.kept.exists(f"{part}.json"):
             return None
         self.runs.mkdir(parents=True, exist_ok=True)
         (self.runs / f"{part}.npy").write_bytes(self.kept.read(f"{part}.npy"))
+        for path in lookups:
+            target = self.found / path / f"{part}.npy"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(self.kept.read(f"{part}.found.{path}.npy"))
         return Judged.model_validate_json(self.kept.read(f"{part}.json"))
 
-    def keep(self, judged: Judged) -> None:
+    def keep(self, judged: Judged, lookups: Sequence[str] = ()) -> None:
         if self.kept is not None:
+            for path in lookups:
+                self.kept.write(f"{judged.part}.found.{path}.npy", (self.found / path / f"{judged.part}.npy").read_bytes())
             self.kept.write(f"{judged.part}.npy", (self.runs / f"{judged.part}.npy").read_bytes())
             self.kept.write(f"{judged.part}.json", judged.model_dump_json().encode())
 
@@ -111,11 +122,14 @@ def _landed(name: T, work: Future[R]) -> tuple[T, R]:
 
 
 def prepare(root: Placed, place: Place) -> None:
-    """Let the filters of embeddings prepare themselves."""
+    """Let the filters of embeddings and tables prepare themselves."""
     place.prepared.mkdir()
     for path, asked in walk(root):
         if isinstance(asked, FeatureBatch):
             np.save(place.prepared / f"{path}.npy", asked.prepare())
+        if isinstance(asked, Lookup):
+            (place.prepared / path).mkdir()
+            asked.prepare_table(place.prepared / path)
 
 
 def find_cuts(

@@ -14,6 +14,21 @@ from datacomp_core.source import Source
 BINS = 60
 
 
+class ListAccount(BaseModel):
+    """How a list of uids meets the pool. Counts of distinct uids, but for `listed`."""
+
+    model_config = ConfigDict(frozen=True)
+    uids: str
+    listed: int
+    unique: int
+    in_pool: int
+    not_in_pool: int
+    examples: list[str]
+    """Up to ten uids that are not the pool's."""
+    arrived: int | None = None
+    """Of those in the pool, how many are in the downloaded shards; None where no shards were given."""
+
+
 class Explanation(BaseModel):
     """Rows by step in the order asked. `dropped` names the first reason of every dropped row; nothing else is dropped."""
 
@@ -24,6 +39,7 @@ class Explanation(BaseModel):
     kept: int
     steps: list[Step]
     dropped: dict[str, int]
+    lists: list[ListAccount] = []
 
 
 class Tally:
@@ -49,7 +65,9 @@ class Tally:
     def explanation(self, recipe: str, tree: dict[str, Any]) -> Explanation:
         dropped: dict[str, int] = {}
         for step in self.steps:
-            for reason, count in ((step.reason, step.asked - step.kept - step.without_value), (step.missing, step.without_value)):
+            told = sum(step.reasons.values())
+            plain = (step.reason, step.asked - step.kept - step.without_value - told)
+            for reason, count in (plain, (step.missing, step.without_value), *step.reasons.items()):
                 if count:
                     dropped[reason] = dropped.get(reason, 0) + count
         kept = self.steps[-1].kept

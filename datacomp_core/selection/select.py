@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import polars as pl
@@ -19,13 +20,16 @@ from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import All, Everything, Filter, Ranked, SampleTo, SoftCap, Threshold, WholeFilter
 from datacomp_core.filters.base import score_column
 from datacomp_core.filters.chance import Random
+from datacomp_core.filters.listed import TABLE, Listed
 from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.recipes.base import Recipe, recipe
 from datacomp_core.recipes.load import load_recipe, resolved
 from datacomp_core.registry import RECIPES
 from datacomp_core.scores import Score, score_of
+from datacomp_core.selection.aligned import require_aligned
 from datacomp_core.selection.judge import Placed, walk
+from datacomp_core.selection.lists import accounts, lists_of, repeated
 from datacomp_core.selection.part import SAMPLES, Job, judge_part
 from datacomp_core.selection.passes import Hands, Place, find_cuts, prepare
 from datacomp_core.selection.report import Explanation, Tally, edges_of, histogram, sample_table
@@ -37,6 +41,7 @@ from datacomp_core.store import Folder, Store, scratch, step
 __all__ = ["RECIPES", "Recipe", "Selection", "SubsetSpec", "load_recipe", "select", "select_subset"]
 
 SUBSET = "subset.npy"
+LISTED = ("listed", "unique", "in_pool", "not_in_pool")
 WORK = "work"
 NO_PROGRESS = NoProgress()
 FILTER: TypeAdapter[Filter] = TypeAdapter(WholeFilter)
@@ -63,9 +68,8 @@ class SubsetSpec(Spec):
             return given
         name, own = given["recipe"], FILTER.validate_python(given.get("filter", Everything()))
         if name.partition(":")[0] not in RECIPES:
-            if own == Everything():
-                recipe(name)  # says which are known
-            return given
+            # A name that is unknown is refused here; `listed:uids=mine.npy` brings its filter.
+            return {**given, "filter": recipe(name).filter} if own == Everything() else given
         known = recipe(name).filter
         if own not in (Everything(), known):
             raise SpecError(f"{name!r} is a known recipe with another filter than the one given: give yours a name of its own.")
@@ -84,7 +88,7 @@ class SubsetSpec(Spec):
 
     def columns_to_make(self) -> frozenset[str]:
         """The columns that it reads and neither metadata of DataComp's schema nor a score to compute brings."""
-        return self.columns() - {score.column for score in self.scores()} - set(SCHEMA.names())
+        return self.columns() - {score.column_name for score in self.scores()} - set(SCHEMA.names())
 
     def needs_embeddings(self) -> bool:
         """Whether it reads what metadata of DataComp's schema does not carry and embedding the pool makes."""
@@ -133,6 +137,7 @@ def select_subset(
         features=[store.folder(each) / FEATURES for each in beside if isinstance(each, Embeddings)],
         kept=out / WORK,
         out=out,
+        beside="as_made",
         workers=workers,
         progress=progress,
     )
@@ -141,7 +146,9 @@ def select_subset(
     if not chosen.num_samples:
         reasons = "; ".join(f"{reason} {count:,}" for reason, count in told.dropped.items()) or "the pool is empty"
         raise DataError(f"{spec.recipe} keeps none of the {told.rows:,} rows of {pool.address} ({reasons}): nothing to train on.")
-    counts = {"candidates": told.rows, "kept": told.kept, **{f"dropped: {reason}": n for reason, n in told.dropped.items()}}
+    lists = {f"{name}, of the lists": sum(getattr(one, name) for one in told.lists) for name in LISTED if told.lists}
+    dropped = {f"dropped: {reason}": number for reason, number in told.dropped.items()}
+    counts = {"candidates": told.rows, **lists, "kept": told.kept, **dropped}
     return Subset(recipe=spec.recipe, num_samples=chosen.num_samples, num_unique=chosen.num_unique, counts=counts)
 
 
@@ -151,22 +158,28 @@ def select(
     scores: Sequence[Folder] = (),
     *,
     features: Sequence[Folder] = (),
+    shards: Folder | None = None,
     kept: Folder | None = None,
     out: Folder | None = None,
     name: str = SUBSET,
     write: Literal["all", "subset"] = "all",
+    beside: Literal["by_uid", "by_position", "as_made"] = "by_uid",
     workers: int = 1,
     progress: Progress = NO_PROGRESS,
 ) -> Selection:
     """Filter a folder of metadata parquets. `out=None` is a dry run: the account alone, nothing is written.
 
     `scores`: folders with a parquet of the same name for each part (uid and score columns, rows aligned); `features`: folders
-    with a npz; `kept`: where the finished parts of this selection lie until it is done. `write`: with "subset" only `name` is
-    written into `out`, else histogram, explanation and samples too.
+    with a npz; `shards`: the download, whose index tells which uids of a list arrived; `kept`: where the finished parts of this
+    selection lie until it is done. `write`: with "subset" only `name` is written into `out`, else histogram, explanation and
+    samples too. `beside`: whether scores are held against the metadata's uids (DataError if they are in another order: see
+    `aligned`), taken by position, or known to be aligned.
     """
     source = Source(metadata, tuple(scores), tuple(features))
     tree = _tree(wanted.filter)
     names = source.parts()
+    if beside != "as_made":
+        require_aligned(source, by_position=beside == "by_position")
     check(source, names[0], tree)
     source.check_filled(names, tree.columns())
     hands = Hands(workers, source.num_rows(names[0]) * len(names))
@@ -175,14 +188,15 @@ def select(
         root = Placed("0", tree)
         prepare(root, place)
         cuts = find_cuts(source, names, root, place, hands, progress)
-        job = Job(source, tree, cuts, place.runs, place.memory, place.prepared, samples=0)
+        job = Job(source, tree, cuts, place.runs, place.memory, place.prepared, place.found, samples=0)
         cut = None
         if out is not None and write == "all":
             shown, cut = _shown(root, cuts, source, names[0])
             job = replace(job, samples=SAMPLES, score=shown, edges=_edges(source, names, shown, hands))
         tally = _judged(job, names, place, hands, progress)
         told = tally.explanation(_label(wanted), wanted.filter.model_dump(mode="json"))
-        num_samples, num_unique = _merge(names, place, out, name)
+        told = told.model_copy(update={"lists": accounts(root, place.prepared, place.found, names, local, shards)})
+        num_samples, num_unique = _merge(names, place, out, name, tree)
     if out is not None and write == "all":
         _write_report(out, source, tally, told, histogram(job.score, job.edges, tally, cut))
     return Selection(num_samples, num_unique, told)
@@ -203,16 +217,17 @@ def check(source: Source, part: str, tree: Filter) -> None:
 def _judged(job: Job, names: Sequence[str], place: Place, hands: Hands, progress: Progress) -> Tally:
     """Judge every part that no earlier attempt has."""
     tally, todo = Tally(), list[str]()
+    lookups = [path for path, _ in lists_of(Placed("0", job.root))]
     progress.start(len(names), "parts")
     for part in names:
-        before = place.fetch(part)
+        before = place.fetch(part, lookups)
         if before is None:
             todo.append(part)
         else:
             tally.add(before)
             progress.advance(1, rows=before.rows, kept=before.steps[-1].kept)
     for _, judged in hands.for_filters(job.root, partial(judge_part, job), todo):
-        place.keep(judged)
+        place.keep(judged, lookups)
         tally.add(judged)
         progress.advance(1, rows=judged.rows, kept=judged.steps[-1].kept)
     return tally
@@ -254,12 +269,20 @@ def _range(source: Source, column: str, part: str) -> tuple[float | None, float 
     return (float(low), float(high)) if isinstance(low, float) and isinstance(high, float) else (None, None)
 
 
-def _merge(names: Sequence[str], place: Place, out: Folder | None, name: str) -> tuple[int, int]:
+def _merge(names: Sequence[str], place: Place, out: Folder | None, name: str, tree: Filter) -> tuple[int, int]:
     runs = [place.runs / f"{part}.npy" for part in names]
     if out is None:
-        return merge(runs, place.local / SUBSET)
+        return _merged(runs, place, place.local / SUBSET, tree)
     with out.writing(name) as path:
-        return merge(runs, path)
+        return _merged(runs, place, path, tree)
+
+
+def _merged(runs: Sequence[Path], place: Place, target: Path, tree: Filter) -> tuple[int, int]:
+    """A list that stands alone keeps its repeats, whatever the pool repeats."""
+    if not isinstance(tree, Listed):
+        return merge(runs, target)
+    merge(runs, place.local / "chosen.npy")
+    return repeated(place.local / "chosen.npy", place.prepared / "0" / TABLE, target)
 
 
 def _write_report(out: Folder, source: Source, tally: Tally, told: Explanation, drawn: dict[str, Any]) -> None:

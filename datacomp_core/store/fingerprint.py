@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from pathlib import PurePath
 from typing import Any, Literal, get_args, get_origin
 
@@ -17,6 +18,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 SHORT = 12
+PINNED_FILE = re.compile(r"[^=,]*#([0-9a-f]{12,64})")
+"""In a filter or score: a file whose name carries the digits of its content, which alone are its identity."""
 
 
 def canonical(value: Any) -> Any:
@@ -62,11 +65,17 @@ def _of_model(value: BaseModel) -> dict[str, Any]:
         given = getattr(value, name)
         if name in names or not (_is_tag(name, field) or _differs(given, field)):
             continue
-        found[name] = identity(given)
+        found[name] = _of_content(identity(given)) if getattr(kind, "pins_files", False) else identity(given)
     version = getattr(kind, "version", 1)
     if isinstance(version, int) and version != 1 and "version" not in kind.model_fields:
         found["version"] = version
     return found
+
+
+def _of_content(value: Any) -> Any:
+    """The same, with the place of a pinned file left out."""
+    found = PINNED_FILE.fullmatch(value) if isinstance(value, str) else None
+    return f"#{found[1]}" if found else value
 
 
 def _is_tag(name: str, field: FieldInfo) -> bool:

@@ -132,7 +132,8 @@ def _known(scale: str) -> str:
 
 
 def _size(row: Row) -> str:
-    return f"{row.size:,.0f}" if row.size else ""
+    came = f" ({row.arrived:.1%} arrived)" if row.arrived is not None and row.arrived < 0.9995 else ""
+    return f"{row.size:,.0f}{came}" if row.size else ""
 
 
 def _cell(score: Score | None) -> str:

@@ -29,3 +29,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 TrustTimes = Annotated[
     bool, typer.Option("--trust-times", help="Take files of unchanged size and time as unchanged, without reading them.")
 ]
+Subsets = Annotated[
+    list[str] | None,
+    typer.Option("--subset", help="A list of uids of your own: npy, parquet, csv or txt; a path or url; repeat for several."),
+]
+Name = Annotated[str, typer.Option("--name", help="With one --subset or --recipe: its name on the leaderboard.")]

@@ -26,6 +26,8 @@ def add_to(app: typer.Typer) -> None:
 def plan(
     scale: options.Scale = "tiny",
     recipe: options.Recipes = None,
+    subset: options.Subsets = None,
+    name: options.Name = "",
     seed: options.Seeds = None,
     pool_seed: options.PoolSeeds = None,
     pool: options.Pool = "",
@@ -49,9 +51,9 @@ def plan(
     from datacomp_core.leaderboard.planning.estimate import require_budget
 
     where = {"pool": pool, "shards": shards, "evalsets": evalsets}
-    steps, whole = reckoned(
-        sweep_of(scale, recipes=recipe, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed)), rates
-    )
+    named = {"recipes": recipe, "subsets": subset, "name": name}
+    spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed))
+    steps, whole = reckoned(spec, rates)
     if json:
         terminal.print_json({"steps": [step.model_dump() for step in steps], "total": whole.model_dump()})
     else:

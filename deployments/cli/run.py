@@ -28,6 +28,8 @@ def add_to(app: typer.Typer) -> None:
 def run(
     scale: options.Scale = "tiny",
     recipe: options.Recipes = None,
+    subset: options.Subsets = None,
+    name: options.Name = "",
     seed: options.Seeds = None,
     pool_seed: options.PoolSeeds = None,
     pool: options.Pool = "",
@@ -47,12 +49,15 @@ def run(
 
       datacomp run -r no_filter -r clip_score_tiny -s 0 -s 1 -s 2
 
-      datacomp run -r my_filter.yaml --json
+      datacomp run --scale small --subset my.npy --name "My filter"
+
+      datacomp run -r my_filter.yaml -r my_filter.py --json
 
       datacomp run --scale small -r clip_score:score=l14,fraction=0.3 --budget 100
     """
     where = {"pool": pool, "shards": shards, "evalsets": evalsets, "open_networks": open_networks}
-    spec = sweep_of(scale, recipes=recipe, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed))
+    named = {"recipes": recipe, "subsets": subset, "name": name}
+    spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed))
     if budget is not None:
         from datacomp_core.leaderboard.planning.estimate import require_budget
 

@@ -37,12 +37,32 @@ def encoders_of(embed: Sequence[str] | None) -> dict[str, Any]:
     return {"embed": {"encoders": encoders}, "scorers": scorers} if encoders else {}
 
 
-def sweep_of(scale: str, **given: Any) -> SweepSpec:
-    """`given`: fields of SweepSpec. SpecError for an unknown scale, ValidationError for a wrong recipe or seed."""
+def sweep_of(scale: str, *, subsets: Sequence[str] | None = None, name: str = "", **given: Any) -> SweepSpec:
+    """`given`: fields of SweepSpec; `subsets`: lists of uids; `name`: of the one filter that there is.
+
+    SpecError for an unknown scale or a wrong list, ValidationError for a wrong recipe or seed.
+    """
     from datacomp_core.scales import scale as known_scale
 
     known_scale(scale)
     prepare_environment()
     from flows.parameters import SweepSpec
 
-    return SweepSpec.model_validate({"scale": scale, **{name: value for name, value in given.items() if value}})
+    fields: dict[str, Any] = {"scale": scale, **{field: value for field, value in given.items() if value}}
+    if subsets or name:
+        fields["filters"], fields["recipes"] = _own(subsets or (), name, list(fields.get("recipes", ())))
+    return SweepSpec.model_validate(fields)
+
+
+def _own(subsets: Sequence[str], name: str, recipes: list[str]) -> tuple[list[Any], list[str]]:
+    """Lists of uids as filters with names, and the recipes that are left; a name makes a recipe a filter of one's own."""
+    from datacomp_core.filters import Listed
+    from datacomp_core.recipes.base import Recipe
+    from datacomp_core.recipes.load import load_recipe
+
+    if name and len(subsets) + len(recipes) != 1:
+        raise SpecError("--name is the name of one filter: give it with one --subset or one --recipe.")
+    if name and recipes:
+        return [Recipe(name=name, filter=load_recipe(recipes[0]).filter)], []
+    stems = [name or place.rstrip("/").rpartition("/")[2].partition(".")[0] or place for place in subsets]
+    return [Recipe(name=stem, filter=Listed(uids=place)) for stem, place in zip(stems, subsets, strict=True)], recipes

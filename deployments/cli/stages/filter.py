@@ -16,10 +16,12 @@ from deployments.cli import options, terminal
 from deployments.cli.stages import until
 
 if TYPE_CHECKING:
+    from datacomp_core.artifacts import Artifact
     from datacomp_core.progress import LogProgress
-    from datacomp_core.selection.report import Explanation
+    from datacomp_core.selection.report import Explanation, ListAccount
     from datacomp_core.selection.select import Selection
     from datacomp_core.source import Source
+    from flows.parameters import ExperimentSpec
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,6 +39,9 @@ def filter_(
     features: Annotated[
         list[str] | None, typer.Option(help="Folders of npz files, if embeddings do not lie beside --metadata.")
     ] = None,
+    by_position: Annotated[
+        bool, typer.Option("--by-position", help="Scores without a column uid are in the order of the metadata's rows.")
+    ] = False,
     shards: Annotated[str | None, typer.Option(help="A folder or bucket of tars with the pictures of --metadata.")] = None,
     model: Annotated[str, typer.Option(help="With --checkpoint: a CLIP, for scores that encode pictures.")] = "",
     checkpoint: Annotated[str, typer.Option(help="The checkpoint file of --model.")] = "",
@@ -46,9 +51,7 @@ def filter_(
     trust_times: options.TrustTimes = False,
     against: Annotated[list[str] | None, typer.Option(help="Subset files to tell the overlap with; repeat for several.")] = None,
     out: Annotated[str | None, typer.Option(help="With --metadata: the subset file to write.")] = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="With --metadata: write nothing, only tell what would be kept.")
-    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Write nothing, only tell what would be kept.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -64,16 +67,22 @@ def filter_(
 
       datacomp filter --metadata s3://bucket/metadata --recipe basic_filter --explain --against mine.npy
 
+      datacomp filter --scale tiny --recipe listed:uids=my.npy --explain
+
       datacomp filter --metadata small/metadata --recipe neg_clip_loss --keep-scores scores --out subset.npy
     """
     if list_:
         _list_recipes(json=json)
+    elif metadata is None and explain:
+        _explain_stored(until.spec_of(scale, recipe, pool_seed=pool_seed), against or [], json=json)
     elif metadata is None:
         until.run_to("filter", until.spec_of(scale, recipe, pool_seed=pool_seed), json=json)
     elif out is None and not explain:
         raise SpecError("Say where the subset file goes with --out, or ask for a dry run with --explain.")
     else:
-        places = Places(metadata, scores or [], features or [], shards, (model, checkpoint), keep_scores, trust_times)
+        places = Places(
+            metadata, scores or [], features or [], shards, (model, checkpoint), keep_scores, trust_times, by_position
+        )
         _filter_folder(places, recipe, None if explain else out, against or [], json=json)
 
 
@@ -101,6 +110,7 @@ class Places:
     model: tuple[str, str]
     keep_scores: str | None
     trust_times: bool
+    by_position: bool = False
 
     def source(self) -> Source:
         from datacomp_core.source import Source
@@ -113,12 +123,54 @@ def _folders(urls: list[str]) -> tuple[Folder, ...]:
     return tuple(Folder(url) for url in urls)
 
 
+def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> None:
+    """What a recipe would keep of a pool of the store. Nothing is built: SpecError if the pool is not there yet."""
+    from datacomp_core.parts import FEATURES, METADATA, SCORES
+    from datacomp_core.selection.select import select
+    from flows.chain import STAGES, plan
+    from tasks.running import store
+
+    steps = plan(lambda call: STAGES["filter"](call, spec), store())
+    pool = next((step.artifact for step in steps if step.kind == "pools"), None) or stored_pool(spec)
+    if pool is None:
+        raise SpecError(f"The pool of {spec.scale} is not in the store yet: run `datacomp pool --scale {spec.scale}` first.")
+    made = {kind: [s.artifact for s in steps if s.kind == kind and s.artifact] for kind in ("shards", "embeddings", "scores")}
+    folders = {kind: [store().folder(one) for one in found] for kind, found in made.items()}
+    with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
+        chosen = select(
+            spec.subset(),
+            store().folder(pool) / METADATA,
+            [folder / SCORES for folder in (*folders["embeddings"], *folders["scores"])],
+            features=[folder / FEATURES for folder in folders["embeddings"]],
+            shards=folders["shards"][0] if folders["shards"] else None,
+            out=Folder(local) if against else None,
+            write="subset",
+            beside="as_made",
+            workers=settings().num_workers,
+            progress=progress,
+        )
+        overlaps = _overlaps(f"{local}/subset.npy", against)
+    _report(chosen, overlaps, None, json=json)
+
+
+def stored_pool(spec: ExperimentSpec) -> Artifact | None:
+    """The pool that a spec names by its address."""
+    from datacomp_core.artifacts import Pool
+    from tasks.running import stored
+
+    return stored(Pool, spec.pool) if spec.pool else None
+
+
 def _filter_folder(places: Places, recipe: str, out: str | None, against: list[str], *, json: bool) -> None:
     """A subset file from a folder or bucket of metadata parquets; without `out` a dry run."""
     with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
         folder, name = until.place(out) if out else (Folder(local) if against else None, "subset.npy")
         chosen = _chosen(places, recipe, local, folder, name, progress)
         overlaps = _overlaps(f"{folder}/{name}", against)
+    _report(chosen, overlaps, out, json=json)
+
+
+def _report(chosen: Selection, overlaps: list[dict[str, Any]], out: str | None, *, json: bool) -> None:
     told = chosen.explanation
     if json:
         counts = {"num_samples": chosen.num_samples, "num_unique": chosen.num_unique, "overlaps": overlaps}
@@ -137,26 +189,47 @@ def _filter_folder(places: Places, recipe: str, out: str | None, against: list[s
 def _chosen(places: Places, recipe: str, local: Path, folder: Folder | None, name: str, progress: LogProgress) -> Selection:
     """The selection, with the scores that its recipe computes."""
     from datacomp_core.scores.compute import computed
+    from datacomp_core.selection.aligned import aligned
     from datacomp_core.selection.select import load_recipe, scores_of, select
 
     wanted, workers = load_recipe(recipe), settings().num_workers
     kept = Folder(places.keep_scores) if places.keep_scores else Folder(local) / "scores"
     model = places.model if all(places.model) else None
+    given, joins = aligned(places.source(), local / "aligned", by_position=places.by_position)
+    for url, counts in joins:
+        terminal.notes.print(f"joined by uid: {url}: {', '.join(f'{name} {number:,}' for name, number in vars(counts).items())}")
     trust = "times" if places.trust_times else "content"
-    source = computed(
-        scores_of(wanted.filter), places.source(), kept, workers=workers, model=model, trust=trust, progress=progress
-    )
+    source = computed(scores_of(wanted.filter), given, kept, workers=workers, model=model, trust=trust, progress=progress)
+    _tell_joins(source)
     return select(
         wanted,
         source.metadata,
         source.scores,
         features=source.features,
+        shards=_indexed(source.shards),
         out=folder,
         name=name,
         write="subset",
+        beside="by_position" if places.by_position else "by_uid",
         workers=workers,
         progress=progress,
     )
+
+
+def _tell_joins(source: Source) -> None:
+    """What became of the rows of tables from outside."""
+    for folder in source.scores:
+        home = Folder(folder.url.rpartition("/")[0])
+        if home.exists("join.json"):
+            counts = ", ".join(f"{name} {number:,}" for name, number in home.read_json("join.json").items())
+            terminal.notes.print(f"joined: {counts}")
+
+
+def _indexed(shards: Folder | None) -> Folder | None:
+    """Shards whose index tells which uids arrived."""
+    from datacomp_core.shards import index_names
+
+    return shards if shards is not None and index_names(shards) else None
 
 
 def _overlaps(mine: str, against: list[str]) -> list[dict[str, Any]]:
@@ -173,5 +246,17 @@ def _tell(told: Explanation) -> None:
     ]
     columns = ("filter", "keeps alone", "asked", "kept")
     terminal.table(f"{told.recipe}: {told.kept:,} of {told.rows:,} rows kept", columns, rows, right=columns[1:])
+    for one in told.lists:
+        _tell_list(one)
     dropped = [(reason, f"{count:,}") for reason, count in told.dropped.items()]
     terminal.table("Dropped, by first reason", ("reason", "rows"), dropped, right=("rows",))
+
+
+def _tell_list(account: ListAccount) -> None:
+    """How a list of uids meets the pool."""
+    rows = [("listed", account.listed), ("unique", account.unique), ("in the pool", account.in_pool)]
+    rows += [("arrived in this download", account.arrived)] if account.arrived is not None else []
+    rows.append(("not in the pool", account.not_in_pool))
+    terminal.table(f"List {account.uids}", ("what", "uids"), [(what, f"{n:,}") for what, n in rows], right=("uids",))
+    if account.examples:
+        terminal.out.print(f"Not in the pool, such as: {', '.join(account.examples)}")

@@ -39,7 +39,7 @@ def _score(text: str) -> Any:
 def _computed(text: str, source: Source, out: Path, **options: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     score = _score(text)
     folder = compute(score, source, Folder(out), **options)
-    values = features.column(folder, score.column)
+    values = features.column(folder, score.column_name)
     return np.array([np.nan if value is None else value for value in values], np.float64)
 
 

@@ -1,0 +1,84 @@
+"""The rows whose uid is on a list: anybody's own choice, which is what the benchmark's rules call an entry.
+
+The list is sorted on the local disk once a selection, whatever its form and order. Where it stands alone its repeats are kept, as
+they are the participant's weights; inside other filters it says yes or no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import AfterValidator, Field
+
+from datacomp_core import outside, uid, uid_lists
+from datacomp_core.filters.base import Lookup, register
+
+TABLE = "list.npy"
+ROWS_AT_ONCE = 1 << 22
+
+
+def _pinned(name: str) -> str:
+    return outside.pinned(name, uid_lists.SUFFIXES, "a list of uids")
+
+
+ListName = Annotated[str, AfterValidator(_pinned)]
+"""A file, a folder of files, `s3://`, `https://` or `hf://datasets/OWNER/NAME@REVISION/path`; pinned to its content."""
+
+
+@register("listed")
+class Listed(Lookup):
+    """Keeps the rows whose uid is on a list."""
+
+    uids: ListName = Field(description="The list: npy, parquet, csv or txt; local, s3://, https:// or hf://datasets/...")
+
+    def columns(self) -> frozenset[str]:
+        return frozenset({"uid"})
+
+    def title(self) -> str:
+        return f"on the list {self._short()}"
+
+    def reason(self) -> str:
+        return f"not on the list {self._short()}"
+
+    def label(self) -> str:
+        return f"listed_{self._short().partition('.')[0]}"
+
+    def _short(self) -> str:
+        return outside.place_of(self.uids).rstrip("/").rpartition("/")[2]
+
+    def prepare_table(self, folder: Path) -> None:
+        """`list.npy`: the list as a sorted subset file."""
+        uid_lists.sort_to(uid_lists.read(outside.local(self.uids, uid_lists.SUFFIXES)), folder / TABLE)
+
+    def look_up(self, rows: pl.DataFrame, folder: Path) -> pl.Series:
+        table = np.load(folder / TABLE, mmap_mode="r", allow_pickle=False)
+        return pl.Series(np.concatenate([np.empty(0, np.bool_), *self._found(rows["uid"], table)]))
+
+    def _found(self, uids: pl.Series, table: uid.Uids) -> Iterator[npt.NDArray[np.bool_]]:
+        for begin in range(0, len(uids), ROWS_AT_ONCE):
+            yield on_list(uid.pack(uids[begin : begin + ROWS_AT_ONCE]), table)
+
+
+def on_list(packed: uid.Uids, table: uid.Uids) -> npt.NDArray[np.bool_]:
+    """Which uids (n,) are in a sorted table, which may be mapped and larger than memory. Shape (n,)."""
+    order = np.argsort(packed["f0"], kind="stable")
+    high, low = packed["f0"][order], packed["f1"][order]
+    first = np.searchsorted(table["f0"], high, "left")
+    found = np.zeros(len(packed), np.bool_)
+    inside = np.flatnonzero(first < len(table))
+    near = table[first[inside]]
+    same = inside[near["f0"] == high[inside]]
+    found[order[same]] = table["f1"][first[same]] == low[same]
+    unsure = same[~found[order[same]]]  # the first with these high bits is another: of random uids hardly any
+    if len(unsure):
+        last = np.searchsorted(table["f0"], high[unsure], "right")
+        for place, start, stop in zip(unsure.tolist(), first[unsure].tolist(), last.tolist(), strict=True):
+            some = table["f1"][start:stop]
+            at = int(np.searchsorted(some, low[place]))
+            found[order[place]] = at < len(some) and some[at] == low[place]
+    return found

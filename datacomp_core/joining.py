@@ -1,0 +1,179 @@
+"""Joining rows of a pool with tables from outside by a key, whatever the order, the files or the sharding of either side.
+
+Both sides are sorted into buckets on the local disk by 128 bits of the key (a uid itself; of other text its blake2b), and one
+bucket after the other is joined, so that memory is that of a bucket. Every row is accounted for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from datacomp_core import uid
+from datacomp_core.buckets import Buckets
+from datacomp_core.errors import DataError
+
+ROWS_A_BUCKET = 4_000_000
+Values = npt.NDArray[np.float64]
+Repeated = Literal["refuse", "first", "mean"]
+Key = Literal["uid", "key", "url"]
+
+
+@dataclass
+class JoinCounts:
+    """Rows of the pool that found a value, and that did not; keys of the table that repeat, disagree, are not the pool's."""
+
+    matched: int = 0
+    missing: int = 0
+    repeated: int = 0
+    disagreeing: int = 0
+    unknown: int = 0
+
+    def add(self, other: JoinCounts) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+def keys_of(values: pl.Series, key: Key, where: str, first_row: int = 1) -> uid.Uids:
+    """128 bits a value. DataError if a uid is none, or a key is missing."""
+    if key == "uid":
+        from datacomp_core.uid_lists import parsed
+
+        return parsed(values.cast(pl.String), where, first_row)
+    if values.null_count():
+        raise DataError(f"{where}: the {key} is missing in {values.null_count():,} rows.")
+    text = values.cast(pl.String).to_list()
+    data = b"".join(hashlib.blake2b(one.encode("utf-8", "surrogatepass"), digest_size=16).digest() for one in text)
+    return np.frombuffer(data, np.uint64).view(uid.DTYPE)
+
+
+class Join:
+    """One join. Feed the table and the pool, `run`, then read the values of each part."""
+
+    def __init__(self, local: Path, names: Sequence[str], num_columns: int, num_rows: int, repeated: Repeated = "refuse") -> None:
+        num = max(1, -(-num_rows // ROWS_A_BUCKET))
+        wide: Any = ("value", "f8", (num_columns,))
+        self.names, self.width, self.policy, self.example = list(names), num_columns, repeated, ""
+        self.table = Buckets(local / "table", num, np.dtype([("high", "u8"), ("low", "u8"), ("order", "i8"), wide]))
+        self.pool = Buckets(local / "pool", num, np.dtype([("high", "u8"), ("low", "u8"), ("part", "i4"), ("row", "i8")]))
+        self.out = Buckets(local / "joined", len(names), np.dtype([("row", "i8"), wide]))
+        self.seen, self.sizes = 0, dict.fromkeys(names, 0)
+
+    def add_table(self, keys: uid.Uids, values: Values) -> None:
+        """Rows of the table in their order: keys (n,), values (n, columns)."""
+        order = np.arange(self.seen, self.seen + len(keys))
+        self.seen += len(keys)
+        columns = {"high": keys["f0"], "low": keys["f1"], "order": order, "value": values.reshape(len(keys), self.width)}
+        self.table.add("table", self._bucket(keys, self.table.num), columns)
+
+    def add_part(self, part: str, keys: uid.Uids) -> None:
+        """The keys of a part's rows, in their order."""
+        place, rows = self.names.index(part), np.arange(len(keys))
+        self.sizes[part] = len(keys)
+        columns = {"high": keys["f0"], "low": keys["f1"], "part": np.full(len(keys), place, np.int32), "row": rows}
+        self.pool.add("pool", self._bucket(keys, self.pool.num), columns)
+
+    def run(self) -> JoinCounts:
+        """Join all buckets. DataError if keys repeat with other values and that is not allowed."""
+        counts = JoinCounts()
+        for number in range(self.table.num):
+            counts.add(self._one(number))
+        if counts.disagreeing and self.policy == "refuse":
+            raise DataError(
+                f"{counts.disagreeing:,} keys of the table repeat with other values, such as {self.example}: "
+                "choose `first` or `mean` for `repeated`."
+            )
+        return counts
+
+    def values(self, part: str) -> Values:
+        """The values of a part's rows, (rows, columns); NaN where the table has none."""
+        made = np.full((self.sizes[part], self.width), np.nan)
+        found = self.out.read(self.names.index(part))
+        made[found["row"]] = found["value"]
+        return made
+
+    def _one(self, number: int) -> JoinCounts:
+        table, pool = self.table.read(number), self.pool.read(number)
+        table = table[np.lexsort((table["order"], table["low"], table["high"]))]
+        starts = _starts(table)
+        repeats = len(table) - len(starts)
+        disagree = self._disagreeing(table, starts)
+        values = table["value"][starts]
+        if self.policy == "mean" and repeats:
+            values = np.add.reduceat(table["value"], starts, axis=0) / np.diff([*starts, len(table)])[:, None]
+        known = _frame(table[starts], entry=np.arange(len(starts)))
+        asked = _frame(pool, place=np.arange(len(pool)))
+        hits = asked.join(known, on=["high", "low"], how="inner")
+        rows, entries = pool[hits["place"].to_numpy()], hits["entry"].to_numpy()
+        self.out.add("joined", rows["part"].astype(np.int64), {"row": rows["row"], "value": values[entries]})
+        unknown = len(starts) - len(np.unique(entries))
+        return JoinCounts(len(rows), len(pool) - len(rows), repeats, disagree, unknown)
+
+    def _disagreeing(self, table: npt.NDArray[np.void], starts: npt.NDArray[np.int64]) -> int:
+        if len(starts) == len(table):
+            return 0
+        first = np.repeat(starts, np.diff([*starts, len(table)]))
+        mine, theirs = table["value"], table["value"][first]
+        other = ~((mine == theirs) | (np.isnan(mine) & np.isnan(theirs))).all(1)
+        bad = np.unique(first[other])
+        if len(bad) and not self.example:
+            keys = np.empty(1, uid.DTYPE)
+            keys["f0"], keys["f1"] = table["high"][bad[:1]], table["low"][bad[:1]]
+            self.example = f"{uid.unpack(keys)[0]} ({', '.join(f'{value:g}' for value in table['value'][bad[0]])} first)"
+        return len(bad)
+
+    def _bucket(self, keys: uid.Uids, num: int) -> npt.NDArray[np.int64]:
+        mixed = (keys["f0"] ^ (keys["f1"] * np.uint64(0x9E3779B97F4A7C15))) >> np.uint64(16)
+        return (mixed % np.uint64(num)).astype(np.int64)
+
+
+def _starts(table: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+    """Where each key of a sorted table begins."""
+    if not len(table):
+        return np.empty(0, np.int64)
+    other = (table["high"][1:] != table["high"][:-1]) | (table["low"][1:] != table["low"][:-1])
+    return np.concatenate([[0], np.flatnonzero(other) + 1])
+
+
+def _frame(rows: npt.NDArray[np.void], **more: npt.NDArray[np.int64]) -> pl.DataFrame:
+    return pl.DataFrame({"high": rows["high"].copy(), "low": rows["low"].copy(), **more})
+
+
+def by_uid(pool: Iterable[tuple[str, uid.Uids]], table: Iterable[tuple[uid.Uids, Values]], join: Join) -> tuple[Join, JoinCounts]:
+    """Feed both sides and run."""
+    for keys, values in table:
+        join.add_table(keys, values)
+    for part, keys in pool:
+        join.add_part(part, keys)
+    return join, join.run()
+
+
+def translated(
+    pieces: Iterable[tuple[uid.Uids, Values]], index: Iterable[tuple[uid.Uids, uid.Uids]], local: Path, num_rows: int, width: int
+) -> Iterator[tuple[uid.Uids, Values]]:
+    """Table rows by img2dataset's keys as rows by uid, through an index of `(key, uid)`; a key it does not have is dropped."""
+    num = max(1, -(-num_rows // ROWS_A_BUCKET))
+    wide: Any = ("value", "f8", (width,))
+    table = Buckets(local / "by_key", num, np.dtype([("high", "u8"), ("low", "u8"), wide]))
+    known = Buckets(local / "index", num, np.dtype([("high", "u8"), ("low", "u8"), ("uid_high", "u8"), ("uid_low", "u8")]))
+    for keys, values in pieces:
+        spread = (keys["f0"] % np.uint64(num)).astype(np.int64)
+        table.add("table", spread, {"high": keys["f0"], "low": keys["f1"], "value": values.reshape(len(keys), width)})
+    for keys, uids in index:
+        columns = {"high": keys["f0"], "low": keys["f1"], "uid_high": uids["f0"], "uid_low": uids["f1"]}
+        known.add("index", (keys["f0"] % np.uint64(num)).astype(np.int64), columns)
+    for number in range(num):
+        rows, there = table.read(number), known.read(number)
+        asked, entries = _frame(rows, place=np.arange(len(rows))), _frame(there, entry=np.arange(len(there)))
+        hits = asked.join(entries, on=["high", "low"], how="inner")
+        found = there[hits["entry"].to_numpy()]
+        uids = np.empty(len(found), uid.DTYPE)
+        uids["f0"], uids["f1"] = found["uid_high"], found["uid_low"]
+        yield uids, rows["value"][hits["place"].to_numpy()]

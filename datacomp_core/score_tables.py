@@ -1,0 +1,149 @@
+"""Tables of scores from outside, read in pieces: parquet, csv, jsonl, npz, or a pair of npy files.
+
+A table has a key column (`uid`, `key` or `url`) and columns of numbers. `scores.npy` has its uids beside it in `uids.npy` (or
+`scores_uids.npy`); an npz has the arrays `uid` (or `uids`) and the column.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from datacomp_core import uid, uid_lists
+from datacomp_core.errors import DataError, unknown
+from datacomp_core.joining import Key, Values, keys_of
+
+AT_ONCE = 1 << 21
+BLOCK_BYTES = 1 << 26
+SUFFIXES = (".parquet", ".csv", ".jsonl", ".npz", ".npy")
+OTHER_NAMES = {"key": ("key", "__key__"), "uid": ("uid",), "url": ("url",)}
+Piece = tuple[uid.Uids, Values]
+
+
+def read(files: Sequence[Path], key: Key, columns: Sequence[str]) -> Iterator[Piece]:
+    """`(keys (n,), values (n, columns))` of all files, in order; NaN where a value is missing. DataError names what is wrong."""
+    for file in files:
+        if file.suffix.lower() == ".npy":
+            if not file.stem.endswith("uids"):
+                yield from _npy(file, columns)
+        elif file.suffix.lower() == ".npz":
+            yield from _npz(file, columns)
+        else:
+            row = 0
+            for frame in frames(file):
+                name = next((name for name in OTHER_NAMES[key] if name in frame.columns), None)
+                if name is None:
+                    raise DataError(f"{file} has no column {key!r} to join by; it has {', '.join(frame.columns)}.")
+                keys = keys_of(_as_text(frame[name], key, file), key, str(file), row + 1)
+                yield keys, np.stack([_numbers(frame, column, file, row) for column in columns], axis=1)
+                row += frame.height
+
+
+def frames(file: Path) -> Iterator[pl.DataFrame]:
+    """A table of text or parquet, piece by piece."""
+    reader = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}[file.suffix.lower()]
+    try:
+        yield from reader(file)
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as problem:
+        raise DataError(f"{file} cannot be read as a table: {str(problem).splitlines()[0]}") from problem
+
+
+def _as_text(values: pl.Series, key: Key, file: Path) -> pl.Series:
+    if key == "uid" and values.dtype == pl.Binary:
+        return uid.unpack(np.concatenate([np.empty(0, uid.DTYPE), uid_lists.from_columns([values], str(file), 0)]))
+    if not (values.dtype == pl.String or values.dtype.is_integer()):
+        raise DataError(f"{file}: the column {values.name!r} is {values.dtype}; text is wanted to join by.")
+    return values.cast(pl.String)
+
+
+def _numbers(frame: pl.DataFrame, column: str, file: Path, row: int) -> Values:
+    if column not in frame.columns:
+        raise unknown(f"column of {file}", column, frame.columns)
+    values = frame[column]
+    if values.dtype == pl.String:
+        made = values.str.strip_chars().cast(pl.Float64, strict=False)
+        bad = made.is_null() & values.is_not_null() & ~values.str.strip_chars().is_in(["", "nan", "NaN", "null", "None"])
+        if bad.any():
+            place = int(bad.arg_max() or 0)
+            raise DataError(f"{file}, row {row + place + 1:,}: {values[place]!r} in the column {column!r} is not a number.")
+        values = made
+    if not (values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.Null)):
+        raise DataError(f"{file}: the column {column!r} is {values.dtype}; numbers are wanted.")
+    return values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+
+def _parquet(file: Path) -> Iterator[pl.DataFrame]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=AT_ONCE):
+            found: Any = pl.from_arrow(batch)
+            yield found
+    except pa.ArrowException as problem:
+        raise DataError(f"{file} is not a parquet file: {str(problem).splitlines()[0]}") from problem
+
+
+def _csv(file: Path) -> Iterator[pl.DataFrame]:
+    header = b""
+    for number, block in enumerate(uid_lists.line_blocks(file, BLOCK_BYTES)):
+        rows = block
+        if number == 0:
+            header, _, rows = block.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
+        if rows.strip():
+            yield pl.read_csv(io.BytesIO(header + b"\n" + rows), infer_schema=False)
+
+
+def _jsonl(file: Path) -> Iterator[pl.DataFrame]:
+    for block in uid_lists.line_blocks(file, BLOCK_BYTES):
+        if block.strip():
+            yield pl.read_ndjson(io.BytesIO(block), infer_schema_length=None)
+
+
+def _npy(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
+    places = [file.with_name("uids.npy"), file.with_name(f"{file.stem}_uids.npy"), file.with_name(f"{file.stem}.uids.npy")]
+    uids = next((place for place in places if place.exists()), None)
+    if uids is None:
+        raise DataError(f"{file} has no uids beside it: {places[0].name} or {places[1].name} is wanted.")
+    try:
+        values: Any = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError) as problem:
+        raise DataError(f"{file} is not an npy file of numbers: {problem}") from problem
+    yield from _pairs(uids, values, columns, file)
+
+
+def _npz(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
+    try:
+        with np.load(file, allow_pickle=False) as found:
+            names = set(found.files)
+            uids = next((found[name] for name in ("uid", "uids") if name in names), None)
+            if uids is None:
+                raise DataError(f"{file} has no array `uid`; it has {', '.join(sorted(names))}.")
+            if missing := [column for column in columns if column not in names]:
+                raise unknown(f"array of {file}", missing[0], names)
+            values = np.stack([found[column] for column in columns], axis=1).astype(np.float64)
+    except (ValueError, OSError) as problem:
+        raise DataError(f"{file} is not an npz file of plain arrays: {problem}") from problem
+    keys = uid_lists.from_array(uids, str(file))
+    if len(keys) != len(values):
+        raise DataError(f"{file} has {len(keys):,} uids and {len(values):,} values.")
+    yield keys, values
+
+
+def _pairs(uids: Path, values: Any, columns: Sequence[str], file: Path) -> Iterator[Piece]:
+    if values.dtype.kind not in "fiub" or values.ndim != 1 or len(columns) != 1:
+        raise DataError(f"{file} has shape {values.shape} and dtype {values.dtype}; one column of numbers is wanted.")
+    start = 0
+    for keys in uid_lists.read([uids]):
+        some = values[start : start + len(keys)]
+        start += len(keys)
+        if len(some) != len(keys):
+            break
+        yield keys, some.astype(np.float64)[:, None]
+    if start != len(values):
+        raise DataError(f"{file} has {len(values):,} values and {uids} another number of uids.")

@@ -1,0 +1,86 @@
+"""A score that somebody else computed: a column of a table from outside, joined to the pool by uid, url or img2dataset's key.
+
+The table may have any number of files in any order; it is joined once and kept as every computed score is. What does not match is
+counted, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import AfterValidator, Field
+
+from datacomp_core import joining, outside, score_tables, shards, uid
+from datacomp_core.errors import DataError
+from datacomp_core.joining import Join
+from datacomp_core.scores.base import Column, Means, Score, register
+from datacomp_core.source import Source
+from datacomp_core.store import Folder
+
+JOINED, COUNTS = "joined", "join.json"
+
+
+def _pinned(name: str) -> str:
+    return outside.pinned(name, score_tables.SUFFIXES, "a table of scores")
+
+
+TableName = Annotated[str, AfterValidator(_pinned)]
+
+
+@register("column_of")
+class ColumnOf(Score):
+    """A column of a table, by a key."""
+
+    file: TableName = Field(description="A file or a folder of parquet, csv, jsonl, npz or npy; local, s3://, https:// or hf://.")
+    column: str = Field(default="score", min_length=1, description="The column to take.")
+    key: Literal["uid", "key", "url"] = Field(
+        default="uid", description="What joins it to the pool. key: img2dataset's, through the index of the shards."
+    )
+    repeated: Literal["refuse", "first", "mean"] = Field(
+        default="refuse", description="Where a key stands twice with other values: refuse it, take the first, or the mean."
+    )
+
+    def account(self, out: Folder) -> dict[str, int]:
+        return {f"join: {name}": number for name, number in out.read_json(COUNTS).items()}
+
+    def reads_index(self) -> bool:
+        return self.key == "key"
+
+    def columns(self) -> tuple[str, ...]:
+        return ("url",) if self.key == "url" else ()
+
+    def prepare(self, means: Means) -> Folder:
+        """Join, and put the values of each part into the folder that is kept."""
+        files = outside.local(self.file, score_tables.SUFFIXES)
+        rows = sum(means.source.num_rows(part) for part in means.names)
+        pieces = score_tables.read(files, self.key, [self.column])
+        if self.key == "key":
+            pieces = joining.translated(pieces, _index(means.source), means.local, rows, 1)
+        join, counts = joining.by_uid(self._pool(means), pieces, Join(means.local / "join", means.names, 1, rows, self.repeated))
+        placed = means.kept / JOINED
+        for part in means.names:
+            with placed.writing(f"{part}.npy") as path, path.open("wb") as file:
+                np.save(file, join.values(part)[:, 0])
+        means.kept.write_json(COUNTS, vars(counts))
+        return placed
+
+    def of_part(self, source: Source, part: str, prepared: Folder) -> Column:
+        with prepared.open(f"{part}.npy") as file:
+            return np.load(file, allow_pickle=False)
+
+    def _pool(self, means: Means) -> Iterator[tuple[str, uid.Uids]]:
+        key, column = ("url", "url") if self.key == "url" else ("uid", "uid")
+        for part in means.names:
+            values = means.source.read(part, [column])[column]
+            yield part, joining.keys_of(values.fill_null("") if key == "url" else values, key, part)
+
+
+def _index(source: Source) -> Iterator[tuple[uid.Uids, uid.Uids]]:
+    if source.shards is None or not shards.index_names(source.shards):
+        raise DataError("A join by img2dataset's key goes through the index of the shards: give the shards of this pool.")
+    for shard in shards.index_names(source.shards):
+        rows = shards.read_index(source.shards, shard).drop_nulls(["uid", "key"])
+        yield joining.keys_of(rows["key"], "key", shard), uid.pack(rows["uid"].cast(pl.String))

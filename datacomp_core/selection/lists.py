@@ -1,0 +1,93 @@
+"""What a selection says of the lists of uids in it: how many were listed, are the pool's, arrived; and a list that stands alone.
+
+All files are sorted, so each is read once and memory stays that of a slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from datacomp_core import shards as sharding
+from datacomp_core import uid, uid_lists
+from datacomp_core.filters.listed import TABLE, Listed
+from datacomp_core.outside import place_of
+from datacomp_core.selection.judge import Placed, walk
+from datacomp_core.selection.report import ListAccount
+from datacomp_core.sorted_runs import merge, open_header
+from datacomp_core.store import Folder
+from datacomp_core.subset_files import SubsetFile, slices
+
+EXAMPLES = 10
+ARRIVED = "arrived.npy"
+
+
+def lists_of(root: Placed) -> list[tuple[str, Listed]]:
+    """The lists of a filter tree and their paths."""
+    return [(placed.path, placed.filter) for placed in walk(root) if isinstance(placed.filter, Listed)]
+
+
+def accounts(
+    root: Placed, prepared: Path, found: Path, names: Sequence[str], local: Path, shards: Folder | None
+) -> list[ListAccount]:
+    """One account a list. `found` has a run of the uids that each list has, for each part."""
+    made: list[ListAccount] = []
+    there = _arrived(shards, local) if shards is not None and lists_of(root) else None
+    for path, asked in lists_of(root):
+        merge([found / path / f"{part}.npy" for part in names], found / path / "found.npy")
+        table, pool = _file(prepared / path / TABLE), _file(found / path / "found.npy")
+        made.append(_account(place_of(asked.uids), table, pool, there))
+    return made
+
+
+def _account(name: str, table: SubsetFile, pool: SubsetFile, arrived: SubsetFile | None) -> ListAccount:
+    listed = unique = in_pool = came = 0
+    examples: list[str] = []
+    for uids, times in slices([table, pool, *([arrived] if arrived else [])]):
+        mine = times[0] > 0
+        both = mine & (times[1] > 0)
+        listed, unique, in_pool = listed + int(times[0].sum()), unique + int(mine.sum()), in_pool + int(both.sum())
+        came += int((both & (times[2] > 0)).sum()) if arrived else 0
+        if len(examples) < EXAMPLES:
+            examples += uid.unpack(uids[mine & ~both][: EXAMPLES - len(examples)]).to_list()
+    return ListAccount(
+        uids=name,
+        listed=listed,
+        unique=unique,
+        in_pool=in_pool,
+        not_in_pool=unique - in_pool,
+        examples=examples,
+        arrived=came if arrived else None,
+    )
+
+
+def repeated(chosen: Path, table: Path, target: Path) -> tuple[int, int]:
+    """Write the listed uids that were chosen, as often as they are listed: `(rows, distinct uids)`."""
+    both = [_file(table), _file(chosen)]
+    total = unique = 0
+    for _, times in slices(both):
+        taken = np.where(times[1] > 0, times[0], 0)
+        total, unique = total + int(taken.sum()), unique + int(np.count_nonzero(taken))
+    with target.open("wb") as file:
+        open_header(file, total)
+        for uids, times in slices(both):
+            file.write(np.repeat(uids, np.where(times[1] > 0, times[0], 0)).tobytes())
+    return total, unique
+
+
+def _arrived(shards: Folder, local: Path) -> SubsetFile:
+    """The uids of a folder's indexed shards, as a sorted file."""
+
+    def pieces() -> Iterator[uid.Uids]:
+        for shard in sharding.index_names(shards):
+            yield uid.pack(sharding.read_index(shards, shard)["uid"].drop_nulls().cast(pl.String))
+
+    uid_lists.sort_to(pieces(), local / ARRIVED)
+    return _file(local / ARRIVED)
+
+
+def _file(path: Path) -> SubsetFile:
+    return SubsetFile(Folder(path.parent), path.name)

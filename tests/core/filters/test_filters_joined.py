@@ -1,0 +1,163 @@
+"""Scores and features from outside, in any order, number and form of files: against a join in plain Python."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import feature_world as features
+import filter_world as world
+import numpy as np
+import polars as pl
+import pytest
+
+from datacomp_core import joining
+from datacomp_core.errors import DataError, SpecError
+from datacomp_core.filters import All, TopCount, Words
+from datacomp_core.scores import score_of
+from datacomp_core.scores.compute import compute
+from datacomp_core.selection.aligned import aligned
+from datacomp_core.selection.select import scores_of
+from datacomp_core.source import Source
+from datacomp_core.store import Folder
+
+TABLE = world.rows(7, 240)
+CHANCE = random.Random(11)
+SCORES = {row["uid"]: float(np.float32(CHANCE.gauss(0, 1))) for row in TABLE[:200]}
+UNKNOWN = [f"{CHANCE.getrandbits(128):032x}" for _ in range(9)]
+
+
+def shuffled() -> list[tuple[str, float]]:
+    pairs = [*SCORES.items(), *((uid, 100.0) for uid in UNKNOWN)]
+    CHANCE.shuffle(pairs)
+    return pairs
+
+
+def three_files(folder: Path, form: str) -> None:
+    folder.mkdir()
+    pairs = shuffled()
+    for number in range(3):
+        some = pairs[number::3]
+        frame = pl.DataFrame({"other": range(len(some)), "score": [s for _, s in some], "uid": [u for u, _ in some]})
+        path = folder / f"worker-{2 - number}.{form}"
+        if form == "parquet":
+            frame.write_parquet(path)
+        elif form == "csv":
+            frame.write_csv(path)
+        elif form == "jsonl":
+            frame.write_ndjson(path)
+        else:
+            np.savez(path, uid=np.array(frame["uid"].to_list()), score=frame["score"].to_numpy())
+
+
+def values(text: str, folder: Folder, out: Path, **source: Any) -> tuple[list[float | None], dict[str, int]]:
+    score = score_of(text)
+    assert score is not None
+    made = compute(score, Source(folder, **source), Folder(out))
+    tables = [pl.read_parquet(made.at(name)) for name in made.files(".parquet")]
+    return pl.concat(tables)[score.column_name].to_list(), Folder(out).read_json("join.json")
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl", "npz"])
+def test_a_shuffled_table_of_three_files_is_joined_by_uid(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "ROWS_A_BUCKET", 50)
+    three_files(tmp_path / "t", form)
+    folder = world.write(tmp_path / "m", TABLE)
+    found, counts = values(f"column_of:file={tmp_path / 't'}", folder, tmp_path / "out")
+    assert found == [SCORES.get(row["uid"]) for row in TABLE]
+    assert counts == {"matched": 200, "missing": 40, "repeated": 0, "disagreeing": 0, "unknown": 9}
+    tree = All(filters=(Words(at_least=2), TopCount(score={"kind": "column_of", "file": str(tmp_path / "t")}, count=20)))  # pyright: ignore[reportArgumentType]
+    [made] = scores_of(tree)
+    beside = compute(made, Source(folder), Folder(tmp_path / "kept"))
+    kept, _ = world.kept(tree, folder, tmp_path / "subset", [beside])
+    long = [row["uid"] for row in TABLE if row["text"] is not None and len(row["text"].split()) >= 2]
+    assert sorted(kept) == sorted(sorted((u for u in long if u in SCORES), key=lambda u: -SCORES[u])[:20])
+
+
+def test_a_pair_of_npy_files(tmp_path: Path) -> None:
+    pairs = shuffled()
+    (tmp_path / "t").mkdir()
+    np.save(tmp_path / "t" / "uids.npy", np.array([(int(u[:16], 16), int(u[16:], 16)) for u, _ in pairs], "u8,u8"))
+    np.save(tmp_path / "t" / "clip.npy", np.array([s for _, s in pairs], np.float32))
+    found, counts = values(f"column_of:file={tmp_path / 't' / 'clip.npy'}", world.write(tmp_path / "m", TABLE), tmp_path / "out")
+    assert found == [SCORES.get(row["uid"]) for row in TABLE]
+    assert counts["unknown"] == 9
+
+
+def test_by_url(tmp_path: Path) -> None:
+    folder = world.write(tmp_path / "m", TABLE)
+    urls = {row["uid"]: f"http://host/{number}.jpg" for number, row in enumerate(TABLE)}
+    for file in (tmp_path / "m").iterdir():
+        frame = pl.read_parquet(file)
+        frame.with_columns(url=pl.Series([urls[one] for one in frame["uid"]])).write_parquet(file)
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"url": urls[one], "score": score}) for one, score in SCORES.items()))
+    found, _ = values(f"column_of:file={tmp_path / 't.jsonl'},key=url", folder, tmp_path / "out")
+    assert found == [SCORES.get(row["uid"]) for row in TABLE]
+
+
+def test_keys_that_repeat(tmp_path: Path) -> None:
+    first = TABLE[0]["uid"]
+    folder = world.write(tmp_path / "m", TABLE)
+    table = {"uid": [first, TABLE[1]["uid"], first, TABLE[1]["uid"]], "score": [1.0, 5.0, 2.0, 5.0]}
+    pl.DataFrame(table).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=f"1 keys of the table repeat with other values, such as {first}"):
+        values(f"column_of:file={tmp_path / 't.parquet'}", folder, tmp_path / "a")
+    assert values(f"column_of:file={tmp_path / 't.parquet'},repeated=first", folder, tmp_path / "b")[0][:3] == [1.0, 5.0, None]
+    found, counts = values(f"column_of:file={tmp_path / 't.parquet'},repeated=mean", folder, tmp_path / "c")
+    assert found[:3] == [1.5, 5.0, None]
+    assert (counts["repeated"], counts["disagreeing"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("t.csv", "uid,score\n" + TABLE[0]["uid"] + ",high\n", "row 1: 'high' in the column 'score' is not a number"),
+        ("t.csv", "uid,score\nxyz,1\n", "row 1: 'xyz' is not a uid"),
+        ("t.csv", "id,score\n1,1\n", "no column 'uid' to join by; it has id, score"),
+        ("t.csv", "uid,clip\n" + TABLE[0]["uid"] + ",1\n", "Unknown column of .* 'score'"),
+        ("t.jsonl", "{", "cannot be read as a table"),
+    ],
+)
+def test_what_is_no_table_is_one_sentence(name: str, text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises((DataError, SpecError), match=told):
+        values(f"column_of:file={tmp_path / name}", world.write(tmp_path / "m", TABLE), tmp_path / "out")
+
+
+def test_scores_beside_plain_metadata_are_joined_by_uid_and_never_taken_by_position(tmp_path: Path) -> None:
+    folder = world.write(tmp_path / "m", TABLE)
+    three_files(tmp_path / "s", "parquet")
+    made, [(_, counts)] = aligned(Source(folder, (Folder(tmp_path / "s"),)), tmp_path / "local")
+    found = pl.concat([made.read(part, ["score"]) for part in made.parts()])["score"].to_list()
+    assert found == [SCORES.get(row["uid"]) for row in TABLE]
+    assert (counts.matched, counts.missing, counts.unknown) == (200, 40, 9)
+    assert aligned(made, tmp_path / "again")[0] == made
+    with pytest.raises(DataError, match="not in the order of the metadata"):
+        world.kept(TopCount(score="score", count=3), folder, tmp_path / "out", [Folder(tmp_path / "s")])
+
+
+def test_rows_without_uids_are_taken_by_position_only_if_it_is_asked_for(tmp_path: Path) -> None:
+    folder = world.write(tmp_path / "m", TABLE)
+    (tmp_path / "s").mkdir()
+    for part in range(4):
+        pl.DataFrame({"score": np.arange(60.0) + 60 * part}).write_parquet(tmp_path / "s" / f"{part:08d}.parquet")
+    source = Source(folder, (Folder(tmp_path / "s"),))
+    with pytest.raises(SpecError, match="no column `uid` to join by: give --by-position"):
+        aligned(source, tmp_path / "local")
+    assert aligned(source, tmp_path / "local", by_position=True)[0] == source
+
+
+def test_features_beside_other_metadata_are_joined_by_uid(tmp_path: Path) -> None:
+    _, images, _ = features.embedded(tmp_path / "theirs", TABLE)
+    known = {row["uid"]: vector for row, vector in zip(TABLE, images, strict=True)}
+    mixed = list(TABLE)
+    CHANCE.shuffle(mixed)
+    ours = [*mixed[:100], *world.rows(99, 5)]
+    source = Source(world.write(tmp_path / "m", ours), (), (Folder(tmp_path / "theirs"),))
+    made, [(_, counts)] = aligned(source, tmp_path / "local")
+    found = np.concatenate([made.whole(part, "l14_img") for part in made.parts()])
+    for row, vector in zip(ours, found, strict=True):
+        np.testing.assert_array_equal(vector, known.get(row["uid"], np.full(images.shape[1], np.nan)))
+    assert (counts.matched, counts.missing) == (100, 5)

@@ -1,0 +1,198 @@
+"""Lists of uids in every form that participants write, against plain Python: what is kept, how often, what is said."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import filter_world as world
+import numpy as np
+import polars as pl
+import pytest
+
+from datacomp_core import uid, uid_lists
+from datacomp_core.errors import DataError, SpecError
+from datacomp_core.filters import All, Listed, Not, SampleTo, Words
+from datacomp_core.filters.listed import on_list
+from datacomp_core.recipes.load import load_recipe
+from datacomp_core.store.fingerprint import fingerprint
+
+CHANCE = random.Random(3)
+UIDS = [f"{CHANCE.getrandbits(128):032x}" for _ in range(50)] + ["0" * 31 + "a", "f" * 32]
+
+
+def halves(uids: list[str]) -> list[tuple[int, int]]:
+    return [(int(one[:16], 16), int(one[16:], 16)) for one in uids]
+
+
+def _npy(array: Any) -> Any:
+    return lambda path: np.save(path.with_suffix(".npy"), array)
+
+
+def _parquet(column: Any) -> Any:
+    return lambda path: pl.DataFrame({"uid": column}).write_parquet(path.with_suffix(".parquet"))
+
+
+def _bytes() -> pl.Series:
+    return pl.Series([bytes.fromhex(one) for one in UIDS], dtype=pl.Binary)
+
+
+WINDOWS = "\r\n".join(["\ufeff" + UIDS[0], *UIDS[1:], ""])
+CSV = "row,uid\n" + "".join(f"{number},{one}\n" for number, one in enumerate(UIDS))
+FORMS: dict[str, Any] = {
+    "pairs": _npy(np.array(halves(UIDS), dtype="u8,u8")),
+    "pairs, big-endian": _npy(np.array(halves(UIDS), dtype=">u8,>u8")),
+    "two columns": _npy(np.array(halves(UIDS), np.uint64)),
+    "two columns, big-endian": _npy(np.array(halves(UIDS), ">u8")),
+    "two columns, column by column": _npy(np.asfortranarray(np.array(halves(UIDS), np.uint64))),
+    "S32": _npy(np.array(UIDS, "S32")),
+    "U32": _npy(np.array(UIDS, "<U32")),
+    "U32, big-endian": _npy(np.array(UIDS, ">U32")),
+    "upper case": _npy(np.array([one.upper() for one in UIDS])),
+    "0x and no leading zeros": _npy(np.array([hex(int(one, 16)) for one in UIDS])),
+    "text": lambda path: path.with_suffix(".txt").write_text("\n".join(UIDS)),
+    "text, as Windows writes it": lambda path: path.with_suffix(".txt").write_bytes(
+        "\r\n".join(["\ufeff" + UIDS[0], *UIDS[1:], ""]).encode()
+    ),
+    "csv with a header": lambda path: path.with_suffix(".csv").write_text(
+        "row,uid\n" + "".join(f"{n},{u}\n" for n, u in enumerate(UIDS))
+    ),
+    "parquet, text": _parquet(UIDS),
+    "parquet, 16 bytes": _parquet(_bytes()),
+    "parquet, struct": _parquet(
+        pl.Series([{"a": a, "b": b} for a, b in halves(UIDS)], dtype=pl.Struct({"a": pl.UInt64, "b": pl.UInt64}))
+    ),
+    "parquet, two columns": lambda path: pl.DataFrame(
+        dict(zip(("f0", "f1"), zip(*halves(UIDS), strict=True), strict=True)), schema={"f0": pl.UInt64, "f1": pl.UInt64}
+    ).write_parquet(path.with_suffix(".parquet")),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_read(form: str, tmp_path: Path) -> None:
+    FORMS[form](tmp_path / "list")
+    [file] = tmp_path.iterdir()
+    found = np.concatenate(list(uid_lists.read([file])))
+    assert found.dtype == uid.DTYPE
+    assert [(int(a), int(b)) for a, b in found.tolist()] == halves(UIDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "told"),
+    [
+        ("bad.txt", lambda p: p.write_text("\n".join([*UIDS[:5], "xyz", *UIDS[5:]])), r"row 6: 'xyz' is not a uid"),
+        ("long.txt", lambda p: p.write_text(UIDS[0] + "0\n"), "row 1: .* is not a uid"),
+        ("blank.txt", lambda p: p.write_text(UIDS[0] + "\n\n" + "zz\n"), "row 3: 'zz'"),
+        ("object.npy", lambda p: np.save(p, np.array(UIDS, object), allow_pickle=True), "Python objects"),
+        ("floats.npy", lambda p: np.save(p, np.zeros((3, 2))), "a list of uids is u8,u8"),
+        ("flat.npy", lambda p: np.save(p, np.zeros(4, np.uint64)), "a list of uids is u8,u8"),
+        ("junk.npy", lambda p: p.write_bytes(b"not numpy"), "is not an npy file"),
+        ("junk.parquet", lambda p: p.write_bytes(b"PAR1 no"), "is not a parquet file"),
+        ("other.parquet", lambda p: pl.DataFrame({"a": [1], "b": [2]}).write_parquet(p), "no column `uid`; it has a, b"),
+        ("short.parquet", lambda p: pl.DataFrame({"uid": [b"1" * 16, b"2"]}).write_parquet(p), "row 2: .*16 bytes"),
+    ],
+)
+def test_what_is_no_list_is_one_sentence(name: str, write: Any, told: str, tmp_path: Path) -> None:
+    write(tmp_path / name)
+    with pytest.raises(DataError, match=told):
+        list(uid_lists.read([tmp_path / name]))
+
+
+def test_a_truncated_file_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "list.npy", np.array(halves(UIDS), dtype="u8,u8"))
+    (tmp_path / "list.npy").write_bytes((tmp_path / "list.npy").read_bytes()[:-5])
+    with pytest.raises(DataError, match="truncated"):
+        list(uid_lists.read([tmp_path / "list.npy"]))
+
+
+@pytest.mark.parametrize("same_high", [False, True])
+def test_membership_against_a_set_with_ties_in_the_high_word(same_high: bool) -> None:
+    chance = np.random.default_rng(1)
+    table, asked = (np.zeros(2000, uid.DTYPE) for _ in range(2))
+    for one in (table, asked):
+        one["f0"] = chance.integers(0, 3 if same_high else 2**63, 2000)
+        one["f1"] = chance.integers(0, 1500, 2000)
+    asked[:700] = table[:700]
+    there = {(int(a), int(b)) for a, b in table.tolist()}
+    assert on_list(asked, uid.sort(table)).tolist() == [(int(a), int(b)) in there for a, b in asked.tolist()]
+    assert not on_list(asked, table[:0]).any()
+
+
+def _listed(tmp_path: Path, uids: list[str]) -> Listed:
+    (tmp_path / "mine.txt").write_text("\n".join(uids))
+    return Listed(uids=str(tmp_path / "mine.txt"))
+
+
+def test_alone_it_keeps_repeats_and_says_what_became_of_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uid_lists, "AT_ONCE", 64)
+    table = world.rows()
+    pool = [row["uid"] for row in table]
+    table.append(dict(table[0]))  # a pool may have a uid twice: the list alone says how often it is taken
+    chance = random.Random(5)
+    given = [*chance.choices(pool[:120], k=400), *UIDS, UIDS[0], pool[0]]
+    chance.shuffle(given)
+    found, done = world.kept(_listed(tmp_path, given), world.write(tmp_path / "m", table), tmp_path / "out")
+    assert Counter(found) == Counter(one for one in given if one in set(pool))
+    [told] = done.explanation.lists
+    inside = set(given) & set(pool)
+    assert (told.listed, told.unique, told.in_pool) == (len(given), len(set(given)), len(inside))
+    assert told.not_in_pool == len(set(given) - set(pool))
+    assert len(told.examples) == 10
+    assert set(told.examples) <= set(given) - set(pool)
+
+
+def test_inside_other_filters_it_says_yes_or_no(tmp_path: Path) -> None:
+    table = world.rows()
+    pool = [row["uid"] for row in table]
+    mine = _listed(tmp_path, [*pool[:100], *pool[:30], *UIDS])
+    folder = world.write(tmp_path / "m", table)
+    long = {row["uid"] for row in table if row["text"] is not None and len(row["text"].split()) >= 3}
+    both, done = world.kept(All(filters=(mine, Words(at_least=3))), folder, tmp_path / "a")
+    assert sorted(both) == sorted(set(pool[:100]) & long)
+    assert done.explanation.lists[0].in_pool == 100
+    assert sorted(world.kept(Not(filter=mine), folder, tmp_path / "b")[0]) == sorted(pool[100:])
+    drawn = world.kept(SampleTo(filter=mine, num_samples=250, at_most_times=3), folder, tmp_path / "c")[0]
+    assert len(drawn) == 250
+    assert set(drawn) == set(pool[:100])
+
+
+def test_an_interrupted_selection_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datacomp_core.selection import select as selecting
+    from datacomp_core.store import Folder
+
+    table = world.rows()
+    folder, mine = world.write(tmp_path / "m", table), _listed(tmp_path, [row["uid"] for row in table[::2]] + UIDS)
+    whole, once = world.kept(mine, folder, tmp_path / "whole", write="subset")
+    real, done = selecting.judge_part, []
+
+    def breaks(job: Any, part: str) -> Any:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(part)
+        return real(job, part)
+
+    kept = Folder(tmp_path / "kept")
+    monkeypatch.setattr(selecting, "judge_part", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        world.kept(mine, folder, tmp_path / "again", kept=kept, write="subset")
+    monkeypatch.setattr(selecting, "judge_part", real)
+    again, twice = world.kept(mine, folder, tmp_path / "again", kept=kept, write="subset")
+    assert again == whole
+    assert twice.explanation.lists == once.explanation.lists
+
+
+def test_a_list_is_known_by_its_content(tmp_path: Path) -> None:
+    first = _listed(tmp_path, UIDS)
+    (tmp_path / "copy.txt").write_bytes((tmp_path / "mine.txt").read_bytes())
+    assert fingerprint(Listed(uids=str(tmp_path / "copy.txt"))) == fingerprint(first)
+    (tmp_path / "mine.txt").write_text(UIDS[0])
+    assert fingerprint(Listed(uids=str(tmp_path / "mine.txt"))) != fingerprint(first)
+    with pytest.raises(DataError, match="it has changed"):
+        world.kept(first, world.write(tmp_path / "m", world.rows()), tmp_path / "out")
+    with pytest.raises(SpecError, match="is not there"):
+        load_recipe(f"listed:uids={tmp_path}/nowhere.npy")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SpecError, match=r"one of \.npy"):
+        load_recipe(f"listed:uids={tmp_path}/empty")
