@@ -28,7 +28,7 @@ CODE_FILE = ".py"
 
 def is_file(name: Any) -> bool:
     """Whether a recipe's name is the place of a file, or refers to one by a parameter."""
-    if not isinstance(name, str):
+    if not isinstance(name, str) or is_text(name):
         return False
     kind, colon, _ = name.partition(":")
     return name.endswith((*FILES, CODE_FILE)) or f"{CODE_FILE}:" in name or (bool(colon) and kind not in RECIPES)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from datacomp_core.errors import StoreError
+from datacomp_core.store.folder import Folder
+from datacomp_core.store.record import RECORD
 from datacomp_core.store.store import Store
 
 FORMAT = 2
@@ -22,7 +24,7 @@ def require_format(store: Store, *, write: bool) -> None:
         found: Any = store.root.read_json(FILE)
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise StoreError(f"{store.root} is a store of another form ({FILE} says {found}): use the version that made it.")
-    elif next(iter(store.addresses()), None) is not None and not store.root.exists(FILE):
+    elif _has_records(store.root) and not store.root.exists(FILE):
         raise StoreError(
             f"{store.root} was filled by an earlier version, whose addresses contain the names of filters: none of what is there "
             "would be found, and all of it built again. Use another store (DATACOMP_STORE), or that version."
@@ -32,3 +34,12 @@ def require_format(store: Store, *, write: bool) -> None:
     else:
         store.root.write_json(FILE, {"format": FORMAT})
     _known.add(where)
+
+
+def _has_records(root: Folder) -> bool:
+    """Whether there is an artifact of any kind: `<kind>/<scale>/<name>/_artifact.json`."""
+    for kind in root.folders():
+        for scale in (root / kind).folders():
+            if any((root / kind / scale / name).exists(RECORD) for name in (root / kind / scale).folders()):
+                return True
+    return False
