@@ -187,7 +187,7 @@ class Judge:
         if kept is not None and kept.exists():
             said = Verdict(*read_verdict(kept, len(reach)))
             if kept.with_suffix(".reasons").exists():
-                self.reasons[path] = pl.read_parquet(kept.with_suffix(".reasons")).to_series()
+                self.reasons[path] = pl.read_parquet(kept.with_suffix(".reasons"), glob=False).to_series()
         else:
             said = self._asked(path, asked, reach)
             if kept is not None:
