@@ -35,7 +35,12 @@ UNDER_WAY = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateTyp
 
 def belongs_there(step: Step[Any], identity: tuple[Any, ...], store: Store) -> bool:
     """Whether a step is one for a GPU worker, there is such a deployment, and it is not built yet."""
-    return bool(settings().gpu_deployment) and step.kind in ON_THE_GPU and not step.plan(*identity, store=store).is_built
+    return bool(settings().gpu_deployment) and is_for_gpu(step, identity) and not step.plan(*identity, store=store).is_built
+
+
+def is_for_gpu(step: Step[Any], identity: tuple[Any, ...]) -> bool:
+    """By its kind; of computed scores those that say so."""
+    return step.kind in ON_THE_GPU or any(getattr(item, "on_gpu", False) for item in identity)
 
 
 def key(step: Step[Any]) -> str:

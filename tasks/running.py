@@ -15,6 +15,7 @@ from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import DatacompError, SpecError, StoppedError
 from datacomp_core.settings import settings
 from datacomp_core.store import Step, Store
+from datacomp_core.store.shared_code import share_code
 from tasks import elsewhere, lineage
 from tasks.events import StepEvent, tell
 from tasks.reporting import StepProgress, leave_summary
@@ -59,6 +60,7 @@ def runs(step: Step[Any]) -> Callable[[F], F]:
 def run(step: Step[A], *identity: Any, **options: Any) -> A:
     """Run one step in the store of the settings, tell what happens, and leave its summary in the Prefect UI."""
     _bounded()
+    share_code(store())
     name = step.name(*identity)
     progress = StepProgress(step.kind, name)
     if "progress" in step.options:
@@ -66,7 +68,7 @@ def run(step: Step[A], *identity: Any, **options: Any) -> A:
     if elsewhere.belongs_there(step, identity, store()):
         tell(StepEvent(step.kind, name, "started", f"on {settings().gpu_deployment}"))
         elsewhere.build(step, identity, name)
-    with slot(step.kind), engines.using(settings().engine):
+    with slot(step.kind, on_gpu=elsewhere.is_for_gpu(step, identity)), engines.using(settings().engine):
         tell(StepEvent(step.kind, name, "started"))
         began = time.monotonic()
         try:

@@ -41,10 +41,10 @@ def the_gpus(lock: Path) -> Generator[None]:
 
 
 @contextmanager
-def slot(kind: str) -> Generator[None]:
+def slot(kind: str, *, on_gpu: bool = False) -> Generator[None]:
     """Wait for a place to work on a step of this kind; give it back."""
     alone = has_cuda() or settings().nodes > 1
     lock = Path(tempfile.gettempdir()) / f"datacomp-gpu-{os.getuid()}.lock"
-    gpu = the_gpus(lock) if alone and kind in ON_THE_GPU else nullcontext()
+    gpu = the_gpus(lock) if alone and (on_gpu or kind in ON_THE_GPU) else nullcontext()
     with gpu, _steps():
         yield

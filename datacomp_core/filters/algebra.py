@@ -27,6 +27,17 @@ class All(Filter):
     def reason(self) -> str:
         return " or ".join(each.reason() for each in self.filters)
 
+    def expected_share(self, num_rows: int) -> float | None:
+        """Of those that say: what ranks survivors takes its share of what is left, of the others the strictest decides."""
+        left = 1.0
+        for each in self.filters:
+            share = each.expected_share(num_rows)
+            if share is not None:
+                left = (
+                    left * share if getattr(each, "of", "pool") == "survivors" and hasattr(each, "fraction") else min(left, share)
+                )
+        return left
+
     def label(self) -> str:
         return "+".join(each.label() for each in self.filters)
 
@@ -46,6 +57,10 @@ class Any(Filter):
     def reason(self) -> str:
         return f"none of: {self.title()}"
 
+    def expected_share(self, num_rows: int) -> float | None:
+        shares = [each.expected_share(num_rows) for each in self.filters]
+        return None if None in shares else min(1.0, sum(share or 0.0 for share in shares))
+
     def label(self) -> str:
         return "any_" + "_".join(each.label() for each in self.filters)
 
@@ -64,6 +79,10 @@ class Not(Filter):
 
     def reason(self) -> str:
         return self.filter.title()
+
+    def expected_share(self, num_rows: int) -> float | None:
+        share = self.filter.expected_share(num_rows)
+        return None if share is None else max(0.0, 1.0 - share)
 
     def label(self) -> str:
         return f"not_{self.filter.label()}"

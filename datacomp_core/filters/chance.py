@@ -34,6 +34,9 @@ class Random(Ranked):
     def reason(self) -> str:
         return f"not drawn (random {self.share:.4g} of the {self.of}, seed {self.seed})"
 
+    def expected_share(self, num_rows: int) -> float:
+        return self.share
+
     def score_expression(self) -> pl.Expr:
         return lot(self.seed)
 

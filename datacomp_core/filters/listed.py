@@ -51,6 +51,17 @@ class Listed(Lookup):
     def _short(self) -> str:
         return outside.place_of(self.uids).rstrip("/").rpartition("/")[2]
 
+    def expected_share(self, num_rows: int) -> float | None:
+        """What a local npy of pairs has; of other forms it is not known before they are read."""
+        file = Path(outside.place_of(self.uids))
+        if file.suffix != ".npy" or not file.is_file():
+            return None
+        try:
+            listed = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError):
+            return None
+        return len(listed) / max(num_rows, 1)
+
     def prepare_table(self, folder: Path) -> None:
         """`list.npy`: the list as a sorted subset file."""
         uid_lists.sort_to(uid_lists.read(outside.local(self.uids, uid_lists.SUFFIXES)), folder / TABLE)

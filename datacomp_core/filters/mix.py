@@ -49,6 +49,9 @@ class Mix(Survey):
     def _sum(self) -> str:
         return " + ".join(f"{weight:g} {score_column(score)}" for score, weight in self.weights.items())
 
+    def expected_share(self, num_rows: int) -> float:
+        return self.best
+
     def survey(self, view: SurveyView) -> None:
         scaled = mixed(view, self.weights, self.scale)
         columns = weighted_columns(self.weights)

@@ -37,6 +37,9 @@ class NormSimD(Survey):
     def reason(self) -> str:
         return "unlike the rest"
 
+    def expected_share(self, num_rows: int) -> float:
+        return self.left
+
     def survey(self, view: SurveyView) -> None:
         moment: Matrix | float = 0.0
         counts: dict[str, int] = {}

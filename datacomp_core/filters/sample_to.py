@@ -33,6 +33,11 @@ class SampleTo(Ranked):
     def reason(self) -> str:
         return f"not drawn ({self.num_samples:,} by lot, seed {self.seed})"
 
+    def expected_share(self, num_rows: int) -> float:
+        inner = self.filter.expected_share(num_rows)
+        wanted = self.num_samples / max(num_rows, 1)
+        return wanted if inner is None else min(wanted, inner * self.at_most_times)
+
     def label(self) -> str:
         return f"{self.filter.label()}_to_{self.num_samples}"
 

@@ -46,6 +46,9 @@ class SoftCap(Survey):
     def reason(self) -> str:
         return f"not drawn ({self.num_samples:,} under a soft cap, seed {self.seed})"
 
+    def expected_share(self, num_rows: int) -> float:
+        return self.num_samples / max(num_rows, 1)
+
     def label(self) -> str:
         return f"{self.filter.label()}_soft_cap_{self.num_samples}"
 

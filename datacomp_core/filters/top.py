@@ -38,6 +38,9 @@ class TopFraction(Ranked):
     def reason(self) -> str:
         return f"below the top {self.fraction:.4g} of the {self.of} by {score_column(self.score)}"
 
+    def expected_share(self, num_rows: int) -> float:
+        return self.fraction
+
     def label(self) -> str:
         return f"top_{self.fraction:g}_{self.score}"
 
@@ -70,6 +73,9 @@ class TopCount(Ranked):
 
     def reason(self) -> str:
         return f"not among the best {self.count:,} of the {self.of} by {score_column(self.score)}"
+
+    def expected_share(self, num_rows: int) -> float:
+        return min(1.0, self.count / max(num_rows, 1))
 
     def label(self) -> str:
         return f"top_{self.count}_{self.score}"

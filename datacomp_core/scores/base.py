@@ -59,6 +59,8 @@ class Score(Kinded, Spec):
     version: ClassVar[int] = 1
     """Raised by hand when the meaning of this score changes: it is computed again."""
     paper: ClassVar[str] = ""
+    on_gpu: ClassVar[bool] = False
+    """Whether a GPU makes it much faster: flows hand it to GPU workers, as they do embedding."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """Of `features`, `images` and `model`, beyond the metadata."""
 

@@ -17,7 +17,7 @@ from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, Scores, ShardS
 from datacomp_core.errors import DataError
 from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.scores.base import Column, Means, Score
+from datacomp_core.scores.base import AnyScore, Column, Means, Score
 from datacomp_core.scores.column_of import JOINED
 from datacomp_core.scores.kept import home_of
 from datacomp_core.scores.of_images import BY_SHARD
@@ -30,7 +30,7 @@ NO_PROGRESS = NoProgress()
 
 @step("scores", version=1, name=lambda spec, pool, *_: f"{spec.label()}-{pool.name}")
 def score_pool(
-    spec: Score,
+    spec: AnyScore,
     pool: Pool,
     embeddings: Embeddings | None,
     shards: ShardSet | None,

@@ -23,6 +23,7 @@ AT_ONCE = 2048
 class NegClipLoss(Score):
     """s_i - (tau / 2) (log sum_j exp(f_i g_j / tau) + log sum_j exp(f_j g_i / tau)), the mean over `drawings` batches of i."""
 
+    on_gpu = True
     paper = "Wang et al. 2024, negCLIPLoss (arXiv:2405.19547)"
     needs = frozenset({"features"})
     features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img and _txt.")

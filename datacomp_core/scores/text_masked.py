@@ -28,6 +28,7 @@ RING = 3
 class TextMasked(ImageScore):
     """Cosine of caption and masked picture."""
 
+    on_gpu = True
     paper = "Maini et al. 2024, T-MARS (arXiv:2307.03132)"
     needs = frozenset({"images", "model"})
     detector: Literal["pp-ocr"] = Field(default="pp-ocr", description="Which text detector.")

@@ -133,8 +133,9 @@ def _num_samples(scale: str, identity: tuple[Any, ...], candidates: int, asked: 
         return candidates
     if subset.is_built:
         return subset.artifact.num_samples
-    spec = asked[id(subset)].model_dump(mode="json")
-    return int(candidates * share(scale, spec["recipe"], spec["filter"]))
+    spec = asked[id(subset)]
+    stated = spec.filter.expected_share(candidates) if hasattr(spec, "filter") else None
+    return int(candidates * share(scale, getattr(spec, "recipe", ""), stated))
 
 
 def _is_training(item: Any) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import board_world as world
 import pytest
+from pydantic import TypeAdapter
 
 from datacomp_core.errors import SpecError
+from datacomp_core.filters import WholeFilter
 from datacomp_core.leaderboard.planning.estimate import Work, estimate, require_budget, total
 from datacomp_core.leaderboard.planning.rates import load
 from datacomp_core.leaderboard.planning.share import share
@@ -69,13 +72,21 @@ def test_prices_of_the_users_own_and_a_budget(store: Store, tmp_path: Path) -> N
         load(mine)
 
 
-def test_shares_are_those_of_the_paper_or_the_strictest_that_the_filter_states() -> None:
+def test_shares_are_those_of_the_paper_or_what_the_filter_states() -> None:
+    def stated(scale: str, recipe: str, tree: dict[str, Any]) -> float:
+        wanted = TypeAdapter(WholeFilter).validate_python(tree)
+        return share(scale, recipe, wanted.expected_share(SCALES[scale].train_num_samples))
+
     top = {"kind": "top_fraction", "score": "l14", "fraction": 0.2}
-    assert share("small", "clip_score", top) == pytest.approx(0.3, abs=0.01)
-    assert share("medium", "clip_score:fraction=0.2", top) == 0.2
+    assert stated("small", "clip_score", top) == pytest.approx(0.3, abs=0.01)
+    assert stated("medium", "clip_score:fraction=0.2", top) == 0.2
     both = {"kind": "all", "filters": [{"kind": "words", "at_least": 3}, top, {"kind": "random", "share": 0.5, "seed": 0}]}
-    assert share("medium", "mine.yaml", both) == 0.2
-    assert share("medium", "mine.yaml", {"kind": "any", "filters": [top, top]}) == 1.0
+    assert stated("medium", "mine.yaml", both) == 0.2
+    assert stated("medium", "mine.yaml", {"kind": "any", "filters": [top, top]}) == pytest.approx(0.4)
+    assert stated("medium", "mine.yaml", {"kind": "words", "at_least": 3}) == 1.0
+    assert stated("small", "mine.yaml", {"kind": "top_count", "score": "l14", "count": 640_000}) == pytest.approx(0.05)
+    drawn = {"kind": "sample_to", "filter": top, "num_samples": 25_600_000, "at_most_times": 10}
+    assert stated("small", "mine.yaml", drawn) == 2.0
     assert share("medium", "mine.yaml") == 1.0
 
 

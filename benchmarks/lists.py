@@ -1,0 +1,95 @@
+"""A list of 20 M uids (the form of `datacomp_medium_dfn_20m_inds.npy`), sorted and shuffled, over a pool: rows/s and peak memory, beside numpy's `isin`.
+
+`python benchmarks/lists.py [--listed 20_000_000] [--pool 20_000_000]`; each way is measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+PARTS = 16
+
+
+def make(folder: Path, listed: int, pool: int) -> None:
+    """A pool of random uids, and a list of which half is the pool's: sorted, and in another order."""
+    from datacomp_core import uid
+
+    chance = np.random.default_rng(0)
+    (folder / "metadata").mkdir()
+    own: list[uid.Uids] = []
+    for part in range(PARTS):
+        packed = np.empty(pool // PARTS, uid.DTYPE)
+        packed["f0"], packed["f1"] = (chance.integers(0, 2**64, len(packed), np.uint64) for _ in range(2))
+        own.append(packed)
+        pl.DataFrame({"uid": uid.unpack(packed)}).write_parquet(folder / "metadata" / f"{part:08d}.parquet")
+    there = np.concatenate(own)[: listed // 2]
+    rest = np.empty(listed - len(there), uid.DTYPE)
+    rest["f0"], rest["f1"] = (chance.integers(0, 2**64, len(rest), np.uint64) for _ in range(2))
+    whole = np.concatenate([there, rest])
+    np.save(folder / "unsorted.npy", whole[chance.permutation(len(whole))])
+    np.save(folder / "sorted.npy", uid.sort(whole))
+
+
+def ours(folder: Path, name: str) -> int:
+    from datacomp_core.filters import Listed
+    from datacomp_core.recipes.base import Recipe
+    from datacomp_core.selection.select import select
+    from datacomp_core.store import Folder
+
+    wanted = Recipe(name="b", filter=Listed(uids=str(folder / name)))
+    return select(wanted, Folder(folder / "metadata"), out=Folder(folder / "out"), write="subset", workers=1).num_samples
+
+
+def numpys(folder: Path, name: str) -> int:
+    """As the reference's scripts do: hex to pairs, then `isin` over one array of 16 bytes an element."""
+    from datacomp_core import uid
+
+    listed = np.load(folder / name).view("V16")
+    kept = 0
+    for file in sorted((folder / "metadata").iterdir()):
+        packed = uid.pack(pl.read_parquet(file, glob=False)["uid"])
+        kept += int(np.isin(packed.view("V16").astype("S16"), listed.astype("S16")).sum())
+    return kept
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--listed", type=int, default=20_000_000)
+    parser.add_argument("--pool", type=int, default=20_000_000)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--folder", default="")
+    given = parser.parse_args()
+    if given.only:
+        way, name = given.only.split(":")
+        began = time.monotonic()
+        kept = {"ours": ours, "numpy": numpys}[way](Path(given.folder), name)
+        print(
+            json.dumps(
+                {"kept": kept, "seconds": time.monotonic() - began, "kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+            )
+        )
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        make(Path(temporary), given.listed, given.pool)
+        print(
+            f"{given.listed:,} listed, {given.pool:,} rows\n{'way':<20}{'kept':>12}{'seconds':>10}{'rows/s':>12}{'peak GB':>10}"
+        )
+        for way in ("ours:sorted.npy", "ours:unsorted.npy", "numpy:sorted.npy", "numpy:unsorted.npy"):
+            command = [sys.executable, __file__, "--only", way, "--folder", temporary]
+            told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+            rate = given.pool / told["seconds"]
+            print(f"{way:<20}{told['kept']:>12,}{told['seconds']:>10.1f}{rate:>12,.0f}{told['kb'] / 1e6:>10.2f}")
+
+
+if __name__ == "__main__":
+    main()
