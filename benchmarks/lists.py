@@ -1,4 +1,4 @@
-"""A list of 20 M uids (the form of `datacomp_medium_dfn_20m_inds.npy`), sorted and shuffled, over a pool: rows/s and peak memory, beside numpy's `isin`.
+"""A list of 20 M uids, of the form of `datacomp_medium_dfn_20m_inds.npy`, over a pool: rows/s and peak memory, beside `isin`.
 
 `python benchmarks/lists.py [--listed 20_000_000] [--pool 20_000_000]`; each way is measured in a process of its own.
 """
