@@ -54,11 +54,11 @@ def numpys(folder: Path, name: str) -> int:
     """As the reference's scripts do: hex to pairs, then `isin` over one array of 16 bytes an element."""
     from datacomp_core import uid
 
-    listed = np.load(folder / name).view("V16")
+    listed = np.load(folder / name).view("S16")
     kept = 0
     for file in sorted((folder / "metadata").iterdir()):
         packed = uid.pack(pl.read_parquet(file, glob=False)["uid"])
-        kept += int(np.isin(packed.view("V16").astype("S16"), listed.astype("S16")).sum())
+        kept += int(np.isin(packed.view("S16"), listed).sum())
     return kept
 
 
