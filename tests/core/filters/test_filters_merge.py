@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from datacomp_core import uid
-from datacomp_core.selection.subset_file import merge, write_run
+from datacomp_core.sorted_runs import merge, write_run
 
 FEW_FILES = """
 import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-from datacomp_core.selection.subset_file import merge
+from datacomp_core.sorted_runs import merge
 folder = Path(sys.argv[1])
 print(*merge(sorted(folder.glob("*.npy")), folder / "subset.out"))
 """
