@@ -106,7 +106,7 @@ class Page:
 
     def write(self, selector: str, text: str) -> None:
         """Type into the first field that matches."""
-        self.until(f"document.querySelector({json.dumps(selector)})", selector)
+        self.until(f"document.querySelector({json.dumps(selector)}) !== null", selector)
         self.do(f"document.querySelector({json.dumps(selector)}).focus()")
         self.call("Input.insertText", text=text)
 
@@ -144,7 +144,7 @@ def chromium(program: str, home: Path) -> Generator[Page]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://127.0.0.1:{port}/json/list", timeout=20) as answer:
             url = next(target["webSocketDebuggerUrl"] for target in json.load(answer) if target["type"] == "page")
-        with connect(url, max_size=None, proxy=None) as socket:
+        with connect(url, max_size=None, proxy=None, ping_interval=None) as socket:
             yield Page(socket)
     finally:
         process.terminate()

@@ -148,4 +148,4 @@ def test_a_cancelled_run_is_cancelled_with_every_step(page: Page, server: str, a
     def states() -> set[Any]:
         return {task["state"]["type"] for task in api.tasks(run)}
 
-    wait_for(lambda: states() <= {"COMPLETED", "CANCELLED"}, 60, "every step as completed or cancelled")
+    wait_for(lambda: states() <= {"COMPLETED", "CANCELLED"}, 300, "every step as completed or cancelled")
