@@ -21,6 +21,7 @@ from processes import processes_with
 from stack import answers, end, spawn, wait_for
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+SCREENSHOTS = os.environ.get("DATACOMP_SCREENSHOTS", "")  # read before a test has its settings taken away
 LAPTOP = 1280
 PATIENCE = 1800
 NESTED = (
@@ -70,8 +71,8 @@ def page(server: str, tmp_path: Path) -> Iterator[Page]:
 
 def keep(page: Page, name: str) -> None:
     """A picture for docs, where one was asked for."""
-    if folder := os.environ.get("DATACOMP_SCREENSHOTS"):
-        page.screenshot(Path(folder) / name)
+    if SCREENSHOTS:
+        page.screenshot(Path(SCREENSHOTS) / name)
 
 
 def open_form(page: Page, server: str) -> None:
