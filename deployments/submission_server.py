@@ -192,5 +192,12 @@ def config(app: FastAPI, host: str, port: int, **options: Any) -> Any:
 
     from deployments.patient_http import BoundedProtocol
 
-    given: dict[str, Any] = {"log_level": "info", "server_header": False, "timeout_keep_alive": 10, "limit_concurrency": 200}
-    return uvicorn.Config(app, host=host, port=port, **{"http": BoundedProtocol, **given, **options})
+    own: dict[str, Any] = {
+        "http": BoundedProtocol,
+        "log_level": "info",
+        "server_header": False,
+        "timeout_keep_alive": 10,
+        "limit_concurrency": 200,
+    }
+    given: dict[str, Any] = {**own, **options}
+    return uvicorn.Config(app, host=host, port=port, **given)
