@@ -67,7 +67,7 @@ NEAREST = 3
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> SpecError:
-    """The one form in which an unknown name is refused: names it, the nearest known one, and all known ones."""
+    """The one form in which an unknown name is refused: it, the nearest one, and all known ones; of many the three nearest."""
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""

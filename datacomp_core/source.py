@@ -20,7 +20,7 @@ from datacomp_core.store import Folder
 
 Block = npt.NDArray[np.float32]
 BLOCK_ROWS = 8192
-EMBED = "Embed the pool to have it: `datacomp run --embed MODEL`, or `datacomp embed`."
+EMBED = "Embed the pool to have it: `datacomp run --embed NAME=checkpoints/ADDRESS`, or NAME=MODEL:TAG@SHA256."
 LEARN = "The download knows it: run the filter with `datacomp run`, which reads its ledger, or name the column of your tables."
 HOW_TO_FILL: dict[str, str] = dict.fromkeys(("original_width", "original_height", "sha256"), LEARN)
 

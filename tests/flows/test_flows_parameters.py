@@ -10,9 +10,14 @@ from pydantic import ValidationError
 
 from datacomp_core.artifacts import EvalSets, Pool
 from datacomp_core.errors import SpecError
+from datacomp_core.pool.adopt import AdoptedPoolSpec
+from datacomp_core.pool.byod import ByodPoolSpec
+from datacomp_core.pool.commonpool import HubPoolSpec
+from datacomp_core.pool.image_folder import FolderPoolSpec
+from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.store import Folder, Store, step
 from flows.chain import experiments, plan
-from flows.parameters import ExperimentSpec
+from flows.parameters import ExperimentSpec, Preparation
 
 
 @pytest.mark.parametrize(
@@ -110,3 +115,13 @@ def test_a_scale_of_the_competition_begins_at_the_hub(scale: str, tmp_path: Path
 def test_debug_has_no_pool_of_its_own() -> None:
     with pytest.raises(SpecError, match="no pool of its own"):
         ExperimentSpec.model_validate({"scale": "debug", "recipe": "no_filter"}).preparation()
+
+
+@pytest.mark.parametrize("kind", [ByodPoolSpec, AdoptedPoolSpec, FolderPoolSpec, HubPoolSpec, TinyPoolSpec])
+def test_prefect_takes_every_kind_of_pool_apart_and_together_again(kind: Any) -> None:
+    """A field called `keys` made a model look like a mapping to Prefect, and `datacomp pool adopt` ended with a traceback."""
+    from prefect.utilities.collections import visit_collection
+
+    given = {"scale": "small"} if kind is HubPoolSpec else {}
+    spec = Preparation(pool=kind.model_validate(given))
+    assert visit_collection(spec, visit_fn=lambda value: value, return_data=True) == spec
