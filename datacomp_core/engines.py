@@ -1,48 +1,70 @@
 """Where a map's items are worked on: processes of this machine ("local"), Ray, or Dask.
 
 An engine says how work is run, never what it is: the results are the same whichever it is. Ray and Dask start a cluster on this
-machine, unless RAY_ADDRESS or DASK_SCHEDULER_ADDRESS names one; then the code, the store and the scratch folder must be the
-same on every machine of it. Items travel in batches worth a second, so that milliseconds a call do not count.
+machine, unless RAY_ADDRESS or DASK_SCHEDULER_ADDRESS names one. Between driver and workers go values and the store, and never a
+path, a descriptor or shared memory: a cluster shares a bucket and nothing else (`exchange` is for what is too large for a
+message). Items travel in batches worth a second, so that milliseconds a call do not count. A lost worker's batch is given to
+another one, by Ray's and Dask's own retries.
 """
 
 from __future__ import annotations
 
-import atexit
+import copy
+import importlib
 import importlib.util
+import io
+import logging
 import os
-import sys
+import pickle
+import socket
 import threading
 import time
-import uuid
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
-from itertools import islice
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
-from datacomp_core.errors import DatacompError, SpecError
+from datacomp_core.errors import DatacompError, LostProcessError, SpecError
 from datacomp_core.imports import imports_told
-from datacomp_core.waiting import first_done
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
 
 Engine = Literal["local", "ray", "dask"]
 MODULES = {"ray": "ray", "dask": "distributed"}
+ADDRESSES = {"ray": "RAY_ADDRESS", "dask": "DASK_SCHEDULER_ADDRESS"}
 BATCH_SECONDS = 1.0
 MAX_BATCH = 64
+RETRIES = 3
+"""How often a batch is given to another worker after the one that had it was lost."""
+WAKE_SECONDS = 0.5
+TELL_SECONDS = 30.0
+START_SECONDS = 900.0
+"""How long a map waits for its first worker."""
 
-_engine: ContextVar[Engine] = ContextVar("engine", default="local")
-_starting = threading.Lock()
+_engine: ContextVar[Engine | None] = ContextVar("engine", default=None)
+_carried: ContextVar[Any] = ContextVar("carried", default=None)
+starting = threading.Lock()
 
 
 def current() -> Engine:
-    """The engine of the maps in this context that name none."""
-    return _engine.get()
+    """The engine of the maps in this context that name none: that of `using`, else of the settings (DATACOMP_ENGINE)."""
+    if (engine := _engine.get()) is not None:
+        return engine
+    from datacomp_core.settings import settings
+
+    return required(settings().engine)
+
+
+def be_worker() -> None:
+    """In a worker process: maps inside a map stay on its machine."""
+    _engine.set("local")
 
 
 @contextmanager
@@ -55,6 +77,20 @@ def using(engine: str) -> Generator[None]:
         _engine.reset(token)
 
 
+@contextmanager
+def carrying(value: Any) -> Generator[None]:
+    """`carried()` is this value in the block, and in the workers of the maps that run in it."""
+    token = _carried.set(value)
+    try:
+        yield
+    finally:
+        _carried.reset(token)
+
+
+def carried() -> Any:
+    return _carried.get()
+
+
 def required(engine: str) -> Engine:
     """The engine of that name. SpecError if there is none, or its package is missing."""
     if engine not in get_args(Engine):
@@ -64,225 +100,242 @@ def required(engine: str) -> Engine:
     return engine  # pyright: ignore[reportReturnType]
 
 
-def worker_killed(detail: str = "") -> DatacompError:
+def address(engine: str) -> str:
+    """The address of the cluster that the environment names for an engine; empty if we start one on this machine."""
+    given = os.environ.get(ADDRESSES.get(engine, ""), "")
+    return "" if given == "local" else given
+
+
+def spans_machines(engine: Engine | None = None) -> bool:
+    """Whether workers may stand on other machines than this one."""
+    return bool(address(engine or current()))
+
+
+def cluster_cores(engine: Engine, gpus: int = 0) -> int:
+    """The CPU cores (or with `gpus` the GPUs) of an engine's cluster. SpecError if it cannot be reached."""
+    return _module(engine).size(gpus)
+
+
+def cluster_machines(engine: Engine) -> int:
+    """The machines of an engine's cluster that work."""
+    return _module(engine).machines()
+
+
+def worker_killed(detail: str = "") -> LostProcessError:
     """What is said of a worker that is gone."""
-    return DatacompError(
+    return LostProcessError(
         "A worker process was killed, most likely for want of memory: run again with fewer workers (DATACOMP_WORKERS); "
         f"finished work is kept.{f' {detail}' if detail else ''}"
     )
 
 
-def cluster_map(
-    function: Callable[[S, T], R], items: Iterable[T], *, prepare: Callable[[], S], workers: int, engine: Literal["ray", "dask"]
-) -> Iterator[tuple[T, R]]:
-    """`parallel.prepared_map` on a cluster: at most two batches a worker are in flight, and the first error ends the rest."""
-    required(engine)
-    hands: Hands = {"ray": _Ray, "dask": _Dask}[engine](function, prepare, workers)
-    size, left = 1, iter(items)
-    flying: dict[Future[Done], Sequence[T]] = {}
-    try:
-        while True:
-            while len(flying) < 2 * workers and (batch := tuple(islice(left, size))):
-                flying[hands.submit(batch)] = batch
-            if not flying:
-                return
-            for future in first_done(flying):
-                batch, done = flying.pop(future), hands.opened(future)
-                yield from zip(batch, done.results, strict=False)  # fewer results than items: the next one failed
-                if done.problem is not None:
-                    raise done.problem
-                size = max(1, min(MAX_BATCH, int(BATCH_SECONDS * len(batch) / max(done.seconds, 1e-6))))
-    finally:
-        hands.close()
+@dataclass(frozen=True)
+class SharedPlace:
+    """A folder or file of the driver's disk that workers read or write: good only if they see the same one."""
+
+    path: str
+    inode: int
+
+    def check(self) -> None:
+        """SpecError if it is another one, or none, where we are."""
+        try:
+            same = os.stat(self.path).st_ino == self.inode
+        except OSError:
+            same = False
+        if not same:
+            raise SpecError(
+                f"The machine {socket.gethostname()} does not see {self.path}, which this step uses: machines of a cluster share "
+                "a bucket, so keep the store (DATACOMP_STORE) and the folders of a command in one, or on a disk that all of them "
+                "mount at the same place."
+            )
+
+
+def shared_places(*values: Any) -> tuple[SharedPlace, ...]:
+    """The local folders and paths in what is sent to workers."""
+    found: dict[str, SharedPlace] = {}
+
+    class Finder(pickle.Pickler):
+        def persistent_id(self, obj: Any) -> Any:
+            from datacomp_core.store.folder import Folder
+
+            if isinstance(obj, Path) or (isinstance(obj, Folder) and obj.is_local):
+                path = str(obj.absolute()) if isinstance(obj, Path) else obj.url
+                with suppress(OSError):  # what is not there yet is made where it is used, or is told there
+                    if not isinstance(obj, Path):
+                        os.makedirs(path, exist_ok=True)
+                    found[path] = SharedPlace(path, os.stat(path).st_ino)
+            return None
+
+    with suppress(Exception):  # what cannot be pickled so is told when it is sent
+        Finder(io.BytesIO()).dump(values)
+    return tuple(found.values())
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of one map is told. `alone`: the function changes its process, which no other map may share."""
+
+    function: Callable[[Any, Any], Any]
+    prepare: Callable[[], Any]
+    alone: bool = False
+    gpus: int = 0
+    carried: Any = None
+    places: tuple[SharedPlace, ...] = ()
+
+    def prepared(self) -> Any:
+        with using("local"), carrying(self.carried), imports_told():
+            for place in self.places:
+                place.check()
+            return self.prepare()
+
+    def work(self, prepared: Any, number: int, items: Sequence[Any]) -> Done:
+        """The function of each item. An error is handed back as a value, so that no engine wraps it."""
+        began = time.monotonic()
+        results: list[Any] = []
+        problem: Exception | None = None
+        try:
+            with using("local"), carrying(self.carried), imports_told():
+                for item in items:
+                    results.append(self.function(prepared, item))
+        except Exception as found:
+            problem = portable(found)
+        return Done(number, tuple(results), problem, time.monotonic() - began, socket.gethostname())
 
 
 @dataclass(frozen=True)
 class Done:
-    """What one batch came to: results up to the first error, the error, and the seconds of work."""
+    """What one batch came to: results up to the first error, the error, the seconds of work, and the machine."""
 
+    number: int
     results: tuple[Any, ...]
     problem: Exception | None
     seconds: float
+    host: str
 
 
-def _work(prepared: Any, function: Callable[[Any, Any], Any], items: Sequence[Any]) -> Done:
-    """`function` of each item. An error is handed back as a value, so that no engine wraps it."""
-    began = time.monotonic()
-    results: list[Any] = []
+def failed(number: int, problem: Exception) -> Done:
+    """A batch of a worker that could not prepare itself."""
+    return Done(number, (), portable(problem), 0.0, socket.gethostname())
+
+
+def portable(problem: Exception) -> Exception:
+    """An error that can be sent: itself, or one with its words if it does not survive the way."""
     try:
-        with imports_told():
-            for item in items:
-                results.append(function(prepared, item))
-    except Exception as problem:
-        return Done(tuple(results), problem, time.monotonic() - began)
-    return Done(tuple(results), None, time.monotonic() - began)
+        same = copy.deepcopy(problem)  # by the same methods as pickling
+        if type(same) is type(problem) and str(same) == str(problem):
+            return problem
+    except Exception:  # a foreign class may raise anything
+        pass
+    kind = next((kind for kind in type(problem).__mro__ if kind.__module__ == DatacompError.__module__), DatacompError)
+    told = str(problem) if isinstance(problem, DatacompError) else f"{type(problem).__name__}: {problem}"
+    made = DatacompError.__new__(kind)
+    Exception.__init__(made, told)
+    return made
 
 
-class Hands(Protocol):
-    """The workers of one map, each with what it prepared for itself."""
+class Crew(Protocol):
+    """The workers of one map. Each has one batch at a time."""
 
-    def submit(self, items: Sequence[Any]) -> Future[Done]: ...
+    def has_free(self) -> bool:
+        """Whether a worker waits for a batch."""
+        ...
 
-    def opened(self, future: Future[Done]) -> Done: ...
+    def submit(self, number: int, items: Sequence[Any]) -> None:
+        """Give the next free worker a batch."""
+        ...
+
+    def next(self, seconds: float) -> Done | None:
+        """A batch that is done; None if none is after so long. LostProcessError if workers die of it again and again."""
+        ...
+
+    def release(self) -> None:
+        """Nothing more is handed out: idle workers may go."""
+        ...
+
+    def state(self) -> str:
+        """How many workers there are, for a log line."""
+        ...
 
     def close(self) -> None: ...
 
 
-# Ray ------------------------------------------------------------------------------------------------------------------
+def cluster_map(
+    function: Callable[[S, T], R],
+    items: Iterable[T],
+    *,
+    prepare: Callable[[], S],
+    workers: int,
+    engine: Literal["ray", "dask"],
+    alone: bool = False,
+    gpus: int = 0,
+) -> Iterator[tuple[T, R]]:
+    """`parallel.prepared_map` on a cluster: one batch a worker is in flight, and the first error ends the rest.
 
-
-class _Actor:
-    """One worker of one map, in a process of its own."""
-
-    def __init__(self, function: Callable[[Any, Any], Any], prepare: Callable[[], Any]) -> None:
-        self._function = function
-        self._problem: Exception | None = None
-        try:
-            with imports_told():
-                self._prepared = prepare()
-        except Exception as problem:  # an actor that fails at its start is told of without the reason
-            self._problem = problem
-
-    def work(self, items: Sequence[Any]) -> Done:
-        return Done((), self._problem, 0.0) if self._problem else _work(self._prepared, self._function, items)
-
-
-class _Ray:
-    """Actors. They wait for a free core on a cluster of machines; on this one the number of workers is what bounds them."""
-
-    def __init__(self, function: Callable[[Any, Any], Any], prepare: Callable[[], Any], workers: int) -> None:
-        import ray
-
-        with _starting:
-            start_ray()
-        cores = 1 if os.environ.get("RAY_ADDRESS") else 0
-        actor: Any = ray.remote(num_cpus=cores, max_restarts=0)(_Actor)
-        self._idle = {actor.remote(function, prepare): 0 for _ in range(workers)}  # how many batches each has in flight
-        self._holder: dict[Future[Done], Any] = {}
-
-    def submit(self, items: Sequence[Any]) -> Future[Done]:
-        actor = min(self._idle, key=lambda one: self._idle[one])
-        future: Future[Done] = actor.work.remote(items).future()
-        self._idle[actor] += 1
-        self._holder[future] = actor
-        return future
-
-    def opened(self, future: Future[Done]) -> Done:
-        from ray.exceptions import RayActorError
-
-        self._idle[self._holder.pop(future)] -= 1
-        try:
-            return future.result()
-        except RayActorError as problem:
-            raise worker_killed("(Ray)") from problem
-
-    def close(self) -> None:
-        import ray
-
-        for actor in self._idle:
-            ray.kill(actor)
-
-
-@cache
-def start_ray() -> None:
-    """Join the cluster that RAY_ADDRESS names, or start one here; once a process.
-
-    A thread that never ends does it: on Linux, Ray has the kernel kill its cluster when the thread that started it is gone,
-    and a minute later Ray ends this process for the loss.
+    `workers` are started as far as the cluster has room; work begins with the first of them. With `gpus` each of them holds so
+    many GPUs.
     """
-    started: Future[None] = Future()
-    threading.Thread(target=_keep_ray, args=(started,), daemon=True, name="ray").start()
-    started.result()
-
-
-def _keep_ray(started: Future[None]) -> None:
+    required(engine)
+    left = iter(items)
+    first = list(islice(left, workers))  # more workers than items are of no use
+    if not first:
+        return
+    left = chain(first, left)
+    places = shared_places(function, prepare, carried(), first) if spans_machines(engine) else ()
+    crew: Crew = _module(engine).crew(Job(function, prepare, alone, gpus, carried(), places), len(first))
+    waiting = _Waiting(engine, crew)
+    flying: dict[int, Sequence[T]] = {}
+    hosts: Counter[str] = Counter()
+    size, number, is_more = 1, 0, True
     try:
-        _init_ray()
-    except BaseException as problem:  # handed to the thread that waits
-        started.set_exception(problem)
-    else:
-        started.set_result(None)
-        threading.Event().wait()
-
-
-def _init_ray() -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry unless asked
-    import ray
-
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # its workers import what we can import
-    try:
-        if not ray.is_initialized():
-            ray.init(include_dashboard=False, configure_logging=False, log_to_driver=False)
+        while True:
+            while is_more and crew.has_free():
+                batch = tuple(islice(left, size))
+                is_more = len(batch) == size
+                if batch:
+                    flying[number] = batch
+                    crew.submit(number, batch)
+                    number += 1
+            if not is_more:
+                crew.release()
+                if not flying:
+                    break
+            done = crew.next(WAKE_SECONDS)
+            if done is None:
+                waiting.tell(bool(hosts))
+                continue
+            batch = flying.pop(done.number)
+            hosts[done.host] += len(done.results)
+            yield from zip(batch, done.results, strict=False)  # fewer results than items: the next one failed
+            if done.problem is not None:
+                raise done.problem
+            size = max(1, min(MAX_BATCH, int(BATCH_SECONDS * len(batch) / max(done.seconds, 1e-6))))
     finally:
-        os.environ.pop("PYTHONPATH") if before is None else os.environ.__setitem__("PYTHONPATH", before)
+        crew.close()
+    if spans_machines(engine):
+        log.info("%s: %s", engine, ", ".join(f"{count} items on {host}" for host, count in sorted(hosts.items())))
 
 
-# Dask -----------------------------------------------------------------------------------------------------------------
+class _Waiting:
+    """Tells that a map waits for workers, and gives up if none comes."""
 
-# Of a Dask worker: what it prepared for the maps it serves, and under which token.
-_of_map: dict[str, tuple[Any, Exception | None]] = {}
+    def __init__(self, engine: str, crew: Crew) -> None:
+        self.engine, self.crew = engine, crew
+        self.began = self.told = time.monotonic()
 
-
-def _serve(token: str, function: Callable[[Any, Any], Any], prepare: Callable[[], Any], items: Sequence[Any]) -> Done:
-    with _starting:
-        if token not in _of_map:
-            try:
-                with imports_told():
-                    _of_map[token] = (prepare(), None)
-            except Exception as problem:
-                _of_map[token] = (None, problem)
-    prepared, problem = _of_map[token]
-    return Done((), problem, 0.0) if problem else _work(prepared, function, items)
-
-
-def _forget(token: str) -> None:
-    _of_map.pop(token, None)
-
-
-class _Dask:
-    """Tasks of a shared client; each worker prepares itself when the first batch of a map arrives."""
-
-    def __init__(self, function: Callable[[Any, Any], Any], prepare: Callable[[], Any], workers: int) -> None:
-        with _starting:
-            self._client = _dask_client(workers)
-        self._token = uuid.uuid4().hex
-        self._job = (self._token, function, prepare)
-        self._flying: dict[Future[Done], Any] = {}
-
-    def submit(self, items: Sequence[Any]) -> Future[Done]:
-        task = self._client.submit(_serve, *self._job, items, pure=False, retries=0)
-        future: Future[Done] = Future()
-        self._flying[future] = task
-        task.add_done_callback(lambda _: future.set_result(None))  # pyright: ignore[reportArgumentType] - opened below
-        return future
-
-    def opened(self, future: Future[Done]) -> Done:
-        from distributed import KilledWorker
-
-        try:
-            return self._flying.pop(future).result()
-        except KilledWorker as problem:
-            raise worker_killed("(Dask)") from problem
-
-    def close(self) -> None:
-        self._client.cancel(list(self._flying.values()), force=True)
-        self._client.run(_forget, self._token, on_error="ignore")
+    def tell(self, has_begun: bool) -> None:
+        now = time.monotonic()
+        if now - self.told < TELL_SECONDS:
+            return
+        self.told = now
+        state = self.crew.state()
+        if state and not has_begun and now - self.began > START_SECONDS:
+            raise LostProcessError(
+                f"No worker of the {self.engine} cluster began within {START_SECONDS / 60:.0f} minutes ({state}): free some "
+                "of it, or ask for less (DATACOMP_WORKERS)."
+            )
+        if state:
+            log.warning("waiting for workers of the %s cluster: %s", self.engine, state)
 
 
-@cache
-def _dask_client(workers: int) -> Any:
-    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # or a cluster writes fifty lines into the run's log
-    import dask
-    from distributed import Client, LocalCluster
-
-    dask.config.set({"distributed.scheduler.allowed-failures": 0})  # pyright: ignore[reportPrivateImportUsage]
-    if address := os.environ.get("DASK_SCHEDULER_ADDRESS"):
-        return Client(address)
-    cluster = LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1", memory_limit=0
-    )
-    client = Client(cluster)
-    atexit.register(cluster.close)
-    atexit.register(client.close)
-    return client
+def _module(engine: str) -> Any:
+    return importlib.import_module(f"datacomp_core.engine_{engine}")

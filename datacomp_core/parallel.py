@@ -14,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from datacomp_core import engines
 from datacomp_core.engines import Engine
@@ -52,11 +52,30 @@ def end_children() -> None:
                 os.kill(pid, signal.SIGTERM)
 
 
+def child_process(prepare: Callable[[], Any]) -> ProcessPoolExecutor:
+    """One process that prepares itself and ends with this one; also of a process that is a daemon (a worker of Dask's)."""
+    multiprocessing.current_process().daemon = False  # a daemon may have no children, lest they outlive it: ours do not
+    return _pool(1, prepare)
+
+
+def _pool(workers: int, prepare: Callable[[], Any]) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # fork is unsafe with torch's, polars' and s3fs's threads
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_ready, initargs=(os.getpid(), prepare))
+
+
+def prepared_here() -> Any:
+    """What this worker process prepared; the error with which that failed."""
+    if _unready:
+        raise _unready[0]
+    return _prepared[0]
+
+
 def _ready(parent: int, prepare: Callable[[], Any]) -> None:
     die_with_parent()
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    engines.be_worker()
     try:
         with imports_told():
             _prepared.append(prepare())
@@ -65,18 +84,16 @@ def _ready(parent: int, prepare: Callable[[], Any]) -> None:
 
 
 def _work(function: Callable[[Any, T], R], item: T) -> R:
-    if _unready:
-        raise _unready[0]
     with imports_told():
-        return function(_prepared[0], item)
+        return function(prepared_here(), item)
 
 
-def _alone(function: Callable[[T], R], prepared: None, item: T) -> R:
+def _apply(function: Callable[[T], R], item: T) -> R:
     return function(item)
 
 
-def _nothing() -> None:
-    return None
+def _given(value: T) -> T:
+    return value
 
 
 def process_map(
@@ -87,7 +104,8 @@ def process_map(
     Function and items must pickle. With one worker everything runs in this process. The first error ends the rest and is
     raised. DatacompError if a worker was killed (out of memory, mostly).
     """
-    return prepared_map(partial(_alone, function), items, prepare=_nothing, workers=workers, engine=engine)
+    # The function is what a worker prepares: it may carry much, and goes to each of them once.
+    return prepared_map(_apply, items, prepare=partial(_given, function), workers=workers, engine=engine)
 
 
 def prepared_map(
@@ -98,11 +116,13 @@ def prepared_map(
     workers: int,
     one_worker: Literal["here", "apart"] = "here",
     engine: Engine | None = None,
+    gpus: int = 0,
 ) -> Iterator[tuple[T, R]]:
     """`process_map` for `function(prepared, item)`, where each process makes `prepared` once, by `prepare()`.
 
     What is prepared is handed over, never left in a global: several maps may run in threads of one process. `one_worker` is
     "apart" for functions that change their process. `engine` is where the workers are; by default what `engines.using` says.
+    On a cluster each worker holds `gpus` GPUs of it.
     """
     if workers <= 1 and one_worker == "here":
         with imports_told():
@@ -115,22 +135,38 @@ def prepared_map(
     engine = engine or engines.current()
     workers = max(workers, 1)
     if engine != "local":
-        yield from engines.cluster_map(function, items, prepare=prepare, workers=workers, engine=engine)
+        alone = one_worker == "apart"
+        yield from engines.cluster_map(function, items, prepare=prepare, workers=workers, engine=engine, alone=alone, gpus=gpus)
         return
-    context = multiprocessing.get_context("spawn")  # fork is unsafe with torch's, polars' and s3fs's threads
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ready, initargs=(os.getpid(), prepare))
+    processes = Processes(workers, prepare)
     try:
-        flying: dict[Future[R], T] = {}
-        for item in items:
-            flying[pool.submit(_work, function, item)] = item
-            if len(flying) >= 2 * workers:
-                yield from _landed(flying)
-        while flying:
-            yield from _landed(flying)
-    except BrokenProcessPool as problem:
-        raise engines.worker_killed() from problem
+        yield from processes.map(function, items)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        processes.close()
+
+
+class Processes(Generic[S]):
+    """Processes of this machine, each with what it prepared once, for one map after another. They end with this one."""
+
+    def __init__(self, workers: int, prepare: Callable[[], S]) -> None:
+        multiprocessing.current_process().daemon = False  # a worker of Dask's is one, and a daemon may have no children
+        self._workers, self._pool = workers, _pool(workers, prepare)
+
+    def map(self, function: Callable[[S, T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+        """As `prepared_map`."""
+        flying: dict[Future[R], T] = {}
+        try:
+            for item in items:
+                flying[self._pool.submit(_work, function, item)] = item
+                if len(flying) >= 2 * self._workers:
+                    yield from _landed(flying)
+            while flying:
+                yield from _landed(flying)
+        except BrokenProcessPool as problem:
+            raise engines.worker_killed() from problem
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _landed(flying: dict[Future[R], T]) -> Iterator[tuple[T, R]]:

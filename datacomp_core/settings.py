@@ -25,7 +25,11 @@ class Settings(BaseSettings):
         default=Path(".datacomp"), description="Folder for the default store, the local Prefect database and pages."
     )
     store: str = Field(default="", description="The object store: a folder or s3://bucket/prefix. Empty: `<home>/store`.")
-    workers: int = Field(default=0, ge=0, description="Worker processes of a sharded step. 0: one a core.")
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="Worker processes of a sharded step. 0: one a core of this machine, or of the engine's cluster.",
+    )
     device: str = Field(
         default="", description="Torch device for embedding and evaluation. Empty: cuda if there is one, else cpu."
     )
@@ -62,6 +66,11 @@ class Settings(BaseSettings):
 
     @property
     def num_workers(self) -> int:
+        """Of a sharded step: as many as were asked for, else one a core of this machine or of the engine's cluster."""
+        from datacomp_core import engines
+
+        if not self.workers and engines.address(self.engine):
+            return max(1, engines.cluster_cores(engines.required(self.engine)))
         return self.workers or len(os.sched_getaffinity(0))
 
     @property

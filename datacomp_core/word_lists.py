@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from datacomp_core.errors import DataError, SpecError, unknown
+from datacomp_core.exchange import brought
 from datacomp_core.store import Folder
 
 NAMED = ("imagenet21k",)
@@ -35,7 +36,7 @@ TextsName = Annotated[str, AfterValidator(pinned)]
 def texts(name: str) -> str:
     """A list's file as text. DataError if it is not the one the name was made with."""
     path, _, digits = name.partition("#")
-    data = read(path)
+    data = read(path, digits)
     if not hashlib.sha256(data).hexdigest().startswith(digits):
         raise DataError(f"{path} is not the file that the recipe was made with (its sha256 does not begin with {digits}).")
     try:
@@ -44,8 +45,10 @@ def texts(name: str) -> str:
         raise DataError(f"{path} is not text in UTF-8: {problem}") from problem
 
 
-def read(path: str) -> bytes:
-    """All bytes of a file by path or url. DataError if it is not there."""
+def read(path: str, digits: str = "") -> bytes:
+    """All bytes of a file by path or url, or of the one with these digits that a driver brought. DataError if it is not there."""
+    if digits and (data := brought(digits)) is not None:
+        return data
     if "://" in path:
         folder, _, name = path.rpartition("/")
         return Folder(folder).read(name)

@@ -103,7 +103,7 @@ def keep(out: Folder, span: Span, chunk: Chunk) -> None:
     """Write a full chunk."""
     buffer = io.BytesIO()
     np.savez(buffer, **chunk.arrays())  # pyright: ignore[reportArgumentType]
-    out.write(_spill(span), buffer.getvalue())
+    out.write(kept_name(span), buffer.getvalue())
 
 
 class Parts:
@@ -117,7 +117,7 @@ class Parts:
     def missing(self) -> Iterator[Span]:
         """The chunks that are not kept from an earlier try; parts that lack none are finished on the way."""
         there = self.out.files()
-        fresh = [chunk for chunk in self.chunks if _spill(chunk) not in there]
+        fresh = [chunk for chunk in self.chunks if kept_name(chunk) not in there]
         self.waiting = Counter(chunk.part for chunk in fresh)
         for part in self.rows:
             if not self.waiting[part]:
@@ -134,7 +134,7 @@ class Parts:
         count = self.rows[part]
         whole = Chunk.of(self.columns, count)
         for chunk in (chunk for chunk in self.chunks if chunk.part == part):
-            with np.load(io.BytesIO(self.out.read(_spill(chunk)))) as kept:
+            with np.load(io.BytesIO(self.out.read(kept_name(chunk)))) as kept:
                 where = slice(chunk.start, chunk.stop)
                 for number in range(len(self.columns)):
                     whole.images[number][where] = kept[f"images{number}"]
@@ -160,5 +160,6 @@ class Parts:
             uids.with_columns(scores).write_parquet(path, compression="zstd")
 
 
-def _spill(chunk: Span) -> str:
+def kept_name(chunk: Span) -> str:
+    """The file of a chunk below the step's folder."""
     return f"{CHUNKS}/{chunk.part}/{chunk.start:012d}.npz"

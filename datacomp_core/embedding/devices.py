@@ -11,21 +11,97 @@ import traceback
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
+import polars as pl
+
 from datacomp_core import errors
-from datacomp_core.embedding.assemble import Chunk, Parts, Span, keep
-from datacomp_core.embedding.encode import Work, encode
+from datacomp_core.device import default_device
+from datacomp_core.embedding.assemble import Chunk, Parts, Span, keep, kept_name
+from datacomp_core.embedding.encode import Encoding, Work, encode
 from datacomp_core.errors import DatacompError, LostProcessError
+from datacomp_core.exchange import exchange
 from datacomp_core.imports import imports_told
-from datacomp_core.parallel import die_with_parent
+from datacomp_core.parallel import die_with_parent, prepared_map
 from datacomp_core.progress import Progress
+from datacomp_core.stations import Stations, sent
 from datacomp_core.store import Folder
 
+CHUNKS_OF_A_RUN = 16  # that a station of a cluster is given at once: between runs it waits for its last batch
 AHEAD = 2  # chunks a device holds at most: the one at work and the next
 WRITES = 2  # full chunks that wait to be written
 POLL_SECONDS = 1.0
 DONE, KEPT, FAILED, ENDED = "done", "kept", "failed", "ended"
+
+
+def encode_on_cluster(stations: Stations, work: Work, chunks: list[Span], parts: Parts, progress: Progress) -> None:
+    """Encode all chunks with the stations of a cluster, a run of chunks after another as they become free, and join the parts.
+
+    Every machine decodes for its own devices. A lost station's run is given to another, which skips the chunks that are kept.
+    """
+    size = max(1, min(CHUNKS_OF_A_RUN, len(chunks) // (4 * stations.count)))
+    runs = (_run(work, chunks[first : first + size]) for first in range(0, len(chunks), size))
+    with exchange(parts.out) as shared, _writer() as later:
+        models = tuple(sent(model, shared) for model in work.models)
+        told = replace(work, models=models, located=Sent(), workers=max(1, work.workers // stations.count))
+        prepare = partial(Station, told, stations.device, Folder(parts.out.url))
+        for run, found in prepared_map(
+            Station.encode, runs, prepare=prepare, workers=stations.count, one_worker="apart", gpus=stations.gpus
+        ):
+            for rows, tally in found:
+                progress.advance(rows, **tally)
+            for span, _ in run:
+                later(parts.kept, span)
+
+
+Run = tuple[tuple[Span, pl.DataFrame], ...]
+"""Chunks, each with the places of its rows."""
+
+
+def _run(work: Work, chunks: list[Span]) -> Run:
+    made: list[tuple[Span, pl.DataFrame]] = []
+    for chunk in chunks:
+        places = work.located.of(chunk)
+        first, last = np.searchsorted(places["row"].to_numpy(), [chunk.start, chunk.stop]).tolist()
+        made.append((chunk, places.slice(first, last - first)))
+    return tuple(made)
+
+
+class Sent:
+    """The places that came with a run."""
+
+    def __init__(self) -> None:
+        self.known: dict[Span, pl.DataFrame] = {}
+
+    def of(self, span: Span) -> pl.DataFrame:
+        return self.known[span]
+
+
+class Station:
+    """One worker of a cluster: its models, loaded once on its device, and processes that decode for it."""
+
+    def __init__(self, work: Work, device: str, out: Folder) -> None:
+        self.out, self.sent = out, Sent()
+        self.told: list[tuple[int, dict[str, int]]] = []
+        self.encoding = Encoding(replace(work, located=self.sent), device or default_device(), self._full, self._done)
+
+    def encode(self, run: Run) -> list[tuple[int, dict[str, int]]]:
+        """Encode a run and keep its chunks; the rows of each batch and how many of them had what."""
+        there = self.out.files()
+        self.sent.known = dict(run)
+        self.told = []
+        with _writer() as self.later:
+            self.encoding.run(span for span, _ in run if kept_name(span) not in there)
+        return self.told
+
+    def _full(self, span: Span, chunk: Chunk) -> None:
+        self.later(keep, self.out, span, chunk)
+
+    def _done(self, rows: int, tally: dict[str, int]) -> None:
+        self.told.append((rows, tally))
 
 
 def encode_on(devices: tuple[str, ...], work: Work, chunks: Iterable[Span], parts: Parts, progress: Progress) -> None:

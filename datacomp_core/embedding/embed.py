@@ -19,7 +19,7 @@ from datacomp_core.clip_sources import FileModel, ModelSource
 from datacomp_core.device import default_device, has_cuda
 from datacomp_core.device import devices_of as device_names
 from datacomp_core.embedding.assemble import TALLY, Column, Parts
-from datacomp_core.embedding.devices import encode_on
+from datacomp_core.embedding.devices import encode_on, encode_on_cluster
 from datacomp_core.embedding.encode import Work
 from datacomp_core.embedding.locate import count_rows, locate
 from datacomp_core.embedding.spec import EmbedSpec
@@ -27,6 +27,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.parts import METADATA, SCORES, part_names, scan
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import INDEX
+from datacomp_core.stations import of_cluster
 from datacomp_core.store import Folder, Store, scratch, step
 from datacomp_core.store.claim import claim
 from datacomp_core.store.content import Marks, Trust, marks
@@ -91,7 +92,8 @@ def embed_folder(
     request = spec.model_dump(mode="json") | {
         "models": {encoder.prefix: found for encoder, found in zip(spec.encoders, made_of, strict=True)}
     }
-    kind = devices_of(device)[0].partition(":")[0]
+    stations = of_cluster(device)
+    kind = devices_of(device)[0].partition(":")[0] if stations is None else stations.kind
     inputs = {"metadata": partial(_metadata_marks, folders[0], trust), "shards": partial(_shard_marks, folders[1], trust)}
     claim(folders[2], request | {"device": kind}, inputs)
     with scratch() as local:
@@ -124,7 +126,8 @@ def embed_rows(
         chunks = list(parts.missing())
         progress.advance(sum(todo.values()) - sum(chunk.stop - chunk.start for chunk in chunks))
         todo = {part: count for part, count in todo.items() if parts.waiting[part]}
-        devices = devices_of(device)
+        stations = of_cluster(device)
+        devices = devices_of(device) if stations is None else ()
         if chunks:
             located = locate(metadata, todo, shards, local)
             work = Work(
@@ -137,9 +140,12 @@ def embed_rows(
                 located=located,
                 rows=todo,
                 step=parts.step,
-                workers=max(1, workers // len(devices)),
+                workers=max(1, workers // len(devices)) if devices else workers,
             )
-            encode_on(devices, work, chunks, parts, progress)
+            if stations is not None:
+                encode_on_cluster(stations, work, chunks, parts, progress)
+            else:
+                encode_on(devices, work, chunks, parts, progress)
     counts: Counter[str] = Counter(rows=sum(rows.values()))
     for part in rows:
         counts.update(out.read_json(f"{TALLY}/{part}.json"))

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -21,13 +20,21 @@ from datacomp_core import clip
 from datacomp_core.clip_sources import ModelSource
 from datacomp_core.embedding.assemble import Chunk, Column, Features, Filling, Span
 from datacomp_core.embedding.decode import Batch, Decoded, Tokenizers, decode, slot_bytes
-from datacomp_core.embedding.locate import Located
 from datacomp_core.embedding.slots import Slot, Slots
-from datacomp_core.parallel import prepared_map
+from datacomp_core.parallel import Processes
 from datacomp_core.parts import scan
 from datacomp_core.store import Folder
 
 IN_FLIGHT = 4  # batches whose features are not asked for yet: a GPU computes while we go on
+
+
+@dataclass(frozen=True)
+class Places(Protocol):
+    """Where the images of a chunk lie."""
+
+    def of(self, span: Span) -> pl.DataFrame:
+        """`row` (counted from the part's first), `shard`, `offset`, `length` of at least the rows of a span, in order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Work:
     batch_size: int
     metadata: Folder
     shards: Folder
-    located: Located
+    located: Places
     rows: dict[str, int]
     step: int
     workers: int
@@ -55,11 +62,15 @@ def encode(work: Work, device: str, chunks: Iterable[Span], full: Full, done: Do
 
     `done` is told of each batch: its rows, and how many of them had what.
     """
-    Encoding(work, device, full, done).run(chunks)
+    encoding = Encoding(work, device, full, done)
+    try:
+        encoding.run(chunks)
+    finally:
+        encoding.close()
 
 
 class Encoding:
-    """The models of a device and the batches under way."""
+    """The models of a device, the processes that decode for it, and the batches under way; for runs of chunks."""
 
     def __init__(self, work: Work, device: str, full: Full, done: Done) -> None:
         self.work, self.full, self.done = work, full, done
@@ -70,39 +81,46 @@ class Encoding:
         self.flying: deque[tuple[Batch, Decoded, list[_Side], list[_Side]]] = deque()
         self.text_stream = _stream(device)
         self.slots: Slots | None = None
+        self.decoders: Processes[Tokenizers] | None = None
+        if work.workers > 1:  # decoding processes hold 2 batches each at most, and IN_FLIGHT + 1 are here
+            count = 2 * work.workers + IN_FLIGHT + 1
+            self.slots = Slots(count, slot_bytes(self.pixels, work.batch_size), pinned=self.cuda)
+            names = tuple({model.tokenizer for model in self.models} - {""}) if self.cuda else ()
+            self.decoders = Processes(work.workers, partial(_tokenizers, names))
 
     def run(self, chunks: Iterable[Span]) -> None:
-        apart = self.work.workers > 1
-        if apart:  # decoding processes hold 2 batches each at most, and IN_FLIGHT + 1 are here
-            count = 2 * self.work.workers + IN_FLIGHT + 1
-            self.slots = Slots(count, slot_bytes(self.pixels, self.work.batch_size), pinned=self.cuda)
-        names = tuple({model.tokenizer for model in self.models} - {""}) if apart and self.cuda else ()
-        try:
-            mapped = prepared_map(decode, self._batches(chunks), prepare=partial(_tokenizers, names), workers=self.work.workers)
-            for batch, decoded in mapped:
-                self._launch(batch, decoded)
-                if len(self.flying) >= IN_FLIGHT:
-                    self._land()
-            while self.flying:
+        for batch, decoded in self._decoded(self._batches(chunks)):
+            self._launch(batch, decoded)
+            if len(self.flying) >= IN_FLIGHT:
                 self._land()
-        finally:
-            if self.slots is not None:
-                self.slots.close()
+        while self.flying:
+            self._land()
+
+    def close(self) -> None:
+        if self.decoders is not None:
+            self.decoders.close()
+        if self.slots is not None:
+            self.slots.close()
+
+    def _decoded(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Decoded]]:
+        if self.decoders is not None:
+            return self.decoders.map(decode, batches)
+        return ((batch, decode({}, batch)) for batch in batches)
 
     def _batches(self, chunks: Iterable[Span]) -> Iterator[Batch]:
-        work = self.work
-        for part, pieces in groupby(chunks, key=lambda chunk: chunk.part):
-            places = work.located.part(part)
-            table = scan(work.metadata, part).select("text", "uid").collect()
-            texts = table["text"]
-            places = places.with_columns(table["uid"].gather(places["row"]))
-            for chunk in pieces:
-                for start in range(chunk.start, chunk.stop, work.batch_size):
-                    stop = min(start + work.batch_size, chunk.stop)
-                    here = _between(places, start, stop)
-                    slot = self.slots.take() if self.slots is not None else None
-                    captions = tuple(texts.slice(start, stop - start))
-                    yield Batch(part, start, stop, captions, here, work.shards, self.pixels, slot)
+        work, read = self.work, ""
+        table = pl.DataFrame()
+        for chunk in chunks:
+            if chunk.part != read:
+                table, read = scan(work.metadata, chunk.part).select("text", "uid").collect(), chunk.part
+            places = work.located.of(chunk)
+            for start in range(chunk.start, chunk.stop, work.batch_size):
+                stop = min(start + work.batch_size, chunk.stop)
+                here = between(places, start, stop)
+                here = here.with_columns(table["uid"].gather(here["row"] + start))
+                slot = self.slots.take() if self.slots is not None else None
+                captions = tuple(table["text"].slice(start, stop - start))
+                yield Batch(chunk.part, start, stop, captions, here, work.shards, self.pixels, slot)
 
     def _launch(self, batch: Batch, decoded: Decoded) -> None:
         """Start both towers of every model on a batch; on a GPU they run side by side and are not waited for."""
@@ -188,7 +206,7 @@ def _tokenizers(names: tuple[str, ...]) -> Tokenizers:
     return {name: clip.tokenizer_of(name) for name in names}
 
 
-def _between(places: pl.DataFrame, start: int, stop: int) -> pl.DataFrame:
+def between(places: pl.DataFrame, start: int, stop: int) -> pl.DataFrame:
     """The places of rows from `start` to `stop`, their rows counted from `start`. `places` is in order of the rows."""
     rows = places["row"].to_numpy()
     first, last = np.searchsorted(rows, [start, stop]).tolist()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from datacomp_core import uid
+from datacomp_core.embedding.assemble import Span
 from datacomp_core.errors import DataError
 from datacomp_core.parts import scan, scan_tables
 from datacomp_core.shards import INDEX, check_indexes
@@ -41,11 +42,18 @@ def count_rows(metadata: Folder, parts: list[str]) -> dict[str, int]:
 
 
 class Located:
-    """The places of the rows of some parts, in files below a local folder. Picklable, readable from several processes."""
+    """The places of the rows of some parts, in files below a folder of this machine. Picklable, for processes of this machine."""
 
     def __init__(self, folder: Path, rows: dict[str, int], shards: list[str]) -> None:
         self.folder, self.rows, self.shards = folder, rows, shards
         self._numbers = {part: number for number, part in enumerate(rows)}
+        self._last: tuple[str, pl.DataFrame] | None = None
+
+    def of(self, span: Span) -> pl.DataFrame:
+        """As `part`, of the part of a span; the last one is kept."""
+        if self._last is None or self._last[0] != span.part:
+            self._last = span.part, self.part(span.part)
+        return self._last[1]
 
     def part(self, name: str) -> pl.DataFrame:
         """`row`, `shard`, `offset`, `length` of the rows of a part whose image arrived, in order of the rows."""

@@ -19,9 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.clip_sources import ModelSource
+from datacomp_core.device import default_device
 from datacomp_core.evaluation.datasets import Batch, Samples
 from datacomp_core.evaluation.model import EvalModel, Exactness
+from datacomp_core.exchange import exchange
 from datacomp_core.parallel import prepared_map, process_map
+from datacomp_core.stations import Stations, sent
+from datacomp_core.store.folder import Folder
 
 Features = npt.NDArray[np.float32]
 JOBS_A_CHUNK = 16
@@ -69,8 +73,28 @@ def encode_apart(
         waiting.put(device)
     prepare = partial(_Station.open, source, exactness, waiting, max(1, workers // len(devices)))
     chunks = _chunks(jobs)
-    for chunk, found in prepared_map(_encode_chunk, chunks, prepare=prepare, workers=len(devices), one_worker="apart"):
+    mapped = prepared_map(_encode_chunk, chunks, prepare=prepare, workers=len(devices), one_worker="apart", engine="local")
+    for chunk, found in mapped:
         yield from zip((job.batch for job in chunk), found, strict=True)
+
+
+def encode_on_cluster(
+    jobs: Iterable[Job], source: ModelSource, exactness: Exactness, *, stations: Stations, near: Folder, workers: int
+) -> Iterator[tuple[Batch, Encoded]]:
+    """With a model on each station of a cluster, which decodes on its own machine; `near` as in `exchange`."""
+    with exchange(near) as shared:
+        threads = max(1, workers // stations.count)
+        prepare = partial(_Station.on_cluster, sent(source, shared), exactness, stations.device, threads)
+        mapped = prepared_map(
+            _encode_chunk,
+            _chunks(jobs),
+            prepare=prepare,
+            workers=stations.count,
+            one_worker="apart",
+            gpus=stations.gpus,
+        )
+        for chunk, found in mapped:
+            yield from zip((job.batch for job in chunk), found, strict=True)
 
 
 def _read(job: Job) -> Samples:
@@ -100,6 +124,10 @@ class _Station:
     @classmethod
     def open(cls, source: ModelSource, exactness: Exactness, waiting: Any, threads: int) -> _Station:
         return cls(EvalModel(source.load(waiting.get()), exactness), threads)
+
+    @classmethod
+    def on_cluster(cls, source: ModelSource, exactness: Exactness, device: str, threads: int) -> _Station:
+        return cls(EvalModel(source.load(device or default_device()), exactness), threads)
 
     def samples(self, chunk: Sequence[Job]) -> Iterator[Samples]:
         flying: deque[Future[Samples]] = deque()

@@ -6,7 +6,7 @@ fails is named with its sample and the others still run; then the whole is an In
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from datacomp_core.artifacts import Checkpoint, EvalReport, EvalSets, Spec
 from datacomp_core.clip_sources import ModelSource, StoredModel, source
-from datacomp_core.device import devices_of
+from datacomp_core.device import default_device, devices_of
 from datacomp_core.errors import DataError, IncompleteError, SpecError
 from datacomp_core.evaluation import report as reports
 from datacomp_core.evaluation.catalog import SUITES, EvalTask, suite
@@ -24,9 +24,11 @@ from datacomp_core.evaluation.report import Report
 from datacomp_core.evaluation.run import Expected, Identity, run
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.settings import settings
+from datacomp_core.stations import Stations, of_cluster
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.content import Trust
 
+log = logging.getLogger(__name__)
 NO_PROGRESS = NoProgress()
 
 
@@ -89,7 +91,7 @@ def evaluate(
     """
     model = StoredModel(checkpoint.model, store.folder(checkpoint), checkpoint.fingerprint)
     sets = store.folder(evalsets)
-    made = _evaluated(spec, model, sets, out=out, devices=devices_of(device), workers=workers, progress=progress)
+    made = _evaluated(spec, model, sets, out=out, device=device, workers=workers, progress=progress)
     return EvalReport(
         suite=made.suite,
         suite_version=made.suite_version,
@@ -121,9 +123,7 @@ def evaluate_folder(
     spec = spec or EvalSpec(suite=suite_in(sets))
     if isinstance(model, str):
         model = source(model, checkpoint, models())
-    return _evaluated(
-        spec, model, sets, out=Folder(out), devices=devices_of(device), workers=workers, trust=trust, progress=progress
-    )
+    return _evaluated(spec, model, sets, out=Folder(out), device=device, workers=workers, trust=trust, progress=progress)
 
 
 def models() -> Folder:
@@ -137,11 +137,14 @@ def _evaluated(
     sets: Folder,
     *,
     out: Folder,
-    devices: Sequence[str],
+    device: str,
     workers: int,
     trust: Trust = "content",
     progress: Progress,
 ) -> Report:
+    stations = of_cluster(device)
+    devices = devices_of(device) if stations is None else (_own_device(stations),)
+    kind = devices[0].partition(":")[0] if stations is None else stations.kind
     wanted, exactness, weights = spec.wanted(), spec.exactness(), model.fingerprint()
     made_of = model.made_of()
     identity = Identity(
@@ -150,7 +153,7 @@ def _evaluated(
         precision=spec.precision,
         compile=spec.compile,
         batch_size=spec.batch_size,
-        device=devices[0].split(":")[0],
+        device=kind,
         few_shot=spec.few_shot,
         linear_probe=spec.linear_probe == "yes",
     )
@@ -168,6 +171,7 @@ def _evaluated(
         workers=workers,
         trust=trust,
         progress=progress,
+        stations=stations,
     )
     made = reports.make(
         suite(spec.suite),
@@ -176,7 +180,7 @@ def _evaluated(
         weights=weights,
         exactness=exactness,
         batch_size=spec.batch_size,
-        device=devices[0].partition(":")[0],
+        device=kind,
     )
     reports.write(out, made)
     failed = [result for result in results if result.error]
@@ -184,6 +188,14 @@ def _evaluated(
         told = "; ".join(f"{result.key}: {result.error}" for result in failed)
         raise IncompleteError(f"{len(failed)} of {len(results)} evaluation tasks failed, so there is no average. {told}")
     return made
+
+
+def _own_device(stations: Stations) -> str:
+    """Where this process encodes class names and captions while the stations of a cluster encode pictures."""
+    own = default_device() if stations.gpus else "cpu"
+    if stations.gpus and not own.startswith("cuda"):
+        log.warning("this machine has no GPU: class names and captions are encoded on its CPU, pictures on the cluster's GPUs")
+    return own
 
 
 def suite_in(sets: Folder) -> str:

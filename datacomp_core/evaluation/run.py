@@ -19,13 +19,14 @@ from datacomp_core.clip_sources import ModelSource
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import TestSet
-from datacomp_core.evaluation.encode import Encoded, Features, Job, encode_all, encode_apart
+from datacomp_core.evaluation.encode import Encoded, Features, Job, encode_all, encode_apart, encode_on_cluster
 from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.evaluation.probes import Probes, probe
 from datacomp_core.evaluation.protocol import EvalProtocol, Outcome
 from datacomp_core.evaluation.protocols import PROTOCOLS
 from datacomp_core.evaluation.report import TaskResult
 from datacomp_core.progress import Progress
+from datacomp_core.stations import Stations
 from datacomp_core.store.content import Mark, Marks, Trust, differing, marks
 from datacomp_core.store.folder import Folder
 
@@ -239,13 +240,19 @@ def run(
     workers: int,
     trust: Trust = "content",
     progress: Progress,
+    stations: Stations | None = None,
 ) -> list[TaskResult]:
-    """The results of all tasks, in order; a failed one has its `error`. `model` is the one of `source` on the first device."""
+    """The results of all tasks, in order; a failed one has its `error`. `model` is the one of `source` on the first device.
+
+    The stations of a cluster encode in place of the devices.
+    """
     work = _Run(sets, model, identity, expected, out, trust, progress)
     work.results = {task.key: found for task in tasks if (found := work.kept(task))}
     left = [task for task in tasks if task.key not in work.results]
     progress.start(sum(task.size or 0 for task in left) if all(task.size for task in left) else 0, "images")
-    if len(devices) > 1:
+    if stations is not None:
+        found = encode_on_cluster(work.jobs(left), source, model.exactness, stations=stations, near=out, workers=workers)
+    elif len(devices) > 1:
         found = encode_apart(work.jobs(left), source, model.exactness, devices=devices, workers=workers)
     else:
         num_bytes = sum(size for task in left for size in (sets / task.folder).files().values())

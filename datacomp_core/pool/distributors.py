@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from datacomp_core import engines
+from datacomp_core.engine_ray import start_ray
 from datacomp_core.errors import DatacompError, MissingLibraryError, SpecError
 from datacomp_core.imports import imports_told
 from datacomp_core.parallel import die_with_parent
@@ -121,7 +122,7 @@ def _ray(plans: list[ShardPlan], job: Job, workers: int) -> None:
     engines.required("ray")
     from img2dataset.distributor import ray_distributor
 
-    engines.start_ray()
+    start_ray()
     ray_distributor(workers, job, plans, SHARDS_OF_A_SPARK_JOB, 0)
 
 

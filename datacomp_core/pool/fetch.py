@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +33,7 @@ from datacomp_core.shards import LEDGER, ShardWriter, shard_name, write_index
 from datacomp_core.store.folder import FileStat, Folder, scratch
 
 SHARD_DIGITS = 8
+TOLD_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,12 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Fetched:
-    """What one shard came to; `stats` is its `_stats.json`."""
+    """What one shard came to; `stats` is its `_stats.json`, `said` what a worker of another machine printed."""
 
     plan: ShardPlan
     files: tuple[FileStat, ...]
     stats: dict[str, Any]
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,16 @@ class Worker:
     out: Folder
     threads: int
     resizer: Any
+    log: IO[bytes] | None = None
+
+    def said(self) -> str:
+        """What was printed since the last call, its end if it is much; nothing where the driver reads the file itself."""
+        if self.log is None:
+            return ""
+        size = os.fstat(self.log.fileno()).st_size
+        words = os.pread(self.log.fileno(), TOLD_BYTES, max(0, size - TOLD_BYTES)).decode("utf-8", "replace")
+        os.ftruncate(self.log.fileno(), 0)
+        return words
 
 
 @dataclass(frozen=True)
@@ -77,12 +89,16 @@ def stats_name(shard: str) -> str:
     return f"{shard}_stats.json"
 
 
-def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, reach: Reach, log: Path) -> Worker:
-    """Prepare this process, which is ours alone: its output goes to a file, its urllib under the limits of `safety`."""
-    log.parent.mkdir(parents=True, exist_ok=True)  # on another machine, where an engine may have put us
-    with log.open("ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, reach: Reach, log: Path | None) -> Worker:
+    """Prepare this process, which is ours alone: its output goes to a file, its urllib under the limits of `safety`.
+
+    `log` is on the driver's machine; None: this is another one, and what is printed goes home with each shard.
+    """
+    file = tempfile.TemporaryFile("a+b", buffering=0) if log is None else log.open("ab", buffering=0)  # noqa: SIM115
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    if log is not None:
+        file.close()
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(spec.max_pixels)
     proxies = {"http": reach.http_proxy, "https": reach.http_proxy} if reach.http_proxy else urllib.request.getproxies()
@@ -115,17 +131,24 @@ def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, reach: 
         out,
         threads,
         CheckedResizer(resizer, spec.max_pixels, deep=spec.deep_pictures, turned=spec.turned_pictures),
+        file if log is None else None,
     )
 
 
 def fetch_shard(worker: Worker, plan: ShardPlan) -> Fetched:
     """Download, write and account for one shard. A finished one is replaced by equal bytes, if the web has not changed."""
-    rows = candidates(worker.metadata, plan, worker.spec)
-    # The images' scratch file has no name, so that a kill leaves nothing of it behind.
-    with _disk_is_told(worker.out), scratch() as folder, tempfile.TemporaryFile() as file:
-        spool = _Spool(file, worker.spec, worker.resizer)
-        _download(worker, plan, rows, spool, folder)
-        return _write(worker, plan, rows, spool)
+    try:
+        rows = candidates(worker.metadata, plan, worker.spec)
+        # The images' scratch file has no name, so that a kill leaves nothing of it behind.
+        with _disk_is_told(worker.out), scratch() as folder, tempfile.TemporaryFile() as file:
+            spool = _Spool(file, worker.spec, worker.resizer)
+            _download(worker, plan, rows, spool, folder)
+            made = _write(worker, plan, rows, spool)
+    except Exception as problem:
+        if words := worker.said():
+            problem.add_note(words)
+        raise
+    return replace(made, said=worker.said())
 
 
 def candidates(metadata: Folder, plan: ShardPlan, spec: ImageSpec) -> pl.DataFrame:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datacomp_core import engines
 from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.echo import Echo
 from datacomp_core.errors import IncompleteError, MissingLibraryError
@@ -111,6 +112,7 @@ def fetch_plans(
 ) -> Iterator[Fetched]:
     """The shards of `plans` as they are finished; `settings` are those of `set_up`."""
     with scratch() as folder, _log_is_told(output := folder / "img2dataset.log") as echo:
+        is_far = engines.spans_machines()  # then workers send what they print with each shard
         if distributor != "engine":
             for fetched in distribute(distributor, plans, settings, workers, output) if plans else ():
                 echo()
@@ -119,13 +121,24 @@ def fetch_plans(
         done = prepared_map(
             fetch_shard,
             plans,
-            prepare=partial(set_up, *settings, output),
+            prepare=partial(set_up, *settings, None if is_far else output),
             workers=min(workers, max(len(plans), 1)),
             one_worker="apart",
         )
-        for _, fetched in done:
-            echo()
-            yield fetched
+        try:
+            for _, fetched in done:
+                _append(output, fetched.said)
+                echo()
+                yield fetched
+        except Exception as problem:
+            _append(output, "\n".join(getattr(problem, "__notes__", ())))
+            raise
+
+
+def _append(log: Path, words: str) -> None:
+    if words:
+        with log.open("a", errors="replace") as file:
+            file.write(words if words.endswith("\n") else f"{words}\n")
 
 
 def plan_shards(metadata: Folder, spec: ImageSpec) -> Iterator[ShardPlan]:

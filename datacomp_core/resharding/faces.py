@@ -23,6 +23,8 @@ from pydantic import Field
 from datacomp_core import parts, uid
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import DataError
+from datacomp_core.exchange import Reachable, exchange, reachable
+from datacomp_core.machine_copy import MachineCopy
 from datacomp_core.members import USUAL
 from datacomp_core.parallel import prepared_map
 from datacomp_core.resharding.plan import Positions, Rows, locate
@@ -117,10 +119,12 @@ class _Found(NamedTuple):
 class _Wanted(NamedTuple):
     metadata: Folder
     subset: uid.Uids
+    held: MachineCopy
 
 
-def _wanted(metadata: Folder, subset: Path) -> _Wanted:
-    return _Wanted(metadata, np.load(subset, mmap_mode="r", allow_pickle=False))
+def _wanted(metadata: Folder, subset: Reachable) -> _Wanted:
+    held = MachineCopy(*subset)
+    return _Wanted(metadata, np.load(held.path, mmap_mode="r", allow_pickle=False), held)
 
 
 def _find(wanted: _Wanted, part: str) -> _Found:
@@ -183,12 +187,14 @@ class Boxes:
 
 
 @contextmanager
-def boxes_of(spec: FaceSpec, metadata: Folder, subset: Path, *, workers: int) -> Generator[Boxes]:
-    """The boxes of a subset's samples, gathered part by part."""
+def boxes_of(
+    spec: FaceSpec, metadata: Folder, subset: Path, where: str, *, near: Folder | None = None, workers: int
+) -> Generator[Boxes]:
+    """The boxes of a subset's samples, gathered part by part. `subset` is the local copy of the file at `where`."""
     names = parts.part_names(metadata)
-    with scratch() as folder:
+    with scratch() as folder, exchange(near) as shared:
         boxes = Boxes(spec, uid.open_subset(subset), folder)
         workers = min(workers, 1 + len(names) // PARTS_WORTH_A_PROCESS)
-        found = prepared_map(_find, names, prepare=partial(_wanted, metadata, subset), workers=workers)
+        found = prepared_map(_find, names, prepare=partial(_wanted, metadata, reachable(shared, where, subset)), workers=workers)
         boxes.fill(part for _, part in found)
         yield boxes

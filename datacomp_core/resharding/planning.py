@@ -16,6 +16,7 @@ from pathlib import Path
 from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import SpecError
+from datacomp_core.exchange import Reachable, exchange, reachable
 from datacomp_core.parallel import prepared_map
 from datacomp_core.progress import Progress
 from datacomp_core.resharding import scan
@@ -95,21 +96,35 @@ def local_copy(subset: str) -> Generator[Path]:
 
 @contextmanager
 def planned(
-    inputs: Inputs, shards: list[InputShard], subset: Path, where: str, spec: ReshardSpec, *, workers: int, progress: Progress
+    inputs: Inputs,
+    shards: list[InputShard],
+    subset: Path,
+    where: str,
+    spec: ReshardSpec,
+    *,
+    near: Folder | None = None,
+    workers: int,
+    progress: Progress,
 ) -> Generator[Planned]:
-    """The plan, not yet checked against what the spec tolerates. DataError if the subset (told as `where`) is empty or none."""
+    """The plan, not yet checked against what the spec tolerates; `near` as in `exchange`.
+
+    DataError if the subset (told as `where`) is empty or none.
+    """
     ledger = open_ledger(uid.open_subset(subset), where, is_part=inputs.is_part)
     with Buckets(len(ledger.subset), len(shards), spec.seed, spec.shuffle) as buckets:
         progress.start(len(shards), "indices")
         members: dict[int, str] = {}
-        for found in _scanned(inputs, subset, shards, workers, progress):
-            buckets.add(ledger.enter(found))
-            members |= {found.shard.number: found.members} if found.members else {}
+        with exchange(near) as shared:
+            for found in _scanned(inputs, reachable(shared, where, subset), shards, workers, progress):
+                buckets.add(ledger.enter(found))
+                members |= {found.shard.number: found.members} if found.members else {}
         tars = tuple(Tar(inputs.folders[shard.folder], shard.name, members.get(shard.number, "")) for shard in shards)
         yield Planned(ledger.close(), ledger, shards, tars, buckets.num_bytes, spec.samples_per_shard, buckets)
 
 
-def _scanned(inputs: Inputs, subset: Path, shards: list[InputShard], workers: int, progress: Progress) -> Iterator[scan.Scanned]:
+def _scanned(
+    inputs: Inputs, subset: Reachable, shards: list[InputShard], workers: int, progress: Progress
+) -> Iterator[scan.Scanned]:
     """What was found in each shard, in the order of the shards: a shard that is done before its turn waits.
 
     At most `MOST_EARLY` wait: while one shard hangs, those after its batch are not begun.

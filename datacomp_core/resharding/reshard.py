@@ -168,10 +168,14 @@ def reshard_folders(
         chosen = stack.enter_context(local_copy(subset))
         listing = input_shards(inputs)
         _claim(out, _identity(spec, faced, chosen, inputs.folders, listing))
-        plan = stack.enter_context(planned(inputs, listing, chosen, subset, spec, workers=workers, progress=progress))
+        plan = stack.enter_context(planned(inputs, listing, chosen, subset, spec, near=out, workers=workers, progress=progress))
         write_missing(out, plan.ledger)
         plan.account.check(spec, str(inputs))
-        boxes = stack.enter_context(boxes_of(faced.spec, faced.metadata, chosen, workers=workers)) if faced else None
+        boxes = (
+            stack.enter_context(boxes_of(faced.spec, faced.metadata, chosen, subset, near=out, workers=workers))
+            if faced
+            else None
+        )
         with out.writing(SAMPLE_IDS) as path:
             shutil.copyfile(chosen, path)
         progress.start(plan.account.written, "samples")

@@ -11,13 +11,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
+from datacomp_core.exchange import Reachable
+from datacomp_core.machine_copy import MachineCopy
 from datacomp_core.resharding.plan import ROW, Positions, Rows, locate
 from datacomp_core.shards import INDEX, INDEX_SCHEMA, LEDGER, MEMBERS, TAKEN_DOWN, index_shard, read_index, stored_index, tars_in
 from datacomp_core.store.folder import Folder
@@ -112,14 +113,16 @@ def input_shards(inputs: Inputs) -> list[InputShard]:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Where the shards lie, and the subset, mapped, so that all processes share its pages."""
+    """Where the shards lie, and the subset, mapped, so that all processes of a machine share its pages."""
 
     folders: tuple[Folder, ...]
     subset: uid.Uids
+    held: MachineCopy
 
 
-def wanted(folders: tuple[Folder, ...], subset: Path) -> Wanted:
-    return Wanted(folders, np.load(subset, mmap_mode="r", allow_pickle=False))
+def wanted(folders: tuple[Folder, ...], subset: Reachable) -> Wanted:
+    held = MachineCopy(*subset)
+    return Wanted(folders, np.load(held.path, mmap_mode="r", allow_pickle=False), held)
 
 
 def scan_shard(wanted: Wanted, shard: InputShard) -> Scanned:

@@ -41,7 +41,7 @@ def view(
     inputs, where = whole_inputs(store, (shards,)), f"{store.folder(subset)}/{SUBSET}"
     with (
         local_copy(where) as chosen,
-        planned(inputs, input_shards(inputs), chosen, where, spec, workers=workers, progress=progress) as plan,
+        planned(inputs, input_shards(inputs), chosen, where, spec, near=out, workers=workers, progress=progress) as plan,
     ):
         write_missing(out, plan.ledger)
         plan.account.check(spec, str(inputs))

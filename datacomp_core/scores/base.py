@@ -9,13 +9,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.artifacts import Spec
+from datacomp_core.exchange import Exchange
 from datacomp_core.kinds import CODE, Kinded, OfRegistry, registers, written
 from datacomp_core.parallel import process_map
 from datacomp_core.progress import Progress
@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Means:
-    """What a computation works with: the pool, a folder kept between attempts, a local one that is not, processes, a model.
+    """What a computation works with: the pool, a folder kept between attempts, one that is not, processes, a model.
 
     `model` is the name and the checkpoint file of a CLIP, for scores that encode images.
     """
@@ -38,7 +38,7 @@ class Means:
     source: Source
     names: tuple[str, ...]
     kept: Folder
-    local: Path
+    shared: Exchange
     workers: int
     progress: Progress
     model: tuple[str, str] | None = None

@@ -8,13 +8,16 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from datacomp_core import engines
 from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, Scores, ShardSet
 from datacomp_core.errors import DataError
+from datacomp_core.exchange import Exchange, bring_files, exchange
 from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.scores.base import AnyScore, Column, Means, Score
@@ -22,7 +25,7 @@ from datacomp_core.scores.column_of import JOINED
 from datacomp_core.scores.kept import home_of
 from datacomp_core.scores.of_images import BY_SHARD
 from datacomp_core.source import Source
-from datacomp_core.store import Folder, Store, scratch, step
+from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.content import Trust
 
 NO_PROGRESS = NoProgress()
@@ -75,14 +78,22 @@ def compute(
     there = (out / SCORES).files(".parquet")
     todo = [part for part in names if f"{part}.parquet" not in there]
     if todo:
-        with scratch() as local:
-            means = Means(source, tuple(names), out, local, workers, progress, model, device)
+        with exchange(out) as shared:
+            bring_files(shared, score)
+            means = Means(source, tuple(names), out, shared, workers, progress, _brought(shared, model), device)
             prepared = score.prepare(means)
             for _ in means.map(partial(_one_part, score, source, prepared, out / SCORES), todo, f"parts of {score.kind}"):
                 pass
         out.remove(BY_SHARD)
         out.remove(JOINED)
     return out / SCORES
+
+
+def _brought(shared: Exchange, model: tuple[str, str] | None) -> tuple[str, str] | None:
+    """The model, with a checkpoint that its workers reach."""
+    if model is None or "://" in model[1] or not engines.spans_machines():
+        return model
+    return model[0], shared.folder.at(shared.bring(Path(model[1])))
 
 
 def check(score: Score, source: Source, part: str, model: tuple[str, str] | None) -> None:

@@ -47,7 +47,7 @@ class ImageScore(Score):
         todo = [name for name in indexed(folder) if f"{name}.parquet" not in done]
         for _ in means.map(partial(_score_shard, self, folder, means.kept / BY_SHARD, means.model, means.device), todo, "shards"):
             pass
-        placed = Folder(means.local) / "placed"
+        placed = (means.shared / "placed").folder
         for group in _groups(means.source, means.names):
             _place(means.source, group, means.kept / BY_SHARD, placed)
         return placed

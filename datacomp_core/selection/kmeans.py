@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from pydantic import Field
 from datacomp_core.artifacts import Spec
 from datacomp_core.device import default_device
 from datacomp_core.errors import DataError
+from datacomp_core.exchange import Exchange, exchange
 from datacomp_core.filters.characters import Characters
 from datacomp_core.filters.language import Language
 from datacomp_core.filters.tokens import Tokens
@@ -27,7 +27,7 @@ from datacomp_core.parallel import process_map
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.selection.view import asked_blocks
 from datacomp_core.source import Source
-from datacomp_core.store import scratch
+from datacomp_core.store import Folder
 from datacomp_core.vectors.files import Vectors
 
 NO_PROGRESS = NoProgress()
@@ -45,23 +45,25 @@ class ClusterSpec(Spec):
     seed: int = Field(default=0, ge=0, lt=2**31, description="Of the sample and of the first centroids.")
 
 
-def cluster(spec: ClusterSpec, source: Source, *, workers: int = 1, progress: Progress = NO_PROGRESS) -> Vectors:
-    """Centroids (num_clusters, d), float32. DataError if there are fewer points than clusters."""
+def cluster(
+    spec: ClusterSpec, source: Source, *, near: Folder | None = None, workers: int = 1, progress: Progress = NO_PROGRESS
+) -> Vectors:
+    """Centroids (num_clusters, d), float32; `near` as in `exchange`. DataError if there are fewer points than clusters."""
     names = source.parts()
     source.require_embeddings(names[0], f"{spec.features}_img")
-    with scratch() as local:
+    with exchange(near) as shared:
         sizes: dict[str, int] = {}
         progress.start(len(names), "parts sampled")
-        for part, size in process_map(partial(_sample, spec, source, local), names, workers=workers):
+        for part, size in process_map(partial(_sample, spec, source, shared), names, workers=workers):
             sizes[part] = size
             progress.advance()
-        points = _gathered(names, sizes, local)
+        points = _gathered(names, sizes, shared)
     if len(points) < spec.num_clusters:
         raise DataError(f"There are {len(points):,} points for {spec.num_clusters:,} clusters: ask for fewer, or sample more.")
     return kmeans(points, spec.num_clusters, rounds=spec.rounds, seed=spec.seed)
 
 
-def _sample(spec: ClusterSpec, source: Source, local: Path, part: str) -> int:
+def _sample(spec: ClusterSpec, source: Source, shared: Exchange, part: str) -> int:
     """Write a part's sampled features; how many."""
     asked = _captions(source, part) if spec.captions == "english" else np.ones(source.num_rows(part), np.bool_)
     if spec.sample_ratio < 1:
@@ -69,12 +71,12 @@ def _sample(spec: ClusterSpec, source: Source, local: Path, part: str) -> int:
         rows = np.flatnonzero(asked)
         asked = np.zeros_like(asked)
         asked[chance.choice(rows, int(len(rows) * spec.sample_ratio), replace=False)] = True
-    size = 0
-    with (local / f"{part}.f32").open("wb") as file:
-        for rows, block in asked_blocks(source, part, f"{spec.features}_img", asked):
-            file.write(block.tobytes())
-            size += len(rows)
-    return size
+    blocks = [block for _, block in asked_blocks(source, part, f"{spec.features}_img", asked)]
+    if not blocks:
+        return 0
+    points = np.concatenate(blocks)
+    shared.save(f"{part}.npy", points)
+    return len(points)
 
 
 def _captions(source: Source, part: str) -> npt.NDArray[np.bool_]:
@@ -85,7 +87,7 @@ def _captions(source: Source, part: str) -> npt.NDArray[np.bool_]:
     return asked
 
 
-def _gathered(names: Sequence[str], sizes: dict[str, int], local: Path) -> Vectors:
+def _gathered(names: Sequence[str], sizes: dict[str, int], shared: Exchange) -> Vectors:
     """All samples in order of part, one part at a time into the place it has."""
     total = sum(sizes.values())
     if not total:
@@ -93,14 +95,13 @@ def _gathered(names: Sequence[str], sizes: dict[str, int], local: Path) -> Vecto
     points: Vectors | None = None
     start = 0
     for part in names:
-        found = np.fromfile(local / f"{part}.f32", np.float32)
         if not sizes[part]:
             continue
-        found = found.reshape(sizes[part], -1)
+        found = shared.load(f"{part}.npy")
         points = np.empty((total, found.shape[1]), np.float32) if points is None else points
         points[start : start + len(found)] = found
         start += len(found)
-        (local / f"{part}.f32").unlink()
+        shared.folder.remove(f"{part}.npy")
     assert points is not None, "samples were counted and not written"
     return points
 

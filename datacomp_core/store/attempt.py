@@ -20,6 +20,8 @@ from datacomp_core.store.folder import Folder
 log = logging.getLogger(__name__)
 
 PREFIX = "attempt-"
+SCRATCH = "scratch"
+"""Of an attempt: what a driver and its workers share (`exchange`)."""
 DOOMED = "doomed"
 
 
@@ -58,6 +60,7 @@ def claim(home: Folder, is_published: Callable[[str], bool] = _nobody) -> Attemp
             continue
         log.info("going on where an interrupted run stopped: %s", home.at(name))
         _sweep(home / name)
+        (home / name).remove(SCRATCH)  # what its workers shared
         return Attempt(name, turn + 1, (home / name).journaled(), home)
     name = f"{PREFIX}{uuid.uuid4().hex[:8]}"
     if not lease.take(home, name, 1):

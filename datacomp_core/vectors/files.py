@@ -64,7 +64,7 @@ def vectors(name: str) -> Vectors:
     if name in NAMED:
         return np.concatenate([_matrix(_torch(asset(file).read_bytes(), file), file) for file in NAMED[name]])
     path, _, digits = name.partition("#")
-    data = read(_file(path)[0])
+    data = read(_file(path)[0], digits)
     if digits and not hashlib.sha256(data).hexdigest().startswith(digits):
         raise DataError(f"{path} is not the file that the recipe was made with (its sha256 does not begin with {digits}).")
     file, key = _file(path)

@@ -1,0 +1,198 @@
+"""The engine "ray": actors, each with one batch at a time; Ray restarts lost ones and gives them their batch again."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from datacomp_core.engines import RETRIES, Crew, Done, Job, address, failed, starting, worker_killed
+from datacomp_core.errors import LostProcessError, SpecError
+
+
+def crew(job: Job, workers: int) -> Crew:
+    return RayCrew(job, workers)
+
+
+def size(gpus: int) -> int:
+    """Cores, or GPUs, of the cluster as it is now."""
+    import ray
+
+    with starting:
+        start_ray()
+    found: dict[str, float] = ray.cluster_resources()
+    return int(found.get("GPU" if gpus else "CPU", 0))
+
+
+def machines() -> int:
+    """Machines with a core, as the cluster is now."""
+    import ray
+
+    with starting:
+        start_ray()
+    return sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1)
+
+
+class _Actor:
+    """One worker of one map, in a process of its own."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._problem: Exception | None = None
+        try:
+            self._prepared = job.prepared()
+        except Exception as problem:  # an actor that fails at its start is told of without the reason
+            self._problem = problem
+
+    def here(self) -> None:
+        """Answers when the actor has started."""
+
+    def work(self, number: int, items: Sequence[Any]) -> Done:
+        return failed(number, self._problem) if self._problem else self._job.work(self._prepared, number, items)
+
+
+class RayCrew:
+    """Actors of Ray's `ActorPool`, which an actor joins when it has started: the cluster may not have room for all of them.
+
+    On a cluster of machines each takes a core (of a GPU's machine, its share of the cores); on this one the number of workers is
+    what bounds them.
+    """
+
+    def __init__(self, job: Job, workers: int) -> None:
+        import ray
+        from ray.util import ActorPool
+
+        with starting:
+            start_ray()
+        options: dict[str, Any] = {"max_restarts": RETRIES, "max_task_retries": RETRIES, "num_gpus": job.gpus}
+        if address("ray"):
+            options["scheduling_strategy"] = "SPREAD"
+        actor: Any = ray.remote(num_cpus=_cores(job.gpus), **options)(_Actor)
+        told = ray.put(job)  # once a machine, by the object store
+        self._actors = [actor.remote(told) for _ in range(workers)]
+        self._coming: dict[Any, Any] = {one.here.remote(): one for one in self._actors}
+        self._pool: Any = ActorPool([])
+
+    def has_free(self) -> bool:
+        self._join(0)
+        return bool(self._pool.has_free())
+
+    def submit(self, number: int, items: Sequence[Any]) -> None:
+        self._pool.submit(lambda actor, value: actor.work.remote(*value), (number, items))
+
+    def next(self, seconds: float) -> Done | None:
+        from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
+
+        try:
+            if not self._pool.has_next():
+                self._join(seconds)
+                return None
+            return self._pool.get_next_unordered(timeout=seconds)
+        except TimeoutError:
+            return None
+        except (ActorDiedError, ActorUnavailableError) as problem:
+            raise worker_killed("(Ray)") from problem
+        except RayTaskError:
+            raise
+        except RayError as problem:
+            raise LostProcessError(
+                f"The Ray cluster was lost ({type(problem).__name__}): run again; finished work is kept."
+            ) from problem
+
+    def release(self) -> None:
+        """Free the cores of idle actors: one that a lost machine took with it waits for a core to begin again."""
+        import ray
+
+        while self._pool.has_free():
+            ray.kill(self._pool.pop_idle())
+        for one in self._coming.values():
+            ray.kill(one)
+        self._coming.clear()
+
+    def state(self) -> str:
+        import ray
+
+        total, free = ray.cluster_resources(), ray.available_resources()
+        kinds = ", ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s free" for kind in ("CPU", "GPU"))
+        return f"{len(self._coming)} of {len(self._actors)} have not started; {kinds}" if self._coming else ""
+
+    def close(self) -> None:
+        import ray
+
+        with suppress(Exception):  # the cluster may be gone, and its actors with it
+            for one in self._actors:
+                ray.kill(one)
+
+    def _join(self, seconds: float) -> None:
+        import ray
+
+        if not self._coming:
+            return
+        ready, _ = ray.wait(list(self._coming), num_returns=1 if seconds else len(self._coming), timeout=seconds)
+        for one in ready:
+            self._pool.push(self._coming.pop(one))
+
+
+def _cores(gpus: int) -> float:
+    """Of one actor. A GPU's actor decodes for it with its share of the cores of its machine."""
+    import ray
+
+    if not address("ray"):
+        return 0
+    if not gpus:
+        return 1
+    shares = [
+        node["Resources"].get("CPU", 0) * gpus // node["Resources"]["GPU"]
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("GPU", 0) >= gpus
+    ]
+    return min(shares, default=0)
+
+
+@cache
+def start_ray() -> None:
+    """Join the cluster that RAY_ADDRESS names, or start one here; once a process. SpecError if it cannot be joined.
+
+    A thread that never ends does it: on Linux, Ray has the kernel kill its cluster when the thread that started it is gone,
+    and a minute later Ray ends this process for the loss.
+    """
+    started: Future[None] = Future()
+    threading.Thread(target=_keep_ray, args=(started,), daemon=True, name="ray").start()
+    try:
+        started.result()
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as problem:
+        if not address("ray"):
+            raise
+        why = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        raise SpecError(
+            f"The Ray cluster at {address('ray')} (RAY_ADDRESS) cannot be joined ({why}): start it there "
+            "(ray start --head --node-ip-address=...), or leave RAY_ADDRESS out."
+        ) from problem
+
+
+def _keep_ray(started: Future[None]) -> None:
+    try:
+        _init_ray()
+    except BaseException as problem:  # handed to the thread that waits
+        started.set_exception(problem)
+    else:
+        started.set_result(None)
+        threading.Event().wait()
+
+
+def _init_ray() -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry unless asked
+    import ray
+
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # its workers import what we can import
+    try:
+        if not ray.is_initialized():
+            ray.init(include_dashboard=False, configure_logging=False, log_to_driver=False)
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.__setitem__("PYTHONPATH", before)

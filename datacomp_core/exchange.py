@@ -1,0 +1,157 @@
+"""What is too large for a message between a driver and its workers, and files that only the driver has.
+
+On one machine it is a scratch folder on its disk. On a cluster it is a folder `scratch/` beside what a step writes, in the
+bucket: the one place that all machines reach. It goes with the block that opened it, and with the attempt of a killed run.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+import uuid
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel
+
+from datacomp_core import engines
+from datacomp_core.errors import DataError, StoreError
+from datacomp_core.store.attempt import SCRATCH
+from datacomp_core.store.folder import Folder, hash_file, scratch
+
+FILES = "files"
+PINNED = re.compile(r"(?P<file>[^=,#]+?)(:[A-Za-z0-9_]+)?#[0-9a-f]{12}(?![0-9a-f])")
+STALE_SECONDS = 7 * 24 * 3600
+"""A folder of scratch that was begun so long ago is of a killed command."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Arrays and files by name, seen by the driver and by all workers. It pickles."""
+
+    folder: Folder
+
+    def __truediv__(self, name: str) -> Exchange:
+        return Exchange(self.folder / name)
+
+    def save(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Write an array whole or not at all, so that a worker's second try may do it again."""
+        if self.folder.is_local:
+            with self.folder.writing(name) as path, path.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+            return
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        self.folder.write(name, buffer.getvalue())
+
+    def load(self, name: str) -> npt.NDArray[Any]:
+        if self.folder.is_local:
+            return np.load(self.folder.path / name, allow_pickle=False)
+        return np.load(io.BytesIO(self.folder.read(name)), allow_pickle=False)
+
+    def find(self, name: str) -> npt.NDArray[Any] | None:
+        """The array, or None if there is none of that name."""
+        there = (self.folder.path / name).exists() if self.folder.is_local else self.folder.exists(name)
+        return self.load(name) if there else None
+
+    def bring(self, path: Path) -> str:
+        """Put a file of the driver's disk here, once; the name under which workers find it (`brought`)."""
+        name = f"{FILES}/{hash_file(path)}"
+        if not self.folder.exists(name):
+            with scratch() as local:
+                copy = local / path.name
+                copy.symlink_to(path.absolute())
+                self.folder.put(name, copy)
+        return name
+
+
+class Reachable(NamedTuple):
+    """A file that the driver and all workers reach."""
+
+    folder: Folder
+    name: str
+
+
+def reachable(shared: Exchange, url: str, here: Path) -> Reachable:
+    """The file at `url`, of which `here` is a copy on this machine, so that workers of the current engine reach it."""
+    if not engines.spans_machines():
+        return Reachable(Folder(here.parent), here.name)
+    home, _, name = url.rpartition("/")
+    if "://" in url:
+        return Reachable(Folder(home), name)
+    return Reachable(shared.folder, shared.bring(here))
+
+
+@contextmanager
+def exchange(near: Folder | None = None) -> Generator[Exchange]:
+    """A private place for a driver and the workers of the current engine; gone after the block.
+
+    `near` is what the step writes into. Where that is on this machine's disk and the workers are not, the store is taken.
+    """
+    if not engines.spans_machines():
+        with scratch() as local:
+            yield Exchange(Folder(local))
+        return
+    home = _home(near)
+    _sweep(home)
+    name = f"{SCRATCH}/{int(time.time())}-{uuid.uuid4().hex[:12]}"
+    made = Exchange(home / name)
+    try:
+        with engines.carrying(made):
+            yield made
+    finally:
+        home.remove(name)
+
+
+def bring_files(shared: Exchange, *asked: BaseModel) -> None:
+    """Let the workers of a cluster find the files that filters and scores name and that only this machine has."""
+    if not engines.spans_machines():
+        return
+    for path in {path for one in asked for path in _files_named(one.model_dump(mode="json"))}:
+        if path.is_file():
+            shared.bring(path)
+
+
+def _files_named(value: Any) -> Iterator[Path]:
+    """The files of a disk that a spec's fields name with the digits of their hash: `centroids.npy#3fa2b1c04d5e`."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _files_named(item)
+    elif isinstance(value, str) and "://" not in value and (found := PINNED.search(value)):
+        yield Path(found["file"])
+
+
+def brought(digits: str) -> bytes | None:
+    """In a worker: the file that the driver brought whose sha256 begins with `digits`; None if it brought none."""
+    here = engines.carried()
+    if not isinstance(here, Exchange) or not digits:
+        return None
+    for name in (here.folder / FILES).files():
+        if name.startswith(digits):
+            return here.folder.read(f"{FILES}/{name}")
+    return None
+
+
+def _home(near: Folder | None) -> Folder:
+    from datacomp_core.settings import settings
+
+    if near is not None and not near.is_local:
+        return near
+    store = Folder(settings().store_url)
+    return near if near is not None and store.is_local else store / "_work"
+
+
+def _sweep(home: Folder) -> None:
+    with suppress(DataError, StoreError):  # whoever cannot list it cannot work in it either, and is told there
+        for name in (home / SCRATCH).folders():
+            begun = name.partition("-")[0]
+            if begun.isdigit() and time.time() - int(begun) > STALE_SECONDS:
+                home.remove(f"{SCRATCH}/{name}")

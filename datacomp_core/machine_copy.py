@@ -1,0 +1,81 @@
+"""Large files of a bucket as files of this machine's disk, each fetched once a machine and shared by its processes.
+
+A copy is held by a lock of the kernel's, which a killed process loses, and goes with the last process that holds it; what a
+killed one left goes with the next use. On a local folder there is nothing to copy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from datacomp_core.store.folder import Folder
+
+_guard = threading.Lock()
+
+
+class MachineCopy:
+    """`path` is a local file with the bytes of a file in a folder, for as long as this object is there."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._lock: IO[bytes] | None = None
+        if folder.is_local:
+            folder.open(name).close()  # says that it is not there, if so
+            self.path = folder.path / name
+            return
+        home = Path(tempfile.gettempdir()) / f"datacomp-copies-{os.getuid()}"
+        home.mkdir(mode=0o700, exist_ok=True)
+        mark = f"{folder.at(name)} {folder.mark(name)}"
+        self.path = home / hashlib.sha256(mark.encode()).hexdigest()[:32]
+        with _guard:
+            _sweep(home)
+            self._lock = _lock_of(self.path).open("ab")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if not self.path.exists():
+                _fetch(folder, name, self.path)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+
+    def close(self) -> None:
+        """Give it up; the last to do so removes it. What is mapped stays readable."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with lock:
+                _remove_unheld(self.path, lock)
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # at the end of a process half of it is gone
+            self.close()
+
+
+def _fetch(folder: Folder, name: str, path: Path) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    with folder.open(name) as source, temporary.open("wb") as target:
+        shutil.copyfileobj(source, target, 16 << 20)
+    os.replace(temporary, path)
+
+
+def _sweep(home: Path) -> None:
+    """Remove what nobody holds."""
+    for path in home.iterdir():
+        if path.suffix != ".lock":
+            with _lock_of(path.with_suffix("")).open("ab") as lock:
+                _remove_unheld(path, lock)
+
+
+def _remove_unheld(path: Path, lock: IO[bytes]) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    path.unlink(missing_ok=True)
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")

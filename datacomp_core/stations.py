@@ -1,0 +1,84 @@
+"""Who encodes on a cluster: workers that hold a GPU each, or one a machine where there are none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from datacomp_core import engines
+from datacomp_core.clip import Clip
+from datacomp_core.clip_sources import FileModel, ModelSource
+from datacomp_core.errors import SpecError
+from datacomp_core.exchange import Exchange, Reachable
+from datacomp_core.machine_copy import MachineCopy
+
+
+@dataclass(frozen=True)
+class Stations:
+    """`count` workers of the engine's cluster, each with so many GPUs. `device` is what each opens; empty: what it finds."""
+
+    count: int
+    gpus: int
+    device: str
+
+    @property
+    def kind(self) -> str:
+        """cuda or cpu."""
+        return "cuda" if self.gpus else "cpu"
+
+
+def of_cluster(device: str) -> Stations | None:
+    """The stations of the current engine's cluster; None where workers stand on this machine alone, whose devices are known.
+
+    `device` as in the settings: empty for every GPU, else the CPUs; `cpu,cpu` for two workers. SpecError if it asks for GPUs
+    and the cluster has none.
+    """
+    if not engines.spans_machines():
+        return None
+    engine, names = engines.current(), [name.strip() for name in device.split(",") if name.strip()]
+    wants_gpus = not names or names[0].startswith("cuda")
+    there = engines.cluster_cores(engine, gpus=1) if wants_gpus else 0
+    if there:
+        return Stations(len(names) if len(names) > 1 else there, 1, "cuda" if names else "")
+    if names and wants_gpus:
+        raise SpecError(
+            f"The {engine} cluster has no GPU, and the device {device!r} asks for some: start its machines with theirs "
+            "(ray start --num-gpus, dask worker --resources GPU=1), or set DATACOMP_DEVICE=cpu."
+        )
+    return Stations(len(names) if len(names) > 1 else max(1, engines.cluster_machines(engine)), 0, "cpu")
+
+
+def sent(source: ModelSource, shared: Exchange) -> ModelSource:
+    """The model as other machines can load it: a checkpoint on our disk is brought to where they reach it."""
+    if not isinstance(source, FileModel) or source.checkpoint is None:
+        return source
+    file = Reachable(shared.folder, shared.bring(source.checkpoint))
+    return SentModel(replace(source, checkpoint=None), source.fingerprint(), file)
+
+
+@dataclass(frozen=True)
+class SentModel:
+    """A file's model, whose file lies where every machine of a cluster reaches it."""
+
+    model: FileModel
+    sha256: str
+    file: Reachable
+
+    @property
+    def title(self) -> str:
+        return self.model.title
+
+    def fingerprint(self) -> str:
+        return self.sha256
+
+    def made_of(self) -> dict[str, str]:
+        return self.model.made_of()
+
+    def dim(self) -> int:
+        return self.model.dim()
+
+    def load(self, device: str) -> Clip:
+        held = MachineCopy(*self.file)
+        try:
+            return replace(self.model, checkpoint=held.path).load(device)
+        finally:
+            held.close()

@@ -1,0 +1,323 @@
+"""Every sharded step of the chain, on the engine of the settings, in the store of the settings: what each made, as JSON lines.
+
+`python chain.py STEP...`; a line is {"step", "digests": {file: sha256}} or {"step", "error"}. What a driver alone has (files on
+its own disk that a filter or an evaluation names) lies below its /tmp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from datacomp_core import engines
+from datacomp_core.artifacts import Artifact, Checkpoint, Embeddings, EvalSets, Pool, ShardSet, Spec, Subset
+from datacomp_core.parts import SCHEMA
+from datacomp_core.settings import settings
+from datacomp_core.store import Folder, Store, step
+
+WEB = "http://10.77.0.1:8000"
+OPEN_NETWORKS = "10.77.0.0/24"
+PARTS, ROWS = 6, 56
+SHARD_ROWS = 14
+MODEL = "datacomp-tiny"
+WORDS = [
+    "a",
+    "photo",
+    "of",
+    "the",
+    "red",
+    "house",
+    "by",
+    "a",
+    "river",
+    "with",
+    "two",
+    "dogs",
+    "and",
+    "one",
+    "old",
+    "car",
+    "under",
+    "blue",
+    "sky",
+    "near",
+    "some",
+    "green",
+    "trees",
+]
+TEST_SETS = ("cifar_test", "pets_test")
+
+
+class Made(Spec):
+    """Nothing to choose."""
+
+    scale: str = "tiny"
+
+
+def uid(row: int) -> str:
+    return hashlib.md5(f"cluster {row}".encode()).hexdigest()
+
+
+@step("pools", version=1)
+def made_pool(spec: Made, *, out: Folder) -> Pool:
+    """Captions, sizes and scores that depend on the row alone; every third row has a face."""
+    for part in range(PARTS):
+        rows = range(part * ROWS, (part + 1) * ROWS)
+        chances = [np.random.default_rng(row) for row in rows]
+        captions = [" ".join(chance.choice(WORDS, int(chance.integers(1, 12)))) for chance in chances]
+        table = pl.DataFrame(
+            {
+                "uid": [uid(row) for row in rows],
+                "url": [f"{WEB}/{row}.jpg" for row in rows],
+                "text": ["un perro rojo en la casa" if row % 11 == 0 else text for row, text in zip(rows, captions, strict=True)],
+                "original_width": [200 + int(chance.integers(0, 900)) for chance in chances],
+                "original_height": [200 + int(chance.integers(0, 900)) for chance in chances],
+                "clip_b32_similarity_score": [float(chance.random()) for chance in chances],
+                "clip_l14_similarity_score": [float(chance.random()) for chance in chances],
+                "face_bboxes": [[[0.1, 0.1, 0.6, 0.6]] if row % 3 == 0 else [] for row in rows],
+                "sha256": [None] * ROWS,
+            },
+            schema=SCHEMA,
+        )
+        with out.writing(f"metadata/{part:08d}.parquet") as path:
+            table.write_parquet(path)
+    return Pool(scale="tiny", num_samples=PARTS * ROWS, num_parts=PARTS, name="made")
+
+
+@step("checkpoints", version=1)
+def made_checkpoint(spec: Made, *, out: Folder) -> Checkpoint:
+    with out.writing("checkpoint.pt") as path:
+        _save_weights(path)
+    return Checkpoint(model=MODEL, seed=7, samples_seen=0, steps=0, name="random")
+
+
+def _save_weights(path: Path) -> None:
+    import open_clip
+    import torch
+
+    from datacomp_core import clip
+
+    torch.manual_seed(7)
+    clip.register()
+    model: Any = open_clip.create_model(MODEL, load_weights=False)
+    torch.save({"state_dict": model.state_dict()}, path)
+
+
+@step("evalsets", version=1)
+def made_sets(spec: Made, *, out: Folder) -> EvalSets:
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import made_sets as made
+
+    for number, name in enumerate(TEST_SETS):
+        for path, data in made.repository(80 + 8 * number, 4).items():
+            out.write(f"{name}/{path}", data)
+    return EvalSets(scale="tiny", suite="custom", num_tasks=len(TEST_SETS))
+
+
+# The steps ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def store() -> Store:
+    return Store.open(settings().store_url)
+
+
+def workers() -> int:
+    return settings().num_workers
+
+
+def pool() -> Pool:
+    return made_pool(Made(), store=store())
+
+
+def images() -> ShardSet:
+    from datacomp_core.pool.images import ImageSpec, download_images
+
+    spec = ImageSpec(image_size=64, samples_per_shard=SHARD_ROWS, exif="drop", faces="leave", timeout_seconds=30)
+    return download_images(spec, pool(), store=store(), workers=workers(), threads=8, open_networks=OPEN_NETWORKS)
+
+
+def embedded() -> Embeddings:
+    from datacomp_core.embedding.embed import embed
+    from datacomp_core.embedding.spec import EmbedSpec
+
+    spec = EmbedSpec(batch_size=16)
+    scorers = (made_checkpoint(Made(), store=store()),)
+    return embed(spec, pool(), images(), scorers, store=store(), workers=workers(), device=settings().device)
+
+
+def score(text: str) -> Artifact:
+    from datacomp_core.scores import score_of
+    from datacomp_core.scores.compute import score_pool
+
+    wanted = score_of(text)
+    assert wanted is not None
+    with_images = images() if "images" in wanted.needs else None
+    with_features = embedded() if "features" in wanted.needs else None
+    return score_pool(wanted, pool(), with_features, with_images, None, store=store(), workers=workers())
+
+
+def centroids() -> str:
+    """A file that only the driver has."""
+    from datacomp_core.selection.kmeans import ClusterSpec, cluster
+    from datacomp_core.source import Source
+
+    path = Path("/tmp/centroids.npy")
+    if not path.exists():
+        of = Source(store().folder(pool()) / "metadata", features=(store().folder(embedded()) / "features",))
+        np.save(path, cluster(ClusterSpec(num_clusters=6, features="tiny", rounds=5, captions="any"), of, workers=workers()))
+    return str(path)
+
+
+def subset(recipe: str, **beside: Any) -> Subset:
+    from datacomp_core.recipes.load import load_recipe
+    from datacomp_core.selection.select import SubsetSpec, select_subset
+
+    spec = SubsetSpec(recipe=recipe, filter=load_recipe(recipe).filter)
+    others = (embedded(), *(score(name) for name in beside.get("scores", ())))
+    return select_subset(spec, pool(), others, store=store(), workers=workers())
+
+
+def chosen() -> Subset:
+    return subset("clip_score:score=l14,fraction=0.5")
+
+
+def columns_only() -> Subset:
+    """A filter that needs nothing but metadata."""
+    from datacomp_core.recipes.load import load_recipe
+    from datacomp_core.selection.select import SubsetSpec, select_subset
+
+    spec = SubsetSpec(recipe="basic_filter", filter=load_recipe("basic_filter").filter)
+    return select_subset(spec, pool(), None, store=store(), workers=workers())
+
+
+def resharded(faces: bool) -> Artifact:
+    from datacomp_core.resharding.faces import FaceSpec
+    from datacomp_core.resharding.reshard import ReshardSpec, reshard, reshard_faces
+
+    spec = ReshardSpec(samples_per_shard=32, tolerated_missing=0.5)
+    if not faces:
+        return reshard(spec, chosen(), images(), store=store(), workers=workers())
+    return reshard_faces(spec, FaceSpec(treatment="inject"), chosen(), images(), pool(), store=store(), workers=workers())
+
+
+def mixed() -> Artifact:
+    from datacomp_core.resharding.mix import MixSpec, mix
+
+    return mix(MixSpec(weights=(1.5,)), (images(),), store=store(), workers=workers())
+
+
+def evaluated() -> Artifact:
+    from datacomp_core.evaluation.custom import TaskRow
+    from datacomp_core.evaluation.evaluate import EvalSpec, evaluate
+
+    rows = tuple(TaskRow(key=f"mine/{name}", folder=name) for name in TEST_SETS)
+    spec = EvalSpec(suite="custom", extra_tasks=rows, batch_size=16)
+    sets = made_sets(Made(), store=store())
+    return evaluate(spec, made_checkpoint(Made(), store=store()), sets, store=store(), device="cpu,cpu", workers=workers())
+
+
+def _embedded_folder() -> Folder:
+    """The command's function on plain folders, with weights on the driver's disk."""
+    from datacomp_core.clip_sources import FileModel
+    from datacomp_core.embedding.embed import embed_folder
+    from datacomp_core.embedding.spec import EmbedSpec, Encoder
+
+    weights, out = Path("/tmp/weights.pt"), store().root / "plain-embeddings"
+    _save_weights(weights)
+    spec = EmbedSpec(encoders=(Encoder(column="clip_own_similarity_score", prefix="own"),), batch_size=16)
+    where = (store().folder(pool()) / "metadata").url, store().folder(images()).url, out.url
+    embed_folder(spec, (FileModel(MODEL, MODEL, weights),), *where, workers=workers(), device=settings().device)
+    return out
+
+
+STEPS: dict[str, Callable[[], Any]] = {
+    "images": images,
+    "embed": embedded,
+    "embed-plain": _embedded_folder,
+    "score-pairs": lambda: score("neg_clip_loss:features=tiny,batch=64,drawings=2"),
+    "score-images": lambda: score("perceptual_hash"),
+    "score-words": lambda: score("metaclip"),
+    "cluster": lambda: Path(centroids()),
+    "filter-basic": lambda: subset("basic_filter"),
+    "filter-laion": lambda: subset("laion2b"),
+    "filter-text": lambda: subset("text_based"),
+    "filter-top": chosen,
+    "filter-columns": columns_only,
+    "filter-clusters": lambda: subset(f"image_based:features=tiny,centroids={centroids()},target={centroids()}"),
+    "filter-distinct": lambda: subset("exact_dedup:by=text"),
+    "filter-near": lambda: subset("near_dedup:at_most_bits=4", scores=["perceptual_hash"]),
+    "filter-soft-cap": lambda: subset("soft_cap:num_samples=300,batch=50"),
+    "filter-mix": lambda: subset("mix:fraction=0.4"),
+    "filter-sem": lambda: subset(f"sem_dedup:features=tiny,epsilon=0.2,centroids={centroids()}"),
+    "filter-sim": lambda: subset(
+        "norm_sim_d:features=tiny,fraction=0.8,steps=4,drawings=2", scores=["neg_clip_loss:drawings=2,features=tiny"]
+    ),
+    "reshard": lambda: resharded(False),
+    "reshard-faces": lambda: resharded(True),
+    "mix": mixed,
+    "evaluate": evaluated,
+}
+UNSTEADY = ("_artifact.json", "_manifest.parquet", "report.json", "eval_results.jsonl", "reshard.json")
+
+
+def digests(made: Any) -> dict[str, str]:
+    """sha256 of every file, but of those with times in them."""
+    if isinstance(made, Path):
+        return {made.name: hashlib.sha256(made.read_bytes()).hexdigest()}
+    folder = store().folder(made) if isinstance(made, Artifact) else made
+    names = [name for name in folder.files() if name.rsplit("/", 1)[-1] not in UNSTEADY and not name.startswith("tasks/")]
+    return {name: hashlib.sha256(_plain(name, folder.read(name))).hexdigest() for name in names}
+
+
+def _plain(name: str, data: bytes) -> bytes:
+    """Without the time of writing that a zip's entries and a download's ledger carry."""
+    if name.endswith(".npz"):
+        with np.load(io.BytesIO(data)) as arrays:
+            return b"".join(key.encode() + arrays[key].tobytes() for key in sorted(arrays.files))
+    if name.startswith("ledger/"):
+        book = pl.read_parquet(io.BytesIO(data))
+        return book.drop([column for column in ("seconds", "finished") if column in book.columns]).write_csv().encode()
+    return data
+
+
+def small_is_enough() -> None:
+    """Let workers do what is otherwise too little to start a process for."""
+    from datacomp_core.evaluation import run
+    from datacomp_core.resharding import faces, mix, planning, reshard
+    from datacomp_core.selection import passes
+
+    passes.ROWS_FOR_PROCESSES = 0
+    passes.COSTLY_ROWS_FOR_A_PROCESS = passes.COSTLIEST_ROWS_FOR_A_PROCESS = 1
+    faces.PARTS_WORTH_A_PROCESS = planning.INDICES_WORTH_A_PROCESS = mix.INDICES_WORTH_A_PROCESS = 4
+    reshard.SAMPLES_WORTH_A_PROCESS = 8
+    run.BYTES_A_WORKER = 1
+
+
+def main(names: list[str]) -> None:
+    small_is_enough()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    with engines.using(settings().engine):
+        for name in names or list(STEPS):
+            told: dict[str, Any] = {"step": name}
+            try:
+                told["digests"] = digests(STEPS[name]())
+            except Exception as problem:
+                traceback.print_exc()
+                told["error"] = f"{type(problem).__name__}: {problem}"
+            print(json.dumps(told), flush=True)  # noqa: T201 - what the test reads
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,47 @@
+"""A Ray or Dask cluster whose scheduler stands on one machine and whose workers stand on the other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from machines import TREE, Machine
+
+HERE = {"PYTHONPATH": str(TREE), "DATACOMP_DEVICE": "cpu"}
+BIN = Path(sys.executable).parent
+
+
+def ray_cluster(driver: Machine, other: Machine, cpus: int = 2) -> dict[str, str]:
+    """The environment of a driver. Its own machine has no free core, so all work is done on the other one."""
+    common = ["--disable-usage-stats", "--num-gpus=0", "--object-store-memory=100000000"]
+    head = ["start", "--head", f"--node-ip-address={driver.address}", "--port=6379", "--num-cpus=0", "--include-dashboard=false"]
+    told = driver.run([*_python("ray.scripts.scripts"), *head, *common], HERE)
+    assert told.returncode == 0, told.stdout + told.stderr
+    join_ray(driver, other, cpus)
+    return {"DATACOMP_ENGINE": "ray", "RAY_ADDRESS": f"{driver.address}:6379"}
+
+
+def join_ray(driver: Machine, other: Machine, cpus: int) -> None:
+    worker = ["start", f"--address={driver.address}:6379", f"--node-ip-address={other.address}", f"--num-cpus={cpus}"]
+    told = other.run(
+        [*_python("ray.scripts.scripts"), *worker, "--disable-usage-stats", "--num-gpus=0", "--object-store-memory=100000000"],
+        HERE,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def dask_cluster(driver: Machine, other: Machine, workers: int = 2) -> dict[str, str]:
+    """The environment of a driver; the scheduler is beside it, the workers on the other machine."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = ["distributed.cli.dask_scheduler", f"--host={driver.address}", "--port=8786", "--no-dashboard"]
+    driver.start([*_python(*scheduler)], HERE, **quiet)
+    time.sleep(2)
+    worker = ["distributed.cli.dask_worker", f"tcp://{driver.address}:8786", f"--host={other.address}", f"--nworkers={workers}"]
+    other.start([*_python(*worker), "--nthreads=1", "--no-dashboard", "--memory-limit=0"], HERE, **quiet)
+    return {"DATACOMP_ENGINE": "dask", "DASK_SCHEDULER_ADDRESS": f"tcp://{driver.address}:8786"}
+
+
+def _python(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
