@@ -7,6 +7,7 @@ message is renewed while its writer lives, so that a node which was lost is know
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -28,6 +29,7 @@ BEAT_SECONDS = 15.0
 SILENCE_SECONDS = 120.0
 GRACE_SECONDS = 60.0
 WAIT_SECONDS = 1800.0
+MOUNT_TRIES = 5
 
 
 def this_node() -> Layout:
@@ -60,7 +62,7 @@ def announced(store: Store, layout: Layout, folder: Path) -> Generator[None]:
         yield
         return
     (folder / JOB).unlink(missing_ok=True)
-    with _said(store, _training(layout), {"folder": str(folder), "nodes": layout.nodes}):
+    with _said(store, _training(layout), {"folder": str(folder), "nodes": layout.nodes, "inode": folder.stat().st_ino}):
         yield
 
 
@@ -143,11 +145,26 @@ def _found(heard: _Heard, layout: Layout, wait_seconds: float) -> Path:
         message = heard.message()
         if message is not None and _job(Path(message["folder"])) is not None:
             return Path(message["folder"])
+        if message is not None and not _is_same(message):
+            raise SpecError(
+                f"The machine {socket.gethostname()} does not see {message['folder']}, the run folder of node 0: the nodes of a "
+                "training share a disk, so set DATACOMP_HOME (or the store) to a folder that all of them mount at the same place."
+            )
         time.sleep(min(POLL_SECONDS, wait_seconds))
     raise DatacompError(
         f"No training {layout.run_id!r} that this node can see began within {wait_seconds:.0f} s: start node 0 with the same "
         f"run id and store ({heard.store.root}), and have the nodes share the disk of its run folder."
     )
+
+
+def _is_same(message: dict[str, Any]) -> bool:
+    """Whether the run folder is the one of node 0, a disk that comes late allowed for."""
+    for _ in range(MOUNT_TRIES):
+        try:
+            return "inode" not in message or Path(message["folder"]).stat().st_ino == message["inode"]
+        except OSError:
+            time.sleep(POLL_SECONDS)
+    return False
 
 
 def _job(folder: Path) -> Job | None:

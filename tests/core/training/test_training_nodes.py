@@ -17,6 +17,7 @@ from datacomp_core.artifacts import Checkpoint, ShardSet
 from datacomp_core.clip import state_dict
 from datacomp_core.errors import DatacompError, LostProcessError, SpecError
 from datacomp_core.store import Store
+from datacomp_core.training import nodes
 from datacomp_core.training.arguments import Machine
 from datacomp_core.training.job import Failure, Job, first_failure
 from datacomp_core.training.launch import Layout, NoMemoryError, _reason  # pyright: ignore[reportPrivateUsage]
@@ -193,3 +194,17 @@ def test_a_killed_rank_is_told_from_its_peers_complaint(tmp_path: Path) -> None:
     assert "Rank 1 of the training failed: RuntimeError: told" in str(own)
     own = failed(tmp_path, "ZeroDivisionError", "line 3, in step", "exitcode: 1")
     assert "Rank 1 of the training failed: ZeroDivisionError: told\nline 3, in step" in str(own)
+
+
+def test_a_node_that_does_not_see_the_run_folder_of_node_0_says_so_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nodes, "MOUNT_TRIES", 1)
+    monkeypatch.setattr(nodes, "POLL_SECONDS", 0.1)
+    store, folder = store_at(tmp_path), tmp_path / "run"
+    folder.mkdir()
+    first, second = two_nodes(free_port())
+    with nodes.announced(store, first, folder):
+        folder.rename(tmp_path / "on-another-disk")
+        with pytest.raises(SpecError, match=r"does not see .*/run, the run folder of node 0: .* share a disk"):
+            join(store, second, wait_seconds=60)
