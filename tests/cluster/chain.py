@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -298,8 +299,9 @@ def small_is_enough() -> None:
     from datacomp_core.resharding import faces, mix, planning, reshard
     from datacomp_core.selection import passes
 
-    passes.ROWS_FOR_PROCESSES = 0
-    passes.COSTLY_ROWS_FOR_A_PROCESS = passes.COSTLIEST_ROWS_FOR_A_PROCESS = 1
+    if os.environ.get("SHARED_OUT") == "filters":
+        passes.ROWS_FOR_PROCESSES = 0
+        passes.COSTLY_ROWS_FOR_A_PROCESS = passes.COSTLIEST_ROWS_FOR_A_PROCESS = 1
     faces.PARTS_WORTH_A_PROCESS = planning.INDICES_WORTH_A_PROCESS = mix.INDICES_WORTH_A_PROCESS = 4
     reshard.SAMPLES_WORTH_A_PROCESS = 8
     run.BYTES_A_WORKER = 1

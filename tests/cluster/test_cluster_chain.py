@@ -85,12 +85,21 @@ def _some_are_written(machine: Machine, name: str) -> bool:
     return machine.run([sys.executable, "-c", script]).stdout.strip() not in {"", "0"}
 
 
+@pytest.mark.xfail(strict=True, reason="the workers of a filter still share the driver's scratch folder")
+def test_filters_need_no_shared_disk() -> None:
+    with machines("machine-a", "machine-b") as (a, b):
+        cluster = dask_cluster(a, b)
+        found, log = run(a, {**store("shared"), **cluster, "SHARED_OUT": "filters"}, "filter-columns", timeout=400)
+        assert found["filter-columns"]
+        assert "items on machine-b" in log
+
+
 def test_ray_with_fewer_cores_than_workers_goes_on_and_a_full_cluster_says_so() -> None:
     with machines("machine-a", "machine-b") as (a, b):
         cluster = ray_cluster(a, b, cpus=1)
         given = {**store("few"), "DATACOMP_WORKERS": "5", **cluster}
-        found, _ = run(a, given, "filter-columns", timeout=400)
-        assert found["filter-columns"]
+        found, _ = run(a, given, "score-words", timeout=400)
+        assert found["score-words"]
 
 
 def test_a_driver_whose_store_lies_on_its_own_disk_is_refused_in_one_sentence() -> None:
