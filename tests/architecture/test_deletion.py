@@ -14,6 +14,8 @@ ALLOWED = {
     ("datacomp_core/store/deletion.py", "*"): "the one place",
     ("datacomp_core/store/store.py", "self.root.remove(name)"): "the file that `check` has just written under `_checks`",
     ("datacomp_core/store/attempt.py", "home.remove(lease.file_of(name, turn))"): "the leases of one's own attempt",
+    ("datacomp_core/exchange.py", "home.remove(name)"): "one's own scratch, which no record names",
+    ("datacomp_core/exchange.py", "home.remove(f'{SCRATCH}/{name}')"): "scratch of a command that was killed days ago",
     ("datacomp_core/training/nodes.py", "store.root.remove(f'{MEETINGS}/{layout.run_id}')"): "messages among nodes",
     ("datacomp_core/training/nodes.py", "store.root.remove(name)"): "messages among nodes",
 }
