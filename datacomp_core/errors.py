@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 
 from datacomp_core.redaction import redact
+from datacomp_core.torch_files import ADVICE, why_unreadable
 
 
 class DatacompError(Exception):
@@ -78,6 +79,8 @@ def unknown(what: str, given: str, known: Iterable[str]) -> SpecError:
 
 
 def in_short(problem: BaseException) -> str:
-    """The kind of an exception from a library and the first line of what it says."""
+    """The kind of an exception from a library and the first line of what it says; of torch's advice, our own words."""
+    if ADVICE.search(str(problem)):
+        return why_unreadable(problem)
     lines = str(problem).strip().splitlines()
     return f"{type(problem).__name__}: {lines[0][:300]}" if lines else type(problem).__name__

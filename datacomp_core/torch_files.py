@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 
-GLOBAL = re.compile(r"(?:Unsupported global: GLOBAL|Unsupported class|Unsupported operand|GLOBAL) ([\w.]+)")
-ADVICE = re.compile(r"weights_only|WeightsUnpickler|add_safe_globals|Unsupported global", re.IGNORECASE)
+OBJECTS = re.compile(r"Unsupported (?:global|class|type)", re.IGNORECASE)
+GLOBAL = re.compile(r"\bGLOBAL ([\w.]+)")
+ADVICE = re.compile(r"weights_only|WeightsUnpickler|add_safe_globals", re.IGNORECASE)
 MOST = 200
 PLAIN = "save its state_dict alone, or as safetensors"
 
@@ -16,10 +17,14 @@ PLAIN = "save its state_dict alone, or as safetensors"
 def why_unreadable(problem: BaseException) -> str:
     """One clause for what torch (or safetensors) raised, to stand after the file's name."""
     text = " ".join(str(problem).split())
-    if ADVICE.search(text):
+    if OBJECTS.search(text):
         found = GLOBAL.search(text)
         named = f" ({found.group(1)})" if found else ""
         return f"it has Python objects{named} beside or in place of plain tensors, and code in a file is never run: {PLAIN}"
-    if type(problem).__name__ in ("UnpicklingError", "EOFError", "BadZipFile") or "PytorchStreamReader" in text:
+    if (
+        ADVICE.search(text)
+        or type(problem).__name__ in ("UnpicklingError", "EOFError", "BadZipFile")
+        or "PytorchStreamReader" in text
+    ):
         return "it is damaged, or not a file that torch saved: copy it again"
     return f"{type(problem).__name__}: {text[:MOST]}"

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from datacomp_core.checkpoints import read_weights
 from datacomp_core.documents import parse_json, parse_yaml, read_yaml
-from datacomp_core.errors import DataError, SpecError
+from datacomp_core.errors import DataError, SpecError, in_short
 from datacomp_core.recipes.load import load_recipe
 from datacomp_core.torch_files import why_unreadable
 
@@ -74,4 +75,8 @@ def test_what_torch_advises_is_never_repeated(tmp_path: Path) -> None:
         with pytest.raises(Exception) as problem:  # noqa: PT011
             torch.load(tmp_path / name, weights_only=True)
         assert wanted in why_unreadable(problem.value), problem.value
-        assert "weights_only" not in why_unreadable(problem.value)
+        for told in (why_unreadable(problem.value), in_short(problem.value)):
+            assert "weights_only" not in told
+        with pytest.raises(DataError) as refused:
+            read_weights(tmp_path / name, "ViT-B-32")
+        assert "weights_only" not in str(refused.value)
