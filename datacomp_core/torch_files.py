@@ -10,6 +10,7 @@ import re
 OBJECTS = re.compile(r"Unsupported (?:global|class|type)", re.IGNORECASE)
 GLOBAL = re.compile(r"\bGLOBAL ([\w.]+)")
 ADVICE = re.compile(r"weights_only|WeightsUnpickler|add_safe_globals", re.IGNORECASE)
+DAMAGED = ("UnpicklingError", "EOFError", "BadZipFile")
 MOST = 200
 PLAIN = "save its state_dict alone, or as safetensors"
 
