@@ -22,10 +22,8 @@ def why_unreadable(problem: BaseException) -> str:
         found = GLOBAL.search(text)
         named = f" ({found.group(1)})" if found else ""
         return f"it has Python objects{named} beside or in place of plain tensors, and code in a file is never run: {PLAIN}"
-    if (
-        ADVICE.search(text)
-        or type(problem).__name__ in ("UnpicklingError", "EOFError", "BadZipFile")
-        or "PytorchStreamReader" in text
-    ):
+    if ADVICE.search(text):
+        return f"it is damaged, or has Python objects, and code in a file is never run: copy it again, or {PLAIN}"
+    if type(problem).__name__ in DAMAGED or "PytorchStreamReader" in text:
         return "it is damaged, or not a file that torch saved: copy it again"
     return f"{type(problem).__name__}: {text[:MOST]}"
