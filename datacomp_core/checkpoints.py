@@ -36,7 +36,7 @@ def read_weights(checkpoint: Path | IO[bytes], name: str) -> Weights:
     """The tensors in a checkpoint by their plain names. DataError says what the file is, if it is no plain checkpoint."""
     where = named(checkpoint)
     found = _read(checkpoint, name, where)
-    tensors = _unnested(found, where)
+    tensors = unnested(found, where)
     return {key: value for key, value in unprefixed(tensors).items() if key not in NO_WEIGHTS}
 
 
@@ -114,6 +114,8 @@ def _read(checkpoint: Path | IO[bytes], name: str, where: str) -> Any:
             from safetensors.torch import load, load_file
 
             return load_file(checkpoint) if isinstance(checkpoint, Path) else load(checkpoint.read())
+        if is_torchscript(checkpoint):  # torch.load would hand it on to torch.jit.load
+            raise ValueError("a TorchScript archive")
         return torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError as problem:
         raise DataError(f"{where} is not there.") from problem
@@ -136,7 +138,7 @@ def _is_safetensors(checkpoint: Path | IO[bytes]) -> bool:
 
 def _why_unreadable(checkpoint: Path | IO[bytes], name: str, where: str, problem: Exception) -> str:
     told = str(problem)
-    if _is_torchscript(checkpoint) or "TorchScript" in told:
+    if is_torchscript(checkpoint) or "TorchScript" in told:
         return f"{where} is a TorchScript archive, which holds code beside weights and is never run here. {CONVERT}"
     if "Unsupported global" in told or "Unsupported class" in told or "Unsupported type" in told:
         what = next(
@@ -147,17 +149,19 @@ def _why_unreadable(checkpoint: Path | IO[bytes], name: str, where: str, problem
     return f"{where} cannot be read as plain weights for {name}: {in_short(problem)}"
 
 
-def _is_torchscript(checkpoint: Path | IO[bytes]) -> bool:
-    if not isinstance(checkpoint, Path):
-        return False
+def is_torchscript(checkpoint: Path | IO[bytes]) -> bool:
+    """Whether a file is an archive of torch.jit."""
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, ValueError):
         return False
+    finally:
+        if not isinstance(checkpoint, Path):
+            checkpoint.seek(0)
 
 
-def _unnested(found: Any, where: str) -> Weights:
+def unnested(found: Any, where: str) -> Weights:
     """The mapping of names to tensors in what a file holds."""
     import torch
 

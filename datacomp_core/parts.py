@@ -5,6 +5,7 @@ Parts are the unit of parallel work over a pool: nothing ever holds the rows of 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,8 @@ import polars as pl
 
 from datacomp_core.errors import DataError
 from datacomp_core.store.folder import Folder
+
+log = logging.getLogger(__name__)
 
 METADATA = "metadata"
 SCORES = "scores"
@@ -35,7 +38,14 @@ SCHEMA = pl.Schema(
 
 def part_names(folder: Folder) -> list[str]:
     """Names of the parts (without `.parquet`) in a metadata folder, sorted. DataError if there are none."""
-    names = [name.removesuffix(".parquet") for name in folder.files(".parquet") if "/" not in name]
+    there = [name for name in folder.files() if "/" not in name and name.lower().endswith(".parquet")]
+    hidden = [name for name in there if name.startswith(".")]
+    odd = [name for name in there if name not in hidden and not name.endswith(".parquet")]
+    if odd:
+        raise DataError(f"{folder.at(odd[0])} is not read as a part, for its ending is not .parquet in lower case: rename it.")
+    if hidden:
+        log.warning("%s has hidden files that are no parts and are not read: %s", folder, ", ".join(hidden[:3]))
+    names = [name.removesuffix(".parquet") for name in there if name not in hidden]
     if not names:
         raise DataError(f"{folder} has no metadata: a folder of parquet files is wanted.")
     return names

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from datacomp_core import parts
+from datacomp_core.columns import plain
 from datacomp_core.errors import DataError
 from datacomp_core.store import Folder
 
@@ -79,7 +80,8 @@ class Source:
         """Some columns of one part, at least one."""
         with _Told(self, part):
             try:
-                return parts.scan(self.metadata, part, self.scores).select(sorted(columns)).collect()
+                found = parts.scan(self.metadata, part, self.scores).select(sorted(columns)).collect()
+                return plain(found, self.metadata.at(f"{part}.parquet"))
             except pl.exceptions.ColumnNotFoundError:
                 self.check(part, columns)
                 raise

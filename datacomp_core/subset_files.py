@@ -184,7 +184,7 @@ class _Rows:
             self.rows = np.concatenate([self.rows, np.frombuffer(data, DTYPE)])
             self.left -= wanted
             if not is_sorted(self.rows):
-                raise DataError(f"{self.where} is not sorted, and a subset file must be: write it again with `datacomp filter`.")
+                raise DataError(f"{self.where} is not sorted: sort it with `datacomp subset sort FILE --out SORTED`.")
 
     def take(self, before: tuple[int, int] | None) -> Uids:
         """Remove and return all rows, or those before a uid."""

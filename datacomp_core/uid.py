@@ -149,7 +149,9 @@ def _loaded(source: io.BytesIO | Path, where: str) -> Uids:
         raise DataError(f"{where} goes on after its {len(packed):,} uids: it is damaged, or two files in one; make it again.")
     for begin in range(0, len(packed), CHECKED_AT_ONCE):
         if not is_sorted(packed[begin : begin + CHECKED_AT_ONCE + 1]):
-            raise DataError(f"{where} is not sorted, and a subset file must be: write it again with `datacomp filter`.")
+            raise DataError(
+                f"{where} is not sorted, and a subset file must be: sort it with `datacomp subset sort FILE --out SORTED`."
+            )
     return packed
 
 

@@ -10,6 +10,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from datacomp_core.store.folder import Folder
 
 CHUNKS = "chunks"
 TALLY = "tally"
+EMBEDDED, NOT_FINITE, ENCODERS = "embedded", "not_finite", "encoders"
 CHUNK_ROWS = 8192
 
 Features = npt.NDArray[np.float32]
@@ -84,17 +86,31 @@ class Filling:
         self.columns, self.step, self.rows = columns, step, rows
         self.open: dict[Span, Chunk] = {}
 
-    def add(self, span: Span, sides: list[tuple[Features, Features]], tally: dict[str, int]) -> tuple[Span, Chunk] | None:
-        """Image and text features of one batch, a pair a column, NaN where there is nothing; cosines are taken here."""
+    def add(
+        self, span: Span, sides: list[tuple[Features, Features]], both: list[int], tally: dict[str, int]
+    ) -> tuple[Span, Chunk] | None:
+        """Image and text features of one batch, a pair a column, NaN where there is nothing; cosines are taken here.
+
+        `both` are the rows with a picture and a caption, `tally` says why the others are not embedded. A row whose features are
+        not finite (an overflow in half precision) has none and is counted.
+        """
         start = span.start // self.step * self.step
         key = Span(span.part, start, min(start + self.step, self.rows[span.part]))
         chunk = self.open.get(key) or self.open.setdefault(key, Chunk.of(self.columns, key.stop - key.start))
         where = slice(span.start - start, span.stop - start)
-        for number, (images, texts) in enumerate(sides):
-            chunk.images[number][where], chunk.texts[number][where] = images, texts
-            chunk.scores[number][where] = np.einsum("nd,nd->n", images, texts)
         chunk.tally.update(tally)
-        chunk.tally["embedded"] += int(np.isfinite(chunk.scores[0][where]).sum())
+        every = np.ones(len(both), np.bool_)
+        for number, (column, (images, texts)) in enumerate(zip(self.columns, sides, strict=True)):
+            for side in (images, texts):
+                side[~np.isfinite(side).all(axis=1)] = np.nan
+            scores = np.einsum("nd,nd->n", images, texts)
+            chunk.images[number][where], chunk.texts[number][where], chunk.scores[number][where] = images, texts, scores
+            good = np.isfinite(scores[both])
+            every &= good
+            chunk.tally[_of(column, EMBEDDED)] += int(good.sum())
+            chunk.tally[_of(column, NOT_FINITE)] += int((~good).sum())
+        chunk.tally[EMBEDDED] += int(every.sum())
+        chunk.tally[NOT_FINITE] += int((~every).sum())
         chunk.left -= span.stop - span.start
         return None if chunk.left else (key, self.open.pop(key))
 
@@ -144,13 +160,21 @@ class Parts:
         self._write(part, whole)
         self.out.remove(f"{CHUNKS}/{part}")
 
+    def _tally(self, counted: Counter[str]) -> dict[str, Any]:
+        """Every row once, by what became of it with all encoders; and the same for each encoder by itself."""
+        flat = {name: counted[name] for name in sorted(counted) if ": " not in name}
+        own = {
+            column.prefix: flat | {what: counted[_of(column, what)] for what in (EMBEDDED, NOT_FINITE)} for column in self.columns
+        }
+        return {**flat, ENCODERS: own}
+
     def _write(self, part: str, whole: Chunk) -> None:
         features: dict[str, Halves] = {}
         for column, images, texts in zip(self.columns, whole.images, whole.texts, strict=True):
             features |= {f"{column.prefix}_img": images, f"{column.prefix}_txt": texts}
         with self.out.writing(f"{FEATURES}/{part}.npz") as path, path.open("wb") as file:
             np.savez(file, **features)  # pyright: ignore[reportArgumentType]
-        self.out.write_json(f"{TALLY}/{part}.json", {name: whole.tally[name] for name in sorted(whole.tally)})
+        self.out.write_json(f"{TALLY}/{part}.json", self._tally(whole.tally))
         scores = [
             pl.Series(column.score, values, dtype=pl.Float32, nan_to_null=True)
             for column, values in zip(self.columns, whole.scores, strict=True)
@@ -158,6 +182,11 @@ class Parts:
         uids = scan(self.metadata, part).select("uid").collect()
         with self.out.writing(f"{SCORES}/{part}.parquet") as path:
             uids.with_columns(scores).write_parquet(path, compression="zstd")
+
+
+def _of(column: Column, what: str) -> str:
+    """The name under which a chunk counts what differs between encoders."""
+    return f"{column.prefix}: {what}"
 
 
 def kept_name(chunk: Span) -> str:

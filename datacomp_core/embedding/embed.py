@@ -6,10 +6,12 @@ NaN image features.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -18,7 +20,7 @@ from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, ShardSet
 from datacomp_core.clip_sources import FileModel, ModelSource
 from datacomp_core.device import default_device, has_cuda
 from datacomp_core.device import devices_of as device_names
-from datacomp_core.embedding.assemble import TALLY, Column, Parts
+from datacomp_core.embedding.assemble import ENCODERS, NOT_FINITE, TALLY, Column, Parts
 from datacomp_core.embedding.devices import encode_on, encode_on_cluster
 from datacomp_core.embedding.encode import Work
 from datacomp_core.embedding.locate import count_rows, locate
@@ -32,6 +34,8 @@ from datacomp_core.store import Folder, Store, scratch, step
 from datacomp_core.store.claim import claim
 from datacomp_core.store.content import Marks, Trust, marks
 from datacomp_core.weights import weights
+
+log = logging.getLogger(__name__)
 
 NO_PROGRESS = NoProgress()
 
@@ -146,9 +150,22 @@ def embed_rows(
                 encode_on_cluster(stations, work, chunks, parts, progress)
             else:
                 encode_on(devices, work, chunks, parts, progress)
-    counts: Counter[str] = Counter(rows=sum(rows.values()))
+    counts, bad = Counter[str](rows=sum(rows.values())), Counter[str]()
     for part in rows:
-        counts.update(out.read_json(f"{TALLY}/{part}.json"))
+        found: dict[str, Any] = out.read_json(f"{TALLY}/{part}.json")
+        for prefix, own in found.pop(ENCODERS, {}).items():
+            bad[prefix] += own.get(NOT_FINITE, 0)
+        counts.update(found)
+    for prefix, count in bad.items():
+        if count:
+            log.warning(
+                "%s: %s of %s rows have no features, because the model gave NaN or infinity (%s overflows): they are null and "
+                "counted as not_finite. Embed again with fp32 or bf16.",
+                prefix,
+                f"{count:,}",
+                f"{counts['rows']:,}",
+                spec.precision,
+            )
     return counts
 
 

@@ -159,12 +159,13 @@ class Encoding:
             for image, text, column in zip(images, texts, self.work.columns, strict=True)
         ]
         self._free(batch.slot)
-        tally = {"never_arrived": size - batch.located.height, "no_caption": size - len(captioned), **decoded.failed}
-        both = len(set(decoded.rows) & set(captioned))
-        whole = self.filling.add(Span(batch.part, batch.start, batch.stop), sides, tally)
+        both = sorted(set(decoded.rows) & set(captioned))
+        no_caption = len(decoded.rows) - len(both)  # of those that have a picture, so that each row is counted once
+        tally = {"never_arrived": size - batch.located.height, "no_caption": no_caption, **decoded.failed}
+        whole = self.filling.add(Span(batch.part, batch.start, batch.stop), sides, both, tally)
         if whole is not None:
             self.full(*whole)
-        self.done(size, {"embedded": both, **{name: count for name, count in tally.items() if count}})
+        self.done(size, {"embedded": len(both), **{name: count for name, count in tally.items() if count}})
 
     def _free(self, slot: Slot | None) -> None:
         """The features were copied back, so nothing reads the pixels any more."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -127,6 +128,12 @@ def open_tars(folder: Folder, members: tuple[str, ...], *, classes: bool = True)
         num_shards = int(folder.read(f"{SPLIT}/nshards.txt"))
     except ValueError as problem:
         raise DataError(f"{folder.at(SPLIT)}/nshards.txt is not a number.") from problem
+    tars = [name for name in (folder / SPLIT).files(".tar") if "/" not in name]
+    if len(tars) > num_shards:
+        raise DataError(
+            f"{folder.at(SPLIT)}/nshards.txt says {num_shards} shards and {len(tars)} tars lie beside it, so samples would "
+            "be left out: correct the number, or download the set again."
+        )
     shards = [index_shard(folder / SPLIT, str(number)) for number in range(num_shards)]
     damaged = [shard for shard in shards if shard.damage]
     if damaged:
@@ -213,6 +220,8 @@ def _parsed(name: str, members: dict[str, bytes], digest: Any) -> Any:
             return int(data)
         if name == "npy":
             return np.load(io.BytesIO(data), allow_pickle=False)
+        if name == "captions":
+            return json.loads(data)
         return data.decode("utf-8").splitlines()
     except (ValueError, EOFError) as problem:
         raise DataError(f"its {name} cannot be read ({problem})") from problem

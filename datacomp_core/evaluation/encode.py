@@ -55,6 +55,10 @@ def encode(model: EvalModel, samples: Samples, *, half: bool) -> Encoded:
     if samples.fault:
         return Encoded(samples.keys, np.empty((0, 0), np.float32), samples.members, b"", samples.fault)
     features = model.images(samples.pixels, half=half).float().cpu().numpy()
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        fault = f"sample {samples.keys[bad[0]]}: the model gives NaN or infinity for its image ({model.precision(half=half)})"
+        return Encoded(samples.keys, np.empty((0, 0), np.float32), samples.members, b"", fault)
     return Encoded(samples.keys, features, samples.members, samples.digest)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -45,7 +45,9 @@ class EvalSpec(Spec):
     batch_size: int = Field(default=256, ge=1, description="Images encoded together; it moves the last bits.")
     expected: Expected = Field(default="catalog", description="catalog: sample and class counts must be the task's; any.")
     extra_tasks: tuple[TaskRow, ...] = Field(default=(), description="Tasks of your own, shown beside the suite's.")
-    few_shot: tuple[int, ...] = Field(default=(), description="Also classify with so many labelled images a class.")
+    few_shot: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(), description="Also classify with so many labelled images a class."
+    )
     linear_probe: Literal["no", "yes"] = Field(default="no", description="yes: also by logistic regression on half of the set.")
 
     @model_validator(mode="before")

@@ -80,6 +80,11 @@ class EvalModel:
         precision = self.precision(half=True)
         pieces = [self.clip.encode_texts(unique[i : i + TEXT_BATCH], precision) for i in range(0, len(unique), TEXT_BATCH)]
         place = {text: row for row, text in enumerate(unique)}
+        good = torch.cat([torch.isfinite(piece).all(dim=1) for piece in pieces])
+        if not bool(good.all()):
+            raise DataError(
+                f"The model gives NaN or infinity for the text {unique[int((~good).nonzero()[0])][:200]!r} ({precision})."
+            )
         return torch.cat(pieces).float()[torch.tensor([place[text] for text in texts], device=pieces[0].device)]
 
     def classifier(self, classnames: tuple[str, ...], templates: tuple[str, ...]) -> torch.Tensor:
@@ -96,6 +101,9 @@ class EvalModel:
                 with torch.inference_mode():
                     classes = self.texts(prompts).view(len(classnames), len(templates), -1).mean(dim=1)
                     found = (classes / classes.norm(dim=1, keepdim=True)).T.contiguous()
+                if not bool(torch.isfinite(found).all()):
+                    bad = classnames[int((~torch.isfinite(found).all(dim=0)).nonzero()[0])]
+                    raise DataError(f"The prompts of the class {bad!r} cancel each other out, so it has no classifier.")
                 self._write(key, found)
             self._classifiers[key] = found
         return self._classifiers[key]
@@ -133,6 +141,9 @@ class EvalModel:
 
 def _filled(template: str, name: str) -> str:
     try:
-        return template.format(c=name)
+        found = template.format(c=name)
+        if found == template.format(c=f"{name}."):
+            raise DataError(f"The template {template!r} does not contain {{c}}, so that every class has the same prompt.")
+        return found
     except (AttributeError, KeyError, IndexError, ValueError) as problem:
         raise DataError(f"The template {template!r} cannot be filled: only {{c}} stands for the class name.") from problem

@@ -33,18 +33,25 @@ class Probes:
 
 
 def probe(probes: Probes, features: Features, labels: Ints, device: str) -> dict[str, Any]:
-    """Accuracies in plain JSON: `few_shot_<k>` with mean and standard deviation over DRAWS draws, `linear_probe`."""
+    """Accuracies in plain JSON: `few_shot_<k>` with mean and standard deviation over DRAWS draws, `linear_probe`.
+
+    None where no image is left to test on, because no class has two.
+    """
     found: dict[str, Any] = {}
     if probes.linear:
         halves = split(labels, np.random.default_rng(0), None)
-        hits = sum(_right(features, labels, train, ~train, device) for train in (halves, ~halves))
-        found["linear_probe"] = hits / len(labels)
+        if halves.all():  # no class has two images
+            found["linear_probe"] = None
+        else:
+            hits = sum(_right(features, labels, train, ~train, device) for train in (halves, ~halves))
+            found["linear_probe"] = hits / len(labels)
     for shots in probes.few_shot:
         scores: list[float] = []
         for draw in range(DRAWS):
             train = split(labels, np.random.default_rng((shots, draw)), shots)
             if not train.all():
                 scores.append(_right(features, labels, train, ~train, device) / int((~train).sum()))
+        found[f"few_shot_{shots}"] = None
         if scores:
             found[f"few_shot_{shots}"] = {"mean": float(np.mean(scores)), "std": float(np.std(scores)), "draws": len(scores)}
     return found

@@ -190,7 +190,10 @@ class _Run:
         labels = outcome.predictions.get("labels")
         if not self.probes or labels is None:
             return {}
-        return {"probes": probe(self.probes, np.concatenate(opened.features), labels, self.model.clip.device)}
+        found = probe(self.probes, np.concatenate(opened.features), labels, self.model.clip.device)
+        if lacking := [name for name, value in found.items() if value is None]:
+            log.warning("%s has no %s: none of its classes has two images", opened.task.key, " and no ".join(lacking))
+        return {"probes": found}
 
     def files(self, task: EvalTask, known: Marks | None = None) -> Marks:
         """The marks of a set's files, taken once a run, before the set is read."""

@@ -1,6 +1,6 @@
 """Test sets that lie on the hub as one csv table and one zip of images: Flickr, MSCOCO and WinoGAViL. Nothing is executed.
 
-    <folder>/<any>.csv, <any>.zip      captions: columns `filename` and `raw` (a list of captions)
+    <folder>/<any>.csv, <any>.zip      captions: columns `filename` and `raw` (a list, or one a row)
                                        associations: columns `cue`, `candidates`, `associations` (lists of image names)
 Images are opened as they are, without turning them by their EXIF, as the reference's `datasets` 2.8 did.
 """
@@ -13,13 +13,19 @@ import io
 import json
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datacomp_core.clip import Pixels
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation.datasets import IMAGE_EXTENSIONS, Samples, decode, text_of
 from datacomp_core.store.folder import Folder
+
+PICTURE = ("filename", "image", "image_name", "file_name", "filepath")
+CAPTIONS = ("raw", "caption", "captions", "comment", "sentences")
+"""What tables call the picture's name and its captions; ours is the first."""
+DELIMITERS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,9 @@ class ZipBatch:
     pixels: Pixels
 
     def read(self) -> Samples:
-        wanted = ("txt",) if self.captions else ()
-        return decode(list(self.names), self._content(), wanted, self.pixels, self.folder.at(self.archive), colour="last")
+        wanted = {"captions": "txt"} if self.captions else {}
+        found = decode(list(self.names), self._content(), tuple(wanted), self.pixels, self.folder.at(self.archive), colour="last")
+        return replace(found, members={wanted[name]: values for name, values in found.members.items()})
 
     def _content(self) -> Iterator[dict[str, bytes]]:
         with self.folder.open(self.archive) as file, _opened(file, self.folder.at(self.archive)) as archive:
@@ -45,8 +52,8 @@ class ZipBatch:
                     members = {name.rpartition(".")[2].lower(): archive.read(name)}
                 except (zipfile.BadZipFile, zlib.error, KeyError, OSError) as problem:
                     raise DataError(f"it cannot be read from the archive ({problem})") from problem
-                if self.captions:  # one a line; the tokenizer takes any white space as one blank
-                    members["txt"] = "\n".join(" ".join(text.split()) for text in self.captions[place]).encode("utf-8")
+                if self.captions:  # as they are: what is white space and what a control character, the tokenizer decides
+                    members["captions"] = json.dumps(self.captions[place]).encode()
                 yield members
 
 
@@ -86,17 +93,22 @@ class ZipSet:
 
 
 def open_captions(folder: Folder) -> ZipSet:
-    """Images with captions, in the order of the table. DataError names the row that is wrong."""
-    rows, table = _table(folder, ("filename", "raw"))
+    """Images with captions, in the order of the table. DataError names the row that is wrong.
+
+    A table may have a row an image, with a list of captions, or a row a caption, as the raw tables of Flickr do.
+    """
+    rows, table = _table(folder, (PICTURE, CAPTIONS))
     archive, members = _archive(folder)
-    names = [_member(row["filename"], members, table, number) for number, row in enumerate(rows, 1)]
-    captions = [_list(row["raw"], table, number) for number, row in enumerate(rows, 1)]
-    return ZipSet(folder, archive, tuple(names), tuple(captions))
+    captions: dict[str, list[str]] = {}
+    for number, row in enumerate(rows, 1):
+        own = captions.setdefault(_member(row[PICTURE[0]], members, table, number), [])
+        own += _captions(row[CAPTIONS[0]], table, number)
+    return ZipSet(folder, archive, tuple(captions), tuple(tuple(own) for own in captions.values()))
 
 
 def open_associations(folder: Folder) -> ZipSet:
     """WinoGAViL's instances and the images they are about, each once. DataError names the row that is wrong."""
-    rows, table = _table(folder, ("cue", "candidates", "associations"))
+    rows, table = _table(folder, (("cue",), ("candidates",), ("associations",)))
     archive, members = _archive(folder)
     instances: list[Association] = []
     images: dict[str, str] = {}
@@ -107,6 +119,11 @@ def open_associations(folder: Folder) -> ZipSet:
         for name in candidates:
             images.setdefault(name, _member(name, members, table, number))
         instances.append(Association(row["cue"], candidates, _list(row["associations"], table, number)))
+    twice = [name for name, count in Counter(stem(name) for name in set(images.values())).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{table} asks for two pictures called {twice[0]!r} in different folders: give each picture its own name."
+        )
     return ZipSet(folder, archive, tuple(images.values()), instances=tuple(instances))
 
 
@@ -124,23 +141,37 @@ def _only(folder: Folder, suffix: str) -> str:
     return found[0]
 
 
-def _table(folder: Folder, columns: tuple[str, ...]) -> tuple[list[dict[str, str]], str]:
+def _table(folder: Folder, columns: tuple[tuple[str, ...], ...]) -> tuple[list[dict[str, str]], str]:
+    """The rows of the one csv file, each column by its first name; a BOM and another delimiter are understood."""
     name = _only(folder, ".csv")
+    text = text_of(folder, name).removeprefix("\ufeff")
+    header = text.partition("\n")[0]
+    delimiter = max(DELIMITERS, key=lambda mark: (header.count(mark), -DELIMITERS.index(mark)))
     try:
-        rows = list(csv.DictReader(io.StringIO(text_of(folder, name), newline="")))
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter == "|"))
     except csv.Error as problem:
         raise DataError(f"{folder.at(name)} is no table that csv can read ({problem}); download the set again.") from problem
-    lacking = [column for column in columns if not rows or rows[0].get(column) is None]
+    there = {key.strip(): key for key in (rows[0] if rows else {}) if isinstance(key, str)}
+    chosen = {names[0]: next((there[one] for one in names if one in there), None) for names in columns}
+    lacking = [column for column, key in chosen.items() if key is None]
     if lacking:
         raise DataError(f"{folder.at(name)} has no rows with {', '.join(lacking)}; download the set again.")
-    return rows, folder.at(name)
+    for number, row in enumerate(rows, 1):
+        if None in row or any(row[str(key)] is None for key in chosen.values()):
+            raise DataError(f"{folder.at(name)}, row {number}: it has not as many cells as the header; download the set again.")
+    return [{column: row[str(key)] for column, key in chosen.items()} for row in rows], folder.at(name)
 
 
-def _archive(folder: Folder) -> tuple[str, dict[str, str]]:
+def _archive(folder: Folder) -> tuple[str, dict[str, list[str]]]:
+    """The one archive, and its pictures' paths by their names without folder and extension."""
     name = _only(folder, ".zip")
     with folder.open(name) as file, _opened(file, folder.at(name)) as archive:
         members = [member for member in archive.namelist() if member.rpartition(".")[2].lower() in IMAGE_EXTENSIONS]
-    return name, {stem(member): member for member in members if not member.startswith("__MACOSX")}
+    found: dict[str, list[str]] = {}
+    for member in dict.fromkeys(members):
+        if not member.startswith("__MACOSX"):
+            found.setdefault(stem(member), []).append(member)
+    return name, found
 
 
 def _opened(file: object, where: str) -> zipfile.ZipFile:
@@ -150,10 +181,26 @@ def _opened(file: object, where: str) -> zipfile.ZipFile:
         raise DataError(f"{where} is not a whole zip archive ({problem}); download the set again.") from problem
 
 
-def _member(name: str, members: dict[str, str], table: str, number: int) -> str:
-    found = members.get(stem(name))
-    if found is None:
+def _member(name: str, members: dict[str, list[str]], table: str, number: int) -> str:
+    """The picture that a table means. DataError if there is none, or if several have the name and no folder tells them apart."""
+    there = members.get(stem(name), [])
+    for same in (lambda path: path == name, lambda path: path.endswith(f"/{name}"), lambda path: True):
+        found = [path for path in there if same(path)]
+        if len(found) == 1:
+            return found[0]
+    if not there:
         raise DataError(f"{table}, row {number}: the picture {name!r} is not in the archive; download the set again.")
+    raise DataError(
+        f"{table}, row {number}: the picture {name!r} is in the archive more than once ({', '.join(there[:3])}): name it with "
+        "its folder."
+    )
+
+
+def _captions(text: str, table: str, number: int) -> tuple[str, ...]:
+    """A list of captions, or one caption as plain text. None of them may be missing altogether."""
+    found = _list(text, table, number) if text.lstrip().startswith(("[", "(")) else (text,)
+    if not any(caption.strip() for caption in found):
+        raise DataError(f"{table}, row {number}: it has no caption; download the set again.")
     return found
 
 

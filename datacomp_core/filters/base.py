@@ -162,6 +162,10 @@ class Rule(Filter):
     def expression(self) -> pl.Expr:
         """Boolean; null where a value is missing."""
 
+    def numeric_columns(self) -> Iterable[str]:
+        """The columns that it compares as numbers: another type is cast or refused."""
+        return ()
+
     def columns(self) -> frozenset[str]:
         return frozenset(self.expression().meta.root_names())
 

@@ -85,18 +85,24 @@ def mixed(view: SurveyView, weights: Mapping[str, float], scale: Standard) -> Ca
         total = pl.lit(0.0)
         for score, weight in weights.items():
             column = score_column(score)
-            values = pl.col(column).cast(pl.Float64).fill_nan(None)
+            values = finite(column)
             total = total + weight * (values - known[column].mean) / known[column].deviation
         return frame.select(total.alias("mix")).to_series()
 
     return scaled
 
 
+def finite(column: str) -> pl.Expr:
+    """A column as Float64; null where it is NaN or infinite, for neither can be standardised or weighted."""
+    values = pl.col(column).cast(pl.Float64)
+    return pl.when(values.is_finite()).then(values).alias(column)
+
+
 def moments(view: SurveyView, columns: Sequence[str]) -> dict[str, Moments]:
     """Mean and standard deviation of columns over all rows that have them, by Chan's pairwise update. 1 for a constant one."""
     count, mean, square = (np.zeros(len(columns)) for _ in range(3))
     for part in view.names:
-        frame = view.all_rows(part, columns).select(pl.col(columns).cast(pl.Float64).fill_nan(None))
+        frame = view.all_rows(part, columns).select(finite(column) for column in columns)
         for place, column in enumerate(columns):
             values = frame[column].drop_nulls().to_numpy()
             if not len(values):

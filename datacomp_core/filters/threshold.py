@@ -20,6 +20,9 @@ class Threshold(Rule):
     def columns(self) -> frozenset[str]:
         return frozenset({score_column(self.score)})
 
+    def numeric_columns(self) -> frozenset[str]:
+        return self.columns()
+
     def title(self) -> str:
         return f"{score_column(self.score)} of {self.at_least:g} or more"
 

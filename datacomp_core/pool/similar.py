@@ -139,7 +139,7 @@ def _searched(index: Any, features: npt.NDArray[Any]) -> tuple[Vectors, npt.NDAr
     best, nearest = np.full(len(features), np.nan, np.float32), np.zeros(len(features), np.int64)
     for rows in _blocks(len(features)):
         some = features[rows].astype(np.float32)
-        there = ~np.isnan(some).any(1)
+        there = np.isfinite(some).all(1)
         some = some[there]
         some /= np.linalg.norm(some, axis=1, keepdims=True)
         values, places = index.search(np.ascontiguousarray(some), 1)

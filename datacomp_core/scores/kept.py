@@ -100,5 +100,5 @@ def _tell(score: Score, before: list[dict[str, Any]], settings: dict[str, Any], 
             if earlier.keys() == found.keys() and (how := differing(earlier, found)):
                 told.append(f"{group.partition(' ')[0]}: {how}")
         if told:
-            log.warning("%s is computed again: %s", score.column, "; ".join(told))
+            log.warning("%s is computed again: %s", score.column_name, "; ".join(told))
             return

@@ -37,7 +37,7 @@ class NegClipLoss(Score):
 
     def of_part(self, source: Source, part: str, prepared: Any) -> npt.NDArray[np.float32]:
         images, texts = (source.whole(part, key) for key in self.feature_keys())
-        rows = np.flatnonzero(np.isfinite(images[:, 0]) & np.isfinite(texts[:, 0]))
+        rows = np.flatnonzero(np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1))
         scores = np.full(len(images), np.nan, np.float32)
         total = np.zeros(len(rows))
         for drawing in range(self.drawings):

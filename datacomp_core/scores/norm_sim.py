@@ -34,7 +34,7 @@ class NormSim(Score):
         found = [np.empty(0, np.float32)]
         for block in source.embeddings(part, self.feature_keys()[0]):
             scores = np.full(len(block), np.nan, np.float32)
-            known = np.isfinite(block[:, 0])
+            known = np.isfinite(block).all(axis=1)
             scores[known] = self._of_block(unit(block[known]))
             found.append(scores)
         return np.concatenate(found)

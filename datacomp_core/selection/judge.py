@@ -6,7 +6,7 @@ that would change whom it ranks. Pure but for the optional memory of costly verd
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from datacomp_core.columns import numbers
 from datacomp_core.errors import DataError
 from datacomp_core.filters.algebra import All, Any, Not
 from datacomp_core.filters.base import Batch, FeatureBatch, Filter, Lookup, Mask, Ranked, Rule, Survey, Verdict
@@ -134,7 +135,7 @@ class Judge:
 
     def _leaf(self, path: str, asked: Filter, reach: Mask) -> Verdict:
         if isinstance(asked, Rule):
-            return _within(reach, self._series(asked.expression()))
+            return _within(reach, self._series(asked.expression(), asked.numeric_columns()))
         if isinstance(asked, Ranked):
             return self._ranked(asked, self.cuts[path], reach)
         if isinstance(asked, Survey):
@@ -177,7 +178,7 @@ class Judge:
 
     def scores(self, asked: Ranked) -> pl.Series:
         """A ranking filter's scores as Float32, Float64 or UInt64, null where there is none."""
-        scores = self._series(asked.score_expression())
+        scores = numbers(self._series(asked.score_expression()).alias(", ".join(sorted(asked.columns()))))
         if not any(scores.dtype == dtype for dtype in (pl.Float32, pl.Float64, pl.UInt64)):
             scores = scores.cast(pl.Float32 if scores.dtype == pl.Float16 else pl.Float64)
         return scores.fill_nan(None) if scores.dtype.is_float() else scores
@@ -239,9 +240,10 @@ class Judge:
         assert self.memory is not None, "a survey's verdicts lie in the memory"
         return self.memory / f"{path}.npy"
 
-    def _series(self, expression: pl.Expr) -> pl.Series:
-        """An expression over all rows; a literal becomes as long as the part."""
-        found = self.frame.select(expression.alias("_")).to_series()
+    def _series(self, expression: pl.Expr, numeric: Iterable[str] = ()) -> pl.Series:
+        """An expression over all rows; a literal becomes as long as the part. `numeric` columns are used as scores."""
+        frame = self.frame.with_columns(numbers(self.frame[name]) for name in numeric)
+        found = frame.select(expression.alias("_")).to_series()
         return found if len(found) == self.frame.height else found.new_from_index(0, self.frame.height)
 
 

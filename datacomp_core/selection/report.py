@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -109,7 +110,7 @@ def histogram(column: str, edges: Sequence[float], tally: Tally, cut: float | No
         "edges": list(edges),
         "counts": _sum(tally.kept_scores, tally.dropped_scores),
         "kept": tally.kept_scores,
-        "cut": cut,
+        "cut": cut if cut is not None and math.isfinite(cut) else None,
     }
 
 

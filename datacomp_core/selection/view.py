@@ -88,7 +88,7 @@ def asked_blocks(source: Source, part: str, key: str, asked: Mask) -> Iterator[t
             start = stop
             break
         rows = np.flatnonzero(asked[start:stop])
-        rows = rows[np.isfinite(block[rows, 0])]
+        rows = rows[np.isfinite(block[rows]).all(axis=1)]
         if len(rows):
             yield rows + start, block[rows]
         start = stop

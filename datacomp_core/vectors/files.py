@@ -138,4 +138,7 @@ def _matrix(found: Any, where: str) -> Vectors:
     array = np.asarray(found)
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating) or not len(array):
         raise DataError(f"{where} does not hold vectors: an array (n, dimensions) of numbers is wanted, this is {array.shape}.")
+    if not np.isfinite(array).all():
+        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        raise DataError(f"{where} has NaN or infinity in row {row:,}: every vector must be finite; make it again.")
     return np.ascontiguousarray(array, np.float32)

@@ -78,7 +78,11 @@ def write_set(home: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("made")
+    return made_world(tmp_path_factory.mktemp("made"))
+
+
+def made_world(home: Path) -> Path:
+    """metadata/, shards/, features/, sets/, tasks.yaml and two models of one architecture."""
     torch.set_num_threads(1)
     clip.register()
     for seed, name in enumerate(("model", "other")):

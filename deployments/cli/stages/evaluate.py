@@ -46,7 +46,9 @@ def evaluate(
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the image tower (faster on a GPU).")] = False,
     batch_size: Annotated[int, typer.Option(help="Images encoded together.")] = 256,
     deviation: Annotated[bool, typer.Option("--deviation", help="Evaluate exactly as well, and show what differs.")] = False,
-    few_shot: Annotated[list[int] | None, typer.Option(help="Also with K labelled images a class; repeat for several.")] = None,
+    few_shot: Annotated[
+        list[int] | None, typer.Option(min=1, help="Also with K labelled images a class; repeat for several.")
+    ] = None,
     linear_probe: Annotated[bool, typer.Option("--linear-probe", help="Also a linear probe, on half of each set.")] = False,
     device: Annotated[str, typer.Option(help="Torch device, several with commas, or cuda:* for all.")] = "",
     trust_times: options.TrustTimes = False,

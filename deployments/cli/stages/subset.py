@@ -1,7 +1,8 @@
-"""`datacomp subset`: union, intersection, difference and sum of subset files, and how far two agree; repeats count."""
+"""`datacomp subset`: union, intersection, difference and sum of subset files, sorting, and how far two agree; repeats count."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -13,7 +14,7 @@ from deployments.cli.stages import until
 if TYPE_CHECKING:
     from datacomp_core.subset_files import Overlap, SubsetFile
 
-What = Literal["union", "intersection", "difference", "sum", "compare"]
+What = Literal["union", "intersection", "difference", "sum", "compare", "sort"]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,6 +35,8 @@ def subset(
       datacomp subset intersection image_based.npy clip_score.npy --out both.npy
 
       datacomp subset compare image_based.npy clip_score.npy
+
+      datacomp subset sort unsorted.npy --out subset.npy
     """
     from datacomp_core import subset_files
 
@@ -47,11 +50,22 @@ def subset(
         raise SpecError(f"Say where the {what} goes with --out.")
     folder, name = until.place(out)
     with folder.writing(name) as path:
-        rows, unique = subset_files.combine(what, given, path, as_sets=as_sets)
+        if what == "sort":
+            rows, unique = _sorted(given, path)
+        else:
+            rows, unique = subset_files.combine(what, given, path, as_sets=as_sets)
     if json:
         terminal.print_json({"out": out, "num_samples": rows, "num_unique": unique})
     else:
         terminal.out.print(f"{rows:,} samples, {unique:,} unique: [bold]{out}[/]")
+
+
+def _sorted(given: list[SubsetFile], path: Path) -> tuple[int, int]:
+    from datacomp_core.selection.sorting import sort_subset
+
+    if len(given) != 1:
+        raise SpecError("One subset file is sorted at a time; `datacomp subset sum` adds several up.")
+    return sort_subset(given[0].folder, given[0].name, path)
 
 
 def subset_file(path: str) -> SubsetFile:

@@ -1,0 +1,45 @@
+"""Unsorted subset files: sorted by runs on the local disk and merged, so that memory is that of one run. Repeats are kept."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from datacomp_core import uid
+from datacomp_core.errors import DataError
+from datacomp_core.sorted_runs import merge
+from datacomp_core.store import Folder, scratch
+
+RUN_ROWS = 1 << 24
+
+
+def sort_subset(source: Folder, name: str, out: Path, *, run_rows: int = RUN_ROWS) -> tuple[int, int]:
+    """Write the subset file that `name` in `source` should have been; its rows and distinct uids. DataError if it is none."""
+    with scratch() as local:
+        path = source.path / name if source.is_local else local / "given.npy"
+        if not source.is_local:
+            with source.open(name) as given, path.open("wb") as file:
+                shutil.copyfileobj(given, file, 16 << 20)
+        packed = _uids(path, source.at(name))
+        runs: list[Path] = []
+        for start in range(0, max(len(packed), 1), run_rows):
+            runs.append(local / f"run-{start:014d}.npy")
+            np.save(runs[-1], uid.sort(np.ascontiguousarray(packed[start : start + run_rows])), allow_pickle=False)
+        return merge(runs, out)
+
+
+def _uids(path: Path, where: str) -> uid.Uids:
+    """The uids of a file, mapped: structured `u8,u8`, or an array (n, 2) of 64-bit numbers."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as problem:
+        raise DataError(f"{where} is not there.") from problem
+    except (ValueError, EOFError, OSError) as problem:
+        raise DataError(f"{where} is not a subset file (npy of dtype u8,u8): {problem}") from problem
+    if found.dtype == uid.DTYPE and found.ndim == 1:
+        return found
+    if found.dtype == np.uint64 and found.ndim == 2 and found.shape[1] == 2 and found.flags.c_contiguous:
+        return found.view(uid.DTYPE).reshape(-1)
+    raise DataError(f"{where} has dtype {found.dtype} and shape {found.shape}; a subset file is one of dtype u8,u8, shape (n,).")
