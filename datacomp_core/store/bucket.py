@@ -66,7 +66,7 @@ class BucketFiles:
 
     def _read(self, path: str) -> bytes:
         if self.is_s3:
-            found = sync(self.fs.loop, self._get, path)
+            found: Any = sync(self.fs.loop, self._get, path)  # without types: what a coroutine returns is lost to it
             if isinstance(found, bytes):
                 return found
         size = self._file_size(path)

@@ -100,14 +100,15 @@ class Bucket:
     def running(self) -> list[Process]:
         return [one for one in self.processes if one.state == "running"]
 
-    def request(self, kind: str, answer: Callable[[], R], spoil: Callable[[str, R], R] = lambda fault, found: found) -> R:
+    def request(self, kind: str, answer: Callable[[], R], spoil: Callable[[str, R], R] = lambda _, found: found) -> R:
         """One request of the process that runs now: it waits for its turn, and meets the fault that it is given then."""
         process = self.now
         if process is None:
             return answer()
         if process.state == "killed":
             raise greenlet.GreenletExit
-        fault = greenlet.getcurrent().parent.switch()
+        scheduler: Any = greenlet.getcurrent().parent
+        fault: str = scheduler.switch()
         if process.state == "killed":
             raise greenlet.GreenletExit
         self.requests += 1
@@ -118,7 +119,7 @@ class Bucket:
         found = answer()
         if fault == "error after":
             raise OSError(errno.EIO, "the connection was closed")
-        if fault == "lost reply" and kind == "create" and found is not False:
+        if fault == "lost reply" and kind == "create":
             raise FileExistsError(errno.EEXIST, "precondition failed: the client tried twice")
         return spoil(fault, found)
 
@@ -200,10 +201,10 @@ class FaultyFileSystem(AbstractFileSystem):
     bucket = Bucket()
 
     def _key(self, path: str) -> str:
-        return self._strip_protocol(path).partition("/")[2]
+        return str(self._strip_protocol(path)).partition("/")[2]
 
     def _below(self, path: str, keys: set[str]) -> list[dict[str, Any]]:
-        asker, _, key = self._strip_protocol(path).partition("/")
+        asker, _, key = str(self._strip_protocol(path)).partition("/")
         found: dict[str, dict[str, Any]] = {}
         for each in keys:
             if each.startswith(f"{key}/"):
