@@ -72,7 +72,7 @@ def _numbers(frame: pl.DataFrame, column: str, file: Path, row: int) -> Values:
             place = int(bad.arg_max() or 0)
             raise DataError(f"{file}, row {row + place + 1:,}: {values[place]!r} in the column {column!r} is not a number.")
         values = made
-    if not (values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.Null)):
+    if not (values.dtype.is_numeric() or isinstance(values.dtype, pl.Boolean | pl.Null)):
         raise DataError(f"{file}: the column {column!r} is {values.dtype}; numbers are wanted.")
     return values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 

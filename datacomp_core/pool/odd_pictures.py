@@ -43,7 +43,7 @@ def corrected(stream: Any, *, deep: bool, orientation: int) -> Any:
     if pixels is None:
         return stream
     if deep and pixels.dtype != np.uint8:
-        most = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else 1.0
+        most = np.iinfo(str(pixels.dtype)).max if np.issubdtype(pixels.dtype, np.integer) else 1.0
         pixels = np.rint(np.nan_to_num(pixels.astype(np.float64)) / most * 255).clip(0, 255).astype(np.uint8)
     if orientation in (5, 6, 7, 8):
         pixels = np.swapaxes(pixels, 0, 1)

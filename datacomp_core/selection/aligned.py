@@ -140,7 +140,7 @@ def _features_by_uid(source: Source, folder: Folder, local: Path) -> tuple[Folde
         wanted = join.values(part)
         arrays = _gathered(folder, theirs, wanted)
         with out.writing(f"{part}.npz") as path, path.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
     return out, counts
 
 
@@ -150,12 +150,12 @@ def _gathered(folder: Folder, theirs: Sequence[str], wanted: joining.Values) -> 
     for number in np.unique(wanted[~np.isnan(wanted[:, 0]), 0]).astype(int).tolist():
         rows = np.flatnonzero(wanted[:, 0] == number)
         try:
-            with folder.open(f"{theirs[number]}.npz") as file, np.load(file, allow_pickle=False) as found:
+            with folder.open(f"{theirs[int(number)]}.npz") as file, np.load(file, allow_pickle=False) as found:
                 for key in found.files:
                     array = found[key]
                     if array.ndim == 2:
                         made.setdefault(key, np.full((len(wanted), array.shape[1]), np.nan, array.dtype))
                         made[key][rows] = array[wanted[rows, 1].astype(np.int64)]
         except (ValueError, zipfile.BadZipFile, IndexError) as problem:
-            raise DataError(f"{folder.at(theirs[number])}.npz cannot be read beside its parquet: {problem}") from problem
+            raise DataError(f"{folder.at(theirs[int(number)])}.npz cannot be read beside its parquet: {problem}") from problem
     return made
