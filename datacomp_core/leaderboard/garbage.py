@@ -16,7 +16,7 @@ from datacomp_core.artifacts import BoardEntry
 from datacomp_core.leaderboard.provenance import find, walk
 from datacomp_core.store import Store
 from datacomp_core.store.attempt import PREFIX, is_at_work
-from datacomp_core.store.deletion import delete, delete_lost, drop_attempt
+from datacomp_core.store.deletion import delete, delete_lost, drop_attempt, places_of
 from datacomp_core.store.lease import turns
 from datacomp_core.store.listing import agreed
 from datacomp_core.store.record import Record
@@ -67,6 +67,7 @@ def _attempts(store: Store, before: datetime) -> Iterator[Unused]:
                 attempt.startswith(PREFIX)
                 and not store.is_published(address, attempt)
                 and not is_at_work(home, attempt, before.timestamp())
+                and not store.has_older_change(address)
             ):
                 size = sum((home / attempt).files().values())
                 path = f"{address}/{attempt}"
@@ -75,7 +76,7 @@ def _attempts(store: Store, before: datetime) -> Iterator[Unused]:
 
 def _lost(store: Store) -> Iterator[Unused]:
     for lost in store.lost():
-        size = 0 if lost.record.adopted_from else sum((store.root / lost.data).files().values())
+        size = 0 if lost.record.adopted_from else sum(sum(folder.files().values()) for folder in places_of(store, lost))
         why = f"what is left of {lost.address}, lost on {lost.at}: {lost.why}"
         yield Unused(what="lost", path=lost.note, num_bytes=size, built=lost.record.started, why=why)
 

@@ -7,10 +7,12 @@ killed leaves no record that lies, and is taken up by the same command.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.pool import ledger
+from datacomp_core.pool.fetch import stats_name
 from datacomp_core.pool.stats import ledger_names, read_ledger
 from datacomp_core.pool.unique import num_unique, read_ahead
 from datacomp_core.shards import INDEX, LEDGER, read_index
@@ -18,12 +20,33 @@ from datacomp_core.store import Folder, Store, change
 from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.store.folder import FileStat
 from datacomp_core.store.record import Record
+from datacomp_core.store.store import older_change
+
+RETRY = "retry"
+TAKEDOWN = "takedown"
 
 
-def begin(store: Store, address: str) -> tuple[Record, ShardSet]:
-    """Mark the record of a shard set as changing, or find one that a killed change marked. DataError if there is neither."""
-    record = change.begin(store, address)
+def begin(store: Store, address: str, what: str = "") -> tuple[Record, ShardSet]:
+    """Mark the record of a shard set as changing, or find one that a killed change marked. DataError if there is neither.
+
+    For a process that is alone at the address (`Store.alone`).
+    """
+    record = change.begin(store, address, what)
     return record, store.artifact(ShardSet, record)
+
+
+def drop_unfinished(folder: Folder) -> set[str]:
+    """Remove the shards that a killed retry began and did not finish: their rows still stand in their old ledgers.
+
+    The paths of files that are not there any more.
+    """
+    gone: set[str] = set()
+    for name in sorted(path.removesuffix(".parquet") for path in (folder / RETRY).files(".parquet")):
+        if not folder.exists(stats_name(name)):
+            for file in (f"{name}.tar", f"{INDEX}/{name}.parquet", f"{LEDGER}/{name}.parquet", f"{RETRY}/{name}.parquet"):
+                folder.remove(file)
+                gone.add(file)
+    return gone
 
 
 def interrupted(store: Store) -> list[Record]:
@@ -32,8 +55,16 @@ def interrupted(store: Store) -> list[Record]:
     return [record.marked("built") for record in found if record is not None]
 
 
-def finish(store: Store, record: Record, shards: ShardSet, changed: dict[str, FileStat]) -> ShardSet:
-    """Write the record anew; `changed` are the files that were written, all others keep the hashes of before."""
+def left_by_older(store: Store) -> dict[str, str]:
+    """Addresses of shard sets whose change an earlier version of this system began and did not end, with what to do."""
+    waiting = (address for address in store.places("shards") if not store.generations(address))
+    return {address: older_change(address) for address in waiting if store.has_older_change(address)}
+
+
+def finish(
+    store: Store, record: Record, shards: ShardSet, changed: dict[str, FileStat], removed: Collection[str] = ()
+) -> ShardSet:
+    """Write the record anew; `changed` files were written, `removed` ones taken away, all others keep the hashes of before."""
     folder = store.folder(shards)
     names = [name.removesuffix(".parquet") for name in (folder / INDEX).files(".parquet")]
     total, digest = 0, 0
@@ -49,7 +80,7 @@ def finish(store: Store, record: Record, shards: ShardSet, changed: dict[str, Fi
         "fingerprint": fingerprint([record.fingerprint, f"{digest:064x}"]),
     }
     made = shards.model_copy(update=update)
-    change.finish(store, record, {"artifact": made.model_dump(mode="json"), "fingerprint": made.fingerprint}, changed)
+    change.finish(store, record, {"artifact": made.model_dump(mode="json"), "fingerprint": made.fingerprint}, changed, removed)
     return made
 
 

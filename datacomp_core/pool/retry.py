@@ -16,6 +16,7 @@ from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import DataError
 from datacomp_core.parts import METADATA, SCHEMA, scan
 from datacomp_core.pool import amend, error_pictures, ledger, removal
+from datacomp_core.pool.amend import RETRY
 from datacomp_core.pool.distributors import Distributor
 from datacomp_core.pool.fetch import Reach, ShardPlan, account_stats, stats_name
 from datacomp_core.pool.images import fetch_plans, plan_shards
@@ -27,9 +28,9 @@ from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import LEDGER, TAKEN_DOWN, shard_name
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.folder import FileStat
+from datacomp_core.store.record import Record
 from datacomp_core.uid import uid_of
 
-RETRY = "retry"
 ORIGIN, ORIGIN_KEY = "_ledger", "_key"  # which row of which ledger a row was
 
 
@@ -61,21 +62,49 @@ def retry_images(
     Of an adopted download (`tables`: what its columns are called) the rows are those of the parquets beside its tars.
     DataError if the download is not of this pool with this spec.
     """
-    record, shards = amend.begin(store, address)
-    folder, metadata = store.folder(shards), store.folder(pool) / METADATA
+    with store.alone(address, "retry it"):
+        if (begun := store.interrupted(address)) is not None and begun.why == amend.TAKEDOWN:
+            store.refuse_interrupted(address)
+        record, shards = amend.begin(store, address, RETRY)
+        return _retry(
+            store,
+            record,
+            shards,
+            spec,
+            store.folder(pool) / METADATA,
+            tables,
+            workers=workers,
+            distributor=distributor,
+            threads=threads,
+            reach=Reach(http_proxy, networks(open_networks)),
+            progress=progress,
+        )
+
+
+def _retry(
+    store: Store,
+    record: Record,
+    shards: ShardSet,
+    spec: ImageSpec,
+    metadata: Folder,
+    tables: TableColumns | None,
+    *,
+    workers: int,
+    distributor: Distributor,
+    threads: int,
+    reach: Reach,
+    progress: Progress,
+) -> Retried:
+    folder = store.folder(shards)
     changed: dict[str, FileStat] = {}
     for name in removal.pending(folder):
         removal.finish(folder, name, removal.named(()), TAKEN_DOWN, changed)
-    retried = {name.removesuffix(".parquet") for name in (folder / RETRY).files(".parquet")}
-    for name in sorted(retried):
-        if folder.exists(stats_name(name)):
-            _move_rows(folder, name, changed)
-        else:  # a killed try; its rows still stand in their old ledgers
-            folder.remove(f"{RETRY}/{name}.parquet")
+    gone = amend.drop_unfinished(folder)
+    for name in sorted(path.removesuffix(".parquet") for path in (folder / RETRY).files(".parquet")):
+        _move_rows(folder, name, changed)
     plans = list(_again(metadata, spec, folder, tables, changed))
     progress.start(sum(plan.count for plan in plans), "images")
     tried = arrived = 0
-    reach = Reach(http_proxy, networks(open_networks))
     for fetched in fetch_plans(plans, (spec, folder / RETRY, folder, threads, reach), workers, distributor):
         changed |= {file.path: file for file in fetched.files}
         tried, arrived = tried + fetched.plan.count, arrived + fetched.stats["successes"]
@@ -83,7 +112,7 @@ def retry_images(
         _move_rows(folder, shard_name(fetched.plan.number), changed)
     if spec.error_pictures == "drop":
         error_pictures.drop(folder, spec.error_picture_urls, changed)
-    return Retried(amend.finish(store, record, shards, changed), tried, arrived)
+    return Retried(amend.finish(store, record, shards, changed, gone - changed.keys()), tried, arrived)
 
 
 def _again(

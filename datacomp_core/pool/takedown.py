@@ -20,7 +20,7 @@ from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.parts import METADATA, part_names, scan
-from datacomp_core.pool import amend, removal
+from datacomp_core.pool import amend, removal, set_aside
 from datacomp_core.pool.requests import BEFORE, KNOWN, NOW, Requests, normal_urls
 from datacomp_core.pool.stats import read_ledger
 from datacomp_core.pool.unique import read_ahead
@@ -83,8 +83,11 @@ def take_down(store: Store, requests: Requests) -> Taken:
     taken.places = [one.record.address for one in sets]
     hit = {one.record.address for one in sets if not one.shards.tars and _is_concerned(one, requests, taken)}
     _see_metadata(store, requests, taken)
+    aside = set_aside.concerned(store, requests, taken.unread)
     touched = hit | _makers(store, requests, taken) | _marked_before(store, requests)
-    _mark(store, touched, requests, taken)
+    _mark(store, touched, {one.lost.address for one in aside if len(one.uids)}, requests, taken)
+    for note, number in set_aside.delete(aside, requests, taken.places).items():
+        taken.count(note, number)
     for folder in dict.fromkeys(one.folder for one in sets if not one.shards.tars):
         here = [one for one in sets if one.folder == folder and not one.shards.tars]
         if any(one.record.address in hit or one.is_interrupted for one in here):
@@ -131,6 +134,7 @@ def _data(store: Store, record: Record) -> Folder:
 
 
 def _sets(store: Store, taken: Taken) -> Iterator[_Set]:
+    taken.unread |= amend.left_by_older(store)
     for record, is_interrupted in _records(store):
         try:
             shards = store.artifact(ShardSet, record)
@@ -226,8 +230,9 @@ def _marked_uids(store: Store, address: str) -> uid.Uids:
     return uid.read_subset(store.home(address).read(MARKED_UIDS), f"{address}/{MARKED_UIDS}")
 
 
-def _mark(store: Store, touched: set[str], requests: Requests, taken: Taken) -> None:
-    taken.marked = sorted(_downstream(store, touched) | touched)
+def _mark(store: Store, touched: set[str], lost: set[str], requests: Requests, taken: Taken) -> None:
+    """Mark `touched`, and all that was made from it or from what is lost."""
+    taken.marked = sorted(_downstream(store, touched | lost) | touched)
     for address in taken.marked:
         home, uids = store.home(address), requests.known()
         if home.exists(MARKED_UIDS):
@@ -266,7 +271,8 @@ def _change(store: Store, here: list[_Set], requests: Requests, taken: Taken) ->
     with ExitStack() as alone:
         for one in here:
             alone.enter_context(store.alone(one.record.address, "take samples out of it"))
-        begun = [amend.begin(store, one.record.address) for one in here]
+        begun = [amend.begin(store, one.record.address, amend.TAKEDOWN) for one in here]
+        gone_before = amend.drop_unfinished(folder)
         for name in _indexed(folder):
             rows = stored_index(folder, name)[0]
             hit = rows.filter(requests.among(rows["uid"]))["uid"]
@@ -275,7 +281,7 @@ def _change(store: Store, here: list[_Set], requests: Requests, taken: Taken) ->
                 requests.note(hit, NOW, taken.places.index(one.record.address))
                 taken.count(one.record.address, gone)
         for record, shards in begun:
-            amend.finish(store, record, shards, changed)
+            amend.finish(store, record, shards, changed, gone_before)
 
 
 def _change_view(store: Store, view: _Set, requests: Requests, taken: Taken) -> None:
@@ -286,7 +292,7 @@ def _change_view(store: Store, view: _Set, requests: Requests, taken: Taken) -> 
     if not view.is_interrupted and not any(_is_out_of_date(view.folder, tars, name, requests) for name in _indexed(view.folder)):
         return  # an earlier takedown has been here
     with store.alone(view.record.address, "take samples out of it"):
-        record, shards = amend.begin(store, view.record.address)
+        record, shards = amend.begin(store, view.record.address, amend.TAKEDOWN)
         for name in _indexed(view.folder):
             rows, _ = stored_index(view.folder, name)
             asked = requests.among(rows["uid"])

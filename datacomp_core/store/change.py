@@ -6,37 +6,47 @@ gets a record of the next generation. A change that was killed stays marked, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from datacomp_core.errors import DataError, StoreError
 from datacomp_core.store import listing
-from datacomp_core.store.folder import FileStat
+from datacomp_core.store.folder import FileStat, Folder
 from datacomp_core.store.record import Record, outputs_of, record_name
-from datacomp_core.store.store import Store
+from datacomp_core.store.store import Store, hash_of
+
+TAKEN_UP = "its change was killed and is taken up"
+CLOCKS_DIFFER = 3600
+"""Seconds by which the clocks of a machine and of a bucket may differ."""
 
 
 @contextmanager
-def changing(store: Store, address: str) -> Generator[Record]:
+def changing(store: Store, address: str, what: str = "") -> Generator[Record]:
     """Be the only one to change the artifact at an address; the record of before. Call `finish` before the block ends.
 
-    StoreError if another process is at it; DataError if nothing is built there.
+    `what` is told to others: "retry", "takedown". StoreError if another process is at it; DataError if nothing is built there.
     """
-    with store.alone(address, "change it"):
-        yield begin(store, address)
+    with store.alone(address, f"{what or 'change'} it"):
+        yield begin(store, address, what)
 
 
-def begin(store: Store, address: str) -> Record:
-    """Mark the record of an artifact as changing, or find the one that a killed change marked. DataError if there is neither."""
+def begin(store: Store, address: str, what: str = "") -> Record:
+    """Mark the record of an artifact as changing, or find the one that a killed change marked. DataError if there is neither.
+
+    For a process that is alone at the address. StoreError if an earlier version of this system was killed in a change of it.
+    """
     record = store.record(address)
     if record is not None:
-        store.home(address).write(record_name(record.generation), record.marked("changing").to_json())
+        store.home(address).write(record_name(record.generation), record.marked("changing", what).to_json())
         return record
     record = store.interrupted(address)
     if record is None:
+        store.refuse_interrupted(address)
         raise DataError(f"Nothing is built at {address} in {store.root}: download the pool first.")
-    return record.marked("built")
+    return record.marked("built", TAKEN_UP)
 
 
 def finish(
@@ -74,7 +84,7 @@ def _files(store: Store, record: Record, changed: dict[str, FileStat], removed: 
     folder = store.data(record)
     before = {path: FileStat(path, size, sha256) for path, size, sha256 in store.manifest(record).iter_rows()}
     there = listing.complete(folder, {path: stat for path, stat in changed.items() if path not in removed})
-    known = before | changed
+    known = before | (_written_since(folder, record, before) if record.why == TAKEN_UP else {}) | changed
     wanted = {path: there.get(path, stat.size) for path, stat in known.items() if path not in removed}
     if lost := listing.contradiction(folder, wanted):
         store.mark_lost(record, lost)
@@ -85,3 +95,21 @@ def _files(store: Store, record: Record, changed: dict[str, FileStat], removed: 
     return [
         known[path] if path in known and known[path].size == size else FileStat(path, size, "") for path, size in there.items()
     ]
+
+
+def _written_since(folder: Folder, record: Record, before: dict[str, FileStat]) -> dict[str, FileStat]:
+    """Files of `before` that a killed change may have written, hashed anew: one of the same size would keep its old hash."""
+    ended = datetime.fromisoformat(record.started).timestamp() + record.seconds - CLOCKS_DIFFER
+    found: dict[str, FileStat] = {}
+    for path, (size, time, _) in folder.details().items():
+        if path in before and before[path].sha256 and before[path].size == size and _seconds(time) > ended:
+            found[path] = FileStat(path, size, hash_of(folder, path))
+    return found
+
+
+def _seconds(time: str) -> float:
+    """When a file was changed, in seconds since 1970; infinity if the store does not say."""
+    try:
+        return int(time) / 1e9 if time.isdecimal() else datetime.fromisoformat(time).timestamp()
+    except ValueError:
+        return math.inf

@@ -6,8 +6,12 @@ first, so nothing half gone counts as built, and what is being removed is marked
 
 from __future__ import annotations
 
+import time
+
 from datacomp_core.errors import StoreError
+from datacomp_core.store import listing
 from datacomp_core.store.attempt import PREFIX, doom, end_leases
+from datacomp_core.store.folder import Folder
 from datacomp_core.store.record import Record, manifests_of, record_name
 from datacomp_core.store.store import Lost, Store
 
@@ -29,7 +33,7 @@ def delete(store: Store, record: Record) -> bool:
         for one in reversed(generations):
             home.remove(record_name(one.generation))
         if is_ours:
-            store.data(record).remove()
+            _remove_whole(store.data(record))
         theirs = {one.outputs.manifest for one in generations}
         begun = tuple(manifests_of(one.data) for one in generations if not one.adopted_from)
         for name in home.names():
@@ -47,8 +51,39 @@ def delete(store: Store, record: Record) -> bool:
 def delete_lost(store: Store, lost: Lost) -> None:
     """Delete what was set aside as lost, and the note about it."""
     if not lost.record.adopted_from:
-        (store.root / lost.data).remove()
+        for folder in places_of(store, lost):
+            _remove_whole(folder)
     store.root.remove(lost.note)
+
+
+def places_of(store: Store, lost: Lost) -> list[Folder]:
+    """Where the files of something lost lie: as its note says, and where they were if they were not moved before a kill.
+
+    What a record in force names is not lost, whatever a note says: a process may have been killed before it marked the record,
+    and a person may have brought the files back.
+    """
+    if lost.record.adopted_from:
+        return [store.data(lost.record)]
+    in_force = {one.data for one in store.generations(lost.address) if one.state in ("built", "changing")}
+    return [store.root / data for data in dict.fromkeys((lost.data, lost.record.data)) if data not in in_force]
+
+
+def remove_lost_file(folder: Folder, name: str) -> None:
+    """Remove a file of what was set aside, for a takedown. StoreError if it stays."""
+    folder.remove(name)
+    if folder.exists(name):
+        raise StoreError(f"{folder.at(name)} could not be removed: run the same command again.")
+
+
+def _remove_whole(folder: Folder) -> None:
+    """Remove a folder, and see that it is gone: a listing that is late or empty must not leave files behind unseen."""
+    for pause in (*listing.PAUSES, None):
+        folder.remove()
+        if not listing.agreed(folder.files, folder):
+            return
+        if pause is not None:
+            time.sleep(pause)
+    raise StoreError(f"{folder} could not be removed whole: run the same command again.")
 
 
 def drop_attempt(store: Store, address: str, name: str, *, since: float) -> bool:
@@ -57,12 +92,12 @@ def drop_attempt(store: Store, address: str, name: str, *, since: float) -> bool
     False if that is not so (any more).
     """
     home = store.home(address)
-    if store.is_published(address, name) or (turn := doom(home, name, since)) is None:
+    if store.has_older_change(address) or store.is_published(address, name) or (turn := doom(home, name, since)) is None:
         return False
     if store.is_published(address, name):  # between the two looks it was published, and its leases were taken away
         end_leases(home, name, turn)
         return False
-    (home / name).remove()
+    _remove_whole(home / name)
     for left in home.names():
         if left.startswith(manifests_of(name)):
             home.remove(left)

@@ -7,7 +7,7 @@ from typing import Any
 from datacomp_core.errors import StoreError
 from datacomp_core.store.folder import Folder
 from datacomp_core.store.record import RECORD
-from datacomp_core.store.store import Store
+from datacomp_core.store.store import AMENDING, Store
 
 FORMAT = 2
 """1: names and defaults were hashed into addresses. 2: the identity is what a spec means."""
@@ -38,8 +38,8 @@ def require_format(store: Store, *, write: bool) -> None:
 
 def _has_records(root: Folder) -> bool:
     """Whether there is an artifact of any kind: `<kind>/<scale>/<name>/_artifact.json`."""
-    for kind in root.folders():
-        for scale in (root / kind).folders():
-            if any((root / kind / scale / name).exists(RECORD) for name in (root / kind / scale).folders()):
-                return True
+    for address in Store(root).places():
+        home = root / address
+        if home.exists(RECORD) or home.exists(AMENDING):
+            return True
     return False

@@ -32,10 +32,13 @@ def agreed(ask: Callable[[], T], where: object) -> T:
     raise StoreError(f"Listings of {where} differ from one another although nothing should change there: run again.")
 
 
-def complete(folder: Folder, known: dict[str, FileStat]) -> dict[str, int]:
-    """The files below a folder that was just written. `known` are those that this process wrote and did not remove."""
+def complete(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool = False) -> dict[str, int]:
+    """The files below a folder that was just written. `known` are those that this process wrote and did not remove.
+
+    One listing that names exactly the known files is believed only if nobody else wrote there before (`is_all_known`).
+    """
     found = folder.files()
-    if _fits(found, known) and found.keys() == known.keys():
+    if is_all_known and known and _fits(found, known) and found.keys() == known.keys():
         return found
 
     def ask() -> dict[str, int]:

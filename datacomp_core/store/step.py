@@ -169,7 +169,7 @@ class Step(Generic[A]):
             with imports_told():
                 made = self.function(*identity, out=mine.out, **wanted)
             # `data` is given by a step that only describes what lies elsewhere.
-            files = _listed(Folder(made.data)) if made.data else files_of(mine.out, mine.out.journal)
+            files = _listed(Folder(made.data)) if made.data else files_of(mine.out, mine.out.journal, is_all_known=mine.turn == 1)
             artifact = self._finished(made, address, made.data or f"{address}/{mine.name}", identity)
             how, took = {**wanted, "engine": engines.current()}, time.monotonic() - clock
             outputs, manifest = records.outputs_of(files, mine.name)

@@ -28,6 +28,7 @@ A = TypeVar("A", bound=Artifact)
 CHECKS = "_checks"
 LOST = "_lost"
 CHANGES = "_changes"
+AMENDING = "_amending.json"  # an earlier version set the record aside under this name while it changed an artifact
 
 
 class Store:
@@ -89,8 +90,14 @@ class Store:
 
     def refuse_interrupted(self, address: str) -> None:
         """StoreError if a change of what is published at an address has begun and not ended."""
-        if self.interrupted(address) is not None:
-            raise StoreError(_interrupted(address))
+        if (record := self.interrupted(address)) is not None:
+            raise StoreError(_interrupted(record))
+        if self.record(address) is None and self.has_older_change(address):
+            raise StoreError(older_change(address))
+
+    def has_older_change(self, address: str) -> bool:
+        """Whether a retry or a takedown of an earlier version of this system has begun at an address and not ended."""
+        return self.home(address).exists(AMENDING)
 
     def generations(self, address: str) -> list[Record]:
         """The records that an address has had, oldest first. Only the last may be in force."""
@@ -199,7 +206,7 @@ class Store:
             if before and before[-1].state == "built":
                 return before[-1]
             if before and before[-1].state == "changing":
-                raise StoreError(_interrupted(record.address))
+                raise StoreError(_interrupted(before[-1]))
             mine = record.model_copy(update={"generation": len(before) + 1})
             if home.create(record_name(mine.generation), mine.to_json()):
                 return mine
@@ -242,7 +249,10 @@ class Store:
         for address in self._places_below(LOST):
             for name in (self.root / LOST / address).names():
                 note = f"{LOST}/{address}/{name}"
-                said = self.root.read_json(note)
+                try:
+                    said = self.root.read_json(note)
+                except MissingFileError:  # cleared meanwhile
+                    continue
                 yield Lost(note, address, said["data"], said["why"], said["at"], Record.model_validate(said["record"]))
 
 
@@ -261,10 +271,17 @@ def _folders(folder: Folder) -> list[str]:
     return listing.agreed(folder.folders, folder)
 
 
-def _interrupted(address: str) -> str:
+def _interrupted(record: Record) -> str:
     return (
-        f"A retry or a takedown of {address} was begun and has not ended: run the same command again, then this one "
-        "(`datacomp pool retry`, `datacomp takedown`)."
+        f"A {record.why or 'retry or a takedown'} of {record.address} was begun and has not ended: run the same command again, "
+        "then this one (`datacomp pool retry`, `datacomp pool takedown`)."
+    )
+
+
+def older_change(address: str) -> str:
+    return (
+        f"A retry or a takedown of {address} was begun by an earlier version of datacomp and has not ended ({AMENDING}): end it "
+        f"with that version, or move the folder {address} out of the store to build it anew."
     )
 
 
@@ -286,16 +303,17 @@ def _is_absolute(data: str) -> bool:
     return data.startswith("/") or "://" in data
 
 
-def files_of(folder: Folder, known: dict[str, FileStat]) -> list[FileStat]:
-    """Every file below `folder` with its hash: taken from `known` where size agrees, else read once."""
+def files_of(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool = False) -> list[FileStat]:
+    """Every file below `folder` with its hash: taken from `known` where size agrees, else read once. See `listing.complete`."""
     found = []
-    for path, size in listing.complete(folder, known).items():
+    for path, size in listing.complete(folder, known, is_all_known=is_all_known).items():
         stat = known.get(path)
-        found.append(stat if stat and stat.size == size else FileStat(path, size, _hash(folder, path)))
+        found.append(stat if stat and stat.size == size else FileStat(path, size, hash_of(folder, path)))
     return found
 
 
-def _hash(folder: Folder, path: str) -> str:
+def hash_of(folder: Folder, path: str) -> str:
+    """The sha256 of a file, read by its blocks."""
     with folder.open(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
 

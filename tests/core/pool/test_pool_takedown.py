@@ -19,11 +19,14 @@ import pytest
 from odd_tars import add, pack, picture, sample, samples, uid_of
 
 from datacomp_core import uid
-from datacomp_core.artifacts import ShardSet, Subset
-from datacomp_core.errors import DataError
+from datacomp_core.artifacts import Pool, ShardSet, Subset
+from datacomp_core.errors import DataError, StoreError
 from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
+from datacomp_core.pool.amend import begin
+from datacomp_core.pool.images import images_of
 from datacomp_core.pool.overlap import OverlapSpec, intersect
 from datacomp_core.pool.requests import normal_url, uid_in_line
+from datacomp_core.pool.retry import retry_images
 from datacomp_core.pool.takedown import Taken, take_down_list
 from datacomp_core.resharding.reshard import ReshardSpec, reshard
 from datacomp_core.resharding.view import view
@@ -298,6 +301,77 @@ def test_in_a_bucket_too(tmp_path: Path, s3_url: str, monkeypatch: pytest.Monkey
         assert {name: value for name, value in found.items() if "/store/" not in name} == {
             name: value for name, value in expected.items() if "/store/" not in name
         }
+
+
+def test_what_was_set_aside_as_lost_keeps_no_sample_either(tmp_path: Path) -> None:
+    """One file of a shard set is lost, so it is set aside and made again; both are rid of the sample, and nothing else goes."""
+    store = build(str(tmp_path))
+    (record,) = [one for one in store.records("shards") if not one.adopted_from and not one.artifact.get("tars")]
+    folder = store.data(record)
+    first, *others, last = folder.files(".tar")
+    asked = str(read_index(folder, first.removesuffix(".tar"))["uid"][0])
+    folder.write(last, folder.read(last)[:700])
+    folder.remove(f"index/{last.removesuffix('.tar')}.parquet")
+    holders = {name for name in (first, *others) if asked.encode() in folder.read(name)}
+    store.set_aside(record, "an index is gone")
+    (lost,) = store.lost()
+    aside = store.root / lost.data
+    before = set(aside.files(".tar"))
+    taken, answers = take(store, tmp_path / "lists", asked)
+    assert taken.unread == {}
+    assert taken.removed[lost.note] == len(holders)
+    assert answers[asked].startswith("removed from")
+    assert before - set(aside.files(".tar")) == {*holders, last}, "the last one cannot be read, so nobody knows"
+    again, answers = take(store, tmp_path / "lists", asked)
+    assert again.removed == {}
+    assert again.not_found == 0, answers
+
+
+def test_a_takedown_removes_what_a_killed_retry_had_begun(tmp_path: Path) -> None:
+    """A tar without an index lies in the folder: nobody would look into it."""
+    store = build(str(tmp_path))
+    (record,) = [one for one in store.records("shards") if one.address.split("/")[2].startswith("with--")]
+    folder = store.data(record)
+    buffer = io.BytesIO()
+    pl.DataFrame({"uid": [uid_of(1)]}).write_parquet(buffer)
+    begin(store, record.address, "retry")
+    folder.write("retry/00000007.parquet", buffer.getvalue())
+    folder.write("00000007.tar", pack(list(samples(range(1, 2), uids=True))))
+    taken, _ = take(store, tmp_path / "lists", uid_of(1))
+    assert taken.unread == {}
+    assert not any("00000007" in name for name in folder.files())
+    made = store.record(record.address)
+    assert made is not None
+    assert store.missing(made) == ""
+
+
+def test_a_retry_does_not_publish_half_a_takedown(tmp_path: Path) -> None:
+    store = build(str(tmp_path))
+    (record,) = [one for one in store.records("shards") if one.address.split("/")[2].startswith("with--")]
+    (pool,) = [one for one in store.records("pools") if one.address == record.inputs["pool"][0]["address"]]
+    begin(store, record.address, "takedown")
+    with pytest.raises(StoreError, match="^A takedown of .* has not ended"):
+        retry_images(images_of("custom"), store.artifact(Pool, pool), record.address, store=store)
+    assert store.record(record.address) is None
+
+
+def test_two_changes_at_once_are_refused(tmp_path: Path) -> None:
+    store = build(str(tmp_path))
+    (record,) = [one for one in store.records("shards") if one.address.split("/")[2].startswith("with--")]
+    (pool,) = [one for one in store.records("pools") if one.address == record.inputs["pool"][0]["address"]]
+    with store.alone(record.address, "change it"):
+        with pytest.raises(StoreError, match="already being changed by process"):
+            retry_images(images_of("custom"), store.artifact(Pool, pool), record.address, store=store)
+        with pytest.raises(StoreError, match="already being changed by process"):
+            take(store, tmp_path / "lists", uid_of(1))
+    assert store.record(record.address) is not None
+
+
+def test_the_change_of_an_earlier_version_is_told(tmp_path: Path) -> None:
+    store = build(str(tmp_path))
+    store.root.write("shards/tiny/old--0123456789ab/_amending.json", b"{}")
+    taken, _ = take(store, tmp_path / "lists", uid_of(1))
+    assert "earlier version of datacomp" in taken.unread["shards/tiny/old--0123456789ab"]
 
 
 def test_lines_as_people_write_them() -> None:

@@ -137,6 +137,9 @@ class Bucket:
             if key in self.published and self._role() not in ("gc", "person"):
                 raise BrokenError(f"{self._role()} removed {key}, which was published at {self.published[key]}")
             del self.objects[key]
+            if is_record(key):  # whoever deletes a record has said that its data may go too
+                home = key.rpartition("/")[0]
+                self.published = {name: whose for name, whose in self.published.items() if whose != home}
             self.history.append(set(self.objects))
 
     def _role(self) -> str:

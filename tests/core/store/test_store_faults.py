@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,9 @@ from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DataError, MissingFileError, StoreError
 from datacomp_core.leaderboard.garbage import remove, unused
 from datacomp_core.store import Folder, Store, bucket, listing, scratch, step
+from datacomp_core.store import format as store_format
 from datacomp_core.store.change import begin, changing, finish
+from datacomp_core.store.format import require_format
 
 
 class FaultsSpec(Spec):
@@ -25,6 +28,16 @@ class FaultsSpec(Spec):
 def download(spec: FaultsSpec, *, out: Folder) -> Pool:
     for name in ("a", "b"):
         out.write(name, name.encode() * 10)
+    return Pool(num_samples=2, num_parts=2)
+
+
+@step("pools", version=1, name=lambda _: "resumed")
+def resumed(spec: FaultsSpec, *, out: Folder) -> Pool:
+    """Skips what is there."""
+    there = out.files()
+    for name in ("a", "b"):
+        if name not in there:
+            out.write(name, name.encode() * 10)
     return Pool(num_samples=2, num_parts=2)
 
 
@@ -71,6 +84,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     SickFileSystem.faults.clear()
     monkeypatch.setattr(bucket, "PAUSES", (0, 0))
     monkeypatch.setattr(listing, "PAUSES", (0, 0, 0))
+    monkeypatch.setattr(store_format, "_known", set[str]())
     return Store.open("sick://bucket/store")
 
 
@@ -114,7 +128,7 @@ def test_one_fault_is_not_noticed(store: Store, where: str) -> None:
 
 def test_a_lost_reply_to_the_record_is_no_refusal(store: Store) -> None:
     """The bucket has it; the client's own retry was refused."""
-    SickFileSystem.faults["pipe"] = ["", "", "", "", "lost"]
+    SickFileSystem.faults["pipe"] = ["", "", "", "", "", "lost"]  # form, lease, a, b, manifest, record
     outcomes = [download.run(FaultsSpec(), store=store) for _ in range(2)]
     assert [one.status for one in outcomes] == ["built", "reused"]
     assert store.folder(outcomes[0].artifact).files() == {"a": 10, "b": 10}
@@ -197,6 +211,103 @@ def test_an_empty_listing_does_not_publish_an_empty_change(store: Store) -> None
     with changing(store, made.address) as record:
         finish(store, record, {}, {"a": stat})
     assert download.run(FaultsSpec(), store=store).status == "reused"
+
+
+@pytest.mark.parametrize("turn", range(12))
+def test_an_interrupted_attempt_with_one_empty_listing_publishes_all_of_it(store: Store, turn: int) -> None:
+    """The second run writes nothing itself, so it knows the files from listings alone."""
+    SickFileSystem.faults["pipe"] = ["", "", "", "", PermissionError("expired")]  # lease, form, a, b, and then the manifest
+    with pytest.raises(StoreError):
+        resumed(FaultsSpec(), store=store)
+    SickFileSystem.faults.clear()
+    SickFileSystem.faults["ls"] = [*[""] * turn, "empty"]
+    made = resumed(FaultsSpec(), store=store)
+    record = store.record(made.address)
+    assert record is not None
+    assert dict(store.manifest(record).select("path", "size").iter_rows()) == {"a": 10, "b": 10}
+
+
+@pytest.mark.parametrize("turn", range(6))
+def test_an_empty_listing_does_not_make_an_older_store_a_new_one(store: Store, turn: int) -> None:
+    store.root.write("pools/tiny/x--0123456789ab/_amending.json", b"{}")
+    SickFileSystem.faults["ls"] = [*[""] * turn, "empty"]
+    with pytest.raises(StoreError, match="filled by an earlier version"):
+        require_format(store, write=True)
+
+
+def test_a_lost_reply_to_a_record_that_was_changed_meanwhile_removes_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is there, another process amends it, and only then does the client hear that its own second try was refused."""
+    address, put = download.address(FaultsSpec()), SickFileSystem.pipe_file
+
+    def slow(self: SickFileSystem, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        put(self, path, value, mode=mode, **kwargs)
+        if path.endswith("/_artifact.json") and mode == "create":
+            monkeypatch.setattr(SickFileSystem, "pipe_file", put)
+            with changing(store, address) as record:
+                finish(store, record, {}, {"a": store.data(record).write("a", b"short")})
+            raise FileExistsError(path)
+
+    monkeypatch.setattr(SickFileSystem, "pipe_file", slow)
+    assert download.run(FaultsSpec(), store=store).why == "another run finished it first"
+    record = store.record(address)
+    assert record is not None
+    assert record.generation == 2
+    assert store.missing(record) == ""
+    assert {name: store.data(record).read(name) for name in ("a", "b")} == {"a": b"short", "b": b"b" * 10}
+
+
+def test_the_change_of_an_earlier_version_is_told_and_kept(store: Store) -> None:
+    home = store.home(download.address(FaultsSpec()))
+    home.write("_amending.json", b"{}")
+    home.write("attempt-01234567/a", b"a" * 10)
+    for call in (
+        lambda: download.run(FaultsSpec(), store=store),
+        lambda: begin(store, download.address(FaultsSpec())),
+    ):
+        with pytest.raises(StoreError, match=r"earlier version of datacomp and has not ended \(_amending.json\)"):
+            store.root.write_json("_store.json", {"format": 2})
+            call()
+    assert unused(store, older_than_hours=0) == []
+    assert home.read("attempt-01234567/a") == b"a" * 10
+
+
+def test_a_note_about_what_is_in_force_deletes_nothing(store: Store) -> None:
+    """A process wrote the note and was killed before it marked the record; the files came back."""
+    made = download(FaultsSpec(), store=store)
+    record = store.record(made.address)
+    assert record is not None
+    store.mark_lost(record, "a is gone")
+    store.home(made.address).write("_artifact.json", record.to_json())
+    remove(store, [one for one in unused(store, older_than_hours=0, keep=[made.address]) if one.what == "lost"])
+    assert list(store.lost()) == []
+    assert download.run(FaultsSpec(), store=store).status == "reused"
+
+
+def test_what_was_not_moved_before_a_kill_is_cleared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(str(tmp_path))
+    made = download(FaultsSpec(), store=store)
+    record = store.record(made.address)
+    assert record is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "move", lambda *_: None)
+        store.set_aside(record, "a is gone")
+    (lost,) = [one for one in unused(store, older_than_hours=0) if one.what == "lost"]
+    assert remove(store, [lost]) == 20
+    assert not list(tmp_path.rglob("attempt-*/a"))
+
+
+def test_a_change_that_is_taken_up_hashes_what_the_killed_one_wrote(store: Store) -> None:
+    made = download(FaultsSpec(), store=store)
+    begin(store, made.address, "takedown")
+    store.folder(made).write("a", b"c" * 10)  # as large as before
+    with pytest.raises(StoreError, match="^A takedown of"):
+        download.run(FaultsSpec(), store=store)
+    with changing(store, made.address, "takedown") as record:
+        told = finish(store, record, {}, {})
+    hashes = dict(store.manifest(told).select("path", "sha256").iter_rows())
+    assert hashes == {name: hashlib.sha256(data * 10).hexdigest() for name, data in (("a", b"c"), ("b", b"b"))}
 
 
 def test_a_lost_bucket_is_no_empty_store(s3_server: str) -> None:

@@ -1,0 +1,93 @@
+"""Takedowns in what was set aside as lost (`_lost/`): it may contain samples that were taken down, and nobody reads it any more.
+
+A tar that contains one of the samples, or that cannot be read, is deleted whole: what is set aside is not a shard set that has
+to stay consistent. Marks are written before, so a killed takedown is finished by the same command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import polars as pl
+
+from datacomp_core.errors import DatacompError, DataError, MissingFileError
+from datacomp_core.pool.requests import KNOWN, NOW, Requests
+from datacomp_core.shards import INDEX, index_shard, stored_index
+from datacomp_core.store import Folder, Store
+from datacomp_core.store.deletion import places_of, remove_lost_file
+from datacomp_core.store.store import Lost
+
+
+class SetAside(NamedTuple):
+    """One tar that has to go, with the uids in it that are asked for (none if it cannot be read)."""
+
+    lost: Lost
+    folder: Folder
+    name: str
+    uids: pl.Series
+
+
+def concerned(store: Store, requests: Requests, unread: dict[str, str]) -> list[SetAside]:
+    """The tars set aside that contain samples which are asked for, or which nobody can read."""
+    found: list[SetAside] = []
+    for lost in store.lost():
+        if lost.record.kind != "shards":
+            continue
+        try:
+            for one in _tars(store, lost, requests):
+                requests.note(one.uids, KNOWN)
+                found.append(one)
+        except DatacompError as problem:
+            unread[lost.note] = str(problem)
+    return found
+
+
+def _tars(store: Store, lost: Lost, requests: Requests) -> Iterator[SetAside]:
+    for folder in places_of(store, lost):
+        names = [path.removesuffix(".tar") for path in folder.files(".tar")]
+        if not names:
+            continue
+        if lost.record.adopted_from:
+            raise DataError(
+                f"What was adopted from {lost.record.adopted_from} and was lost later is there again: adopt it again, then run "
+                "the same command again, or delete the folder and the note."
+            )
+        for name in names:
+            uids = _uids(folder, name)
+            hit = None if uids is None else uids.filter(requests.among(uids))
+            if hit is None:
+                yield SetAside(lost, folder, name, pl.Series(dtype=pl.String))
+            elif len(hit):
+                yield SetAside(lost, folder, name, hit)
+
+
+def _uids(folder: Folder, name: str) -> pl.Series | None:
+    """What the tar and its index name; None if the tar is damaged. StoreError if it cannot be read at the moment."""
+    try:
+        walked = index_shard(folder, name)
+        walked.whole()
+    except MissingFileError:
+        return pl.Series(dtype=pl.String)
+    except DataError:
+        return None
+    uids = [walked.rows["uid"].cast(pl.String)]
+    try:
+        uids.append(stored_index(folder, name)[0]["uid"].cast(pl.String))
+    except DataError:
+        if walked.rows["uid"].null_count():  # a tar that names no uids, and no index that does
+            return None
+    return pl.concat(uids).drop_nulls().str.to_lowercase().unique()
+
+
+def delete(found: list[SetAside], requests: Requests, places: list[str]) -> dict[str, int]:
+    """Delete these tars and their indexes; the samples that went, by the note about what was set aside."""
+    removed: dict[str, int] = {}
+    for one in found:
+        if one.lost.note not in places:
+            places.append(one.lost.note)
+        remove_lost_file(one.folder, f"{one.name}.tar")
+        remove_lost_file(one.folder, f"{INDEX}/{one.name}.parquet")
+        requests.note(one.uids, NOW, places.index(one.lost.note))
+        removed[one.lost.note] = removed.get(one.lost.note, 0) + len(one.uids)
+    return removed
