@@ -7,7 +7,6 @@ killed leaves no record that lies, and is taken up by the same command.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 from typing import Any
 
 from datacomp_core.artifacts import ShardSet
@@ -35,18 +34,19 @@ def begin(store: Store, address: str, what: str = "") -> tuple[Record, ShardSet]
     return record, store.artifact(ShardSet, record)
 
 
-def drop_unfinished(folder: Folder) -> set[str]:
+def drop_unfinished(store: Store, record: Record) -> None:
     """Remove the shards that a killed retry began and did not finish: their rows still stand in their old ledgers.
 
-    The paths of files that are not there any more.
+    What the record names stays.
     """
-    gone: set[str] = set()
-    for name in sorted(path.removesuffix(".parquet") for path in (folder / RETRY).files(".parquet")):
-        if not folder.exists(stats_name(name)):
-            for file in (f"{name}.tar", f"{INDEX}/{name}.parquet", f"{LEDGER}/{name}.parquet", f"{RETRY}/{name}.parquet"):
+    folder = store.data(record)
+    begun = [path.removesuffix(".parquet") for path in (folder / RETRY).files(".parquet")]
+    unfinished = [name for name in begun if not folder.exists(stats_name(name))]
+    published = set(store.manifest(record)["path"]) if unfinished else set[str]()
+    for name in unfinished:
+        for file in (f"{name}.tar", f"{INDEX}/{name}.parquet", f"{LEDGER}/{name}.parquet", f"{RETRY}/{name}.parquet"):
+            if file not in published:
                 folder.remove(file)
-                gone.add(file)
-    return gone
 
 
 def interrupted(store: Store) -> list[Record]:
@@ -61,10 +61,8 @@ def left_by_older(store: Store) -> dict[str, str]:
     return {address: older_change(address) for address in waiting if store.has_older_change(address)}
 
 
-def finish(
-    store: Store, record: Record, shards: ShardSet, changed: dict[str, FileStat], removed: Collection[str] = ()
-) -> ShardSet:
-    """Write the record anew; `changed` files were written, `removed` ones taken away, all others keep the hashes of before."""
+def finish(store: Store, record: Record, shards: ShardSet, changed: dict[str, FileStat]) -> ShardSet:
+    """Write the record anew; `changed` are the files that were written, all others keep the hashes of before."""
     folder = store.folder(shards)
     names = [name.removesuffix(".parquet") for name in (folder / INDEX).files(".parquet")]
     total, digest = 0, 0
@@ -80,7 +78,7 @@ def finish(
         "fingerprint": fingerprint([record.fingerprint, f"{digest:064x}"]),
     }
     made = shards.model_copy(update=update)
-    change.finish(store, record, {"artifact": made.model_dump(mode="json"), "fingerprint": made.fingerprint}, changed, removed)
+    change.finish(store, record, {"artifact": made.model_dump(mode="json"), "fingerprint": made.fingerprint}, changed)
     return made
 
 

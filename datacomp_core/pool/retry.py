@@ -99,9 +99,10 @@ def _retry(
     changed: dict[str, FileStat] = {}
     for name in removal.pending(folder):
         removal.finish(folder, name, removal.named(()), TAKEN_DOWN, changed)
-    gone = amend.drop_unfinished(folder)
+    amend.drop_unfinished(store, record)
     for name in sorted(path.removesuffix(".parquet") for path in (folder / RETRY).files(".parquet")):
-        _move_rows(folder, name, changed)
+        if folder.exists(stats_name(name)):
+            _move_rows(folder, name, changed)
     plans = list(_again(metadata, spec, folder, tables, changed))
     progress.start(sum(plan.count for plan in plans), "images")
     tried = arrived = 0
@@ -112,7 +113,7 @@ def _retry(
         _move_rows(folder, shard_name(fetched.plan.number), changed)
     if spec.error_pictures == "drop":
         error_pictures.drop(folder, spec.error_picture_urls, changed)
-    return Retried(amend.finish(store, record, shards, changed, gone - changed.keys()), tried, arrived)
+    return Retried(amend.finish(store, record, shards, changed), tried, arrived)
 
 
 def _again(

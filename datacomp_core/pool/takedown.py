@@ -272,7 +272,8 @@ def _change(store: Store, here: list[_Set], requests: Requests, taken: Taken) ->
         for one in here:
             alone.enter_context(store.alone(one.record.address, "take samples out of it"))
         begun = [amend.begin(store, one.record.address, amend.TAKEDOWN) for one in here]
-        gone_before = amend.drop_unfinished(folder)
+        for record, _ in begun:
+            amend.drop_unfinished(store, record)
         for name in _indexed(folder):
             rows = stored_index(folder, name)[0]
             hit = rows.filter(requests.among(rows["uid"]))["uid"]
@@ -281,7 +282,7 @@ def _change(store: Store, here: list[_Set], requests: Requests, taken: Taken) ->
                 requests.note(hit, NOW, taken.places.index(one.record.address))
                 taken.count(one.record.address, gone)
         for record, shards in begun:
-            amend.finish(store, record, shards, changed, gone_before)
+            amend.finish(store, record, shards, changed)
 
 
 def _change_view(store: Store, view: _Set, requests: Requests, taken: Taken) -> None:

@@ -49,6 +49,7 @@ def test_only_clearing_and_takedowns_delete() -> None:
     }
     assert callers <= {
         "datacomp_core/leaderboard/garbage.py",
+        "datacomp_core/pool/set_aside.py",
         "datacomp_core/pool/takedown.py",
         "datacomp_core/store/step.py",
     }
