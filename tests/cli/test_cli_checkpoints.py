@@ -467,7 +467,8 @@ def test_both_commands_take_each_form_or_refuse_it(
 ) -> None:
     from test_cli_stale import made_world  # the pool and the test set of that test
 
-    world = made_world(tmp_path)
+    (tmp_path / "world").mkdir()
+    world = made_world(tmp_path / "world")
     (tmp_path / "model").mkdir()
     told = ""
     if name == "transformers 5":
