@@ -96,6 +96,7 @@ class Seen:
     digest: int
     reasons: dict[str, int]
     problem: str = ""
+    wrong_table: str = ""
     told: dict[str, int] = field(default_factory=dict[str, int])
     is_new: bool = False
 
@@ -124,11 +125,12 @@ def adopt_metadata(
     tables = set(shards.files(".parquet"))
     progress.start(len(names), "shards")
     damaged: list[tuple[str, str]] = []
-    for name, problem in process_map(partial(_describe, spec, shards, out, tables), names, workers=workers):
+    wrong: list[str] = []
+    for name, (problem, wrong_table) in process_map(partial(_describe, spec, shards, out, tables), names, workers=workers):
         damaged += [(name, problem)] if problem else []
+        wrong += [wrong_table] if wrong_table else []
         progress.advance()
-    if damaged and spec.damaged == "refuse":
-        raise DataError(problems(damaged, shards))
+    _refuse(spec, shards, damaged, wrong)
     rows = count_rows(out / METADATA, names, ("uid", "url", "text"))
     return Pool(scale=spec.of, num_samples=rows, num_parts=len(names))
 
@@ -156,15 +158,14 @@ def adopt_shards(
         seen[name] = found
         progress.advance(arrived=found.num_samples)
     damaged = [(name, found.problem) for name, found in seen.items() if found.problem]
-    if damaged and spec.damaged == "refuse":
-        raise DataError(problems(damaged, shards))
+    _refuse(spec, shards, damaged, [found.wrong_table for found in seen.values() if found.wrong_table])
     reasons, told = Counter[str](), Counter[str]()
     for found in seen.values():
         reasons.update(found.reasons)
         told.update(found.told)
     total = sum(found.num_samples for found in seen.values())
     if not total:
-        raise DataError(_nothing(shards, reasons, told))
+        raise DataError(problems(damaged, [], shards) if damaged else _nothing(shards, reasons, told))
     staged = [name for name in names if seen[name].is_new]
     more = _overlap(pool, spec, shards, {name: out / STAGED if seen[name].is_new else shards for name in names}, total)
     for _ in process_map(partial(_publish, shards, out / STAGED), staged, workers=workers):
@@ -174,6 +175,8 @@ def adopt_shards(
         more["repeated_uids"] = total - unique
     if damaged:
         more["damaged_tars"] = len(damaged)
+    if empty := sum(not found.reasons and not found.problem for found in seen.values()):
+        more["empty_tars"] = empty
     return ShardSet(
         scale=pool.scale,
         num_samples=total,
@@ -185,13 +188,20 @@ def adopt_shards(
     )
 
 
-def _describe(spec: AdoptedPoolSpec, shards: Folder, out: Folder, tables: set[str], name: str) -> str:
-    """One metadata part from one tar; the tar's problem, if it has one."""
+def _describe(spec: AdoptedPoolSpec, shards: Folder, out: Folder, tables: set[str], name: str) -> tuple[str, str]:
+    """One metadata part from one tar; the problems of the tar and of the table beside it, if they have any."""
     taken = take_in(shards, name, spec.members, spec.columns, has_table=f"{name}.parquet" in tables)
     found = pl.DataFrame(described(shards, taken.rows), schema=SCHEMA, strict=False)
     with out.writing(f"{METADATA}/{name}.parquet") as path:
         found.with_columns(taken.rows["uid"]).write_parquet(path)
-    return taken.problem
+    return taken.problem, taken.wrong_table
+
+
+def _refuse(spec: AdoptedPoolSpec, shards: Folder, damaged: list[tuple[str, str]], wrong_tables: list[str]) -> None:
+    """DataError that names all tars and tables that cannot be used; damaged tars may be left out, wrong tables may not."""
+    named = damaged if spec.damaged == "refuse" else []
+    if named or wrong_tables:
+        raise DataError(problems(named, wrong_tables, shards))
 
 
 def _look(spec: AdoptedPoolSpec, shards: Folder, out: Folder, there: set[str], name: str) -> Seen:
@@ -207,7 +217,7 @@ def _look(spec: AdoptedPoolSpec, shards: Folder, out: Folder, there: set[str], n
     with staged.writing(f"{LEDGER}/{name}.parquet") as path:
         taken.book.write_parquet(path, compression="zstd", statistics=False)
     digest = ledger.digest(rows["uid"])
-    return Seen(rows.height, digest, ledger.tally(taken.book), taken.problem, dict(taken.told), is_new=True)
+    return Seen(rows.height, digest, ledger.tally(taken.book), taken.problem, taken.wrong_table, dict(taken.told), is_new=True)
 
 
 def _as_indexed(spec: AdoptedPoolSpec, shards: Folder, name: str) -> Seen | None:

@@ -22,6 +22,8 @@ def num_rows(metadata: Folder, part: str, needed: Sequence[str]) -> int:
     except (pl.exceptions.PolarsError, OSError) as problem:
         first = str(problem).split("\n", 1)[0]
         raise DataError(f"{where} cannot be read as parquet ({first}): fetch the metadata again.") from problem
+    if "uid" in needed and (kind := frame.collect_schema().get("uid", pl.String())) != pl.String:
+        raise DataError(f"{where} has uids of the type {kind}, and text of 32 hex digits is wanted: it is no metadata of a pool.")
     missing = [name for name in needed if name not in columns]
     if missing:
         raise DataError(f"{where} has no column {missing[0]!r}, which the download needs; it has {', '.join(columns)}.")

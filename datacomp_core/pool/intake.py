@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +26,8 @@ from datacomp_core.uid import uid_of
 
 NO_PICTURE, EMPTY_PICTURE, NO_CAPTION, DAMAGED = "no_picture", "empty_picture", "no_caption", "damaged_tar"
 LARGE_PIXELS = 1 << 31
+UID_PATTERN = r"^[0-9a-fA-F]{32}$"
+BESIDE = ("sha256", "original_width", "original_height", "caption", "face_bboxes")
 
 
 class TableColumns(Spec):
@@ -43,23 +44,24 @@ class TableColumns(Spec):
 class TakenIn:
     """A tar's usable samples (an index, with `members` where names are not usual), its ledger, and what is to be told of it.
 
-    `problem` says why the tar cannot be used; then the index has no rows.
+    `problem` says why the tar cannot be used; then the index has no rows. `wrong_table` says why the table beside it cannot be.
     """
 
     rows: pl.DataFrame
     book: pl.DataFrame
     problem: str = ""
     told: Counter[str] = field(default_factory=Counter[str])
+    wrong_table: str = ""
 
 
 def take_in(shards: Folder, name: str, names: MemberNames, columns: TableColumns, *, has_table: bool) -> TakenIn:
-    """Walk a tar and account for it. DataError if the table beside it is none, or is of another tar."""
+    """Walk a tar and account for it, and for the table beside it."""
     with shards.open(f"{name}.tar") as file:
         indexed = index_tar(file, name, names)
     told = _told(indexed)
     samples = _usable(indexed, names).with_columns(pl.Series(MEMBERS, [names.text() or None] * indexed.rows.height, pl.String))
     problem = f"{indexed.damage}; {indexed.advice}" if indexed.damage else ""
-    table = read_table(shards, name, columns) if has_table else None
+    table, wrong = _table_of(shards, name, columns, samples) if has_table else (None, "")
     if table is not None and "status" in table.columns and not problem:
         lost = table.filter((pl.col("status") == "success") & ~pl.col("key").is_in(samples["key"].implode()))
         if lost.height:
@@ -68,15 +70,36 @@ def take_in(shards: Folder, name: str, names: MemberNames, columns: TableColumns
                 "download it again"
             )
     samples = samples.with_columns(reason=pl.lit(DAMAGED)) if problem else _with_uids(shards, name, samples)
-    if table is not None and indexed.rows.height and not table["key"].is_in(samples["key"].implode()).any():
-        raise DataError(
-            f"{shards.at(name)}.parquet has no key in common with {name}.tar (its first is {table['key'][0]!r}, the tar's "
-            f"{samples['key'][0]!r}): it is of another tar; move it away, or name its column of keys with --column key=NAME."
-            if table.height
-            else f"{shards.at(name)}.parquet has no rows, and {name}.tar has samples: move it away."
-        )
     rows = samples.filter(pl.col("reason").is_null()).drop("reason")
-    return TakenIn(rows, _ledger(name, samples, table, told, is_damaged=bool(problem)), problem, told)
+    return TakenIn(rows, _ledger(name, samples, table, told, is_damaged=bool(problem)), problem, told, wrong)
+
+
+def _table_of(shards: Folder, name: str, columns: TableColumns, samples: pl.DataFrame) -> tuple[pl.DataFrame | None, str]:
+    """The table beside a tar, or why it cannot be used: it is no table, or it is the table of another tar."""
+    where = shards.at(f"{name}.parquet")
+    try:
+        table = read_table(shards, name, columns)
+    except DataError as problem:
+        return None, str(problem)
+    if not samples.height:
+        return table, ""
+    if not table.height:
+        return None, f"{where} has no rows, and {name}.tar has samples: move it away."
+    both = samples.select("key", here="uid").join(table.unique("key", keep="first"), on="key")
+    if not both.height:
+        return None, (
+            f"{where} has no key in common with {name}.tar (its first is {table['key'][0]!r}, the tar's "
+            f"{samples['key'][0]!r}): it is of another tar; move it away, or name its column of keys with --column key=NAME."
+        )
+    if "uid" in table.columns:
+        stated = both.filter(pl.col("here").is_not_null() & pl.col("uid").str.contains(UID_PATTERN))
+        other = stated.filter(pl.col("here") != pl.col("uid").str.to_lowercase())
+        if other.height:
+            return None, (
+                f"{where} states the uid {other['uid'][0]} for the key {other['key'][0]!r}, and {name}.tar {other['here'][0]} "
+                f"({other.height} of {stated.height} such keys): it is of another tar; move it away."
+            )
+    return table, ""
 
 
 def described(shards: Folder, rows: pl.DataFrame) -> list[dict[str, Any]]:
@@ -150,8 +173,9 @@ def read_table(shards: Folder, name: str, columns: TableColumns) -> pl.DataFrame
     where = shards.at(f"{name}.parquet")
     try:
         theirs = pl.read_parquet(io.BytesIO(shards.read(f"{name}.parquet")))
-    except pl.exceptions.PolarsError as problem:
-        raise DataError(f"{where} cannot be read as parquet ({problem}): move it away, or download it again.") from problem
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, MemoryError) as problem:
+        first = str(problem).split("\n", 1)[0]
+        raise DataError(f"{where} cannot be read as parquet ({first}): move it away, or download it again.") from problem
     if columns.key not in theirs.columns:
         raise DataError(
             f"{where} has no column {columns.key!r}, so nobody knows which sample a row is of; it has "
@@ -159,12 +183,24 @@ def read_table(shards: Folder, name: str, columns: TableColumns) -> pl.DataFrame
         )
     renamed = {getattr(columns, ours): ours for ours in TableColumns.model_fields}
     known = theirs.select(
-        pl.col(old).cast(pl.String, strict=False).alias(new) for old, new in renamed.items() if old in theirs.columns
+        _as_text(theirs[old], ours, where).alias(ours) for old, ours in renamed.items() if old in theirs.columns
     )
-    rest = [
-        column for column in ("sha256", "original_width", "original_height", "caption", "face_bboxes") if column in theirs.columns
-    ]
+    rest = [column for column in BESIDE if column in theirs.columns and (column == "face_bboxes" or _is_plain(theirs[column]))]
     return pl.concat([known, theirs.select(rest)], how="horizontal") if rest else known
+
+
+def _is_plain(column: pl.Series) -> bool:
+    return not (column.dtype.is_nested() or isinstance(column.dtype, pl.Binary | pl.Object))
+
+
+def _as_text(column: pl.Series, ours: str, where: str) -> pl.Series:
+    """A column as text. DataError if it has lists, structs or bytes."""
+    if not _is_plain(column):
+        raise DataError(
+            f"{where}: column {column.name!r} has the type {column.dtype}, and text is wanted: name another with "
+            f"--column {ours}=NAME, or move the file away."
+        )
+    return column.cast(pl.String, strict=False)
 
 
 def _ledger(
@@ -222,7 +258,12 @@ def _in_schema(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def problems(found: Iterator[tuple[str, str]] | list[tuple[str, str]], shards: Folder) -> str:
-    """All damaged tars in one sentence."""
-    listed = [f"{name}.tar is damaged: {problem}" for name, problem in sorted(found)]
-    return f"{len(listed)} of the tars in {shards} cannot be taken in, so nothing was written. {'. '.join(listed)}."
+def problems(found: list[tuple[str, str]], tables: list[str], shards: Folder) -> str:
+    """All damaged tars and all tables that cannot be used."""
+    told: list[str] = []
+    if found:
+        listed = [f"{name}.tar is damaged: {problem}" for name, problem in sorted(found)]
+        told.append(f"{len(listed)} of the tars in {shards} cannot be taken in, so nothing was written. {'. '.join(listed)}.")
+    if tables:
+        told.append(f"{len(tables)} of the tables beside the tars in {shards} cannot be used, so nothing was written.")
+    return " ".join([*told, *sorted(tables)])

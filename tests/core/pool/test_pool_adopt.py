@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +186,7 @@ def read_metadata(store: Store, pool: Pool) -> pl.DataFrame:
     return pl.concat([pl.read_parquet(path) for path in sorted((store.folder(pool).path / "metadata").iterdir())])
 
 
-def table(path: Path, **columns: list[object]) -> None:
+def table(path: Path, **columns: Sequence[object]) -> None:
     pl.DataFrame(columns).write_parquet(path)
 
 
@@ -220,6 +222,55 @@ def test_tables_of_other_tools_are_counted_or_refused(tmp_path: Path) -> None:
     assert shards.counts == {"candidates": 4, "arrived": 3, "http_4xx": 1, **told}
     book = pl.read_parquet(root / "ledger/a.parquet")
     assert dict(book.select("key", "uid").iter_rows()) == {**{key: uid_of(n) for n, key in enumerate(keys)}, "n": None}
+
+
+def test_all_tables_that_cannot_be_used_are_named_and_nothing_is_written(tmp_path: Path) -> None:
+    tars = {name: pack(samples(range(3 * n, 3 * n + 3))) for n, name in enumerate("abcdefg")}
+    root = folder(tmp_path / "old", **tars, h=b"no tar")
+    (root / "a.parquet").write_bytes(b"PAR1nothingPAR1")
+    (root / "b.parquet").write_bytes(b"")
+    table(root / "c.parquet", key=[["x"]])
+    table(root / "d.parquet", key=[f"{n:09d}" for n in range(9, 12)], url=[b"\xff"] * 3)
+    table(root / "e.parquet", key=["x"])
+    success = {"status": ["success"] * 3, "error_message": [None] * 3}
+    table(root / "f.parquet", key=[f"{n:09d}" for n in range(15, 18)], uid=[uid_of(n) for n in (15, 99, 17)], **success)
+    table(root / "g.parquet", key=[f"{n:09d}" for n in range(18, 21)], uid=[uid_of(18).upper(), None, "?"], **success)
+    faults = {
+        "a": "cannot be read as parquet",
+        "b": "cannot be read as parquet",
+        "c": r"column 'key' has the type List\(String\)",
+        "d": "column 'url' has the type Binary",
+        "e": "no key in common",
+        "f": f"states the uid {uid_of(99)} for the key '000000016', and f.tar {uid_of(16)} \\(1 of 3",
+    }
+    with pytest.raises(DataError) as problem:
+        adopt(root)
+    for name, words in faults.items():
+        assert re.search(rf"{name}\.parquet:? {words}|{name}\.parquet has {words}", str(problem.value)), words
+    assert "6 of the tables beside the tars" in str(problem.value)
+    assert "h.tar is damaged" in str(problem.value)
+    assert "g.parquet" not in str(problem.value)
+    with pytest.raises(DataError, match="6 of the tables"):
+        adopt(root, damaged="leave_out")  # a table that is wrong says nothing of its tar: nothing is left out for it
+    assert not (root / "index").exists()
+    for name in faults:
+        (root / f"{name}.parquet").unlink()
+    assert adopt(root, damaged="leave_out")[1].num_samples == 21
+
+
+def test_metadata_whose_uids_are_numbers_is_refused(tmp_path: Path) -> None:
+    root = folder(tmp_path / "old", a=pack(samples(range(3))))
+    (root / "metadata").mkdir()
+    table(root / "metadata/a.parquet", uid=[1, 2, 3], url=["u"] * 3, text=["t"] * 3)
+    with pytest.raises(DataError, match=r"metadata/a\.parquet has uids of the type Int64"):
+        adopt(root)
+
+
+def test_tars_without_a_sample_are_counted(tmp_path: Path) -> None:
+    root = folder(tmp_path / "old", a=pack(samples(range(3))), b=bytes(10_240))
+    assert adopt(root)[1].counts == {"candidates": 3, "arrived": 3, "empty_tars": 1}
+    with pytest.raises(DataError, match=r"c\.tar is damaged: the members of sample '000000000' are not side by side"):
+        adopt(folder(tmp_path / "pieces", c=pack([*sample(0)[:2], *sample(1), sample(0)[2]])), damaged="leave_out")
 
 
 def test_metadata_of_another_pool_is_refused_and_a_part_is_counted(tmp_path: Path) -> None:

@@ -149,7 +149,12 @@ def killed_at(turn: int, when: str, monkeypatch: pytest.MonkeyPatch) -> Iterator
 LINES = (uid_of(1), "HTTP://H:80/0003.jpg#x", "http://h/0006.jpg", uid_of(90))
 
 
-def kill_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: Callable[[int], list[int]]) -> None:
+def kill_everywhere(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    turns: Callable[[int], list[int]],
+    whens: tuple[str, ...] = ("before", "after"),
+) -> None:
     """Kill the takedown at some operations, run it again, and compare with one that nobody disturbed."""
     base, pristine = tmp_path / "base", tmp_path / "pristine"
     build(str(base))
@@ -167,7 +172,7 @@ def kill_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: Call
     expected, number = state(store), len(done)
     assert number > 20
     for turn in turns(number):
-        for when in ("before", "after"):
+        for when in whens:
             store = restore()
             with pytest.raises(Killed), killed_at(turn, when, monkeypatch) as done:
                 take(store, tmp_path / "lists", *LINES)
@@ -179,6 +184,11 @@ def kill_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: Call
 
 
 def test_a_takedown_that_was_killed_is_finished_by_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_everywhere(tmp_path, monkeypatch, lambda number: [number // 2], ("after",))
+
+
+@pytest.mark.slow
+def test_a_takedown_that_was_killed_at_some_places_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kill_everywhere(tmp_path, monkeypatch, lambda number: [int(n) for n in np.random.default_rng(7).integers(5, number, 4)])
 
 
