@@ -7,6 +7,7 @@ fails is named with its sample and the others still run; then the whole is an In
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,12 +16,12 @@ from pydantic import Field, model_validator
 from datacomp_core.artifacts import Checkpoint, EvalReport, EvalSets, Spec
 from datacomp_core.clip_sources import ModelSource, StoredModel, source
 from datacomp_core.device import default_device, devices_of
-from datacomp_core.errors import DataError, IncompleteError, SpecError
+from datacomp_core.errors import DataError, IncompleteError, SpecError, unknown
 from datacomp_core.evaluation import report as reports
 from datacomp_core.evaluation.catalog import SUITES, EvalTask, suite
 from datacomp_core.evaluation.custom import TaskRow, beside
 from datacomp_core.evaluation.model import Compile, EvalModel, Exactness, Mode
-from datacomp_core.evaluation.report import Report
+from datacomp_core.evaluation.report import Report, TaskResult
 from datacomp_core.evaluation.run import Expected, Identity, run
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.settings import settings
@@ -70,9 +71,42 @@ class EvalSpec(Spec):
 
     def wanted(self) -> list[EvalTask]:
         """The tasks in the suite's order, and then one's own."""
-        chosen = suite(self.suite)
-        named = {chosen.task(key).key for key in self.tasks}
-        return [*(task for task in chosen.tasks if not named or task.key in named), *beside(chosen, self.extra_tasks)]
+        known = [*suite(self.suite).tasks, *self.own()]
+        if lost := [key for key in self.tasks if not any(key in (task.key, task.name) for task in known)]:
+            raise unknown("evaluation task", lost[0], [task.key for task in known])
+        return [task for task in known if not self.tasks or task.key in self.tasks or task.name in self.tasks]
+
+    def own(self) -> list[EvalTask]:
+        """The tasks of one's own."""
+        return beside(suite(self.suite), self.extra_tasks)
+
+
+class FailedTasksError(IncompleteError):
+    """Some tasks failed. The report is written; `report` is what went right, with the error of each task that did not."""
+
+    report: Report
+
+    @property
+    def failed(self) -> list[TaskResult]:
+        return [task for task in self.report.tasks if task.error]
+
+    @property
+    def summary(self) -> str:
+        """What failed, as a number, and what that costs."""
+        of_suite = {task.key for task in suite(self.report.suite).tasks}
+        lost = "so the report is incomplete"
+        if any(task.scored for task in self.failed):
+            lost = "so there is no average"
+        elif any(task.key not in of_suite and task.main_metric for task in self.failed):
+            lost = "so there is no average of your own tasks"
+        return f"{len(self.failed)} of {len(self.report.tasks)} evaluation tasks failed, {lost}."
+
+
+def _failed(made: Report) -> FailedTasksError:
+    error = FailedTasksError()
+    error.report = made
+    error.args = (f"{error.summary} {'; '.join(f'{task.key}: {task.error}' for task in error.failed)}",)
+    return error
 
 
 @step("reports", version=1, name=lambda spec, checkpoint, evalsets: f"{checkpoint.name}-{spec.label()}")
@@ -178,6 +212,7 @@ def _evaluated(
     made = reports.make(
         suite(spec.suite),
         results,
+        own=spec.own(),
         model=model.title,
         weights=weights,
         exactness=exactness,
@@ -185,10 +220,8 @@ def _evaluated(
         device=kind,
     )
     reports.write(out, made)
-    failed = [result for result in results if result.error]
-    if failed:
-        told = "; ".join(f"{result.key}: {result.error}" for result in failed)
-        raise IncompleteError(f"{len(failed)} of {len(results)} evaluation tasks failed, so there is no average. {told}")
+    if any(result.error for result in results):
+        raise _failed(made)
     return made
 
 
@@ -200,9 +233,9 @@ def _own_device(stations: Stations) -> str:
     return own
 
 
-def suite_in(sets: Folder) -> str:
-    """The suite whose sets lie in a folder. DataError if there are none."""
-    there = set(sets.folders())
+def suite_in(sets: Folder, own: Collection[str] = ()) -> str:
+    """The suite whose sets lie in a folder, apart from the folders in `own`. DataError if there are none."""
+    there = set(sets.folders()) - set(own)
     for name, found in SUITES.items():
         if there & {task.folder for task in found.tasks}:
             return name

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.evaluation import aggregate
-from datacomp_core.evaluation.catalog import Suite
+from datacomp_core.evaluation.catalog import EvalTask, Suite
 from datacomp_core.evaluation.model import EXACT, Exactness
 from datacomp_core.store.folder import Folder
 
@@ -26,7 +26,7 @@ class TaskResult(BaseModel):
     protocol: str
     protocol_version: int
     main_metric: str | None
-    scored: bool = Field(default=True, description="Whether it counts in the average.")
+    scored: bool = Field(default=True, description="Whether it counts in the suite's average.")
     value: float | None = None
     metrics: dict[str, float | int | None] = Field(default_factory=dict)
     count: int = Field(default=0, description="Test samples.")
@@ -39,7 +39,11 @@ class TaskResult(BaseModel):
 
 
 class Report(BaseModel):
-    """`average` is None unless every scored task of the suite has a value; `missing` names those that have none."""
+    """`average` is None unless every scored task of the suite has a value; `own_average` likewise for one's own tasks.
+
+    `missing` names the tasks of both kinds that have no value; `complete` says that there are none
+    and that no task failed.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int = 2
@@ -58,15 +62,25 @@ class Report(BaseModel):
     groups: dict[str, float | None]
     clean_average: float | None
     above_chance_average: float | None
+    own_average: float | None = Field(default=None, description="Mean of the main metrics of one's own tasks.")
     tasks: list[TaskResult]
 
 
 def make(
-    suite: Suite, results: Sequence[TaskResult], *, model: str, weights: str, exactness: Exactness, batch_size: int, device: str
+    suite: Suite,
+    results: Sequence[TaskResult],
+    *,
+    own: Sequence[EvalTask] = (),
+    model: str,
+    weights: str,
+    exactness: Exactness,
+    batch_size: int,
+    device: str,
 ) -> Report:
-    """The report over what is there, in the suite's order."""
+    """The report over what is there, in the suite's order and then that of `own`, all tasks beside the suite."""
     values = {result.key: result.value for result in results if result.value is not None}
-    missing = aggregate.missing(suite, values)
+    measured = [task for task in own if task.metric]
+    missing = [*aggregate.missing(suite, values), *(task.key for task in measured if task.key not in values)]
     return Report(
         suite=suite.name,
         suite_version=suite.version,
@@ -77,12 +91,13 @@ def make(
         compiled=exactness.compile == "yes",
         batch_size=batch_size,
         device=device,
-        complete=not missing,
+        complete=not missing and not any(result.error for result in results),
         missing=missing,
         average=aggregate.average(suite, values),
         groups=aggregate.groups(suite, values),
         clean_average=aggregate.clean(suite, values),
         above_chance_average=aggregate.above_chance(suite, values),
+        own_average=aggregate.mean_of(measured, values),
         tasks=list(results),
     )
 

@@ -158,7 +158,7 @@ class _Run:
                 self._fail(opened.task, str(problem), opened.began)
 
     def _fail(self, task: EvalTask, why: str, began: float) -> None:
-        log.warning("%s failed: %s", task.key, why)
+        log.info("%s failed: %s", task.key, why)  # the error at the end names each failure once
         self.open.pop(task.key, None)
         self.progress.advance(0, tasks_failed=1)
         self.results[task.key] = _result(task, error=why, seconds=_since(began))

@@ -150,3 +150,58 @@ def test_tasks_of_ones_own_and_modes(datacomp: Command, checkpoint: str, tmp_pat
     assert status == 2
     assert "task 1:" in problem
     assert "Did you mean 'classification'" in problem
+
+
+def test_own_tasks_beside_a_suite_have_their_own_average_and_count_as_missing(
+    datacomp: Command, checkpoint: str, tmp_path: Path
+) -> None:
+    """The folder has one set of the suite and two of one's own, of which one is broken: no `--suite` is asked for."""
+    write(tmp_path / "data" / KITTI.folder, repository(KITTI.size or 0, 4))
+    write(tmp_path / "data" / "birds", repository(60, 5))
+    write(tmp_path / "data" / "maps", repository(30, 3))
+    rows = tmp_path / "mine.yaml"
+    rows.write_text("- {key: mine/birds, name: Birds, folder: birds}\n- {key: mine/maps, folder: maps}\n")
+    asked = ["--model", MODEL, "--checkpoint", checkpoint, "--data", str(tmp_path / "data"), "--add-tasks", str(rows)]
+    out = tmp_path / "out"
+    status, told, problem = datacomp("evaluate", *asked, "--out", str(out), "--json")
+    assert status == 0, problem
+    assert "39 tasks of the suite datacomp have no set in" in problem
+    report = json.loads(told)
+    values = {task["key"]: task["value"] for task in report["tasks"]}
+    assert list(values) == [KITTI.key, "mine/birds", "mine/maps"]
+    assert report["own_average"] == pytest.approx((values["mine/birds"] + values["mine/maps"]) / 2)
+    assert (report["average"], report["complete"], len(report["missing"])) == (None, False, 37)
+    assert not [key for key in report["missing"] if key.startswith("mine/")]
+
+    (tmp_path / "data" / "maps" / "classnames.txt").write_bytes(b"one\ntwo\n")
+    status, told, problem = datacomp("evaluate", *asked, "--out", str(out))
+    assert status == 1
+    assert "Birds" in told
+    assert "KITTI Vehicle Distance" in told
+    assert f"Report: {out}" in told
+    assert "Average of your own tasks:  (no average: mine/maps missing)" in told
+    assert f"1 of 3 evaluation tasks failed, so there is no average of your own tasks. Report: {out}" in problem
+    assert [line.split(": ")[:2] for line in problem.splitlines() if "mine/maps" in line] == [["failed", "mine/maps"]]
+    report = json.loads((out / "report.json").read_text())
+    assert (report["complete"], report["own_average"], report["missing"][-1]) == (False, None, "mine/maps")
+
+    status, told, problem = datacomp("evaluate", *asked, "--out", str(out), "--tasks", "Birds", "--json")
+    assert status == 0, problem
+    report = json.loads(told)
+    assert ([task["key"] for task in report["tasks"]], report["suite"]) == (["mine/birds"], "custom")
+    assert (report["missing"], report["complete"], report["own_average"]) == (["mine/maps"], False, None)
+    status, _, problem = datacomp("evaluate", *asked, "--out", str(out), "--tasks", "mine/bird")
+    assert status == 2
+    assert "Did you mean 'mine/birds'" in problem
+
+
+def test_a_suites_set_that_a_task_of_ones_own_reads_makes_no_suite(datacomp: Command, checkpoint: str, tmp_path: Path) -> None:
+    write(tmp_path / "data" / "wds_cifar10_test", repository(60, 5))
+    rows = tmp_path / "mine.yaml"
+    rows.write_text("- {key: mine/small, folder: wds_cifar10_test}\n")
+    asked = ["--model", MODEL, "--checkpoint", checkpoint, "--data", str(tmp_path / "data"), "--add-tasks", str(rows)]
+    status, told, problem = datacomp("evaluate", *asked, "--out", str(tmp_path / "out"), "--json")
+    assert status == 0, problem
+    report = json.loads(told)
+    assert (report["suite"], report["complete"], report["missing"]) == ("custom", True, [])
+    assert report["own_average"] == report["tasks"][0]["value"]

@@ -14,8 +14,9 @@ from deployments.cli import options, terminal
 from deployments.cli.stages import until
 
 if TYPE_CHECKING:
+    from datacomp_core.evaluation.custom import TaskRow
     from datacomp_core.evaluation.deviation import Deviation
-    from datacomp_core.evaluation.evaluate import EvalSpec
+    from datacomp_core.evaluation.evaluate import EvalSpec, FailedTasksError
     from datacomp_core.evaluation.golden_scores import Compared, Golden
     from datacomp_core.evaluation.report import Report
     from datacomp_core.store.content import Trust
@@ -40,7 +41,9 @@ def evaluate(
     download: Annotated[bool, typer.Option("--download", help="Bring the sets that are not in --data from the hub.")] = False,
     out: Annotated[str | None, typer.Option(help="With --model: folder for the report.")] = None,
     suite: Annotated[str, typer.Option(help="With --model: suite. Default: the one whose sets lie in --data.")] = "",
-    tasks: Annotated[list[str] | None, typer.Option(help="With --model: only this task; repeat for several.")] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="With --model: only this task, of the suite or your own; repeat for several.")
+    ] = None,
     add_tasks: Annotated[Path | None, typer.Option(help="YAML file with tasks of your own, one row each.")] = None,
     precision: Annotated[str, typer.Option(help="reference (exact), fp32 or bf16.")] = "reference",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the image tower (faster on a GPU).")] = False,
@@ -105,14 +108,44 @@ def _spec(data: str, suite: str, add_tasks: Path | None, **fields: Any) -> EvalS
     from datacomp_core.store import Folder
 
     rows = custom.read_rows(add_tasks) if add_tasks else ()
-    if not suite:
-        try:
-            suite = "datacomp" if fields["tasks"] else suite_in(Folder(data))
-        except DataError:
-            if not rows:
-                raise
-            suite = "custom"
-    return EvalSpec(suite=suite, extra_tasks=rows, **fields)
+    if suite:
+        return EvalSpec(suite=suite, extra_tasks=rows, **fields)
+    if fields["tasks"]:
+        return EvalSpec(suite=_suite_of(fields["tasks"], rows), extra_tasks=rows, **fields)
+    try:
+        suite = suite_in(Folder(data), {row.folder for row in rows})
+    except DataError:
+        if not rows:
+            raise
+        suite = "custom"
+    spec = EvalSpec(suite=suite, extra_tasks=rows, **fields)
+    return _there(spec, data) if rows else spec
+
+
+def _suite_of(tasks: Sequence[str], rows: Sequence[TaskRow]) -> str:
+    """The suite that has the named tasks, apart from those of one's own; `custom` if all are one's own."""
+    from datacomp_core.evaluation.catalog import SUITES
+
+    own = {name for row in rows for name in (row.key, row.name)}
+    wanted = {name for name in tasks if name not in own}
+    if not wanted:
+        return "custom"
+    known = {name: {word for task in found.tasks for word in (task.key, task.name)} for name, found in SUITES.items()}
+    return next((name for name, words in known.items() if wanted <= words), "datacomp")
+
+
+def _there(spec: EvalSpec, data: str) -> EvalSpec:
+    """Beside one's own tasks, those of the suite whose sets lie in the folder. The report names the others as missing."""
+    from datacomp_core.store import Folder
+
+    there, wanted = set(Folder(data).folders()), spec.wanted()
+    own = {row.key for row in spec.extra_tasks}
+    chosen = [task.key for task in wanted if task.key in own or task.folder in there]
+    if len(chosen) == len(wanted):
+        return spec
+    others = len(wanted) - len(chosen)
+    terminal.notes.print(f"{others} tasks of the suite {spec.suite} have no set in {data} and are not evaluated.")
+    return spec.model_copy(update={"tasks": tuple(chosen)})
 
 
 def _download(spec: EvalSpec, data: str, *, json: bool) -> None:
@@ -161,9 +194,13 @@ class _Run:
 def _show(run: _Run, out: str, expected: Golden | None, *, deviation: bool) -> None:
     from datacomp_core.evaluation import deviation as deviations
     from datacomp_core.evaluation import golden_scores
+    from datacomp_core.evaluation.evaluate import FailedTasksError
     from datacomp_core.store import Folder
 
-    report = run(out)
+    try:
+        report = run(out)
+    except FailedTasksError as problem:
+        raise _told(problem, out, json=run.json) from problem
     compared = golden_scores.compare(expected, report) if expected else []
     measured: Deviation | None = None
     if deviation:
@@ -187,8 +224,18 @@ def _show(run: _Run, out: str, expected: Golden | None, *, deviation: bool) -> N
         raise IncompleteError(f"{len(lost)} of {len(compared)} tasks are not what was published: {', '.join(lost)}.")
 
 
+def _told(problem: FailedTasksError, out: str, *, json: bool) -> IncompleteError:
+    """Show what went right, then each failure in one line; the error that is left to say."""
+    terminal.print_json(problem.report.model_dump(mode="json")) if json else _scores(problem.report, out)
+    for task in problem.failed:
+        terminal.notes.print(f"failed: {task.key}: {' '.join(task.error.split())}", markup=False)
+    return IncompleteError(f"{problem.summary} Report: {out}")
+
+
 def _scores(report: Report, out: str) -> None:
-    rows = [(task.name, task.main_metric or "", _percent(task.value), f"{task.count:,}") for task in report.tasks]
+    rows = [
+        (task.name, task.main_metric or "", _percent(task.value), f"{task.count:,}") for task in report.tasks if not task.error
+    ]
     title = f"Zero-shot, {report.suite} v{report.suite_version}, {report.model}, {report.mode}"
     terminal.table(title, ("task", "metric", "score", "samples"), rows, right=("score", "samples"))
     probed = [
@@ -198,9 +245,23 @@ def _scores(report: Report, out: str) -> None:
         terminal.table("On labelled images of the test sets", ("task", "probe", "accuracy"), probed, right=("accuracy",))
     others = {**report.groups, _clean_title(report): report.clean_average, "over chance": report.above_chance_average}
     told = "   ".join(f"{name}: {_percent(value)}" for name, value in others.items() if value is not None)
-    missing = f" (no average: {', '.join(report.missing)} missing)" if report.missing else ""
-    terminal.out.print(f"Average: [bold]{_percent(report.average)}[/]{missing}   {told}")
+    own = [key for key in report.missing if key not in _keys(report.suite)]
+    of_suite = [key for key in report.missing if key not in own]
+    if _keys(report.suite):
+        terminal.out.print(f"Average: [bold]{_percent(report.average)}[/]{_without(of_suite)}   {told}")
+    if own or report.own_average is not None:
+        terminal.out.print(f"Average of your own tasks: [bold]{_percent(report.own_average)}[/]{_without(own)}")
     terminal.out.print(f"Report: {out}", soft_wrap=True)
+
+
+def _keys(suite: str) -> set[str]:
+    from datacomp_core.evaluation.catalog import SUITES
+
+    return {task.key for task in SUITES[suite].tasks}
+
+
+def _without(missing: Sequence[str]) -> str:
+    return f" (no average: {', '.join(missing)} missing)" if missing else ""
 
 
 def _clean_title(report: Report) -> str:
