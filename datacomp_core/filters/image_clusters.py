@@ -52,4 +52,4 @@ class ImageClusters(FeatureBatch):
 
 
 def _short(name: str) -> str:
-    return name.partition("#")[0].rpartition("/")[2]
+    return name.partition("#")[0].rstrip("/").rpartition("/")[2] or name

@@ -56,7 +56,8 @@ class Accounting:
         damaged = f"; damaged shards ({len(shards)}): {'; '.join(shards[:TOLD_SHARDS])}" if shards else ""
         raise IncompleteError(
             f"Of {self.subset:,} chosen samples {self.written:,} can be written from {where} and {sum(self.missing.values()):,} "
-            f"are missing ({reasons}{damaged}): mend the shards, or raise tolerated_missing in the spec if that loss is meant."
+            f"are missing ({reasons}{damaged}): mend the shards, or raise `tolerated_missing` (--tolerated-missing of "
+            "`datacomp reshard`) if you accept that loss."
         )
 
 

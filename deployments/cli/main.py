@@ -59,8 +59,18 @@ def sentence(problem: BaseException) -> tuple[str, int]:
 
 def _validation(problem: Any) -> str:
     first = problem.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = _option(".".join(str(part) for part in first["loc"]))
     return f"{where or problem.title}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def _option(field: str) -> str:
+    """What the user calls a field of a spec: the option of the command that runs, if it has one of that name."""
+    command: Any = typer.main.get_command(app)
+    words = sys.argv[1:]
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]
+    option = f"--{field.replace('_', '-')}"
+    return option if any(option in parameter.opts for parameter in command.params) else field
 
 
 def main() -> None:

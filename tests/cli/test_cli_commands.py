@@ -210,3 +210,13 @@ def test_the_installed_command_tells_errors_and_status_like_its_main(tmp_path: P
     assert (told.returncode, told.stdout) == (1, "")
     assert told.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in told.stderr
+
+
+def test_a_wrong_field_is_named_as_the_option_that_the_user_gave(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["datacomp", "pool", "adopt", str(tmp_path), "--name", "x", "--of", "banana"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "error: --of: Unknown pool 'banana'" in capsys.readouterr().err
