@@ -69,8 +69,9 @@ def _option(field: str) -> str:
     words = sys.argv[1:]
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
-    option = f"--{field.replace('_', '-')}"
-    return option if any(option in parameter.opts for parameter in command.params) else field
+    plain = f"--{field.replace('_', '-')}"
+    known = {option for parameter in command.params for option in parameter.opts}
+    return next((option for option in (plain, plain.removesuffix("s")) if option in known), field)  # one of several: --template
 
 
 def main() -> None:
