@@ -25,6 +25,8 @@ class Buckets:
 
     def add(self, writer: str, bucket: npt.NDArray[np.int64], columns: Columns) -> None:
         """Append rows to their buckets (n,). `writer` is a name that no other process writes under."""
+        if not len(bucket):
+            return
         order = np.argsort(bucket, kind="stable")
         records = np.empty(len(bucket), self.record)
         for name, values in columns.items():

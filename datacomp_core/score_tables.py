@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from datacomp_core import uid, uid_lists
-from datacomp_core.errors import DataError, unknown
+from datacomp_core import text_tables, uid, uid_lists
+from datacomp_core.errors import DatacompError, DataError, unknown
 from datacomp_core.joining import Key, Values, keys_of
 
 AT_ONCE = 1 << 21
+EXACT = 1 << 53
 BLOCK_BYTES = 1 << 26
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".npz", ".npy")
 OTHER_NAMES = {"key": ("key", "__key__"), "uid": ("uid",), "url": ("url",)}
@@ -36,10 +37,7 @@ def read(files: Sequence[Path], key: Key, columns: Sequence[str]) -> Iterator[Pi
         else:
             row = 0
             for frame in frames(file):
-                name = next((name for name in OTHER_NAMES[key] if name in frame.columns), None)
-                if name is None:
-                    raise DataError(f"{file} has no column {key!r} to join by; it has {', '.join(frame.columns)}.")
-                keys = keys_of(_as_text(frame[name], key, file), key, str(file), row + 1)
+                keys = _keys(frame, key, file, row)
                 yield keys, np.stack([_numbers(frame, column, file, row) for column in columns], axis=1)
                 row += frame.height
 
@@ -53,12 +51,17 @@ def frames(file: Path) -> Iterator[pl.DataFrame]:
         raise DataError(f"{file} cannot be read as a table: {str(problem).splitlines()[0]}") from problem
 
 
-def _as_text(values: pl.Series, key: Key, file: Path) -> pl.Series:
-    if key == "uid" and values.dtype == pl.Binary:
-        return uid.unpack(np.concatenate([np.empty(0, uid.DTYPE), uid_lists.from_columns([values], str(file), 0)]))
-    if not (values.dtype == pl.String or values.dtype.is_integer()):
-        raise DataError(f"{file}: the column {values.name!r} is {values.dtype}; text is wanted to join by.")
-    return values.cast(pl.String)
+def _keys(frame: pl.DataFrame, key: Key, file: Path, row: int) -> uid.Uids:
+    name = next((name for name in OTHER_NAMES[key] if name in frame.columns), None)
+    pair = next((pair for pair in uid_lists.TWO_COLUMNS if set(pair) <= set(frame.columns)), None)
+    if key == "uid" and (name or pair):
+        return uid_lists.from_columns([frame[one] for one in ([name] if name else pair or ())], str(file), row)
+    if name is None:
+        raise DataError(f"{file} has no column {key!r} to join by; it has {', '.join(frame.columns)}.")
+    values = frame[name]
+    if not (values.dtype in (pl.String, pl.Categorical) or values.dtype.is_integer()):
+        raise DataError(f"{file}: the column {name!r} is {values.dtype}; text is wanted to join by.")
+    return keys_of(values.cast(pl.String), key, str(file), row + 1)
 
 
 def _numbers(frame: pl.DataFrame, column: str, file: Path, row: int) -> Values:
@@ -74,7 +77,10 @@ def _numbers(frame: pl.DataFrame, column: str, file: Path, row: int) -> Values:
         values = made
     if not (values.dtype.is_numeric() or isinstance(values.dtype, pl.Boolean | pl.Null)):
         raise DataError(f"{file}: the column {column!r} is {values.dtype}; numbers are wanted.")
-    return values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    made = values.cast(pl.Float64).fill_null(float("nan"))
+    if values.dtype.is_integer() and (made.abs() > EXACT).any():
+        raise DataError(f"{file}: whole numbers beyond 2^53 in the column {column!r} are not kept exactly: scale them down.")
+    return made.to_numpy()
 
 
 def _parquet(file: Path) -> Iterator[pl.DataFrame]:
@@ -90,13 +96,7 @@ def _parquet(file: Path) -> Iterator[pl.DataFrame]:
 
 
 def _csv(file: Path) -> Iterator[pl.DataFrame]:
-    header = b""
-    for number, block in enumerate(uid_lists.line_blocks(file, BLOCK_BYTES)):
-        rows = block
-        if number == 0:
-            header, _, rows = block.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
-        if rows.strip():
-            yield pl.read_csv(io.BytesIO(header + b"\n" + rows), infer_schema=False)
+    return text_tables.tables(file, text_tables.names_of(text_tables.first_line(file)), header=True)
 
 
 def _jsonl(file: Path) -> Iterator[pl.DataFrame]:
@@ -112,7 +112,7 @@ def _npy(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
         raise DataError(f"{file} has no uids beside it: {places[0].name} or {places[1].name} is wanted.")
     try:
         values: Any = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as problem:
+    except Exception as problem:  # numpy's reader of headers raises a dozen kinds on bad bytes
         raise DataError(f"{file} is not an npy file of numbers: {problem}") from problem
     yield from _pairs(uids, values, columns, file)
 
@@ -126,13 +126,19 @@ def _npz(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
                 raise DataError(f"{file} has no array `uid`; it has {', '.join(sorted(names))}.")
             if missing := [column for column in columns if column not in names]:
                 raise unknown(f"array of {file}", missing[0], names)
-            values = np.stack([found[column] for column in columns], axis=1).astype(np.float64)
-    except (ValueError, OSError) as problem:
+            arrays = [found[column] for column in columns]
+    except DatacompError:
+        raise
+    except Exception as problem:  # zipfile, zlib and numpy's reader of headers raise a dozen kinds on bad bytes
         raise DataError(f"{file} is not an npz file of plain arrays: {problem}") from problem
     keys = uid_lists.from_array(uids, str(file))
-    if len(keys) != len(values):
-        raise DataError(f"{file} has {len(keys):,} uids and {len(values):,} values.")
-    yield keys, values
+    for column, array in zip(columns, arrays, strict=True):
+        if array.dtype.kind not in "fiub" or array.size != len(keys) or array.shape[:1] != keys.shape:
+            raise DataError(
+                f"{file}: the array {column!r} has shape {array.shape} and dtype {array.dtype}; a number for each of the "
+                f"{len(keys):,} uids is wanted."
+            )
+    yield keys, np.stack([array.reshape(-1) for array in arrays], axis=1).astype(np.float64)
 
 
 def _pairs(uids: Path, values: Any, columns: Sequence[str], file: Path) -> Iterator[Piece]:

@@ -7,15 +7,16 @@ or a column `uid`. parquet: a column `uid` of text, of 16 bytes, or of two whole
 
 from __future__ import annotations
 
-import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from datacomp_core import uid
+from datacomp_core import text_tables, uid
 from datacomp_core.errors import DataError
 
 AT_ONCE = 1 << 22
@@ -62,9 +63,11 @@ def _npy(file: Path) -> Iterator[uid.Uids]:
     if dtype.hasobject:
         raise DataError(f"{file} contains Python objects, which are not loaded: save it as an array of dtype u8,u8.")
     _require_uids(shape, dtype, str(file))
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if file.stat().st_size < start + size:
+    size, there = math.prod(shape) * dtype.itemsize, file.stat().st_size
+    if there < start + size:
         raise DataError(f"{file} is truncated: its header says {shape[0]:,} uids, and it ends before.")
+    if there > start + size:
+        raise DataError(f"{file} goes on after its {shape[0]:,} uids: it is damaged, or two files in one; write it again.")
     if not size:
         return
     rows: Any = np.memmap(file, dtype, "r", start, tuple(shape), order="F" if fortran else "C")
@@ -76,9 +79,12 @@ def _header(data: IO[bytes], file: Path) -> tuple[tuple[int, ...], bool, np.dtyp
     try:
         version = np.lib.format.read_magic(data)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        return read(data)
-    except (ValueError, EOFError) as problem:
+        shape, fortran, dtype = read(data)
+    except Exception as problem:  # numpy's reader of headers raises a dozen kinds on bad bytes, tokenize's own among them
         raise DataError(f"{file} is not an npy file: {problem}") from problem
+    if any(length < 0 for length in shape):
+        raise DataError(f"{file} is not an npy file: its header says that its shape is {shape}.")
+    return shape, fortran, dtype
 
 
 def _require_uids(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
@@ -105,7 +111,13 @@ def from_array(rows: Any, where: str) -> uid.Uids:
 def _packed(rows: Any, where: str, begin: int) -> uid.Uids:
     kind = rows.dtype.kind
     if kind in "SU":
-        text = rows.astype(str) if kind == "S" else rows.astype(rows.dtype.newbyteorder("="))
+        try:
+            text = rows.astype(str) if kind == "S" else rows.astype(rows.dtype.newbyteorder("="))
+        except UnicodeDecodeError:
+            raise DataError(
+                f"{where} has text of dtype {rows.dtype} that is not hex digits; raw bytes are not read, as their order is not "
+                "known: save dtype u8,u8, or 32 hex digits."
+            ) from None
         return parsed(pl.Series(text.tolist(), dtype=pl.String), where, begin + 1)
     out = np.empty(len(rows), uid.DTYPE)
     high, low = (rows[name] for name in rows.dtype.names) if rows.dtype.names else (rows[:, 0], rows[:, 1])
@@ -114,31 +126,49 @@ def _packed(rows: Any, where: str, begin: int) -> uid.Uids:
 
 
 def _text(file: Path) -> Iterator[uid.Uids]:
-    """Blocks of whole lines. A header names the column; without one there is one column, or the first is taken."""
-    row, column, separator = 0, 0, ","
-    for number, block in enumerate(line_blocks(file, TEXT_BYTES)):
-        data = block
-        if number == 0:
-            data = data.removeprefix(b"\xef\xbb\xbf")
-            first, _, rest = data.partition(b"\n")
-            separator = "\t" if b"\t" in first else ","
-            names = [name.strip().strip('"').lower() for name in first.decode("utf-8", "replace").split(separator)]
-            if "uid" in names:
-                column, data, row = names.index("uid"), rest, 1
-        values = _column(data, column, separator, file)
-        blank = (values.is_null() | (values.str.strip_chars() == "")).fill_null(True)
-        if blank.any() and not blank.all():
-            kept = values.filter(~blank)
-            bad_rows = np.flatnonzero(~blank.to_numpy())
-            try:
-                yield parsed(kept, str(file), 1)
-            except DataError:
-                for place, value in zip(bad_rows.tolist(), kept, strict=True):
-                    parsed(pl.Series([value]), str(file), row + 1 + place)
-                raise
-        elif not blank.any():
-            yield parsed(values, str(file), row + 1)
+    """One column, where blank lines are allowed, or a table: its column `uid`, or the first if there is no header."""
+    line = text_tables.first_line(file)
+    if not text_tables.separator_of(line):
+        yield from _lines(file)
+        return
+    names = [name.lower() for name in text_tables.names_of(line)]
+    header = "uid" in names
+    if not header:
+        names = [f"column {place + 1}" for place in range(len(names))]
+    row = int(header)
+    for frame in text_tables.tables(file, names, header=header):
+        values = frame["uid" if header else names[0]]
+        yield from_columns([values], str(file), row)
         row += len(values)
+
+
+def _lines(file: Path) -> Iterator[uid.Uids]:
+    """A uid a line, in blocks of whole lines; `uid` in the first line is a header."""
+    row = 0
+    for number, block in enumerate(line_blocks(file, TEXT_BYTES)):
+        try:
+            text = block.removeprefix(b"\xef\xbb\xbf" if number == 0 else b"").decode("utf-8")
+        except UnicodeDecodeError as problem:
+            raise DataError(f"{file} cannot be read as text with a uid a line: {problem}") from problem
+        values = pl.Series(text.removesuffix("\n").split("\n"), dtype=pl.String).str.strip_chars()
+        if number == 0 and values[0].lower() == "uid":
+            values, row = values[1:], 1
+        filled = values != ""
+        if filled.all():
+            yield parsed(values, str(file), row + 1)
+        else:
+            yield _without_blanks(values, np.flatnonzero(filled.to_numpy()), str(file), row)
+        row += len(values)
+
+
+def _without_blanks(values: pl.Series, places: npt.NDArray[np.int64], where: str, row: int) -> uid.Uids:
+    kept = values.gather(places)
+    try:
+        return parsed(kept, where, 1)
+    except DataError:
+        for place, value in zip(places.tolist(), kept, strict=True):
+            parsed(pl.Series([value]), where, row + 1 + place)
+        raise
 
 
 def line_blocks(file: Path, size: int) -> Iterator[bytes]:
@@ -155,20 +185,6 @@ def line_blocks(file: Path, size: int) -> Iterator[bytes]:
                 raise DataError(f"{file} has a line of over {size >> 20} MB, so it is not text with a row a line.")
         if left:
             yield left
-
-
-def _column(data: bytes, column: int, separator: str, file: Path) -> pl.Series:
-    if not data.strip():
-        return pl.Series([], dtype=pl.String)
-    try:
-        if separator.encode() not in data and b'"' not in data:
-            return pl.Series(data.decode("utf-8").removesuffix("\n").split("\n"), dtype=pl.String).str.strip_chars_end("\r")
-        table = pl.read_csv(
-            io.BytesIO(data), has_header=False, separator=separator, infer_schema=False, truncate_ragged_lines=True
-        )
-        return table.to_series(column)
-    except (UnicodeDecodeError, pl.exceptions.PolarsError, IndexError) as problem:
-        raise DataError(f"{file} cannot be read as text with a uid a line: {str(problem).splitlines()[0]}") from problem
 
 
 def _parquet(file: Path) -> Iterator[uid.Uids]:
@@ -204,7 +220,7 @@ def from_columns(columns: list[pl.Series], where: str, row: int) -> uid.Uids:
             return parsed(first.cast(pl.String), where, row + 1)
         if first.dtype == pl.Binary:
             return _from_bytes(first, where, row)
-    elif all(column.dtype.is_integer() for column in columns):
+    elif all(column.dtype in (pl.UInt64, pl.Int64) for column in columns):
         if sum(column.null_count() for column in columns):
             raise DataError(f"{where}: a uid is missing in a row between {row + 1:,} and {row + len(first):,}.")
         out = np.empty(len(first), uid.DTYPE)
@@ -212,7 +228,9 @@ def from_columns(columns: list[pl.Series], where: str, row: int) -> uid.Uids:
             values = column.to_numpy()
             out[half] = values.view(np.uint64) if values.dtype == np.int64 else values
         return out
-    raise DataError(f"{where}: the column {first.name!r} is {first.dtype}; text, 16 bytes or two whole numbers are wanted.")
+    raise DataError(
+        f"{where}: the column {first.name!r} is {first.dtype}; text, 16 bytes or two whole numbers of 64 bits are wanted."
+    )
 
 
 def _from_bytes(values: pl.Series, where: str, row: int) -> uid.Uids:

@@ -16,6 +16,7 @@ import polars as pl
 from pydantic import AfterValidator, Field
 
 from datacomp_core import outside, uid, uid_lists
+from datacomp_core.errors import DataError
 from datacomp_core.filters.base import Lookup, register
 
 TABLE = "list.npy"
@@ -64,7 +65,9 @@ class Listed(Lookup):
 
     def prepare_table(self, folder: Path) -> None:
         """`list.npy`: the list as a sorted subset file."""
-        uid_lists.sort_to(uid_lists.read(outside.local(self.uids, uid_lists.SUFFIXES)), folder / TABLE)
+        listed, _ = uid_lists.sort_to(uid_lists.read(outside.local(self.uids, uid_lists.SUFFIXES)), folder / TABLE)
+        if not listed:
+            raise DataError(f"{outside.place_of(self.uids)} contains no uids: give a list with at least one.")
 
     def look_up(self, rows: pl.DataFrame, folder: Path) -> pl.Series:
         table = np.load(folder / TABLE, mmap_mode="r", allow_pickle=False)

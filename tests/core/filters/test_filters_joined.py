@@ -118,12 +118,44 @@ def test_keys_that_repeat(tmp_path: Path) -> None:
         ("t.csv", "id,score\n1,1\n", "no column 'uid' to join by; it has id, score"),
         ("t.csv", "uid,clip\n" + TABLE[0]["uid"] + ",1\n", "Unknown column of .* 'score'"),
         ("t.jsonl", "{", "cannot be read as a table"),
+        ("t.jsonl", '{"uid": 12, "score": 1}', "the column 'uid' is Int64"),
+        ("t.csv", "uid,score,score\n", "two columns 'score'"),
+        (
+            "t.csv",
+            f'uid,text,score\n{TABLE[0]["uid"]},"6 in,1\n{TABLE[1]["uid"]},a,2\n{TABLE[2]["uid"]},b",3\n',
+            "takes in the row",
+        ),
+        ("t.npz", "PK", "is not an npz file"),
     ],
 )
 def test_what_is_no_table_is_one_sentence(name: str, text: str, told: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises((DataError, SpecError), match=told):
         values(f"column_of:file={tmp_path / name}", world.write(tmp_path / "m", TABLE), tmp_path / "out")
+
+
+@pytest.mark.parametrize("rows", [[], [(one, 1.0) for one in UNKNOWN]], ids=["no rows", "other rows"])
+def test_a_table_of_which_nothing_is_the_pools_is_counted(rows: list[tuple[str, float]], tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("uid,score\n" + "".join(f"{one},{score}\n" for one, score in rows))
+    found, counts = values(f"column_of:file={tmp_path / 't.csv'}", world.write(tmp_path / "m", TABLE), tmp_path / "out")
+    assert found == [None] * len(TABLE)
+    assert (counts["matched"], counts["missing"], counts["unknown"]) == (0, len(TABLE), len(rows))
+
+
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [
+        (np.ones((2, 2)), "has shape"),
+        (np.array(1.0), "has shape"),
+        (np.ones(2, complex), "dtype complex"),
+        (np.array(["1", "2"]), "dtype <U1"),
+        (np.ones(3), "has shape"),
+    ],
+)
+def test_an_npz_has_a_number_for_each_uid(score: Any, told: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", uid=np.array([TABLE[0]["uid"], TABLE[1]["uid"]]), score=score)
+    with pytest.raises(DataError, match=told):
+        values(f"column_of:file={tmp_path / 't.npz'}", world.write(tmp_path / "m", TABLE), tmp_path / "out")
 
 
 def test_scores_beside_plain_metadata_are_joined_by_uid_and_never_taken_by_position(tmp_path: Path) -> None:

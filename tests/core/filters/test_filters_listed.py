@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections import Counter
 from pathlib import Path
@@ -39,6 +40,20 @@ def _bytes() -> pl.Series:
     return pl.Series([bytes.fromhex(one) for one in UIDS], dtype=pl.Binary)
 
 
+def _header_of(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00\x76\x00" + text.encode().ljust(117) + b"\n"
+
+
+def _array_of(rows: int) -> str:
+    return f"{{'descr': '<u8', 'fortran_order': False, 'shape': ({rows}, 2), }}"
+
+
+def _twice(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return 2 * buffer.getvalue()
+
+
 WINDOWS = "\r\n".join(["\ufeff" + UIDS[0], *UIDS[1:], ""])
 CSV = "row,uid\n" + "".join(f"{number},{one}\n" for number, one in enumerate(UIDS))
 FORMS: dict[str, Any] = {
@@ -59,6 +74,13 @@ FORMS: dict[str, Any] = {
     "csv with a header": lambda path: path.with_suffix(".csv").write_text(
         "row,uid\n" + "".join(f"{n},{u}\n" for n, u in enumerate(UIDS))
     ),
+    "csv whose captions span lines": lambda path: path.with_suffix(".csv").write_text(
+        "text,uid\n" + "".join(f'"a ""dog"",\nand a cat",{u}\n' for u in UIDS)
+    ),
+    "tsv with quotes inside captions": lambda path: path.with_suffix(".tsv").write_text(
+        "uid\ttext\n" + "".join(f'{u}\ta 5" nail\n' for u in UIDS)
+    ),
+    "csv, semicolons": lambda path: path.with_suffix(".csv").write_text("n;uid\n" + "".join(f"1;{u}\n" for u in UIDS)),
     "parquet, text": _parquet(UIDS),
     "parquet, 16 bytes": _parquet(_bytes()),
     "parquet, struct": _parquet(
@@ -91,6 +113,20 @@ def test_every_form_is_read(form: str, tmp_path: Path) -> None:
         ("junk.npy", lambda p: p.write_bytes(b"not numpy"), "is not an npy file"),
         ("junk.parquet", lambda p: p.write_bytes(b"PAR1 no"), "is not a parquet file"),
         ("other.parquet", lambda p: pl.DataFrame({"a": [1], "b": [2]}).write_parquet(p), "no column `uid`; it has a, b"),
+        ("bytes.npy", lambda p: np.save(p, np.array([b"\xff" * 16])), "raw bytes are not read"),
+        ("deep.npy", lambda p: p.write_bytes(_header_of("(" * 90)), "is not an npy file"),
+        ("huge.npy", lambda p: p.write_bytes(_header_of(_array_of(1 << 62))), "truncated"),
+        ("negative.npy", lambda p: p.write_bytes(_header_of(_array_of(-5))), "its shape is"),
+        ("twice.npy", lambda p: p.write_bytes(_twice(np.array(halves(UIDS), "u8,u8"))), "goes on after its 52 uids"),
+        ("gap.csv", lambda p: p.write_text(f"row,uid\n1,{UIDS[0]}\n2,\n"), "row 3: None is not a uid"),
+        ("quote.csv", lambda p: p.write_text(f'uid,text\n{UIDS[0]},"6 in\n{UIDS[1]},b\n{UIDS[2]},5"\n'), "takes in the row"),
+        ("ragged.csv", lambda p: p.write_text(f"row,uid\n1\n2,{UIDS[0]}\n"), "Expected 2 columns"),
+        ("utf16.txt", lambda p: p.write_text(UIDS[0], "utf-16"), "not text in UTF-8"),
+        (
+            "small.parquet",
+            lambda p: pl.DataFrame({"f0": [1], "f1": [2]}, {"f0": pl.UInt32, "f1": pl.UInt32}).write_parquet(p),
+            "64 bits",
+        ),
         ("short.parquet", lambda p: pl.DataFrame({"uid": [b"1" * 16, b"2"]}).write_parquet(p), "row 2: .*16 bytes"),
     ],
 )
@@ -98,6 +134,12 @@ def test_what_is_no_list_is_one_sentence(name: str, write: Any, told: str, tmp_p
     write(tmp_path / name)
     with pytest.raises(DataError, match=told):
         list(uid_lists.read([tmp_path / name]))
+
+
+def test_a_list_without_uids_is_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "mine.npy", np.empty(0, uid.DTYPE))
+    with pytest.raises(DataError, match=r"mine\.npy contains no uids"):
+        world.kept(Listed(uids=str(tmp_path / "mine.npy")), world.write(tmp_path / "m", world.rows()), tmp_path / "out")
 
 
 def test_a_truncated_file_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""csv and tsv from outside, read as text in pieces of bounded memory. A field between quotes may span lines.
+
+A lone quote at the start of a field would make the rows after it part of the field. A field over several lines, one of which
+looks like a row, is therefore an error.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from datacomp_core.errors import DataError
+
+BLOCK_BYTES = 1 << 24
+MAX_HEADER = 1 << 20
+SEPARATORS = ("\t", ";", ",")
+BOM = "\ufeff"
+LIKE_A_KEY = re.compile(r"[0-9a-fA-F]{5,}|://")
+
+
+def first_line(file: Path) -> str:
+    """The first line, without its end and a byte order mark. DataError if it is not text."""
+    with file.open("rb") as data:
+        line = data.readline(MAX_HEADER)
+    try:
+        return line.decode("utf-8").removeprefix(BOM).rstrip("\r\n")
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{file} is not text in UTF-8: {problem}.") from problem
+
+
+def separator_of(line: str) -> str:
+    """What separates the columns; empty for a line that has one column and no quotes."""
+    return next((one for one in SEPARATORS if one in line), "," if '"' in line else "")
+
+
+def names_of(line: str) -> list[str]:
+    """The fields of a header."""
+    return [name.strip() for name in next(csv.reader([line], delimiter=separator_of(line) or ","), [])]
+
+
+def tables(file: Path, names: Sequence[str], *, header: bool) -> Iterator[pl.DataFrame]:
+    """All rows, piece by piece, as text; a field that is empty is missing. DataError says which row is wrong."""
+    import pyarrow as pa
+    import pyarrow.csv as pc
+
+    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+        raise DataError(f"{file} has two columns {twice[0]!r}.")
+    separator = separator_of(first_line(file)) or ","
+    try:
+        reader = pc.open_csv(
+            file,
+            pc.ReadOptions(block_size=BLOCK_BYTES, column_names=list(names), skip_rows=int(header), use_threads=False),
+            pc.ParseOptions(delimiter=separator, newlines_in_values=True),
+            pc.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), check_utf8=False),
+        )
+        for batch in reader:
+            found: Any = pl.from_arrow(batch)
+            frame = found.select(_as_text(column) for column in found)
+            _require_no_swallowed_rows(frame, separator, file)
+            yield frame
+    except pa.ArrowInvalid as problem:
+        if "Empty CSV file" in str(problem):
+            return
+        raise DataError(f"{file} cannot be read as a table of text: {str(problem).splitlines()[0]}") from problem
+
+
+def _as_text(column: pl.Series) -> pl.Series:
+    """Bytes that are not UTF-8 (a caption's) stay bytes."""
+    text = column.cast(pl.String, strict=False)
+    if text.null_count() > column.null_count():
+        return column
+    return text.set(text == "", None)
+
+
+def _require_no_swallowed_rows(frame: pl.DataFrame, separator: str, file: Path) -> None:
+    for column in frame:
+        text = column if column.dtype == pl.String else column.cast(pl.String, strict=False)
+        for value in text.filter(text.str.contains("\n", literal=True).fill_null(False)):
+            rows = [
+                line for line in value.split("\n")[1:] if line.count(separator) >= frame.width - 1 and LIKE_A_KEY.search(line)
+            ]
+            if rows:
+                raise DataError(
+                    f"{file}: a quote at the start of a field takes in the row {rows[0][:80]!r}: write a quote that is a mere "
+                    'character as "" between quotes.'
+                )
