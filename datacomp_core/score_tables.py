@@ -23,6 +23,7 @@ EXACT = 1 << 53
 BLOCK_BYTES = 1 << 26
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".npz", ".npy")
 OTHER_NAMES = {"key": ("key", "__key__"), "uid": ("uid",), "url": ("url",)}
+TEXT: tuple[Any, ...] = (pl.String, pl.Categorical)
 Piece = tuple[uid.Uids, Values]
 
 
@@ -59,7 +60,7 @@ def _keys(frame: pl.DataFrame, key: Key, file: Path, row: int) -> uid.Uids:
     if name is None:
         raise DataError(f"{file} has no column {key!r} to join by; it has {', '.join(frame.columns)}.")
     values = frame[name]
-    if not (values.dtype in (pl.String, pl.Categorical) or values.dtype.is_integer()):
+    if not (values.dtype in TEXT or values.dtype.is_integer()):
         raise DataError(f"{file}: the column {name!r} is {values.dtype}; text is wanted to join by.")
     return keys_of(values.cast(pl.String), key, str(file), row + 1)
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.store import Folder
 from datacomp_core.uid import DTYPE, Uids, is_sorted, unpack
@@ -134,14 +135,15 @@ def slices(files: Sequence[SubsetFile], *, chunk: int = CHUNK, as_sets: bool = F
 
 
 def _counted(some: Sequence[Uids]) -> tuple[Uids, Counts]:
+    """Whole words are compared and counted: numpy compares pairs twenty times slower."""
     whole = np.concatenate(some)
-    source = np.repeat(np.arange(len(some)), [len(each) for each in some])
-    order = np.lexsort((whole["f1"], whole["f0"]))
-    whole, source = whole[order], source[order]
-    first = np.concatenate([[True], whole[1:] != whole[:-1]])
-    times = np.zeros((len(some), int(first.sum())), np.int64)
-    np.add.at(times, (source, np.cumsum(first) - 1), 1)
-    return whole[first], times
+    order = uid.order(whole)
+    whole, source = uid.take(whole, order), np.repeat(np.arange(len(some)), [len(each) for each in some])[order]
+    high, low = np.ascontiguousarray(whole["f0"]), np.ascontiguousarray(whole["f1"])
+    first = np.concatenate([[True], (high[1:] != high[:-1]) | (low[1:] != low[:-1])])
+    num = int(np.count_nonzero(first))
+    places = source * num + np.cumsum(first) - 1
+    return uid.take(whole, np.flatnonzero(first)), np.bincount(places, minlength=len(some) * num).reshape(len(some), num)
 
 
 def rows_below(file: SubsetFile, high: int | None, *, chunk: int = CHUNK) -> Uids:

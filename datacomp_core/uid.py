@@ -66,7 +66,17 @@ def unpack(packed: Uids) -> pl.Series:
 
 
 def sort(packed: Uids) -> Uids:
-    """Lexicographically sorted copy, repeats kept.
+    """Lexicographically sorted copy, repeats kept."""
+    return take(packed, order(packed))
+
+
+def take(packed: Uids, places: Positions) -> Uids:
+    """The uids at some places: as items of 16 bytes, which numpy moves faster than pairs."""
+    return np.take(packed.view("V16"), places).view(DTYPE)
+
+
+def order(packed: Uids) -> Positions:
+    """The places that sort it lexicographically.
 
     Numbers are sorted several times faster than pairs or places: the high words go, with each one's place in its last bits. Who
     ties in what is left of them is put right after; of random uids hardly any do.
@@ -76,13 +86,13 @@ def sort(packed: Uids) -> Uids:
     keys = packed["f0"] & ~place
     keys |= np.arange(len(packed), dtype=np.uint64)
     keys.sort()
-    ordered = np.take(packed.view("V16"), (keys & place).view(np.int64)).view(DTYPE)
+    ordered = (keys & place).view(np.int64)
     keys >>= np.uint64(bits)
     same = keys[1:] == keys[:-1]
     if same.any():
         tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
-        group = ordered[tied]
-        ordered[tied] = group[np.lexsort((group["f1"], group["f0"]))]
+        group = packed[ordered[tied]]
+        ordered[tied] = ordered[tied][np.lexsort((group["f1"], group["f0"]))]
     return ordered
 
 

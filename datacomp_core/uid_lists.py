@@ -23,6 +23,7 @@ AT_ONCE = 1 << 22
 TEXT_BYTES = 1 << 26
 SUFFIXES = (".npy", ".txt", ".csv", ".tsv", ".parquet")
 TWO_COLUMNS = (("f0", "f1"), ("uid_high", "uid_low"), ("high", "low"), ("uid0", "uid1"))
+HALVES: tuple[Any, ...] = (pl.UInt64, pl.Int64)
 HEX = r"^[0-9a-f]{1,32}$"
 
 
@@ -220,7 +221,7 @@ def from_columns(columns: list[pl.Series], where: str, row: int) -> uid.Uids:
             return parsed(first.cast(pl.String), where, row + 1)
         if first.dtype == pl.Binary:
             return _from_bytes(first, where, row)
-    elif all(column.dtype in (pl.UInt64, pl.Int64) for column in columns):
+    elif all(column.dtype in HALVES for column in columns):
         if sum(column.null_count() for column in columns):
             raise DataError(f"{where}: a uid is missing in a row between {row + 1:,} and {row + len(first):,}.")
         out = np.empty(len(first), uid.DTYPE)

@@ -19,6 +19,7 @@ from datacomp_core.joining import Join
 from datacomp_core.scores.base import Column, Means, Score, register
 from datacomp_core.source import Source
 from datacomp_core.store import Folder
+from datacomp_core.store.folder import scratch
 
 JOINED, COUNTS = "joined", "join.json"
 
@@ -54,16 +55,17 @@ class ColumnOf(Score):
 
     def prepare(self, means: Means) -> Folder:
         """Join, and put the values of each part into the folder that is kept."""
-        files = outside.local(self.file, score_tables.SUFFIXES)
-        rows = sum(means.source.num_rows(part) for part in means.names)
+        files, names = outside.local(self.file, score_tables.SUFFIXES), means.names
+        rows = sum(means.source.num_rows(part) for part in names)
         pieces = score_tables.read(files, self.key, [self.column])
-        if self.key == "key":
-            pieces = joining.translated(pieces, _index(means.source), means.local, rows, 1)
-        join, counts = joining.by_uid(self._pool(means), pieces, Join(means.local / "join", means.names, 1, rows, self.repeated))
         placed = means.kept / JOINED
-        for part in means.names:
-            with placed.writing(f"{part}.npy") as path, path.open("wb") as file:
-                np.save(file, join.values(part)[:, 0])
+        with scratch() as local:
+            if self.key == "key":
+                pieces = joining.translated(pieces, _index(means.source), local, rows, 1)
+            join, counts = joining.by_uid(self._pool(means), pieces, Join(local / "join", names, 1, rows, self.repeated))
+            for part in names:
+                with placed.writing(f"{part}.npy") as path, path.open("wb") as file:
+                    np.save(file, join.values(part)[:, 0])
         means.kept.write_json(COUNTS, vars(counts))
         return placed
 

@@ -126,7 +126,8 @@ def _kept_type(dtype: pl.DataType) -> pl.DataType | type[pl.DataType]:
 def _features_by_uid(source: Source, folder: Folder, local: Path) -> tuple[Folder, JoinCounts]:
     """Find for every row the place of its features, then bring each array over, one part of theirs at a time."""
     there = folder.files()
-    theirs = [stem for name in there if name.endswith(".parquet") and f"{(stem := name.removesuffix('.parquet'))}.npz" in there]
+    stems = [name.removesuffix(".parquet") for name in there if name.endswith(".parquet")]
+    theirs = [stem for stem in stems if f"{stem}.npz" in there]
     names, rows = source.parts(), sum(source.num_rows(part) for part in source.parts())
 
     def places() -> Iterator[tuple[uid.Uids, joining.Values]]:
@@ -138,13 +139,13 @@ def _features_by_uid(source: Source, folder: Folder, local: Path) -> tuple[Folde
     out = Folder(local / "aligned")
     for part in names:
         wanted = join.values(part)
-        arrays = _gathered(folder, theirs, wanted)
+        arrays: dict[str, Any] = _gathered(folder, theirs, wanted)
         with out.writing(f"{part}.npz") as path, path.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
     return out, counts
 
 
-def _gathered(folder: Folder, theirs: Sequence[str], wanted: joining.Values) -> dict[str, npt.NDArray[Any]]:
+def _gathered(folder: Folder, theirs: Sequence[str], wanted: joining.Values) -> dict[str, Any]:
     """Every array of the npz files for some rows; NaN where there are none."""
     made: dict[str, npt.NDArray[Any]] = {}
     for number in np.unique(wanted[~np.isnan(wanted[:, 0]), 0]).astype(int).tolist():
