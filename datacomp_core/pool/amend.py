@@ -49,12 +49,6 @@ def drop_unfinished(store: Store, record: Record) -> None:
                 folder.remove(file)
 
 
-def interrupted(store: Store) -> list[Record]:
-    """The records of shard sets whose change was killed."""
-    found = (store.interrupted(address) for address in store.places("shards"))
-    return [record.marked("built") for record in found if record is not None]
-
-
 def left_by_older(store: Store) -> dict[str, str]:
     """Addresses of shard sets whose change an earlier version of this system began and did not end, with what to do."""
     waiting = (address for address in store.places("shards") if not store.generations(address))

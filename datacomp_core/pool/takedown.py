@@ -135,7 +135,7 @@ def _data(store: Store, record: Record) -> Folder:
 
 def _sets(store: Store, taken: Taken) -> Iterator[_Set]:
     taken.unread |= amend.left_by_older(store)
-    for record, is_interrupted in _records(store):
+    for record, is_interrupted in store.standing("shards"):
         try:
             shards = store.artifact(ShardSet, record)
             folder = store.folder(shards)
@@ -144,13 +144,6 @@ def _sets(store: Store, taken: Taken) -> Iterator[_Set]:
             yield _Set(record, shards, folder, is_interrupted)
         except DatacompError as problem:
             taken.unread[record.address] = str(problem)
-
-
-def _records(store: Store) -> Iterator[tuple[Record, bool]]:
-    for record in store.records("shards"):
-        yield record, False
-    for record in amend.interrupted(store):
-        yield record, True
 
 
 def _is_concerned(one: _Set, requests: Requests, taken: Taken) -> bool:
@@ -223,7 +216,7 @@ def _marked_before(store: Store, requests: Requests) -> set[str]:
 
 
 def _all_records(store: Store) -> list[Record]:
-    return [*store.records(), *amend.interrupted(store)]
+    return [record for record, _ in store.standing()]
 
 
 def _marked_uids(store: Store, address: str) -> uid.Uids:

@@ -120,12 +120,12 @@ def alone(home: Folder, stem: str, what: str) -> Generator[None]:
     while (holder := read(home, stem, turn)) is not None:
         if not is_dead(holder):
             raise StoreError(
-                f"{home} is already being changed by process {holder.get('pid')} on {holder.get('host')}: wait until that has "
+                f"{stem} is already being changed by process {holder.get('pid')} on {holder.get('host')}: wait until that has "
                 f"ended, then run again to {what}."
             )
         turn += 1
     if not take(home, stem, turn):
-        raise StoreError(f"{home} is being changed by another process since just now: run again to {what}.")
+        raise StoreError(f"{stem} is being changed by another process since just now: run again to {what}.")
     try:
         with renewed(home, stem, turn):
             yield

@@ -19,7 +19,7 @@ from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import DataError, MissingFileError, StoreError
 from datacomp_core.store import lease, listing
 from datacomp_core.store.folder import FileStat, Folder
-from datacomp_core.store.record import Record, record_name
+from datacomp_core.store.record import Record, manifests_of, record_name
 from datacomp_core.store.record import now as records_now
 
 log = logging.getLogger(__name__)
@@ -127,8 +127,19 @@ class Store:
         )
 
     def is_published(self, address: str, attempt: str) -> bool:
-        """Whether a record of any generation names this attempt's folder."""
-        return any(record.data == f"{address}/{attempt}" for record in self.generations(address))
+        """Whether a record of any generation names this attempt's folder, or a manifest that this attempt wrote."""
+        begun = manifests_of(attempt)
+        return any(
+            record.data == f"{address}/{attempt}" or record.outputs.manifest.startswith(begun)
+            for record in self.generations(address)
+        )
+
+    def standing(self, kind: str = "") -> Iterator[tuple[Record, bool]]:
+        """All records in force, and those that are being changed (True), in one pass: none is missed because a change ends."""
+        for address in self.places(kind):
+            last = self.generations(address)[-1:]
+            if last and last[0].state in ("built", "changing"):
+                yield last[0].marked("built"), last[0].state == "changing"
 
     def addresses(self, kind: str = "") -> Iterator[str]:
         """Every address with a record in force (of one kind), `<kind>/<scale>/<name>`, in order."""

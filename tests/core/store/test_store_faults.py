@@ -273,6 +273,29 @@ def test_the_change_of_an_earlier_version_is_told_and_kept(store: Store) -> None
     assert home.read("attempt-01234567/a") == b"a" * 10
 
 
+def test_clearing_keeps_the_manifest_of_what_describes_data_that_lie_elsewhere(store: Store, tmp_path: Path) -> None:
+    """The record names the data of somebody else, and a manifest that the attempt wrote: that attempt is published."""
+    (tmp_path / "a").write_bytes(b"a" * 10)
+
+    @step("pools", version=1, name=lambda _: "elsewhere")
+    def describe(spec: FaultsSpec, *, out: Folder) -> Pool:
+        out.write("note", b"written on the way")
+        return Pool(num_samples=1, num_parts=1, data=str(tmp_path))
+
+    made = describe(FaultsSpec(), store=store)
+    found = unused(store, older_than_hours=0, keep=[made.address])
+    remove(store, found)
+    assert [one for one in found if one.what == "attempt"] == []
+    assert describe.run(FaultsSpec(), store=store).status == "reused"
+
+
+def test_what_is_being_changed_stands_too(store: Store) -> None:
+    made = download(FaultsSpec(), store=store)
+    other = resumed(FaultsSpec(), store=store)
+    begin(store, made.address)
+    assert {record.address: is_changing for record, is_changing in store.standing()} == {made.address: True, other.address: False}
+
+
 def test_a_note_about_what_is_in_force_deletes_nothing(store: Store) -> None:
     """A process wrote the note and was killed before it marked the record; the files came back."""
     made = download(FaultsSpec(), store=store)
