@@ -14,6 +14,7 @@ from datacomp_core.settings import settings
 from datacomp_core.store import Folder, scratch
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
+from deployments.cli.sweeps import encoders_of
 
 if TYPE_CHECKING:
     from datacomp_core.artifacts import Artifact
@@ -32,6 +33,8 @@ def filter_(
     recipe: until.Recipe = until.DEFAULT_RECIPE,
     scale: options.Scale = "tiny",
     pool_seed: until.PoolSeed = 0,
+    pool: options.Pool = "",
+    embed: options.Embed = None,
     metadata: Annotated[str | None, typer.Option(help="A folder or bucket of metadata parquets, in place of a pool.")] = None,
     scores: Annotated[
         list[str] | None, typer.Option(help="Folders of score parquets beside --metadata; repeat for several.")
@@ -63,6 +66,8 @@ def filter_(
 
       datacomp filter --recipe clip_score_tiny
 
+      datacomp filter --pool pools/byod/mine--0123456789ab --recipe basic_filter --explain
+
       datacomp filter --metadata small/metadata --recipe clip_score:score=l14,fraction=0.3 --out subset.npy
 
       datacomp filter --metadata s3://bucket/metadata --recipe basic_filter --explain --against mine.npy
@@ -74,9 +79,11 @@ def filter_(
     if list_:
         _list_recipes(json=json)
     elif metadata is None and explain:
-        _explain_stored(until.spec_of(scale, recipe, pool_seed=pool_seed), against or [], json=json)
+        _explain_stored(
+            until.spec_of(scale, recipe, pool_seed=pool_seed, pool=pool, **encoders_of(embed)), against or [], json=json
+        )
     elif metadata is None:
-        until.run_to("filter", until.spec_of(scale, recipe, pool_seed=pool_seed), json=json)
+        until.run_to("filter", until.spec_of(scale, recipe, pool_seed=pool_seed, pool=pool, **encoders_of(embed)), json=json)
     elif out is None and not explain:
         raise SpecError("Say where the subset file goes with --out, or ask for a dry run with --explain.")
     else:
