@@ -264,6 +264,8 @@ def problems(found: list[tuple[str, str]], tables: list[str], shards: Folder) ->
     if found:
         listed = [f"{name}.tar is damaged: {problem}" for name, problem in sorted(found)]
         told.append(f"{len(listed)} of the tars in {shards} cannot be taken in, so nothing was written. {'. '.join(listed)}.")
+    if any("side by side" in problem for _, problem in found):
+        told.append("Samples whose members lie apart are put together in new tars by --regroup-to FOLDER.")
     if tables:
         told.append(f"{len(tables)} of the tables beside the tars in {shards} cannot be used, so nothing was written.")
     return " ".join([*told, *sorted(tables)])

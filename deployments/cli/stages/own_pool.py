@@ -126,6 +126,9 @@ def adopt(
     tolerate: Annotated[
         bool, typer.Option("--tolerate", help="Leave damaged tars out, counted, in place of adopting nothing.")
     ] = False,
+    regroup_to: Annotated[
+        str, typer.Option(help="Folder or bucket for new tars, where members of a sample lie apart; it is adopted then.")
+    ] = "",
     json: options.Json = False,
 ) -> None:
     """Take in an existing download of the original tooling, or any webdataset, without copying it.
@@ -146,8 +149,25 @@ def adopt(
     damaged = "leave_out" if tolerate else "refuse"
     how = {"edition": edition, "members": members, "columns": columns, "damaged": damaged}
     spec = AdoptedPoolSpec.model_validate({"source": source, "of": of, "name": name, **how})
+    if regroup_to:
+        spec = _regrouped(spec, regroup_to)
     prepare(spec, images_of("custom"), json=json)
     _see_indexes(spec)
+
+
+def _regrouped(spec: AdoptedPoolSpec, target: str) -> AdoptedPoolSpec:
+    """The same spec of the tars in which the members of every sample were put together."""
+    from datacomp_core.pool import sources
+    from datacomp_core.pool.regroup import regroup
+    from datacomp_core.store import Folder
+
+    there = sources.absolute(target)
+    shards = spec.shards()
+    changed = regroup(Folder(spec.source), shards, Folder(there), spec.members, workers=settings().num_workers)
+    typer.echo(
+        f"{len(changed):,} tars of {shards} were packed again, with the members of each sample together, in {there}.", err=True
+    )
+    return spec.model_copy(update={"source": there})
 
 
 def _pairs(given: list[str]) -> dict[str, str]:

@@ -38,6 +38,7 @@ def jpeg(number: int, size: tuple[int, int] = (90, 60)) -> bytes:
 
 class _Handler(BaseHTTPRequestHandler):
     hits: Counter[str] = Counter()
+    pictures: dict[str, bytes] = {}
 
     def do_GET(self) -> None:
         kind, _, number = self.path.strip("/").removesuffix(".jpg").partition("/")
@@ -47,7 +48,19 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if kind == "slow":
             time.sleep(3)
-        body = b"<html>no picture</html>" if kind == "html" else b"" if kind == "empty" else jpeg(int(number))
+        if kind == "busy" and self.hits[self.path] == 1:
+            self.send_response(429)
+            self.send_header("Retry-After", number)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        body = (
+            b"<html>no picture</html>"
+            if kind == "html"
+            else b""
+            if kind == "empty"
+            else self.pictures.get(self.path) or jpeg(int(number))
+        )
         self.send_response(200)
         self.send_header("Content-Length", str(len(body) + (1000 if kind == "cut" else 0)))
         if kind == "noai":
@@ -67,10 +80,10 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def web() -> Iterator[tuple[str, Counter[str]]]:
-    """The address of the server and what was asked of it, by path."""
+def web(pictures: dict[str, bytes] | None = None) -> Iterator[tuple[str, Counter[str]]]:
+    """The address of the server and what was asked of it, by path. `pictures` are served under their paths."""
     hits: Counter[str] = Counter()
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hits": hits}))
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hits": hits, "pictures": pictures or {}}))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
