@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SEEDS ?= 1
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all check format ui deploy clean
@@ -31,8 +32,8 @@ $(READY): pyproject.toml constraints.txt
 demo: setup  ## the whole chain at `tiny` scale on this machine; SEEDS=3 for the spread
 	@$(BIN)/datacomp demo --seeds $(SEEDS)
 
-test: setup  ## the tests (without those marked slow or gpu)
-	$(BIN)/python -m pytest -m "not slow and not gpu" --cov --cov-report=term:skip-covered $(ARGS)
+test: setup  ## the tests (without those marked slow or gpu), in JOBS=2 processes
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
 
 test-all: setup  ## every test in random order (by module); gpu tests skip themselves without a device
 	$(BIN)/python -m pytest --random-order $(ARGS)
