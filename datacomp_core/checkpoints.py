@@ -7,12 +7,12 @@ what is in it (TorchScript, pickled objects) is refused with the way out. How we
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, in_short
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ def named(checkpoint: Path | IO[bytes]) -> str:
 def shards_of(index: Path) -> list[Path]:
     """The files that an index of sharded weights (`*.index.json`) names, in order. DataError if it or one of them is bad."""
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError) as problem:
         raise DataError(f"{index} is not an index of sharded weights ({problem!r}).") from problem
     for name in names:
         if "/" in str(name) or not (index.parent / str(name)).is_file():

@@ -8,7 +8,6 @@ done on the device. Both halves together are bit-equal to open_clip's transform.
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
 import sys
@@ -22,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, SpecError, in_short, unknown
 from datacomp_core.weights import pretrained
 
@@ -157,7 +157,7 @@ def config(name: str) -> dict[str, Any] | None:
     theirs = [Path(place) / "model_configs" for place in (found.submodule_search_locations or [])] if found else []
     for place in (MODELS, *theirs):
         if (path := place / f"{name}.json").exists():
-            return json.loads(path.read_bytes())
+            return read_json(path)
     return None
 
 
@@ -264,9 +264,9 @@ def config_of(name: str) -> dict[str, Any]:
     if name.startswith(LOCAL):
         path = Path(name.removeprefix(LOCAL)) / "open_clip_config.json"
         try:
-            found: dict[str, Any] = json.loads(path.read_bytes())["model_cfg"]
+            found: dict[str, Any] = read_json(path)["model_cfg"]
             return found | {"text_cfg": dict(found["text_cfg"]), "embed_dim": int(found["embed_dim"])}
-        except (OSError, ValueError, KeyError, TypeError) as problem:
+        except (ValueError, KeyError, TypeError) as problem:
             raise DataError(f"{path} is not the configuration of an open_clip model ({problem!r}).") from problem
     return config(name) or {}
 

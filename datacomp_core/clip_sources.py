@@ -7,7 +7,6 @@ a hub is executed: weights are safetensors or are read with `weights_only`, and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 from datacomp_core import clip, hub
 from datacomp_core.checkpoints import INDEX, shards_of
+from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, SpecError, unknown
 from datacomp_core.settings import settings
 from datacomp_core.store.content import hash_json, versions
@@ -274,10 +274,7 @@ def in_folder(folder: Path) -> ModelSource:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        found: Any = json.loads(path.read_bytes())
-    except (OSError, ValueError) as problem:
-        raise DataError(f"{path} cannot be read as JSON ({problem}).") from problem
+    found = read_json(path)
     if not isinstance(found, dict):
         raise DataError(f"{path} is not the configuration of a model.")
     return found

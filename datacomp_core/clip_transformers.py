@@ -6,7 +6,6 @@ are rounded down. Scaling and normalisation become mean and deviation of our tra
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import numpy as np
 from datacomp_core import clip
 from datacomp_core.checkpoints import require_finite
 from datacomp_core.device import checked
+from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, SpecError, in_short
 
 if TYPE_CHECKING:
@@ -141,10 +141,7 @@ def _settings(folder: Path) -> tuple[dict[str, Any], str]:
         path = folder / name
         if not path.is_file():
             continue
-        try:
-            found: Any = json.loads(path.read_bytes())
-        except (OSError, ValueError) as problem:
-            raise DataError(f"{path} cannot be read as JSON ({problem}).") from problem
+        found = read_json(path)
         found = found.get("image_processor") if name == "processor_config.json" and isinstance(found, dict) else found
         if isinstance(found, dict):
             return found, str(path)

@@ -19,6 +19,8 @@ MAX_DEPTH = 60
 MAX_NODES = 100_000
 """Values of a YAML file, with every alias counted as often as it is used."""
 JSON_DEPTH = 200
+MAX_JSON_BYTES = 16 << 20
+"""A model's configuration has kilobytes, the index of its sharded weights some megabytes."""
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -33,6 +35,18 @@ def parse_json(data: bytes | str, where: str, *, max_depth: int = JSON_DEPTH) ->
     if _depth(found, max_depth) > max_depth:
         raise DataError(f"{where} is nested deeper than {max_depth} levels of JSON.")
     return found
+
+
+def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES, max_depth: int = JSON_DEPTH) -> Any:
+    """The value of a JSON file. DataError if it cannot be read, or is larger or deeper than anything meant."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as problem:
+        raise DataError(f"{path}: {problem.strerror or problem}.") from problem
+    if len(data) > max_bytes:
+        raise DataError(f"{path} has more than {max_bytes:,} bytes, the most that is read as JSON.")
+    return parse_json(data, str(path), max_depth=max_depth)
 
 
 def _depth(value: Any, most: int) -> int:

@@ -125,6 +125,7 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
     repeats = _mean([entry.samples_seen / entry.size.trained_on for entry in several if entry.size.trained_on])
     amounts = {
         "repeats": repeats,
+        "arrived": _mean([entry.size.trained_on / entry.size.total for entry in several if entry.size.total]),
         "pool": _mean([entry.size.pool for entry in several]),
         "seconds": _mean([entry.cost.seconds for entry in several]),
         "gpu_hours": _mean([entry.cost.gpu_hours for entry in several]),
@@ -146,7 +147,6 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
         seeds=[entry.seeds for entry in several],
         size=float(np.mean([entry.size.total for entry in several])),
         unique=float(np.mean([entry.size.unique for entry in several])),
-        arrived=_mean([entry.size.trained_on / entry.size.total for entry in several if entry.size.total]),
         **known,
         claimed=claimed,
         by=first.submitted.by if first.submitted else "",
@@ -223,8 +223,9 @@ class _Judge:
         if verdict is None:
             return None
         notes = ["not on the same realised pools"] if row.pools != other.pools else []
-        if row.arrived is not None and other.arrived is not None and abs(row.arrived - other.arrived) > SAME_COVERAGE:
-            notes.append(f"{row.arrived:.1%} of its pairs arrived, {other.arrived:.1%} of the other's")
+        (came, said), (theirs_came, theirs_said) = row.coverage, other.coverage
+        if came is not None and theirs_came is not None and abs(came - theirs_came) > SAME_COVERAGE:
+            notes.append(f"{came:.1%} of its pairs arrived{said}, {theirs_came:.1%} of the other's{theirs_said}")
         return verdict.model_copy(update={"basis": "; ".join([verdict.basis, *notes])}) if notes else verdict
 
     def set_verdicts(self, ranked: list[Row]) -> None:

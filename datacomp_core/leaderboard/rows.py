@@ -53,7 +53,10 @@ class Row(BaseModel):
     arrived: float | None = Field(default=None, description="Share of the chosen pairs that were in the training shards.")
     repeats: float | None = Field(default=None, description="How often a pair of the training set was seen, on average.")
     scores: dict[str, Score] = Field(description="By column key; a score that is missing has no key.")
-    pools: list[str] = Field(default_factory=list[str], description="Hashes of the realised pools that its seeds used.")
+    pools: list[str] = Field(
+        default_factory=list[str],
+        description="Hashes of the realised pools that its seeds used; of a row that was sent to a board, as its sender says.",
+    )
     baseline: Verdict | None = Field(default=None, description="Against the unfiltered pool.")
     control: Verdict | None = Field(default=None, description="Against the random subset of the nearest size.")
     control_size: float | None = None
@@ -77,6 +80,12 @@ class Row(BaseModel):
     def place(self) -> str:
         """The rank as it is shown: `1`, `=3` where it is shared, empty without one."""
         return "" if self.rank is None else f"={self.rank}" if self.tied else str(self.rank)
+
+    @property
+    def coverage(self) -> tuple[float | None, str]:
+        """The share that arrived, and ` (claimed)` where only the sender of the row says so."""
+        said = self.claimed.get("arrived")
+        return (self.arrived, "") if said is None else (said, " (claimed)")
 
     @property
     def average(self) -> Score | None:

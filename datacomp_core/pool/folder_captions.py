@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 
 import polars as pl
 
+from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
 from datacomp_core.pool.tables import Asked, TableFormat, batches, ending_of
 from datacomp_core.store import Folder
@@ -90,10 +90,7 @@ def class_names(path: str) -> dict[str, str]:
     place, name = placed(Folder("/"), path)
     text = place.read(name).decode("utf-8-sig", "replace")
     if text.lstrip().startswith("{"):
-        try:
-            found = json.loads(text)
-        except ValueError as problem:
-            raise DataError(f"{path} is no JSON object of folders and class names: {problem}.") from problem
+        found = parse_json(text, path)
         return {str(folder): str(said) for folder, said in found.items()}
     made: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):

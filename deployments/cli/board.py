@@ -132,7 +132,8 @@ def _known(scale: str) -> str:
 
 
 def _size(row: Row) -> str:
-    came = f" ({row.arrived:.1%} arrived)" if row.arrived is not None and row.arrived < 0.9995 else ""
+    share, said = row.coverage
+    came = f" ({share:.1%} arrived{said})" if share is not None and share < 0.9995 else ""
     return f"{row.size:,.0f}{came}" if row.size else ""
 
 

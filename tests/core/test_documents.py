@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datacomp_core.checkpoints import read_weights
-from datacomp_core.documents import parse_json, parse_yaml, read_yaml
+from datacomp_core import clip, clip_sources, clip_transformers
+from datacomp_core.checkpoints import read_weights, shards_of
+from datacomp_core.documents import parse_json, parse_yaml, read_json, read_yaml
 from datacomp_core.errors import DataError, SpecError, in_short
 from datacomp_core.recipes.load import load_recipe
 from datacomp_core.torch_files import why_unreadable
@@ -59,6 +60,35 @@ def test_deep_json_is_one_sentence() -> None:
         with pytest.raises(DataError, match="nested"):
             parse_json(text, "it")
     assert parse_json(b'{"a": [1, {"b": null}]}', "it") == {"a": [1, {"b": None}]}
+
+
+def test_the_json_of_a_strangers_model_is_bounded(tmp_path: Path) -> None:
+    """Every reader of a model's folder gives one sentence for a file that is deep, large, or nothing."""
+    readers = {
+        "open_clip_config.json": lambda: clip.config_of(f"local-dir:{tmp_path}"),
+        "config.json": lambda: clip_sources.TransformersModel(tmp_path).dim(),
+        "preprocessor_config.json": lambda: clip_transformers._settings(tmp_path),
+        "model.safetensors.index.json": lambda: shards_of(tmp_path / "model.safetensors.index.json"),
+    }
+    for name, read_it in readers.items():
+        path = tmp_path / name
+        for bad, told in (
+            (b"[" * 100_000, "nested"),
+            (b'"' + b"x" * (17 << 20) + b'"', "bytes"),
+            (b"{", "JSON"),
+            (b"\xff", "JSON"),
+        ):
+            path.write_bytes(bad)
+            with pytest.raises(DataError, match=told) as problem:
+                read_it()
+            assert str(path) in str(problem.value)
+            assert "\n" not in str(problem.value)
+        path.write_bytes(b"[1]")
+        with pytest.raises(DataError):
+            read_it()
+        path.unlink()
+    with pytest.raises(DataError, match="No such file"):
+        read_json(tmp_path / "none.json")
 
 
 def test_what_torch_advises_is_never_repeated(tmp_path: Path) -> None:

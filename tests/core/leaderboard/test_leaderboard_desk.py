@@ -100,5 +100,7 @@ def test_the_server_sets_the_date_and_amounts_are_claims(bundles: dict[str, Path
     made = send(desk, bundles["first"])
     [row] = make_board("tiny", desk.entries("tiny")).rows
     assert row.date == made.received
-    assert (row.seconds, row.gpu_hours, row.num_bytes, row.pool, row.repeats) == (None,) * 5
+    assert (row.seconds, row.gpu_hours, row.num_bytes, row.pool, row.repeats, row.arrived) == (None,) * 6
     assert row.claimed["pool"] == world.NUM
+    assert 0 < row.claimed["arrived"] < 1
+    assert row.coverage == (row.claimed["arrived"], " (claimed)")
