@@ -53,6 +53,20 @@ def redact_all(value: Any) -> Any:
     return value
 
 
+def redact_error(problem: BaseException) -> None:
+    """Take the secrets of urls out of an error's own words, in place, and out of those of what caused it.
+
+    For whoever keeps the words of an error itself, as Prefect does in the state of a run.
+    """
+    seen = set[int]()
+    following: BaseException | None = problem
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        if any(isinstance(arg, str) and redact(arg) != arg for arg in following.args):
+            following.args = tuple(redact(arg) if isinstance(arg, str) else arg for arg in following.args)
+        following = following.__cause__ or following.__context__
+
+
 def install() -> None:
     """From now on every log record of this process is made redacted, its traceback included, whatever handler takes it."""
     before = logging.getLogRecordFactory()

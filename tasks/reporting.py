@@ -13,6 +13,7 @@ from prefect.artifacts import create_image_artifact, create_progress_artifact, c
 from prefect.context import FlowRunContext, TaskRunContext
 
 from datacomp_core.artifacts import Artifact
+from datacomp_core.redaction import redact, redact_all
 from datacomp_core.store import Outcome
 from tasks import published
 from tasks.events import ToldProgress
@@ -40,7 +41,7 @@ class StepProgress(ToldProgress):
         super().show()
         if self.share is None or not in_task_run():
             return
-        percent, text = min(100.0, 100 * self.share), self.line()
+        percent, text = min(100.0, 100 * self.share), redact(self.line())
         if self._artifact is None:
             self._artifact = _id(
                 create_progress_artifact(percent, key=artifact_key(self.kind, self.name, "progress"), description=text)
@@ -80,6 +81,7 @@ def leave_summary(outcome: Outcome[Any]) -> UUID | None:
     rows += [{"what": name, "value": str(value)} for name, value in own.items()]
     rows += [{"what": f"count: {reason}", "value": f"{number:,}"} for reason, number in artifact.counts.items()]
     rows += [{"what": f"input: {name}", "value": given["address"]} for name, inputs in record.inputs.items() for given in inputs]
+    rows = redact_all(rows)
     title = f"{artifact.kind} {artifact.name}"
     return _id(create_table_artifact(rows, key=artifact_key(artifact.kind, artifact.name), description=title))
 

@@ -13,6 +13,7 @@ from prefect.context import FlowRunContext
 from datacomp_core import engines
 from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import DatacompError, SpecError, StoppedError
+from datacomp_core.redaction import redact_error
 from datacomp_core.settings import settings
 from datacomp_core.store import Step, Store
 from datacomp_core.store.shared_code import share_code
@@ -76,6 +77,7 @@ def run(step: Step[A], *identity: Any, **options: Any) -> A:
         except BaseException as problem:
             if STOPPING.is_set():
                 raise StoppedError("The run was cancelled while this step was at work: what it had finished is kept.") from None
+            redact_error(problem)
             tell(StepEvent(step.kind, name, "failed", str(problem) or type(problem).__name__, None, time.monotonic() - began))
             raise
     progress.finish()

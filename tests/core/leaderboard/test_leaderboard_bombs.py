@@ -95,7 +95,15 @@ def deep_record(files: Files) -> None:
     files[record_of(files, "reports")] = b'{"spec":' + b'{"a":' * 200_000 + b"1" + b"}" * 200_001
 
 
-@pytest.mark.parametrize("bomb", [zeros_predicted, zeros_hit, lying_shape, long_manifest, deep_json, deep_record])
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        zeros_predicted,
+        lying_shape,
+        deep_json,
+        *(pytest.param(bomb, marks=pytest.mark.slow) for bomb in (zeros_hit, long_manifest, deep_record)),
+    ],
+)
 def test_a_bundle_that_would_grow_is_refused(good: Files, tmp_path: Path, bomb: Callable[[Files], None]) -> None:
     files = dict(good)
     bomb(files)

@@ -71,6 +71,7 @@ def test_a_second_submission_of_an_experiment_stands_beside_the_first(bundles: d
     assert told == ["published", "published"]
 
 
+@pytest.mark.slow
 def test_another_attempt_of_the_same_sender_has_a_row_of_its_own(bundles: dict[str, Path], tmp_path: Path) -> None:
     desk = desk_in(tmp_path / "desk")
     made = [send(desk, bundles[name]) for name in ("first", "second")]
@@ -79,6 +80,7 @@ def test_another_attempt_of_the_same_sender_has_a_row_of_its_own(bundles: dict[s
     assert rows_of(desk)["clip_score (attempt 1)"]["num_seeds"] == 1
 
 
+@pytest.mark.slow
 def test_only_its_owner_withdraws_a_row(bundles: dict[str, Path], tmp_path: Path) -> None:
     desk = desk_in(tmp_path / "desk")
     made = send(desk, bundles["first"], "alice")
@@ -95,6 +97,7 @@ def test_only_its_owner_withdraws_a_row(bundles: dict[str, Path], tmp_path: Path
     assert set(rows_of(desk_in(tmp_path / "desk"))) == {"no_filter"}, "after a restart too"
 
 
+@pytest.mark.slow
 def test_the_server_sets_the_date_and_amounts_are_claims(bundles: dict[str, Path], tmp_path: Path) -> None:
     desk = desk_in(tmp_path / "desk")
     made = send(desk, bundles["first"])

@@ -282,7 +282,7 @@ def try_mutations(good: Files, tmp_path: Path, chosen: list[tuple[str, tuple[Any
 def test_no_field_changes_a_number_on_the_board(good: Files, tmp_path: Path) -> None:
     """A sample of the fields, another one for each value of the seed; the whole is slow."""
     every = [place for place in places(good) if not place[0].startswith("records/")]
-    assert try_mutations(good, tmp_path, random.Random(1).sample(every, 40)) > 20
+    assert try_mutations(good, tmp_path, random.Random(1).sample(every, 12)) > 4
 
 
 @pytest.mark.slow
