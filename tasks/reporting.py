@@ -51,7 +51,7 @@ class StepProgress(ToldProgress):
 
     def finish(self) -> None:
         if self._artifact is not None:
-            update_progress_artifact(self._artifact, 100.0, description=self.line())
+            update_progress_artifact(self._artifact, 100.0, description=redact(self.line()))
 
 
 def leave_picture(artifact: Artifact, picture: bytes, what: str, *, suffix: str, description: str = "") -> None:
@@ -82,7 +82,7 @@ def leave_summary(outcome: Outcome[Any]) -> UUID | None:
     rows += [{"what": f"count: {reason}", "value": f"{number:,}"} for reason, number in artifact.counts.items()]
     rows += [{"what": f"input: {name}", "value": given["address"]} for name, inputs in record.inputs.items() for given in inputs]
     rows = redact_all(rows)
-    title = f"{artifact.kind} {artifact.name}"
+    title = redact(f"{artifact.kind} {artifact.name}")
     return _id(create_table_artifact(rows, key=artifact_key(artifact.kind, artifact.name), description=title))
 
 
