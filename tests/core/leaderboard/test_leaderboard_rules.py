@@ -37,6 +37,15 @@ def foreign_subset(spec: world.WorldSubsetSpec, pool: Pool, embeddings: Embeddin
     return Subset(recipe=spec.recipe, num_samples=3, num_unique=3)
 
 
+@step("subsets", version=1)
+def listed_subset(spec: world.WorldSubsetSpec, pool: Pool, embeddings: Embeddings, *, out: Folder) -> Subset:
+    """What a list of five uids comes to, three of which are not the pool's: the counts are those that `select_subset` records."""
+    out.write("subset.npy", uid.subset_bytes(uid.pack(pl.Series([world.row_uid(0), world.row_uid(1)]))))
+    world.explain(out, spec.recipe, [0, 1])
+    counts = {"unique, of the lists": 5, "not_in_pool, of the lists": 3}
+    return Subset(recipe=spec.recipe, num_samples=2, num_unique=2, counts=counts)
+
+
 @step("shards", version=1)
 def rewritten_shards(spec: world.WorldSpec, subset: Subset, shards: ShardSet, *, out: Folder) -> ShardSet:
     """As resharding makes them, but for captions of one's own."""
@@ -59,6 +68,16 @@ def test_a_uid_that_the_pool_lacks_is_a_breach(store: Store) -> None:
     assert check.ok is False
     assert check.reason == f"1 of 3 uids are not in the pool: {'0' * 31}7."
     assert board(store, "tiny").rows[0].rank is None
+
+
+def test_a_listed_uid_that_the_pool_lacks_is_a_breach_with_its_count_on_the_board(store: Store) -> None:
+    world.run(store, "clip_score", world.results(0.1, 0), select=listed_subset)
+    check = checks(store)["uids of the pool"]
+    assert check.ok is False
+    assert check.reason == "3 of 5 listed uids are not in the pool."
+    [row] = [row for row in board(store, "tiny").rows if row.kind == "run"]
+    assert row.rank is None
+    assert any("3 of 5 listed uids" in str(breach) for breach in row.breaches)
 
 
 def test_an_edited_caption_is_a_breach(store: Store) -> None:
