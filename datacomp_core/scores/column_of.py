@@ -35,6 +35,8 @@ TableName = Annotated[str, AfterValidator(_pinned)]
 class ColumnOf(Score):
     """A column of a table, by a key."""
 
+    paper = "the table's own: whoever made it says what its numbers are"
+
     file: TableName = Field(description="A file or a folder of parquet, csv, jsonl, npz or npy; local, s3://, https:// or hf://.")
     column: str = Field(default="score", min_length=1, description="The column to take.")
     key: Literal["uid", "key", "url"] = Field(

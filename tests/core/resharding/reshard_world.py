@@ -8,6 +8,7 @@ import random
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -91,3 +92,10 @@ def expected(pool: Path, chosen: list[str]) -> Samples:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def placeless(files: dict[str, bytes]) -> dict[str, Any]:
+    """The files of a reshard; its request without the marks of its inputs (etags in a bucket, hashes of bytes elsewhere)."""
+    request = json.loads(files["reshard.json"])
+    assert len(request.pop("shards_content")) == 1
+    return {**files, "reshard.json": request}

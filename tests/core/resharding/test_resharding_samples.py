@@ -7,12 +7,11 @@ import random
 import tarfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from reshard_world import expected, files_of, index, name_of, read_tars, sample_of, write_pool, write_subset, write_tar
+from reshard_world import expected, files_of, index, name_of, placeless, read_tars, sample_of, write_pool, write_subset, write_tar
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError
@@ -289,17 +288,10 @@ def test_bucket_to_bucket_and_folder_to_bucket_give_the_same_bytes(tmp_path: Pat
     reshard_folders(remote / "pool", f"{s3_url}/s.npy", remote / "out", spec)
     reshard_folders(Folder(tmp_path / "pool"), subset, remote / "mixed", spec)
     reshard_folders(remote / "pool", subset, Folder(tmp_path / "down"), spec)
-    ours = _placeless(files_of(tmp_path / "out"))
-    assert _placeless(files_of(tmp_path / "down")) == ours
+    ours = placeless(files_of(tmp_path / "out"))
+    assert placeless(files_of(tmp_path / "down")) == ours
     for place in ("out", "mixed"):
-        assert _placeless({name: (remote / place).read(name) for name in (remote / place).files()}) == ours
-
-
-def _placeless(files: dict[str, bytes]) -> dict[str, Any]:
-    """The files of a reshard; of its request without the marks of its inputs, which in a bucket are the bucket's etags."""
-    request = json.loads(files["reshard.json"])
-    assert len(request.pop("shards_content")) == 1
-    return {**files, "reshard.json": request}
+        assert placeless({name: (remote / place).read(name) for name in (remote / place).files()}) == ours
 
 
 def test_a_subset_file_that_is_none(tmp_path: Path) -> None:
