@@ -20,6 +20,7 @@ import open_clip_train.train
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from datacomp_core.device import checked
 from datacomp_core.errors import DatacompError
 from datacomp_core.training.arguments import Machine
 from datacomp_core.training.data import Batches, Slice, Steps, order_of
@@ -47,8 +48,8 @@ class Session:
 
     def install(self) -> None:
         """Put ours in the place of open_clip_train's."""
-        if not self.job.machine.is_cpu and not torch.cuda.is_available():
-            raise DatacompError("No CUDA device can be used here, and the training was asked to run on one: give device='cpu'.")
+        if not self.job.machine.is_cpu:
+            checked("cuda")
         self.trainer.get_data = self.data
         self.trainer.train_one_epoch = self.epoch
         if "wandb" in self.job.machine.report_to:

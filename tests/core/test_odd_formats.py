@@ -1,0 +1,37 @@
+"""A picture for which Pillow raises what nobody expects (a DDS of an unknown pixel format: NotImplementedError) ends one sample."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datacomp_core.clip import Pixels
+from datacomp_core.embedding import decode
+from datacomp_core.errors import DataError
+from datacomp_core.evaluation import datasets
+from datacomp_core.leaderboard.site import contact
+from datacomp_core.pool.decontaminate import perceptual_hash
+from datacomp_core.scores import of_images
+
+HEADER = struct.pack("<7I", 124, 0x1007, 32, 32, 0, 0, 0) + b"\0" * 44 + struct.pack("<2I4s5I", 32, 4, b"ZZZZ", 0, 0, 0, 0, 0)
+DDS = b"DDS " + HEADER + b"\0" * 4116
+
+
+def test_pillow_raises_what_nobody_expects() -> None:
+    with pytest.raises(NotImplementedError):
+        Image.open(io.BytesIO(DDS)).load()
+
+
+def test_each_reader_of_pictures_names_or_counts_it() -> None:
+    pixels = Pixels(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    with pytest.raises(DataError, match="cannot be decoded .NotImplementedError"):
+        datasets._decoded({"jpg": DDS}, pixels, hashlib.sha256(), "first")
+    assert decode._into([np.zeros((3, 8, 8), np.uint8)], {"jpg": DDS}, (pixels,)) == "corrupt_image"
+    assert of_images._image(DDS) is None
+    assert perceptual_hash(DDS) is None
+    assert contact._thumbnail({"jpg": DDS}) == ("", "the picture cannot be read")
