@@ -1,4 +1,4 @@
-"""A picture for which Pillow raises what nobody expects (a DDS of an unknown pixel format: NotImplementedError) ends one sample."""
+"""A picture that makes Pillow raise what nobody expects (a DDS of an unknown format: NotImplementedError) ends one sample."""
 
 from __future__ import annotations
 
