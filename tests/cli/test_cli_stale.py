@@ -258,6 +258,31 @@ def test_kept_scores_follow_their_features(datacomp: Command, world: Path, what:
     assert again != before
 
 
+def resharded(datacomp: Command, world: Path, out: Path) -> Any:
+    status, _told, problem = datacomp(
+        "reshard", "--shards", world / "shards", "--subset", world / "subset.npy", "--out", out, "--json"
+    )
+    return problem.replace("\n", " ") if status else {path.name: path.read_bytes() for path in sorted(out.glob("*.tar"))}
+
+
+@pytest.mark.parametrize("what", ["shards", "subset"])
+def test_a_reshard_is_refused_with_the_name_of_what_has_changed(datacomp: Command, world: Path, what: str) -> None:
+    filtered(datacomp, world, world / "kept")
+    before = resharded(datacomp, world, world / "out")
+    assert resharded(datacomp, world, world / "out") == before, "nothing has changed"
+    if what == "shards":
+        POOL["shards"](world)
+    else:
+        in_place(world / "subset.npy", lambda data: data[:-16] + bytes(8) + (ROWS + 1).to_bytes(8, "little"))
+    told = resharded(datacomp, world, world / "out")
+    assert isinstance(told, str), "the earlier shards were taken for those of the changed input"
+    assert {"shards": "shards_content", "subset": "subset_sha256"}[what] in told
+    if what == "shards":
+        fresh = resharded(datacomp, world, world / "fresh")
+        assert not isinstance(fresh, str)
+        assert fresh != before
+
+
 def test_device_that_is_not_there_is_one_sentence(datacomp: Command, world: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
