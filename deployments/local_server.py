@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from datacomp_core.store.store import make_private
 
 UI_PORT = 4200
 START_SECONDS = 300  # a cold start on a crowded machine
+MARK, MARK_HEADER = "_DATACOMP_SERVER_MARK", "X-Datacomp-Server"  # tell our server from another that answers on its port
 RECORD_SECONDS = 1.5  # the recorder's flush interval, and a little more
 
 PRIVATE = {
@@ -124,12 +126,12 @@ def _known(api: str) -> Generator[None]:
 
 @contextmanager
 def _served(port: int) -> Generator[str]:
-    home = _prefect_home()
+    home, mark = _prefect_home(), secrets.token_hex(8)
     log = home / "server.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
             server_command(port),
-            env={**os.environ, **server_environment(home)},
+            env={**os.environ, **server_environment(home), MARK: mark},
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -137,7 +139,7 @@ def _served(port: int) -> Generator[str]:
             preexec_fn=_end_with_parent,  # noqa: PLW1509 - no thread of ours runs yet, and there is no other way
         )
     try:
-        _wait_until_healthy(server, port, log)
+        _wait_until_healthy(server, port, log, mark)
         yield f"http://127.0.0.1:{port}/api"
     finally:
         _end(server)
@@ -162,7 +164,8 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path, mark: str) -> None:
+    """DatacompError if it ends, does not answer in time, or if another server answers on its port."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -170,7 +173,9 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path) -
             last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
             raise DatacompError(f"The local Prefect server ended at its start ({last[0].strip()}): see {log}.")
         try:
-            opener.open(f"http://127.0.0.1:{port}/api/health", timeout=2).close()
+            with opener.open(f"http://127.0.0.1:{port}/api/health", timeout=2) as answer:
+                if answer.headers.get(MARK_HEADER) != mark:
+                    raise DatacompError(f"Another server took port {port} at the same moment: run the command again.")
             return
         except OSError:
             time.sleep(0.2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import os
 import re
 from pathlib import PurePosixPath
 from typing import Annotated
@@ -24,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder
+from deployments.local_server import MARK, MARK_HEADER
 from tasks.published import PAGES
 
 DOOR = "/report"
@@ -49,6 +51,8 @@ class ContentPolicy:
                 headers = MutableHeaders(scope=message)
                 headers.setdefault("Content-Security-Policy", OF_THE_UI)
                 headers.setdefault("X-Content-Type-Options", "nosniff")
+                if mark := os.environ.get(MARK):
+                    headers.setdefault(MARK_HEADER, mark)
             await send(message)
 
         await self.app(scope, receive, with_policy if scope["type"] == "http" else send)

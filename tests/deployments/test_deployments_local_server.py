@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 from processes import wait_until_gone
 
 from datacomp_core.errors import DatacompError
-from deployments.local_server import refuse_backport, require_free
+from deployments.local_server import _wait_until_healthy, refuse_backport, require_free
 
 OWNER = """
 import os, time
@@ -69,3 +71,25 @@ def test_a_port_in_use_is_named() -> None:
         taken.listen()
         with pytest.raises(DatacompError, match=rf"Port {taken.getsockname()[1]} .* in use"):
             require_free(taken.getsockname()[1])
+
+
+def test_a_server_of_somebody_else_on_our_port_is_not_taken_for_ours(tmp_path: Path) -> None:
+    class Healthy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"true")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        ours = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        try:
+            with pytest.raises(DatacompError, match="Another server took port"):
+                _wait_until_healthy(ours, other.server_address[1], tmp_path / "server.log", "our mark")
+        finally:
+            ours.kill()
+            ours.wait()
+            other.shutdown()
