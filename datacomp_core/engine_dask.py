@@ -69,7 +69,7 @@ class DaskCrew:
         from concurrent.futures.process import BrokenProcessPool
 
         from distributed import KilledWorker
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
 
         try:
             task = self._done.get(timeout=seconds)

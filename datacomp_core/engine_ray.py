@@ -25,7 +25,7 @@ def size(gpus: int) -> int:
 
     with starting:
         start_ray()
-    found: dict[str, float] = ray.cluster_resources()
+    found: Any = ray.cluster_resources()
     return int(found.get("GPU" if gpus else "CPU", 0))
 
 

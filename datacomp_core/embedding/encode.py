@@ -28,7 +28,6 @@ from datacomp_core.store import Folder
 IN_FLIGHT = 4  # batches whose features are not asked for yet: a GPU computes while we go on
 
 
-@dataclass(frozen=True)
 class Places(Protocol):
     """Where the images of a chunk lie."""
 
