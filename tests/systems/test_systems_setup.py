@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import os
 import subprocess
 import sys
 import tomllib
@@ -38,7 +39,9 @@ def _make_setup(python: Path | str, folder: Path) -> subprocess.CompletedProcess
     command = ["make", "-s", "-f", str(ROOT / "Makefile"), "setup", f"PYTHON={python}", f"VENV={folder}/venv"]
     (folder / "pyproject.toml").touch()
     (folder / "constraints.txt").touch()
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    # Under `make test` this is a make below a make, which would inherit its level and its variables (VENV, JOBS, ...).
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=outside)
 
 
 @pytest.mark.parametrize("version", ["2.7", "3.10", "3.15"])
