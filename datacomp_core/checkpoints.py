@@ -43,7 +43,9 @@ def read_weights(checkpoint: Path | IO[bytes], name: str) -> Weights:
 def fit(model: torch.nn.Module, weights: Weights, name: str, where: str) -> None:
     """Load weights into a model of open_clip, as its `load_checkpoint` does. DataError says what does not fit."""
     try:
-        model.load_state_dict(_as_open_clip(cast("Any", model), weights))
+        found = _as_open_clip(cast("Any", model), weights)
+        _require_floats(model, found, where)
+        model.load_state_dict(found)
     except (RuntimeError, AssertionError, KeyError, ValueError) as problem:
         met = _strange_prefix(model, weights)
         if met:
@@ -54,6 +56,17 @@ def fit(model: torch.nn.Module, weights: Weights, name: str, where: str) -> None
         told = str(problem).replace("\n", " ")[:300]
         raise DataError(f"{where} does not fit the model {name}: {told}") from problem
     require_finite(model, where)
+
+
+def _require_floats(model: torch.nn.Module, weights: Weights, where: str) -> None:
+    """DataError names a weight that is stored as whole numbers: copied into the model they would be no weights."""
+    for name, value in model.state_dict().items():
+        given = weights.get(name)
+        if value.is_floating_point() and given is not None and not given.is_floating_point():
+            raise DataError(
+                f"{where} cannot be used: the weight {name} is stored as {given.dtype} and not as floating point numbers. "
+                "Quantised weights are not supported; save it as float32, float16 or bfloat16."
+            )
 
 
 def require_finite(model: torch.nn.Module, where: str) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import sys
+import traceback
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -54,6 +56,13 @@ class Pixels:
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
+
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            numbers = [isinstance(value, int | float) and math.isfinite(value) for value in values]
+            if numbers != [True] * 3 or (name == "std" and min(values) <= 0):
+                wanted = "three finite numbers" + (" above 0" if name == "std" else "")
+                raise DataError(f"The model's preprocessing has the {name} {list(values)}, and {wanted} are needed: correct it.")
 
     def __call__(self, image: Any) -> PixelArray:
         image = self._cropped(self._resized(image))
@@ -245,7 +254,11 @@ def _pixels(config: dict[str, Any], name: str) -> Pixels:
     if mode == "longest" or (mode == "shortest" and high != wide):
         raise SpecError(f"The model {name} wants images of {high}x{wide} resized by {mode!r}, which is not supported.")
     interpolation = config.get("interpolation") or "bicubic"
-    return Pixels(int(high), int(wide), tuple(config["mean"]), tuple(config["std"]), interpolation, mode)
+    mean, std = (value if isinstance(value, list | tuple) else (value,) * 3 for value in (config["mean"], config["std"]))
+    try:
+        return Pixels(int(high), int(wide), cast("Any", tuple(mean)), cast("Any", tuple(std)), interpolation, mode)
+    except DataError as problem:
+        raise DataError(f"The model {name} cannot be used. {problem}") from problem
 
 
 def text_places(name: str) -> dict[str, str]:
@@ -321,7 +334,10 @@ def _told(name: str) -> Generator[None]:
     try:
         yield
     except Exception as problem:  # of open_clip, timm, transformers and torch: a dozen kinds
-        raise DataError(f"The model {name} cannot be made: {in_short(problem)}") from problem
+        told = in_short(problem)
+        if isinstance(problem, AssertionError) and not problem.args:  # the failed condition is all that is known
+            told = f"its configuration fails the check `{traceback.extract_tb(problem.__traceback__)[-1].line}`"
+        raise DataError(f"The model {name} cannot be made: {told}") from problem
 
 
 @contextmanager

@@ -144,6 +144,8 @@ def source(model: str, checkpoint: Path | None, kept: Folder) -> ModelSource:
         return configured(Path(model), _checked(checkpoint))
     if checkpoint is not None and (Path(model) / CONFIG).is_file() and not _has_weights(Path(model)):
         return FileModel(Path(model).resolve().name, f"{clip.LOCAL}{Path(model).resolve()}", _checked(checkpoint))
+    if model.startswith(("/", "./", "../", "~")) and not Path(model).is_dir():
+        raise SpecError(f"There is no model at {model}: give a folder with {CONFIG} or a config.json, and weights.")
     if Path(model).is_dir() or model.startswith(ON_HUB) or "/" in model:
         if checkpoint is not None:
             raise SpecError(f"The model {model} has weights of its own: leave --checkpoint out, or name the architecture alone.")

@@ -119,6 +119,8 @@ def pixels_of(folder: Path) -> TransformersPixels:
         crop = _crop(found.get("crop_size") or {"height": SIDE, "width": SIDE}) if found.get("do_center_crop", True) else ()
         # transformers computes x * factor on 0..255, ours x / 255: its mean and deviation are scaled by what lies between
         factor = float(found.get("rescale_factor", 1 / 255)) * 255 if found.get("do_rescale", True) else 255.0
+        if not 0 < factor < float("inf"):
+            raise ValueError(f"rescale_factor {found.get('rescale_factor')}")
         scale = 1.0 if abs(factor - 1) < 1e-9 else factor
         mean, deviation = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         if found.get("do_normalize", True):
@@ -132,7 +134,10 @@ def pixels_of(folder: Path) -> TransformersPixels:
     height, width = (crop or resize)[:2]  # pyright: ignore[reportAssignmentType]
     (r, g, b), (rs, gs, bs) = mean, deviation
     scaled = (r / scale, g / scale, b / scale), (rs / scale, gs / scale, bs / scale)
-    return TransformersPixels(height, width, *scaled, kind, resize=resize, crop=crop)
+    try:
+        return TransformersPixels(height, width, *scaled, kind, resize=resize, crop=crop)
+    except DataError as problem:
+        raise DataError(f"{where} cannot be used. {problem}") from problem
 
 
 def _settings(folder: Path) -> tuple[dict[str, Any], str]:

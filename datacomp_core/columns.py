@@ -10,6 +10,7 @@ import polars as pl
 from datacomp_core.errors import DataError
 
 TEXTS = frozenset({"uid", "url", "text", "sha256"})
+SIZES = frozenset({"original_width", "original_height"})
 ENCODED = (pl.Categorical, pl.Enum)
 HALF, WHOLE = 16, 32
 
@@ -23,6 +24,8 @@ def plain(table: pl.DataFrame, where: str) -> pl.DataFrame:
             made.append(_uids(column, where))
         elif column.name in TEXTS and kind != pl.String:
             made.append(_texts(column, where))
+        elif column.name in SIZES:
+            made.append(_sizes(column, where))
         elif isinstance(kind, ENCODED):
             made.append(column.cast(pl.String))
         else:
@@ -67,6 +70,19 @@ def _texts(column: pl.Series, where: str) -> pl.Series:
     if kind == pl.Binary:
         return _decoded(column, where)
     raise DataError(f"The column {column.name!r} of {where} holds {kind} and not text: write it as text.")
+
+
+def _sizes(column: pl.Series, where: str) -> pl.Series:
+    """Pixels as numbers; what is not a number of pixels (NaN, infinity) is missing."""
+    kind = column.dtype
+    if kind.is_integer():
+        return column
+    if kind == pl.Null:
+        return column.cast(pl.Int32)
+    if kind.is_numeric():
+        numbers = column.cast(pl.Float64)
+        return pl.select(pl.when(numbers.is_finite()).then(numbers)).to_series().alias(column.name)
+    raise DataError(f"The column {column.name!r} of {where} holds {kind} and not numbers of pixels: write it as int32.")
 
 
 def _decoded(column: pl.Series, where: str) -> pl.Series:

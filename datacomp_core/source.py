@@ -6,6 +6,7 @@ Only the columns that are wanted are read, and embeddings block by block, so tha
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from datacomp_core import parts
+from datacomp_core import parts, uid, uid_lists
 from datacomp_core.columns import plain
 from datacomp_core.errors import DataError
 from datacomp_core.store import Folder
@@ -99,16 +100,46 @@ class Source:
         folder = self._features_of(part, key)
         where = f"{folder.at(part)}.npz"
         try:
-            with folder.open(f"{part}.npz") as file, zipfile.ZipFile(file) as archive, archive.open(f"{key}.npy") as array:
-                shape, dtype = _header(array)
-                if len(shape) != 2 or not np.issubdtype(dtype, np.floating):
-                    raise DataError(f"{key} in {where} is not an array of features (rows, dimensions).")
-                for start in range(0, shape[0], rows):
-                    size = min(rows, shape[0] - start)
-                    data = array.read(size * shape[1] * dtype.itemsize)
-                    yield np.frombuffer(data, dtype).reshape(size, shape[1])
-        except (zipfile.BadZipFile, ValueError, EOFError) as problem:
+            with folder.open(f"{part}.npz") as file, zipfile.ZipFile(file) as archive:
+                order = self._order(part, archive, where)
+                with archive.open(f"{key}.npy") as array:
+                    shape, dtype = _header(array)
+                    if len(shape) != 2 or not np.issubdtype(dtype, np.floating):
+                        raise DataError(f"{key} in {where} is not an array of features (rows, dimensions).")
+                    self._check_rows(part, key, shape[0], order, where)
+                    blocks = _stored(array, shape, dtype, rows)
+                    yield from blocks if order is None else _ordered(np.concatenate(list(blocks)), order[0], rows)
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, EOFError) as problem:
             raise DataError(f"{where} cannot be read ({problem}): make or fetch it again.") from problem
+
+    def _order(self, part: str, archive: zipfile.ZipFile, where: str) -> tuple[npt.NDArray[np.int64], int] | None:
+        """The row of the npz for each row of the metadata (-1: none) and the size of the npz, if its uids say another order."""
+        name = next((name for name in ("uid.npy", "uids.npy") if name in archive.namelist()), None)
+        if name is None:
+            return None
+        with archive.open(name) as array:
+            found = uid_lists.from_array(np.lib.format.read_array(array, allow_pickle=False), f"{name} in {where}")
+        wanted = uid_lists.parsed(self.read(part, ["uid"])["uid"], self.metadata.at(f"{part}.parquet"), 1)
+        if np.array_equal(found, wanted):
+            return None
+        theirs = pl.DataFrame({"f0": found["f0"], "f1": found["f1"], "row": np.arange(len(found))})
+        if len(twice := theirs.filter(theirs.select("f0", "f1").is_duplicated())):
+            example = uid.unpack(found[twice["row"].to_numpy()[:1]])[0]
+            raise DataError(f"The uid {example} is in {where} more than once, so that its features are not known: make it again.")
+        mine = pl.DataFrame({"f0": wanted["f0"].copy(), "f1": wanted["f1"].copy()})
+        order = mine.join(theirs, on=["f0", "f1"], how="left", maintain_order="left")["row"].fill_null(-1).to_numpy()
+        if len(wanted) and (order < 0).all():
+            raise DataError(f"No uid of {self.metadata.at(part)}.parquet is in {where}: it is not the npz of this part.")
+        return order, len(found)
+
+    def _check_rows(self, part: str, key: str, found: int, order: tuple[npt.NDArray[np.int64], int] | None, where: str) -> None:
+        """DataError if an array has not a row for each uid of its npz, or without uids for each row of the metadata."""
+        wanted, of = (self.num_rows(part), "metadata") if order is None else (order[1], "uids")
+        if found != wanted:
+            raise DataError(
+                f"Part {part} has {wanted} rows of {of} and other {key} features ({found} rows in {where}): fetch or embed it "
+                "again."
+            )
 
     def require_embeddings(self, part: str, key: str) -> None:
         """DataError if a part has no such array."""
@@ -126,6 +157,22 @@ class Source:
             f"Part {part} of {self.metadata} has no embeddings {key!r} ({have}): download them, embed the pool, "
             "or give their folder."
         )
+
+
+def _stored(array: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], rows: int) -> Iterator[npt.NDArray[Any]]:
+    for start in range(0, shape[0], rows):
+        size = min(rows, shape[0] - start)
+        data = array.read(size * shape[1] * dtype.itemsize)
+        yield np.frombuffer(data, dtype).reshape(size, shape[1])
+
+
+def _ordered(features: npt.NDArray[Any], order: npt.NDArray[np.int64], rows: int) -> Iterator[npt.NDArray[Any]]:
+    """The rows of `features` in another order; NaN where there is none."""
+    for start in range(0, len(order), rows):
+        some = order[start : start + rows]
+        block = features[some]
+        block[some < 0] = np.nan
+        yield block
 
 
 def _keys(folder: Folder, part: str) -> list[str]:

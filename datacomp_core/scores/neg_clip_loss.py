@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from datacomp_core.device import default_device
+from datacomp_core.errors import DataError
 from datacomp_core.scores.base import Score, register
 from datacomp_core.source import Source
 from datacomp_core.vectors.files import Vectors, unit
@@ -37,6 +38,12 @@ class NegClipLoss(Score):
 
     def of_part(self, source: Source, part: str, prepared: Any) -> npt.NDArray[np.float32]:
         images, texts = (source.whole(part, key) for key in self.feature_keys())
+        if images.shape != texts.shape:
+            image, text = self.feature_keys()
+            raise DataError(
+                f"The features of part {part} are not pairs: {image} has {images.shape[1]} dimensions and {text} "
+                f"{texts.shape[1]}. Make or fetch them again."
+            )
         rows = np.flatnonzero(np.isfinite(images).all(axis=1) & np.isfinite(texts).all(axis=1))
         scores = np.full(len(images), np.nan, np.float32)
         total = np.zeros(len(rows))

@@ -288,6 +288,10 @@ def refusals(weights: Weights) -> dict[str, tuple[Callable[[Path], Path], str]]:
         "NaN": (saved(bad), r"the weight ln_final.weight has NaN or infinity in \d+ of \d+ values"),
         "infinity": (saved(infinite), r"the weight logit_scale has NaN or infinity in 1 of 1"),
         "no tensors": (saved({"epoch": 3}), r"has no weights: .*it has 'epoch'"),
+        "whole numbers": (
+            saved({key: value.to(torch.int32) for key, value in weights.items()}),
+            r"is stored as torch.int32 and not as floating point numbers.*float32, float16 or bfloat16",
+        ),
         "a list": (saved([1, 2]), r"has no weights: it holds a list"),
         "another model": (
             saved({key: value[..., :1] for key, value in weights.items() if value.ndim}),
@@ -314,6 +318,31 @@ def test_what_may_not_be_loaded_is_one_sentence(name: str, weights: Weights, tmp
         loaded(write(tmp_path))
     assert "\n" not in str(refused.value)
     assert str(tmp_path) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"mean": [0.1, 0.2]}, r"the mean \[0.1, 0.2\], and three finite numbers are needed"),
+        ({"mean": "abc"}, r"the mean .*, and three finite numbers are needed"),
+        ({"mean": [float("nan")] * 3}, r"the mean \[nan, nan, nan\], and three finite numbers"),
+        ({"std": [0.2, 0, 0.2]}, r"the std \[0.2, 0, 0.2\], and three finite numbers above 0"),
+        ({"resize_mode": "zoom"}, r"fails the check `assert .*resize_mode"),
+        ({"interpolation": "best"}, r"fails the check `assert .*interpolation"),
+    ],
+)
+def test_preprocessing_that_cannot_be_is_one_sentence(changed: Any, told: str, weights: Weights, tmp_path: Path) -> None:
+    in_folder(safetensors(weights), "open_clip_model.safetensors")(tmp_path)
+    path = tmp_path / "open_clip_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"preprocess_cfg": changed}))
+    with pytest.raises(DatacompError, match=told) as refused:
+        loaded(tmp_path)
+    assert str(tmp_path) in str(refused.value)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DatacompError, match=f"There is no model at {tmp_path}/nowhere"):
+        clip_sources.source(f"{tmp_path}/nowhere", None, Folder(tmp_path / "kept"))
 
 
 @pytest.mark.parametrize("kind", ["TorchScript", pytest.param("objects", marks=pytest.mark.slow)])

@@ -135,3 +135,74 @@ def test_wrong_requests_are_one_sentence(
     assert (found, told) == (status, "")
     assert sentence in errors
     assert "Traceback" not in errors
+
+
+def test_features_that_carry_uids_are_joined_by_them(
+    metadata: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept(name: str) -> tuple[int, Any, str]:
+        status, _, errors = call(
+            capfd,
+            monkeypatch,
+            "filter",
+            "--metadata",
+            str(metadata),
+            "-r",
+            "neg_clip_loss",
+            "--out",
+            f"{tmp_path}/{name}",
+            "--json",
+        )
+        return status, np.load(tmp_path / name).tolist() if status == 0 else None, errors.replace("\n", " ")
+
+    npz = metadata / "00000000.npz"
+    with np.load(npz) as found:
+        arrays = {name: found[name] for name in found.files}
+    status, right, errors = kept("right.npy")
+    assert status == 0, errors
+    uids = np.array(pl.read_parquet(metadata / "00000000.parquet")["uid"].to_list())
+    order = np.random.default_rng(2).permutation(len(uids))
+    stranger: Any = {name: np.concatenate([array[order], array[:1]]) for name, array in arrays.items()}
+    np.savez(npz, **stranger, uid=np.append(uids[order], "f" * 32))
+    assert kept("shuffled.npy")[:2] == (0, right), "a row of another pool is no matter"
+
+    without: Any = {name: array[order[1:]] for name, array in arrays.items()}
+    np.savez(npz, **without, uid=uids[order[1:]])
+    status, some, errors = kept("without.npy")
+    assert status == 0, errors
+    lost = tuple(uid.pack(pl.Series([str(uids[order[0]])]))[0].tolist())
+    assert lost not in some
+    assert len(some) == len(right)
+
+    np.savez(npz, **without, uid=np.append(uids[order[2:]], uids[order[2]]))
+    assert "more than once" in kept("twice.npy")[2]
+    np.savez(npz, **without, uid=np.array([f"{row:032x}" for row in range(10**6, 10**6 + len(uids) - 1)]))
+    assert "it is not the npz of this part" in kept("strange.npy")[2]
+    np.savez(npz, **without, uid=uids[order])
+    assert f"has {len(uids)} rows of uids and other l14_img features ({len(uids) - 1} rows in" in kept("short.npy")[2]
+    np.savez(npz, **without)
+    assert f"has {len(uids)} rows of metadata and other l14_img features" in kept("positional.npy")[2]
+    np.savez(npz, l14_img=arrays["l14_img"][:, :7], l14_txt=arrays["l14_txt"])
+    status, _, errors = kept("dimensions.npy")
+    assert (status, "l14_img has 7 dimensions and l14_txt 8" in errors, "Traceback" in errors) == (1, True, False)
+
+
+@pytest.mark.parametrize("kind", ["image_size", "aspect_ratio"])
+def test_sizes_that_are_no_numbers_keep_no_row(
+    kind: str, metadata: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"name: mine\nfilter: {{kind: {kind}}}\n")
+    path = metadata / "00000000.parquet"
+    (metadata / "00000001.parquet").unlink()
+    table = pl.read_parquet(path).with_columns(original_height=pl.lit(300))
+    wide = [300.0, float("nan"), float("inf"), None] * (table.height // 4)
+    told = ("filter", "--metadata", str(metadata), "-r", f"{tmp_path}/mine.yaml", "--out", f"{tmp_path}/out.npy", "--json")
+    table.with_columns(pl.Series("original_width", wide)).write_parquet(path)
+    status, found, errors = call(capfd, monkeypatch, *told)
+    assert (status, found["num_samples"]) == (0, table.height // 4), errors
+    assert list(found["dropped"].values()) == [table.height * 3 // 4]
+    table.with_columns(original_width=pl.lit("300")).write_parquet(path)
+    status, _, errors = call(capfd, monkeypatch, *told)
+    assert status == 1
+    assert "The column 'original_width'" in errors
+    assert "holds String and not numbers of pixels: write it as int32." in errors.replace("\n", " ")

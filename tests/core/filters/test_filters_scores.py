@@ -238,7 +238,7 @@ def test_a_pool_that_lacks_what_a_score_reads_is_told_so(tmp_path: Path) -> None
             compute(_score(text), source, Folder(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     np.savez(tmp_path / "m" / "00000000.npz", l14_img=np.zeros((1, 4)), l14_txt=np.zeros((1, 4)))
-    with pytest.raises(DataError, match="has 2 rows of metadata and 1 of what"):
+    with pytest.raises(DataError, match="has 2 rows of metadata and other l14_img features .1 rows in"):
         compute(_score("neg_clip_loss"), Source(source.metadata), Folder(tmp_path / "out"))
 
 
