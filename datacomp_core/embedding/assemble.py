@@ -92,7 +92,7 @@ class Filling:
         """Image and text features of one batch, a pair a column, NaN where there is nothing; cosines are taken here.
 
         `both` are the rows with a picture and a caption, `tally` says why the others are not embedded. A row whose features are
-        not finite (an overflow in half precision) has none and is counted.
+        not finite (an overflow in half precision), or all 0 (an overflow of their norm), has none and is counted.
         """
         start = span.start // self.step * self.step
         key = Span(span.part, start, min(start + self.step, self.rows[span.part]))
@@ -102,7 +102,7 @@ class Filling:
         every = np.ones(len(both), np.bool_)
         for number, (column, (images, texts)) in enumerate(zip(self.columns, sides, strict=True)):
             for side in (images, texts):
-                side[~np.isfinite(side).all(axis=1)] = np.nan
+                side[~np.isfinite(side).all(axis=1) | ~side.any(axis=1)] = np.nan
             scores = np.einsum("nd,nd->n", images, texts)
             chunk.images[number][where], chunk.texts[number][where], chunk.scores[number][where] = images, texts, scores
             good = np.isfinite(scores[both])

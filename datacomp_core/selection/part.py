@@ -129,12 +129,20 @@ def _step(asked: Filter, came: int, kept: int, missing: int, alone: int | None) 
     return Step(
         title=asked.title(),
         reason=asked.reason(),
-        missing=f"no {' or '.join(sorted(asked.columns()))}",
+        missing=_missing(asked),
         asked=came,
         kept=kept,
         without_value=missing,
         alone=alone,
     )
+
+
+def _missing(asked: Filter) -> str:
+    """Why a row is dropped that a filter cannot judge. Filters of embeddings read no column."""
+    if columns := sorted(asked.columns()):
+        return f"no {' or '.join(columns)}"
+    features = getattr(asked, "features", "")
+    return f"no finite features {features}_img" if features else "no value"
 
 
 def _told(why: pl.Series | None, dropped: Mask) -> dict[str, int]:

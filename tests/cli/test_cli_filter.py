@@ -206,3 +206,22 @@ def test_sizes_that_are_no_numbers_keep_no_row(
     assert status == 1
     assert "The column 'original_width'" in errors
     assert "holds String and not numbers of pixels: write it as int32." in errors.replace("\n", " ")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_row_without_finite_features_is_dropped_with_a_reason(
+    value: float, metadata: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "centroids.npy", np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32))
+    with np.load(metadata / "00000000.npz") as found:
+        arrays: Any = {name: found[name] for name in found.files}
+    arrays["l14_img"][5, 6] = value
+    np.savez(metadata / "00000000.npz", **arrays)
+    recipe = f"{{kind: image_clusters, centroids: {tmp_path}/centroids.npy, target: {tmp_path}/centroids.npy}}"
+    for text in (recipe, f"{{kind: sem_dedup, centroids: {tmp_path}/centroids.npy}}", "{kind: norm_sim_d}"):
+        (tmp_path / "mine.yaml").write_text(f"name: mine\nfilter: {text}\n")
+        told = ("filter", "--metadata", str(metadata), "-r", f"{tmp_path}/mine.yaml", "--explain", "--json")
+        status, found, errors = call(capfd, monkeypatch, *told)
+        assert status == 0, errors
+        assert found["dropped"]["no finite features l14_img"] == 1
+        assert found["num_samples"] + sum(found["dropped"].values()) == ROWS

@@ -283,6 +283,20 @@ def test_a_reshard_is_refused_with_the_name_of_what_has_changed(datacomp: Comman
         assert fresh != before
 
 
+def test_features_whose_norm_overflows_are_no_features(datacomp: Command, world: Path) -> None:
+    """float32 divides such a vector by infinity: all of it is 0, and its cosine with everything would be 0."""
+    from safetensors.torch import load_file, save_file
+
+    path = world / "model/open_clip_model.safetensors"
+    weights = load_file(path)
+    weights["text_projection"][:, 3] *= 1e37
+    save_file(weights, path)
+    scores, features, told = embed(datacomp, world, world / "out")
+    assert json.loads(told)["not_finite"] == ROWS
+    assert {score for _, score in scores} == {None}
+    assert np.isnan(np.load(io.BytesIO(features))["mine_txt"]).all()
+
+
 def test_device_that_is_not_there_is_one_sentence(datacomp: Command, world: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a CUDA device")
