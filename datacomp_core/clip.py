@@ -58,7 +58,8 @@ class Pixels:
     resize_mode: str = "shortest"
 
     def __post_init__(self) -> None:
-        for name, values in (("mean", self.mean), ("std", self.std)):
+        given: dict[str, tuple[Any, ...]] = {"mean": self.mean, "std": self.std}
+        for name, values in given.items():
             numbers = [isinstance(value, int | float) and math.isfinite(value) for value in values]
             if numbers != [True] * 3 or (name == "std" and min(values) <= 0):
                 wanted = "three finite numbers" + (" above 0" if name == "std" else "")
