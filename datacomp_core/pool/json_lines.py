@@ -16,6 +16,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.pool.tables import BATCH_ROWS, Asked, Batch, Fault
 from datacomp_core.pool.text_lines import ESCAPED_BYTE, Lines, not_encoded, text_faults
 
+JSON_SPACE = " \t\r\n"  # what JSON calls space: Python's strip() also takes control characters for it
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=lambda name: None)
 SHOWN_KEYS = 40
 
@@ -32,7 +33,7 @@ def read(file: IO[bytes], where: str, asked: Asked) -> Iterator[Batch]:
     source = Lines(file, where, asked.how.encoding, newline="\n")
     for line in source:
         source.record.clear()
-        if not line.strip():
+        if not line.strip(JSON_SPACE):
             continue
         found = _object(line, where, source.number)
         if len(keys) < SHOWN_KEYS:
@@ -60,7 +61,7 @@ def read(file: IO[bytes], where: str, asked: Asked) -> Iterator[Batch]:
 
 def _object(line: str, where: str, number: int) -> dict[str, Any]:
     try:
-        found = _DECODER.decode(line.strip())
+        found = _DECODER.decode(line.strip(JSON_SPACE))
     except RecursionError as problem:
         raise DataError(f"{where}, line {number} is nested too deeply: one flat JSON object a line is wanted.") from problem
     except ValueError as problem:

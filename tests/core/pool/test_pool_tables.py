@@ -196,6 +196,7 @@ def test_jsonl_is_read_row_by_row(tmp_path: Path) -> None:
         (b'{"url": "http://h", "caption": "a"}\n', r"no column 'text'.*it has url, caption"),
         (b"[" * 100_000 + b"\n", r"line 1 is nested too deeply"),
         ('{"url": "http://h", "text": "a"}\n'.encode("utf-16"), r"is UTF-16"),
+        (b'{"url": "http://h/1", "text": "a"}\n\x1c\n', "line 2 is not JSON"),
     ],
 )
 def test_what_is_wrong_with_a_jsonl_is_one_sentence(tmp_path: Path, data: bytes, words: str) -> None:
