@@ -8,7 +8,7 @@ first, so that a takedown that was killed anywhere is finished by the same comma
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,10 @@ from datacomp_core.subset_files import SubsetFile, slices
 MARK, MARKED_UIDS = "_takedown.json", "_takedown.npy"
 
 
+MOST_ANSWERS = 100_000
+"""Answers that are kept in memory; a file has them all."""
+
+
 @dataclass
 class Taken:
     """Samples removed by shard set, the addresses of what was made with them, and what could not be looked into, with the reason.
@@ -44,6 +48,7 @@ class Taken:
     marked: list[str] = field(default_factory=list[str])
     unread: dict[str, str] = field(default_factory=dict[str, str])
     not_found: int = 0
+    num_lines: int = 0
     places: list[str] = field(default_factory=list[str])
 
     def count(self, address: str, number: int) -> None:
@@ -61,13 +66,25 @@ class _Set:
     is_interrupted: bool
 
 
-def take_down_list(store: Store, source: Path) -> tuple[Taken, pl.DataFrame]:
-    """`take_down` of a file with a uid or url a line, and the answers: line, request, answer, found."""
-    with scratch() as folder:
+def take_down_list(
+    store: Store, source: Path, answers: Path | None = None, most: int = MOST_ANSWERS
+) -> tuple[Taken, pl.DataFrame]:
+    """`take_down` of a file with a uid or url a line, and answers: line, request, answer, found.
+
+    At most `most` answers are returned, those that found nothing before the others; all of them are written to the csv
+    `answers`, piece by piece, so that memory does not grow with the list.
+    """
+    with scratch() as folder, answers.open("wb") if answers else nullcontext() as table:
         requests = Requests(folder).read(source)
         taken = take_down(store, requests)
-        answers = [piece.drop("uids") for piece in requests.answers(taken.places)]
-        return taken, pl.concat(answers)
+        told = pl.DataFrame()
+        for number, piece in enumerate(requests.answers(taken.places)):
+            rows = piece.drop("uids")
+            if table is not None:
+                rows.write_csv(table, include_header=number == 0)
+            told = pl.concat([told, rows] if told.height else [rows]).sort("found", "line").head(most)
+        taken.num_lines = requests.num_lines
+        return taken, told.sort("line")
 
 
 def take_down(store: Store, requests: Requests) -> Taken:

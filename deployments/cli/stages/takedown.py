@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 List = Annotated[Path, typer.Argument(help="A file with one uid or url a line.")]
 SHOWN = 50
-IN_JSON = 100_000
 
 
 def takedown(
@@ -37,30 +36,26 @@ def takedown(
 
     if not names.is_file():
         raise SpecError(f"{names} is not a file: one uid or url a line is wanted.")
-    taken, told = take_down_list(Store.open(settings().store_url), names)
-    if answers is not None:
-        told.write_csv(answers)
+    taken, told = take_down_list(Store.open(settings().store_url), names, answers)
     removed = {address: count for address, count in taken.removed.items() if count}
     if json:
         lost = {"not_found": taken.not_found, "unread": taken.unread}
-        listed = told.head(IN_JSON).to_dicts()
+        listed = told.to_dicts()
         terminal.print_json({"removed": removed, "marked": taken.marked, **lost, "answers": listed})
     else:
         counts = [(address, f"{count:,}") for address, count in removed.items()]
         terminal.table("Removed", ("shard set", "samples"), counts, right=("samples",))
         terminal.table("Made with them: marked with _takedown.json", ("address",), [(address,) for address in taken.marked])
-        _show(told)
+        _show(told, taken.num_lines, taken.not_found)
         for address, reason in taken.unread.items():
             terminal.out.print(f"[yellow]Not looked into: {address} ({reason})[/]")
     if taken.not_found or taken.unread:
         raise typer.Exit(1)
 
 
-def _show(told: pl.DataFrame) -> None:
+def _show(told: pl.DataFrame, num_lines: int, not_found: int) -> None:
     """The answers, those first that found nothing."""
     listed = told.sort("found", maintain_order=True)
     rows = [(str(line), escape(request), answer) for line, request, answer, _ in listed.head(SHOWN).iter_rows()]
-    more = f"; {told.height - SHOWN:,} more with --answers FILE" if told.height > SHOWN else ""
-    terminal.table(
-        f"{told.height:,} lines, {told.height - int(told['found'].sum()):,} not found{more}", ("line", "request", "answer"), rows
-    )
+    more = f"; {num_lines - SHOWN:,} more with --answers FILE" if num_lines > SHOWN else ""
+    terminal.table(f"{num_lines:,} lines, {not_found:,} not found{more}", ("line", "request", "answer"), rows)
