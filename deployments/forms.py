@@ -1,6 +1,6 @@
 """The form of each deployment in Prefect's UI: the schema of its flow, narrowed to what a person fills in.
 
-The scale is the deployment's own. A recipe is one of a list, or a text: a name with parameters, or a filter of one's own in YAML.
+The scale is the deployment's own. A recipe is one of a list, or a text: a name with parameters, or a filter of your own in YAML.
 So a known recipe and a filter cannot both be given. What a run needs is required, so the page does not call it optional.
 """
 
