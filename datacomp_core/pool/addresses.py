@@ -1,9 +1,10 @@
 """Addresses that nobody may be sent to: one dated table, and the forms of IPv6 that stand for IPv4.
 
-`special_addresses.csv` has every row of IANA's IPv4 and IPv6 Special-Purpose Address Registries up to RFC 9780 (May 2025), with
-the multicast and deprecated blocks and the metadata service of a cloud that lies in public space. None of them is a web server of
-anybody's, so all are refused, also those that can be reached globally; a form that stands for an IPv4 address is judged by that.
-Python's own `is_global` changes with its version and is not used.
+`special_addresses.csv` has the 26 + 25 networks of IANA's IPv4 and IPv6 Special-Purpose Address Registries as last updated on
+2025-10-09 (iana-ipv4-special-registry-1.csv and iana-ipv6-special-registry-1.csv, compared row by row with a copy that was fetched
+on 2026-07-18), and six more: multicast, IPv4-compatible, IPv4-translated, site-local, and a cloud's service in public space. No web
+server has such an address, so all are refused, also those that can be reached globally; a form that stands for an IPv4 address is
+judged by that address. Python's own `is_global` changes with its version and is not used.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 TABLE = Path(__file__).with_name("special_addresses.csv")
-AS_OF = "2025-05"
+AS_OF = "2025-10-09"
+"""Last update of both registries when the table was compared with them."""
 UNICAST = ipaddress.IPv6Network("2000::/3")
 """All that IANA has given out for global unicast: what lies elsewhere belongs to nobody."""
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")

@@ -7,7 +7,7 @@ import socket
 import socketserver
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -79,7 +79,7 @@ class _Rebinding(socketserver.BaseRequestHandler):
 
 
 @contextmanager
-def name_server(*addresses: str) -> Iterator[int]:
+def name_server(*addresses: str) -> Generator[int]:
     handler = type("Handler", (_Rebinding,), {"addresses": list(addresses)})
     with socketserver.ThreadingUDPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -140,3 +140,23 @@ def test_the_table_has_each_network_once() -> None:
     networks = [str(row.network) for row in table()]
     assert len(networks) == len(set(networks)) > 50
     assert {row.judged for row in table()} == {"refused", "inside"}
+
+
+def test_the_table_has_as_many_networks_as_the_registries() -> None:
+    """26 and 25 of the registries' files of 2025-10-09; multicast, deprecated forms and a cloud's service are ours."""
+    ours = {"224.0.0.0/4", "168.63.129.16/32", "::/96", "::ffff:0:0:0/96", "fec0::/10", "ff00::/8"}
+    registered = [row.network.version for row in table() if row.network not in map(ipaddress.ip_network, ours)]
+    assert (registered.count(4), registered.count(6)) == (26, 25)
+
+
+def test_nothing_that_this_python_calls_special_is_let_through() -> None:
+    """Python's own tables are made from IANA's too: ours may refuse more, never less."""
+    judged_inside = [row.network for row in table() if row.judged == "inside"]
+    constants = (ipaddress._IPv4Constants, ipaddress._IPv6Constants)  # type: ignore[attr-defined]
+    known = [network for kind in constants for network in (*kind._private_networks, kind._multicast_network)]
+    known += ipaddress._IPv6Constants._reserved_networks  # type: ignore[attr-defined]
+    looked_at = [network for network in known if network not in judged_inside]
+    assert len(looked_at) > 30
+    for network in looked_at:
+        for address in inside(network):
+            assert is_blocked(address), (address, network)
