@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1, which waits for a request for ever, with an end to it and a limit on connections."""
+"""uvicorn's HTTP/1.1, which waits for a client for ever, with an end to every wait and a limit on connections."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 15.0
+READ_SECONDS = 60.0
 MOST_CONNECTIONS = 200
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection whose next request has not come whole, headers and all, within HEADER_SECONDS is closed."""
+    """Closes a connection that keeps the server waiting.
+
+    A request must come whole, headers and all, within `header_seconds` of the connection or of the response before it. How fast
+    a body must come is the application's to say; once the response is complete, the rest of a body that nobody reads has
+    `header_seconds` too, whatever still arrives. A client that does not read its response for `read_seconds` is cut off.
+    """
 
     header_seconds = HEADER_SECONDS
+    read_seconds = READ_SECONDS
     most_connections = MOST_CONNECTIONS
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **options)
         self._deadline: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -31,27 +39,43 @@ class BoundedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop()
+        self._read()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
+        if self._is_answering():
             self._stop()
 
     def on_response_complete(self) -> None:
+        self._stop()
+        self._wait()
         super().on_response_complete()
-        if not self.transport.is_closing() and self.conn.their_state is h11.IDLE:
+        if self._is_answering():  # a request that came before its turn
             self._stop()
-            self._wait()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._read()
+        self._unread = asyncio.get_running_loop().call_later(self.read_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read()
+
+    def _is_answering(self) -> bool:
+        """Whether a whole request has come whose response is not complete."""
+        return self.conn.their_state is not h11.IDLE and self.cycle is not None and not self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
 
     def _wait(self) -> None:
-        self._deadline = asyncio.get_running_loop().call_later(self.header_seconds, self._end)
+        self._deadline = asyncio.get_running_loop().call_later(self.header_seconds, self.transport.abort)
 
     def _stop(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _end(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.abort()
+    def _read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None

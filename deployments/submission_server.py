@@ -194,6 +194,7 @@ def config(app: FastAPI, host: str, port: int, **options: Any) -> Any:
 
     own: dict[str, Any] = {
         "http": BoundedProtocol,
+        "ws": "none",
         "log_level": "info",
         "server_header": False,
         "timeout_keep_alive": 10,

@@ -25,6 +25,7 @@ OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 class _Hasty(BoundedProtocol):
     header_seconds = 1.0
+    read_seconds = 1.0
     most_connections = 20
 
 
@@ -87,6 +88,43 @@ def test_who_stalls_is_cut_off(served: tuple[int, str, Path], caplog: pytest.Log
     assert ask(port, "/")[0] == 200, "others are served meanwhile and after"
     assert list((file.parent / "desk" / "incoming").iterdir()) == []
     assert not [record for record in caplog.records if record.exc_info or "Traceback" in record.getMessage()]
+
+
+def test_the_rest_of_a_body_that_nobody_reads_holds_no_connection(served: tuple[int, str, Path]) -> None:
+    """The answer is given before the body has come; what trickles in after it does not keep the connection open."""
+    port = served[0]
+    for head in ("POST / HTTP/1.1", "POST /submissions HTTP/1.1", "GET / HTTP/1.1"):
+        trickling = connected(port)
+        trickling.sendall(f"{head}\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n".encode())
+        with pytest.raises(ConnectionError):
+            for _ in range(600):
+                trickling.sendall(b"x")
+                time.sleep(0.1)
+        trickling.close()
+
+
+def test_who_does_not_read_an_answer_is_cut_off(served: tuple[int, str, Path]) -> None:
+    port = served[0]
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf.settimeout(60)
+    deaf.connect(("127.0.0.1", port))
+    with pytest.raises(ConnectionError):  # asked for thousands of pages, none of which is read
+        for _ in range(600):
+            deaf.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+            time.sleep(0.1)
+    deaf.close()
+
+
+def test_a_request_after_another_is_waited_for_anew(served: tuple[int, str, Path]) -> None:
+    port = served[0]
+    asking = connected(port)
+    for _ in range(4):  # longer than one wait altogether
+        asking.sendall(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert asking.recv(65536).startswith(b"HTTP/1.1 200")
+        time.sleep(0.4)
+    asking.sendall(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+    assert ended(asking).count(b"HTTP/1.1 200") == 3
 
 
 def test_connections_are_few(served: tuple[int, str, Path]) -> None:
