@@ -7,6 +7,7 @@ Who sends nothing, or too slowly, is cut off; pages are made once for each state
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 import time
@@ -42,7 +43,7 @@ def make_app(
 ) -> FastAPI:
     """The application. Tokens are read anew at each request, so that one can be taken back while it runs."""
     app = FastAPI(title="DataComp leaderboard", openapi_url=None, docs_url=None, redoc_url=None)
-    shown = _Shown(desk)
+    shown, judging = _Shown(desk), asyncio.Lock()
 
     def sender(authorization: Annotated[str, Header()] = "") -> tuple[str, tokens.Sender]:
         try:
@@ -67,7 +68,8 @@ def make_app(
         try:
             desk.require_space(2 * announced)
             received, sha256 = await desk.receive(_in_time(request.stream(), idle_seconds, grace_seconds))
-            made = await run_in_threadpool(desk.judge, received, sha256, by[0], by[1].keys)
+            async with judging:  # who waits here holds no thread, so that the board can be read meanwhile
+                made = await run_in_threadpool(desk.judge, received, sha256, by[0], by[1].keys)
         except TooLargeError as problem:
             raise HTTPException(413, str(problem)) from problem
         except NoSpaceError as problem:
@@ -94,7 +96,7 @@ def make_app(
 
     @app.api_route("/submissions", methods=READ)
     def submissions() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return JSONResponse([made.model_dump(mode="json", exclude={"findings"}) for made in desk.submissions()])
+        return Response(shown.get("", "list"), media_type="application/json")
 
     @app.api_route("/submissions/{id_}", methods=READ)
     def submission(id_: str) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -140,7 +142,7 @@ async def _in_time(chunks: AsyncIterator[bytes], idle_seconds: float, grace_seco
 
 
 class _Shown:
-    """Pages and tables of the board, each made once for each state of it; who asks meanwhile waits for the one at work."""
+    """Pages, tables and the list of submissions, each made once for each state of the board; who asks meanwhile waits."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -149,7 +151,7 @@ class _Shown:
         self._state: tuple[int, int] | None = None
 
     def get(self, scale: str, form: str) -> bytes:
-        """The `page` or `json` of a scale; an empty scale is the smallest that has a row."""
+        """The `page` or `json` of a scale (an empty scale is the smallest that has a row), or the `list` of submissions."""
         with self._guard:
             state = self.desk.change()
             if state != self._state:
@@ -159,6 +161,8 @@ class _Shown:
             return self._made[scale, form]
 
     def _make(self, scale: str, form: str) -> bytes:
+        if form == "list":
+            return json.dumps([made.model_dump(mode="json", exclude={"findings"}) for made in self.desk.submissions()]).encode()
         there = self.desk.entries()
         scale = scale or next((name for name in SCALES if any(entry.scale == name for _, entry in there)), "small")
         found = {address: entry for address, entry in there if entry.scale == scale}

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from datacomp_core.errors import DataError
 from datacomp_core.leaderboard.submission import tokens
-from datacomp_core.leaderboard.submission.desk import Desk
+from datacomp_core.leaderboard.submission.desk import Desk, Submission
 from deployments.patient_http import BoundedProtocol
 from deployments.submission_server import config, make_app
 
@@ -29,12 +30,22 @@ class _Hasty(BoundedProtocol):
     most_connections = 20
 
 
+class _Busy(Desk):
+    """A desk that is at work on a bundle until it is told to go on."""
+
+    go_on = threading.Event()
+
+    def judge(self, received: Path, sha256: str, sender: str, keys: tuple[str, ...] = ()) -> Submission:
+        self.go_on.wait(120)
+        raise DataError("The test is over.")
+
+
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[int, str, Path]]:
+def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[int, str, Path]]:
     """Port, a good token and the file of tokens of a server that waits a second."""
     file = tmp_path / "tokens.json"
     token = tokens.add(file, "alice")
-    desk = Desk(tmp_path / "desk", max_bytes=1_000_000, spare_bytes=0)
+    desk = getattr(request, "param", Desk)(tmp_path / "desk", max_bytes=1_000_000, spare_bytes=0)
     app = make_app(desk, file, idle_seconds=1, grace_seconds=3)
     server = uvicorn.Server(config(app, "127.0.0.1", 0, http=_Hasty, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -158,3 +169,24 @@ def test_head_and_odd_methods(served: tuple[int, str, Path]) -> None:
     assert ask(port, "/submissions/0000000000000000", method="DELETE", token=token)[0] == 404
     assert ask(port, "/submissions/0000000000000000", method="DELETE")[0] == 401
     assert json.loads(ask(port, "/submissions")[1]) == []
+
+
+@pytest.mark.parametrize("served", [_Busy], indirect=True)
+def test_the_board_is_read_while_bundles_wait_for_their_check(served: tuple[int, str, Path]) -> None:
+    """More of them than the server has threads."""
+    port, token, _ = served
+    head = f"POST /submissions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 1\r\n\r\nx".encode()
+    _Hasty.most_connections = 100
+    try:
+        waiting = [connected(port) for _ in range(60)]
+        for each in waiting:
+            each.sendall(head)
+        time.sleep(1)
+        assert ask(port, "/")[0] == 200
+        for each in waiting[1:]:
+            each.close()
+        _Busy.go_on.set()
+        assert ended(waiting[0]).startswith(b"HTTP/1.1 503")
+    finally:
+        _Hasty.most_connections = 20
+        _Busy.go_on.set()

@@ -1,7 +1,7 @@
 """Where bundles arrive: each is kept with its verdict, whatever that is, and what holds goes on the board.
 
-`submissions/<id>/bundle.tar` and `verdict.json`; the id is the first digits of the bundle's sha256, so that sending one twice
-is sending it once. What is published is the entry as it was made again from the bundle's evidence. Nothing that was published
+`submissions/<id>/bundle.tar` and `verdict.json`; the id comes from the sender's name and the bundle's sha256, so that sending one
+twice is sending it once, and nobody gets the verdict on another's submission as their own. What is published is the entry as it was made again from the bundle's evidence. Nothing that was published
 is ever written over: another attempt at an experiment has a row and an address of its own. `decisions.jsonl` has a line for
 each thing that was decided. One process serves a desk.
 """
@@ -131,13 +131,14 @@ class Desk:
     # Deciding -------------------------------------------------------------------------------------------------------
 
     def judge(self, received: Path, sha256: str, sender: str, keys: tuple[str, ...] = ()) -> Submission:
-        """Check a received bundle, keep it, and publish it if nothing is broken. Sent before: the verdict of then.
+        """Check a received bundle, keep it, and publish it if nothing is broken.
 
-        `keys` are the public keys of the sender: with one, a bundle must be signed by it.
+        What this sender has published before keeps its verdict; what was refused is checked again, since the fault may have been
+        the board's. `keys` are the public keys of the sender: with one, a bundle must be signed by it.
         """
         with self._one:
-            known = self.submission(sha256[:ID_DIGITS])
-            if known is not None:
+            known = self.submission(submission_id(sha256, sender))
+            if known is not None and known.status != "rejected":
                 received.unlink()
                 self._decided("sent again", known, sender)
                 return known
@@ -148,6 +149,8 @@ class Desk:
                 found = verify_apart(
                     received, work, pool=self.pool, reevaluate=self.reevaluate, known_only=True, limits=self.limits
                 )
+                if any(other.sha256 == sha256 and other.sender != sender for other in self.submissions()):
+                    found.say("sender", None, "Another sender has sent the same bundle before.")
                 signed = self._signed(found, keys)
                 return self._keep(received, sha256, sender, found, signed=signed)
             finally:
@@ -171,7 +174,7 @@ class Desk:
     def _keep(self, received: Path, sha256: str, sender: str, found: Verified, *, signed: bool) -> Submission:
         """The bundle first, then the entry, then the verdict: what is interrupted between is done again when it is sent again."""
         made = Submission(
-            id=sha256[:ID_DIGITS],
+            id=submission_id(sha256, sender),
             sha256=sha256,
             num_bytes=received.stat().st_size,
             sender=sender,
@@ -301,6 +304,11 @@ class Desk:
         except (DataError, StoreError, ValidationError) as problem:
             log.error("the published entry %s cannot be read: %s", address, problem)
             return None
+
+
+def submission_id(sha256: str, sender: str) -> str:
+    """The id of a bundle of a sender."""
+    return hashlib.sha256(f"{sha256} {sender}".encode()).hexdigest()[:ID_DIGITS]
 
 
 def _is_same(one: Entry, other: Entry) -> bool:

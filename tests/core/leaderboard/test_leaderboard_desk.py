@@ -81,6 +81,31 @@ def test_another_attempt_of_the_same_sender_has_a_row_of_its_own(bundles: dict[s
 
 
 @pytest.mark.slow
+def test_who_sends_a_copy_first_does_not_take_the_row(bundles: dict[str, Path], tmp_path: Path) -> None:
+    desk = desk_in(tmp_path / "desk")
+    copied = send(desk, bundles["first"], "mallory")
+    own = send(desk, bundles["first"], "alice")
+    assert (own.sender, own.status, own.attempt) == ("alice", "published", 1)
+    assert own.id != copied.id
+    assert any("Another sender has sent the same bundle" in finding.reason for finding in own.findings)
+    assert set(rows_of(desk)) == {"clip_score (by alice)", "clip_score (by mallory)"}
+    assert send(desk, bundles["first"], "alice") == own
+    desk.withdraw(copied.id, "mallory")
+    assert set(rows_of(desk)) == {"clip_score"}
+
+
+@pytest.mark.slow
+def test_what_was_refused_is_checked_again_when_it_is_sent_again(bundles: dict[str, Path], tmp_path: Path) -> None:
+    """The fault may have been the board's: test sets that were not there, too little memory."""
+    refused = send(desk_in(tmp_path / "desk", reevaluate=lambda *_: {}), bundles["first"])
+    assert refused.status == "rejected"
+    desk = desk_in(tmp_path / "desk")
+    assert send(desk, bundles["first"]).status == "published"
+    told = [json.loads(line)["what"] for line in (desk.folder / "decisions.jsonl").read_text().splitlines()]
+    assert told == ["rejected", "published"]
+
+
+@pytest.mark.slow
 def test_only_its_owner_withdraws_a_row(bundles: dict[str, Path], tmp_path: Path) -> None:
     desk = desk_in(tmp_path / "desk")
     made = send(desk, bundles["first"], "alice")
