@@ -8,6 +8,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import io
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,17 @@ def uid_of(url: str, text: str | None) -> str:
     """The stable uid of a pair that has none: md5 over url and caption, 32 hex digits."""
     payload = url.encode("utf-8", "surrogatepass") + b"\0" + (text or "").encode("utf-8", "surrogatepass")
     return hashlib.md5(payload, usedforsecurity=False).hexdigest()
+
+
+DIGEST_MODULUS = 1 << 256
+
+
+def digest(uids: Iterable[str]) -> int:
+    """A hash of a multiset of uids that does not depend on their order: the sum of their sha256 modulo 2^256.
+
+    Digests of disjoint parts add up to the digest of the whole, so a pool of any size has one without being sorted.
+    """
+    return sum(int.from_bytes(hashlib.sha256(uid.encode()).digest(), "big") for uid in uids) % DIGEST_MODULUS
 
 
 def pack(uids: pl.Series) -> Uids:

@@ -222,22 +222,26 @@ class _Judge:
         verdict = compare(ours, theirs, other.method, other.key, self.pooled, (images[0], images[1]))
         if verdict is None:
             return None
-        notes = ["not on the same realised pools"] if row.pools != other.pools else []
+        notes = _realised_notes(row, other)
         (came, said), (theirs_came, theirs_said) = row.coverage, other.coverage
         if came is not None and theirs_came is not None and abs(came - theirs_came) > SAME_COVERAGE:
             notes.append(f"{came:.1%} of its pairs arrived{said}, {theirs_came:.1%} of the other's{theirs_said}")
         return verdict.model_copy(update={"basis": "; ".join([verdict.basis, *notes])}) if notes else verdict
 
     def set_verdicts(self, ranked: list[Row]) -> None:
-        """Each row against the unfiltered pool and the random subset nearest in size, of the same setting."""
+        """Each row against the unfiltered pool and the random subset nearest in size, of the same setting.
+
+        Where senders share a board, one's own come first and then those that the board evaluated itself: nobody chooses what
+        another one's row is judged by if there is a choice.
+        """
         for row in ranked:
             alike = [other for other in ranked if (other.setting, other.track) == (row.setting, row.track)]
-            fair = [other for other in alike if other is not row]
+            fair = sorted((other for other in alike if other is not row), key=lambda other: _distance(row, other))
             plain = next((other for other in fair if other.role == "baseline"), None)
             if plain is not None and row.role != "baseline":
                 row.baseline = self.against(row, plain)
             controls = [other for other in fair if other.role == "control"]
-            nearest = min(controls, key=lambda other: abs(other.size - row.size), default=None)
+            nearest = min(controls, key=lambda other: (_distance(row, other), abs(other.size - row.size)), default=None)
             if nearest is not None and row.role != "control":
                 row.control, row.control_size = self.against(row, nearest), nearest.size
 
@@ -250,6 +254,19 @@ class _Judge:
                 row.rank, row.tied, leader.tied = leader.rank, True, True
             else:
                 row.rank, leader = position, row
+
+
+def _distance(row: Row, other: Row) -> int:
+    """0 for rows of one sender (or of none), 1 for those that the board made or evaluated itself, 2 for the word of another."""
+    return 0 if other.by == row.by else 1 if not other.by or other.evaluated_again else 2
+
+
+def _realised_notes(row: Row, other: Row) -> list[str]:
+    """Whether both used the same downloads; a row that was sent to a board only says which it used."""
+    claimed = " (claimed: a bundle cannot prove what arrived)" if row.by or other.by else ""
+    if row.pools != other.pools:
+        return [f"not on the same realised pools{claimed}"]
+    return [f"on the same realised pools{claimed}"] if claimed and row.pools else []
 
 
 def _by_column(images: Images) -> Images:

@@ -1,10 +1,10 @@
 """Addresses that nobody may be sent to: one dated table, and the forms of IPv6 that stand for IPv4.
 
 `special_addresses.csv` has the 26 + 25 networks of IANA's IPv4 and IPv6 Special-Purpose Address Registries as last updated on
-2025-10-09 (iana-ipv4-special-registry-1.csv and iana-ipv6-special-registry-1.csv, compared row by row with a copy that was fetched
-on 2026-07-18), and six more: multicast, IPv4-compatible, IPv4-translated, site-local, and a cloud's service in public space. No web
-server has such an address, so all are refused, also those that can be reached globally; a form that stands for an IPv4 address is
-judged by that address. Python's own `is_global` changes with its version and is not used.
+2025-10-09 (iana-ipv4-special-registry-1.csv, iana-ipv6-special-registry-1.csv; compared row by row with a copy of 2026-07-18),
+and six more: multicast, IPv4-compatible, IPv4-translated, site-local, and a cloud's service in public space. No web server has
+such an address, so all are refused, also those that can be reached globally; a form that stands for an IPv4 address is judged
+by that address. Python's own `is_global` changes with its version and is not used.
 """
 
 from __future__ import annotations

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import polars as pl
+
+from datacomp_core import uid
+
+DIGEST_MODULUS, digest = uid.DIGEST_MODULUS, uid.digest
+"""Of the uids that arrived: the hash of a realised pool."""
 
 SCHEMA = pl.Schema(
     {
@@ -113,14 +117,3 @@ def pictures(ledger: pl.DataFrame) -> dict[str, int]:
     here = ledger.filter(pl.col("reason").is_null())["picture"].fill_null("")
     counts = {f"{kind}_pictures": int(here.str.contains(kind).sum()) for kind in ("deep", "turned")}
     return {name: count for name, count in counts.items() if count}
-
-
-DIGEST_MODULUS = 1 << 256
-
-
-def digest(uids: Iterable[str]) -> int:
-    """A hash of a multiset of uids that does not depend on their order: the sum of their sha256 modulo 2^256.
-
-    Digests of disjoint parts add up to the digest of the whole, so a pool of any size has one without being sorted.
-    """
-    return sum(int.from_bytes(hashlib.sha256(uid.encode()).digest(), "big") for uid in uids) % DIGEST_MODULUS

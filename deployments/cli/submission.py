@@ -25,6 +25,13 @@ SUBMIT_SECONDS = 3600  # a second evaluation may stand between the bundle and it
 
 Bundle = Annotated[Path, typer.Argument(help="The bundle's tar file.", exists=True, dir_okay=False)]
 Pool = Annotated[str | None, typer.Option("--pool", help="Folder with the pool's metadata/: every uid is looked up in it.")]
+Downloaded = Annotated[
+    str | None,
+    typer.Option(
+        "--downloaded",
+        help="Folder with the index/ of the downloaded shards: what arrived is compared with the bundle's digest.",
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -65,7 +72,7 @@ def bundle(
         terminal.table("Bundle", ("what", "value"), [(name.replace("_", " "), str(value)) for name, value in told.items()])
 
 
-def verify(bundle: Bundle, pool: Pool = None, json: options.Json = False) -> None:
+def verify(bundle: Bundle, pool: Pool = None, downloaded: Downloaded = None, json: options.Json = False) -> None:
     """Check a bundle anywhere: hashes, records, fingerprints, scores, uids and rules. Exit status 1 if something is broken.
 
     Example: datacomp verify mine.tar
@@ -74,7 +81,8 @@ def verify(bundle: Bundle, pool: Pool = None, json: options.Json = False) -> Non
 
     import_steps()
     with scratch() as folder:
-        found = verify_apart(bundle, folder, pool=None if pool is None else Folder(pool))
+        places = {name: None if url is None else Folder(url) for name, url in (("pool", pool), ("downloaded", downloaded))}
+        found = verify_apart(bundle, folder, **places)
     if json:
         terminal.print_json({"ok": found.ok, "entry": found.address, "findings": [f.model_dump() for f in found.findings]})
     else:

@@ -45,6 +45,7 @@ def verify_apart(
     folder: Path,
     *,
     pool: Folder | None = None,
+    downloaded: Folder | None = None,
     reevaluate: Reevaluate | None = None,
     known_only: bool = False,
     limits: Limits | None = None,
@@ -59,12 +60,14 @@ def verify_apart(
         "folder": str(files.absolute()),
         "verdict": str((folder / VERDICT).absolute()),
         "pool": None if pool is None else pool.url,
+        "downloaded": None if downloaded is None else downloaded.url,
         "known_only": known_only,
         "modules": _modules(),
         "path": sys.path,
         "limits": [limits.memory_bytes, limits.cpu(bundle.stat().st_size), bundle.stat().st_size + 256 * MIB],
     }
-    ended = _run(request, folder / ERRORS, pool, 4 * limits.cpu(bundle.stat().st_size))
+    in_bucket = any(place is not None and not place.is_local for place in (pool, downloaded))
+    ended = _run(request, folder / ERRORS, 4 * limits.cpu(bundle.stat().st_size), whole=in_bucket)
     found = _read(folder / VERDICT, files, ended, limits)
     if found.ok and reevaluate is not None:
         second_evaluation(found, reevaluate)
@@ -81,9 +84,8 @@ def _modules() -> list[str]:
     return sorted((known | ({compute.__module__} if compute else set())) - {"__main__"})
 
 
-def _run(request: dict[str, Any], errors: Path, pool: Folder | None, seconds: int) -> int:
-    """Its exit status; -9 if it did not end in time. A pool in a bucket needs the bucket's settings."""
-    whole = pool is not None and not pool.is_local
+def _run(request: dict[str, Any], errors: Path, seconds: int, *, whole: bool) -> int:
+    """Its exit status; -9 if it did not end in time. `whole`: the whole environment, which has the settings of buckets."""
     environment = {name: value for name, value in os.environ.items() if whole or name in KEPT_ENVIRONMENT}
     command = [sys.executable, "-m", __name__]
     with errors.open("wb") as told:
@@ -157,8 +159,9 @@ def _main() -> None:
     from datacomp_core.leaderboard.submission.verify import verify
     from datacomp_core.store import Folder
 
-    files, pool = Path(request["folder"]), request["pool"]
-    found = verify(Path(request["bundle"]), files, pool=None if pool is None else Folder(pool), known_only=request["known_only"])
+    files = Path(request["folder"])
+    places = {name: None if request[name] is None else Folder(request[name]) for name in ("pool", "downloaded")}
+    found = verify(Path(request["bundle"]), files, **places, known_only=request["known_only"])
     if found.ok and found.proved is not None:
         hits.write(Folder(files), found.proved.hits)
     told = {

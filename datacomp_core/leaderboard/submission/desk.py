@@ -1,9 +1,10 @@
 """Where bundles arrive: each is kept with its verdict, whatever that is, and what holds goes on the board.
 
-`submissions/<id>/bundle.tar` and `verdict.json`; the id comes from the sender's name and the bundle's sha256, so that sending one
-twice is sending it once, and nobody gets the verdict on another's submission as their own. What is published is the entry as it was made again from the bundle's evidence. Nothing that was published
-is ever written over: another attempt at an experiment has a row and an address of its own. `decisions.jsonl` has a line for
-each thing that was decided. One process serves a desk.
+`submissions/<id>/bundle.tar` and `verdict.json`; the id comes from the sender's name and the bundle's sha256, so that sending
+one twice is sending it once, and nobody gets the verdict on another's submission as their own. What is published is the entry
+as it was made again from the bundle's evidence. Nothing that was published is ever written over: another attempt at an
+experiment has a row and an address of its own. `decisions.jsonl` has a line for each thing that was decided. One process serves
+a desk.
 """
 
 from __future__ import annotations

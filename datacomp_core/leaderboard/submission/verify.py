@@ -24,8 +24,8 @@ from datacomp_core.leaderboard.hits import HITS, PREDICTIONS
 from datacomp_core.leaderboard.identity import Call, artifact_of, call_of
 from datacomp_core.leaderboard.provenance import walk
 from datacomp_core.leaderboard.rules import Check, check, recipe_of
+from datacomp_core.leaderboard.submission import arrived, recompute
 from datacomp_core.leaderboard.submission import bundle as names
-from datacomp_core.leaderboard.submission import recompute
 from datacomp_core.leaderboard.submission.recompute import Made, Proved
 from datacomp_core.leaderboard.submission.unpack import Listing, unpack
 from datacomp_core.scales import SCALES
@@ -76,19 +76,29 @@ class Verified:
 
 
 def verify(
-    bundle: Path, folder: Path, *, pool: Folder | None = None, reevaluate: Reevaluate | None = None, known_only: bool = False
+    bundle: Path,
+    folder: Path,
+    *,
+    pool: Folder | None = None,
+    downloaded: Folder | None = None,
+    reevaluate: Reevaluate | None = None,
+    known_only: bool = False,
 ) -> Verified:
     """Check a bundle, unpacked into the empty folder `folder`. Never raises for what is wrong with the bundle.
 
-    `pool` (a folder with `metadata/`) has the uids that may be used. `known_only`: a step that this code does not know is a
-    breach; else it is said to be unchecked. Call it in a process of its own (`apart.verify_apart`) for bundles of strangers.
+    `pool` (a folder with `metadata/`) has the uids that may be used; `downloaded` (a folder with `index/`) has the shards that
+    the subset was cut from, as the sender says. `known_only`: a step that this code does not know is a breach; else it is said to
+    be unchecked. Call it in a process of its own (`apart.verify_apart`) for bundles of strangers.
     """
-    found = Verified(folder, hidden={} if pool is None else {pool.url: "the pool"})
+    given = {"the pool": pool, "the shards": downloaded}
+    found = Verified(folder, hidden={place.url: name for name, place in given.items() if place is not None})
     try:
         listing = unpack(bundle, folder)
         found.say("archive", True, f"{len(listing.files)} files, each with the size and sha256 of the manifest.")
         store, record = _records(found, listing)
         _claims(found, store, record, pool, known_only=known_only)
+        if downloaded is not None and found.proved is not None:
+            _compare_arrived(found, store, downloaded)
     except DatacompError as problem:
         found.say("bundle", False, str(problem).splitlines()[0][:500])
     except ValidationError as problem:
@@ -296,6 +306,15 @@ def _placed(record: Record, call: Call | None, entry: Entry, known_only: bool) -
         yield f"the scale {entry.scale!r}, and it was trained by the recipe of {str(trained)[:60]!r}"
     if not entry.method.isprintable() or not entry.method.strip():
         yield "a name of its method that cannot be printed"
+
+
+def _compare_arrived(found: Verified, store: Store, downloaded: Folder) -> None:
+    """What the bundle says arrived, from the shards of its sender."""
+    assert found.proved is not None
+    counted = arrived.count(downloaded, found.folder / names.SAMPLES / SUBSET)
+    wrong = arrived.differences(found.proved.entry, _made(found.proved.entry, store)[3], counted)
+    told = f"{counted.num_samples:,} pairs arrived, {counted.chosen:,} of the chosen among them, and the digest is the bundle's."
+    found.say_all("arrived", wrong, "The bundle says", told)
 
 
 def _look_up(found: Verified, pool: Folder | None) -> Evidence:

@@ -130,7 +130,8 @@ def adopted_pool(spec: WorldAdoptedSpec, *, out: Folder) -> Pool:
 def world_images(spec: WorldSpec, pool: Pool, *, out: Folder) -> ShardSet:
     write_shard(out, "00000000", list(range(NUM - 4)))
     counts = {"candidates": NUM, "arrived": NUM - 4, "http_4xx": 3, "not_an_image": 1, "hash_mismatches": 0}
-    return ShardSet(num_samples=NUM - 4, num_unique=NUM - 4, num_shards=1, content="ab" * 32, counts=counts)
+    content = f"{uid.digest(map(row_uid, range(NUM - 4))):064x}"
+    return ShardSet(num_samples=NUM - 4, num_unique=NUM - 4, num_shards=1, content=content, counts=counts)
 
 
 def write_shard(out: Folder, name: str, numbers: list[int], caption: Callable[[int], str] = caption) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import board_world as world
 import pytest
 
+from datacomp_core.artifacts import BoardEntry
 from datacomp_core.errors import SpecError
 from datacomp_core.leaderboard import entry as entries
-from datacomp_core.leaderboard.board import board, scales
+from datacomp_core.leaderboard.board import board, make_board, scales
 from datacomp_core.leaderboard.provenance import find, walk
 from datacomp_core.leaderboard.reference import references
 from datacomp_core.scales import scale
@@ -37,7 +39,9 @@ def test_an_entry_says_what_its_records_say(store: Store) -> None:
     kept = sum(world.is_kept("clip_score", i) for i in range(world.NUM))
     assert (entry.size.total, entry.size.unique, entry.size.pool, entry.size.trained_on) == (kept, kept, world.NUM, kept - 1)
     assert entry.realised_pool is not None
-    assert entry.realised_pool.content == "ab" * 32
+    arrived = [world.row_uid(number) for number in range(world.NUM - 4)]
+    digest = sum(int(hashlib.sha256(uid.encode()).hexdigest(), 16) for uid in arrived) % 2**256
+    assert entry.realised_pool.content == f"{digest:064x}"
     assert [task.key for task in entry.tasks] == [f"tiny/{name}" for name in world.TASKS]
     assert entry.average == pytest.approx(sum(t.value or 0 for t in entry.tasks) / 7)
     records = [store.record(link.address) for link in entry.chain]
@@ -166,3 +170,48 @@ def test_a_store_without_entries_has_an_empty_board(tmp_path: Path) -> None:
     store = Store(Folder(tmp_path / "none"))
     assert board(store, "tiny").rows == []
     assert scales(store) == []
+
+
+def sent(store: Store, recipe: str, center: float, by: str, *, evaluated: bool = False) -> tuple[str, entries.Entry]:
+    """An entry as a board has it that was sent to it."""
+    entry = entries.read(store, world.run(store, recipe, world.results(center, 0)))
+    submitted = entries.Submitted(id=f"{by}-{recipe}", by=by, evaluated_again=evaluated)
+    return f"entries/tiny/{by}-{recipe}", entry.model_copy(update={"submitted": submitted})
+
+
+def test_nobody_chooses_what_another_is_judged_by(tmp_path: Path) -> None:
+    """A weak and a strong "unfiltered pool" of strangers: one's own comes first, then what the board evaluated itself."""
+    stores = [Store.open(str(tmp_path / name)) for name in ("one", "weak", "strong")]
+    alice = sent(stores[0], "clip_score", 0.14, "alice")
+    own = sent(stores[0], "no_filter", 0.12, "alice")
+    weak = sent(stores[1], "no_filter", 0.02, "mallory")
+    strong = sent(stores[2], "no_filter", 0.3, "bob", evaluated=True)
+
+    def against(*rows: tuple[str, entries.Entry]) -> str:
+        [mine] = [row for row in make_board("tiny", [alice, *rows]).rows if row.recipe == "clip_score"]
+        assert mine.baseline is not None
+        assert "on the same realised pools (claimed: a bundle cannot prove what arrived)" in mine.baseline.basis
+        return mine.baseline.against
+
+    assert "alice" in against(weak, strong, own)
+    assert "bob" in against(weak, strong)
+
+
+def test_realised_pools_that_differ_are_told_and_are_claims_of_senders(swept: Store, store: Store) -> None:
+    found = [(address, read_entry(swept, address)) for address in swept.addresses("entries")]
+    rows = {row.recipe: row for row in make_board("tiny", found).runs()}
+    assert rows["clip_score"].baseline is not None
+    assert "realised" not in rows["clip_score"].baseline.basis
+    own = sent(store, "clip_score", 0.14, "alice")
+    other = sent(store, "no_filter", 0.05, "alice")
+    assert other[1].realised_pool is not None
+    moved = other[1].model_copy(update={"realised_pool": other[1].realised_pool.model_copy(update={"content": "0" * 64})})
+    [row] = [row for row in make_board("tiny", [own, (other[0], moved)]).rows if row.recipe == "clip_score"]
+    assert row.baseline is not None
+    assert "not on the same realised pools (claimed: a bundle cannot prove what arrived)" in row.baseline.basis
+
+
+def read_entry(store: Store, address: str) -> entries.Entry:
+    record = store.record(address)
+    assert record is not None
+    return entries.read(store, store.artifact(BoardEntry, record))

@@ -202,6 +202,26 @@ def test_uids_are_looked_up_where_the_pool_is_at_hand(made: tuple[Store, str, Pa
     assert broken(check(bundle, tmp_path, pool=small)) == {"uids of the pool"}
 
 
+def test_what_arrived_is_compared_with_the_senders_shards(made: tuple[Store, str, Path], tmp_path: Path) -> None:
+    """The world's own download; one with other samples, one with a sample less, and none."""
+    arrived = list(range(world.NUM - 4))
+    shards = {"all": arrived, "others": [*arrived[:-1], world.NUM - 1], "fewer": arrived[1:]}
+    for name, numbers in shards.items():
+        world.write_shard(Folder(tmp_path / name), "00000000", numbers)
+    told = dict[str, str]()
+    for name in (*shards, "none"):
+        (tmp_path / f"out-{name}").mkdir()
+        found = verify(made[2], tmp_path / f"out-{name}", downloaded=Folder(tmp_path / name))
+        assert found.ok == (name == "all")
+        told[name] = next(finding.reason for finding in found.findings if finding.rule in ("arrived", "bundle"))
+        assert str(tmp_path) not in told[name]
+    chosen = sum(world.is_kept("clip_score", number) for number in arrived)
+    assert told["all"].startswith(f"{len(arrived)} pairs arrived, {chosen} of the chosen among them")
+    assert "of the uids that arrived" in told["others"]
+    assert f"{len(arrived)} pairs that arrived, and these shards have {len(arrived) - 1}" in told["fewer"]
+    assert "no index/" in told["none"]
+
+
 def test_a_second_evaluation_decides(made: tuple[Store, str, Path], tmp_path: Path) -> None:
     store, address, bundle = made
     seen: list[bytes] = []
