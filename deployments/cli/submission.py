@@ -81,8 +81,8 @@ def verify(bundle: Bundle, pool: Pool = None, downloaded: Downloaded = None, jso
 
     import_steps()
     with scratch() as folder:
-        places = {name: None if url is None else Folder(url) for name, url in (("pool", pool), ("downloaded", downloaded))}
-        found = verify_apart(bundle, folder, **places)
+        given = [None if url is None else Folder(url) for url in (pool, downloaded)]
+        found = verify_apart(bundle, folder, pool=given[0], downloaded=given[1])
     if json:
         terminal.print_json({"ok": found.ok, "entry": found.address, "findings": [f.model_dump() for f in found.findings]})
     else:
