@@ -91,6 +91,36 @@ class Scores(Artifact):
     num_scored: int
 
 
+class Captions(Artifact):
+    """Captions of a pool's rows from one or several sources, in any number a row. Files: `captions/<part>.parquet`, for each
+    part of the metadata: `row` (in that part), `uid`, `source`, `text`, `score` (float32, null where there is none), in the order
+    of the rows. A scored set also has `features/<part>.npz`: `<prefix>_txt`, a row a caption.
+    """
+
+    kind = "captions"
+    sources: tuple[str, ...] = Field(description="Names of the sources, as the column `source` has them.")
+    model: str = Field(default="", description="The model that wrote them, if one did.")
+    score: str = Field(default="", description="Which score the column `score` is, such as clip_l14_similarity_score.")
+    num_samples: int = Field(description="Rows of the pool.")
+    num_captions: int
+    num_captioned: int = Field(description="Rows of the pool that have a caption.")
+
+
+class Captioned(Artifact):
+    """The caption of each row of a pool by a policy. Files: `scores/<part>.parquet`, aligned with the metadata: `uid`, `text`,
+    `caption_source` (null: the policy leaves the row out), `caption_changed`, and every CLIP score, null where it is of another
+    caption. Of a policy that draws, `draws/<part>.parquet` has the captions to draw from, and `scores/` the pool's own text.
+    """
+
+    kind = "captioned"
+    policy: str
+    sources: tuple[str, ...]
+    models: tuple[str, ...] = Field(default=(), description="Models that wrote captions among the sources.")
+    draws: bool = Field(default=False, description="Whether the caption is drawn each time that a sample is seen.")
+    num_samples: int
+    num_changed: int
+
+
 class Subset(Artifact):
     """The chosen uids: `subset.npy`, dtype `u8,u8`, lexicographically sorted, a multiset."""
 

@@ -50,6 +50,11 @@ def keys_of(values: pl.Series, key: Key, where: str, first_row: int = 1) -> uid.
     if values.null_count():
         raise DataError(f"{where}: the {key} is missing in {values.null_count():,} rows.")
     text = values.cast(pl.String).to_list()
+    return hashed(text)
+
+
+def hashed(text: Iterable[str]) -> uid.Uids:
+    """128 bits of each text: its blake2b."""
     data = b"".join(hashlib.blake2b(one.encode("utf-8", "surrogatepass"), digest_size=16).digest() for one in text)
     return np.frombuffer(data, np.uint64).view(uid.DTYPE)
 
@@ -71,14 +76,14 @@ class Join:
         order = np.arange(self.seen, self.seen + len(keys))
         self.seen += len(keys)
         columns = {"high": keys["f0"], "low": keys["f1"], "order": order, "value": values.reshape(len(keys), self.width)}
-        self.table.add("table", self._bucket(keys, self.table.num), columns)
+        self.table.add("table", bucket_of(keys, self.table.num), columns)
 
     def add_part(self, part: str, keys: uid.Uids) -> None:
         """The keys of a part's rows, in their order."""
         place, rows = self.names.index(part), np.arange(len(keys))
         self.sizes[part] = len(keys)
         columns = {"high": keys["f0"], "low": keys["f1"], "part": np.full(len(keys), place, np.int32), "row": rows}
-        self.pool.add("pool", self._bucket(keys, self.pool.num), columns)
+        self.pool.add("pool", bucket_of(keys, self.pool.num), columns)
 
     def run(self) -> JoinCounts:
         """Join all buckets. DataError if keys repeat with other values and that is not allowed."""
@@ -129,9 +134,11 @@ class Join:
             self.example = f"{uid.unpack(keys)[0]} ({', '.join(f'{value:g}' for value in table['value'][bad[0]])} first)"
         return len(bad)
 
-    def _bucket(self, keys: uid.Uids, num: int) -> npt.NDArray[np.int64]:
-        mixed = (keys["f0"] ^ (keys["f1"] * np.uint64(0x9E3779B97F4A7C15))) >> np.uint64(16)
-        return (mixed % np.uint64(num)).astype(np.int64)
+
+def bucket_of(keys: uid.Uids, num: int) -> npt.NDArray[np.int64]:
+    """The bucket of each key (n,), of `num`."""
+    mixed = (keys["f0"] ^ (keys["f1"] * np.uint64(0x9E3779B97F4A7C15))) >> np.uint64(16)
+    return (mixed % np.uint64(num)).astype(np.int64)
 
 
 def _starts(table: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:

@@ -21,7 +21,7 @@ PIN = 16
 HASHED_WHOLE = 4 << 30
 SAMPLES, SAMPLE_BYTES = 64, 1 << 20
 PINNED = re.compile(rf"(.*)#([0-9a-f]{{{PIN}}})", re.DOTALL)
-ON_HUB = re.compile(r"hf://(datasets|models)/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
+ON_HUB = re.compile(r"hf://(datasets|models)/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?")
 
 
 def pinned(name: str, suffixes: Sequence[str], what: str) -> str:
@@ -30,7 +30,7 @@ def pinned(name: str, suffixes: Sequence[str], what: str) -> str:
         return name
     try:
         if name.startswith("hf://"):
-            return _of_hub(name)
+            return _of_hub(name, suffixes, what)
         place = name if "://" in name else str(Path(name).expanduser().resolve())
         files = files_of(place, suffixes)
         if not files:
@@ -53,7 +53,7 @@ def local(name: str, suffixes: Sequence[str]) -> list[Path]:
     found = PINNED.fullmatch(name)
     place, digits = (found[1], found[2]) if found else (name, "")
     if place.startswith("hf://"):
-        return [_brought_from_hub(place)]
+        return _brought_from_hub(place, suffixes)
     files = files_of(place, suffixes)
     if digits and (not files or _mark_of(place, files) != digits):
         raise DataError(f"{place} is not the file that the recipe was made with: it has changed, or is not on this machine.")
@@ -115,21 +115,41 @@ def _parts_of_hub(name: str) -> tuple[hub.Kind, str, str, str]:
     found = ON_HUB.fullmatch(name)
     if found is None:
         raise SpecError(f"{name} is not a place on the hub: hf://datasets/OWNER/NAME@REVISION/path/of/file is.")
-    return ("dataset" if found[1] == "datasets" else "model"), found[2], found[3] or "main", found[4]
+    return ("dataset" if found[1] == "datasets" else "model"), found[2], found[3] or "main", (found[4] or "").strip("/")
 
 
-def _of_hub(name: str) -> str:
+def _files_of_hub(there: hub.Snapshot, path: str, suffixes: Sequence[str]) -> list[hub.HubFile]:
+    """The file of a path, or the files in that folder. DataError if there are none."""
+    if any(file.path == path for file in there.files):
+        return [there.file(path)]
+    folder = f"{path}/" if path else ""
+    found = [file for file in there.files if file.path.startswith(folder) and file.path.lower().endswith(tuple(suffixes))]
+    if not found:
+        there.file(path)
+    return found
+
+
+def _of_hub(name: str, suffixes: Sequence[str], what: str) -> str:
     kind, repository, revision, path = _parts_of_hub(name)
     there = hub.snapshot(kind, repository, revision)
-    file = there.file(path)
-    return f"hf://{kind}s/{repository}@{there.commit}/{path}#{(file.sha256 or file.sha1)[:PIN]}"
+    files = _files_of_hub(there, path, suffixes)
+    if len(files) == 1 and files[0].path == path:
+        digits = (files[0].sha256 or files[0].sha1)[:PIN]
+    else:
+        listed = "\n".join(f"{file.path} {file.sha256 or file.sha1}" for file in files)
+        digits = hashlib.sha256(listed.encode()).hexdigest()[:PIN]
+    return f"hf://{kind}s/{repository}@{there.commit}/{path}#{digits}"
 
 
-def _brought_from_hub(place: str) -> Path:
+def _brought_from_hub(place: str, suffixes: Sequence[str]) -> list[Path]:
     kind, repository, commit, path = _parts_of_hub(place)
     kept = Folder(settings().home / "outside" / f"{kind}s" / repository / commit)
-    if not kept.exists(path):
-        there = hub.snapshot(kind, repository, commit)
-        there.file(path)
-        hub.fetch(there, kept, only=lambda name: name == path)
-    return kept.path / path
+    if path and kept.is_file(path):
+        return [kept.path / path]
+    there = hub.snapshot(kind, repository, commit)
+    wanted = [file.path for file in _files_of_hub(there, path, suffixes)]
+    sizes = kept.files()
+    missing = {name for name in wanted if name not in sizes}
+    if missing:
+        hub.fetch(there, kept, only=lambda name: name in missing)
+    return [kept.path / name for name in wanted]

@@ -70,17 +70,19 @@ def tables(file: Path, names: Sequence[str], *, header: bool) -> Iterator[pl.Dat
 
 
 def _as_text(column: pl.Series) -> pl.Series:
-    """Bytes that are not UTF-8 (a caption's) stay bytes."""
-    text = column.cast(pl.String, strict=False)
-    if text.null_count() > column.null_count():
-        return column
+    """A column with a value that is not UTF-8 (a caption's) stays bytes."""
+    try:
+        text = column.cast(pl.String)
+    except pl.exceptions.ComputeError:  # polars' own `strict=False` does not cover it
+        return column.set(column.bin.size() == 0, None)
     return text.set(text == "", None)
 
 
 def _require_no_swallowed_rows(frame: pl.DataFrame, separator: str, file: Path) -> None:
     for column in frame:
-        text = column if column.dtype == pl.String else column.cast(pl.String, strict=False)
-        for value in text.filter(text.str.contains("\n", literal=True).fill_null(False)):
+        several = column.str.contains("\n", literal=True) if column.dtype == pl.String else column.bin.contains(b"\n")
+        for found in column.filter(several.fill_null(False)):
+            value = found if isinstance(found, str) else found.decode("utf-8", "replace")
             rows = [
                 line for line in value.split("\n")[1:] if line.count(separator) >= frame.width - 1 and LIKE_A_KEY.search(line)
             ]

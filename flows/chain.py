@@ -73,9 +73,14 @@ BUILDERS: dict[type, Any] = {
 """What makes a pool of each kind."""
 
 
+def metadata(call: Call, spec: Preparation) -> Any:
+    """The pool alone; no picture is asked for."""
+    return stored(Pool, spec.stored_pool) if spec.stored_pool else call(BUILDERS[type(spec.pool)], spec.pool)
+
+
 def candidates(call: Call, spec: Preparation) -> Candidates:
     """The pool and its images: those that are named, those that the store has of a named pool, else a download."""
-    pool = stored(Pool, spec.stored_pool) if spec.stored_pool else call(BUILDERS[type(spec.pool)], spec.pool)
+    pool = metadata(call, spec)
     if spec.stored_shards:
         return Candidates(pool, stored(ShardSet, spec.stored_shards))
     lying = spec.pool if not spec.stored_pool else lying_spec(spec.stored_pool)

@@ -31,7 +31,7 @@ SCORER = {"name": "custom", "train_num_samples": 30_720, "batch_size": 128, "war
 """The scorer is trained longer than any model of the board, on pairs of its own; the board counts its cost."""
 
 
-def _picker(schema: dict[str, Any]) -> None:
+def picker(schema: dict[str, Any]) -> None:
     """Prefect's form draws a picker for `anyOf`, and an editor of bare JSON for the `oneOf` of a discriminated union."""
     schema["anyOf"] = schema.pop("oneOf")
 
@@ -81,7 +81,7 @@ class Preparation(Spec):
     stored_pool: PoolAddress = ""
     stored_shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
     pool: PoolSpec = Field(
-        default_factory=TinyPoolSpec, discriminator="scale", description="The candidates.", json_schema_extra=_picker
+        default_factory=TinyPoolSpec, discriminator="scale", description="The candidates.", json_schema_extra=picker
     )
     images: ImageSpec = Field(default=images_of("tiny"), description="How their images are downloaded.")
     open_networks: OpenNetworks = ""

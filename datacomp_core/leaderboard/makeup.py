@@ -105,7 +105,7 @@ def _group(
 ) -> Group:
     values = {n: rows.select(value.cast(pl.Float64).alias("v"))["v"].drop_nulls() for n, value in columns.items()}
     known = {n: found for n, found in values.items() if len(found)}
-    quantiles = {n: _quantiles(found) for n, found in known.items()}
+    quantiles = {n: quantiles_of(found) for n, found in known.items()}
     return Group(
         name=name,
         num_rows=len(rows),
@@ -121,7 +121,7 @@ def _group(
     )
 
 
-def _quantiles(values: pl.Series) -> Quantiles:
+def quantiles_of(values: pl.Series) -> Quantiles:
     low, median, high = (float(values.quantile(q, "linear") or 0.0) for q in (0.1, 0.5, 0.9))
     return Quantiles(low=low, median=median, high=high)
 

@@ -86,6 +86,13 @@ def test_a_pair_of_npy_files(tmp_path: Path) -> None:
     assert counts["unknown"] == 9
 
 
+def test_captions_beside_the_scores_need_not_be_utf8(tmp_path: Path) -> None:
+    rows = [b"%s,1.5,caf\xe9" % TABLE[0]["uid"].encode(), b"%s,,ok" % TABLE[1]["uid"].encode()]
+    (tmp_path / "t.csv").write_bytes(b"uid,score,text\n" + b"\n".join(rows) + b"\n")
+    found, _ = values(f"column_of:file={tmp_path / 't.csv'}", world.write(tmp_path / "m", TABLE), tmp_path / "out")
+    assert found[:3] == [1.5, None, None]
+
+
 def test_by_url(tmp_path: Path) -> None:
     folder = world.write(tmp_path / "m", TABLE)
     urls = {row["uid"]: f"http://host/{number}.jpg" for number, row in enumerate(TABLE)}

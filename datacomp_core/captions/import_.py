@@ -1,0 +1,226 @@
+"""`import_captions`: a table of captions from outside, joined to a pool by uid, img2dataset's key, url or the picture's sha256.
+
+The table may have any number of files in any order; a key may stand in it several times, and several rows of the pool may have
+it. Every row of the table and of the pool is accounted for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import AfterValidator, Field, field_validator
+
+from datacomp_core import caption_sets, joining, outside, parts, shards, uid
+from datacomp_core.artifacts import Captions, Pool, Scores, ShardSet, Spec
+from datacomp_core.captions import joins, tables
+from datacomp_core.columns import plain
+from datacomp_core.errors import DataError, SpecError
+from datacomp_core.parts import METADATA, SCORES
+from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.store import Folder, Store, step
+from datacomp_core.store.folder import scratch
+
+log = logging.getLogger(__name__)
+
+PACKED_TIMES = 4  # parquet is compressed: texts take about so much more in memory
+ACCOUNT = ("rows", "matched", "unmatched", "empty", "not_utf8", "without_key", "repeated", "captioned", "several", "uncaptioned")
+NO_PROGRESS = NoProgress()
+
+
+def _pinned(name: str) -> str:
+    return outside.pinned(name, tables.SUFFIXES, "a table of captions")
+
+
+class CaptionImportSpec(Spec):
+    """A table of captions and how it is joined to a pool."""
+
+    pins_files: ClassVar[bool] = True
+    kind: Literal["import"] = Field(default="import", json_schema_extra={"enum": ["import"]}, description="Captions of a table.")
+    file: Annotated[str, AfterValidator(_pinned)] = Field(
+        description="A file or a folder of parquet, csv, tsv or jsonl; local, s3://, https:// or hf://datasets/OWNER/NAME/PATH."
+    )
+    name: str = Field(min_length=1, max_length=60, pattern=caption_sets.SOURCE_PATTERN, description="What the source is called.")
+    key: Literal["uid", "key", "url", "sha256"] = Field(
+        default="uid", description="What joins it to the pool. key: img2dataset's, through the index of the pool's shards."
+    )
+    key_column: str = Field(default="", description="The column of the key; empty: as `key` says.")
+    text_column: str = Field(default="", description="The column of captions, texts or lists of texts; empty: text or caption.")
+    score_column: str = Field(default="", description="A column of scores; empty: none.")
+    score: str = Field(default="", description="Which score that is, such as clip_l14_similarity_score.")
+    source_column: str = Field(default="", description="A column with the name of each caption's source; empty: `name`.")
+    model: str = Field(default="", description="The model that wrote the captions, for the board.")
+
+    @field_validator("name")
+    @classmethod
+    def _not_raw(cls, name: str) -> str:
+        return caption_sets.own_name(name)
+
+    def label(self) -> str:
+        return self.name
+
+
+@step("captions", version=1, name=lambda spec, pool, *_: f"{spec.label()}-{pool.name}")
+def import_captions(
+    spec: CaptionImportSpec,
+    pool: Pool,
+    shards: ShardSet | None,
+    learned: Scores | None,
+    *,
+    out: Folder,
+    store: Store,
+    progress: Progress = NO_PROGRESS,
+) -> Captions:
+    """`captions/<part>.parquet` for every part with captions. `shards`: for joins by key; `learned`: sha256 by the download.
+
+    DataError if no row of the table matches.
+    """
+    beside = store.folder(learned) / SCORES if learned is not None else None
+    images = store.folder(shards) if shards is not None else None
+    return import_folder_captions(spec, store.folder(pool) / METADATA, out, shards=images, learned=beside, progress=progress)
+
+
+def import_folder_captions(
+    spec: CaptionImportSpec,
+    metadata: Folder,
+    out: Folder,
+    *,
+    shards: Folder | None = None,
+    learned: Folder | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> Captions:
+    """`import_captions` for a plain folder of metadata parquets."""
+    if spec.key == "key" and shards is None:
+        raise SpecError("A join by img2dataset's key goes through the index of the shards: give those of this pool (--shards).")
+    files = outside.local(spec.file, tables.SUFFIXES)
+    sizes = _sizes(metadata)
+    num_bytes = sum(file.stat().st_size * (PACKED_TIMES if file.suffix.lower() == ".parquet" else 1) for file in files)
+    progress.start(len(files) + len(sizes), "files and parts")
+    counts, sources = Counter[str](), set[str]()
+    with scratch() as local:
+        table = _table(spec, files, counts, progress)
+        if spec.key == "key":
+            assert shards is not None
+            table = joins.translated(table, _index(shards), local, sum(sizes.values()), num_bytes, counts)
+        found = joins.join(sizes, _pool(spec, metadata, sizes, learned), table, local, num_bytes)
+        counts.update(found.counts)
+        _require_match(spec, counts, files)
+        for part, rows in found.parts():
+            sources |= set(rows["source"].unique())
+            counts.update(_write(out, metadata, part, rows))
+            progress.advance()
+    return _made(spec, counts, sources, sum(sizes.values()))
+
+
+def _made(spec: CaptionImportSpec, counts: Counter[str], sources: set[str], num_samples: int) -> Captions:
+    odd = [name for name in sorted(sources) if pl.Series([name]).str.contains(caption_sets.SOURCE_PATTERN).not_().any()]
+    if odd or caption_sets.RAW in sources:
+        raise DataError(
+            f"The source column {spec.source_column!r} has the value {(odd or [caption_sets.RAW])[0]!r}: names of sources are "
+            f"letters, digits, `_`, `.`, `+` and `-`, and {caption_sets.RAW} is the pool's own captions."
+        )
+    counts["uncaptioned"] = num_samples - counts["captioned"]
+    return Captions(
+        sources=tuple(sorted(sources)),
+        model=spec.model,
+        score=(spec.score or spec.score_column) if spec.score_column else "",
+        num_samples=num_samples,
+        num_captions=counts["captions"],
+        num_captioned=counts["captioned"],
+        counts={name: counts[name] for name in ACCOUNT},
+    )
+
+
+def _table(
+    spec: CaptionImportSpec, files: Sequence[Path], counts: Counter[str], progress: Progress
+) -> Iterator[tuple[uid.Uids, pl.DataFrame]]:
+    columns = tables.CaptionColumns(spec.key, spec.key_column, spec.text_column, spec.score_column, spec.source_column)
+    order = 0
+    for file in files:
+        for piece in tables.read(file, columns):
+            counts.update(piece.counts)
+            rows = piece.frame.with_columns(
+                pl.col("source").fill_null(spec.name), order=pl.int_range(order, order + len(piece.keys))
+            )
+            order += len(piece.keys)
+            yield piece.keys, rows
+        progress.advance()
+
+
+def _pool(
+    spec: CaptionImportSpec, metadata: Folder, sizes: Mapping[str, int], learned: Folder | None
+) -> Iterator[tuple[str, uid.Uids, npt.NDArray[np.int64]]]:
+    """The keys of the pool's rows; a row without one has no captions."""
+    column = "uid" if spec.key == "key" else spec.key
+    for part in sizes:
+        values = _column(metadata, learned, part, column)
+        if column == "uid":
+            yield part, joining.keys_of(values, "uid", metadata.at(part)), np.arange(len(values))
+            continue
+        values = values.str.to_lowercase() if column == "sha256" else values
+        there = np.flatnonzero((values.is_not_null() & (values != "")).fill_null(False).to_numpy())
+        yield part, joining.hashed(values.gather(there).to_list()), there
+
+
+def _column(metadata: Folder, learned: Folder | None, part: str, column: str) -> pl.Series:
+    frame = parts.scan(metadata, part, (learned,) if learned is not None and column == "sha256" else ())
+    try:
+        return plain(frame.select(column).collect(), metadata.at(part))[column]
+    except pl.exceptions.ColumnNotFoundError as problem:
+        raise DataError(f"{metadata.at(part)}.parquet has no column {column!r} to join captions by.") from problem
+
+
+def _index(folder: Folder) -> Iterator[tuple[uid.Uids, uid.Uids]]:
+    names = shards.index_names(folder)
+    if not names:
+        raise DataError(f"{folder} has no index of shards, so img2dataset's keys are not known: adopt the shards first.")
+    for shard in names:
+        rows = shards.read_index(folder, shard).drop_nulls(["uid", "key"])
+        yield joining.hashed(rows["key"].to_list()), uid.pack(rows["uid"].cast(pl.String))
+
+
+def _sizes(metadata: Folder) -> dict[str, int]:
+    return {part: int(parts.scan(metadata, part).select(pl.len()).collect().item()) for part in parts.part_names(metadata)}
+
+
+def _require_match(spec: CaptionImportSpec, counts: Counter[str], files: Sequence[Path]) -> None:
+    """DataError if nothing matched: a wrong key column is likelier than a table without one caption of this pool."""
+    if counts["matched"]:
+        return
+    told = ", ".join(f"{name} {counts[name]:,}" for name in ACCOUNT[:6] if counts[name] or name in ("rows", "matched"))
+    raise DataError(
+        f"No caption of {outside.place_of(spec.file)} ({len(files)} files) was joined to the pool by {spec.key} ({told}): check "
+        "the key (--by, --key-column) and the pool."
+    )
+
+
+def _write(out: Folder, metadata: Folder, part: str, rows: pl.DataFrame) -> dict[str, int]:
+    uids = plain(parts.scan(metadata, part).select("uid").collect(), metadata.at(part))["uid"]
+    made = rows.with_columns(uid=uids.gather(rows["row"]))
+    caption_sets.write_captions(out, part, made)
+    a_row = made.group_by("row").len("n")["n"]
+    repeated = made.height - made.select("row", "source", "text").n_unique()
+    return {"captions": made.height, "captioned": len(a_row), "several": int((a_row > 1).sum()), "repeated": repeated}
+
+
+def account(made: Captions) -> list[tuple[str, Any]]:
+    """The account in reading order, in plain words."""
+    words = {
+        "rows": "captions in the table",
+        "matched": "found in the pool",
+        "unmatched": "not in the pool",
+        "empty": "empty",
+        "not_utf8": "not UTF-8 text",
+        "without_key": "without a usable key",
+        "repeated": "stand in the table again, with the same text",
+        "captioned": "pool rows with a caption",
+        "several": "pool rows with several",
+        "uncaptioned": "pool rows without",
+    }
+    return [(words.get(name, name), count) for name, count in made.counts.items()]

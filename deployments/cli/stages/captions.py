@@ -1,0 +1,199 @@
+"""`datacomp captions`: sets of captions for a pool of the store, or for a plain folder of metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from datacomp_core.errors import SpecError
+from datacomp_core.settings import settings
+from datacomp_core.store import Folder
+from deployments.cli import options, terminal
+from deployments.cli.interrupt import ends_at_once
+from deployments.cli.stages import until
+from deployments.local_server import prefect_api, prepare_environment
+
+if TYPE_CHECKING:
+    from datacomp_core.artifacts import Captions
+
+Sets = Annotated[list[str] | None, typer.Option("--captions", help="A caption set it is made of: address or folder; repeat.")]
+Metadata = Annotated[str | None, typer.Option(help="Folder or bucket of metadata parquets, in place of a pool of the store.")]
+Out = Annotated[str | None, typer.Option(help="With --metadata: folder or bucket for the captions.")]
+Images = Annotated[str, typer.Option("--shards", help="The pool's images: address in the store; with --metadata a folder.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True, help="Sets of captions: import them, make them, look at them.")
+    for name, command in (("import", import_), ("template", template), ("stats", stats)):
+        group.command(name)(command)
+    app.add_typer(group, name="captions", rich_help_panel="Stages")
+
+
+def import_(
+    source: Annotated[str, typer.Argument(help="File or folder of parquet, csv, tsv or jsonl: local, s3://, https:// or hf://.")],
+    name: Annotated[str, typer.Option(help="What the source of these captions is called.")],
+    by: Annotated[Literal["uid", "key", "url", "sha256"], typer.Option("--by", help="What joins them to the pool.")] = "uid",
+    key_column: Annotated[str, typer.Option(help="The column of the key; left out: as --by says.")] = "",
+    text_column: Annotated[str, typer.Option(help="The column of captions; left out: text or caption.")] = "",
+    score_column: Annotated[str, typer.Option(help="A column of scores.")] = "",
+    score: Annotated[str, typer.Option(help="Which score that is, such as clip_l14_similarity_score.")] = "",
+    source_column: Annotated[str, typer.Option(help="A column with the source of each caption.")] = "",
+    model: Annotated[str, typer.Option(help="The model that wrote them, for the board.")] = "",
+    scale: options.Scale = "tiny",
+    pool_seed: until.PoolSeed = 0,
+    pool: options.Pool = "",
+    shards: Images = "",
+    metadata: Metadata = None,
+    out: Out = None,
+    json: options.Json = False,
+) -> None:
+    """Join a table of captions to a pool, in any order, with an account of every row.
+
+    Examples:
+
+      datacomp captions import recaptions/ --name recap --by url --pool pools/ADDRESS
+
+      datacomp captions import hf://datasets/OWNER/NAME/captions.csv --name blip2 --by key --scale medium
+
+      datacomp captions import blip2.csv --name blip2 --metadata small/metadata --out small/blip2
+    """
+    from datacomp_core.captions.import_ import CaptionImportSpec, import_folder_captions
+
+    given: dict[str, Any] = {"key_column": key_column, "text_column": text_column, "score_column": score_column}
+    given |= {"score": score, "source_column": source_column, "model": model, "key": by}
+    spec = CaptionImportSpec.model_validate({"file": source, "name": name, **given})
+    if metadata is None:
+        _make(spec, (), scale, pool_seed, pool, shards, out, json=json)
+        return
+    images = Folder(shards) if shards else None
+
+    def work(target: Folder, progress: Any) -> Captions:
+        return import_folder_captions(spec, Folder(metadata), target, shards=images, progress=progress)
+
+    _in_folder(spec, metadata, out, work, json=json)
+
+
+def template(
+    text: Annotated[str, typer.Argument(help="Text with fields in braces: columns, or sources of --captions.")],
+    name: Annotated[str, typer.Option(help="What the source is called.")] = "template",
+    captions: Sets = None,
+    scale: options.Scale = "tiny",
+    pool_seed: until.PoolSeed = 0,
+    pool: options.Pool = "",
+    metadata: Metadata = None,
+    out: Out = None,
+    json: options.Json = False,
+) -> None:
+    """Make captions of columns and of other captions, without a model.
+
+    Example: datacomp captions template "{text}. {category}" --captions captions/ADDRESS --name with-category
+    """
+    from datacomp_core.captions.template import TemplateSpec, template_folder
+
+    spec = TemplateSpec(template=text, name=name)
+    if metadata is None:
+        _make(spec, captions or (), scale, pool_seed, pool, "", out, json=json)
+        return
+    from datacomp_core.caption_sets import set_in
+
+    sets = [(set_in(Folder(place)), Folder(place)) for place in captions or ()]
+
+    def work(target: Folder, progress: Any) -> Captions:
+        return template_folder(spec, Folder(metadata), sets, target, progress=progress)
+
+    _in_folder(spec, metadata, out, work, json=json)
+
+
+def stats(
+    where: Annotated[str, typer.Argument(help="A caption set: its address in the store, or a folder.")],
+    json: options.Json = False,
+) -> None:
+    """Tell what the captions of a set are like: how many, how long, in which languages, of which words.
+
+    Example: datacomp captions stats captions/tiny/blip2--0123456789ab
+    """
+    from datacomp_core.captions.import_ import account
+    from datacomp_core.leaderboard import caption_stats
+
+    made, folder = found(where)
+    told = caption_stats.stats(made, folder)
+    if json:
+        terminal.print_json({"counts": made.counts, "sources": [one.model_dump(mode="json") for one in told]})
+        return
+    head = ("source", "captions", "rows", "of the pool", "words 10/50/90 %", "languages", "words")
+    terminal.table(f"captions {made.name or where}", head, caption_stats.lines(told), right=head[1:4])
+    if made.counts:
+        terminal.table("Account", ("what", "number"), [(n, f"{c:,}") for n, c in account(made)], right=("number",))
+
+
+def found(where: str) -> tuple[Captions, Folder]:
+    """A caption set of the store by its address, or of a plain folder."""
+    from datacomp_core.artifacts import Captions
+    from datacomp_core.caption_sets import SUMMARY, set_in
+    from deployments.cli.stages.own_pool import opened
+
+    if Folder(where).exists(SUMMARY):
+        return set_in(Folder(where)), Folder(where)
+    store = opened()
+    record = store.record(where)
+    if record is None or record.kind != Captions.kind:
+        raise SpecError(
+            f"{where} is neither the address of a caption set (captions/...) in {store.root} nor a folder of captions."
+        )
+    made = store.artifact(Captions, record)
+    return made, store.folder(made)
+
+
+def _in_folder(make: Any, metadata: str, out: str | None, work: Callable[[Folder, Any], Captions], *, json: bool) -> None:
+    """Make captions for a plain folder of metadata; `work` is given the folder to write into and a progress."""
+    from datacomp_core.caption_sets import SUMMARY, set_in, summary
+    from datacomp_core.parts import part_names
+    from datacomp_core.store.claim import REQUEST, claim
+    from datacomp_core.store.content import marks
+
+    if out is None:
+        raise SpecError("Captions for a folder of metadata need --metadata and --out together.")
+    target, source = Folder(out), Folder(metadata)
+    if not target.exists(REQUEST) and target.files():
+        raise SpecError(f"{out} is not empty, and no command of ours began it: choose an empty folder.")
+    names = [f"{part}.parquet" for part in part_names(source)]
+    claim(target, make.model_dump(mode="json"), {"metadata": lambda known: marks(source, only=names, known=known)})
+    if target.exists(SUMMARY):
+        terminal.notes.print(f"{out} is built already")
+        _show(set_in(target), target.url, json=json)
+        return
+    with terminal.shown_progress("captions", quiet=json) as progress:
+        made = work(target, progress)
+    target.write_json(SUMMARY, summary(made))
+    _show(made, target.url, json=json)
+
+
+def _show(made: Captions, where: str, *, json: bool) -> None:
+    from datacomp_core.captions.import_ import account
+
+    if json:
+        terminal.print_json({**made.model_dump(mode="json"), "out": where})
+        return
+    told = f"{made.num_captions:,} captions of {', '.join(made.sources)} for {made.num_captioned:,} of {made.num_samples:,} rows"
+    terminal.table(told, ("what", "number"), [(name, f"{count:,}") for name, count in account(made)], right=("number",))
+    terminal.out.print(f"Files: [bold]{where}[/]" if not made.address else f"Address: [bold]{made.address}[/]")
+
+
+def _make(make: Any, sets: Any, scale: str, pool_seed: int, pool: str, shards: str, out: str | None, *, json: bool) -> None:
+    """Run the flow `make-captions`, and show what it made."""
+    if out is not None:
+        raise SpecError("--out goes with --metadata; captions for a pool of the store lie in the store.")
+    from datacomp_core.scales import scale as known_scale
+
+    known_scale(scale)
+    prepare_environment()
+    from flows.captioning import CaptioningSpec, make_captions
+
+    given = {"scale": scale, "pool_seed": pool_seed, "pool": pool, "shards": shards, "sets": tuple(sets), "make": make}
+    spec = CaptioningSpec.model_validate(given)
+    assert settings().store_url
+    with prefect_api(), terminal.shown_steps(quiet=json), ends_at_once():
+        made = make_captions(spec)
+    _show(made, made.address, json=json)

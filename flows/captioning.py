@@ -1,0 +1,66 @@
+"""The flow `make-captions`: a set of captions for a pool, from a table or from a template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from pydantic import Field
+
+from datacomp_core.artifacts import Captions, Spec
+from datacomp_core.captions.import_ import CaptionImportSpec
+from datacomp_core.captions.template import TemplateSpec
+from datacomp_core.pool.learned import LearnedSpec
+from flows.calls import Submitted, options
+from flows.chain import Call, candidates, is_own, metadata
+from flows.parameters import ExperimentSpec, OpenNetworks, PoolAddress, ScaleChoice, picker
+from tasks import captions as captioning
+from tasks import pool as pooling
+from tasks.running import stored
+
+
+class CaptioningSpec(Spec):
+    """A set of captions for a pool."""
+
+    scale: ScaleChoice = "tiny"
+    pool: PoolAddress = ""
+    shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: the scale's own.")
+    pool_seed: int = Field(default=0, ge=0, description="Seed of the embedded pool: another draw of captions and noise.")
+    open_networks: OpenNetworks = ""
+    sets: tuple[str, ...] = Field(default=(), description="Addresses of caption sets (`captions/...`) that it is made of.")
+    make: TemplateSpec | CaptionImportSpec = Field(
+        default_factory=lambda: TemplateSpec(template="{text}"),
+        discriminator="kind",
+        description="How the captions are made.",
+        json_schema_extra=picker,
+    )
+
+    def label(self) -> str:
+        return self.make.label()
+
+    def experiment(self) -> ExperimentSpec:
+        """The experiment over the same pool."""
+        given = {name: getattr(self, name) for name in ("scale", "pool", "shards", "pool_seed", "open_networks")}
+        return ExperimentSpec.model_validate({**given, "recipe": "no_filter"})
+
+
+def captions(call: Call, spec: CaptioningSpec) -> Any:
+    """A caption set, and before it what it is made of."""
+    preparation, make = spec.experiment().preparation(), spec.make
+    if isinstance(make, TemplateSpec):
+        sets = tuple(stored(Captions, address) for address in spec.sets)
+        return call(captioning.template_captions, make, metadata(call, preparation), sets)
+    by_key, by_picture = make.key == "key", make.key == "sha256" and is_own(preparation)
+    if not by_key and not by_picture:
+        return call(captioning.import_captions, make, metadata(call, preparation), None, None)
+    found = candidates(call, preparation)
+    learned = call(pooling.learned, LearnedSpec(), found.pool, found.shards) if by_picture else None
+    return call(captioning.import_captions, make, found.pool, found.shards if by_key else None, learned)
+
+
+@flow(name="make-captions", **options("{scale}-captions-{make}"))
+def make_captions(spec: CaptioningSpec) -> Captions:
+    """A set of captions for a pool: imported, made of columns, written by a model, or translated."""
+    calls = Submitted()
+    [made] = calls.results([captions(calls.call, spec)])
+    return made

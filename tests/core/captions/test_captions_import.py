@@ -1,0 +1,138 @@
+"""Captions from outside joined to a pool, against a join in plain Python."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import caption_world as world
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from datacomp_core.captions import joins, tables
+from datacomp_core.captions.import_ import CaptionImportSpec, import_folder_captions
+from datacomp_core.errors import DataError, SpecError
+from datacomp_core.shards import index_shard, write_index
+from datacomp_core.store import Folder
+
+POOL = world.pool()
+
+
+@pytest.fixture
+def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joins, "ROWS_A_BUCKET", 37)
+    monkeypatch.setattr(joins, "BUFFER_BYTES", 2000)
+    monkeypatch.setattr(tables, "BATCH_ROWS", 50)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 4000)
+
+
+@pytest.mark.usefixtures("small_buckets")
+@pytest.mark.parametrize("form", ["parquet", "csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("key", ["uid", "url", "sha256"])
+def test_three_unsorted_files_are_joined_as_by_brute_force(form: str, key: str, tmp_path: Path) -> None:
+    given = world.table(POOL, key)
+    world.write_table(tmp_path / "t", given, form, key)
+    metadata = world.write_pool(tmp_path / "m", POOL)
+    spec = CaptionImportSpec.model_validate({"file": str(tmp_path / "t"), "name": "blip2", "key": key})
+    made = import_folder_captions(spec, metadata, Folder(tmp_path / "out"))
+    wanted, counts = world.brute_force(POOL, given, key)
+    assert world.read_captions(tmp_path / "out", POOL) == wanted
+    assert made.counts == counts
+    assert (made.num_captions, made.num_captioned) == (sum(map(len, wanted)), counts["captioned"])
+    assert made.sources == ("blip2",)
+
+
+@pytest.mark.usefixtures("small_buckets")
+def test_by_img2dataset_key_through_the_index_of_the_shards(tmp_path: Path) -> None:
+    metadata = world.write_pool(tmp_path / "m", POOL)
+    (tmp_path / "s").mkdir()
+    keyed = [{**row, "key": f"{place % 3:05d}{place:04d}"} for place, row in enumerate(POOL)]
+    arrived = [row for place, row in enumerate(keyed) if place % 10]
+    for shard in range(3):
+        name = f"{shard:08d}"
+        with tarfile.open(tmp_path / f"s/{name}.tar", "w") as tar:
+            for row in (row for row in arrived if int(row["key"][:5]) == shard):
+                for extension, content in (("jpg", b"x"), ("json", json.dumps({"uid": row["uid"]}).encode()), ("txt", b"raw")):
+                    member = tarfile.TarInfo(f"{row['key']}.{extension}")
+                    member.size = len(content)
+                    tar.addfile(member, BytesIO(content))
+        write_index(Folder(tmp_path / "s"), name, index_shard(Folder(tmp_path / "s"), name).rows)
+    given = world.table(keyed, "key")
+    world.write_table(tmp_path / "t", given, "csv", "key")
+    spec = CaptionImportSpec(file=str(tmp_path / "t"), name="blip2", key="key")
+    made = import_folder_captions(spec, metadata, Folder(tmp_path / "out"), shards=Folder(tmp_path / "s"))
+    reached = {row["key"] for row in arrived}
+    wanted, counts = world.brute_force(
+        [{**row, "key": row["key"] if row["key"] in reached else "?"} for row in keyed], given, "key"
+    )
+    assert world.read_captions(tmp_path / "out", POOL) == wanted
+    assert made.counts == counts
+    with pytest.raises(SpecError, match="give those of this pool"):
+        import_folder_captions(spec, metadata, Folder(tmp_path / "other"))
+
+
+def test_lists_scores_and_sources(tmp_path: Path) -> None:
+    metadata = world.write_pool(tmp_path / "m", POOL)
+    uids = [row["uid"] for row in POOL[:3]]
+    table = {"uid": uids, "syn": [["a", "b"], [], ["c", None, " "]], "s": [0.5, 0.1, float("nan")], "who": ["x", None, "y"]}
+    pl.DataFrame(table).write_parquet(tmp_path / "t.parquet")
+    columns = {"text_column": "syn", "score_column": "s", "source_column": "who", "score": "clip_l14_similarity_score"}
+    spec = CaptionImportSpec.model_validate({"file": str(tmp_path / "t.parquet"), "name": "own", **columns})
+    made = import_folder_captions(spec, metadata, Folder(tmp_path / "out"))
+    found = pl.read_parquet(tmp_path / "out/captions/00000000.parquet").drop("uid")
+    assert found.rows() == [(0, "x", "a", 0.5), (0, "x", "b", 0.5), (2, "y", "c", None)]
+    assert (made.sources, made.score) == (("x", "y"), "clip_l14_similarity_score")
+    assert made.counts["empty"] == 3
+    assert made.counts["rows"] == made.counts["matched"] + made.counts["empty"] == 6
+
+
+def test_a_uid_in_several_rows_of_the_pool_gives_its_captions_to_all(tmp_path: Path) -> None:
+    rows = [*POOL[:20], *POOL[:5]]
+    metadata = world.write_pool(tmp_path / "m", rows)
+    pl.DataFrame({"uid": [POOL[2]["uid"].upper()], "text": ["one"]}).write_csv(tmp_path / "t.csv")
+    made = import_folder_captions(CaptionImportSpec(file=str(tmp_path / "t.csv"), name="x"), metadata, Folder(tmp_path / "out"))
+    assert [captions for captions in world.read_captions(tmp_path / "out", rows) if captions] == [["one"], ["one"]]
+    assert (made.counts["matched"], made.num_captions, made.num_captioned) == (1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        (
+            "t.csv",
+            "uid,text\n" + "00" * 16 + ",a\n",
+            "No caption of .* by uid \\(rows 1, matched 0, unmatched 1",
+        ),
+        ("t.csv", "uid,text\nxyz,a\n", "without_key 1"),
+        ("t.csv", "id,text\n1,a\n", "no column 'uid' to join by; it has id, text"),
+        ("t.csv", "uid,words\n1,a\n", "no column 'text' or 'caption'; it has uid, words"),
+        ("t.jsonl", '{"uid": "1", "text": "a"}\nnonsense\n', "line 2 is not JSON"),
+        ("t.jsonl", "[1]\n", "line 1 is not a JSON object"),
+        ("t.parquet", "no parquet", "is not a parquet file"),
+    ],
+)
+def test_what_cannot_be_joined_is_one_sentence(name: str, text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    metadata = world.write_pool(tmp_path / "m", POOL)
+    with pytest.raises(DataError, match=told):
+        import_folder_captions(CaptionImportSpec(file=str(tmp_path / name), name="x"), metadata, Folder(tmp_path / "out"))
+
+
+def test_a_source_is_not_called_raw(tmp_path: Path) -> None:
+    pl.DataFrame({"uid": [POOL[0]["uid"]], "text": ["a"], "s": ["raw"]}).write_csv(tmp_path / "t.csv")
+    spec = CaptionImportSpec(file=str(tmp_path / "t.csv"), name="x", source_column="s")
+    with pytest.raises(DataError, match="raw is the pool's own captions"):
+        import_folder_captions(spec, world.write_pool(tmp_path / "m", POOL), Folder(tmp_path / "out"))
+    with pytest.raises(ValidationError, match="name"):
+        CaptionImportSpec(file=str(tmp_path / "t.csv"), name="a;b")
+
+
+def test_a_table_that_changed_is_told(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"uid,text\n{POOL[0]['uid']},a\n")
+    spec = CaptionImportSpec(file=str(tmp_path / "t.csv"), name="x")
+    (tmp_path / "t.csv").write_text(f"uid,text\n{POOL[0]['uid']},b\n")
+    with pytest.raises(DataError, match="it has changed"):
+        import_folder_captions(spec, world.write_pool(tmp_path / "m", POOL), Folder(tmp_path / "out"))
