@@ -188,7 +188,7 @@ def drawn(weights: Mapping[str, float], there: Mapping[str, Sequence[str]], numb
     """The source and the caption that two numbers in [0, 1) choose from those that a sample has; None if it has none.
 
     The first number chooses a source in proportion to the weights of those that have a caption; one of weight 0 is taken, in
-    order, where no other is there. The second chooses among the source's captions. As open_clip does with the probabilities of its json text keys.
+    order, where no other is there. The second chooses among the source's captions. (open_clip's json text keys are drawn so too.)
     """
     having = [(name, weight) for name, weight in weights.items() if there.get(name)]
     likely = [(name, weight) for name, weight in having if weight > 0]
