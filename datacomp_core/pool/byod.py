@@ -27,6 +27,7 @@ from datacomp_core.pool.tables import Asked, TableFormat, batches, source_files
 from datacomp_core.pool.unique import Spread, num_buckets, read_ahead
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.store import Folder, step
+from datacomp_core.store.content import Marks, read_marks
 from datacomp_core.store.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
@@ -77,13 +78,13 @@ class ByodPoolSpec(Spec):
 
 def changes(spec: ByodPoolSpec, pool: Pool, data: Folder) -> str:
     """What is other at the source than when the pool was made."""
-    what = sources.changed(data, lambda: _marked(spec))
+    what = sources.changed(data, partial(_marked, spec))
     return str(sources.refuse(pool.address, spec.edition, what)) if what else ""
 
 
-def _marked(spec: ByodPoolSpec) -> tuple[Folder, dict[str, str]]:
+def _marked(spec: ByodPoolSpec, known: Marks) -> tuple[Folder, Marks]:
     folder, files, _ = source_files(spec.source)
-    return folder, sources.marks(folder, files)
+    return folder, sources.marks(folder, files, known)
 
 
 @step("pools", version=2, stale=changes)
@@ -113,7 +114,8 @@ def import_pool(
         raise DataError(
             f"{spec.source} has no row with url and caption ({losses}): check the column names ({spec.columns.given()})."
         )
-    sources.keep(out, folder, {told["file"]: told["mark"] for told in (_told(out, number) for number in range(len(files)))})
+    read = [_told(out, number) for number in range(len(files))]
+    sources.keep(out, folder, read_marks({told["file"]: told["content"] for told in read}))
     counts.update(_repeats(out / METADATA, list(parts), counts["rows"], given="uid" in spec.columns.given()))
     return Pool(
         scale=spec.scale, num_samples=counts["rows"], num_parts=len(parts), content=fingerprint(parts), counts=dict(counts)
@@ -127,7 +129,7 @@ def _told(out: Folder, number: int) -> Any:
 def _is_done(out: Folder, folder: Folder, number: int, name: str) -> bool:
     """Whether an interrupted import has read this file, as it is now."""
     told = out.read_json(f"{DONE}/{number:06d}.json") if out.exists(f"{DONE}/{number:06d}.json") else {}
-    return told.get("file") == name and told.get("mark") == folder.mark(name)
+    return told.get("file") == name and told.get("mark") == folder.mark(name) and "content" in told
 
 
 def _import_file(spec: ByodPoolSpec, folder: Folder, out: Folder, job: tuple[int, str]) -> None:
@@ -144,9 +146,11 @@ def _import_file(spec: ByodPoolSpec, folder: Folder, out: Folder, job: tuple[int
     for stale in (out / METADATA).files(".parquet"):
         if stale.startswith(f"{number:06d}-") and stale.removesuffix(".parquet") not in parts:
             (out / METADATA).remove(stale)
-    if folder.mark(name) != mark:
+    content = sources.marks(folder, [name])
+    if folder.mark(name) != mark or name not in content:
         raise DataError(f"{folder.at(name)} changed while it was read: run again when it is finished.")
-    told = {"file": name, "mark": mark, "counts": dict(counts), "parts": parts, "examples": examples}
+    told = {"file": name, "mark": mark, "content": list(content[name])}
+    told |= {"counts": dict(counts), "parts": parts, "examples": examples}
     out.write_json(f"{DONE}/{number:06d}.json", told)
 
 

@@ -29,6 +29,7 @@ from datacomp_core.pool.unique import num_unique
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import LEDGER, ShardWriter, write_index
 from datacomp_core.store import Folder, Store, step
+from datacomp_core.store.content import Mark, Marks
 from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.uid import uid_of
 
@@ -96,18 +97,32 @@ def pictures(spec: FolderPoolSpec) -> tuple[Folder, list[str], set[str]]:
 
 def changes(spec: FolderPoolSpec, pool: Pool, data: Folder) -> str:
     """What is other at the source than when the pool was made."""
-    what = sources.changed(data, lambda: _marked(spec))
+    what = sources.changed(data, partial(_marked, spec))
     return str(sources.refuse(pool.address, spec.edition, what)) if what else ""
 
 
-def _marked(spec: FolderPoolSpec) -> tuple[Folder, dict[str, str]]:
+def _marked(spec: FolderPoolSpec, known: Marks) -> tuple[Folder, Marks]:
     folder, found, texts = pictures(spec)
-    names = [*found, *sorted(texts)]
-    found_marks = sources.marks(folder, names)
+    marked = sources.marks(folder, [*found, *sorted(texts)], known)
     for table in filter(None, (spec.captions, spec.class_names)):
         place, name = captions.placed(folder, table)
-        found_marks[f"{place.url}/{name}"] = place.mark(name)
-    return folder, found_marks
+        full = place.at(name)
+        before = {name: known[full]} if full in known else None
+        if found_there := sources.marks(place, [name], before):
+            marked[full] = found_there[name]
+    return folder, marked
+
+
+def _hashed(spec: FolderPoolSpec, metadata: Folder, listed: dict[str, tuple[int, str, str]]) -> Marks:
+    """Marks of the captioned pictures, which are not read again for their hashes. A bucket's are its ETags."""
+    if not Folder(spec.source).is_local:
+        return {}
+    known: Marks = {}
+    for part in part_names(metadata):
+        for name, sha256 in scan(metadata, part).select("url", "sha256").collect().iter_rows():
+            if name in listed:
+                known[name] = Mark(listed[name][0], listed[name][1], f"sha256:{sha256}")
+    return known
 
 
 @step("pools", version=1, stale=changes)
@@ -120,7 +135,7 @@ def import_folder(
 ) -> Pool:
     """`metadata/<8 digits>.parquet` in DataComp's schema; `url` is the path of the picture below the source."""
     folder, found, texts = pictures(spec)
-    sources.keep(out, *_marked(spec))
+    listed = folder.details()
     rows, counts = _captioned(spec, folder, found, texts)
     if not rows.height:
         losses = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
@@ -134,6 +149,7 @@ def import_folder(
     for (_, some), (part, digest) in process_map(partial(_describe, folder, out), jobs, workers=workers):
         progress.advance(some.height)
         parts[part] = digest
+    sources.keep(out, *_marked(spec, _hashed(spec, out / METADATA, listed)))
     told = {"rows": rows.height, **(+counts)}
     return Pool(num_samples=rows.height, num_parts=len(parts), content=fingerprint(parts), counts=told)
 

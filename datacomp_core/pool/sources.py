@@ -1,22 +1,29 @@
 """A source outside the store: known by its absolute address, and by what its files were when they were read.
 
-`source.json` in a pool's folder has size and time (or etag) of every file. A source that has changed since is told whenever the
-pool would be used again, and read again under another edition; the old pool is never used silently.
+`source.parquet` in a pool's folder has size, time and content (a hash, or the bucket's ETag) of every file. A source that has
+changed since is told whenever the pool would be used again, and read again under another edition; the old pool is never used
+silently. Only the content decides: files that were copied or touched are hashed again, and are the same if their bytes are.
 """
 
 from __future__ import annotations
 
+import io
+import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any
+
+import polars as pl
 
 from datacomp_core.errors import DataError
-from datacomp_core.pool.unique import read_ahead
-from datacomp_core.store import Folder
-from datacomp_core.store.fingerprint import fingerprint
+from datacomp_core.store import Folder, content
+from datacomp_core.store.content import Mark, Marks
 
-KEPT = "source.json"
-NAMED = 1000
+KEPT, FILES = "source.json", "source.parquet"
+SCHEMA = pl.Schema({"file": pl.String, "size": pl.Int64, "time": pl.String, "content": pl.String})
 SHOWN = 3
+REMEMBERED = 16
+_seen: OrderedDict[str, Marks] = OrderedDict()
+"""Of pools that this process has compared: the marks with the times of now, so that a touched file is hashed once."""
 
 
 def absolute(source: str) -> str:
@@ -24,42 +31,52 @@ def absolute(source: str) -> str:
     return Folder(source).url if source else ""
 
 
-def marks(folder: Folder, names: Iterable[str]) -> dict[str, str]:
-    """Size and time (or etag) of each file."""
-    listed = list(names)
-    return dict(zip(listed, read_ahead(folder.mark, listed), strict=True))
+def marks(folder: Folder, names: Iterable[str], known: Marks | None = None) -> Marks:
+    """Size, time and content of each file. One of the size and time in `known` is not read."""
+    return content.marks(folder, only=names, known=known, trust="times", whole_bytes=sys.maxsize)
 
 
-def keep(out: Folder, folder: Folder, found: dict[str, str]) -> None:
-    """Note what a pool was made from; of many files the marks of all stand in one hash."""
-    out.write_json(KEPT, {"at": folder.url, "all": fingerprint(found), "files": found if len(found) <= NAMED else {}})
+def keep(out: Folder, folder: Folder, found: Marks) -> None:
+    """Note what a pool was made from."""
+    buffer = io.BytesIO()
+    pl.DataFrame([(name, *mark) for name, mark in found.items()], schema=SCHEMA, orient="row").write_parquet(buffer)
+    out.write(FILES, buffer.getvalue())
+    out.write_json(KEPT, {"at": folder.url, "files": len(found)})
 
 
-def changed(data: Folder, found: Callable[[], tuple[Folder, dict[str, str]]]) -> str:
-    """What is other at the source than when the pool was made; empty if nothing. A source that is gone has not changed."""
-    kept: dict[str, Any] = data.read_json(KEPT) if data.exists(KEPT) else {}
-    if not kept:
-        return ""
+def changed(data: Folder, found: Callable[[Marks], tuple[Folder, Marks]]) -> str:
+    """What is other at the source than when the pool was made; empty if nothing. A source that is gone has not changed.
+
+    `found` gives the marks of now; it takes those that are known, and does not read files of the same size and time again.
+    """
+    if not data.exists(FILES):
+        return "" if not data.exists(KEPT) else "the marks of its files are of an earlier version, and cannot be compared"
+    rows = pl.read_parquet(io.BytesIO(data.read(FILES))).iter_rows()
+    before = {name: Mark(size, time, hashed) for name, size, time, hashed in rows}
     try:
-        folder, now = found()
+        folder, now = found(_seen.get(data.url, before))
     except DataError:
         return ""
-    if fingerprint(now) == kept["all"]:
-        return ""
-    before = kept["files"]
-    if not before:
-        return f"{folder.url} has other files, or others of their sizes or times, than it had"
     kinds = {
         "new": sorted(now.keys() - before.keys()),
         "gone": sorted(before.keys() - now.keys()),
-        "changed": sorted(name for name in now.keys() & before.keys() if now[name] != before[name]),
+        "changed": sorted(
+            name
+            for name in now.keys() & before.keys()
+            if (now[name].size, now[name].content) != (before[name].size, before[name].content)
+        ),
     }
     told = [
-        f"{what}: {', '.join(some[:SHOWN])}{f' and {len(some) - SHOWN} more' if some[SHOWN:] else ''}"
+        f"{what}: {', '.join(some[:SHOWN])}{f' and {len(some) - SHOWN:,} more' if some[SHOWN:] else ''}"
         for what, some in kinds.items()
         if some
     ]
-    return f"the files at {folder.url} are others than they were ({'; '.join(told)})"
+    if told:
+        return f"the files at {folder.url} are others than they were ({'; '.join(told)})"
+    _seen[data.url] = now
+    while len(_seen) > REMEMBERED:
+        _seen.popitem(last=False)
+    return ""
 
 
 def refuse(address: str, edition: int, what: str) -> DataError:

@@ -144,14 +144,13 @@ class BucketFiles:
         cut = len(self.fs._strip_protocol(root)) + 1
         found = {info["name"][cut:]: info for info in again(lambda: list(self._found(root)))}
         return {
-            name: (
-                int(found[name]["size"]),
-                str(found[name].get("LastModified") or found[name].get("mtime") or found[name].get("created") or ""),
-                str(found[name].get("ETag", "")),
-            )
-            for name in sorted(found)
-            if name and not name.endswith("/") and not is_unfinished(name)
+            name: _detail(found[name]) for name in sorted(found) if name and not name.endswith("/") and not is_unfinished(name)
         }
+
+    def detail(self, path: str) -> tuple[int, str, str] | None:
+        """As `details`, of one file; None if there is no file."""
+        info = self._info(path)
+        return None if info is None or info["type"] == "directory" else _detail(info)
 
     def _found(self, root: str) -> Iterator[dict[str, Any]]:
         """Every file below `root`. fsspec's own `find` takes a folder that cannot be listed for an empty one; s3fs's does not."""
@@ -277,6 +276,12 @@ class BucketFiles:
             if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
                 return found
             asked |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page.get("NextUploadIdMarker", "")}
+
+
+def _detail(info: dict[str, Any]) -> tuple[int, str, str]:
+    """Size, time and ETag, as far as the server states them."""
+    time = str(info.get("LastModified") or info.get("mtime") or info.get("created") or "")
+    return int(info["size"]), time, str(info.get("ETag", ""))
 
 
 def _filesystem(url: str) -> Any:

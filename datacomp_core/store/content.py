@@ -20,6 +20,8 @@ WHOLE_BYTES = 64 << 20
 BLOCKS, BLOCK_BYTES = 16, 64 << 10
 THREADS = 8
 SHOWN = 3
+FEW = 64
+"""Of so many files each is asked for by name; of more the folder is listed."""
 TAR_BYTES = 4 << 20
 """`whole_bytes` of tars where few of their bytes are read."""
 
@@ -51,9 +53,8 @@ def marks(
     `known` are earlier marks of the same folder, for `trust="times"`. A file of `only` that is not there has no mark. A file
     of more than `whole_bytes` is not hashed whole.
     """
-    listed = folder.details(suffix)
-    wanted = None if only is None else set(only)
-    names = [name for name in listed if wanted is None or name in wanted]
+    listed = _details(folder, suffix, None if only is None else sorted(set(only)))
+    names = list(listed)
     before = known or {}
 
     def one(name: str) -> Mark:
@@ -123,6 +124,15 @@ def versions(*packages: str) -> dict[str, str]:
 def hash_json(value: Any) -> str:
     """A short hash over plain JSON, to record what a setting was without all of it."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _details(folder: Folder, suffix: str, only: list[str] | None) -> dict[str, tuple[int, str, str]]:
+    """Size, time and ETag of the files: of a few each is asked for, so that no large folder is listed for one file."""
+    if only is not None and len(only) <= FEW:
+        found = {name: folder.detail(name) for name in only if name.endswith(suffix)}
+        return {name: one for name, one in found.items() if one is not None}
+    listed, wanted = folder.details(suffix), None if only is None else set(only)
+    return {name: one for name, one in listed.items() if wanted is None or name in wanted}
 
 
 def _content(folder: Folder, name: str, size: int, time: str, tag: str, whole_bytes: int) -> str:

@@ -204,6 +204,10 @@ class Folder:
         found = self._ask("", lambda: self.disk.details(self.url))
         return {name: found[name] for name in sorted(found) if name.endswith(suffix)}
 
+    def detail(self, name: str) -> tuple[int, str, str] | None:
+        """As `details`, of one file, without a listing; None if there is no file."""
+        return self._ask(name, lambda: self.disk.detail(self.at(name)))
+
     def folders(self) -> list[str]:
         """Names of the folders directly in this one, sorted; none if it does not exist."""
         return sorted(self._ask("", lambda: self.disk.names(self.url))[1])

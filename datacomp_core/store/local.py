@@ -62,6 +62,14 @@ class LocalFiles:
         """As `list`, with size and time of the last change in nanoseconds; no disk knows a hash."""
         return {name: (size, str(os.stat(os.path.join(root, name)).st_mtime_ns), "") for name, size in self.list(root).items()}
 
+    def detail(self, path: str) -> tuple[int, str, str] | None:
+        """As `details`, of one file; None if there is no file."""
+        try:
+            found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return (found.st_size, str(found.st_mtime_ns), "") if stat.S_ISREG(found.st_mode) else None
+
     def names(self, root: str) -> tuple[list[str], list[str]]:
         """Names of the files and of the folders directly in `root`."""
         files: list[str] = []

@@ -117,7 +117,7 @@ class Step(Generic[A]):
         if waiting:
             return Planned(self.kind, name, f"its {waiting[0].kind} are to be built first", None, None)
         settled = tuple(_settled(value) for value in identity)
-        address = self.address(*settled)
+        address = self._place(settled, store)
         found = store.record(address)
         if found is None:
             why = "never built" if store.interrupted(address) is None else "its retry or takedown has not ended"
@@ -131,10 +131,10 @@ class Step(Generic[A]):
     def run(self, *identity: Any, store: Store, **options: Any) -> Outcome[A]:
         """Reuse what is built, else build it. Calls for one address in one process wait for each other."""
         require_format(store, write=True)
-        address = self.address(*identity)
         with _busy_guard:
-            lock = _busy.setdefault(f"{store.root.url}/{address}", threading.Lock())
+            lock = _busy.setdefault(f"{store.root.url}/{self.kind}/{self.fingerprint(*identity)}", threading.Lock())
         with lock:
+            address = self._place(identity, store)
             found = store.record(address)
             lost = store.missing(found) if found else ""
             if found and not lost:
@@ -153,6 +153,13 @@ class Step(Generic[A]):
             why = f"its data is lost: {lost}" if lost else "never built"
             log.info("building %s (%s)", address, why)
             return self._build(address, identity, store, options, why)
+
+    def _place(self, identity: tuple[Any, ...], store: Store) -> str:
+        """The address, or the one at which the same thing was begun under another name that a person gave it."""
+        address = self.address(*identity)
+        if not any(_is_named(value) for value in _flat(identity)) or store.generations(address):
+            return address
+        return store.namesake(address) or address
 
     def _check_source(self, identity: tuple[Any, ...], made: A, store: Store) -> None:
         """DataError if what an artifact was made from lies outside the store and has changed since."""
@@ -340,6 +347,11 @@ def _identity(value: Any) -> Any:
 
 def _flat(values: Any) -> list[Any]:
     return [item for value in values for item in (_flat(value) if isinstance(value, tuple) else [value]) if item is not None]
+
+
+def _is_named(value: Any) -> bool:
+    """Whether the readable name of a spec is one that a person chose, and no part of what it means."""
+    return isinstance(value, Spec) and any(getattr(value, name) == value.label() for name in value.names_for_people)
 
 
 def _settled(value: Any) -> Any:

@@ -164,6 +164,13 @@ class Store:
                 for name in _folders(root / there / scale):
                     yield f"{there}/{scale}/{name}"
 
+    def namesake(self, address: str) -> str:
+        """The address of what has the same identity and another readable name; empty if there is none."""
+        place, _, name = address.rpartition("/")
+        ending = f"--{name.rpartition('--')[2]}"
+        others = (f"{place}/{there}" for there in _folders(self.root / place) if there.endswith(ending) and there != name)
+        return next((other for other in others if self.generations(other)), "")
+
     def artifact(self, kind: type[A], record: Record) -> A:
         """The artifact a record describes. StoreError if this version of the code cannot read it."""
         try:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from images_world import jpeg
 from PIL import Image
 
+from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import DataError
+from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
 from datacomp_core.pool.byod import ByodPoolSpec, import_pool
 from datacomp_core.pool.image_folder import FolderPoolSpec, import_folder, pack_folder
 from datacomp_core.pool.learned import LearnedSpec, learned
@@ -62,6 +66,72 @@ def test_a_changed_source_is_told_and_read_again_in_another_edition(tmp_path: Pa
             use(spec, store=store)
     again = import_pool(spec.model_copy(update={"edition": 2}), store=store)
     assert again.num_samples == {"content": 2, "new": 3, "gone": 1}[change]
+
+
+def later(*paths: Path) -> None:
+    for path in paths:
+        stat = os.stat(path)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 5_000_000_000))
+
+
+def test_a_touched_file_is_the_same_and_another_of_its_size_is_not(tmp_path: Path) -> None:
+    store, spec = Store.open(str(tmp_path / "store")), ByodPoolSpec(source=str(tmp_path / "in"))
+    table(tmp_path / "in", "one")
+    made = import_pool(spec, store=store)
+    later(tmp_path / "in/a.csv")
+    assert import_pool.run(spec, store=store).artifact == import_pool.plan(spec, store=store).artifact == made
+    table(tmp_path / "in", "uno")
+    later(tmp_path / "in/a.csv")
+    with pytest.raises(DataError, match=r"changed since.*changed: a\.csv"):
+        import_pool(spec, store=store)
+    table(tmp_path / "in", "one")
+    assert import_pool(spec, store=store) == made, "the old file was brought back"
+
+
+def test_touched_pictures_texts_and_tables_are_the_same(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", ["a/1.jpg", "a/2.jpg", "3.jpg"])
+    (tmp_path / "in/a/1.txt").write_text("one")
+    (tmp_path / "captions.csv").write_text("file_name,text\na/1.jpg,one\n")
+    store = Store.open(str(tmp_path / "store"))
+    for how in ({}, {"captions": str(tmp_path / "captions.csv")}):
+        spec = FolderPoolSpec.model_validate({"source": str(tmp_path / "in"), **how})
+        import_folder(spec, store=store)
+        later(*(tmp_path / "in").rglob("*.*"), tmp_path / "captions.csv")
+        assert import_folder.run(spec, store=store).status == "reused"
+    (tmp_path / "captions.csv").write_text("file_name,text\na/1.jpg,two\n")
+    with pytest.raises(DataError, match=r"changed: .*/captions\.csv"):
+        import_folder(spec, store=store)
+    (tmp_path / "in/a/1.txt").write_text("two")
+    with pytest.raises(DataError, match=r"changed: a/1\.txt"):
+        import_folder(FolderPoolSpec(source=str(tmp_path / "in")), store=store)
+
+
+def test_one_source_under_two_names_is_one_pool(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", ["cat/1.jpg", "cat/2.jpg"])
+    table(tmp_path / "tables", "one")
+    wds = tmp_path / "wds/0.tar"
+    wds.parent.mkdir()
+    with tarfile.open(wds, "w") as tar:
+        for name, data in (("1.jpg", jpeg(1)), ("1.txt", b"one")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    store = Store.open(str(tmp_path / "store"))
+
+    def made(name: str, edition: int = 1) -> list[Artifact]:
+        how: dict[str, Any] = {"name": name, "edition": edition}
+        own = FolderPoolSpec(source=str(tmp_path / "in"), **how)
+        taken = AdoptedPoolSpec(source=str(wds.parent), **how)
+        pool, adopted = import_folder(own, store=store), adopt_metadata(taken, store=store)
+        shards = [pack_folder(own, pool, store=store), adopt_shards(taken, adopted, store=store)]
+        return [pool, adopted, *shards, import_pool(ByodPoolSpec(source=str(tmp_path / "tables"), **how), store=store)]
+
+    first = made("birds")
+    assert made("my birds") == first
+    assert import_pool.plan(ByodPoolSpec(source=str(tmp_path / "tables"), name="x"), store=store).address == first[-1].address
+    again = made("my birds", 2)
+    assert not {one.address for one in first} & {one.address for one in again}
+    assert len(list(store.addresses("pools"))) == 6
 
 
 def pictures(root: Path, names: list[str]) -> dict[str, bytes]:
