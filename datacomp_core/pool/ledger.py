@@ -72,13 +72,18 @@ REASONS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 )
 TRANSIENT = frozenset({"dns", "refused", "timeout", "unreachable", "cut_off", "busy", "http_5xx", "internal"})
 """Reasons that another try may mend."""
+BLOCKED = "blocked_address"
+"""A private address: passes where a network of one's own is opened."""
 BUSY = (408, 425, 429)
 
 
-def is_transient() -> pl.Expr:
-    """Whether another try may mend what became of a row; ledgers of earlier versions call a busy server `http_4xx`."""
+def is_transient(*also: str) -> pl.Expr:
+    """Whether another try may mend what became of a row (`also`: for further reasons).
+
+    Ledgers of earlier versions call a busy server `http_4xx`.
+    """
     was_busy = (pl.col("reason") == "http_4xx") & pl.col("http_status").is_in(BUSY)
-    return (pl.col("reason").is_in(list(TRANSIENT)) | was_busy).fill_null(value=False)
+    return (pl.col("reason").is_in([*TRANSIENT, *also]) | was_busy).fill_null(value=False)
 
 
 def reason_of(message: str) -> str:

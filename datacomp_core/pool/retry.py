@@ -59,6 +59,7 @@ def retry_images(
 ) -> Retried:
     """Try every row of the download at `address` again whose reason is in `ledger.TRANSIENT`; shards are numbered on.
 
+    With `open_networks`, rows that were blocked as private addresses are tried again too.
     Of an adopted download (`tables`: what its columns are called) the rows are those of the parquets beside its tars.
     DataError if the download is not of this pool with this spec.
     """
@@ -103,7 +104,8 @@ def _retry(
     for name in sorted(path.removesuffix(".parquet") for path in (folder / RETRY).files(".parquet")):
         if folder.exists(stats_name(name)):
             _move_rows(folder, name, changed)
-    plans = list(_again(metadata, spec, folder, tables, changed))
+    also = (ledger.BLOCKED,) if reach.open_networks else ()
+    plans = list(_again(metadata, spec, folder, tables, changed, also))
     progress.start(sum(plan.count for plan in plans), "images")
     tried = arrived = 0
     for fetched in fetch_plans(plans, (spec, folder / RETRY, folder, threads, reach), workers, distributor):
@@ -117,12 +119,17 @@ def _retry(
 
 
 def _again(
-    metadata: Folder, spec: ImageSpec, shards: Folder, tables: TableColumns | None, changed: dict[str, FileStat]
+    metadata: Folder,
+    spec: ImageSpec,
+    shards: Folder,
+    tables: TableColumns | None,
+    changed: dict[str, FileStat],
+    also: tuple[str, ...],
 ) -> Iterator[ShardPlan]:
     """The rows to try again, cut into new shards."""
     number = max((int(name) for name in ledger_names(shards) if name.isdecimal()), default=-1) + 1
     waiting = pl.DataFrame()
-    for rows in _failed(metadata, spec, shards, tables):
+    for rows in _failed(metadata, spec, shards, tables, also):
         waiting = pl.concat([waiting, rows], how="diagonal_relaxed")
         while waiting.height >= spec.samples_per_shard:
             yield _part(shards, number, waiting.head(spec.samples_per_shard), changed)
@@ -131,11 +138,13 @@ def _again(
         yield _part(shards, number, waiting, changed)
 
 
-def _failed(metadata: Folder, spec: ImageSpec, shards: Folder, tables: TableColumns | None) -> Iterator[pl.DataFrame]:
-    """Metadata of the rows that failed for a passing reason, a ledger at a time."""
+def _failed(
+    metadata: Folder, spec: ImageSpec, shards: Folder, tables: TableColumns | None, also: tuple[str, ...]
+) -> Iterator[pl.DataFrame]:
+    """Metadata of the rows that failed for a passing reason, or one of `also`, a ledger at a time."""
     plans = {} if tables else {shard_name(plan.number): plan for plan in plan_shards(metadata, spec)}
     for name in ledger_names(shards):
-        failed = read_ledger(shards, name).filter(ledger.is_transient()).select("uid", "key")
+        failed = read_ledger(shards, name).filter(ledger.is_transient(*also)).select("uid", "key")
         if failed.is_empty():
             continue
         if tables and not shards.exists(f"{RETRY}/{name}.parquet"):
@@ -201,7 +210,7 @@ def _move_rows(shards: Folder, name: str, changed: dict[str, FileStat]) -> None:
     for (origin,), some in tried.group_by(ORIGIN):
         book = read_ledger(shards, str(origin))
         column, its = ("key", ORIGIN_KEY) if ORIGIN_KEY in some.columns else ("uid", "uid")
-        moved = ledger.is_transient() & pl.col(column).is_in(some[its].implode())
+        moved = ledger.is_transient(ledger.BLOCKED) & pl.col(column).is_in(some[its].implode())
         kept = book.filter(~moved.fill_null(value=False))
         if kept.height < book.height:
             buffer = io.BytesIO()

@@ -11,6 +11,7 @@ from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 
 if TYPE_CHECKING:
+    from datacomp_core.artifacts import ShardSet
     from datacomp_core.pool.adopt import AdoptedPoolSpec
     from datacomp_core.store import Store
 
@@ -201,6 +202,25 @@ def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool)
         return
     rows = [(name, f"{count:,}") for name, count in shards.counts.items()]
     terminal.table(f"{shards.num_samples:,} samples at {shards.address}", ("what", "number"), rows, right=("number",))
+    tell_of_retry(shards)
+
+
+def tell_of_retry(shards: ShardSet, *, was_retried: bool = False) -> None:
+    """Say which command fetches what a download lacks, where another try may bring it."""
+    from datacomp_core.pool.ledger import BLOCKED, TRANSIENT
+
+    passing = {reason: count for reason, count in shards.counts.items() if reason in TRANSIENT and count}
+    if passing and not was_retried:
+        told = ", ".join(f"{reason} {count:,}" for reason, count in passing.items())
+        terminal.notes.print(
+            f"{sum(passing.values()):,} images failed for a reason that may pass ({told}). To fetch them again: "
+            f"datacomp pool retry {shards.address}"
+        )
+    if blocked := shards.counts.get(BLOCKED):
+        terminal.notes.print(
+            f"{blocked:,} images were not fetched because their hosts have private addresses. If that web is your own, name its "
+            f"network: datacomp pool retry {shards.address} --open-networks 10.0.0.0/8"
+        )
 
 
 def opened() -> Store:

@@ -11,7 +11,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
-from deployments.cli.stages.own_pool import adopt, byod, folder, opened, prepare
+from deployments.cli.stages.own_pool import adopt, byod, folder, opened, prepare, tell_of_retry
 from deployments.cli.stages.takedown import takedown
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def retry(where: Where, open_networks: options.OpenNetworks = "", json: options.
         terminal.print_json({"tried": told.tried, "arrived": told.arrived, "shards": told.shards.model_dump(mode="json")})
     else:
         terminal.out.print(f"{told.tried:,} tried again, {told.arrived:,} arrived; {told.shards.num_samples:,} samples in all")
+        tell_of_retry(told.shards, was_retried=True)
 
 
 def stats(

@@ -80,10 +80,10 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def web(pictures: dict[str, bytes] | None = None) -> Iterator[tuple[str, Counter[str]]]:
+def web(pictures: dict[str, bytes] | None = None, *, host: str = "127.0.0.1") -> Iterator[tuple[str, Counter[str]]]:
     """The address of the server and what was asked of it, by path. `pictures` are served under their paths."""
     hits: Counter[str] = Counter()
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hits": hits, "pictures": pictures or {}}))
+    server = _Server((host, 0), type("Handler", (_Handler,), {"hits": hits, "pictures": pictures or {}}))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
