@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import IO, Any
 
 import polars as pl
@@ -20,6 +21,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.indexing import INDEX_SCHEMA, Indexed, index_tar, uid_in, uid_of_key
 from datacomp_core.members import USUAL, MemberNames, json_object, names_of
 from datacomp_core.store import FileStat, Folder, Store
+from datacomp_core.store.folder import hash_file
 from datacomp_core.tar import BLOCK, TarDamageError, ending, header, walk
 
 __all__ = ["INDEX_SCHEMA", "Indexed", "index_shard", "index_tar"]
@@ -29,6 +31,7 @@ LEDGER = "ledger"
 TAKEN_DOWN = "taken_down"  # a ledger's reason for a sample that was there and was removed on demand
 MEMBERS = "members"  # an index's column for sets whose members have other names than the usual (`MemberNames.text`)
 MARK = "tar"  # of an index's metadata: size and time (or etag) of the tar that was indexed, where that is not ours
+CONTENT = "content"  # of an index's metadata: the sha256 of such a tar, where its bytes do not state the uids of its samples
 READ_AHEAD = 8 << 20
 GAP = 64 << 10
 CHECKERS = 16
@@ -79,16 +82,17 @@ def index_names(folder: Folder) -> list[str]:
     return [name.removesuffix(".parquet") for name in (folder / INDEX).files(".parquet")]
 
 
-def index_bytes(rows: pl.DataFrame, mark: str = "") -> bytes:
+def index_bytes(rows: pl.DataFrame, mark: str = "", content: str = "") -> bytes:
     buffer = io.BytesIO()
-    options: dict[str, Any] = {"metadata": {MARK: mark}} if mark else {}
+    noted = {name: value for name, value in ((MARK, mark), (CONTENT, content)) if value}
+    options: dict[str, Any] = {"metadata": noted} if noted else {}
     rows.write_parquet(buffer, compression="zstd", statistics=False, **options)
     return buffer.getvalue()
 
 
-def write_index(out: Folder, shard: str, rows: pl.DataFrame, mark: str = "") -> FileStat:
-    """Put `index/<shard>.parquet` into the folder of the shards; with the `mark` of a tar that others may write again."""
-    return out.write(f"{INDEX}/{shard}.parquet", index_bytes(_in_schema(rows), mark))
+def write_index(out: Folder, shard: str, rows: pl.DataFrame, mark: str = "", content: str = "") -> FileStat:
+    """Put `index/<shard>.parquet` into the folder of the shards; with the marks of a tar that others may write again."""
+    return out.write(f"{INDEX}/{shard}.parquet", index_bytes(_in_schema(rows), mark, content))
 
 
 def read_index(folder: Folder, shard: str) -> pl.DataFrame:
@@ -120,12 +124,32 @@ def tar_mark(folder: Folder, shard: str) -> str:
     return folder.mark(f"{shard}.tar")
 
 
+def tar_content(folder: Folder, shard: str) -> str:
+    """sha256 of a tar on a disk; empty in a bucket, whose etag stands in the tar's mark."""
+    return hash_file(folder.path / f"{shard}.tar") if folder.is_local else ""
+
+
+def stored_content(folder: Folder, shard: str) -> str:
+    """The `tar_content` that a shard's index was written with; empty if it was written without."""
+    return pl.read_parquet_metadata(io.BytesIO(folder.read(f"{INDEX}/{shard}.parquet"))).get(CONTENT, "")
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_copy(folder: Folder, shard: str, mark: str, content: str) -> bool:
+    """Whether the tar that now has this mark has this content; each is read once a process."""
+    return tar_content(folder, shard) == content and tar_mark(folder, shard) == mark
+
+
 def _see_mark(folder: Folder, shard: str, rows: pl.DataFrame, mark: str) -> None:
     """DataError if a tar is not the one that was indexed.
 
-    One that was only copied has another time, so it is walked; but where its bytes do not state the uids, nobody can tell.
+    One that was only copied has another time, so it is walked; where its bytes do not state the uids, all of them are compared.
     """
-    if not mark or tar_mark(folder, shard) == mark:
+    now = tar_mark(folder, shard) if mark else ""
+    if now == mark:
+        return
+    content = stored_content(folder, shard)
+    if content and _is_copy(folder, shard, now, content):
         return
     names = names_of(rows[MEMBERS][0] or "") if MEMBERS in rows.columns and rows.height else USUAL
     walked = index_shard(folder, shard, names)
@@ -134,7 +158,7 @@ def _see_mark(folder: Folder, shard: str, rows: pl.DataFrame, mark: str) -> None
     if walked.damage or moved:
         raise DataError(
             f"{folder.at(shard)}.tar was changed after it was indexed ({moved} of its {rows.height} samples are not known to be "
-            "where they were): adopt the folder again with a raised edition (`datacomp pool adopt --edition 2`)."
+            "where they were): adopt the folder again in another edition (`datacomp pool adopt --refresh`, or --edition)."
         )
 
 

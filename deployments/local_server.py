@@ -17,7 +17,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from datacomp_core.errors import DatacompError
@@ -26,6 +26,8 @@ from datacomp_core.settings import settings
 from datacomp_core.store.store import make_private
 
 UI_PORT = 4200
+PORTS_TRIED = 5
+IN_USE = "address already in use"
 START_SECONDS = 300  # a cold start on a crowded machine
 MARK, MARK_HEADER = "_DATACOMP_SERVER_MARK", "X-Datacomp-Server"  # tell our server from another that answers on its port
 RECORD_SECONDS = 1.5  # the recorder's flush interval, and a little more
@@ -56,6 +58,10 @@ CLIENT = {
 """The core's log goes to the run's page; the terminal shows steps, not log lines."""
 
 
+class PortTakenError(DatacompError):
+    """Another server was faster on the port that ours was to have."""
+
+
 def refuse_backport() -> None:
     """Name the one package that ends every Prefect server at its start. DatacompError if it is installed."""
     try:
@@ -82,12 +88,25 @@ def prefect_api() -> Generator[str]:
         yield os.environ["PREFECT_API_URL"]
         return
     refuse_backport()
-    port = UI_PORT if _is_free(UI_PORT) else _free_port()
-    with _served(port) as api, _known(api):
+    with ExitStack() as stack:
+        api = _started(stack)
+        stack.enter_context(_known(api))
         try:
             yield api
         finally:
             _hand_in()
+
+
+def _started(stack: ExitStack) -> str:
+    """A server on the usual port, or on another if somebody else has that or takes it meanwhile."""
+    for left in reversed(range(PORTS_TRIED)):
+        port = UI_PORT if left == PORTS_TRIED - 1 and _is_free(UI_PORT) else _free_port()
+        try:
+            return stack.enter_context(_served(port))
+        except PortTakenError:
+            if not left:
+                raise
+    raise AssertionError
 
 
 def prepare_environment() -> None:
@@ -170,16 +189,23 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path, m
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["no output"]
+            said = log.read_text(errors="replace").strip()
+            if IN_USE in said.lower():
+                raise PortTakenError(_taken(port))
+            last = said.splitlines()[-1:] or ["no output"]
             raise DatacompError(f"The local Prefect server ended at its start ({last[0].strip()}): see {log}.")
         try:
             with opener.open(f"http://127.0.0.1:{port}/api/health", timeout=2) as answer:
                 if answer.headers.get(MARK_HEADER) != mark:
-                    raise DatacompError(f"Another server took port {port} at the same moment: run the command again.")
+                    raise PortTakenError(_taken(port))
             return
         except OSError:
             time.sleep(0.2)
     raise DatacompError(f"The local Prefect server did not answer within {START_SECONDS} s: see {log}.")
+
+
+def _taken(port: int) -> str:
+    return f"Another server took port {port} at the same moment: run the command again."
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

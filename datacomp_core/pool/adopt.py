@@ -22,14 +22,23 @@ from datacomp_core.errors import DataError, unknown
 from datacomp_core.members import MemberNames
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
-from datacomp_core.pool import ledger, sources
+from datacomp_core.pool import adopted_source, ledger, sources
 from datacomp_core.pool.footers import count_rows
 from datacomp_core.pool.intake import DAMAGED, TableColumns, described, problems, take_in
 from datacomp_core.pool.unique import Spread, num_buckets, num_unique, read_ahead
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.shards import INDEX, LEDGER, MEMBERS, index_bytes, read_index, shard_names, stored_index, tar_mark
+from datacomp_core.shards import (
+    INDEX,
+    LEDGER,
+    MEMBERS,
+    index_bytes,
+    read_index,
+    shard_names,
+    stored_index,
+    tar_content,
+    tar_mark,
+)
 from datacomp_core.store import Folder, step
-from datacomp_core.store.fingerprint import fingerprint
 
 STAGED = "adopted"
 
@@ -101,7 +110,7 @@ class Seen:
     is_new: bool = False
 
 
-@step("pools", version=1)
+@step("pools", version=1, stale=adopted_source.changes_of_metadata)
 def adopt_metadata(
     spec: AdoptedPoolSpec,
     *,
@@ -118,8 +127,7 @@ def adopt_metadata(
         metadata = root / METADATA
         parts = part_names(metadata)
         rows = count_rows(metadata, parts, ("uid", "url", "text"))
-        sizes = {name: size for name, size in metadata.files(".parquet").items() if "/" not in name}
-        content = fingerprint({"sizes": sizes, "at": metadata.url})
+        content = adopted_source.metadata_content(metadata)
         return Pool(scale=spec.of, num_samples=rows, num_parts=len(parts), content=content, data=root.url)
     names = shard_names(shards)
     tables = set(shards.files(".parquet"))
@@ -135,7 +143,7 @@ def adopt_metadata(
     return Pool(scale=spec.of, num_samples=rows, num_parts=len(names))
 
 
-@step("shards", version=1, name=lambda spec, pool: spec.label())
+@step("shards", version=1, name=lambda spec, pool: spec.label(), stale=adopted_source.changes_of_shards)
 def adopt_shards(
     spec: AdoptedPoolSpec,
     pool: Pool,
@@ -213,7 +221,8 @@ def _look(spec: AdoptedPoolSpec, shards: Folder, out: Folder, there: set[str], n
     taken = take_in(shards, name, spec.members, spec.columns, has_table=f"{name}.parquet" in there)
     staged = out / STAGED
     rows = taken.rows if taken.rows[MEMBERS].null_count() < taken.rows.height else taken.rows.drop(MEMBERS)
-    staged.write(f"{INDEX}/{name}.parquet", index_bytes(rows, tar_mark(shards, name)))
+    content = tar_content(shards, name) if taken.num_made_uids else ""
+    staged.write(f"{INDEX}/{name}.parquet", index_bytes(rows, tar_mark(shards, name), content))
     with staged.writing(f"{LEDGER}/{name}.parquet") as path:
         taken.book.write_parquet(path, compression="zstd", statistics=False)
     digest = ledger.digest(rows["uid"])

@@ -44,7 +44,8 @@ class TableColumns(Spec):
 class TakenIn:
     """A tar's usable samples (an index, with `members` where names are not usual), its ledger, and what is to be told of it.
 
-    `problem` says why the tar cannot be used; then the index has no rows. `wrong_table` says why the table beside it cannot be.
+    `num_made_uids` counts the samples whose bytes do not state a uid. `problem` says why the tar cannot be used; then the index
+    has no rows. `wrong_table` says why the table beside it cannot be.
     """
 
     rows: pl.DataFrame
@@ -52,6 +53,7 @@ class TakenIn:
     problem: str = ""
     told: Counter[str] = field(default_factory=Counter[str])
     wrong_table: str = ""
+    num_made_uids: int = 0
 
 
 def take_in(shards: Folder, name: str, names: MemberNames, columns: TableColumns, *, has_table: bool) -> TakenIn:
@@ -69,9 +71,10 @@ def take_in(shards: Folder, name: str, names: MemberNames, columns: TableColumns
                 f"the table beside it says that {lost['key'][0]!r} arrived ({lost.height} such), and it does not have that; "
                 "download it again"
             )
+    made = samples.filter(pl.col("reason").is_null() & pl.col("uid").is_null()).height
     samples = samples.with_columns(reason=pl.lit(DAMAGED)) if problem else _with_uids(shards, name, samples)
     rows = samples.filter(pl.col("reason").is_null()).drop("reason")
-    return TakenIn(rows, _ledger(name, samples, table, told, is_damaged=bool(problem)), problem, told, wrong)
+    return TakenIn(rows, _ledger(name, samples, table, told, is_damaged=bool(problem)), problem, told, wrong, made)
 
 
 def _table_of(shards: Folder, name: str, columns: TableColumns, samples: pl.DataFrame) -> tuple[pl.DataFrame | None, str]:

@@ -20,7 +20,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.members import USUAL, names_of
 from datacomp_core.pool.fetch import account_stats, stats_name
 from datacomp_core.pool.stats import read_ledger
-from datacomp_core.shards import LEDGER, MEMBERS, index_shard, stored_index, tar_mark, write_index
+from datacomp_core.shards import LEDGER, MEMBERS, index_shard, stored_content, stored_index, tar_content, tar_mark, write_index
 from datacomp_core.store import Folder
 from datacomp_core.store.folder import FileStat
 from datacomp_core.tar import ending, walk
@@ -81,7 +81,8 @@ def finish(folder: Folder, name: str, chosen: Chosen, reason: str, changed: Chan
             f"{folder.at(name)}.tar has {there} samples, where a removal that was interrupted expects {state.before} or "
             f"{state.after}: somebody changed it meanwhile. Bring it back from a copy, then run the same command again."
         )
-    written = write_index(folder, name, kept, tar_mark(folder, name) if state.marked else "")
+    content = tar_content(folder, name) if state.marked and stored_content(folder, name) else ""
+    written = write_index(folder, name, kept, tar_mark(folder, name) if state.marked else "", content)
     changed[written.path] = written
     changed[f"{name}.tar"] = _stat(folder, f"{name}.tar", is_ours=not state.marked)
     if folder.exists(f"{LEDGER}/{name}.parquet"):

@@ -73,6 +73,36 @@ def test_a_port_in_use_is_named() -> None:
             require_free(taken.getsockname()[1])
 
 
+LATE = """
+import sys
+from deployments import local_server
+local_server.UI_PORT = int(sys.argv[1])
+local_server._is_free = lambda port: True  # as it was when it looked
+with local_server.prefect_api() as api:
+    print(api, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_between_look_and_start_costs_no_run(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+        done = subprocess.run(
+            [sys.executable, "-c", LATE, port],
+            env={**environment, "DATACOMP_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("http://127.0.0.1:")
+    assert port not in done.stdout
+
+
 def test_a_server_of_somebody_else_on_our_port_is_not_taken_for_ours(tmp_path: Path) -> None:
     class Healthy(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -11,6 +11,8 @@ from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from datacomp_core.artifacts import ShardSet
     from datacomp_core.pool.adopt import AdoptedPoolSpec
     from datacomp_core.store import Store
@@ -56,7 +58,7 @@ def byod(
     given = {"encoding": encoding, "delimiter": "\t" if delimiter == "\\t" else delimiter, "quoting": quoting, "header": names}
     how = TableFormat.model_validate(given)
     spec = ByodPoolSpec(source=source, name=name, edition=edition, columns=columns, tables=how)
-    prepare(_refreshed(import_pool, spec) if refresh else spec, images_of("byod"), open_networks, json=json)
+    prepare(_refreshed(spec, _step_fits(import_pool)) if refresh else spec, images_of("byod"), open_networks, json=json)
 
 
 def folder(
@@ -88,21 +90,42 @@ def folder(
 
     how = {"captions": captions, "file_column": file_column, "text_column": text_column, "class_names": class_names}
     spec = FolderPoolSpec.model_validate({"source": source, "name": name, "edition": edition, "templates": template or (), **how})
-    prepare(_refreshed(import_folder, spec) if refresh else spec, images_of("custom"), json=json)
+    prepare(_refreshed(spec, _step_fits(import_folder)) if refresh else spec, images_of("custom"), json=json)
 
 
-def _refreshed(step: Any, spec: Any) -> Any:
-    """The spec in the edition that is to be read: the newest one that fits the source as it is, or the next."""
+def _refreshed(spec: Any, fits: Callable[[Any], bool]) -> Any:
+    """The spec in the edition that is to be read: the first from here on that fits the source as it is, or was not read yet."""
+    while not fits(spec):
+        spec = spec.model_copy(update={"edition": spec.edition + 1})
+    return spec
+
+
+def _step_fits(step: Any) -> Callable[[Any], bool]:
+    """Whether what a step made of the source, if it has, is of the source as it is now."""
     from datacomp_core.errors import DataError
 
-    while True:
+    def fits(spec: Any) -> bool:
         try:
-            if not step.plan(spec, store=opened()).is_built:
-                return spec
+            step.plan(spec, store=opened())
         except DataError:
-            spec = spec.model_copy(update={"edition": spec.edition + 1})
-            continue
-        return spec
+            return False
+        return True
+
+    return fits
+
+
+def _adoption_fits(spec: AdoptedPoolSpec) -> bool:
+    from datacomp_core.errors import DataError
+    from datacomp_core.pool.adopt import adopt_metadata, adopt_shards
+
+    try:
+        pool = adopt_metadata.plan(spec, store=opened())
+        shards = adopt_shards.plan(spec, pool, store=opened())
+        if shards.is_built:
+            _see_indexes(spec)
+    except DataError:
+        return False
+    return not any("lost" in step.why for step in (pool, shards))
 
 
 def adopt(
@@ -112,6 +135,7 @@ def adopt(
     ] = "custom",
     name: Annotated[str, typer.Option(help="What to call it.")] = "adopted",
     edition: Annotated[int, typer.Option(min=1, help="Raise it when what lies there has changed: all is indexed anew.")] = 1,
+    refresh: options.Refresh = False,
     picture: Annotated[str, typer.Option(help="Extension of the pictures, such as input.jpg; usual ones need no word.")] = "",
     caption: Annotated[str, typer.Option(help="Extension of the captions, or json:FIELD; txt needs no word.")] = "",
     keys: Annotated[
@@ -152,6 +176,8 @@ def adopt(
     spec = AdoptedPoolSpec.model_validate({"source": source, "of": of, "name": name, **how})
     if regroup_to:
         spec = _regrouped(spec, regroup_to)
+    if refresh:
+        spec = _refreshed(spec, _adoption_fits)
     prepare(spec, images_of("custom"), json=json)
     _see_indexes(spec)
 

@@ -182,6 +182,35 @@ def test_a_tar_that_was_written_anew_is_indexed_anew_by_a_raised_edition(tmp_pat
     assert again.content != shards.content
 
 
+def test_a_copied_tar_is_the_same_also_where_its_bytes_do_not_state_the_uids(tmp_path: Path) -> None:
+    members = [m for n in range(4) for m in sample(n, key=f"{n:09d}", uids=False) if not m[0].endswith("json")]
+    root = folder(tmp_path / "old", a=pack(members))
+    before = adopt(root)[:2]
+    kept = content_of(root)
+    data = bytearray((root / "a.tar").read_bytes())
+    for time in (5, 6):
+        (root / "a.tar").write_bytes(data)
+        os.utime(root / "a.tar", (time, time))
+        assert adopt(root)[:2] == before
+        assert content_of(root) == kept
+    data[600] ^= 1  # within the first picture
+    (root / "a.tar").write_bytes(data)
+    os.utime(root / "a.tar", (7, 7))
+    with pytest.raises(DataError, match="was changed after it was indexed.*--refresh"):
+        content_of(root)
+
+
+def test_a_tar_that_came_later_is_told(tmp_path: Path) -> None:
+    root = folder(tmp_path / "old", a=pack(samples(range(3))))
+    adopt(root)
+    folder(root, b=pack(samples(range(3, 5))))
+    with pytest.raises(DataError, match=r"changed since: .*/old has 2 tars, and had 1 \(new: b\.tar\).*edition: 2"):
+        adopt(root)
+    assert adopt(root, edition=2)[1].num_samples == 5
+    with pytest.raises(DataError, match=r"changed since: .*/old has 2 tars, and had 1"):
+        adopt(root)
+
+
 def read_metadata(store: Store, pool: Pool) -> pl.DataFrame:
     return pl.concat([pl.read_parquet(path) for path in sorted((store.folder(pool).path / "metadata").iterdir())])
 

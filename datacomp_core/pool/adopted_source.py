@@ -1,0 +1,62 @@
+"""What has changed where an adopted pool lies: tars that came, metadata that is other than it was.
+
+What became of the tars that were there is told by their indexes (`shards.read_index`), and of lost ones by the record.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from datacomp_core.artifacts import Pool, ShardSet
+from datacomp_core.errors import DataError
+from datacomp_core.parts import METADATA
+from datacomp_core.pool import sources
+from datacomp_core.shards import index_names, shard_names
+from datacomp_core.store import Folder
+from datacomp_core.store.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from datacomp_core.pool.adopt import AdoptedPoolSpec
+
+
+def changes_of_metadata(spec: AdoptedPoolSpec, pool: Pool, data: Folder) -> str:
+    """What is other at the source than when the pool was adopted; empty if nothing."""
+    root = Folder(spec.source)
+    if pool.data != root.url:
+        names, new = _tars(spec)
+        # A retry adds tars too, with their indexes.
+        return _refused(spec, pool.address, names, pool.num_parts, new) if new else ""
+    metadata = root / METADATA
+    if not metadata.exists() or pool.content == metadata_content(metadata):
+        return ""
+    what = f"{metadata} has other parquets, or others of their sizes, than it had"
+    return str(sources.refuse(pool.address, spec.edition, what))
+
+
+def changes_of_shards(spec: AdoptedPoolSpec, pool: Pool, made: ShardSet, data: Folder) -> str:
+    """Tars that have come to the source since it was adopted; empty if there are none."""
+    names, new = _tars(spec)
+    return _refused(spec, made.address, names, made.num_shards, new)
+
+
+def metadata_content(metadata: Folder) -> str:
+    """What tells the metadata of an adopted pool from another."""
+    sizes = {name: size for name, size in metadata.files(".parquet").items() if "/" not in name}
+    return fingerprint({"sizes": sizes, "at": metadata.url})
+
+
+def _tars(spec: AdoptedPoolSpec) -> tuple[int, list[str]]:
+    """How many tars are at the source now, and those of them that have no index. A source that is gone has not changed."""
+    try:
+        shards = spec.shards()
+        names = shard_names(shards)
+    except DataError:
+        return 0, []
+    return len(names), sorted(set(names) - set(index_names(shards)))
+
+
+def _refused(spec: AdoptedPoolSpec, address: str, now: int, before: int, new: list[str]) -> str:
+    if now <= before:
+        return ""
+    named = f" (new: {', '.join(f'{name}.tar' for name in new[: sources.SHOWN])})" if new else ""
+    return str(sources.refuse(address, spec.edition, f"{spec.source} has {now:,} tars, and had {before:,}{named}"))
