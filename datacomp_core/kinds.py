@@ -6,7 +6,8 @@ the time it is read; its JSON schema, and so the form, lists what is registered 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
@@ -15,8 +16,10 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownEr
 
 from datacomp_core import foreign_code
 from datacomp_core.errors import SpecError
+from datacomp_core.input_classes import FETCHABLE, Use, of_file
 from datacomp_core.registry import Registry
 
+PINNED_FILE = re.compile(r".+#[0-9a-f]{12,64}", re.DOTALL)
 M = TypeVar("M", bound=type[BaseModel])
 CODE = "code"
 TAGS = frozenset({"kind", CODE})
@@ -35,6 +38,13 @@ class Kinded(BaseModel):
 
     def __reduce_ex__(self, protocol: Any, /) -> Any:
         return foreign_code.pickled(self) or super().__reduce_ex__(protocol)
+
+    @classmethod
+    def uses(cls, given: Mapping[str, Any]) -> Iterator[Use]:
+        """What it reads beyond what the benchmark released, by its parameters as plain data; files that it names, if no more."""
+        for name, value in given.items():
+            if isinstance(value, str) and (PINNED_FILE.fullmatch(value) or value.startswith(FETCHABLE)):
+                yield of_file(value, f"{name} of {given.get('kind', cls.__name__)}:")
 
     @classmethod
     def parameters(cls) -> dict[str, FieldInfo]:

@@ -13,7 +13,8 @@ from datacomp_core.errors import SpecError
 from datacomp_core.evaluation.download import DownloadSpec
 from datacomp_core.evaluation.evaluate import EvalSpec
 from datacomp_core.filters import Everything, WholeFilter
-from datacomp_core.leaderboard.entry import EntrySpec
+from datacomp_core.input_classes import Said
+from datacomp_core.leaderboard.entry import MADE_FROM, EntrySpec
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
@@ -72,6 +73,9 @@ OpenNetworks = Annotated[
         "whoever wrote the urls can then make this machine ask your servers. It stands in the download's record."
     ),
 ]
+
+
+MadeFrom = Annotated[Said, Field(description=MADE_FROM)]
 
 
 class Preparation(Spec):
@@ -159,6 +163,7 @@ class SweepSpec(Spec):
     open_networks: OpenNetworks = ""
     embed: EmbedSpec = Field(default=EmbedSpec(), description="How pairs are scored, where a filter reads such a score.")
     scorers: Scorers = ()
+    made_from: MadeFrom = ""
 
     @field_validator("recipes")
     @classmethod
@@ -187,7 +192,7 @@ class SweepSpec(Spec):
         """Every combination, recipes innermost: the baseline of a seed is finished before the next seed starts."""
         chosen: list[dict[str, Any]] = [{"recipe": recipe} for recipe in self.recipes]
         chosen += [{"recipe": own.name, "filter": own.filter} for own in self.filters]
-        shared = ("scale", "pool", "shards", "evalsets", "open_networks", "embed", "scorers")
+        shared = ("scale", "pool", "shards", "evalsets", "open_networks", "embed", "scorers", "made_from")
         common = {name: getattr(self, name) for name in shared}
         return [
             ExperimentSpec.model_validate({**common, **which, "seed": seed, "pool_seed": pool_seed})
@@ -220,6 +225,7 @@ class ExperimentSpec(Spec):
     evalsets: EvalsetsAddress = ""
     open_networks: OpenNetworks = ""
     layout: Layout = Field(default=Layout(), description="What the chosen samples become.")
+    made_from: MadeFrom = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -276,7 +282,11 @@ class ExperimentSpec(Spec):
             stored_evalsets=self.evalsets,
             evalsets=TinyEvalSpec() if scale.suite == "tiny" else DownloadSpec(suite=scale.suite),
             evaluate=EvalSpec(suite=scale.suite),
-            entry=EntrySpec(track="byod" if self.layout.mix_in else "filtering", method=(self.name or self.subset().recipe)[:80]),
+            entry=EntrySpec(
+                track="byod" if self.layout.mix_in else "filtering",
+                method=(self.name or self.subset().recipe)[:80],
+                made_from=self.made_from,
+            ),
         )
 
 

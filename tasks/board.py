@@ -33,6 +33,7 @@ def publish_board(scale: str) -> Path:
                 "method": row.method,
                 "track": row.track,
                 "seeds": row.num_seeds,
+                "inputs": row.input_class,
                 "size": round(row.size) if row.size else "",
                 **{
                     column.title: findings.percent(row.scores[column.key].mean)

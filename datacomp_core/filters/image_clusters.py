@@ -6,14 +6,16 @@ an image is kept if its own cluster is one. The paper's target is ImageNet-1k's 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
 from pydantic import Field
 
 from datacomp_core.filters.base import FeatureBatch, Mask, register
-from datacomp_core.vectors.files import Vectors, VectorsName, matched, vectors
+from datacomp_core.input_classes import Use
+from datacomp_core.vectors.files import Vectors, VectorsName, matched, target_use, vectors
 from datacomp_core.vectors.nearest import nearest
 
 
@@ -27,6 +29,11 @@ class ImageClusters(FeatureBatch):
     )
     target: VectorsName = Field(default="imagenet1k_l14", description="Embeddings of the target set: a released set, or a file.")
     features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")
+
+    @classmethod
+    def uses(cls, given: Mapping[str, Any]) -> Iterator[Use]:
+        yield from super().uses(given)
+        yield from target_use(given.get("target", cls.model_fields["target"].default))
 
     def feature_key(self) -> str:
         return f"{self.features}_img"

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from datacomp_core.artifacts import BoardEntry, Pool
+from datacomp_core.input_classes import CLASSES
 from datacomp_core.leaderboard import hits
 from datacomp_core.leaderboard.entry import Entry, read
 from datacomp_core.leaderboard.provenance import data_of, seedless
-from datacomp_core.leaderboard.reference import references
+from datacomp_core.leaderboard.reference import published, references
 from datacomp_core.leaderboard.roles import Role, role
 from datacomp_core.leaderboard.rows import Board, Column, Row, Score
 from datacomp_core.leaderboard.rules import POOL_RULE
@@ -28,6 +29,7 @@ from datacomp_core.store import Store
 from datacomp_core.store.fingerprint import fingerprint
 
 PAPER_ROLES: dict[str, Role] = {"no_filter": "baseline", "random_50": "control"}
+NOT_OURS = "Not our recipe: trained or evaluated otherwise than the benchmark's fixed recipe does."
 SAME_COVERAGE = 0.01
 """Results whose coverage differs by more are compared with a note."""
 ImagesOf = Callable[[Row], Images]
@@ -102,8 +104,8 @@ def _suite_of(entry: Entry) -> str:
     return f"{entry.suite} v{entry.suite_version}"
 
 
-def _by_average(row: Row) -> tuple[float, str]:
-    return (-row.average.mean if row.average else 0.0, row.method)
+def _by_average(row: Row) -> tuple[bool, float, str]:
+    return (not row.our_recipe, -row.average.mean if row.average else 0.0, row.method)
 
 
 def _suite(scale: str, rows: Sequence[Row]) -> str:
@@ -155,10 +157,21 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
         scores=_scores(several),
         date=max(entry.date for entry in several),
         breaches=sorted({f"{check.rule}: {check.reason}" for e in several for check in e.checks if check.ok is False}),
+        **_inputs(several),
         unverified=sorted({check.reason for e in several for check in e.checks if check.rule == POOL_RULE and check.ok is None}),
         entries=[address for address, _ in kept],
         superseded=len(members) - len(kept),
     )
+
+
+def _inputs(several: Sequence[Entry]) -> dict[str, Any]:
+    """The widest class of a row's entries; None where an older one does not state it."""
+    classes = [entry.input_class for entry in several if entry.input_class is not None]
+    if len(classes) < len(several):
+        return {}
+    widest = max(classes, key=lambda found: CLASSES.index(found.of))
+    why = [why for found in classes for why in found.why]
+    return {"inputs": widest.of, "inputs_claimed": widest.claimed, "inputs_why": list(dict.fromkeys(why))}
 
 
 def _setting(entry: Entry) -> str:
@@ -241,7 +254,7 @@ class _Judge:
             if plain is not None and row.role != "baseline":
                 row.baseline = self.against(row, plain)
             controls = [other for other in fair if other.role == "control"]
-            nearest = min(controls, key=lambda other: (_distance(row, other), abs(other.size - row.size)), default=None)
+            nearest = min(controls, key=lambda other: (_distance(row, other), abs(_size(other) - _size(row))), default=None)
             if nearest is not None and row.role != "control":
                 row.control, row.control_size = self.against(row, nearest), nearest.size
 
@@ -269,31 +282,38 @@ def _realised_notes(row: Row, other: Row) -> list[str]:
     return [f"on the same realised pools{claimed}"] if claimed and row.pools else []
 
 
+def _size(row: Row) -> float:
+    return row.size or 0.0
+
+
 def _by_column(images: Images) -> Images:
     return [{f"task:{task}": found for task, found in run.items()} for run in images]
 
 
 def _reference_rows(scale: str) -> list[Row]:
+    """Published results: never ranked, and those of another training recipe behind the others."""
     return [
         Row(
-            key=f"paper-{scale}-{reference.recipe}",
+            key=f"paper-{scale}-{reference.recipe}" if number < len(references(scale)) else f"published-{scale}-{number}",
             kind="reference",
             method=reference.method,
             recipe=reference.recipe,
-            track="filtering",
-            suite="datacomp (paper)",
+            track=reference.track,
+            suite=reference.suite,
             role=PAPER_ROLES.get(reference.recipe, "method"),
             num_seeds=1,
             seeds=[],
             size=reference.size,
             unique=reference.size,
+            inputs=reference.inputs,
+            our_recipe=reference.our_recipe,
             scores={
-                "average": Score(mean=reference.average),
+                **({} if reference.average is None else {"average": Score(mean=reference.average)}),
                 **{f"group:{group}": Score(mean=value) for group, value in reference.scores.items()},
             },
-            note=f"{reference.source}. {reference.note}".strip(),
+            note=" ".join(filter(None, (f"{reference.source}.", "" if reference.our_recipe else NOT_OURS, reference.note))),
         )
-        for reference in references(scale)
+        for number, reference in enumerate([*references(scale), *published(scale)])
     ]
 
 

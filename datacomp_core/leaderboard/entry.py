@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, ShardSet, Spec, Subset
 from datacomp_core.errors import DataError
+from datacomp_core.input_classes import Inputs, Said
 from datacomp_core.leaderboard import evidence, hits
+from datacomp_core.leaderboard.inputs import inputs_of
 from datacomp_core.leaderboard.provenance import Link, data_of, of_kind, seedless, walk
 from datacomp_core.leaderboard.rules import Check, check
 from datacomp_core.leaderboard.standing import Track, claim, compute_scale, track_of
@@ -28,6 +30,11 @@ INPUTS = ("report", "checkpoint", "subset", "shards")
 OWN_WORD = {"checkpoints": "training.json", "reports": "report.json"}
 """By kind: the file in which a step says on which device it was run."""
 
+MADE_FROM = (
+    "What lists, tables and code from outside were made from: released, target, public or private. What the records tell stands, "
+    "whatever is said here; empty: what they do not tell counts as private."
+)
+
 
 class EntrySpec(Spec):
     """Under what name a result stands on the board."""
@@ -37,6 +44,7 @@ class EntrySpec(Spec):
         description="filtering: samples of the scale's own pool alone; byod: any data. Data of one's own make it byod.",
     )
     method: str = Field(default="", description="Name on the board. Empty: the subset's recipe.", max_length=80)
+    made_from: Said = Field(default="", description=MADE_FROM)
 
     def label(self) -> str:
         return self.method
@@ -119,6 +127,7 @@ class Entry(BaseModel):
     checks: list[Check]
     inputs: dict[str, str] = Field(description="Addresses of report, checkpoint, subset and shards.")
     chain: list[Link]
+    input_class: Inputs | None = Field(default=None, description="What the filter was made from; None in older entries.")
     submitted: Submitted | None = Field(default=None, description="Written by the desk of a board alone.")
 
     def to_bytes(self) -> bytes:
@@ -135,7 +144,7 @@ def _name(spec: EntrySpec, report: Any, checkpoint: Any, subset: Any, shards: An
     return (f"{spec.method}{dash}{pool}" if spec.method else str(subset.name)) + (f"-seed{seed}" if seed.isdigit() else "")
 
 
-@step("entries", version=3, name=_name)
+@step("entries", version=4, name=_name)
 def enter(
     spec: EntrySpec,
     report: EvalReport,
@@ -225,6 +234,7 @@ def compose(
         checks=check(track, chain, found, report, checkpoint, subset, shards),
         inputs=dict(zip(INPUTS, (artifact.address for artifact in made), strict=True)),
         chain=chain,
+        input_class=inputs_of(chain, subset.address, spec.made_from),
     )
 
 

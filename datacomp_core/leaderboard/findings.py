@@ -90,7 +90,7 @@ def _title(board: Board, winner: Row) -> str:
 
 def _lead(board: Board, winner: Row) -> list[str]:
     lead: list[str] = []
-    share = f" ({100 * winner.size / winner.pool:.0f}\u202f% of the pool)" if winner.pool else ""
+    share = f" ({100 * winner.size / winner.pool:.0f}\u202f% of the pool)" if winner.pool and winner.size else ""
     verdict = winner.baseline
     if verdict is not None:
         seeds = f"{winner.num_seeds} seeds" if winner.num_seeds > 1 else "one seed"
@@ -101,7 +101,7 @@ def _lead(board: Board, winner: Row) -> list[str]:
             text += f" ({span(verdict.over_tasks)} over tasks; with one seed the noise of training is unknown)"
         lead.append(text + ".")
     control = winner.control
-    if control is not None and winner.control_size is not None:
+    if control is not None and winner.control_size is not None and winner.size:
         size = "the same size" if abs(winner.control_size / winner.size - 1) < 0.1 else f"{winner.control_size:,.0f} pairs"
         lead.append(
             f"It is not just that less data is repeated more often: against a random subset of {size} it is "

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from datacomp_core.input_classes import InputClass, Inputs
 from datacomp_core.leaderboard.roles import Role
 from datacomp_core.leaderboard.standing import TRACKS, Track
 from datacomp_core.leaderboard.stats import Verdict
@@ -47,8 +48,12 @@ class Row(BaseModel):
     role: Role = Field(default="method", description="baseline: the unfiltered pool; control: chosen by lot; method.")
     num_seeds: int
     seeds: list[dict[str, int]]
-    size: float
-    unique: float
+    size: float | None = Field(description="None for a published row whose source does not say.")
+    unique: float | None
+    inputs: InputClass | None = Field(default=None, description="What the filter was made from; None where nobody stated it.")
+    inputs_claimed: bool = Field(default=False, description="The class rests on what the filter's author says.")
+    inputs_why: list[str] = Field(default_factory=list[str], description="What puts the row into its class.")
+    our_recipe: bool = Field(default=True, description="Trained and evaluated by the benchmark's fixed recipe.")
     pool: float | None = None
     arrived: float | None = Field(default=None, description="Share of the chosen pairs that were in the training shards.")
     repeats: float | None = Field(default=None, description="How often a pair of the training set was seen, on average.")
@@ -86,6 +91,11 @@ class Row(BaseModel):
         """The share that arrived, and ` (claimed)` where only the sender of the row says so."""
         said = self.claimed.get("arrived")
         return (self.arrived, "") if said is None else (said, " (claimed)")
+
+    @property
+    def input_class(self) -> str:
+        """The class of inputs in words, empty where it is not stated."""
+        return "" if self.inputs is None else Inputs(of=self.inputs, claimed=self.inputs_claimed).title
 
     @property
     def average(self) -> Score | None:

@@ -176,7 +176,7 @@ def _half_lives(boards: Mapping[str, Board], fits: Sequence[Fit]) -> dict[str, f
             if whole is None or whole.average is None or row.average is None or curve is None or curve.slope <= 0:
                 continue
             worth = 10 ** ((logit(row.average.mean) - logit(whole.average.mean)) / curve.slope)
-            life = half_life(worth, whole.size / row.size)
+            life = half_life(worth, whole.size / row.size) if whole.size and row.size else None
             if life is not None:
                 found.setdefault(name, life)
     return found

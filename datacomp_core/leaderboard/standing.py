@@ -52,7 +52,7 @@ def compute_scale(chain: list[Link], checkpoint: Checkpoint) -> str:
 
 def track_of(asked: Track, chain: list[Link], trained_on: str) -> Track:
     """`byod` if it was asked for, or if a pool among the sources of the training shards is nobody's scale."""
-    return "byod" if asked == "byod" or any(_scale_of(pool) in OWN for pool in sources(chain, trained_on)) else "filtering"
+    return "byod" if asked == "byod" or any(is_own(pool) for pool in sources(chain, trained_on)) else "filtering"
 
 
 def sources(chain: list[Link], trained_on: str) -> list[Link]:
@@ -66,6 +66,11 @@ def sources(chain: list[Link], trained_on: str) -> list[Link]:
         level = [address for address in dict.fromkeys(onward) if address not in seen and address.startswith(SAMPLES)]
         seen.update(level)
     return found
+
+
+def is_own(pool: Link) -> bool:
+    """Whether a pool is data of one's own."""
+    return _scale_of(pool) in OWN
 
 
 def _spec_of(pool: Link | Record) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Literal
 
@@ -11,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from datacomp_core.input_classes import Use
 from datacomp_core.scores.base import Score, register
 from datacomp_core.source import Source
-from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit
+from datacomp_core.vectors.files import Vectors, VectorsName, matched, target_use, unit
 from datacomp_core.vectors.nearest import nearest
 
 
@@ -26,6 +28,11 @@ class NormSim(Score):
     features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")
     target: VectorsName = Field(default="imagenet1k_l14", description="Embeddings of the target set: a released set, or a file.")
     p: Literal["inf", "2"] = Field(default="inf", description="Which norm.")
+
+    @classmethod
+    def uses(cls, given: Mapping[str, Any]) -> Iterator[Use]:
+        yield from super().uses(given)
+        yield from target_use(given.get("target", cls.model_fields["target"].default))
 
     def feature_keys(self) -> tuple[str, ...]:
         return (f"{self.features}_img",)

@@ -7,7 +7,7 @@ the one that is given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from datacomp_core.errors import DataError, SpecError
+from datacomp_core.input_classes import Use
 from datacomp_core.scores.base import register
 from datacomp_core.scores.of_images import ImageScore
 
@@ -33,6 +34,11 @@ class TextMasked(ImageScore):
     needs = frozenset({"images", "model"})
     detector: Literal["pp-ocr"] = Field(default="pp-ocr", description="Which text detector.")
     sure: float = Field(default=0.6, ge=0, le=1, description="How sure the detector has to be of a box.")
+
+    @classmethod
+    def uses(cls, given: Mapping[str, Any]) -> Iterator[Use]:
+        yield from super().uses(given)
+        yield Use("PP-OCR's detector of text", "public")
 
     def of_samples(self, samples: Sequence[tuple[Any, str]], model: tuple[str, str] | None, device: str) -> list[float]:
         if model is None:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import pickle
 import zipfile
+from collections.abc import Iterator
 from functools import cache
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from pydantic import AfterValidator
 
 from datacomp_core.assets import asset
 from datacomp_core.errors import DataError, SpecError, unknown
+from datacomp_core.input_classes import Use
 from datacomp_core.torch_files import why_unreadable
 from datacomp_core.word_lists import PIN, read
 
@@ -85,6 +87,12 @@ def matched(name: str, dimensions: int) -> Vectors:
     if found.shape[1] != dimensions:
         raise DataError(f"The vectors {name.partition('#')[0]} have {found.shape[1]} dimensions and the embeddings {dimensions}.")
     return found
+
+
+def target_use(name: Any) -> Iterator[Use]:
+    """What a target set is made of: ImageNet's train images, if it is the released one; a file speaks for itself."""
+    if name in NAMED:
+        yield Use(f"the target set {name}", "target")
 
 
 def unit(rows: Vectors) -> Vectors:

@@ -101,13 +101,14 @@ def _show_track(scale: str, track: str, made: Board) -> None:
     from datacomp_core.leaderboard.findings import finding, not_helping
 
     columns = [column for column in made.columns if column.level != "task"]  # the tasks stand on the page and in --json
-    titles = ["#", "method", "seeds", "size", *[column.title for column in columns], "vs no filter"]
+    titles = ["#", "method", "seeds", "size", "inputs", *[column.title for column in columns], "vs no filter"]
     rows = [
         [
             row.place,
-            f"{row.method} [dim](unverified)[/]" if row.unverified else row.method,
+            row.method + (" [dim](unverified)[/]" if row.unverified else "" if row.our_recipe else " [dim](not our recipe)[/]"),
             str(row.num_seeds),
             _size(row),
+            row.input_class,
             *[_cell(row.scores.get(c.key)) for c in columns],
             _verdict(row),
         ]

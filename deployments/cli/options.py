@@ -33,4 +33,11 @@ Subsets = Annotated[
     list[str] | None,
     typer.Option("--subset", help="A list of uids of your own: npy, parquet, csv or txt; a path or url; repeat for several."),
 ]
+MadeFrom = Annotated[
+    str,
+    typer.Option(
+        "--made-from",
+        help="What your list, table or code was made from: released, target, public or private; left out: private.",
+    ),
+]
 Name = Annotated[str, typer.Option("--name", help="With one --subset or --recipe: its name on the leaderboard.")]

@@ -34,6 +34,7 @@ def plan(
     shards: options.Images = "",
     evalsets: options.Evalsets = "",
     embed: options.Embed = None,
+    made_from: options.MadeFrom = "",
     rates: Rates = None,
     budget: Budget = None,
     json: options.Json = False,
@@ -50,7 +51,7 @@ def plan(
     """
     from datacomp_core.leaderboard.planning.estimate import require_budget
 
-    where = {"pool": pool, "shards": shards, "evalsets": evalsets}
+    where = {"pool": pool, "shards": shards, "evalsets": evalsets, "made_from": made_from}
     named = {"recipes": recipe, "subsets": subset, "name": name}
     spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed))
     steps, whole = reckoned(spec, rates)

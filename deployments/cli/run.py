@@ -37,6 +37,7 @@ def run(
     evalsets: options.Evalsets = "",
     open_networks: options.OpenNetworks = "",
     embed: options.Embed = None,
+    made_from: options.MadeFrom = "",
     rates: planning.Rates = None,
     budget: planning.Budget = None,
     json: options.Json = False,
@@ -55,7 +56,7 @@ def run(
 
       datacomp run --scale small -r clip_score:score=l14,fraction=0.3 --budget 100
     """
-    where = {"pool": pool, "shards": shards, "evalsets": evalsets, "open_networks": open_networks}
+    where = {"pool": pool, "shards": shards, "evalsets": evalsets, "open_networks": open_networks, "made_from": made_from}
     named = {"recipes": recipe, "subsets": subset, "name": name}
     spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed))
     if budget is not None:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datacomp_core.input_classes import TITLES
 from datacomp_core.leaderboard import findings
 from datacomp_core.leaderboard.board import entries, images_in, make_board
 from datacomp_core.leaderboard.entry import Entry
@@ -59,6 +60,7 @@ def page(store: Store, scale: str, out_dir: Path | None = None, *, found: dict[s
             outcome=findings.task_outcome,
             largest=findings.largest_change(board),
             colors=colors,
+            input_titles=TITLES,
             groups=[column for column in board.columns if column.level == "group"],
             tasks=[column for column in board.columns if column.level == "task"],
             ranking=figures.ranking(board.leading().runs(), colors, findings.baseline(board)) if board.runs() else "",

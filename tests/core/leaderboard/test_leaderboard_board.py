@@ -160,6 +160,30 @@ def test_reference_rows_are_those_of_the_paper(store: Store) -> None:
     assert all(row.rank is None for row in made.rows)
 
 
+def test_a_published_row_of_another_recipe_is_marked_and_leads_nothing(store: Store) -> None:
+    """DFN-2B has a higher average than every filter of the paper; another trainer made it, so that it is not comparable."""
+    made = board(store, "xlarge")
+    dfn = next(row for row in made.rows if row.method.startswith("DFN-2B"))
+    comparable = [row for row in made.rows if row.our_recipe]
+    assert not dfn.our_recipe
+    assert dfn.rank is None
+    assert dfn.average is not None
+    assert dfn.average.mean > max(row.average.mean for row in comparable if row.average)
+    assert made.rows[-1] is dfn, "behind all that follow the benchmark's recipe"
+    assert "Not our recipe" in dfn.note
+    assert len({row.key for row in made.rows}) == len(made.rows)
+
+
+def test_published_rows_stand_in_their_track_with_what_their_source_says(store: Store) -> None:
+    rows = {row.method: row for row in board(store, "small").rows}
+    assert rows["CC12M"].track == "byod"
+    assert rows["CC12M"].size is None
+    assert rows["T-MARS"].average is None
+    assert rows["T-MARS"].scores["group:Retrieval"].mean == 0.118
+    assert rows["CLIP B/32 score (30 %)"].inputs == "released"
+    assert rows["CLIP B/32 score (30 %)"].note == "DataComp paper, Table 25."
+
+
 def test_the_board_is_plain_json(swept: Store) -> None:
     data = json.loads(board(swept, "tiny").to_json())
     assert next(column["key"] for column in data["columns"]) == "average"

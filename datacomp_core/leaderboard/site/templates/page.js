@@ -30,6 +30,7 @@ if (search) {
   const rows = [...document.querySelectorAll("#board tbody tr")];
   const papers = document.getElementById("papers");
   const track = document.getElementById("track");
+  const inputs = document.getElementById("inputs");
   const shown = document.getElementById("shown");
   const nothing = document.getElementById("no-match");
   const apply = () => {
@@ -38,16 +39,20 @@ if (search) {
     for (const row of rows) {
       const text = row.dataset.text;
       row.hidden = !words.every((word) => text.includes(word)) || (row.dataset.kind === "reference" && papers && !papers.checked)
-        || Boolean(track && track.value && row.dataset.track !== track.value);
+        || Boolean(track && track.value && row.dataset.track !== track.value)
+        || Boolean(inputs && inputs.value && row.dataset.inputs !== inputs.value);
       count += !row.hidden;
     }
     shown.textContent = `${count} of ${rows.length} rows`;
     nothing.hidden = count > 0 || rows.length === 0;
-    nothing.textContent = `No method matches "${search.value.trim()}": clear the filter to see all ${rows.length} rows.`;
+    nothing.textContent = search.value.trim()
+      ? `No method matches "${search.value.trim()}": clear the filter to see all ${rows.length} rows.`
+      : `No row is of this choice: choose others to see all ${rows.length} rows.`;
   };
   search.addEventListener("input", apply);
   papers?.addEventListener("change", apply);
   track?.addEventListener("change", apply);
+  inputs?.addEventListener("change", apply);
   apply();
 }
 

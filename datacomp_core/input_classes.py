@@ -1,0 +1,81 @@
+"""Classes of inputs: what a filter was made from, beyond what the benchmark released with the pool.
+
+    released   metadata, captions, pictures, released CLIP scores and embeddings, and the tools of the benchmark's own baselines
+               (fastText's and CLD3's language, the names of ImageNet's classes)
+    target     the same, and train images of the evaluation tasks (ImageNet-1k above all)
+    public     the same, and models or data that anybody can fetch
+    private    anything else
+
+What a spec alone cannot tell (where a list of uids, a table of scores or a piece of foreign code comes from) counts as private,
+unless its author says what it was made from; then the class is marked as claimed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+InputClass = Literal["released", "target", "public", "private"]
+Said = Literal["", "released", "target", "public", "private"]
+"""A class, or nothing said."""
+CLASSES: tuple[InputClass, ...] = get_args(InputClass)
+"""From the narrowest to the widest: a later one contains those before it."""
+TITLES: dict[InputClass, str] = {
+    "released": "released scores only",
+    "target": "plus target train images",
+    "public": "plus public models or data",
+    "private": "private",
+}
+FETCHABLE = ("hf://", "https://", "http://")
+
+
+class Use(NamedTuple):
+    """One thing that a recipe reads. `of` is None where the spec does not tell what it was made from.
+
+    `claimed`: the spec says it, and nothing can prove it from the records.
+    """
+
+    what: str
+    of: InputClass | None
+    claimed: bool = False
+
+
+class Inputs(BaseModel):
+    """The class of a recipe, and what puts it there."""
+
+    model_config = ConfigDict(frozen=True)
+    of: InputClass
+    claimed: bool = Field(default=False, description="It rests on what its author says.")
+    why: list[str] = Field(default_factory=list[str], description="What it reads beyond what was released.")
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.of] + (" (claimed)" if self.claimed else "")
+
+
+def widest(*several: InputClass) -> InputClass:
+    return CLASSES[max(CLASSES.index(one) for one in several)]
+
+
+def judged(uses: Iterable[Use], said: Said = "") -> Inputs:
+    """The widest class of some uses. `said` stands for those that nobody can tell; it never narrows what is known."""
+    each = list(dict.fromkeys(uses))
+    has_unknown = any(use.of is None for use in each)
+    classes: list[InputClass] = ["released", *(use.of for use in each if use.of is not None)]
+    if has_unknown:
+        classes.append(said or "private")
+    why = [f"{use.what} ({TITLES[use.of] if use.of else 'origin not recorded'})" for use in each if use.of != "released"]
+    widest = CLASSES[max(CLASSES.index(one) for one in classes)]
+    claimed = widest != "private" and (has_unknown or any(use.claimed for use in each))
+    return Inputs(of=widest, claimed=claimed, why=why)
+
+
+def of_file(name: str, what: str) -> Use:
+    """A file that a filter or score names: what anybody can fetch is public, of others the origin is not recorded.
+
+    A file is known by its content, and where it came from is what its author says.
+    """
+    short = name.partition("#")[0].rstrip("/").rpartition("/")[2]
+    return Use(f"{what} {short}", "public" if name.startswith(FETCHABLE) else None, claimed=name.startswith(FETCHABLE))
