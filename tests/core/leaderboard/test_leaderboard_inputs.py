@@ -26,7 +26,7 @@ from datacomp_core.selection.select import SubsetSpec
 from datacomp_core.store import Store
 
 DIGITS = "0123456789abcdef"
-LISTED = {"kind": "listed", "uids": f"/home/somebody/mine.npy#{DIGITS}"}
+LISTED = {"kind": "listed", "uids": f"/data/mine.npy#{DIGITS}"}
 FROM_HUB = {"kind": "listed", "uids": f"hf://datasets/apf1/lists@{'a' * 40}/dfn.npy#{DIGITS}"}
 CODE = {"kind": "no_digits", "code": f"mine.py#{DIGITS}", "digits_at_most": 3}
 IMAGES = {"kind": "image_clusters", "centroids": "small_centroids_l14", "target": "imagenet1k_l14", "features": "l14"}
@@ -95,7 +95,7 @@ def test_files_that_anybody_can_fetch_are_public() -> None:
 
 
 def test_scores_and_models_beside_the_metadata_count() -> None:
-    table = {"kind": "column_of", "file": f"/home/somebody/scores.parquet#{DIGITS}", "column": "score", "key": "uid"}
+    table = {"kind": "column_of", "file": f"/data/scores.parquet#{DIGITS}", "column": "score", "key": "uid"}
     by_table = {**SCORE, "score": f"column_of:file=#{DIGITS}"}
     assert of(by_table, ("scores", table)) == ("private", False)
     assert of(by_table, ("scores", {**table, "file": f"hf://datasets/a/b@{'a' * 40}/s.npy#{DIGITS}"})) == ("public", True)
