@@ -18,9 +18,12 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 60
 MAX_NODES = 100_000
 """Values of a YAML file, with every alias counted as often as it is used."""
+MAX_NUMBER = 100
+"""Characters of a number in YAML. One of base 60 (`1:1:1:...`) takes minutes to be built, and no digits can be printed of it."""
 JSON_DEPTH = 200
 MAX_JSON_BYTES = 16 << 20
 """A model's configuration has kilobytes, the index of its sharded weights some megabytes."""
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -99,6 +102,14 @@ def _told(problem: yaml.YAMLError) -> str:
     return text if mark is None else f"{text} (line {mark.line + 1}, column {mark.column + 1})"
 
 
+def _is_number(event: yaml.ScalarEvent) -> bool:
+    """Whether a scalar will be built as a number: by its tag, or by how it looks without quotes."""
+    if event.tag is not None and event.tag != "!":
+        return event.tag in NUMBERS
+    known = yaml.SafeLoader.yaml_implicit_resolvers.get(event.value[:1], [])
+    return event.implicit[0] and any(tag in NUMBERS and pattern.match(event.value) for tag, pattern in known)
+
+
 def _check_events(text: str, where: str) -> None:
     """Walk over the parser's events, which build nothing: depth, and the number of values with aliases unfolded."""
     open_sizes: list[int] = []
@@ -121,6 +132,8 @@ def _check_events(text: str, where: str) -> None:
                 sizes[anchor] = size
         elif isinstance(event, yaml.ScalarEvent):
             size = 1
+            if len(event.value) > MAX_NUMBER and _is_number(event):
+                raise DataError(f"{where} cannot be read as YAML: it has a number of more than {MAX_NUMBER} characters.")
             if event.anchor is not None:
                 sizes[event.anchor] = 1
         else:

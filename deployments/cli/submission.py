@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import typer
 
@@ -101,8 +101,7 @@ def submit(
     Example: DATACOMP_TOKEN=dc_... datacomp submit mine.tar https://board.example
     """
     _require(url)
-    headers = {"Authorization": f"Bearer {os.environ[TOKEN]}", "Content-Type": "application/x-tar"}
-    status, told = _answer(f"{url.rstrip('/')}/submissions", bundle, headers)
+    status, told = _answer(f"{url.rstrip('/')}/submissions", bundle)
     if json or "findings" not in told:
         terminal.print_json({"http": status, **told})
     else:
@@ -124,8 +123,7 @@ def withdraw(
 
     _require(url)
     try:
-        headers = {"Authorization": f"Bearer {os.environ[TOKEN]}"}
-        answer = requests.delete(f"{url.rstrip('/')}/submissions/{quote(id_, safe='')}", headers=headers, timeout=60)
+        answer = requests.delete(f"{url.rstrip('/')}/submissions/{quote(id_, safe='')}", auth=_with_token, timeout=60)
     except requests.RequestException as problem:
         raise StoreError(f"{redact(url)} cannot be reached: {redact(str(problem))}") from problem
     told = _json(answer)
@@ -139,8 +137,16 @@ def withdraw(
 def _require(url: str) -> None:
     if not url.startswith(("http://", "https://")):
         raise SpecError(f"{redact(url)!r} is not an address of the web.")
+    if "@" in urlsplit(url).netloc:
+        raise SpecError(f"{redact(url)!r} has a user or a password in it: leave them out, a board takes {TOKEN} alone.")
     if not os.environ.get(TOKEN):
         raise SpecError(f"{TOKEN} is not set: ask who runs the board for a token.")
+
+
+def _with_token(request: Any) -> Any:
+    """As `auth` of requests, so that neither a .netrc nor anything else takes the token's place."""
+    request.headers["Authorization"] = f"Bearer {os.environ[TOKEN]}"
+    return request
 
 
 def _json(answer: Any) -> dict[str, Any]:
@@ -151,13 +157,14 @@ def _json(answer: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"detail": f"{answer.status_code} {answer.reason}"}
 
 
-def _answer(url: str, bundle: Path, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+def _answer(url: str, bundle: Path) -> tuple[int, dict[str, Any]]:
     """The board's status and answer; urllib3 reads the refusal of a board that closes before it has read all."""
     import requests
 
     try:
         with bundle.open("rb") as file:
-            answer = requests.post(url, data=file, headers=headers, timeout=SUBMIT_SECONDS)
+            headers = {"Content-Type": "application/x-tar"}
+            answer = requests.post(url, data=file, headers=headers, auth=_with_token, timeout=SUBMIT_SECONDS)
     except requests.RequestException as problem:
         raise StoreError(f"{redact(url)} cannot be reached: {redact(str(problem))}") from problem
     return answer.status_code, _json(answer)

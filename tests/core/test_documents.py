@@ -28,7 +28,12 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] *
         ("a: &a [*a]", "contains itself"),
         ("&a {b: *a}", "contains itself"),
         ("x: 2001-99-99", "cannot be read as YAML"),
-        ("x: " + "9" * 6000, "cannot be read as YAML"),
+        ("x: " + "9" * 6000, "a number of more than"),
+        ("x: 1" + ":1" * 500_000, "a number of more than"),
+        ("x: 1" + ":1" * 60 + ".5", "a number of more than"),
+        ("x: 0x" + "f" * 500_000, "a number of more than"),
+        ("x: !!int '1" + ":1" * 5_000 + "'", "a number of more than"),
+        ("1" + ":1" * 5_000 + ": x", "a number of more than"),
         ("a: [1, 2", "not valid YAML"),
         ("a: *nobody", "undefined alias"),
         ("{[1]: 2}", "not valid YAML"),
@@ -53,6 +58,13 @@ def test_yaml_that_people_write_is_read_as_ever() -> None:
     text = "base: &base {kind: words, at_least: 4}\nfilter: {kind: all, filters: [*base, *base, {<<: *base, at_least: 5}]}\n"
     assert parse_yaml(text, "it") == yaml.safe_load(text)
     assert parse_yaml("", "it") is None
+    digits = "9" * 500
+    assert parse_yaml(f"a: '{digits}'\nb: x{digits}\nc: 1_000\nd: 1:30\n", "it") == {
+        "a": digits,
+        "b": f"x{digits}",
+        "c": 1000,
+        "d": 90,
+    }
 
 
 def test_deep_json_is_one_sentence() -> None:
