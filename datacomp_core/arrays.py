@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 import zlib
@@ -33,10 +34,19 @@ def read_npz(path: Path, where: str, *, max_bytes: int) -> dict[str, npt.NDArray
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> npt.NDArray[Any]:
     with archive.open(member) as file:
-        shape, order, dtype = read_header(file, f"{member.filename} in {where}")
-        data = file.read()
+        return _array(file, f"{member.filename} in {where}")
+
+
+def read_npy(data: bytes, where: str) -> npt.NDArray[Any]:
+    """The array of an npy file's bytes. DataError if it is none; a shape that the bytes do not have takes no memory."""
+    return _array(io.BytesIO(data), where).copy()  # that of bytes cannot be written to
+
+
+def _array(file: IO[bytes], where: str) -> npt.NDArray[Any]:
+    shape, order, dtype = read_header(file, where)
+    data = file.read()
     if len(data) != math.prod(shape) * dtype.itemsize:
-        raise DataError(f"{member.filename} in {where} has {len(data)} bytes, not those of shape {shape} and {dtype}.")
+        raise DataError(f"{where} has {len(data)} bytes, not those of shape {shape} and {dtype}.")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if order else "C")
 
 
@@ -46,8 +56,8 @@ def read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.
         version = npy.read_magic(file)
         read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         shape, order, dtype = read(file)
-    except (ValueError, KeyError, EOFError, OSError) as problem:
-        raise DataError(f"{where} is not an npy file: {str(problem).splitlines()[0]}") from problem
+    except Exception as problem:  # numpy's reader of headers raises a dozen kinds on bad bytes, tokenize's own among them
+        raise DataError(f"{where} is not an npy file: {str(problem).partition(chr(10))[0]}") from problem
     if dtype.hasobject or any(length < 0 for length in shape):
         raise DataError(f"{where} is an npy of {dtype} and shape {shape}, which is never read from others.")
     return shape, order, dtype

@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+from datacomp_core.arrays import read_npy
 from datacomp_core.clip import PixelArray, Pixels
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.members import PICTURES
@@ -219,9 +220,9 @@ def _parsed(name: str, members: dict[str, bytes], digest: Any) -> Any:
         if name == "cls":
             return int(data)
         if name == "npy":
-            return np.load(io.BytesIO(data), allow_pickle=False)
+            return read_npy(data, name)
         if name == "captions":
             return json.loads(data)
         return data.decode("utf-8").splitlines()
-    except (ValueError, EOFError) as problem:
+    except (ValueError, RecursionError, DataError) as problem:
         raise DataError(f"its {name} cannot be read ({problem})") from problem

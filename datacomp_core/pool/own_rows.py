@@ -114,7 +114,7 @@ def _boxes(column: pl.Series | None, rows: int) -> tuple[pl.Series, list[int]]:
     for place, value in enumerate(column.to_list()):
         try:
             found.append(_box_list(json.loads(value) if isinstance(value, str) and value.strip() else value))
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, OverflowError, RecursionError):
             found.append([])
             wrong.append(place)
     return pl.Series(found, dtype=SCHEMA["face_bboxes"]), wrong

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator
 
+from datacomp_core.arrays import read_npy
 from datacomp_core.assets import asset
 from datacomp_core.errors import DataError, SpecError, unknown
 from datacomp_core.input_classes import Use
@@ -72,11 +73,12 @@ def vectors(name: str) -> Vectors:
     file, key = _file(path)
     if file.endswith(".pt"):
         return _matrix(_torch(data, file), file)
+    if file.endswith(".npy"):
+        return _matrix(read_npy(data, path), path)
     try:
         found = np.load(io.BytesIO(data), allow_pickle=False)
-        if file.endswith(".npz"):
-            found = found[key or found.files[0]]
-    except (ValueError, KeyError, OSError, IndexError) as problem:
+        found = found[key or found.files[0]]
+    except Exception as problem:  # zipfile's and numpy's readers raise a dozen kinds on bad bytes
         raise DataError(f"{path} cannot be read as vectors: {problem}") from problem
     return _matrix(found, path)
 

@@ -99,13 +99,16 @@ def test_a_finished_training_is_evaluated_by_the_automation(finished: str, api: 
     }
     run = api.start("train/train-tiny", {"spec": {"shards": [shards], "scale": parameters["scale"], "seed": 9}})
     assert api.wait(run, PATIENCE)["state"]["type"] == "COMPLETED"
-    asked = {
-        "flow_runs": {
-            "deployment_id": {"any_": [api.form("reevaluate/reevaluate-tiny")["id"]]},
-            "state": {"name": {"not_any_": ["Scheduled"]}},
-        }
+    [checkpoint] = {
+        row["value"] for table in _tables(api, run, "checkpoints") for row in _rows(table) if row["what"] == "address"
     }
-    evaluation = wait_for(lambda: api.runs(**asked), PATIENCE, "the evaluation")[0]
+    asked = {"flow_runs": {"deployment_id": {"any_": [api.form("reevaluate/reevaluate-tiny")["id"]]}}}
+
+    def begun() -> list[Any]:
+        """Evaluations of this checkpoint; tests run in any order, so there are others."""
+        return [one for one in api.runs(**asked) if one["parameters"].get("spec", {}).get("checkpoints") == [checkpoint]]
+
+    evaluation = wait_for(begun, PATIENCE, "the evaluation")[0]
     assert api.wait(evaluation["id"], PATIENCE)["state"]["type"] == "COMPLETED"
 
 
