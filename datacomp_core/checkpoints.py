@@ -187,7 +187,7 @@ def unnested(found: Any, where: str) -> Weights:
             tensors = {str(key): value for key, value in mapping.items() if isinstance(value, torch.Tensor)}
             if tensors:
                 return tensors
-            keys = ", ".join(repr(key) for key in list(mapping)[:5])
+            keys = ", ".join(repr(key) for key in list(mapping)[:5]) or "nothing"
             raise DataError(
                 f"{where} has no weights: tensors are looked for at its top or under {', '.join(NESTS)}; it has {keys}."
             )

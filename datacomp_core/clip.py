@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
 
 LOCAL = "local-dir:"
+TOKENIZER = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 MODELS = Path(__file__).with_name("clip_models")
 
 HUB_SECONDS = 10
@@ -259,17 +260,18 @@ def _pixels(config: dict[str, Any], name: str) -> Pixels:
     try:
         return Pixels(int(high), int(wide), cast("Any", tuple(mean)), cast("Any", tuple(std)), interpolation, mode)
     except DataError as problem:
-        raise DataError(f"The model {name} cannot be used. {problem}") from problem
+        raise DataError(f"The model {name.removeprefix(LOCAL)} cannot be used. {problem}") from problem
 
 
 def text_places(name: str) -> dict[str, str]:
     """Where a model's text tower and tokenizer lie that open_clip would read from the hub: local folders by setting.
 
     DataError, at once, if they are not on this machine and the hub does not answer: open_clip itself would try five times and
-    end in a traceback. A folder with a model brings its own tokenizer.
+    end in a traceback. A folder with the files of a tokenizer brings its own; one without takes that which it names.
     """
     found = config_of(name).get("text_cfg") or {}
-    wanted = {"hf_model_name": "config.json"} | ({} if name.startswith(LOCAL) else {"hf_tokenizer_name": "tokenizer_config.json"})
+    own = name.startswith(LOCAL) and any((Path(name.removeprefix(LOCAL)) / file).is_file() for file in TOKENIZER)
+    wanted = {"hf_model_name": "config.json"} | ({} if own else {"hf_tokenizer_name": "tokenizer_config.json"})
     return {key: _on_this_machine(name, str(found[key]), file) for key, file in wanted.items() if found.get(key)}
 
 
@@ -324,8 +326,8 @@ def _on_this_machine(name: str, repository: str, file: str) -> str:
     except Exception as problem:  # of the hub's client, of its HTTP library, of the network
         told = f"the hub does not answer: {type(problem).__name__}"
     raise DataError(
-        f"The model {name} reads {file} of {repository}, which is not on this machine ({told}): run `hf download {repository}` "
-        "where there is a network (HF_ENDPOINT may name a mirror), and copy that cache (HF_HOME) here."
+        f"The model {name.removeprefix(LOCAL)} reads {file} of {repository}, which is not on this machine ({told}): run "
+        f"`hf download {repository}` where there is a network (HF_ENDPOINT may name a mirror) and copy that cache (HF_HOME) here."
     )
 
 
@@ -338,7 +340,7 @@ def _told(name: str) -> Generator[None]:
         told = in_short(problem)
         if isinstance(problem, AssertionError) and not problem.args:  # the failed condition is all that is known
             told = f"its configuration fails the check `{traceback.extract_tb(problem.__traceback__)[-1].line}`"
-        raise DataError(f"The model {name} cannot be made: {told}") from problem
+        raise DataError(f"The model {name.removeprefix(LOCAL)} cannot be made: {told}") from problem
 
 
 @contextmanager

@@ -13,6 +13,7 @@ TEXTS = frozenset({"uid", "url", "text", "sha256"})
 SIZES = frozenset({"original_width", "original_height"})
 ENCODED = (pl.Categorical, pl.Enum)
 HALF, WHOLE = 16, 32
+WIDE, EXACT = (pl.Int64, pl.Int128, pl.UInt128), 1 << 53
 
 
 def plain(table: pl.DataFrame, where: str) -> pl.DataFrame:
@@ -34,8 +35,15 @@ def plain(table: pl.DataFrame, where: str) -> pl.DataFrame:
 
 
 def numbers(scores: pl.Series) -> pl.Series:
-    """A column that is used as a score, as numbers: yes and no are 1 and 0. DataError if it holds something else."""
+    """A column that is used as a score, as numbers: yes and no are 1 and 0. DataError if it is something else.
+
+    So are whole numbers that float64 does not keep exactly: scores that differ would tie.
+    """
     kind = scores.dtype
+    if isinstance(kind, WIDE) and ((scores > EXACT) | (scores < -EXACT)).any():
+        raise DataError(
+            f"The column {scores.name!r} has whole numbers beyond 2^53, where scores are not compared exactly: scale them down."
+        )
     if kind.is_numeric():
         return scores.cast(pl.Float64) if isinstance(kind, pl.Decimal) else scores
     if isinstance(kind, pl.Null | pl.Boolean):

@@ -9,17 +9,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from datacomp_core.library_messages import plainly
 from datacomp_core.redaction import redact
 from datacomp_core.torch_files import ADVICE, why_unreadable
 
 
 class DatacompError(Exception):
-    """Base of all errors that are told to the user in one sentence. Secrets in urls are taken out of what it says."""
+    """Base of all errors that are told to the user in one sentence. Secrets in urls and a library's bad advice are taken out."""
 
     exit_status = 1
 
     def __str__(self) -> str:
-        return redact(super().__str__())
+        return plainly(redact(super().__str__()))
 
 
 class SpecError(DatacompError, ValueError):
@@ -79,8 +80,14 @@ def unknown(what: str, given: str, known: Iterable[str]) -> SpecError:
 
 
 def in_short(problem: BaseException) -> str:
-    """The kind of an exception from a library and the first line of what it says; of torch's advice, our own words."""
+    """The kind of an exception from a library and the first line of what it says (two, if that announces the next).
+
+    Of torch's and numpy's advice, our own words.
+    """
     if ADVICE.search(str(problem)):
         return why_unreadable(problem)
-    lines = str(problem).strip().splitlines()
-    return f"{type(problem).__name__}: {lines[0][:300]}" if lines else type(problem).__name__
+    lines = [line.strip() for line in plainly(str(problem)).splitlines() if line.strip()]
+    if not lines:
+        return type(problem).__name__
+    told = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{type(problem).__name__}: {told[:300]}"

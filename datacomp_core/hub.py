@@ -79,7 +79,7 @@ def snapshot(kind: Kind, repository: str, revision: str = "main") -> Snapshot:
     from huggingface_hub import RepoFile
 
     api, where = _api(), f"{endpoint()}/{kind}s/{repository}"
-    commit = str(_tried(where, lambda: api.repo_info(repository, repo_type=kind, revision=revision).sha))
+    commit = str(_tried(where, lambda: api.repo_info(repository, repo_type=kind, revision=revision).sha, first=True))
     listed = _tried(where, lambda: list(api.list_repo_tree(repository, repo_type=kind, revision=commit, recursive=True)))
     files = [_listed(entry) for entry in listed if isinstance(entry, RepoFile)]
     return Snapshot(kind, repository, commit, tuple(sorted(files, key=lambda file: file.path)))
@@ -210,8 +210,11 @@ def _download(url: str, target: Path, file: HubFile) -> None:
     _tried(url, ask)
 
 
-def _tried(url: str, ask: Callable[[], T]) -> T:
-    """`ask`, again after what may pass. DataError for what is not there, StoreError for what cannot be reached."""
+def _tried(url: str, ask: Callable[[], T], *, first: bool = False) -> T:
+    """`ask`, again after what may pass. DataError for what is not there, StoreError for what cannot be reached.
+
+    A `first` question to which no connection comes about is not asked again: this machine has no network, or not this hub.
+    """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     problem: Exception | None = None
@@ -234,13 +237,25 @@ def _tried(url: str, ask: Callable[[], T]) -> T:
             if getattr(error, "errno", None) == errno.ENOSPC:
                 raise
             problem = error
+            if first and isinstance(error, _no_connection()):
+                break
     raise StoreError(
         f"Cannot read {url} ({problem}): check the network, or name a mirror in HF_ENDPOINT; what was fetched is kept."
     ) from problem
 
 
 def _network_error() -> type[Exception]:
-    """What the HTTP library under huggingface_hub raises; which one that is changes with its versions."""
+    """What the HTTP library under huggingface_hub raises."""
+    return _http().HTTPError
+
+
+def _no_connection() -> tuple[type[Exception], ...]:
+    """What it raises where a name is not resolved, or nobody answers at the address."""
+    return _http().ConnectError, _http().ConnectTimeout
+
+
+def _http() -> Any:
+    """The HTTP library under huggingface_hub; which one that is changes with its versions."""
     from huggingface_hub import get_session
 
-    return importlib.import_module(type(get_session()).__module__.partition(".")[0]).HTTPError
+    return importlib.import_module(type(get_session()).__module__.partition(".")[0])

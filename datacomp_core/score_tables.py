@@ -58,7 +58,7 @@ def _keys(frame: pl.DataFrame, key: Key, file: Path, row: int) -> uid.Uids:
     if key == "uid" and (name or pair):
         return uid_lists.from_columns([frame[one] for one in ([name] if name else pair or ())], str(file), row)
     if name is None:
-        raise DataError(f"{file} has no column {key!r} to join by; it has {', '.join(frame.columns)}.")
+        raise DataError(f"{file} has no column {key!r} to join by; it has {', '.join(frame.columns) or 'no columns'}.")
     values = frame[name]
     if not (values.dtype in TEXT or values.dtype.is_integer()):
         raise DataError(f"{file}: the column {name!r} is {values.dtype}; text is wanted to join by.")
@@ -79,9 +79,20 @@ def _numbers(frame: pl.DataFrame, column: str, file: Path, row: int) -> Values:
     if not (values.dtype.is_numeric() or isinstance(values.dtype, pl.Boolean | pl.Null)):
         raise DataError(f"{file}: the column {column!r} is {values.dtype}; numbers are wanted.")
     made = values.cast(pl.Float64).fill_null(float("nan"))
-    if values.dtype.is_integer() and (made.abs() > EXACT).any():
-        raise DataError(f"{file}: whole numbers beyond 2^53 in the column {column!r} are not kept exactly: scale them down.")
+    if values.dtype.is_integer() and ((values > EXACT) | (values < -EXACT)).any():
+        raise _inexact(file, column)
     return made.to_numpy()
+
+
+def _inexact(file: Path, column: str) -> DataError:
+    return DataError(f"{file}: whole numbers beyond 2^53 in the column {column!r} are not kept exactly: scale them down.")
+
+
+def _floats(array: Any, file: Path, column: str) -> Any:
+    """An array as float64. DataError if that loses digits of whole numbers."""
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8 and ((array > EXACT) | (array < -EXACT)).any():
+        raise _inexact(file, column)
+    return array.astype(np.float64)
 
 
 def _parquet(file: Path) -> Iterator[pl.DataFrame]:
@@ -124,7 +135,7 @@ def _npz(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
             names = set(found.files)
             uids = next((found[name] for name in ("uid", "uids") if name in names), None)
             if uids is None:
-                raise DataError(f"{file} has no array `uid`; it has {', '.join(sorted(names))}.")
+                raise DataError(f"{file} has no array `uid`; it has {', '.join(sorted(names)) or 'no arrays'}.")
             if missing := [column for column in columns if column not in names]:
                 raise unknown(f"array of {file}", missing[0], names)
             arrays = [found[column] for column in columns]
@@ -139,7 +150,7 @@ def _npz(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
                 f"{file}: the array {column!r} has shape {array.shape} and dtype {array.dtype}; a number for each of the "
                 f"{len(keys):,} uids is wanted."
             )
-    yield keys, np.stack([array.reshape(-1) for array in arrays], axis=1).astype(np.float64)
+    yield keys, np.stack([_floats(a.reshape(-1), file, name) for name, a in zip(columns, arrays, strict=True)], axis=1)
 
 
 def _pairs(uids: Path, values: Any, columns: Sequence[str], file: Path) -> Iterator[Piece]:
@@ -151,6 +162,6 @@ def _pairs(uids: Path, values: Any, columns: Sequence[str], file: Path) -> Itera
         start += len(keys)
         if len(some) != len(keys):
             break
-        yield keys, some.astype(np.float64)[:, None]
+        yield keys, _floats(some, file, columns[0])[:, None]
     if start != len(values):
         raise DataError(f"{file} has {len(values):,} values and {uids} another number of uids.")

@@ -24,7 +24,15 @@ Block = npt.NDArray[np.float32]
 BLOCK_ROWS = 8192
 EMBED = "Embed the pool to have it: `datacomp run --embed NAME=checkpoints/ADDRESS`, or NAME=MODEL:TAG@SHA256."
 LEARN = "The download knows it: run the filter with `datacomp run`, which reads its ledger, or name the column of your tables."
-HOW_TO_FILL: dict[str, str] = dict.fromkeys(("original_width", "original_height", "sha256"), LEARN)
+CAPTIONS = (
+    "Name the column that has the captions when the pool is made (`datacomp pool byod --text`), or use a filter without text."
+)
+OF_TABLES = "Name the column that has it when the pool is made (`datacomp pool byod`), or use a filter that does not read it."
+HOW_TO_FILL: dict[str, str] = {
+    **dict.fromkeys(("original_width", "original_height", "sha256"), LEARN),
+    **dict.fromkeys(("url", "face_bboxes", "uid"), OF_TABLES),
+    "text": CAPTIONS,
+}
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def _parquet(file: Path) -> Iterator[uid.Uids]:
         pair = next((pair for pair in TWO_COLUMNS if set(pair) <= set(names)), None)
         wanted = ["uid"] if "uid" in names else list(pair) if pair else names if len(names) == 1 else None
         if wanted is None:
-            raise DataError(f"{file} has no column `uid`; it has {', '.join(names)}.")
+            raise DataError(f"{file} has no column `uid`; it has {', '.join(names) or 'no columns'}.")
         row = 0
         for batch in table.iter_batches(batch_size=AT_ONCE, columns=wanted):
             yield from_columns([pl.Series(name, batch.column(name)) for name in wanted], str(file), row)

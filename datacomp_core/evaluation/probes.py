@@ -35,7 +35,8 @@ class Probes:
 def probe(probes: Probes, features: Features, labels: Ints, device: str) -> dict[str, Any]:
     """Accuracies in plain JSON: `few_shot_<k>` with mean and standard deviation over DRAWS draws, `linear_probe`.
 
-    None where no image is left to test on, because no class has two.
+    None where no image is left to test on, because no class has two. Where classes have too few images for k and one to test
+    on, `few_shot_<k>` has how many (`short_classes`) and the fewest that one was trained on (`fewest`).
     """
     found: dict[str, Any] = {}
     if probes.linear:
@@ -54,6 +55,10 @@ def probe(probes: Probes, features: Features, labels: Ints, device: str) -> dict
         found[f"few_shot_{shots}"] = None
         if scores:
             found[f"few_shot_{shots}"] = {"mean": float(np.mean(scores)), "std": float(np.std(scores)), "draws": len(scores)}
+            sizes = np.bincount(labels)
+            short = sizes[(sizes > 0) & (sizes <= shots)]
+            if len(short):
+                found[f"few_shot_{shots}"] |= {"short_classes": len(short), "fewest": int(max(short.min() - 1, 1))}
     return found
 
 

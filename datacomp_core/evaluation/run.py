@@ -193,6 +193,15 @@ class _Run:
         found = probe(self.probes, np.concatenate(opened.features), labels, self.model.clip.device)
         if lacking := [name for name, value in found.items() if value is None]:
             log.warning("%s has no %s: none of its classes has two images", opened.task.key, " and no ".join(lacking))
+        for name, value in found.items():
+            if isinstance(value, dict) and "short_classes" in value:
+                log.warning(
+                    "%s: %s is trained on fewer images than asked in %d classes, in the smallest on %d",
+                    opened.task.key,
+                    name,
+                    value["short_classes"],
+                    value["fewest"],
+                )
         return {"probes": found}
 
     def files(self, task: EvalTask, known: Marks | None = None) -> Marks:

@@ -59,7 +59,7 @@ class Listed(Lookup):
             return None
         try:
             listed = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError):
+        except Exception:  # numpy's reader of headers raises a dozen kinds on bad bytes; what reads the list says it
             return None
         return len(listed) / max(num_rows, 1)
 

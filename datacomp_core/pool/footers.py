@@ -26,7 +26,9 @@ def num_rows(metadata: Folder, part: str, needed: Sequence[str]) -> int:
         raise DataError(f"{where} has uids of the type {kind}, and text of 32 hex digits is wanted: it is no metadata of a pool.")
     missing = [name for name in needed if name not in columns]
     if missing:
-        raise DataError(f"{where} has no column {missing[0]!r}, which the download needs; it has {', '.join(columns)}.")
+        raise DataError(
+            f"{where} has no column {missing[0]!r}, which the download needs; it has {', '.join(columns) or 'no columns'}."
+        )
     return rows
 
 

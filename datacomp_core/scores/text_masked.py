@@ -7,8 +7,9 @@ the one that is given.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from datacomp_core.errors import DataError, SpecError
 from datacomp_core.input_classes import Use
 from datacomp_core.scores.base import register
 from datacomp_core.scores.of_images import ImageScore
+from datacomp_core.store import Folder
 
 Pixels = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.float32]
@@ -69,18 +71,26 @@ def cosines(pictures: Sequence[Pixels], captions: Sequence[str], name: str, chec
     """CLIP scores of pictures and captions."""
     from PIL import Image
 
-    clip = _model(name, checkpoint, device)
+    clip = _model(name, checkpoint, device, _state(checkpoint))
     pixels = np.stack([clip.pixels(Image.fromarray(picture)) for picture in pictures])
     images, texts = clip.encode_images(pixels), clip.encode_texts(list(captions))
     return (images * texts).sum(1).float().cpu().tolist()
 
 
-@cache
-def _model(name: str, checkpoint: str, device: str) -> Any:
-    """Loaded once a process."""
+def _state(checkpoint: str) -> str:
+    """What tells an overwritten checkpoint, at the cost of one question: the change time of its inode, or its ETag."""
+    if "://" not in checkpoint and os.path.exists(checkpoint):
+        found = os.stat(checkpoint)
+        return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+    folder, _, file = checkpoint.rpartition("/")
+    return Folder(folder or ".").mark(file)
+
+
+@lru_cache(maxsize=1)
+def _model(name: str, checkpoint: str, device: str, state: str) -> Any:
+    """Loaded once a process, and again when its checkpoint was overwritten."""
     from datacomp_core import clip
     from datacomp_core.device import default_device
-    from datacomp_core.store import Folder
 
     folder, _, file = checkpoint.rpartition("/")
     with Folder(folder or ".").open(file) as weights:

@@ -36,8 +36,12 @@ def _uids(path: Path, where: str) -> uid.Uids:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as problem:
         raise DataError(f"{where} is not there.") from problem
-    except (ValueError, EOFError, OSError) as problem:
+    except Exception as problem:  # numpy's reader of headers raises a dozen kinds on bad bytes, tokenize's own among them
         raise DataError(f"{where} is not a subset file (npy of dtype u8,u8): {problem}") from problem
+    if not isinstance(found, np.ndarray):
+        raise DataError(f"{where} is not a subset file (npy of dtype u8,u8) but an archive of arrays.")
+    if isinstance(found, np.memmap) and found.offset + found.nbytes < path.stat().st_size:
+        raise DataError(f"{where} goes on after its {len(found):,} uids: it is damaged, or two files in one; make it again.")
     if found.dtype == uid.DTYPE and found.ndim == 1:
         return found
     if found.dtype == np.uint64 and found.ndim == 2 and found.shape[1] == 2 and found.flags.c_contiguous:

@@ -308,7 +308,10 @@ def _deviation(measured: Deviation) -> None:
 
 
 def _probed(value: Any) -> str:
-    return f"{_percent(value['mean'])} ± {_percent(value['std'])}" if isinstance(value, dict) else _percent(value)
+    if not isinstance(value, dict):
+        return _percent(value)
+    short = f" ({value['short_classes']} classes have fewer images)" if "short_classes" in value else ""
+    return f"{_percent(value['mean'])} ± {_percent(value['std'])}{short}"
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

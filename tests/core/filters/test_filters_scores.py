@@ -9,6 +9,7 @@ from typing import Any
 
 import feature_world as features
 import filter_world as world
+import imagehash
 import numpy as np
 import polars as pl
 import pytest
@@ -151,7 +152,6 @@ def shards(folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> Folder:
 
 
 def test_the_perceptual_hash_is_imagehashs_and_lands_on_its_row(tmp_path: Path) -> None:
-    imagehash = pytest.importorskip("imagehash")
     table = world.rows(8, 12)
     data = {row["uid"]: _jpeg(picture(place)) for place, row in enumerate(table)}
     data[table[3]["uid"]] = b"no picture"
@@ -180,7 +180,6 @@ def test_masking_fills_each_box_with_the_mean_around_it() -> None:
 
 
 def test_words_in_a_picture_are_found_and_covered() -> None:
-    pytest.importorskip("rapidocr", reason="the extra ocr is not installed")
     picture = Image.linear_gradient("L").convert("RGB")
     plain = np.asarray(picture)
     ImageDraw.Draw(picture).text((20, 80), "BUY SHOES NOW", fill=(255, 255, 255), font=ImageFont.load_default(28))

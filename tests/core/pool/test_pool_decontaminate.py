@@ -6,9 +6,9 @@ import io
 import tarfile
 from pathlib import Path
 
+import imagehash
 import numpy as np
 import polars as pl
-import pytest
 from images_world import LOOPBACK, jpeg, rows_of, web, write_pool
 from PIL import Image
 
@@ -20,7 +20,6 @@ from datacomp_core.store import Store
 
 
 def test_the_hash_is_imagehashs() -> None:
-    imagehash = pytest.importorskip("imagehash")
     for number in range(20):
         expected = int(str(imagehash.phash(Image.open(io.BytesIO(jpeg(number))))), 16)
         assert perceptual_hash(jpeg(number)) == expected
