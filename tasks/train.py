@@ -1,4 +1,4 @@
-"""The training task: open_clip_train under torchrun."""
+"""The training task: CLIP by the recipe of a scale, under torchrun."""
 
 from __future__ import annotations
 

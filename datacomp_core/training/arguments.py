@@ -1,6 +1,7 @@
-"""From a training's spec and the machine it runs on to the argument list of `open_clip_train`: one pure function.
+"""What a recipe means for open_clip: the argument list with which `open_clip_train` would run the same training.
 
-The list is the reference's (`train.py` of mlfoundations/datacomp) in its order; where ours differs, `DIFFERENCES` says why.
+The list is the reference's (`train.py` of mlfoundations/datacomp) in its order; where ours differs, `DIFFERENCES` says why. Our
+own loop takes its numbers from the same functions, and each run keeps the list in `training.json`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.errors import SpecError
+from datacomp_core.scales import Scale
 from datacomp_core.training.spec import TrainSpec
 
 Report = Literal["tensorboard", "wandb"]
@@ -24,6 +26,8 @@ DIFFERENCES = {
     "--wd": "only where a recipe of ours differs from open_clip's 0.2",
 }
 DEFAULT_WEIGHT_DECAY = 0.2
+BETA1 = 0.9
+LOG_EVERY, LOGGED = 100, 100  # at most so many steps from one logged step to the next, and at least so many logged steps
 
 
 class Machine(BaseModel):
@@ -52,6 +56,30 @@ class Machine(BaseModel):
         return self.checkpointing == "on" or (self.checkpointing == "auto" and not self.is_cpu)
 
 
+def precision_of(spec: TrainSpec, machine: Machine) -> str:
+    """fp32 on a CPU; the recipe's on a GPU."""
+    return "fp32" if machine.is_cpu else spec.recipe.precision
+
+
+def beta2_of(recipe: Scale) -> float:
+    """The recipe's, or what open_clip_train takes by the model's name."""
+    return recipe.beta2 if recipe.beta2 is not None else 0.98 if _is_vit(recipe) else 0.999
+
+
+def eps_of(recipe: Scale) -> float:
+    """The recipe's, or what open_clip_train takes by the model's name."""
+    return recipe.eps if recipe.eps is not None else 1e-6 if _is_vit(recipe) else 1e-8
+
+
+def _is_vit(recipe: Scale) -> bool:
+    return "vit" in recipe.model.lower()
+
+
+def log_every(spec: TrainSpec) -> int:
+    """Optimizer steps from one logged step to the next."""
+    return max(1, min(LOG_EVERY, spec.steps // LOGGED))
+
+
 def world_batch(spec: TrainSpec, machine: Machine) -> int:
     """Samples of one process and step. SpecError names the world sizes that divide the batch."""
     return _divided(spec, machine.world_size, 1)
@@ -75,7 +103,7 @@ def _divided(spec: TrainSpec, world_size: int, accumulation: int) -> int:
 
 
 def arguments(spec: TrainSpec, machine: Machine, *, data: str, logs: str, name: str, num_sources: int = 1) -> list[str]:
-    """The argument list. `data` is what open_clip logs as its training data; the samples come through our own loader."""
+    """The argument list. `data` are the shards as open_clip_train names them."""
     recipe = spec.recipe
     given = ["--save-frequency", "0", "--ddp-static-graph", "--local-loss", "--gather-with-grad"]
     if machine.checkpoints_gradients:
@@ -83,11 +111,11 @@ def arguments(spec: TrainSpec, machine: Machine, *, data: str, logs: str, name: 
     given += ["--train-data", data]
     given += ["--train-num-samples", f"{recipe.train_num_samples // recipe.num_checkpoints}"]
     given += ["--warmup", f"{recipe.warmup}", "--dataset-type", "webdataset"]
-    given += ["--precision", "fp32" if machine.is_cpu else recipe.precision]
+    given += ["--precision", precision_of(spec, machine)]
     given += ["--workers", f"{recipe.loader_workers}", "--model", recipe.model]
     given += ["--batch-size", f"{device_batch(spec, machine)}", "--epochs", f"{recipe.num_checkpoints}"]
     given += ["--lr", f"{recipe.learning_rate}", "--logs", logs, "--name", name, "--seed", f"{spec.seed}"]
-    given += ["--accum-freq", f"{machine.accumulation}", "--log-every-n-steps", f"{max(1, min(100, spec.steps // 100))}"]
+    given += ["--accum-freq", f"{machine.accumulation}", "--log-every-n-steps", f"{log_every(spec)}"]
     given += ["--save-most-recent", "--resume", "latest", "--dataset-resampled"]
     if machine.report_to:
         given += ["--report-to", ",".join(machine.report_to)]

@@ -1,7 +1,7 @@
-"""The training data as open_clip_train asks for it: batches that are a pure function of the step, in step with a saved position.
+"""The training data: batches that are a pure function of the step, from a saved position on.
 
-It takes the place of `open_clip_train.data`: that one shuffles by pid and time, begins anew at every epoch, skips what it
-cannot read and spins for ever when nothing can be read.
+`open_clip_train.data` shuffles by pid and time, begins anew at every epoch, skips what it cannot read and never ends when
+nothing can be read; none of its code is used.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Batches:
 
 
 class Steps:
-    """What `train_one_epoch` iterates: the micro-batches of one epoch after another, from a saved position on.
+    """What the loop iterates: the micro-batches of one epoch after another, from a saved position on.
 
     One loader runs through all epochs, so nothing is dropped or waited for between them. On a GPU the next micro-batch is
     copied while the present one is computed (`ahead`).
@@ -92,7 +92,6 @@ class Steps:
         """`first` is the optimizer step to begin with, counted from the start of the run."""
         accumulation = batches.mine.accumulation
         self.num_batches = steps_per_epoch * accumulation
-        self.num_samples = steps_per_epoch * batches.order.batch_size
         self.next = first * accumulation  # the micro-batch to come, counted from the start of the run
         self.device = device
         self.waited = 0.0  # seconds in which the loop had nothing to do
@@ -111,9 +110,6 @@ class Steps:
     def step(self) -> int:
         """Optimizer steps that are done, counted from the start of the run."""
         return self.next // self._batches.mine.accumulation
-
-    def set_epoch(self, epoch: int) -> None:
-        assert self.next // self.num_batches == epoch, f"epoch {epoch} was asked for at micro-batch {self.next}"
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if self._stream is None:

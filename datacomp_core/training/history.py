@@ -1,62 +1,47 @@
-"""The learning curve: one JSON line a logged step, through the writer that open_clip_train already calls.
-
-It also is the watchman: a loss that is no number ends the run at once, naming the step. Samples that could not be read are
-kept the same way, a file a rank, so that a resumed run counts each once.
+"""The learning curve: one JSON line a logged step. Samples that could not be read are kept the same way, a file a rank, so that a
+resumed run counts each once.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datacomp_core.errors import DatacompError
+from datacomp_core.training.hooks import Hook, Logged
 from datacomp_core.training.job import UNREADABLE
 
-NAMES = {
-    "train/loss": "loss",
-    "train/scale": "logit_scale",
-    "train/lr": "learning_rate",
-    "train/samples_per_second": "samples_per_second",
-    "train/data_time": "data_seconds",
-    "train/batch_time": "batch_seconds",
-}
-LAST = "train/loss"  # what open_clip_train tells last of a step
+if TYPE_CHECKING:
+    from datacomp_core.training.loop import Loop
 
 
-class History:
-    """Looks like a TensorBoard writer to open_clip_train; passes on to a real one if there is one."""
+class History(Hook):
+    """Appends a row a logged step. What an interrupted run wrote at or after the step it goes on from is written again."""
 
-    def __init__(self, path: Path, first_step: int, gauges: Callable[[], dict[str, float]], onward: Any = None) -> None:
-        """`gauges` is asked once a row. What an interrupted run wrote at or after `first_step` is written again."""
-        self.onward, self.gauges = onward, gauges
-        keep_before(path, first_step)
-        self._file = path.open("a", buffering=1)
-        self._row: dict[str, float] = {}
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        if self.onward is not None:
-            self.onward.add_scalar(name, value, step)
-        self._row["step"] = step
-        if name in NAMES:
-            self._row[NAMES[name]] = float(value)
-        if name == LAST:
-            if not math.isfinite(value):
-                raise DatacompError(
-                    f"The loss became {value} at step {step}: the training diverged. Lower the learning rate or lengthen the "
-                    "warm-up of your custom recipe, or look for broken images among the shards."
-                )
-            self._write(step)
+    def begin(self, loop: Loop) -> None:
+        keep_before(self.path, loop.done)
 
-    def _write(self, step: int) -> None:
-        own = self.gauges()
-        self._file.write(json.dumps({**self._row, **own}) + "\n")
-        self._row = {}
-        if self.onward is not None:
-            for name, value in own.items():
-                self.onward.add_scalar(f"machine/{name}", value, step)
+    def after_logged(self, loop: Loop, logged: Logged) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row_of(logged)) + "\n")
+
+
+def row_of(logged: Logged) -> dict[str, float]:
+    """A step as a line of the history: numbers by their names."""
+    return {
+        "step": logged.step,
+        "data_seconds": logged.data_seconds,
+        "batch_seconds": logged.batch_seconds,
+        "samples_per_second": logged.samples_per_second,
+        "logit_scale": logged.logit_scale,
+        "learning_rate": logged.learning_rate,
+        "loss": logged.losses["loss"],
+        **logged.gauges,
+    }
 
 
 class Unreadable:

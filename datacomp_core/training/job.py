@@ -15,7 +15,7 @@ from datacomp_core.training.samples import Source
 from datacomp_core.training.spec import TrainSpec
 
 JOB = "job.json"
-RUN = "run"  # open_clip_train's name of the run, and of its folder
+RUN = "run"  # the name of the run, and of its folder
 HISTORY = "history.jsonl"
 UNREADABLE = "unreadable-rank"
 FINAL = "final"

@@ -93,7 +93,7 @@ def run_node(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
     log_file = folder / (OUTPUT if not layout.node else f"ranks-node{layout.node}.log")
     with log_file.open("ab") as output:
         started = output.tell()
-        echo = Echo(log_file, start=started, hushed="| INFO |")  # open_clip's: `watch` tells them shorter, out.log keeps them
+        echo = Echo(log_file, start=started, hushed="| INFO |")  # `watch` tells them shorter, out.log keeps them
         process = subprocess.Popen(
             command(job, layout),
             env=_environment(job, layout),

@@ -1,4 +1,4 @@
-"""`train`: shards in, a checkpoint out, by open_clip_train under torchrun with the recipe of a scale.
+"""`train`: shards in, a checkpoint out, by our loop over open_clip under torchrun with the recipe of a scale.
 
 What is learnt depends on the spec and the shards alone. A run that was killed goes on from its last checkpoint with the data
 order it would have had; what it keeps for that lies in `resume/` of the attempt and is gone when the step is published.

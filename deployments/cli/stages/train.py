@@ -36,7 +36,7 @@ def train(
     trust_times: options.TrustTimes = False,
     json: options.Json = False,
 ) -> None:
-    """Train CLIP by the scale's fixed recipe (open_clip_train under torchrun).
+    """Train CLIP by the scale's fixed recipe (open_clip under torchrun).
 
     Examples:
 

@@ -101,7 +101,7 @@ def test_a_rank_that_crashes_ends_the_run_with_its_traceback(tmp_path: Path) -> 
     (folder / "run" / "checkpoints").rename(tmp_path / "gone")  # rank 0 cannot save any more
     _, told = started.communicate(timeout=60)
     assert b"Rank 0 of the training failed: " in told
-    assert b"session.py" in told
+    assert b"saving.py" in told
     assert b"in save" in told
     wait_for(lambda: not ranks(folder), 60)
 

@@ -6,6 +6,8 @@ import json
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -17,6 +19,7 @@ from datacomp_core.training.alarms import WINDOW, Row, alarms
 from datacomp_core.training.arguments import Machine
 from datacomp_core.training.curve import curves
 from datacomp_core.training.history import History, Unreadable, forget_ranks_beyond, read_history, unreadable
+from datacomp_core.training.hooks import Logged, StopIfDiverged, WandB
 from datacomp_core.training.job import HISTORY, Job
 from datacomp_core.training.watch import Watch, sparkline
 
@@ -125,19 +128,30 @@ def test_unreadable_samples_are_summed_over_ranks_and_counted_once(tmp_path: Pat
         watch()
 
 
-def test_a_history_goes_on_where_it_was_cut_and_refuses_what_is_no_number(tmp_path: Path) -> None:
-    path, seen = tmp_path / HISTORY, []
+def test_a_history_goes_on_where_it_was_cut_and_refuses_what_is_not_a_number(tmp_path: Path) -> None:
+    path = tmp_path / HISTORY
+    hooks = [StopIfDiverged(), History(path)]
 
-    class Onward:
-        def add_scalar(self, name: str, value: float, step: int) -> None:
-            seen.append((name, step))
+    def logged(step: int, loss: float) -> None:
+        for hook in hooks:
+            hook.after_logged(loop, Logged(step, {"loss": loss}, 14.3, 0.1, 10.0, 0.2, 0.8, {"waiting": 0.25}))
 
     for first, steps in ((0, range(5)), (3, range(3, 6))):
-        history = History(path, first, lambda: {"waiting": 0.25}, Onward())
+        loop: Any = SimpleNamespace(done=first)
+        for hook in hooks:
+            hook.begin(loop)
         for step in steps:
-            history.add_scalar("train/lr", 0.1, step)
-            history.add_scalar("train/loss", 2.0, step)
+            logged(step, 2.0)
     assert [(row["step"], row["loss"], row["waiting"]) for row in read_history(path)] == [(n, 2.0, 0.25) for n in range(6)]
-    assert ("machine/waiting", 5) in seen
     with pytest.raises(DatacompError, match="The loss became nan at step 9: the training diverged"):
-        history.add_scalar("train/loss", math.nan, 9)
+        logged(9, math.nan)
+    assert len(read_history(path)) == 6, "a step that is not a number is not written"
+
+
+def test_the_id_of_a_wandb_run_is_that_of_the_checkpoint(tmp_path: Path) -> None:
+    first, elsewhere = (
+        WandB(Job(spec=SPEC, machine=Machine(), sources=(), folder=str(tmp_path / name))) for name in ("here", "elsewhere")
+    )
+    assert first.id != elsewhere.id
+    elsewhere.restore(first.state())
+    assert first.id == elsewhere.id
