@@ -14,6 +14,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, Generic, Literal, TypeVar
 
 from datacomp_core import engines
@@ -58,9 +60,34 @@ def child_process(prepare: Callable[[], Any]) -> ProcessPoolExecutor:
     return _pool(1, prepare)
 
 
+class _Spawned(SpawnProcess):
+    """A process that begins with Ctrl-C blocked: it imports for seconds before anything of ours could say that it ignores it."""
+
+    def start(self) -> None:
+        resource_tracker.ensure_running()  # whose own start lets signals through again
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Spawning(SpawnContext):
+    Process = _Spawned  # pyright: ignore[reportAssignmentType]
+
+
+SPAWN = _Spawning()
+"""How this package starts processes: fork is unsafe with torch's, polars' and s3fs's threads."""
+
+
+def leave_interrupts() -> None:
+    """For a process of `SPAWN`: Ctrl-C is its parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _pool(workers: int, prepare: Callable[[], Any]) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")  # fork is unsafe with torch's, polars' and s3fs's threads
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_ready, initargs=(os.getpid(), prepare))
+    return ProcessPoolExecutor(workers, mp_context=SPAWN, initializer=_ready, initargs=(os.getpid(), prepare))
 
 
 def prepared_here() -> Any:
@@ -74,7 +101,7 @@ def _ready(parent: int, prepare: Callable[[], Any]) -> None:
     die_with_parent()
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    leave_interrupts()
     engines.be_worker()
     try:
         with imports_told():

@@ -5,7 +5,6 @@ With one device everything runs in this process. Writing and joining are done in
 
 from __future__ import annotations
 
-import multiprocessing
 import queue
 import traceback
 from collections.abc import Generator, Iterable, Iterator
@@ -25,7 +24,7 @@ from datacomp_core.embedding.encode import Encoding, Work, encode
 from datacomp_core.errors import DatacompError, LostProcessError
 from datacomp_core.exchange import exchange
 from datacomp_core.imports import imports_told
-from datacomp_core.parallel import die_with_parent, prepared_map
+from datacomp_core.parallel import SPAWN, die_with_parent, leave_interrupts, prepared_map
 from datacomp_core.progress import Progress
 from datacomp_core.stations import Stations, sent
 from datacomp_core.store import Folder
@@ -123,11 +122,10 @@ def _keep_and_join(parts: Parts, span: Span, chunk: Chunk) -> None:
 
 
 def _apart(devices: tuple[str, ...], work: Work, chunks: Iterable[Span], parts: Parts, progress: Progress) -> None:
-    context = multiprocessing.get_context("spawn")
-    wanted: Any = context.Queue(AHEAD * len(devices))
-    told: Any = context.Queue()
+    wanted: Any = SPAWN.Queue(AHEAD * len(devices))
+    told: Any = SPAWN.Queue()
     processes = [
-        context.Process(target=_serve, args=(device, work, parts.out, wanted, told), name=f"embed-{device}") for device in devices
+        SPAWN.Process(target=_serve, args=(device, work, parts.out, wanted, told), name=f"embed-{device}") for device in devices
     ]
     for process in processes:
         process.start()
@@ -182,6 +180,7 @@ def _all_alive(processes: list[Any]) -> None:
 def _serve(device: str, work: Work, out: Folder, wanted: Any, told: Any) -> None:
     """The process of one device: chunks until there are no more."""
     die_with_parent()
+    leave_interrupts()
     try:
         with _writer() as later:
 

@@ -104,6 +104,35 @@ def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
     _until(lambda: not any(_lives(int(path.name)) for path in pids.iterdir()))
 
 
+INTERRUPTED = """
+import os, signal, sys, time
+from pathlib import Path
+ready = Path(sys.argv[1])
+if __name__ != "__main__":  # a worker that imports
+    (ready / str(os.getpid())).touch()
+    time.sleep(3)
+from datacomp_core.parallel import process_map
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: (time.sleep(4), os._exit(130)))
+    print(list(process_map(abs, range(4), workers=2)))
+"""
+
+
+def test_workers_that_still_import_say_nothing_of_an_interrupt(tmp_path: Path) -> None:
+    """Ctrl-C reaches the whole group; a worker imports for seconds before it can ignore it."""
+    script, begun = tmp_path / "parent.py", tmp_path / "begun"
+    begun.mkdir()
+    script.write_text(INTERRUPTED)
+    command = [sys.executable, str(script), str(begun)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    _until(lambda: len(list(begun.iterdir())) == 2)
+    os.killpg(parent.pid, signal.SIGINT)
+    told, _ = parent.communicate(timeout=60)
+    assert parent.returncode == 130
+    assert "Traceback" not in told
+    assert "KeyboardInterrupt" not in told
+
+
 def _lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
