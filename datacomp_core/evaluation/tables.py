@@ -114,17 +114,30 @@ def open_associations(folder: Folder) -> ZipSet:
     images: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         candidates = _list(row["candidates"], table, number)
-        if not row["cue"] or not candidates:
+        if not row["cue"].strip() or not candidates:
             raise DataError(f"{table}, row {number}: it has no cue or no candidates; download the set again.")
+        right = _list(row["associations"], table, number)
+        if fault := _wrong_instance(candidates, right):
+            raise DataError(f"{table}, row {number}: {fault}; download the set again.")
         for name in candidates:
             images.setdefault(name, _member(name, members, table, number))
-        instances.append(Association(row["cue"], candidates, _list(row["associations"], table, number)))
+        instances.append(Association(row["cue"], candidates, right))
     twice = [name for name, count in Counter(stem(name) for name in set(images.values())).items() if count > 1]
     if twice:
         raise DataError(
             f"{table} asks for two pictures called {twice[0]!r} in different folders: give each picture its own name."
         )
     return ZipSet(folder, archive, tuple(images.values()), instances=tuple(instances))
+
+
+def _wrong_instance(candidates: tuple[str, ...], right: tuple[str, ...]) -> str:
+    """Why candidates and those that go with the cue have no Jaccard index; empty if they have one."""
+    if len(set(candidates)) < 2:
+        return "one candidate is no choice"
+    if not right:
+        return "no candidate goes with its cue"
+    strange = [name for name in right if name not in candidates]
+    return f"the association {strange[0]!r} is not one of its candidates" if strange else ""
 
 
 def stem(name: str) -> str:

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from test_cli_stale import MODEL, Command, datacomp, embed, evaluate, in_place, made, world  # noqa: F401  # fixtures
+from test_cli_stale import MODEL, Command, datacomp, in_place, made, world  # noqa: F401  # fixtures
 
 from datacomp_core import clip, shards
 from datacomp_core.parts import SCHEMA
@@ -281,6 +281,3 @@ def test_pictures_of_odd_formats_are_counted_and_the_others_are_embedded(datacom
     scores = pl.read_parquet(world / "odd/out/scores/00000000.parquet")["clip_mine_similarity_score"].to_list()
     assert [score is not None for score in scores] == [True] * len(good) + [False] * len(bad)
     assert "Traceback" not in problem
-
-
-__all__ = ["embed", "evaluate"]

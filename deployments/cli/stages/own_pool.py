@@ -178,8 +178,7 @@ def adopt(
         spec = _regrouped(spec, regroup_to)
     if refresh:
         spec = _refreshed(spec, _adoption_fits)
-    prepare(spec, images_of("custom"), json=json)
-    _see_indexes(spec)
+    prepare(spec, images_of("custom"), json=json, check=lambda: _see_indexes(spec))
 
 
 def _regrouped(spec: AdoptedPoolSpec, target: str) -> AdoptedPoolSpec:
@@ -192,7 +191,9 @@ def _regrouped(spec: AdoptedPoolSpec, target: str) -> AdoptedPoolSpec:
     shards = spec.shards()
     changed = regroup(Folder(spec.source), shards, Folder(there), spec.members, workers=settings().num_workers)
     typer.echo(
-        f"{len(changed):,} tars of {shards} were packed again, with the members of each sample together, in {there}.", err=True
+        f"{len(changed):,} tars of {shards} were packed again, with the members of each sample together, in {there}. No takedown "
+        f"reaches the old tars in {shards}: remove them when the new ones are adopted.",
+        err=True,
     )
     return spec.model_copy(update={"source": there})
 
@@ -212,8 +213,11 @@ def _see_indexes(spec: AdoptedPoolSpec) -> None:
     check_indexes(spec.shards(), shard_names(spec.shards()))
 
 
-def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool) -> None:
-    """Run the flow `prepare-pool` for a pool other than the embedded one, and show what it made."""
+def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool, check: Callable[[], None] | None = None) -> None:
+    """Run the flow `prepare-pool` for a pool other than the embedded one, and show what it made.
+
+    `check` raises if what was found done is not of the source as it is now: then nothing is shown.
+    """
     from deployments.cli.interrupt import ends_at_once
     from deployments.local_server import prefect_api, prepare_environment
 
@@ -223,6 +227,8 @@ def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool)
 
     with prefect_api(), terminal.shown_steps(quiet=json), ends_at_once():
         candidates, shards, _ = prepare_pool(Preparation(pool=pool_spec, images=images, open_networks=open_networks))
+    if check is not None:
+        check()
     if json:
         terminal.print_json({"pool": candidates.model_dump(mode="json"), "shards": shards.model_dump(mode="json")})
         return

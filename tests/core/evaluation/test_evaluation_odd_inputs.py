@@ -18,7 +18,7 @@ from datacomp_core import clip
 from datacomp_core.errors import DataError, IncompleteError
 from datacomp_core.evaluation.evaluate import EvalSpec, evaluate_folder
 from datacomp_core.evaluation.probes import Probes, probe
-from datacomp_core.evaluation.tables import open_captions
+from datacomp_core.evaluation.tables import open_associations, open_captions
 from datacomp_core.store import Folder
 
 MODEL = "datacomp-tiny"
@@ -86,6 +86,50 @@ def test_cells_and_captions_that_are_missing_are_named(tmp_path: Path) -> None:
     (tmp_path / "set.csv").write_text("filename,raw\na.png,one\nb.png\n")
     with pytest.raises(DataError, match=r"row 2: it has not as many cells as the header"):
         open_captions(Folder(tmp_path))
+
+
+def instance(**changed: str) -> dict[str, str]:
+    return {"cue": "Bark", "candidates": '["a", "b", "c"]', "associations": "['a']"} | changed
+
+
+@pytest.mark.parametrize(("delimiter", "start"), [(",", ""), (";", "\ufeff")])
+def test_instances_of_winogavil_are_read_as_they_are(delimiter: str, start: str, tmp_path: Path) -> None:
+    rows = [instance(), instance(cue="é tree", candidates='["c", "b"]', associations='["b"]')]
+    found = open_associations(table(tmp_path, rows, ["x/b.png", "x/c.JPG", "x/a.png"], delimiter=delimiter, start=start))
+    assert found.names == ("x/a.png", "x/b.png", "x/c.JPG")
+    assert [(one.cue, one.candidates, one.associations) for one in found.instances] == [
+        ("Bark", ("a", "b", "c"), ("a",)),
+        ("é tree", ("c", "b"), ("b",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        (instance(associations="[]"), "row 2: no candidate goes with its cue"),  # all were taken for the right ones before
+        (instance(associations='["a", "d"]'), "row 2: the association 'd' is not one of its candidates"),
+        (instance(candidates='["a"]'), "row 2: one candidate is no choice"),
+        (instance(candidates='["a", "a"]'), "row 2: one candidate is no choice"),
+        (instance(candidates="[]"), "row 2: it has no cue or no candidates"),
+        (instance(cue=" "), "row 2: it has no cue or no candidates"),
+        (instance(candidates='["a", "z"]'), "row 2: the picture 'z' is not in the archive"),
+        (instance(candidates="a, b"), "row 2: 'a, b' is not a list"),
+        (instance(candidates="__import__('os').system('false')"), "row 2: .* is not a list"),
+    ],
+)
+def test_an_instance_of_winogavil_that_cannot_be_scored_is_named(row: dict[str, str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"set.csv, {told}"):
+        open_associations(table(tmp_path, [instance(), row], ["a.png", "b.png", "c.png"]))
+
+
+def test_a_class_of_few_images_is_told() -> None:
+    """Two classes of five and one of two: of each at most all but one are trained on."""
+    labels = np.repeat(np.arange(3, dtype=np.int32), (5, 5, 2))
+    features = np.eye(3, dtype=np.float32)[labels]
+    found = probe(Probes((1, 4)), features, labels, "cpu")
+    assert found["few_shot_1"] == {"mean": 1.0, "std": 0.0, "draws": 3}
+    assert found["few_shot_4"] == {"mean": 1.0, "std": 0.0, "draws": 3, "short_classes": 1, "fewest": 1}
+    assert probe(Probes((9,)), features, labels, "cpu")["few_shot_9"]["short_classes"] == 3
 
 
 def test_probes_of_one_image_a_class_have_no_value() -> None:

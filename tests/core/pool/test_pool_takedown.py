@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from images_world import LOOPBACK, rows_of, web
 from odd_tars import add, pack, picture, sample, samples, uid_of
 
 from datacomp_core import uid
@@ -23,7 +24,8 @@ from datacomp_core.artifacts import Pool, ShardSet, Subset
 from datacomp_core.errors import DataError, StoreError
 from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
 from datacomp_core.pool.amend import begin
-from datacomp_core.pool.images import images_of
+from datacomp_core.pool.byod import ByodPoolSpec, Columns, import_pool
+from datacomp_core.pool.images import ImageSpec, download_images, images_of
 from datacomp_core.pool.overlap import OverlapSpec, intersect
 from datacomp_core.pool.requests import normal_url, uid_in_line
 from datacomp_core.pool.retry import retry_images
@@ -154,10 +156,16 @@ def kill_everywhere(
     monkeypatch: pytest.MonkeyPatch,
     turns: Callable[[int], list[int]],
     whens: tuple[str, ...] = ("before", "after"),
+    lines: tuple[str, ...] = (),
 ) -> None:
-    """Kill the takedown at some operations, run it again, and compare with one that nobody disturbed."""
+    """Kill the takedown at some operations, run it again, and compare with one that nobody disturbed.
+
+    Without `lines` the store of `build` is made, and LINES are asked; with them it lies there.
+    """
     base, pristine = tmp_path / "base", tmp_path / "pristine"
-    build(str(base))
+    if not lines:
+        build(str(base))
+    lines = lines or LINES
     shutil.copytree(base, pristine, symlinks=True)
 
     def restore() -> Store:
@@ -167,7 +175,7 @@ def kill_everywhere(
 
     store = restore()
     with killed_at(0, "", monkeypatch) as done:
-        taken, answers = take(store, tmp_path / "lists", *LINES)
+        taken, answers = take(store, tmp_path / "lists", *lines)
     assert taken.not_found == 0, answers
     expected, number = state(store), len(done)
     assert number > 20
@@ -175,9 +183,9 @@ def kill_everywhere(
         for when in whens:
             store = restore()
             with pytest.raises(Killed), killed_at(turn, when, monkeypatch) as done:
-                take(store, tmp_path / "lists", *LINES)
+                take(store, tmp_path / "lists", *lines)
             (store.root / "_changes").remove()  # the lease of a process that is dead
-            again, answers = take(Store.open(str(base / "store")), tmp_path / "lists", *LINES)
+            again, answers = take(Store.open(str(base / "store")), tmp_path / "lists", *lines)
             assert (again.not_found, again.unread) == (0, {}), (done[-1], when, answers)
             assert state(store) == expected, (done[-1], when)
             assert not [path for path in base.rglob("*") if "removing" in path.parts and path.is_file()]
@@ -195,6 +203,40 @@ def test_a_takedown_that_was_killed_at_some_places_is_finished(tmp_path: Path, m
 @pytest.mark.slow
 def test_a_takedown_that_was_killed_anywhere_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kill_everywhere(tmp_path, monkeypatch, lambda number: list(range(1, number + 1)))
+
+
+def downloaded(base: Path) -> tuple[str, ...]:
+    """A store with a download of ours, a reshard and a view of it; what is to be taken down, in all forms."""
+    store = Store.open(str(base / "store"))
+    with web() as (url, _):
+        urls = [f"{url}/{'status/404' if n % 5 == 4 else 'ok/' + str(n)}.jpg" for n in range(12)]
+        (base / "tables").mkdir(parents=True)
+        rows_of(urls).select("url", "text", "uid").write_parquet(base / "tables/all.parquet")
+        columns = Columns(url="url", text="text", uid="uid")
+        pool = import_pool(ByodPoolSpec(source=str(base / "tables"), name="web", columns=columns), store=store)
+        spec = ImageSpec(image_size=64, samples_per_shard=4)
+        how = {"workers": 1, "threads": 2, "open_networks": LOOPBACK}
+        shards = download_images(spec, pool, store=store, **how)
+    everything = intersect(OverlapSpec(name="all"), shards, shards, store=store)
+    reshard(ReshardSpec(samples_per_shard=3), everything, shards, store=store)
+    view(ReshardSpec(samples_per_shard=5), everything, shards, store=store)
+    uids = rows_of(urls)["uid"].to_list()
+    return uids[1].upper(), urls[8].replace("http://", "HTTP://") + "#x", urls[2], uids[4], f"0x{uids[11]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("places", ["some", "all"])
+def test_a_takedown_from_a_download_of_ours_that_was_killed_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: str
+) -> None:
+    lines = downloaded(tmp_path / "base")
+    some = np.random.default_rng(11)
+    kill_everywhere(
+        tmp_path,
+        monkeypatch,
+        lambda number: list(range(1, number + 1)) if places == "all" else [int(n) for n in some.integers(5, number, 4)],
+        lines=lines,
+    )
 
 
 def test_every_line_is_answered(tmp_path: Path) -> None:
