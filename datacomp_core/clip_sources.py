@@ -7,7 +7,8 @@ a hub is executed: weights are safetensors or are read with `weights_only`, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,7 +64,7 @@ class ModelSource(Protocol):
 class FileModel:
     """An open_clip model by name with the weights of a file; None: random ones. `options` are those of `clip.load`.
 
-    With a `tag` it is made as open_clip's entry of these weights says.
+    With a `tag` it is made as open_clip's entry of these weights says. `place` is the user's file or folder, for errors.
     """
 
     title: str
@@ -71,19 +72,34 @@ class FileModel:
     checkpoint: Path | None
     options: tuple[tuple[str, Any], ...] = ()
     tag: str = ""
+    place: str = ""
 
     def fingerprint(self) -> str:
         return _hash(self.checkpoint) if self.checkpoint else "random"
 
     def made_of(self) -> dict[str, str]:
-        made_as = clip.as_trained(self.name, self.tag) if self.tag else {}
-        return _of_open_clip(self.name) | {"options": hash_json([self.tag, made_as, self.options])}
+        with self._told():
+            made_as = clip.as_trained(self.name, self.tag) if self.tag else {}
+            return _of_open_clip(self.name) | {"options": hash_json([self.tag, made_as, self.options])}
 
     def dim(self) -> int:
         return int(clip.config_of(self.name)["embed_dim"])
 
     def load(self, device: str) -> clip.Clip:
-        return clip.load(self.name, self.checkpoint, device, tag=self.tag, options=dict(self.options))
+        with self._told():
+            return clip.load(self.name, self.checkpoint, device, tag=self.tag, options=dict(self.options))
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        """Errors name the file or folder that the user gave, not where its configuration is kept."""
+        try:
+            yield
+        except DataError as problem:
+            kept = self.name.removeprefix(clip.LOCAL)
+            if not self.place or kept not in str(problem):
+                raise
+            told = str(problem).replace(self.name, self.place).replace(kept, self.place)
+            raise DataError(told) from problem
 
 
 @dataclass(frozen=True)
@@ -143,7 +159,8 @@ def source(model: str, checkpoint: Path | None, kept: Folder) -> ModelSource:
     if model.endswith(".json"):
         return configured(Path(model), _checked(checkpoint))
     if checkpoint is not None and (Path(model) / CONFIG).is_file() and not _has_weights(Path(model)):
-        return FileModel(Path(model).resolve().name, f"{clip.LOCAL}{Path(model).resolve()}", _checked(checkpoint))
+        own = Path(model).resolve()
+        return FileModel(own.name, f"{clip.LOCAL}{own}", _checked(checkpoint), place=str(own))
     if model.startswith(("/", "./", "../", "~")) and not Path(model).is_dir():
         raise SpecError(f"There is no model at {model}: give a folder with {CONFIG} or a config.json, and weights.")
     if Path(model).is_dir() or model.startswith(ON_HUB) or "/" in model:
@@ -170,11 +187,25 @@ def configured(config: Path, checkpoint: Path | None) -> FileModel:
             f"{config} has no {lacking[0]!r}: open_clip's configuration has embed_dim, vision_cfg and text_cfg, at the top or in "
             "`model_cfg`."
         )
-    whole = {"model_cfg": model, "preprocess_cfg": found.get("preprocess_cfg", {})}
+    whole = {"model_cfg": _beside(model, config.parent), "preprocess_cfg": found.get("preprocess_cfg", {})}
     home = Folder(settings().home / "assets" / "configs" / hash_json(whole) / config.stem)
     if not home.exists(CONFIG):
         home.write_json(CONFIG, whole)
-    return FileModel(config.stem, f"{clip.LOCAL}{home.url}", checkpoint)
+    return FileModel(config.stem, f"{clip.LOCAL}{home.url}", checkpoint, place=str(config))
+
+
+def _beside(model: Any, folder: Path) -> Any:
+    """The configuration with the folders that lie beside its file (of a tokenizer, of a text tower) as absolute paths."""
+    text = model.get("text_cfg")
+    if not isinstance(text, dict):
+        return model
+    given = {name: text.get(name) for name in ("hf_tokenizer_name", "hf_model_name")}
+    there = {
+        name: str((folder / value).resolve())
+        for name, value in given.items()
+        if isinstance(value, str) and value and (folder / value).is_dir()
+    }
+    return {**model, "text_cfg": {**text, **there}}
 
 
 def _checked(checkpoint: Path | None) -> Path | None:
@@ -264,7 +295,7 @@ def _with_weights(model: str, kept: Folder) -> ModelSource:
 def in_folder(folder: Path) -> ModelSource:
     """The CLIP in a folder of open_clip or of transformers. DataError or SpecError if there is none."""
     if (folder / CONFIG).is_file():
-        return FileModel(folder.name, f"{clip.LOCAL}{folder}", weights_in(folder))
+        return FileModel(folder.name, f"{clip.LOCAL}{folder}", weights_in(folder), place=str(folder))
     found = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if "model_type" not in found:
         raise DataError(f"{folder} has neither an open_clip_config.json nor a config.json of a CLIP.")

@@ -15,6 +15,7 @@ from pydantic import Field
 from datacomp_core import hub
 from datacomp_core.artifacts import EvalSets, Spec
 from datacomp_core.errors import SpecError
+from datacomp_core.evaluation import hf_cache
 from datacomp_core.evaluation.catalog import EvalTask, suite
 from datacomp_core.evaluation.datasets import CLASSNAMES, SPLIT, TEMPLATES
 from datacomp_core.progress import NoProgress, Progress
@@ -53,7 +54,7 @@ def download(
     homeless = [task.key for task in tasks if not task.repository]
     if homeless:
         raise SpecError(f"Not on the hub: {', '.join(homeless)}. Give their folders with --data.")
-    wanted = [task for task in tasks if not complete(out / task.folder)]
+    wanted = [task for task in tasks if not complete(hf_cache.place(out, task))]
     found = {task.key: hub.snapshot("dataset", task.repository) for task in wanted}
     progress.start(sum(file.size for snap in found.values() for file in snap.files if is_data(file.path)), "bytes")
     digests: dict[str, dict[str, str]] = {}
@@ -70,6 +71,8 @@ def download(
 
 def complete(folder: Folder) -> bool:
     """Whether a set is there: fetched to its end, or filled in another way."""
+    if hf_cache.is_cached(folder):
+        return True
     if folder.exists(hub.RECORD):
         return hub.recorded(folder) is not None
     names = set(folder.files()) if folder.exists() else set[str]()

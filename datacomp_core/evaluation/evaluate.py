@@ -17,6 +17,7 @@ from datacomp_core.artifacts import Checkpoint, EvalReport, EvalSets, Spec
 from datacomp_core.clip_sources import ModelSource, StoredModel, source
 from datacomp_core.device import default_device, devices_of
 from datacomp_core.errors import DataError, IncompleteError, SpecError, unknown
+from datacomp_core.evaluation import hf_cache
 from datacomp_core.evaluation import report as reports
 from datacomp_core.evaluation.catalog import SUITES, EvalTask, suite
 from datacomp_core.evaluation.custom import TaskRow, beside
@@ -237,6 +238,8 @@ def suite_in(sets: Folder, own: Collection[str] = ()) -> str:
     """The suite whose sets lie in a folder, apart from the folders in `own`. DataError if there are none."""
     there = set(sets.folders()) - set(own)
     for name, found in SUITES.items():
-        if there & {task.folder for task in found.tasks}:
+        if there & {task.folder for task in found.tasks} or (
+            hf_cache.CACHE in there and any(hf_cache.is_cached(hf_cache.place(sets, task)) for task in found.tasks)
+        ):
             return name
     raise DataError(f"{sets} has no test set of a known suite: a folder such as wds_cifar10_test is wanted.")

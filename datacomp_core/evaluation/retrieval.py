@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.errors import DataError
+from datacomp_core.evaluation import hf_cache
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import SPLIT, TestSet, open_tars
 from datacomp_core.evaluation.encode import Encoded, Features
@@ -37,7 +38,7 @@ class Retrieval:
     def open(cls, folder: Folder) -> TestSet:
         if folder.exists(f"{SPLIT}/nshards.txt"):
             return open_tars(folder, ("txt",), classes=False)
-        return open_captions(folder)
+        return hf_cache.open_cached(folder, "retrieval") if hf_cache.is_cached(folder) else open_captions(folder)
 
     def __init__(self, task: EvalTask, data: TestSet, model: EvalModel) -> None:
         self.model, self.main = model, task.metric or ""

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from datacomp_core.clip_sources import ModelSource
 from datacomp_core.errors import DatacompError, DataError
+from datacomp_core.evaluation import hf_cache
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import TestSet
 from datacomp_core.evaluation.encode import Encoded, Features, Job, encode_all, encode_apart, encode_on_cluster
@@ -118,7 +119,7 @@ class _Run:
 
     def _opened(self, task: EvalTask, began: float) -> _Open:
         protocol = PROTOCOLS[task.protocol]
-        data = protocol.open(self.sets / task.folder)
+        data = protocol.open(hf_cache.place(self.sets, task))
         if self.expected == "catalog":
             for what, wanted, found in (
                 ("samples", task.size, data.size),
@@ -207,7 +208,10 @@ class _Run:
     def files(self, task: EvalTask, known: Marks | None = None) -> Marks:
         """The marks of a set's files, taken once a run, before the set is read."""
         if task.folder not in self.marks:
-            self.marks[task.folder] = marks(self.sets / task.folder, known=known, trust=self.trust)
+            folder, only = hf_cache.place(self.sets, task), None
+            if task.protocol in hf_cache.PICTURES and hf_cache.is_cached(folder):
+                folder, only = hf_cache.files_of(folder, task.protocol)
+            self.marks[task.folder] = marks(folder, only=only, known=known, trust=self.trust)
         return self.marks[task.folder]
 
     def kept(self, task: EvalTask) -> TaskResult | None:
@@ -267,7 +271,7 @@ def run(
     elif len(devices) > 1:
         found = encode_apart(work.jobs(left), source, model.exactness, devices=devices, workers=workers)
     else:
-        num_bytes = sum(size for task in left for size in (sets / task.folder).files().values())
+        num_bytes = sum(size for task in left for size in hf_cache.place(sets, task).files().values())
         found = encode_all(work.jobs(left), model, workers=min(workers, num_bytes // BYTES_A_WORKER))
     for batch, samples in found:
         work.take(batch.task, batch.number, samples)

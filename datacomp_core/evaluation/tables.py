@@ -77,6 +77,7 @@ class ZipSet:
     instances: tuple[Association, ...] = ()
     classnames: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    table: str = ""
 
     @property
     def num_samples(self) -> int:
@@ -92,24 +93,26 @@ class ZipSet:
             yield ZipBatch(task, number, self.folder, self.archive, self.names[rows], self.captions[rows], pixels)
 
 
-def open_captions(folder: Folder) -> ZipSet:
+def open_captions(folder: Folder, table: str = "", archive: str = "") -> ZipSet:
     """Images with captions, in the order of the table. DataError names the row that is wrong.
+
+    Without `table` and `archive` they are the one csv and the one zip of the folder.
 
     A table may have a row an image, with a list of captions, or a row a caption, as the raw tables of Flickr do.
     """
-    rows, table = _table(folder, (PICTURE, CAPTIONS))
-    archive, members = _archive(folder)
+    rows, name, table = _table(folder, (PICTURE, CAPTIONS), table)
+    archive, members = _archive(folder, archive)
     captions: dict[str, list[str]] = {}
     for number, row in enumerate(rows, 1):
         own = captions.setdefault(_member(row[PICTURE[0]], members, table, number), [])
         own += _captions(row[CAPTIONS[0]], table, number)
-    return ZipSet(folder, archive, tuple(captions), tuple(tuple(own) for own in captions.values()))
+    return ZipSet(folder, archive, tuple(captions), tuple(tuple(own) for own in captions.values()), table=name)
 
 
-def open_associations(folder: Folder) -> ZipSet:
+def open_associations(folder: Folder, table: str = "", archive: str = "") -> ZipSet:
     """WinoGAViL's instances and the images they are about, each once. DataError names the row that is wrong."""
-    rows, table = _table(folder, (("cue",), ("candidates",), ("associations",)))
-    archive, members = _archive(folder)
+    rows, name_of_table, table = _table(folder, (("cue",), ("candidates",), ("associations",)), table)
+    archive, members = _archive(folder, archive)
     instances: list[Association] = []
     images: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
@@ -127,7 +130,7 @@ def open_associations(folder: Folder) -> ZipSet:
         raise DataError(
             f"{table} asks for two pictures called {twice[0]!r} in different folders: give each picture its own name."
         )
-    return ZipSet(folder, archive, tuple(images.values()), instances=tuple(instances))
+    return ZipSet(folder, archive, tuple(images.values()), instances=tuple(instances), table=name_of_table)
 
 
 def _wrong_instance(candidates: tuple[str, ...], right: tuple[str, ...]) -> str:
@@ -154,9 +157,9 @@ def _only(folder: Folder, suffix: str) -> str:
     return found[0]
 
 
-def _table(folder: Folder, columns: tuple[tuple[str, ...], ...]) -> tuple[list[dict[str, str]], str]:
-    """The rows of the one csv file, each column by its first name; a BOM and another delimiter are understood."""
-    name = _only(folder, ".csv")
+def _table(folder: Folder, columns: tuple[tuple[str, ...], ...], name: str = "") -> tuple[list[dict[str, str]], str, str]:
+    """The rows of the csv file, each column by its first name; its name and path. A BOM and another delimiter are understood."""
+    name = name or _only(folder, ".csv")
     text = text_of(folder, name).removeprefix("\ufeff")
     header = text.partition("\n")[0]
     delimiter = max(DELIMITERS, key=lambda mark: (header.count(mark), -DELIMITERS.index(mark)))
@@ -172,12 +175,12 @@ def _table(folder: Folder, columns: tuple[tuple[str, ...], ...]) -> tuple[list[d
     for number, row in enumerate(rows, 1):
         if None in row or any(row[str(key)] is None for key in chosen.values()):
             raise DataError(f"{folder.at(name)}, row {number}: it has not as many cells as the header; download the set again.")
-    return [{column: row[str(key)] for column, key in chosen.items()} for row in rows], folder.at(name)
+    return [{column: row[str(key)] for column, key in chosen.items()} for row in rows], name, folder.at(name)
 
 
-def _archive(folder: Folder) -> tuple[str, dict[str, list[str]]]:
-    """The one archive, and its pictures' paths by their names without folder and extension."""
-    name = _only(folder, ".zip")
+def _archive(folder: Folder, name: str = "") -> tuple[str, dict[str, list[str]]]:
+    """The archive, and its pictures' paths by their names without folder and extension."""
+    name = name or _only(folder, ".zip")
     with folder.open(name) as file, _opened(file, folder.at(name)) as archive:
         members = [member for member in archive.namelist() if member.rpartition(".")[2].lower() in IMAGE_EXTENSIONS]
     found: dict[str, list[str]] = {}

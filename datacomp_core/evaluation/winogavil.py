@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from datacomp_core.errors import DataError
-from datacomp_core.evaluation import metrics
+from datacomp_core.evaluation import hf_cache, metrics
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import TestSet
 from datacomp_core.evaluation.encode import Encoded, Features
@@ -29,9 +29,9 @@ class Winogavil:
 
     @classmethod
     def open(cls, folder: Folder) -> TestSet:
-        return open_associations(folder)
+        return hf_cache.open_cached(folder, "winogavil") if hf_cache.is_cached(folder) else open_associations(folder)
 
-    def __init__(self, task: EvalTask, data: ZipSet, model: EvalModel) -> None:
+    def __init__(self, task: EvalTask, data: ZipSet | hf_cache.CachedSet, model: EvalModel) -> None:
         self.model, self.instances = model, data.instances
         self.row = {stem(name): row for row, name in enumerate(data.names)}
         self.images: list[Features] = []

@@ -66,6 +66,39 @@ def test_what_is_no_configuration_is_one_sentence(tmp_path: Path, weights: Path)
         source(str(tmp_path / "none.json"), weights, Folder(tmp_path))
 
 
+def test_quick_gelu_and_a_tokenizer_beside_the_file_are_heeded(tmp_path: Path, weights: Path) -> None:
+    import torch
+
+    own = clip.config("datacomp-tiny") or {}
+    plain, quick = (
+        source(str(written(tmp_path / f"{name}.json", {**own, "quick_gelu": name == "quick"})), weights, Folder(tmp_path))
+        for name in ("plain", "quick")
+    )
+    texts = ["a cat", "a dog"]
+    assert not torch.equal(plain.load("cpu").encode_texts(texts), quick.load("cpu").encode_texts(texts))
+    tokenizer = tmp_path / "words"
+    tokenizer.mkdir()
+    (tokenizer / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\ncat\ndog\n")
+    written(tokenizer / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"})
+    other = {**own, "text_cfg": {**own["text_cfg"], "hf_tokenizer_name": "words"}}
+    worded = source(str(written(tmp_path / "worded.json", other)), weights, Folder(tmp_path))
+    assert worded.load("cpu").tokenize(["a cat"])[0, :4].tolist() == [2, 5, 6, 3]
+    before = worded.made_of()
+    (tokenizer / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ncat\na\ndog\n")
+    assert worded.made_of() != before, "kept results follow the tokenizer's words"
+
+
+def test_a_tokenizer_that_is_not_here_is_one_sentence_that_names_the_users_file(tmp_path: Path, weights: Path) -> None:
+    own = clip.config("datacomp-tiny") or {}
+    other = {**own, "text_cfg": {**own["text_cfg"], "hf_tokenizer_name": "nobody/none"}}
+    path = written(tmp_path / "mine.json", other)
+    with pytest.raises(DataError, match=rf"^The model {path} reads tokenizer_config\.json of nobody/none, which is not on this"):
+        source(str(path), weights, Folder(tmp_path)).load("cpu")
+    wrong = written(tmp_path / "wrong.json", {**own, "vision_cfg": {**own["vision_cfg"], "widht": 3}})
+    with pytest.raises(DataError, match=rf"^The model {wrong} cannot be made: .*'widht'"):
+        source(str(wrong), weights, Folder(tmp_path)).load("cpu")
+
+
 def test_an_unknown_model_gets_the_three_nearest_and_not_all() -> None:
     with pytest.raises(
         SpecError, match=r"Unknown model 'ViT-B-23'\. Did you mean 'ViT-B-\d\d'\? Nearest of \d+: [^,]*, [^,]*, [^,]*\.$"

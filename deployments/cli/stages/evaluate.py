@@ -136,11 +136,14 @@ def _suite_of(tasks: Sequence[str], rows: Sequence[TaskRow]) -> str:
 
 def _there(spec: EvalSpec, data: str) -> EvalSpec:
     """Beside one's own tasks, those of the suite whose sets lie in the folder. The report names the others as missing."""
+    from datacomp_core.evaluation import hf_cache
     from datacomp_core.store import Folder
 
-    there, wanted = set(Folder(data).folders()), spec.wanted()
-    own = {row.key for row in spec.extra_tasks}
-    chosen = [task.key for task in wanted if task.key in own or task.folder in there]
+    sets, wanted = Folder(data), spec.wanted()
+    there, own = set(sets.folders()), {row.key for row in spec.extra_tasks}
+    chosen = [
+        task.key for task in wanted if task.key in own or task.folder in there or hf_cache.is_cached(hf_cache.place(sets, task))
+    ]
     if len(chosen) == len(wanted):
         return spec
     others = len(wanted) - len(chosen)
