@@ -26,7 +26,7 @@ from datacomp_core.store.attempt import SCRATCH
 from datacomp_core.store.folder import Folder, hash_file, scratch
 
 FILES = "files"
-PINNED = re.compile(r"(?P<file>[^=,#]+?)(:[A-Za-z0-9_]+)?#[0-9a-f]{12}(?![0-9a-f])")
+PINNED = re.compile(r"(?P<file>[^#]+?)(:[A-Za-z0-9_]+)?#[0-9a-f]{12}")
 STALE_SECONDS = 7 * 24 * 3600
 """A folder of scratch that was begun so long ago is of a killed command."""
 
@@ -125,7 +125,7 @@ def _files_named(value: Any) -> Iterator[Path]:
     if isinstance(value, (list, tuple)):
         for item in value:
             yield from _files_named(item)
-    elif isinstance(value, str) and "://" not in value and (found := PINNED.search(value)):
+    elif isinstance(value, str) and "://" not in value and (found := PINNED.fullmatch(value)):
         yield Path(found["file"])
 
 

@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from datacomp_core.store.folder import Folder
+from datacomp_core.store import process
+from datacomp_core.store.folder import SCRATCH, Folder
 
 _guard = threading.Lock()
 
@@ -52,6 +53,40 @@ class MachineCopy:
     def __del__(self) -> None:
         with suppress(Exception):  # at the end of a process half of it is gone
             self.close()
+
+
+class MachineFolder:
+    """Files of a folder as files of this machine's disk, each fetched once a machine, when it is first asked for.
+
+    It pickles without them: each process that is given it opens its own.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self._local: tempfile.TemporaryDirectory[str] | None = None
+        self._copies: list[MachineCopy] = []
+        self._opening = threading.Lock()
+
+    def __getstate__(self) -> Folder:
+        return self.folder
+
+    def __setstate__(self, folder: Folder) -> None:
+        self.__init__(folder)
+
+    def path(self, below: str) -> Path:
+        """The folder `below` on this machine's disk."""
+        if self.folder.is_local:
+            return self.folder.path / below
+        with self._opening:
+            if self._local is None:
+                made = tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{process.token()}-")
+                for name in self.folder.files():
+                    self._copies.append(MachineCopy(self.folder, name))
+                    link = Path(made.name, name)
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(self._copies[-1].path)
+                self._local = made
+        return Path(self._local.name, below)
 
 
 def _fetch(folder: Folder, name: str, path: Path) -> None:

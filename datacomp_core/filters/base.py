@@ -20,6 +20,7 @@ import polars as pl
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
+from datacomp_core.exchange import Exchange
 from datacomp_core.kinds import Kinded, OfRegistry, parsed, registers, written
 from datacomp_core.registry import FILTERS
 from datacomp_core.registry import SCORES as COMPUTED
@@ -260,7 +261,7 @@ class Survey(Filter):
 
 
 class SurveyView(Protocol):
-    """What a `Survey` sees: the rows that came to it, part by part, a place on the local disk, and where its verdicts go.
+    """What a `Survey` sees: the rows that came to it, part by part, a place that its workers share, and where its verdicts go.
 
     Rows are known by their place in a part. It pickles, so that work over it can be shared among processes.
     """
@@ -270,9 +271,11 @@ class SurveyView(Protocol):
     @property
     def path(self) -> str: ...
     @property
-    def memory(self) -> Path: ...
+    def memory(self) -> Exchange: ...
     @property
-    def local(self) -> Path: ...
+    def shared(self) -> Exchange: ...
+    @property
+    def num_reached(self) -> int: ...
 
     def reached(self, part: str) -> Mask:
         """Which rows of a part came to the filter, shape (rows,)."""
@@ -293,11 +296,20 @@ class SurveyView(Protocol):
     def best(
         self, columns: Iterable[str], values: Callable[[pl.DataFrame], pl.Series], rank: Callable[[int], tuple[int, bool]]
     ) -> float | int | None:
-        """The value of the k-th best of the rows that came (see `Ranked.rank`); None if none passes."""
+        """The value of the k-th best of the rows that came (see `Ranked.rank`); None if none passes.
+
+        `values` may run in other processes if it pickles.
+        """
         ...
 
     def decide(self, part: str, yes: npt.NDArray[np.int64], *, unknown: npt.NDArray[np.int64] | None = None) -> None:
         """The rows (by place) that pass; those that cannot be judged; the rest of those that came fail."""
         ...
 
-    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]: ...
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+        """`(item, function(item))` as they finish, in processes that may stand on other machines."""
+        ...
+
+    def scan(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+        """As `map`, for work that costs little: in threads, unless the pool is large."""
+        ...

@@ -16,9 +16,9 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from datacomp_core import uid
-from datacomp_core.buckets import Buckets
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters.base import ScoreName, Survey, SurveyView, register, score_column
+from datacomp_core.shared_buckets import SharedBuckets
 
 ROWS_A_BUCKET = 1_000_000
 BITS = 64
@@ -54,25 +54,25 @@ class Distinct(Survey):
         return f"a copy by {self.by}" + (f" within {self.at_most_bits} bits" if self.at_most_bits else "")
 
     def survey(self, view: SurveyView) -> None:
-        total = sum(int(view.reached(part).sum()) for part in view.names)
-        num = max(1, -(-total // ROWS_A_BUCKET))
+        num = max(1, -(-view.num_reached // ROWS_A_BUCKET))
         bands = self.at_most_bits + 1
-        buckets = [Buckets(view.local / f"band{band}", num, RECORD) for band in range(bands)]
-        unknown = dict(view.map(partial(_spill, self, view, buckets), list(enumerate(view.names))))
+        buckets = [SharedBuckets((view.shared / f"band{band}").folder, num, RECORD) for band in range(bands)]
+        for _ in view.map(partial(_spill, self, view, buckets), list(enumerate(view.names))):
+            pass
         lost: dict[int, list[npt.NDArray[np.int64]]] = {}
-        jobs = [(band, number) for band in range(bands) for number in buckets[band].numbers()]
+        jobs = [(band, number) for band in range(bands) for number in range(num)]
         for _, copies in view.map(partial(_copies, self, buckets), jobs):
             for part in np.unique(copies["part"]).tolist():
                 lost.setdefault(part, []).append(copies["row"][copies["part"] == part].astype(np.int64))
-        for place, part in enumerate(view.names):
-            came = np.flatnonzero(view.reached(part))
-            nobody = unknown[place, part]
-            copies = np.concatenate([np.empty(0, np.int64), *lost.get(place, [])])
-            view.decide(part, np.setdiff1d(came, np.concatenate([copies, nobody])), unknown=nobody)
+        copies_of = (
+            (part, np.concatenate([np.empty(0, np.int64), *lost.get(place, [])])) for place, part in enumerate(view.names)
+        )
+        for _ in view.scan(partial(_decide, view), copies_of):
+            pass
 
 
-def _spill(asked: Distinct, view: SurveyView, buckets: list[Buckets], job: tuple[int, str]) -> npt.NDArray[np.int64]:
-    """Sort a part's rows into the buckets of every band; the rows without a value."""
+def _spill(asked: Distinct, view: SurveyView, buckets: list[SharedBuckets], job: tuple[int, str]) -> None:
+    """Sort a part's rows into the buckets of every band, and note the rows without a value."""
     place, part = job
     column = score_column(asked.by)
     frame = view.frame(part, asked.columns())
@@ -95,7 +95,14 @@ def _spill(asked: Distinct, view: SurveyView, buckets: list[Buckets], job: tuple
             target.add(
                 f"{place:08d}", (_scattered(_band(key, band, len(buckets))) % np.uint64(target.num)).astype(np.int64), columns
             )
-    return frame.filter(missing)["row"].to_numpy().astype(np.int64)
+    view.shared.save(f"unknown/{part}.npy", frame.filter(missing)["row"].to_numpy().astype(np.int64))
+
+
+def _decide(view: SurveyView, job: tuple[str, npt.NDArray[np.int64]]) -> None:
+    """All rows of a part pass that came, have a value and are no copies."""
+    part, copies = job
+    unknown = view.shared.load(f"unknown/{part}.npy")
+    view.decide(part, np.setdiff1d(np.flatnonzero(view.reached(part)), np.concatenate([copies, unknown])), unknown=unknown)
 
 
 def _keys(values: pl.Series, *, exact: bool) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
@@ -122,7 +129,7 @@ def _scattered(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return (keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
 
 
-def _copies(asked: Distinct, buckets: list[Buckets], job: tuple[int, int]) -> npt.NDArray[np.void]:
+def _copies(asked: Distinct, buckets: list[SharedBuckets], job: tuple[int, int]) -> npt.NDArray[np.void]:
     """The rows of a bucket that have one like them before them."""
     band, number = job
     rows = buckets[band].read(number)

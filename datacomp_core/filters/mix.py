@@ -6,6 +6,7 @@ There twelve scores are mixed with learned weights; any columns will do. A row t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ def _finite(weights: dict[str, float]) -> dict[str, float]:
     return dict(sorted(weights.items()))
 
 
+Scaled = Callable[[pl.DataFrame], pl.Series]
 Weights = Annotated[dict[ScoreName, float], AfterValidator(_finite)]
 
 
@@ -56,12 +58,16 @@ class Mix(Survey):
         scaled = mixed(view, self.weights, self.scale)
         columns = weighted_columns(self.weights)
         cut = view.best(columns, scaled, lambda rows: (int(rows * self.best) - 1, True))
-        for part in view.names:
-            frame = view.frame(part, columns)
-            values = scaled(frame)
-            rows = frame["row"].to_numpy().astype(np.int64)
-            yes = (values >= cut).fill_null(False).to_numpy() if cut is not None else np.zeros(len(rows), np.bool_)
-            view.decide(part, rows[yes], unknown=rows[values.is_null().to_numpy()])
+        for _ in view.scan(partial(_decide, view, columns, scaled, cut), view.names):
+            pass
+
+
+def _decide(view: SurveyView, columns: list[str], scaled: Scaled, cut: float | None, part: str) -> None:
+    frame = view.frame(part, columns)
+    values = scaled(frame)
+    rows = frame["row"].to_numpy().astype(np.int64)
+    yes = (values >= cut).fill_null(False).to_numpy() if cut is not None else np.zeros(len(rows), np.bool_)
+    view.decide(part, rows[yes], unknown=rows[values.is_null().to_numpy()])
 
 
 class Moments(NamedTuple):
@@ -75,21 +81,21 @@ def weighted_columns(weights: Mapping[str, float]) -> list[str]:
     return sorted({score_column(score) for score in weights})
 
 
-def mixed(view: SurveyView, weights: Mapping[str, float], scale: Standard) -> Callable[[pl.DataFrame], pl.Series]:
-    """The weighted sum of a frame's columns as Float64, null where one is missing."""
+def mixed(view: SurveyView, weights: Mapping[str, float], scale: Standard) -> Scaled:
+    """The weighted sum of a frame's columns as Float64, null where one is missing. It pickles."""
     known = {column: Moments(0.0, 1.0) for column in weighted_columns(weights)}
     if scale == "standardised":
         known = moments(view, sorted(known))
+    return partial(_weighted_sum, dict(weights), known)
 
-    def scaled(frame: pl.DataFrame) -> pl.Series:
-        total = pl.lit(0.0)
-        for score, weight in weights.items():
-            column = score_column(score)
-            values = finite(column)
-            total = total + weight * (values - known[column].mean) / known[column].deviation
-        return frame.select(total.alias("mix")).to_series()
 
-    return scaled
+def _weighted_sum(weights: Mapping[str, float], known: Mapping[str, Moments], frame: pl.DataFrame) -> pl.Series:
+    total = pl.lit(0.0)
+    for score, weight in weights.items():
+        column = score_column(score)
+        values = finite(column)
+        total = total + weight * (values - known[column].mean) / known[column].deviation
+    return frame.select(total.alias("mix")).to_series()
 
 
 def finite(column: str) -> pl.Expr:
@@ -101,16 +107,26 @@ def finite(column: str) -> pl.Expr:
 def moments(view: SurveyView, columns: Sequence[str]) -> dict[str, Moments]:
     """Mean and standard deviation of columns over all rows that have them, by Chan's pairwise update. 1 for a constant one."""
     count, mean, square = (np.zeros(len(columns)) for _ in range(3))
-    for part in view.names:
-        frame = view.all_rows(part, columns).select(finite(column) for column in columns)
-        for place, column in enumerate(columns):
-            values = frame[column].drop_nulls().to_numpy()
-            if not len(values):
+    found = dict(view.scan(partial(_moments_of, view, list(columns)), view.names))
+    for part in view.names:  # in their order: sums of floats must not depend on who was faster
+        for place, (rows, own, own_square) in enumerate(found[part]):
+            if not rows:
                 continue
-            own, both = values.mean(), count[place] + len(values)
+            both = count[place] + rows
             step = own - mean[place]
-            square[place] += ((values - own) ** 2).sum() + step**2 * count[place] * len(values) / both
-            mean[place] += step * len(values) / both
+            square[place] += own_square + step**2 * count[place] * rows / both
+            mean[place] += step * rows / both
             count[place] = both
     deviation = np.sqrt(square / np.maximum(count, 1))
     return {column: Moments(float(mean[place]), float(deviation[place]) or 1.0) for place, column in enumerate(columns)}
+
+
+def _moments_of(view: SurveyView, columns: list[str], part: str) -> list[tuple[int, float, float]]:
+    """Of each column of a part: how many values it has, their mean, and the sum of squares around it."""
+    frame = view.all_rows(part, columns).select(finite(column) for column in columns)
+    found: list[tuple[int, float, float]] = []
+    for column in columns:
+        values = frame[column].drop_nulls().to_numpy()
+        own = float(values.mean()) if len(values) else 0.0
+        found.append((len(values), own, float(((values - own) ** 2).sum())))
+    return found

@@ -6,18 +6,21 @@ of the images that are left, every step drops those of the lowest f' S f, until 
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.filters.base import Survey, SurveyView, register
+from datacomp_core.filters.base import Mask, Survey, SurveyView, register
 
 Matrix = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
+R = TypeVar("R")
 
 
 @register("norm_sim_d")
@@ -42,40 +45,60 @@ class NormSimD(Survey):
 
     def survey(self, view: SurveyView) -> None:
         moment: Matrix | float = 0.0
-        counts: dict[str, int] = {}
-        for part, (count, own) in view.map(partial(_first, self, view), view.names):
-            counts[part] = count
+        alive: dict[str, Mask] = {}
+        for part, (count, own) in _in_order(view.map(partial(_first, self, view), view.names), view.names):
+            alive[part] = np.ones(count, np.bool_)
             moment = moment + own
-        known = {part: _left(view, part) for part in view.names}
-        start = sum(counts.values())
+        start = _count(alive)
         for number in range(1, self.steps + 1):
             size = start - round((start - int(start * self.left)) * number / self.steps)
-            if isinstance(moment, np.ndarray) and size < sum(counts.values()):
-                moment = self._shrink(view, counts, moment, size)
-        for part in view.names:
-            unknown = np.setdiff1d(np.flatnonzero(view.reached(part)), known[part])
-            view.decide(part, _left(view, part), unknown=unknown)
+            if isinstance(moment, np.ndarray) and size < _count(alive):
+                moment = self._shrink(view, alive, moment, size)
+        for _ in view.scan(partial(_decide, view), ((part, alive[part]) for part in view.names)):
+            pass
 
-    def _shrink(self, view: SurveyView, counts: dict[str, int], moment: Matrix, size: int) -> Matrix:
+    def _shrink(self, view: SurveyView, alive: dict[str, Mask], moment: Matrix, size: int) -> Matrix:
         """Keep the `size` best (of equals the first); the moments without those that go."""
-        parts = [part for part in view.names if counts[part]]
-        scored = dict(view.map(partial(_scored, self, view, moment), parts))
-        stay = np.zeros(sum(counts.values()), np.bool_)
+        parts = [part for part in view.names if alive[part].any()]
+        asked = [(part, alive[part]) for part in parts]
+        scored = {part: scores for (part, _), scores in view.map(partial(_scored, self, view, moment), asked)}
+        stay = np.zeros(_count(alive), np.bool_)
         stay[np.argsort(-np.concatenate([scored[part] for part in parts]), kind="stable")[:size]] = True
-        edges = np.cumsum([counts[part] for part in parts])[:-1]
-        jobs = [(part, mine) for part, mine in zip(parts, np.split(stay, edges), strict=True) if not mine.all()]
-        for (part, mine), lost in view.map(partial(_drop, self, view), jobs):
-            counts[part] = int(mine.sum())
-            moment = moment - lost
+        gone: dict[str, Mask] = {}
+        for part, mine in zip(parts, np.split(stay, np.cumsum([len(scored[part]) for part in parts])[:-1]), strict=True):
+            if not mine.all():
+                gone[part] = np.zeros(len(alive[part]), np.bool_)
+                gone[part][np.flatnonzero(alive[part])[~mine]] = True
+                alive[part] &= ~gone[part]
+        lost = ((part, own) for (part, _), own in view.map(partial(_moment_of, self, view), gone.items()))
+        for _, own in _in_order(lost, list(gone)):
+            moment = moment - own
         return moment
 
 
-def _left(view: SurveyView, part: str) -> Rows:
-    return np.load(_file(view, part))
+def _count(alive: dict[str, Mask]) -> int:
+    return sum(int(mask.sum()) for mask in alive.values())
 
 
-def _file(view: SurveyView, part: str) -> Path:
-    return view.local / "left" / f"{part}.npy"
+def _in_order(found: Iterable[tuple[str, R]], names: Sequence[str]) -> Iterator[tuple[str, R]]:
+    """Results in the order of parts, whichever is done first: sums of floats must not depend on who was faster."""
+    held: dict[str, R] = {}
+    left = deque(names)
+    for part, result in found:
+        held[part] = result
+        while left and left[0] in held:
+            yield left[0], held.pop(left.popleft())
+
+
+def _known(view: SurveyView, part: str) -> Rows:
+    """The rows of a part that came and have features."""
+    return view.shared.load(f"known/{part}.npy")
+
+
+def _decide(view: SurveyView, job: tuple[str, Mask]) -> None:
+    part, alive = job
+    known = _known(view, part)
+    view.decide(part, known[alive], unknown=np.setdiff1d(np.flatnonzero(view.reached(part)), known))
 
 
 def _first(asked: NormSimD, view: SurveyView, part: str) -> tuple[int, Matrix | float]:
@@ -84,24 +107,23 @@ def _first(asked: NormSimD, view: SurveyView, part: str) -> tuple[int, Matrix | 
     for places, block in view.blocks(part, f"{asked.features}_img"):
         rows.append(places)
         moment = moment + _outer(block)
-    _file(view, part).parent.mkdir(parents=True, exist_ok=True)
-    np.save(_file(view, part), np.concatenate(rows))
-    return sum(len(some) for some in rows), moment
+    view.shared.save(f"known/{part}.npy", np.concatenate(rows))
+    return sum(map(len, rows)), moment
 
 
-def _drop(asked: NormSimD, view: SurveyView, job: tuple[str, npt.NDArray[np.bool_]]) -> Matrix | float:
-    """Keep the rows of a part that stay; the sum of f f' over those that go."""
-    part, stay = job
-    left, moment = _left(view, part), 0.0
+def _moment_of(asked: NormSimD, view: SurveyView, job: tuple[str, Mask]) -> Matrix | float:
+    """The sum of f f' over some of a part's known rows."""
+    part, some = job
+    rows, moment = _known(view, part)[some], 0.0
     for places, block in view.blocks(part, f"{asked.features}_img"):
-        moment = moment + _outer(block[np.isin(places, left[~stay])])
-    np.save(_file(view, part), left[stay])
+        moment = moment + _outer(block[np.isin(places, rows)])
     return moment
 
 
-def _scored(asked: NormSimD, view: SurveyView, moment: Matrix, part: str) -> Scores:
+def _scored(asked: NormSimD, view: SurveyView, moment: Matrix, job: tuple[str, Mask]) -> Scores:
     """f' S f of the rows of a part that are left."""
-    left, found = _left(view, part), [np.empty(0)]
+    part, alive = job
+    left, found = _known(view, part)[alive], [np.empty(0)]
     for places, block in view.blocks(part, f"{asked.features}_img"):
         some = block[np.isin(places, left)].astype(np.float64)
         found.append(np.einsum("nd,nd->n", some @ moment, some))

@@ -6,6 +6,7 @@ an image is dropped if its cosine with one before it is over 1 - epsilon, whethe
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Literal
 
@@ -13,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.buckets import Buckets
 from datacomp_core.filters.base import Survey, SurveyView, register
+from datacomp_core.shared_buckets import SharedBuckets
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
 from datacomp_core.vectors.nearest import nearest
 
 COMPARED_AT_ONCE = 1 << 24
 ROWS_A_BUCKET = 200_000
+PIECE_BYTES = 128 << 20
+"""Of features in one file of a part: a bucket is a range of every file."""
 
 
 @register("sem_dedup")
@@ -46,38 +49,64 @@ class SemDedup(Survey):
 
     def survey(self, view: SurveyView) -> None:
         centroids = vectors(self.centroids)
-        total = sum(int(view.reached(part).sum()) for part in view.names)
         own = [("cluster", "i8"), ("part", "i4"), ("row", "i8"), ("near", "f4"), ("unit", "f4", (centroids.shape[1],))]
-        buckets = Buckets(view.local / "clusters", min(len(centroids), max(1, -(-total // ROWS_A_BUCKET))), np.dtype(own))
-        known = dict(view.map(partial(_spill, self, view, buckets), list(enumerate(view.names))))
+        num = min(len(centroids), max(1, -(-view.num_reached // ROWS_A_BUCKET)))
+        buckets = SharedBuckets((view.shared / "clusters").folder, num, np.dtype(own))
+        for _ in view.map(partial(_spill, self, view, buckets), list(enumerate(view.names))):
+            pass
         lost: dict[int, list[npt.NDArray[np.int64]]] = {}
-        for _, copies in view.map(partial(_copies, self, buckets), buckets.numbers()):
+        for _, copies in view.map(partial(_copies, self, buckets), range(buckets.num)):
             for part in np.unique(copies[:, 0]).tolist():
                 lost.setdefault(part, []).append(copies[copies[:, 0] == part, 1])
-        for place, part in enumerate(view.names):
-            rows = known[place, part]
-            unknown = np.setdiff1d(np.flatnonzero(view.reached(part)), rows)
-            view.decide(part, np.setdiff1d(rows, np.concatenate([np.empty(0, np.int64), *lost.get(place, [])])), unknown=unknown)
+        nobody = np.empty(0, np.int64)
+        copies_of = ((part, np.concatenate([nobody, *lost.get(place, [])])) for place, part in enumerate(view.names))
+        for _ in view.scan(partial(_decide, view), copies_of):
+            pass
 
 
-def _spill(asked: SemDedup, view: SurveyView, buckets: Buckets, job: tuple[int, str]) -> npt.NDArray[np.int64]:
-    """Put a part's images to their clusters; the rows that have one."""
+def _decide(view: SurveyView, job: tuple[str, npt.NDArray[np.int64]]) -> None:
+    """All rows of a part pass that have features and are no copies."""
+    part, copies = job
+    known = view.shared.load(f"known/{part}.npy")
+    view.decide(part, np.setdiff1d(known, copies), unknown=np.setdiff1d(np.flatnonzero(view.reached(part)), known))
+
+
+def _spill(asked: SemDedup, view: SurveyView, buckets: SharedBuckets, job: tuple[int, str]) -> None:
+    """Put a part's images to their clusters, and note the rows that have one."""
     place, part = job
     found = [np.empty(0, np.int64)]
-    for rows, block in view.blocks(part, f"{asked.features}_img"):
+    for number, (rows, block) in enumerate(_pieces(view.blocks(part, f"{asked.features}_img"))):
         centroids = matched(asked.centroids, block.shape[1])
         directions = unit(block)
         cluster = nearest(block, centroids)
         near = np.einsum("nd,nd->n", directions, unit(centroids[cluster]))
         columns = {"cluster": cluster, "part": np.full(len(rows), place, np.int32), "row": rows, "near": near, "unit": directions}
-        buckets.add(f"{place:08d}", cluster % buckets.num, columns)
+        buckets.add(f"{place:08d}-{number:08d}", cluster % buckets.num, columns)
         found.append(rows)
-    return np.concatenate(found)
+    view.shared.save(f"known/{part}.npy", np.concatenate(found))
 
 
-def _copies(asked: SemDedup, buckets: Buckets, number: int) -> npt.NDArray[np.int64]:
+def _pieces(blocks: Iterable[tuple[npt.NDArray[np.int64], Vectors]]) -> Iterator[tuple[npt.NDArray[np.int64], Vectors]]:
+    """Blocks put together to pieces that are worth a file of their own."""
+    held: list[tuple[npt.NDArray[np.int64], Vectors]] = []
+    for rows, block in blocks:
+        held.append((rows, block))
+        if sum(found.nbytes for _, found in held) >= PIECE_BYTES:
+            yield _joined(held)
+            held = []
+    if held:
+        yield _joined(held)
+
+
+def _joined(held: list[tuple[npt.NDArray[np.int64], Vectors]]) -> tuple[npt.NDArray[np.int64], Vectors]:
+    return np.concatenate([rows for rows, _ in held]), np.concatenate([block for _, block in held])
+
+
+def _copies(asked: SemDedup, buckets: SharedBuckets, number: int) -> npt.NDArray[np.int64]:
     """`(part, row)` of the images of a bucket's clusters that have one like them before them, shape (n, 2)."""
     rows = buckets.read(number)
+    if not len(rows):
+        return np.empty((0, 2), np.int64)
     near = rows["near"] if asked.keep == "hard" else -rows["near"]
     rows = rows[np.lexsort((rows["row"], rows["part"], near, rows["cluster"]))]
     clusters = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows["cluster"])) + 1)

@@ -6,15 +6,16 @@ batch `penalty` is taken from the score for every time a pair was drawn. A good 
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from datacomp_core.exchange import Exchange
 from datacomp_core.filters.base import AnyFilter, Survey, SurveyView, register
-from datacomp_core.filters.mix import Standard, Weights, mixed, weighted_columns
+from datacomp_core.filters.mix import Scaled, Standard, Weights, mixed, weighted_columns
 from datacomp_core.filters.tree_draw import ShareTree
 
 
@@ -53,27 +54,12 @@ class SoftCap(Survey):
         return f"{self.filter.label()}_soft_cap_{self.num_samples}"
 
     def survey(self, view: SurveyView) -> None:
-        columns = weighted_columns(self.weights)
         scaled = mixed(view, self.weights, self.scale)
-        places: list[npt.NDArray[np.int64]] = []
-        scores: list[npt.NDArray[np.float32]] = []
-        for part in view.names:
-            frame = view.frame(part, columns)
-            values = scaled(frame)
-            known = values.is_not_null().to_numpy()
-            places.append(frame["row"].to_numpy().astype(np.int64)[known])
-            scores.append(values.drop_nulls().to_numpy().astype(np.float32))
-        counts = self._drawn(np.concatenate([np.empty(0, np.float32), *scores]))
-        start = 0
-        for part, rows in zip(view.names, places, strict=True):
-            mine = counts[start : start + len(rows)]
-            start += len(rows)
-            reach = view.reached(part)
-            unknown = np.setdiff1d(np.flatnonzero(reach), rows)
-            view.decide(part, rows[mine > 0], unknown=unknown)
-            copies = np.zeros(len(reach), np.uint32)
-            copies[rows] = mine
-            np.save(_copies_file(view.memory / part / f"{view.path}.npy"), copies)
+        found = dict(view.scan(partial(_scored, view, weighted_columns(self.weights), scaled), view.names))
+        counts = self._drawn(np.concatenate([np.empty(0, np.float32), *(found[part] for part in view.names)]))
+        drawn = np.split(counts, np.cumsum([len(found[part]) for part in view.names])[:-1])
+        for _ in view.scan(partial(_decide, view), zip(view.names, drawn, strict=True)):
+            pass
 
     def _drawn(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
         """How often each row is drawn, shape (rows,)."""
@@ -92,11 +78,30 @@ class SoftCap(Survey):
         return counts
 
 
-def read_copies(verdict: Path, rows: int) -> npt.NDArray[np.int64]:
-    copies = np.load(_copies_file(verdict)).astype(np.int64)
+def _scored(view: SurveyView, columns: list[str], scaled: Scaled, part: str) -> npt.NDArray[np.float32]:
+    """The scores of the rows that have one; which rows those are is noted."""
+    frame = view.frame(part, columns)
+    values = scaled(frame)
+    view.shared.save(f"known/{part}.npy", frame["row"].to_numpy().astype(np.int64)[values.is_not_null().to_numpy()])
+    return values.drop_nulls().to_numpy().astype(np.float32)
+
+
+def _decide(view: SurveyView, job: tuple[str, npt.NDArray[np.uint32]]) -> None:
+    """Note how often each row of a part was drawn."""
+    part, mine = job
+    rows, reach = view.shared.load(f"known/{part}.npy"), view.reached(part)
+    copies = np.zeros(len(reach), np.uint32)
+    copies[rows] = mine
+    view.memory.save(_copies_name(f"{part}/{view.path}.npy"), copies)
+    view.decide(part, rows[mine > 0], unknown=np.setdiff1d(np.flatnonzero(reach), rows))
+
+
+def read_copies(memory: Exchange, verdict: str, rows: int) -> npt.NDArray[np.int64]:
+    """How often each row of a part is drawn; `verdict` is the name of the part's verdict in the memory."""
+    copies = memory.load(_copies_name(verdict)).astype(np.int64)
     assert len(copies) == rows, "copies of another part"
     return copies
 
 
-def _copies_file(verdict: Path) -> Path:
-    return verdict.with_suffix(".copies.npy")
+def _copies_name(verdict: str) -> str:
+    return f"{verdict.removesuffix('.npy')}.copies.npy"

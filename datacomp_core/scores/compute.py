@@ -21,7 +21,7 @@ from datacomp_core.exchange import Exchange, bring_files, exchange
 from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.scores.base import AnyScore, Column, Means, Score
-from datacomp_core.scores.column_of import JOINED
+from datacomp_core.scores.column_of import JOINED, ColumnOf
 from datacomp_core.scores.kept import home_of
 from datacomp_core.scores.of_images import BY_SHARD
 from datacomp_core.source import Source
@@ -79,7 +79,8 @@ def compute(
     todo = [part for part in names if f"{part}.parquet" not in there]
     if todo:
         with exchange(out) as shared:
-            bring_files(shared, score)
+            if not isinstance(score, ColumnOf):  # it reads its table here, in `prepare`
+                bring_files(shared, score)
             means = Means(source, tuple(names), out, shared, workers, progress, _brought(shared, model), device)
             prepared = score.prepare(means)
             for _ in means.map(partial(_one_part, score, source, prepared, out / SCORES), todo, f"parts of {score.kind}"):

@@ -1,7 +1,7 @@
 """Scores and features that lie beside metadata of a plain folder, brought into the order of its rows: by uid, never by guess.
 
-What is aligned already (the same names, the same uids in the same order) is used as it lies. All else is joined by uid into a
-local folder. Position is used only where there is no uid and it is asked for.
+What is aligned already (the same names, the same uids in the same order) is used as it lies. All else is joined by uid into
+another folder. Position is used only where there is no uid and it is asked for.
 """
 
 from __future__ import annotations
@@ -24,22 +24,29 @@ from datacomp_core.store import Folder
 BY_POSITION = "give --by-position if the rows are known to be in the order of the metadata's"
 
 
-def aligned(source: Source, local: Path, *, by_position: bool = False) -> tuple[Source, list[tuple[str, JoinCounts]]]:
-    """The source with its scores and features in row order, and what each join came to."""
+def aligned(
+    source: Source, local: Path, out: Folder | None = None, *, by_position: bool = False
+) -> tuple[Source, list[tuple[str, JoinCounts]]]:
+    """The source with its scores and features in row order, and what each join came to.
+
+    The joins work in `local`, a folder of this machine's disk, and write into `out` (by default below it), which the workers of a
+    selection must reach.
+    """
+    out = Folder(local) / "joined" if out is None else out
     told: list[tuple[str, JoinCounts]] = []
     scores, features = list[Folder](), list[Folder]()
     for number, folder in enumerate(source.scores):
         if _is_aligned(source, folder, ".parquet", by_position=by_position):
             scores.append(folder)
             continue
-        made, counts = _scores_by_uid(source, folder, local / f"scores{number}")
+        made, counts = _scores_by_uid(source, folder, local / f"scores{number}", out / f"scores{number}")
         scores.append(made)
         told.append((folder.url, counts))
     for number, folder in enumerate(source.features):
         if not folder.files(".parquet") or _is_aligned(source, folder, ".npz", by_position=by_position):
             features.append(folder)
             continue
-        made, counts = _features_by_uid(source, folder, local / f"features{number}")
+        made, counts = _features_by_uid(source, folder, local / f"features{number}", out / f"features{number}")
         features.append(made)
         told.append((folder.url, counts))
     return Source(source.metadata, tuple(scores), tuple(features), source.shards), told
@@ -94,7 +101,7 @@ def _pool(source: Source) -> Iterator[tuple[str, uid.Uids]]:
         yield part, uid.pack(_plain(source).read(part, ["uid"])["uid"])
 
 
-def _scores_by_uid(source: Source, folder: Folder, local: Path) -> tuple[Folder, JoinCounts]:
+def _scores_by_uid(source: Source, folder: Folder, local: Path, out: Folder) -> tuple[Folder, JoinCounts]:
     files = _files(folder, local, ".parquet")
     if not files:
         raise DataError(f"{folder} has no parquet files with scores.")
@@ -107,7 +114,6 @@ def _scores_by_uid(source: Source, folder: Folder, local: Path) -> tuple[Folder,
     rows = sum(source.num_rows(part) for part in source.parts())
     made = Join(local, source.parts(), len(columns), rows)
     join, counts = joining.by_uid(_pool(source), score_tables.read(files, "uid", columns), made)
-    out = Folder(local / "aligned")
     for part in source.parts():
         values = join.values(part)
         frame = _plain(source).read(part, ["uid"])
@@ -123,7 +129,7 @@ def _kept_type(dtype: pl.DataType) -> pl.DataType | type[pl.DataType]:
     return pl.Float32 if dtype == pl.Float32 else pl.Float64
 
 
-def _features_by_uid(source: Source, folder: Folder, local: Path) -> tuple[Folder, JoinCounts]:
+def _features_by_uid(source: Source, folder: Folder, local: Path, out: Folder) -> tuple[Folder, JoinCounts]:
     """Find for every row the place of its features, then bring each array over, one part of theirs at a time."""
     there = folder.files()
     stems = [name.removesuffix(".parquet") for name in there if name.endswith(".parquet")]
@@ -136,7 +142,6 @@ def _features_by_uid(source: Source, folder: Folder, local: Path) -> tuple[Folde
             yield uids, np.stack([np.full(len(uids), float(number)), np.arange(len(uids), dtype=np.float64)], axis=1)
 
     join, counts = joining.by_uid(_pool(source), places(), Join(local, names, 2, rows, "first"))
-    out = Folder(local / "aligned")
     for part in names:
         wanted = join.values(part)
         arrays: dict[str, Any] = _gathered(folder, theirs, wanted)

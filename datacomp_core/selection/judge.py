@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +16,14 @@ import polars as pl
 
 from datacomp_core.columns import numbers
 from datacomp_core.errors import DataError
+from datacomp_core.exchange import Exchange
 from datacomp_core.filters.algebra import All, Any, Not
 from datacomp_core.filters.base import Batch, FeatureBatch, Filter, Lookup, Mask, Ranked, Rule, Survey, Verdict
 from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.filters.soft_cap import SoftCap, read_copies
+from datacomp_core.machine_copy import MachineFolder
 from datacomp_core.selection.threshold_search import Cut
-from datacomp_core.selection.view import asked_blocks, read_verdict, write_verdict
+from datacomp_core.selection.view import asked_blocks, packed_verdict, verdict_name, verdict_of
 from datacomp_core.source import Block, Source
 
 
@@ -95,18 +96,21 @@ def _walk_plain(placed: Placed) -> Iterator[Placed]:
 
 @dataclass
 class Judge:
-    """One part's rows. `memory`: where verdicts of costly filters are kept between passes over this part.
+    """One part's rows. `memory`: where the verdicts of surveys lie, and those of costly filters between passes over this part.
 
-    `source` and `part` are for filters of embeddings, which are never loaded whole; in `prepared` lies what those have prepared.
+    `source` and `part` are for filters of embeddings, which are never loaded whole; `masks` is what those have prepared, by path,
+    and in `tables` lies what filters with a table have. The last pass has nobody to remember verdicts for (`keeps="nothing"`).
     """
 
     frame: pl.DataFrame
     cuts: Mapping[str, Cut]
-    memory: Path | None = None
+    memory: Exchange | None = None
     source: Source | None = None
     part: str = ""
-    prepared: Path | None = None
+    masks: Mapping[str, Mask] = field(default_factory=dict[str, Mask])
+    tables: MachineFolder | None = None
     watched: str = ""
+    keeps: Literal["verdicts", "nothing"] = "nothing"
     reached: Mask | None = None
     """The rows that came to the filter at `watched`: on whose account this pass is made."""
     found: dict[str, Mask] = field(default_factory=dict[str, Mask])
@@ -139,7 +143,7 @@ class Judge:
         if isinstance(asked, Ranked):
             return self._ranked(asked, self.cuts[path], reach)
         if isinstance(asked, Survey):
-            yes, no = read_verdict(self._kept(path), len(reach))
+            yes, no, _ = verdict_of(self._memory().load(verdict_name(self.part, path)), len(reach))
             return Verdict(yes & reach, no & reach)
         assert isinstance(asked, Batch), f"{type(asked).__name__} is no sort of filter"
         return self._batch(path, asked, reach)
@@ -170,7 +174,7 @@ class Judge:
     def copies(self, placed: Placed) -> npt.NDArray[np.int64]:
         """How often a row that passed is taken: once, but for a sample that repeats. Shape (rows,)."""
         if isinstance(placed.filter, SoftCap):
-            return read_copies(self._kept(placed.path), self.frame.height)
+            return read_copies(self._memory(), verdict_name(self.part, placed.path), self.frame.height)
         if not isinstance(placed.filter, SampleTo):
             return np.ones(self.frame.height, np.int64)
         cut = self.cuts[placed.path]
@@ -184,17 +188,16 @@ class Judge:
         return scores.fill_nan(None) if scores.dtype.is_float() else scores
 
     def _batch(self, path: str, asked: Batch, reach: Mask) -> Verdict:
-        kept = self.memory / f"{path}.npy" if self.memory is not None else None
-        if kept is not None and kept.exists():
-            said = Verdict(*read_verdict(kept, len(reach)))
-            if kept.with_suffix(".reasons").exists():
-                self.reasons[path] = pl.read_parquet(kept.with_suffix(".reasons"), glob=False).to_series()
+        name = verdict_name(self.part, path)
+        if self.memory is not None and (kept := self.memory.find(name)) is not None:
+            yes, no, reasons = verdict_of(kept, len(reach))
+            said = Verdict(yes, no)
+            if reasons is not None:
+                self.reasons[path] = reasons
         else:
             said = self._asked(path, asked, reach)
-            if kept is not None:
-                write_verdict(kept, *said)
-                if path in self.reasons:
-                    self.reasons[path].to_frame("reason").write_parquet(kept.with_suffix(".reasons"))
+            if self.memory is not None and self.keeps == "verdicts":
+                self.memory.save(name, packed_verdict(*said, self.reasons.get(path)))
         if isinstance(asked, Lookup):
             self.found[path] = said.yes
             return Verdict(said.yes & reach, said.no & reach)
@@ -205,8 +208,8 @@ class Judge:
             return self._features(path, asked, reach)
         columns = sorted(asked.columns())
         if isinstance(asked, Lookup):
-            assert self.prepared is not None, "a filter with a table that was not prepared"
-            return _within(self.everybody(), asked.look_up(self.frame.select(columns), self.prepared / path))
+            assert self.tables is not None, "a filter with a table that was not prepared"
+            return _within(self.everybody(), asked.look_up(self.frame.select(columns), self.tables.path(path)))
         rows = self.frame.select(columns).filter(pl.Series(reach))
         if not rows.height:
             return _silence(len(reach))
@@ -224,7 +227,7 @@ class Judge:
         if not reach.any():
             return _silence(len(reach))
         assert self.source is not None, "a filter of embeddings without a source"
-        assert self.prepared is not None, "a filter of embeddings that was not prepared"
+        assert path in self.masks, "a filter of embeddings that was not prepared"
         rows: list[npt.NDArray[np.int64]] = []
 
         def blocks() -> Iterator[Block]:
@@ -233,12 +236,12 @@ class Judge:
                 yield block
 
         source = self.source
-        answers = asked.judge_features(blocks(), np.load(self.prepared / f"{path}.npy"))
+        answers = asked.judge_features(blocks(), self.masks[path])
         return _spread(np.concatenate([np.empty(0, np.int64), *rows]), answers, len(reach))
 
-    def _kept(self, path: str) -> Path:
+    def _memory(self) -> Exchange:
         assert self.memory is not None, "a survey's verdicts lie in the memory"
-        return self.memory / f"{path}.npy"
+        return self.memory
 
     def _series(self, expression: pl.Expr, numeric: Iterable[str] = ()) -> pl.Series:
         """An expression over all rows; a literal becomes as long as the part. `numeric` columns are used as scores."""

@@ -5,7 +5,7 @@ All files are sorted, so each is read once and memory stays that of a slice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +31,14 @@ def lists_of(root: Placed) -> list[tuple[str, Listed]]:
 
 
 def accounts(
-    root: Placed, prepared: Path, found: Path, names: Sequence[str], local: Path, shards: Folder | None
+    root: Placed, tables: Path, found: Callable[[str], Sequence[Path]], local: Path, shards: Folder | None
 ) -> list[ListAccount]:
-    """One account a list. `found` has a run of the uids that each list has, for each part."""
+    """One account a list. `found`: for the path of a list the runs of those of its uids that each part has."""
     made: list[ListAccount] = []
     there = _arrived(shards, local) if shards is not None and lists_of(root) else None
     for path, asked in lists_of(root):
-        merge([found / path / f"{part}.npy" for part in names], found / path / "found.npy")
-        table, pool = _file(prepared / path / TABLE), _file(found / path / "found.npy")
+        merge(found(path), local / f"found.{path}.npy")
+        table, pool = _file(tables / path / TABLE), _file(local / f"found.{path}.npy")
         made.append(_account(place_of(asked.uids), table, pool, there))
     return made
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -16,8 +15,8 @@ from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.filters.soft_cap import SoftCap
 from datacomp_core.lots import lots
 from datacomp_core.selection.judge import Judge, Placed, cost_of, ranks_survivors, sequence
+from datacomp_core.selection.passes import Place
 from datacomp_core.selection.threshold_search import Cut
-from datacomp_core.sorted_runs import write_run
 from datacomp_core.source import Source
 
 SAMPLES = 200
@@ -76,10 +75,7 @@ class Job:
     source: Source
     root: Filter
     cuts: Mapping[str, Cut]
-    runs: Path
-    memory: Path | None = None
-    prepared: Path | None = None
-    found: Path | None = None
+    place: Place
     score: str = ""
     edges: tuple[float, ...] = ()
     samples: int = SAMPLES
@@ -89,10 +85,10 @@ class Job:
 
 
 def judge_part(job: Job, part: str) -> Judged:
-    """Write the run of chosen uids, return the account."""
+    """Write the run of chosen uids, and the account behind it where both are kept; return the account."""
     frame = job.source.read(part, job.columns())
-    memory = job.memory / part if job.memory is not None else None
-    judge = Judge(frame, job.cuts, memory, job.source, part, job.prepared)
+    place = job.place
+    judge = Judge(frame, job.cuts, place.memory, job.source, part, place.masks, place.tables)
     reach, why = judge.everybody(), np.zeros(frame.height, np.int16)
     steps: list[Step] = []
     sequenced = sequence(Placed("0", job.root))
@@ -107,14 +103,21 @@ def judge_part(job: Job, part: str) -> Judged:
     chosen = uid.pack(frame["uid"].filter(pl.Series(reach)))
     if isinstance(sequenced[-1].filter, (SampleTo, SoftCap)):
         chosen = np.repeat(chosen, judge.copies(sequenced[-1])[reach])
-    write_run(job.runs / f"{part}.npy", chosen)
+    place.runs.save(f"{part}.npy", uid.sort(chosen))
     for path, there in judge.found.items():
-        assert job.found is not None, "a list without a place for what it found"
-        write_run(job.found / path / f"{part}.npy", uid.pack(frame["uid"].filter(pl.Series(there))))
+        place.runs.save(found_name(part, path), uid.sort(uid.pack(frame["uid"].filter(pl.Series(there)))))
     scores = frame[job.score].cast(pl.Float64).fill_nan(None) if job.score else None
     kept, dropped = (_histogram(scores, mask, job.edges) for mask in (reach, ~reach))
     samples = _samples(job, part, frame["uid"], why, scores, steps) if job.samples else []
-    return Judged(part=part, rows=frame.height, steps=steps, kept_scores=kept, dropped_scores=dropped, samples=samples)
+    made = Judged(part=part, rows=frame.height, steps=steps, kept_scores=kept, dropped_scores=dropped, samples=samples)
+    if place.account == "kept":
+        place.runs.folder.write(f"{part}.json", made.model_dump_json().encode())
+    return made
+
+
+def found_name(part: str, path: str) -> str:
+    """Where the uids of a part that are on the list at `path` lie among the runs."""
+    return f"{part}.found.{path}.npy"
 
 
 def _asked(judge: Judge, placed: Placed, reach: Mask) -> tuple[Verdict, int | None]:

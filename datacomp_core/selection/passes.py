@@ -5,131 +5,74 @@ Each is found after those before it, by passes over the parts in which only as m
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
-import numpy as np
 import polars as pl
 
-from datacomp_core import engines
-from datacomp_core.filters.base import FeatureBatch, Filter, Lookup, Mask, Ranked, Survey
+from datacomp_core.exchange import Exchange
+from datacomp_core.filters.base import FeatureBatch, Lookup, Mask, Ranked, Survey
 from datacomp_core.filters.sample_to import SampleTo
-from datacomp_core.parallel import process_map
+from datacomp_core.machine_copy import MachineFolder
 from datacomp_core.progress import Progress
-from datacomp_core.selection.judge import Judge, Placed, cost_of, walk
-from datacomp_core.selection.part import Judged
+from datacomp_core.selection.hands import Hands
+from datacomp_core.selection.judge import Judge, Placed, ranks_survivors, walk
 from datacomp_core.selection.threshold_search import FEW, Cut, Look, Window, find, look
 from datacomp_core.selection.view import View
 from datacomp_core.source import Source
-from datacomp_core.store import Folder
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-THREADS = 4
-"""More of them wait for Python's lock."""
-ROWS_FOR_PROCESSES = 50_000_000
-COSTLY_ROWS_FOR_A_PROCESS = 100_000
-COSTLIEST_ROWS_FOR_A_PROCESS = 10_000
+from datacomp_core.store import Folder, scratch
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a selection works: a local folder, and one kept between attempts, in which finished parts lie."""
+    """Where the driver and the workers of a selection meet, in folders that all of them reach. It pickles.
 
-    local: Path
-    kept: Folder | None
+    `runs`: the chosen uids of each part, and with `account="kept"` the account of each, written after them, which says that the
+    part is done. `masks`: what filters of embeddings have prepared, by path; `tables`: what filters with a table have.
+    """
 
-    @property
-    def runs(self) -> Path:
-        return self.local / "runs"
-
-    @property
-    def found(self) -> Path:
-        """Runs of the uids that each list has, by the path of its filter."""
-        return self.local / "found"
-
-    @property
-    def memory(self) -> Path:
-        return self.local / "memory"
+    shared: Exchange
+    runs: Exchange
+    account: Literal["kept", "returned"]
+    remembers: bool
+    masks: Mapping[str, Mask] = field(default_factory=dict[str, Mask])
+    tables: MachineFolder | None = None
 
     @property
-    def prepared(self) -> Path:
-        return self.local / "prepared"
-
-    def fetch(self, part: str, lookups: Sequence[str] = ()) -> Judged | None:
-        """What an earlier attempt made of a part, with its run put into `runs`."""
-        if self.kept is None or not self.kept.exists(f"{part}.json"):
-            return None
-        self.runs.mkdir(parents=True, exist_ok=True)
-        (self.runs / f"{part}.npy").write_bytes(self.kept.read(f"{part}.npy"))
-        for path in lookups:
-            target = self.found / path / f"{part}.npy"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(self.kept.read(f"{part}.found.{path}.npy"))
-        return Judged.model_validate_json(self.kept.read(f"{part}.json"))
-
-    def keep(self, judged: Judged, lookups: Sequence[str] = ()) -> None:
-        if self.kept is not None:
-            for path in lookups:
-                self.kept.write(f"{judged.part}.found.{path}.npy", (self.found / path / f"{judged.part}.npy").read_bytes())
-            self.kept.write(f"{judged.part}.npy", (self.runs / f"{judged.part}.npy").read_bytes())
-            self.kept.write(f"{judged.part}.json", judged.model_dump_json().encode())
+    def memory(self) -> Exchange | None:
+        """Where verdicts lie between the passes; None if the last pass is the only one that judges."""
+        return self.shared / "memory" if self.remembers else None
 
 
-@dataclass(frozen=True)
-class Hands:
-    """Who makes a pass. Starting a process costs a second, in which this one reads millions of rows."""
-
-    workers: int
-    num_rows: int
-
-    def for_columns(self, function: Callable[[T], R], names: Sequence[T]) -> Iterator[tuple[T, R]]:
-        """A pass over a column of numbers, or with filters that cost nothing: threads do, but for many rows and hands."""
-        is_wide = engines.current() != "local" or self.workers > THREADS
-        if is_wide and self.num_rows >= ROWS_FOR_PROCESSES:
-            yield from process_map(function, names, workers=self.workers)
-            return
-        flying = deque[tuple[T, Future[R]]]()
-        with ThreadPoolExecutor(min(self.workers, THREADS)) as pool:
-            for name in names:
-                flying.append((name, pool.submit(function, name)))
-                if len(flying) >= 2 * THREADS:
-                    yield _landed(*flying.popleft())
-            while flying:
-                yield _landed(*flying.popleft())
-
-    def for_filters(self, tree: Filter, function: Callable[[T], R], names: Sequence[T]) -> Iterator[tuple[T, R]]:
-        """A pass with all filters; costly ones are some hundred times slower, and hold Python's lock."""
-        if cost_of(tree):
-            return process_map(function, names, workers=self.costly_processes(tree))
-        return self.for_columns(function, names)
-
-    def costly_processes(self, tree: Filter) -> int:
-        """Filters of embeddings and surveys are the costliest."""
-        costliest = cost_of(tree) >= FeatureBatch.cost
-        rows = COSTLIEST_ROWS_FOR_A_PROCESS if costliest else COSTLY_ROWS_FOR_A_PROCESS
-        return min(self.workers, max(1, self.num_rows // rows))
-
-
-def _landed(name: T, work: Future[R]) -> tuple[T, R]:
-    return name, work.result()
-
-
-def prepare(root: Placed, place: Place) -> None:
-    """Let the filters of embeddings and tables prepare themselves."""
-    place.prepared.mkdir()
+def prepared(root: Placed, shared: Exchange, kept: Folder | None, local: Path) -> Place:
+    """Let the filters of embeddings and tables prepare themselves. `local` is a folder of this machine's disk."""
+    masks, tables = dict[str, Mask](), False
     for path, asked in walk(root):
         if isinstance(asked, FeatureBatch):
-            np.save(place.prepared / f"{path}.npy", asked.prepare())
+            masks[path] = asked.prepare()
         if isinstance(asked, Lookup):
-            (place.prepared / path).mkdir()
-            asked.prepare_table(place.prepared / path)
+            tables = True
+            (local / path).mkdir(parents=True)
+            asked.prepare_table(local / path)
+    runs = shared / "runs" if kept is None else Exchange(Folder(kept.url))
+    remembers = any(ranks_survivors(placed.filter) for placed in walk(root))
+    reached = _brought(local, (shared / "tables").folder) if tables else None
+    return Place(shared, runs, "returned" if kept is None else "kept", remembers, masks, reached)
+
+
+def _brought(local: Path, to: Folder) -> MachineFolder:
+    """A folder of files on this machine's disk, where all workers of the engine reach it."""
+    if to.is_local:
+        return MachineFolder(Folder(local))
+    here = Folder(local)
+    for name in here.files():
+        with scratch() as own:  # `put` takes what it is given
+            (own / "file").symlink_to(here.path / name)
+            to.put(name, own / "file")
+    return MachineFolder(to)
 
 
 def find_cuts(
@@ -163,13 +106,15 @@ def _cut(asked: Ranked, glance: Glance, names: Sequence[str], hands: Hands, prog
 def _survey(asked: Survey, glance: Glance, names: Sequence[str], hands: Hands, progress: Progress) -> None:
     """Note which rows come to it in every part, and let it decide."""
     workers = hands.costly_processes(glance.root.filter)
-    local = glance.place.local / "surveys" / glance.placed.path
-    view = View(glance.source, tuple(names), glance.placed.path, glance.place.memory, local, workers)
-    (local / "reached").mkdir(parents=True)
+    memory, own = glance.place.memory, glance.place.shared / f"surveys/{glance.placed.path}"
+    assert memory is not None, "a survey's verdicts lie in the memory"
+    view = View(glance.source, tuple(names), glance.placed.path, memory, own, hands, workers)
     progress.start(len(names), f"parts for: {asked.title()}")
-    for _ in hands.for_filters(glance.root.filter, partial(_note_reached, glance, view), names):
+    num_reached = 0
+    for _, came in hands.for_filters(glance.root.filter, partial(_note_reached, glance, view), names):
+        num_reached += came
         progress.advance()
-    asked.survey(view)
+    asked.survey(replace(view, num_reached=num_reached))
 
 
 def _ranks(placed: Placed) -> Ranked:
@@ -190,7 +135,10 @@ class Glance:
     def reached(self, part: str) -> tuple[Judge, Mask]:
         """A part, judged as far as the filter, and the rows that came to it."""
         frame = self.source.read(part, {"uid", *self.root.filter.columns()})
-        judge = Judge(frame, self.cuts, self.place.memory / part, self.source, part, self.place.prepared, self.placed.path)
+        place = self.place
+        judge = Judge(
+            frame, self.cuts, place.memory, self.source, part, place.masks, place.tables, self.placed.path, keeps="verdicts"
+        )
         judge.verdict(self.root, judge.everybody())
         assert judge.reached is not None, "a filter that nobody comes to"
         return judge, judge.reached
@@ -205,5 +153,8 @@ def _look(glance: Glance, window: Window, part: str) -> Look:
     return look(judge.scores(asked).filter(pl.Series(reached)), int(reached.sum()), window)
 
 
-def _note_reached(glance: Glance, view: View, part: str) -> None:
-    np.save(view.reached_file(part), glance.reached(part)[1])
+def _note_reached(glance: Glance, view: View, part: str) -> int:
+    """How many rows of a part came."""
+    _, reached = glance.reached(part)
+    view.note_reached(part, reached)
+    return int(reached.sum())

@@ -17,8 +17,9 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from datacomp_core.artifacts import Embeddings, Pool, Scores, Spec, Subset
 from datacomp_core.errors import DataError, SpecError
+from datacomp_core.exchange import bring_files, exchange
 from datacomp_core.filters import All, Everything, Filter, Ranked, SampleTo, SoftCap, Threshold, WholeFilter
-from datacomp_core.filters.base import score_column
+from datacomp_core.filters.base import Lookup, score_column
 from datacomp_core.filters.chance import Random
 from datacomp_core.filters.listed import TABLE, Listed
 from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
@@ -28,11 +29,13 @@ from datacomp_core.recipes.load import load_recipe, resolved
 from datacomp_core.registry import RECIPES
 from datacomp_core.scores import Score, score_of
 from datacomp_core.selection.aligned import require_aligned
+from datacomp_core.selection.hands import Hands
 from datacomp_core.selection.judge import Placed, walk
-from datacomp_core.selection.lists import accounts, lists_of, repeated
-from datacomp_core.selection.part import SAMPLES, Job, judge_part
-from datacomp_core.selection.passes import Hands, Place, find_cuts, prepare
+from datacomp_core.selection.lists import accounts, repeated
+from datacomp_core.selection.part import SAMPLES, Job, Judged, judge_part
+from datacomp_core.selection.passes import find_cuts, prepared
 from datacomp_core.selection.report import Explanation, Tally, edges_of, histogram, sample_table
+from datacomp_core.selection.runs import Runs, concurrently
 from datacomp_core.selection.threshold_search import Cut
 from datacomp_core.sorted_runs import merge
 from datacomp_core.source import Source
@@ -43,6 +46,7 @@ __all__ = ["RECIPES", "Recipe", "Selection", "SubsetSpec", "load_recipe", "selec
 SUBSET = "subset.npy"
 LISTED = ("listed", "unique", "in_pool", "not_in_pool")
 WORK = "work"
+TABLES = "tables"
 NO_PROGRESS = NoProgress()
 FILTER: TypeAdapter[Filter] = TypeAdapter(WholeFilter)
 
@@ -183,20 +187,21 @@ def select(
     check(source, names[0], tree)
     source.check_filled(names, tree.columns())
     hands = Hands(workers, source.num_rows(names[0]) * len(names))
-    with scratch() as local:
-        place = Place(local, kept)
-        root = Placed("0", tree)
-        prepare(root, place)
+    root = Placed("0", tree)
+    with scratch() as local, exchange(kept or out) as shared:
+        bring_files(shared, *(asked for _, asked in walk(root) if not isinstance(asked, Lookup)))
+        place = prepared(root, shared, kept, local / TABLES)
         cuts = find_cuts(source, names, root, place, hands, progress)
-        job = Job(source, tree, cuts, place.runs, place.memory, place.prepared, place.found, samples=0)
+        job = Job(source, tree, cuts, place, samples=0)
         cut = None
         if out is not None and write == "all":
             shown, cut = _shown(root, cuts, source, names[0])
             job = replace(job, samples=SAMPLES, score=shown, edges=_edges(source, names, shown, hands))
-        tally = _judged(job, names, place, hands, progress)
+        tally = _judged(job, names, hands, progress)
         told = tally.explanation(_label(wanted), wanted.filter.model_dump(mode="json"))
-        told = told.model_copy(update={"lists": accounts(root, place.prepared, place.found, names, local, shards)})
-        num_samples, num_unique = _merge(names, place, out, name, tree)
+        runs = Runs(place.runs.folder, tuple(names), local / "runs")
+        told = told.model_copy(update={"lists": accounts(root, local / TABLES, runs.found, local, shards)})
+        num_samples, num_unique = _merge(runs, local, out, name, tree)
     if out is not None and write == "all":
         _write_report(out, source, tally, told, histogram(job.score, job.edges, tally, cut))
     return Selection(num_samples, num_unique, told)
@@ -214,20 +219,17 @@ def check(source: Source, part: str, tree: Filter) -> None:
             source.require_embeddings(part, f"{features}_img")
 
 
-def _judged(job: Job, names: Sequence[str], place: Place, hands: Hands, progress: Progress) -> Tally:
-    """Judge every part that no earlier attempt has."""
-    tally, todo = Tally(), list[str]()
-    lookups = [path for path, _ in lists_of(Placed("0", job.root))]
+def _judged(job: Job, names: Sequence[str], hands: Hands, progress: Progress) -> Tally:
+    """Judge every part that no earlier attempt has. The workers write what they made of a part."""
+    tally, runs = Tally(), job.place.runs.folder
     progress.start(len(names), "parts")
-    for part in names:
-        before = place.fetch(part, lookups)
-        if before is None:
-            todo.append(part)
-        else:
-            tally.add(before)
-            progress.advance(1, rows=before.rows, kept=before.steps[-1].kept)
+    there = runs.files(".json") if job.place.account == "kept" else {}
+    for data in concurrently(runs.read, (f"{part}.json" for part in names if f"{part}.json" in there)):
+        before = Judged.model_validate_json(data)
+        tally.add(before)
+        progress.advance(1, rows=before.rows, kept=before.steps[-1].kept)
+    todo = [part for part in names if f"{part}.json" not in there]
     for _, judged in hands.for_filters(job.root, partial(judge_part, job), todo):
-        place.keep(judged, lookups)
         tally.add(judged)
         progress.advance(1, rows=judged.rows, kept=judged.steps[-1].kept)
     return tally
@@ -269,20 +271,19 @@ def _range(source: Source, column: str, part: str) -> tuple[float | None, float 
     return (float(low), float(high)) if isinstance(low, float) and isinstance(high, float) else (None, None)
 
 
-def _merge(names: Sequence[str], place: Place, out: Folder | None, name: str, tree: Filter) -> tuple[int, int]:
-    runs = [place.runs / f"{part}.npy" for part in names]
+def _merge(runs: Runs, local: Path, out: Folder | None, name: str, tree: Filter) -> tuple[int, int]:
     if out is None:
-        return _merged(runs, place, place.local / SUBSET, tree)
+        return _merged(runs, local, local / SUBSET, tree)
     with out.writing(name) as path:
-        return _merged(runs, place, path, tree)
+        return _merged(runs, local, path, tree)
 
 
-def _merged(runs: Sequence[Path], place: Place, target: Path, tree: Filter) -> tuple[int, int]:
+def _merged(runs: Runs, local: Path, target: Path, tree: Filter) -> tuple[int, int]:
     """A list that stands alone keeps its repeats, whatever the pool repeats."""
     if not isinstance(tree, Listed):
-        return merge(runs, target)
-    merge(runs, place.local / "chosen.npy")
-    return repeated(place.local / "chosen.npy", place.prepared / "0" / TABLE, target)
+        return merge(runs.chosen(), target)
+    merge(runs.chosen(), local / "chosen.npy")
+    return repeated(local / "chosen.npy", local / TABLES / "0" / TABLE, target)
 
 
 def _write_report(out: Folder, source: Source, tally: Tally, told: Explanation, drawn: dict[str, Any]) -> None:

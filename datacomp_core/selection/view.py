@@ -1,21 +1,27 @@
-"""What a `Survey` sees: the rows that came to it, part by part, a place on the local disk, and where its verdicts go."""
+"""What a `Survey` sees: the rows that came to it, part by part, a place that its workers share, and where its verdicts go."""
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from datacomp_core.errors import DataError
+from datacomp_core.exchange import Exchange
 from datacomp_core.filters.base import Mask
 from datacomp_core.parallel import process_map
 from datacomp_core.selection.threshold_search import Look, Window, find, look
 from datacomp_core.source import Block, Source
+
+if TYPE_CHECKING:
+    from datacomp_core.selection.hands import Hands
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,16 +34,18 @@ class View:
     source: Source
     names: tuple[str, ...]
     path: str
-    memory: Path
-    local: Path
+    memory: Exchange
+    shared: Exchange
+    hands: Hands
     workers: int
+    num_reached: int = 0
 
     def reached(self, part: str) -> Mask:
         """Which rows of a part came to the filter, shape (rows,)."""
-        return np.load(self.reached_file(part))
+        return self.shared.load(f"reached/{part}.npy")
 
-    def reached_file(self, part: str) -> Path:
-        return self.local / "reached" / f"{part}.npy"
+    def note_reached(self, part: str, reached: Mask) -> None:
+        self.shared.save(f"reached/{part}.npy", reached)
 
     def frame(self, part: str, columns: Iterable[str]) -> pl.DataFrame:
         """Columns of the rows that came, with their place as `row`."""
@@ -55,9 +63,11 @@ class View:
         wanted = list(columns)
 
         def every(window: Window) -> Iterator[Look]:
-            for part in self.names:
-                frame = self.frame(part, wanted)
-                yield look(values(frame), frame.height, window)
+            work = partial(_look, self, wanted, values, window)
+            if _pickles(values):
+                yield from (found for _, found in self.scan(work, self.names))
+            else:  # of somebody's own filter, a function inside a function
+                yield from map(work, self.names)
 
         return find(every, rank)[0].value
 
@@ -73,10 +83,27 @@ class View:
         failed[yes] = False
         if unknown is not None:
             failed[unknown] = False
-        write_verdict(self.memory / part / f"{self.path}.npy", passed & reach, failed & reach)
+        self.memory.save(verdict_name(part, self.path), packed_verdict(passed & reach, failed & reach))
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
         return process_map(function, items, workers=self.workers)
+
+    def scan(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+        """As `map`, for work that costs little: in threads, unless the pool is large."""
+        return self.hands.for_columns(function, items)
+
+
+def _look(view: View, columns: list[str], values: Callable[[pl.DataFrame], pl.Series], window: Window, part: str) -> Look:
+    frame = view.frame(part, columns)
+    return look(values(frame), frame.height, window)
+
+
+def _pickles(function: object) -> bool:
+    try:
+        pickle.dumps(function)
+    except Exception:  # pickle raises a dozen kinds
+        return False
+    return True
 
 
 def asked_blocks(source: Source, part: str, key: str, asked: Mask) -> Iterator[tuple[npt.NDArray[np.int64], Block]]:
@@ -96,11 +123,23 @@ def asked_blocks(source: Source, part: str, key: str, asked: Mask) -> Iterator[t
         raise DataError(f"Part {part} has {len(asked)} rows of metadata and other {key} features: fetch or embed it again.")
 
 
-def write_verdict(path: Path, yes: Mask, no: Mask) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, np.packbits(np.stack([yes, no]), axis=1))
+def verdict_name(part: str, path: str) -> str:
+    """Where the verdict of the filter at `path` on a part lies in the memory."""
+    return f"{part}/{path}.npy"
 
 
-def read_verdict(path: Path, rows: int) -> tuple[Mask, Mask]:
-    yes, no = np.unpackbits(np.load(path), axis=1, count=rows).astype(np.bool_)
-    return yes, no
+def packed_verdict(yes: Mask, no: Mask, reasons: pl.Series | None = None) -> npt.NDArray[np.uint8]:
+    """Two bits a row, and behind them the reasons where the filter tells some: one array, so one request to a bucket."""
+    bits = np.packbits(np.stack([yes, no]), axis=1).reshape(-1)
+    if reasons is None:
+        return bits
+    buffer = io.BytesIO()
+    reasons.to_frame("reason").write_parquet(buffer)
+    return np.concatenate([bits, np.frombuffer(buffer.getvalue(), np.uint8)])
+
+
+def verdict_of(packed: npt.NDArray[Any], rows: int) -> tuple[Mask, Mask, pl.Series | None]:
+    size = -(-rows // 8)
+    yes, no = np.unpackbits(packed[: 2 * size].reshape(2, size), axis=1, count=rows).astype(np.bool_)
+    told = packed[2 * size :]
+    return yes, no, pl.read_parquet(io.BytesIO(told.tobytes())).to_series() if len(told) else None

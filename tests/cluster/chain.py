@@ -297,11 +297,11 @@ def small_is_enough() -> None:
     """Let workers do what is otherwise too little to start a process for."""
     from datacomp_core.evaluation import run
     from datacomp_core.resharding import faces, mix, planning, reshard
-    from datacomp_core.selection import passes
+    from datacomp_core.selection import hands
 
     if os.environ.get("SHARED_OUT") == "filters":
-        passes.ROWS_FOR_PROCESSES = 0
-        passes.COSTLY_ROWS_FOR_A_PROCESS = passes.COSTLIEST_ROWS_FOR_A_PROCESS = 1
+        hands.ROWS_FOR_PROCESSES = 0
+        hands.COSTLY_ROWS_FOR_A_PROCESS = hands.COSTLIEST_ROWS_FOR_A_PROCESS = 1
     faces.PARTS_WORTH_A_PROCESS = planning.INDICES_WORTH_A_PROCESS = mix.INDICES_WORTH_A_PROCESS = 4
     reshard.SAMPLES_WORTH_A_PROCESS = 8
     run.BYTES_A_WORKER = 1

@@ -18,6 +18,7 @@ from deployments.cli.sweeps import encoders_of
 
 if TYPE_CHECKING:
     from datacomp_core.artifacts import Artifact
+    from datacomp_core.exchange import Exchange
     from datacomp_core.progress import LogProgress
     from datacomp_core.selection.report import Explanation, ListAccount
     from datacomp_core.selection.select import Selection
@@ -170,9 +171,12 @@ def stored_pool(spec: ExperimentSpec) -> Artifact | None:
 
 def _filter_folder(places: Places, recipe: str, out: str | None, against: list[str], *, json: bool) -> None:
     """A subset file from a folder or bucket of metadata parquets; without `out` a dry run."""
+    from datacomp_core.exchange import exchange
+
     with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
         folder, name = until.place(out) if out else (Folder(local) if against else None, "subset.npy")
-        chosen = _chosen(places, recipe, local, folder, name, progress)
+        with exchange(Folder(places.keep_scores) if places.keep_scores else folder if out else None) as shared:
+            chosen = _chosen(places, recipe, local, shared, (folder, name), progress)
         overlaps = _overlaps(f"{folder}/{name}", against)
     _report(chosen, overlaps, out, json=json)
 
@@ -193,16 +197,18 @@ def _report(chosen: Selection, overlaps: list[dict[str, Any]], out: str | None, 
     )
 
 
-def _chosen(places: Places, recipe: str, local: Path, folder: Folder | None, name: str, progress: LogProgress) -> Selection:
-    """The selection, with the scores that its recipe computes."""
+def _chosen(
+    places: Places, recipe: str, local: Path, shared: Exchange, target: tuple[Folder | None, str], progress: LogProgress
+) -> Selection:
+    """The selection, with the scores that its recipe computes. In `shared` lies what its workers read."""
     from datacomp_core.scores.compute import computed
     from datacomp_core.selection.aligned import aligned
     from datacomp_core.selection.select import load_recipe, scores_of, select
 
     wanted, workers = load_recipe(recipe), settings().num_workers
-    kept = Folder(places.keep_scores) if places.keep_scores else Folder(local) / "scores"
+    kept = Folder(places.keep_scores) if places.keep_scores else shared.folder / "scores"
     model = places.model if all(places.model) else None
-    given, joins = aligned(places.source(), local / "aligned", by_position=places.by_position)
+    given, joins = aligned(places.source(), local / "aligned", shared.folder / "aligned", by_position=places.by_position)
     for url, counts in joins:
         terminal.notes.print(f"joined by uid: {url}: {', '.join(f'{name} {number:,}' for name, number in vars(counts).items())}")
     trust = "times" if places.trust_times else "content"
@@ -214,8 +220,8 @@ def _chosen(places: Places, recipe: str, local: Path, folder: Folder | None, nam
         source.scores,
         features=source.features,
         shards=_indexed(source.shards),
-        out=folder,
-        name=name,
+        out=target[0],
+        name=target[1],
         write="subset",
         beside="by_position" if places.by_position else "by_uid",
         workers=workers,

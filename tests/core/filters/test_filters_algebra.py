@@ -94,8 +94,8 @@ def test_cheap_filters_are_asked_first_but_never_past_one_that_ranks_survivors()
 
 
 def test_the_same_bytes_whatever_the_workers_and_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datacomp_core.selection.passes.COSTLY_ROWS_FOR_A_PROCESS", 1)
-    monkeypatch.setattr("datacomp_core.selection.passes.COSTLIEST_ROWS_FOR_A_PROCESS", 1)
+    monkeypatch.setattr("datacomp_core.selection.hands.COSTLY_ROWS_FOR_A_PROCESS", 1)
+    monkeypatch.setattr("datacomp_core.selection.hands.COSTLIEST_ROWS_FOR_A_PROCESS", 1)
     table = world.rows(4)
     tree = All(filters=(Language(), TopFraction(score="l14", fraction=0.5), Random(share=0.5)))
     one = world.write(tmp_path / "one", table, num_parts=1)

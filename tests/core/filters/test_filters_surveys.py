@@ -218,8 +218,8 @@ def test_a_hard_cap_and_a_filter_bound_a_soft_cap(tmp_path: Path) -> None:
 
 
 def test_surveys_see_only_who_comes_and_work_in_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datacomp_core.selection.passes.COSTLY_ROWS_FOR_A_PROCESS", 1)
-    monkeypatch.setattr("datacomp_core.selection.passes.COSTLIEST_ROWS_FOR_A_PROCESS", 1)
+    monkeypatch.setattr("datacomp_core.selection.hands.COSTLY_ROWS_FOR_A_PROCESS", 1)
+    monkeypatch.setattr("datacomp_core.selection.hands.COSTLIEST_ROWS_FOR_A_PROCESS", 1)
     table = world.rows(15, 80)
     for row in table:
         row["text"] = "twice the same"
