@@ -73,8 +73,8 @@ class RayCrew:
         if address("ray"):
             options["scheduling_strategy"] = "SPREAD"
         actor: Any = ray.remote(num_cpus=_cores(job.gpus), **options)(_Actor)
-        told = ray.put(job)  # once a machine, by the object store
-        self._actors = [actor.remote(told) for _ in range(workers)]
+        self._told = ray.put(job)  # once a machine, by the object store; held, since an actor that begins again reads it again
+        self._actors = [actor.remote(self._told) for _ in range(workers)]
         self._coming: dict[Any, Any] = {one.here.remote(): one for one in self._actors}
         self._pool: Any = ActorPool([])
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import random
 import shutil
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -38,10 +40,8 @@ class MachineCopy:
         with _guard:
             _sweep(home)
             self._lock = _lock_of(self.path).open("ab")
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            if not self.path.exists():
-                _fetch(folder, name, self.path)
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
+            while not _held(self._lock, self.path):
+                _fetch_alone(self._lock, folder, name, self.path)
 
     def close(self) -> None:
         """Give it up; the last to do so removes it. What is mapped stays readable."""
@@ -87,6 +87,24 @@ class MachineFolder:
                     link.symlink_to(self._copies[-1].path)
                 self._local = made
         return Path(self._local.name, below)
+
+
+def _held(lock: IO[bytes], path: Path) -> bool:
+    """Whether the file is there and stays: who holds the lock with others keeps it from being removed."""
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return path.exists()
+
+
+def _fetch_alone(lock: IO[bytes], folder: Folder, name: str, path: Path) -> None:
+    """Fetch the file if nobody else is about to. Waiting for the lock alone would be waiting for all who use the file."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        time.sleep(random.uniform(0.01, 0.1))
+        return
+    if not path.exists():
+        _fetch(folder, name, path)
 
 
 def _fetch(folder: Folder, name: str, path: Path) -> None:

@@ -47,6 +47,16 @@ def of_cluster(device: str) -> Stations | None:
     return Stations(len(names) if len(names) > 1 else max(1, engines.cluster_machines(engine)), 0, "cpu")
 
 
+def decoders(share: int) -> int:
+    """How many processes or threads decode for a station: what DATACOMP_WORKERS says on its machine, else the driver's share.
+
+    A Dask worker that has a GPU has one thread, so Dask does not know of the cores that decode for it.
+    """
+    from datacomp_core.settings import settings
+
+    return settings().workers or max(1, share)
+
+
 def sent(source: ModelSource, shared: Exchange) -> ModelSource:
     """The model as other machines can load it: a checkpoint on our disk is brought to where they reach it."""
     if not isinstance(source, FileModel) or source.checkpoint is None:

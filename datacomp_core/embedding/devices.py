@@ -26,7 +26,7 @@ from datacomp_core.exchange import exchange
 from datacomp_core.imports import imports_told
 from datacomp_core.parallel import SPAWN, die_with_parent, leave_interrupts, prepared_map
 from datacomp_core.progress import Progress
-from datacomp_core.stations import Stations, sent
+from datacomp_core.stations import Stations, decoders, sent
 from datacomp_core.store import Folder
 
 CHUNKS_OF_A_RUN = 16  # that a station of a cluster is given at once: between runs it waits for its last batch
@@ -85,7 +85,8 @@ class Station:
     def __init__(self, work: Work, device: str, out: Folder) -> None:
         self.out, self.sent = out, Sent()
         self.told: list[tuple[int, dict[str, int]]] = []
-        self.encoding = Encoding(replace(work, located=self.sent), device or default_device(), self._full, self._done)
+        own = replace(work, located=self.sent, workers=decoders(work.workers))
+        self.encoding = Encoding(own, device or default_device(), self._full, self._done)
 
     def encode(self, run: Run) -> list[tuple[int, dict[str, int]]]:
         """Encode a run and keep its chunks; the rows of each batch and how many of them had what."""

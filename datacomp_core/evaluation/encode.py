@@ -24,7 +24,7 @@ from datacomp_core.evaluation.datasets import Batch, Samples
 from datacomp_core.evaluation.model import EvalModel, Exactness
 from datacomp_core.exchange import exchange
 from datacomp_core.parallel import prepared_map, process_map
-from datacomp_core.stations import Stations, sent
+from datacomp_core.stations import Stations, decoders, sent
 from datacomp_core.store.folder import Folder
 
 Features = npt.NDArray[np.float32]
@@ -131,7 +131,7 @@ class _Station:
 
     @classmethod
     def on_cluster(cls, source: ModelSource, exactness: Exactness, device: str, threads: int) -> _Station:
-        return cls(EvalModel(source.load(device or default_device()), exactness), threads)
+        return cls(EvalModel(source.load(device or default_device()), exactness), decoders(threads))
 
     def samples(self, chunk: Sequence[Job]) -> Iterator[Samples]:
         flying: deque[Future[Samples]] = deque()

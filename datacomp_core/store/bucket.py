@@ -20,6 +20,7 @@ import fsspec
 from fsspec.asyn import sync
 
 from datacomp_core.errors import StoreError
+from datacomp_core.store.bulk import Bulk, bulk_of, is_plain
 from datacomp_core.store.local import is_unfinished
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,15 @@ class BucketFiles:
         return again(lambda: self._read(path))
 
     def _read(self, path: str) -> bytes:
+        bulk, (key,) = self._bulk(path)
+        if bulk is not None and (got := bulk.get(key, WHOLE_BYTES)) is not None and got[1] <= WHOLE_BYTES:
+            return _whole(*got, path)
+        data = self._read_by_s3fs(path)
+        if bulk is not None and len(data) <= WHOLE_BYTES:
+            bulk.failed()
+        return data
+
+    def _read_by_s3fs(self, path: str) -> bytes:
         if self.is_s3:
             found: Any = sync(self.fs.loop, self._get, path)  # without types: what a coroutine returns is lost to it
             if isinstance(found, bytes):
@@ -87,20 +97,33 @@ class BucketFiles:
             body.close()
         if size > WHOLE_BYTES:
             return size
-        if len(data) != size:
-            raise CutError(errno.EIO, f"{len(data)} bytes came in place of {size}", path)
-        return data
+        return _whole(data, size, path)
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """The bytes of each (path, start, end), asked for at once. An OSError if one of the files is shorter."""
         return again(lambda: self._ranges([r[0] for r in ranges], [r[1] for r in ranges], [r[2] for r in ranges]))
 
     def _ranges(self, paths: list[str], starts: list[int], ends: list[int]) -> list[bytes]:
+        bulk, keys = self._bulk(*paths)
+        if bulk is not None and (quick := bulk.ranges(list(zip(keys, starts, ends, strict=True)))) is not None:
+            return quick
         found: list[bytes] = self.fs.cat_ranges(paths, starts, ends, on_error="raise")
         for path, start, end, data in zip(paths, starts, ends, found, strict=True):
             if len(data) != end - start:
                 raise CutError(errno.EIO, f"{len(data)} bytes came in place of {end - start}", path)
+        if bulk is not None:
+            bulk.failed()
         return found
+
+    def _bulk(self, *paths: str) -> tuple[Bulk | None, list[str]]:
+        """What reads these paths of one bucket faster than s3fs, and their keys; None where nothing does."""
+        if not self.is_s3:
+            return None, [""] * len(paths)
+        names = [self.fs._strip_protocol(path).partition("/") for path in paths]
+        keys, bucket = [key for _, _, key in names], names[0][0] if names else ""
+        if not names or any(name != bucket or not is_plain(bucket, key) for name, _, key in names):
+            return None, keys
+        return bulk_of(self.fs, bucket), keys
 
     def file_size(self, path: str) -> int:
         """Bytes of a file. FileNotFoundError if there is no file."""
@@ -188,7 +211,15 @@ class BucketFiles:
     # Writing ------------------------------------------------------------------------------------------------------
 
     def write(self, path: str, data: bytes) -> None:
-        again(lambda: self.fs.pipe_file(path, data), is_write=True)
+        again(lambda: self._write(path, data), is_write=True)
+
+    def _write(self, path: str, data: bytes) -> None:
+        bulk, (key,) = self._bulk(path) if len(data) <= PART_BYTES else (None, ("",))
+        if bulk is not None and bulk.put(key, data):
+            return
+        self.fs.pipe_file(path, data)
+        if bulk is not None:
+            bulk.failed()
 
     def put(self, path: str, source: Path, size: int) -> None:
         parts = {"chunksize": max(PART_BYTES, -(-size // MOST_PARTS))} if self.is_s3 else {}
@@ -282,6 +313,12 @@ def _detail(info: dict[str, Any]) -> tuple[int, str, str]:
     """Size, time and ETag, as far as the server states them."""
     time = str(info.get("LastModified") or info.get("mtime") or info.get("created") or "")
     return int(info["size"]), time, str(info.get("ETag", ""))
+
+
+def _whole(data: bytes, size: int, path: str) -> bytes:
+    if len(data) != size:
+        raise CutError(errno.EIO, f"{len(data)} bytes came in place of {size}", path)
+    return data
 
 
 def _filesystem(url: str) -> Any:

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import polars as pl
 
 from datacomp_core import engines
 from datacomp_core.artifacts import Artifact, Checkpoint, Embeddings, EvalSets, Pool, ShardSet, Spec, Subset
+from datacomp_core.filters import Filter
 from datacomp_core.parts import SCHEMA
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder, Store, step
@@ -203,6 +203,54 @@ def columns_only() -> Subset:
     return select_subset(spec, pool(), None, store=store(), workers=workers())
 
 
+def listed() -> str:
+    """A list of uids that only the driver has; one uid stands on it twice, one is not of the pool."""
+    path = Path("/tmp/list.txt")
+    path.write_text("\n".join([uid(row) for row in (*range(0, PARTS * ROWS, 5), 5)] + [uid(10**6)]))
+    return str(path)
+
+
+def selected(asked: Filter) -> Subset:
+    """A filter of our own."""
+    from datacomp_core.selection.select import SubsetSpec, select_subset
+
+    return select_subset(SubsetSpec(recipe="own", filter=asked), pool(), (embedded(),), store=store(), workers=workers())
+
+
+def listed_and_distinct() -> Subset:
+    """A list before a survey: its verdict is remembered between the passes."""
+    from pydantic import TypeAdapter
+
+    from datacomp_core.filters import All
+    from datacomp_core.filters.base import WholeFilter
+
+    both = {"kind": "all", "filters": [{"kind": "listed", "uids": listed()}, {"kind": "distinct", "by": "text"}]}
+    asked = TypeAdapter(WholeFilter).validate_python(both)
+    assert isinstance(asked, All)
+    return selected(asked)
+
+
+def joined() -> Folder:
+    """`datacomp filter --metadata --scores --out` with scores in an order of their own."""
+    from datacomp_core.exchange import exchange
+    from datacomp_core.filters import TopFraction
+    from datacomp_core.selection.aligned import aligned
+    from datacomp_core.selection.select import SubsetSpec, select
+    from datacomp_core.source import Source
+    from datacomp_core.store import scratch
+
+    beside, out = store().root / "plain-scores", store().root / "plain-subset"
+    rows = range(PARTS * ROWS)[::-1]
+    with beside.writing("all.parquet") as path:
+        pl.DataFrame({"uid": [uid(row) for row in rows], "own": [float(row * 37 % 101) for row in rows]}).write_parquet(path)
+    given = Source(store().folder(pool()) / "metadata", (beside,))
+    with scratch() as local, exchange(out) as shared:
+        source, _ = aligned(given, local / "joins", shared.folder / "aligned")
+        spec = SubsetSpec(recipe="own", filter=TopFraction(score="own", fraction=0.3))
+        select(spec, source.metadata, source.scores, out=out, write="subset", workers=workers())
+    return out
+
+
 def resharded(faces: bool) -> Artifact:
     from datacomp_core.resharding.faces import FaceSpec
     from datacomp_core.resharding.reshard import ReshardSpec, reshard, reshard_faces
@@ -265,6 +313,9 @@ STEPS: dict[str, Callable[[], Any]] = {
     "filter-sim": lambda: subset(
         "norm_sim_d:features=tiny,fraction=0.8,steps=4,drawings=2", scores=["neg_clip_loss:drawings=2,features=tiny"]
     ),
+    "filter-listed": lambda: subset(f"listed:uids={listed()}"),
+    "filter-listed-distinct": listed_and_distinct,
+    "filter-joined": joined,
     "reshard": lambda: resharded(False),
     "reshard-faces": lambda: resharded(True),
     "mix": mixed,
@@ -299,9 +350,8 @@ def small_is_enough() -> None:
     from datacomp_core.resharding import faces, mix, planning, reshard
     from datacomp_core.selection import hands
 
-    if os.environ.get("SHARED_OUT") == "filters":
-        hands.ROWS_FOR_PROCESSES = 0
-        hands.COSTLY_ROWS_FOR_A_PROCESS = hands.COSTLIEST_ROWS_FOR_A_PROCESS = 1
+    hands.ROWS_FOR_PROCESSES = 0
+    hands.COSTLY_ROWS_FOR_A_PROCESS = hands.COSTLIEST_ROWS_FOR_A_PROCESS = 1
     faces.PARTS_WORTH_A_PROCESS = planning.INDICES_WORTH_A_PROCESS = mix.INDICES_WORTH_A_PROCESS = 4
     reshard.SAMPLES_WORTH_A_PROCESS = 8
     run.BYTES_A_WORKER = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -130,3 +131,63 @@ def test_an_engine_that_is_unknown_or_missing_is_named(monkeypatch: pytest.Monke
     monkeypatch.setitem(engines.MODULES, "ray", "no_such_package")
     with pytest.raises(SpecError, match=r"pip install 'datacomp\[ray\]'"), engines.using("ray"):
         pass
+
+
+GPUS = """
+import json, os, signal, sys, time
+from pathlib import Path
+from datacomp_core import engines
+from datacomp_core.parallel import prepared_map
+
+def device():
+    return os.environ.get("CUDA_VISIBLE_DEVICES", ""), os.getpid()
+
+def work(prepared, item):
+    time.sleep(0.2)
+    mark = Path(os.environ["MARK"])
+    if item == 3 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return prepared
+
+if __name__ == "__main__":
+    if sys.argv[1] == "ray":
+        import ray
+        ray.init(num_gpus=2, include_dashboard=False, log_to_driver=False)
+    else:
+        from distributed import LocalCluster
+        # A worker that is killed is started again by its nanny.
+        cluster = LocalCluster(n_workers=2, threads_per_worker=1, resources={"GPU": 1}, dashboard_address="127.0.0.1:0")
+        os.environ["DASK_SCHEDULER_ADDRESS"] = cluster.scheduler_address
+    with engines.using(sys.argv[1]):
+        cores = engines.cluster_cores(sys.argv[1], gpus=1)
+        found = list(prepared_map(work, range(24), prepare=device, workers=5, gpus=1))
+    print(json.dumps({"gpus": cores, "items": sorted(item for item, _ in found), "workers": [worker for _, worker in found]}))
+"""
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param("dask", marks=[*CLUSTERS[0].marks, pytest.mark.slow]),
+        pytest.param("ray", marks=CLUSTERS[1].marks),
+    ],
+)
+def test_workers_hold_a_gpu_each_and_the_chunk_of_a_lost_one_is_done_by_another(engine: str, tmp_path: Path) -> None:
+    (tmp_path / "gpus.py").write_text(GPUS)
+    told = subprocess.run(
+        [sys.executable, str(tmp_path / "gpus.py"), engine],
+        env={**os.environ, "MARK": str(tmp_path / "killed")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr[-3000:]
+    found = json.loads(told.stdout.splitlines()[-1])
+    assert (tmp_path / "killed").exists()
+    assert found["gpus"] == 2
+    assert found["items"] == list(range(24)), "each item once, the lost ones too"
+    assert len({pid for _, pid in found["workers"]}) >= 2
+    if engine == "ray":
+        assert {devices for devices, _ in found["workers"]} <= {"0", "1"}, "one GPU each, of five workers two at a time"

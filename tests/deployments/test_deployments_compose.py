@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -188,3 +189,25 @@ def test_kubernetes_workers_may_start_jobs_and_nothing_else() -> None:
 def test_slurm_scripts_are_valid_shell_and_drain(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert re.search(r"^#SBATCH --signal=(B:)?TERM@", script.read_text(), re.M)
+
+
+@pytest.mark.slow
+def test_an_element_of_the_slurm_array_brings_a_worker_for_each_gpu_to_a_dask_cluster() -> None:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster, distributed.Client(cluster) as client:
+        slurm = {"SLURM_GPUS_ON_NODE": "2", "SLURM_CPUS_PER_TASK": "6", "DATACOMP_STORE": "s3://bucket/store"}
+        environment = {name: value for name, value in os.environ.items() if name not in ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS")}
+        path = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        element = subprocess.Popen(
+            ["bash", str(ROOT / "deployments/slurm/engine-worker.sbatch")],
+            env={**environment, **slurm, "PATH": path, "DASK_SCHEDULER_ADDRESS": cluster.scheduler_address},
+        )
+        try:
+            client.wait_for_workers(2, timeout=120)
+            found = client.scheduler_info(n_workers=-1)["workers"].values()
+            assert [worker["resources"] for worker in found] == [{"GPU": 1}] * 2
+            seen = client.run(lambda: (os.environ["CUDA_VISIBLE_DEVICES"], os.environ["DATACOMP_WORKERS"]))
+            assert sorted(seen.values()) == [("0", "3"), ("1", "3")]
+        finally:
+            element.terminate()
+            assert element.wait(60) is not None

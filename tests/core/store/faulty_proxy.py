@@ -1,0 +1,106 @@
+"""A proxy before a real S3 server that fails, is slow, or refuses: 500s, lost replies and cut bodies, met by the real client."""
+
+from __future__ import annotations
+
+import http.client
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class FaultyProxy(ThreadingHTTPServer):
+    """Forwards to `target`; a `share` of the requests fails in one of three ways, and those of `refused` clients with 403.
+
+    `pause`: seconds that each request takes besides. `agents` and `signers` count who asked, and with which access key.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, target: str, share: float = 0.0, pause: float = 0.0) -> None:
+        self.target, self.share, self.chance, self.pause = target.removeprefix("http://"), share, random.Random(0), pause
+        self.met: Counter[str] = Counter()
+        self.agents: Counter[str] = Counter()
+        self.signers: Counter[str] = Counter()
+        self.refused = ""
+        self.lock = threading.Lock()
+        super().__init__(("127.0.0.1", 0), Forward)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def fault(self, headers: Message) -> str:
+        agent = headers.get("User-Agent", "")
+        with self.lock:
+            self.agents["obstore" if "object_store" in agent else "s3fs" if "oto" in agent else agent] += 1
+            self.signers[headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]] += 1
+            if self.refused and self.refused in agent:
+                return "403"
+            fault = self.chance.choice(("500", "lost reply", "cut")) if self.chance.random() < self.share else "none"
+            self.met[fault] += 1
+            return fault
+
+
+class Forward(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FaultyProxy
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        return
+
+    def _forward(self) -> None:
+        fault, body = self.server.fault(self.headers), self._body()
+        self.close_connection = True
+        time.sleep(self.server.pause)
+        if fault in ("500", "403"):
+            self.send_response(int(fault))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        onward = http.client.HTTPConnection(self.server.target, timeout=30)
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("connection", "expect")}
+        if "transfer-encoding" in {name.lower() for name in headers}:
+            headers = {name: value for name, value in headers.items() if name.lower() != "transfer-encoding"}
+        onward.request(self.command, self.path, body, headers)
+        answer = onward.getresponse()
+        data = answer.read()
+        if fault == "lost reply":
+            self.connection.close()
+            return
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length", "date", "server"):
+                self.send_header(name, value)
+        length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
+        self.send_header("Content-Length", length or "0")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
+
+    def _body(self) -> bytes:
+        if "chunked" in self.headers.get("Transfer-Encoding", ""):
+            found = b""
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                found += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return found
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _forward  # noqa: N815 - the base's names
+
+
+@contextmanager
+def faulty_proxy(target: str, share: float = 0.0, pause: float = 0.0) -> Generator[FaultyProxy]:
+    served = FaultyProxy(target, share, pause)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    try:
+        yield served
+    finally:
+        served.shutdown()
+        served.server_close()
