@@ -23,7 +23,14 @@ FOREIGN = {
     "the reference": {"--apply-blur", "--inject-blur-metadata", "--fraction", "--threshold", "--dataset-resampled"},
     "tar": {"--sort", "--ignore-zeros", "--dereference", "--hard-dereference", "--sparse"},
     "pip and make": {"--all", "--exclude-editable"},
-    "docker, kubectl, srun, sbatch, aws": {"--array", "--profile", "--from-env-file", "--ntasks-per-node", "--bucket", "--lifecycle-configuration"},
+    "docker, kubectl, srun, sbatch, aws": {
+        "--array",
+        "--profile",
+        "--from-env-file",
+        "--ntasks-per-node",
+        "--bucket",
+        "--lifecycle-configuration",
+    },
     "ray and dask": {"--address", "--head", "--node-ip-address", "--num-gpus", "--resources", "--nthreads", "--nworkers"},
     "our benchmarks": {"--steps", "--threads"},
 }
