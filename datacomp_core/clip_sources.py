@@ -75,7 +75,7 @@ class FileModel:
     place: str = ""
 
     def fingerprint(self) -> str:
-        return _hash(self.checkpoint) if self.checkpoint else "random"
+        return hash_of(self.checkpoint) if self.checkpoint else "random"
 
     def made_of(self) -> dict[str, str]:
         with self._told():
@@ -135,7 +135,7 @@ class TransformersModel:
         return self.folder.name
 
     def fingerprint(self) -> str:
-        return _hash(weights_in(self.folder))
+        return hash_of(weights_in(self.folder))
 
     def made_of(self) -> dict[str, str]:
         return _settings_of(self.folder) | versions(*LIBRARIES)
@@ -236,7 +236,7 @@ def released(name: str, tag: str, kept: Folder) -> ModelSource:
     if not place:
         raise SpecError(f"{name}/{tag} is not on the hub: fetch {config.get('url')} by hand and give it as --checkpoint.")
     repository, _, file = place.rpartition("/")
-    path = _fetched(repository, kept, file=file)
+    path = _fetched(repository, kept=kept, file=file)
     options: dict[str, Any] = {
         f"image_{key}": config[key] for key in ("mean", "std", "interpolation", "resize_mode") if config.get(key)
     }
@@ -276,7 +276,7 @@ def _settings_of(folder: Path) -> dict[str, str]:
     return {path.name: hash_file(path) for path in paths if not path.name.endswith(INDEX)}
 
 
-def _hash(weights: Path) -> str:
+def hash_of(weights: Path) -> str:
     """The sha256 of a file of weights; of shards, one over theirs."""
     if not weights.name.endswith(INDEX):
         return hash_file(weights)
@@ -287,7 +287,7 @@ def _with_weights(model: str, kept: Folder) -> ModelSource:
     if Path(model).is_dir():
         return in_folder(Path(model).resolve())
     if model.startswith(ON_HUB):
-        return in_folder(_fetched(model.removeprefix(ON_HUB), kept))
+        return in_folder(_fetched(*model.removeprefix(ON_HUB).partition("@")[::2], kept=kept))
     name, _, tag = model.partition("/")
     return released(name, tag, kept)
 
@@ -313,18 +313,34 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _fetched(repository: str, kept: Folder, *, file: str = "") -> Path:
-    """The plain files of a model repository, with `file` or the best form of its weights."""
-    found = hub.snapshot("model", repository)
+def fetched(repository: str, kept: Path, *, revision: str = "main", file: str = "") -> Path:
+    """The plain files of a model repository, with `file` or the best form of its weights, in the folder `kept`.
+
+    What an earlier call brought of a commit is there without asking the hub.
+    """
+    record = hub.recorded(Folder(kept))
+    if record is not None and record["commit"] == revision:
+        return kept
+    found = hub.snapshot("model", repository, revision)
     names = {entry.path for entry in found.files}
-    best = file or next((name for name in WEIGHTS if name in names), "")
-    if not best:
-        raise DataError(f"The hub's model {repository} has no weights: one of {', '.join(WEIGHTS)} is wanted.")
+    best = file or best_weights(found)
     found.file(best)
     small = {name for name in names if "/" not in name and name.endswith(PLAIN) and not name.endswith(".safetensors")}
-    out = kept / repository
-    hub.fetch(found, out, only=lambda path: path in _with_shards(best, names) or path in small)
-    return out.path
+    hub.fetch(found, Folder(kept), only=lambda path: path in _with_shards(best, names) or path in small)
+    return kept
+
+
+def best_weights(found: hub.Snapshot) -> str:
+    """The file of weights of a model repository in its best form. DataError if there is none."""
+    names = {entry.path for entry in found.files}
+    best = next((name for name in WEIGHTS if name in names), "")
+    if not best:
+        raise DataError(f"The hub's model {found.repository} has no weights: one of {', '.join(WEIGHTS)} is wanted.")
+    return best
+
+
+def _fetched(repository: str, revision: str = "", *, kept: Folder, file: str = "") -> Path:
+    return fetched(repository, (kept / repository).path, revision=revision or "main", file=file)
 
 
 def _with_shards(best: str, names: Iterable[str]) -> set[str]:

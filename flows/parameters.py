@@ -27,6 +27,7 @@ from datacomp_core.resharding.reshard import ReshardSpec, reshard_of
 from datacomp_core.scales import SCALES
 from datacomp_core.selection.select import SubsetSpec, load_recipe
 from datacomp_core.training.train import TrainSpec
+from flows.public_scorers import with_public_scorers
 
 SCORER = {"name": "custom", "train_num_samples": 30_720, "batch_size": 128, "warmup": 15}
 """The scorer is trained longer than any model of the board, on pairs of its own; the board counts its cost."""
@@ -242,8 +243,10 @@ class ExperimentSpec(Spec):
 
     @model_validator(mode="after")
     def _is_known(self) -> ExperimentSpec:
-        """A wrong recipe is refused here, before anything starts."""
-        self.subset()
+        """A wrong recipe is refused here, before anything starts; the public model that a recipe scores by is pinned."""
+        embed = with_public_scorers(self.embed, self.subset().columns())
+        if embed != self.embed:
+            object.__setattr__(self, "embed", embed)  # the only way in pydantic to fill a field of a frozen model from others
         return self
 
     def subset(self) -> SubsetSpec:

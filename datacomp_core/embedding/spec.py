@@ -2,30 +2,90 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from datacomp_core import clip
 from datacomp_core.artifacts import Spec
+from datacomp_core.clip_sources import ON_HUB
+from datacomp_core.errors import SpecError
+from datacomp_core.store.folder import hash_file
+
+PIN = 16
+ENDINGS = (".pt", ".pth", ".bin", ".safetensors")
 
 
 class Encoder(Spec):
-    """One CLIP and the names of what it makes: a checkpoint among the inputs, or weights that open_clip knows by tag."""
+    """One CLIP and what it makes: a checkpoint among the inputs, a tag of open_clip, a file, or a model of the hub."""
 
+    pins_files: ClassVar[bool] = True  # a file of weights is known by its content, not by its place
     column: str = Field(
         default="clip_tiny_similarity_score", pattern=r"^[a-z0-9_]+$", description="Name of the score column: the cosine."
     )
     prefix: str = Field(default="tiny", pattern=r"^[a-z0-9_]+$", description="The npz keys are <prefix>_img and <prefix>_txt.")
-    model: str = Field(default="", description="open_clip model name. Empty: the next checkpoint among the inputs.")
-    weights: str = Field(default="", description="With `model`: open_clip's tag of its weights, such as `openai`.")
-    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$", description="With `weights`: of their file.")
+    model: str = Field(
+        default="",
+        description="open_clip model name, or hf-hub:OWNER/NAME@REVISION. Empty: the next checkpoint among the inputs.",
+    )
+    weights: str = Field(
+        default="", description="With a model name of open_clip: its tag of the weights, such as `openai`, or a file of weights."
+    )
+    sha256: str = Field(
+        default="", pattern=r"^([0-9a-f]{64})?$", description="Of the weights; filled in for a file and for a model of the hub."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, given: Any) -> Any:
+        """A file is hashed, and a model of the hub is pinned to its commit, so that the spec says what it is everywhere."""
+        if not isinstance(given, dict):
+            return given
+        model, weights = str(given.get("model") or ""), str(given.get("weights") or "")
+        if model.startswith(ON_HUB):
+            return _of_hub(given, model)
+        if model and weights.endswith(ENDINGS) and "#" not in weights:
+            path = Path(weights).expanduser().resolve()
+            if not path.is_file():
+                raise SpecError(f"There are no weights at {weights}: give the path of a checkpoint file, or a tag of open_clip.")
+            found = hash_file(path)
+            if given.get("sha256") not in (None, "", found):
+                raise SpecError(f"{weights} has sha256 {found} and should have {given['sha256']}.")
+            return {**given, "weights": f"{path}#{found[:PIN]}", "sha256": found}
+        return given
 
     @model_validator(mode="after")
     def _is_whole(self) -> Encoder:
-        if len({bool(self.model), bool(self.weights), bool(self.sha256)}) > 1:
-            raise ValueError("Model, weights and sha256 are given together, or none of them: then a checkpoint is taken.")
+        if self.is_of_hub:
+            if self.weights:
+                raise ValueError(f"{self.model} has weights of its own: leave `weights` out.")
+        elif len({bool(self.model), bool(self.weights), bool(self.sha256)}) > 1:
+            raise ValueError(
+                "Model, weights and sha256 are given together, or none of them: then a checkpoint is taken. "
+                "A file of weights and a model of the hub need no sha256."
+            )
         return self
+
+    @property
+    def is_of_hub(self) -> bool:
+        return self.model.startswith(ON_HUB)
+
+    @property
+    def file(self) -> str:
+        """The place of its file of weights; empty for other kinds."""
+        return self.weights.rpartition("#")[0]
+
+
+def _of_hub(given: dict[str, Any], model: str) -> dict[str, Any]:
+    from datacomp_core import clip_hub
+
+    if clip_hub.is_pinned(model) and given.get("sha256"):
+        return given
+    found = clip_hub.pin(model)
+    if given.get("sha256") not in (None, "", found.sha256):
+        raise SpecError(f"The weights of {found.model} have sha256 {found.sha256} and should have {given['sha256']}.")
+    return {**given, "model": found.model, "sha256": found.sha256}
 
 
 class EmbedSpec(Spec):

@@ -74,6 +74,10 @@ def dfn_tiny(*, fraction: float = 0.15) -> TopFraction:
     return TopFraction(score="tiny", fraction=fraction, cut="at_fraction")
 
 
+def dfn_public(*, fraction: float = 0.15) -> TopFraction:
+    return TopFraction(score="clip_dfn_public_similarity_score", fraction=fraction, cut="at_fraction")
+
+
 def soft_cap(
     *, score: str = "l14", num_samples: int = 1_000_000, penalty: float = 0.15, batch: int = 100_000, seed: int = 0
 ) -> SoftCap:
@@ -132,6 +136,12 @@ for _each in (
         "dfn_tiny",
         dfn_tiny,
         "The best 15 % by a CLIP trained on trusted pairs (the tiny scale's scorer).",
+        DFN,
+    ),
+    (
+        "dfn_public",
+        dfn_public,
+        "The best 15 % by the public data filtering network, apple/DFN-public (fraction=0.2: the best 20 %).",
         DFN,
     ),
     ("soft_cap", soft_cap, "Draws with repeats, by score under a soft cap.", f"{FLYT}, SCS"),

@@ -18,7 +18,8 @@ Embed = Annotated[
     list[str] | None,
     typer.Option(
         "--embed",
-        help="Model for the score clip_NAME_similarity_score: NAME=checkpoints/ADDRESS or NAME=MODEL:TAG@SHA256 of its weights.",
+        help="Model for the score clip_NAME_similarity_score: "
+        "NAME=checkpoints/ADDRESS, NAME=MODEL:TAG@SHA256, NAME=MODEL@FILE or NAME=hf-hub:OWNER/NAME@REVISION.",
     ),
 ]
 OpenNetworks = Annotated[

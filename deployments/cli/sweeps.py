@@ -14,24 +14,30 @@ if TYPE_CHECKING:
 
 
 ENCODER = re.compile(
-    r"(?P<name>[a-z0-9_]+)=((?P<address>checkpoints/.+)|(?P<model>[^:@]+):(?P<tag>[^@]+)@(?P<sha256>[0-9a-f]{64}))"
+    r"(?P<name>[a-z0-9_]+)=((?P<address>checkpoints/.+)|(?P<hub>hf-hub:.+)|(?P<model>[^:@]+):(?P<tag>[^@]+)@(?P<sha256>[0-9a-f]{64})"
+    r"|(?P<known>[^:@]+)@(?P<file>.+\.(pt|pth|bin|safetensors)))"
 )
 
 
 def encoders_of(embed: Sequence[str] | None) -> dict[str, Any]:
-    """The fields `embed` and `scorers` of the options `--embed`. SpecError for one that is of neither form."""
+    """The fields `embed` and `scorers` of the options `--embed`. SpecError for one that is of none of its forms."""
     encoders, scorers = list[dict[str, str]](), list[str]()
     for text in embed or ():
         found = ENCODER.fullmatch(text)
         if found is None:
             raise SpecError(
-                f"--embed {text!r} is of neither form: NAME=checkpoints/ADDRESS (a checkpoint of the store), or "
-                "NAME=MODEL:TAG@SHA256 (a model of open_clip, its weights by tag and their sha256)."
+                f"--embed {text!r} is of none of these forms: NAME=checkpoints/ADDRESS (a checkpoint of the store), "
+                "NAME=MODEL:TAG@SHA256 (a model of open_clip, its weights by tag and their sha256), NAME=MODEL@FILE "
+                "(weights in a file), or NAME=hf-hub:OWNER/NAME@REVISION (a model of the hub)."
             )
         name = {"column": f"clip_{found['name']}_similarity_score", "prefix": found["name"]}
         if found["address"]:
             encoders.append(name)
             scorers.append(found["address"])
+        elif found["hub"]:
+            encoders.append({**name, "model": found["hub"]})
+        elif found["file"]:
+            encoders.append({**name, "model": found["known"], "weights": found["file"]})
         else:
             encoders.append({**name, "model": found["model"], "weights": found["tag"], "sha256": found["sha256"]})
     return {"embed": {"encoders": encoders}, "scorers": scorers} if encoders else {}
