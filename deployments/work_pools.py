@@ -1,4 +1,5 @@
-"""The work pools as rows. A flow's own work goes to `cpu`; training, embedding and evaluation at `small` and above to `gpu`.
+"""The work pools as rows. A flow's own work goes to `cpu`; at `small` and above training, embedding, heavy scores and evaluation
+go to `gpu`.
 
 On one machine and under Slurm both are process pools: `datacomp worker cpu` takes their runs as processes of its machine. With
 Docker or Kubernetes each run gets a container of its own, by the templates beside this file.
@@ -26,7 +27,7 @@ class WorkPool:
 
 POOLS: tuple[WorkPool, ...] = (
     WorkPool("cpu", "Pools, filters, shards, boards; and all of `tiny`. One worker a machine: datacomp worker cpu"),
-    WorkPool("gpu", "One training, embedding or evaluation a GPU machine at a time: datacomp worker gpu", concurrency=1),
+    WorkPool("gpu", "One training, embedding, scoring or evaluation a GPU machine at a time: datacomp worker gpu", concurrency=1),
 )
 
 

@@ -30,7 +30,8 @@ def embed(spec: EmbedSpec, pool: Pool, shards: ShardSet, scorers: tuple[Checkpoi
 @runs(compute.score_pool)
 def score(spec: Score, pool: Pool, embeddings: Embeddings | None, shards: ShardSet | None, scorer: Checkpoint | None) -> Scores:
     """One computed score of every row, shared by all recipes that read it."""
-    return run(compute.score_pool, spec, pool, embeddings, shards, scorer, workers=settings().num_workers)
+    own = settings()
+    return run(compute.score_pool, spec, pool, embeddings, shards, scorer, workers=own.num_workers, device=own.device)
 
 
 @task(name="select subset", **policies.NETWORK)

@@ -55,7 +55,7 @@ def packed(identity: tuple[Any, ...]) -> list[Any]:
 
 def unpacked(step: Step[Any], given: list[Any]) -> tuple[Any, ...]:
     """The identity again, checked against what the step takes."""
-    hints = typing.get_type_hints(step.function)
+    hints = typing.get_type_hints(step.function, include_extras=True)  # how a score of any kind is read stands in an annotation
     return tuple(TypeAdapter(hints[name]).validate_python(value) for name, value in zip(step.identity, given, strict=True))
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from datacomp_core.artifacts import Artifact, Spec
 from datacomp_core.store import Step
@@ -59,7 +59,7 @@ def _agrees(step: Step[Any], identity: tuple[Any, ...], record: Record) -> bool:
 
 def _readings(step: Step[Any], record: Record, artifact: Callable[[str], Artifact | None]) -> list[list[Any]]:
     """For each parameter what the record may stand for; nothing where this code cannot read it."""
-    hints = typing.get_type_hints(step.function)
+    hints = typing.get_type_hints(step.function, include_extras=True)
     return [
         _specs(hints[name], record.spec[name]) if name in record.spec else _inputs(hints[name], record.inputs[name], artifact)
         for name in step.identity
@@ -78,6 +78,10 @@ def _inputs(hint: Any, used: Sequence[Mapping[str, str]], artifact: Callable[[st
 
 def _specs(hint: Any, plain: Any) -> list[Spec]:
     found: list[Spec] = []
+    if typing.get_origin(hint) is typing.Annotated:  # a spec of any kind that a registry knows
+        with suppress(ValidationError):
+            read = TypeAdapter(hint).validate_python(plain)
+            return [read] if isinstance(read, Spec) else []
     for kind in _members(hint):
         if isinstance(kind, type) and issubclass(kind, Spec):
             with suppress(ValidationError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import tarfile
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,7 +20,9 @@ import pytest
 from hub_server import serving
 from PIL import Image
 
+from datacomp_core import clip
 from datacomp_core.artifacts import ShardSet, Subset
+from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.parts import SCHEMA
 from datacomp_core.pool.images import download_images
 from datacomp_core.settings import settings
@@ -28,6 +33,7 @@ from tasks import pool as pooling
 from tasks.running import store
 
 ROWS, PARTS = 40, 2
+WEIGHTS = "open_clip_model.safetensors"
 
 
 class Silent(SimpleHTTPRequestHandler):
@@ -84,6 +90,78 @@ def test_from_the_hub_to_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         record = store().record(shards.address)
         assert record is not None
         assert record.inputs["shards"][0]["address"].startswith("shards/small/")
+
+
+def test_a_public_scorer_of_the_hub_scores_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`dfn_public` needs no `--embed`: its model is pinned, fetched, and the best 15 % by its own cosine are kept."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    monkeypatch.setenv("DATACOMP_STORE", str(tmp_path / "store"))
+    settings.cache_clear()
+    for folder in ("web", "model"):
+        (tmp_path / folder).mkdir()
+    for number in range(ROWS):
+        noise = np.random.default_rng(number).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"web/{number}.jpg")
+    clip.register()
+    torch.manual_seed(3)
+    model = open_clip.create_model("datacomp-tiny", load_weights=False)
+    config = {"model_cfg": open_clip.get_model_config("datacomp-tiny"), "preprocess_cfg": {}}
+    (tmp_path / "model/open_clip_config.json").write_text(json.dumps(config))
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, tmp_path / f"model/{WEIGHTS}")
+    with web(tmp_path / "web") as address, serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        rows = candidates(address)
+        hub.repositories["datasets/mlfoundations/datacomp_small"] = {f"{0:032x}.parquet": _parquet(rows)}
+        hub.repositories["models/apple/DFN-public"] = {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()}
+
+        def call(task: Any, *identity: Any) -> Any:
+            if task is pooling.download_images:
+                return download_images(*identity, store=store(), open_networks="127.0.0.0/8")
+            return task.fn(*identity)
+
+        spec = ExperimentSpec.model_validate({"scale": "small", "recipe": "dfn_public"})
+        [encoder] = spec.embed.encoders
+        assert encoder.model == f"hf-hub:apple/DFN-public@{hub.commit('models/apple/DFN-public')}"
+        assert encoder.sha256 == hashlib.sha256((tmp_path / f"model/{WEIGHTS}").read_bytes()).hexdigest()
+        assert ExperimentSpec.model_validate_json(spec.model_dump_json()) == spec
+        assert ExperimentSpec(scale="small", recipe="clip_score").embed == EmbedSpec(), "others do not ask the hub"
+        subset: Subset = STAGES["filter"](call, spec)
+        written = np.load(io.BytesIO(store().folder(subset).read("subset.npy")))
+        [embedded] = store().records("embeddings")
+        assert embedded.spec["spec"]["encoders"][0]["sha256"] == encoder.sha256
+
+    images = _arrived()
+    theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'model'}")
+    theirs.eval()
+    tokenize, prepare = open_clip.get_tokenizer("datacomp-tiny"), transform
+    scores: dict[str, float] = {}
+    with torch.no_grad():
+        for uid, text in rows.select("uid", "text").iter_rows():
+            left = theirs.encode_image(prepare(images[uid])[None], normalize=True)[0]  # type: ignore[operator]
+            right = theirs.encode_text(tokenize([text]), normalize=True)[0]  # type: ignore[operator]
+            scores[uid] = float(left @ right)
+    best = sorted(scores, key=lambda uid: -scores[uid])[: int(0.15 * ROWS)]
+    assert {f"{int(high):016x}{int(low):016x}" for high, low in written.tolist()} == set(best)
+
+
+def _arrived() -> dict[str, Image.Image]:
+    """The pictures of the one download in the store, as they lie in its tars."""
+    [record] = [record for record in store().records("shards") if "subset" not in record.inputs]
+    folder = store().folder(store().artifact(ShardSet, record))
+    found: dict[str, Image.Image] = {}
+    for name in [name for name in folder.files() if name.endswith(".tar")]:
+        with tarfile.open(fileobj=io.BytesIO(folder.read(name))) as tar:
+            files = {member.name: tar.extractfile(member).read() for member in tar.getmembers()}  # type: ignore[union-attr]
+        for key in {name.rpartition(".")[0] for name in files}:
+            uid = json.loads(files[f"{key}.json"])["uid"]
+            [picture] = [
+                data for name, data in files.items() if name.startswith(f"{key}.") and not name.endswith((".txt", ".json"))
+            ]
+            found[uid] = Image.open(io.BytesIO(picture)).convert("RGB")
+    return found
 
 
 def _parquet(rows: pl.DataFrame) -> bytes:

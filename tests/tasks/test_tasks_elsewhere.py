@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from datacomp_core.artifacts import Checkpoint, EvalSets, Pool, ShardSet
+from datacomp_core.artifacts import Checkpoint, Embeddings, EvalSets, Pool, ShardSet
 from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.evaluation.evaluate import EvalSpec
 from datacomp_core.scales import SCALES
+from datacomp_core.scores import MetaClip, NegClipLoss, TextMasked
 from datacomp_core.settings import settings
 from datacomp_core.store import Step, Store
 from datacomp_core.training.train import TrainSpec
@@ -22,9 +23,13 @@ SHARDS = ShardSet(num_samples=8, num_unique=8, num_shards=2, fingerprint="2" * 6
 CHECKPOINT = Checkpoint(model="m", seed=1, samples_seen=2, steps=3, fingerprint="3" * 64, scale="tiny", name="a")
 SETS = EvalSets(suite="tiny", num_tasks=7, fingerprint="4" * 64)
 
+EMBEDDINGS = Embeddings(model="m", columns=("a",), num_samples=10, num_embedded=8, fingerprint="5" * 64)
+
 CALLS: list[tuple[Step[Any], tuple[Any, ...]]] = [
     (train.train.fn.step, (TrainSpec(recipe=SCALES["tiny"], seed=3), (SHARDS, SHARDS))),
     (curate.embed.fn.step, (EmbedSpec(), POOL, SHARDS, (CHECKPOINT,))),
+    (curate.score.fn.step, (NegClipLoss(temperature=0.07), POOL, EMBEDDINGS, None, None)),
+    (curate.score.fn.step, (TextMasked(), POOL, None, SHARDS, CHECKPOINT)),
     (evaluate.evaluate.fn.step, (EvalSpec(), CHECKPOINT, SETS)),
 ]
 
@@ -47,3 +52,6 @@ def test_only_what_needs_a_gpu_and_is_not_built_is_handed_on(tmp_path: Any, monk
     settings.cache_clear()
     assert belongs_there(step, identity, store)
     assert not belongs_there(curate.reshard.fn.step, (), store)
+    for scoring, given in CALLS[2:4]:
+        assert belongs_there(scoring, given, store), "a score that needs a model"
+    assert not belongs_there(curate.score.fn.step, (MetaClip(), POOL, None, None, None), store)

@@ -67,12 +67,14 @@ def embed(
 
 
 def parsed(text: str) -> tuple[Encoder, ModelSource]:
-    """`NAME=MODEL[:TAG]@WEIGHTS`, or `NAME=FOLDER` for a folder of open_clip or transformers. SpecError if it is neither."""
-    from datacomp_core import clip
-    from datacomp_core.clip_sources import FileModel, in_folder
+    """`NAME=MODEL[:TAG]@WEIGHTS`, `NAME=FOLDER`, or `NAME=hf-hub:OWNER/NAME@REVISION`. SpecError if it is none of them."""
+    from datacomp_core import clip, clip_hub
+    from datacomp_core.clip_sources import ON_HUB, FileModel, in_folder
     from datacomp_core.embedding.spec import Encoder
 
     whole, found = WHOLE.fullmatch(text), ENCODER.fullmatch(text)
+    if whole is not None and whole["model"].startswith(ON_HUB):
+        return _named(Encoder, whole["name"]), clip_hub.source(*clip_hub.pin(whole["model"]))
     if whole is not None and Path(whole["model"]).is_dir():
         return _named(Encoder, whole["name"]), in_folder(Path(whole["model"]).resolve())
     if found is not None and found["model"].endswith(".json"):
@@ -81,7 +83,8 @@ def parsed(text: str) -> tuple[Encoder, ModelSource]:
         return _named(Encoder, found["name"]), configured(Path(found["model"]), _weights(found["file"]))
     if found is None:
         raise SpecError(
-            f"{text!r} is no encoder: give NAME=MODEL@WEIGHTS, such as b32=ViT-B-32@epoch_5.pt, or NAME=FOLDER of a model."
+            f"{text!r} is no encoder: give NAME=MODEL@WEIGHTS, such as b32=ViT-B-32@epoch_5.pt, NAME=FOLDER of a model, or "
+            "NAME=hf-hub:OWNER/NAME."
         )
     name, weights = clip.known(found["model"]), _weights(found["file"])
     return _named(Encoder, found["name"]), FileModel(name, name, weights, tag=found["tag"] or "")

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import board_world as world
+import polars as pl
 import pytest
 
+from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.leaderboard.garbage import remove, unused
+from datacomp_core.leaderboard.identity import artifact_of, call_of
 from datacomp_core.leaderboard.provenance import walk
 from datacomp_core.leaderboard.replay import replay
+from datacomp_core.scores.column_of import ColumnOf
+from datacomp_core.scores.compute import score_pool
 from datacomp_core.store import Store
 from datacomp_core.store.record import RECORD
 
@@ -99,3 +104,25 @@ def test_an_attempt_goes_only_when_nobody_is_at_work_in_it(store: Store) -> None
     assert [(one.what, one.num_bytes) for one in found] == [("attempt", 4)]
     remove(store, found)
     assert home.files() == {}
+
+
+def test_the_record_of_a_computed_score_leads_back_to_its_call(tmp_path: Path) -> None:
+    """The kind of a score stands in its spec; the step takes any."""
+    store = Store.open(str(tmp_path / "store"))
+    pool = world.world_pool(world.WorldPoolSpec(), store=store)
+    uids = [world.row_uid(number) for number in range(world.NUM)]
+    pl.DataFrame({"uid": uids, "score": [float(number) for number in range(world.NUM)]}).write_parquet(tmp_path / "t.parquet")
+    made = score_pool(ColumnOf(file=str(tmp_path / "t.parquet")), pool, None, None, None, store=store)
+    record = store.record(made.address)
+    assert record is not None
+
+    def recorded(address: str) -> Artifact | None:
+        found = store.record(address)
+        return None if found is None else artifact_of(found)
+
+    call = call_of(record, recorded)
+    assert call is not None
+    assert call.step is score_pool
+    other = Store.open(str(tmp_path / "other"))
+    [again] = replay(store, made.address, lambda step, *identity: step(*identity, store=other), other)
+    assert again.is_same
