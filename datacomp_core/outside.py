@@ -134,7 +134,9 @@ def _of_hub(name: str, suffixes: Sequence[str], what: str) -> str:
     there = hub.snapshot(kind, repository, revision)
     files = _files_of_hub(there, path, suffixes)
     if len(files) == 1 and files[0].path == path:
-        digits = (files[0].sha256 or files[0].sha1)[:PIN]
+        # Of small files the hub states git's sha1 alone, by which a copy on this machine would be another list.
+        found = files[0].sha256 or hash_file(_brought_from_hub(f"hf://{kind}s/{repository}@{there.commit}/{path}", suffixes)[0])
+        digits = found[:PIN]
     else:
         listed = "\n".join(f"{file.path} {file.sha256 or file.sha1}" for file in files)
         digits = hashlib.sha256(listed.encode()).hexdigest()[:PIN]
@@ -147,6 +149,8 @@ def _brought_from_hub(place: str, suffixes: Sequence[str]) -> list[Path]:
     if path and kept.is_file(path):
         return [kept.path / path]
     there = hub.snapshot(kind, repository, commit)
+    if re.fullmatch("[0-9a-f]{40}", commit) and there.commit != commit:
+        raise DataError(f"{place} is not what the recipe was made with: the hub now has {there.commit} for that commit.")
     wanted = [file.path for file in _files_of_hub(there, path, suffixes)]
     sizes = kept.files()
     missing = {name for name in wanted if name not in sizes}

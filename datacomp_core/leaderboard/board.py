@@ -73,7 +73,7 @@ def make_board(scale: str, found: Iterable[tuple[str, Entry]], images: ImagesOf 
     for address, entry in found:
         groups.setdefault(_key(entry), []).append((address, entry))
     rows = [_row(key, members) for key, members in groups.items()]
-    for row, name in zip(rows, names([members[-1][1] for members in groups.values()]), strict=True):
+    for row, name in zip(rows, names([_newest(members) for members in groups.values()]), strict=True):
         row.method = " = ".join([name, *row.names[1:]])
     suite = _suite(scale, rows)
     ranked = sorted((row for row in rows if row.suite == suite and row.average), key=_by_average)
@@ -118,10 +118,7 @@ def _suite(scale: str, rows: Sequence[Row]) -> str:
 
 
 def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
-    latest: dict[tuple[tuple[str, int], ...], tuple[str, Entry]] = {}
-    for address, entry in sorted(members, key=lambda member: (member[1].date, member[1].format)):
-        latest[tuple(sorted(entry.seeds.items()))] = (address, entry)
-    kept = [latest[seeds] for seeds in sorted(latest)]
+    kept = _latest(members)
     several = [entry for _, entry in kept]
     first = several[-1]
     repeats = _mean([entry.samples_seen / entry.size.trained_on for entry in several if entry.size.trained_on])
@@ -180,6 +177,19 @@ def _setting(entry: Entry) -> str:
     used |= {entry.realised_pool.address} if entry.realised_pool else set()
     links = [link for link in entry.chain if link.address in used or link.kind == Pool.kind]
     return fingerprint(sorted(fingerprint([link.kind, link.version, seedless(link.meaning)]) for link in links))
+
+
+def _newest(members: list[tuple[str, Entry]]) -> Entry:
+    """The entry that gives a row its name: the one that `_row` shows first."""
+    return _latest(members)[-1][1]
+
+
+def _latest(members: list[tuple[str, Entry]]) -> list[tuple[str, Entry]]:
+    """Of the entries of a row the latest of each choice of seeds, in order of seeds."""
+    latest: dict[tuple[tuple[str, int], ...], tuple[str, Entry]] = {}
+    for address, entry in sorted(members, key=lambda member: (member[1].date, member[1].format)):
+        latest[tuple(sorted(entry.seeds.items()))] = (address, entry)
+    return [latest[seeds] for seeds in sorted(latest)]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -18,6 +18,7 @@ import polars as pl
 from datacomp_core import joining, parts, score_tables, uid
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.joining import Join, JoinCounts
+from datacomp_core.parts import FEATURES, SCORES
 from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
@@ -43,10 +44,13 @@ def aligned(
         scores.append(made)
         told.append((folder.url, counts))
     for number, folder in enumerate(source.features):
-        if not folder.files(".parquet") or _is_aligned(source, folder, ".npz", by_position=by_position):
+        tables = folder if folder.files(".parquet") else _scores_beside(folder)
+        if tables is None:
+            _require_uids(source, folder, by_position=by_position)
+        if tables is None or _is_aligned(source, tables, ".npz", by_position=by_position, of=folder):
             features.append(folder)
             continue
-        made, counts = _features_by_uid(source, folder, local / f"features{number}", out / f"features{number}")
+        made, counts = _features_by_uid(source, folder, tables, local / f"features{number}", out / f"features{number}")
         features.append(made)
         told.append((folder.url, counts))
     return Source(source.metadata, tuple(scores), tuple(features), source.shards), told
@@ -62,11 +66,43 @@ def require_aligned(source: Source, *, by_position: bool = False) -> None:
             )
 
 
-def _is_aligned(source: Source, folder: Folder, suffix: str, *, by_position: bool) -> bool:
-    """Whether every part has its file, with the same uids in the same order. SpecError where there are no uids to tell."""
-    there = folder.files()
+def _scores_beside(features: Folder) -> Folder | None:
+    """The tables with the uids of a `features/` that `datacomp embed` wrote: its `scores/`. None if there are none."""
+    home, _, name = features.url.rstrip("/").rpartition("/")
+    if name != FEATURES or not home:
+        return None
+    beside, stems = Folder(home) / SCORES, [file.removesuffix(".npz") for file in features.files(".npz")]
+    there = beside.files(".parquet")
+    return beside if stems and all(f"{stem}.parquet" in there for stem in stems) else None
+
+
+def _require_uids(source: Source, folder: Folder, *, by_position: bool) -> None:
+    """SpecError for npz files without a uid, whose rows could only be taken by position, unless that is asked for."""
+    if by_position:
+        return
     for part in source.parts():
-        if f"{part}.parquet" not in there or f"{part}{suffix}" not in there:
+        if not folder.exists(f"{part}.npz"):
+            continue  # said by whoever reads it
+        try:
+            with folder.open(f"{part}.npz") as file, zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, NotImplementedError) as problem:
+            raise DataError(f"{folder.at(part)}.npz cannot be read ({problem}): make or fetch it again.") from problem
+        if not {"uid.npy", "uids.npy"} & set(names):
+            raise SpecError(
+                f"{folder.at(part)}.npz has no uids (no array `uid`, and no parquet of its name with a column `uid`): "
+                f"{BY_POSITION}."
+            )
+
+
+def _is_aligned(source: Source, folder: Folder, suffix: str, *, by_position: bool, of: Folder | None = None) -> bool:
+    """Whether every part has its file, with the same uids in the same order. SpecError where there are no uids to tell.
+
+    `of`: the folder with the files of that ending, if it is another than the one with the uids.
+    """
+    there, files = folder.files(), (of or folder).files()
+    for part in source.parts():
+        if f"{part}.parquet" not in there or f"{part}{suffix}" not in files:
             return False
         columns = parts.scan(folder, part).collect_schema().names()
         if "uid" not in columns:
@@ -129,16 +165,19 @@ def _kept_type(dtype: pl.DataType) -> pl.DataType | type[pl.DataType]:
     return pl.Float32 if dtype == pl.Float32 else pl.Float64
 
 
-def _features_by_uid(source: Source, folder: Folder, local: Path, out: Folder) -> tuple[Folder, JoinCounts]:
-    """Find for every row the place of its features, then bring each array over, one part of theirs at a time."""
+def _features_by_uid(source: Source, folder: Folder, tables: Folder, local: Path, out: Folder) -> tuple[Folder, JoinCounts]:
+    """Find for every row the place of its features, then bring each array over, one part of theirs at a time.
+
+    `tables` has the uids of each part of `folder`.
+    """
     there = folder.files()
-    stems = [name.removesuffix(".parquet") for name in there if name.endswith(".parquet")]
+    stems = [name.removesuffix(".parquet") for name in tables.files(".parquet")]
     theirs = [stem for stem in stems if f"{stem}.npz" in there]
     names, rows = source.parts(), sum(source.num_rows(part) for part in source.parts())
 
     def places() -> Iterator[tuple[uid.Uids, joining.Values]]:
         for number, part in enumerate(theirs):
-            uids = uid.pack(parts.scan(folder, part).select("uid").collect()["uid"].cast(pl.String))
+            uids = uid.pack(parts.scan(tables, part).select("uid").collect()["uid"].cast(pl.String))
             yield uids, np.stack([np.full(len(uids), float(number)), np.arange(len(uids), dtype=np.float64)], axis=1)
 
     join, counts = joining.by_uid(_pool(source), places(), Join(local, names, 2, rows, "first"))

@@ -13,6 +13,7 @@ import polars as pl
 
 from datacomp_core import shards as sharding
 from datacomp_core import uid, uid_lists
+from datacomp_core.filters import Not
 from datacomp_core.filters.listed import TABLE, Listed
 from datacomp_core.outside import place_of
 from datacomp_core.selection.judge import Placed, walk
@@ -30,16 +31,24 @@ def lists_of(root: Placed) -> list[tuple[str, Listed]]:
     return [(placed.path, placed.filter) for placed in walk(root) if isinstance(placed.filter, Listed)]
 
 
+def excluded(root: Placed) -> frozenset[str]:
+    """The paths of the lists whose uids are dropped: those below a `not`."""
+    below = [placed for placed in walk(root) if isinstance(placed.filter, Not)]
+    return frozenset(path for path, _ in lists_of(root) if sum(path.startswith(f"{one.path}.") for one in below) % 2)
+
+
 def accounts(
     root: Placed, tables: Path, found: Callable[[str], Sequence[Path]], local: Path, shards: Folder | None
 ) -> list[ListAccount]:
     """One account a list. `found`: for the path of a list the runs of those of its uids that each part has."""
     made: list[ListAccount] = []
+    dropped = excluded(root)
     there = _arrived(shards, local) if shards is not None and lists_of(root) else None
     for path, asked in lists_of(root):
         merge(found(path), local / f"found.{path}.npy")
         table, pool = _file(tables / path / TABLE), _file(local / f"found.{path}.npy")
-        made.append(_account(place_of(asked.uids), table, pool, there))
+        account = _account(place_of(asked.uids), table, pool, there)
+        made.append(account.model_copy(update={"excluded": path in dropped}))
     return made
 
 

@@ -26,6 +26,8 @@ class ListAccount(BaseModel):
     not_in_pool: int
     examples: list[str]
     """Up to ten uids that are not the pool's."""
+    excluded: bool = False
+    """Its uids are dropped (it stands below a `not`), so that none of them is trained on."""
     arrived: int | None = None
     """Of those in the pool, how many are in the downloaded shards; None where no shards were given."""
 

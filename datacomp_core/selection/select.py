@@ -22,6 +22,7 @@ from datacomp_core.filters import All, Everything, Filter, Ranked, SampleTo, Sof
 from datacomp_core.filters.base import Lookup, score_column
 from datacomp_core.filters.chance import Random
 from datacomp_core.filters.listed import TABLE, Listed
+from datacomp_core.outside import place_of
 from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.recipes.base import Recipe, recipe
@@ -149,8 +150,14 @@ def select_subset(
     told = chosen.explanation
     if not chosen.num_samples:
         reasons = "; ".join(f"{reason} {count:,}" for reason, count in told.dropped.items()) or "the pool is empty"
-        raise DataError(f"{spec.recipe} keeps none of the {told.rows:,} rows of {pool.address} ({reasons}): nothing to train on.")
-    lists = {f"{name}, of the lists": sum(getattr(one, name) for one in told.lists) for name in LISTED if told.lists}
+        listed = "".join(
+            f" {place_of(one.uids)}: {one.unique:,} listed uids, {one.in_pool:,} of them in the pool." for one in told.lists
+        )
+        raise DataError(
+            f"{spec.recipe} keeps none of the {told.rows:,} rows of {pool.address} ({reasons}): nothing to train on.{listed}"
+        )
+    chosen_by = [one for one in told.lists if not one.excluded]  # of a list below a `not` nothing is trained on
+    lists = {f"{name}, of the lists": sum(getattr(one, name) for one in chosen_by) for name in LISTED if chosen_by}
     dropped = {f"dropped: {reason}": number for reason, number in told.dropped.items()}
     counts = {"candidates": told.rows, **lists, "kept": told.kept, **dropped}
     return Subset(recipe=spec.recipe, num_samples=chosen.num_samples, num_unique=chosen.num_unique, counts=counts)

@@ -68,10 +68,9 @@ def test_a_file_that_fails_is_one_sentence(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_an_installed_package_with_an_entry_point(tmp_path: Path) -> None:
-    pool(tmp_path)
-    [code] = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    site = tmp_path / "site"
+def installed(folder: Path, code: str) -> Path:
+    """A place with an installed package of one module and an entry point."""
+    site = folder / "site"
     (site / "my_package").mkdir(parents=True)
     (site / "my_package" / "__init__.py").write_text("")
     (site / "my_package" / "filters.py").write_text(code)
@@ -80,6 +79,13 @@ def test_an_installed_package_with_an_entry_point(tmp_path: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.2\n")
     (info / "RECORD").write_text("my_package/__init__.py,,\nmy_package/filters.py,,\n")
     (info / "entry_points.txt").write_text("[datacomp.filters]\nmine = my_package.filters\n")
+    return site
+
+
+def test_an_installed_package_with_an_entry_point(tmp_path: Path) -> None:
+    pool(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    site = installed(tmp_path, code)
     arguments = ("filter", "--metadata", "metadata", "--recipe", "no_digits:digits_at_most=1", "--out", "subset.npy", "--json")
     done = datacomp(*arguments, cwd=tmp_path, path=site)
     assert done.returncode == 0, done.stderr
@@ -101,3 +107,24 @@ def test_a_list_written_with_plain_numpy_is_a_line_of_the_board(tmp_path: Path) 
     assert row["method"] == "My filter"
     assert (row["size"], row["unique"]) == (len(listed), len(np.unique(listed)))
     assert row["breaches"] == []
+
+
+@pytest.mark.slow
+def test_a_file_and_a_package_are_lines_of_the_board(tmp_path: Path) -> None:
+    """`mine.py` in an empty folder, and an installed package's entry point, through the real chain."""
+    [code] = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    (tmp_path / "mine.py").write_text(code)
+    site = installed(tmp_path, code.replace('"no_digits"', '"few_digits"'))
+    arguments = ("run", "-r", "mine.py", "-r", "few_digits:digits_at_most=0", "--made-from", "released", "--json")
+    done = datacomp(*arguments, cwd=tmp_path, path=site)
+    assert done.returncode == 0, done.stderr
+    rows = {row["recipe"]: row for row in json.loads(done.stdout)["rows"] if row["kind"] == "run"}
+    assert set(rows) == {"no_digits", "few_digits:digits_at_most=0"}
+    tables = sorted((tmp_path / "home" / "store" / "pools" / "tiny").rglob("metadata/*.parquet"))
+    texts = pl.concat([pl.read_parquet(table, columns=["text"]) for table in tables])["text"].drop_nulls().to_list()
+    digits = [len(re.findall("[0-9]", text)) for text in texts]
+    for recipe, most in (("no_digits", 3), ("few_digits:digits_at_most=0", 0)):
+        assert rows[recipe]["size"] == sum(number <= most for number in digits)
+        assert (rows[recipe]["inputs"], rows[recipe]["inputs_claimed"]) == ("released", True)
+        assert rows[recipe]["average"] if "average" in rows[recipe] else rows[recipe]["scores"]["average"]["mean"] > 0
+        assert not rows[recipe]["breaches"]

@@ -157,7 +157,7 @@ def embed(datacomp: Command, world: Path, out: Path) -> Any:
 
 
 def filtered(datacomp: Command, world: Path, out: Path) -> Any:
-    places = ("--metadata", world / "metadata", "--features", world / "features", "--keep-scores", out)
+    places = ("--metadata", world / "metadata", "--features", world / "features", "--by-position", "--keep-scores", out)
     status, _told, problem = datacomp("filter", *places, "--recipe", "neg_clip_loss", "--out", world / "subset.npy", "--json")
     assert status == 0, problem
     return np.load(world / "subset.npy").tolist()

@@ -270,6 +270,7 @@ def _tell_list(account: ListAccount) -> None:
     rows = [("listed", account.listed), ("unique", account.unique), ("in the pool", account.in_pool)]
     rows += [("arrived in this download", account.arrived)] if account.arrived is not None else []
     rows.append(("not in the pool", account.not_in_pool))
-    terminal.table(f"List {account.uids}", ("what", "uids"), [(what, f"{n:,}") for what, n in rows], right=("uids",))
+    title = f"List {account.uids}{' (its uids are dropped)' if account.excluded else ''}"
+    terminal.table(title, ("what", "uids"), [(what, f"{n:,}") for what, n in rows], right=("uids",))
     if account.examples:
         terminal.out.print(f"Not in the pool, such as: {', '.join(account.examples)}")

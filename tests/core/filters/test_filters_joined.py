@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from datacomp_core import joining
+from datacomp_core import joining, shards
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import All, TopCount, Words
 from datacomp_core.scores import score_of
@@ -200,3 +202,68 @@ def test_features_beside_other_metadata_are_joined_by_uid(tmp_path: Path) -> Non
     for row, vector in zip(ours, found, strict=True):
         np.testing.assert_array_equal(vector, known.get(row["uid"], np.full(images.shape[1], np.nan)))
     assert (counts.matched, counts.missing) == (100, 5)
+
+
+def test_by_key_of_img2dataset_through_the_index_of_the_shards(tmp_path: Path) -> None:
+    """A table that knows img2dataset's keys alone, in another order, with keys that no shard has."""
+    folder = world.write(tmp_path / "m", TABLE)
+    arrived = [row["uid"] for row in TABLE[:150]]
+    keys = {uid: f"{number // 50:05d}{number % 50:04d}" for number, uid in enumerate(reversed(arrived))}
+    for number in range(3):
+        some = [(uid, key) for uid, key in keys.items() if key.startswith(f"{number:05d}")]
+        data = io.BytesIO()
+        writer = shards.ShardWriter(data, f"{number:08d}")
+        for uid, key in some:
+            writer.add(uid, key, {"txt": b"a caption"})
+        index = writer.finish()
+        Folder(tmp_path / "shards").write(f"{number:08d}.tar", data.getvalue())
+        shards.write_index(Folder(tmp_path / "shards"), f"{number:08d}", index)
+    scored = {keys[uid]: score for uid, score in SCORES.items() if uid in keys}
+    pairs = [*scored.items(), ("999990000", 3.0)]
+    CHANCE.shuffle(pairs)
+    pl.DataFrame({"key": [key for key, _ in pairs], "score": [score for _, score in pairs]}).write_parquet(tmp_path / "t.parquet")
+    text = f"column_of:file={tmp_path / 't.parquet'},key=key"
+    found, counts = values(text, folder, tmp_path / "out", shards=Folder(tmp_path / "shards"))
+    assert found == [SCORES.get(row["uid"]) if row["uid"] in keys else None for row in TABLE]
+    assert counts["matched"] == len(scored)
+    with pytest.raises(DataError, match="goes through the index of the shards"):
+        values(text, folder, tmp_path / "without")
+
+
+def _moved(tmp_path: Path) -> tuple[list[world.Row], dict[str, Any], Path]:
+    """Metadata in another order, with five rows more, beside features that were made of the first; and what each uid has."""
+    _, images, _ = features.embedded(tmp_path / "theirs", TABLE)
+    known = {row["uid"]: vector for row, vector in zip(TABLE, images, strict=True)}
+    mixed = list(TABLE)
+    CHANCE.shuffle(mixed)
+    ours = [*mixed[:100], *world.rows(99, 5)]
+    world.write(tmp_path / "m", ours, 3)
+    return ours, known, tmp_path / "theirs"
+
+
+def _same(source: Source, ours: list[world.Row], known: dict[str, Any]) -> None:
+    found = np.concatenate([source.whole(part, "l14_img") for part in source.parts()])
+    for row, vector in zip(ours, found, strict=True):
+        np.testing.assert_array_equal(vector, known.get(row["uid"], np.full(features.DIMENSIONS, np.nan)))
+
+
+def test_features_that_embed_wrote_are_joined_by_the_uids_of_its_scores(tmp_path: Path) -> None:
+    ours, known, theirs = _moved(tmp_path)
+    for name in ("features", "scores"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    for file in theirs.iterdir():
+        shutil.move(file, tmp_path / "out" / ("features" if file.suffix == ".npz" else "scores") / file.name)
+    source = Source(Folder(tmp_path / "m"), (), (Folder(tmp_path / "out" / "features"),))
+    made, [(_, counts)] = aligned(source, tmp_path / "local")
+    _same(made, ours, known)
+    assert (counts.matched, counts.missing) == (100, 5)
+
+
+def test_features_without_any_uid_are_taken_by_position_only_if_it_is_asked_for(tmp_path: Path) -> None:
+    _, _, theirs = _moved(tmp_path)
+    for file in theirs.glob("*.parquet"):
+        file.unlink()
+    source = Source(Folder(tmp_path / "m"), (), (Folder(theirs),))
+    with pytest.raises(SpecError, match="has no uids .* give --by-position"):
+        aligned(source, tmp_path / "local")
+    assert aligned(source, tmp_path / "local", by_position=True)[0] == source

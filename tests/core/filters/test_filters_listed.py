@@ -14,11 +14,19 @@ import polars as pl
 import pytest
 
 from datacomp_core import uid, uid_lists
+from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import All, Listed, Not, SampleTo, Words
 from datacomp_core.filters.listed import on_list
 from datacomp_core.recipes.load import load_recipe
+from datacomp_core.selection.select import SubsetSpec, select_subset
+from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.fingerprint import fingerprint
+
+
+class SmallPool(Spec):
+    scale: str = "small"
+
 
 CHANCE = random.Random(3)
 UIDS = [f"{CHANCE.getrandbits(128):032x}" for _ in range(50)] + ["0" * 31 + "a", "f" * 32]
@@ -238,3 +246,31 @@ def test_a_list_is_known_by_its_content(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SpecError, match=r"one of \.npy"):
         load_recipe(f"listed:uids={tmp_path}/empty")
+
+
+@step("pools", version=1)
+def small_pool(spec: SmallPool, *, out: Folder) -> Pool:
+    world.write(Path(out.at("metadata")), world.rows())
+    return Pool(num_samples=300, num_parts=4, scale="small")
+
+
+def test_what_a_list_takes_out_is_no_breach(tmp_path: Path) -> None:
+    """Nothing of a list below a `not` is trained on, so uids that are not the pool's do not count; below two of them they do."""
+    store = Store.open(str(tmp_path / "store"))
+    pool, mine = small_pool(SmallPool(), store=store), _listed(tmp_path, [*(row["uid"] for row in world.rows()[:10]), *UIDS])
+    counted = "not_in_pool, of the lists"
+    taken = select_subset(SubsetSpec(recipe="mine", filter=mine), pool, None, store=store)
+    assert taken.counts[counted] == len(UIDS)
+    out = select_subset(SubsetSpec(recipe="mine", filter=Not(filter=mine)), pool, None, store=store)
+    assert (counted in out.counts, out.num_samples) == (False, 290)
+    twice = select_subset(SubsetSpec(recipe="mine", filter=Not(filter=Not(filter=mine))), pool, None, store=store)
+    assert twice.counts[counted] == len(UIDS)
+    both = All(filters=(Words(at_least=1), Not(filter=All(filters=(mine, Words(at_least=2))))))
+    assert counted not in select_subset(SubsetSpec(recipe="mine", filter=both), pool, None, store=store).counts
+
+
+def test_a_list_of_which_nothing_is_the_pools_says_what_became_of_it(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    pool, mine = small_pool(SmallPool(), store=store), _listed(tmp_path, UIDS)
+    with pytest.raises(DataError, match=r"keeps none of the 300 .*not on the list mine.txt 300.* 52 listed uids, 0 of them"):
+        select_subset(SubsetSpec(recipe="mine", filter=mine), pool, None, store=store)

@@ -184,6 +184,18 @@ def test_published_rows_stand_in_their_track_with_what_their_source_says(store: 
     assert rows["CLIP B/32 score (30 %)"].note == "DataComp paper, Table 25."
 
 
+def test_several_names_of_one_filter_are_one_row_that_has_them_all(store: Store) -> None:
+    """The name of a recipe is no part of what a run is: it stands in the entry."""
+    for seed, name in enumerate(("clip_score", "clip_score_l14", "clip_score:score=l14,fraction=0.3")):
+        world.run(store, "clip_score", world.results(0.14, seed), seed=seed, method=name)
+    world.run(store, "no_filter", world.results(0.05, 0))
+    rows = {len(row.names): row for row in board(store, "tiny").rows}
+    assert sorted(rows) == [1, 3]
+    assert sorted(rows[3].names) == ["clip_score", "clip_score:score=l14,fraction=0.3", "clip_score_l14"]
+    assert rows[3].num_seeds == 3
+    assert all(name in rows[3].method for name in rows[3].names)
+
+
 def test_the_board_is_plain_json(swept: Store) -> None:
     data = json.loads(board(swept, "tiny").to_json())
     assert next(column["key"] for column in data["columns"]) == "average"
