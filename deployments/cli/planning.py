@@ -125,10 +125,16 @@ def _candidates(spec: SweepSpec, identities: Sequence[tuple[Any, ...]]) -> int:
 def _num_samples(scale: str, identity: tuple[Any, ...], candidates: int, asked: dict[int, Any]) -> int:
     """What a training sees, what a recipe kept or (by the paper, or its stated share) will keep, else the whole pool."""
     from datacomp_core.leaderboard.planning.share import share
+    from datacomp_core.pool.tiny import TinyPoolSpec
 
     for item in identity:
         if _is_training(item):
             return int(item.recipe.train_num_samples)
+    for item in identity:
+        if hasattr(item, "num_pairs"):
+            return int(item.num_pairs)
+    if scale == "tiny" and len(identity) == 1:  # made from nothing but a spec, and as large as the embedded pool
+        return TinyPoolSpec().num_pairs
     subset = _subset(identity)
     if subset is None:
         return candidates

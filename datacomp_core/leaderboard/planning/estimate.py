@@ -95,6 +95,11 @@ def require_budget(whole: Total, budget: float | None) -> None:
         )
 
 
+BY_SAMPLES = frozenset({"pools", "shards", "reshard", "embeddings", "scores", "subsets"})
+TINY_SECONDS = 1.0
+"""What a step takes at least, whatever its size."""
+
+
 @dataclass(frozen=True)
 class Need:
     """What one step takes: seconds of GPUs and of cores in all, bytes written and moved, and wall seconds."""
@@ -145,8 +150,11 @@ def _recorded(work: Work, alike: Sequence[Record], rates: Rates) -> Need:
 
 
 def _tiny(work: Work, rates: Rates) -> Need:
+    """What was measured on the embedded pool, by the number of samples where that decides."""
     known = rates.tiny.get(work.what, TinyRates(seconds=0, bytes=0))
-    return Need(core=2 * known.seconds, disk=known.bytes, seconds=known.seconds, source="measured on two CPU cores")
+    share = work.num_samples / rates.tiny_pairs if work.what in BY_SAMPLES else 1.0
+    seconds = max(share * known.seconds, min(known.seconds, TINY_SECONDS))
+    return Need(core=2 * seconds, disk=share * known.bytes, seconds=seconds, source="measured on two CPU cores")
 
 
 def _documented(work: Work, rates: Rates) -> Need:

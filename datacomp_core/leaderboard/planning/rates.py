@@ -67,6 +67,7 @@ class Rates(Row):
     steps: dict[str, StepRates]
     macs: dict[str, float]
     tiny: dict[str, TinyRates]
+    tiny_pairs: int = Field(gt=0)
 
 
 def load(path: Path | None = None) -> Rates:

@@ -96,6 +96,10 @@ def test_tiny_is_reckoned_by_its_own_table(store: Store) -> None:
     steps = estimate([Work(kind, kind, kind, "tiny", 12_000, False, "never built") for kind in kinds], load(), store)
     assert all(0 < step.hours < 0.1 and 0 < step.disk_bytes < 1e9 for step in steps)
     assert sum(step.traffic_bytes for step in steps) == 0
+    small = estimate([Work(kind, kind, kind, "tiny", 1_200, False, "never built") for kind in kinds], load(), store)
+    for before, after in zip(steps, small, strict=True):
+        by_samples = before.kind not in ("checkpoints", "evalsets", "reports", "entries")
+        assert after.disk_bytes == pytest.approx(before.disk_bytes / (10 if by_samples else 1)), before.kind
 
 
 def test_the_slowest_of_gpus_cores_and_network_decides_the_time(store: Store, tmp_path: Path) -> None:
