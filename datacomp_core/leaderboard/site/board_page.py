@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 
 
+class _Track:
+    """The runs of one track, and the run without a filter that they are compared with."""
+
+    def __init__(self, name: str, board: Board) -> None:
+        self.name, self.runs, self.plain = name, board.runs(), findings.baseline(board)
+        self.largest = findings.largest_change(board)
+
+
 def write_page(store: Store, out_dir: Path, scale: str) -> Path:
     """Write the page of a scale to `<out_dir>/<scale>.html` (at once, over an older one) and return its path."""
     return put(out_dir / f"{scale}.html", page(store, scale, out_dir))
@@ -58,7 +66,7 @@ def page(store: Store, scale: str, out_dir: Path | None = None, *, found: dict[s
             best=findings.best(board),
             plain=findings.baseline(board),
             outcome=findings.task_outcome,
-            largest=findings.largest_change(board),
+            by_track=[_Track(name, board.of_track(name)) for name in board.tracks()],
             colors=colors,
             input_titles=TITLES,
             groups=[column for column in board.columns if column.level == "group"],
@@ -80,10 +88,10 @@ def page(store: Store, scale: str, out_dir: Path | None = None, *, found: dict[s
 
 def _colors(board: Board) -> dict[str, int]:
     """A colour a method: grey for the unfiltered pool, the accent for the best, the others in order."""
-    plain = findings.baseline(board)
+    plain = [findings.baseline(board.of_track(track)) for track in board.tracks()]
     colors, number = dict[str, int](), 1
     for row in board.runs():
-        if plain is not None and row.key == plain.key:
+        if row.key in {one.key for one in plain if one is not None}:
             colors[row.key] = 0
         else:
             colors[row.key], number = number, number % (NUM_SERIES - 1) + 1
@@ -92,7 +100,8 @@ def _colors(board: Board) -> dict[str, int]:
 
 def _named(losses: list[gather.Curve], board: Board, colors: dict[str, int]) -> tuple[list[gather.Curve], dict[str, int]]:
     """Curves and colours by the method's name in place of its key."""
-    names = {row.key: row.method for row in board.runs()}
+    several = len(board.tracks()) > 1
+    names = {row.key: f"{row.method} ({row.track})" if several and row.track == "byod" else row.method for row in board.runs()}
     renamed = [gather.Curve(names[c.method], c.seed, c.steps, c.losses) for c in losses]
     return renamed, {names[key]: color for key, color in colors.items()}
 

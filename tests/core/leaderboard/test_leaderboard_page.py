@@ -143,6 +143,35 @@ def test_the_page_in_a_browser(tab: browser.Page, written: Path) -> None:
     assert tab.complaints == []
 
 
+def test_tracks_stand_apart_and_each_is_compared_with_its_own_pool(tab: browser.Page, tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    own = world.WorldAdoptedSpec(of="custom")
+    for center, pool in ((0.1, None), (0.3, own)):
+        world.run(store, "no_filter", world.results(center, 0), pool_spec=pool)
+        world.run(store, "clip_score", world.results(center + 0.05, 0), pool_spec=pool, method=f"by score at {center}")
+    tab.open(write_page(store, tmp_path, "tiny"))
+    rows = "[...document.querySelectorAll('#board tbody tr')].filter(row => row.getClientRects().length)"
+    tables = "[...document.querySelectorAll('#tasks table')].filter(table => table.getClientRects().length)"
+    wanted = {"filtering": ["by score at 0.1", "no_filter"], "byod": ["by score at 0.3", "no_filter"]}
+    assert tab.do("document.getElementById('track').value") == "filtering", "apart by default"
+    for track, methods in wanted.items():
+        tab.do(f"document.getElementById('track').value = '{track}'")
+        tab.do("document.getElementById('track').dispatchEvent(new Event('change'))")
+        assert tab.do(f"{rows}.map(row => row.querySelector('th').dataset.v)") == methods
+        assert tab.do(f"{tables}.map(table => [...table.tHead.rows[0].cells].slice(2).map(cell => cell.innerText))") == [methods]
+        changes = [
+            float(text)
+            for text in tab.do(f"[...{tables}[0].querySelectorAll('small')].map(one => one.innerText)")
+            if not text.startswith("−")
+        ]
+        assert changes, "the score is better than its own pool's"
+        assert max(changes) < 10, "and is not held against the other track's"
+    tab.do("(() => { const t = document.getElementById('track'); t.value = ''; t.dispatchEvent(new Event('change')) })()")
+    assert tab.do(f"{tables}.length") == 2
+    assert tab.complaints == []
+    assert tab.nameless() == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_in_light_and_dark(tab: browser.Page, written: Path, scheme: str) -> None:
     """WCAG AA: at least 4.5 to 1 between text and page for the words that carry the message, drawings included."""

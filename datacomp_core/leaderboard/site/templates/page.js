@@ -43,6 +43,9 @@ if (search) {
         || Boolean(inputs && inputs.value && row.dataset.inputs !== inputs.value);
       count += !row.hidden;
     }
+    for (const part of document.querySelectorAll("div[data-track]")) {
+      part.hidden = Boolean(track && track.value && part.dataset.track !== track.value);
+    }
     shown.textContent = `${count} of ${rows.length} rows`;
     nothing.hidden = count > 0 || rows.length === 0;
     nothing.textContent = search.value.trim()
