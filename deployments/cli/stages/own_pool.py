@@ -232,6 +232,11 @@ def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool,
     if json:
         terminal.print_json({"pool": candidates.model_dump(mode="json"), "shards": shards.model_dump(mode="json")})
         return
+    if candidates.counts:  # duplicates, repeated uids and rows that were left out, each with its reason
+        read = [(name, f"{count:,}") for name, count in candidates.counts.items()]
+        terminal.table(
+            f"{candidates.num_samples:,} candidates at {candidates.address}", ("what", "number"), read, right=("number",)
+        )
     rows = [(name, f"{count:,}") for name, count in shards.counts.items()]
     terminal.table(f"{shards.num_samples:,} samples at {shards.address}", ("what", "number"), rows, right=("number",))
     tell_of_retry(shards)
