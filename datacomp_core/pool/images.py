@@ -20,7 +20,7 @@ from datacomp_core.echo import Echo
 from datacomp_core.errors import IncompleteError, MissingLibraryError
 from datacomp_core.parallel import prepared_map
 from datacomp_core.parts import METADATA, part_names
-from datacomp_core.pool import error_pictures, ledger
+from datacomp_core.pool import error_pictures, ledger, removal
 from datacomp_core.pool.distributors import Distributor, distribute
 from datacomp_core.pool.fetch import Fetched, Reach, ShardPlan, fetch_shard, set_up, stats_name
 from datacomp_core.pool.footers import rows_of_parts
@@ -28,7 +28,7 @@ from datacomp_core.pool.safety import networks
 from datacomp_core.pool.spec import ImageSpec, images_of
 from datacomp_core.pool.unique import num_unique, read_ahead
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.shards import shard_name
+from datacomp_core.shards import TAKEN_DOWN, shard_name
 from datacomp_core.store import Folder, Store, scratch, step
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,8 @@ def download_images(
         log.warning("private networks are open to this download: %s", ", ".join(reach.open_networks))
     plans = list(plan_shards(metadata, spec))
     _forget_short(out, spec, reach)
+    for name in removal.pending(out):  # of a takedown from what a killed run had fetched
+        removal.finish(out, name, removal.named(()), TAKEN_DOWN, {})
     done = {name for name in out.files("_stats.json") if "/" not in name}
     finished = [plan for plan in plans if stats_name(shard_name(plan.number)) in done]
     waiting = [plan for plan in plans if stats_name(shard_name(plan.number)) not in done]

@@ -20,7 +20,7 @@ from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.parts import METADATA, part_names, scan
-from datacomp_core.pool import amend, removal, set_aside
+from datacomp_core.pool import amend, removal, set_aside, unpublished
 from datacomp_core.pool.requests import BEFORE, KNOWN, NOW, Requests, normal_urls
 from datacomp_core.pool.stats import read_ledger
 from datacomp_core.pool.unique import read_ahead
@@ -105,6 +105,8 @@ def take_down(store: Store, requests: Requests) -> Taken:
     _mark(store, touched, {one.lost.address for one in aside if len(one.uids)}, requests, taken)
     for note, number in set_aside.delete(aside, requests, taken.places).items():
         taken.count(note, number)
+    for address, number in unpublished.take_from(store, requests, taken.places, taken.unread).items():
+        taken.count(address, number)
     for folder in dict.fromkeys(one.folder for one in sets if not one.shards.tars):
         here = [one for one in sets if one.folder == folder and not one.shards.tars]
         if any(one.record.address in hit or one.is_interrupted for one in here):

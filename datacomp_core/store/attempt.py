@@ -99,6 +99,22 @@ def is_at_work(home: Folder, name: str, since: float) -> bool:
 
 
 @contextmanager
+def held(home: Folder, name: str, is_published: Callable[[str], bool]) -> Generator[Folder | None]:
+    """The folder of a dead try, in which nobody goes on during the block; None if somebody is at work in it, or gc removes it."""
+    turn = lease.turns(home).get(name, 0)
+    holder = lease.read(home, name, turn) if turn else None
+    is_free = not turn or (holder is not None and lease.is_dead(holder) and not holder.get(DOOMED))
+    if not is_free or not lease.take(home, name, turn + 1):
+        yield None
+        return
+    try:
+        with lease.renewed(home, name, turn + 1):
+            yield None if is_published(name) else home / name
+    finally:
+        lease.give_up(home, name, turn + 1)
+
+
+@contextmanager
 def attempt(home: Folder, is_published: Callable[[str], bool] = _nobody) -> Generator[Attempt]:
     """Work in a folder of one's own below `home`.
 

@@ -321,11 +321,11 @@ STEPS: dict[str, Callable[[], Any]] = {
     "mix": mixed,
     "evaluate": evaluated,
 }
-UNSTEADY = ("_artifact.json", "_manifest.parquet", "report.json", "eval_results.jsonl", "reshard.json")
+UNSTEADY = ("_artifact.json", "_manifest.parquet", "report.json", "eval_results.jsonl", "reshard.json", "inputs.json")
 
 
 def digests(made: Any) -> dict[str, str]:
-    """sha256 of every file, but of those with times in them."""
+    """sha256 of every file, but of those with times or the store's address in them."""
     if isinstance(made, Path):
         return {made.name: hashlib.sha256(made.read_bytes()).hexdigest()}
     folder = store().folder(made) if isinstance(made, Artifact) else made
@@ -340,7 +340,7 @@ def _plain(name: str, data: bytes) -> bytes:
             return b"".join(key.encode() + arrays[key].tobytes() for key in sorted(arrays.files))
     if name.startswith("ledger/"):
         book = pl.read_parquet(io.BytesIO(data))
-        return book.drop([column for column in ("seconds", "finished") if column in book.columns]).write_csv().encode()
+        return book.drop([column for column in ("seconds", "at") if column in book.columns]).write_csv().encode()
     return data
 
 

@@ -30,10 +30,13 @@ from datacomp_core.pool.overlap import OverlapSpec, intersect
 from datacomp_core.pool.requests import normal_url, uid_in_line
 from datacomp_core.pool.retry import retry_images
 from datacomp_core.pool.takedown import Taken, take_down_list
+from datacomp_core.pool.unpublished import AT_WORK
+from datacomp_core.progress import NoProgress
 from datacomp_core.resharding.reshard import ReshardSpec, reshard
 from datacomp_core.resharding.view import view
 from datacomp_core.shards import read_index, read_samples, tars_of
 from datacomp_core.store import Folder, Store
+from datacomp_core.store.attempt import attempt
 
 
 class Killed(BaseException):
@@ -377,6 +380,52 @@ def test_what_was_set_aside_as_lost_keeps_no_sample_either(tmp_path: Path) -> No
     again, answers = take(store, tmp_path / "lists", asked)
     assert again.removed == {}
     assert again.not_found == 0, answers
+
+
+class _KilledAfterAShard(NoProgress):
+    def advance(self, amount: int = 1, **tally: int) -> None:
+        raise Killed
+
+
+def test_what_a_killed_download_had_fetched_is_taken_down_and_stays_out(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    with web() as (url, _):
+        urls = [f"{url}/ok/{n}.jpg" for n in range(12)]
+        (tmp_path / "tables").mkdir(parents=True)
+        rows_of(urls).select("url", "text", "uid").write_parquet(tmp_path / "tables/all.parquet")
+        columns = Columns(url="url", text="text", uid="uid")
+        pool = import_pool(ByodPoolSpec(source=str(tmp_path / "tables"), name="web", columns=columns), store=store)
+        uids = rows_of(urls)["uid"].to_list()
+        spec = ImageSpec(image_size=64, samples_per_shard=4)
+        how = {"workers": 1, "threads": 2, "open_networks": LOOPBACK}
+        with pytest.raises(Killed):
+            download_images(spec, pool, store=store, **how, progress=_KilledAfterAShard())
+        (attempt,) = (tmp_path / "store/shards").glob("*/*/attempt-????????")
+        shutil.copy(attempt / "00000000.tar", attempt / "00000002.tar")  # begun and not finished
+        taken, answers = take(store, tmp_path / "s", uids[1], uids[9])
+        where = str(attempt.relative_to(tmp_path / "store"))
+        assert answers == {uids[1]: f"removed from {where}", uids[9]: "known, and not downloaded: there is nothing to remove"}
+        assert "interrupted run" in taken.unread[where]
+        assert not (attempt / "00000002.tar").exists()
+        shards = download_images(spec, pool, store=store, **how)
+    found = [uid for name in ("00000000", "00000001", "00000002") for uid in read_index(store.folder(shards), name)["uid"]]
+    assert sorted(found) == sorted({*uids} - {uids[1]})
+    taken, answers = take(store, tmp_path / "s", uids[1], uids[9])
+    assert taken.unread == {}
+    assert answers[uids[9]].startswith("removed from shards/")
+    with tarfile.open(store.folder(shards).path / "00000000.tar") as archive:
+        assert len([name for name in archive.getnames() if name.endswith(".jpg")]) == 3
+
+
+def test_a_download_at_work_is_told_and_left_alone(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    build(str(tmp_path))
+    home = store.home("shards/tiny/running--0123456789ab")
+    with attempt(home) as mine:
+        mine.out.write("00000.tar", b"half of one")
+        taken, _ = take(store, tmp_path / "s", uid_of(1))
+        assert taken.unread == {f"shards/tiny/running--0123456789ab/{mine.name}": AT_WORK}
+        assert mine.out.read("00000.tar") == b"half of one"
 
 
 def test_a_takedown_removes_what_a_killed_retry_had_begun(tmp_path: Path) -> None:
