@@ -160,7 +160,9 @@ def evaluate_folder(
     spec = spec or EvalSpec(suite=suite_in(sets))
     if isinstance(model, str):
         model = source(model, checkpoint, models())
-    return _evaluated(spec, model, sets, out=Folder(out), device=device, workers=workers, trust=trust, progress=progress)
+    where = Folder(out)
+    where.sweep_left_behind()
+    return _evaluated(spec, model, sets, out=where, device=device, workers=workers, trust=trust, progress=progress)
 
 
 def models() -> Folder:

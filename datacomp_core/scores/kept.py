@@ -32,6 +32,7 @@ def home_of(score: Score, source: Source, kept: Folder, model: tuple[str, str] |
     settings = {"score": canonical(score), "model": _model(score, model), "versions": _versions(score)}
     name = f"{score.kind}--{fingerprint([settings, {group: digest(found) for group, found in files.items()}])[:SHORT]}"
     home = kept / name
+    home.sweep_left_behind()
     if not home.exists(MADE_OF):
         _tell(score, before, settings, files)
         home.write_json(MADE_OF, {**settings, "files": {group: listed(found) for group, found in files.items()}})

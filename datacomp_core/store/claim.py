@@ -23,7 +23,11 @@ Marking = Callable[[Marks], Marks]
 
 
 def claim(folder: Folder, request: dict[str, Any], inputs: Mapping[str, Marking] | None = None) -> None:
-    """Write down what a folder is being made from. SpecError if it was begun for something else, naming what differs."""
+    """Write down what a folder is being made from. SpecError if it was begun for something else, naming what differs.
+
+    What killed runs left unfinished in it is removed.
+    """
+    folder.sweep_left_behind()
     before = folder.read_json(REQUEST) if folder.exists(REQUEST) else None
     noted: dict[str, Any] = folder.read_json(INPUTS) if before is not None and folder.exists(INPUTS) else {}
     earlier = {name: read_marks(noted.get(name, {})) for name in inputs or {}}

@@ -299,10 +299,14 @@ class Folder:
             disk = self.disk
             self._ask(name, lambda: disk.abort(self.at(name), before))
 
-    def sweep_left_behind(self) -> None:
-        """Remove the unfinished files of processes of this machine that have ended, while others may be at work."""
+    def sweep_left_behind(self, name: str = "") -> None:
+        """Remove the unfinished files of processes of this machine that have ended, while others may be at work.
+
+        With a `name` only those of this file: for a file in a folder that is not ours.
+        """
         if isinstance(self.disk, LocalFiles):
-            self._ask("", partial(self.disk.sweep_left_behind, self.url))
+            sweep = self.disk.sweep_beside if name else self.disk.sweep_left_behind
+            self._ask(name, partial(sweep, self.at(name) if name else self.url))
 
     # ---------------------------------------------------------------------------------------------------------------
 

@@ -134,6 +134,18 @@ class LocalFiles:
         for path, _ in _walk(root, "", frozenset(), unfinished=True) if os.path.isdir(root) else ():
             Path(root, path).unlink(missing_ok=True)
 
+    def sweep_beside(self, path: str) -> None:
+        """Remove what ended processes left unfinished of one file; its folder may be anybody's, and is not walked."""
+        folder, name = os.path.split(path)
+        try:
+            entries = list(os.scandir(folder or "."))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            is_of_it = entry.name.lstrip(".").startswith(f"{name}.")
+            if is_of_it and is_unfinished(entry.name) and process.is_left_behind(entry.name):
+                Path(entry.path).unlink(missing_ok=True)
+
     def sweep_left_behind(self, root: str) -> None:
         for path, _ in _walk(root, "", frozenset(), unfinished=True) if os.path.isdir(root) else ():
             if process.is_left_behind(path.rsplit("/", 1)[-1]):

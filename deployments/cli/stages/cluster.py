@@ -45,7 +45,7 @@ def cluster(
         raise SpecError(f"The file of centroids ends with .npy, and {out!r} does not.")
     spec = ClusterSpec(num_clusters=num_clusters, features=embeddings, sample_ratio=sample_ratio, captions=captions, seed=seed)
     source = Source(Folder(metadata), features=tuple(Folder(url) for url in features or []))
-    folder, name = until.place(out)
+    folder, name = until.target(out)
     with using(settings().engine), terminal.shown_progress("cluster", quiet=json) as progress:
         found = train(spec, source, workers=settings().num_workers, near=folder, progress=progress)
     with folder.writing(name) as path, path.open("wb") as file:

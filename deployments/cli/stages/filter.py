@@ -174,7 +174,7 @@ def _filter_folder(places: Places, recipe: str, out: str | None, against: list[s
     from datacomp_core.exchange import exchange
 
     with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
-        folder, name = until.place(out) if out else (Folder(local) if against else None, "subset.npy")
+        folder, name = until.target(out) if out else (Folder(local) if against else None, "subset.npy")
         with exchange(Folder(places.keep_scores) if places.keep_scores else folder if out else None) as shared:
             chosen = _chosen(places, recipe, local, shared, (folder, name), progress)
         overlaps = _overlaps(f"{folder}/{name}", against)

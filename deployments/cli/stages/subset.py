@@ -48,7 +48,7 @@ def subset(
         return
     if out is None:
         raise SpecError(f"Say where the {what} goes with --out.")
-    folder, name = until.place(out)
+    folder, name = until.target(out)
     with folder.writing(name) as path:
         if what == "sort":
             rows, unique = _sorted(given, path)

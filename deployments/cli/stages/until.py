@@ -57,6 +57,13 @@ def run_to(until: Stage, spec: ExperimentSpec, *, json: bool) -> None:
     terminal.out.print(f"Files: [bold]{store().folder(made)}[/]")
 
 
+def target(out: str) -> tuple[Folder, str]:
+    """`place` of a file to write. What killed commands left of it there is removed."""
+    folder, name = place(out)
+    folder.sweep_left_behind(name)
+    return folder, name
+
+
 def place(out: str) -> tuple[Folder, str]:
     """The folder and the name of a file given as one path or url."""
     folder, _, name = out.rpartition("/")

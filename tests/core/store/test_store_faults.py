@@ -18,6 +18,7 @@ from datacomp_core.store import Folder, Store, bucket, listing, scratch, step
 from datacomp_core.store import format as store_format
 from datacomp_core.store.change import begin, changing, finish
 from datacomp_core.store.format import require_format
+from datacomp_core.store.local import temporary_of
 
 
 class FaultsSpec(Spec):
@@ -390,6 +391,29 @@ def test_scratch_and_unfinished_files_of_dead_processes_are_swept(tmp_path: Path
     assert list((tmp_path / "out").iterdir()) == []
     with scratch() as mine:
         assert mine.is_dir()
+
+
+def test_of_a_file_in_anybodys_folder_only_its_own_unfinished_files_are_swept(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom datacomp_core.store.local import temporary_of\n"
+        "for name in ('subset.npy', 'subset.npy2', 'below/subset.npy'):\n"
+        "    made = temporary_of(Path(sys.argv[1]) / name)\n"
+        "    made.write_bytes(b'half')\n"
+        "    temporary_of(made).write_bytes(b'a merge into it')\n"
+    )
+    (tmp_path / "below").mkdir()
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    alive = temporary_of(tmp_path / "subset.npy")
+    alive.write_bytes(b"of this process")
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 7
+    Folder(tmp_path).sweep_left_behind("subset.npy")
+    left = sorted(path.name.lstrip(".").partition(".npy")[2].partition(".")[0] for path in tmp_path.iterdir() if path.is_file())
+    assert left == ["", "2", "2"]
+    assert alive.exists()
+    assert len(list((tmp_path / "below").iterdir())) == 2
 
 
 def test_a_record_says_what_it_said_before(store: Store) -> None:
