@@ -21,6 +21,7 @@ from datacomp_core.parallel import prepared_map
 from datacomp_core.progress import Progress
 from datacomp_core.resharding import scan
 from datacomp_core.resharding.account import Accounting, Ledger, open_ledger
+from datacomp_core.resharding.in_turn import in_turn
 from datacomp_core.resharding.plan import Buckets, Rows, cut
 from datacomp_core.resharding.ranges import Tar
 from datacomp_core.resharding.scan import Inputs, InputShard
@@ -33,7 +34,6 @@ SAMPLE_IDS = "sample_ids.npy"  # the reference's name for the subset beside its 
 ACCOUNT = "accounting.json"
 MISSING = "missing"
 INDICES_WORTH_A_PROCESS = 64
-MOST_EARLY = 4096
 
 
 @dataclass(frozen=True)
@@ -125,19 +125,9 @@ def planned(
 def _scanned(
     inputs: Inputs, subset: Reachable, shards: list[InputShard], workers: int, progress: Progress
 ) -> Iterator[scan.Scanned]:
-    """What was found in each shard, in the order of the shards: a shard that is done before its turn waits.
-
-    At most `MOST_EARLY` wait: while one shard hangs, those after its batch are not begun.
-    """
+    """What was found in each shard, in the order of the shards: a shard that is done before its turn waits."""
     workers = min(workers, 1 + len(shards) // INDICES_WORTH_A_PROCESS)
     prepare = partial(scan.wanted, inputs.folders, subset)
-    for begin in range(0, len(shards), MOST_EARLY):
-        early: dict[int, scan.Scanned] = {}
-        turn = begin
-        for shard, found in prepared_map(scan.scan_shard, shards[begin : begin + MOST_EARLY], prepare=prepare, workers=workers):
-            early[shard.number] = found
-            progress.advance()
-            while turn in early:
-                yield early.pop(turn)
-                turn += 1
-        assert not early, "a shard was not scanned"
+    mapped = prepared_map(scan.scan_shard, shards, prepare=prepare, workers=workers)
+    names = {shard.number: inputs.folders[shard.folder].at(shard.name) for shard in shards}
+    yield from in_turn(((shard.number, found) for shard, found in mapped), 0, names, progress)
