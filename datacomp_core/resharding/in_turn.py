@@ -43,7 +43,8 @@ def in_turn(found: Iterable[tuple[int, R]], first: int, names: dict[int, str], p
             elif not waiting and tell_at > TELL_WAITING:
                 progress.note("")
                 tell_at = TELL_WAITING
-        assert not (memory or disk), "a shard was not scanned"
+        left = len(memory) + len(disk)
+        assert left == 0, "a shard was not scanned"
 
 
 def _file(local: Path, number: int) -> Path:
