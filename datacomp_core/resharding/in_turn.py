@@ -5,8 +5,7 @@ While one shard hangs the others go on: what is done before its turn waits in me
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,9 +19,18 @@ TELL_WAITING = 256
 """Results that wait for one shard, from which on the progress says which it is."""
 
 
-def in_turn(found: Iterable[tuple[int, R]], first: int, names: dict[int, str], progress: Progress) -> Iterator[R]:
-    """The results of `(number, result)` by number, from `first` on without a gap. `names` are of the shards, for the progress."""
-    turn, tell_at = first, TELL_WAITING
+def in_turn(
+    found: Iterable[tuple[int, R]],
+    names: dict[int, str],
+    save: Callable[[Path, R], None],
+    load: Callable[[Path, int], R],
+    progress: Progress,
+) -> Iterator[R]:
+    """The results of `(number, result)` by number, from 0 on without a gap. `names` are of the shards, for the progress.
+
+    `save` writes a result to a file, from which `load` reads it again.
+    """
+    turn, tell_at = 0, TELL_WAITING
     memory: dict[int, R] = {}
     with scratch() as local:
         disk: set[int] = set()
@@ -31,10 +39,14 @@ def in_turn(found: Iterable[tuple[int, R]], first: int, names: dict[int, str], p
             if number == turn or len(memory) < MOST_IN_MEMORY:
                 memory[number] = result
             else:
-                _file(local, number).write_bytes(pickle.dumps(result, pickle.HIGHEST_PROTOCOL))
+                save(_file(local, number), result)
                 disk.add(number)
             while turn in memory or turn in disk:
-                yield memory.pop(turn) if turn in memory else _taken(local, disk, turn)
+                if turn in disk:
+                    memory[turn] = load(_file(local, turn), turn)
+                    _file(local, turn).unlink()
+                    disk.remove(turn)
+                yield memory.pop(turn)
                 turn += 1
             waiting = len(memory) + len(disk)
             if waiting >= tell_at:
@@ -48,12 +60,4 @@ def in_turn(found: Iterable[tuple[int, R]], first: int, names: dict[int, str], p
 
 
 def _file(local: Path, number: int) -> Path:
-    return local / f"{number:08d}"
-
-
-def _taken(local: Path, disk: set[int], number: int) -> R:  # pyright: ignore[reportInvalidTypeVarUse]
-    disk.remove(number)
-    path = _file(local, number)
-    result: R = pickle.loads(path.read_bytes())  # our own, of this process's private folder
-    path.unlink()
-    return result
+    return local / f"{number:08d}.npz"

@@ -130,4 +130,5 @@ def _scanned(
     prepare = partial(scan.wanted, inputs.folders, subset)
     mapped = prepared_map(scan.scan_shard, shards, prepare=prepare, workers=workers)
     names = {shard.number: inputs.folders[shard.folder].at(shard.name) for shard in shards}
-    yield from in_turn(((shard.number, found) for shard, found in mapped), 0, names, progress)
+    found = ((shard.number, one) for shard, one in mapped)
+    yield from in_turn(found, names, scan.save, lambda path, number: scan.load(path, shards[number]), progress)

@@ -7,10 +7,13 @@ leaves beside a shard.
 from __future__ import annotations
 
 import io
+import json
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -85,6 +88,23 @@ class Scanned:
     lost: tuple[Lost, ...]
     damage: str
     members: str = ""
+
+
+def save(path: Path, found: Scanned) -> None:
+    """Write what was found in a shard to a file, for `load`."""
+    arrays: dict[str, Any] = {"rows": found.rows, "first": found.first, "count": found.count}
+    for number, lost in enumerate(found.lost):
+        arrays |= {f"first{number}": lost.first, f"count{number}": lost.count}
+    told = {"lost": [(lost.reason, lost.detail) for lost in found.lost], "damage": found.damage, "members": found.members}
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, told=np.frombuffer(json.dumps(told).encode(), np.uint8), **arrays)
+
+
+def load(path: Path, shard: InputShard) -> Scanned:
+    with np.load(path, allow_pickle=False) as arrays:
+        told = json.loads(arrays["told"].tobytes())
+        lost = tuple(Lost(*why, arrays[f"first{n}"], arrays[f"count{n}"]) for n, why in enumerate(told["lost"]))
+        return Scanned(shard, arrays["rows"], arrays["first"], arrays["count"], lost, told["damage"], told["members"])
 
 
 def input_shards(inputs: Inputs) -> list[InputShard]:

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from datacomp_core.progress import LogProgress
+from datacomp_core.resharding import scan
 from datacomp_core.resharding.in_turn import MOST_IN_MEMORY, in_turn
+from datacomp_core.resharding.plan import ROW
+from datacomp_core.resharding.scan import InputShard, Lost, Scanned
 from datacomp_core.store import scratch
 
 ROWS = 100
@@ -18,6 +21,28 @@ ROWS = 100
 
 def made(number: int) -> np.ndarray:
     return np.full((ROWS, 5), number, np.int64)  # 4 kB, as 100 samples of a shard are
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+
+
+def load(path: Path, number: int) -> np.ndarray:
+    return np.load(path)
+
+
+def test_what_a_scan_found_survives_the_disk(tmp_path: Path) -> None:
+    shard = InputShard(3, 0, "00000003", 100, True, "")
+    uids = np.array([(1, 2), (3, 4)], [("f0", "u8"), ("f1", "u8")])
+    rows = np.zeros(2, ROW)
+    rows["f0"], rows["f1"], rows["offset"], rows["key"] = uids["f0"], uids["f1"], [0, 512], 7
+    lost = (Lost("corrupt", "cut", np.array([5]), np.array([1])), Lost("not_in_part", "", np.array([8, 9]), np.array([2, 1])))
+    found = Scanned(shard, rows, np.array([1, 2]), np.array([1, 3]), lost, "it ends", '{"image": "png"}')
+    scan.save(tmp_path / "x.npz", found)
+    again = scan.load(tmp_path / "x.npz", shard)
+    assert repr(again) == repr(found)
+    assert again.rows.dtype == ROW
 
 
 @pytest.mark.parametrize(("number", "hung"), [pytest.param(100_000, 0, marks=pytest.mark.slow), (3_000, 1_500)])
@@ -37,7 +62,7 @@ def test_a_hanging_shard_bounds_the_memory_and_is_named(number: int, hung: int, 
     names = {shard: f"s3://bucket/{shard:08d}" for shard in range(number)}
     tracemalloc.start()
     seen = 0
-    for array in in_turn(found(), 0, names, progress):
+    for array in in_turn(found(), names, save, load, progress):
         assert array[0, 0] == array[-1, -1] == seen
         seen += 1
     _, peak = tracemalloc.get_traced_memory()

@@ -27,6 +27,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.agents: Counter[str] = Counter()
         self.signers: Counter[str] = Counter()
         self.refused = ""
+        self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), Forward)
 
@@ -56,7 +57,12 @@ class Forward(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         fault, body = self.server.fault(self.headers), self._body()
         self.close_connection = True
+        with self.server.lock:
+            self.server.at_once += 1
+            self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
         time.sleep(self.server.pause)
+        with self.server.lock:
+            self.server.at_once -= 1
         if fault in ("500", "403"):
             self.send_response(int(fault))
             self.send_header("Content-Length", "0")
