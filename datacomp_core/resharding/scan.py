@@ -103,7 +103,9 @@ def save(path: Path, found: Scanned) -> None:
 def load(path: Path, shard: InputShard) -> Scanned:
     with np.load(path, allow_pickle=False) as arrays:
         told = json.loads(arrays["told"].tobytes())
-        lost = tuple(Lost(*why, arrays[f"first{n}"], arrays[f"count{n}"]) for n, why in enumerate(told["lost"]))
+        lost = tuple(
+            Lost(reason, detail, arrays[f"first{n}"], arrays[f"count{n}"]) for n, (reason, detail) in enumerate(told["lost"])
+        )
         return Scanned(shard, arrays["rows"], arrays["first"], arrays["count"], lost, told["damage"], told["members"])
 
 
