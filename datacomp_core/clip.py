@@ -25,6 +25,8 @@ import numpy.typing as npt
 
 from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, SpecError, in_short, unknown
+from datacomp_core.pictures import resized
+from datacomp_core.tokens import cached
 from datacomp_core.weights import pretrained
 
 if TYPE_CHECKING:
@@ -72,17 +74,32 @@ class Pixels:
             image = image.convert("RGB")
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
+    def fast(self, pixels: PixelArray) -> PixelArray:
+        """The same of RGB pixels (height, width, 3), resized by torch: equal to rounding."""
+        high, wide = pixels.shape[:2]
+        wanted_wide, wanted_high = self._wanted(wide, high)
+        made = resized(pixels, (0, 0, wide, high), (wanted_high, wanted_wide), self._filter)
+        top, left = round((wanted_high - self.height) / 2.0), round((wanted_wide - self.width) / 2.0)
+        return made[top : top + self.height, left : left + self.width].transpose(2, 0, 1)
+
+    @property
+    def _filter(self) -> Literal["bilinear", "bicubic"]:
+        return "bilinear" if self.interpolation == "bilinear" else "bicubic"
+
+    def _wanted(self, wide: int, high: int) -> tuple[int, int]:
+        """Width and height before the crop."""
+        if self.resize_mode != "shortest":
+            return self.width, self.height
+        side = self.width
+        return (side, int(side * high / wide)) if wide <= high else (int(side * wide / high), side)
+
     def _resized(self, image: Any) -> Any:
         from PIL import Image
 
-        wanted = (self.width, self.height)
-        if self.resize_mode == "shortest":
-            wide, high = image.size
-            side = self.width
-            wanted = (side, int(side * high / wide)) if wide <= high else (int(side * wide / high), side)
+        wanted = self._wanted(*image.size)
         if image.size == wanted:
             return image
-        return image.resize(wanted, Image.Resampling.BILINEAR if self.interpolation == "bilinear" else Image.Resampling.BICUBIC)
+        return image.resize(wanted, Image.Resampling[self._filter.upper()])
 
     def _cropped(self, image: Any) -> Any:
         wide, high = image.size
@@ -288,14 +305,14 @@ def config_of(name: str) -> dict[str, Any]:
 
 
 def tokenizer_of(name: str) -> Callable[[list[str]], torch.Tensor]:
-    """open_clip's tokenizer of a model, from files of this machine."""
+    """open_clip's tokenizer of a model, from files of this machine; its own one with a cache of words."""
     register()
     import open_clip
     from open_clip.tokenizer import HFTokenizer
 
     place = text_places(name).get("hf_tokenizer_name")
     if place is None:
-        return open_clip.get_tokenizer(name)
+        return cached(open_clip.get_tokenizer(name))
     told = config_of(name)["text_cfg"]
     return HFTokenizer(
         place,

@@ -40,8 +40,10 @@ class Scale(Spec):
     precision: Literal["amp", "amp_bfloat16", "fp32"] = Field(
         default="amp", description="The reference's slurm_train.sh: amp, and amp_bfloat16 at xlarge."
     )
-    decoding: Literal["full", "scaled"] = Field(
-        default="full", description="`scaled` lets libjpeg halve large images while it decodes: faster, and other pixels."
+    decoding: Literal["full", "scaled", "fast"] = Field(
+        default="full",
+        description="`fast` resizes by torch, equal to `full` to rounding (single values by a grey level). `scaled` lets libjpeg halve "
+        "large images while it decodes: other pixels.",
     )
     suite: str = Field(default="datacomp", description="The evaluation suite that scores it.")
     hub: str | None = Field(default=None, description="Hub data set with the pool's metadata.")

@@ -6,7 +6,6 @@ feeds the GPU has no time for it.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from PIL import Image
 
 from datacomp_core.clip import PixelArray, Pixels
 from datacomp_core.embedding.slots import Slot
 from datacomp_core.members import USUAL, picture_in
+from datacomp_core.pictures import Decoding, opened
 from datacomp_core.shards import read_members
 from datacomp_core.store.folder import Folder
 
@@ -41,6 +40,7 @@ class Batch:
     shards: Folder
     pixels: tuple[Pixels, ...]
     slot: Slot | None = None
+    decoding: Decoding = "full"
 
     @property
     def captions(self) -> list[str]:
@@ -86,7 +86,7 @@ def decode(tokenizers: Tokenizers, batch: Batch) -> Decoded:
     reasons: dict[int, str] = {}
     for _, rows in located.sort("shard", "offset", "row").group_by("shard", maintain_order=True):
         for place, members in zip(rows["place"].to_list(), read_members(batch.shards, rows), strict=True):
-            reason = _into([array[place] for array in arrays], members, batch.pixels)
+            reason = _into([array[place] for array in arrays], members, batch)
             if reason:
                 reasons[place] = reason
     places = [place for place in range(located.height) if place not in reasons]
@@ -103,15 +103,16 @@ def decode(tokenizers: Tokenizers, batch: Batch) -> Decoded:
     )
 
 
-def _into(targets: list[PixelArray], members: dict[str, bytes], pixels: tuple[Pixels, ...]) -> str:
+def _into(targets: list[PixelArray], members: dict[str, bytes], batch: Batch) -> str:
     """Decode a sample's image into `targets`; why not, if that is impossible."""
     data = picture_in(members)
     if not USUAL.picture_of(members):
         return "no_image_member"
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            for target, transform in zip(targets, pixels, strict=True):
-                target[:] = transform(image)
+        with opened(data) as image:
+            rows = np.asarray(image) if batch.decoding == "fast" and image.mode == "RGB" else None
+            for target, transform in zip(targets, batch.pixels, strict=True):
+                target[:] = transform(image) if rows is None else transform.fast(rows)
     except Exception:  # Pillow's decoders raise a dozen kinds (OSError, SyntaxError, struct.error, ...) on bad bytes
         return "corrupt_image"
     return ""

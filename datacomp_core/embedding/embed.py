@@ -146,6 +146,7 @@ def embed_rows(
                 rows=todo,
                 step=parts.step,
                 workers=max(1, workers // len(devices)) if devices else workers,
+                decoding=spec.decoding,
             )
             if stations is not None:
                 encode_on_cluster(stations, work, chunks, parts, progress)

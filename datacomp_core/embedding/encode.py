@@ -23,6 +23,7 @@ from datacomp_core.embedding.decode import Batch, Decoded, Tokenizers, decode, s
 from datacomp_core.embedding.slots import Slot, Slots
 from datacomp_core.parallel import Processes
 from datacomp_core.parts import scan
+from datacomp_core.pictures import Decoding
 from datacomp_core.store import Folder
 
 IN_FLIGHT = 4  # batches whose features are not asked for yet: a GPU computes while we go on
@@ -50,6 +51,7 @@ class Work:
     rows: dict[str, int]
     step: int
     workers: int
+    decoding: Decoding = "full"
 
 
 Done = Callable[[int, dict[str, int]], None]
@@ -119,7 +121,7 @@ class Encoding:
                 here = here.with_columns(table["uid"].gather(here["row"] + start))
                 slot = self.slots.take() if self.slots is not None else None
                 captions = tuple(table["text"].slice(start, stop - start))
-                yield Batch(chunk.part, start, stop, captions, here, work.shards, self.pixels, slot)
+                yield Batch(chunk.part, start, stop, captions, here, work.shards, self.pixels, slot, work.decoding)
 
     def _launch(self, batch: Batch, decoded: Decoded) -> None:
         """Start both towers of every model on a batch; on a GPU they run side by side and are not waited for."""

@@ -11,6 +11,7 @@ from datacomp_core import clip
 from datacomp_core.artifacts import Spec
 from datacomp_core.clip_sources import ON_HUB
 from datacomp_core.errors import SpecError
+from datacomp_core.pictures import Decoding
 from datacomp_core.store.folder import hash_file
 
 PIN = 16
@@ -93,6 +94,10 @@ class EmbedSpec(Spec):
 
     encoders: tuple[Encoder, ...] = Field(default=(Encoder(),), min_length=1, description="The models and what they make.")
     precision: clip.Precision = Field(default="fp32", description="fp32, or autocast to bf16 or fp16.")
+    decoding: Decoding = Field(
+        default="full",
+        description="`fast` resizes RGB images by torch, equal to `full` to rounding (single values by a grey level).",
+    )
     batch_size: int = Field(default=256, ge=1, description="Metadata rows encoded together; it moves the last bits.")
     released: Literal["keep", "recompute"] = Field(
         default="keep", description="Scores that the metadata brings are used as they are, unless it says `recompute`."

@@ -9,7 +9,6 @@ it ends one task and no other.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import polars as pl
-from PIL import Image
 
 from datacomp_core.arrays import read_npy
 from datacomp_core.clip import PixelArray, Pixels
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.members import PICTURES
+from datacomp_core.pictures import opened
 from datacomp_core.shards import index_shard, read_samples
 from datacomp_core.store.folder import Folder
 
@@ -205,7 +204,7 @@ def _decoded(members: dict[str, bytes], pixels: Pixels, digest: Any, colour: str
         raise DataError(f"there is no image (it has {', '.join(sorted(members)) or 'nothing'})")
     digest.update(len(data).to_bytes(8, "big") + data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with opened(data) as image:
             return pixels(image.convert("RGB") if colour == "first" else image)
     except Exception as problem:  # Pillow's decoders raise a dozen kinds on bad bytes
         raise DataError(f"the image cannot be decoded ({type(problem).__name__}: {problem})") from problem

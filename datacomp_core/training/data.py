@@ -56,16 +56,15 @@ class Batches:
         if self._remote:
             self.reader.expect(self.order.shards(step + EXPECTED_STEPS, start, stop))
         numbers = self.order.crops(step, start, stop, CROP_NUMBERS)
-        pixels = np.empty((stop - start, *self.size, 3), np.uint8)
+        pixels = np.empty((stop - start, 3, *self.size), np.uint8)
         tokens: list[Tokens] = []
         unreadable: list[str] = []
         for place, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
             sample, skipped = self._readable(shard, row)
             unreadable += [f"{self.reader.shards[shard][1]}:{row}"] if skipped else []
-            pixels[place] = augmented(sample.image, numbers[place], self.size)
+            pixels[place] = augmented(sample.image, numbers[place], self.size).transpose(2, 0, 1)
             tokens.append(sample.tokens)
-        planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-        return Micro(torch.from_numpy(planes), torch.from_numpy(np.stack(tokens)), tuple(unreadable))
+        return Micro(torch.from_numpy(pixels), torch.from_numpy(np.stack(tokens)), tuple(unreadable))
 
     def _readable(self, shard: int, row: int) -> tuple[Sample, int]:
         """A sample, or the next readable one of its shard and how many had to be skipped for it."""

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.errors import DataError
 from datacomp_core.members import CAPTION, USUAL, names_of
+from datacomp_core.pictures import Decoding, opened, resized, rgb
 from datacomp_core.shards import MEMBERS, parse_sample, read_index
 from datacomp_core.store import Folder
 from datacomp_core.training.copies import Copies
@@ -75,21 +76,23 @@ class Reader:
         cache: str,
         cache_bytes: int,
         scaled_to: tuple[int, int] = (0, 0),
+        decoding: Decoding = "full",
     ) -> None:
-        """`scaled_to` (height, width): let libjpeg halve what stays larger than that; (0, 0): decode all of every image."""
+        """`scaled_to` (height, width): let libjpeg halve what stays larger than that; (0, 0): decode all of every image.
+        `decoding` says whether samples have a Pillow image or, for the fast way, an array (height, width, 3)."""
         self.shards = [(source, name) for source in sources for name, _ in source.shards]
         self.tokenize, self.copies, self.cache_bytes = tokenize, Copies(cache), cache_bytes
-        self.scaled_to = scaled_to
+        self.scaled_to, self.decoding = scaled_to, decoding
         self._indexes: OrderedDict[int, _Rows] = OrderedDict()
         self._open: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._kept: dict[tuple[int, int], Sample] = {}
 
     def __call__(self, shard: int, row: int) -> Sample:
-        """The decoded image (PIL, RGB) and its tokens. DataError names a sample that cannot be read."""
+        """The decoded image (RGB) and its tokens. DataError names a sample that cannot be read."""
         kept = self._kept.get((shard, row))
         if kept is None:
             kept = self._read(shard, row)
-            size = kept.image.width * kept.image.height * 3 + kept.tokens.nbytes
+            size = 3 * math.prod(size_of(kept.image)) + kept.tokens.nbytes
             if size <= self.cache_bytes:
                 self.cache_bytes -= size
                 self._kept[shard, row] = kept
@@ -104,8 +107,6 @@ class Reader:
                 self.copies.fetch(source.url, name)
 
     def _read(self, shard: int, row: int) -> Sample:
-        from PIL import Image
-
         source, name = self.shards[shard]
         rows = self._index(shard)
         tar, offset, length = rows.tars[rows.tar[row]], int(rows.offsets[row]), int(rows.lengths[row])
@@ -116,10 +117,7 @@ class Reader:
             for name, what in ((USUAL.picture_of(members), "picture"), (CAPTION if CAPTION in members else "", "caption")):
                 if not name:
                     raise DataError(f"sample {key} has no {what}, but {', '.join(sorted(members))}")
-            image: Image.Image = Image.open(io.BytesIO(members[USUAL.picture_of(members)]))
-            if all(self.scaled_to):
-                image.draft("RGB", smallest(image.size, self.scaled_to))
-            image = image.convert("RGB")
+            image = self._decoded(members[USUAL.picture_of(members)])
             text = members[CAPTION].decode("utf-8")
         except Exception as problem:  # Pillow's decoders raise a dozen kinds (NotImplementedError, struct.error, KeyError, ...)
             told = f"{type(problem).__name__}: {problem}".rstrip(": ")
@@ -129,6 +127,17 @@ class Reader:
                 "adopt the folder with --picture and --caption."
             ) from problem
         return Sample(image, np.asarray(self.tokenize([text])[0]))
+
+    def _decoded(self, data: bytes) -> Any:
+        if self.decoding == "fast":
+            return rgb(data)
+        if not all(self.scaled_to):
+            return opened(data).convert("RGB")
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(data))
+        image.draft("RGB", smallest(image.size, self.scaled_to))
+        return image.convert("RGB")
 
     def _index(self, shard: int) -> _Rows:
         found = self._indexes.get(shard)
@@ -195,9 +204,16 @@ def _central(width: int, height: int) -> tuple[int, int, int, int]:
     return left, top, left + w, top + h
 
 
+def size_of(image: Any) -> tuple[int, int]:
+    """Width and height of a Pillow image or of an array."""
+    return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
+
+
 def augmented(image: Any, numbers: Floats, size: tuple[int, int]) -> Pixels:
-    """Random crop, resized to `size` (height, width): uint8, shape (height, width, 3)."""
+    """Random crop, resized to `size` (height, width): uint8, shape (height, width, 3). An array is resized the fast way."""
     from PIL import Image
 
-    box = crop_box(image.width, image.height, numbers)
+    box = crop_box(*size_of(image), numbers)
+    if isinstance(image, np.ndarray):
+        return resized(image, box, size)
     return np.asarray(image.crop(box).resize((size[1], size[0]), Image.Resampling.BICUBIC))

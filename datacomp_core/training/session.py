@@ -80,6 +80,7 @@ def steps_of(job: Job, place: Place, transform: Any, done: int) -> Steps:
         cache=f"{job.folder}/shards",
         cache_bytes=job.cache_bytes,
         scaled_to=size if recipe.decoding == "scaled" else (0, 0),
+        decoding="fast" if recipe.decoding == "fast" else "full",
     )
     mine = Slice(place.rank, place.world_size, job.machine.accumulation)
     order = order_of(spec.seed, recipe.batch_size, counts, weights)

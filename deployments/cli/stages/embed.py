@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -42,6 +42,9 @@ def embed(
     ] = None,
     precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="With --metadata: autocast.")] = "fp32",
     batch_size: Annotated[int, typer.Option(min=1, help="With --metadata: rows encoded together.")] = 256,
+    decoding: Annotated[
+        Literal["full", "fast"], typer.Option(help="With --metadata: fast resizes by torch: equal to rounding.")
+    ] = "full",
     recompute: Annotated[bool, typer.Option(help="With --metadata: also scores that the metadata brings.")] = False,
     device: Annotated[str, typer.Option(help="With --metadata: torch device, several with commas.")] = "",
     trust_times: options.TrustTimes = False,
@@ -63,7 +66,9 @@ def embed(
         raise SpecError("Embedding a folder needs --metadata, --shards, --out and --encoder together.")
     else:
         trust = "times" if trust_times else "content"
-        _embed_folder(metadata, shards, out, encoder, precision, batch_size, device, trust, recompute=recompute, json=json)
+        how: dict[str, Any] = {"precision": precision, "batch_size": batch_size, "decoding": decoding}
+        how["released"] = "recompute" if recompute else "keep"
+        _embed_folder(metadata, shards, out, encoder, how, device, trust, json=json)
 
 
 def parsed(text: str) -> tuple[Encoder, ModelSource]:
@@ -105,24 +110,17 @@ def _embed_folder(
     shards: str,
     out: str,
     encoders: list[str],
-    precision: Literal["fp32", "bf16", "fp16"],
-    batch_size: int,
+    how: dict[str, Any],
     device: str,
     trust: Trust,
     *,
-    recompute: bool,
     json: bool,
 ) -> None:
     from datacomp_core.embedding import embed as embedding
     from datacomp_core.embedding.spec import EmbedSpec
 
     pairs = [parsed(text) for text in encoders]
-    spec = EmbedSpec(
-        encoders=tuple(own for own, _ in pairs),
-        precision=precision,
-        batch_size=batch_size,
-        released="recompute" if recompute else "keep",
-    )
+    spec = EmbedSpec(encoders=tuple(own for own, _ in pairs), **how)
     with terminal.shown_progress("embed", quiet=json) as progress:
         counts = embedding.embed_folder(
             spec,

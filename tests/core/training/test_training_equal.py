@@ -148,3 +148,33 @@ def jpeg(numbers: np.random.Generator, side: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(numbers.integers(0, 256, (side, side, 3), np.uint8)).save(buffer, "JPEG")
     return buffer.getvalue()
+
+
+def test_fast_decoding_is_for_custom_recipes_and_within_one_grey_level(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="decoding differ"):
+        TrainSpec(recipe=SCALES["small"].model_copy(update={"decoding": "fast"}))
+    assert TrainSpec(recipe=recipe(decoding="fast")).recipe.decoding == "fast"
+    exact, fast = batches(tmp_path / "a"), batches(tmp_path / "b")
+    fast.reader.decoding = "fast"
+    for number in range(4):
+        one, other = exact[number], fast[number]
+        assert one.pixels.shape == other.pixels.shape == (8, 3, 32, 32)
+        assert int((one.pixels.int() - other.pixels.int()).abs().max()) <= 2
+        assert torch.equal(one.tokens, other.tokens)
+
+
+def test_a_fast_loader_gives_the_same_in_processes_of_its_own(tmp_path: Path) -> None:
+    seen = []
+    for workers in (0, 1):
+        made = batches(tmp_path / str(workers))
+        made.reader.tokenize = lengths
+        made.reader.decoding = "fast"
+        steps = Steps(made, steps_per_epoch=2, epochs=1, first=0, workers=workers, device=CPU)
+        steps.normalise_by((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+        seen.append(list(steps))
+    for mine, theirs in zip(*seen, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def lengths(texts: list[str]) -> Any:
+    return np.array([[len(text)] for text in texts])

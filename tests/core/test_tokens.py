@@ -1,0 +1,62 @@
+"""The cached tokenizer gives open_clip's tokens, whatever the text."""
+
+from __future__ import annotations
+
+import pickle
+from functools import cache
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datacomp_core import clip
+from datacomp_core.tokens import CachedTokenizer, cached
+
+TEXTS = [
+    "",
+    " ",
+    "a photo of a CAT, isn't it? they'll",
+    "caf\u00e9 \u2013 \u201cquoted\u201d \ufb01ne",
+    "AT&amp;T &lt;b&gt; &amp;amp;eacute;",
+    "tab\tnew\nline\r\n\x1b[31mred\x1b[0m \x00\x07 end",
+    "<start_of_text>inside<END_OF_TEXT>",
+    "\u732b \U0001f408 \u0645\u0631\u062d\u0628\u0627 12345 x_y__z",
+    "\u00c3\u00a9t\u00c3\u00a9 mojibake",
+    "word " * 100,
+    "a" * 400,
+]
+
+
+@cache
+def tokenizers() -> tuple[Any, Any]:
+    import open_clip
+
+    clip.register()
+    theirs = open_clip.get_tokenizer("ViT-B-32")
+    return theirs, cached(open_clip.get_tokenizer("ViT-B-32"))
+
+
+def test_the_tokens_are_open_clips_also_in_another_process() -> None:
+    theirs, mine = tokenizers()
+    assert isinstance(mine, CachedTokenizer)
+    for one in (mine, mine, pickle.loads(pickle.dumps(mine))):
+        assert one(TEXTS).tolist() == theirs(TEXTS).tolist()
+        assert one(TEXTS[2], 16).tolist() == theirs(TEXTS[2], 16).tolist()
+    assert one(TEXTS).dtype == theirs(TEXTS).dtype
+    assert mine.vocab_size == theirs.vocab_size
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(st.text(), st.text(st.characters(max_codepoint=127))), max_size=4))
+def test_any_text_has_open_clips_tokens(texts: list[str]) -> None:
+    theirs, mine = tokenizers()
+    assert mine(texts).tolist() == theirs(texts).tolist()
+
+
+def test_other_tokenizers_stay_as_they_are() -> None:
+    from open_clip.tokenizer import SimpleTokenizer
+
+    masking = SimpleTokenizer(reduction_mask="shuffle")
+    canonical = SimpleTokenizer(clean="canonicalize")
+    assert cached(masking) is masking
+    assert cached(canonical) is canonical
