@@ -42,8 +42,8 @@ class Scale(Spec):
     )
     decoding: Literal["full", "scaled", "fast"] = Field(
         default="full",
-        description="`fast` resizes by torch, equal to `full` to rounding (single values by a grey level). `scaled` lets libjpeg halve "
-        "large images while it decodes: other pixels.",
+        description="`fast` resizes by torch, equal to `full` to rounding (single values by a grey level). `scaled` lets "
+        "libjpeg halve large images while it decodes: other pixels.",
     )
     suite: str = Field(default="datacomp", description="The evaluation suite that scores it.")
     hub: str | None = Field(default=None, description="Hub data set with the pool's metadata.")
