@@ -79,6 +79,11 @@ def _field(annotation: Any, **given: Any) -> FieldInfo:
     return made
 
 
+def first_line(model: type[Any]) -> str:
+    """What a model is, in the first line of its docstring."""
+    return (model.__doc__ or "").strip().partition("\n")[0]
+
+
 class OfRegistry:
     """Annotation of a field: a model of any kind that a registry knows. `leaves` says which kinds may stand here."""
 

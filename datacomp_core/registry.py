@@ -91,4 +91,6 @@ class Registry(Mapping[str, T], Generic[T]):
 
 FILTERS: Registry[Any] = Registry("filter kind", "datacomp.filters", "datacomp_core.filters")
 SCORES: Registry[Any] = Registry("score", "datacomp.scores", "datacomp_core.scores")
+PROTOCOLS: Registry[Any] = Registry("protocol", "datacomp.protocols", "datacomp_core.evaluation.protocols")
+"""How a sort of test set is scored (evaluation/protocol.py)."""
 RECIPES: Registry[Any] = Registry("recipe", "datacomp.recipes", "datacomp_core.recipes")

@@ -25,6 +25,7 @@ Positions = npt.NDArray[np.int64]
 CHECKED_AT_ONCE = 1 << 22
 HEX_DIGITS = 32
 PACKED_AT_ONCE = 1 << 15
+GLANCE = 1 << 10
 
 
 def uid_of(url: str, text: str | None) -> str:
@@ -79,7 +80,8 @@ def unpack(packed: Uids) -> pl.Series:
 
 def sort(packed: Uids) -> Uids:
     """Lexicographically sorted copy, repeats kept."""
-    return take(packed, order(packed))
+    begins_sorted = is_sorted(packed[:GLANCE])  # most that is not sorted shows it at once
+    return packed.copy() if begins_sorted and is_sorted(packed) else take(packed, order(packed))
 
 
 def take(packed: Uids, places: Positions) -> Uids:
@@ -91,7 +93,7 @@ def order(packed: Uids) -> Positions:
     """The places that sort it lexicographically.
 
     Numbers are sorted several times faster than pairs or places: the high words go, with each one's place in its last bits. Who
-    ties in what is left of them is put right after; of random uids hardly any do.
+    ties in what is left of them is put right after: of random uids hardly any do, and uids that repeat are in order already.
     """
     bits = max(len(packed) - 1, 1).bit_length()
     place = np.uint64((1 << bits) - 1)
@@ -101,11 +103,24 @@ def order(packed: Uids) -> Positions:
     ordered = (keys & place).view(np.int64)
     keys >>= np.uint64(bits)
     same = keys[1:] == keys[:-1]
-    if same.any():
-        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
-        group = packed[ordered[tied]]
-        ordered[tied] = ordered[tied][np.lexsort((group["f1"], group["f0"]))]
+    _settle(packed, ordered, np.flatnonzero(same))
     return ordered
+
+
+def _settle(packed: Uids, ordered: Positions, ties: Positions) -> None:
+    """Sort again, in place, the groups of ties that are not in order. `ties`: the places that tie with the next one."""
+    one, other = ordered[ties], ordered[ties + 1]
+    high, low = packed["f0"], packed["f1"]
+    wrong = (high[one] > high[other]) | ((high[one] == high[other]) & (low[one] > low[other]))
+    if not wrong.any():
+        return
+    starts = np.flatnonzero(np.append(True, np.diff(ties) != 1))  # ties that follow one another are one group
+    begins, ends = ties[starts], ties[np.append(starts[1:], len(ties)) - 1] + 2
+    groups = np.unique(np.searchsorted(begins, ties[wrong], "right") - 1)
+    sizes = (ends - begins)[groups]
+    tied = np.arange(sizes.sum()) + np.repeat(begins[groups] - np.cumsum(sizes) + sizes, sizes)
+    group = packed[ordered[tied]]
+    ordered[tied] = ordered[tied][np.lexsort((group["f1"], group["f0"]))]
 
 
 def locate(subset: Uids, wanted: Uids) -> tuple[Positions, Positions]:

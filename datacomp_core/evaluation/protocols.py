@@ -1,6 +1,9 @@
-"""The protocols by name: one line each."""
+"""The protocols by name: one line each. Another package adds its own by `register` and an entry point of `datacomp.protocols`."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
 
 from datacomp_core.evaluation.classification import Classification
 from datacomp_core.evaluation.faces import Faces
@@ -8,8 +11,24 @@ from datacomp_core.evaluation.grouped import Camelyon17, DollarStreet, FMoW, Geo
 from datacomp_core.evaluation.protocol import EvalProtocol
 from datacomp_core.evaluation.retrieval import Retrieval
 from datacomp_core.evaluation.winogavil import Winogavil
+from datacomp_core.registry import PROTOCOLS as KNOWN
+from datacomp_core.registry import Registry
 
-PROTOCOLS: dict[str, type[EvalProtocol]] = {
+P = TypeVar("P", bound=type[EvalProtocol])
+PROTOCOLS: Registry[type[EvalProtocol]] = KNOWN
+
+
+def register(name: str) -> Callable[[P], P]:
+    """The decorator of a protocol's class. `name` is what a task's `protocol` calls it."""
+
+    def decorate(kind: P) -> P:
+        PROTOCOLS.add(name, kind, kind.__module__)
+        return kind
+
+    return decorate
+
+
+SHIPPED: dict[str, type[EvalProtocol]] = {
     "classification": Classification,
     "retrieval": Retrieval,
     "winogavil": Winogavil,
@@ -20,3 +39,5 @@ PROTOCOLS: dict[str, type[EvalProtocol]] = {
     "geode": GeoDE,
     "faces": Faces,
 }
+for _name, _kind in SHIPPED.items():
+    PROTOCOLS.add(_name, _kind, __name__)

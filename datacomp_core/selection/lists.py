@@ -45,11 +45,16 @@ def accounts(
     dropped = excluded(root)
     there = _arrived(shards, local) if shards is not None and lists_of(root) else None
     for path, asked in lists_of(root):
-        merge(found(path), local / f"found.{path}.npy")
-        table, pool = _file(tables / path / TABLE), _file(local / f"found.{path}.npy")
+        merge(found(path), found_file(local, path))
+        table, pool = _file(tables / path / TABLE), _file(found_file(local, path))
         account = _account(place_of(asked.uids), table, pool, there)
         made.append(account.model_copy(update={"excluded": path in dropped}))
     return made
+
+
+def found_file(local: Path, path: str) -> Path:
+    """Where `accounts` leaves the pool's uids that are on the list at `path`, sorted."""
+    return local / f"found.{path}.npy"
 
 
 def _account(name: str, table: SubsetFile, pool: SubsetFile, arrived: SubsetFile | None) -> ListAccount:
@@ -77,13 +82,14 @@ def repeated(chosen: Path, table: Path, target: Path) -> tuple[int, int]:
     """Write the listed uids that were chosen, as often as they are listed: `(rows, distinct uids)`."""
     both = [_file(table), _file(chosen)]
     total = unique = 0
-    for _, times in slices(both):
-        taken = np.where(times[1] > 0, times[0], 0)
-        total, unique = total + int(taken.sum()), unique + int(np.count_nonzero(taken))
     with target.open("wb") as file:
-        open_header(file, total)
+        open_header(file, 0)
         for uids, times in slices(both):
-            file.write(np.repeat(uids, np.where(times[1] > 0, times[0], 0)).tobytes())
+            taken = np.where(times[1] > 0, times[0], 0)
+            total, unique = total + int(taken.sum()), unique + int(np.count_nonzero(taken))
+            file.write(np.repeat(uids, taken).view(np.uint8).data)
+        file.seek(0)
+        open_header(file, total)  # numpy leaves room for the number of rows, so that the header keeps its length
     return total, unique
 
 

@@ -32,7 +32,7 @@ from datacomp_core.scores import Score, score_of
 from datacomp_core.selection.aligned import require_aligned
 from datacomp_core.selection.hands import Hands
 from datacomp_core.selection.judge import Placed, walk
-from datacomp_core.selection.lists import accounts, repeated
+from datacomp_core.selection.lists import accounts, found_file, repeated
 from datacomp_core.selection.part import SAMPLES, Job, Judged, judge_part
 from datacomp_core.selection.passes import find_cuts, prepared
 from datacomp_core.selection.report import Explanation, Tally, edges_of, histogram, sample_table
@@ -289,8 +289,7 @@ def _merged(runs: Runs, local: Path, target: Path, tree: Filter) -> tuple[int, i
     """A list that stands alone keeps its repeats, whatever the pool repeats."""
     if not isinstance(tree, Listed):
         return merge(runs.chosen(), target)
-    merge(runs.chosen(), local / "chosen.npy")
-    return repeated(local / "chosen.npy", local / TABLES / "0" / TABLE, target)
+    return repeated(found_file(local, "0"), local / TABLES / "0" / TABLE, target)  # alone it chooses what it finds
 
 
 def _write_report(out: Folder, source: Source, tally: Tally, told: Explanation, drawn: dict[str, Any]) -> None:

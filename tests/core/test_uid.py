@@ -80,3 +80,16 @@ def test_a_made_uid_is_stable_and_tells_url_from_text() -> None:
     assert uid.uid_of("ab", "c") != uid.uid_of("a", "bc")
     assert uid.uid_of("a", None) == uid.uid_of("a", "")
     assert len(uid.uid_of("http://x", "\ud800")) == 32
+
+
+@pytest.mark.parametrize("spread", [1, 2, 3, 1000, 1 << 63])
+def test_order_is_numpys_with_any_number_of_ties_and_repeats(spread: int) -> None:
+    chance = np.random.default_rng(spread % 1009)
+    for number in (0, 1, 2, 3, 10, 300):
+        for shift in (0, 40):
+            packed = np.empty(number, uid.DTYPE)
+            packed["f0"] = chance.integers(0, spread, number, np.uint64) << np.uint64(shift if spread <= 1000 else 0)
+            packed["f1"] = chance.integers(0, min(spread, 5), number, np.uint64)
+            for given in (packed, np.sort(packed), np.sort(packed)[::-1].copy()):
+                assert (uid.order(given) == np.lexsort((given["f1"], given["f0"]))).all()
+                assert (uid.sort(given) == np.sort(given)).all()

@@ -49,6 +49,7 @@ def metadata(tmp_path: Path) -> Folder:
             "uid": [f"{part:016x}{row:016x}" for row in range(len(TEXTS))],
             "text": TEXTS,
             "clip_l14_similarity_score": chance.normal(size=len(TEXTS)).astype(np.float32),
+            "clip_b32_similarity_score": np.random.default_rng(9 + part).normal(size=len(TEXTS)).astype(np.float32),
         }
         pl.DataFrame(frame).write_parquet(folder / f"{part:08d}.parquet")
         np.savez(folder / f"{part:08d}.npz", l14_img=chance.normal(size=(len(TEXTS), 4)).astype(np.float32))
@@ -88,3 +89,22 @@ def test_the_score(metadata: Folder, tmp_path: Path) -> None:
     expected = sorted((place // len(TEXTS), place % len(TEXTS)) for place in np.argsort(-distance)[:3])
     assert told.num_samples == 3
     assert [(int(high), int(low)) for high, low in packed.tolist()] == expected
+
+
+def test_the_ranking_over_two_columns(metadata: Folder, tmp_path: Path) -> None:
+    (tmp_path / "balanced.py").write_text(_blocks("python")[2])
+    recipe = load_recipe(f"{tmp_path}/balanced.py:fraction=0.5")
+    told = select(recipe, metadata, out=Folder(tmp_path / "out"), write="all")  # with the report and its histogram
+    frame = pl.concat([pl.read_parquet(metadata.at(name)) for name in metadata.files(".parquet")])
+    weaker = [min(pair) for pair in frame.select("clip_l14_similarity_score", "clip_b32_similarity_score").iter_rows()]
+    best = sorted(range(len(weaker)), key=lambda place: -weaker[place])[:6]
+    packed = np.load(tmp_path / "out" / "subset.npy")
+    assert {f"{int(high):016x}{int(low):016x}" for high, low in packed.tolist()} == {frame["uid"][place] for place in best}
+    assert told.num_samples == 6
+    both = Recipe.model_validate(
+        {
+            "name": "t",
+            "filter": {"kind": "all", "filters": [{"kind": "balanced", "fraction": 0.5}, {"kind": "words", "at_least": 3}]},
+        }
+    )
+    assert select(both, metadata).num_samples == sum(len((frame["text"][place] or "").split()) >= 3 for place in best)

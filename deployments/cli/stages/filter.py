@@ -56,7 +56,7 @@ def filter_(
     against: Annotated[list[str] | None, typer.Option(help="Subset files to tell the overlap with; repeat for several.")] = None,
     out: Annotated[str | None, typer.Option(help="With --metadata: the subset file to write.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Write nothing, only tell what would be kept.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the recipes, filters and scores.")] = False,
     json: options.Json = False,
 ) -> None:
     """Choose a subset of a pool, or of a folder of metadata parquets, and tell what was dropped and why.
@@ -95,7 +95,9 @@ def filter_(
 
 
 def _list_recipes(*, json: bool) -> None:
-    from datacomp_core.registry import RECIPES
+    """Recipes; for people also the filters and scores that a recipe of one's own is made of, those of other packages included."""
+    from datacomp_core.kinds import first_line
+    from datacomp_core.registry import FILTERS, RECIPES, SCORES
 
     if json:
         terminal.print_json(
@@ -105,6 +107,9 @@ def _list_recipes(*, json: bool) -> None:
         terminal.table(
             "Recipes", ("name", "what it keeps", "source"), [(r.name, r.description, r.source) for r in RECIPES.values()]
         )
+        for title, registry in (("Filters", FILTERS), ("Scores to compute", SCORES)):
+            rows = [(kind, ", ".join(model.parameters()), first_line(model)) for kind, model in registry.items()]
+            terminal.table(title, ("kind", "parameters", "what"), rows)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hub_server import LocalHub, serving
 from made_sets import repository, write
 
+import datacomp_core
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.evaluation import golden_scores
+from datacomp_core.evaluation import catalog, golden_scores
 from datacomp_core.evaluation.catalog import suite
 from datacomp_core.evaluation.download import DownloadSpec, complete, download, download_evalsets
 from datacomp_core.evaluation.report import TaskResult
@@ -99,3 +104,34 @@ def test_tolerances_are_what_two_flips_can_move() -> None:
     assert golden_scores.tolerance(datacomp, result("vtab/kitti_closest_vehicle_distance", 711)) == pytest.approx(2 / 711 + 5e-5)
     fmow = result("wilds/fmow", 22108, count_region__0=4000, count_region__4=0, count_region__5=4)
     assert golden_scores.tolerance(datacomp, fmow) == pytest.approx(0.25005), "one image of four"
+
+
+def test_a_task_that_was_added_to_a_suite_has_no_published_score_and_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = catalog.suite("datacomp")
+    more = replace(whole, tasks=(*whole.tasks, catalog.EvalTask("mine/new", "A new task")))
+    monkeypatch.setattr(golden_scores, "suite", lambda name: more)
+    golden_scores._table.cache_clear()
+    found = golden_scores.golden("ViT-L-14/datacomp_xl_s13b_b90k")
+    golden_scores._table.cache_clear()
+    assert "A new task" not in found.scores
+    assert len(found.scores) == len(whole.scored)
+
+
+def test_a_protocol_of_another_package_is_known_by_its_entry_point(tmp_path: Path) -> None:
+    (tmp_path / "their_package.py").write_text(
+        "from datacomp_core.evaluation.classification import Classification\n"
+        "from datacomp_core.evaluation.protocols import register\n\n\n"
+        "@register('their_protocol')\nclass Theirs(Classification):\n    version = 7\n"
+    )
+    info = tmp_path / "their_package-2.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_text("[datacomp.protocols]\ntheirs = their_package\n")
+    code = (
+        "from datacomp_core.evaluation.custom import TaskRow\nfrom datacomp_core.evaluation.protocols import PROTOCOLS\n"
+        "task = TaskRow(key='mine/a', folder='a', protocol='their_protocol').task()\n"
+        "print(PROTOCOLS[task.protocol].version, len(PROTOCOLS))"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(datacomp_core.__file__).parents[1])])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.split() == ["7", "10"], done.stderr
