@@ -90,6 +90,6 @@ def test_order_is_numpys_with_any_number_of_ties_and_repeats(spread: int) -> Non
             packed = np.empty(number, uid.DTYPE)
             packed["f0"] = chance.integers(0, spread, number, np.uint64) << np.uint64(shift if spread <= 1000 else 0)
             packed["f1"] = chance.integers(0, min(spread, 5), number, np.uint64)
-            for given in (packed, np.sort(packed), np.sort(packed)[::-1].copy()):
-                assert (uid.order(given) == np.lexsort((given["f1"], given["f0"]))).all()
-                assert (uid.sort(given) == np.sort(given)).all()
+            for some in (packed, np.sort(packed), np.sort(packed)[::-1].copy()):
+                assert (uid.order(some) == np.lexsort((some["f1"], some["f0"]))).all()
+                assert (uid.sort(some) == np.sort(some)).all()
