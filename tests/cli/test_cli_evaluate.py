@@ -179,7 +179,7 @@ def test_own_tasks_beside_a_suite_have_their_own_average_and_count_as_missing(
     assert "Birds" in told
     assert "KITTI Vehicle Distance" in told
     assert f"Report: {out}" in told
-    assert "Average of your own tasks:  (no average: mine/maps missing)" in told
+    assert "Average of your own tasks: none (mine/maps is missing)" in told
     assert f"1 of 3 evaluation tasks failed, so there is no average of your own tasks. Report: {out}" in problem
     assert [line.split(": ")[:2] for line in problem.splitlines() if "mine/maps" in line] == [["failed", "mine/maps"]]
     report = json.loads((out / "report.json").read_text())

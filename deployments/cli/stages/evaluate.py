@@ -251,9 +251,9 @@ def _scores(report: Report, out: str) -> None:
     own = [key for key in report.missing if key not in _keys(report.suite)]
     of_suite = [key for key in report.missing if key not in own]
     if _keys(report.suite):
-        terminal.out.print(f"Average: [bold]{_percent(report.average)}[/]{_without(of_suite)}   {told}")
+        terminal.out.print(f"Average: {_average(report.average, of_suite)}   {told}")
     if own or report.own_average is not None:
-        terminal.out.print(f"Average of your own tasks: [bold]{_percent(report.own_average)}[/]{_without(own)}")
+        terminal.out.print(f"Average of your own tasks: {_average(report.own_average, own)}")
     terminal.out.print(f"Report: {out}", soft_wrap=True)
 
 
@@ -263,8 +263,12 @@ def _keys(suite: str) -> set[str]:
     return {task.key for task in SUITES[suite].tasks}
 
 
-def _without(missing: Sequence[str]) -> str:
-    return f" (no average: {', '.join(missing)} missing)" if missing else ""
+def _average(value: float | None, missing: Sequence[str]) -> str:
+    if value is not None:
+        return f"[bold]{_percent(value)}[/]"
+    if not missing:
+        return "none"
+    return f"none ({', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing)"
 
 
 def _clean_title(report: Report) -> str:
