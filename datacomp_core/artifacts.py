@@ -93,14 +93,14 @@ class Scores(Artifact):
 
 class Captions(Artifact):
     """Captions of a pool's rows from one or several sources, in any number a row. Files: `captions/<part>.parquet`, for each
-    part of the metadata: `row` (in that part), `uid`, `source`, `text`, `score` (float32, null where there is none), in the order
-    of the rows. A scored set also has `features/<part>.npz`: `<prefix>_txt`, a row a caption.
+    part of the metadata: `row` (in that part), `uid`, `source`, `text`, and a column for each of `scores` (float32, null where
+    there is none), in the order of the rows. An embedded set also has `features/<part>.npz`: `<prefix>_txt`, a row a caption.
     """
 
     kind = "captions"
     sources: tuple[str, ...] = Field(description="Names of the sources, as the column `source` has them.")
     model: str = Field(default="", description="The model that wrote them, if one did.")
-    score: str = Field(default="", description="Which score the column `score` is, such as clip_l14_similarity_score.")
+    scores: tuple[str, ...] = Field(default=(), description="Columns of scores, such as clip_l14_similarity_score.")
     num_samples: int = Field(description="Rows of the pool.")
     num_captions: int
     num_captioned: int = Field(description="Rows of the pool that have a caption.")

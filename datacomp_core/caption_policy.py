@@ -143,6 +143,10 @@ class CaptionPlan(Spec):
 
     sets: tuple[str, ...] = Field(default=(), description="Addresses of caption sets (`captions/...`).")
     policy: CaptionPolicy = Field(default=CaptionPolicy(), description="Which caption a sample has.")
+    use: Literal["filter_and_train", "filter"] = Field(
+        default="filter_and_train",
+        description="filter: only the filter reads these captions; training has the pool's own, so that the track is filtering.",
+    )
 
     @model_validator(mode="after")
     def _has_sets(self) -> CaptionPlan:
@@ -153,10 +157,21 @@ class CaptionPlan(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _filters_without_a_draw(self) -> CaptionPlan:
+        if self.use == "filter" and self.policy.draws:
+            raise SpecError("A draw is made while training, so a filter cannot read it: choose another policy, or train with it.")
+        return self
+
     @property
     def edits(self) -> bool:
-        """Whether a sample can have another caption than the pool's."""
+        """Whether a filter or a training reads other captions than the pool's."""
         return self.policy.kind != RAW
+
+    @property
+    def trains(self) -> bool:
+        """Whether a training sees them."""
+        return self.edits and self.use == "filter_and_train"
 
 
 def plan_of(given: Any, where: str) -> CaptionPlan:
@@ -166,13 +181,14 @@ def plan_of(given: Any, where: str) -> CaptionPlan:
     fields = dict(given)
     sets = fields.pop("captions", fields.pop("sets", ()))
     sets = [sets] if isinstance(sets, str) else sets
+    use = fields.pop("use", "filter_and_train")
     policy = fields.pop("policy", None)
     if policy is None:
         policy, fields = fields or RAW, {}
     if fields:
-        raise unknown(f"field of {where}", str(next(iter(fields))), ("captions", "policy"))
+        raise unknown(f"field of {where}", str(next(iter(fields))), ("captions", "policy", "use"))
     try:
-        return CaptionPlan.model_validate({"sets": sets, "policy": policy})
+        return CaptionPlan.model_validate({"sets": sets, "policy": policy, "use": use})
     except ValidationError as problem:
         first = problem.errors()[0]
         if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):

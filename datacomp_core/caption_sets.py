@@ -18,34 +18,44 @@ from datacomp_core.store import Folder
 CAPTIONS = "captions"
 DRAWS = "draws"
 SUMMARY = "captions.json"
+OVERLAY = "captions"
+"""Of a view: `captions/<shard>.parquet` has a row a sample of the index, null where the sample's own caption stands."""
+OVERLAY_SCHEMA = {"captions": pl.List(pl.Struct({"source": pl.String, "text": pl.String}))}
 RAW = "raw"
 SOURCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
-SCHEMA = pl.Schema({"row": pl.Int64, "uid": pl.String, "source": pl.String, "text": pl.String, "score": pl.Float32})
+SCHEMA = pl.Schema({"row": pl.Int64, "uid": pl.String, "source": pl.String, "text": pl.String})
 
 
-def captions_of(folder: Folder, part: str) -> pl.DataFrame:
-    """The captions of one part (SCHEMA), none if the set has no file for it. DataError if the file is damaged."""
+def captions_of(folder: Folder, part: str, scores: Sequence[str] = ()) -> pl.DataFrame:
+    """The captions of one part (SCHEMA) and columns of scores, null where the set has no such score.
+
+    None if the set has no file for the part. DataError if the file is damaged.
+    """
     name = f"{CAPTIONS}/{part}.parquet"
     if not folder.exists(name):
-        return pl.DataFrame(schema=SCHEMA)
+        return pl.DataFrame(schema={**SCHEMA, **dict.fromkeys(scores, pl.Float32)})
     try:
-        return pl.read_parquet(io.BytesIO(folder.read(name))).select(SCHEMA.names()).cast(pl.Schema(SCHEMA))
+        table = pl.read_parquet(io.BytesIO(folder.read(name)))
+        columns = [pl.col(name).cast(kind) for name, kind in SCHEMA.items()]
+        columns += [(pl.col(name) if name in table.columns else pl.lit(None)).cast(pl.Float32).alias(name) for name in scores]
+        return table.select(columns)
     except pl.exceptions.PolarsError as problem:
         raise DataError(
             f"{folder.at(name)} is not a file of captions ({str(problem).splitlines()[0]}): make it again."
         ) from problem
 
 
-def write_captions(folder: Folder, part: str, rows: pl.DataFrame) -> None:
-    """Put the captions of a part (SCHEMA) into a set."""
+def write_captions(folder: Folder, part: str, rows: pl.DataFrame, scores: Sequence[str] = ()) -> None:
+    """Put the captions of a part (SCHEMA) with some columns of scores into a set."""
+    columns = [*(pl.col(name).cast(kind) for name, kind in SCHEMA.items()), *(pl.col(name).cast(pl.Float32) for name in scores)]
     with folder.writing(f"{CAPTIONS}/{part}.parquet") as path:
-        rows.select(SCHEMA.names()).cast(pl.Schema(SCHEMA)).write_parquet(path, compression="zstd")
+        rows.select(columns).write_parquet(path, compression="zstd")
 
 
 def summary(made: Captions) -> dict[str, object]:
     """What a folder of captions says of itself where no record does."""
     return made.model_dump(
-        mode="json", include={"sources", "model", "score", "num_samples", "num_captions", "num_captioned", "counts"}
+        mode="json", include={"sources", "model", "scores", "num_samples", "num_captions", "num_captioned", "counts"}
     )
 
 
@@ -54,6 +64,16 @@ def set_in(folder: Folder) -> Captions:
     if not folder.exists(SUMMARY):
         raise SpecError(f"{folder} is not a folder of captions: it has no {SUMMARY}. `datacomp captions import --out` makes one.")
     return Captions.model_validate({**folder.read_json(SUMMARY), "data": folder.url, "name": folder.url})
+
+
+def json_keys(sources: Sequence[str]) -> list[str]:
+    """The fields of a sample's json in which its captions of these sources stand: `caption_a`, `caption_a_2`, `caption_b`."""
+    seen: dict[str, int] = {}
+    made: list[str] = []
+    for source in sources:
+        seen[source] = seen.get(source, 0) + 1
+        made.append(f"caption_{source}" if seen[source] == 1 else f"caption_{source}_{seen[source]}")
+    return made
 
 
 def own_name(name: str) -> str:

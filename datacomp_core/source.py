@@ -46,6 +46,8 @@ class Source:
     scores: tuple[Folder, ...] = ()
     features: tuple[Folder, ...] = ()
     shards: Folder | None = None
+    captioned: Folder | None = None
+    """What a policy made of the captions (`Captioned`): where it changed one, text features of the pool's own are none."""
 
     def parts(self) -> list[str]:
         return parts.part_names(self.metadata)
@@ -75,15 +77,20 @@ class Source:
             name = min(empty)
             raise DataError(f"Column {name!r} of {self.metadata} has no value in any row. {HOW_TO_FILL.get(name, EMBED)}")
 
+    def columns(self, part: str) -> list[str]:
+        """The columns of the metadata and of what lies beside it."""
+        with _Told(self, part):
+            return parts.scan(self.metadata, part, self.scores).collect_schema().names()
+
     def num_rows(self, part: str) -> int:
         with _Told(self, part):
             return int(parts.scan(self.metadata, part).select(pl.len()).collect().item())
 
     def score_columns(self, part: str) -> list[str]:
-        """The columns that lie beside the metadata."""
+        """The columns of numbers that lie beside the metadata."""
         with _Told(self, part):
-            frames = [parts.scan_tables(f, f"{part}.parquet") for f in self.scores]
-            return [name for frame in frames for name in frame.collect_schema().names() if name != "uid"]
+            schemas = [parts.scan_tables(folder, f"{part}.parquet").collect_schema() for folder in self.scores]
+            return [name for schema in schemas for name, kind in schema.items() if kind.is_numeric()]
 
     def read(self, part: str, columns: Iterable[str]) -> pl.DataFrame:
         """Some columns of one part, at least one."""
@@ -97,12 +104,29 @@ class Source:
 
     def embeddings(self, part: str, key: str, rows: int = BLOCK_ROWS) -> Iterator[Block]:
         """The array `key` of a part's npz, float32 blocks (up to `rows`, d) in row order; NaN where a row has no features."""
+        start = 0
+        changed = self._changed(part, key)
         for block in self._blocks(part, key, rows):
-            yield block.astype(np.float32)
+            made = block.astype(np.float32)
+            if changed is not None:
+                made[changed[start : start + len(made)]] = np.nan
+            start += len(made)
+            yield made
 
     def whole(self, part: str, key: str) -> npt.NDArray[np.floating[Any]]:
         """The array `key` of a part's npz, (rows, d), in its own precision."""
-        return np.concatenate(list(self._blocks(part, key, BLOCK_ROWS)))
+        made = np.concatenate(list(self._blocks(part, key, BLOCK_ROWS)))
+        changed = self._changed(part, key)
+        if changed is not None:
+            made[changed] = np.nan
+        return made
+
+    def _changed(self, part: str, key: str) -> npt.NDArray[np.bool_] | None:
+        """Which rows have another caption than the one that these features are of; None if none can."""
+        if self.captioned is None or not key.endswith("_txt") or self._features_of(part, key) == self.captioned / parts.FEATURES:
+            return None
+        changed = parts.scan_tables(self.captioned / parts.SCORES, f"{part}.parquet").select("caption_changed").collect()
+        return changed["caption_changed"].to_numpy()
 
     def _blocks(self, part: str, key: str, rows: int) -> Iterator[npt.NDArray[Any]]:
         folder = self._features_of(part, key)
@@ -148,6 +172,10 @@ class Source:
                 f"Part {part} has {wanted} rows of {of} and other {key} features ({found} rows in {where}): fetch or embed it "
                 "again."
             )
+
+    def has_embeddings(self, part: str, key: str) -> bool:
+        """Whether a part has the array `key`."""
+        return any(key in _keys(folder, part) for folder in (*self.features, self.metadata))
 
     def require_embeddings(self, part: str, key: str) -> None:
         """DataError if a part has no such array."""

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from datacomp_core.artifacts import Artifact, Checkpoint, EvalSets, Pool, ShardSet, Spec
+from datacomp_core.artifacts import Artifact, Captions, Checkpoint, EvalSets, Pool, ShardSet, Spec
+from datacomp_core.caption_policy import CaptionPlan
+from datacomp_core.embedding.captions import CaptionEmbedSpec
 from datacomp_core.errors import SpecError
 from datacomp_core.parts import METADATA, SCHEMA
 from datacomp_core.pool.adopt import AdoptedPoolSpec
@@ -28,6 +30,7 @@ from datacomp_core.source import Source
 from datacomp_core.store import Planned, Store
 from datacomp_core.store.fingerprint import fingerprint
 from flows.parameters import Curation, ExperimentSpec, Preparation, Scoring
+from tasks import captions as captioning
 from tasks import curate as curating
 from tasks import evaluate as evaluating
 from tasks import pool as pooling
@@ -63,6 +66,7 @@ class Scored:
 
 
 OWN = ("byod", "adopted", "folder")
+OWN_CAPTIONS = CaptionPlan()
 BUILDERS: dict[type, Any] = {
     TinyPoolSpec: pooling.build_pool,
     HubPoolSpec: pooling.fetch_metadata,
@@ -141,23 +145,66 @@ def scorer(call: Call, spec: Preparation) -> Any:
     return call(training.train, spec.scorer, (trusted,))
 
 
-def beside(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates) -> Any:
-    """What a filter reads beside the metadata: embeddings, and a column for each score that it computes from them."""
+def captioned(
+    call: Call, plan: CaptionPlan, spec: SubsetSpec, preparation: Preparation, found: Candidates, embeddings: Any
+) -> Any:
+    """What a policy makes of the pool's captions; None for its own. Sets are embedded where a score of the new pairs is read."""
+    if not plan.edits:
+        return None
+    sets = tuple(stored(Captions, address) for address in plan.sets)
+    wanted = {*spec.columns(), plan.policy.score}
+    mine = tuple(encoder for encoder in preparation.embed.encoders if encoder.column in wanted) if embeddings is not None else ()
+    if mine and not plan.policy.draws:
+        embed = CaptionEmbedSpec.model_validate({**dict(preparation.embed), "encoders": mine})
+        models = _scorers_of(call, preparation, embed)
+        sets = tuple(call(captioning.embed_captions, embed, one, found.pool, embeddings, models) for one in sets)
+    scored = (embeddings,) if embeddings is not None and not plan.policy.draws else ()
+    return call(captioning.choose_captions, plan.policy, found.pool, sets, scored)
+
+
+def embedded(call: Call, spec: ExperimentSpec) -> Any:
+    """Scores of the pool's pairs, or with captions the sets of the policy with scores of the new pairs (the last of them)."""
+    preparation, plan = spec.preparation(), spec.captions
+    found = candidates(call, preparation)
+    own = scores(call, preparation, found)
+    if not plan.edits:
+        return own
+    embed = CaptionEmbedSpec.model_validate(dict(preparation.embed))
+    models = _scorers_of(call, preparation, embed)
+    made = [call(captioning.embed_captions, embed, stored(Captions, one), found.pool, own, models) for one in plan.sets]
+    return made[-1]
+
+
+def _scorers_of(call: Call, preparation: Preparation, embed: CaptionEmbedSpec) -> tuple[Any, ...]:
+    """The checkpoints of those encoders that name no model."""
+    own = tuple(stored(Checkpoint, address) for address in preparation.scorers)
+    own = own or ((scorer(call, preparation),) if preparation.embed.num_checkpoints else ())
+    named = [encoder for encoder in preparation.embed.encoders if not encoder.model]
+    return tuple(one for encoder, one in zip(named, own, strict=False) if encoder in embed.encoders)
+
+
+def beside(
+    call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates, plan: CaptionPlan = OWN_CAPTIONS
+) -> tuple[Any, Any]:
+    """What a filter reads beside the metadata (embeddings, a column a computed score, captions), and these captions."""
     _check_filled(spec, preparation, found.pool)
-    embeddings = _embeddings(call, spec, preparation, found)
+    embeddings = _embeddings(call, spec, preparation, found, plan.policy.score)
+    texts = captioned(call, plan, spec, preparation, found, embeddings)
     columns = [call(pooling.learned, LearnedSpec(), found.pool, found.shards)] if _asks_the_ledger(spec, preparation) else []
     columns += [
         call(
-            curating.score,
+            curating.score if texts is None or plan.policy.draws else captioning.score_captioned,
             score,
             found.pool,
             embeddings if "features" in score.needs else None,
             found.shards if "images" in score.needs or score.reads_index() else None,
             scorer(call, preparation) if "model" in score.needs else None,
+            *(() if texts is None or plan.policy.draws else (texts,)),
         )
         for score in spec.scores()
     ]
-    return (*([embeddings] if embeddings is not None else []), *columns) if columns else embeddings
+    columns += [texts] if texts is not None else []
+    return ((*([embeddings] if embeddings is not None else []), *columns) if columns else embeddings), texts
 
 
 def _check_filled(spec: SubsetSpec, preparation: Preparation, pool: Any) -> None:
@@ -183,10 +230,13 @@ def is_own(preparation: Preparation) -> bool:
     return record is not None and record.spec.get("spec", {}).get("scale") in OWN
 
 
-def _embeddings(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates) -> Any:
-    """What embedding the pool brings, where the filter needs it. A pool without a scorer has its features beside the metadata."""
+def _embeddings(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates, score: str = "") -> Any:
+    """What embedding the pool brings, where the filter or a caption policy needs it (its `score`).
+
+    A pool without a scorer has its features beside the metadata.
+    """
     made = {encoder.column for encoder in preparation.embed.encoders if preparation.embeds}
-    if not spec.needs_embeddings() and not made & spec.columns():
+    if not spec.needs_embeddings() and not made & {*spec.columns(), score}:
         return None
     if preparation.embeds or spec.columns_to_make():
         return scores(call, preparation, found)
@@ -204,19 +254,28 @@ def _pool_of(spec: Preparation) -> str:
 
 def curate(call: Call, spec: Curation, preparation: Preparation, found: Candidates) -> Curated:
     """A subset by one recipe, and its samples as shards of their own. Only a recipe that reads scores waits for them."""
-    subset = call(curating.select_subset, spec.subset, found.pool, beside(call, spec.subset, preparation, found))
-    return laid_out(call, spec, subset, found)
+    read, texts = beside(call, spec.subset, preparation, found, spec.captions)
+    subset = call(curating.select_subset, spec.subset, found.pool, read)
+    return laid_out(call, spec, subset, found, texts if spec.captions.trains else None)
 
 
-def laid_out(call: Call, spec: Curation, subset: Any, found: Candidates) -> Curated:
-    """A subset's samples as shards of their own, as a view into the pool's, or mixed with sets of one's own."""
-    layout = spec.layout
+def laid_out(call: Call, spec: Curation, subset: Any, found: Candidates, texts: Any = None) -> Curated:
+    """A subset's samples as shards of their own, as a view into the pool's, or mixed with sets of one's own.
+
+    `texts`: their captions by a policy; None: the pool's own.
+    """
+    layout, policy = spec.layout, spec.captions.policy
+    faces = None if layout.faces == "leave" else FaceSpec(treatment=layout.faces)
+    if layout.form == "view" and texts is not None:
+        return Curated(subset, call(captioning.view_captions, spec.reshard, policy, subset, found.shards, texts))
     if layout.form == "view":
         return Curated(subset, call(curating.view, spec.reshard, subset, found.shards))
-    if layout.faces == "leave":
+    if texts is not None:
+        of = found.pool if faces is not None else None
+        shards = call(captioning.reshard_captions, spec.reshard, faces, policy, subset, (found.shards,), texts, of)
+    elif faces is None:
         shards = call(curating.reshard, spec.reshard, subset, found.shards)
     else:
-        faces = FaceSpec(treatment=layout.faces)
         shards = call(curating.reshard_faces, spec.reshard, faces, subset, found.shards, found.pool)
     if not layout.mix_in:
         return Curated(subset, shards)
@@ -272,7 +331,7 @@ def experiments(call: Call, specs: Iterable[ExperimentSpec]) -> list[Any]:
 
 STAGES: dict[str, Callable[[Call, ExperimentSpec], Any]] = {
     "pool": lambda call, spec: candidates(call, spec.preparation()).shards,
-    "embed": lambda call, spec: scores(call, spec.preparation(), candidates(call, spec.preparation())),
+    "embed": embedded,
     "filter": lambda call, spec: training_set(call, spec).subset,
     "reshard": lambda call, spec: training_set(call, spec).shards,
     "train": lambda call, spec: call(training.train, spec.scoring().train, (training_set(call, spec).shards,)),

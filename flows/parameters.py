@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from datacomp_core.artifacts import Spec
+from datacomp_core.caption_policy import CaptionPlan
 from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.errors import SpecError
 from datacomp_core.evaluation.download import DownloadSpec
@@ -133,6 +134,7 @@ class Curation(Spec):
     subset: SubsetSpec = Field(description="The filter.")
     reshard: ReshardSpec = Field(default=reshard_of("tiny"), description="How the chosen samples are laid out.")
     layout: Layout = Field(default=Layout(), description="What they become.")
+    captions: CaptionPlan = Field(default=CaptionPlan(), description="Which captions they have.")
 
 
 class Scoring(Spec):
@@ -165,6 +167,7 @@ class SweepSpec(Spec):
     embed: EmbedSpec = Field(default=EmbedSpec(), description="How pairs are scored, where a filter reads such a score.")
     scorers: Scorers = ()
     made_from: MadeFrom = ""
+    captions: CaptionPlan = Field(default=CaptionPlan(), description="Other captions than the pool's, for all of them.")
 
     @field_validator("recipes")
     @classmethod
@@ -193,7 +196,7 @@ class SweepSpec(Spec):
         """Every combination, recipes innermost: the baseline of a seed is finished before the next seed starts."""
         chosen: list[dict[str, Any]] = [{"recipe": recipe} for recipe in self.recipes]
         chosen += [{"recipe": own.name, "filter": own.filter} for own in self.filters]
-        shared = ("scale", "pool", "shards", "evalsets", "open_networks", "embed", "scorers", "made_from")
+        shared = ("scale", "pool", "shards", "evalsets", "open_networks", "embed", "scorers", "made_from", "captions")
         common = {name: getattr(self, name) for name in shared}
         return [
             ExperimentSpec.model_validate({**common, **which, "seed": seed, "pool_seed": pool_seed})
@@ -227,6 +230,10 @@ class ExperimentSpec(Spec):
     open_networks: OpenNetworks = ""
     layout: Layout = Field(default=Layout(), description="What the chosen samples become.")
     made_from: MadeFrom = ""
+    captions: CaptionPlan = Field(
+        default=CaptionPlan(),
+        description="Other captions than the pool's: sets of the store and a policy. It makes the track byod.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -259,6 +266,11 @@ class ExperimentSpec(Spec):
     def label(self) -> str:
         return f"{self.scale}-{self.subset().recipe}-seed{self.seed}"
 
+    def _method(self) -> str:
+        """The recipe, and the policy of captions if there is one."""
+        recipe = self.subset().recipe
+        return f"{recipe} + {self.captions.policy.label()}" if self.captions.edits else recipe
+
     def preparation(self) -> Preparation:
         """The specs of everything before the filter."""
         stored = {"stored_pool": self.pool, "stored_shards": self.shards, "open_networks": self.open_networks}
@@ -275,7 +287,7 @@ class ExperimentSpec(Spec):
 
     def curation(self) -> Curation:
         """The specs of the filter and the reshard."""
-        return Curation(subset=self.subset(), reshard=reshard_of(self.scale), layout=self.layout)
+        return Curation(subset=self.subset(), reshard=reshard_of(self.scale), layout=self.layout, captions=self.captions)
 
     def scoring(self) -> Scoring:
         """The specs of training, evaluation and entry."""
@@ -286,8 +298,8 @@ class ExperimentSpec(Spec):
             evalsets=TinyEvalSpec() if scale.suite == "tiny" else DownloadSpec(suite=scale.suite),
             evaluate=EvalSpec(suite=scale.suite),
             entry=EntrySpec(
-                track="byod" if self.layout.mix_in else "filtering",
-                method=(self.name or self.subset().recipe)[:80],
+                track="byod" if self.layout.mix_in or self.captions.trains else "filtering",
+                method=(self.name or self._method())[:80],
                 made_from=self.made_from,
             ),
         )

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from prefect import task
 
-from datacomp_core.artifacts import Captions, Pool, Scores, ShardSet
+from datacomp_core.artifacts import Captioned, Captions, Checkpoint, Embeddings, Pool, Scores, ShardSet, Subset
+from datacomp_core.caption_policy import CaptionPolicy
+from datacomp_core.captions import choose
 from datacomp_core.captions import import_ as importing
 from datacomp_core.captions import template as templates
+from datacomp_core.embedding import captions as embedding
+from datacomp_core.resharding import reshard as resharding
+from datacomp_core.resharding import view as viewing
+from datacomp_core.scores import compute
+from datacomp_core.scores.base import Score
+from datacomp_core.settings import settings
 from tasks import policies
 from tasks.running import run, runs
 
@@ -23,3 +31,64 @@ def import_captions(spec: importing.CaptionImportSpec, pool: Pool, shards: Shard
 def template_captions(spec: templates.TemplateSpec, pool: Pool, sets: tuple[Captions, ...]) -> Captions:
     """Captions of columns and of other captions."""
     return run(templates.template_captions, spec, pool, sets)
+
+
+@task(name="embed captions", **policies.NETWORK)
+@runs(embedding.embed_captions)
+def embed_captions(
+    spec: embedding.CaptionEmbedSpec,
+    captions: Captions,
+    pool: Pool,
+    embeddings: Embeddings | None,
+    scorers: tuple[Checkpoint, ...],
+) -> Captions:
+    """Text features of a caption set, and the cosine of each caption with its picture."""
+    return run(embedding.embed_captions, spec, captions, pool, embeddings, scorers, device=settings().device)
+
+
+@task(name="choose captions", **policies.NETWORK)
+@runs(choose.choose_captions)
+def choose_captions(
+    spec: CaptionPolicy, pool: Pool, captions: tuple[Captions, ...], beside: tuple[Embeddings | Scores, ...]
+) -> Captioned:
+    """The caption of each row by a policy."""
+    return run(choose.choose_captions, spec, pool, captions, beside, workers=settings().num_workers)
+
+
+@task(name="score captioned", **policies.NETWORK)
+@runs(compute.score_captioned)
+def score_captioned(
+    spec: Score,
+    pool: Pool,
+    embeddings: Embeddings | None,
+    shards: ShardSet | None,
+    scorer: Checkpoint | None,
+    captioned: Captioned,
+) -> Scores:
+    """One computed score of every pair with its new caption."""
+    return run(compute.score_captioned, spec, pool, embeddings, shards, scorer, captioned, workers=settings().num_workers)
+
+
+@task(name="reshard captions", **policies.NETWORK)
+@runs(resharding.reshard_captions)
+def reshard_captions(
+    spec: resharding.ReshardSpec,
+    faces: resharding.FaceSpec | None,
+    draw: CaptionPolicy,
+    subset: Subset,
+    shards: tuple[ShardSet, ...],
+    captioned: Captioned,
+    pool: Pool | None,
+) -> ShardSet:
+    """The chosen samples as shards of their own, with the captions of a policy."""
+    identity = (spec, faces, draw, subset, shards, captioned, pool)
+    return run(resharding.reshard_captions, *identity, workers=settings().num_workers)
+
+
+@task(name="view captions", **policies.NETWORK)
+@runs(viewing.view_captions)
+def view_captions(
+    spec: resharding.ReshardSpec, draw: CaptionPolicy, subset: Subset, shards: ShardSet, captioned: Captioned
+) -> ShardSet:
+    """The chosen samples without a copy, with the captions of a policy."""
+    return run(viewing.view_captions, spec, draw, subset, shards, captioned, workers=settings().num_workers)

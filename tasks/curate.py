@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
-from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, Scores, ShardSet, Subset
+from datacomp_core.artifacts import Captioned, Checkpoint, Embeddings, Pool, Scores, ShardSet, Subset
 from datacomp_core.embedding import embed as embedding
 from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.resharding import mix as mixing
@@ -36,7 +36,9 @@ def score(spec: Score, pool: Pool, embeddings: Embeddings | None, shards: ShardS
 
 @task(name="select subset", **policies.NETWORK)
 @runs(select.select_subset)
-def select_subset(spec: select.SubsetSpec, pool: Pool, beside: Embeddings | tuple[Embeddings | Scores, ...] | None) -> Subset:
+def select_subset(
+    spec: select.SubsetSpec, pool: Pool, beside: Embeddings | tuple[Embeddings | Scores | Captioned, ...] | None
+) -> Subset:
     """The filter: which uids to train on, and why the others were dropped; with pictures of both in the UI."""
     subset = run(select.select_subset, spec, pool, beside, workers=settings().num_workers)
     pictures.leave(subset, pool)

@@ -15,10 +15,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from datacomp_core import caption_sets, joining, outside, parts, shards, uid
 from datacomp_core.artifacts import Captions, Pool, Scores, ShardSet, Spec
+from datacomp_core.caption_policy import score_name
 from datacomp_core.captions import joins, tables
 from datacomp_core.columns import plain
 from datacomp_core.errors import DataError, SpecError
@@ -53,7 +54,11 @@ class CaptionImportSpec(Spec):
     key_column: str = Field(default="", description="The column of the key; empty: as `key` says.")
     text_column: str = Field(default="", description="The column of captions, texts or lists of texts; empty: text or caption.")
     score_column: str = Field(default="", description="A column of scores; empty: none.")
-    score: str = Field(default="", description="Which score that is, such as clip_l14_similarity_score.")
+    score: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9_]*$",
+        description="Which score that is, such as clip_l14_similarity_score, or short l14; empty: the column's name.",
+    )
     source_column: str = Field(default="", description="A column with the name of each caption's source; empty: `name`.")
     model: str = Field(default="", description="The model that wrote the captions, for the board.")
 
@@ -61,6 +66,17 @@ class CaptionImportSpec(Spec):
     @classmethod
     def _not_raw(cls, name: str) -> str:
         return caption_sets.own_name(name)
+
+    @model_validator(mode="after")
+    def _names_its_score(self) -> CaptionImportSpec:
+        if self.score and not self.score_column:
+            raise SpecError(f"There is no column for the score {self.score}: name it (--score-column).")
+        return self
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The column of scores of the set, if it has one."""
+        return (score_name(self.score or self.score_column),) if self.score_column else ()
 
     def label(self) -> str:
         return self.name
@@ -113,7 +129,7 @@ def import_folder_captions(
         _require_match(spec, counts, files)
         for part, rows in found.parts():
             sources |= set(rows["source"].unique())
-            counts.update(_write(out, metadata, part, rows))
+            counts.update(_write(spec, out, metadata, part, rows))
             progress.advance()
     return _made(spec, counts, sources, sum(sizes.values()))
 
@@ -129,7 +145,7 @@ def _made(spec: CaptionImportSpec, counts: Counter[str], sources: set[str], num_
     return Captions(
         sources=tuple(sorted(sources)),
         model=spec.model,
-        score=(spec.score or spec.score_column) if spec.score_column else "",
+        scores=spec.scores,
         num_samples=num_samples,
         num_captions=counts["captions"],
         num_captioned=counts["captioned"],
@@ -200,10 +216,10 @@ def _require_match(spec: CaptionImportSpec, counts: Counter[str], files: Sequenc
     )
 
 
-def _write(out: Folder, metadata: Folder, part: str, rows: pl.DataFrame) -> dict[str, int]:
+def _write(spec: CaptionImportSpec, out: Folder, metadata: Folder, part: str, rows: pl.DataFrame) -> dict[str, int]:
     uids = plain(parts.scan(metadata, part).select("uid").collect(), metadata.at(part))["uid"]
     made = rows.with_columns(uid=uids.gather(rows["row"]))
-    caption_sets.write_captions(out, part, made)
+    caption_sets.write_captions(out, part, made.rename(dict(zip(["score"], spec.scores, strict=False))), spec.scores)
     a_row = made.group_by("row").len("n")["n"]
     repeated = made.height - made.select("row", "source", "text").n_unique()
     return {"captions": made.height, "captioned": len(a_row), "several": int((a_row > 1).sum()), "repeated": repeated}

@@ -91,7 +91,7 @@ def template_folder(
     progress.start(len(names), "parts")
     for part in names:
         rows = _columns(spec, metadata, part, sets)
-        made = rows.with_row_index("row").select("row", "uid", source=pl.lit(spec.name), text=filled(spec.template), score=None)
+        made = rows.with_row_index("row").select("row", "uid", source=pl.lit(spec.name), text=filled(spec.template))
         kept = made.filter(pl.col("text").str.strip_chars() != "")
         counts.update(rows=rows.height, captioned=kept.height)
         if kept.height:

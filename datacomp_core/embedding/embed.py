@@ -18,8 +18,7 @@ import polars as pl
 from datacomp_core import clip, clip_hub
 from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, ShardSet
 from datacomp_core.clip_sources import FileModel, ModelSource
-from datacomp_core.device import default_device, has_cuda
-from datacomp_core.device import devices_of as device_names
+from datacomp_core.device_map import device_names
 from datacomp_core.embedding.assemble import ENCODERS, NOT_FINITE, TALLY, Column, Parts
 from datacomp_core.embedding.devices import encode_on, encode_on_cluster
 from datacomp_core.embedding.encode import Work
@@ -62,7 +61,7 @@ def embed(
     metadata = store.folder(pool) / METADATA
     _refuse(spec, shards, scorers, metadata)
     with scratch() as local:
-        models = _models(spec, scorers, store, local)
+        models = local_models(spec, scorers, store, local)
         counts = embed_rows(
             spec, models, metadata, store.folder(shards), out, local, workers=workers, device=device, progress=progress
         )
@@ -173,8 +172,7 @@ def embed_rows(
 
 def devices_of(device: str) -> tuple[str, ...]:
     """The devices that `device` names: `cuda` and nothing are every GPU of this machine; `cpu,cpu` are two processes."""
-    given = device or default_device()
-    return device_names("cuda:*" if given == "cuda" and has_cuda() else given)
+    return device_names(device)
 
 
 def _metadata_marks(metadata: Folder, trust: Trust, known: Marks) -> Marks:
@@ -215,7 +213,7 @@ def released(metadata: Folder, columns: list[str]) -> list[str]:
     return [column for column in there if filled[column][0]]
 
 
-def _models(spec: EmbedSpec, scorers: tuple[Checkpoint, ...], store: Store, local: Path) -> tuple[ModelSource, ...]:
+def local_models(spec: EmbedSpec, scorers: tuple[Checkpoint, ...], store: Store, local: Path) -> tuple[ModelSource, ...]:
     """Every encoder's weights as a local file, in the order of the spec."""
     made: list[ModelSource] = []
     given = iter(enumerate(scorers))

@@ -20,7 +20,6 @@ MAX_ROWS = 50_000
 MEASURES = {
     "characters": pl.col("text").str.len_chars(),
     "words": pl.col("text").str.strip_chars().str.split(" ").list.len(),
-    "score": pl.col("score"),
 }
 
 
@@ -48,7 +47,7 @@ def stats(made: Captions, folder: Folder) -> list[SourceStats]:
         for source, number, distinct in _counted(folder, part).iter_rows():
             captions[source] += number
             rows[source] += distinct
-    sample = pl.concat([_some(folder, part, len(names)) for part in spread(names, MAX_PARTS)])
+    sample = pl.concat([_some(folder, part, made.scores, len(names)) for part in spread(names, MAX_PARTS)])
     return [
         _of(source, captions[source], rows[source], made, sample.filter(pl.col("source") == source))
         for source in sorted(captions)
@@ -60,14 +59,15 @@ def _counted(folder: Folder, part: str) -> pl.DataFrame:
     return found.group_by("source").agg(pl.len(), pl.col("row").n_unique().alias("rows"))
 
 
-def _some(folder: Folder, part: str, num_parts: int) -> pl.DataFrame:
-    found = caption_sets.captions_of(folder, part)
+def _some(folder: Folder, part: str, scores: Sequence[str], num_parts: int) -> pl.DataFrame:
+    found = caption_sets.captions_of(folder, part, scores)
     most = max(1, MAX_ROWS // min(MAX_PARTS, num_parts))
     return found.gather_every(max(1, -(-found.height // most)))
 
 
 def _of(source: str, captions: int, rows: int, made: Captions, sample: pl.DataFrame) -> SourceStats:
-    found = {name: sample.select(v=value.cast(pl.Float64))["v"].drop_nulls() for name, value in MEASURES.items()}
+    columns = {**MEASURES, **{name: pl.col(name) for name in made.scores}}
+    found = {name: sample.select(v=value.cast(pl.Float64))["v"].drop_nulls() for name, value in columns.items()}
     return SourceStats(
         source=source,
         num_captions=captions,

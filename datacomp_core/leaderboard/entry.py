@@ -13,19 +13,22 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, ShardSet, Spec, Subset
+from datacomp_core.caption_sets import RAW
 from datacomp_core.errors import DataError
 from datacomp_core.input_classes import Inputs, Said
 from datacomp_core.leaderboard import evidence, hits
 from datacomp_core.leaderboard.inputs import inputs_of
 from datacomp_core.leaderboard.provenance import Link, data_of, of_kind, seedless, walk
 from datacomp_core.leaderboard.rules import Check, check
-from datacomp_core.leaderboard.standing import Track, claim, compute_scale, track_of
+from datacomp_core.leaderboard.standing import Track, captions_of, claim, compute_scale, track_of
 from datacomp_core.redaction import redact, redact_all
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.store.record import Record
 
 ENTRY = "entry.json"
+CAPTION = "caption: "
+"""Of a count of shards: how many samples have a caption of a source."""
 INPUTS = ("report", "checkpoint", "subset", "shards")
 OWN_WORD = {"checkpoints": "training.json", "reports": "report.json"}
 """By kind: the file in which a step says on which device it was run."""
@@ -91,6 +94,21 @@ class Cost(BaseModel):
     gpu_hours: float = Field(description="Hours of steps that were run on cuda, times their processes.")
 
 
+class CaptionUse(BaseModel):
+    """Which captions a training saw that are not the pool's: by which policies, of which sources, and which models wrote them."""
+
+    model_config = ConfigDict(frozen=True)
+    policies: list[str]
+    shares: dict[str, float] = Field(description="Of the training samples; of a draw what is expected. raw: the pool's own.")
+    models: list[str]
+    sets: list[str] = Field(description="Addresses of the caption sets.")
+
+    def sentence(self) -> str:
+        shares = ", ".join(f"{source} {share:.1%}" for source, share in self.shares.items())
+        models = f"; written by {', '.join(self.models)}" if self.models else ""
+        return f"Captions by {' and '.join(self.policies)}: {shares}{models}."
+
+
 class Submitted(BaseModel):
     """What the desk of a board knows of a row that was sent to it. Cost and amounts of such a row are its sender's claims."""
 
@@ -128,11 +146,12 @@ class Entry(BaseModel):
     inputs: dict[str, str] = Field(description="Addresses of report, checkpoint, subset and shards.")
     chain: list[Link]
     input_class: Inputs | None = Field(default=None, description="What the filter was made from; None in older entries.")
+    captions: CaptionUse | None = Field(default=None, description="None: the pool's own.")
     submitted: Submitted | None = Field(default=None, description="Written by the desk of a board alone.")
 
     def to_bytes(self) -> bytes:
-        """The file `entry.json`; what only a desk writes stands in it only where a desk wrote it."""
-        plain = self.model_dump(mode="json", exclude={"submitted"} if self.submitted is None else set())
+        """The file `entry.json`; captions stand in it only where they are not the pool's, a desk's word where it wrote one."""
+        plain = self.model_dump(mode="json", exclude={name for name in ("submitted", "captions") if getattr(self, name) is None})
         return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -213,6 +232,7 @@ def compose(
     """
     report, checkpoint, subset, shards = made
     track = track_of(spec.track, chain, shards.address)
+    captions = _captions(record, chain, shards)
     return Entry(
         scale=compute_scale(chain, checkpoint),
         track=track,
@@ -231,7 +251,8 @@ def compose(
         cost=_cost(said, chain),
         realised_pool=_realised(record, chain, shards),
         same_but_for_seeds=_same_but_for_seeds(spec, chain),
-        checks=check(track, chain, found, report, checkpoint, subset, shards),
+        checks=check(track, chain, found, report, checkpoint, subset, shards, captions.sentence() if captions else ""),
+        captions=captions,
         inputs=dict(zip(INPUTS, (artifact.address for artifact in made), strict=True)),
         chain=chain,
         input_class=inputs_of(chain, subset.address, spec.made_from),
@@ -318,6 +339,29 @@ def _realised(record: Callable[[str], Record | None], chain: list[Link], shards:
                 num_samples=int(made["num_samples"]),
             )
     return None
+
+
+def _captions(record: Callable[[str], Record | None], chain: list[Link], shards: ShardSet) -> CaptionUse | None:
+    """From the records of the policies and of the shards that were written with them."""
+    policies = captions_of(chain, shards.address)
+    if not policies:
+        return None
+    counts: dict[str, int] = {}
+    for link in _upstream_of(chain, shards.address, "shards", through="shards"):
+        for name, count in link.counts.items():
+            if name.startswith(CAPTION):
+                counts[name.removeprefix(CAPTION)] = counts.get(name.removeprefix(CAPTION), 0) + count
+        if counts:
+            break
+    total = max(sum(counts.values()), shards.num_samples, 1)
+    counts |= {RAW: counts.get(RAW, 0) + total - sum(counts.values())} if total > sum(counts.values()) else {}
+    made = [found.artifact for link in policies if (found := record(link.address)) is not None]
+    return CaptionUse(
+        policies=[str(one.get("policy", "")) for one in made],
+        shares={source: round(count / total, 4) for source, count in sorted(counts.items())},
+        models=sorted({str(model) for one in made for model in one.get("models", ())}),
+        sets=[address for link in policies for address in link.inputs.get("captions", [])],
+    )
 
 
 def _same_but_for_seeds(spec: EntrySpec, chain: list[Link]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, Scores, Subset
+from datacomp_core.artifacts import Captions, Checkpoint, Embeddings, Pool, Scores, Subset
 from datacomp_core.input_classes import Inputs, Said, Use, judged, of_file
 from datacomp_core.kinds import CODE
 from datacomp_core.leaderboard.provenance import Link
@@ -51,6 +51,11 @@ def _uses(links: list[Link]) -> Iterator[Use]:
                 yield from _of_tree(spec, SCORES, made)
         elif link.kind == Embeddings.kind:
             yield from (use for spec in specs for encoder in spec.get("encoders", ()) for use in _of_encoder(encoder))
+        elif link.kind == Captions.kind:
+            for spec in specs:
+                yield from (use for encoder in spec.get("encoders", ()) for use in _of_encoder(encoder))
+                yield from ([of_file(str(spec["file"]), "the captions")] if spec.get("file") else ())
+                yield from ([Use(f"captions of the model {spec['model']}", "public")] if spec.get("revision") else ())
         elif link.kind == Checkpoint.kind:
             yield Use(f"the model {link.name}", "public")
         elif link.kind == Pool.kind and is_own(link):

@@ -40,13 +40,14 @@ def check(
     checkpoint: Checkpoint,
     subset: Subset,
     shards: ShardSet,
+    captions: str = "",
 ) -> list[Check]:
-    """All rules of a track, in reading order. `found` is what was seen in the data themselves."""
+    """All rules of a track, in reading order. `found` is what was seen in the data, `captions` what is said of theirs."""
     scale = compute_scale(chain, checkpoint)
     of_track = (
         [_own_pool(chain, found, shards.address, scale), _one_pool(chain, subset, found), _captions(found)]
         if track == "filtering"
-        else [_decontaminated(chain)]
+        else [_decontaminated(chain), *([Check(rule="captions stated", ok=True, reason=captions)] if captions else [])]
     )
     return [
         _one_chain(chain, report, checkpoint, subset, shards),

@@ -51,8 +51,23 @@ def compute_scale(chain: list[Link], checkpoint: Checkpoint) -> str:
 
 
 def track_of(asked: Track, chain: list[Link], trained_on: str) -> Track:
-    """`byod` if it was asked for, or if a pool among the sources of the training shards is nobody's scale."""
-    return "byod" if asked == "byod" or any(is_own(pool) for pool in sources(chain, trained_on)) else "filtering"
+    """`byod` if it was asked for, or the captions are others than the pool's, or a source of the shards is nobody's scale."""
+    own = asked == "byod" or captions_of(chain, trained_on) or any(is_own(pool) for pool in sources(chain, trained_on))
+    return "byod" if own else "filtering"
+
+
+def captions_of(chain: list[Link], trained_on: str) -> list[Link]:
+    """The caption policies whose captions stand in the training shards; those that only a filter read are none of them."""
+    by_address = {link.address: link for link in chain}
+    level, seen, found = [trained_on], {trained_on}, list[Link]()
+    while level:
+        given = [address for one in level if one in by_address for some in by_address[one].inputs.values() for address in some]
+        found += [
+            by_address[address] for address in dict.fromkeys(given) if address.startswith("captioned/") and address in by_address
+        ]
+        level = [address for address in dict.fromkeys(given) if address not in seen and address.startswith("shards/")]
+        seen.update(level)
+    return list({link.address: link for link in found}.values())
 
 
 def sources(chain: list[Link], trained_on: str) -> list[Link]:

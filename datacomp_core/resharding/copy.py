@@ -24,6 +24,7 @@ import polars as pl
 from datacomp_core import uid
 from datacomp_core.errors import DataError, DiskFullError
 from datacomp_core.members import names_of as names_of_members
+from datacomp_core.resharding.captions import CaptionEdits
 from datacomp_core.resharding.faces import Faces
 from datacomp_core.resharding.frames import Renamed, frame_anew, json_of, names_of, rename
 from datacomp_core.resharding.plan import Positions, Rows
@@ -49,6 +50,7 @@ class Copy:
     record: Literal["files", "nothing"] = "nothing"
     overread: float = 0.1
     faces: Faces | None = None
+    captions: CaptionEdits | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class _Writing:
         with ExitStack() as stack:
             tars: list[IO[bytes]] = [stack.enter_context(path.open("w+b", buffering=0)) for path in paths]
             try:
-                if self.job.faces is not None:
+                if self.job.faces is not None or self.job.captions is not None:
                     raise _OddError
                 self._place(self._foreseen())
                 self._write_in_place(tars)
@@ -222,10 +224,11 @@ class _Writing:
         )
 
     def _edited(self, row: int, pieces: list[memoryview]) -> list[memoryview]:
-        if self.job.faces is None or not self.job.faces.concern(row):
-            return pieces
-        self.edited += 1
-        return [memoryview(self.job.faces.edit(row, b"".join(pieces), self.keys[row]))]
+        edits = [edit for edit in (self.job.captions, self.job.faces) if edit is not None and edit.concern(row)]
+        for edit in edits:
+            pieces = [memoryview(edit.edit(row, b"".join(pieces), self.keys[row]))]
+        self.edited += bool(edits)
+        return pieces
 
 
 def _new_blocks(done: Renamed, size: Positions) -> Positions:

@@ -17,12 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datacomp_core.artifacts import Pool, ShardSet, Subset
+from datacomp_core.artifacts import Captioned, Pool, ShardSet, Subset
+from datacomp_core.caption_policy import CaptionPolicy
 from datacomp_core.errors import DataError
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.resharding.account import Accounting
+from datacomp_core.resharding.captions import SUMMARY, CaptionEdits, CaptionSource, Texts, texts_of
 from datacomp_core.resharding.copy import Copy, copy_shards
 from datacomp_core.resharding.faces import Boxes, FaceSpec, boxes_of
 from datacomp_core.resharding.plan import Rows
@@ -121,6 +123,30 @@ def reshard_several(
     return _as_step(spec, subset, shards, None, out, store, workers, progress)
 
 
+@step("shards", version=1, name=lambda spec, faces, draw, subset, *_: f"{subset.name or subset.recipe}-captioned")
+def reshard_captions(
+    spec: ReshardSpec,
+    faces: FaceSpec | None,
+    draw: CaptionPolicy,
+    subset: Subset,
+    shards: tuple[ShardSet, ...],
+    captioned: Captioned,
+    pool: Pool | None,
+    *,
+    out: Folder,
+    store: Store,
+    workers: int = 1,
+    progress: Progress = NoProgress(),  # noqa: B008
+) -> ShardSet:
+    """`reshard` with the captions of a policy (`captions.json` says which), and faces treated where they are to be.
+
+    `draw` is the policy that `captioned` was made by; its weights go with the shards.
+    """
+    faced = Faced(faces, store.folder(pool) / METADATA) if faces is not None and pool is not None else None
+    source = CaptionSource(captioned, store.folder(captioned), draw.weights)
+    return _as_step(spec, subset, shards, faced, out, store, workers, progress, source)
+
+
 def _as_step(
     spec: ReshardSpec,
     subset: Subset,
@@ -130,16 +156,19 @@ def _as_step(
     store: Store,
     workers: int,
     progress: Progress,
+    captions: CaptionSource | None = None,
 ) -> ShardSet:
     inputs = whole_inputs(store, shards)
     where = f"{store.folder(subset)}/{SUBSET}"
-    account = reshard_folders(inputs, where, out, spec, faced=faced, workers=workers, progress=progress, record="files")
+    how: dict[str, Any] = {"faced": faced, "captions": captions, "workers": workers, "progress": progress}
+    account = reshard_folders(inputs, where, out, spec, record="files", **how)
+    told = out.read_json(SUMMARY)["sources"] if captions is not None else {}
     return ShardSet(
         scale=shards[0].scale,
         num_samples=account.written,
         num_unique=account.written_unique,
         num_shards=-(-account.written // spec.samples_per_shard),
-        counts=account.counts(),
+        counts={**account.counts(), **{f"caption: {source}": count for source, count in told.items()}},
     )
 
 
@@ -150,6 +179,7 @@ def reshard_folders(
     spec: ReshardSpec,
     *,
     faced: Faced | None = None,
+    captions: CaptionSource | None = None,
     workers: int = 1,
     progress: Progress = NoProgress(),  # noqa: B008
     record: Literal["files", "nothing"] = "nothing",
@@ -167,7 +197,7 @@ def reshard_folders(
     with ExitStack() as stack:
         chosen = stack.enter_context(local_copy(subset))
         listing = input_shards(inputs)
-        _claim(out, _identity(spec, faced, chosen, inputs.folders, listing))
+        _claim(out, _identity(spec, faced, captions, chosen, inputs.folders, listing))
         plan = stack.enter_context(planned(inputs, listing, chosen, subset, spec, near=out, workers=workers, progress=progress))
         write_missing(out, plan.ledger)
         plan.account.check(spec, str(inputs))
@@ -176,17 +206,20 @@ def reshard_folders(
             if faced
             else None
         )
+        texts = stack.enter_context(texts_of(captions, chosen, subset, near=out, workers=workers)) if captions else None
         with out.writing(SAMPLE_IDS) as path:
             shutil.copyfile(chosen, path)
         progress.start(plan.account.written, "samples")
         workers = max(1, min(workers, 1 + plan.account.written // SAMPLES_WORTH_A_PROCESS))
         remote = not all(folder.is_local for folder in inputs.folders)
         size = min(group_bytes, plan.num_bytes // workers) if remote else 0
-        jobs = _jobs(plan, out, boxes, progress, group_bytes=size, record=record, overread=overread)
+        jobs = _jobs(plan, out, boxes, texts, progress, group_bytes=size, record=record, overread=overread)
         for _, copied in process_map(copy_shards, jobs, workers=workers):
             for file in copied.files:
                 out.note(file)
             progress.advance(copied.samples)
+        if texts is not None:
+            out.write_json(SUMMARY, texts.summary())
         out.write_json(ACCOUNT, asdict(plan.account))
     return plan.account
 
@@ -208,12 +241,20 @@ def account_folders(
 
 
 def _identity(
-    spec: ReshardSpec, faced: Faced | None, subset: Path, folders: tuple[Folder, ...], inputs: list[InputShard]
+    spec: ReshardSpec,
+    faced: Faced | None,
+    captions: CaptionSource | None,
+    subset: Path,
+    folders: tuple[Folder, ...],
+    inputs: list[InputShard],
 ) -> dict[str, Any]:
     listing = hashlib.sha256("".join(f"{shard.name} {shard.size}\n" for shard in inputs).encode()).hexdigest()
     faces = {"faces": canonical(faced.spec), "faces_metadata": digest(marks(faced.metadata, suffix=".parquet"))} if faced else {}
     content = [digest(_marks(folder, [shard for shard in inputs if shard.folder == n])) for n, folder in enumerate(folders)]
     what = {"spec": canonical(spec), "subset_sha256": hash_file(subset)}
+    if captions is not None:
+        texts = digest(marks(captions.folder, suffix=".parquet"))
+        faces = {**faces, "captions": {"policy": captions.made.policy, "weights": captions.weights, "texts": texts}}
     return {**what, **faces, "num_shards": len(inputs), "shards_listing": listing, "shards_content": content}
 
 
@@ -246,6 +287,7 @@ def _jobs(
     plan: Planned,
     out: Folder,
     boxes: Boxes | None,
+    texts: Texts | None,
     progress: Progress,
     *,
     group_bytes: int,
@@ -256,15 +298,18 @@ def _jobs(
     done = {name.removesuffix("_stats.json") for name in out.files("_stats.json")}
     shards: list[str] = []
     pieces: list[Rows] = []
+    edits: list[CaptionEdits] = []
 
     def job() -> Copy:
         rows = np.concatenate(pieces)
         used, rows["shard"] = np.unique(rows["shard"], return_inverse=True)
         cuts = tuple(np.cumsum([0, *map(len, pieces)]).tolist())
         faces = boxes.of(rows) if boxes else None
-        return Copy(tuple(shards), cuts, rows, tuple(plan.tars[n] for n in used), out, record, overread, faces)
+        new = CaptionEdits(edits[0].draws, tuple(one for some in edits for one in some.captions)) if edits else None
+        return Copy(tuple(shards), cuts, rows, tuple(plan.tars[n] for n in used), out, record, overread, faces, new)
 
     for number, rows in enumerate(plan.shards()):
+        captions = texts.of(rows) if texts else None  # those of finished shards are counted too
         if shard_name(number) in done:
             progress.advance(len(rows))
             continue
@@ -272,6 +317,8 @@ def _jobs(
             yield job()
             shards.clear()
             pieces.clear()
+            edits.clear()
+        edits += [captions] if captions is not None else []
         shards.append(shard_name(number))
         pieces.append(rows)
     if pieces:

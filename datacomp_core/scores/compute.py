@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from datacomp_core import engines
-from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, Scores, ShardSet
+from datacomp_core.artifacts import Captioned, Checkpoint, Embeddings, Pool, Scores, ShardSet
 from datacomp_core.errors import DataError
 from datacomp_core.exchange import Exchange, bring_files, exchange
 from datacomp_core.parts import FEATURES, METADATA, SCORES
@@ -46,12 +47,51 @@ def score_pool(
     progress: Progress = NO_PROGRESS,
 ) -> Scores:
     """Write `scores/<part>.parquet` (uid and the score's column). DataError if the pool lacks what the score reads."""
-    source = Source(
+    source = _source(store, pool, embeddings, shards)
+    return _scored(spec, source, scorer, out, store, workers, device, progress)
+
+
+@step("scores", version=1, name=lambda spec, pool, *_: f"{spec.label()}-{pool.name}-captioned")
+def score_captioned(
+    spec: AnyScore,
+    pool: Pool,
+    embeddings: Embeddings | None,
+    shards: ShardSet | None,
+    scorer: Checkpoint | None,
+    captioned: Captioned,
+    *,
+    out: Folder,
+    store: Store,
+    workers: int = 1,
+    device: str = "",
+    progress: Progress = NO_PROGRESS,
+) -> Scores:
+    """`score_pool` of the pairs with the captions of a policy."""
+    source, folder = _source(store, pool, embeddings, shards), store.folder(captioned)
+    beside = (*source.scores, folder / SCORES)
+    source = replace(source, scores=beside, features=(folder / FEATURES, *source.features), captioned=folder)
+    return _scored(spec, source, scorer, out, store, workers, device, progress)
+
+
+def _source(store: Store, pool: Pool, embeddings: Embeddings | None, shards: ShardSet | None) -> Source:
+    return Source(
         store.folder(pool) / METADATA,
         (store.folder(embeddings) / SCORES,) if embeddings is not None else (),
         (store.folder(embeddings) / FEATURES,) if embeddings is not None else (),
         store.folder(shards) if shards is not None else None,
     )
+
+
+def _scored(
+    spec: Score,
+    source: Source,
+    scorer: Checkpoint | None,
+    out: Folder,
+    store: Store,
+    workers: int,
+    device: str,
+    progress: Progress,
+) -> Scores:
     model = (scorer.model, store.folder(scorer).at("checkpoint.pt")) if scorer is not None else None
     compute(spec, source, out, workers=workers, model=model, device=device, progress=progress)
     rows, scored = 0, 0
@@ -149,4 +189,4 @@ def computed(
         check(score, source, source.parts()[0], model)
         home = home_of(score, source, kept, model, trust)
         folders.append(compute(score, source, home, workers=workers, model=model, progress=progress))
-    return Source(source.metadata, (*source.scores, *folders), source.features, source.shards)
+    return replace(source, scores=(*source.scores, *folders))

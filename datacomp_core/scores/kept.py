@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from datacomp_core.clip_sources import LIBRARIES, FileModel
+from datacomp_core.parts import SCORES
 from datacomp_core.scores.base import Score
 from datacomp_core.shards import INDEX
 from datacomp_core.source import Source
@@ -55,6 +56,8 @@ def _files(
         take(f"scores {number}", folder, tables)
     for number, folder in enumerate((source.metadata, *source.features) if list(score.feature_keys()) else ()):
         take(f"features {number}", folder, arrays)
+    if source.captioned is not None:
+        take("captions", source.captioned / SCORES, tables)
     if ("images" in score.needs or score.reads_index()) and source.shards is not None:
         there = source.shards.files()
         take("shards", source.shards, [name for name in there if name.endswith(".tar") or name.startswith(f"{INDEX}/")])

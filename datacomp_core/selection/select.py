@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import polars as pl
 from pydantic import Field, TypeAdapter, model_validator
 
-from datacomp_core.artifacts import Embeddings, Pool, Scores, Spec, Subset
+from datacomp_core.artifacts import Captioned, Embeddings, Pool, Scores, Spec, Subset
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.exchange import bring_files, exchange
 from datacomp_core.filters import All, Everything, Filter, Ranked, SampleTo, SoftCap, Threshold, WholeFilter
@@ -30,6 +30,7 @@ from datacomp_core.recipes.load import load_recipe, resolved
 from datacomp_core.registry import RECIPES
 from datacomp_core.scores import Score, score_of
 from datacomp_core.selection.aligned import require_aligned
+from datacomp_core.selection.captioned import HasCaption, captions_in, with_captions
 from datacomp_core.selection.hands import Hands
 from datacomp_core.selection.judge import Placed, walk
 from datacomp_core.selection.lists import accounts, found_file, repeated
@@ -123,7 +124,7 @@ class Selection:
 def select_subset(
     spec: SubsetSpec,
     pool: Pool,
-    embeddings: Embeddings | tuple[Embeddings | Scores, ...] | None,
+    embeddings: Embeddings | tuple[Embeddings | Scores | Captioned, ...] | None,
     *,
     out: Folder,
     store: Store,
@@ -132,7 +133,8 @@ def select_subset(
 ) -> Subset:
     """`subset.npy`, `explain.json`, `histogram.json`, `kept.parquet` and `dropped.parquet` (samples to look at).
 
-    `embeddings`: what lies beside the metadata, embeddings and computed scores.
+    `embeddings`: what lies beside the metadata: embeddings, computed scores, and the captions of a policy, which take the place
+    of the pool's own; a row that the policy gives none is dropped.
     """
     beside = embeddings if isinstance(embeddings, tuple) else (embeddings,) if embeddings is not None else ()
     chosen = select(
@@ -140,6 +142,7 @@ def select_subset(
         store.folder(pool) / METADATA,
         [store.folder(each) / SCORES for each in beside],
         features=[store.folder(each) / FEATURES for each in beside if isinstance(each, Embeddings)],
+        captioned=next((store.folder(each) for each in beside if isinstance(each, Captioned)), None),
         kept=out / WORK,
         out=out,
         beside="as_made",
@@ -170,6 +173,7 @@ def select(
     *,
     features: Sequence[Folder] = (),
     shards: Folder | None = None,
+    captioned: Folder | None = None,
     kept: Folder | None = None,
     out: Folder | None = None,
     name: str = SUBSET,
@@ -184,10 +188,10 @@ def select(
     with a npz; `shards`: the download, whose index tells which uids of a list arrived; `kept`: where the finished parts of this
     selection lie until it is done. `write`: with "subset" only `name` is written into `out`, else histogram, explanation and
     samples too. `beside`: whether scores are held against the metadata's uids (DataError if they are in another order: see
-    `aligned`), taken by position, or known to be aligned.
+    `aligned`), taken by position, or known to be aligned. `captioned`: what a policy made of the captions.
     """
-    source = Source(metadata, tuple(scores), tuple(features))
-    tree = _tree(wanted.filter)
+    source = captions_in(Source(metadata, tuple(scores), tuple(features)), captioned)
+    tree = _tree(wanted.filter) if captioned is None else with_captions(_tree(wanted.filter))
     names = source.parts()
     if beside != "as_made":
         require_aligned(source, by_position=beside == "by_position")
@@ -286,10 +290,16 @@ def _merge(runs: Runs, local: Path, out: Folder | None, name: str, tree: Filter)
 
 
 def _merged(runs: Runs, local: Path, target: Path, tree: Filter) -> tuple[int, int]:
-    """A list that stands alone keeps its repeats, whatever the pool repeats."""
-    if not isinstance(tree, Listed):
+    """A list that stands alone (or with captions, see `with_captions`) keeps its repeats, whatever the pool repeats."""
+    captioned = isinstance(tree, All) and isinstance(tree.filters[0], HasCaption)
+    alone, path = (tree.filters[1], "0.1") if captioned and len(tree.filters) == 2 else (tree, "0")
+    if not isinstance(alone, Listed):
         return merge(runs.chosen(), target)
-    return repeated(found_file(local, "0"), local / TABLES / "0" / TABLE, target)  # alone it chooses what it finds
+    found = found_file(local, path)  # alone it chooses what it finds
+    if captioned:
+        found = local / "chosen.npy"
+        merge(runs.chosen(), found)
+    return repeated(found, local / TABLES / path / TABLE, target)
 
 
 def _write_report(out: Folder, source: Source, tally: Tally, told: Explanation, drawn: dict[str, Any]) -> None:

@@ -30,6 +30,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 TrustTimes = Annotated[
     bool, typer.Option("--trust-times", help="Take files of unchanged size and time as unchanged, without reading them.")
 ]
+Captions = Annotated[
+    str,
+    typer.Option(
+        "--captions",
+        help="Other captions: a policy in YAML (`captions:` addresses, `policy:`), or a published one by name.",
+    ),
+]
 Subsets = Annotated[
     list[str] | None,
     typer.Option("--subset", help="A list of uids of your own: npy, parquet, csv or txt; a path or url; repeat for several."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deployments.cli import options, terminal
-from deployments.cli.sweeps import encoders_of, sweep_of
+from deployments.cli.sweeps import captions_of, encoders_of, sweep_of
 
 if TYPE_CHECKING:
     from datacomp_core.leaderboard.planning.estimate import Estimate, Total, Work
@@ -35,6 +35,7 @@ def plan(
     evalsets: options.Evalsets = "",
     embed: options.Embed = None,
     made_from: options.MadeFrom = "",
+    captions: options.Captions = "",
     rates: Rates = None,
     budget: Budget = None,
     json: options.Json = False,
@@ -53,7 +54,7 @@ def plan(
 
     where = {"pool": pool, "shards": shards, "evalsets": evalsets, "made_from": made_from}
     named = {"recipes": recipe, "subsets": subset, "name": name}
-    spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed))
+    spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed), **captions_of(captions))
     steps, whole = reckoned(spec, rates)
     if json:
         terminal.print_json({"steps": [step.model_dump() for step in steps], "total": whole.model_dump()})

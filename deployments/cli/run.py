@@ -10,7 +10,7 @@ import typer
 from datacomp_core.settings import settings
 from deployments.cli import options, planning, terminal
 from deployments.cli.interrupt import ends_at_once
-from deployments.cli.sweeps import encoders_of, sweep_of
+from deployments.cli.sweeps import captions_of, encoders_of, sweep_of
 from deployments.local_server import prefect_api
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def run(
     open_networks: options.OpenNetworks = "",
     embed: options.Embed = None,
     made_from: options.MadeFrom = "",
+    captions: options.Captions = "",
     rates: planning.Rates = None,
     budget: planning.Budget = None,
     json: options.Json = False,
@@ -58,7 +59,7 @@ def run(
     """
     where = {"pool": pool, "shards": shards, "evalsets": evalsets, "open_networks": open_networks, "made_from": made_from}
     named = {"recipes": recipe, "subsets": subset, "name": name}
-    spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed))
+    spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed), **captions_of(captions))
     if budget is not None:
         from datacomp_core.leaderboard.planning.estimate import require_budget
 

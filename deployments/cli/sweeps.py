@@ -43,6 +43,13 @@ def encoders_of(embed: Sequence[str] | None) -> dict[str, Any]:
     return {"embed": {"encoders": encoders}, "scorers": scorers} if encoders else {}
 
 
+def captions_of(given: str) -> dict[str, Any]:
+    """The field `captions` of the option `--captions`. SpecError if it is no policy."""
+    from datacomp_core.caption_recipes import load_plan
+
+    return {"captions": load_plan(given)} if given else {}
+
+
 def sweep_of(scale: str, *, subsets: Sequence[str] | None = None, name: str = "", **given: Any) -> SweepSpec:
     """`given`: fields of SweepSpec; `subsets`: lists of uids; `name`: of the one filter that there is.
 

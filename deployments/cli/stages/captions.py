@@ -17,6 +17,8 @@ from deployments.local_server import prefect_api, prepare_environment
 
 if TYPE_CHECKING:
     from datacomp_core.artifacts import Captions
+    from datacomp_core.captions.choose import Choice
+    from datacomp_core.source import Source
 
 Sets = Annotated[list[str] | None, typer.Option("--captions", help="A caption set it is made of: address or folder; repeat.")]
 Metadata = Annotated[str | None, typer.Option(help="Folder or bucket of metadata parquets, in place of a pool of the store.")]
@@ -72,7 +74,7 @@ def import_(
     def work(target: Folder, progress: Any) -> Captions:
         return import_folder_captions(spec, Folder(metadata), target, shards=images, progress=progress)
 
-    _in_folder(spec, metadata, out, work, json=json)
+    in_folder(spec, metadata, out, work, json=json)
 
 
 def template(
@@ -103,7 +105,7 @@ def template(
     def work(target: Folder, progress: Any) -> Captions:
         return template_folder(spec, Folder(metadata), sets, target, progress=progress)
 
-    _in_folder(spec, metadata, out, work, json=json)
+    in_folder(spec, metadata, out, work, json=json)
 
 
 def stats(
@@ -128,6 +130,15 @@ def stats(
         terminal.table("Account", ("what", "number"), [(n, f"{c:,}") for n, c in account(made)], right=("number",))
 
 
+def choice_of(policy: str, source: Source) -> Choice:
+    """What a policy chooses from, for a folder of metadata: its sets are folders of captions."""
+    from datacomp_core.caption_recipes import load_plan
+    from datacomp_core.captions.choose import Choice
+
+    plan = load_plan(policy)
+    return Choice(plan.policy, source, tuple(found(where) for where in plan.sets))
+
+
 def found(where: str) -> tuple[Captions, Folder]:
     """A caption set of the store by its address, or of a plain folder."""
     from datacomp_core.artifacts import Captions
@@ -146,7 +157,15 @@ def found(where: str) -> tuple[Captions, Folder]:
     return made, store.folder(made)
 
 
-def _in_folder(make: Any, metadata: str, out: str | None, work: Callable[[Folder, Any], Captions], *, json: bool) -> None:
+def in_folder(
+    make: Any,
+    metadata: str,
+    out: str | None,
+    work: Callable[[Folder, Any], Captions],
+    asked: dict[str, Any] | None = None,
+    *,
+    json: bool,
+) -> None:
     """Make captions for a plain folder of metadata; `work` is given the folder to write into and a progress."""
     from datacomp_core.caption_sets import SUMMARY, set_in, summary
     from datacomp_core.parts import part_names
@@ -159,7 +178,11 @@ def _in_folder(make: Any, metadata: str, out: str | None, work: Callable[[Folder
     if not target.exists(REQUEST) and target.files():
         raise SpecError(f"{out} is not empty, and no command of ours began it: choose an empty folder.")
     names = [f"{part}.parquet" for part in part_names(source)]
-    claim(target, make.model_dump(mode="json"), {"metadata": lambda known: marks(source, only=names, known=known)})
+    claim(
+        target,
+        {**make.model_dump(mode="json"), **(asked or {})},
+        {"metadata": lambda known: marks(source, only=names, known=known)},
+    )
     if target.exists(SUMMARY):
         terminal.notes.print(f"{out} is built already")
         _show(set_in(target), target.url, json=json)

@@ -12,9 +12,10 @@ from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
-from deployments.cli.sweeps import encoders_of
+from deployments.cli.sweeps import captions_of, encoders_of
 
 if TYPE_CHECKING:
+    from datacomp_core.artifacts import Captions
     from datacomp_core.clip_sources import ModelSource
     from datacomp_core.embedding.spec import Encoder
     from datacomp_core.store.content import Trust
@@ -32,8 +33,15 @@ def embed(
     pool_seed: until.PoolSeed = 0,
     pool: options.Pool = "",
     model: options.Embed = None,
+    captions: Annotated[
+        str,
+        typer.Option("--captions", help="Embed the captions of a policy's sets; with --metadata those of a folder of captions."),
+    ] = "",
     metadata: Annotated[
         str | None, typer.Option(help="Folder or bucket of metadata parquets, in place of an experiment.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(help="With --captions: folder of the pool's npz, if not beside --metadata.")
     ] = None,
     shards: Annotated[str | None, typer.Option(help="With --metadata: folder or bucket of indexed shards.")] = None,
     out: Annotated[str | None, typer.Option(help="With --metadata: folder or bucket for scores/ and features/.")] = None,
@@ -61,7 +69,15 @@ def embed(
       datacomp embed --metadata small/metadata --shards small/shards --out small/embeddings --encoder b32=ViT-B-32@epoch_5.pt
     """
     if metadata is None:
-        until.run_to("embed", until.spec_of(scale, pool_seed=pool_seed, pool=pool, **encoders_of(model)), json=json)
+        until.run_to(
+            "embed",
+            until.spec_of(scale, pool_seed=pool_seed, pool=pool, **encoders_of(model), **captions_of(captions)),
+            json=json,
+        )
+    elif captions:
+        if out is None or not encoder:
+            raise SpecError("Embedding a folder of captions needs --captions, --metadata, --out and --encoder together.")
+        _embed_captions(captions, metadata, features, out, encoder, precision, batch_size, device, json=json)
     elif shards is None or out is None or not encoder:
         raise SpecError("Embedding a folder needs --metadata, --shards, --out and --encoder together.")
     else:
@@ -103,6 +119,37 @@ def _weights(text: str) -> Path:
 
 def _named(kind: type[Encoder], name: str) -> Encoder:
     return kind(column=f"clip_{name}_similarity_score", prefix=name)
+
+
+def _embed_captions(
+    captions: str,
+    metadata: str,
+    features: str | None,
+    out: str,
+    encoders: list[str],
+    precision: Literal["fp32", "bf16", "fp16"],
+    batch_size: int,
+    device: str,
+    *,
+    json: bool,
+) -> None:
+    from datacomp_core.embedding.captions import CaptionEmbedSpec, embed_folder_captions
+    from datacomp_core.source import Source
+    from datacomp_core.store import Folder
+    from deployments.cli.stages.captions import found, in_folder
+
+    pairs = [parsed(text) for text in encoders]
+    spec = CaptionEmbedSpec(encoders=tuple(own for own, _ in pairs), precision=precision, batch_size=batch_size)
+    made, folder = found(captions)
+    source = Source(Folder(metadata), (), (Folder(features),) if features else ())
+
+    def work(target: Folder, progress: Any) -> Captions:
+        models = tuple(model for _, model in pairs)
+        chosen = device or settings().device
+        return embed_folder_captions(spec, models, made, folder, source, target, device=chosen, progress=progress)
+
+    asked = {"weights": [model.fingerprint() for _, model in pairs], "captions": folder.url}
+    in_folder(spec, metadata, out, work, asked, json=json)
 
 
 def _embed_folder(

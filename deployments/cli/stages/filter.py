@@ -14,7 +14,7 @@ from datacomp_core.settings import settings
 from datacomp_core.store import Folder, scratch
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
-from deployments.cli.sweeps import encoders_of
+from deployments.cli.sweeps import captions_of, encoders_of
 
 if TYPE_CHECKING:
     from datacomp_core.artifacts import Artifact
@@ -36,6 +36,7 @@ def filter_(
     pool_seed: until.PoolSeed = 0,
     pool: options.Pool = "",
     embed: options.Embed = None,
+    captions: options.Captions = "",
     metadata: Annotated[str | None, typer.Option(help="A folder or bucket of metadata parquets, in place of a pool.")] = None,
     scores: Annotated[
         list[str] | None, typer.Option(help="Folders of score parquets beside --metadata; repeat for several.")
@@ -77,19 +78,18 @@ def filter_(
 
       datacomp filter --metadata small/metadata --recipe neg_clip_loss --keep-scores scores --out subset.npy
     """
+    given = {**encoders_of(embed), **captions_of(captions)}
     if list_:
         _list_recipes(json=json)
     elif metadata is None and explain:
-        _explain_stored(
-            until.spec_of(scale, recipe, pool_seed=pool_seed, pool=pool, **encoders_of(embed)), against or [], json=json
-        )
+        _explain_stored(until.spec_of(scale, recipe, pool_seed=pool_seed, pool=pool, **given), against or [], json=json)
     elif metadata is None:
-        until.run_to("filter", until.spec_of(scale, recipe, pool_seed=pool_seed, pool=pool, **encoders_of(embed)), json=json)
+        until.run_to("filter", until.spec_of(scale, recipe, pool_seed=pool_seed, pool=pool, **given), json=json)
     elif out is None and not explain:
         raise SpecError("Say where the subset file goes with --out, or ask for a dry run with --explain.")
     else:
         places = Places(
-            metadata, scores or [], features or [], shards, (model, checkpoint), keep_scores, trust_times, by_position
+            metadata, scores or [], features or [], shards, (model, checkpoint), keep_scores, trust_times, by_position, captions
         )
         _filter_folder(places, recipe, None if explain else out, against or [], json=json)
 
@@ -124,6 +124,7 @@ class Places:
     keep_scores: str | None
     trust_times: bool
     by_position: bool = False
+    captions: str = ""
 
     def source(self) -> Source:
         from datacomp_core.source import Source
@@ -147,7 +148,10 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
     pool = next((step.artifact for step in steps if step.kind == "pools"), None) or stored_pool(spec)
     if pool is None:
         raise SpecError(f"The pool of {spec.scale} is not in the store yet: run `datacomp pool --scale {spec.scale}` first.")
-    made = {kind: [s.artifact for s in steps if s.kind == kind and s.artifact] for kind in ("shards", "embeddings", "scores")}
+    kinds = ("shards", "embeddings", "scores", "captioned")
+    made = {kind: [s.artifact for s in steps if s.kind == kind and s.artifact] for kind in kinds}
+    if spec.captions.edits and not made["captioned"]:
+        raise SpecError("The captions of this policy are not chosen yet: run `datacomp filter` without --explain first.")
     folders = {kind: [store().folder(one) for one in found] for kind, found in made.items()}
     with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
         chosen = select(
@@ -155,6 +159,7 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
             store().folder(pool) / METADATA,
             [folder / SCORES for folder in (*folders["embeddings"], *folders["scores"])],
             features=[folder / FEATURES for folder in folders["embeddings"]],
+            captioned=folders["captioned"][0] if folders["captioned"] and not spec.captions.policy.draws else None,
             shards=folders["shards"][0] if folders["shards"] else None,
             out=Folder(local) if against else None,
             write="subset",
@@ -216,14 +221,18 @@ def _chosen(
     given, joins = aligned(places.source(), local / "aligned", shared.folder / "aligned", by_position=places.by_position)
     for url, counts in joins:
         terminal.notes.print(f"joined by uid: {url}: {', '.join(f'{name} {number:,}' for name, number in vars(counts).items())}")
+    if places.captions:
+        given = _captioned(given, places.captions, Folder(local) / "captioned", workers, progress)
     trust = "times" if places.trust_times else "content"
     source = computed(scores_of(wanted.filter), given, kept, workers=workers, model=model, trust=trust, progress=progress)
     _tell_joins(source)
+    texts = source.captioned
     return select(
         wanted,
         source.metadata,
         source.scores,
         features=source.features,
+        captioned=texts,
         shards=_indexed(source.shards),
         out=target[0],
         name=target[1],
@@ -232,6 +241,18 @@ def _chosen(
         workers=workers,
         progress=progress,
     )
+
+
+def _captioned(source: Source, policy: str, out: Folder, workers: int, progress: LogProgress) -> Source:
+    """The source with the captions of a policy over folders of captions."""
+    from datacomp_core.captions.choose import choose_folder
+    from datacomp_core.selection.captioned import captions_in
+    from deployments.cli.stages.captions import choice_of
+
+    made = choose_folder(choice_of(policy, source), out, workers=workers, progress=progress)
+    told = ", ".join(f"{name.removeprefix('caption: ')} {number:,}" for name, number in made.counts.items())
+    terminal.notes.print(f"captions by {made.policy}: {told}")
+    return captions_in(source, out)
 
 
 def _tell_joins(source: Source) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
-from datacomp_core.store import Folder
+from datacomp_core.store import Folder, scratch
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
+from deployments.cli.sweeps import captions_of
+
+if TYPE_CHECKING:
+    from datacomp_core.resharding.captions import CaptionSource
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,8 +46,9 @@ def reshard(
     faces: Annotated[
         Treatment | None, typer.Option(help="With --metadata: blur faces, put boxes into the json, or both.")
     ] = None,
-    metadata: Annotated[str | None, typer.Option(help="With --faces: the pool's metadata folder.")] = None,
+    metadata: Annotated[str | None, typer.Option(help="With --faces or --captions: the pool's metadata folder.")] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="With --faces: of the webp of a blurred image.")] = 100,
+    captions: options.Captions = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --shards: account for the subset, and write nothing.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -57,12 +63,16 @@ def reshard(
       datacomp reshard --shards s3://bucket/shards --subset subset.npy --dry-run
     """
     if shards is None:
-        until.run_to("reshard", until.spec_of(scale, recipe, pool_seed=pool_seed), json=json)
+        until.run_to("reshard", until.spec_of(scale, recipe, pool_seed=pool_seed, **captions_of(captions)), json=json)
         return
     if subset is None or (out is None and not dry_run):
         raise SpecError("Resharding a folder needs --shards, --subset and --out together.")
-    if (faces is None) != (metadata is None):
+    if faces is not None and metadata is None:
         raise SpecError("Faces need --faces (what to do) and --metadata (where the boxes are) together.")
+    if captions and metadata is None:
+        raise SpecError("Captions need --captions (the policy) and --metadata (the pool's folder) together.")
+    if metadata is not None and faces is None and not captions:
+        raise SpecError("--metadata goes with --faces (what to do with faces) or --captions (which captions).")
     from datacomp_core.resharding import reshard as core
 
     spec = core.ReshardSpec(samples_per_shard=samples_per_shard, seed=seed, shuffle=shuffle, tolerated_missing=tolerated_missing)
@@ -75,8 +85,23 @@ def reshard(
             account.check(spec, str(inputs))
             return
         faced = core.Faced(core.FaceSpec(treatment=faces, quality=quality), Folder(metadata)) if faces and metadata else None
-        account = core.reshard_folders(inputs, subset, Folder(out), spec, faced=faced, workers=workers, progress=progress)
+        with scratch() as local:
+            texts = _captions(captions, metadata, local, workers, progress) if captions and metadata else None
+            how: dict[str, Any] = {"faced": faced, "captions": texts, "workers": workers, "progress": progress}
+            account = core.reshard_folders(inputs, subset, Folder(out), spec, **how)
     _show(f"Resharded into {out}", out, account.counts(), json=json)
+
+
+def _captions(policy: str, metadata: str, local: Path, workers: int, progress: Any) -> CaptionSource:
+    """What a policy makes of the captions of a folder of metadata."""
+    from datacomp_core.captions.choose import choose_folder
+    from datacomp_core.resharding.captions import CaptionSource
+    from datacomp_core.source import Source
+    from deployments.cli.stages.captions import choice_of
+
+    choice = choice_of(policy, Source(Folder(metadata)))
+    made = choose_folder(choice, Folder(local), workers=workers, progress=progress)
+    return CaptionSource(made, Folder(local), choice.spec.weights)
 
 
 def _show(title: str, out: str, counts: dict[str, int], *, json: bool) -> None:

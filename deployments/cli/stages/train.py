@@ -10,6 +10,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
+from deployments.cli.sweeps import captions_of
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,6 +35,7 @@ def train(
     run_id: Annotated[str, typer.Option(help="With --nodes: the same on all of them.")] = "datacomp",
     restarts: Annotated[int, typer.Option(min=0, help="With --data: how often lost ranks are replaced.")] = 0,
     trust_times: options.TrustTimes = False,
+    captions: options.Captions = "",
     json: options.Json = False,
 ) -> None:
     """Train CLIP by the scale's fixed recipe (open_clip under torchrun).
@@ -45,8 +47,10 @@ def train(
       datacomp train --scale small --data small/basic --out small/checkpoint --processes 8
     """
     if not data:
-        until.run_to("train", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed), json=json)
+        until.run_to("train", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed, **captions_of(captions)), json=json)
         return
+    if captions:
+        raise SpecError("--captions goes with an experiment; a folder of --data has its captions in it (`datacomp reshard`).")
     if out is None:
         raise SpecError("Training on a folder needs --data and --out together.")
     from datacomp_core.scales import scale as known_scale

@@ -84,7 +84,7 @@ def test_lists_scores_and_sources(tmp_path: Path) -> None:
     made = import_folder_captions(spec, metadata, Folder(tmp_path / "out"))
     found = pl.read_parquet(tmp_path / "out/captions/00000000.parquet").drop("uid")
     assert found.rows() == [(0, "x", "a", 0.5), (0, "x", "b", 0.5), (2, "y", "c", None)]
-    assert (made.sources, made.score) == (("x", "y"), "clip_l14_similarity_score")
+    assert (made.sources, made.scores) == (("x", "y"), ("clip_l14_similarity_score",))
     assert made.counts["empty"] == 3
     assert made.counts["rows"] == made.counts["matched"] + made.counts["empty"] == 6
 

@@ -1,0 +1,48 @@
+"""Work over many items by models that are loaded once on each device: GPUs of this machine or of a cluster, or the CPU."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TypeVar
+
+from datacomp_core.device import default_device, devices_of, has_cuda
+from datacomp_core.parallel import prepared_map
+from datacomp_core.stations import of_cluster
+
+T = TypeVar("T")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+def device_names(device: str) -> tuple[str, ...]:
+    """The devices that `device` names: `cuda` and nothing are every GPU of this machine; `cpu,cpu` are two processes."""
+    given = device or default_device()
+    return devices_of("cuda:*" if given == "cuda" and has_cuda() else given)
+
+
+def device_map(
+    function: Callable[[S, T], R], items: Iterable[T], *, prepare: Callable[[str], S], device: str = ""
+) -> Iterator[tuple[T, R]]:
+    """`(item, function(prepared, item))` as they finish; `prepare(device)` is done once a device. With one device, here.
+
+    As `prepared_map`: in flight are two items a device, the first error ends the rest.
+    """
+    stations = of_cluster(device)
+    if stations is not None:
+        ready = partial(_alone, prepare, stations.device)
+        yield from prepared_map(function, items, prepare=ready, workers=stations.count, one_worker="apart", gpus=stations.gpus)
+        return
+    names = device_names(device)
+    yield from prepared_map(function, items, prepare=partial(_mine, prepare, names), workers=len(names), engine="local")
+
+
+def _alone(prepare: Callable[[str], S], device: str) -> S:
+    return prepare(device or default_device())
+
+
+def _mine(prepare: Callable[[str], S], names: tuple[str, ...]) -> S:
+    """Each process of a pool takes the device of its number."""
+    number = multiprocessing.current_process()._identity  # pyright: ignore[reportAttributeAccessIssue] # as concurrent.futures counts
+    return prepare(names[(number[-1] if number else 0) % len(names)])

@@ -1,0 +1,45 @@
+"""Filtering with other captions than the pool's: filters read the new text, and rows that the policy gives none are dropped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import polars as pl
+
+from datacomp_core.filters import All, Filter
+from datacomp_core.filters.base import Rule
+from datacomp_core.parts import FEATURES, SCORES
+from datacomp_core.source import Source
+from datacomp_core.store import Folder
+
+
+class HasCaption(Rule):
+    """The rows that a caption policy gives a caption. Not for recipes: `with_captions` puts it before every filter."""
+
+    kind: str = "has_caption"
+
+    def expression(self) -> pl.Expr:
+        return pl.col("caption_source").is_not_null()
+
+    def columns(self) -> frozenset[str]:
+        return frozenset({"caption_source"})
+
+    def title(self) -> str:
+        return "has a caption by the policy"
+
+    def reason(self) -> str:
+        return "no caption by the policy"
+
+
+def captions_in(source: Source, captioned: Folder | None) -> Source:
+    """The source with the captions of a policy in place of the pool's."""
+    if captioned is None:
+        return source
+    features = (captioned / FEATURES, *source.features)
+    return replace(source, scores=(*source.scores, captioned / SCORES), features=features, captioned=captioned)
+
+
+def with_captions(tree: Filter) -> Filter:
+    """The same filter for rows that have a caption."""
+    inner = tree.filters if isinstance(tree, All) and tree.filters[-1].is_outermost else (tree,)
+    return All.model_construct(filters=(HasCaption(), *inner))

@@ -1,0 +1,135 @@
+"""Captions through the chain: a policy makes an experiment byod, its entry says which captions; no score is of an old pair."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from small_chain import at_once, small_training
+
+from datacomp_core.artifacts import BoardEntry, Captioned, Captions, Pool, ShardSet, Subset
+from datacomp_core.captions.import_ import CaptionImportSpec
+from datacomp_core.captions.template import TemplateSpec
+from datacomp_core.leaderboard.entry import read
+from datacomp_core.pool.images import ImageSpec
+from datacomp_core.pool.tiny import TinyPoolSpec
+from datacomp_core.resharding.reshard import ReshardSpec
+from datacomp_core.settings import settings
+from datacomp_core.shards import index_names, read_index, read_samples
+from datacomp_core.store import Store
+from flows.chain import Candidates, candidates, curate, train_and_evaluate
+from flows.parameters import ExperimentSpec, Layout
+from tasks import captions as captioning
+
+
+class World:
+    """A small pool with pictures, and two sets of captions of it."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store.open(settings().store_url)
+        self.preparation = (
+            ExperimentSpec()
+            .preparation()
+            .model_copy(
+                update={
+                    "pool": TinyPoolSpec(num_pairs=600, num_parts=2),
+                    "images": ImageSpec(image_size=64, samples_per_shard=100, timeout_seconds=30, exif="drop"),
+                    "scorer": small_training(1024),
+                }
+            )
+        )
+        self.found: Candidates = candidates(at_once, self.preparation)
+        self.pool: Pool = self.found.pool
+        metadata = self.store.folder(self.pool) / "metadata"
+        self.rows = pl.concat([pl.read_parquet(metadata.at(name)) for name in metadata.files(".parquet")])
+        texts = self.rows.select("uid", text=pl.lit("a caption of ") + pl.col("uid").str.head(6))
+        texts.gather_every(2).write_csv(root / "t.csv")
+        spec = CaptionImportSpec(file=str(root / "t.csv"), name="blip2", model="BLIP-2 of somebody")
+        self.blip2: Captions = captioning.import_captions.fn(spec, self.pool, None, None)
+        template = TemplateSpec(template="{text}, drawn", name="drawn")
+        self.drawn: Captions = captioning.template_captions.fn(template, self.pool, ())
+
+    def curated(self, recipe: str, plan: dict[str, Any], layout: Layout = Layout()) -> tuple[ExperimentSpec, Any]:  # noqa: B008
+        spec = ExperimentSpec.model_validate({"recipe": recipe, "captions": plan, "layout": layout})
+        curation = spec.curation().model_copy(update={"reshard": ReshardSpec(samples_per_shard=64)})
+        return spec, curate(at_once, curation, self.preparation, self.found)
+
+
+def see_a_policy_makes_the_experiment_byod_and_its_entry_says_which_captions(world: World) -> None:
+    plan = {"sets": [world.blip2.address], "policy": {"first_of": ["blip2", "raw"]}}
+    spec, curated = world.curated("no_filter", plan)
+    scoring = spec.scoring().model_copy(update={"train": small_training(512)})
+    made: BoardEntry = train_and_evaluate(at_once, scoring, curated).entry
+    entry = read(world.store, made)
+    assert entry.track == "byod"
+    assert entry.captions is not None
+    assert entry.captions.models == ["BLIP-2 of somebody"]
+    assert entry.captions.sets == [world.blip2.address]
+    shards: ShardSet = curated.shards
+    new = set(world.rows["uid"].gather_every(2))
+    folder = world.store.folder(shards)
+    seen = {"raw": 0, "blip2": 0}
+    for shard in index_names(folder):
+        for uid, members in read_samples(folder, read_index(folder, shard)):
+            seen["blip2" if uid in new else "raw"] += 1
+            if uid in new:
+                assert members["txt"].decode() == f"a caption of {uid[:6]}"
+                assert json.loads(members["json"])["caption_source"] == "blip2"
+    assert shards.counts["caption: blip2"] == seen["blip2"]
+    assert entry.captions.shares == {name: round(count / sum(seen.values()), 4) for name, count in seen.items()}
+    told = next(check for check in entry.checks if check.rule == "captions stated")
+    assert "first_of_blip2_raw" in told.reason
+    _, own = world.curated("no_filter", {})
+    scoring = scoring.model_copy(update={"entry": ExperimentSpec().scoring().entry})
+    plain = read(world.store, train_and_evaluate(at_once, scoring, own).entry)
+    assert (plain.track, plain.captions) == ("filtering", None)
+    assert b'"captions"' not in plain.to_bytes()
+
+
+def see_scores_are_of_the_new_pairs_and_a_view_has_the_captions_of_a_reshard(world: World) -> None:
+    plan = {"sets": [world.blip2.address, world.drawn.address], "policy": {"best": {"score": "tiny"}}}
+    _, curated = world.curated("clip_score_tiny", plan)
+    _, view = world.curated("clip_score_tiny", plan, Layout(form="view"))
+    subset: Subset = curated.subset
+    record = world.store.record(subset.address)
+    assert record is not None
+    [address] = [given["address"] for given in record.inputs["embeddings"] if given["address"].startswith("captioned/")]
+    captioned = world.store.artifact(Captioned, world.store.record(address))  # pyright: ignore[reportArgumentType]
+    assert not [name for name in captioned.counts if name.startswith("score_left_out")]
+    folder = world.store.folder(captioned)
+    rows = pl.concat([pl.read_parquet(folder.at(f"scores/{name}")) for name in (folder / "scores").files(".parquet")])
+    assert set(rows["caption_source"].drop_nulls().unique()) == {"raw", "blip2", "drawn"}
+    assert rows.filter("caption_changed")["clip_tiny_similarity_score"].null_count() == 0
+    tars, overlay = world.store.folder(curated.shards), world.store.folder(view.shards)
+    texts = dict(rows.select("uid", "text").iter_rows())
+    for shard in index_names(tars):
+        index = read_index(tars, shard)
+        assert index["key"].to_list() == read_index(overlay, shard)["key"].to_list()
+        new = pl.read_parquet(overlay.at(f"captions/{shard}.parquet"))["captions"].to_list()
+        for (uid, members), laid in zip(read_samples(tars, index), new, strict=True):
+            assert members["txt"].decode() == texts[uid]
+            assert laid is None or [one["text"] for one in laid] == [texts[uid]]
+
+
+def see_captions_that_only_the_filter_reads_leave_the_training_alone(world: World) -> None:
+    plan = {"sets": [world.blip2.address], "policy": {"replace": "blip2"}, "use": "filter"}
+    spec, curated = world.curated("basic_tiny", plan)
+    assert spec.scoring().entry.track == "filtering"
+    assert "caption: blip2" not in curated.shards.counts
+    uids = set(world.rows["uid"].gather_every(2))
+    assert curated.subset.counts["kept"] <= len(uids)
+    record = world.store.record(curated.shards.address)
+    assert record is not None
+    assert "captioned" not in record.inputs
+
+
+@pytest.mark.slow
+def test_captions_through_the_chain(tmp_path: Path) -> None:
+    """One after another over one pool, for it takes a minute to make."""
+    world = World(tmp_path)
+    see_captions_that_only_the_filter_reads_leave_the_training_alone(world)
+    see_scores_are_of_the_new_pairs_and_a_view_has_the_captions_of_a_reshard(world)
+    see_a_policy_makes_the_experiment_byod_and_its_entry_says_which_captions(world)
