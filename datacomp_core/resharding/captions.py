@@ -198,6 +198,21 @@ def draw_summary(weights: dict[str, float], most: dict[str, int]) -> dict[str, A
     return {"draw": draw, "fields": fields, "json_text_key": ";".join(keys), "json_text_key_probs": probs}
 
 
+def inherited(folders: Iterable[Folder]) -> dict[str, Any]:
+    """What shards keep of their captions when they are resharded once more: the draw, which stands in their samples.
+
+    DataError if several inputs are drawn from differently: a training can make only one draw of a shard set.
+    """
+    found = [folder.read_json(SUMMARY) for folder in folders if folder.exists(SUMMARY)]
+    draws = [one for one in found if one.get("draw")]
+    if any(one["draw"] != draws[0]["draw"] for one in draws):
+        raise DataError("The captions of these shard sets are drawn differently: train on them as several, or choose one draw.")
+    if not draws:
+        return {}
+    most = {source: max(len(one["fields"].get(source, ())) for one in draws) for source in draws[0]["draw"]}
+    return {"policy": draws[0]["policy"], "sources": {}, **draw_summary(draws[0]["draw"], most)}
+
+
 @contextmanager
 def texts_of(source: CaptionSource, subset: Path, where: str, *, near: Folder | None = None, workers: int) -> Generator[Texts]:
     """The captions of a subset's samples, gathered part by part. `subset` is the local copy of the file at `where`."""

@@ -24,7 +24,7 @@ from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.resharding.account import Accounting
-from datacomp_core.resharding.captions import SUMMARY, CaptionEdits, CaptionSource, Texts, texts_of
+from datacomp_core.resharding.captions import SUMMARY, CaptionEdits, CaptionSource, Texts, inherited, texts_of
 from datacomp_core.resharding.copy import Copy, copy_shards
 from datacomp_core.resharding.faces import Boxes, FaceSpec, boxes_of
 from datacomp_core.resharding.plan import Rows
@@ -218,8 +218,9 @@ def reshard_folders(
             for file in copied.files:
                 out.note(file)
             progress.advance(copied.samples)
-        if texts is not None:
-            out.write_json(SUMMARY, texts.summary())
+        told = texts.summary() if texts is not None else inherited(inputs.folders)
+        if told:
+            out.write_json(SUMMARY, told)
         out.write_json(ACCOUNT, asdict(plan.account))
     return plan.account
 

@@ -16,7 +16,7 @@ import numpy as np
 from datacomp_core.errors import DataError
 from datacomp_core.parallel import die_with_parent
 from datacomp_core.training.ahead import Micro, ahead
-from datacomp_core.training.order import Ints, Order
+from datacomp_core.training.order import Floats, Ints, Order
 from datacomp_core.training.samples import CROP_NUMBERS, Reader, Sample, Tokens, augmented
 
 if TYPE_CHECKING:
@@ -56,22 +56,23 @@ class Batches:
         if self._remote:
             self.reader.expect(self.order.shards(step + EXPECTED_STEPS, start, stop))
         numbers = self.order.crops(step, start, stop, CROP_NUMBERS)
+        draws = self.order.captions(step, start, stop)
         pixels = np.empty((stop - start, 3, *self.size), np.uint8)
         tokens: list[Tokens] = []
         unreadable: list[str] = []
         for place, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
-            sample, skipped = self._readable(shard, row)
+            sample, skipped = self._readable(shard, row, draws[place])
             unreadable += [f"{self.reader.shards[shard][1]}:{row}"] if skipped else []
             pixels[place] = augmented(sample.image, numbers[place], self.size).transpose(2, 0, 1)
             tokens.append(sample.tokens)
         return Micro(torch.from_numpy(pixels), torch.from_numpy(np.stack(tokens)), tuple(unreadable))
 
-    def _readable(self, shard: int, row: int) -> tuple[Sample, int]:
+    def _readable(self, shard: int, row: int, draw: Floats) -> tuple[Sample, int]:
         """A sample, or the next readable one of its shard and how many had to be skipped for it."""
         size = int(self.order.sizes[shard])
         for skipped in range(size):
             try:
-                return self.reader(shard, (row + skipped) % size), skipped
+                return self.reader(shard, (row + skipped) % size, draw), skipped
             except DataError:
                 if not self.tolerant:
                     raise

@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 
 MAX_LANES = 64  # a batch mixes about as many shards at once; open_clip on 8 GPUs with 4 workers each mixes 32
 VISITS = 64  # drawn shards that are looked up together
-SHARDS, SAMPLES, CROPS = 1, 2, 3  # what a stream of random numbers is for
+SHARDS, SAMPLES, CROPS, CAPTIONS = 1, 2, 3, 4  # what a stream of random numbers is for
 NUMBERS_A_SAMPLE = 64
 
 _GAMMA = 0x9E3779B97F4A7C15
@@ -99,6 +99,11 @@ class Order:
         at = np.arange(start, stop, dtype=np.uint64) + np.uint64(step * self.batch_size)
         places = at[:, None] * np.uint64(NUMBERS_A_SAMPLE) + np.arange(count, dtype=np.uint64)
         return uniform(stream(self.seed, CROPS), places)
+
+    def captions(self, step: int, start: int, stop: int) -> Floats:
+        """Two random numbers a sample for the draw of its caption, shape (stop - start, 2): a source, and one of its texts."""
+        at = np.arange(start, stop, dtype=np.uint64) + np.uint64(step * self.batch_size)
+        return uniform(stream(self.seed, CAPTIONS), at[:, None] * np.uint64(2) + np.arange(2, dtype=np.uint64))
 
     # ---------------------------------------------------------------------------------------------------------------
 

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from datacomp_core.artifacts import ShardSet
+from datacomp_core.caption_sets import OVERLAY, SUMMARY
 from datacomp_core.errors import DataError
 from datacomp_core.members import CAPTION, USUAL, names_of
 from datacomp_core.shards import INDEX, MEMBERS, Indexed, index_names, index_shard, read_index, shard_names, write_index
 from datacomp_core.store import Folder
 from datacomp_core.tar import BLOCK, walk
-from datacomp_core.training.samples import Source
+from datacomp_core.training.samples import CaptionDraw, Source
 
 THREADS = 64  # they mostly wait: a set of a million shards in a bucket is two million requests
 TABLE = "preflight.parquet"
@@ -100,7 +101,21 @@ def _settled(
         raise DataError(f"{folder} holds {total} samples, and its record says {shards.num_samples}: make it again.")
     if not total:
         raise DataError(f"{shards.name or folder} has no samples, so there is nothing to train on: choose a wider filter.")
-    return Source(url=tars.url, index=index.url, weight=weight, shards=tuple((row.shard, row.num_samples) for row in rows)), rows
+    named = tuple((row.shard, row.num_samples) for row in rows)
+    return Source(url=tars.url, index=index.url, weight=weight, shards=named, captions=captions_of(folder)), rows
+
+
+def captions_of(folder: Folder) -> CaptionDraw | None:
+    """What a shard set says of its captions, if a training has to know. DataError if that cannot be read."""
+    if not folder.exists(SUMMARY):
+        return None
+    told = folder.read_json(SUMMARY)
+    overlay = bool((folder / OVERLAY).files(".parquet"))
+    try:
+        draw = CaptionDraw.model_validate({"weights": told.get("draw", {}), "fields": told.get("fields", {}), "overlay": overlay})
+    except (ValidationError, AttributeError) as problem:
+        raise DataError(f"{folder.at(SUMMARY)} does not say how captions are drawn: reshard it again.") from problem
+    return draw if draw.weights or overlay else None
 
 
 def _check(shards: ShardSet, tars: Folder, index: Folder, name: str, sizes: dict[str, int]) -> Checked:

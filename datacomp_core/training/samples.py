@@ -10,7 +10,7 @@ import io
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +18,10 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
+from datacomp_core.caption_policy import drawn
+from datacomp_core.caption_sets import OVERLAY
 from datacomp_core.errors import DataError
-from datacomp_core.members import CAPTION, USUAL, names_of
+from datacomp_core.members import CAPTION, USUAL, json_object, names_of
 from datacomp_core.pictures import Decoding, opened, resized, rgb
 from datacomp_core.shards import MEMBERS, parse_sample, read_index
 from datacomp_core.store import Folder
@@ -36,6 +38,16 @@ SCALE, RATIO = (0.9, 1.0), (3 / 4, 4 / 3)  # open_clip's and torchvision's defau
 OPEN_SHARDS = 128  # twice the lanes of an order: what is open is what is read now
 
 
+class CaptionDraw(BaseModel):
+    """How the caption of a sample is found, where it is not simply the sample's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: dict[str, float] = Field(default_factory=dict, description="Of the sources; empty: there is one caption a sample.")
+    fields: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="The fields of the json that each source has.")
+    overlay: bool = Field(default=False, description="Of a view: whether `captions/<shard>.parquet` lies beside its index.")
+
+
 class Source(BaseModel):
     """One shard set as the loader sees it: where its tars and its index lie, and how many samples each shard has.
 
@@ -47,12 +59,20 @@ class Source(BaseModel):
     url: str
     index: str = Field(description="Folder with `index/<shard>.parquet`: the shard set's own, or one made for this run.")
     weight: float = 1.0
+    captions: CaptionDraw | None = Field(default=None, description="Where captions are drawn, or are not those in the tars.")
     shards: tuple[tuple[str, int], ...] = Field(description="Name and number of samples of each shard.")
 
 
 class Sample(NamedTuple):
     image: Any
     tokens: Tokens
+
+
+class _Kept(NamedTuple):
+    """A decoded picture and its captions by source; the sample's own alone stands under no name."""
+
+    image: Any
+    captions: dict[str, list[str]]
 
 
 class _Rows(NamedTuple):
@@ -63,6 +83,7 @@ class _Rows(NamedTuple):
     offsets: Ints
     lengths: Ints
     known: pl.DataFrame
+    captions: pl.Series | None
 
 
 class Reader:
@@ -85,18 +106,38 @@ class Reader:
         self.scaled_to, self.decoding = scaled_to, decoding
         self._indexes: OrderedDict[int, _Rows] = OrderedDict()
         self._open: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._kept: dict[tuple[int, int], Sample] = {}
+        self._kept: dict[tuple[int, int], _Kept] = {}
+        self._tokens: dict[str, Tokens] = {}
 
-    def __call__(self, shard: int, row: int) -> Sample:
-        """The decoded image (RGB) and its tokens. DataError names a sample that cannot be read."""
+    def __call__(self, shard: int, row: int, draw: Sequence[float] | Floats = (0.0, 0.0)) -> Sample:
+        """The decoded image (RGB) and its tokens; of several captions the one that the two numbers of `draw` choose.
+
+        DataError names a sample that cannot be read.
+        """
         kept = self._kept.get((shard, row))
+        is_kept = kept is not None
         if kept is None:
             kept = self._read(shard, row)
-            size = 3 * math.prod(size_of(kept.image)) + kept.tokens.nbytes
+            size = 3 * math.prod(size_of(kept.image)) + sum(len(text) for some in kept.captions.values() for text in some)
             if size <= self.cache_bytes:
                 self.cache_bytes -= size
                 self._kept[shard, row] = kept
-        return kept
+                is_kept = True
+        captions = self.shards[shard][0].captions
+        chosen = drawn(captions.weights if captions and captions.weights else {"": 1.0}, kept.captions, list(draw))
+        if chosen is None:
+            raise DataError(f"Sample {row} of shard {self.shards[shard][1]} has none of the captions that are drawn from.")
+        return Sample(kept.image, self._tokenized(chosen[1], keep=is_kept))
+
+    def _tokenized(self, text: str, *, keep: bool) -> Tokens:
+        """Tokens are kept apart from pictures, a caption once, and only for samples that are kept."""
+        found = self._tokens.get(text)
+        if found is None:
+            found = np.asarray(self.tokenize([text])[0])
+            if keep and found.nbytes <= self.cache_bytes:
+                self.cache_bytes -= found.nbytes
+                self._tokens[text] = found
+        return found
 
     def expect(self, shards: Iterable[int]) -> None:
         """Shards that will be read soon: remote ones are copied meanwhile."""
@@ -106,7 +147,7 @@ class Reader:
             if remote and self._index(shard).tars == [name]:
                 self.copies.fetch(source.url, name)
 
-    def _read(self, shard: int, row: int) -> Sample:
+    def _read(self, shard: int, row: int) -> _Kept:
         source, name = self.shards[shard]
         rows = self._index(shard)
         tar, offset, length = rows.tars[rows.tar[row]], int(rows.offsets[row]), int(rows.lengths[row])
@@ -114,11 +155,15 @@ class Reader:
         try:
             uid, key, *named = rows.known.row(row)
             members = parse_sample(data, names_of((named or [""])[0] or ""), uid=uid, key=key)
-            for name, what in ((USUAL.picture_of(members), "picture"), (CAPTION if CAPTION in members else "", "caption")):
+            laid = rows.captions[row] if rows.captions is not None else None
+            has_caption = laid is not None or CAPTION in members
+            for name, what in ((USUAL.picture_of(members), "picture"), (CAPTION if has_caption else "", "caption")):
                 if not name:
                     raise DataError(f"sample {key} has no {what}, but {', '.join(sorted(members))}")
             image = self._decoded(members[USUAL.picture_of(members)])
-            text = members[CAPTION].decode("utf-8")
+            captions = _laid_out(laid) if laid is not None else _captions(members, source.captions)
+            if source.captions is not None and not source.captions.weights:
+                captions = {"": next(iter(captions.values()))}
         except Exception as problem:  # Pillow's decoders raise a dozen kinds (NotImplementedError, struct.error, KeyError, ...)
             told = f"{type(problem).__name__}: {problem}".rstrip(": ")
             raise DataError(
@@ -126,7 +171,7 @@ class Reader:
                 "reshard it again, tolerate a share of such samples (tolerated_corrupt), or where its members have other names, "
                 "adopt the folder with --picture and --caption."
             ) from problem
-        return Sample(image, np.asarray(self.tokenize([text])[0]))
+        return _Kept(image, captions)
 
     def _decoded(self, data: bytes) -> Any:
         if self.decoding == "fast":
@@ -150,7 +195,8 @@ class Reader:
         rows = read_index(Folder(source.index), name)
         tars, tar = np.unique(rows["shard"].to_numpy(), return_inverse=True)
         known = rows.select("uid", "key", *([MEMBERS] if MEMBERS in rows.columns else []))
-        self._indexes[shard] = _Rows(tars.tolist(), tar, rows["offset"].to_numpy(), rows["length"].to_numpy(), known)
+        laid = _overlay(Folder(source.index), name, rows.height) if source.captions and source.captions.overlay else None
+        self._indexes[shard] = _Rows(tars.tolist(), tar, rows["offset"].to_numpy(), rows["length"].to_numpy(), known, laid)
         return self._indexes[shard]
 
     def _bytes(self, source: Source, tar: str, offset: int, length: int, *, whole: bool) -> bytes:
@@ -171,6 +217,35 @@ class Reader:
         (url, name), handle = self._open.popitem(last=False)
         os.close(handle)
         self.copies.drop(url, name)
+
+
+def _captions(members: dict[str, bytes], draw: CaptionDraw | None) -> dict[str, list[str]]:
+    """The captions of a sample by source: those in its json, or where it has none of them (it was mixed in) its own."""
+    if draw is None or not draw.weights:
+        return {"": [members[CAPTION].decode("utf-8")]}
+    about = json_object(members.get("json", b"")) or {}
+    found = {name: [about[field] for field in fields if _is_text(about.get(field))] for name, fields in draw.fields.items()}
+    return found if any(found.values()) else {next(iter(draw.weights)): [members[CAPTION].decode("utf-8")]}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _laid_out(laid: Any) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in laid:
+        found.setdefault(one["source"], []).append(one["text"])
+    return found
+
+
+def _overlay(folder: Folder, shard: str, rows: int) -> pl.Series:
+    """The captions that a view has in place of those in the tars. DataError if they are of another index."""
+    name = f"{OVERLAY}/{shard}.parquet"
+    found = pl.read_parquet(io.BytesIO(folder.read(name)))["captions"]
+    if len(found) != rows:
+        raise DataError(f"{folder.at(name)} has {len(found)} rows and the index of its shard {rows}: make the view again.")
+    return found
 
 
 def smallest(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:

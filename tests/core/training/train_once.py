@@ -5,6 +5,7 @@ A layout whose `node` is not 0 joins the training of node 0. Without one it is w
 
 from __future__ import annotations
 
+import os
 import sys
 
 from training_world import NoiseSpec, noise
@@ -22,4 +23,11 @@ if __name__ == "__main__":
         join(store, layout)
     else:
         spec = TrainSpec.model_validate_json(sys.argv[2])
-        train(spec, (noise(NoiseSpec(), store=store),), store=store, device="cpu", layout=layout, checkpoint_seconds=0)
+        train(
+            spec,
+            (noise(NoiseSpec(drawn=bool(os.environ.get("NOISE_DRAWN"))), store=store),),
+            store=store,
+            device="cpu",
+            layout=layout,
+            checkpoint_seconds=0,
+        )

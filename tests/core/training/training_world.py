@@ -32,6 +32,8 @@ HERE = Path(__file__).parent
 class NoiseSpec(Spec):
     seed: int = 0
     counts: tuple[int, ...] = (24, 16)
+    drawn: bool = False
+    """Whether each sample has several captions in its json, of which one is drawn each time."""
 
 
 @step("shards", version=1)
@@ -43,12 +45,27 @@ def noise(spec: NoiseSpec, *, out: Folder) -> ShardSet:
         for at in range(count):
             uid = hashlib.md5(f"{spec.seed} {number} {at}".encode()).hexdigest()
             hue = int(numbers.integers(8))
-            writer.add(uid, uid, members(uid, hue, numbers))
+            sample = members(uid, hue, numbers)
+            if spec.drawn:
+                sample["json"] = json.dumps({"uid": uid, **captions_of(uid, hue, at)}).encode()
+            writer.add(uid, uid, sample)
         rows = writer.finish()
         out.write(f"{shard_name(number)}.tar", buffer.getvalue())
         write_index(out, shard_name(number), rows)
     total = sum(spec.counts)
+    if spec.drawn:
+        out.write_json("captions.json", {"policy": "draw", "sources": {}, "draw": DRAW, "fields": FIELDS})
     return ShardSet(num_samples=total, num_unique=total, num_shards=len(spec.counts), scale="tiny", name=f"noise{spec.seed}")
+
+
+def captions_of(uid: str, hue: int, at: int) -> dict[str, str]:
+    """One to four captions: every fifth sample has none of the model, and the others two."""
+    generated = {"caption_blip2": f"colour {hue}", "caption_blip2_2": f"a square of colour {hue} with noise"} if at % 5 else {}
+    return {"caption_raw": f"a picture of colour number {hue}", "caption_late": f"late {uid[:4]}", **generated}
+
+
+DRAW = {"raw": 0.25, "blip2": 0.75, "late": 0.0}
+FIELDS = {"raw": ["caption_raw"], "blip2": ["caption_blip2", "caption_blip2_2"], "late": ["caption_late"]}
 
 
 def members(uid: str, hue: int, numbers: np.random.Generator) -> dict[str, bytes]:
