@@ -169,7 +169,7 @@ def _candidates(choice: Choice, part: str, own: pl.DataFrame, scores: Sequence[s
     """Every caption that can be chosen: row, source, text, rank, order, set and its place there (-1: the pool's), scores."""
     wanted = choice.order()
     rank = {name: number for number, name in enumerate(wanted)}
-    columns = list(dict.fromkeys([*scores, *([choice.spec.score] if choice.spec.score else [])]))
+    columns = [*scores, *([choice.spec.score] if choice.spec.score and choice.spec.score not in scores else [])]
     plain = [
         own.with_row_index("row").select(
             pl.col("row").cast(pl.Int64),
@@ -228,7 +228,7 @@ def picked(spec: CaptionPolicy, candidates: pl.DataFrame) -> pl.DataFrame:
     by_score = known.sort("row", score, "rank", "place", descending=[False, True, False, False], maintain_order=True)
     if spec.kind == "best":
         return by_score
-    least = np.float32(spec.threshold or 0.0)
+    least = pl.lit(spec.threshold or 0.0, pl.Float32)
     raw, others = by_score.filter(pl.col("source") == RAW), by_score.filter(pl.col("source") != RAW)
     taken = [raw.filter(score >= least), others.filter(score >= least)]
     if spec.low == "replace":
