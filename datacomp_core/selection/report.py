@@ -10,6 +10,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from datacomp_core.selection.part import SAMPLES, Judged, Sample, Step
+from datacomp_core.selection.runs import concurrently
 from datacomp_core.source import Source
 
 BINS = 60
@@ -89,10 +90,17 @@ class Tally:
 
 def sample_table(source: Source, samples: Sequence[Sample]) -> pl.DataFrame:
     """uid, text, reason and score of some rows, in random order. Only the parts they lie in are read."""
+    rows: dict[str, list[int]] = {}
+    for sample in samples:
+        rows.setdefault(sample.part, []).append(sample.row)
+
+    def of_part(part: str) -> dict[tuple[str, int], str | None]:
+        found = source.read(part, ["text"])["text"].gather(rows[part]).to_list()
+        return dict(zip([(part, row) for row in rows[part]], found, strict=True))
+
     texts: dict[tuple[str, int], str | None] = {}
-    for part in sorted({sample.part for sample in samples}):
-        rows = [sample.row for sample in samples if sample.part == part]
-        texts |= zip([(part, row) for row in rows], source.read(part, ["text"])["text"].gather(rows).to_list(), strict=True)
+    for some in concurrently(of_part, sorted(rows), at_once=4):  # each holds a part's texts
+        texts |= some
     ordered = sorted(samples, key=_by_lot)
     return pl.DataFrame(
         {

@@ -46,13 +46,13 @@ class Runs:
         return path
 
 
-def concurrently(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """The results in the order of the items, with `READERS` requests at once and no more than twice as many ahead."""
+def concurrently(function: Callable[[T], R], items: Iterable[T], at_once: int = READERS) -> Iterator[R]:
+    """The results in the order of the items, with so many requests at once and no more than twice as many ahead."""
     flying = deque[Future[R]]()
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         for item in items:
             flying.append(pool.submit(function, item))
-            if len(flying) >= 2 * READERS:
+            if len(flying) >= 2 * at_once:
                 yield flying.popleft().result()
         while flying:
             yield flying.popleft().result()

@@ -23,7 +23,7 @@ def pool(folder: Folder, parts: int) -> None:
     for part in range(parts):
         chance = np.random.default_rng(part)
         uids = [chance.bytes(16).hex() for _ in range(3)]
-        table = pl.DataFrame({"uid": uids, "clip_l14_similarity_score": chance.random(3)})
+        table = pl.DataFrame({"uid": uids, "text": uids, "clip_l14_similarity_score": chance.random(3)})
         with folder.writing(f"{part:08d}.parquet") as path:
             table.write_parquet(path)
 
