@@ -1,8 +1,9 @@
-"""What does a request to a bucket cost this process: s3fs, which `Folder` stands on, beside obstore (Rust)?
+"""What does a request to a bucket cost this process: s3fs beside obstore (Rust)?
+
+`Folder` takes obstore where it is three times cheaper.
 
 Both read the same small ranges, whole small files and one large file, and upload one, from an S3 server (ministack) on loopback.
 CPU is this process's own, all its threads together; the server has its own. `python benchmarks/bucket.py [--requests 2000]`.
-obstore is no dependency: `pip install obstore`.
 """
 
 from __future__ import annotations
@@ -88,8 +89,17 @@ def main() -> None:
             "upload, 8 MB parts", "s3fs", lambda: old.put_file(str(large), f"{BUCKET}/large", chunksize=8 << 20), 16, LARGE_BYTES
         )
         measured("upload, 8 MB parts", "obstore", lambda: obstore.put(new, "large2", large, chunk_size=8 << 20), 16, LARGE_BYTES)
-        for i in range(number // 4):
-            old.pipe_file(f"{BUCKET}/small/{i}", b"x" * 2000)
+        small = [f"small/{i}" for i in range(number // 4)]
+        measured(
+            "writes of 2 kB",
+            "s3fs",
+            lambda: [old.pipe_file(f"{BUCKET}/{n}", b"x" * 2000) for n in small],
+            len(small),
+            2000 * len(small),
+        )
+        measured(
+            "writes of 2 kB", "obstore", lambda: [obstore.put(new, n, b"x" * 2000) for n in small], len(small), 2000 * len(small)
+        )
 
         def ranges_old() -> None:
             for some in groups:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from small_chain import RECIPES, small_chain
 from datacomp_core.artifacts import BoardEntry, ShardSet, Subset
 from datacomp_core.settings import settings
 from datacomp_core.store import Store
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "core/store"))
+from faulty_proxy import faulty_proxy
 
 SCRIPT = Path(__file__).with_name("small_chain.py")
 ROOT = Path(__file__).parents[2]
@@ -106,6 +110,35 @@ def test_the_same_chain_in_a_bucket_gives_the_same_bytes(undisturbed: Store, s3_
     store = Store.open(s3_url)
     assert made(store) == made(undisturbed)
     assert {record.address for record in store.records("entries")} == set(addresses)
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+@pytest.mark.timeout(3600)
+def test_the_same_chain_through_a_proxy_that_fails_ends_with_the_same_bytes(
+    undisturbed: Store, s3_server: str, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """500s, lost replies and cut bodies: a run may fail, and says so; the same command again ends it, and nothing is lost."""
+    problems: list[str] = []
+    with faulty_proxy(s3_server, share=0.03) as proxy, monkeypatch.context() as sick:
+        sick.setenv("AWS_ENDPOINT_URL", proxy.url)
+        for _ in range(12):  # what a person or Prefect does: run it again
+            try:
+                addresses = json.loads(run_script(s3_url) or "[]")
+                break
+            except AssertionError as problem:
+                problems.append(str(problem))
+        else:
+            raise AssertionError(f"it did not end: {problems[-1]}")
+        assert min(proxy.met[fault] for fault in ("500", "lost reply", "cut")) > 5
+    for told in problems:
+        assert re.search(r"(StoreError|DataError|IncompleteError|LostProcessError|DatacompError)\b", told), told
+    store = Store.open(s3_url)
+    assert made(store) == made(undisturbed)
+    assert {record.address for record in store.records("entries")} == set(addresses)
+    assert list(store.lost()) == []
+    assert {record.generation for record in store.records()} == {1}, "nothing was made a second time"
+    assert [store.missing(record) for record in store.records()] == ["" for _ in store.records()]
 
 
 @pytest.mark.usefixtures("prefect_server")
