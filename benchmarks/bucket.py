@@ -89,17 +89,10 @@ def main() -> None:
             "upload, 8 MB parts", "s3fs", lambda: old.put_file(str(large), f"{BUCKET}/large", chunksize=8 << 20), 16, LARGE_BYTES
         )
         measured("upload, 8 MB parts", "obstore", lambda: obstore.put(new, "large2", large, chunk_size=8 << 20), 16, LARGE_BYTES)
-        small = [f"small/{i}" for i in range(number // 4)]
-        measured(
-            "writes of 2 kB",
-            "s3fs",
-            lambda: [old.pipe_file(f"{BUCKET}/{n}", b"x" * 2000) for n in small],
-            len(small),
-            2000 * len(small),
-        )
-        measured(
-            "writes of 2 kB", "obstore", lambda: [obstore.put(new, n, b"x" * 2000) for n in small], len(small), 2000 * len(small)
-        )
+        names, piece = [f"small/{i}" for i in range(number // 4)], b"x" * 2000
+        writes = ("writes of 2 kB", len(names), len(names) * len(piece))
+        measured(writes[0], "s3fs", lambda: [old.pipe_file(f"{BUCKET}/{n}", piece) for n in names], *writes[1:])
+        measured(writes[0], "obstore", lambda: [obstore.put(new, n, piece) for n in names], *writes[1:])
 
         def ranges_old() -> None:
             for some in groups:
@@ -118,7 +111,6 @@ def main() -> None:
         measured("ranges of 24 kB", "s3fs", ranges_old, number, number * RANGE_BYTES)
         measured("ranges of 24 kB", "obstore", ranges_new, number, number * RANGE_BYTES)
         measured("the same, coalesced", "obstore", coalesced_new, number, number * RANGE_BYTES)
-        names = [f"small/{i}" for i in range(number // 4)]
         measured(
             "whole files of 2 kB", "s3fs", lambda: [old.cat_file(f"{BUCKET}/{n}") for n in names], len(names), 2000 * len(names)
         )
