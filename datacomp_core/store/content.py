@@ -60,7 +60,7 @@ def marks(
     def one(name: str) -> Mark:
         size, time, tag = listed[name]
         found = before.get(name)
-        if trust == "times" and found is not None and (found.size, found.time) == (size, time):
+        if trust == "times" and time and found is not None and (found.size, found.time) == (size, time):
             return found
         return Mark(size, time, _content(folder, name, size, time, tag, whole_bytes))
 
