@@ -10,20 +10,19 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 import polars as pl
 
 from datacomp_core.errors import DataError, DiskFullError
+from datacomp_core.foreign import left_out, require_version, timed_downloads
 from datacomp_core.parts import scan
 from datacomp_core.pool import ledger
 from datacomp_core.pool.pixels import CheckedResizer
@@ -104,15 +103,12 @@ def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, reach: 
     proxies = {"http": reach.http_proxy, "https": reach.http_proxy} if reach.http_proxy else urllib.request.getproxies()
     limits = Limits(spec.max_bytes, spec.max_seconds, reach.open_networks)
     urllib.request.install_opener(SafeOpener(limits, {name: proxies[name] for name in ("http", "https") if name in proxies}))
-    # img2dataset imports webdataset, which imports torch if it can; nothing here uses it, and it costs seconds a worker.
-    is_new = "torch" not in sys.modules
-    sys.modules.setdefault("torch", None)  # pyright: ignore[reportArgumentType]
-    import img2dataset.downloader  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    from img2dataset.blurrer import BoundingBoxBlurrer
-    from img2dataset.resizer import Resizer
-
-    if is_new:
-        del sys.modules["torch"]  # an engine may give this process other work later
+    require_version("img2dataset")
+    # img2dataset imports webdataset, which imports torch if it can; an engine's process may have other work for both.
+    with left_out(["torch"] if log is not None else []):
+        import img2dataset.downloader  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        from img2dataset.blurrer import BoundingBoxBlurrer
+        from img2dataset.resizer import Resizer
 
     resizer = Resizer(
         image_size=spec.image_size,
@@ -165,21 +161,8 @@ def candidates(metadata: Folder, plan: ShardPlan, spec: ImageSpec) -> pl.DataFra
 
 
 def _download(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, spool: _Spool, folder: Path) -> None:
-    from img2dataset import downloader as theirs
-
-    fetch = theirs.download_image_with_retry
-
-    def timed(row: tuple[int, str], **options: Any) -> Any:
-        began = time.monotonic()
-        answer = fetch(row, **options)
-        spool.times[row[0]] = (time.monotonic() - began, datetime.now(UTC))
-        return answer
-
-    theirs.download_image_with_retry = timed  # img2dataset keeps no time; in this process it is ours to ask for it
-    try:
+    with timed_downloads(spool.times):
         _download_shard(worker, plan, rows, spool, folder)
-    finally:
-        theirs.download_image_with_retry = fetch
     if spool.problem is not None:
         raise spool.problem
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from datacomp_core.foreign import lift_pillows_cap
 from datacomp_core.pool.odd_pictures import DEEP, TURNED, Treatment, corrected, oddities, turned_boxes
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM", "AVIF")
@@ -24,9 +25,7 @@ class CheckedResizer:
     def __init__(
         self, resizer: Resize, max_pixels: int, *, deep: Treatment = "as_reference", turned: Treatment = "as_reference"
     ) -> None:
-        from PIL import Image
-
-        Image.MAX_IMAGE_PIXELS = None  # our cap is the one that counts
+        lift_pillows_cap()  # our cap is the one that counts
         self.resizer, self.max_pixels = resizer, max_pixels
         self.deep, self.turned = deep, turned
         self.odd: tuple[str, ...] = ()  # what the last picture was, beside usual

@@ -84,7 +84,7 @@ def log_sum_exp(ours: Vectors, theirs: Vectors, tau: float) -> npt.NDArray[np.fl
 def _on_gpu(ours: Vectors, theirs: Vectors, tau: float, device: str) -> npt.NDArray[np.float64]:
     import torch
 
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")  # no TF32
     there = torch.from_numpy(theirs).to(device).T
     blocks = (torch.from_numpy(ours[start : start + AT_ONCE]).to(device) for start in range(0, len(ours), AT_ONCE))
     found = [torch.logsumexp((block @ there / tau).double(), dim=1).cpu().numpy() for block in blocks]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from datacomp_core.clip import config
+from datacomp_core.foreign import left_out
 from datacomp_core.imports import imports_told
 from datacomp_core.parallel import die_with_parent
 from datacomp_core.training.elastic import end_with_launcher
@@ -28,17 +29,12 @@ def main(folder: str) -> None:
 
 
 def run(job: Job) -> None:
-    leave_out(job)
-    from datacomp_core.training import session
+    """Train without libraries that the model has no use for: their import costs as much time as a tiny training."""
+    unused = [] if _wants_other_libraries(job.spec.recipe.model) else ["timm", "transformers"]
+    with left_out(unused):
+        from datacomp_core.training import session
 
-    session.run(job)
-
-
-def leave_out(job: Job) -> None:
-    """Keep libraries that this run has no use for from being imported: they cost as much time as a tiny training."""
-    if not _wants_other_libraries(job.spec.recipe.model):
-        for name in ("timm", "transformers"):
-            sys.modules[name] = None  # pyright: ignore[reportArgumentType]
+        session.run(job)
 
 
 def _wants_other_libraries(model: str) -> bool:

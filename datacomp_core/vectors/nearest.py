@@ -56,7 +56,7 @@ def by_torch(rows: Vectors, centroids: Vectors, count: int, device: str) -> tupl
     """The same."""
     import torch
 
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")  # no TF32
     there = torch.from_numpy(centroids).to(device).T
     best, places = [], []
     for start in range(0, len(rows), GPU_ROWS):

@@ -39,7 +39,7 @@ def node(
     Example: srun --ntasks-per-node=1 datacomp node --nodes 4 --rendezvous first:29500 --run-id 17 -- datacomp worker gpu
     """
     given = {"nodes": nodes, "node": number, "rendezvous": rendezvous, "run_id": run_id, "processes": processes}
-    os.environ |= {f"DATACOMP_{name.upper()}": str(value) for name, value in given.items() if value is not None}
+    os.environ.update({f"DATACOMP_{name.upper()}": str(value) for name, value in given.items() if value is not None})
     settings.cache_clear()
     if settings().nodes == 1:
         _become(command)

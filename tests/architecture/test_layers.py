@@ -116,3 +116,65 @@ def test_nothing_committed_names_a_place_that_is_only_here() -> None:
     text = [ROOT / name for name in tracked if not name.endswith((".parquet", ".png", ".npy", ".npz", ".pt", ".webp", ".jpg"))]
     found = [f"{p}: {m.group()}" for p in text if p.is_file() for m in local.finditer(p.read_text(errors="ignore"))]
     assert [line for line in found if not line.startswith(str(Path(__file__)))] == []
+
+
+PATCHES = {
+    "datacomp_core/foreign.py": "the one file for them",
+    "datacomp_core/foreign_code.py": "its modules are files that a user gives, which no import system knows",
+}
+
+
+def changed_modules(source: str) -> list[str]:
+    """Attributes of imported modules that a file assigns or deletes, `setattr` on them, and entries of `sys.modules`."""
+    tree, imported = ast.parse(source), dict[str, str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {(name.asname or name.name).partition(".")[0]: name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            imported |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
+    targets: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign | ast.Delete):
+            targets += node.targets
+        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
+            targets.append(node.target)
+        elif isinstance(node, ast.Call):
+            name, calls = ast.unparse(node.func), node.args
+            if name in {"setattr", "delattr"} and isinstance(calls[0], ast.Name | ast.Attribute):
+                targets.append(ast.Attribute(calls[0], "?"))
+            elif name.startswith("sys.modules.") and name.rpartition(".")[2] in {"setdefault", "update", "pop", "clear"}:
+                targets.append(ast.Subscript(ast.parse("sys.modules", mode="eval").body, ast.Constant("?")))
+    flat = [one for target in targets for one in (target.elts if isinstance(target, ast.Tuple | ast.List) else [target])]
+    found: list[str] = []
+    for target in flat:
+        words = ast.unparse(target)
+        root = words.partition(".")[0].partition("[")[0]
+        plain = isinstance(target, ast.Attribute) and "(" not in words and "[" not in words and root in imported
+        foreign = plain and imported[root].partition(".")[0] not in PACKAGES
+        if foreign or words.startswith("sys.modules["):
+            found.append(words)
+    return found
+
+
+def test_no_module_of_another_package_is_changed() -> None:
+    for path in python_files():
+        name = str(path.relative_to(ROOT))
+        found = changed_modules(path.read_text())
+        assert not found or name in PATCHES, f"{name} changes {', '.join(found)}: patches stand in datacomp_core/foreign.py"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch\ntorch.backends.cudnn.benchmark = True",
+        "import torch.nn as nn\nnn.Linear = None",
+        "from img2dataset import downloader as theirs\ntheirs.fetch, a = 1, 2",
+        "import os\nsetattr(os.path, 'join', None)",
+        "import sys\nsys.modules['torch'] = None",
+        "import sys\nsys.modules.setdefault('torch', None)",
+        "from PIL import Image\ndel Image.open",
+    ],
+)
+def test_a_change_of_another_module_would_be_seen(source: str) -> None:
+    assert changed_modules(source)
+    assert not changed_modules("import os\nos.environ['A'] = 'b'\nclass Own: pass\nOwn.x = 1\nx = Own()\nx.y = 2")
