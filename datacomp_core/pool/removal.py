@@ -24,6 +24,7 @@ from datacomp_core.shards import LEDGER, MEMBERS, index_shard, stored_content, s
 from datacomp_core.store import Folder
 from datacomp_core.store.folder import FileStat
 from datacomp_core.tar import ending, walk
+from datacomp_core.wids_index import recount
 
 Changed = dict[str, FileStat]
 Chosen = Callable[[pl.Series], pl.Series]
@@ -85,6 +86,8 @@ def finish(folder: Folder, name: str, chosen: Chosen, reason: str, changed: Chan
     written = write_index(folder, name, kept, tar_mark(folder, name) if state.marked else "", content)
     changed[written.path] = written
     changed[f"{name}.tar"] = _stat(folder, f"{name}.tar", is_ours=not state.marked)
+    if (counted := recount(folder, name, kept.height)) is not None:
+        changed[counted.path] = counted
     if folder.exists(f"{LEDGER}/{name}.parquet"):
         from_ledger(folder, name, lambda uids: uids.is_in(gone["uid"].implode()) | chosen(uids), reason, changed)
     folder.remove(f"{REMOVING}/{name}.parquet")

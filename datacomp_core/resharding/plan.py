@@ -100,18 +100,25 @@ class Buckets:
         return by_key
 
 
-def cut(rows: Iterator[Rows], total: int, samples_per_shard: int) -> Iterator[Rows]:
-    """Cut `total` rows into as few shards as hold them, equal in size to within one."""
+def shard_sizes(total: int, samples_per_shard: int) -> Iterator[int]:
+    """Samples of each shard: as few shards as hold `total`, equal in size to within one."""
     number = -(-total // samples_per_shard)
-    shard, held = 0, np.empty(0, ROW)
+    for shard in range(number):
+        yield total * (shard + 1) // number - total * shard // number
+
+
+def cut(rows: Iterator[Rows], total: int, samples_per_shard: int) -> Iterator[Rows]:
+    """Cut `total` rows into shards of `shard_sizes`."""
+    number = -(-total // samples_per_shard)
+    sizes = shard_sizes(total, samples_per_shard)
+    shard, held, size = 0, np.empty(0, ROW), next(sizes, 0)
     for some in rows:
         held, begin = np.concatenate((held, some)), 0
         while shard < number:
-            size = total * (shard + 1) // number - total * shard // number
             if len(held) - begin < size:
                 break
             yield held[begin : begin + size]
-            shard, begin = shard + 1, begin + size
+            shard, begin, size = shard + 1, begin + size, next(sizes, 0)
         held = held[begin:]
     assert shard == number, f"{shard} of {number} shards were planned"
     assert not len(held), f"{len(held)} rows of the plan are left over"

@@ -27,7 +27,7 @@ from datacomp_core.resharding.account import Accounting
 from datacomp_core.resharding.captions import SUMMARY, CaptionEdits, CaptionSource, Texts, inherited, texts_of
 from datacomp_core.resharding.copy import Copy, copy_shards
 from datacomp_core.resharding.faces import Boxes, FaceSpec, boxes_of
-from datacomp_core.resharding.plan import Rows
+from datacomp_core.resharding.plan import Rows, shard_sizes
 from datacomp_core.resharding.planning import (
     ACCOUNT,
     SAMPLE_IDS,
@@ -45,6 +45,7 @@ from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.content import TAR_BYTES, Marks, digest, marks
 from datacomp_core.store.fingerprint import canonical, fingerprint
 from datacomp_core.store.folder import hash_file
+from datacomp_core.wids_index import write_wids
 
 __all__ = [
     "Accounting",
@@ -221,6 +222,8 @@ def reshard_folders(
         told = texts.summary() if texts is not None else inherited(inputs.folders)
         if told:
             out.write_json(SUMMARY, told)
+        sizes = shard_sizes(plan.account.written, spec.samples_per_shard)
+        write_wids(out, ((shard_name(number), size) for number, size in enumerate(sizes)))
         out.write_json(ACCOUNT, asdict(plan.account))
     return plan.account
 
