@@ -5,14 +5,31 @@ Values: the reference's `scale_configs.py` and the paper's Table 14; `tiny` is o
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import unknown
 
-ScaleName = Literal["tiny", "debug", "small", "medium", "large", "xlarge", "custom"]
+CUSTOM = "custom"
+"""The name of a recipe of one's own."""
+
+
+def _known(name: str) -> str:
+    rows: dict[str, Scale] | None = globals().get("SCALES")  # not there yet while the rows themselves are made
+    if rows is not None and name not in (*rows, CUSTOM):
+        raise unknown("scale", name, (*rows, CUSTOM))
+    return name
+
+
+def _names(schema: dict[str, Any]) -> None:
+    """A form offers the names that there are."""
+    schema["enum"] = [*SCALES, CUSTOM]
+
+
+ScaleName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_names)]
+"""A row of the table below, or `custom`: a new scale is one row there and stands nowhere else."""
 
 
 class Scale(Spec):

@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import Flow
 
+from datacomp_core.scales import SCALES
 from deployments.forms import EMBEDDED, FROM_PYTHON
 from flows.curate import curate
 from flows.experiment import experiment
@@ -91,13 +92,22 @@ MACHINES: dict[str, Machines] = {
 }
 
 
+def machines_of(scale: str) -> Machines:
+    """The machines of a scale; of one without a row those of the largest scale here that sees no more samples."""
+    if scale in MACHINES:
+        return MACHINES[scale]
+    seen = SCALES[scale].train_num_samples
+    smaller = [name for name in MACHINES if SCALES[name].train_num_samples <= seen]
+    return MACHINES[max(smaller, key=lambda name: SCALES[name].train_num_samples, default="debug")]
+
+
 def _form(spec: Any) -> dict[str, Any]:
     return {"spec": spec.model_dump(mode="json", exclude=set(FROM_PYTHON))}
 
 
 def _rows_of(scale: str) -> Iterator[Row]:
     """Every flow for one scale. Only `tiny` trains where its flow runs; the others hand their GPU steps on."""
-    asked = MACHINES[scale]
+    asked = machines_of(scale)
     elsewhere = {} if scale == EMBEDDED else {"DATACOMP_GPU_DEPLOYMENT": f"{gpu_step.name}/{gpu_step.name}-{scale}"}
     source = SOURCES[scale]
     chosen = ExperimentSpec.model_validate({"scale": scale, "recipe": source.recipe, "pool": source.pool})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -39,8 +39,12 @@ def picker(schema: dict[str, Any]) -> None:
     schema["anyOf"] = schema.pop("oneOf")
 
 
+if TYPE_CHECKING:
+    ScaleRow = str
+else:
+    ScaleRow = Literal[tuple(SCALES)]  # a form offers the rows that there are
 ScaleChoice = Annotated[
-    Literal["tiny", "debug", "small", "medium", "large", "xlarge"],
+    ScaleRow,
     Field(description="Compute scale: pool, model, training recipe and test suite."),
 ]
 PoolAddress = Annotated[

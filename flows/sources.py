@@ -1,8 +1,10 @@
-"""What a person is offered first at each scale: recipes, and where the pool is. One row a scale."""
+"""What a person is offered first at each scale: recipes, and where the pool is. Every scale has one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from datacomp_core.scales import SCALES
 
 
 @dataclass(frozen=True)
@@ -14,14 +16,11 @@ class Source:
     pool: str = ""
 
 
+BEST = "clip_score:score=l14,fraction=0.3"
 SOURCES: dict[str, Source] = {
-    "tiny": Source("clip_score_tiny", ("no_filter", "clip_score_tiny")),
-    **{
-        scale: Source(
-            "clip_score:score=l14,fraction=0.3",
-            ("no_filter", "basic_filter", "clip_score:score=l14,fraction=0.3"),
-            pool,
-        )
-        for scale, pool in (("debug", "pools/ADDRESS"), ("small", ""), ("medium", ""), ("large", ""), ("xlarge", ""))
-    },
+    scale: Source("clip_score_tiny", ("no_filter", "clip_score_tiny"))
+    if scale == "tiny"
+    else Source(BEST, ("no_filter", "basic_filter", BEST), "pools/ADDRESS" if row.hub is None else "")
+    for scale, row in SCALES.items()
 }
+"""A scale without a hub data set has no pool of its own."""

@@ -23,6 +23,7 @@ from datacomp_core.members import MemberNames
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
 from datacomp_core.pool import adopted_source, ledger, sources
+from datacomp_core.pool.commonpool import HUBS
 from datacomp_core.pool.footers import count_rows
 from datacomp_core.pool.intake import DAMAGED, TableColumns, described, problems, take_in
 from datacomp_core.pool.unique import Spread, num_buckets, num_unique, read_ahead
@@ -42,7 +43,7 @@ from datacomp_core.store import Folder, step
 
 STAGED = "adopted"
 
-POOLS = ("tiny", "small", "medium", "large", "xlarge", "datacomp_1b", "custom")
+POOLS = ("tiny", *HUBS, "custom")
 
 
 class AdoptedPoolSpec(Spec):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -15,9 +15,15 @@ from datacomp_core.errors import DataError
 from datacomp_core.parts import METADATA
 from datacomp_core.pool.footers import count_rows
 from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.scales import SCALES
 from datacomp_core.store import Folder, step
 
-CommonScale = Literal["small", "medium", "large", "xlarge", "datacomp_1b"]
+HUBS = {name: row.hub for name, row in SCALES.items() if row.hub is not None} | {"datacomp_1b": "mlfoundations/datacomp_1b"}
+"""Hub data sets by scale, and DataComp-1B."""
+if TYPE_CHECKING:
+    CommonScale = str
+else:
+    CommonScale = Literal[tuple(HUBS)]  # a form offers what the table of scales has
 
 
 class HubPoolSpec(Spec):
@@ -39,7 +45,7 @@ class HubPoolSpec(Spec):
 
     @property
     def repository(self) -> str:
-        return f"mlfoundations/datacomp_{self.scale.removeprefix('datacomp_')}"
+        return HUBS[self.scale]
 
 
 @step("pools", version=1)

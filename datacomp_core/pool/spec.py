@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import unknown
+from datacomp_core.scales import SCALES
 
 
 class ImageSpec(Spec):
@@ -81,14 +82,14 @@ class ImageSpec(Spec):
         return ("uid", *(("face_bboxes",) if self.faces == "blur" else ()), "text", "url", "sha256")
 
 
-IMAGES: dict[str, ImageSpec] = {
-    "tiny": ImageSpec(image_size=64, samples_per_shard=256, timeout_seconds=30, exif="drop"),
-    **{name: ImageSpec() for name in ("debug", "small", "medium", "large", "xlarge", "datacomp_1b", "byod", "custom")},
-}
+IMAGES: dict[str, ImageSpec] = {"tiny": ImageSpec(image_size=64, samples_per_shard=256, timeout_seconds=30, exif="drop")}
+"""What is fetched otherwise than the reference fetches; every other scale is as the reference has it."""
+BESIDE = ("datacomp_1b", "byod", "custom")
+"""Pools that are no scale."""
 
 
 def images_of(scale: str) -> ImageSpec:
     """The download of a scale. SpecError names the known ones."""
-    if scale not in IMAGES:
-        raise unknown("scale", scale, IMAGES)
-    return IMAGES[scale]
+    if scale not in (*SCALES, *BESIDE):
+        raise unknown("scale", scale, (*SCALES, *BESIDE))
+    return IMAGES.get(scale, ImageSpec())

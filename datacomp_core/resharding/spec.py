@@ -8,6 +8,7 @@ from pydantic import Field
 
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import unknown
+from datacomp_core.scales import CUSTOM, SCALES
 
 
 class ReshardSpec(Spec):
@@ -35,14 +36,12 @@ class ReshardSpec(Spec):
         return f"seed{self.seed}" if self.shuffle == "global" else "unshuffled"
 
 
-RESHARDS: dict[str, ReshardSpec] = {
-    "tiny": ReshardSpec(samples_per_shard=250),
-    **{name: ReshardSpec() for name in ("debug", "small", "medium", "large", "xlarge", "custom")},
-}
+RESHARDS: dict[str, ReshardSpec] = {"tiny": ReshardSpec(samples_per_shard=250)}
+"""What is resharded otherwise than the reference does; every other scale is as the reference has it."""
 
 
 def reshard_of(scale: str) -> ReshardSpec:
     """The reshard of a scale. SpecError names the known ones."""
-    if scale not in RESHARDS:
-        raise unknown("scale", scale, RESHARDS)
-    return RESHARDS[scale]
+    if scale not in (*SCALES, CUSTOM):
+        raise unknown("scale", scale, (*SCALES, CUSTOM))
+    return RESHARDS.get(scale, ReshardSpec())

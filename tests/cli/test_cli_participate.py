@@ -94,6 +94,7 @@ def test_an_installed_package_with_an_entry_point(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_list_written_with_plain_numpy_is_a_line_of_the_board(tmp_path: Path) -> None:
     done = datacomp("pool", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -110,6 +111,7 @@ def test_a_list_written_with_plain_numpy_is_a_line_of_the_board(tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_file_and_a_package_are_lines_of_the_board(tmp_path: Path) -> None:
     """`mine.py` in an empty folder, and an installed package's entry point, through the real chain."""
     [code] = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from datacomp_core.errors import SpecError
+from datacomp_core.scales import SCALES
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from datacomp_core.artifacts import ShardSet
     from datacomp_core.store import Store
 
-COMMON = ("small", "medium", "large", "xlarge", "datacomp_1b")
+COMMON = (*(name for name, row in SCALES.items() if row.hub is not None), "datacomp_1b")
 Where = Annotated[str, typer.Argument(help="A download: its address, or the first digits of its fingerprint.")]
 
 
