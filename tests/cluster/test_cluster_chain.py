@@ -29,7 +29,8 @@ def run(machine: Machine, environment: Mapping[str, str], *steps: str, timeout: 
     """What each step made, and the log."""
     given = {"PYTHONPATH": str(TREE), "DATACOMP_DEVICE": "cpu", **environment}
     told = machine.run([sys.executable, "-u", CHAIN, *steps], given, timeout=timeout)
-    found = {line["step"]: line for line in map(json.loads, told.stdout.splitlines())}
+    lines = [line for line in told.stdout.splitlines() if line.startswith("{")]  # Ray tells of a lost worker there too
+    found = {line["step"]: line for line in map(json.loads, lines)}
     failed = {name: line["error"] for name, line in found.items() if "error" in line}
     assert not failed, f"{failed}\n{told.stderr[-6000:]}"
     assert told.returncode == 0, told.stderr[-6000:]
