@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     rendezvous: str = Field(default="", description="host:port on node 0 where the others meet it.")
     run_id: str = Field(default="datacomp", min_length=1, description="Tells one group of nodes from another in one store.")
 
+    caption_server: str = Field(
+        default="", description="Address of a server of vLLM's shape for captions, such as http://host:8000/v1."
+    )
     gpu_deployment: str = Field(
         default="",
         description="Deployment that GPU steps are handed to, such as gpu-step/gpu-step-small. Empty: they are done here.",

@@ -10,6 +10,7 @@ from prefect import Flow
 
 from datacomp_core.scales import SCALES
 from deployments.forms import EMBEDDED, FROM_PYTHON
+from flows.captioning import CaptioningSpec, make_captions
 from flows.curate import curate
 from flows.experiment import experiment
 from flows.gpu_step import gpu_step
@@ -116,6 +117,7 @@ def _rows_of(scale: str) -> Iterator[Row]:
     again = ReevaluationSpec.model_validate({"scale": scale})
     flows: tuple[tuple[Flow[..., Any], Any, str, int | None], ...] = (
         (prepare_pool, chosen.preparation(), "pool", 1),
+        (make_captions, CaptioningSpec.model_validate({"scale": scale, "pool": source.pool}), "captions", None),
         (curate, chosen, "pool", None),
         (train, training, "training", None),
         (train_and_evaluate, training, "training", None),

@@ -10,6 +10,8 @@ from pydantic import Field
 from datacomp_core.artifacts import Captions, Spec
 from datacomp_core.captions.import_ import CaptionImportSpec
 from datacomp_core.captions.template import TemplateSpec
+from datacomp_core.captions.translate import TranslateSpec
+from datacomp_core.embedding.generate import GenerateSpec
 from datacomp_core.pool.learned import LearnedSpec
 from flows.calls import Submitted, options
 from flows.chain import Call, candidates, is_own, metadata
@@ -28,7 +30,7 @@ class CaptioningSpec(Spec):
     pool_seed: int = Field(default=0, ge=0, description="Seed of the embedded pool: another draw of captions and noise.")
     open_networks: OpenNetworks = ""
     sets: tuple[str, ...] = Field(default=(), description="Addresses of caption sets (`captions/...`) that it is made of.")
-    make: TemplateSpec | CaptionImportSpec = Field(
+    make: TemplateSpec | CaptionImportSpec | GenerateSpec | TranslateSpec = Field(
         default_factory=lambda: TemplateSpec(template="{text}"),
         discriminator="kind",
         description="How the captions are made.",
@@ -50,6 +52,12 @@ def captions(call: Call, spec: CaptioningSpec) -> Any:
     if isinstance(make, TemplateSpec):
         sets = tuple(stored(Captions, address) for address in spec.sets)
         return call(captioning.template_captions, make, metadata(call, preparation), sets)
+    if isinstance(make, TranslateSpec):
+        given = stored(Captions, spec.sets[0]) if spec.sets else None
+        return call(captioning.translate_captions, make, metadata(call, preparation), given)
+    if isinstance(make, GenerateSpec):
+        there = candidates(call, preparation)
+        return call(captioning.generate_captions, make, there.pool, there.shards)
     by_key, by_picture = make.key == "key", make.key == "sha256" and is_own(preparation)
     if not by_key and not by_picture:
         return call(captioning.import_captions, make, metadata(call, preparation), None, None)

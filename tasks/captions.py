@@ -9,7 +9,9 @@ from datacomp_core.caption_policy import CaptionPolicy
 from datacomp_core.captions import choose
 from datacomp_core.captions import import_ as importing
 from datacomp_core.captions import template as templates
+from datacomp_core.captions import translate as translating
 from datacomp_core.embedding import captions as embedding
+from datacomp_core.embedding import generate as generating
 from datacomp_core.resharding import reshard as resharding
 from datacomp_core.resharding import view as viewing
 from datacomp_core.scores import compute
@@ -92,3 +94,19 @@ def view_captions(
 ) -> ShardSet:
     """The chosen samples without a copy, with the captions of a policy."""
     return run(viewing.view_captions, spec, draw, subset, shards, captioned, workers=settings().num_workers)
+
+
+@task(name="generate captions", **policies.NETWORK)
+@runs(generating.generate_captions)
+def generate_captions(spec: generating.GenerateSpec, pool: Pool, shards: ShardSet) -> Captions:
+    """Captions of the pool's pictures by a model."""
+    own = settings()
+    return run(generating.generate_captions, spec, pool, shards, device=own.device, server=own.caption_server)
+
+
+@task(name="translate captions", **policies.NETWORK)
+@runs(translating.translate_captions)
+def translate_captions(spec: translating.TranslateSpec, pool: Pool, captions: Captions | None) -> Captions:
+    """Captions in another language, by a text-to-text model."""
+    own = settings()
+    return run(translating.translate_captions, spec, pool, captions, device=own.device, server=own.caption_server)

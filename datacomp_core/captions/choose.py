@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -100,15 +100,8 @@ def _made(choice: Choice, counts: Counter[str]) -> Captioned:
             counts[f"caption: {name}"] = round(counts[f"caption: {name}"] / SHARE_UNITS)
     if counts["rows"] == counts["without_caption"]:
         raise DataError(f"The policy {spec.label()} gives none of the {counts['rows']:,} rows a caption: nothing is left.")
-    for name, count in sorted(counts.items()):
-        if name.startswith("score_left_out: ") and count:
-            log.warning(
-                "%s of %s rows have another caption than the one that %s was computed of: the score is not used for them. Embed "
-                "the caption sets to have it of the new pairs.",
-                f"{count:,}",
-                f"{counts['rows']:,}",
-                name.partition(": ")[2],
-            )
+    for told in not_used(counts):
+        log.warning("%s", told)
     models = [one.model for one, _ in choice.sets if one.model and set(one.sources) & set(chosen)]
     return Captioned(
         policy=spec.label(),
@@ -119,6 +112,16 @@ def _made(choice: Choice, counts: Counter[str]) -> Captioned:
         num_changed=counts["changed"],
         counts={name: counts[name] for name in sorted(counts) if counts[name]},
     )
+
+
+def not_used(counts: Mapping[str, int]) -> list[str]:
+    """A sentence for each score of the pool that is not used for rows with another caption."""
+    return [
+        f"{count:,} of {counts['rows']:,} rows have another caption than the one that {name.partition(': ')[2]} was computed of: "
+        "the score is not used for them. Embed the caption sets to have it of the new pairs."
+        for name, count in sorted(counts.items())
+        if name.startswith("score_left_out: ") and count
+    ]
 
 
 def _require_scores(choice: Choice) -> None:

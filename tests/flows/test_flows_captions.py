@@ -8,9 +8,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+import small_writers
 from small_chain import at_once, small_training
 
 from datacomp_core.artifacts import BoardEntry, Captioned, Captions, Pool, ShardSet, Subset
+from datacomp_core.captioners.hub_models import weights_hash
 from datacomp_core.captions.import_ import CaptionImportSpec
 from datacomp_core.captions.template import TemplateSpec
 from datacomp_core.leaderboard.entry import read
@@ -20,6 +22,7 @@ from datacomp_core.resharding.reshard import ReshardSpec
 from datacomp_core.settings import settings
 from datacomp_core.shards import index_names, read_index, read_samples
 from datacomp_core.store import Store
+from flows.captioning import CaptioningSpec, captions
 from flows.chain import Candidates, candidates, curate, train_and_evaluate
 from flows.parameters import ExperimentSpec, Layout
 from tasks import captions as captioning
@@ -126,6 +129,20 @@ def see_captions_that_only_the_filter_reads_leave_the_training_alone(world: Worl
     assert "captioned" not in record.inputs
 
 
+def see_generated_captions_reach_the_board(world: World) -> None:
+    """By the flow's own parameters, as the form sends them: a small random BLIP writes them, and the entry names it."""
+    folder = settings().home.resolve() / "assets" / "captioners" / "small" / "blip" / ("a" * 40)
+    small_writers.save("blip", folder)
+    make = {"kind": "generate", "name": "blip", "model": "small/blip", "revision": "a" * 40, "sha256": weights_hash(folder)}
+    sent = {"scale": "tiny", "pool": world.pool.address, "shards": world.found.shards.address, "make": {**make, "max_tokens": 6}}
+    generated: Captions = captions(at_once, CaptioningSpec.model_validate(sent))
+    spec, curated = world.curated("no_filter", {"sets": [generated.address], "policy": {"replace": "blip"}})
+    scoring = spec.scoring().model_copy(update={"train": small_training(512)})
+    entry = read(world.store, train_and_evaluate(at_once, scoring, curated).entry)
+    assert entry.captions is not None
+    assert (entry.track, entry.captions.models, entry.captions.shares) == ("byod", [f"small/blip {'a' * 12}"], {"blip": 1.0})
+
+
 @pytest.mark.slow
 def test_captions_through_the_chain(tmp_path: Path) -> None:
     """One after another over one pool, for it takes a minute to make."""
@@ -133,3 +150,4 @@ def test_captions_through_the_chain(tmp_path: Path) -> None:
     see_captions_that_only_the_filter_reads_leave_the_training_alone(world)
     see_scores_are_of_the_new_pairs_and_a_view_has_the_captions_of_a_reshard(world)
     see_a_policy_makes_the_experiment_byod_and_its_entry_says_which_captions(world)
+    see_generated_captions_reach_the_board(world)

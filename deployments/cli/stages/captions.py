@@ -28,7 +28,7 @@ Images = Annotated[str, typer.Option("--shards", help="The pool's images: addres
 
 def add_to(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Sets of captions: import them, make them, look at them.")
-    for name, command in (("import", import_), ("template", template), ("stats", stats)):
+    for name, command in COMMANDS.items():
         group.command(name)(command)
     app.add_typer(group, name="captions", rich_help_panel="Stages")
 
@@ -220,3 +220,122 @@ def _make(make: Any, sets: Any, scale: str, pool_seed: int, pool: str, shards: s
     with prefect_api(), terminal.shown_steps(quiet=json), ends_at_once():
         made = make_captions(spec)
     _show(made, made.address, json=json)
+
+
+Library = Annotated[Literal["transformers", "open_clip", "server"], typer.Option(help="Whose model it is.")]
+Weights = Annotated[str, typer.Option(help="open_clip: the tag of the weights.")]
+Revision = Annotated[str, typer.Option(help="transformers: the commit of the model on the hub, 40 hex digits.")]
+Sha256 = Annotated[str, typer.Option(help="Of the weights' file; of several, of the lines of `sha256sum *.safetensors`.")]
+Prompt = Annotated[str, typer.Option(help="What the model is asked, or the beginning of its text.")]
+Several = Annotated[int, typer.Option("--num-captions", min=1, help="Texts for each row.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Longest text, in the model's tokens.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0: the likeliest token each time, else a draw.")]
+TopP = Annotated[float, typer.Option(min=0, max=1, help="Draw among the likeliest tokens of this probability in all.")]
+Precision = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Of the model.")]
+WriterSeed = Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")]
+Batch = Annotated[int, typer.Option(min=1, help="Rows asked together.")]
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help="OWNER/NAME of the hub, open_clip's name of a CoCa, or a server's name.")],
+    name: Annotated[str, typer.Option(help="What the source of these captions is called.")],
+    library: Library = "transformers",
+    weights: Weights = "",
+    revision: Revision = "",
+    sha256: Sha256 = "",
+    prompt: Prompt = "",
+    num_captions: Several = 1,
+    max_tokens: MaxTokens = 40,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    precision: Precision = "fp32",
+    seed: WriterSeed = 0,
+    batch_size: Batch = 32,
+    scale: options.Scale = "tiny",
+    pool_seed: until.PoolSeed = 0,
+    pool: options.Pool = "",
+    shards: Images = "",
+    metadata: Metadata = None,
+    out: Out = None,
+    json: options.Json = False,
+) -> None:
+    """Let a model write captions of a pool's pictures, on every GPU; run it again to go on where it stopped.
+
+    Example: datacomp captions generate OWNER/NAME --name blip --revision COMMIT --sha256 HASH --pool pools/ADDRESS
+    """
+    from datacomp_core.embedding.generate import GenerateSpec, WriteWork, generate_folder
+
+    how = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "precision": precision, "seed": seed}
+    pinned = {"library": library, "model": model, "weights": weights, "revision": revision, "sha256": sha256}
+    asked = {"prompt": prompt, "num_captions": num_captions, "batch_size": batch_size}
+    spec = GenerateSpec.model_validate({"name": name, **pinned, **asked, **how})
+    if metadata is None:
+        _make(spec, (), scale, pool_seed, pool, shards, out, json=json)
+        return
+    if not shards:
+        raise SpecError("Captions of the pictures of a folder need --metadata, --shards and --out together.")
+
+    def work(target: Folder, progress: Any) -> Captions:
+        own = settings()
+        told = WriteWork(spec, Folder(metadata), Folder(shards), target, own.caption_server)
+        return generate_folder(told, device=own.device, progress=progress)
+
+    in_folder(spec, metadata, out, work, {"shards": Folder(shards).url}, json=json)
+
+
+def translate(
+    model: Annotated[str, typer.Argument(help="OWNER/NAME of a text-to-text model of the hub, or a server's name.")],
+    name: Annotated[str, typer.Option(help="What the source of the translations is called.")],
+    only: Annotated[str, typer.Option(help="all, foreign (not English), or a language such as de.")] = "foreign",
+    of: Annotated[str, typer.Option(help="The source that is translated: raw, or one of --captions.")] = "raw",
+    captions: Annotated[str, typer.Option("--captions", help="The set whose captions are translated: address or folder.")] = "",
+    library: Annotated[Literal["transformers", "server"], typer.Option(help="Whose model it is.")] = "transformers",
+    revision: Revision = "",
+    sha256: Sha256 = "",
+    prompt: Prompt = "",
+    source_language: Annotated[str, typer.Option(help="For models of many languages: the tokenizer's code.")] = "",
+    target_language: Annotated[str, typer.Option(help="For models of many languages: the code of the translation.")] = "",
+    max_tokens: MaxTokens = 77,
+    precision: Precision = "fp32",
+    batch_size: Batch = 32,
+    scale: options.Scale = "tiny",
+    pool_seed: until.PoolSeed = 0,
+    pool: options.Pool = "",
+    metadata: Metadata = None,
+    out: Out = None,
+    json: options.Json = False,
+) -> None:
+    """Translate the captions of a pool by a text-to-text model.
+
+    Example: datacomp captions translate OWNER/NAME --name english --revision COMMIT --sha256 HASH --pool pools/ADDRESS
+    """
+    from datacomp_core.captions.translate import TranslateSpec, TranslateWork, translate_folder
+
+    pinned = {"library": library, "model": model, "revision": revision, "sha256": sha256, "prompt": prompt, "name": name}
+    how = {"only": only, "of": of, "source_language": source_language, "target_language": target_language}
+    spec = TranslateSpec.model_validate(
+        {**pinned, **how, "max_tokens": max_tokens, "precision": precision, "batch_size": batch_size}
+    )
+    if metadata is None:
+        _make(spec, (captions,) if captions else (), scale, pool_seed, pool, "", out, json=json)
+        return
+    from datacomp_core.caption_sets import require_sources
+
+    given = found(captions) if captions else None
+    require_sources((of,), [given[0]] if given else [])
+
+    def work(target: Folder, progress: Any) -> Captions:
+        own = settings()
+        told = TranslateWork(spec, Folder(metadata), given[1] if given and of != "raw" else None, target, own.caption_server)
+        return translate_folder(told, device=own.device, progress=progress)
+
+    in_folder(spec, metadata, out, work, {"of_set": given[1].url if given else ""}, json=json)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "import": import_,
+    "generate": generate,
+    "translate": translate,
+    "template": template,
+    "stats": stats,
+}

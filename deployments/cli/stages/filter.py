@@ -245,13 +245,17 @@ def _chosen(
 
 def _captioned(source: Source, policy: str, out: Folder, workers: int, progress: LogProgress) -> Source:
     """The source with the captions of a policy over folders of captions."""
-    from datacomp_core.captions.choose import choose_folder
+    from datacomp_core.captions.choose import choose_folder, not_used
     from datacomp_core.selection.captioned import captions_in
     from deployments.cli.stages.captions import choice_of
 
     made = choose_folder(choice_of(policy, source), out, workers=workers, progress=progress)
-    told = ", ".join(f"{name.removeprefix('caption: ')} {number:,}" for name, number in made.counts.items())
+    counts = {name.removeprefix("caption: "): count for name, count in made.counts.items() if name.startswith("caption: ")}
+    counts["none"] = made.counts.get("without_caption", 0)
+    told = ", ".join(f"{source} {count:,}" for source, count in counts.items())
     terminal.notes.print(f"captions by {made.policy}: {told}")
+    for sentence in not_used(made.counts):
+        terminal.notes.print(f"[yellow]{sentence}[/]")
     return captions_in(source, out)
 
 

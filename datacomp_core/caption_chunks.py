@@ -1,0 +1,92 @@
+"""Captions that a model writes, in chunks of rows that are kept, so that a rerun goes on, and joined part by part.
+
+A part's captions are written last and say that it is done. `chunks/<part>/<first row>.parquet` holds one chunk with its account.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import polars as pl
+
+from datacomp_core import caption_sets
+from datacomp_core.store import Folder
+
+CHUNKS = "chunks"
+TALLY = "tally"
+COUNTS = "counts"
+
+
+class RowSpan(NamedTuple):
+    """Rows `start` (included) to `stop` (excluded) of a part."""
+
+    part: str
+    start: int
+    stop: int
+
+    @property
+    def file(self) -> str:
+        return f"{CHUNKS}/{self.part}/{self.start:012d}.parquet"
+
+
+class Written:
+    """The chunks of some parts, and which of them are there."""
+
+    def __init__(self, out: Folder, rows: Mapping[str, int], size: int) -> None:
+        self.out, self.rows, self.size = out, rows, size
+        self._there = set(out.files())
+
+    def spans(self, part: str) -> list[RowSpan]:
+        return [RowSpan(part, start, min(start + self.size, self.rows[part])) for start in range(0, self.rows[part], self.size)]
+
+    def missing(self) -> Iterator[RowSpan]:
+        """The chunks that are to be written; parts that lack none are joined on the way."""
+        fresh: list[RowSpan] = []
+        self.waiting = Counter[str]()
+        for part in self.rows:
+            if f"{TALLY}/{part}.json" in self._there:
+                continue
+            mine = [span for span in self.spans(part) if span.file not in self._there]
+            self.waiting[part] = len(mine)
+            fresh += mine
+            if not mine:
+                self._join(part)
+        return iter(fresh)
+
+    def kept(self, span: RowSpan) -> None:
+        """A chunk was written."""
+        self.waiting[span.part] -= 1
+        if not self.waiting[span.part]:
+            self._join(span.part)
+
+    def counts(self) -> Counter[str]:
+        """The account of all parts."""
+        found = Counter[str]()
+        for part in self.rows:
+            found.update(self.out.read_json(f"{TALLY}/{part}.json"))
+        return found
+
+    def _join(self, part: str) -> None:
+        pieces, counts = list[pl.DataFrame](), Counter[str]()
+        for span in self.spans(part):
+            data = self.out.read(span.file)
+            pieces.append(pl.read_parquet(io.BytesIO(data)))
+            counts.update(json.loads(pl.read_parquet_metadata(io.BytesIO(data))[COUNTS]))
+        rows = pl.concat(pieces) if pieces else pl.DataFrame(schema=caption_sets.SCHEMA)
+        if rows.height:
+            caption_sets.write_captions(self.out, part, rows)
+        counts.update(captions=rows.height, captioned=rows["row"].n_unique())
+        self.out.write_json(f"{TALLY}/{part}.json", dict(counts))
+        self.out.remove(f"{CHUNKS}/{part}")
+
+
+def keep(out: Folder, span: RowSpan, rows: pl.DataFrame, counts: Mapping[str, int]) -> None:
+    """Write a chunk: rows of `caption_sets.SCHEMA`, and what became of the others."""
+    buffer = io.BytesIO()
+    table = rows.select(pl.col(name).cast(kind) for name, kind in caption_sets.SCHEMA.items())
+    table.write_parquet(buffer, compression="zstd", metadata={COUNTS: json.dumps(dict(counts))})
+    out.write(span.file, buffer.getvalue())

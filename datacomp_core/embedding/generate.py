@@ -1,0 +1,179 @@
+"""`generate_captions`: a model writes captions of a pool's pictures, part by part and chunk by chunk, on every device.
+
+Pictures are found and read as for an embedding. Batches are cut by metadata row and every batch has a seed of its own, so that
+the same texts come out on any number of devices and after any kill. A row whose picture is missing or cannot be read is counted.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import polars as pl
+from pydantic import Field
+
+from datacomp_core.artifacts import Captions, Pool, ShardSet
+from datacomp_core.caption_chunks import RowSpan, Written, keep
+from datacomp_core.captioners.base import Captioner, WriterSpec, batch_seed, load
+from datacomp_core.device_map import device_map
+from datacomp_core.embedding.assemble import Span
+from datacomp_core.embedding.encode import between
+from datacomp_core.embedding.locate import Located, count_rows, locate
+from datacomp_core.errors import DataError, SpecError
+from datacomp_core.members import picture_in
+from datacomp_core.parts import METADATA, part_names, scan
+from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.shards import read_members
+from datacomp_core.store import Folder, Store, scratch, step
+
+CHUNK_ROWS = 1024
+NO_PROGRESS = NoProgress()
+
+
+class GenerateSpec(WriterSpec):
+    """Captions of pictures by a model."""
+
+    kind: Literal["generate"] = Field(
+        default="generate", json_schema_extra={"enum": ["generate"]}, description="Captions that a model writes of the pictures."
+    )
+
+
+@dataclass(frozen=True)
+class WriteWork:
+    """What every device is told."""
+
+    spec: GenerateSpec
+    metadata: Folder
+    shards: Folder
+    out: Folder
+    server: str
+
+
+class Asked(NamedTuple):
+    """A chunk, and where the pictures of its rows lie: `row` (from the chunk's first), shard, offset, length."""
+
+    span: RowSpan
+    places: pl.DataFrame
+
+
+@step("captions", version=1, name=lambda spec, pool, shards: f"{spec.label()}-{pool.name}")
+def generate_captions(
+    spec: GenerateSpec,
+    pool: Pool,
+    shards: ShardSet,
+    *,
+    out: Folder,
+    store: Store,
+    device: str = "",
+    server: str = "",
+    progress: Progress = NO_PROGRESS,
+) -> Captions:
+    """`captions/<part>.parquet` for every row whose picture is there. `server`: the address of a model that is served."""
+    if shards.tars:
+        raise SpecError(f"{shards.name or shards.data} is a view: give the shards it points into, which have every picture.")
+    work = WriteWork(spec, store.folder(pool) / METADATA, store.folder(shards), out, server)
+    return generate_folder(work, device=device, progress=progress)
+
+
+def generate_folder(work: WriteWork, *, device: str = "", progress: Progress = NO_PROGRESS) -> Captions:
+    """`generate_captions` for plain folders, going on where an interrupted run stopped."""
+    spec = work.spec
+    rows = count_rows(work.metadata, part_names(work.metadata))
+    written = Written(work.out, rows, max(1, CHUNK_ROWS // spec.batch_size) * spec.batch_size)
+    missing = list(written.missing())
+    progress.start(sum(rows.values()), "pictures")
+    progress.advance(sum(rows.values()) - sum(span.stop - span.start for span in missing))
+    if missing:
+        with scratch() as local:
+            asked = _asked(work, rows, missing, local)
+            for one, _ in device_map(_write, asked, prepare=partial(_ready, work), device=device):
+                written.kept(one.span)
+                progress.advance(one.span.stop - one.span.start)
+    counts = written.counts()
+    if not counts["captions"]:
+        raise DataError(f"{spec.title} wrote no caption for any of the {sum(rows.values()):,} rows ({dict(counts)}).")
+    return Captions(
+        sources=(spec.name,),
+        model=spec.title,
+        num_samples=sum(rows.values()),
+        num_captions=counts["captions"],
+        num_captioned=counts["captioned"],
+        counts=dict(counts),
+    )
+
+
+def _asked(work: WriteWork, rows: dict[str, int], missing: list[RowSpan], local: Path) -> Iterator[Asked]:
+    wanted = {span.part for span in missing}
+    located: Located = locate(work.metadata, {part: count for part, count in rows.items() if part in wanted}, work.shards, local)
+    for span in missing:
+        yield Asked(span, between(located.of(Span(*span)), span.start, span.stop))
+
+
+class _Ready(NamedTuple):
+    work: WriteWork
+    captioner: Captioner
+
+
+def _ready(work: WriteWork, device: str) -> _Ready:
+    return _Ready(work, load(work.spec, device, of="pictures", server=work.server))
+
+
+def _write(ready: _Ready, asked: Asked) -> None:
+    """Write one chunk, batch by batch."""
+    work, captioner = ready
+    spec, span = work.spec, asked.span
+    uids = scan(work.metadata, span.part).select("uid").slice(span.start, span.stop - span.start).collect()["uid"]
+    counts = Counter[str]()
+    made: list[tuple[int, str, str, str]] = []
+    for first in range(span.start, span.stop, spec.batch_size):
+        stop = min(first + spec.batch_size, span.stop)
+        images = _pictures(work, asked.places, uids, span, first, stop, counts)
+        if not images:
+            continue
+        texts = captioner.write(list(images.values()), batch_seed(spec.seed, _place(span.part, first)))
+        for row, several in zip(images, texts, strict=True):
+            good = [text for text in several if text.strip()]
+            counts["empty"] += len(several) - len(good)
+            made += [(row, uids[row - span.start], spec.name, text) for text in good]
+    rows = pl.DataFrame(made, schema=["row", "uid", "source", "text"], orient="row", schema_overrides={"row": pl.Int64})
+    keep(work.out, span, rows, +counts)
+
+
+def _place(part: str, first: int) -> int:
+    """A number for a batch that differs between parts."""
+    import zlib
+
+    return (zlib.crc32(part.encode()) << 32) + first
+
+
+def _pictures(
+    work: WriteWork, places: pl.DataFrame, uids: pl.Series, span: RowSpan, first: int, stop: int, counts: Counter[str]
+) -> dict[int, Any]:
+    """The pictures of rows `first` to `stop` by row, in order; why others have none is counted."""
+    here = between(places, first - span.start, stop - span.start)
+    here = here.with_columns(uids.gather(here["row"] + first - span.start).alias("uid"))
+    counts["never_arrived"] += stop - first - here.height
+    found: dict[int, Any] = {}
+    for _, rows in here.sort("shard", "offset", "row").group_by("shard", maintain_order=True):
+        for row, members in zip(rows["row"].to_list(), read_members(work.shards, rows), strict=True):
+            image = _decoded(picture_in(members))
+            if image is None:
+                counts["corrupt_image"] += 1
+            else:
+                found[row + first] = image
+    return dict(sorted(found.items()))
+
+
+def _decoded(data: bytes) -> Any:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.convert("RGB")
+    except Exception:  # Pillow's decoders raise a dozen kinds on bad bytes
+        return None
