@@ -83,7 +83,7 @@ def texts_of(out: Path) -> dict[int, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("family", ["blip", "blip2", "florence2"])
+@pytest.mark.parametrize("family", ["blip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("blip2", "florence2"))])
 def test_each_family_writes_what_the_library_writes(family: str, pool: tuple[Folder, Folder], tmp_path: Path) -> None:
     import torch
     import transformers
@@ -165,6 +165,7 @@ def test_a_model_comes_from_the_hub_and_another_one_is_refused(
             generate_folder(WriteWork(wrong, *pool, Folder(tmp_path / "no"), ""), device="cpu")
 
 
+@pytest.mark.slow
 def test_coca_of_open_clip(pool: tuple[Folder, Folder], tmp_path: Path) -> None:
     import open_clip
     import torch
