@@ -112,6 +112,8 @@ def _equal(there: AutomationCore, wanted: AutomationCore) -> bool:
     one, other = (automation.model_dump(mode="json", exclude=kept) for automation in (there, wanted))
     for dumped in (one, other):
         dumped["trigger"].pop("id", None)
+        for events in ("after", "expect"):  # sets, which are dumped in any order
+            dumped["trigger"][events] = sorted(dumped["trigger"][events])
     return one == other
 
 

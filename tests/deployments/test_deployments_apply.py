@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from typing import Any
 
 import pytest
@@ -128,6 +129,17 @@ def test_an_automation_that_is_equal_is_not_touched() -> None:
     apply_all(scales=("tiny",))
     assert before
     assert updated() == before
+
+
+def test_the_order_of_an_automations_events_is_no_difference() -> None:
+    from deployments import automations
+
+    one, other = automations.lost_runs(), automations.lost_runs()
+    for order in itertools.permutations(sorted(one.trigger.expect)):
+        other.trigger.expect = set(order)
+        assert automations._equal(one, other)
+    other.trigger.expect = {"another"}
+    assert not automations._equal(one, other)
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -39,7 +39,7 @@ def test_every_special_network_is_refused(row: Special) -> None:
 
 @pytest.mark.parametrize("row", [row for row in table() if row.judged == "inside"], ids=lambda row: str(row.network))
 def test_a_form_of_an_address_is_judged_by_what_is_inside(row: Special) -> None:
-    shift = {"::ffff:0:0/96": 0, "64:ff9b::/96": 0, "2002::/16": 80}[str(row.network)]
+    shift = 80 if row.network == ipaddress.ip_network("2002::/16") else 0  # Python 3.13 writes the mapped ones in another way
     for text, blocked in ((str(PUBLIC), False), ("127.0.0.1", True), ("192.0.0.9", True), ("169.254.169.254", True)):
         form = ipaddress.IPv6Address(int(row.network[0]) | int(ipaddress.IPv4Address(text)) << shift)
         assert is_blocked(str(form)) == blocked, (form, text)
