@@ -1,0 +1,194 @@
+"""The stages of `gpu_day.sh`, each a process of its own: `gpu_day.py STAGE [--rehearse]`. Prints lines of JSON.
+
+tests: tests/gpu. train: samples/s of `small`'s recipe on batches that cost nothing (the ceiling), then through the loader, exact and
+fast, with fused AdamW, and compiled; hours for `small`. embed, evaluate: those benchmarks. nearest: centroids by torch and faiss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+SMALL_SAMPLES = 12_861_440  # of `small`: 3,140 steps of 4,096
+
+
+def tell(stage: str, **found: Any) -> None:
+    sys.stdout.write(json.dumps({"stage": stage, **found}) + "\n")
+    sys.stdout.flush()
+
+
+def tests(device: str, *, rehearse: bool) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu", "-m", "gpu"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent, check=False)
+    last = (done.stdout.strip().splitlines() or [done.stderr[-300:]])[-1]
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|errors?)", last)}
+    tell("tests", device=device, **counts, status=done.returncode)
+    if done.returncode:
+        raise SystemExit(f"tests/gpu ended with status {done.returncode}: {last}")
+
+
+class Ceiling:
+    """The same batch again and again: what the loop and the model take when data costs nothing."""
+
+    def __init__(self, model: str, batch: int, device: str, steps: int) -> None:
+        import torch
+
+        from datacomp_core import clip
+
+        known = clip.config_of(model)
+        side, context = known["vision_cfg"]["image_size"], known["text_cfg"]["context_length"]
+        self.step, self.waited, self.count = 0, 0.0, steps
+        self.batch = torch.rand(batch, 3, side, side, device=device), torch.randint(1, 49000, (batch, context))
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(self.count):
+            yield self.batch
+
+
+def train(device: str, *, rehearse: bool) -> None:
+    """Each variant in turn, as long as the time lasts; gradient checkpointing and accumulation are what memory asks for."""
+    from loader import make_shards
+
+    with tempfile.TemporaryDirectory() as scratch:
+        make_shards(Path(scratch), 64 if rehearse else 400, 4)
+        variants: list[tuple[str, str, dict[str, Any]]] = [
+            ("ceiling", "", {}),
+            ("ceiling, fused", "", {"optimizer": "fused"}),
+            ("full", "full", {"optimizer": "fused"}),
+            ("fast", "fast", {"optimizer": "fused"}),
+        ]
+        variants += [] if rehearse else [("ceiling, fused, compiled", "", {"optimizer": "fused", "compiled": "torch.compile"})]
+        for name, decoding, options in variants:
+            try:
+                tell("train", variant=name, **rate(Path(scratch), decoding, options, device, rehearse=rehearse))
+            except Exception as problem:  # the next variant may do
+                tell("train", variant=name, error=f"{type(problem).__name__}: {problem}"[:300])
+
+
+def rate(folder: Path, decoding: str, options: dict[str, Any], device: str, *, rehearse: bool) -> dict[str, Any]:
+    """Samples/s after the first step, and what a whole `small` would take."""
+    import torch
+
+    from datacomp_core import clip
+    from datacomp_core.scales import SCALES, Scale
+    from datacomp_core.training.arguments import Machine
+    from datacomp_core.training.hooks import Hook
+    from datacomp_core.training.job import Job
+    from datacomp_core.training.loop import Loop
+    from datacomp_core.training.memory import device_bytes, ways
+    from datacomp_core.training.parts import build
+    from datacomp_core.training.place import Place
+    from datacomp_core.training.samples import Source
+    from datacomp_core.training.session import steps_of
+    from datacomp_core.training.spec import TrainSpec
+
+    clip.register()
+    batch, steps = (8, 3) if rehearse else (4096, 12)
+    changes = {"name": "custom", "model": "datacomp-tiny" if rehearse else "ViT-B-32", "batch_size": batch}
+    changes |= {"num_checkpoints": 1, "loader_workers": 1, "train_num_samples": batch * steps}
+    spec = TrainSpec(recipe=Scale.model_validate(SCALES["small"].model_dump() | changes | {"decoding": decoding or "full"}))
+    machine = ways(spec, Machine(device=device, **options), 0 if device == "cpu" else device_bytes())[0]
+    place = Place(device)
+    parts = build(spec, machine, place)
+    times: list[float] = []
+
+    class Clock(Hook):
+        def after_step(self, loop: Loop) -> None:
+            if device != "cpu":
+                torch.cuda.synchronize()
+            times.append(time.monotonic())
+
+    data: Any
+    if decoding:
+        shards = tuple((path.stem, 16 if rehearse else 100) for path in sorted(folder.glob("*.tar")))
+        source = Source(url=str(folder), index=str(folder), shards=shards)
+        workers = 0 if rehearse else max(1, len(os.sched_getaffinity(0)) - 1)
+        job = Job(spec=spec, machine=machine, sources=(source,), folder=str(folder), loader_workers=workers)
+        data = steps_of(job, place, parts.transform, 0)
+    else:
+        data = Ceiling(spec.recipe.model, batch // machine.accumulation, device, steps * machine.accumulation)
+    Loop(spec, machine, place, parts, data, [Clock()]).run()
+    first = 3 if len(times) > 6 else 0
+    found = batch * (len(times) - 1 - first) / (times[-1] - times[first])
+    memory = {} if device == "cpu" else {"gpu_gb": round(torch.cuda.max_memory_reserved() / 2**30, 1)}
+    way = {"accumulation": machine.accumulation, "checkpointing": machine.checkpointing}
+    return {"samples_per_second": round(found, 1), "hours_small": round(SMALL_SAMPLES / found / 3600, 2), **way, **memory}
+
+
+def embed(device: str, *, rehearse: bool) -> None:
+    models = ("datacomp-tiny",) if rehearse else ("ViT-B-32", "ViT-L-14")
+    for model in models:
+        size = ["--samples", "64", "--side", "64", "--batch", "32"] if rehearse else ["--samples", "4000", "--side", "256"]
+        workers = "2" if rehearse else str(len(os.sched_getaffinity(0)))
+        _benchmark("embed", "embed.py", ["--model", model, "--device", device, "--workers", workers, *size], model=model)
+
+
+def evaluate(device: str, *, rehearse: bool) -> None:
+    workers = "1" if rehearse else str(len(os.sched_getaffinity(0)))
+    _benchmark("evaluate", "evaluate.py", ["--images", "20" if rehearse else "1000", "--workers", workers], device="cpu")
+
+
+def _benchmark(stage: str, script: str, options: list[str], **named: Any) -> None:
+    done = subprocess.run([sys.executable, str(HERE / script), *options], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{script} ended with status {done.returncode}: {done.stderr.strip()[-400:]}")
+    tell(stage, **named, table=[line.rstrip() for line in done.stdout.splitlines() if line.strip()])
+
+
+def nearest(device: str, *, rehearse: bool) -> None:
+    from datacomp_core.vectors.nearest import by_faiss, by_torch
+
+    rows, centroids, width = (2_000, 500, 64) if rehearse else (200_000, 100_000, 768)
+    random = np.random.default_rng(0)
+    vectors, near = (random.standard_normal((count, width), np.float32) for count in (rows, centroids))
+    vectors, near = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (vectors, near))
+    few, seconds = vectors[: max(1, rows // 100)], dict[str, float]()
+    by_faiss(few, near, 2)
+    began = time.monotonic()
+    _, by_cpu = by_faiss(few, near, 2)
+    seconds["faiss_cpu"] = (time.monotonic() - began) * rows / len(few)
+    by_torch(few, near, 2, device)
+    began = time.monotonic()
+    _, places = by_torch(vectors, near, 2, device)
+    seconds["torch"] = time.monotonic() - began
+    equal = float((places[: len(few), 0] == by_cpu[:, 0]).mean())
+    tell(
+        "nearest",
+        device=device,
+        rows=rows,
+        centroids=centroids,
+        seconds={k: round(v, 3) for k, v in seconds.items()},
+        equal=equal,
+    )
+
+
+STAGES = {"tests": tests, "train": train, "embed": embed, "evaluate": evaluate, "nearest": nearest}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=list(STAGES))
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU, with small shapes")
+    given = parser.parse_args()
+    from datacomp_core.device import has_cuda
+
+    if not given.rehearse and not has_cuda():
+        raise SystemExit("torch finds no CUDA device on this machine: give --rehearse to run the same code on the CPU.")
+    sys.path.insert(0, str(HERE))
+    STAGES[given.stage]("cpu" if given.rehearse else "cuda", rehearse=given.rehearse)
+
+
+if __name__ == "__main__":
+    main()
