@@ -1,7 +1,7 @@
 """The stages of `gpu_day.sh`, each a process of its own: `gpu_day.py STAGE [--rehearse]`. Prints lines of JSON.
 
-tests: tests/gpu. train: samples/s of `small`'s recipe on batches that cost nothing (the ceiling), then through the loader, exact and
-fast, with fused AdamW, and compiled; hours for `small`. embed, evaluate: those benchmarks. nearest: centroids by torch and faiss.
+tests: tests/gpu. train: samples/s of `small`'s recipe on batches that cost nothing (the ceiling), then through the loader, exact
+and fast, with fused AdamW, and compiled; hours for `small`. embed, evaluate: those benchmarks. nearest: by torch and by faiss.
 """
 
 from __future__ import annotations
