@@ -6,7 +6,6 @@ that was scaled, saved again or slightly recoloured; it misses crops, mirror ima
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +20,7 @@ from datacomp_core.artifacts import EvalSets, ShardSet, Spec, Subset
 from datacomp_core.errors import DataError
 from datacomp_core.members import picture_in
 from datacomp_core.parallel import process_map
+from datacomp_core.pictures import pillow_image
 from datacomp_core.pool.testimages import images_of
 from datacomp_core.pool.unique import Spread, num_buckets, write_subset
 from datacomp_core.progress import NoProgress, Progress
@@ -95,7 +95,7 @@ def perceptual_hash(image: bytes) -> int | None:
     from scipy.fftpack import dct
 
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with pillow_image(image) as opened:
             grey = np.asarray(opened.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.float64)
     except Exception:  # a hostile or broken picture may raise anything; it is counted
         return None

@@ -21,6 +21,7 @@ from datacomp_core.artifacts import Pool, ShardSet, Spec
 from datacomp_core.errors import DataError
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
+from datacomp_core.pictures import pillow_image
 from datacomp_core.pool import folder_captions as captions
 from datacomp_core.pool import ledger, sources
 from datacomp_core.pool.fetch import account_stats, stats_name
@@ -182,10 +183,8 @@ def _describe(folder: Folder, out: Folder, job: tuple[int, pl.DataFrame]) -> tup
 
 
 def _size(data: bytes) -> tuple[int | None, int | None]:
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with pillow_image(data) as image:
             return image.size
     except Exception:  # Pillow's readers raise a dozen kinds on bad bytes; the ledger says what became of it
         return None, None
@@ -276,10 +275,8 @@ class _UnreadableError(Exception):
 
 def _picture(data: bytes, max_pixels: int) -> tuple[str, bytes, tuple[int, int]]:
     """Extension, bytes and size of a picture that decodes to its end."""
-    from PIL import Image
-
     try:
-        image = Image.open(io.BytesIO(data))
+        image = pillow_image(data)
     except Exception as problem:
         raise _UnreadableError("not_an_image", f"{type(problem).__name__}: no picture that can be read") from problem
     with image:

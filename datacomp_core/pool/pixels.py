@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from datacomp_core.foreign import lift_pillows_cap
+from datacomp_core.pictures import pillow_image
 from datacomp_core.pool.odd_pictures import DEEP, TURNED, Treatment, corrected, oddities, turned_boxes
-
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM", "AVIF")
 
 
 class Resize(Protocol):
@@ -57,11 +56,9 @@ def header(stream: Any) -> tuple[str, int, bool, int]:
 
     ("", 0, False, 1) if it is none that we know.
     """
-    from PIL import Image
-
     stream.seek(0)
     try:
-        with Image.open(stream, formats=FORMATS) as image:
+        with pillow_image(stream) as image:
             return image.format or "", image.width * image.height, *oddities(image, stream)
     except Exception:  # whatever a hostile header does to a parser, OpenCV has the last word
         return "", 0, False, 1

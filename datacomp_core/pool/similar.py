@@ -23,6 +23,7 @@ from datacomp_core.clip_sources import ON_HUB
 from datacomp_core.device import default_device
 from datacomp_core.errors import DataError
 from datacomp_core.parts import SCORES, part_names
+from datacomp_core.pictures import pillow_image
 from datacomp_core.pool.testimages import images_of
 from datacomp_core.pool.unique import Spread, num_buckets, write_subset
 from datacomp_core.progress import NoProgress, Progress
@@ -97,8 +98,6 @@ def _test_features(
     store: Store, embeddings: Embeddings, evalsets: EvalSets, device: str
 ) -> tuple[list[tuple[str, str]], Vectors]:
     """Test set and key of every test image that can be decoded, and their features by the embeddings' own model."""
-    from PIL import Image
-
     model = _model(store, embeddings, device)
     names: list[tuple[str, str]] = []
     found: list[Vectors] = []
@@ -107,7 +106,7 @@ def _test_features(
         pixels: list[clip.PixelArray] = []
         for name, data in some:
             try:
-                with Image.open(io.BytesIO(data)) as image:
+                with pillow_image(data) as image:
                     pixels.append(model.pixels(image))
             except Exception:  # a broken picture may raise anything; such a test image can be like no sample
                 continue

@@ -19,6 +19,7 @@ from datacomp_core import shards
 from datacomp_core.errors import DataError
 from datacomp_core.members import picture_in
 from datacomp_core.parts import scan_tables
+from datacomp_core.pictures import pillow_image
 from datacomp_core.scores.base import Column, Means, Score
 from datacomp_core.source import Source
 from datacomp_core.store import Folder
@@ -97,12 +98,10 @@ def _pictures(folder: Folder, name: str) -> Iterator[list[tuple[str, Any, str]]]
 
 
 def _image(data: bytes) -> Any:
-    from PIL import Image
-
     if not data:
         return None
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with pillow_image(data) as image:
             return image.convert("RGB")
     except Exception:  # Pillow's decoders raise a dozen kinds on bad bytes; such a row has no score
         return None

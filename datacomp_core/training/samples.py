@@ -6,7 +6,6 @@ fits `cache_bytes` is kept decoded, for small sets are seen many times.
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections import OrderedDict
@@ -22,7 +21,7 @@ from datacomp_core.caption_policy import drawn
 from datacomp_core.caption_sets import OVERLAY
 from datacomp_core.errors import DataError
 from datacomp_core.members import CAPTION, USUAL, json_object, names_of
-from datacomp_core.pictures import Decoding, opened, resized, rgb
+from datacomp_core.pictures import Decoding, opened, pillow_image, resized, rgb
 from datacomp_core.shards import MEMBERS, parse_sample, read_index
 from datacomp_core.store import Folder
 from datacomp_core.training.copies import Copies
@@ -178,9 +177,7 @@ class Reader:
             return rgb(data)
         if not all(self.scaled_to):
             return opened(data).convert("RGB")
-        from PIL import Image
-
-        image = Image.open(io.BytesIO(data))
+        image = pillow_image(data)
         image.draft("RGB", smallest(image.size, self.scaled_to))
         return image.convert("RGB")
 

@@ -38,3 +38,11 @@ def test_fsspec_is_asked_for_single_files_alone() -> None:
     for where, call, name in calls():
         if name in GLOBS:
             assert not ast.unparse(call.func).endswith(f".fs.{name}"), f"{where}: fsspec expands patterns in `{name}`"
+
+
+def test_pictures_of_others_are_opened_in_one_place() -> None:
+    """Pillow starts programs for some formats: only `pictures.pillow_image` opens a stranger's picture."""
+    own = ("datacomp_core/pictures.py", "datacomp_core/pool/tiny_source.py", "tasks/pictures.py")
+    for where, call, name in calls():
+        if name == "open" and ast.unparse(call.func) == "Image.open":
+            assert where.startswith(own), f"{where}: use pictures.pillow_image"

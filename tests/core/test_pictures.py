@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from datacomp_core.clip import Pixels
-from datacomp_core.pictures import opened, resized, rgb
+from datacomp_core.pictures import opened, pillow_image, resized, rgb
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 SAVED: list[dict[str, Any]] = [
@@ -126,3 +129,42 @@ def test_the_fast_transform_of_an_encoder_is_equal_to_rounding(mode: str, interp
         exact, fast = transform(image).astype(int), transform.fast(np.asarray(image)).astype(int)
         assert exact.shape == fast.shape == (3, 48, 48)
         require_rounding(fast, exact)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n%%EOF\n"
+READERS: dict[str, Callable[[bytes], Any]] = {
+    "opened": lambda data: opened(data).convert("RGB"),
+    "rgb": rgb,
+    "pillow_image": lambda data: pillow_image(data).load(),
+}
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that exists once somebody has started Ghostscript."""
+    mark, program = tmp_path / "started", tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\necho started >> '{mark}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # Pillow looks for it once
+    return mark
+
+
+def test_an_eps_would_start_ghostscript(started: Path) -> None:
+    with pytest.raises(UnidentifiedImageError):
+        Image.open(io.BytesIO(EPS)).load()
+    assert started.exists()
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_no_picture_starts_a_program(started: Path, reader: str) -> None:
+    with pytest.raises(UnidentifiedImageError, match=r"not a picture of a known format \(JPEG, PNG"):
+        READERS[reader](EPS)
+    assert not started.exists()
+
+
+@pytest.mark.parametrize("kind", ["BMP", "DIB", "PPM", "JPEG2000", "AVIF", *OTHERS])
+def test_the_known_formats_are_read(kind: str) -> None:
+    data = saved(picture(32, 24), kind)
+    assert opened(data).convert("RGB").size == (32, 24)
+    assert np.array_equal(rgb(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))

@@ -14,6 +14,7 @@ import polars as pl
 from datacomp_core import shards
 from datacomp_core.errors import DataError
 from datacomp_core.members import picture_in
+from datacomp_core.pictures import pillow_image
 from datacomp_core.store import Folder
 
 THUMBNAIL = 128
@@ -83,13 +84,11 @@ def _pictures(folder: Folder, uids: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def _thumbnail(members: dict[str, bytes]) -> tuple[str, str]:
-    from PIL import Image
-
     data = picture_in(members)
     if not data:
         return "", "no picture in the sample"
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with pillow_image(data) as image:
             small = image.convert("RGBA" if "transparency" in image.info or image.mode == "RGBA" else "RGB")
             small.thumbnail((THUMBNAIL, THUMBNAIL))
     except Exception:  # Pillow's decoders raise a dozen kinds on odd bytes; such a picture is not shown
