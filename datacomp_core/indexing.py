@@ -15,7 +15,20 @@ from typing import IO, Any
 import polars as pl
 
 from datacomp_core.errors import DataError
-from datacomp_core.members import EMPTY, IN_JSON, MAX_JSON, NO_OBJECT, PICTURES, USUAL, MemberNames, at_path, json_object
+from datacomp_core.members import (
+    CAPTION,
+    EMPTY,
+    IN_JSON,
+    MAX_CAPTION,
+    MAX_JSON,
+    NO_OBJECT,
+    PICTURES,
+    USUAL,
+    MemberNames,
+    at_path,
+    caption_fault,
+    json_object,
+)
 from datacomp_core.tar import DOWNLOAD_AGAIN, Member, TarDamageError, printable, walk
 
 INDEX_SCHEMA = pl.Schema(
@@ -61,7 +74,7 @@ class Indexed:
 
 
 def index_tar(file: IO[bytes], shard: str, names: MemberNames = USUAL) -> Indexed:
-    """Walk a seekable tar once, reading headers and json members only.
+    """Walk a seekable tar once, reading headers, json members and captions only.
 
     A sample's uid is the `uid` of its json member, else its key if that is `<uid>` or `<uid>-<copy>`. Members are grouped
     as webdataset does: neighbours with one key; a repeated extension begins a new sample, as in the reference's resharder.
@@ -119,6 +132,9 @@ class _Rows:
         self.end = member.end
         if extension == "json":
             self._read_json(member, file)
+        elif not self.names.caption_path and extension == (self.names.caption or CAPTION) and 0 < member.size <= MAX_CAPTION:
+            file.seek(member.data)
+            self.extensions[extension] += caption_fault(file.read(member.size))
 
     def _open(self, key: str, extension: str, start: int) -> None:
         before = self._seen.get(key)
@@ -133,8 +149,9 @@ class _Rows:
         if about is None:
             self.extensions["json"] = NO_OBJECT
         path = self.names.caption_path or ("caption",)
-        if isinstance(at_path(about, path), str):
-            self.extensions[IN_JSON] = IN_JSON + ".".join(path)
+        text = at_path(about, path)
+        if isinstance(text, str):
+            self.extensions[IN_JSON] = IN_JSON + ".".join(path) + caption_fault(text)
 
     def close(self) -> None:
         if self.extensions:

@@ -20,9 +20,9 @@ PICTURES = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "avif", "jfif", "tif", "
 """Extensions of pictures, in order of preference: open_clip's four first."""
 CAPTION = "txt"
 IN_JSON = "json:"
-EMPTY = " (empty)"
+EMPTY, NOT_UTF8, LONE_SURROGATE = " (empty)", " (not UTF-8)", " (lone surrogate)"
 NO_OBJECT = "json (no object)"
-MAX_JSON = 16 << 20
+MAX_JSON = MAX_CAPTION = 16 << 20
 
 
 class MemberNames(BaseModel):
@@ -99,6 +99,17 @@ def names_of(text: str) -> MemberNames:
         return MemberNames.model_validate_json(text) if text else USUAL
     except ValidationError as problem:
         raise DataError(f"{text!r} in a shard index does not say how members are named: index the shard again.") from problem
+
+
+def caption_fault(text: str | bytes) -> str:
+    """What keeps a caption from being text, as a kind of member says it; empty if nothing does."""
+    try:
+        _ = text.decode() if isinstance(text, bytes) else text.encode()
+    except UnicodeDecodeError:
+        return NOT_UTF8
+    except UnicodeEncodeError:
+        return LONE_SURROGATE
+    return ""
 
 
 def json_object(data: bytes) -> dict[str, Any] | None:

@@ -58,11 +58,19 @@ def from_table(
     return known, +counts
 
 
-def from_files(source: Folder, files: Sequence[str], texts: set[str]) -> pl.DataFrame:
-    """Rows (file, text) of pictures with a text of their name beside them."""
-    with_text = [name for name in files if beside(name) in texts]
-    captions = [source.read(beside(name)).decode("utf-8", "replace").strip() for name in with_text]
-    return pl.DataFrame({FILE: with_text, TEXT: captions}, schema={FILE: pl.String, TEXT: pl.String})
+def from_files(source: Folder, files: Sequence[str], texts: set[str]) -> tuple[pl.DataFrame, Counter[str]]:
+    """Rows (file, text) of pictures with a text of their name beside them; what pictures are lost: without one, or not UTF-8."""
+    rows: list[tuple[str, str]] = []
+    counts: Counter[str] = Counter()
+    for name in files:
+        if beside(name) not in texts:
+            counts["without_caption"] += 1
+            continue
+        try:
+            rows.append((name, source.read(beside(name)).decode("utf-8-sig").strip()))
+        except UnicodeDecodeError:
+            counts["not_utf8_text"] += 1
+    return pl.DataFrame(rows, schema={FILE: pl.String, TEXT: pl.String}, orient="row"), counts
 
 
 def beside(name: str) -> str:
@@ -88,7 +96,10 @@ def from_classes(files: Sequence[str], classes: dict[str, str], templates: Seque
 def class_names(path: str) -> dict[str, str]:
     """Folder -> class: a JSON object, or lines `n01440764 tench` (a blank, tab or comma between). DataError if it is neither."""
     place, name = placed(Folder("/"), path)
-    text = place.read(name).decode("utf-8-sig", "replace")
+    try:
+        text = place.read(name).decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise DataError(f"{path}, byte {problem.start}: the names of classes are not UTF-8: save the file so.") from problem
     if text.lstrip().startswith("{"):
         found = parse_json(text, path)
         return {str(folder): str(said) for folder, said in found.items()}

@@ -159,8 +159,7 @@ def _captioned(spec: FolderPoolSpec, folder: Folder, found: list[str], texts: se
     if spec.captions:
         return captions.from_table(folder, spec.captions, (spec.file_column, spec.text_column), spec.tables, found)
     if not spec.templates and not spec.class_names and any(captions.beside(name) in texts for name in found):
-        rows = captions.from_files(folder, found, texts)
-        return rows, Counter({"without_caption": len(found) - rows.height})
+        return captions.from_files(folder, found, texts)
     return captions.from_classes(found, captions.class_names(spec.class_names) if spec.class_names else {}, spec.templates)
 
 

@@ -18,13 +18,15 @@ from pydantic import Field
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import DataError
 from datacomp_core.indexing import Indexed, index_tar
-from datacomp_core.members import CAPTION, EMPTY, IN_JSON, MemberNames, json_object
+from datacomp_core.members import CAPTION, EMPTY, IN_JSON, LONE_SURROGATE, NOT_UTF8, MemberNames, json_object
 from datacomp_core.pool import ledger
 from datacomp_core.shards import MEMBERS, read_samples
 from datacomp_core.store import Folder
 from datacomp_core.uid import uid_of
 
 NO_PICTURE, EMPTY_PICTURE, NO_CAPTION, DAMAGED = "no_picture", "empty_picture", "no_caption", "damaged_tar"
+CAPTION_FAULTS = {NOT_UTF8: "not_utf8_text", LONE_SURROGATE: "lone_surrogate_text"}
+"""Reasons of captions that cannot be read, named as those of a table's rows."""
 LARGE_PIXELS = 1 << 31
 UID_PATTERN = r"^[0-9a-fA-F]{32}$"
 BESIDE = ("sha256", "original_width", "original_height", "caption", "face_bboxes")
@@ -158,7 +160,8 @@ def _reason(kind: tuple[str, ...], names: MemberNames) -> str | None:
     if not names.picture_of(kind):
         is_empty = names.picture_of([name.removesuffix(EMPTY) for name in kind if name.endswith(EMPTY)])
         return EMPTY_PICTURE if is_empty else NO_PICTURE
-    return None if caption in kind or caption + EMPTY in kind else NO_CAPTION
+    faults = [reason for fault, reason in CAPTION_FAULTS.items() if caption + fault in kind]
+    return faults[0] if faults else None if caption in kind or caption + EMPTY in kind else NO_CAPTION
 
 
 def _with_uids(shards: Folder, name: str, samples: pl.DataFrame) -> pl.DataFrame:

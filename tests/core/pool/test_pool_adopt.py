@@ -102,6 +102,8 @@ def test_samples_without_picture_or_caption_are_counted_where_they_are_lost(tmp_
         ("s.jpg", picture(3)),
         ("s.json", b"[1]"),
         ("s.txt", b""),
+        ("l.jpg", picture(5)),
+        ("l.txt", "caf\u00e9".encode("latin-1")),
         ("README", b"x"),
         *[
             m
@@ -113,10 +115,10 @@ def test_samples_without_picture_or_caption_are_counted_where_they_are_lost(tmp_
     pool, shards, _ = adopt(root)
     assert (pool.num_samples, shards.num_samples) == (6, 6)
     reasons = {name: count for name, count in shards.counts.items() if not name.startswith("members ")}
-    expected = {"no_picture": 1, "empty_picture": 1, "no_caption": 2}
-    assert reasons == {"candidates": 10, "arrived": 6, **expected, "outside_samples": 1}
+    expected = {"no_picture": 1, "empty_picture": 1, "no_caption": 2, "not_utf8_text": 1}
+    assert reasons == {"candidates": 11, "arrived": 6, **expected, "outside_samples": 1}
     assert shards.counts["members jpg + json (no object) + txt (empty)"] == 1
-    assert sum(count for name, count in shards.counts.items() if name.startswith("members ")) == 10
+    assert sum(count for name, count in shards.counts.items() if name.startswith("members ")) == 11
     found = content_of(root)
     assert len(found) == 6
     assert all(set(members) & {"jpg", "gif", "bmp", "avif", "tiff"} and "txt" in members for members in found.values())
@@ -325,7 +327,7 @@ def test_tars_that_would_be_left_out_are_told(tmp_path: Path) -> None:
 
 def test_odd_json_makes_no_odd_metadata(tmp_path: Path) -> None:
     about = {"url": "http://h/\ud800", "original_width": "wide", "original_height": 1 << 70, "sha256": 5, "uid": "AB" * 16}
-    odd = [("a.jpg", picture(1)), ("a.json", json.dumps(about).encode()), ("a.txt", b"\xff\xfe words")]
+    odd = [("a.jpg", picture(1)), ("a.json", json.dumps(about).encode()), ("a.txt", b"\xef\xbf\xbe words")]
     odd += [("b.jpg", picture(2)), ("b.json", b'{"uid": 7, "url": ["x"]}'), ("b.txt", b"two")]
     root = folder(tmp_path / "old", a=pack(odd))
     pool, shards, store = adopt(root)

@@ -205,11 +205,22 @@ def test_a_table_of_captions_is_followed_and_what_does_not_fit_is_counted(tmp_pa
 
 
 def test_texts_beside_pictures_are_their_captions(tmp_path: Path) -> None:
-    pictures(tmp_path / "in", ["x/1.jpg", "x/2.jpg"])
+    pictures(tmp_path / "in", ["x/1.jpg", "x/2.jpg", "x/3.jpg", "x/4.jpg"])
     (tmp_path / "in/x/1.txt").write_text("one\n")
+    (tmp_path / "in/x/3.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    (tmp_path / "in/x/4.txt").write_text("four", encoding="utf-8-sig")
     found, counts, _ = packed(tmp_path)
-    assert found["x/1.jpg"][0] == "one"
-    assert counts == {"rows": 1, "without_caption": 1}
+    assert {name: caption for name, (caption, _) in found.items()} == {"x/1.jpg": "one", "x/4.jpg": "four"}
+    assert counts == {"rows": 2, "without_caption": 1, "not_utf8_text": 1}
+
+
+def test_a_program_for_a_printer_under_the_name_of_a_picture_is_no_picture(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", ["cat/1.jpg"])
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n%%EOF\n"
+    (tmp_path / "in/cat/2.jpg").write_bytes(eps)
+    found, _, losses = packed(tmp_path)
+    assert found.keys() == {"cat/1.jpg"}
+    assert losses == {"candidates": 2, "arrived": 1, "not_an_image": 1}
 
 
 def test_a_changed_picture_is_told(tmp_path: Path) -> None:
