@@ -25,6 +25,7 @@ from datacomp_core.pictures import pillow_image
 from datacomp_core.pool import folder_captions as captions
 from datacomp_core.pool import ledger, sources
 from datacomp_core.pool.fetch import account_stats, stats_name
+from datacomp_core.pool.odd_pictures import DEEP, TURNED, corrected, oddities
 from datacomp_core.pool.tables import TableFormat
 from datacomp_core.pool.unique import num_unique
 from datacomp_core.progress import NoProgress, Progress
@@ -201,7 +202,8 @@ def pack_folder(
 ) -> ShardSet:
     """`<8 digits>.tar` of each metadata part, with `index/`, `ledger/` and stats as a download has them.
 
-    jpg, png and webp are copied as they are, other formats become jpg. DataError if no picture can be read.
+    jpg, png and webp are copied as they are, other formats become jpg that looks as they are meant to (8 bits, turned upright).
+    Those with more than 8 bits a channel, and those that EXIF turns, are counted. DataError if no picture can be read.
     """
     metadata, folder = store.folder(pool) / METADATA, Folder(spec.source)
     names = part_names(metadata)
@@ -211,10 +213,12 @@ def pack_folder(
         progress.advance()
     progress.advance(len(names) - len(todo))
     reasons: Counter[str] = Counter()
+    odd: Counter[str] = Counter()
     digest = 0
     for name in names:
         told = out.read_json(stats_name(name))
         reasons.update(told["reasons"])
+        odd.update({name: told[name] for name in ("deep_pictures", "turned_pictures") if name in told})
         digest = (digest + int(told["uids_digest"], 16)) % ledger.DIGEST_MODULUS
     arrived = reasons.get("arrived", 0)
     if not arrived:
@@ -226,7 +230,7 @@ def pack_folder(
         num_unique=num_unique(out, names, arrived),
         num_shards=len(names),
         content=f"{digest:064x}",
-        counts={"candidates": reasons.total(), **dict(sorted(reasons.items()))},
+        counts={"candidates": reasons.total(), **dict(sorted(reasons.items())), **dict(sorted(odd.items()))},
     )
 
 
@@ -242,7 +246,7 @@ def _pack(spec: FolderPoolSpec, folder: Folder, metadata: Folder, out: Folder, n
                 data = folder.read(url)
                 if hashlib.sha256(data).hexdigest() != sha256:
                     raise DataError(f"{folder.at(url)} changed while it was read: run again when it is finished.")
-                extension, picture, size = _picture(data, spec.max_pixels)
+                extension, picture, size, odd = _picture(data, spec.max_pixels)
             except _UnreadableError as problem:
                 book.append({**row, "status": "failed_to_resize", "reason": problem.reason, "message": str(problem)})
                 continue
@@ -257,7 +261,8 @@ def _pack(spec: FolderPoolSpec, folder: Folder, metadata: Folder, out: Folder, n
             }
             document = json.dumps(about, ensure_ascii=False).encode("utf-8", "surrogatepass")
             writer.add(uid, key, {extension: picture, "json": document, "txt": text.encode("utf-8", "surrogatepass")})
-            book.append({**row, "bytes": len(picture), "hash": "match", "original_width": size[0], "original_height": size[1]})
+            sizes = {"bytes": len(picture), "original_width": size[0], "original_height": size[1]}
+            book.append({**row, **sizes, "hash": "match", "picture": ", ".join(odd) or None})
         index = writer.finish()
     write_index(out, name, index)
     table = pl.DataFrame(book, schema=ledger.SCHEMA)
@@ -272,8 +277,8 @@ class _UnreadableError(Exception):
         self.reason = reason
 
 
-def _picture(data: bytes, max_pixels: int) -> tuple[str, bytes, tuple[int, int]]:
-    """Extension, bytes and size of a picture that decodes to its end."""
+def _picture(data: bytes, max_pixels: int) -> tuple[str, bytes, tuple[int, int], tuple[str, ...]]:
+    """Extension, bytes and size of a picture that decodes to its end, and what it is beside usual (`deep`, `turned`)."""
     try:
         image = pillow_image(data)
     except Exception as problem:
@@ -283,11 +288,14 @@ def _picture(data: bytes, max_pixels: int) -> tuple[str, bytes, tuple[int, int]]
         if size[0] * size[1] > max_pixels:
             raise _UnreadableError("too_many_pixels", f"{size[0]} x {size[1]} pixels")
         try:
+            deep, orientation = oddities(image, io.BytesIO(data))
             image.load()
+            odd = (*([DEEP] if deep else []), *([TURNED] if orientation > 1 else []))
             if extension := KEPT_AS_THEY_ARE.get(image.format or ""):
-                return extension, data, size
+                return extension, data, size, odd
+            meant = pillow_image(corrected(io.BytesIO(data), deep=deep, orientation=orientation)) if odd else image
             buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "JPEG", quality=QUALITY)
+            meant.convert("RGB").save(buffer, "JPEG", quality=QUALITY)
         except Exception as problem:
             raise _UnreadableError("decode", f"{type(problem).__name__}: {problem}") from problem
-    return "jpg", buffer.getvalue(), size
+    return "jpg", buffer.getvalue(), size, odd

@@ -1,7 +1,8 @@
 """Pictures that img2dataset stores otherwise than they look: more than 8 bits a channel, or turned by their EXIF orientation.
 
 OpenCV reads both as they lie in the file. A value over 255 is clipped when it is stored as 8 bits, so that the picture comes out
-nearly white; a turned picture lies on its side. The reference keeps them so; `ImageSpec` can put them right or leave them out.
+nearly white; a turned picture lies on its side (but a TIFF, which OpenCV and Pillow both turn by themselves). The reference keeps
+them so; `ImageSpec` can put them right or leave them out.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def oddities(image: Any, stream: Any) -> tuple[bool, int]:
-    """Whether an opened picture has more than 8 bits a channel, and its EXIF orientation (1: as it is)."""
+    """Whether an opened picture has more than 8 bits a channel, and its EXIF orientation (1: as it is, or decoders turn it)."""
     if image.format == "PNG":
         stream.seek(PNG_DEPTH)
         deep = stream.read(1) == b"\x10"
     else:
         bits = image.tag_v2.get(BITS_PER_SAMPLE, ()) if image.format == "TIFF" else ()
         deep = image.mode in DEEP_MODES or any(bit > 8 for bit in (bits if isinstance(bits, tuple) else (bits,)))
+    if image.format == "TIFF":
+        return deep, 1
     try:
         turned = int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # a broken EXIF turns nothing

@@ -71,6 +71,21 @@ def test_turned_pictures(orientation: int) -> None:
         assert ledger.reason_of(str(resized(data, "drop")[1][5])) == "turned_picture"
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("treatment", ["as_reference", "correct", "drop"])
+def test_a_tiff_comes_out_as_it_is_meant_for_opencv_turns_it(orientation: int, treatment: str) -> None:
+    pixels = np.zeros((40, 60, 3), np.uint8)
+    pixels[:10, :15] = (255, 0, 0)
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(buffer, "TIFF", exif=exif)
+    resizer, made = resized(buffer.getvalue(), treatment)
+    upright = {2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: np.swapaxes(pixels, 0, 1)}
+    upright |= {6: np.rot90(pixels, -1), 7: np.rot90(pixels, 2).swapaxes(0, 1), 8: np.rot90(pixels, 1)}
+    assert np.array_equal(pixels_of(made)[..., ::-1], upright.get(orientation, pixels))
+    assert resizer.odd == ()
+
+
 def test_usual_pictures_are_not_odd() -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(buffer, "JPEG")

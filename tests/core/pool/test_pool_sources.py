@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from images_world import jpeg
@@ -212,6 +213,25 @@ def test_texts_beside_pictures_are_their_captions(tmp_path: Path) -> None:
     found, counts, _ = packed(tmp_path)
     assert {name: caption for name, (caption, _) in found.items()} == {"x/1.jpg": "one", "x/4.jpg": "four"}
     assert counts == {"rows": 2, "without_caption": 1, "not_utf8_text": 1}
+
+
+def test_pictures_of_16_bits_and_turned_ones_are_counted_and_made_right_where_they_are_converted(tmp_path: Path) -> None:
+    folder = tmp_path / "in/cat"
+    folder.mkdir(parents=True)
+    grey = np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)
+    Image.fromarray(grey).save(folder / "deep.tif")
+    Image.fromarray(grey).save(folder / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 48), (9, 9, 200)).save(folder / "turned.tif", exif=exif)
+    Image.new("RGB", (64, 48), (9, 9, 200)).save(folder / "turned.jpg", exif=exif)
+    found, _, losses = packed(tmp_path)
+    assert losses == {"candidates": 4, "arrived": 4, "deep_pictures": 2, "turned_pictures": 1}
+    for name in ("deep.png", "turned.jpg"):
+        assert found[f"cat/{name}"][1] == (folder / name).read_bytes()
+    made = np.asarray(Image.open(io.BytesIO(found["cat/deep.tif"][1])).convert("L"), np.float64)
+    assert np.abs(made - grey / 257).max() < 6
+    assert Image.open(io.BytesIO(found["cat/turned.tif"][1])).size == (48, 64)
 
 
 def test_a_program_for_a_printer_under_the_name_of_a_picture_is_no_picture(tmp_path: Path) -> None:
