@@ -6,7 +6,6 @@ the same texts come out on any number of devices and after any kill. A row whose
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from datacomp_core.embedding.locate import Located, count_rows, locate
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.members import picture_in
 from datacomp_core.parts import METADATA, part_names, scan
+from datacomp_core.pictures import pillow_image
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import read_members
 from datacomp_core.store import Folder, Store, scratch, step
@@ -170,10 +170,8 @@ def _pictures(
 
 
 def _decoded(data: bytes) -> Any:
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with pillow_image(data) as image:
             return image.convert("RGB")
     except Exception:  # Pillow's decoders raise a dozen kinds on bad bytes
         return None

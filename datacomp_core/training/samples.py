@@ -6,6 +6,7 @@ fits `cache_bytes` is kept decoded, for small sets are seen many times.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections import OrderedDict

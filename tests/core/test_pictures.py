@@ -80,7 +80,8 @@ def test_what_is_no_ordinary_jpeg_is_pillows(kind: str, mode: str) -> None:
 def test_damaged_jpegs_end_as_with_pillow() -> None:
     """Cut at any place, or with wrong bytes: the same pixels, or the same kind of error."""
     numbers = np.random.default_rng(1)
-    for options in ({}, {"progressive": True}, {"restart_marker_blocks": 3}):
+    kinds: list[dict[str, Any]] = [{}, {"progressive": True}, {"restart_marker_blocks": 3}]
+    for options in kinds:
         whole = saved(picture(48, 40), **options)
         for cut in range(0, len(whole), 37):
             assert by_us(whole[:cut]) == by_pillow(whole[:cut]), cut
