@@ -6,6 +6,7 @@ are rounded down. Scaling and normalisation become mean and deviation of our tra
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,22 @@ if TYPE_CHECKING:
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SIDE = 224
 KINDS = {2: "bilinear", 3: "bicubic"}
+SQUARE, HALF = {"height": SIDE, "width": SIDE}, 0.5
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "CLIP": {
+        "size": {"shortest_edge": SIDE},
+        "do_center_crop": True,
+        "crop_size": SQUARE,
+        "resample": 3,
+        "image_mean": MEAN,
+        "image_std": DEVIATION,
+    },
+    "ViT": {"size": SQUARE, "resample": 2, "image_mean": HALF, "image_std": HALF},
+    "Siglip": {"size": SQUARE, "resample": 3, "image_mean": HALF, "image_std": HALF},
+}
+"""What each kind of image processor does where its settings are silent."""
+IN_ANY = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_center_crop": False}
+KIND = re.compile(r"(.*?)(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?")
 
 
 @dataclass(frozen=True)
@@ -113,19 +130,21 @@ def load(folder: Path, weights: Path, device: str) -> clip.Clip:
 
 def pixels_of(folder: Path) -> TransformersPixels:
     """The processor's settings as our transform. SpecError for what has no equal."""
-    found, where = _settings(folder)
+    given, where = _settings(folder)
+    processor = _kind(given, where)
+    found = IN_ANY | DEFAULTS[processor] | given
     try:
-        resize = _resize(found.get("size", {"shortest_edge": SIDE})) if found.get("do_resize", True) else ()
-        crop = _crop(found.get("crop_size") or {"height": SIDE, "width": SIDE}) if found.get("do_center_crop", True) else ()
+        resize = _resize(found["size"], square=processor == "ViT") if found["do_resize"] else ()
+        crop = _crop(found["crop_size"]) if found["do_center_crop"] else ()
         # transformers computes x * factor on 0..255, ours x / 255: its mean and deviation are scaled by what lies between
-        factor = float(found.get("rescale_factor", 1 / 255)) * 255 if found.get("do_rescale", True) else 255.0
+        factor = float(found["rescale_factor"]) * 255 if found["do_rescale"] else 255.0
         if not 0 < factor < float("inf"):
-            raise ValueError(f"rescale_factor {found.get('rescale_factor')}")
+            raise ValueError(f"rescale_factor {found['rescale_factor']}")
         scale = 1.0 if abs(factor - 1) < 1e-9 else factor
         mean, deviation = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        if found.get("do_normalize", True):
-            mean, deviation = _three(found.get("image_mean", MEAN)), _three(found.get("image_std", DEVIATION))
-        kind = KINDS.get(int(found.get("resample", 3)))
+        if found["do_normalize"]:
+            mean, deviation = _three(found["image_mean"]), _three(found["image_std"])
+        kind = KINDS.get(int(found["resample"]))
     except (KeyError, TypeError, ValueError) as problem:
         raise DataError(f"{where} is not that of a CLIP ({problem!r}).") from problem
     if kind is None or (not crop and len(resize) != 2):
@@ -155,18 +174,37 @@ def _settings(folder: Path) -> tuple[dict[str, Any], str]:
     )
 
 
-def _resize(size: Any) -> tuple[int, ...]:
+def _kind(settings: dict[str, Any], where: str) -> str:
+    """Which processor the settings are for, a key of DEFAULTS. SpecError for one whose preparation is not known here."""
+    name = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "CLIPImageProcessor")
+    found = KIND.fullmatch(name)
+    if found is None or found[1] not in DEFAULTS:
+        known = ", ".join(f"{kind}ImageProcessor" for kind in DEFAULTS)
+        raise SpecError(f"{where} is for the image processor {name}, which is not supported: {known} are.")
+    return found[1]
+
+
+def _resize(size: Any, *, square: bool) -> tuple[int, ...]:
     if isinstance(size, dict):
         if "shortest_edge" in size:
             if size.get("longest_edge"):
                 raise ValueError("a longest_edge beside the shortest_edge is not supported")
             return (int(size["shortest_edge"]),)
         return int(size["height"]), int(size["width"])
-    return (int(size),) if isinstance(size, int) else tuple(int(side) for side in size)
+    if isinstance(size, int):
+        return (size, size) if square else (size,)
+    return _pair(size)
 
 
 def _crop(size: Any) -> tuple[int, int]:
-    return (int(size["height"]), int(size["width"])) if isinstance(size, dict) else (int(size), int(size))
+    if isinstance(size, dict):
+        return int(size["height"]), int(size["width"])
+    return (size, size) if isinstance(size, int) else _pair(size)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    height, width = (int(side) for side in size)
+    return height, width
 
 
 def _three(values: Any) -> tuple[float, float, float]:

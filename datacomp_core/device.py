@@ -53,8 +53,12 @@ def checked(device: str) -> str:
 
 
 def devices_of(device: str) -> tuple[str, ...]:
-    """The devices that `device` names, with commas between several; `cuda:*` stands for every GPU. Empty: the default."""
+    """The devices that `device` names, with commas between several; `cuda:*` stands for every GPU. Empty: the default.
+
+    SpecError for one that is not there.
+    """
     given = device or default_device()
     if given == "cuda:*":
-        return tuple(f"cuda:{number}" for number in range(num_cuda())) or ("cpu",)
-    return tuple(checked(name.strip()) for name in given.split(",") if name.strip())
+        checked("cuda")
+        return tuple(f"cuda:{number}" for number in range(num_cuda()))
+    return tuple(checked(name.strip()) for name in given.split(","))

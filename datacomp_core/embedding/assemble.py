@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from datacomp_core.parts import FEATURES, SCORES, scan
+from datacomp_core.parts import FEATURES, SCORES
+from datacomp_core.source import Source
 from datacomp_core.store.folder import Folder
 
 CHUNKS = "chunks"
@@ -179,7 +180,7 @@ class Parts:
             pl.Series(column.score, values, dtype=pl.Float32, nan_to_null=True)
             for column, values in zip(self.columns, whole.scores, strict=True)
         ]
-        uids = scan(self.metadata, part).select("uid").collect()
+        uids = Source(self.metadata).read(part, ["uid"])
         with self.out.writing(f"{SCORES}/{part}.parquet") as path:
             uids.with_columns(scores).write_parquet(path, compression="zstd")
 
@@ -187,6 +188,11 @@ class Parts:
 def _of(column: Column, what: str) -> str:
     """The name under which a chunk counts what differs between encoders."""
     return f"{column.prefix}: {what}"
+
+
+def files_of(part: str) -> tuple[str, ...]:
+    """What is written of a part, below the step's folder."""
+    return f"{FEATURES}/{part}.npz", f"{TALLY}/{part}.json", f"{SCORES}/{part}.parquet"
 
 
 def kept_name(chunk: Span) -> str:

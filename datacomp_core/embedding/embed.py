@@ -19,13 +19,13 @@ from datacomp_core import clip, clip_hub
 from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, ShardSet
 from datacomp_core.clip_sources import FileModel, ModelSource
 from datacomp_core.device_map import device_names
-from datacomp_core.embedding.assemble import ENCODERS, NOT_FINITE, TALLY, Column, Parts
+from datacomp_core.embedding.assemble import CHUNKS, ENCODERS, NOT_FINITE, TALLY, Column, Parts, files_of
 from datacomp_core.embedding.devices import encode_on, encode_on_cluster
 from datacomp_core.embedding.encode import Work
 from datacomp_core.embedding.locate import count_rows, locate
 from datacomp_core.embedding.spec import EmbedSpec, Encoder
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.parts import METADATA, SCORES, part_names, scan
+from datacomp_core.parts import FEATURES, METADATA, SCORES, part_names, scan
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import INDEX
 from datacomp_core.stations import of_cluster
@@ -99,7 +99,7 @@ def embed_folder(
     stations = of_cluster(device)
     kind = devices_of(device)[0].partition(":")[0] if stations is None else stations.kind
     inputs = {"metadata": partial(_metadata_marks, folders[0], trust), "shards": partial(_shard_marks, folders[1], trust)}
-    claim(folders[2], request | {"device": kind}, inputs)
+    claim(folders[2], request | {"device": kind}, inputs, results=(SCORES, FEATURES, TALLY, CHUNKS))
     with scratch() as local:
         return embed_rows(spec, models, *folders, local, workers=workers, device=device, progress=progress)
 
@@ -119,7 +119,7 @@ def embed_rows(
     """Embed every row of a metadata folder, going on where an interrupted run stopped; counts by reason, and `rows`."""
     rows = count_rows(metadata, part_names(metadata))
     there = out.files()
-    todo = {part: count for part, count in rows.items() if f"{SCORES}/{part}.parquet" not in there}
+    todo = {part: count for part, count in rows.items() if not there.keys() >= set(files_of(part))}
     progress.start(sum(rows.values()), "samples")
     progress.advance(sum(rows.values()) - sum(todo.values()))
     if todo:

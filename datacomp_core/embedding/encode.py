@@ -22,8 +22,8 @@ from datacomp_core.embedding.assemble import Chunk, Column, Features, Filling, S
 from datacomp_core.embedding.decode import Batch, Decoded, Tokenizers, decode, slot_bytes
 from datacomp_core.embedding.slots import Slot, Slots
 from datacomp_core.parallel import Processes
-from datacomp_core.parts import scan
 from datacomp_core.pictures import Decoding
+from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
 IN_FLIGHT = 4  # batches whose features are not asked for yet: a GPU computes while we go on
@@ -113,7 +113,7 @@ class Encoding:
         table = pl.DataFrame()
         for chunk in chunks:
             if chunk.part != read:
-                table, read = scan(work.metadata, chunk.part).select("text", "uid").collect(), chunk.part
+                table, read = Source(work.metadata).read(chunk.part, ["text", "uid"]), chunk.part
             places = work.located.of(chunk)
             for start in range(chunk.start, chunk.stop, work.batch_size):
                 stop = min(start + work.batch_size, chunk.stop)

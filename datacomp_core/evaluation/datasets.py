@@ -162,9 +162,9 @@ def _lines(folder: Folder, name: str) -> tuple[str, ...]:
 
 
 def text_of(folder: Folder, name: str) -> str:
-    """A small text file. DataError if it is not UTF-8."""
+    """A small text file without a byte order mark. DataError if it is not UTF-8."""
     try:
-        return folder.read(name).decode("utf-8")
+        return folder.read(name).decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         raise DataError(f"{folder.at(name)} is not UTF-8 text ({problem}); download the set again.") from problem
 

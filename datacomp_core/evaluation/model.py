@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -27,6 +28,10 @@ Mode = Literal["reference", "fp32", "bf16"]
 Compile = Literal["no", "yes"]
 TEXT_BATCH = 512
 CLASSIFIERS = "classifiers"
+UNIT = 1e-3
+"""How far from 1 the length of a class's weights may be; bf16 rounds more coarsely than this at no place."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,8 @@ class EvalModel:
         made_of = [self.tower(), self.precision(half=True), kind, classnames, templates, sorted(self.made_of.items())]
         key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
         if key not in self._classifiers:
-            found = self._read(key)
-            if found is None or found.shape != (self.clip.dim, len(classnames)):
+            found = self._read(key, len(classnames))
+            if found is None:
                 prompts = [_filled(template, name) for name in classnames for template in templates]
                 with torch.inference_mode():
                     classes = self.texts(prompts).view(len(classnames), len(templates), -1).mean(dim=1)
@@ -119,7 +124,8 @@ class EvalModel:
             self._tower = digest.hexdigest()
         return self._tower
 
-    def _read(self, key: str) -> torch.Tensor | None:
+    def _read(self, key: str, num_classes: int) -> torch.Tensor | None:
+        """The kept classifier: None if there is none, or if what lies there cannot be one (columns of another length than 1)."""
         import torch
 
         name = f"{CLASSIFIERS}/{key}.npy"
@@ -129,6 +135,11 @@ class EvalModel:
             found = np.load(io.BytesIO(self.kept.read(name)), allow_pickle=False)
         except (ValueError, EOFError):
             return None  # not ours; it is made anew
+        if found.shape != (self.clip.dim, num_classes) or found.dtype.kind != "f":
+            return None
+        if not np.allclose(np.linalg.norm(found, axis=0), 1, atol=UNIT):  # NaN is not close to anything
+            log.warning("%s is damaged and is made again", self.kept.at(name))
+            return None
         return torch.from_numpy(found.astype(np.float32)).to(self.clip.device)
 
     def _write(self, key: str, weights: torch.Tensor) -> None:

@@ -225,6 +225,8 @@ class _Run:
             log.warning("%s is evaluated again: what is kept of it is of an earlier version or damaged", task.key)
             return None
         why = self._differing(found, task)
+        if not why and not self.out.exists(f"{PREDICTIONS}/{slug(task)}.npz"):
+            why = "its predictions are gone"
         if why:
             log.warning("%s is evaluated again: %s", task.key, why)
         return None if why else found.result

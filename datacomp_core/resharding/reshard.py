@@ -299,7 +299,9 @@ def _jobs(
     overread: float,
 ) -> Iterator[Copy]:
     """What is still to be written, in groups of neighbouring shards; each job knows only the input shards it reads."""
-    done = {name.removesuffix("_stats.json") for name in out.files("_stats.json")}
+    there = out.files()
+    stems = (name.removesuffix("_stats.json") for name in there if name.endswith("_stats.json"))
+    done = {stem for stem in stems if {f"{stem}.tar", f"{INDEX}/{stem}.parquet"} <= there.keys()}
     shards: list[str] = []
     pieces: list[Rows] = []
     edits: list[CaptionEdits] = []

@@ -7,7 +7,7 @@ message names the file.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from datacomp_core.errors import SpecError
@@ -22,10 +22,17 @@ Marking = Callable[[Marks], Marks]
 """Gives the marks of an input, told the earlier ones."""
 
 
-def claim(folder: Folder, request: dict[str, Any], inputs: Mapping[str, Marking] | None = None) -> None:
+def claim(
+    folder: Folder,
+    request: dict[str, Any],
+    inputs: Mapping[str, Marking] | None = None,
+    *,
+    results: Iterable[str] = (),
+) -> None:
     """Write down what a folder is being made from. SpecError if it was begun for something else, naming what differs.
 
-    What killed runs left unfinished in it is removed.
+    `results` are the folders in it whose files a later call takes as done: nothing tells what they were made from if the record
+    is not there, so that is a SpecError too. What killed runs left unfinished in it is removed.
     """
     folder.sweep_left_behind()
     before = folder.read_json(REQUEST) if folder.exists(REQUEST) else None
@@ -34,6 +41,11 @@ def claim(folder: Folder, request: dict[str, Any], inputs: Mapping[str, Marking]
     now = {name: marking(earlier[name]) for name, marking in (inputs or {}).items()}
     given = json.loads(json.dumps(request | ({CONTENT: {name: digest(found) for name, found in now.items()}} if now else {})))
     if before is None:
+        if lost := next((name for name in results if (folder / name).files()), ""):
+            raise SpecError(
+                f"{folder} has files in {lost}/ and no {REQUEST}, so nothing tells what they were made from: choose an empty "
+                "folder, or remove them."
+            )
         if now:
             folder.write_json(INPUTS, {name: listed(found) for name, found in now.items()})
         folder.write_json(REQUEST, given)

@@ -464,6 +464,32 @@ def test_a_folder_of_transformers_is_its_own_processor_and_model(name: str, five
     torch.testing.assert_close(mine.encode_texts(TEXTS), texts, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["ViTImageProcessor", "ViTImageProcessorFast", "SiglipImageProcessor", "CLIPFeatureExtractor"])
+@pytest.mark.parametrize("size", [{"height": 48, "width": 48}, 48, [48, 48]])
+def test_what_a_processor_does_not_say_is_what_its_kind_does(kind: str, size: Any, tmp_path: Path) -> None:
+    """A vision transformer's processor crops nothing, resizes bilinearly and has other means than CLIP's."""
+    import transformers
+
+    home = transformers_folder(tmp_path / "clip", PROCESSORS["shortest edge"], five=False)
+    crop = {"do_center_crop": True, "crop_size": [48, 48]} if kind != "ViTImageProcessor" else {}
+    said = "feature_extractor_type" if kind.endswith("Extractor") else "image_processor_type"
+    (home / "preprocessor_config.json").write_text(json.dumps({said: kind, "size": size, **crop}))
+    mine = loaded(home)
+    theirs: Any = transformers.AutoImageProcessor.from_pretrained(home, backend="pil")
+    for odd in SIZES:
+        want = theirs(picture(odd), return_tensors="pt")["pixel_values"][0]
+        if size == 48 and kind == "ViTImageProcessor":
+            assert want.shape[1:] == (48, 48), "one number is a square for this kind"
+        torch.testing.assert_close(mine.preprocess(picture(odd)), want, atol=2e-6, rtol=0)
+
+
+def test_an_image_processor_of_another_kind_is_one_sentence(tmp_path: Path) -> None:
+    home = transformers_folder(tmp_path / "clip", PROCESSORS["shortest edge"], five=False)
+    (home / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "ConvNextImageProcessor", "size": 48}))
+    with pytest.raises(SpecError, match="ConvNextImageProcessor, which is not supported: CLIPImageProcessor"):
+        loaded(home)
+
+
 def test_a_weight_that_is_missing_is_not_made_up(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -304,3 +304,90 @@ def test_device_that_is_not_there_is_one_sentence(datacomp: Command, world: Path
     status, _, problem = datacomp("evaluate", "--model", world / "model", *sets, "--device", "cuda")
     assert (status, "torch finds no CUDA device" in problem.replace("\n", " ")) == (2, True)
     assert "Traceback" not in problem
+
+
+# What a command wrote earlier is not whole any more ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", ["features/00000000.npz", "tally/00000000.json", "scores/00000000.parquet"])
+def test_a_file_of_an_embedding_that_is_gone_is_made_again(datacomp: Command, world: Path, lost: str) -> None:
+    before = embed(datacomp, world, world / "out")
+    (world / "out" / lost).unlink()
+    assert embed(datacomp, world, world / "out") == before
+
+
+def test_an_embedding_without_its_record_is_not_taken(datacomp: Command, world: Path) -> None:
+    embed(datacomp, world, world / "out")
+    (world / "out/request.json").unlink()
+    CHANGES["weights"](world)
+    told = embed(datacomp, world, world / "out")
+    assert "scores/ and no request.json" in told
+
+
+def test_a_shard_of_a_reshard_that_is_gone_is_written_again(datacomp: Command, world: Path) -> None:
+    filtered(datacomp, world, world / "kept")
+    before = resharded(datacomp, world, world / "out")
+    for lost in ("00000000.tar", "index/00000000.parquet"):
+        (world / "out" / lost).unlink()
+        assert resharded(datacomp, world, world / "out") == before
+        assert (world / "out" / lost).is_file()
+
+
+def test_lost_predictions_and_damaged_classifiers_are_made_again(datacomp: Command, world: Path) -> None:
+    before = evaluate(datacomp, world, world / "out")
+    (world / "out/predictions/mine-mine.npz").unlink()
+    assert evaluate(datacomp, world, world / "out") == before
+    (kept,) = (world / "out/classifiers").glob("*.npy")
+    right = np.load(kept)
+    for damaged in (np.full_like(right, np.nan), right * 2, right[:, :2], right[:1]):
+        np.save(kept, damaged)
+        (world / "out/tasks/mine-mine.json").unlink()
+        assert evaluate(datacomp, world, world / "out") == before
+        np.testing.assert_array_equal(np.load(kept), right)
+
+
+# Columns of odd types ------------------------------------------------------------------------------------------------
+
+
+def with_columns(world: Path, **columns: pl.Series) -> None:
+    path = world / "metadata/00000000.parquet"
+    pl.read_parquet(path).with_columns(**columns).write_parquet(path)
+
+
+def test_an_embedding_reads_columns_of_one_meaning(datacomp: Command, world: Path) -> None:
+    before = embed(datacomp, world, world / "out")
+    table = pl.read_parquet(world / "metadata/00000000.parquet")
+    uids = [bytes.fromhex(one) for one in table["uid"]]
+    texts = [one.encode() for one in table["text"]]
+    with_columns(world, uid=pl.Series(uids), text=pl.Series(texts))
+    assert embed(datacomp, world, world / "bytes") == before
+    with_columns(world, uid=table["uid"].cast(pl.Categorical), text=table["text"].cast(pl.Categorical))
+    assert embed(datacomp, world, world / "encoded") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("text", list(range(ROWS)), "holds Int64 and not text"),
+        ("text", [["a"]] * ROWS, "holds List(String) and not text"),
+        ("uid", list(range(ROWS)), "holds Int64: uids are 32 hex digits"),
+    ],
+)
+def test_an_embedding_refuses_other_columns(datacomp: Command, world: Path, name: str, values: list[Any], told: str) -> None:
+    with_columns(world, **{name: pl.Series(values)})
+    places = ("--metadata", world / "metadata", "--shards", world / "shards", "--out", world / "out")
+    status, _, problem = datacomp("embed", *places, "--encoder", f"mine={world}/model", "--json")
+    assert (status, told in problem.replace("\n", " "), "Traceback" in problem) == (1, True, False), problem
+
+
+@pytest.mark.parametrize("device", ["cuda:*", ",", "cpu,,cpu", "gpu"])
+@pytest.mark.parametrize("command", ["embed", "evaluate"])
+def test_a_device_that_cannot_be_meant_is_one_sentence(datacomp: Command, world: Path, command: str, device: str) -> None:
+    if torch.cuda.is_available() and device == "cuda:*":
+        pytest.skip("this machine has a CUDA device")
+    if command == "embed":
+        given = ("--metadata", world / "metadata", "--shards", world / "shards", "--encoder", f"mine={world}/model")
+    else:
+        given = ("--model", world / "model", "--data", world / "sets", "--add-tasks", world / "tasks.yaml")
+    status, _, problem = datacomp(command, *given, "--out", world / "out", "--device", device)
+    assert (status, "evice" in problem, "Traceback" in problem) == (2, True, False), problem
