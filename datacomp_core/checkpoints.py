@@ -18,14 +18,15 @@ from datacomp_core.errors import DataError, in_short
 if TYPE_CHECKING:
     import torch
 
+DEEPEST = 4
 NESTS = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which training codes keep the weights beside optimizer, epoch and the like."""
 PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "model.")
 """What DDP, torch.compile, FSDP, activation checkpointing and Lightning put before a name."""
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """Those that may also stand inside a name."""
-NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
-"""Numbers that OpenAI's files keep among the weights."""
+NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "n_averaged")
+"""Numbers that OpenAI's files and torch's `AveragedModel` keep among the weights."""
 INDEX = ".index.json"
 CONVERT = "Convert it with `datacomp convert-checkpoint FILE OUT.safetensors`, or give a safetensors file."
 
@@ -37,7 +38,7 @@ def read_weights(checkpoint: Path | IO[bytes], name: str) -> Weights:
     where = named(checkpoint)
     found = _read(checkpoint, name, where)
     tensors = unnested(found, where)
-    return {key: value for key, value in unprefixed(tensors).items() if key not in NO_WEIGHTS}
+    return unprefixed({key: value for key, value in tensors.items() if key.rpartition(".")[2] not in NO_WEIGHTS})
 
 
 def fit(model: torch.nn.Module, weights: Weights, name: str, where: str) -> None:
@@ -48,6 +49,12 @@ def fit(model: torch.nn.Module, weights: Weights, name: str, where: str) -> None
         model.load_state_dict(found)
     except (RuntimeError, AssertionError, KeyError, ValueError) as problem:
         met = _strange_prefix(model, weights)
+        if met in PREFIXES:
+            other = next(key for key in weights if not key.startswith(met))
+            raise DataError(
+                f"{where} does not fit the model {name}: some of its names begin with {met!r} and others, such as {other}, "
+                "do not. Save the weights of the model alone."
+            ) from problem
         if met:
             raise DataError(
                 f"{where} does not fit the model {name}: its weights are called {met!r} and then as in the model; only the "
@@ -178,7 +185,7 @@ def unnested(found: Any, where: str) -> Weights:
     """The mapping of names to tensors in what a file holds."""
     import torch
 
-    for _ in range(3):
+    for _ in range(DEEPEST + 1):
         if not isinstance(found, Mapping):
             break
         mapping = cast("Mapping[str, Any]", found)

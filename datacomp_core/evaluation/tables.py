@@ -11,6 +11,7 @@ import ast
 import csv
 import io
 import json
+import re
 import zipfile
 import zlib
 from collections import Counter
@@ -26,6 +27,8 @@ PICTURE = ("filename", "image", "image_name", "file_name", "filepath")
 CAPTIONS = ("raw", "caption", "captions", "comment", "sentences")
 """What tables call the picture's name and its captions; ours is the first."""
 DELIMITERS = (",", ";", "\t", "|")
+A_LIST = re.compile(r"""\s*[\[(]\s*["'\])]""")
+"""How a list of texts begins. A caption may begin with a bracket, too: `(left) a dog`."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,7 @@ def _member(name: str, members: dict[str, list[str]], table: str, number: int) -
 
 def _captions(text: str, table: str, number: int) -> tuple[str, ...]:
     """A list of captions, or one caption as plain text. None of them may be missing altogether."""
-    found = _list(text, table, number) if text.lstrip().startswith(("[", "(")) else (text,)
+    found = _list(text, table, number) if A_LIST.match(text) else (text,)
     if not any(caption.strip() for caption in found):
         raise DataError(f"{table}, row {number}: it has no caption; download the set again.")
     return found

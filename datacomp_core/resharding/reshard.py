@@ -1,7 +1,7 @@
 """Subset x ShardSet -> ShardSet: plan from the indices, then copy byte ranges; account for every chosen sample.
 
 The output is the same bytes for the same inputs, spec and seed, whatever the number of workers. `<shard>_stats.json` is
-written last of a shard: one that has it is finished, so an interrupted reshard goes on with the others.
+written last of a shard: one that has it, its tar and its index is finished, so an interrupted reshard goes on with the others.
 """
 
 from __future__ import annotations

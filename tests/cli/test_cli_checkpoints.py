@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from datacomp_core import clip, clip_sources
-from datacomp_core.errors import DatacompError, DataError
+from datacomp_core.errors import DatacompError, DataError, SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder
 from deployments.cli.main import main
@@ -131,6 +131,8 @@ def forms(weights: Weights) -> dict[str, Callable[[Path], Path]]:
         "model": saved({"model": weights, "step": 3}),
         "model_state_dict": saved({"model_state_dict": weights, "loss": 0.1}),
         "nested twice": saved({"model": {"state_dict": weights}}),
+        "nested thrice": saved({"model": {"state_dict": {"module": weights}}}),
+        "AveragedModel": saved(prefixed(weights, "module.") | {"n_averaged": torch.tensor(3)}),
         "a checkpoint of open_clip_train": saved(training),
         "module.": saved(prefixed(weights, "module.")),
         "_orig_mod.": saved(prefixed(weights, "_orig_mod.")),
@@ -285,6 +287,10 @@ def refusals(weights: Weights) -> dict[str, tuple[Callable[[Path], Path], str]]:
         ),
         "numpy": (saved({"state_dict": weights, "best": np.float64(0.5)}), r"objects of numpy.*convert-checkpoint"),
         "a strange prefix": (saved(prefixed(weights, "student.clip.")), r"are called 'student.clip.' and then as in the model"),
+        "a prefix of some": (
+            saved(prefixed(weights, "module.") | {"head.bias": torch.zeros(1)}),
+            r"begin with 'module.' and others, such as head.bias, do not",
+        ),
         "NaN": (saved(bad), r"the weight ln_final.weight has NaN or infinity in \d+ of \d+ values"),
         "infinity": (saved(infinite), r"the weight logit_scale has NaN or infinity in 1 of 1"),
         "no tensors": (saved({"epoch": 3}), r"has no weights: .*it has 'epoch'"),

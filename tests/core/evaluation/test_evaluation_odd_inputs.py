@@ -72,6 +72,15 @@ def test_a_row_a_caption_makes_one_image_of_its_rows(names: tuple[str, str], del
     assert captions_of(folder) == [["a dog", "an animal", "a third"], ["a cat"]]
 
 
+def test_a_caption_may_begin_with_a_bracket(tmp_path: Path) -> None:
+    texts = ["(left) a dog", "[sic] a cat", "(a boat)", "[a car"]
+    rows = [{"filename": f"{n}.png", "raw": text} for n, text in enumerate(texts)]
+    rows.append({"filename": "4.png", "raw": "('a list', \"of two\")"})
+    assert captions_of(table(tmp_path, rows, [f"{n}.png" for n in range(5)])) == [*([one] for one in texts), ["a list", "of two"]]
+    with pytest.raises(DataError, match=r"row 1: .* is not a list"):
+        open_captions(table(tmp_path / "cut", [{"filename": "a.png", "raw": '["one", "tw'}], ["a.png"]))
+
+
 def test_one_name_in_two_folders_is_told_apart_or_refused(tmp_path: Path) -> None:
     rows = [{"filename": "x/a.png", "raw": '["one"]'}, {"filename": "y/a.png", "raw": '["two"]'}]
     assert open_captions(table(tmp_path / "apart", rows, ["x/a.png", "y/a.png"])).names == ("x/a.png", "y/a.png")
