@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
@@ -26,6 +27,11 @@ out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty()
 notes = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
 MARKS = {"built": "[green]✓ built [/]", "reused": "[cyan]= reused[/]", "failed": "[red]✗ failed[/]"}
+
+
+def bold(place: object) -> str:
+    """A path or an address in bold, as it is: a `[` in it begins no mark."""
+    return f"[bold]{escape(str(place))}[/]"
 
 
 def print_json(value: Any) -> None:
@@ -64,27 +70,28 @@ class Steps:
             if event.phase in MARKS:
                 self._ended(event)
             elif event.phase == "expected":
-                self._console.print(f"  {event.line}")
+                self._console.print(f"  {event.line}", markup=False)
             elif self._console.is_terminal:
                 self._running(event)
             elif event.line:
-                self._console.print(f"  … {event.line}")
+                self._console.print(f"  … {event.line}", markup=False)
 
     def _running(self, event: StepEvent) -> None:
         key = (event.kind, event.name)
         if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task(f"{event.kind} {event.name}", total=None, line="")
+            self._tasks[key] = self._bars.add_task(escape(f"{event.kind} {event.name}"), total=None, line="")
         if event.share is not None:
             self._bars.update(self._tasks[key], total=1.0, completed=event.share)
         if event.line:
-            self._bars.update(self._tasks[key], line=event.line.partition(": ")[2])
+            self._bars.update(self._tasks[key], line=escape(event.line.partition(": ")[2]))
 
     def _ended(self, event: StepEvent) -> None:
         bar = self._tasks.pop((event.kind, event.name), None)
         if bar is not None:
             self._bars.remove_task(bar)
         self._console.print(
-            f"{MARKS[event.phase]} {event.kind:<11} {event.name:<34} {event.seconds:6.1f} s  [dim]{event.line}[/]"
+            f"{MARKS[event.phase]} {escape(f'{event.kind:<11} {event.name:<34}')} {event.seconds:6.1f} s  "
+            f"[dim]{escape(event.line)}[/]"
         )
 
 
@@ -124,9 +131,9 @@ def counted(what: str, total: int, *, quiet: bool = False) -> Generator[Callable
         nonlocal done
         done += 1
         if shown:
-            bars.update(task, completed=done, description=f"{done} of {total} {what}: {name}")
+            bars.update(task, completed=done, description=escape(f"{done} of {total} {what}: {name}"))
         elif not quiet:
-            notes.print(f"  {done} of {total} {what}: {name}")
+            notes.print(f"  {done} of {total} {what}: {name}", markup=False)
 
     with bars if shown else nullcontext():
         task = bars.add_task(what, total=total)
@@ -135,7 +142,7 @@ def counted(what: str, total: int, *, quiet: bool = False) -> Generator[Callable
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
     """Print rows as a table; the columns in `right` are aligned as numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    made = Table(title=escape(title), title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for name in columns:
         made.add_column(name, justify="right" if name in right else "left", no_wrap=name in right)
     for row in rows:

@@ -184,7 +184,7 @@ def in_folder(
         {"metadata": lambda known: marks(source, only=names, known=known)},
     )
     if target.exists(SUMMARY):
-        terminal.notes.print(f"{out} is built already")
+        terminal.notes.print(f"{out} is built already", markup=False)
         _show(set_in(target), target.url, json=json)
         return
     with terminal.shown_progress("captions", quiet=json) as progress:
@@ -201,7 +201,7 @@ def _show(made: Captions, where: str, *, json: bool) -> None:
         return
     told = f"{made.num_captions:,} captions of {', '.join(made.sources)} for {made.num_captioned:,} of {made.num_samples:,} rows"
     terminal.table(told, ("what", "number"), [(name, f"{count:,}") for name, count in account(made)], right=("number",))
-    terminal.out.print(f"Files: [bold]{where}[/]" if not made.address else f"Address: [bold]{made.address}[/]")
+    terminal.out.print(f"Files: {terminal.bold(where)}" if not made.address else f"Address: [bold]{made.address}[/]")
 
 
 def _make(make: Any, sets: Any, scale: str, pool_seed: int, pool: str, shards: str, out: str | None, *, json: bool) -> None:

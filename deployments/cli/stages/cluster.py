@@ -53,4 +53,4 @@ def cluster(
     if json:
         terminal.print_json({"out": out, "num_clusters": len(found), "dimensions": found.shape[1]})
     else:
-        terminal.out.print(f"{len(found):,} centroids of {found.shape[1]} dimensions: [bold]{out}[/]")
+        terminal.out.print(f"{len(found):,} centroids of {found.shape[1]} dimensions: {terminal.bold(out)}")

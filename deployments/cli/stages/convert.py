@@ -29,4 +29,4 @@ def convert_checkpoint(
     if json:
         terminal.print_json({"out": str(out), "tensors": count})
     else:
-        terminal.out.print(f"{count:,} tensors: [bold]{out}[/]", soft_wrap=True)
+        terminal.out.print(f"{count:,} tensors: {terminal.bold(out)}", soft_wrap=True)

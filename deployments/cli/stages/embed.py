@@ -184,4 +184,4 @@ def _embed_folder(
         terminal.print_json(dict(counts))
         return
     terminal.table("Counts", ("what", "number"), [(name, f"{count:,}") for name, count in counts.items()], right=("number",))
-    terminal.out.print(f"Files: [bold]{out}[/]")
+    terminal.out.print(f"Files: {terminal.bold(out)}")

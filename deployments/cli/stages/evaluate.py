@@ -254,7 +254,7 @@ def _scores(report: Report, out: str) -> None:
         terminal.out.print(f"Average: {_average(report.average, of_suite)}   {told}")
     if own or report.own_average is not None:
         terminal.out.print(f"Average of your own tasks: {_average(report.own_average, own)}")
-    terminal.out.print(f"Report: {out}", soft_wrap=True)
+    terminal.out.print(f"Report: {out}", soft_wrap=True, markup=False)
 
 
 def _keys(suite: str) -> set[str]:

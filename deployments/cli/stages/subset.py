@@ -57,7 +57,7 @@ def subset(
     if json:
         terminal.print_json({"out": out, "num_samples": rows, "num_unique": unique})
     else:
-        terminal.out.print(f"{rows:,} samples, {unique:,} unique: [bold]{out}[/]")
+        terminal.out.print(f"{rows:,} samples, {unique:,} unique: {terminal.bold(out)}")
 
 
 def _sorted(given: list[SubsetFile], path: Path) -> tuple[int, int]:

@@ -48,7 +48,7 @@ def takedown(
         terminal.table("Made with them: marked with _takedown.json", ("address",), [(address,) for address in taken.marked])
         _show(told, taken.num_lines, taken.not_found)
         for address, reason in taken.unread.items():
-            terminal.out.print(f"[yellow]Not looked into: {address} ({reason})[/]")
+            terminal.out.print(f"[yellow]Not looked into: {escape(f'{address} ({reason})')}[/]")
     if taken.not_found or taken.unread:
         raise typer.Exit(1)
 

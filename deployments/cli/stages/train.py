@@ -83,4 +83,4 @@ def _train_folder(spec: Any, data: tuple[str, ...], out: str, layout: Any, given
     rows = [("model", made.model), ("steps", f"{made.steps:,}"), ("samples seen", f"{made.samples_seen:,}")]
     rows += [(name, f"{count:,}") for name, count in made.counts.items()]
     terminal.table(f"checkpoint of {spec.label()}", ("what", "value"), rows)
-    terminal.out.print(f"Files: [bold]{out}[/]")
+    terminal.out.print(f"Files: {terminal.bold(out)}")
