@@ -15,6 +15,7 @@ from PIL import Image
 
 from datacomp_core import clip, shards
 from datacomp_core.clip_sources import FileModel
+from datacomp_core.embedding.assemble import Column, Filling, Span
 from datacomp_core.embedding.embed import embed_folder
 from datacomp_core.embedding.spec import EmbedSpec, Encoder
 from datacomp_core.parts import SCHEMA
@@ -79,3 +80,23 @@ def test_an_overflow_is_null_counted_and_told(world: Path, caplog: pytest.LogCap
         for key in kept.files:
             row = np.isnan(kept[key]).sum(axis=1)
             assert set(row.tolist()) <= {0, kept[key].shape[1]}, "a row has all of its features or none"
+
+
+@pytest.mark.parametrize("place", [0, 3, 7])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_bad_dimension_takes_the_features_of_its_row_and_no_other(place: int, bad: float) -> None:
+    random = np.random.default_rng(0)
+    images, texts = (random.normal(size=(4, 8)).astype(np.float32) for _ in range(2))
+    right = np.einsum("nd,nd->n", images, texts)
+    images[2, place] = bad
+    texts[2, place] = 0
+    filling = Filling((Column("score", "mine", 8),), 4, {"part": 4})
+    full = filling.add(Span("part", 0, 4), [(images.copy(), texts)], [0, 1, 2, 3], {})
+    assert full is not None
+    made = full[1]
+    assert np.isnan(made.images[0]).all(axis=1).tolist() == [False, False, True, False]
+    assert np.isnan(made.images[0]).any(axis=1).tolist() == [False, False, True, False]
+    assert not np.isnan(made.texts[0]).any()
+    assert np.isnan(made.scores[0]).tolist() == [False, False, True, False]
+    np.testing.assert_allclose(made.scores[0][[0, 1, 3]], right[[0, 1, 3]], rtol=1e-5)
+    assert (made.tally["embedded"], made.tally["not_finite"]) == (3, 1)
