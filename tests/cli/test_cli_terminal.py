@@ -8,14 +8,14 @@ import pytest
 from rich.console import Console
 
 from deployments.cli.terminal import Steps
-from tasks.events import StepEvent
+from tasks.events import Phase, StepEvent
 
 ODD = "/data[/old]/x [red] [1]\\[bold]"
 
 
 @pytest.mark.parametrize("phase", ["built", "reused", "failed", "expected", "running"])
 @pytest.mark.parametrize("is_terminal", [False, True])
-def test_what_a_step_says_is_shown_as_it_is(phase: str, is_terminal: bool) -> None:
+def test_what_a_step_says_is_shown_as_it_is(phase: Phase, is_terminal: bool) -> None:
     told = io.StringIO()
     console = Console(file=told, width=200, soft_wrap=True, highlight=False, force_terminal=is_terminal, no_color=True)
     with Steps(console) as steps:
