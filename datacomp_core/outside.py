@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from datacomp_core import hub
+from datacomp_core import hub, pins
 from datacomp_core.errors import DatacompError, DataError, SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store.folder import Folder, hash_file
@@ -28,6 +28,7 @@ def pinned(name: str, suffixes: Sequence[str], what: str) -> str:
     """The absolute name with the digits of its content's mark. SpecError if it is not there or of another kind."""
     if PINNED.fullmatch(name):
         return name
+    pins.require_allowed(name)
     try:
         if name.startswith("hf://"):
             return _of_hub(name, suffixes, what)

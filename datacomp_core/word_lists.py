@@ -10,6 +10,7 @@ from pydantic import AfterValidator
 
 from datacomp_core.errors import DataError, SpecError, unknown
 from datacomp_core.exchange import brought
+from datacomp_core.pins import require_allowed
 from datacomp_core.store import Folder
 
 NAMED = ("imagenet21k",)
@@ -22,6 +23,7 @@ def pinned(name: str) -> str:
     path, _, digits = name.partition("#")
     if name in NAMED or digits:
         return name
+    require_allowed(name)
     if not path.endswith(FILES):
         raise unknown("word list", name, [*NAMED, "a file (.txt, .json)"])
     try:

@@ -12,6 +12,7 @@ from datacomp_core.artifacts import Spec
 from datacomp_core.clip_sources import ON_HUB
 from datacomp_core.errors import SpecError
 from datacomp_core.pictures import Decoding
+from datacomp_core.pins import require_allowed
 from datacomp_core.store.folder import hash_file
 
 PIN = 16
@@ -47,6 +48,7 @@ class Encoder(Spec):
         if model.startswith(ON_HUB):
             return _of_hub(given, model)
         if model and weights.endswith(ENDINGS) and "#" not in weights:
+            require_allowed(weights)
             path = Path(weights).expanduser().resolve()
             if not path.is_file():
                 raise SpecError(f"There are no weights at {weights}: give the path of a checkpoint file, or a tag of open_clip.")
@@ -83,6 +85,7 @@ def _of_hub(given: dict[str, Any], model: str) -> dict[str, Any]:
 
     if clip_hub.is_pinned(model) and given.get("sha256"):
         return given
+    require_allowed(model)
     found = clip_hub.pin(model)
     if given.get("sha256") not in (None, "", found.sha256):
         raise SpecError(f"The weights of {found.model} have sha256 {found.sha256} and should have {given['sha256']}.")

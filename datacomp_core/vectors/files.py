@@ -22,6 +22,7 @@ from datacomp_core.arrays import read_npy
 from datacomp_core.assets import asset
 from datacomp_core.errors import DataError, SpecError, unknown
 from datacomp_core.input_classes import Use
+from datacomp_core.pins import require_allowed
 from datacomp_core.torch_files import why_unreadable
 from datacomp_core.word_lists import PIN, read
 
@@ -48,6 +49,7 @@ def pinned(name: str) -> str:
     path, _, digits = name.partition("#")
     if name in NAMED or digits:
         return name
+    require_allowed(name)
     if not _file(path)[0].endswith(FILES):
         raise unknown("set of vectors", name, [*NAMED, "a file (.npy, .npz, .pt)"])
     try:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from datacomp_core import pins
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, ShardSet, Subset
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.leaderboard.entry import ENTRY, INPUTS, Entry, EntrySpec
@@ -93,12 +94,8 @@ def verify(
     given = {"the pool": pool, "the shards": downloaded}
     found = Verified(folder, hidden={place.url: name for name, place in given.items() if place is not None})
     try:
-        listing = unpack(bundle, folder)
-        found.say("archive", True, f"{len(listing.files)} files, each with the size and sha256 of the manifest.")
-        store, record = _records(found, listing)
-        _claims(found, store, record, pool, known_only=known_only)
-        if downloaded is not None and found.proved is not None:
-            _compare_arrived(found, store, downloaded)
+        with pins.refused():
+            _check(found, bundle, pool, downloaded, known_only=known_only)
     except DatacompError as problem:
         found.say("bundle", False, str(problem).splitlines()[0][:500])
     except ValidationError as problem:
@@ -110,6 +107,15 @@ def verify(
     if found.ok and reevaluate is not None:
         second_evaluation(found, reevaluate)
     return found
+
+
+def _check(found: Verified, bundle: Path, pool: Folder | None, downloaded: Folder | None, *, known_only: bool) -> None:
+    listing = unpack(bundle, found.folder)
+    found.say("archive", True, f"{len(listing.files)} files, each with the size and sha256 of the manifest.")
+    store, record = _records(found, listing)
+    _claims(found, store, record, pool, known_only=known_only)
+    if downloaded is not None and found.proved is not None:
+        _compare_arrived(found, store, downloaded)
 
 
 def _records(found: Verified, listing: Listing) -> tuple[Store, Record]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from datacomp_core.leaderboard.board import make_board
 from datacomp_core.leaderboard.entry import Submitted
 from datacomp_core.leaderboard.submission.bundle import write_bundle
 from datacomp_core.leaderboard.submission.verify import Verified, verify
+from datacomp_core.selection.select import select_subset
 from datacomp_core.store import Store
+from datacomp_core.store.step import STEPS
 
 ENTRY, REPORT, RESULTS = "entry.json", "report.json", "results.jsonl"
 
@@ -292,3 +295,30 @@ def test_no_field_of_records_either_changes_a_number_on_the_board(good: Files, t
     every = places(good)
     assert len(every) > 1000
     assert try_mutations(good, tmp_path, random.Random(2).sample(every, len(every) // 10)) > 50
+
+
+FILES_NAMED: dict[str, Callable[[str], dict[str, Any]]] = {
+    "listed": lambda name: {"kind": "listed", "uids": f"{name}.npy"},
+    "column_of": lambda name: {
+        "kind": "top_fraction",
+        "score": {"kind": "column_of", "file": f"{name}.parquet", "column": "x"},
+        "fraction": 0.3,
+    },
+    "image_based": lambda name: {"kind": "image_based", "targets": f"{name}.npy"},
+}
+
+
+@pytest.mark.parametrize("kind", FILES_NAMED)
+def test_a_record_makes_this_machine_fetch_and_open_nothing(good: Files, tmp_path: Path, kind: str) -> None:
+    assert "subsets" in {step.kind for step in STEPS.values() if step.function is select_subset.function}
+    files = dict(good)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/list"
+        said = json.loads(files[record_of(files, "subsets")])
+        said["spec"] = said["meaning"] = {"spec": {"filter": FILES_NAMED[kind](url)}}
+        files[record_of(files, "subsets")] = json.dumps(said).encode()
+        found = check(files, tmp_path)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert not found.ok
