@@ -11,15 +11,16 @@ PARENT = "DATACOMP_LAUNCHER"
 
 
 def end_with_launcher() -> None:
-    """For the process that the launcher started itself: end when it ends, also if it already has."""
+    """End when the process that started this one ends, also if it already has."""
     die_with_parent()
     if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
         sys.exit(1)
 
 
 def main(arguments: list[str]) -> None:
-    """Run `torch.distributed.run` in this process."""
+    """Run `torch.distributed.run` in this process, which is the launcher of its ranks."""
     end_with_launcher()
+    os.environ[PARENT] = str(os.getpid())
     from torch.distributed.run import main as torchrun
 
     torchrun(arguments)

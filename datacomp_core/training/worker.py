@@ -10,14 +10,13 @@ from pathlib import Path
 from datacomp_core.clip import config
 from datacomp_core.foreign import left_out
 from datacomp_core.imports import imports_told
-from datacomp_core.parallel import die_with_parent
 from datacomp_core.training.elastic import end_with_launcher
 from datacomp_core.training.job import JOB, Job, write_failure
 
 
 def main(folder: str) -> None:
     """Run one rank. Whatever ends it is left as a file for the launcher, which tells the user."""
-    die_with_parent() if "TORCHELASTIC_RUN_ID" in os.environ else end_with_launcher()
+    end_with_launcher()
     job = Job.model_validate_json((Path(folder) / JOB).read_bytes())
     rank = int(os.environ.get("RANK", "0"))
     try:

@@ -32,7 +32,7 @@ FOREIGN = {
         "--lifecycle-configuration",
     },
     "ray and dask": {"--address", "--head", "--node-ip-address", "--num-gpus", "--resources", "--nthreads", "--nworkers"},
-    "our benchmarks": {"--steps", "--threads"},
+    "our benchmarks": {"--rehearse", "--steps", "--threads"},
 }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +210,11 @@ def test_a_node_that_does_not_see_the_run_folder_of_node_0_says_so_at_once(
         folder.rename(tmp_path / "on-another-disk")
         with pytest.raises(SpecError, match=r"does not see .*/run, the run folder of node 0: .* share a disk"):
             join(store, second, wait_seconds=60)
+
+
+def test_a_rank_whose_launcher_is_gone_ends_at_once(tmp_path: Path) -> None:
+    """The launcher may die before its rank asks the kernel to die with it; then the rank would wait for the others."""
+    command = [sys.executable, "-m", "datacomp_core.training.worker", str(tmp_path)]
+    gone = {"DATACOMP_LAUNCHER": "1", "TORCHELASTIC_RUN_ID": "x", "RANK": "0"}
+    ended = subprocess.run(command, env=os.environ | gone, capture_output=True, timeout=300)
+    assert (ended.returncode, ended.stderr, list(tmp_path.iterdir())) == (1, b"", [])
