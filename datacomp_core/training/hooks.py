@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -119,7 +120,10 @@ class TensorBoard(Hook):
 
 
 class WandB(Hook):
-    """One run in Weights & Biases, the same after a crash, also on another machine: its id is kept in the checkpoint."""
+    """One run in Weights & Biases, the same after a crash, also on another machine: its id is kept in the checkpoint.
+
+    Where W&B refuses or fails, that is told once and the training goes on.
+    """
 
     name = "wandb"
 
@@ -137,10 +141,28 @@ class WandB(Hook):
     def begin(self, loop: Loop) -> None:
         import wandb
 
-        self._run = wandb.init(project=PROJECT, name=self.id, id=self.id, resume="allow", config=self.config)
+        try:
+            self._run = wandb.init(project=PROJECT, name=self.id, id=self.id, resume="allow", config=self.config)
+        except (wandb.Error, OSError) as problem:
+            self._give_up(problem)
 
     def after_logged(self, loop: Loop, logged: Logged) -> None:
-        self._run.log({**logged.scalars(), "step": logged.step}, step=logged.step)
+        self._send(lambda run: run.log({**logged.scalars(), "step": logged.step}, step=logged.step))
 
     def end(self, loop: Loop) -> None:
-        self._run.finish()
+        self._send(lambda run: run.finish())
+
+    def _send(self, report: Callable[[Any], None]) -> None:
+        import wandb
+
+        try:
+            if self._run is not None:
+                report(self._run)
+        except (wandb.Error, OSError) as problem:
+            self._give_up(problem)
+
+    def _give_up(self, problem: Exception) -> None:
+        """A training does not end because its report cannot be sent; `history.jsonl` has the same values."""
+        self._run = None
+        first = next(iter(str(problem).splitlines()), "") or type(problem).__name__
+        log.warning("W&B takes no reports of this run (%s). The training goes on; set WANDB_MODE=offline to keep them here.", first)

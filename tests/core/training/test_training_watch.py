@@ -155,3 +155,19 @@ def test_the_id_of_a_wandb_run_is_that_of_the_checkpoint(tmp_path: Path) -> None
     assert first.id != elsewhere.id
     elsewhere.restore(first.state())
     assert first.id == elsewhere.id
+
+
+def test_a_training_goes_on_where_wandb_refuses_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "made-up")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    hook = WandB(Job(spec=SPEC, machine=Machine(), sources=(), folder=str(tmp_path)))
+    loop: Any = None
+    hook.begin(loop)
+    hook.after_logged(loop, Logged(1, {"loss": 1.0}, 14.3, 1e-3, 10.0, 0.1, 0.2, {}))
+    hook.end(loop)
+    told = [record.message for record in caplog.records if record.name.startswith("datacomp_core")]
+    assert len(told) == 1
+    assert told[0].startswith("W&B takes no reports of this run (")
