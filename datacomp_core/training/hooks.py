@@ -165,4 +165,4 @@ class WandB(Hook):
         """A training does not end because its report cannot be sent; `history.jsonl` has the same values."""
         self._run = None
         first = next(iter(str(problem).splitlines()), "") or type(problem).__name__
-        log.warning("W&B takes no reports of this run (%s). The training goes on; set WANDB_MODE=offline to keep them here.", first)
+        log.warning("W&B takes no reports of this run (%s). The training goes on; WANDB_MODE=offline keeps them here.", first)
