@@ -6,7 +6,7 @@ to open a local file or to fetch a url.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -16,7 +16,7 @@ _allowed: ContextVar[bool] = ContextVar("pinning_allowed", default=True)
 
 
 @contextmanager
-def refused() -> Iterator[None]:
+def refused() -> Generator[None]:
     """Within it a name that is not pinned is an error, and nothing is opened or fetched for it."""
     token = _allowed.set(False)
     try:

@@ -291,8 +291,9 @@ def _merge(runs: Runs, local: Path, out: Folder | None, name: str, tree: Filter)
 
 def _merged(runs: Runs, local: Path, target: Path, tree: Filter) -> tuple[int, int]:
     """A list that stands alone (or with captions, see `with_captions`) keeps its repeats, whatever the pool repeats."""
-    captioned = isinstance(tree, All) and isinstance(tree.filters[0], HasCaption)
-    alone, path = (tree.filters[1], "0.1") if captioned and len(tree.filters) == 2 else (tree, "0")
+    inner = tree.filters if isinstance(tree, All) else ()
+    captioned = bool(inner) and isinstance(inner[0], HasCaption)
+    alone, path = (inner[1], "0.1") if captioned and len(inner) == 2 else (tree, "0")
     if not isinstance(alone, Listed):
         return merge(runs.chosen(), target)
     found = found_file(local, path)  # alone it chooses what it finds

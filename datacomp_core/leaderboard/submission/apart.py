@@ -160,8 +160,8 @@ def _main() -> None:
     from datacomp_core.store import Folder
 
     files = Path(request["folder"])
-    places = {name: None if request[name] is None else Folder(request[name]) for name in ("pool", "downloaded")}
-    found = verify(Path(request["bundle"]), files, **places, known_only=request["known_only"])
+    pool, downloaded = (None if request[name] is None else Folder(request[name]) for name in ("pool", "downloaded"))
+    found = verify(Path(request["bundle"]), files, pool=pool, downloaded=downloaded, known_only=request["known_only"])
     if found.ok and found.proved is not None:
         hits.write(Folder(files), found.proved.hits)
     told = {
