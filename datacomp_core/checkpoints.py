@@ -158,6 +158,10 @@ def _is_safetensors(checkpoint: Path | IO[bytes]) -> bool:
 
 def _why_unreadable(checkpoint: Path | IO[bytes], name: str, where: str, problem: Exception) -> str:
     told = str(problem)
+    if _is_empty(checkpoint):
+        return f"{where} is empty (0 bytes): copy or download it again."
+    if isinstance(problem, EOFError):
+        return f"{where} ends before its weights do: copy or download it again."
     if is_torchscript(checkpoint) or "TorchScript" in told:
         return f"{where} is a TorchScript archive, which holds code beside weights and is never run here. {CONVERT}"
     if "Unsupported global" in told or "Unsupported class" in told or "Unsupported type" in told:
@@ -167,6 +171,12 @@ def _why_unreadable(checkpoint: Path | IO[bytes], name: str, where: str, problem
         held = f"objects of {what}" if what else "pickled objects"
         return f"{where} holds {held} beside its weights, and unpickling them could run foreign code. {CONVERT}"
     return f"{where} cannot be read as plain weights for {name}: {in_short(problem)}"
+
+
+def _is_empty(checkpoint: Path | IO[bytes]) -> bool:
+    if isinstance(checkpoint, Path):
+        return checkpoint.is_file() and not checkpoint.stat().st_size
+    return not checkpoint.seek(0, 2)
 
 
 def is_torchscript(checkpoint: Path | IO[bytes]) -> bool:

@@ -170,9 +170,9 @@ class _Rows:
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
         except (ValueError, EOFError) as problem:
-            raise DataError(f"{where} is not a subset file (npy of dtype u8,u8): {problem}") from problem
+            raise DataError(uid.no_subset(where, problem)) from problem
         if dtype != DTYPE or len(shape) != 1:
-            raise DataError(f"{where} has dtype {dtype} and {len(shape)} dimensions; a subset file is one of dtype u8,u8.")
+            raise DataError(uid.no_subset_dtype(where, dtype, shape))
         self.left = int(shape[0])
         self.rows: Uids = np.empty(0, DTYPE)
 

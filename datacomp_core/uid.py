@@ -45,8 +45,8 @@ def digest(uids: Iterable[str]) -> int:
     return sum(int.from_bytes(hashlib.sha256(uid.encode()).digest(), "big") for uid in uids) % DIGEST_MODULUS
 
 
-def pack(uids: pl.Series) -> Uids:
-    """Hex text to `(u8,u8)`, shape (n,), order kept. DataError if one is not up to 32 hex digits.
+def pack(uids: pl.Series, where: str = "") -> Uids:
+    """Hex text to `(u8,u8)`, shape (n,), order kept. DataError if one is not of 32 hex digits; it names `where`.
 
     The reference takes `int(uid[:16], 16)` and `int(uid[16:32], 16)`; the same values come out for 32-digit uids.
     """
@@ -60,7 +60,8 @@ def pack(uids: pl.Series) -> Uids:
                 numbers[2 * begin : 2 * (begin + PACKED_AT_ONCE)] = np.frombuffer(some, ">u8")
             return numbers.view(DTYPE)
     bad = uids.is_null() | ~uids.str.contains(r"^[0-9a-fA-F]{32}$").fill_null(False)
-    raise DataError(f"{uids.filter(bad)[0]!r} is not a uid: 32 hex digits are wanted ({int(bad.sum())} such rows).")
+    file = f"{where}: " if where else ""
+    raise DataError(f"{file}{uids.filter(bad)[0]!r} is not a uid: 32 hex digits are wanted ({int(bad.sum())} such rows).")
 
 
 def _digits(uids: pl.Series) -> memoryview:
@@ -173,15 +174,30 @@ def open_subset(path: Path) -> Uids:
     return _loaded(path, str(path))
 
 
+def no_subset(where: str, problem: Exception) -> str:
+    """What is said of a file that numpy cannot read."""
+    told = str(problem)
+    if "No data left" in told or "expected 8 bytes got 0" in told:
+        return f"{where} is empty: select the subset again."
+    return f"{where} is not a subset file (npy of dtype u8,u8): {told}"
+
+
+def no_subset_dtype(where: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+    """What is said of an array that is not one of uids."""
+    if len(shape) == 1 and dtype.newbyteorder("=") == DTYPE:
+        return f"{where} has big-endian numbers: write it in this byte order with `datacomp subset sort FILE --out SORTED`."
+    return f"{where} has dtype {dtype} and shape {shape}; a subset file is one of dtype u8,u8, shape (n,)."
+
+
 def _loaded(source: io.BytesIO | Path, where: str) -> Uids:
     try:
         packed = np.load(source, mmap_mode="r" if isinstance(source, Path) else None, allow_pickle=False)
     except Exception as problem:  # numpy's reader of headers raises a dozen kinds on bad bytes, tokenize's own among them
-        raise DataError(f"{where} is not a subset file (npy of dtype u8,u8): {problem}") from problem
+        raise DataError(no_subset(where, problem)) from problem
     if not isinstance(packed, np.ndarray):
         raise DataError(f"{where} is not a subset file (npy of dtype u8,u8) but an archive of arrays.")
     if packed.dtype != DTYPE or packed.ndim != 1:
-        raise DataError(f"{where} has dtype {packed.dtype} and {packed.ndim} dimensions; a subset file is one of dtype u8,u8.")
+        raise DataError(no_subset_dtype(where, packed.dtype, packed.shape))
     if _goes_on(source, packed):
         raise DataError(f"{where} goes on after its {len(packed):,} uids: it is damaged, or two files in one; make it again.")
     for begin in range(0, len(packed), CHECKED_AT_ONCE):

@@ -99,11 +99,11 @@ def _index(shards: Folder, names: list[str]) -> Iterator[Records]:
 
 def _wanted(metadata: Folder, part: str, number: int) -> Records:
     table = Source(metadata).read(part, ["uid"]).with_row_index("row").with_columns(part=pl.lit(number))
-    return _records(table, WANTED, {"part": "part", "row": "row"})
+    return _records(table, WANTED, {"part": "part", "row": "row"}, metadata.at(f"{part}.parquet"))
 
 
-def _records(table: pl.DataFrame, kind: np.dtype[np.void], fields: dict[str, str]) -> Records:
-    packed = uid.pack(table["uid"])
+def _records(table: pl.DataFrame, kind: np.dtype[np.void], fields: dict[str, str], where: str = "") -> Records:
+    packed = uid.pack(table["uid"], where)
     made = np.empty(table.height, kind)
     made["f0"], made["f1"] = packed["f0"], packed["f1"]
     for field, column in fields.items():

@@ -1,7 +1,8 @@
 """Subset x ShardSet -> ShardSet: plan from the indices, then copy byte ranges; account for every chosen sample.
 
 The output is the same bytes for the same inputs, spec and seed, whatever the number of workers. `<shard>_stats.json` is
-written last of a shard: one that has it, its tar and its index is finished, so an interrupted reshard goes on with the others.
+written last of a shard: one that has it, its whole index and a tar of the size that the index says is finished, so an interrupted
+reshard goes on with the others.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,11 +42,12 @@ from datacomp_core.resharding.planning import (
 )
 from datacomp_core.resharding.scan import Inputs, InputShard, input_shards
 from datacomp_core.resharding.spec import ReshardSpec, reshard_of
-from datacomp_core.shards import INDEX, shard_name
+from datacomp_core.shards import INDEX, read_index, shard_name
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.content import TAR_BYTES, Marks, digest, marks
 from datacomp_core.store.fingerprint import canonical, fingerprint
 from datacomp_core.store.folder import hash_file
+from datacomp_core.tar import ending
 from datacomp_core.wids_index import write_wids
 
 __all__ = [
@@ -61,6 +64,7 @@ __all__ = [
 
 IDENTITY = "reshard.json"
 SAMPLES_WORTH_A_PROCESS = 40_000  # to start one costs as much as to copy half of them
+THREADS = 16
 GROUP_BYTES = 4 << 30
 OVERREAD = 0.1
 
@@ -287,6 +291,28 @@ def _claim(out: Folder, identity: dict[str, Any]) -> None:
         _claim(out, identity)  # somebody was faster
 
 
+def _finished(out: Folder, sizes: Iterable[int]) -> set[str]:
+    """The shards that are whole: a file that was cut short after it was written is written again."""
+    there = out.files()
+
+    def is_whole(shard: str, samples: int) -> bool:
+        try:
+            index = read_index(out, shard)
+        except DataError:
+            return False
+        end = int((index["offset"] + index["length"]).max() or 0)  # pyright: ignore[reportArgumentType]
+        return index.height == samples and there[f"{shard}.tar"] == end + len(ending(end))
+
+    named = [(shard_name(number), samples) for number, samples in enumerate(sizes)]
+    begun = [(shard, samples) for shard, samples in named if _is_there(shard, there)]
+    with ThreadPoolExecutor(THREADS) as pool:  # they wait for a bucket
+        return {shard for (shard, _), whole in zip(begun, pool.map(lambda one: is_whole(*one), begun), strict=True) if whole}
+
+
+def _is_there(shard: str, there: Mapping[str, int]) -> bool:
+    return all(there.get(name) for name in (f"{shard}_stats.json", f"{shard}.tar", f"{INDEX}/{shard}.parquet"))
+
+
 def _jobs(
     plan: Planned,
     out: Folder,
@@ -299,9 +325,7 @@ def _jobs(
     overread: float,
 ) -> Iterator[Copy]:
     """What is still to be written, in groups of neighbouring shards; each job knows only the input shards it reads."""
-    there = out.files()
-    stems = (name.removesuffix("_stats.json") for name in there if name.endswith("_stats.json"))
-    done = {stem for stem in stems if {f"{stem}.tar", f"{INDEX}/{stem}.parquet"} <= there.keys()}
+    done = _finished(out, shard_sizes(plan.account.written, plan.samples_per_shard))
     shards: list[str] = []
     pieces: list[Rows] = []
     edits: list[CaptionEdits] = []

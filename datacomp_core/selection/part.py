@@ -87,7 +87,7 @@ class Job:
 def judge_part(job: Job, part: str) -> Judged:
     """Write the run of chosen uids, and the account behind it where both are kept; return the account."""
     frame = job.source.read(part, job.columns())
-    place = job.place
+    place, where = job.place, job.source.metadata.at(f"{part}.parquet")
     judge = Judge(frame, job.cuts, place.memory, job.source, part, place.masks, place.tables)
     reach, why = judge.everybody(), np.zeros(frame.height, np.int16)
     steps: list[Step] = []
@@ -100,12 +100,12 @@ def judge_part(job: Job, part: str) -> Judged:
         step = _step(placed.filter, int(reach.sum()), int(said.yes.sum()), int(missing.sum()), alone)
         steps.append(step.model_copy(update={"reasons": _told(judge.reasons.get(placed.path), reach & said.no)}))
         reach = said.yes
-    chosen = uid.pack(frame["uid"].filter(pl.Series(reach)))
+    chosen = uid.pack(frame["uid"].filter(pl.Series(reach)), where)
     if isinstance(sequenced[-1].filter, (SampleTo, SoftCap)):
         chosen = np.repeat(chosen, judge.copies(sequenced[-1])[reach])
     place.runs.save(f"{part}.npy", uid.sort(chosen))
     for path, there in judge.found.items():
-        place.runs.save(found_name(part, path), uid.sort(uid.pack(frame["uid"].filter(pl.Series(there)))))
+        place.runs.save(found_name(part, path), uid.sort(uid.pack(frame["uid"].filter(pl.Series(there)), where)))
     scores = frame[job.score].cast(pl.Float64).fill_nan(None) if job.score else None
     kept, dropped = (_histogram(scores, mask, job.edges) for mask in (reach, ~reach))
     samples = _samples(job, part, frame["uid"], why, scores, steps) if job.samples else []

@@ -26,24 +26,25 @@ def sort_subset(source: Folder, name: str, out: Path, *, run_rows: int = RUN_ROW
         runs: list[Path] = []
         for start in range(0, max(len(packed), 1), run_rows):
             runs.append(local / f"run-{start:014d}.npy")
-            np.save(runs[-1], uid.sort(np.ascontiguousarray(packed[start : start + run_rows])), allow_pickle=False)
+            some = np.ascontiguousarray(packed[start : start + run_rows]).astype(uid.DTYPE, copy=False)
+            np.save(runs[-1], uid.sort(some), allow_pickle=False)
         return merge(runs, out)
 
 
 def _uids(path: Path, where: str) -> uid.Uids:
-    """The uids of a file, mapped: structured `u8,u8`, or an array (n, 2) of 64-bit numbers."""
+    """The uids of a file, mapped: structured `u8,u8`, or an array (n, 2) of 64-bit numbers, of either byte order."""
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as problem:
         raise DataError(f"{where} is not there.") from problem
     except Exception as problem:  # numpy's reader of headers raises a dozen kinds on bad bytes, tokenize's own among them
-        raise DataError(f"{where} is not a subset file (npy of dtype u8,u8): {problem}") from problem
+        raise DataError(uid.no_subset(where, problem)) from problem
     if not isinstance(found, np.ndarray):
         raise DataError(f"{where} is not a subset file (npy of dtype u8,u8) but an archive of arrays.")
     if isinstance(found, np.memmap) and found.offset + found.nbytes < path.stat().st_size:
         raise DataError(f"{where} goes on after its {len(found):,} uids: it is damaged, or two files in one; make it again.")
-    if found.dtype == uid.DTYPE and found.ndim == 1:
+    if found.dtype.newbyteorder("=") == uid.DTYPE and found.ndim == 1:
         return found
-    if found.dtype == np.uint64 and found.ndim == 2 and found.shape[1] == 2 and found.flags.c_contiguous:
-        return found.view(uid.DTYPE).reshape(-1)
-    raise DataError(f"{where} has dtype {found.dtype} and shape {found.shape}; a subset file is one of dtype u8,u8, shape (n,).")
+    if found.dtype.newbyteorder("=") == np.uint64 and found.ndim == 2 and found.shape[1] == 2 and found.flags.c_contiguous:
+        return found.view(np.dtype([("f0", found.dtype), ("f1", found.dtype)])).reshape(-1)
+    raise DataError(uid.no_subset_dtype(where, found.dtype, found.shape))

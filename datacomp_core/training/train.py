@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datacomp_core.artifacts import Checkpoint, ShardSet
+from datacomp_core.caption_sets import OVERLAY, SUMMARY
+from datacomp_core.clip import config_of
 from datacomp_core.device import default_device
 from datacomp_core.errors import SpecError
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.shards import tars_of
+from datacomp_core.shards import INDEX, tars_of
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.claim import claim
-from datacomp_core.store.content import TAR_BYTES, Marks, Trust, marks
+from datacomp_core.store.content import TAR_BYTES, Marks, Trust, hash_json, marks
 from datacomp_core.training.arguments import Checkpointing, Machine, Report, world_batch
 from datacomp_core.training.curve import curves
 from datacomp_core.training.job import FINAL, HISTORY, RUN, Job
@@ -114,8 +116,10 @@ def train_folder(spec: TrainSpec, data: tuple[str, ...], out: str, *, trust: Tru
     folder = Folder(out)
     if folder.exists(RECORD):
         raise SpecError(f"{folder.at(RECORD)} is there already, so that training has ended: choose another folder.")
+    _require_weights(spec, len(data))
     inputs = {f"data {Folder(url).url}": partial(_marks, Folder(url), trust) for url in data}
-    claim(folder, spec.model_dump(mode="json") | {"data": [Folder(url).url for url in data]}, inputs)
+    given = {"data": [Folder(url).url for url in data], "model_configuration": hash_json(config_of(spec.recipe.model))}
+    claim(folder, spec.model_dump(mode="json") | given, inputs)
     shards = tuple(
         ShardSet(num_samples=0, num_unique=0, num_shards=0, data=Folder(url).url, name=Folder(url).url) for url in data
     )
@@ -123,7 +127,10 @@ def train_folder(spec: TrainSpec, data: tuple[str, ...], out: str, *, trust: Tru
 
 
 def _marks(data: Folder, trust: Trust, known: Marks) -> Marks:
-    return marks(data, suffix=".tar", known=known, trust=trust, whole_bytes=TAR_BYTES)
+    """Of the tars, and of what lies beside them and is read: their index, and what says how captions are drawn."""
+    beside = [name for name in data.files() if name == SUMMARY or name.startswith((f"{INDEX}/", f"{OVERLAY}/"))]
+    tars = marks(data, suffix=".tar", known=known, trust=trust, whole_bytes=TAR_BYTES)
+    return tars | marks(data, only=beside, known=known, trust=trust)
 
 
 def _refuse(spec: TrainSpec, shards: tuple[ShardSet, ...], machine: Machine, layout: Layout) -> None:
@@ -133,8 +140,12 @@ def _refuse(spec: TrainSpec, shards: tuple[ShardSet, ...], machine: Machine, lay
         raise SpecError(f"Node {layout.node} joins a training that node 0 runs: run `datacomp node` there.")
     if not shards:
         raise SpecError("There is no shard set to train on: give at least one.")
-    if spec.data_weights and len(spec.data_weights) != len(shards):
-        raise SpecError(f"{len(spec.data_weights)} data weights for {len(shards)} shard sets: give one for each, or none.")
+    _require_weights(spec, len(shards))
+
+
+def _require_weights(spec: TrainSpec, num_sets: int) -> None:
+    if spec.data_weights and len(spec.data_weights) != num_sets:
+        raise SpecError(f"{len(spec.data_weights)} data weights for {num_sets} shard sets: give one for each, or none.")
 
 
 def _run(job: Job, machines: list[Machine], layout: Layout, progress: Progress) -> tuple[Job, Watch]:

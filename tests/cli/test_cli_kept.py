@@ -6,7 +6,10 @@ import io
 import json
 import os
 import shutil
+import signal
 import struct
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import polars as pl
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from test_cli_stale import MODEL, Command, datacomp, in_place, made, world  # noqa: F401  # fixtures
+from test_cli_stale import MODEL, Command, datacomp, in_place, made, swapped, world  # noqa: F401  # fixtures
 
 from datacomp_core import clip, shards
 from datacomp_core.parts import SCHEMA
@@ -114,7 +117,15 @@ def test_trusted_times_take_what_has_its_size_and_time_and_nothing_else(datacomp
         world / "e",
         "--json",
     )
-    features = ("--metadata", world / "metadata", "--features", world / "features", "--keep-scores", world / "kept")
+    features = (
+        "--metadata",
+        world / "metadata",
+        "--features",
+        world / "features",
+        "--by-position",
+        "--keep-scores",
+        world / "kept",
+    )
     chosen = (*features, "--recipe", "neg_clip_loss", "--out", world / "subset.npy", "--json")
 
     def scores(*more: str) -> list[Any]:
@@ -281,3 +292,43 @@ def test_pictures_of_odd_formats_are_counted_and_the_others_are_embedded(datacom
     scores = pl.read_parquet(world / "odd/out/scores/00000000.parquet")["clip_mine_similarity_score"].to_list()
     assert [score is not None for score in scores] == [True] * len(good) + [False] * len(bad)
     assert "Traceback" not in problem
+
+
+# A training that was interrupted --------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_training_goes_on_with_what_it_began_with_and_nothing_else(
+    datacomp: Command,  # noqa: F811
+    world: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is killed as soon as it has written what it is made from; then one input after the other is changed."""
+    call = ["train", "--data", str(world / "shards"), "--out", str(world / "trained")]
+    program = str(Path(sys.executable).with_name("datacomp"))
+    with subprocess.Popen([program, *call], start_new_session=True, stderr=subprocess.PIPE) as running:
+        deadline = time.monotonic() + 300
+        while not (world / "trained/request.json").is_file() and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGKILL)
+    assert (world / "trained/request.json").is_file()
+
+    def told(*more: object) -> str:
+        status, _, problem = datacomp(*call, *more)
+        assert (status, "was begun with another" in problem.replace("\n", " ")) == (2, True), problem
+        return problem.replace("\n", " ")
+
+    tar, index = world / "shards/00000000.tar", world / "shards/index/00000000.parquet"
+    for path, change in ((tar, swapped), (index, lambda data: data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])):
+        data, stat = path.read_bytes(), path.stat()
+        in_place(path, change)
+        assert f"{path.name} has changed" in told()
+        path.write_bytes(data)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert "another seed" in told("--seed", 1)
+    assert "tolerated_corrupt" in told("--tolerated", 0.5)
+    assert "data_weights" in told("--weight", 2)
+    from datacomp_core.training import train
+
+    other = train.config_of(MODEL) | {"quick_gelu": True}
+    monkeypatch.setattr(train, "config_of", lambda _: other)  # a release with another configuration of that name
+    assert "model_configuration" in told()

@@ -333,6 +333,19 @@ def test_a_shard_of_a_reshard_that_is_gone_is_written_again(datacomp: Command, w
         assert (world / "out" / lost).is_file()
 
 
+@pytest.mark.parametrize("cut", ["00000000.tar", "index/00000000.parquet", "00000000_stats.json"])
+@pytest.mark.parametrize("left", [0, 700])
+def test_a_file_of_a_reshard_that_was_cut_short_is_written_again(datacomp: Command, world: Path, cut: str, left: int) -> None:
+    filtered(datacomp, world, world / "kept")
+    before = resharded(datacomp, world, world / "out")
+    whole = (world / "out" / cut).read_bytes()
+    if left >= len(whole):
+        return
+    os.truncate(world / "out" / cut, left)
+    assert resharded(datacomp, world, world / "out") == before
+    assert (world / "out" / cut).read_bytes() == whole
+
+
 def test_lost_predictions_and_damaged_classifiers_are_made_again(datacomp: Command, world: Path) -> None:
     before = evaluate(datacomp, world, world / "out")
     (world / "out/predictions/mine-mine.npz").unlink()
