@@ -111,7 +111,7 @@ class Seen:
     is_new: bool = False
 
 
-@step("pools", version=1, stale=adopted_source.changes_of_metadata)
+@step("pools", version=1, stale=adopted_source.changes_of_metadata, left_out=(INDEX, LEDGER))  # those are the shards'
 def adopt_metadata(
     spec: AdoptedPoolSpec,
     *,

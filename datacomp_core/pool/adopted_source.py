@@ -12,11 +12,15 @@ from datacomp_core.errors import DataError
 from datacomp_core.parts import METADATA
 from datacomp_core.pool import sources
 from datacomp_core.shards import index_names, shard_names
-from datacomp_core.store import Folder
+from datacomp_core.store import Folder, content
+from datacomp_core.store.content import Marks
 from datacomp_core.store.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from datacomp_core.pool.adopt import AdoptedPoolSpec
+
+_seen: dict[str, Marks] = {}
+"""Of metadata that this process has looked at: a file of the same size and time is not read again."""
 
 
 def changes_of_metadata(spec: AdoptedPoolSpec, pool: Pool, data: Folder) -> str:
@@ -27,9 +31,9 @@ def changes_of_metadata(spec: AdoptedPoolSpec, pool: Pool, data: Folder) -> str:
         # A retry adds tars too, with their indexes.
         return _refused(spec, pool.address, names, pool.num_parts, new) if new else ""
     metadata = root / METADATA
-    if not metadata.exists() or pool.content == metadata_content(metadata):
+    if not metadata.exists() or pool.content in (metadata_content(metadata), _by_sizes(metadata)):
         return ""
-    what = f"{metadata} has other parquets, or others of their sizes, than it had"
+    what = f"{metadata} has other parquets, or others of their content, than it had"
     return str(sources.refuse(pool.address, spec.edition, what))
 
 
@@ -40,7 +44,15 @@ def changes_of_shards(spec: AdoptedPoolSpec, pool: Pool, made: ShardSet, data: F
 
 
 def metadata_content(metadata: Folder) -> str:
-    """What tells the metadata of an adopted pool from another."""
+    """What tells the metadata of an adopted pool from another: of large parquets their size, time and a sample of their bytes."""
+    names = [name for name in metadata.files(".parquet") if "/" not in name]
+    found = content.marks(metadata, only=names, known=_seen.get(metadata.url), trust="times", whole_bytes=content.TAR_BYTES)
+    _seen[metadata.url] = found
+    return fingerprint({"content": content.digest(found), "at": metadata.url})
+
+
+def _by_sizes(metadata: Folder) -> str:
+    """The same of a pool that an earlier version adopted."""
     sizes = {name: size for name, size in metadata.files(".parquet").items() if "/" not in name}
     return fingerprint({"sizes": sizes, "at": metadata.url})
 

@@ -77,9 +77,10 @@ class Step(Generic[A]):
         version: int,
         name: Callable[..., str] | None,
         stale: Callable[..., str] | None = None,
+        left_out: tuple[str, ...] = (),
     ) -> None:
         self.function, self.kind, self.version = function, kind, version
-        self._name, self._stale = name, stale
+        self._name, self._stale, self._left_out = name, stale, left_out
         self.returns, self.identity, self.options = _checked(function, kind)
         self.__doc__, self.__name__, self.__module__ = function.__doc__, function.__name__, function.__module__
 
@@ -176,7 +177,11 @@ class Step(Generic[A]):
             with imports_told():
                 made = self.function(*identity, out=mine.out, **wanted)
             # `data` is given by a step that only describes what lies elsewhere.
-            files = _listed(Folder(made.data)) if made.data else files_of(mine.out, mine.out.journal, is_all_known=mine.turn == 1)
+            files = (
+                _listed(Folder(made.data), self._left_out)
+                if made.data
+                else files_of(mine.out, mine.out.journal, is_all_known=mine.turn == 1)
+            )
             artifact = self._finished(made, address, made.data or f"{address}/{mine.name}", identity)
             how, took = {**wanted, "engine": engines.current()}, time.monotonic() - clock
             outputs, manifest = records.outputs_of(files, mine.name)
@@ -268,25 +273,32 @@ class Step(Generic[A]):
 
 
 def step(
-    kind: str, *, version: int, name: Callable[..., str] | None = None, stale: Callable[..., str] | None = None
+    kind: str,
+    *,
+    version: int,
+    name: Callable[..., str] | None = None,
+    stale: Callable[..., str] | None = None,
+    left_out: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., A]], Step[A]]:
     """Make a function a step. `name(*identity)` gives its readable name; by default the spec's label.
 
+    `left_out` are names of folders whose files are not the artifact's, where it describes what lies elsewhere.
     `stale(*identity, artifact, folder)` says in a sentence why an artifact that was made from a source outside the store may not
     be used again; empty if it may.
     """
 
     def decorate(function: Callable[..., A]) -> Step[A]:
-        made = Step(function, kind, version, name, stale)
+        made = Step(function, kind, version, name, stale, left_out)
         STEPS[f"{made.__module__}.{made.__name__}"] = made
         return made
 
     return decorate
 
 
-def _listed(folder: Folder) -> list[records.FileStat]:
+def _listed(folder: Folder, left_out: tuple[str, ...] = ()) -> list[records.FileStat]:
     """The files of a folder that others wrote, which are not read: without their hashes."""
-    return [records.FileStat(path, size, "") for path, size in agreed(folder.files, folder).items()]
+    found = agreed(folder.files, folder).items()
+    return [records.FileStat(path, size, "") for path, size in found if not set(path.split("/")[:-1]) & set(left_out)]
 
 
 # The star rule ------------------------------------------------------------------------------------------------------

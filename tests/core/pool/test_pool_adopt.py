@@ -371,3 +371,26 @@ def test_the_spec_can_be_taken_apart_as_prefect_does() -> None:
 
     spec = AdoptedPoolSpec(source="x", members=MemberNames(picture="input.jpg"))
     assert visit_collection(spec, lambda part: part, return_data=True) == spec
+
+
+def test_metadata_of_equal_size_and_another_content_is_told(tmp_path: Path) -> None:
+    """Also where an index of another writer lies beside the tars, which the first adoption replaces."""
+    root = tmp_path / "old"
+    (root / "metadata").mkdir(parents=True)
+    folder(root / "shards", a=pack(samples(range(3))))
+    path = root / "metadata/a.parquet"
+    table = pl.DataFrame({"uid": [uid_of(n) for n in range(3)], "url": ["u"] * 3, "text": ["a dog"] * 3})
+    table.write_parquet(path, compression="uncompressed", statistics=False)
+    Folder(root / "shards/index").write("a.parquet", b"of somebody else")
+    first = adopt(root)
+    assert adopt(root)[:2] == first[:2], "nothing has changed"
+    path.write_bytes(path.read_bytes().replace(b"a dog", b"a cat"))
+    later = path.stat().st_mtime_ns + 1_000_000_000
+    os.utime(path, ns=(later, later))
+    with pytest.raises(DataError, match=r"changed since: .*others of their content.*edition: 2"):
+        adopt(root)
+    again = adopt(root, edition=2)
+    assert again[0].content != first[0].content
+    (root / "shards/a.tar").write_bytes(pack(samples(range(2))))
+    third = adopt(root, edition=3)
+    assert (third[1].num_samples, adopt(root, edition=3)[:2]) == (2, third[:2])
