@@ -304,7 +304,17 @@ def refusals(weights: Weights) -> dict[str, tuple[Callable[[Path], Path], str]]:
             r"does not fit the model",
         ),
         "a cut file": (cut(weights), r"cannot be read as plain weights"),
+        "an empty file": (empty("weights.pt"), r"weights.pt is empty \(0 bytes\): copy or download it again"),
+        "an empty safetensors": (empty("weights.safetensors"), r"weights.safetensors is empty \(0 bytes\)"),
     }
+
+
+def empty(name: str) -> Callable[[Path], Path]:
+    def write(home: Path) -> Path:
+        (home / name).touch()
+        return home / name
+
+    return write
 
 
 def cut(weights: Weights) -> Callable[[Path], Path]:

@@ -32,3 +32,20 @@ def test_the_message_of_an_unsorted_file_names_the_command(tmp_path: Path) -> No
     np.save(tmp_path / "other.npy", np.zeros(3))
     with pytest.raises(DataError, match="a subset file is one of dtype u8,u8"):
         sort_subset(Folder(tmp_path), "other.npy", tmp_path / "out.npy")
+
+
+@pytest.mark.parametrize("dtype", [">u8,>u8", ">u8"])
+def test_the_other_byte_order_is_told_and_sorted(dtype: str, tmp_path: Path) -> None:
+    pairs = [(1 << 40, 2), (1, 1 << 50)]
+    np.save(tmp_path / "big.npy", np.array(pairs, dtype))
+    if "," in dtype:
+        with pytest.raises(DataError, match=r"big\.npy has big-endian numbers: .*datacomp subset sort"):
+            uid.open_subset(tmp_path / "big.npy")
+    assert sort_subset(Folder(tmp_path), "big.npy", tmp_path / "out.npy") == (2, 2)
+    assert uid.open_subset(tmp_path / "out.npy").tolist() == sorted(pairs)
+
+
+def test_an_empty_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "s.npy").touch()
+    with pytest.raises(DataError, match=r"s\.npy is empty"):
+        uid.open_subset(tmp_path / "s.npy")
