@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -40,6 +41,7 @@ INDEX_SCHEMA = pl.Schema(
         "length": pl.Int64,
     }
 )
+LookAtPicture = Callable[[IO[bytes], int], str]
 REPACK = "pack it again with the members of each sample side by side (`tar --sort=name`)"
 
 _UID = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
@@ -55,7 +57,8 @@ class Indexed:
     """The samples of a shard in order (INDEX_SCHEMA; `uid` is null where none can be told), and what is wrong with it.
 
     `damage` is empty for a whole shard; else it says what is wrong and at which byte, and the rows are the samples before (none
-    where samples are in pieces). `kinds[kind[n]]` are the members of sample n; `outside` are names that belong to no sample.
+    where samples are in pieces). `kinds[kind[n]]` are the members of sample n, and `odd[n]` is what was told of its picture;
+    `outside` are names that belong to no sample.
     """
 
     shard: str
@@ -65,6 +68,7 @@ class Indexed:
     kinds: tuple[tuple[str, ...], ...] = ()
     kind: tuple[int, ...] = ()
     outside: Counter[str] = field(default_factory=Counter[str])
+    odd: tuple[str, ...] = ()
 
     def whole(self) -> pl.DataFrame:
         """The rows. DataError if the shard is damaged."""
@@ -73,13 +77,14 @@ class Indexed:
         return self.rows
 
 
-def index_tar(file: IO[bytes], shard: str, names: MemberNames = USUAL) -> Indexed:
+def index_tar(file: IO[bytes], shard: str, names: MemberNames = USUAL, look: LookAtPicture | None = None) -> Indexed:
     """Walk a seekable tar once, reading headers, json members and captions only.
 
     A sample's uid is the `uid` of its json member, else its key if that is `<uid>` or `<uid>-<copy>`. Members are grouped
     as webdataset does: neighbours with one key; a repeated extension begins a new sample, as in the reference's resharder.
+    `look` is called for every picture, with the file at its first byte, and tells what is odd about it.
     """
-    rows = _Rows(shard, names)
+    rows = _Rows(shard, names, look)
     size = file.seek(0, io.SEEK_END)
     damage, advice = "", DOWNLOAD_AGAIN
     try:
@@ -89,8 +94,8 @@ def index_tar(file: IO[bytes], shard: str, names: MemberNames = USUAL) -> Indexe
     except TarDamageError as problem:
         damage, advice = f"{problem.reason} at byte {problem.offset}", problem.advice
         if isinstance(problem, PiecesError):
-            rows = _Rows(shard, names)
-    return Indexed(shard, rows.frame(), damage, advice, tuple(rows.kinds), tuple(rows.kind), rows.outside)
+            rows = _Rows(shard, names, look)
+    return Indexed(shard, rows.frame(), damage, advice, tuple(rows.kinds), tuple(rows.kind), rows.outside, tuple(rows.odd))
 
 
 def uid_of_key(key: str) -> str | None:
@@ -108,14 +113,16 @@ def uid_in(about: dict[str, Any] | None) -> str | None:
 class _Rows:
     """Gathers members into samples."""
 
-    def __init__(self, shard: str, names: MemberNames) -> None:
-        self.shard, self.names = shard, names
+    def __init__(self, shard: str, names: MemberNames, look: LookAtPicture | None) -> None:
+        self.shard, self.names, self.look = shard, names, look
         self.columns: dict[str, list[Any]] = {name: [] for name in INDEX_SCHEMA.names()}
         self.kinds: list[tuple[str, ...]] = []
         self.kind: list[int] = []
+        self.odd: list[str] = []
         self.outside: Counter[str] = Counter()
         self.key, self.uid, self.start, self.end = "", None, 0, 0
         self.extensions: dict[str, str] = {}  # as it is called, by extension
+        self.oddities: dict[str, str] = {}  # by extension
         self._number: dict[tuple[str, ...], int] = {}
         self._seen: dict[str, int] = {}  # what kind of sample each key was
         self._of_folders: dict[str, tuple[str, int]] = {}
@@ -135,6 +142,9 @@ class _Rows:
         elif not self.names.caption_path and extension == (self.names.caption or CAPTION) and 0 < member.size <= MAX_CAPTION:
             file.seek(member.data)
             self.extensions[extension] += caption_fault(file.read(member.size))
+        elif self.look is not None and member.size and self.names.picture_of((extension,)):
+            file.seek(member.data)
+            self.oddities[extension] = self.look(file, member.size)
 
     def _open(self, key: str, extension: str, start: int) -> None:
         before = self._seen.get(key)
@@ -163,9 +173,10 @@ class _Rows:
             if number == len(self.kinds):
                 self.kinds.append(kind)
             self.kind.append(number)
+            self.odd.append(self.oddities.get(self.names.picture_of(self.extensions), ""))
             self._seen[self.key] = number
             self._see_folders(number)
-        self.key, self.extensions = "", {}
+        self.key, self.extensions, self.oddities = "", {}, {}
 
     def _see_folders(self, number: int) -> None:
         """A folder of pictures and a folder of captions are pieces too."""

@@ -240,7 +240,7 @@ def _as_indexed(spec: AdoptedPoolSpec, shards: Folder, name: str) -> Seen | None
     named = rows[MEMBERS][0] if MEMBERS in rows.columns and rows.height else ""
     if (named or "") != spec.members.text() or (not rows.height and (book["reason"] == DAMAGED).any()):
         return None
-    return Seen(rows.height, ledger.digest(rows["uid"]), ledger.tally(book))
+    return Seen(rows.height, ledger.digest(rows["uid"]), ledger.tally(book), told=ledger.pictures(book))
 
 
 def _publish(shards: Folder, staged: Folder, name: str) -> None:

@@ -20,6 +20,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.indexing import Indexed, index_tar
 from datacomp_core.members import CAPTION, EMPTY, IN_JSON, LONE_SURROGATE, NOT_UTF8, MemberNames, json_object
 from datacomp_core.pool import ledger
+from datacomp_core.pool.odd_pictures import looked_at
 from datacomp_core.shards import MEMBERS, read_samples
 from datacomp_core.store import Folder
 from datacomp_core.uid import uid_of
@@ -61,7 +62,7 @@ class TakenIn:
 def take_in(shards: Folder, name: str, names: MemberNames, columns: TableColumns, *, has_table: bool) -> TakenIn:
     """Walk a tar and account for it, and for the table beside it."""
     with shards.open(f"{name}.tar") as file:
-        indexed = index_tar(file, name, names)
+        indexed = index_tar(file, name, names, looked_at)
     told = _told(indexed)
     samples = _usable(indexed, names).with_columns(pl.Series(MEMBERS, [names.text() or None] * indexed.rows.height, pl.String))
     problem = f"{indexed.damage}; {indexed.advice}" if indexed.damage else ""
@@ -75,8 +76,10 @@ def take_in(shards: Folder, name: str, names: MemberNames, columns: TableColumns
             )
     made = samples.filter(pl.col("reason").is_null() & pl.col("uid").is_null()).height
     samples = samples.with_columns(reason=pl.lit(DAMAGED)) if problem else _with_uids(shards, name, samples)
-    rows = samples.filter(pl.col("reason").is_null()).drop("reason")
-    return TakenIn(rows, _ledger(name, samples, table, told, is_damaged=bool(problem)), problem, told, wrong, made)
+    rows = samples.filter(pl.col("reason").is_null()).drop("reason", "picture")
+    book = _ledger(name, samples, table, told, is_damaged=bool(problem))
+    told.update(ledger.pictures(book))
+    return TakenIn(rows, book, problem, told, wrong, made)
 
 
 def _table_of(shards: Folder, name: str, columns: TableColumns, samples: pl.DataFrame) -> tuple[pl.DataFrame | None, str]:
@@ -150,9 +153,10 @@ def _shown(kind: tuple[str, ...]) -> str:
 
 
 def _usable(indexed: Indexed, names: MemberNames) -> pl.DataFrame:
-    """The samples with the `reason` why one cannot be used; null if it can."""
+    """The samples with the `reason` why one cannot be used (null if it can), and with what is odd about its `picture`."""
     reasons = [_reason(kind, names) for kind in indexed.kinds]
-    return indexed.rows.with_columns(reason=pl.Series([reasons[n] for n in indexed.kind], dtype=pl.String))
+    odd = pl.Series([found or None for found in indexed.odd], dtype=pl.String)
+    return indexed.rows.with_columns(reason=pl.Series([reasons[n] for n in indexed.kind], dtype=pl.String), picture=odd)
 
 
 def _reason(kind: tuple[str, ...], names: MemberNames) -> str | None:
@@ -213,7 +217,7 @@ def _ledger(
     name: str, samples: pl.DataFrame, table: pl.DataFrame | None, told: Counter[str], *, is_damaged: bool
 ) -> pl.DataFrame:
     """Our ledger of a shard: of img2dataset's table if it lies beside the tar, and of every sample that the tar has."""
-    here = samples.select("uid", "key", "reason", shard=pl.lit(name), status=pl.lit("success")).with_columns(
+    here = samples.select("uid", "key", "reason", "picture", shard=pl.lit(name), status=pl.lit("success")).with_columns(
         status=pl.when(pl.col("reason").is_null()).then(pl.col("status")).otherwise(pl.lit("refused"))
     )
     if table is None or "status" not in table.columns:
@@ -241,7 +245,7 @@ def _ledger(
     )
     counted = samples.unique("key", keep="first", maintain_order=True)
     known = theirs.join(
-        counted.select("key", here_uid="uid", here_reason="reason", is_here=pl.lit(value=True)), on="key", how="left"
+        counted.select("key", "picture", here_uid="uid", here_reason="reason", is_here=pl.lit(value=True)), on="key", how="left"
     )
     if "uid" not in known.columns:
         known = known.with_columns(uid=pl.lit(None, pl.String))

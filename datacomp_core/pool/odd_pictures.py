@@ -8,14 +8,21 @@ them so; `ImageSpec` can put them right or leave them out.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import IO, Any, Literal
+
+from datacomp_core.pictures import pillow_image
 
 Treatment = Literal["as_reference", "correct", "drop"]
 DEEP, TURNED = "deep", "turned"
 ORIENTATION = 0x0112
 BITS_PER_SAMPLE = 258
 PNG_DEPTH = 24  # where a png's header states the bits of a channel
+PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\0", b"MM\0*")
+EXIF = b"Exif\0\0"
+HEAD = 4096  # where the EXIF of a jpeg begins, and the tags of its first directory lie
+LARGEST_TIFF = 64 << 20
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -34,6 +41,42 @@ def oddities(image: Any, stream: Any) -> tuple[bool, int]:
     except Exception:  # a broken EXIF turns nothing
         turned = 1
     return deep, turned if 2 <= turned <= 8 else 1
+
+
+def looked_at(file: IO[bytes], size: int) -> str:
+    """What is odd about a picture that lies here in a file (`deep`, `turned` or both), by its header and without decoding it.
+
+    A TIFF is read whole, since its tags may lie anywhere. Of the others, png is looked at for its depth and jpeg for its EXIF.
+    """
+    head = file.read(min(size, HEAD))
+    if head.startswith(PNG):
+        return DEEP if head[PNG_DEPTH : PNG_DEPTH + 1] == b"\x10" else ""
+    if head.startswith(JPEG):
+        return TURNED if 2 <= _orientation(head) <= 8 else ""
+    if head.startswith(TIFF) and size <= LARGEST_TIFF:
+        stream = io.BytesIO(head + file.read(size - len(head)))
+        try:
+            with warnings.catch_warnings(action="ignore"), pillow_image(stream) as image:
+                return DEEP if oddities(image, stream)[0] else ""
+        except Exception:  # Pillow's readers raise a dozen kinds on bad bytes; whoever decodes it tells that it is broken
+            return ""
+    return ""
+
+
+def _orientation(head: bytes) -> int:
+    """The orientation that the EXIF of a jpeg states; 1 if it states none."""
+    from PIL import Image
+
+    at = head.find(EXIF)
+    if at < 0:
+        return 1
+    try:
+        exif = Image.Exif()
+        with warnings.catch_warnings(action="ignore"):
+            exif.load(head[at:])
+            return int(exif.get(ORIENTATION, 1))
+    except Exception:  # a broken EXIF turns nothing
+        return 1
 
 
 def corrected(stream: Any, *, deep: bool, orientation: int) -> Any:

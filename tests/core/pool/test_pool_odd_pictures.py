@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
+import polars as pl
 import pytest
+from odd_tars import pack
 from PIL import Image, ImageOps
 
 from datacomp_core.pool import ledger
+from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
 from datacomp_core.pool.odd_pictures import turned_boxes
 from datacomp_core.pool.pixels import CheckedResizer
+from datacomp_core.store import Store
 
 GRADIENT = np.linspace(0, 65535, 40 * 60).reshape(40, 60).astype(np.uint16)
 
@@ -91,3 +97,45 @@ def test_usual_pictures_are_not_odd() -> None:
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(buffer, "JPEG")
     resizer, made = resized(buffer.getvalue(), "drop")
     assert (resizer.odd, made[5]) == ((), None)
+
+
+def saved(kind: str, orientation: int = 1, pixels: np.ndarray = np.zeros((40, 60, 3), np.uint8)) -> bytes:  # noqa: B008
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x010F] = "maker"
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(buffer, kind, exif=exif)
+    return buffer.getvalue()
+
+
+def test_adopting_counts_them_by_their_headers_whatever_their_names_say(tmp_path: Path) -> None:
+    """Of an adopted set nothing is decoded or changed; the counts and the ledger say which pictures come out otherwise."""
+    pictures = {
+        "grey.png": (cv2.imencode(".png", GRADIENT)[1].tobytes(), "deep"),
+        "colour.jpg": (deep("png"), "deep"),
+        "scan.tif": (deep("tiff"), "deep"),
+        "phone.jpg": (saved("JPEG", 6), "turned"),
+        "upright.jpg": (saved("JPEG"), None),
+        "eight.png": (saved("PNG"), None),
+        "flat.tiff": (saved("TIFF"), None),
+        "broken.png": (b"\x89PNG\r\n\x1a\n", None),
+        "cut.tif": (b"II*\0", None),
+        "exif.jpg": (saved("JPEG")[:40], None),
+    }
+    root = tmp_path / "old"
+    root.mkdir()
+    members = [m for name, (data, _) in pictures.items() for m in ((name, data), (f"{name.split('.')[0]}.txt", b"words"))]
+    (root / "a.tar").write_bytes(pack(members))
+    kinds = {"key": [name.split(".")[0] for name in pictures], "status": ["success"] * len(pictures)}
+    warnings.simplefilter("error")
+    for table in (False, True):
+        if table:
+            pl.DataFrame(kinds).write_parquet(root / "a.parquet")
+        store, spec = Store.open(str(tmp_path / f"store{table}")), AdoptedPoolSpec(source=str(root), edition=2)
+        shards = adopt_shards(spec, adopt_metadata(spec, store=store), store=store)
+        assert (shards.num_samples, shards.counts["deep_pictures"], shards.counts["turned_pictures"]) == (10, 3, 1)
+        book = pl.read_parquet(root / "ledger/a.parquet")
+        expected = {name.split(".")[0]: odd for name, (_, odd) in pictures.items()}
+        assert dict(book.select("key", "picture").iter_rows()) == expected
+    store, spec = Store.open(str(tmp_path / "again")), AdoptedPoolSpec(source=str(root))  # by the index that lies there now
+    again = adopt_shards(spec, adopt_metadata(spec, store=store), store=store).counts
+    assert (again["deep_pictures"], again["turned_pictures"]) == (3, 1)
