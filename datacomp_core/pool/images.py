@@ -70,7 +70,7 @@ def download_images(
         log.warning("private networks are open to this download: %s", ", ".join(reach.open_networks))
     plans = list(plan_shards(metadata, spec))
     _forget_short(out, spec, reach)
-    for name in removal.pending(out):  # of a takedown from what a killed run had fetched
+    for name in removal.pending(out):  # by a takedown or by the search for error pictures, which a kill interrupted
         removal.finish(out, name, removal.named(()), TAKEN_DOWN, {})
     done = {name for name in out.files("_stats.json") if "/" not in name}
     finished = [plan for plan in plans if stats_name(shard_name(plan.number)) in done]

@@ -36,11 +36,12 @@ COPIED_AT_ONCE = 8 << 20
 
 
 class _State(NamedTuple):
-    """What a removal that was begun needs to be finished: the samples in the tar before and after it, whether it has a mark."""
+    """What finishing a removal needs: the samples in the tar before and after it, whether the tar has a mark, and the reason."""
 
     before: int
     after: int
     marked: bool
+    reason: str = ""
 
 
 def named(uids: Collection[str]) -> Chosen:
@@ -55,7 +56,7 @@ def from_shard(folder: Folder, name: str, chosen: Chosen, reason: str, changed: 
     gone = chosen(rows["uid"]).fill_null(value=False)
     if gone.any():
         see_place(folder, name)
-        plan = _planned(folder, name, rows, gone, marked=bool(mark))
+        plan = _planned(folder, name, rows, gone, reason, marked=bool(mark))
         folder.write(f"{REMOVING}/{name}.parquet", plan)
         finish(folder, name, chosen, reason, changed)
     elif folder.exists(f"{LEDGER}/{name}.parquet"):
@@ -69,7 +70,10 @@ def pending(folder: Folder) -> list[str]:
 
 
 def finish(folder: Folder, name: str, chosen: Chosen, reason: str, changed: Changed) -> None:
-    """Do what is left of a removal that was begun. DataError if the tar is neither the one of before nor the one of after."""
+    """Do what is left of a removal that was begun, for the reason that it was begun with; `reason` is that of `chosen`.
+
+    DataError if the tar is neither the one of before nor the one of after.
+    """
     if not folder.exists(f"{REMOVING}/{name}.parquet"):
         return
     kept, gone, state = _read(folder, name)
@@ -89,7 +93,8 @@ def finish(folder: Folder, name: str, chosen: Chosen, reason: str, changed: Chan
     if (counted := recount(folder, name, kept.height)) is not None:
         changed[counted.path] = counted
     if folder.exists(f"{LEDGER}/{name}.parquet"):
-        from_ledger(folder, name, lambda uids: uids.is_in(gone["uid"].implode()) | chosen(uids), reason, changed)
+        from_ledger(folder, name, lambda uids: uids.is_in(gone["uid"].implode()), state.reason or reason, changed)
+        from_ledger(folder, name, chosen, reason, changed)
     folder.remove(f"{REMOVING}/{name}.parquet")
 
 
@@ -125,7 +130,7 @@ def see_place(folder: Folder, name: str) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _planned(folder: Folder, name: str, rows: pl.DataFrame, gone: pl.Series, *, marked: bool) -> bytes:
+def _planned(folder: Folder, name: str, rows: pl.DataFrame, gone: pl.Series, reason: str, *, marked: bool) -> bytes:
     """The index to be, with the removed rows (their new offset is null) and what tells the tar of before from that of after."""
     names = names_of(rows[MEMBERS][0] or "") if MEMBERS in rows.columns and rows.height else USUAL
     walked = index_shard(folder, name, names)
@@ -139,7 +144,7 @@ def _planned(folder: Folder, name: str, rows: pl.DataFrame, gone: pl.Series, *, 
     taken = pl.when(pl.col("gone")).then(pl.col("length")).otherwise(0)
     table = rows.with_columns(gone=gone).sort("offset").with_columns(removed_before=taken.cum_sum() - taken)
     buffer = io.BytesIO()
-    state = _State(len(walked.kind), len(walked.kind) - int(gone.sum()), marked)
+    state = _State(len(walked.kind), len(walked.kind) - int(gone.sum()), marked, reason)
     table.write_parquet(buffer, metadata={STATE: json.dumps(state)})
     return buffer.getvalue()
 

@@ -266,11 +266,12 @@ def odd_pictures() -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Those that can be read and those that cannot, by what they are."""
     picture = Image.fromarray(np.random.default_rng(5).integers(0, 255, (40, 44, 3), dtype=np.uint8))
     good = {
-        form: saved(picture, form) for form in ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "DDS", "PPM", "TGA", "PCX", "ICO")
+        form: saved(picture, form) for form in ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
     }
     good["grey with alpha"] = saved(picture.convert("LA"))
-    bad = {f"half a {form}": data[: len(data) // 3] for form, data in good.items() if form in ("TIFF", "DDS", "GIF", "WEBP")}
-    bad["dds of an unknown format"] = good["DDS"][:80] + struct.pack("<I", 4) + b"ZZZZ" + good["DDS"][88:]  # NotImplementedError
+    bad = {f"half a {form}": data[: len(data) // 3] for form, data in good.items() if form in ("TIFF", "GIF", "WEBP", "AVIF")}
+    bad |= {form: saved(picture, form) for form in ("DDS", "TGA", "PCX", "ICO", "EPS")}  # no format of pictures on the web
+    bad["dds of an unknown format"] = bad["DDS"][:80] + struct.pack("<I", 4) + b"ZZZZ" + bad["DDS"][88:]  # NotImplementedError
     bad["ppm without a number"] = b"P6\n40 x\n255\n" + bytes(40)  # ValueError
     bad["psd of no layers"] = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 40, 44, 8, 3) + bytes(12)
     bad["ftex of an unknown format"] = b"FTEX" + struct.pack("<7I", 1, 44, 40, 1, 1, 0, 100)
