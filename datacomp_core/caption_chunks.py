@@ -8,12 +8,13 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import polars as pl
 
 from datacomp_core import caption_sets
+from datacomp_core.artifacts import Captions
 from datacomp_core.store import Folder
 
 CHUNKS = "chunks"
@@ -82,6 +83,38 @@ class Written:
         counts.update(captions=rows.height, captioned=rows["row"].n_unique())
         self.out.write_json(f"{TALLY}/{part}.json", dict(counts))
         self.out.remove(f"{CHUNKS}/{part}")
+
+
+class Lines:
+    """The captions of one chunk, as they are written, and what became of the rows that have none."""
+
+    def __init__(self, source: str) -> None:
+        self.source, self.counts = source, Counter[str]()
+        self._made: list[tuple[int, str, str, str]] = []
+
+    def add(self, row: int, uid: str, texts: Sequence[str]) -> None:
+        """What a model wrote for a row; empty texts are counted and left out."""
+        good = [text for text in texts if text.strip()]
+        self.counts["empty"] += len(texts) - len(good)
+        self._made += [(row, uid, self.source, text) for text in good]
+
+    def keep(self, out: Folder, span: RowSpan) -> None:
+        """Write the chunk."""
+        columns = ["row", "uid", "source", "text"]
+        rows = pl.DataFrame(self._made, schema=columns, orient="row", schema_overrides={"row": pl.Int64})
+        keep(out, span, rows, +self.counts)
+
+
+def artifact_of(name: str, model: str, num_samples: int, counts: Mapping[str, int]) -> Captions:
+    """The captions of a source that a model wrote, by the account of all parts."""
+    return Captions(
+        sources=(name,),
+        model=model,
+        num_samples=num_samples,
+        num_captions=counts["captions"],
+        num_captioned=counts["captioned"],
+        counts=dict(counts),
+    )
 
 
 def keep(out: Folder, span: RowSpan, rows: pl.DataFrame, counts: Mapping[str, int]) -> None:

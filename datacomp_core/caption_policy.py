@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from datacomp_core.artifacts import Spec
 from datacomp_core.caption_sets import RAW
 from datacomp_core.errors import SpecError, unknown
+from datacomp_core.kinds import first_fault
 
 PolicyKind = Literal["raw", "replace", "first_of", "best", "replace_below", "draw"]
 KINDS: tuple[PolicyKind, ...] = ("raw", "replace", "first_of", "best", "replace_below", "draw")
@@ -190,11 +191,8 @@ def plan_of(given: Any, where: str) -> CaptionPlan:
     try:
         return CaptionPlan.model_validate({"sets": sets, "policy": policy, "use": use})
     except ValidationError as problem:
-        first = problem.errors()[0]
-        if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
-            raise cause from problem
-        place = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"{where}: {place}: {first['msg']} (given: {first['input']!r}).") from problem
+        place, wrong, why = first_fault(problem)
+        raise SpecError(f"{where}: {place}: {why} (given: {wrong!r}).") from problem
 
 
 # The draw ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pydantic import ValidationError, validate_call
 from datacomp_core.caption_policy import L14, CaptionPlan, plan_of
 from datacomp_core.documents import parse_yaml, read_yaml
 from datacomp_core.errors import DataError, SpecError, unknown
-from datacomp_core.kinds import pairs
+from datacomp_core.kinds import first_fault, pairs
 
 FILES = (".yaml", ".yml", ".json")
 
@@ -93,8 +93,5 @@ def _built(name: str, parameters: str, text: str) -> CaptionPlan:
     try:
         return validate_call(build)(**values)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
-            raise cause from problem
-        where = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"Caption policy {text!r}: {where} is {first['input']!r}: {first['msg']}.") from problem
+        where, wrong, why = first_fault(problem)
+        raise SpecError(f"Caption policy {text!r}: {where} is {wrong!r}: {why}.") from problem

@@ -172,13 +172,16 @@ def parsed(registry: Registry[Any], text: str) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
-            raise cause from problem
-        where = ".".join(str(part) for part in first["loc"])
-        raise SpecError(
-            f"{registry.noun.capitalize()} {text!r}: {where}: {first['msg']} (given: {first['input']!r})."
-        ) from problem
+        where, given, why = first_fault(problem)
+        raise SpecError(f"{registry.noun.capitalize()} {text!r}: {where}: {why} (given: {given!r}).") from problem
+
+
+def first_fault(problem: ValidationError) -> tuple[str, Any, str]:
+    """Where the first fault is, what was given there, and what is wrong with it. A SpecError of our own is raised as it is."""
+    first = problem.errors()[0]
+    if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
+        raise cause from problem
+    return ".".join(str(part) for part in first["loc"]), first["input"], first["msg"]
 
 
 def pairs(given: str, whole: str) -> dict[str, str]:

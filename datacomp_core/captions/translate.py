@@ -17,7 +17,7 @@ from pydantic import Field
 
 from datacomp_core import caption_sets, parts
 from datacomp_core.artifacts import Captions, Pool
-from datacomp_core.caption_chunks import RowSpan, Written, keep
+from datacomp_core.caption_chunks import Lines, RowSpan, Written, artifact_of
 from datacomp_core.captioners.base import Captioner, WriterSpec, batch_seed, load
 from datacomp_core.columns import plain
 from datacomp_core.device_map import device_map
@@ -88,14 +88,7 @@ def translate_folder(work: TranslateWork, *, device: str = "", progress: Progres
     counts = written.counts()
     if not counts["captions"]:
         raise DataError(f"None of the {sum(sizes.values()):,} rows has a caption to translate ({dict(counts)}).")
-    return Captions(
-        sources=(spec.name,),
-        model=spec.title,
-        num_samples=sum(sizes.values()),
-        num_captions=counts["captions"],
-        num_captioned=counts["captioned"],
-        counts=dict(counts),
-    )
+    return artifact_of(spec.name, spec.title, sum(sizes.values()), counts)
 
 
 class _Translator(NamedTuple):
@@ -109,17 +102,13 @@ def _ready(work: TranslateWork, device: str) -> _Translator:
 
 def _write(ready: _Translator, span: RowSpan) -> None:
     work, captioner = ready
-    spec, counts = work.spec, Counter[str]()
-    made: list[tuple[int, str, str, str]] = []
-    wanted = _wanted(work, span, counts)
+    spec, lines = work.spec, Lines(work.spec.name)
+    wanted = _wanted(work, span, lines.counts)
     for batch in _batches(wanted, span, spec.batch_size):
         texts = captioner.write(batch["text"].to_list(), batch_seed(spec.seed, int(batch["row"][0])))
         for (row, uid), several in zip(batch.select("row", "uid").iter_rows(), texts, strict=True):
-            good = [text for text in several if text.strip()]
-            counts["empty"] += len(several) - len(good)
-            made += [(row, uid, spec.name, text) for text in good]
-    rows = pl.DataFrame(made, schema=["row", "uid", "source", "text"], orient="row", schema_overrides={"row": pl.Int64})
-    keep(work.out, span, rows, +counts)
+            lines.add(row, uid, several)
+    lines.keep(work.out, span)
 
 
 def _batches(rows: pl.DataFrame, span: RowSpan, size: int) -> Iterator[pl.DataFrame]:

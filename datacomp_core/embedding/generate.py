@@ -17,7 +17,7 @@ import polars as pl
 from pydantic import Field
 
 from datacomp_core.artifacts import Captions, Pool, ShardSet
-from datacomp_core.caption_chunks import RowSpan, Written, keep
+from datacomp_core.caption_chunks import Lines, RowSpan, Written, artifact_of
 from datacomp_core.captioners.base import Captioner, WriterSpec, batch_seed, load
 from datacomp_core.device_map import device_map
 from datacomp_core.embedding.assemble import Span
@@ -26,7 +26,7 @@ from datacomp_core.embedding.locate import Located, count_rows, locate
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.members import picture_in
 from datacomp_core.parts import METADATA, part_names, scan
-from datacomp_core.pictures import pillow_image
+from datacomp_core.pictures import opened
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import read_members
 from datacomp_core.store import Folder, Store, scratch, step
@@ -97,14 +97,7 @@ def generate_folder(work: WriteWork, *, device: str = "", progress: Progress = N
     counts = written.counts()
     if not counts["captions"]:
         raise DataError(f"{spec.title} wrote no caption for any of the {sum(rows.values()):,} rows ({dict(counts)}).")
-    return Captions(
-        sources=(spec.name,),
-        model=spec.title,
-        num_samples=sum(rows.values()),
-        num_captions=counts["captions"],
-        num_captioned=counts["captioned"],
-        counts=dict(counts),
-    )
+    return artifact_of(spec.name, spec.title, sum(rows.values()), counts)
 
 
 def _asked(work: WriteWork, rows: dict[str, int], missing: list[RowSpan], local: Path) -> Iterator[Asked]:
@@ -128,20 +121,16 @@ def _write(ready: _Ready, asked: Asked) -> None:
     work, captioner = ready
     spec, span = work.spec, asked.span
     uids = scan(work.metadata, span.part).select("uid").slice(span.start, span.stop - span.start).collect()["uid"]
-    counts = Counter[str]()
-    made: list[tuple[int, str, str, str]] = []
+    lines = Lines(spec.name)
     for first in range(span.start, span.stop, spec.batch_size):
         stop = min(first + spec.batch_size, span.stop)
-        images = _pictures(work, asked.places, uids, span, first, stop, counts)
+        images = _pictures(work, asked.places, uids, span, first, stop, lines.counts)
         if not images:
             continue
         texts = captioner.write(list(images.values()), batch_seed(spec.seed, _place(span.part, first)))
         for row, several in zip(images, texts, strict=True):
-            good = [text for text in several if text.strip()]
-            counts["empty"] += len(several) - len(good)
-            made += [(row, uids[row - span.start], spec.name, text) for text in good]
-    rows = pl.DataFrame(made, schema=["row", "uid", "source", "text"], orient="row", schema_overrides={"row": pl.Int64})
-    keep(work.out, span, rows, +counts)
+            lines.add(row, uids[row - span.start], several)
+    lines.keep(work.out, span)
 
 
 def _place(part: str, first: int) -> int:
@@ -171,7 +160,7 @@ def _pictures(
 
 def _decoded(data: bytes) -> Any:
     try:
-        with pillow_image(data) as image:
+        with opened(data) as image:
             return image.convert("RGB")
     except Exception:  # Pillow's decoders raise a dozen kinds on bad bytes
         return None

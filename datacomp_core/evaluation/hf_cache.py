@@ -19,7 +19,7 @@ from datacomp_core.clip import Pixels
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import Samples, decode
-from datacomp_core.evaluation.tables import Association, ZipSet, open_associations, open_captions
+from datacomp_core.evaluation.tables import Association, NamedPictures, ZipSet, open_associations, open_captions
 from datacomp_core.store.folder import Folder
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class CachedBatch:
 
 
 @dataclass(frozen=True)
-class CachedSet:
+class CachedSet(NamedPictures):
     """Pictures in order, with captions or with the instances that are about them."""
 
     folder: Folder
@@ -88,14 +88,6 @@ class CachedSet:
     instances: tuple[Association, ...] = ()
     classnames: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.names)
-
-    @property
-    def size(self) -> int:
-        return len(self.instances) or len(self.names)
 
     def batches(self, task: str, size: int, pixels: Pixels) -> Iterator[CachedBatch]:
         for number, start in enumerate(range(0, len(self.names), size)):

@@ -69,8 +69,23 @@ class Association:
     associations: tuple[str, ...]
 
 
+class NamedPictures:
+    """The sizes of a test set that names its pictures, with captions or with the instances that are about them."""
+
+    names: tuple[str, ...]
+    instances: tuple[Association, ...]
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.names)
+
+    @property
+    def size(self) -> int:
+        return len(self.instances) or len(self.names)
+
+
 @dataclass(frozen=True)
-class ZipSet:
+class ZipSet(NamedPictures):
     """Archive members in order, with captions or with the instances that are about them."""
 
     folder: Folder
@@ -81,14 +96,6 @@ class ZipSet:
     classnames: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     table: str = ""
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.names)
-
-    @property
-    def size(self) -> int:
-        return len(self.instances) or len(self.names)
 
     def batches(self, task: str, size: int, pixels: Pixels) -> Iterator[ZipBatch]:
         for number, start in enumerate(range(0, len(self.names), size)):

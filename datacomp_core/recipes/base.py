@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, validate_call
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import SpecError, unknown
 from datacomp_core.filters import Everything, WholeFilter
-from datacomp_core.kinds import pairs, parsed
+from datacomp_core.kinds import first_fault, pairs, parsed
 from datacomp_core.registry import FILTERS, RECIPES
 
 B = TypeVar("B", bound=Callable[..., Any])
@@ -74,9 +74,6 @@ def built(row: Row, given: str, text: str) -> Recipe:
     try:
         made = validate_call(row.build)(**values)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
-            raise cause from problem
-        where = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"Recipe {text!r}: {where} is {first['input']!r}: {first['msg']}.") from problem
+        where, wrong, why = first_fault(problem)
+        raise SpecError(f"Recipe {text!r}: {where} is {wrong!r}: {why}.") from problem
     return Recipe(name=text, description=row.description, filter=made)

@@ -18,6 +18,7 @@ from hub_server import serving
 from PIL import Image
 from pydantic import ValidationError
 
+from datacomp_core import caption_chunks
 from datacomp_core.captioners import hub_models
 from datacomp_core.captions.translate import TranslateSpec, TranslateWork, translate_folder
 from datacomp_core.embedding import generate
@@ -115,7 +116,7 @@ def test_draws_are_the_same_after_a_kill_and_on_two_devices(
     monkeypatch.setattr(generate, "CHUNK_ROWS", 8)
     spec = spec_of("blip", num_captions=3, temperature=1.0, top_p=0.9, seed=5)
     generate_folder(WriteWork(spec, *pool, Folder(tmp_path / "whole"), ""), device="cpu")
-    real, done = generate.keep, [0]
+    real, done = caption_chunks.keep, [0]
 
     def dies(*given: Any) -> None:
         done[0] += 1
@@ -123,10 +124,10 @@ def test_draws_are_the_same_after_a_kill_and_on_two_devices(
             raise KeyboardInterrupt
         real(*given)
 
-    monkeypatch.setattr(generate, "keep", dies)
+    monkeypatch.setattr(caption_chunks, "keep", dies)
     with pytest.raises(KeyboardInterrupt):
         generate_folder(WriteWork(spec, *pool, Folder(tmp_path / "killed"), ""), device="cpu")
-    monkeypatch.setattr(generate, "keep", real)
+    monkeypatch.setattr(caption_chunks, "keep", real)
     assert (tmp_path / "killed/captions/00000000.parquet").exists()
     assert not (tmp_path / "killed/captions/00000001.parquet").exists()
     made = generate_folder(WriteWork(spec, *pool, Folder(tmp_path / "killed"), ""), device="cpu")
