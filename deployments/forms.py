@@ -74,4 +74,4 @@ def _models(name: str) -> set[str]:
     """The models whose scores or features a recipe reads."""
     wanted = recipe(name).filter
     written = " ".join(one.model_dump_json() for one in (wanted, *scores_of(wanted)))
-    return {model for model in ("b32", "l14", "tiny") if re.search(rf"\b{model}\b|_{model}\b", written)}
+    return {model for model in ("b32", "l14", "tiny") if re.search(rf"\b{model}\b|_{model}(_|\b)", written)}

@@ -10,7 +10,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +40,20 @@ class Span:
 
 @dataclass(frozen=True)
 class Column:
-    """What one encoder makes: its score column, the prefix of its npz keys, and its features' width."""
+    """What one encoder makes: its score column, the prefix of its npz keys, its features' width, and of what the score is."""
 
     score: str
     prefix: str
     dim: int
+    flip: Literal["none", "averaged"] = "none"
+
+
+class Sides(NamedTuple):
+    """Features of a batch by one model: of images, of captions and, where its score asks for them, of the mirrored images."""
+
+    images: Features
+    texts: Features
+    mirrored: Features | None = None
 
 
 @dataclass
@@ -87,10 +96,8 @@ class Filling:
         self.columns, self.step, self.rows = columns, step, rows
         self.open: dict[Span, Chunk] = {}
 
-    def add(
-        self, span: Span, sides: list[tuple[Features, Features]], both: list[int], tally: dict[str, int]
-    ) -> tuple[Span, Chunk] | None:
-        """Image and text features of one batch, a pair a column, NaN where there is nothing; cosines are taken here.
+    def add(self, span: Span, sides: list[Sides], both: list[int], tally: dict[str, int]) -> tuple[Span, Chunk] | None:
+        """Features of one batch, those of each column, NaN where there is nothing; cosines are taken here.
 
         `both` are the rows with a picture and a caption, `tally` says why the others are not embedded. A row whose features are
         not finite (an overflow in half precision), or all 0 (an overflow of their norm), has none and is counted.
@@ -101,10 +108,13 @@ class Filling:
         where = slice(span.start - start, span.stop - start)
         chunk.tally.update(tally)
         every = np.ones(len(both), np.bool_)
-        for number, (column, (images, texts)) in enumerate(zip(self.columns, sides, strict=True)):
-            for side in (images, texts):
+        for number, (column, found) in enumerate(zip(self.columns, sides, strict=True)):
+            images, texts, mirrored = found
+            for side in (side for side in found if side is not None):
                 side[~np.isfinite(side).all(axis=1) | ~side.any(axis=1)] = np.nan
             scores = np.einsum("nd,nd->n", images, texts)
+            if mirrored is not None:
+                scores = (scores + np.einsum("nd,nd->n", mirrored, texts)) / 2
             chunk.images[number][where], chunk.texts[number][where], chunk.scores[number][where] = images, texts, scores
             good = np.isfinite(scores[both])
             every &= good

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pydantic import model_validator
 
 from datacomp_core import caption_sets, clip
 from datacomp_core.artifacts import Captions, Checkpoint, Embeddings, Pool
@@ -38,6 +39,15 @@ class CaptionEmbedSpec(EmbedSpec):
     """The models that encode captions, as in an embedding of the pool: the same names, so that pictures and texts meet."""
 
     on_gpu: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _keeps_no_mirror(self) -> CaptionEmbedSpec:
+        if any(encoder.flip != "none" for encoder in self.encoders):
+            raise SpecError(
+                "Captions are scored with the pool's features, which are not kept of mirrored pictures: use an encoder without "
+                "flip=averaged."
+            )
+        return self
 
 
 @dataclass(frozen=True)

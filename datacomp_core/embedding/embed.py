@@ -124,7 +124,8 @@ def embed_rows(
     progress.advance(sum(rows.values()) - sum(todo.values()))
     if todo:
         columns = tuple(
-            Column(encoder.column, encoder.prefix, model.dim()) for encoder, model in zip(spec.encoders, models, strict=True)
+            Column(encoder.column, encoder.prefix, model.dim(), encoder.flip)
+            for encoder, model in zip(spec.encoders, models, strict=True)
         )
         parts = Parts(out, metadata, todo, columns, spec.batch_size)
         chunks = list(parts.missing())

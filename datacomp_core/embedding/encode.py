@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
 
 from datacomp_core import clip
 from datacomp_core.clip_sources import ModelSource
-from datacomp_core.embedding.assemble import Chunk, Column, Features, Filling, Span
+from datacomp_core.embedding.assemble import Chunk, Column, Features, Filling, Sides, Span
 from datacomp_core.embedding.decode import Batch, Decoded, Tokenizers, decode, slot_bytes
 from datacomp_core.embedding.slots import Slot, Slots
 from datacomp_core.parallel import Processes
@@ -79,7 +79,7 @@ class Encoding:
         self.cuda = device.startswith("cuda")
         self.pixels = tuple(dict.fromkeys(model.pixels for model in self.models))
         self.filling = Filling(work.columns, work.step, work.rows)
-        self.flying: deque[tuple[Batch, Decoded, list[_Side], list[_Side]]] = deque()
+        self.flying: deque[tuple[Batch, Decoded, list[_Flying]]] = deque()
         self.text_stream = _stream(device)
         self.slots: Slots | None = None
         self.decoders: Processes[Tokenizers] | None = None
@@ -126,14 +126,18 @@ class Encoding:
     def _launch(self, batch: Batch, decoded: Decoded) -> None:
         """Start both towers of every model on a batch; on a GPU they run side by side and are not waited for."""
         pixels = decoded.of(batch) if decoded.rows else []
-        images: list[_Side] = []
-        texts: list[_Side] = []
-        for model in self.models:
+        flying: list[_Flying] = []
+        for model, column in zip(self.models, self.work.columns, strict=True):
             mine = pixels[self.pixels.index(model.pixels)] if decoded.rows else None
-            images.append(_Side(model.encode_images(mine, self.work.precision) if mine is not None else None))
+            images, mirrored = self._images(model, mine), None
+            if column.flip == "averaged":
+                mirrored = self._images(model, None if mine is None else np.ascontiguousarray(mine[..., ::-1]))
             with self._beside():
-                texts.append(_Side(self._texts(model, batch, decoded)))
-        self.flying.append((batch, decoded, images, texts))
+                flying.append(_Flying(images, _Side(self._texts(model, batch, decoded)), mirrored))
+        self.flying.append((batch, decoded, flying))
+
+    def _images(self, model: clip.Clip, pixels: clip.PixelArray | None) -> _Side:
+        return _Side(None if pixels is None else model.encode_images(pixels, self.work.precision))
 
     def _texts(self, model: clip.Clip, batch: Batch, decoded: Decoded) -> Any:
         if not batch.captions:
@@ -152,12 +156,16 @@ class Encoding:
         return torch.cuda.stream(self.text_stream)
 
     def _land(self) -> None:
-        batch, decoded, images, texts = self.flying.popleft()
+        batch, decoded, flying = self.flying.popleft()
         size = batch.stop - batch.start
         captioned = [row for row, text in enumerate(batch.texts) if text is not None]
         sides = [
-            (image.rows(decoded.rows, size, column.dim), text.rows(captioned, size, column.dim))
-            for image, text, column in zip(images, texts, self.work.columns, strict=True)
+            Sides(
+                one.images.rows(decoded.rows, size, column.dim),
+                one.texts.rows(captioned, size, column.dim),
+                one.mirrored.rows(decoded.rows, size, column.dim) if one.mirrored is not None else None,
+            )
+            for one, column in zip(flying, self.work.columns, strict=True)
         ]
         self._free(batch.slot)
         both = sorted(set(decoded.rows) & set(captioned))
@@ -194,6 +202,14 @@ class _Side:
                 self._event.synchronize()
             full[rows] = self._features.float().numpy()
         return full
+
+
+class _Flying(NamedTuple):
+    """What a model makes of a batch, under way."""
+
+    images: _Side
+    texts: _Side
+    mirrored: _Side | None
 
 
 def _stream(device: str) -> Any:

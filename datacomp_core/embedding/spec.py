@@ -34,6 +34,11 @@ class Encoder(Spec):
     weights: str = Field(
         default="", description="With a model name of open_clip: its tag of the weights, such as `openai`, or a file of weights."
     )
+    flip: Literal["none", "averaged"] = Field(
+        default="none",
+        description="`averaged`: the score is the mean of those of the picture and of its mirror image (arXiv:2309.15954), so "
+        "that words written in a picture count for less; twice the work. The features stay the picture's.",
+    )
     sha256: str = Field(
         default="", pattern=r"^([0-9a-f]{64})?$", description="Of the weights; filled in for a file and for a model of the hub."
     )

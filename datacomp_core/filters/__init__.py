@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from datacomp_core.filters.algebra import All, Any, Not
 from datacomp_core.filters.aspect_ratio import AspectRatio
+from datacomp_core.filters.balance_clusters import BalanceClusters
+from datacomp_core.filters.balance_synsets import BalanceSynsets
 from datacomp_core.filters.base import (
     AnyFilter,
     Batch,
@@ -22,6 +24,9 @@ from datacomp_core.filters.base import (
 )
 from datacomp_core.filters.chance import Random
 from datacomp_core.filters.characters import Characters
+from datacomp_core.filters.concept_quota import ConceptQuota
+from datacomp_core.filters.d2_prune import D2Prune
+from datacomp_core.filters.density_prune import DensityPrune
 from datacomp_core.filters.distinct import Distinct
 from datacomp_core.filters.everything import Everything
 from datacomp_core.filters.image_clusters import ImageClusters
@@ -35,6 +40,7 @@ from datacomp_core.filters.norm_sim_d import NormSimD
 from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.filters.sem_dedup import SemDedup
 from datacomp_core.filters.soft_cap import SoftCap
+from datacomp_core.filters.submodular import Submodular
 from datacomp_core.filters.threshold import Threshold
 from datacomp_core.filters.tokens import Tokens
 from datacomp_core.filters.top import TopCount, TopFraction
@@ -45,8 +51,13 @@ __all__ = [
     "Any",
     "AnyFilter",
     "AspectRatio",
+    "BalanceClusters",
+    "BalanceSynsets",
     "Batch",
     "Characters",
+    "ConceptQuota",
+    "D2Prune",
+    "DensityPrune",
     "Distinct",
     "Everything",
     "FeatureBatch",
@@ -67,6 +78,7 @@ __all__ = [
     "SampleTo",
     "SemDedup",
     "SoftCap",
+    "Submodular",
     "Survey",
     "SurveyView",
     "Threshold",

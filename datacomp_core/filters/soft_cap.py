@@ -7,24 +7,21 @@ batch `penalty` is taken from the score for every time a pair was drawn. A good 
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.exchange import Exchange
-from datacomp_core.filters.base import AnyFilter, Survey, SurveyView, register
+from datacomp_core.filters.base import SurveyView, register
+from datacomp_core.filters.draw import Draw, note_copies
 from datacomp_core.filters.mix import Scaled, Standard, Weights, mixed, weighted_columns
 from datacomp_core.filters.tree_draw import ShareTree
 
 
 @register("soft_cap")
-class SoftCap(Survey):
+class SoftCap(Draw):
     """Draws a subset of a wanted size with repeats, good pairs more often. Only the outermost filter can be one."""
 
-    is_outermost: ClassVar[bool] = True
-    filter: Annotated[AnyFilter, Field(description="What may be drawn.")]
     weights: Weights = Field(
         default={"l14": 1.0}, min_length=1, description="The score: a weighted sum of score columns, column -> weight."
     )
@@ -92,16 +89,5 @@ def _decide(view: SurveyView, job: tuple[str, npt.NDArray[np.uint32]]) -> None:
     rows, reach = view.shared.load(f"known/{part}.npy"), view.reached(part)
     copies = np.zeros(len(reach), np.uint32)
     copies[rows] = mine
-    view.memory.save(_copies_name(f"{part}/{view.path}.npy"), copies)
+    note_copies(view, part, copies)
     view.decide(part, rows[mine > 0], unknown=np.setdiff1d(np.flatnonzero(reach), rows))
-
-
-def read_copies(memory: Exchange, verdict: str, rows: int) -> npt.NDArray[np.int64]:
-    """How often each row of a part is drawn; `verdict` is the name of the part's verdict in the memory."""
-    copies = memory.load(_copies_name(verdict)).astype(np.int64)
-    assert len(copies) == rows, "copies of another part"
-    return copies
-
-
-def _copies_name(verdict: str) -> str:
-    return f"{verdict.removesuffix('.npy')}.copies.npy"

@@ -7,7 +7,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from datacomp_core.filters import All, Distinct, Everything, Mix, NormSimD, SemDedup, SoftCap, Threshold, TopFraction
+from datacomp_core.filters import (
+    All,
+    BalanceClusters,
+    BalanceSynsets,
+    D2Prune,
+    DensityPrune,
+    Distinct,
+    Everything,
+    Mix,
+    NormSimD,
+    SemDedup,
+    SoftCap,
+    Submodular,
+    Threshold,
+    TopFraction,
+)
 from datacomp_core.recipes.base import Row
 from datacomp_core.registry import RECIPES
 
@@ -91,6 +106,74 @@ def mix(*, fraction: float = 0.2, b32: float = 0.5, l14: float = 0.5) -> Mix:
     return Mix(weights={"b32": b32, "l14": l14}, best=fraction)
 
 
+def density_prune(
+    *,
+    dedup: float = 0.05,
+    score: str = "l14",
+    fraction: float = 0.5,
+    left: float = 0.6,
+    temperature: float = 0.1,
+    centroids: str = "small_centroids_l14",
+    features: str = "l14",
+) -> All:
+    copies = SemDedup(epsilon=dedup, centroids=centroids, features=features)
+    best = TopFraction(score=score, fraction=fraction, of="survivors", cut="at_fraction")
+    return All(filters=(copies, best, DensityPrune(centroids=centroids, features=features, left=left, temperature=temperature)))
+
+
+def d2_prune(
+    *,
+    score: str = "l14",
+    left: float = 0.3,
+    neighbors: int = 1,
+    gamma: float = 1.0,
+    centroids: str = "small_centroids_l14",
+    features: str = "l14",
+) -> D2Prune:
+    return D2Prune(score=score, left=left, neighbors=neighbors, gamma=gamma, centroids=centroids, features=features)
+
+
+def submodular(
+    *,
+    score: str = "l14",
+    left: float = 0.15,
+    target: str = "imagenet1k_l14",
+    features: str = "l14",
+    units: int = 98_304,
+    active: int = 32,
+    seed: int = 0,
+) -> Submodular:
+    return Submodular(score=score, left=left, target=target, features=features, units=units, active=active, seed=seed)
+
+
+def clip_score_flipped(*, name: str = "l14_flipped", fraction: float = 0.3) -> TopFraction:
+    return TopFraction(score=f"clip_{name}_similarity_score", fraction=fraction, cut="at_fraction")
+
+
+def clear_pictures(*, sharpness: float = 20.0, brightness: float = 0.32, information: float = 3.0) -> All:
+    limits = {"sharpness": sharpness, "brightness": brightness, "information": information}
+    return All(filters=tuple(Threshold(score=f"picture_quality:measure={name}", at_least=at) for name, at in limits.items()))
+
+
+def text_sampling(
+    *, num_samples: int = 0, alpha: float = 0.2, over: Literal["mean", "max"] = "mean", seed: int = 0
+) -> BalanceSynsets:
+    return BalanceSynsets(filter=Everything(), num_samples=num_samples, alpha=alpha, over=over, seed=seed)
+
+
+def image_cluster_sampling(
+    *,
+    num_samples: int = 0,
+    alpha: float = 0.2,
+    centroids: str = "small_centroids_l14",
+    features: str = "l14",
+    seed: int = 0,
+) -> BalanceClusters:
+    return BalanceClusters(
+        filter=Everything(), num_samples=num_samples, alpha=alpha, centroids=centroids, features=features, seed=seed
+    )
+
+
 def _neg_clip_loss(features: str, temperature: float, drawings: int) -> str:
     return f"neg_clip_loss:features={features},temperature={temperature!r},drawings={drawings}"
 
@@ -99,6 +182,10 @@ DATACOMP = "Gadre et al. 2023 (arXiv:2304.14108)"
 DFN = "Fang et al. 2024 (arXiv:2309.17425)"
 FLYT = "Shechter and Carmon 2025 (arXiv:2503.08805)"
 METACLIP = "Xu et al. 2024 (arXiv:2309.16671)"
+D2 = "Maharana et al. 2023 (arXiv:2310.07931)"
+DBP = "Abbas et al. 2024 (arXiv:2401.04578)"
+DEVIL = "Yu et al. 2023 (arXiv:2309.15954)"
+SDM = "SDM (ICLR 2026)"
 T_MARS = "Maini et al. 2024 (arXiv:2307.03132)"
 VAS = "Wang et al. 2024 (arXiv:2402.02055)"
 NCL = "Wang et al. 2024 (arXiv:2405.19547)"
@@ -150,6 +237,33 @@ for _each in (
         mix,
         "The best 20 % by a weighted sum of standardised scores.",
         f"{FLYT}, M-FLYT",
+    ),
+    (
+        "density_prune",
+        density_prune,
+        "Without near copies, the better half by CLIP score, with quotas by how dense a cluster is.",
+        f"{DBP}, Density-Based Pruning",
+    ),
+    ("d2_prune", d2_prune, "The best 30 % by a score that travels between neighbours.", f"{D2}, D2 pruning"),
+    ("submodular", submodular, "15 % that cover ImageNet-1k's learned concepts, good pairs first.", SDM),
+    (
+        "clip_score_flipped",
+        clip_score_flipped,
+        "The best 30 % by the mean CLIP score of picture and mirrored picture.",
+        DEVIL,
+    ),
+    ("clear_pictures", clear_pictures, "Pictures that are neither blurred nor dark nor empty.", "ours, after CleanVision"),
+    (
+        "text_sampling",
+        text_sampling,
+        "Draws with repeats that balance the classes that captions name.",
+        f"{DATACOMP}, text-based sampling",
+    ),
+    (
+        "image_cluster_sampling",
+        image_cluster_sampling,
+        "Draws with repeats that balance the clusters of images.",
+        f"{DATACOMP}, image-based sampling",
     ),
 ):
     RECIPES.add(_each[0], Row(*_each), __name__)

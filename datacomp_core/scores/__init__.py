@@ -14,6 +14,8 @@ from datacomp_core.scores.metaclip import MetaClip
 from datacomp_core.scores.neg_clip_loss import NegClipLoss
 from datacomp_core.scores.norm_sim import NormSim
 from datacomp_core.scores.perceptual_hash import PerceptualHash
+from datacomp_core.scores.picture_quality import PictureQuality
+from datacomp_core.scores.quality_head import QualityHead
 from datacomp_core.scores.text_masked import TextMasked
 
 KINDS = SCORES
@@ -40,6 +42,8 @@ __all__ = [
     "NegClipLoss",
     "NormSim",
     "PerceptualHash",
+    "PictureQuality",
+    "QualityHead",
     "Score",
     "TextMasked",
     "canonical",

@@ -19,8 +19,8 @@ from datacomp_core.errors import DataError
 from datacomp_core.exchange import Exchange
 from datacomp_core.filters.algebra import All, Any, Not
 from datacomp_core.filters.base import Batch, FeatureBatch, Filter, Lookup, Mask, Ranked, Rule, Survey, Verdict
+from datacomp_core.filters.draw import Draw, read_copies
 from datacomp_core.filters.sample_to import SampleTo
-from datacomp_core.filters.soft_cap import SoftCap, read_copies
 from datacomp_core.machine_copy import MachineFolder
 from datacomp_core.selection.threshold_search import Cut
 from datacomp_core.selection.view import asked_blocks, packed_verdict, verdict_name, verdict_of
@@ -173,7 +173,7 @@ class Judge:
 
     def copies(self, placed: Placed) -> npt.NDArray[np.int64]:
         """How often a row that passed is taken: once, but for a sample that repeats. Shape (rows,)."""
-        if isinstance(placed.filter, SoftCap):
+        if isinstance(placed.filter, Draw):
             return read_copies(self._memory(), verdict_name(self.part, placed.path), self.frame.height)
         if not isinstance(placed.filter, SampleTo):
             return np.ones(self.frame.height, np.int64)

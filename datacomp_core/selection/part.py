@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from datacomp_core import uid
 from datacomp_core.filters.base import Filter, Mask, Verdict
+from datacomp_core.filters.draw import Draw
 from datacomp_core.filters.sample_to import SampleTo
-from datacomp_core.filters.soft_cap import SoftCap
 from datacomp_core.lots import lots
 from datacomp_core.selection.judge import Judge, Placed, cost_of, ranks_survivors, sequence
 from datacomp_core.selection.passes import Place
@@ -101,7 +101,7 @@ def judge_part(job: Job, part: str) -> Judged:
         steps.append(step.model_copy(update={"reasons": _told(judge.reasons.get(placed.path), reach & said.no)}))
         reach = said.yes
     chosen = uid.pack(frame["uid"].filter(pl.Series(reach)), where)
-    if isinstance(sequenced[-1].filter, (SampleTo, SoftCap)):
+    if isinstance(sequenced[-1].filter, (SampleTo, Draw)):
         chosen = np.repeat(chosen, judge.copies(sequenced[-1])[reach])
     place.runs.save(f"{part}.npy", uid.sort(chosen))
     for path, there in judge.found.items():

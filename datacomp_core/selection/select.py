@@ -18,9 +18,10 @@ from pydantic import Field, TypeAdapter, model_validator
 from datacomp_core.artifacts import Captioned, Embeddings, Pool, Scores, Spec, Subset
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.exchange import bring_files, exchange
-from datacomp_core.filters import All, Everything, Filter, Ranked, SampleTo, SoftCap, Threshold, WholeFilter
+from datacomp_core.filters import All, Everything, Filter, Ranked, SampleTo, Threshold, WholeFilter
 from datacomp_core.filters.base import Lookup, score_column
 from datacomp_core.filters.chance import Random
+from datacomp_core.filters.draw import Draw
 from datacomp_core.filters.listed import TABLE, Listed
 from datacomp_core.outside import place_of
 from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
@@ -248,7 +249,7 @@ def _judged(job: Job, names: Sequence[str], hands: Hands, progress: Progress) ->
 
 def _tree(wanted: Filter) -> Filter:
     """A sample is drawn last, from the survivors of its filter."""
-    return All.model_construct(filters=(wanted.filter, wanted)) if isinstance(wanted, (SampleTo, SoftCap)) else wanted
+    return All.model_construct(filters=(wanted.filter, wanted)) if isinstance(wanted, (SampleTo, Draw)) else wanted
 
 
 def _shown(root: Placed, cuts: dict[str, Cut], source: Source, part: str) -> tuple[str, float | None]:

@@ -17,20 +17,22 @@ ENCODER = re.compile(
     r"(?P<name>[a-z0-9_]+)=((?P<address>checkpoints/.+)|(?P<hub>hf-hub:.+)|(?P<model>[^:@]+):(?P<tag>[^@]+)@(?P<sha256>[0-9a-f]{64})"
     r"|(?P<known>[^:@]+)@(?P<file>.+\.(pt|pth|bin|safetensors)))"
 )
+FLIP = re.compile(r"(?P<encoder>.+),flip=(?P<flip>none|averaged)")
 
 
 def encoders_of(embed: Sequence[str] | None) -> dict[str, Any]:
     """The fields `embed` and `scorers` of the options `--embed`. SpecError for one that is of none of its forms."""
     encoders, scorers = list[dict[str, str]](), list[str]()
-    for text in embed or ():
+    for given in embed or ():
+        text, flip = flip_of(given)
         found = ENCODER.fullmatch(text)
         if found is None:
             raise SpecError(
-                f"--embed {text!r} is of none of these forms: NAME=checkpoints/ADDRESS (a checkpoint of the store), "
+                f"--embed {given!r} is of none of these forms: NAME=checkpoints/ADDRESS (a checkpoint of the store), "
                 "NAME=MODEL:TAG@SHA256 (a model of open_clip, its weights by tag and their sha256), NAME=MODEL@FILE "
-                "(weights in a file), or NAME=hf-hub:OWNER/NAME@REVISION (a model of the hub)."
+                "(weights in a file), or NAME=hf-hub:OWNER/NAME@REVISION (a model of the hub). `,flip=averaged` may follow."
             )
-        name = {"column": f"clip_{found['name']}_similarity_score", "prefix": found["name"]}
+        name = {"column": f"clip_{found['name']}_similarity_score", "prefix": found["name"], **flip}
         if found["address"]:
             encoders.append(name)
             scorers.append(found["address"])
@@ -41,6 +43,12 @@ def encoders_of(embed: Sequence[str] | None) -> dict[str, Any]:
         else:
             encoders.append({**name, "model": found["model"], "weights": found["tag"], "sha256": found["sha256"]})
     return {"embed": {"encoders": encoders}, "scorers": scorers} if encoders else {}
+
+
+def flip_of(text: str) -> tuple[str, dict[str, Any]]:
+    """An encoder without `,flip=...` at its end, and the field `flip` that this sets."""
+    found = FLIP.fullmatch(text)
+    return (found["encoder"], {"flip": found["flip"]}) if found else (text, {})
 
 
 def captions_of(given: str) -> dict[str, Any]:

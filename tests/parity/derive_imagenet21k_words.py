@@ -81,7 +81,9 @@ def class_ids() -> set[int]:
 def main(folder: str) -> None:
     wordnet, wanted = WordNet(Path(folder)), class_ids()
     hits = sorted(word for word in wordnet.words() if wordnet.offset(word) in wanted)
-    pl.DataFrame({"word": hits}).write_parquet(TARGET, compression="zstd", compression_level=19, statistics=False)
+    synsets = pl.Series([wordnet.offset(word) for word in hits], dtype=pl.UInt32)
+    table = pl.DataFrame({"word": hits, "synset": synsets})
+    table.write_parquet(TARGET, compression="zstd", compression_level=19, statistics=False)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
-from deployments.cli.sweeps import captions_of, encoders_of
+from deployments.cli.sweeps import captions_of, encoders_of, flip_of
 
 if TYPE_CHECKING:
     from datacomp_core.artifacts import Captions
@@ -46,7 +46,8 @@ def embed(
     shards: Annotated[str | None, typer.Option(help="With --metadata: folder or bucket of indexed shards.")] = None,
     out: Annotated[str | None, typer.Option(help="With --metadata: folder or bucket for scores/ and features/.")] = None,
     encoder: Annotated[
-        list[str] | None, typer.Option(help="With --metadata: NAME=MODEL[:TAG]@WEIGHTS or NAME=FOLDER; repeat for several.")
+        list[str] | None,
+        typer.Option(help="With --metadata: NAME=MODEL[:TAG]@WEIGHTS or NAME=FOLDER [,flip=averaged]; repeat for several."),
     ] = None,
     precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="With --metadata: autocast.")] = "fp32",
     batch_size: Annotated[int, typer.Option(min=1, help="With --metadata: rows encoded together.")] = 256,
@@ -88,7 +89,16 @@ def embed(
 
 
 def parsed(text: str) -> tuple[Encoder, ModelSource]:
-    """`NAME=MODEL[:TAG]@WEIGHTS`, `NAME=FOLDER`, or `NAME=hf-hub:OWNER/NAME@REVISION`. SpecError if it is none of them."""
+    """`NAME=MODEL[:TAG]@WEIGHTS`, `NAME=FOLDER`, or `NAME=hf-hub:OWNER/NAME@REVISION`, each with `,flip=averaged` or without.
+
+    SpecError if it is none of them.
+    """
+    text, flip = flip_of(text)
+    made, model = _parsed(text)
+    return made.model_copy(update=flip), model
+
+
+def _parsed(text: str) -> tuple[Encoder, ModelSource]:
     from datacomp_core import clip, clip_hub
     from datacomp_core.clip_sources import ON_HUB, FileModel, in_folder
     from datacomp_core.embedding.spec import Encoder
@@ -105,7 +115,7 @@ def parsed(text: str) -> tuple[Encoder, ModelSource]:
     if found is None:
         raise SpecError(
             f"{text!r} is no encoder: give NAME=MODEL@WEIGHTS, such as b32=ViT-B-32@epoch_5.pt, NAME=FOLDER of a model, or "
-            "NAME=hf-hub:OWNER/NAME."
+            "NAME=hf-hub:OWNER/NAME; `,flip=averaged` may follow."
         )
     name, weights = clip.known(found["model"]), _weights(found["file"])
     return _named(Encoder, found["name"]), FileModel(name, name, weights, tag=found["tag"] or "")

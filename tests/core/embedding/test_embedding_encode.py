@@ -18,15 +18,18 @@ import polars as pl
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from datacomp_core import clip, shards
 from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, ShardSet, Spec
 from datacomp_core.embedding import assemble
+from datacomp_core.embedding.captions import CaptionEmbedSpec
 from datacomp_core.embedding.embed import embed
 from datacomp_core.embedding.spec import EmbedSpec, Encoder
 from datacomp_core.errors import DataError, LostProcessError, SpecError
 from datacomp_core.parts import SCHEMA
 from datacomp_core.store import Folder, Store, step
+from datacomp_core.store.fingerprint import fingerprint
 
 MODEL = "datacomp-tiny"
 NUM_ROWS = 60
@@ -111,7 +114,7 @@ def inputs(store: Store, order: str = "pool") -> tuple[Pool, ShardSet, tuple[Che
     return made_up_pool(MadeUp(), store=store), made_up_shards(spec, store=store), (random_checkpoint(MadeUp(), store=store),)
 
 
-def by_hand(store: Store) -> tuple[np.ndarray, np.ndarray]:
+def by_hand(store: Store, mirrored: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Features of every row by open_clip alone, one at a time; NaN where there is no picture or no caption."""
     import open_clip
 
@@ -129,6 +132,7 @@ def by_hand(store: Store) -> tuple[np.ndarray, np.ndarray]:
             if row not in NEVER_ARRIVED | CORRUPT:
                 picture: Any = transform
                 batch = picture(Image.open(io.BytesIO(image(row))))[None]
+                batch = batch.flip(3) if mirrored else batch
                 images[row] = model.encode_image(batch, normalize=True).numpy()
             if caption(row) is not None:
                 texts[row] = model.encode_text(tokenizer([caption(row) or ""]), normalize=True).numpy()
@@ -200,6 +204,28 @@ def test_a_missing_shard_is_an_error_that_names_it(store: Store) -> None:
 
 
 SECOND = Encoder(column="clip_other_score", prefix="other")
+
+
+def test_a_flipped_score_is_the_mean_of_both_sides_and_the_features_are_the_pictures(store: Store) -> None:
+    plain, flipped = Encoder(), Encoder(column="clip_flipped_score", prefix="flipped", flip="averaged")
+    pool, tars, (scorer,) = inputs(store)
+    both = EmbedSpec(encoders=(plain, flipped), batch_size=8)
+    made = embed(both, pool, tars, (scorer, scorer), store=store, device="cpu", workers=2)
+    (images, texts), (mirrored, _) = by_hand(store), by_hand(store, mirrored=True)
+    wanted = ((images * texts).sum(1) + (mirrored * texts).sum(1)) / 2
+    scores = pl.concat(pl.read_parquet(store.folder(made).at(f"scores/{part}.parquet")) for part in PARTS)
+    found = scores["clip_flipped_score"].fill_null(np.nan).to_numpy()
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    np.testing.assert_allclose(
+        scores["clip_tiny_similarity_score"].fill_null(np.nan).to_numpy(), (images * texts).sum(1), atol=2e-6
+    )
+    assert np.nanmax(np.abs(found - (images * texts).sum(1))) > 1e-4
+    for part in PARTS:
+        features = np.load(store.folder(made).path / f"features/{part}.npz")
+        np.testing.assert_array_equal(features["flipped_img"], features["tiny_img"])
+    assert fingerprint(plain) == fingerprint(Encoder(flip="none")) != fingerprint(Encoder(flip="averaged"))
+    with pytest.raises(ValidationError, match="not kept of mirrored pictures"):
+        CaptionEmbedSpec(encoders=(flipped,))
 
 
 def test_several_models_share_one_pass(store: Store) -> None:

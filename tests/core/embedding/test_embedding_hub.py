@@ -170,10 +170,11 @@ def test_the_command_line_names_all_four_kinds(hub: LocalHub, folder: Path) -> N
     from deployments.cli.sweeps import encoders_of
 
     given = ["a=checkpoints/x", "b=hf-hub:some/scorer", f"c=datacomp-tiny@{folder / 'open_clip_model.safetensors'}"]
-    given.append(f"d=ViT-B-32:openai@{'1' * 64}")
+    given.append(f"d=ViT-B-32:openai@{'1' * 64},flip=averaged")
     fields = encoders_of(given)
     spec = EmbedSpec.model_validate(fields["embed"])
     assert [bool(one.model) for one in spec.encoders] == [False, True, True, True]
+    assert [one.flip for one in spec.encoders] == ["none", "none", "none", "averaged"]
     assert spec.encoders[1].is_of_hub
     assert spec.encoders[2].file.endswith("open_clip_model.safetensors")
     with pytest.raises(SpecError, match="none of these forms"):

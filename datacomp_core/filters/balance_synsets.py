@@ -1,0 +1,46 @@
+"""Text-based sampling: draws that balance the ImageNet-21k classes that captions name. Source: Gadre et al. 2023, DataComp
+(arXiv:2304.14108), appendix: p proportional to the mean or the largest N_j^(alpha - 1) over the synsets j of a caption.
+
+A word counts as in `imagenet_words`: by its first WordNet synset. Several words of one synset count once.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from datacomp_core.filters.balanced_draw import BalancedDraw, Pairs
+from datacomp_core.filters.base import SurveyView, register
+from datacomp_core.filters.imagenet_words import TABLE
+from datacomp_core.filters.words import WORD
+
+
+@register("balance_synsets")
+class BalanceSynsets(BalancedDraw):
+    """Draws with repeats, captions about rare ImageNet-21k classes more often. Only the outermost filter can be one."""
+
+    over: Literal["mean", "max"] = Field(default="mean", description="Of several synsets: their mean weight, or the largest.")
+
+    def columns(self) -> frozenset[str]:
+        return frozenset({"text"})
+
+    def aggregate(self) -> Literal["mean", "max"]:
+        return self.over
+
+    def concepts(self, view: SurveyView, part: str) -> Pairs:
+        frame = view.frame(part, ["text"]).with_columns(pl.col("row").cast(pl.Int64))
+        words = frame.select("row", word=pl.col("text").str.to_lowercase().str.extract_all(WORD)).explode("word").drop_nulls()
+        found = words.join(synsets(), on="word").select("row", "synset").unique().sort("row", "synset")
+        rows = found["row"].to_numpy()
+        return Pairs(rows, found["synset"].to_numpy(), np.setdiff1d(frame["row"].to_numpy(), rows))
+
+
+@cache
+def synsets() -> pl.DataFrame:
+    """`word`, `synset` (WordNet 3.0's offset) of every word that names a class; loaded once a process."""
+    return pl.read_parquet(str(resources.files("datacomp_core.filters") / TABLE)).with_columns(pl.col("synset").cast(pl.Int64))

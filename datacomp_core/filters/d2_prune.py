@@ -1,0 +1,175 @@
+"""D2 pruning: a good pair that nothing near it outshines. Source: Maharana et al. 2023, D2 Pruning: Message Passing for Balancing
+Diversity and Difficulty in Data Pruning (arXiv:2310.07931), with the settings of their `select_d2_datacomp.py`.
+
+Forward: a pair's score plus exp(-gamma d) times those of its nearest neighbours (d the squared distance of embeddings). Then the
+best is taken again and again, and each that is taken takes exp(-gamma d) of its score from its neighbours. There neighbours come
+from an approximate index of the pool; here they are the exact ones of the same cluster. A pair's score when it is taken never
+rises from one to the next, so clusters are worked through one by one and their best are the pool's.
+"""
+
+from __future__ import annotations
+
+import heapq
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field
+
+from datacomp_core.filters.base import ScoreName, Survey, SurveyView, register, score_column, score_field
+from datacomp_core.filters.mix import finite
+from datacomp_core.shared_buckets import SharedBuckets
+from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
+from datacomp_core.vectors.nearest import nearest
+
+ROWS_A_BUCKET = 200_000
+LEAST = 1e-7
+TAKEN = np.dtype([("row", "i8"), ("value", "f8")])
+Numbers = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
+
+
+@register("d2_prune")
+class D2Prune(Survey):
+    """Keeps a fraction by a score that travels between neighbours, so that of near copies the best stands for the rest."""
+
+    score: ScoreName = score_field("l14")
+    centroids: VectorsName = Field(
+        default="small_centroids_l14", description="Neighbours are looked for inside a cluster: a released set, or a file."
+    )
+    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img and _txt.")
+    distance: Literal["image", "image_text"] = Field(default="image_text", description="Of images, or of images and captions.")
+    neighbors: int = Field(default=1, ge=1, description="Nearest neighbours (the authors' 1 at DataComp).")
+    gamma: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="How fast messages fade with distance.")
+    left: float = Field(default=0.3, gt=0, le=1, description="Fraction of the rows that come to it.")
+    offset: float = Field(default=0.115, ge=0, allow_inf_nan=False, description="Added to every score, so that none is negative.")
+
+    def columns(self) -> frozenset[str]:
+        return frozenset({score_column(self.score)})
+
+    def title(self) -> str:
+        return f"{self.left:.4g} by {score_column(self.score)} and diversity ({self.neighbors} neighbours)"
+
+    def reason(self) -> str:
+        return f"outshone by neighbours, or below the top {self.left:.4g} with them"
+
+    def expected_share(self, num_rows: int) -> float:
+        return self.left
+
+    def survey(self, view: SurveyView) -> None:
+        width = self._width(view)
+        centroids = vectors(self.centroids)
+        own = [("cluster", "i8"), ("part", "i4"), ("row", "i8"), ("score", "f8"), ("vector", "f4", (width,))]
+        num = min(len(centroids), max(1, -(-view.num_reached // ROWS_A_BUCKET)))
+        buckets = SharedBuckets((view.shared / "clusters").folder, num, np.dtype(own))
+        taken = SharedBuckets((view.shared / "taken").folder, len(view.names), TAKEN)
+        for _ in view.map(partial(_spill, self, view, buckets), list(enumerate(view.names))):
+            pass
+        values = [found for _, found in view.map(partial(_taken, self, buckets, taken), range(buckets.num))]
+        every = np.concatenate([np.empty(0), *values])
+        count = int(len(every) * self.left)
+        cut = float(np.partition(every, len(every) - count)[len(every) - count]) if count else np.inf
+        for _ in view.map(partial(_decide, view, taken, cut), list(enumerate(view.names))):
+            pass
+
+    def _width(self, view: SurveyView) -> int:
+        sides = 1 if self.distance == "image" else 2
+        block = next((block for part in view.names for _, block in view.blocks(part, f"{self.features}_img")), None)
+        return sides * (1 if block is None else block.shape[1])
+
+    def pairs(self, view: SurveyView, part: str) -> tuple[Places, Vectors, Vectors]:
+        """Rows that have features, their images (n, d), and what distances are taken of."""
+        sides = [_gathered(view, part, f"{self.features}_img")]
+        if self.distance == "image_text":
+            sides.append(_gathered(view, part, f"{self.features}_txt"))
+        rows = sides[0][0] if len(sides) == 1 else np.intersect1d(sides[0][0], sides[1][0], assume_unique=True)
+        found = [block[np.isin(places, rows)] for places, block in sides]
+        return rows, found[0], np.concatenate(found, axis=1)
+
+
+def _gathered(view: SurveyView, part: str, key: str) -> tuple[Places, Vectors]:
+    rows, blocks = [np.empty(0, np.int64)], list[Vectors]()
+    for places, block in view.blocks(part, key):
+        rows.append(places)
+        blocks.append(block)
+    return np.concatenate(rows), np.concatenate(blocks) if blocks else np.empty((0, 1), np.float32)
+
+
+def _spill(asked: D2Prune, view: SurveyView, buckets: SharedBuckets, job: tuple[int, str]) -> None:
+    """Put a part's pairs to their clusters, and note the rows that have a score and features."""
+    place, part = job
+    column = score_column(asked.score)
+    frame = view.frame(part, [column]).select("row", finite(column)).drop_nulls()
+    rows, images, found = asked.pairs(view, part)
+    scored = frame.with_columns(pl.col("row").cast(pl.Int64))
+    here = np.isin(rows, scored["row"].to_numpy(), assume_unique=True)
+    rows, images, found = rows[here], images[here], found[here]
+    scores = scored.filter(pl.col("row").is_in(pl.Series(rows).implode()))[column].to_numpy()
+    view.shared.save(f"known/{part}.npy", rows)
+    if not len(rows):
+        return
+    directions = unit(images)
+    cluster = nearest(directions, unit(matched(asked.centroids, images.shape[1])))
+    columns = {"cluster": cluster, "part": np.full(len(rows), place, np.int32), "row": rows, "score": scores, "vector": found}
+    buckets.add(f"{place:08d}", cluster % buckets.num, columns)
+
+
+def _taken(asked: D2Prune, buckets: SharedBuckets, taken: SharedBuckets, number: int) -> Numbers:
+    """Write the score at which each pair of a bucket is taken, by part; all of them."""
+    rows = buckets.read(number)
+    if not len(rows):
+        return np.empty(0)
+    rows = rows[np.lexsort((rows["row"], rows["part"], rows["cluster"]))]
+    starts = np.flatnonzero(np.diff(rows["cluster"], prepend=-1))
+    values = np.empty(len(rows))
+    for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+        scores = np.maximum(rows["score"][start:stop] + asked.offset, LEAST)
+        values[start:stop] = scores_when_taken(scores, *neighbors(rows["vector"][start:stop], asked.neighbors), asked.gamma)
+    taken.add(f"{number:08d}", rows["part"].astype(np.int64), {"row": rows["row"], "value": values})
+    return values
+
+
+def neighbors(points: Vectors, count: int) -> tuple[Places, Numbers]:
+    """The nearest other points (n, count) of each, and their squared distances; fewer if there are no more."""
+    import faiss
+
+    count = min(count, len(points) - 1)
+    points = np.ascontiguousarray(points, np.float32)
+    index = faiss.IndexFlatL2(points.shape[1])
+    index.add(points)  # pyright: ignore[reportCallIssue]
+    far, near = index.search(points, count + 1)  # pyright: ignore[reportCallIssue]
+    own = near == np.arange(len(points))[:, None]
+    own[~own.any(1), -1] = True  # of many equal points it may not be among its own nearest
+    exact = np.maximum(far, 0)
+    return near[~own].reshape(len(points), count), exact[~own].reshape(len(points), count).astype(np.float64)
+
+
+def scores_when_taken(scores: Numbers, near: Places, far: Numbers, gamma: float) -> Numbers:
+    """What each point's score is when it is taken: always the best of those that are left, of equals the first."""
+    fade = np.exp(-gamma * far)
+    current = (scores + (fade * scores[near]).sum(1)).tolist()
+    found = [0.0] * len(scores)
+    waiting = [(-value, place) for place, value in enumerate(current)]
+    heapq.heapify(waiting)
+    done = bytearray(len(scores))
+    others, weights = near.tolist(), fade.tolist()
+    while waiting:
+        value, place = heapq.heappop(waiting)
+        if done[place] or -value != current[place]:
+            continue
+        done[place], found[place] = 1, -value
+        for other, weight in zip(others[place], weights[place], strict=True):
+            if not done[other] and value < 0 and weight:
+                current[other] += value * weight
+                heapq.heappush(waiting, (-current[other], other))
+    return np.array(found)
+
+
+def _decide(view: SurveyView, taken: SharedBuckets, cut: float, job: tuple[int, str]) -> None:
+    place, part = job
+    found = taken.read(place)
+    known = view.shared.load(f"known/{part}.npy")
+    kept = found["row"][found["value"] >= cut]
+    view.decide(part, np.sort(kept), unknown=np.setdiff1d(np.flatnonzero(view.reached(part)), known))
