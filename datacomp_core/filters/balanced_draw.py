@@ -36,8 +36,8 @@ class BalancedDraw(Draw):
     """Base: `concepts` says what the rows of a part are about."""
 
     alpha: float = Field(default=0.2, ge=0, le=1, description="1: evenly over rows. 0: evenly over concepts.")
-    num_samples: int = Field(default=0, ge=0, description="Rows of the subset, repeats counted; 0: as many as come to it.")
-    at_most_times: int = Field(default=100, ge=1, description="How often one row may be drawn (the paper's 100).")
+    num_draws: int = Field(default=0, ge=0, description="Rows of the subset, repeats counted; 0: as many as come to it.")
+    at_most_draws: int = Field(default=100, ge=1, description="How often one row may be drawn (the paper's 100).")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Another seed, another draw.")
 
     @abstractmethod
@@ -55,20 +55,20 @@ class BalancedDraw(Draw):
         return f"not drawn ({self._number()} balanced by {self.kind}, seed {self.seed})"
 
     def _number(self) -> str:
-        return f"{self.num_samples:,}" if self.num_samples else "as many"
+        return f"{self.num_draws:,}" if self.num_draws else "as many"
 
     def expected_share(self, num_rows: int) -> float | None:
-        return self.num_samples / max(num_rows, 1) if self.num_samples else self.filter.expected_share(num_rows)
+        return self.num_draws / max(num_rows, 1) if self.num_draws else self.filter.expected_share(num_rows)
 
     def label(self) -> str:
-        return f"{self.filter.label()}_{self.kind}" + (f"_{self.num_samples}" if self.num_samples else "")
+        return f"{self.filter.label()}_{self.kind}" + (f"_{self.num_draws}" if self.num_draws else "")
 
     def survey(self, view: SurveyView) -> None:
         total: Counter[int] = Counter()
         for _, counted in view.map(partial(_counted, self, view), view.names):
             total.update(counted)
         masses = dict(view.map(partial(_weighed, self, view, total), view.names))
-        left, number, last = self.num_samples or view.num_reached, 1, dict.fromkeys(view.names, 0)
+        left, number, last = self.num_draws or view.num_reached, 1, dict.fromkeys(view.names, 0)
         while left and (weights := np.array([masses[part] for part in view.names])).sum() > 0:
             drawn = chance(f"{self.seed} {number}").multinomial(left, weights / weights.sum())
             jobs = [(part, int(count), last[part], number) for part, count in zip(view.names, drawn, strict=True) if count]
@@ -121,11 +121,11 @@ def _drawn(asked: BalancedDraw, view: SurveyView, job: tuple[str, int, int, int]
     open_ones = np.flatnonzero(shares > 0)
     drawn = chance(f"{asked.seed} {turn} {part}").multinomial(number, shares[open_ones] / shares[open_ones].sum())
     wanted = counts[open_ones].astype(np.int64) + drawn
-    counts[open_ones] = np.minimum(wanted, asked.at_most_times)
-    shares[open_ones[wanted >= asked.at_most_times]] = 0
+    counts[open_ones] = np.minimum(wanted, asked.at_most_draws)
+    shares[open_ones[wanted >= asked.at_most_draws]] = 0
     view.shared.save(f"counts/{part}-{turn}.npy", counts)
     view.shared.save(f"shares/{part}-{turn}.npy", shares)
-    return int(np.maximum(wanted - asked.at_most_times, 0).sum()), float(shares.sum())
+    return int(np.maximum(wanted - asked.at_most_draws, 0).sum()), float(shares.sum())
 
 
 def _decide(view: SurveyView, job: tuple[str, int]) -> None:

@@ -156,21 +156,21 @@ def clear_pictures(*, sharpness: float = 20.0, brightness: float = 0.32, informa
 
 
 def text_sampling(
-    *, num_samples: int = 0, alpha: float = 0.2, over: Literal["mean", "max"] = "mean", seed: int = 0
+    *, num_draws: int = 0, alpha: float = 0.2, over: Literal["mean", "max"] = "mean", seed: int = 0
 ) -> BalanceSynsets:
-    return BalanceSynsets(filter=Everything(), num_samples=num_samples, alpha=alpha, over=over, seed=seed)
+    return BalanceSynsets(filter=Everything(), num_draws=num_draws, alpha=alpha, over=over, seed=seed)
 
 
 def image_cluster_sampling(
     *,
-    num_samples: int = 0,
+    num_draws: int = 0,
     alpha: float = 0.2,
     centroids: str = "small_centroids_l14",
     features: str = "l14",
     seed: int = 0,
 ) -> BalanceClusters:
     return BalanceClusters(
-        filter=Everything(), num_samples=num_samples, alpha=alpha, centroids=centroids, features=features, seed=seed
+        filter=Everything(), num_draws=num_draws, alpha=alpha, centroids=centroids, features=features, seed=seed
     )
 
 

@@ -243,7 +243,7 @@ def test_cluster_draws_are_in_proportion_to_the_size_to_alpha(tmp_path: Path) ->
     table = world.rows(31, 120)
     folder, images, _ = features.embedded(tmp_path / "m", table)
     name, centroids = _vectors(tmp_path / "c.npy", 32, 5)
-    tree = BalanceClusters(filter=Everything(), centroids=name, alpha=0.3, num_samples=400_000, at_most_times=10**6)
+    tree = BalanceClusters(filter=Everything(), centroids=name, alpha=0.3, num_draws=400_000, at_most_draws=10**6)
     counts = _drawn(tree, folder, tmp_path / "out")
     known = [row for row in range(120) if np.isfinite(images[row, 0])]
     cluster = {row: int((centroids @ images[row]).argmax()) for row in known}
@@ -263,7 +263,7 @@ def test_synset_draws_weigh_by_rare_classes_and_are_capped(tmp_path: Path) -> No
     folder = world.write(tmp_path / "m", table)
     both = {"mean": lambda w: float(np.mean(w)), "max": max}
     for over, aggregate in both.items():
-        tree = BalanceSynsets(filter=Words(at_least=1), alpha=0.0, over=over, num_samples=300_000, at_most_times=10**6, seed=4)  # pyright: ignore[reportArgumentType]
+        tree = BalanceSynsets(filter=Words(at_least=1), alpha=0.0, over=over, num_draws=300_000, at_most_draws=10**6, seed=4)  # pyright: ignore[reportArgumentType]
         counts = _drawn(tree, folder, tmp_path / over)
         known = dict(synsets().iter_rows())
         held = [{known[w] for w in (row["text"] or "").lower().split() if w in known} for row in table]
@@ -273,10 +273,10 @@ def test_synset_draws_weigh_by_rare_classes_and_are_capped(tmp_path: Path) -> No
             expected = 300_000 * own / sum(share)
             assert abs(counts[row["uid"]] - expected) <= 6 * np.sqrt(expected) + 1e-9
     assert known["dog"] == known["dogs"] != known["beach"]
-    capped = _drawn(BalanceSynsets(filter=Everything(), num_samples=7000, at_most_times=100, alpha=0.0), folder, tmp_path / "c")
+    capped = _drawn(BalanceSynsets(filter=Everything(), num_draws=7000, at_most_draws=100, alpha=0.0), folder, tmp_path / "c")
     assert max(capped.values()) == 100
     assert capped.total() == min(7000, 100 * sum(bool(own) for own in held))
-    few = _drawn(BalanceSynsets(filter=Everything(), num_samples=10**6, at_most_times=3), folder, tmp_path / "few")
+    few = _drawn(BalanceSynsets(filter=Everything(), num_draws=10**6, at_most_draws=3), folder, tmp_path / "few")
     assert set(few.values()) == {3}
     even = world.kept(All(filters=(Words(at_least=2),)), folder, tmp_path / "w")[0]
     assert _drawn(BalanceSynsets(filter=Words(at_least=2)), folder, tmp_path / "n").total() == len(even)
