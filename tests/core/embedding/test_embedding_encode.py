@@ -219,7 +219,7 @@ def test_a_flipped_score_is_the_mean_of_both_sides_and_the_features_are_the_pict
     np.testing.assert_allclose(
         scores["clip_tiny_similarity_score"].fill_null(np.nan).to_numpy(), (images * texts).sum(1), atol=2e-6
     )
-    assert np.nanmax(np.abs(found - (images * texts).sum(1))) > 1e-4
+    assert np.nanmax(np.abs(found - (images * texts).sum(1))) > 5e-5
     for part in PARTS:
         features = np.load(store.folder(made).path / f"features/{part}.npz")
         np.testing.assert_array_equal(features["flipped_img"], features["tiny_img"])
