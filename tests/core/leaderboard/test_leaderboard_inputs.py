@@ -56,7 +56,7 @@ def test_the_shipped_recipes_have_the_class_of_what_they_read() -> None:
     """Each recipe's own filter and scores, as its records would have them."""
     expected = {"image_based": "target", "image_based_intersect_clip_score": "target", "norm_sim": "target", "vas": "target"}
     expected |= {"t_mars": "public", "dfn_public": "public", "clip_score_tiny": "public", "basic_and_clip_tiny": "public"}
-    expected |= {"dfn_tiny": "public"}
+    expected |= {"dfn_tiny": "public", "submodular": "target"}
     for name in RECIPES:
         spec = SubsetSpec(recipe=name, filter=recipe(name).filter)
         beside = [("scores", score.model_dump(mode="json")) for score in spec.scores()]
