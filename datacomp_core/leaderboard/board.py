@@ -16,13 +16,14 @@ from datacomp_core.artifacts import BoardEntry, Pool
 from datacomp_core.input_classes import CLASSES
 from datacomp_core.leaderboard import hits
 from datacomp_core.leaderboard.entry import Entry, read
+from datacomp_core.leaderboard.noise import SeedNoise
 from datacomp_core.leaderboard.provenance import data_of, seedless
 from datacomp_core.leaderboard.reference import published, references
 from datacomp_core.leaderboard.roles import Role, role
 from datacomp_core.leaderboard.rows import Board, Column, Row, Score
 from datacomp_core.leaderboard.rules import POOL_RULE
 from datacomp_core.leaderboard.standing import TRACKS
-from datacomp_core.leaderboard.stats import Images, Spread, Verdict, compare, pooled_spread
+from datacomp_core.leaderboard.stats import Images, Verdict, compare
 from datacomp_core.leaderboard.variants import names
 from datacomp_core.scales import SCALES
 from datacomp_core.store import Store
@@ -77,9 +78,9 @@ def make_board(scale: str, found: Iterable[tuple[str, Entry]], images: ImagesOf 
         row.method = " = ".join([name, *row.names[1:]])
     suite = _suite(scale, rows)
     ranked = sorted((row for row in rows if row.suite == suite and row.average), key=_by_average)
-    pooled = pooled_spread([row.average.values for row in ranked if row.average])
+    noise = SeedNoise((row.by, row.average.values) for row in ranked if row.average)
     columns = _columns([entry for _, entry in found if _suite_of(entry) == suite])
-    judge = _Judge(columns, pooled, images)
+    judge = _Judge(columns, noise, images)
     judge.set_verdicts(ranked)
     for track in TRACKS:
         judge.set_ranks([row for row in ranked if row.track == track])
@@ -90,7 +91,8 @@ def make_board(scale: str, found: Iterable[tuple[str, Entry]], images: ImagesOf 
         suite=suite,
         columns=columns or _reference_columns(scale),
         rows=ordered + sorted(unranked, key=lambda row: (TRACKS.index(row.track), row.method)),
-        noise=None if pooled is None else pooled.variance**0.5,
+        noise=noise.deviation(),
+        noise_senders=noise.num_senders,
     )
 
 
@@ -153,6 +155,7 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
         pools=sorted({entry.realised_pool.content[:12] for entry in several if entry.realised_pool}),
         scores=_scores(several),
         date=max(entry.date for entry in several),
+        since=min(entry.date for entry in several),
         breaches=sorted({f"{check.rule}: {check.reason}" for e in several for check in e.checks if check.ok is False}),
         **_inputs(several),
         unverified=sorted({check.reason for e in several for check in e.checks if check.rule == POOL_RULE and check.ok is None}),
@@ -235,14 +238,15 @@ def _columns(several: list[Entry]) -> list[Column]:
 class _Judge:
     """Compares rows of one board, with its noise and the test images of its runs."""
 
-    def __init__(self, columns: Sequence[Column], pooled: Spread | None, images: ImagesOf) -> None:
+    def __init__(self, columns: Sequence[Column], noise: SeedNoise, images: ImagesOf) -> None:
         self.tasks = [column.key for column in columns if column.level == "task" and column.scored]
-        self.pooled, self.images = pooled, images
+        self.noise, self.images = noise, images
 
     def against(self, row: Row, other: Row) -> Verdict | None:
         ours, theirs = [{key: side.scores[key].values for key in self.tasks if key in side.scores} for side in (row, other)]
         images = [_by_column(self.images(side)) for side in (row, other)]
-        verdict = compare(ours, theirs, other.method, other.key, self.pooled, (images[0], images[1]))
+        borrowed = (self.noise.borrowed_by(row.by), self.noise.borrowed_by(other.by))
+        verdict = compare(ours, theirs, other.method, other.key, borrowed, (images[0], images[1]))
         if verdict is None:
             return None
         notes = _realised_notes(row, other)
@@ -254,17 +258,17 @@ class _Judge:
     def set_verdicts(self, ranked: list[Row]) -> None:
         """Each row against the unfiltered pool and the random subset nearest in size, of the same setting.
 
-        Where senders share a board, one's own come first and then those that the board evaluated itself: nobody chooses what
-        another one's row is judged by if there is a choice.
+        Where senders share a board, one's own come first and then those that the board evaluated itself; of several strangers' the
+        one that has stood longest. Nobody chooses what another one's row is judged by if there is a choice.
         """
         for row in ranked:
             alike = [other for other in ranked if (other.setting, other.track) == (row.setting, row.track)]
-            fair = sorted((other for other in alike if other is not row), key=lambda other: _distance(row, other))
+            fair = sorted((other for other in alike if other is not row), key=lambda other: _choice(row, other))
             plain = next((other for other in fair if other.role == "baseline"), None)
             if plain is not None and row.role != "baseline":
                 row.baseline = self.against(row, plain)
             controls = [other for other in fair if other.role == "control"]
-            nearest = min(controls, key=lambda other: (_distance(row, other), abs(_size(other) - _size(row))), default=None)
+            nearest = min(controls, key=lambda other: _choice(row, other, abs(_size(other) - _size(row))), default=None)
             if nearest is not None and row.role != "control":
                 row.control, row.control_size = self.against(row, nearest), nearest.size
 
@@ -282,6 +286,11 @@ class _Judge:
 def _distance(row: Row, other: Row) -> int:
     """0 for rows of one sender (or of none), 1 for those that the board made or evaluated itself, 2 for the word of another."""
     return 0 if other.by == row.by else 1 if not other.by or other.evaluated_again else 2
+
+
+def _choice(row: Row, other: Row, apart: float = 0.0) -> tuple[int, float, str]:
+    """The order in which a row chooses what it is judged by; `apart` is how far the other's size is from its own."""
+    return _distance(row, other), apart, "" if other.by == row.by else other.since
 
 
 def _realised_notes(row: Row, other: Row) -> list[str]:

@@ -19,10 +19,11 @@ from datacomp_core.leaderboard import makeup
 from datacomp_core.leaderboard.board import entries, images_in, make_board
 from datacomp_core.leaderboard.entry import Entry, read
 from datacomp_core.leaderboard.makeup import Contrast, MakeUp
+from datacomp_core.leaderboard.noise import SeedNoise
 from datacomp_core.leaderboard.provenance import HEX, MIN_PREFIX, find
 from datacomp_core.leaderboard.rows import Board, Row
 from datacomp_core.leaderboard.sample import Sample, draw
-from datacomp_core.leaderboard.stats import Verdict, compare, pooled_spread
+from datacomp_core.leaderboard.stats import Verdict, compare
 from datacomp_core.store import Folder, Store
 from datacomp_core.subset_files import Overlap, SubsetFile, overlap
 
@@ -151,9 +152,10 @@ def _task_lines(chosen: Sequence[Contender]) -> list[TaskLine]:
 def _verdict(store: Store, one: Contender, other: Contender, chosen: Sequence[Contender]) -> Verdict | None:
     scored = [f"task:{task.key}" for task in one.first.tasks if task.scored]
     ours, theirs = [{key: side.row.scores[key].values for key in scored if key in side.row.scores} for side in (one, other)]
-    pooled = pooled_spread([side.row.average.values for side in chosen if side.row.average])
+    noise = SeedNoise((side.row.by, side.row.average.values) for side in chosen if side.row.average)
+    borrowed = (noise.borrowed_by(one.row.by), noise.borrowed_by(other.row.by))
     images = [[{f"task:{k}": v for k, v in run.items()} for run in images_in(store)(side.row)] for side in (one, other)]
-    return compare(ours, theirs, other.name, other.row.key, pooled, (images[0], images[1]))
+    return compare(ours, theirs, other.name, other.row.key, borrowed, (images[0], images[1]))
 
 
 def _difference(store: Store, first: Contender, second: Contender, sample: Sample | None) -> Difference:

@@ -78,7 +78,7 @@ def _gain(verdict: Verdict | None, what: str) -> Stat | None:
 def _title(board: Board, winner: Row) -> str:
     assert winner.average is not None
     against = winner.baseline
-    plain = baseline(board)
+    plain = baseline(board) if against is None else board.row(against.against_row)
     if plain is winner:
         return f"No filter beats the unfiltered pool: it leads with {percent(winner.average.mean)}"
     if against is None or plain is None or plain.average is None:

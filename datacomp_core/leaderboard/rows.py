@@ -75,6 +75,7 @@ class Row(BaseModel):
     by: str = Field(default="", description="Of a row that was sent to a board: who sent it.")
     evaluated_again: bool = Field(default=False, description="The board evaluated every checkpoint of the row itself.")
     date: str = ""
+    since: str = Field(default="", description="The date of its first entry; `date` is that of the last.")
     breaches: list[str] = Field(default_factory=list[str])
     unverified: list[str] = Field(default_factory=list[str], description="What must be known before the row can be ranked.")
     entries: list[str] = Field(default_factory=list[str], description="Addresses.")
@@ -110,6 +111,7 @@ class Board(BaseModel):
     columns: list[Column]
     rows: list[Row]
     noise: float | None = Field(default=None, description="Standard deviation of the average over seeds, all methods pooled.")
+    noise_senders: int = Field(default=0, description="Senders that it is of: of several, `noise` is the median of theirs.")
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1)

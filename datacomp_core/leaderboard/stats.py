@@ -66,6 +66,7 @@ class Spread(BaseModel):
     model_config = ConfigDict(frozen=True)
     variance: float
     freedom: int
+    num_senders: int = Field(default=1, description="Senders of a shared board whose median it is; 1: of one sender's own rows.")
 
 
 def pooled_spread(methods: Sequence[Sequence[float]]) -> Spread | None:
@@ -77,16 +78,20 @@ def pooled_spread(methods: Sequence[Sequence[float]]) -> Spread | None:
     return Spread(variance=float(sum(method.var(ddof=1) * (len(method) - 1) for method in several)) / freedom, freedom=freedom)
 
 
-def seed_interval(ours: Sequence[float], theirs: Sequence[float], pooled: Spread | None = None) -> Interval | None:
+Borrowed = tuple[Spread | None, Spread | None]
+"""The noise that each side takes if it has one seed."""
+
+
+def seed_interval(ours: Sequence[float], theirs: Sequence[float], borrowed: Borrowed = (None, None)) -> Interval | None:
     """Interval of the difference of two means over seeds, unequal variances (Welch).
 
-    A side with one seed takes `pooled`, the noise of the methods that have several; None if there is none either.
+    A side with one seed takes the noise that it borrows, else that of the other side; None if nothing is known.
     """
     from scipy import stats
 
     means: list[tuple[float, int]] = []
-    for side in (ours, theirs):
-        spread = pooled_spread([side]) or pooled
+    for side, taken, other in zip((ours, theirs), borrowed, (theirs, ours), strict=True):
+        spread = pooled_spread([side]) or taken or pooled_spread([other])
         if spread is None:
             return None
         means.append((spread.variance / len(side), spread.freedom))
@@ -153,7 +158,7 @@ def compare(
     theirs: Mapping[str, Sequence[float]],
     against: str,
     against_row: str = "",
-    pooled: Spread | None = None,
+    borrowed: Borrowed = (None, None),
     images: tuple[Images, Images] = ((), ()),
 ) -> Verdict | None:
     """The verdict on two methods, each a mapping of task to its scores by seed. None if fewer than two tasks are shared.
@@ -165,7 +170,7 @@ def compare(
         return None
     differences = [float(np.mean(ours[task]) - np.mean(theirs[task])) for task in shared]
     over_tasks = paired_bootstrap(differences)
-    over_seeds = seed_interval(_averages(ours, shared), _averages(theirs, shared), pooled)
+    over_seeds = seed_interval(_averages(ours, shared), _averages(theirs, shared), borrowed)
     over_images, num_image_tasks = image_bootstrap(dict(zip(shared, differences, strict=True)), *images)
     difference = float(np.mean(differences))
     known = [interval for interval in (over_tasks, over_seeds, over_images) if interval is not None]
@@ -180,7 +185,7 @@ def compare(
         over_images=over_images,
         num_tasks=len(shared),
         num_image_tasks=num_image_tasks,
-        basis=_basis(len(shared), _seeds(ours, shared), _seeds(theirs, shared), over_seeds, pooled),
+        basis=_basis(len(shared), (_seeds(ours, shared), _seeds(theirs, shared)), over_seeds, borrowed),
     )
 
 
@@ -193,10 +198,14 @@ def _seeds(scores: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> int:
     return min(len(scores[task]) for task in tasks)
 
 
-def _basis(num_tasks: int, ours: int, theirs: int, over_seeds: Interval | None, pooled: Spread | None) -> str:
-    text = f"{num_tasks} tasks, {ours} against {theirs} seed{'s' if theirs != 1 else ''}"
+def _basis(num_tasks: int, seeds: tuple[int, int], over_seeds: Interval | None, borrowed: Borrowed) -> str:
+    text = f"{num_tasks} tasks, {seeds[0]} against {seeds[1]} seed{'s' if seeds[1] != 1 else ''}"
     if over_seeds is None:
         return text + "; seed noise unknown"
-    if min(ours, theirs) < 2 and pooled is not None:
-        return text + f"; seed noise ({pooled.variance**0.5:.4f}) taken from the other methods"
-    return text
+    if min(seeds) > 1:
+        return text
+    taken = next((spread for count, spread in zip(seeds, borrowed, strict=True) if count < 2 and spread is not None), None)
+    if taken is None:
+        return text + "; seed noise taken from the other side"
+    whose = "the other methods" if taken.num_senders == 1 else f"the rows of {taken.num_senders} senders (their median)"
+    return text + f"; seed noise ({taken.variance**0.5:.4f}) taken from {whose}"

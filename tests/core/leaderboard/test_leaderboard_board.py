@@ -233,6 +233,69 @@ def test_nobody_chooses_what_another_is_judged_by(tmp_path: Path) -> None:
     assert "bob" in against(weak, strong)
 
 
+def seeds_of(sample: entries.Entry, recipe: str, by: str, *averages: float) -> list[tuple[str, entries.Entry]]:
+    """Rows as a board has them: an entry that was made, with these scores by seed (on every task alike)."""
+    made = []
+    for seed, average in enumerate(averages):
+        tasks = [task.model_copy(update={"value": average}) for task in sample.tasks]
+        told = {"tasks": tasks, "average": average, "groups": {}, "seeds": {"training": seed}, "recipe": recipe, "method": recipe}
+        key = {"same_but_for_seeds": f"{by}-{recipe}", "submitted": entries.Submitted(id=f"{by}{recipe}{seed}", by=by)}
+        made.append((f"entries/tiny/{by}-{recipe}-{seed}", sample.model_copy(update=told | key)))
+    return made
+
+
+def test_a_stranger_does_not_choose_the_noise_of_others(store: Store) -> None:
+    """Rows whose seeds lie wildly apart, or not at all, move no verdict and no rank between rows of other senders."""
+    sample, plain = [sent(store, recipe, 0.1, "x")[1] for recipe in ("clip_score", "no_filter")]
+    honest = [
+        *seeds_of(plain, "no_filter", "alice", 0.100, 0.102, 0.098),
+        *seeds_of(sample, "good", "alice", 0.140),
+        *seeds_of(sample, "close", "alice", 0.139),
+        *seeds_of(sample, "single", "bob", 0.180),
+        *seeds_of(plain, "no_filter", "bob", 0.150),
+        *seeds_of(sample, "single", "carol", 0.160),
+        *seeds_of(plain, "no_filter", "carol", 0.159),
+    ]
+    others = [*seeds_of(sample, "a", "dora", 0.07, 0.072, 0.068), *seeds_of(sample, "a", "emil", 0.06, 0.063, 0.057)]
+    wild = [entry for n in range(9) for entry in seeds_of(sample, f"wild{n}", "mallory", 0.0, 0.05, 0.02, 0.09, 0.03, 0.07)]
+    still = [entry for n in range(9) for entry in seeds_of(sample, f"still{n}", "mallory", 0.02, 0.02, 0.02, 0.02, 0.02)]
+    few = seeds_of(sample, "few", "mallory", 0.061, 0.064)  # as honest as the others, but of two seeds: one degree of freedom
+
+    def outcomes(*rows: tuple[str, entries.Entry]) -> dict[str, tuple[str, str]]:
+        made = [row for row in make_board("tiny", [*honest, *rows]).runs() if row.by in ("alice", "bob", "carol")]
+        return {f"{row.by} {row.recipe}": (row.place, row.baseline.outcome if row.baseline else "") for row in made}
+
+    before = outcomes()
+    assert {name: outcome for name, (_, outcome) in before.items() if outcome} == {
+        "alice good": "better",
+        "alice close": "better",
+        "bob single": "better",
+        "carol single": "better",  # by a hair: with one sender's noise known, nobody's is borrowed
+    }
+    for attack in (wild, still, few):
+        assert outcomes(*attack) == before
+    known = outcomes(*others)  # three senders have seeds: now one seed is not enough for carol's hair
+    assert known["carol single"][1] == "tied"
+    assert known["bob single"][1] == known["alice good"][1] == "better"
+    for attack in (wild, still, few):
+        assert outcomes(*others, *attack) == known
+
+
+def test_a_later_baseline_of_a_stranger_changes_no_verdict(store: Store) -> None:
+    mine = seeds_of(sent(store, "clip_score", 0.1, "x")[1], "good", "alice", 0.14)
+    plain = sent(store, "no_filter", 0.1, "x")[1]
+
+    def dated(found: list[tuple[str, entries.Entry]], date: str) -> list[tuple[str, entries.Entry]]:
+        return [(address, entry.model_copy(update={"date": date})) for address, entry in found]
+
+    first = dated(seeds_of(plain, "no_filter", "bob", 0.10), "2026-01-01T00:00:00Z")
+    later = dated(seeds_of(plain, "no_filter", "mallory", 0.20), "2026-01-02T00:00:00Z")
+    [row] = [row for row in make_board("tiny", [*later, *mine, *first]).runs() if row.by == "alice"]
+    assert row.baseline is not None
+    assert row.baseline.outcome == "better"
+    assert "bob" in row.baseline.against
+
+
 def test_realised_pools_that_differ_are_told_and_are_claims_of_senders(swept: Store, store: Store) -> None:
     found = [(address, read_entry(swept, address)) for address in swept.addresses("entries")]
     rows = {row.recipe: row for row in make_board("tiny", found).runs()}

@@ -47,10 +47,21 @@ def test_pooled_spread_is_that_of_an_analysis_of_variance() -> None:
 def test_one_seed_alone_has_no_seed_interval_and_borrows_the_others() -> None:
     assert stats.seed_interval([0.2], [0.1]) is None
     pooled = stats.Spread(variance=0.0001, freedom=6)
-    interval = stats.seed_interval([0.2], [0.1], pooled)
+    interval = stats.seed_interval([0.2], [0.1], (pooled, pooled))
     assert interval is not None
     half = scipy_stats.t.ppf(0.975, 12) * (2 * 0.0001) ** 0.5
     assert (interval.low, interval.high) == pytest.approx((0.1 - half, 0.1 + half))
+
+
+def test_one_seed_against_several_borrows_theirs_if_nothing_else_is_known() -> None:
+    theirs = [0.10, 0.12, 0.09, 0.11]
+    interval = stats.seed_interval([0.2], theirs)
+    assert interval is not None
+    variance, freedom = np.var(theirs, ddof=1), 3
+    total = variance * (1 + 1 / 4)
+    welch = total**2 / (variance**2 / freedom + (variance / 4) ** 2 / freedom)
+    half = scipy_stats.t.ppf(0.975, welch) * total**0.5
+    assert (interval.low, interval.high) == pytest.approx((0.2 - np.mean(theirs) - half, 0.2 - np.mean(theirs) + half))
 
 
 def _scores(center: float, noise: np.random.Generator, spread: float) -> dict[str, list[float]]:
