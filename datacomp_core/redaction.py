@@ -12,34 +12,76 @@ from collections.abc import Mapping
 from typing import Any
 
 HIDDEN = "***"
-# An authority up to its last @; or a user and a password that has a / in it, which is not the port and path of a host.
-_USER = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{1,20}://)"
-    r"(?:[^\s\"'<>/?#]*|[^\s\"'<>/?#:@]*:(?!\d{1,5}[/?#])[^\s\"'<>]*?)@(?=[\w.\[-])"
-)
-_URL_QUERY = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s\"'<>?#]*\?)(?P<query>[^\s\"'<>#]*)")
-_PATH_QUERY = re.compile(r"(?P<before>\burl: /[^\s\"'<>?#]*\?)(?P<query>[^\s\"'<>#)]*)")  # as urllib3 writes it
+_END = re.compile(r"""([\s<>]|["'](?=[\s,;:)\]}>]|$))""")
+"""What ends a url in a text: white space, a bracket, or a quote that is not within it."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,20}://")
+_HOST = re.compile(r"[\w.\[/-]|$")
+_AFTER_HOST = re.compile(r"[/?#]")
+_PORT = re.compile(r"\d{1,5}(?=[/?#])")
+_BEFORE_USER = ":,;=\"'([{"
+_BARE_USER = re.compile(r"(?!mailto:)((?:[\w.-]{1,40}=)?(?://)?)[^\s/@:]+:[^\s/@]+@(?!sha256:)(?=[\w.\[-])")
 _VALUE = re.compile(r"=[^&;]*")
-_BARE_USER = re.compile(r"^[^\s/@:]+:[^\s/@]+@(?=[\w.\[-])")
-_SECRET_HEADER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
-_TOKEN = re.compile(r"\b(dc_|hf_)[A-Za-z0-9_-]{8,}")
+_NAMED_VALUE = re.compile(r"([?&][\w.%\[\]-]{1,80}=)[^&#\s)]*")
+_PATH_QUERY = re.compile(r"(?P<before>\burl: /[^\s\"'<>?#]*\?)(?P<query>[^\s\"'<>#)]*)")  # as urllib3 writes it
+_SECRET_HEADER = re.compile(r"\b((?i:bearer)|(?i:basic)(?=\s+\S*[0-9A-Z=+/]))\s+[A-Za-z0-9._~+/=-]{8,}")
+_TOKEN = re.compile(r"\b(dc_[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{20,})")
 
 
 def redact(text: str) -> str:
-    """A text without the secrets of the urls in it, and without bearer tokens."""
-    if "://" in text:
-        text = _USER.sub(rf"\g<scheme>{HIDDEN}@", text)
-        text = _URL_QUERY.sub(_without_values, text)
+    """A text without the secrets of the urls in it, and without bearer tokens.
+
+    Its time grows with the length of the text alone: urls of strangers stand in logs and errors.
+    """
     if "url: /" in text:
-        text = _PATH_QUERY.sub(_without_values, text)
-    text = _BARE_USER.sub(f"{HIDDEN}@", text)
-    return _TOKEN.sub(rf"\g<1>{HIDDEN}", _SECRET_HEADER.sub(rf"\g<1> {HIDDEN}", text))
+        text = _PATH_QUERY.sub(lambda found: found["before"] + _without_values(found["query"]), text)
+    if "@" in text or "?" in text or "#" in text or "&" in text:
+        text = "".join(_of_word(word) for word in _END.split(text))
+    return _TOKEN.sub(lambda found: f"{found[0][:3]}{HIDDEN}", _SECRET_HEADER.sub(rf"\g<1> {HIDDEN}", text))
 
 
-def _without_values(found: re.Match[str]) -> str:
-    query = found["query"]
-    kept = _VALUE.sub(f"={HIDDEN}", query) if "=" in query else HIDDEN if query else ""
-    return found["before"] + kept
+def _of_word(word: str) -> str:
+    """A text without white space: a url, or something that may have one within."""
+    if "://" in word:
+        word = _without_users(word)
+        head, found, rest = word.partition("://")
+        before, sign, query = rest.partition("?")
+        query, hash_, fragment = query.partition("#") if sign else ("", "", "")
+        if not sign:
+            before, hash_, fragment = rest.partition("#")
+        shown = _VALUE.sub(f"={HIDDEN}", fragment)
+        return head + found + before + sign + _without_values(query) + hash_ + shown
+    bare = word.lstrip(_BEFORE_USER)
+    if "@" in bare and (user := _BARE_USER.match(bare)):
+        word = f"{word[: len(word) - len(bare)]}{user[1]}{HIDDEN}@{bare[user.end() :]}"
+    return _NAMED_VALUE.sub(rf"\g<1>{HIDDEN}", word)
+
+
+def _without_users(word: str) -> str:
+    """Without what stands before an @ in the authority of its urls, also if the password has a / in it."""
+    kept, done, last = list[str](), 0, word.rfind("@")
+    for scheme in _SCHEME.finditer(word):
+        begin = scheme.end()
+        if begin > last:
+            break
+        if begin >= done and (end := _user_end(word, begin)) > 0:
+            kept += [word[done:begin], HIDDEN]
+            done = end
+    return "".join(kept) + word[done:]
+
+
+def _user_end(word: str, begin: int) -> int:
+    """Where the user and password end that begin there: the place of their @, or 0."""
+    after = _AFTER_HOST.search(word, begin)
+    slash = after.start() if after else len(word)
+    at = word.rfind("@", begin, slash)
+    colon = word.find(":", begin, slash)
+    if at < 0 and colon >= 0 and not _PORT.match(word, colon + 1):
+        at = word.find("@", colon)
+    return at if at >= 0 and _HOST.match(word, at + 1) else 0
+
+
+def _without_values(query: str) -> str:
+    return _VALUE.sub(f"={HIDDEN}", query) if "=" in query else HIDDEN if query else ""
 
 
 def redact_all(value: Any) -> Any:

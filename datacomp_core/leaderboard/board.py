@@ -258,8 +258,8 @@ class _Judge:
     def set_verdicts(self, ranked: list[Row]) -> None:
         """Each row against the unfiltered pool and the random subset nearest in size, of the same setting.
 
-        Where senders share a board, one's own come first and then those that the board evaluated itself; of several strangers' the
-        one that has stood longest. Nobody chooses what another one's row is judged by if there is a choice.
+        Where senders share a board, one's own come first and then those that the board evaluated itself; of several strangers'
+        the one that has stood longest. Nobody chooses what another one's row is judged by if there is a choice.
         """
         for row in ranked:
             alike = [other for other in ranked if (other.setting, other.track) == (row.setting, row.track)]

@@ -57,7 +57,7 @@ def arguments() -> Generator[Arguments]:
 def environment(home: Path) -> dict[str, str]:
     """Secrets wherever a user of the field has some."""
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), f"http://me:{SECRET}@127.0.0.1:9")
-    others = dict.fromkeys(("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), SECRET)
+    others: dict[str, str] = dict.fromkeys(("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"), SECRET)
     others["WANDB_API_KEY"] = f"{SECRET}-{'a' * 40}"  # of a form that W&B takes, so that it tries to reach its server
     own = {"DATACOMP_HOME": str(home), "PYTHONPATH": str(ROOT), "HF_ENDPOINT": URL, "no_proxy": "127.0.0.1,localhost"}
     return {**os.environ, **proxies, **others, **own}

@@ -119,9 +119,11 @@ def member(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE) -> bytes
     return info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512)
 
 
-def extended(key: str, num_bytes: int) -> bytes:
-    """A pax header whose one value has so many bytes."""
-    return member("pax", record(key, b"x" * num_bytes), tarfile.XHDTYPE)
+def member_of(num_bytes: int, kind: bytes) -> bytes:
+    """The header of a member that has so many bytes."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.size, info.type = num_bytes, kind
+    return info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def record(key: str, value: bytes) -> bytes:
@@ -135,8 +137,9 @@ def test_headers_that_would_be_read_into_memory_are_refused(good: Files, tmp_pat
     whole = pack(good, tmp_path / "good.tar").read_bytes()
     assert whole[:13] == b"MANIFEST.json"
     hostile = {
-        "pax": extended("comment", 8 << 20),
-        "long": member("././@LongLink", b"x" * (1 << 20), tarfile.GNUTYPE_LONGNAME),
+        "pax": member_of(300_000_000, tarfile.XHDTYPE),
+        "pax-global": member_of(300_000_000, tarfile.XGLTYPE),
+        "long": member_of(300_000_000, tarfile.GNUTYPE_LONGNAME),
         "sparse": member("entry.json", kind=tarfile.GNUTYPE_SPARSE),
         "sparse-pax": member("pax", record("GNU.sparse.major", b"1") + record("GNU.sparse.realsize", b"9" * 15), tarfile.XHDTYPE),
         "global": member("pax", record("path", b"entry.json"), tarfile.XGLTYPE),
@@ -144,7 +147,11 @@ def test_headers_that_would_be_read_into_memory_are_refused(good: Files, tmp_pat
     }
     for name, header in hostile.items():
         bundle = tmp_path / f"{name}.tar"
-        bundle.write_bytes(header + whole)
+        with bundle.open("wb") as file:
+            file.write(header)
+            if header[124:135] == b"%011o" % 300_000_000:
+                file.seek(512 + 300_000_000 + -300_000_000 % 512)  # a hole in the file: what a header announces is there
+            file.write(whole)
         tracemalloc.start()
         told = reason(check(bundle, tmp_path / name))
         most = tracemalloc.get_traced_memory()[1]
