@@ -56,7 +56,7 @@ def test_the_shipped_recipes_have_the_class_of_what_they_read() -> None:
     """Each recipe's own filter and scores, as its records would have them."""
     expected = {"image_based": "target", "image_based_intersect_clip_score": "target", "norm_sim": "target", "vas": "target"}
     expected |= {"t_mars": "public", "dfn_public": "public", "clip_score_tiny": "public", "basic_and_clip_tiny": "public"}
-    expected |= {"dfn_tiny": "public", "submodular": "target"}
+    expected |= {"dfn_tiny": "public", "submodular": "target", "clip_score_flipped": "public"}
     for name in RECIPES:
         spec = SubsetSpec(recipe=name, filter=recipe(name).filter)
         beside = [("scores", score.model_dump(mode="json")) for score in spec.scores()]
@@ -65,6 +65,14 @@ def test_the_shipped_recipes_have_the_class_of_what_they_read() -> None:
         if name == "dfn_public":
             model = f"hf-hub:apple/DFN-public@{'a' * 40}"
             beside.append(("embeddings", {"encoders": [{"column": "clip_dfn_public_similarity_score", "model": model}]}))
+        if name == "clip_score_flipped":
+            encoder = {
+                "column": "clip_l14_flipped_similarity_score",
+                "model": "ViT-L-14",
+                "weights": "openai",
+                "flip": "averaged",
+            }
+            beside.append(("embeddings", {"encoders": [encoder]}))
         assert of(spec.filter.model_dump(mode="json"), *beside) == (expected.get(name, "released"), False), name
 
 
