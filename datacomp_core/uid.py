@@ -133,6 +133,13 @@ def locate(subset: Uids, wanted: Uids) -> tuple[Positions, Positions]:
     return first, _bisect(subset["f1"], first, right, wanted["f1"], "right") - first
 
 
+def stretch(values: Any, first: Positions, count: Positions, wanted: int) -> tuple[Positions, Positions]:
+    """Of stretches of `values` (the first position and the length of each, sorted within), the part that is `wanted`."""
+    what = np.full(len(first), wanted, values.dtype)
+    begin = _bisect(values, first, first + count, what, "left")
+    return begin, _bisect(values, begin, first + count, what, "right") - begin
+
+
 def _bisect(values: Any, low: Positions, high: Positions, wanted: Any, side: Literal["left", "right"]) -> Positions:
     """Binary search in many sorted stretches of `values` at once."""
     low, high = low.copy(), high.copy()

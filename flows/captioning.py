@@ -14,7 +14,7 @@ from datacomp_core.captions.translate import TranslateSpec
 from datacomp_core.embedding.generate import GenerateSpec
 from datacomp_core.pool.learned import LearnedSpec
 from flows.calls import Submitted, options
-from flows.chain import Call, candidates, is_own, metadata
+from flows.candidates import Call, candidates, is_own, metadata
 from flows.parameters import ExperimentSpec, OpenNetworks, PoolAddress, ScaleChoice, picker
 from tasks import captions as captioning
 from tasks import pool as pooling

@@ -28,6 +28,7 @@ from datacomp_core.resharding.reshard import ReshardSpec, reshard_of
 from datacomp_core.scales import SCALES
 from datacomp_core.selection.select import SubsetSpec, load_recipe
 from datacomp_core.training.train import TrainSpec
+from flows.layout import Layout
 from flows.public_scorers import with_public_scorers
 
 SCORER = {"name": "custom", "train_num_samples": 30_720, "batch_size": 128, "warmup": 15}
@@ -108,30 +109,6 @@ class Preparation(Spec):
         return self.scorer is not None or bool(self.scorers) or not self.embed.num_checkpoints
 
 
-class Layout(Spec):
-    """What the chosen samples become: shards, with faces treated or sets of one's own mixed in, or a view without a copy."""
-
-    form: Literal["shards", "view"] = Field(
-        default="shards", description="view: training reads the pool's shards through an index; for a quick experiment."
-    )
-    faces: Literal["leave", "blur", "inject", "blur_and_inject"] = Field(
-        default="leave", description="For pools downloaded without blur: by the metadata's boxes, in the image, the json or both."
-    )
-    mix_in: tuple[str, ...] = Field(
-        default=(),
-        description="Addresses of shard sets (`shards/...`) of one's own. The entry's track is byod then.",
-    )
-    weights: tuple[float, ...] = Field(default=(), description="How often each sample of these is taken: 2, or 0.3.")
-
-    @model_validator(mode="after")
-    def _agrees(self) -> Layout:
-        if len(self.mix_in) != len(self.weights):
-            raise SpecError(f"{len(self.weights)} weights for {len(self.mix_in)} shard sets to mix in: give one for each.")
-        if self.form == "view" and (self.mix_in or self.faces != "leave"):
-            raise SpecError("A view copies nothing, so no face can be blurred and nothing mixed in: choose the form shards.")
-        return self
-
-
 class Curation(Spec):
     """From a pool to a training set."""
 
@@ -172,6 +149,7 @@ class SweepSpec(Spec):
     scorers: Scorers = ()
     made_from: MadeFrom = ""
     captions: CaptionPlan = Field(default=CaptionPlan(), description="Other captions than the pool's, for all of them.")
+    layout: Layout = Field(default=Layout(), description="What the chosen samples become, for all of them.")
 
     @field_validator("recipes")
     @classmethod
@@ -200,7 +178,7 @@ class SweepSpec(Spec):
         """Every combination, recipes innermost: the baseline of a seed is finished before the next seed starts."""
         chosen: list[dict[str, Any]] = [{"recipe": recipe} for recipe in self.recipes]
         chosen += [{"recipe": own.name, "filter": own.filter} for own in self.filters]
-        shared = ("scale", "pool", "shards", "evalsets", "open_networks", "embed", "scorers", "made_from", "captions")
+        shared = ("scale", "pool", "shards", "evalsets", "open_networks", "embed", "scorers", "made_from", "captions", "layout")
         common = {name: getattr(self, name) for name in shared}
         return [
             ExperimentSpec.model_validate({**common, **which, "seed": seed, "pool_seed": pool_seed})
@@ -271,9 +249,9 @@ class ExperimentSpec(Spec):
         return f"{self.scale}-{self.subset().recipe}-seed{self.seed}"
 
     def _method(self) -> str:
-        """The recipe, and the policy of captions if there is one."""
-        recipe = self.subset().recipe
-        return f"{recipe} + {self.captions.policy.label()}" if self.captions.edits else recipe
+        """The recipe, the policy of captions if there is one, and what is mixed in."""
+        captions = [self.captions.policy.label()] if self.captions.edits else []
+        return " + ".join([self.subset().recipe, *captions, *self.layout.mixed()])
 
     def preparation(self) -> Preparation:
         """The specs of everything before the filter."""

@@ -6,7 +6,8 @@ from prefect import flow
 
 from datacomp_core.artifacts import Embeddings, Pool, ShardSet
 from flows.calls import Submitted, options
-from flows.chain import candidates, scores
+from flows.candidates import candidates
+from flows.filter_inputs import scores
 from flows.parameters import Preparation
 
 

@@ -93,8 +93,8 @@ def load(spec: WriterSpec, device: str, *, of: Literal["pictures", "texts"], ser
     return (PictureModel if of == "pictures" else TextModel)(spec, device)
 
 
-def batch_seed(seed: int, first: int) -> int:
-    """The seed of a batch of rows that begins at `first`, of 63 bits."""
+def batch_seed(seed: int, part: str, first: int) -> int:
+    """The seed, of 63 bits, of a batch of rows of a part that begins at row `first`: no two batches of a pool share draws."""
     import hashlib
 
-    return int.from_bytes(hashlib.blake2b(f"{seed} {first}".encode(), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(hashlib.blake2b(f"{seed} {first} {part}".encode(), digest_size=8).digest(), "big") >> 1

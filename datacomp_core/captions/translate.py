@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import polars as pl
 from pydantic import Field
@@ -35,6 +35,7 @@ NO_PROGRESS = NoProgress()
 class TranslateSpec(WriterSpec):
     """Translations of captions by a text-to-text model."""
 
+    version: ClassVar[int] = 2  # 2: parts no longer share draws
     kind: Literal["translate"] = Field(
         default="translate", json_schema_extra={"enum": ["translate"]}, description="Captions that a model translates."
     )
@@ -105,7 +106,7 @@ def _write(ready: _Translator, span: RowSpan) -> None:
     spec, lines = work.spec, Lines(work.spec.name)
     wanted = _wanted(work, span, lines.counts)
     for batch in _batches(wanted, span, spec.batch_size):
-        texts = captioner.write(batch["text"].to_list(), batch_seed(spec.seed, int(batch["row"][0])))
+        texts = captioner.write(batch["text"].to_list(), batch_seed(spec.seed, span.part, int(batch["row"][0])))
         for (row, uid), several in zip(batch.select("row", "uid").iter_rows(), texts, strict=True):
             lines.add(row, uid, several)
     lines.keep(work.out, span)

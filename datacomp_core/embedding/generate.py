@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import polars as pl
 from pydantic import Field
@@ -38,6 +38,7 @@ NO_PROGRESS = NoProgress()
 class GenerateSpec(WriterSpec):
     """Captions of pictures by a model."""
 
+    version: ClassVar[int] = 2  # 2: the draws of a batch hang on the part's whole name
     kind: Literal["generate"] = Field(
         default="generate", json_schema_extra={"enum": ["generate"]}, description="Captions that a model writes of the pictures."
     )
@@ -127,17 +128,10 @@ def _write(ready: _Ready, asked: Asked) -> None:
         images = _pictures(work, asked.places, uids, span, first, stop, lines.counts)
         if not images:
             continue
-        texts = captioner.write(list(images.values()), batch_seed(spec.seed, _place(span.part, first)))
+        texts = captioner.write(list(images.values()), batch_seed(spec.seed, span.part, first))
         for row, several in zip(images, texts, strict=True):
             lines.add(row, uids[row - span.start], several)
     lines.keep(work.out, span)
-
-
-def _place(part: str, first: int) -> int:
-    """A number for a batch that differs between parts."""
-    import zlib
-
-    return (zlib.crc32(part.encode()) << 32) + first
 
 
 def _pictures(

@@ -1,7 +1,7 @@
 """The account of a reshard: every chosen sample is written, or missing for a named reason.
 
-One byte a chosen sample, in a file on scratch disk, says what became of it. A uid that lies in several shards is taken
-from the first.
+One byte a chosen sample, in a file on scratch disk, says what became of it. A uid that lies in several shards of a folder is
+taken from the first.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Ledger:
         for _, fate, is_first in self._pieces():
             by_code += np.bincount(fate, minlength=256)
             unique += int(is_first.sum())
-            written_unique += int((is_first & (fate == WRITTEN)).sum())
+            written_unique += int(np.logical_or.reduceat(fate == WRITTEN, np.flatnonzero(is_first)).sum())
         missing: dict[str, int] = {}
         details: dict[str, int] = {}
         for code, (reason, detail) in enumerate(self.causes):
@@ -134,10 +134,12 @@ class Ledger:
         reasons = np.array([reason for reason, _ in self.causes])
         details = np.array([detail for _, detail in self.causes])
         for begin, fate, is_first in self._pieces():
-            at = np.flatnonzero((fate != WRITTEN) & is_first)
+            begins = is_first.copy()  # copies of one uid from several shard sets have several fates
+            begins[1:] |= fate[1:] != fate[:-1]
+            at = np.flatnonzero((fate != WRITTEN) & begins)
             if not len(at):
                 continue
-            starts = np.flatnonzero(is_first)
+            starts = np.flatnonzero(begins)
             ends = np.append(starts[1:], len(fate))
             copies = (ends - starts)[np.searchsorted(starts, at)]
             columns = {"copies": copies, "reason": reasons[fate[at]], "detail": details[fate[at]]}

@@ -1,19 +1,21 @@
 """Several shard sets with weights -> Subset: the choice that makes a mix of one's own data and a pool's (BYOD).
 
 The subset is a multiset: a weight of 2 takes every sample twice, 0.3 three of ten by a hash of seed and uid, 1.5 every sample
-once and half of them again. `reshard_several` of the same shard sets writes it. Uids are sorted on scratch disk.
+once and half of them again. `reshard_several` of the same shard sets writes it. A uid of several shard sets is one pair in each
+of them: every set gives its own. Uids are sorted on scratch disk.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet, Spec, Subset
@@ -21,11 +23,12 @@ from datacomp_core.errors import DataError, SpecError
 from datacomp_core.parallel import prepared_map
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.resharding.plan import ROW, shuffle_keys
-from datacomp_core.resharding.planning import INDICES_WORTH_A_PROCESS, SUBSET
-from datacomp_core.resharding.scan import IS_UID, Inputs, InputShard, input_shards, samples_of
+from datacomp_core.resharding.planning import INDICES_WORTH_A_PROCESS, PLACES, SUBSET
+from datacomp_core.resharding.scan import IS_UID, PLACE, Inputs, InputShard, input_shards, samples_of
 from datacomp_core.store import Folder, Store, step
 
 BUCKETS = 256
+PLACED = np.dtype([("f0", "u8"), ("f1", "u8"), ("place", PLACE)])
 
 
 class MixSpec(Spec):
@@ -33,6 +36,13 @@ class MixSpec(Spec):
 
     weights: tuple[float, ...] = Field(min_length=1, description="Of each shard set, in their order: copies of each sample.")
     seed: int = Field(default=0, ge=0, description="Of the draw that a broken weight needs.")
+
+    @field_validator("weights")
+    @classmethod
+    def _are_numbers(cls, weights: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+            raise SpecError(f"The weights of a mix are numbers of 0 and more: {', '.join(f'{one:g}' for one in weights)}.")
+        return weights
 
     def label(self) -> str:
         return "mix-" + "-".join(f"{weight:g}" for weight in self.weights)
@@ -43,7 +53,15 @@ class _Chosen(NamedTuple):
     without_uid: int
 
 
-@step("subsets", version=1)
+class Mixed(NamedTuple):
+    """How many samples a mix has, and why others are not in it."""
+
+    num_samples: int
+    num_unique: int
+    counts: dict[str, int]
+
+
+@step("subsets", version=2)  # 2: each shard set gives its own pair of a uid that several have
 def mix(
     spec: MixSpec,
     shards: tuple[ShardSet, ...],
@@ -53,43 +71,71 @@ def mix(
     workers: int = 1,
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> Subset:
-    """`subset.npy`. A uid that lies in several places is chosen as often as their weights sum to.
+    """`subset.npy`, and `places.npy`: from which of the shard sets each of its samples is taken.
 
     SpecError if weights and shard sets are not as many, or a weight is negative; DataError if nothing is chosen.
     """
-    if len(spec.weights) != len(shards) or min(spec.weights) < 0:
-        raise SpecError(f"{len(spec.weights)} weights for {len(shards)} shard sets: give one for each, none below zero.")
-    inputs = Inputs(tuple(store.folder(item) for item in shards))
+    made = mix_folders(spec, tuple(store.folder(item) for item in shards), out, workers=workers, progress=progress)
+    return Subset(
+        scale=shards[0].scale,
+        recipe=spec.label(),
+        num_samples=made.num_samples,
+        num_unique=made.num_unique,
+        counts=made.counts,
+    )
+
+
+def mix_folders(
+    spec: MixSpec,
+    folders: tuple[Folder, ...],
+    out: Folder,
+    *,
+    workers: int = 1,
+    progress: Progress = NoProgress(),  # noqa: B008
+) -> Mixed:
+    """`mix` for plain folders of shards."""
+    if len(spec.weights) != len(folders):
+        raise SpecError(f"{len(spec.weights)} weights for {len(folders)} shard sets: give one for each.")
+    inputs = Inputs(folders)
     listing = input_shards(inputs)
     progress.start(len(listing), "indices")
-    counts = {f"input_{number + 1}": 0 for number in range(len(shards))} | {"without_uid": 0}
+    counts = {f"input_{number + 1}": 0 for number in range(len(folders))} | {"without_uid": 0}
     with ExitStack() as stack:
         buckets: list[IO[bytes]] = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(BUCKETS)]
         some = min(workers, 1 + len(listing) // INDICES_WORTH_A_PROCESS)
         for shard, chosen in prepared_map(_choose, listing, prepare=partial(_prepared, inputs, spec), workers=some):
             counts[f"input_{shard.folder + 1}"] += len(chosen.uids)
             counts["without_uid"] += chosen.without_uid
-            bucket = chosen.uids["f0"] >> np.uint64(56)
+            placed = np.empty(len(chosen.uids), PLACED)
+            placed["f0"], placed["f1"], placed["place"] = chosen.uids["f0"], chosen.uids["f1"], shard.folder
+            bucket = placed["f0"] >> np.uint64(56)
             for number in np.unique(bucket).tolist():
-                chosen.uids[bucket == number].tofile(buckets[number])
+                placed[bucket == number].tofile(buckets[number])
             progress.advance()
-        total = sum(counts[f"input_{number + 1}"] for number in range(len(shards)))
+        total = sum(counts[f"input_{number + 1}"] for number in range(len(folders)))
         if not total:
             raise DataError("The mix is empty: no weight is above zero, or no shard set has samples with uids.")
         num_unique = 0
-        with out.writing(SUBSET) as path:
-            made, end = np.lib.format.open_memmap(path, "w+", uid.DTYPE, (total,), version=(1, 0)), 0
+        with out.writing(SUBSET) as path, out.writing(PLACES) as beside:
+            made = np.lib.format.open_memmap(path, "w+", uid.DTYPE, (total,), version=(1, 0))
+            places = np.lib.format.open_memmap(beside, "w+", PLACE, (total,), version=(1, 0))
+            end = 0
             for piece in _sorted(buckets):
-                made[end : end + len(piece)] = piece
-                end, num_unique = end + len(piece), num_unique + uid.num_unique(piece)
+                until = end + len(piece)
+                made["f0"][end:until], made["f1"][end:until], places[end:until] = piece["f0"], piece["f1"], piece["place"]
+                num_unique += uid.num_unique(made[end:until])
+                end = until
             made.flush()
-    return Subset(scale=shards[0].scale, recipe=spec.label(), num_samples=total, num_unique=num_unique, counts=counts)
+            places.flush()
+    return Mixed(total, num_unique, counts)
 
 
-def _sorted(buckets: list[IO[bytes]]) -> Iterator[uid.Uids]:
+def _sorted(buckets: list[IO[bytes]]) -> Iterator[Any]:
+    """PLACED of one bucket after another, by uid and then by place."""
     for file in buckets:
         file.seek(0)
-        yield uid.sort(np.fromfile(file, uid.DTYPE))
+        rows = np.fromfile(file, PLACED)
+        yield rows[np.lexsort((rows["place"], rows["f1"], rows["f0"]))]
 
 
 def _prepared(inputs: Inputs, spec: MixSpec) -> tuple[Inputs, MixSpec]:

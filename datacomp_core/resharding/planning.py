@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet
-from datacomp_core.errors import SpecError
-from datacomp_core.exchange import Reachable, exchange, reachable
+from datacomp_core.errors import DataError, SpecError
+from datacomp_core.exchange import Exchange, Reachable, exchange, reachable
 from datacomp_core.parallel import prepared_map
 from datacomp_core.progress import Progress
 from datacomp_core.resharding import scan
@@ -30,6 +32,7 @@ from datacomp_core.shards import shard_name
 from datacomp_core.store import Folder, Store, scratch
 
 SUBSET = "subset.npy"
+PLACES = "places.npy"  # beside the subset of a mix: from which shard set each chosen sample is taken
 SAMPLE_IDS = "sample_ids.npy"  # the reference's name for the subset beside its shards
 ACCOUNT = "accounting.json"
 MISSING = "missing"
@@ -114,20 +117,33 @@ def planned(
     with Buckets(len(ledger.subset), len(shards), spec.seed, spec.shuffle) as buckets:
         progress.start(len(shards), "indices")
         members: dict[int, str] = {}
-        with exchange(near) as shared:
-            for found in _scanned(inputs, reachable(shared, where, subset), shards, workers, progress):
+        with exchange(near) as shared, _placed(inputs, shared, len(ledger.subset)) as places:
+            for found in _scanned(inputs, (reachable(shared, where, subset), places), shards, workers, progress):
                 buckets.add(ledger.enter(found))
                 members |= {found.shard.number: found.members} if found.members else {}
         tars = tuple(Tar(inputs.folders[shard.folder], shard.name, members.get(shard.number, "")) for shard in shards)
         yield Planned(ledger.close(), ledger, shards, tars, buckets.num_bytes, spec.samples_per_shard, buckets)
 
 
+@contextmanager
+def _placed(inputs: Inputs, shared: Exchange, size: int) -> Generator[Reachable | None]:
+    """From which folder each sample of the subset is taken, where workers reach it. DataError if it is of another subset."""
+    if not inputs.places:
+        yield None
+        return
+    with local_copy(inputs.places) as path:
+        there = np.load(path, mmap_mode="r", allow_pickle=False)
+        if there.dtype != scan.PLACE or there.shape != (size,):
+            raise DataError(f"{inputs.places} is not of this subset of {size:,} samples: mix the shard sets again.")
+        yield reachable(shared, inputs.places, path)
+
+
 def _scanned(
-    inputs: Inputs, subset: Reachable, shards: list[InputShard], workers: int, progress: Progress
+    inputs: Inputs, subset: tuple[Reachable, Reachable | None], shards: list[InputShard], workers: int, progress: Progress
 ) -> Iterator[scan.Scanned]:
     """What was found in each shard, in the order of the shards: a shard that is done before its turn waits."""
     workers = min(workers, 1 + len(shards) // INDICES_WORTH_A_PROCESS)
-    prepare = partial(scan.wanted, inputs.folders, subset)
+    prepare = partial(scan.wanted, inputs.folders, *subset)
     mapped = prepared_map(scan.scan_shard, shards, prepare=prepare, workers=workers)
     names = {shard.number: inputs.folders[shard.folder].at(shard.name) for shard in shards}
     found = ((shard.number, one) for shard, one in mapped)

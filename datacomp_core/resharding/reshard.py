@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from datacomp_core.resharding.faces import Boxes, FaceSpec, boxes_of
 from datacomp_core.resharding.plan import Rows, shard_sizes
 from datacomp_core.resharding.planning import (
     ACCOUNT,
+    PLACES,
     SAMPLE_IDS,
     SUBSET,
     Planned,
@@ -113,7 +114,7 @@ def reshard_faces(
     return _as_step(spec, subset, (shards,), faced, out, store, workers, progress)
 
 
-@step("shards", version=1, name=lambda spec, subset, shards: subset.name or subset.recipe)
+@step("shards", version=2, name=lambda spec, subset, shards: subset.name or subset.recipe)  # 2: a mix says from where
 def reshard_several(
     spec: ReshardSpec,
     subset: Subset,
@@ -124,7 +125,7 @@ def reshard_several(
     workers: int = 1,
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> ShardSet:
-    """`reshard` out of several shard sets; a uid is taken from the first that has it."""
+    """`reshard` out of several shard sets; a uid is taken from where the mix says, and of another subset from the first."""
     return _as_step(spec, subset, shards, None, out, store, workers, progress)
 
 
@@ -163,8 +164,10 @@ def _as_step(
     progress: Progress,
     captions: CaptionSource | None = None,
 ) -> ShardSet:
-    inputs = whole_inputs(store, shards)
-    where = f"{store.folder(subset)}/{SUBSET}"
+    chosen = store.folder(subset)
+    inputs, where = whole_inputs(store, shards), f"{chosen}/{SUBSET}"
+    if len(shards) > 1 and chosen.exists(PLACES):
+        inputs = replace(inputs, places=f"{chosen}/{PLACES}")
     how: dict[str, Any] = {"faced": faced, "captions": captions, "workers": workers, "progress": progress}
     account = reshard_folders(inputs, where, out, spec, record="files", **how)
     told = out.read_json(SUMMARY)["sources"] if captions is not None else {}
@@ -202,7 +205,7 @@ def reshard_folders(
     with ExitStack() as stack:
         chosen = stack.enter_context(local_copy(subset))
         listing = input_shards(inputs)
-        _claim(out, _identity(spec, faced, captions, chosen, inputs.folders, listing))
+        _claim(out, _identity(spec, faced, captions, chosen, inputs, listing))
         plan = stack.enter_context(planned(inputs, listing, chosen, subset, spec, near=out, workers=workers, progress=progress))
         write_missing(out, plan.ledger)
         plan.account.check(spec, str(inputs))
@@ -253,13 +256,16 @@ def _identity(
     faced: Faced | None,
     captions: CaptionSource | None,
     subset: Path,
-    folders: tuple[Folder, ...],
+    given: Inputs,
     inputs: list[InputShard],
 ) -> dict[str, Any]:
     listing = hashlib.sha256("".join(f"{shard.name} {shard.size}\n" for shard in inputs).encode()).hexdigest()
     faces = {"faces": canonical(faced.spec), "faces_metadata": digest(marks(faced.metadata, suffix=".parquet"))} if faced else {}
-    content = [digest(_marks(folder, [shard for shard in inputs if shard.folder == n])) for n, folder in enumerate(folders)]
+    content = [digest(_marks(folder, [shard for shard in inputs if shard.folder == n])) for n, folder in enumerate(given.folders)]
     what = {"spec": canonical(spec), "subset_sha256": hash_file(subset)}
+    if given.places:
+        with local_copy(given.places) as places:
+            what["places_sha256"] = hash_file(places)
     if captions is not None:
         texts = digest(marks(captions.folder, suffix=".parquet"))
         faces = {**faces, "captions": {"policy": captions.made.policy, "weights": captions.weights, "texts": texts}}

@@ -28,18 +28,21 @@ from datacomp_core.store.folder import Folder
 
 NEVER_DOWNLOADED, CORRUPT, SHARD_GONE, UNKNOWN = "never_downloaded", "corrupt", "shard_gone", "unknown"
 NOT_IN_PART = "not_in_part"
+PLACE = np.dtype("u2")
 IS_UID = "^[0-9a-fA-F]{32}$"
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Folders of shards; a uid is taken from the first that has it. Of all their shards, by folder and name, a part if wanted:
-    `num_shards` (None: all that follow) from `first_shard` on.
+    """Folders of shards. Of all their shards, by folder and name, a part if wanted: `num_shards` (None: all that follow) from
+    `first_shard` on. A uid is taken from the first folder that has it, unless `places` says from which: the url of an npy of
+    `PLACE`, aligned with the subset and sorted within a uid, with the number of the folder for each chosen sample.
     """
 
     folders: tuple[Folder, ...]
     first_shard: int = 0
     num_shards: int | None = None
+    places: str = ""
 
     def __str__(self) -> str:
         return " and ".join(folder.url for folder in self.folders)
@@ -139,20 +142,30 @@ class Wanted:
 
     folders: tuple[Folder, ...]
     subset: uid.Uids
-    held: MachineCopy
+    places: Any
+    held: tuple[MachineCopy, ...]
+
+    def locate(self, folder: int, uids: uid.Uids) -> tuple[Positions, Positions, Positions]:
+        """For each uid the first position that is chosen of a folder, how many are, and which copy of the uid the first is."""
+        first, count = locate(self.subset, uids)
+        if self.places is None:
+            return first, count, np.zeros_like(first)
+        own, some = uid.stretch(self.places, first, count, folder)
+        return own, some, own - first
 
 
-def wanted(folders: tuple[Folder, ...], subset: Reachable) -> Wanted:
-    held = MachineCopy(*subset)
-    return Wanted(folders, np.load(held.path, mmap_mode="r", allow_pickle=False), held)
+def wanted(folders: tuple[Folder, ...], subset: Reachable, places: Reachable | None = None) -> Wanted:
+    held = tuple(MachineCopy(*one) for one in (subset, places) if one is not None)
+    mapped = [np.load(one.path, mmap_mode="r", allow_pickle=False) for one in held]
+    return Wanted(folders, mapped[0], mapped[1] if places is not None else None, held)
 
 
 def scan_shard(wanted: Wanted, shard: InputShard) -> Scanned:
     """What of the subset lies in a shard, and what of it should."""
-    folder, subset = wanted.folders[shard.folder], wanted.subset
+    folder = wanted.folders[shard.folder]
     rows, damage = samples_of(folder, shard)
     packed, rows = _addressable(rows)
-    first, count = locate(subset, packed)
+    first, count, copy = wanted.locate(shard.folder, packed)
     size = -1 if shard.size is None else shard.size
     whole = (rows["offset"] + rows["length"] <= size).to_numpy()
     chosen = count > 0
@@ -162,11 +175,11 @@ def scan_shard(wanted: Wanted, shard: InputShard) -> Scanned:
     taken = np.zeros(int(keep.sum()), ROW)
     taken["f0"], taken["f1"] = packed["f0"][keep], packed["f1"][keep]
     taken["offset"], taken["length"] = rows["offset"].to_numpy()[keep], rows["length"].to_numpy()[keep]
-    taken["shard"] = shard.number
+    taken["shard"], taken["copy"] = shard.number, copy[keep]
     taken["key"] = [zlib.crc32(key.encode()) for key in rows["key"].to_numpy()[keep]]
     reason = SHARD_GONE if shard.size is None else CORRUPT
     lost = [Lost(reason, damage, first[chosen & ~whole], count[chosen & ~whole])] if (chosen & ~whole).any() else []
-    lost += _lost(folder, shard, subset, set(first[chosen].tolist()), damage)
+    lost += _lost(wanted, shard, set(first[chosen].tolist()), damage)
     members = str(rows[MEMBERS][0] or "") if MEMBERS in rows.columns and rows.height else ""
     return Scanned(shard, taken, first[keep], count[keep], tuple(lost), damage, members)
 
@@ -192,12 +205,12 @@ def _addressable(rows: pl.DataFrame) -> tuple[uid.Uids, pl.DataFrame]:
     return uid.pack(rows["uid"]), rows
 
 
-def _lost(folder: Folder, shard: InputShard, subset: uid.Uids, present: set[int], damage: str) -> Iterator[Lost]:
+def _lost(wanted: Wanted, shard: InputShard, present: set[int], damage: str) -> Iterator[Lost]:
     """What the ledger tells of chosen samples that the index does not have."""
     if not shard.ledger:
         return
-    ledger = _ledger(folder, shard.ledger).filter(pl.col("uid").str.contains(IS_UID))
-    first, count = locate(subset, uid.pack(ledger["uid"]))
+    ledger = _ledger(wanted.folders[shard.folder], shard.ledger).filter(pl.col("uid").str.contains(IS_UID))
+    first, count, _ = wanted.locate(shard.folder, uid.pack(ledger["uid"]))
     ours = ledger.select("detail").with_columns(first=pl.Series(first), count=pl.Series(count)).filter(pl.col("count") > 0)
     ours = ours.unique("first", keep="first", maintain_order=True).filter(~pl.col("first").is_in(list(present)))
     for (detail,), some in ours.group_by("detail", maintain_order=True):

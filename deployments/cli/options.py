@@ -37,6 +37,14 @@ Captions = Annotated[
         help="Other captions: a policy in YAML (`captions:` addresses, `policy:`), or a published one by name.",
     ),
 ]
+Mix = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mix",
+        help="Shards of your own beside what the filter keeps (track byod): shards/ADDRESS or shards/ADDRESS=WEIGHT (2: each "
+        "sample twice), a YAML file of such, or a published mix by name; repeat for several.",
+    ),
+]
 Subsets = Annotated[
     list[str] | None,
     typer.Option("--subset", help="A list of uids of your own: npy, parquet, csv or txt; a path or url; repeat for several."),

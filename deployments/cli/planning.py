@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deployments.cli import options, terminal
-from deployments.cli.sweeps import captions_of, encoders_of, sweep_of
+from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of
 
 if TYPE_CHECKING:
     from datacomp_core.leaderboard.planning.estimate import Estimate, Total, Work
@@ -36,6 +36,7 @@ def plan(
     embed: options.Embed = None,
     made_from: options.MadeFrom = "",
     captions: options.Captions = "",
+    mix: options.Mix = None,
     rates: Rates = None,
     budget: Budget = None,
     json: options.Json = False,
@@ -54,7 +55,8 @@ def plan(
 
     where = {"pool": pool, "shards": shards, "evalsets": evalsets, "made_from": made_from}
     named = {"recipes": recipe, "subsets": subset, "name": name}
-    spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed), **captions_of(captions))
+    given = {**encoders_of(embed), **captions_of(captions), **mix_of(mix)}
+    spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **given)
     steps, whole = reckoned(spec, rates)
     if json:
         terminal.print_json({"steps": [step.model_dump() for step in steps], "total": whole.model_dump()})

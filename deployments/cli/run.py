@@ -10,7 +10,7 @@ import typer
 from datacomp_core.settings import settings
 from deployments.cli import options, planning, terminal
 from deployments.cli.interrupt import ends_at_once
-from deployments.cli.sweeps import captions_of, encoders_of, sweep_of
+from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of
 from deployments.local_server import prefect_api
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def run(
     embed: options.Embed = None,
     made_from: options.MadeFrom = "",
     captions: options.Captions = "",
+    mix: options.Mix = None,
     rates: planning.Rates = None,
     budget: planning.Budget = None,
     json: options.Json = False,
@@ -56,10 +57,13 @@ def run(
       datacomp run -r my_filter.yaml -r my_filter.py --json
 
       datacomp run --scale small -r clip_score:score=l14,fraction=0.3 --budget 100
+
+      datacomp run --scale small -r clip_score --mix cc12m_and_pool:cc12m=shards/ADDRESS
     """
     where = {"pool": pool, "shards": shards, "evalsets": evalsets, "open_networks": open_networks, "made_from": made_from}
     named = {"recipes": recipe, "subsets": subset, "name": name}
-    spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **encoders_of(embed), **captions_of(captions))
+    given = {**encoders_of(embed), **captions_of(captions), **mix_of(mix)}
+    spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **given)
     if budget is not None:
         from datacomp_core.leaderboard.planning.estimate import require_budget
 

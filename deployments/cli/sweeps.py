@@ -58,6 +58,14 @@ def captions_of(given: str) -> dict[str, Any]:
     return {"captions": load_plan(given)} if given else {}
 
 
+def mix_of(given: Sequence[str] | None) -> dict[str, Any]:
+    """The field `layout` of the options `--mix`. SpecError for one that is of none of its forms."""
+    from datacomp_core.mix_recipes import load_mix
+
+    mix = load_mix(given or ())
+    return {"layout": {"mix_in": list(mix), "weights": list(mix.values())}} if mix else {}
+
+
 def sweep_of(scale: str, *, subsets: Sequence[str] | None = None, name: str = "", **given: Any) -> SweepSpec:
     """`given`: fields of SweepSpec; `subsets`: lists of uids; `name`: of the one filter that there is.
 

@@ -112,3 +112,26 @@ def test_faces_and_a_part_of_the_shards(datacomp: Command, world: Path) -> None:
     assert status == 0, problem
     assert json.loads(told)["missing_not_in_part"] == 3
     assert keys_of(world / "part") == Counter([f"{name_of(8)}-0"])
+
+
+def test_folders_are_mixed_by_weights_and_a_uid_of_two_gives_both_pairs(datacomp: Command, tmp_path: Path) -> None:
+    write_shard(tmp_path / "a/00000000.tar", [1, 2, 3])
+    write_shard(tmp_path / "b/00000000.tar", [3, 4])
+    given = ["--shards", str(tmp_path / "a"), "--shards", str(tmp_path / "b")]
+    out = tmp_path / "out"
+    status, told, _ = datacomp("reshard", *given, "--weight", "1", "--weight", "2", "--out", str(out), "--json")
+    assert (status, json.loads(told)["written"]) == (0, 7)
+    written = keys_of(out)
+    assert set(written.values()) == {1}
+    assert Counter(key.partition("-")[0] for key in written) == {name_of(1): 1, name_of(2): 1, name_of(3): 3, name_of(4): 2}
+    status, told, _ = datacomp("reshard", *given, "--weight", "1", "--weight", "2", "--out", str(out), "--json")
+    assert (status, json.loads(told)["written"]) == (0, 7)
+    for wrong, why in ((["1"], "1 weights for 2 shard sets"), (["1", "nan"], "numbers of 0 and more"), (["0", "0"], "is empty")):
+        weights = [word for one in wrong for word in ("--weight", one)]
+        status, _, error = datacomp("reshard", *given, *weights, "--out", str(tmp_path / "no"))
+        assert status != 0
+        assert why in " ".join(error.split())
+        assert "Traceback" not in error
+    status, _, error = datacomp("reshard", *given, "--weight", "1", "--weight", "1", "--subset", "s.npy", "--out", str(out))
+    assert status != 0
+    assert "mixes whole folders" in " ".join(error.split())

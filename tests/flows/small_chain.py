@@ -16,7 +16,8 @@ from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.resharding.reshard import ReshardSpec
 from datacomp_core.scales import SCALES
 from datacomp_core.training.train import TrainSpec
-from flows.chain import Call, candidates, curate, train_and_evaluate
+from flows.candidates import Call, candidates
+from flows.chain import curate, train_and_evaluate
 from flows.parameters import ExperimentSpec
 
 RECIPES = ("no_filter", "basic_and_clip_tiny")

@@ -22,8 +22,9 @@ from datacomp_core.resharding.reshard import ReshardSpec
 from datacomp_core.settings import settings
 from datacomp_core.shards import index_names, read_index, read_samples
 from datacomp_core.store import Store
+from flows.candidates import Candidates, candidates
 from flows.captioning import CaptioningSpec, captions
-from flows.chain import Candidates, candidates, curate, train_and_evaluate
+from flows.chain import curate, train_and_evaluate
 from flows.parameters import ExperimentSpec, Layout
 from tasks import captions as captioning
 

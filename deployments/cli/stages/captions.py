@@ -293,10 +293,14 @@ def translate(
     revision: Revision = "",
     sha256: Sha256 = "",
     prompt: Prompt = "",
+    num_captions: Several = 1,
     source_language: Annotated[str, typer.Option(help="For models of many languages: the tokenizer's code.")] = "",
     target_language: Annotated[str, typer.Option(help="For models of many languages: the code of the translation.")] = "",
     max_tokens: MaxTokens = 77,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
     precision: Precision = "fp32",
+    seed: WriterSeed = 0,
     batch_size: Batch = 32,
     scale: options.Scale = "tiny",
     pool_seed: until.PoolSeed = 0,
@@ -312,10 +316,10 @@ def translate(
     from datacomp_core.captions.translate import TranslateSpec, TranslateWork, translate_folder
 
     pinned = {"library": library, "model": model, "revision": revision, "sha256": sha256, "prompt": prompt, "name": name}
-    how = {"only": only, "of": of, "source_language": source_language, "target_language": target_language}
-    spec = TranslateSpec.model_validate(
-        {**pinned, **how, "max_tokens": max_tokens, "precision": precision, "batch_size": batch_size}
-    )
+    asked = {"only": only, "of": of, "source_language": source_language, "target_language": target_language}
+    asked |= {"num_captions": num_captions, "max_tokens": max_tokens, "batch_size": batch_size}
+    how = {"temperature": temperature, "top_p": top_p, "precision": precision, "seed": seed}
+    spec = TranslateSpec.model_validate({**pinned, **asked, **how})
     if metadata is None:
         _make(spec, (captions,) if captions else (), scale, pool_seed, pool, "", out, json=json)
         return

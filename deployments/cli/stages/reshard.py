@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,10 +13,11 @@ from datacomp_core.settings import settings
 from datacomp_core.store import Folder, scratch
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
-from deployments.cli.sweeps import captions_of
+from deployments.cli.sweeps import captions_of, mix_of
 
 if TYPE_CHECKING:
     from datacomp_core.resharding.captions import CaptionSource
+    from datacomp_core.resharding.scan import Inputs
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,6 +51,11 @@ def reshard(
     metadata: Annotated[str | None, typer.Option(help="With --faces or --captions: the pool's metadata folder.")] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="With --faces: of the webp of a blurred image.")] = 100,
     captions: options.Captions = "",
+    mix: options.Mix = None,
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="With several --shards, in place of --subset: copies of each sample of each; repeat, one for each."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --shards: account for the subset, and write nothing.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -61,12 +68,19 @@ def reshard(
       datacomp reshard --shards small/shards --subset subset.npy --out small/clip_score
 
       datacomp reshard --shards s3://bucket/shards --subset subset.npy --dry-run
+
+      datacomp reshard --shards small/clip_score --shards cc12m --weight 1 --weight 2 --out small/mixed
     """
     if shards is None:
-        until.run_to("reshard", until.spec_of(scale, recipe, pool_seed=pool_seed, **captions_of(captions)), json=json)
+        given = {**captions_of(captions), **mix_of(mix)}
+        until.run_to("reshard", until.spec_of(scale, recipe, pool_seed=pool_seed, **given), json=json)
         return
-    if subset is None or (out is None and not dry_run):
-        raise SpecError("Resharding a folder needs --shards, --subset and --out together.")
+    if mix:
+        raise SpecError("--mix goes with the store; folders are mixed by several --shards with a --weight for each.")
+    if weight and (subset is not None or first_shard or num_shards is not None or captions or faces):
+        raise SpecError("--weight mixes whole folders: it goes with --shards, --out, --seed and --samples-per-shard alone.")
+    if (subset is None and not weight) or (out is None and not dry_run):
+        raise SpecError("Resharding a folder needs --shards, --subset (or --weight) and --out together.")
     if faces is not None and metadata is None:
         raise SpecError("Faces need --faces (what to do) and --metadata (where the boxes are) together.")
     if captions and metadata is None:
@@ -78,7 +92,10 @@ def reshard(
     spec = core.ReshardSpec(samples_per_shard=samples_per_shard, seed=seed, shuffle=shuffle, tolerated_missing=tolerated_missing)
     inputs = core.Inputs(tuple(Folder(url) for url in shards), first_shard, num_shards)
     workers = settings().num_workers
-    with terminal.shown_progress("reshard", quiet=json) as progress:
+    with scratch() as mixed, terminal.shown_progress("reshard", quiet=json) as progress:
+        if weight:
+            subset, inputs = _mixed(weight, seed, inputs, Folder(mixed), workers, progress)
+        assert subset is not None
         if out is None or dry_run:
             account, num_bytes = core.account_folders(inputs, subset, spec, workers=workers, progress=progress)
             _show(f"Would be written of {subset}", "", {**account.counts(), "bytes": num_bytes}, json=json)
@@ -90,6 +107,15 @@ def reshard(
             how: dict[str, Any] = {"faced": faced, "captions": texts, "workers": workers, "progress": progress}
             account = core.reshard_folders(inputs, subset, Folder(out), spec, **how)
     _show(f"Resharded into {out}", out, account.counts(), json=json)
+
+
+def _mixed(weights: list[float], seed: int, inputs: Inputs, made: Folder, workers: int, progress: Any) -> tuple[str, Inputs]:
+    """The subset of a mix of folders, and where each of its samples is taken from."""
+    from datacomp_core.resharding.mix import MixSpec, mix_folders
+    from datacomp_core.resharding.planning import PLACES, SUBSET
+
+    mix_folders(MixSpec(weights=tuple(weights), seed=seed), inputs.folders, made, workers=workers, progress=progress)
+    return f"{made}/{SUBSET}", replace(inputs, places=f"{made}/{PLACES}")
 
 
 def _captions(policy: str, metadata: str, local: Path, workers: int, progress: Any) -> CaptionSource:

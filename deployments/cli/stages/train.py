@@ -10,7 +10,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
-from deployments.cli.sweeps import captions_of
+from deployments.cli.sweeps import captions_of, mix_of
 
 
 def add_to(app: typer.Typer) -> None:
@@ -36,6 +36,7 @@ def train(
     restarts: Annotated[int, typer.Option(min=0, help="With --data: how often lost ranks are replaced.")] = 0,
     trust_times: options.TrustTimes = False,
     captions: options.Captions = "",
+    mix: options.Mix = None,
     json: options.Json = False,
 ) -> None:
     """Train CLIP by the scale's fixed recipe (open_clip under torchrun).
@@ -47,10 +48,13 @@ def train(
       datacomp train --scale small --data small/basic --out small/checkpoint --processes 8
     """
     if not data:
-        until.run_to("train", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed, **captions_of(captions)), json=json)
+        given = {**captions_of(captions), **mix_of(mix)}
+        until.run_to("train", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed, **given), json=json)
         return
     if captions:
         raise SpecError("--captions goes with an experiment; a folder of --data has its captions in it (`datacomp reshard`).")
+    if mix:
+        raise SpecError("--mix goes with an experiment; of folders give several --data with a --weight for each.")
     if out is None:
         raise SpecError("Training on a folder needs --data and --out together.")
     from datacomp_core.scales import scale as known_scale

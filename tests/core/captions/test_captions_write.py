@@ -278,6 +278,7 @@ def test_a_served_model_is_asked_by_pictures_and_retried(pool: tuple[Folder, Fol
         generate_folder(WriteWork(spec, *pool, Folder(tmp_path / "b"), url), device="cpu")
     assert made.num_captions == 2 * (NUM - len(MISSING) - len(CORRUPT))
     assert texts_of(tmp_path / "a") == texts_of(tmp_path / "b")
+    assert len({body["seed"] for body in asked}) == NUM - len(MISSING) - len(CORRUPT), "two pictures share their draws"
     first = asked[0]
     assert (first["model"], first["n"], first["temperature"], first["max_tokens"]) == ("big", 2, 0.7, 40)
     assert first["messages"][0]["content"][1]["text"] == "What is it?"
@@ -300,6 +301,7 @@ def test_captions_of_a_language_are_translated(only: str, rows: range, pool: tup
     assert sorted(texts_of(tmp_path / "out")) == list(rows)
     assert made.counts.get("not_asked", 0) == NUM - len(rows)
     assert all("Translate the text to English" in body["messages"][0]["content"] for body in asked)
+    assert len({body["seed"] for body in asked}) == len(rows), "two texts, of one part or of two, share their draws"
 
 
 def test_a_text_to_text_model_translates(pool: tuple[Folder, Folder], tmp_path: Path) -> None:

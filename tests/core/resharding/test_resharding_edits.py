@@ -15,6 +15,7 @@ from reshard_world import expected, name_of, read_tars, write_pool, write_subset
 from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet, Subset
 from datacomp_core.errors import DataError, SpecError
+from datacomp_core.resharding import planning
 from datacomp_core.resharding.faces import FaceSpec
 from datacomp_core.resharding.mix import MixSpec, mix
 from datacomp_core.resharding.reshard import Faced, ReshardSpec, account_folders, reshard, reshard_folders, reshard_several
@@ -121,6 +122,57 @@ def test_a_mix_takes_each_sample_as_often_as_its_weight_says(tmp_path: Path) -> 
     assert Counter(key.partition("-")[0] for key in found) == chosen
     with pytest.raises(SpecError, match="2 weights for 1 shard sets"):
         mix(MixSpec(weights=(1, 1)), sets[:1], store=store)
+
+
+def two_sources(root: Path, names: list[str], told: str) -> None:
+    root.mkdir(parents=True)
+    write_tar(
+        root / "00000000.tar", [(u, {"txt": f"{told} {u}".encode(), "json": json.dumps({"uid": u}).encode()}) for u in names]
+    )
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (2, 1), (1, 0), (0, 3), (1.5, 2.5)])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_uid_of_two_sources_gives_both_pairs_apart(
+    weights: tuple[float, float], workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "INDICES_WORTH_A_PROCESS", 1)
+    store = Store.open(str(tmp_path / "store"))
+    names = [name_of(n) for n in range(40)]
+    two_sources(tmp_path / "store/first", names[:30], "first")
+    two_sources(tmp_path / "store/second", names[20:], "second")
+    sets = (shard_set("first", "a"), shard_set("second", "b"))
+    subset = mix(MixSpec(weights=weights), sets, store=store, workers=workers)
+    made = reshard_several(ReshardSpec(samples_per_shard=11), subset, sets, store=store, workers=workers)
+    found = read_tars(store.folder(made).path)
+    assert Counter(key.partition("-")[0] for key in found) == Counter(
+        uid.unpack(uid.open_subset(store.folder(subset).path / "subset.npy")).to_list()
+    )
+    texts = Counter(sample["txt"].decode() for sample in found.values())
+    for told, mine, weight in (("first", names[:30], weights[0]), ("second", names[20:], weights[1])):
+        copies = {texts[f"{told} {u}"] for u in mine}
+        assert (copies <= {int(weight), int(weight + 0.5)} and sum(copies) > 0) or not weight
+    assert made.num_samples == len(found) == subset.num_samples
+    assert made.num_unique == len({key.partition("-")[0] for key in found})
+
+
+def test_a_pair_that_one_of_two_sources_lost_is_told_and_the_other_is_written(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    names = [name_of(n) for n in range(6)]
+    two_sources(tmp_path / "store/first", names, "first")
+    two_sources(tmp_path / "store/second", names, "second")
+    sets = (shard_set("first", "a"), shard_set("second", "b"))
+    subset = mix(MixSpec(weights=(1, 2)), sets, store=store)
+    (tmp_path / "store/first/00000000.tar").unlink()
+    two_sources(tmp_path / "store/first2", names[1:], "first")
+    (tmp_path / "store/first2/00000000.tar").rename(tmp_path / "store/first/00000000.tar")
+    made = reshard_several(ReshardSpec(tolerated_missing=0.1), subset, sets, store=store)
+    found = read_tars(store.folder(made).path)
+    texts = Counter(sample["txt"].decode() for sample in found.values())
+    assert texts == Counter({f"first {u}": 1 for u in names[1:]} | {f"second {u}": 2 for u in names})
+    assert (made.counts["missing_unknown"], made.num_unique) == (1, 6)
+    missing = pl.read_parquet(store.folder(made).path / "missing/00000000.parquet")
+    assert missing.select("uid", "copies", "reason").rows() == [(names[0], 1, "unknown")]
 
 
 def test_a_view_shows_the_samples_of_the_reshard_in_its_order(tmp_path: Path) -> None:
