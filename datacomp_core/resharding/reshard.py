@@ -166,7 +166,7 @@ def _as_step(
 ) -> ShardSet:
     chosen = store.folder(subset)
     inputs, where = whole_inputs(store, shards), f"{chosen}/{SUBSET}"
-    if len(shards) > 1 and chosen.exists(PLACES):
+    if len(inputs.folders) > 1 and chosen.exists(PLACES):
         inputs = replace(inputs, places=f"{chosen}/{PLACES}")
     how: dict[str, Any] = {"faced": faced, "captions": captions, "workers": workers, "progress": progress}
     account = reshard_folders(inputs, where, out, spec, record="files", **how)
