@@ -99,7 +99,7 @@ def apply_all(
             ids[row.name], active[row.name] = _applied(client, row, there.get(row.deployment), row.work_pool in ready)
             applied(row)
         _retire(client, ours)
-        automations.apply(client, automations.catalog(ids))
+        automations.apply(client, automations.catalog(ids, server_looks=automations.looks_for_lost_runs(client)))
     return [
         {"name": row.deployment, "id": str(ids[row.name]), "work_pool": row.work_pool, "schedule": _told(row, active[row.name])}
         for row in rows

@@ -1,4 +1,4 @@
-"""What the server does by itself: lost runs are marked and begun again, a finished training is evaluated."""
+"""What the server does by itself: a crashed run is begun again, a finished training is evaluated."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from pydantic import BaseModel
 
-from deployments.catalog import HEARTBEAT_SECONDS
+from deployments.lost_runs import BEAT, HEADER, LOST_AFTER_SECONDS
 from tasks.train import TRAINED
 
-LOST_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
 OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.datacomp"}
 ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry")}
-BEAT = "prefect.flow-run.heartbeat"
+LOST = "datacomp: a lost run is crashed"
 
 
 def lost_runs() -> AutomationCore:
-    """A run that has beaten and beats no more is crashed: its worker and its process are both gone."""
+    """A run that has beaten and beats no more is crashed. Only for a server that is not ours, which does not look itself.
+
+    Our own server (`lost_runs.py`) judges better: this trigger also fires for runs that are alive, after an outage of the server.
+    """
     return AutomationCore(
-        name="datacomp: a lost run is crashed",
+        name=LOST,
         description=f"No heartbeat for {LOST_AFTER_SECONDS} s.",
         trigger=EventTrigger(
             after={BEAT},
@@ -98,6 +100,9 @@ def _action(kind: type[BaseModel], **fields: Any) -> Any:
 
 def apply(client: SyncPrefectClient, wanted: list[AutomationCore]) -> None:
     """Upsert by name. One that is equal stays untouched: an update would throw away what Prefect's trigger has counted."""
+    if LOST not in {automation.name for automation in wanted}:
+        for left in client.read_automations_by_name(LOST):
+            client.delete_automation(left.id)
     for automation in wanted:
         there = next(iter(client.read_automations_by_name(automation.name)), None)
         if there is None:
@@ -117,8 +122,14 @@ def _equal(there: AutomationCore, wanted: AutomationCore) -> bool:
     return one == other
 
 
-def catalog(deployments: dict[str, Any]) -> list[AutomationCore]:
+def looks_for_lost_runs(client: SyncPrefectClient) -> bool:
+    """Whether the server is one of ours."""
+    return HEADER in client.request("GET", "/health").headers
+
+
+def catalog(deployments: dict[str, Any], *, server_looks: bool) -> list[AutomationCore]:
     """All of them, for the deployments (`flow/name` to id) on a server."""
     prefix = "reevaluate/reevaluate-"
     scales = {name.removeprefix(prefix): id_ for name, id_ in deployments.items() if name.startswith(prefix)}
-    return [lost_runs(), crashed_runs(), *(evaluations(scale, id_) for scale, id_ in scales.items())]
+    lost = () if server_looks else (lost_runs(),)
+    return [*lost, crashed_runs(), *(evaluations(scale, id_) for scale, id_ in scales.items())]

@@ -10,6 +10,7 @@ from prefect import Flow
 
 from datacomp_core.scales import SCALES
 from deployments.forms import EMBEDDED, FROM_PYTHON
+from deployments.lost_runs import HEARTBEAT_SECONDS
 from flows.captioning import CaptioningSpec, make_captions
 from flows.curate import curate
 from flows.experiment import experiment
@@ -21,10 +22,8 @@ from flows.sources import SOURCES
 from flows.sweep import sweep
 from flows.train_and_evaluate import TrainingSpec, train, train_and_evaluate
 
-HEARTBEAT_SECONDS = 30
-
 OF_EVERY_RUN = {
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),  # by its silence a lost run is known: see automations.py
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),  # by its silence a lost run is known: see lost_runs.py
     "PREFECT_LOGGING_EXTRA_LOGGERS": "datacomp_core",  # the library's own lines stand in the run's log
 }
 """Set by the deployment and not by its worker: workers of Docker and Kubernetes do not hand their own environment on."""

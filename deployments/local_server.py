@@ -45,17 +45,22 @@ BATCHES = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_MAX_FLUSH_RETRIES": "300",
 }
-"""Task runs are recorded one by one by default, which lags behind and is lost at a stop."""
+"""Task runs are recorded one by one by default, which lags behind and is lost at a stop. Events that cannot be written wait five
+minutes for the database; by default they are dropped after half a minute."""
 
 PAGE = {"PREFECT_SERVER_UI_API_URL": "/api"}
 """The page asks the server it came from, whatever the port, the tunnel or the proxy; by default it asks port 4200."""
 
 CLIENT = {
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "datacomp_core",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
-"""The core's log goes to the run's page; the terminal shows steps, not log lines."""
+"""The core's log goes to the run's page; the terminal shows steps, not log lines. Runs send heartbeats: a server that stays up
+(`datacomp ui`) sees by their silence that a run's process was killed."""
 
 
 class PortTakenError(DatacompError):

@@ -2,16 +2,21 @@
 
 Pages are read from the store, so it does not matter which machine wrote them. With `PREFECT_SERVER_API_AUTH_STRING` set they ask
 for the same user and password as the API. The UI may load and ask only what this server gives: no telemetry leaves the browser.
+The server looks for runs whose process is gone (`lost_runs.py`). It starts only over a database that keeps events.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import os
 import re
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import uvicorn
@@ -23,12 +28,19 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from datacomp_core.errors import DatacompError
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder
+from deployments import database, lost_runs
 from deployments.local_server import MARK, MARK_HEADER
 from tasks.published import PAGES
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
 DOOR = "/report"
+RECORDER_TRIES = 300
+"""About a second each: as long as events wait (`local_server.BATCHES`)."""
 NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*")
 TYPES = {".html": "text/html; charset=utf-8", ".png": "image/png", ".svg": "image/svg+xml"}
 OF_A_PAGE = (
@@ -51,6 +63,7 @@ class ContentPolicy:
                 headers = MutableHeaders(scope=message)
                 headers.setdefault("Content-Security-Policy", OF_THE_UI)
                 headers.setdefault("X-Content-Type-Options", "nosniff")
+                headers.setdefault(lost_runs.HEADER, "yes")
                 if mark := os.environ.get(MARK):
                     headers.setdefault(MARK_HEADER, mark)
             await send(message)
@@ -74,7 +87,30 @@ def make_app(pages: Folder) -> FastAPI:
     app = create_app(ignore_cache=True)  # it is changed below
     app.router.routes.insert(0, Route(f"{DOOR}/{{name:path}}", page))  # before Prefect's own, which answers every path
     app.add_middleware(ContentPolicy)
+    app.router.lifespan_context = partial(_recording, app.router.lifespan_context)
     return app
+
+
+@asynccontextmanager
+async def _recording(prefects: Callable[[FastAPI], AbstractAsyncContextManager[Any]], app: FastAPI) -> AsyncGenerator[Any]:
+    """Prefect's services with a recorder of task runs that waits for a database that is away.
+
+    Prefect's own drops the states of task runs after five tries, and only an argument of its `start` allows more.
+    """
+    from prefect.server.services.task_run_recorder import TaskRunRecorder
+
+    async with prefects(app) as state:
+        if TaskRunRecorder.enabled():
+            yield state
+            return
+        recorder = TaskRunRecorder()
+        recording = asyncio.create_task(recorder.start(max_persist_retries=RECORDER_TRIES))
+        try:
+            yield state
+        finally:
+            if not recording.done():
+                await recorder.stop()
+            await asyncio.wait([recording])
 
 
 def _knows(header: str, expected: str) -> bool:
@@ -98,13 +134,38 @@ def serve(
     port: Annotated[int, typer.Option("--port", help="Port to listen at.")] = 4200,
 ) -> None:
     """Serve the Prefect API and UI, and our pages, until a signal."""
-    from prefect.settings import get_current_settings
+    from prefect.settings import (
+        PREFECT_API_DATABASE_CONNECTION_URL,
+        PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED,
+        get_current_settings,
+        temporary_settings,
+    )
 
     server = get_current_settings().server
+    try:
+        database.require(PREFECT_API_DATABASE_CONNECTION_URL.value())
+    except DatacompError as problem:
+        typer.echo(f"error: {problem}", err=True)
+        raise typer.Exit(problem.exit_status) from None
     app = make_app(Folder(settings().store_url) / PAGES)
-    uvicorn.run(
-        app, host=host, port=port, timeout_keep_alive=server.api.keepalive_timeout, log_level=server.logging_level.lower()
-    )
+    stop = lost_runs.start(partial(_client, host, port))
+    try:
+        with temporary_settings({PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED: False}):  # ours: see _recording
+            uvicorn.run(
+                app, host=host, port=port, timeout_keep_alive=server.api.keepalive_timeout, log_level=server.logging_level.lower()
+            )
+    finally:
+        stop.set()
+
+
+def _client(host: str, port: int) -> SyncPrefectClient:
+    """A client of this very server."""
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.settings import get_current_settings
+
+    secret = get_current_settings().server.api.auth_string
+    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    return SyncPrefectClient(f"http://{here}:{port}/api", auth_string=secret.get_secret_value() if secret else None)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,12 @@ def deploy(
     for name in named:
         known_scale(name)
     scales, pools = ([] if ALL in scale else named, []) if scale else (["tiny"], ["cpu"])
+    from prefect.client.orchestration import get_client
+
+    from deployments.event_check import require_events
+
+    with get_client(sync_client=True) as client:
+        require_events(client)
     with terminal.counted("deployments", len(chosen_rows(scales, pools)), quiet=json) as count:
         applied = apply_all(on.value, scales, pools, applied=lambda row: count(row.deployment))
     if json:
@@ -68,6 +74,9 @@ def deploy(
 def worker(
     pool: Annotated[str, typer.Argument(help="The work pool: cpu or gpu.")],
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Runs at once; gpu: 1, cpu: 4.")] = None,
+    healthcheck: Annotated[
+        bool, typer.Option("--healthcheck", help="Answer http://127.0.0.1:8080/health: 200 while it asks the server for runs.")
+    ] = False,
 ) -> None:
     """Take the runs of a work pool as processes of this machine, until Ctrl-C. They use this shell's settings and store.
 
@@ -83,6 +92,9 @@ def worker(
     environment = {**os.environ, **{name: value for name, value in own.items() if name not in os.environ}}
     environment["DATACOMP_HOME"] = own["DATACOMP_HOME"]  # runs work in folders of their own
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+    if healthcheck:
+        command.append("--with-healthcheck")
+        environment.setdefault("PREFECT_WORKER_WEBSERVER_HOST", "127.0.0.1")
     os.execve(sys.executable, [*command, "--limit", str(limit or LIMITS.get(pool, 4))], environment)
 
 

@@ -45,13 +45,47 @@ def environment_of(service: str, places: dict[str, str]) -> dict[str, str]:
 
 
 @dataclass
+class Service:
+    """A process that can be taken away and brought back."""
+
+    run: Callable[[], subprocess.Popen[bytes]]
+    ready: Callable[[], Any]
+    name: str
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = self.run()
+        wait_for(self.ready, 600, self.name)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        if self.process is not None:
+            end(self.process, number)
+        self.process = None
+
+
+@dataclass
 class Stack:
     """A running system. `environment` is a worker's, and fits a client too."""
 
     api: str
     folder: Path
     environment: dict[str, str]
+    server: Service
+    database: Service | None = None
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def set_up(self, scale: str = "all") -> None:
+        """What the service `setup` of the compose file does; fewer scales are faster."""
+        for command in (["-m", "deployments.bucket"], ["-m", "deployments.cli", "deploy", "--scale", scale, "--json"]):
+            ran = subprocess.run(
+                [sys.executable, *command],
+                env={**_plain(), **self.environment},
+                cwd=self.folder,
+                capture_output=True,
+                text=True,
+                timeout=600,
+            )
+            assert ran.returncode == 0, ran.stderr[-3000:]
 
     def start_worker(self, pool: str, **settings: str) -> subprocess.Popen[bytes]:
         command = ["-m", "deployments.cli", "worker", pool]
@@ -113,7 +147,14 @@ def answers(url: str) -> bool:
 
 @contextmanager
 def postgres(folder: Path) -> Generator[str]:
-    """The address `host:port` of a PostgreSQL with the database and user of the compose file; its log is in `folder`.
+    """The address `host:port` of a PostgreSQL with the database and user of the compose file; its log is in `folder`."""
+    with postgres_service(folder) as (address, _):
+        yield address
+
+
+@contextmanager
+def postgres_service(folder: Path) -> Generator[tuple[str, Service]]:
+    """The same with the service, which can be ended with SIGINT and started again.
 
     Its data lie in a folder of their own: it refuses to run as root, and pytest's folders are for their owner alone.
     """
@@ -121,7 +162,7 @@ def postgres(folder: Path) -> Generator[str]:
         yield from _postgres(Path(home), folder)
 
 
-def _postgres(home: Path, folder: Path) -> Generator[str]:
+def _postgres(home: Path, folder: Path) -> Generator[tuple[str, Service]]:
     data, port, bin_ = home / "data", free_port(), POSTGRES[-1]
     as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
     password = home / "password"
@@ -133,17 +174,25 @@ def _postgres(home: Path, folder: Path) -> Generator[str]:
     make = [str(bin_ / "initdb"), "-D", str(data), "-U", "prefect", "-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8"]
     subprocess.run([*as_user, *make], check=True, stdout=subprocess.DEVNULL, cwd="/")
     options = ["-D", str(data), "-p", str(port), "-k", str(data), "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
-    with (folder / "postgres.log").open("wb") as log:
-        server = subprocess.Popen(
-            [*as_user, str(bin_ / "postgres"), *options], stdout=log, stderr=log, cwd="/", start_new_session=True
-        )
-    try:
-        own = {**os.environ, "PGPASSWORD": SECRETS["DATABASE_PASSWORD"]}
+
+    def run() -> subprocess.Popen[bytes]:
+        with (folder / "postgres.log").open("ab") as log:
+            command = [*as_user, str(bin_ / "postgres"), *options]
+            return subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True)
+
+    own = {**os.environ, "PGPASSWORD": SECRETS["DATABASE_PASSWORD"]}
+
+    def created() -> bool:
         create = [str(bin_ / "createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "prefect", "prefect"]
-        wait_for(lambda: subprocess.run(create, env=own, stderr=subprocess.DEVNULL).returncode == 0, 60, "PostgreSQL")
-        yield f"127.0.0.1:{port}"
+        ran = subprocess.run(create, env=own, capture_output=True, text=True)
+        return ran.returncode == 0 or "already exists" in ran.stderr
+
+    server = Service(run, created, "PostgreSQL")
+    try:
+        server.start()
+        yield f"127.0.0.1:{port}", server
     finally:
-        end(server, signal.SIGINT)
+        server.end(signal.SIGINT)
 
 
 @contextmanager
@@ -159,38 +208,39 @@ def s3_server(folder: Path) -> Generator[str]:
 
 
 @contextmanager
-def prefect(folder: Path, environment: dict[str, str], port: int) -> Generator[None]:
+def prefect(folder: Path, environment: dict[str, str], port: int) -> Generator[Service]:
     command = ["-m", "deployments.served", "--host", "127.0.0.1", "--port", str(port)]
-    ui = {"PREFECT_UI_STATIC_DIRECTORY": str(folder / "prefect" / "ui")}
-    server = spawn(command, folder / "prefect.log", {**environment, "PREFECT_HOME": str(folder / "prefect"), **ui})
+    own = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_UI_STATIC_DIRECTORY": str(folder / "prefect" / "ui")}
+    server = Service(
+        lambda: spawn(command, folder / "prefect.log", environment | own),
+        lambda: answers(f"http://127.0.0.1:{port}/api/health"),
+        "the Prefect server",
+    )
     try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/api/health"), 600, "the Prefect server")
-        yield
+        server.start()
+        yield server
     finally:
-        end(server)
+        server.end()
 
 
 @contextmanager
-def started(folder: Path) -> Generator[Stack]:
+def started(folder: Path, scale: str = "all") -> Generator[Stack]:
     """Everything but the workers, with all deployments applied, as the service `setup` does it."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         store, port = stack.enter_context(s3_server(folder)), free_port()
         api = f"http://127.0.0.1:{port}/api"
         places = {"http://prefect:4200/api": api, "http://store:8333": store, "/var/lib/datacomp": str(folder / "work")}
-        server = environment_of("prefect", places)
+        server, database = environment_of("prefect", places), None
         if POSTGRES:
-            server = environment_of("prefect", {"database:5432": stack.enter_context(postgres(folder))})
+            address, database = stack.enter_context(postgres_service(folder))
+            server = environment_of("prefect", places | {"database:5432": address})
         else:
             del server["PREFECT_API_DATABASE_CONNECTION_URL"]
-        stack.enter_context(prefect(folder, server, port))
+        service = stack.enter_context(prefect(folder, server, port))
         worker = environment_of("setup", places) | {"DATACOMP_WORKERS": "2", "PREFECT_HOME": str(folder / "client")}
-        for command in (["-m", "deployments.bucket"], ["-m", "deployments.cli", "deploy", "--scale", "all", "--json"]):
-            ran = subprocess.run(
-                [sys.executable, *command], env={**_plain(), **worker}, cwd=folder, capture_output=True, text=True, timeout=300
-            )
-            assert ran.returncode == 0, ran.stderr[-3000:]
-        made = Stack(api, folder, worker)
+        made = Stack(api, folder, worker, service, database)
+        made.set_up(scale)
         try:
             yield made
         finally:

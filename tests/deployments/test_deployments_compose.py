@@ -60,6 +60,18 @@ def test_data_lie_in_named_volumes() -> None:
     assert used == declared
 
 
+def test_every_worker_has_a_health_check_that_its_command_answers() -> None:
+    for name in ("worker-cpu", "worker-gpu"):
+        assert "--healthcheck" in services()[name]["command"]
+        assert "127.0.0.1:8080/health" in " ".join(services()[name]["healthcheck"]["test"])
+
+
+def test_images_of_others_have_a_version() -> None:
+    for name in ("database", "store"):
+        tag = re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", services()[name]["image"]).partition(":")[2]
+        assert re.match(r"\d", tag), name
+
+
 def test_the_gpu_worker_is_asked_for_by_its_profile() -> None:
     worker = services()["worker-gpu"]
     assert worker["profiles"] == ["gpu"]

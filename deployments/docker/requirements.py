@@ -1,0 +1,20 @@
+"""Print what pyproject.toml asks for, without the project itself: `python requirements.py cpu,postgres`.
+
+The image installs it in a layer of its own, which a release that changes no dependency leaves as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+
+def requirements(pyproject: str, extras: list[str]) -> list[str]:
+    """The dependencies of the project and of some of its extras. KeyError for an extra that there is not."""
+    project = tomllib.loads(pyproject)["project"]
+    return [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+
+
+if __name__ == "__main__":
+    print("\n".join(requirements(Path("pyproject.toml").read_text(), sys.argv[1].split(","))))  # noqa: T201

@@ -1,0 +1,68 @@
+"""Remove from an image for CPUs what its torch never loads there: the compiler for GPUs and the engines that CUDA opens by name.
+
+torch's own index has builds for CPUs only (build argument TORCH_INDEX), which need none of this. The registry's build is linked
+with CUDA: what `import torch` needs is read from the ELF headers of its libraries and kept; NVIDIA's other files go.
+`python without_cuda.py SITE_PACKAGES`
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import sys
+from pathlib import Path
+
+COMPILER = "triton"
+RUNS_IN_TORCH = "torch/lib"
+
+
+def needed(library: Path) -> list[str]:
+    """The names that an ELF library asks the loader for (DT_NEEDED)."""
+    data = library.read_bytes()
+    if data[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
+        return []
+    offset, entry, count = struct.unpack_from("<Q", data, 0x28)[0], *struct.unpack_from("<HH", data, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", data, offset + number * entry) for number in range(count)]
+    names: list[str] = []
+    for _, kind, _, _, start, size, link, *_ in sections:
+        if kind != 6:  # SHT_DYNAMIC
+            continue
+        strings = sections[link][4]
+        for at in range(start, start + size, 16):
+            tag, value = struct.unpack_from("<QQ", data, at)
+            if tag == 1:  # DT_NEEDED
+                begin = strings + value
+                names.append(data[begin : data.index(b"\0", begin)].decode())
+    return names
+
+
+def kept(site: Path) -> set[Path]:
+    """NVIDIA's libraries that the loader opens with torch's own, themselves or through one another."""
+    ours = {path.name: path for path in (site / "nvidia").rglob("*.so*") if path.is_file()}
+    found: set[Path] = set()
+    wanted = [name for library in (site / RUNS_IN_TORCH).glob("*.so*") for name in needed(library)]
+    while wanted:
+        library = ours.get(wanted.pop())
+        if library is not None and library not in found:
+            found.add(library)
+            wanted += needed(library)
+    return found
+
+
+def prune(site: Path) -> int:
+    """Remove the rest; the number of bytes that were freed."""
+    if not (site / "nvidia").is_dir():
+        return 0
+    keep = kept(site)
+    rest = [path for path in (site / "nvidia").rglob("*") if path.is_file() and path.suffix != ".py" and path not in keep]
+    compiler = [path for path in (site / COMPILER).rglob("*") if path.is_file()]
+    freed = sum(path.stat().st_size for path in rest + compiler)
+    for path in rest:
+        path.unlink()
+    for folder in [site / COMPILER, *site.glob(f"{COMPILER}-*.dist-info")]:
+        shutil.rmtree(folder, ignore_errors=True)
+    return freed
+
+
+if __name__ == "__main__":
+    print(f"removed {prune(Path(sys.argv[1])) / 1e9:.1f} GB that a CPU never loads")  # noqa: T201

@@ -1,0 +1,175 @@
+"""Runs that say Running although their process is gone. The server looks for them at its start and every half minute.
+
+A look judges only a stretch of time that it could observe: each look sends an event of its own, and the stretch counts if these
+events came back from the database without a gap. So a run is not lost because the server, the database or the events were away.
+Prefect's own automations cannot do this: an update of the automation throws away what its trigger counted, and after an outage
+of the server the trigger fires for runs that are alive.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+from uuid import UUID, uuid4
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    LogFilter,
+    LogFilterFlowRunId,
+    LogFilterTimestamp,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Cancelled, Crashed
+
+logger = logging.getLogger(__name__)
+HEARTBEAT_SECONDS = 30
+LOST_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
+BEAT = "prefect.flow-run.heartbeat"
+HEADER = "X-Datacomp-Watches-Runs"
+"""With every answer of a server that looks for lost runs."""
+LOOK = "datacomp.server.looked-for-lost-runs"
+SERVER = "datacomp.server"
+TAG = "datacomp"
+PAGE = 200
+NEVER_STARTED_SECONDS = 900
+"""A worker took a run that much earlier, and no process of it ever said that it runs. Only for workers that start processes: a
+container may wait for its image or its machine as long as it likes."""
+
+
+class Watch:
+    """Looks at one server. `every` and `lost_after` in seconds; runs beat every `HEARTBEAT_SECONDS`."""
+
+    def __init__(
+        self, client: SyncPrefectClient, every: float = HEARTBEAT_SECONDS, lost_after: float = LOST_AFTER_SECONDS
+    ) -> None:
+        self._client = client
+        self._every = timedelta(seconds=every)
+        self._lost_after = timedelta(seconds=lost_after)
+
+    def look(self) -> list[str]:
+        """One look. The names of the runs that were found lost and marked, mostly none."""
+        now = datetime.now(UTC)
+        since = now - self._lost_after
+        seen = self._looks(since - 2 * self._every)
+        self._send(now)
+        if not _without_gap(seen, since, now, 2 * self._every):
+            return []
+        found: list[str] = []
+        for run in [*self._silent(since), *self._never_started(now)]:
+            if self._mark(run):
+                found.append(run.name)
+        return found
+
+    def _send(self, now: datetime) -> None:
+        event = {
+            "id": str(uuid4()),
+            "event": LOOK,
+            "occurred": now.isoformat(),
+            "resource": {"prefect.resource.id": SERVER},
+        }
+        self._client.request("POST", "/events", json=[event])
+
+    def _looks(self, since: datetime) -> list[datetime]:
+        """When the looks were that came back from the database, oldest first; no more than a page of them."""
+        wanted = {"event": {"name": [LOOK]}, "occurred": {"since": since.isoformat()}, "order": "DESC"}
+        answer = self._client.request("POST", "/events/filter", json={"filter": wanted, "limit": 50}).json()
+        return sorted(datetime.fromisoformat(event["occurred"]) for event in answer["events"])
+
+    def _silent(self, since: datetime) -> list[FlowRun]:
+        """Runs that began before `since` and gave no sign of life after it."""
+        runs = [run for run in self._runs(StateType.RUNNING, StateType.CANCELLING) if _entered(run) < since]
+        beating = self._beating(since)
+        silent = [run for run in runs if str(run.id) not in beating]
+        return [run for run in silent if self._beats(run) and not self._has_logged(run.id, since)]
+
+    def _never_started(self, now: datetime) -> list[FlowRun]:
+        since = now - max(timedelta(seconds=NEVER_STARTED_SECONDS), self._lost_after)
+        waiting = [run for run in self._runs(StateType.PENDING) if TAG in run.tags and _entered(run) < since]
+        pools = {run.work_pool_name for run in waiting if run.work_pool_name}
+        processes = {name for name in pools if self._client.read_work_pool(name).type == "process"}
+        return [run for run in waiting if run.work_pool_name in processes]
+
+    def _runs(self, *types: StateType) -> list[FlowRun]:
+        wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))
+        found: list[FlowRun] = []
+        while page := self._client.read_flow_runs(flow_run_filter=wanted, limit=PAGE, offset=len(found)):
+            found += page
+        return found
+
+    def _beating(self, since: datetime, run: UUID | None = None) -> set[str]:
+        """The ids of the runs (or of one) that have beaten since then."""
+        wanted: dict[str, Any] = {"event": {"name": [BEAT]}, "occurred": {"since": since.isoformat()}}
+        if run is not None:
+            wanted["resource"] = {"id": [f"prefect.flow-run.{run}"]}
+        counts = self._client.request("POST", "/events/count-by/resource", json={"filter": wanted}).json()
+        return {count["value"].removeprefix("prefect.flow-run.") for count in counts}
+
+    def _beats(self, run: FlowRun) -> bool:
+        """Whether its process sends heartbeats: all runs of our deployments do, and others that have ever sent one."""
+        if TAG in run.tags and run.deployment_id is not None:
+            return True
+        began = run.start_time or _entered(run)
+        return bool(self._beating(began, run.id))
+
+    def _has_logged(self, run: UUID, since: datetime) -> bool:
+        wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]), timestamp=LogFilterTimestamp(after_=since))
+        return bool(self._client.read_logs(wanted, limit=1))
+
+    def _mark(self, run: FlowRun) -> bool:
+        """Mark a run, unless it went on while we looked. A run that was being cancelled is cancelled, any other has crashed."""
+        now = self._client.read_flow_run(run.id)
+        if now.state is None or run.state is None or now.state.id != run.state.id:
+            return False
+        state = _verdict(run, self._lost_after)
+        self._client.set_flow_run_state(run.id, state)
+        logger.warning("The run %s: %s", run.name, state.message)
+        return True
+
+
+def _verdict(run: FlowRun, lost_after: timedelta) -> State[Any]:
+    seconds = round(lost_after.total_seconds())
+    if run.state is not None and run.state.type == StateType.CANCELLING:
+        return Cancelled(message=f"Its process is gone: no heartbeat for {seconds} s.")
+    if run.state is not None and run.state.type == StateType.PENDING:
+        return Crashed(message=f"A worker took it {NEVER_STARTED_SECONDS // 60} minutes ago, and its process never began.")
+    return Crashed(message=f"Its process sent no heartbeat for {seconds} s.")
+
+
+def _entered(run: FlowRun) -> datetime:
+    assert run.state is not None
+    return run.state.timestamp
+
+
+def _without_gap(seen: Sequence[datetime], since: datetime, until: datetime, most: timedelta) -> bool:
+    """Whether something was seen before `since`, and from then to `until` at least every `most`."""
+    before = [time for time in seen if time <= since]
+    if not before:
+        return False
+    stretch: Iterable[datetime] = [before[-1], *(time for time in seen if since < time < until), until]
+    return all(later - earlier <= most for earlier, later in pairwise(stretch))
+
+
+def start(client: Callable[[], SyncPrefectClient], every: float = HEARTBEAT_SECONDS) -> threading.Event:
+    """Look at a server from a thread of this process until the event that is returned is set."""
+    stop = threading.Event()
+
+    def looks() -> None:
+        told = ""
+        while not stop.wait(every):
+            try:
+                with client() as connected:
+                    Watch(connected).look()
+                told = ""
+            except Exception as problem:  # the server or its database is away: look again when they are back
+                if told != (told := f"{type(problem).__name__}: {problem}".splitlines()[0]):
+                    logger.warning("Lost runs cannot be looked for at present: %s", told)
+
+    threading.Thread(target=looks, name="lost-runs", daemon=True).start()
+    return stop
