@@ -50,8 +50,8 @@ async def _require(url: URL, patience: float) -> None:
                     raise
                 if _state(problem) in REFUSALS:
                     raise DatabaseError(
-                        f"The database {where} refuses the Prefect server: {_said(problem)}: set the right user, password and name "
-                        "in PREFECT_API_DATABASE_CONNECTION_URL."
+                        f"The database {where} refuses the Prefect server: {_said(problem)}: set the right user, password and "
+                        "name in PREFECT_API_DATABASE_CONNECTION_URL."
                     ) from None
                 if time.monotonic() > until:
                     raise DatabaseError(

@@ -42,6 +42,13 @@ def test_utf8_is_accepted(server: str) -> None:
 
 
 @needs_postgres
+def test_sql_ascii_is_refused(server: str) -> None:
+    with pytest.raises(database.DatabaseError, match=r"/ascii has the encoding SQL_ASCII.*--encoding=UTF8"):
+        database.require(url(server, "ascii"), patience=30)
+
+
+@needs_postgres
+@pytest.mark.slow
 def test_sql_ascii_is_refused_by_the_server_at_its_start(server: str, tmp_path: Path) -> None:
     own = {"PREFECT_API_DATABASE_CONNECTION_URL": url(server, "ascii"), "PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "deployments.served", "--port", "4299"]
