@@ -108,7 +108,9 @@ class Watch:
         wanted: dict[str, Any] = {"event": {"name": [BEAT]}, "occurred": {"since": since.isoformat()}}
         if run is not None:
             wanted["resource"] = {"id": [f"prefect.flow-run.{run}"]}
-        counts = self._client.request("POST", "/events/count-by/resource", json={"filter": wanted}).json()
+        counts = self._client.request(
+            "POST", "/events/count-by/{countable}", path_params={"countable": "resource"}, json={"filter": wanted}
+        ).json()
         return {count["value"].removeprefix("prefect.flow-run.") for count in counts}
 
     def _beats(self, run: FlowRun) -> bool:
@@ -119,7 +121,8 @@ class Watch:
         return bool(self._beating(began, run.id))
 
     def _has_logged(self, run: UUID, since: datetime) -> bool:
-        wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]), timestamp=LogFilterTimestamp(after_=since))
+        after: Any = since  # Prefect's own subclass of datetime, which its model makes of it
+        wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]), timestamp=LogFilterTimestamp(after_=after))
         return bool(self._client.read_logs(wanted, limit=1))
 
     def _mark(self, run: FlowRun) -> bool:
