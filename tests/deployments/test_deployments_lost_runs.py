@@ -33,10 +33,11 @@ def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
 
 
 @pytest.fixture
-def deployment(client: SyncPrefectClient) -> UUID:
+def deployment(client: SyncPrefectClient) -> Iterator[UUID]:
     id_ = waiting.to_deployment("ours", tags=[TAG], work_pool_name=None).apply()
     assert isinstance(id_, UUID)
-    return id_
+    yield id_
+    client.delete_deployment(id_)  # the server is that of all tests
 
 
 def begun(client: SyncPrefectClient, deployment: UUID) -> UUID:
