@@ -8,6 +8,21 @@ import numpy.typing as npt
 from datacomp_core import uid
 
 UNSIGNED = npt.NDArray[np.uint64]
+HIGHEST = (1 << 64) - 1
+SAMPLE_SEED = 0xE7
+"""Of the uniform sample that `datacomp explore` shows."""
+
+
+def last_lot(num_rows: int, num_pool: int) -> int:
+    """The highest lot of a sample of about `num_rows` rows; HIGHEST if that is all of the pool."""
+    return HIGHEST if num_rows >= num_pool else num_rows * (1 << 64) // num_pool - 1
+
+
+def drawn(uids: uid.Uids, last: int) -> npt.NDArray[np.bool_]:
+    """Which uids belong to the sample up to a lot, shape (n,)."""
+    if last >= HIGHEST:
+        return np.ones(len(uids), np.bool_)
+    return lots(uids, SAMPLE_SEED) <= np.uint64(max(last, 0))
 
 
 def lots(uids: uid.Uids, seed: int) -> UNSIGNED:

@@ -177,6 +177,11 @@ class Source:
         """Whether a part has the array `key`."""
         return any(key in _keys(folder, part) for folder in (*self.features, self.metadata))
 
+    def embedding_keys(self, part: str) -> list[str]:
+        """The names of a part's arrays of features, such as `l14_img`, sorted."""
+        known = {key for folder in (*self.features, self.metadata) for key in _keys(folder, part)}
+        return sorted(key for key in known if key.endswith(("_img", "_txt")))
+
     def require_embeddings(self, part: str, key: str) -> None:
         """DataError if a part has no such array."""
         self._features_of(part, key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from datacomp_core import uid
 from datacomp_core.filters.base import Filter, Mask, Verdict
 from datacomp_core.filters.draw import Draw
 from datacomp_core.filters.sample_to import SampleTo
-from datacomp_core.lots import lots
+from datacomp_core.lots import drawn, lots
 from datacomp_core.selection.judge import Judge, Placed, cost_of, ranks_survivors, sequence
 from datacomp_core.selection.passes import Place
 from datacomp_core.selection.threshold_search import Cut
@@ -66,6 +66,8 @@ class Judged(BaseModel):
     kept_scores: list[int]
     dropped_scores: list[int]
     samples: list[Sample]
+    watched: list[int] = []
+    """For each row of the watched sample, in order: 0 if it was kept, else the place of its reason in `words_of`, from 1."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Job:
     score: str = ""
     edges: tuple[float, ...] = ()
     samples: int = SAMPLES
+    watched: int | None = None
+    """The highest lot of a uniform sample (`lots`) whose every row's reason is wanted; None: of no row."""
 
     def columns(self) -> set[str]:
         return {"uid", *self.root.columns(), *([self.score] if self.score else [])}
@@ -109,7 +113,16 @@ def judge_part(job: Job, part: str) -> Judged:
     scores = frame[job.score].cast(pl.Float64).fill_nan(None) if job.score else None
     kept, dropped = (_histogram(scores, mask, job.edges) for mask in (reach, ~reach))
     samples = _samples(job, part, frame["uid"], why, scores, steps) if job.samples else []
-    made = Judged(part=part, rows=frame.height, steps=steps, kept_scores=kept, dropped_scores=dropped, samples=samples)
+    watched = why[drawn(uid.pack(frame["uid"]), job.watched)].tolist() if job.watched is not None else []
+    made = Judged(
+        part=part,
+        rows=frame.height,
+        steps=steps,
+        kept_scores=kept,
+        dropped_scores=dropped,
+        samples=samples,
+        watched=watched,
+    )
     if place.account == "kept":
         place.runs.folder.write(f"{part}.json", made.model_dump_json().encode())
     return made
@@ -163,6 +176,11 @@ def _histogram(scores: pl.Series | None, mask: Mask, edges: tuple[float, ...]) -
     return np.histogram(values, bins=np.array(edges))[0].tolist()
 
 
+def words_of(steps: Sequence[Step]) -> list[str]:
+    """The reasons of a sequence of steps by their number: 0 is kept."""
+    return [""] + [text for step in steps for text in (step.reason, step.missing)]
+
+
 def _samples(
     job: Job,
     part: str,
@@ -173,7 +191,7 @@ def _samples(
 ) -> list[Sample]:
     """For every reason (0: kept) the rows with the smallest lots: together with those of other parts, a uniform sample."""
     order = lots(uid.pack(uids), SAMPLE_SEED)
-    words = [""] + [text for step in steps for text in (step.reason, step.missing)]
+    words = words_of(steps)
     found: list[Sample] = []
     for reason in np.unique(why).tolist():
         rows = np.flatnonzero(why == reason)

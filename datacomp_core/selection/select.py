@@ -6,7 +6,7 @@ is that of one part a worker. `select` does the same for a plain folder of the o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -91,7 +91,7 @@ class SubsetSpec(Spec):
 
     def columns(self) -> frozenset[str]:
         """The columns of metadata and scores that it reads."""
-        return _tree(self.filter).columns()
+        return whole_tree(self.filter).columns()
 
     def columns_to_make(self) -> frozenset[str]:
         """The columns that it reads and neither metadata of DataComp's schema nor a score to compute brings."""
@@ -102,13 +102,13 @@ class SubsetSpec(Spec):
         return (
             bool(self.columns_to_make())
             or any("features" in score.needs for score in self.scores())
-            or any("features" in type(placed.filter).model_fields for placed in walk(Placed("0", _tree(self.filter))))
+            or any("features" in type(placed.filter).model_fields for placed in walk(Placed("0", whole_tree(self.filter))))
         )
 
 
 def scores_of(wanted: Filter) -> tuple[Score, ...]:
     """The scores to compute that a filter reads, each once."""
-    found = (score_of(column) for column in sorted(_tree(wanted).columns()))
+    found = (score_of(column) for column in sorted(whole_tree(wanted).columns()))
     return tuple(score for score in found if score is not None)
 
 
@@ -192,7 +192,7 @@ def select(
     `aligned`), taken by position, or known to be aligned. `captioned`: what a policy made of the captions.
     """
     source = captions_in(Source(metadata, tuple(scores), tuple(features)), captioned)
-    tree = _tree(wanted.filter) if captioned is None else with_captions(_tree(wanted.filter))
+    tree = whole_tree(wanted.filter) if captioned is None else with_captions(whole_tree(wanted.filter))
     names = source.parts()
     if beside != "as_made":
         require_aligned(source, by_position=beside == "by_position")
@@ -209,7 +209,7 @@ def select(
         if out is not None and write == "all":
             shown, cut = _shown(root, cuts, source, names[0])
             job = replace(job, samples=SAMPLES, score=shown, edges=_edges(source, names, shown, hands))
-        tally = _judged(job, names, hands, progress)
+        tally = judged_parts(job, names, hands, progress)
         told = tally.explanation(_label(wanted), wanted.filter.model_dump(mode="json"))
         runs = Runs(place.runs.folder, tuple(names), local / "runs")
         told = told.model_copy(update={"lists": accounts(root, local / TABLES, runs.found, local, shards)})
@@ -231,8 +231,10 @@ def check(source: Source, part: str, tree: Filter) -> None:
             source.require_embeddings(part, f"{features}_img")
 
 
-def _judged(job: Job, names: Sequence[str], hands: Hands, progress: Progress) -> Tally:
-    """Judge every part that no earlier attempt has. The workers write what they made of a part."""
+def judged_parts(
+    job: Job, names: Sequence[str], hands: Hands, progress: Progress, seen: Callable[[Judged], None] | None = None
+) -> Tally:
+    """Judge every part that no earlier attempt has. The workers write what they made of a part; `seen` is told of each."""
     tally, runs = Tally(), job.place.runs.folder
     progress.start(len(names), "parts")
     there = runs.files(".json") if job.place.account == "kept" else {}
@@ -243,11 +245,13 @@ def _judged(job: Job, names: Sequence[str], hands: Hands, progress: Progress) ->
     todo = [part for part in names if f"{part}.json" not in there]
     for _, judged in hands.for_filters(job.root, partial(judge_part, job), todo):
         tally.add(judged)
+        if seen is not None:
+            seen(judged)
         progress.advance(1, rows=judged.rows, kept=judged.steps[-1].kept)
     return tally
 
 
-def _tree(wanted: Filter) -> Filter:
+def whole_tree(wanted: Filter) -> Filter:
     """A sample is drawn last, from the survivors of its filter."""
     return All.model_construct(filters=(wanted.filter, wanted)) if isinstance(wanted, (SampleTo, Draw)) else wanted
 

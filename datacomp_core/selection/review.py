@@ -1,0 +1,64 @@
+"""What a filter would do to a pool: the account of all rows, and the verdict and reason of each row of a uniform sample.
+
+Nothing is written. The account is that of `select`: the same passes by the same code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from datacomp_core.exchange import bring_files, exchange
+from datacomp_core.filters.base import Lookup
+from datacomp_core.lots import HIGHEST
+from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.recipes.base import Recipe
+from datacomp_core.selection.hands import Hands
+from datacomp_core.selection.judge import Placed, walk
+from datacomp_core.selection.part import Job, Judged, words_of
+from datacomp_core.selection.passes import find_cuts, prepared
+from datacomp_core.selection.report import Explanation
+from datacomp_core.selection.select import TABLES, check, judged_parts, whole_tree
+from datacomp_core.source import Source
+from datacomp_core.store import scratch
+
+NO_PROGRESS = NoProgress()
+
+
+@dataclass(frozen=True)
+class Review:
+    """`codes`, one a row of the sample in the order of the parts: 0 if it is kept, else the place of its reason in `words`."""
+
+    explanation: Explanation
+    codes: npt.NDArray[np.int16]
+    words: tuple[str, ...]
+
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        return self.codes == 0
+
+
+def review(
+    wanted: Recipe, source: Source, *, last: int = HIGHEST, workers: int = 1, progress: Progress = NO_PROGRESS
+) -> Review:
+    """What a recipe keeps of a pool, and why it drops each row of the sample up to the lot `last`. DataError as `select`."""
+    tree, names = whole_tree(wanted.filter), source.parts()
+    check(source, names[0], tree)
+    source.check_filled(names, tree.columns())
+    hands, root = Hands(workers, source.num_rows(names[0]) * len(names)), Placed("0", tree)
+    codes: dict[str, list[int]] = {}
+
+    def seen(judged: Judged) -> None:
+        codes[judged.part] = judged.watched
+
+    with scratch() as local, exchange(None) as shared:
+        bring_files(shared, *(asked for _, asked in walk(root) if not isinstance(asked, Lookup)))
+        place = prepared(root, shared, None, local / TABLES)
+        cuts = find_cuts(source, names, root, place, hands, progress)
+        job = Job(source, tree, cuts, place, samples=0, watched=last)
+        tally = judged_parts(job, names, hands, progress, seen)
+    told = tally.explanation(wanted.name, wanted.filter.model_dump(mode="json"))
+    ordered = np.concatenate([np.empty(0, np.int16), *(np.array(codes[name], np.int16) for name in names)])
+    return Review(told, ordered.astype(np.int16), tuple(words_of(tally.steps)))

@@ -1,0 +1,229 @@
+"""The page and its answers over HTTP. What it sends contains captions of strangers: as JSON, never as markup.
+
+Nothing but this server may be loaded or asked by the page, no script stands in the markup, and whoever asks under another name than
+this machine's is refused (so that no page of the web can ask through the browser of who looks).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ValidationError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from datacomp_core.errors import DatacompError, SpecError
+from datacomp_core.leaderboard.site import board_page
+from datacomp_core.redaction import redact
+from deployments.explore.view import Judge, Save, Search, Takedown, View
+
+A = TypeVar("A", bound=BaseModel)
+Find = Callable[[Request], View | str]
+"""The view that a request is for, or how far it is prepared."""
+
+PAGE = Path(__file__).with_name("page")
+LOOK = board_page.TEMPLATES / "page.css"
+"""The look that all pages of ours share."""
+SCRIPTS = ("colours.js", "dom.js", "explore.js", "facets.js", "map.js", "pair.js", "panels.js")
+FILES = {"explore.css": "text/css", "look.css": "text/css", **dict.fromkeys(SCRIPTS, "text/javascript")}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'self'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+ASKED_BY = "x-datacomp"
+"""A header that every question has: a form or a picture of another site cannot send it."""
+MAX_JSON, MAX_PICTURE = 1 << 20, 32 << 20
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def make_app(view: View) -> Starlette:
+    """The application over one view, for this machine alone."""
+    return Starlette(routes=[*routes(lambda _: view)])
+
+
+def routes(find: Find, *, only_loopback: bool = True) -> list[Route]:
+    """The routes of a page below any path; `find` says which view a request is for."""
+    return [Route(path, _guarded(answer, find, only_loopback), methods=[method]) for path, method, answer in _TABLE]
+
+
+def _guarded(
+    answer: Callable[[View, Request], Awaitable[Response]], find: Find, only_loopback: bool
+) -> Callable[[Request], Awaitable[Response]]:
+    async def handle(request: Request) -> Response:
+        if only_loopback and urlsplit(f"//{request.headers.get('host', '')}").hostname not in LOOPBACK:
+            return PlainTextResponse("This page is for the machine it runs on: open it as http://127.0.0.1:PORT/.", 421, HEADERS)
+        if request.method == "POST" and request.headers.get(ASKED_BY) != "explore":
+            return PlainTextResponse("Ask from the page.", 403, HEADERS)
+        try:
+            found = await run_in_threadpool(find, request) if answer is not _file and answer is not _front else None
+            if isinstance(found, str):
+                response: Response = JSONResponse({"preparing": found}, 202)
+            else:
+                response = await answer(found, request)  # pyright: ignore[reportArgumentType]
+        except HTTPException as problem:
+            response = JSONResponse({"error": problem.detail}, problem.status_code)
+        except ValidationError as problem:
+            response = JSONResponse({"error": f"The question is not understood: {problem.errors()[0]['msg']}."}, 400)
+        except DatacompError as problem:
+            response = JSONResponse({"error": redact(str(problem))}, 400 if isinstance(problem, SpecError) else 404)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    return handle
+
+
+# Answers ---------------------------------------------------------------------------------------------------------------
+
+
+async def _front(_: View, request: Request) -> Response:
+    if not request.url.path.endswith("/"):
+        return Response(status_code=307, headers={"Location": request.url.path.rpartition("/")[2] + "/"})
+    return Response(_read("explore.html"), media_type="text/html; charset=utf-8", headers={"Cache-Control": "no-cache"})
+
+
+async def _file(_: View, request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in FILES:
+        raise HTTPException(404, "There is no such file.")
+    return Response(_read(name), media_type=f"{FILES[name]}; charset=utf-8", headers={"Cache-Control": "no-cache"})
+
+
+@cache
+def _read(name: str) -> bytes:
+    return (LOOK if name == "look.css" else PAGE / name).read_bytes()
+
+
+async def _about(view: View, _: Request) -> Response:
+    return await _told(view.about)
+
+
+async def _points(view: View, _: Request) -> Response:
+    return Response(await run_in_threadpool(view.points), media_type="application/octet-stream")
+
+
+async def _column(view: View, request: Request) -> Response:
+    found = await run_in_threadpool(view.column, request.path_params["name"])
+    if found is None:
+        raise HTTPException(404, "There is no such column.")
+    return Response(found, media_type="application/octet-stream")
+
+
+async def _search(view: View, request: Request) -> Response:
+    asked = await _body(request, Search)
+    return await _told(view.search, asked)
+
+
+async def _search_picture(view: View, request: Request) -> Response:
+    data = await _bytes(request, MAX_PICTURE)
+    return await _told(view.search_picture, data, 60)
+
+
+async def _judge(view: View, request: Request) -> Response:
+    return await _told(view.judge, await _body(request, Judge))
+
+
+async def _count(view: View, request: Request) -> Response:
+    return await _told(view.count, (await _body(request, Judge)).wanted)
+
+
+async def _counted(view: View, request: Request) -> Response:
+    return await _told(view.counted, request.path_params["key"])
+
+
+async def _recipe(view: View, request: Request) -> Response:
+    wanted = (await _body(request, Judge)).wanted
+    tree, text = await run_in_threadpool(view.recipe, wanted)
+    return JSONResponse({"filter": tree, "text": text})
+
+
+async def _save(view: View, request: Request) -> Response:
+    return await _told(view.save, await _body(request, Save))
+
+
+async def _takedown(view: View, request: Request) -> Response:
+    return await _told(view.takedown, await _body(request, Takedown))
+
+
+async def _reasons(view: View, request: Request) -> Response:
+    return await _told(view.reasons, request.path_params["method"])
+
+
+async def _pair(view: View, request: Request) -> Response:
+    return await _told(view.pair, request.path_params["row"])
+
+
+async def _cards(view: View, request: Request) -> Response:
+    given = request.query_params.get("rows", "")
+    if not all(row.isdecimal() for row in given.split(",") if row):
+        raise HTTPException(400, "Rows are numbers with commas between them.")
+    return await _told(view.cards, [int(row) for row in given.split(",") if row])
+
+
+async def _groups(view: View, request: Request) -> Response:
+    try:
+        at_least = float(request.query_params.get("at_least", "0.97"))
+    except ValueError:
+        raise HTTPException(400, "at_least is a number from 0.9 to 1.") from None
+    return await _told(view.groups, at_least)
+
+
+async def _picture(view: View, request: Request) -> Response:
+    data = await run_in_threadpool(view.picture, request.path_params["row"], request.path_params["size"])
+    return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
+
+
+_TABLE: list[tuple[str, str, Callable[[Any, Request], Awaitable[Response]]]] = [
+    ("/", "GET", _front),
+    ("/{name:str}", "GET", _file),
+    ("/api/about", "GET", _about),
+    ("/api/points", "GET", _points),
+    ("/api/column/{name:str}", "GET", _column),
+    ("/api/cards", "GET", _cards),
+    ("/api/pair/{row:int}", "GET", _pair),
+    ("/api/picture/{size:int}/{row:int}", "GET", _picture),
+    ("/api/groups", "GET", _groups),
+    ("/api/reasons/{method:int}", "GET", _reasons),
+    ("/api/count/{key:str}", "GET", _counted),
+    ("/api/search", "POST", _search),
+    ("/api/search/picture", "POST", _search_picture),
+    ("/api/judge", "POST", _judge),
+    ("/api/count", "POST", _count),
+    ("/api/recipe", "POST", _recipe),
+    ("/api/save", "POST", _save),
+    ("/api/takedown", "POST", _takedown),
+]
+
+
+async def _told(ask: Callable[..., Any], *given: Any) -> Response:
+    return JSONResponse(await run_in_threadpool(ask, *given))
+
+
+async def _body(request: Request, kind: type[A]) -> A:
+    return kind.model_validate_json(await _bytes(request, MAX_JSON))
+
+
+async def _bytes(request: Request, most: int) -> bytes:
+    """The body of a request. 413 for one that is larger than anything meant."""
+    data = bytearray()
+    async with asyncio.timeout(60):
+        async for piece in request.stream():
+            data += piece
+            if len(data) > most:
+                raise HTTPException(413, f"At most {most:,} bytes are taken.")
+    return bytes(data)

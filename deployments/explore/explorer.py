@@ -1,0 +1,276 @@
+"""What the page asks: a sample with its map, clusters, columns and methods; searches; what a filter would keep; one pair.
+
+Everything is made once for a state of the pool and kept in `home`; its methods may be called from several threads.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from datacomp_core.errors import DataError, SpecError
+from datacomp_core.explore import whole
+from datacomp_core.explore.clusters import NONE, cluster_names, cluster_words, clustered, num_clusters
+from datacomp_core.explore.duplicates import Pairs, groups, near_pairs
+from datacomp_core.explore.layout import Kind, layout
+from datacomp_core.explore.origin import Origin
+from datacomp_core.explore.pictures import Pictures
+from datacomp_core.explore.sample import Sample, draw
+from datacomp_core.explore.search import ExactIndex, Hits, exact_index
+from datacomp_core.pictures import pillow_image
+from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.settings import settings
+from datacomp_core.shards import LEDGER
+from datacomp_core.subset_files import SubsetFile
+from datacomp_core.uid import locate, open_subset
+from deployments.explore.columns import Words, number_columns, word_columns, words_of
+
+NO_PROGRESS = NoProgress()
+Floats = npt.NDArray[np.floating[Any]]
+ARRIVED = "arrived"
+
+
+class Explorer:
+    """See the module. `features`: the prefix of the features that the map and the searches use; empty: the first there is."""
+
+    def __init__(
+        self, origin: Origin, sample: Sample, home: Path, *, features: str = "", kind: Kind = "pca", progress: Progress = NO_PROGRESS
+    ) -> None:
+        self.origin, self.sample, self.home, self.kind = origin, sample, home, kind
+        self.prefix = _prefix(sample, features)
+        self.guard = threading.RLock()
+        self._row_of: dict[str, int] | None = None
+        self.pictures = Pictures(origin.shards, home / "pictures")
+        progress.start(0, "preparing the map, clusters and pictures")
+        self.pictures.locate(sample.rows["uid"])
+        self.places = self._kept("map-" + kind, lambda: layout(self.vectors, kind))
+        self.clusters, self.centroids = self._clustered()
+        self.cluster_words = self._named()
+        self.cluster_names = cluster_names(self.cluster_words)
+        self.times = [self._times(number) for number in range(len(origin.methods))]
+        self.numbers = number_columns(sample.rows)
+        self.words: dict[str, Words] = {**word_columns(sample.rows), **self._download()}
+
+    # Features and what is made of them --------------------------------------------------------------------------------
+
+    @property
+    def vectors(self) -> npt.NDArray[np.float16]:
+        """Of the map: the pictures' features, or the captions' where pictures have none; (n, 0) without features."""
+        for side in ("img", "txt"):
+            if f"{self.prefix}_{side}" in self.sample.features:
+                return self.sample.vectors(f"{self.prefix}_{side}")
+        return np.empty((self.sample.num_rows, 0), np.float16)
+
+    def _kept(self, name: str, make: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        file = self.home / f"{name}-{self.prefix or 'none'}.npy"
+        if not file.exists():
+            temporary = file.with_name(f".{file.name}")
+            with temporary.open("wb") as out:
+                np.save(out, make())
+            temporary.replace(file)
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+
+    def _clustered(self) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
+        numbers, centroids = self.home / f"clusters-{self.prefix}.npy", self.centroid_file
+        if not numbers.exists() or not centroids.exists():
+            made = clustered(self.vectors, num_clusters(self.sample.num_rows))
+            np.save(centroids, made[1])
+            np.save(numbers, made[0])
+        return np.load(numbers), np.load(centroids)
+
+    @property
+    def centroid_file(self) -> Path:
+        return self.home / f"centroids-{self.prefix}.npy"
+
+    def _named(self) -> list[list[str]]:
+        file = self.home / f"names-{self.prefix}.json"
+        if not file.exists():
+            captions = self.sample.rows["text"] if "text" in self.sample.rows.columns else None
+            made = [] if captions is None else cluster_words(captions, self.clusters, len(self.centroids))
+            file.write_text(json.dumps(made or [[] for _ in self.centroids]), encoding="utf-8")
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    def index(self, side: str) -> ExactIndex:
+        """The exact index of pictures (`img`) or captions (`txt`). SpecError if there are no such features."""
+        key = f"{self.prefix}_{side}"
+        if key not in self.sample.features:
+            what = "pictures" if side == "img" else "captions"
+            raise SpecError(f"This pool has no features of its {what}: embed it, as with `datacomp run`, to search them.")
+        with self.guard:
+            if key not in self._indexes:
+                self._indexes[key] = exact_index(self.sample.vectors(key))
+            return self._indexes[key]
+
+    @cached_property
+    def _indexes(self) -> dict[str, ExactIndex]:
+        return {}
+
+    @property
+    def has_model(self) -> bool:
+        return self.prefix in self.origin.models
+
+    @cached_property
+    def _clip(self) -> Any:
+        if not self.has_model:
+            raise SpecError("The model that made these features is not here: a search by words or by your own picture needs it.")
+        from datacomp_core.device import default_device
+
+        return self.origin.models[self.prefix].load(settings().device or default_device())
+
+    def encode_text(self, text: str) -> Floats:
+        """A text's features by the model of the pool's features, (d,)."""
+        with self.guard:
+            return self._clip.encode_texts([text])[0].float().cpu().numpy()
+
+    def encode_picture(self, data: bytes) -> Floats:
+        """A picture's features, (d,). SpecError if it cannot be decoded."""
+        try:
+            with pillow_image(data) as image:
+                image.load()
+                picture = image.copy()
+        except Exception as problem:  # Pillow's decoders raise a dozen kinds on odd bytes
+            raise SpecError("That is not a picture that can be read (JPEG, PNG, WebP and the like can).") from problem
+        with self.guard:
+            clip = self._clip
+            return clip.encode_images(clip.pixels(picture)[None])[0].float().cpu().numpy()
+
+    def search(self, query: Floats, count: int, *, side: str = "img", among: npt.NDArray[np.bool_] | None = None) -> Hits:
+        return self.index(side).search(query, count, among)
+
+    def neighbours(self, row: int, count: int, *, side: str = "img", among: npt.NDArray[np.bool_] | None = None) -> Hits:
+        """The nearest to a sample, without itself. SpecError if it has no features."""
+        index = self.index(side)
+        query = self.sample.vectors(f"{self.prefix}_{side}")[row].astype(np.float32)
+        if not np.isfinite(query).all():
+            raise SpecError("This pair has no features: its picture never arrived.")
+        found = index.search(query, count + 1, among)
+        others = found.rows != row
+        return Hits(found.rows[others][:count], found.scores[others][:count])
+
+    @cached_property
+    def whole_index(self) -> whole.WholeIndex | None:
+        """The index of the whole pool on disk, if `datacomp explore --index` built it."""
+        folder = self.whole_folder
+        return whole.opened(folder) if whole.is_built(folder) else None
+
+    @property
+    def whole_folder(self) -> Path:
+        return self.home.parent / f"whole-{self.prefix}"
+
+    @cached_property
+    def near_pairs(self) -> Pairs:
+        kept = self._kept("near", lambda: _table(near_pairs(self.vectors)))
+        return Pairs(kept["first"], kept["second"], kept["cosine"])
+
+    def groups(self, at_least: float) -> list[npt.NDArray[np.int64]]:
+        """Groups of near-duplicates in the sample, the largest first."""
+        with self.guard:
+            return groups(self.near_pairs, self.sample.num_rows, at_least)
+
+    def row_of(self, uid: str) -> int | None:
+        """The sample's row of a uid; None if it is not in the sample."""
+        with self.guard:
+            if self._row_of is None:
+                self._row_of = {name: row for row, name in enumerate(self.sample.rows["uid"].to_list())}
+            return self._row_of.get(uid)
+
+    # Methods and columns ----------------------------------------------------------------------------------------------
+
+    def _times(self, method: int) -> npt.NDArray[np.uint16]:
+        """How often a method takes each sampled row, (n,)."""
+        from datacomp_core.store import scratch
+
+        file = self.origin.methods[method].subset
+        with scratch() as local:
+            _, times = locate(open_subset(_local(file, local)), self.sample.packed)
+            return np.minimum(times, 65535).astype(np.uint16)
+
+    def keep_rates(self) -> list[list[float]]:
+        """For each cluster the share of its rows that each method keeps."""
+        count = len(self.centroids)
+        inside = self.clusters != NONE
+        sizes = np.maximum(np.bincount(self.clusters[inside], minlength=count), 1)
+        rates = [np.bincount(self.clusters[inside & (times > 0)], minlength=count) / sizes for times in self.times]
+        return np.round(np.array(rates).reshape(len(rates), count).T, 4).tolist()
+
+    def _download(self) -> dict[str, Words]:
+        """What became of each row's download."""
+        table = self.ledger
+        if table is None:
+            return {}
+        rows = self.sample.rows.select("uid").join(table.select("uid", "reason"), on="uid", how="left", maintain_order="left")
+        there = pl.Series([self.pictures.place(one) is not None for one in rows["uid"]])
+        told = pl.select(pl.when(there).then(pl.lit(ARRIVED)).otherwise(rows["reason"].fill_null("not asked for"))).to_series()
+        made = words_of(told.alias("download"), force=True)
+        return {} if made is None else {"download": made}
+
+    @cached_property
+    def ledger(self) -> pl.DataFrame | None:
+        """The ledger's rows of the sample; None without a ledger."""
+        where = self.origin.shards
+        if where is None or where.ledger is None:
+            return None
+        file = self.home / "ledger.arrow"
+        if not file.exists():
+            folder, wanted = where.ledger / LEDGER, self.sample.rows.lazy().select("uid")
+            tables = [
+                pl.read_parquet(folder.read(name)).lazy().join(wanted, on="uid", how="semi").collect()
+                for name in list(folder.files(".parquet"))[:20_000]
+            ]
+            table = pl.concat([one for one in tables if one.height] or tables[:1], how="diagonal_relaxed")
+            temporary = file.with_name(f".{file.name}")
+            table.unique("uid", keep="first", maintain_order=True).write_ipc(temporary)
+            temporary.replace(file)
+        return pl.read_ipc(file)
+
+
+def open_explorer(
+    origin: Origin, num_rows: int, home: Path, *, features: str = "", kind: Kind = "pca", progress: Progress = NO_PROGRESS
+) -> Explorer:
+    """The explorer of an origin, its sample drawn if it is not there. Samples of an earlier state of the same pool are removed."""
+    import hashlib
+    import shutil
+
+    name = hashlib.sha256(f"{origin.source.metadata}\0{origin.address}".encode()).hexdigest()[:12]
+    folder = home / name / origin.state / f"{num_rows}"
+    if (home / name).exists():
+        for other in (home / name).iterdir():
+            if other.name != origin.state:
+                shutil.rmtree(other, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    sample = draw(origin.source, num_rows, folder, workers=settings().num_workers, progress=progress)
+    if not sample.num_rows:
+        raise DataError(f"A sample of {num_rows:,} of the {sample.num_pool:,} rows of {origin.name} is empty: ask for more rows.")
+    return Explorer(origin, sample, folder, features=features, kind=kind, progress=progress)
+
+
+def _prefix(sample: Sample, wanted: str) -> str:
+    known = list(dict.fromkeys(key.rpartition("_")[0] for key in sample.features))
+    if wanted and wanted not in known:
+        raise SpecError(f"The pool has no features {wanted!r}: there are {', '.join(known) or 'none'}.")
+    return wanted or next(iter(known), "")
+
+
+def _local(file: SubsetFile, local: Path) -> Path:
+    """A subset file on this machine's disk."""
+    if file.folder.is_local:
+        return file.folder.path / file.name
+    import shutil
+
+    with file.folder.open(file.name) as source, (local / "subset.npy").open("wb") as target:
+        shutil.copyfileobj(source, target, 16 << 20)
+    return local / "subset.npy"
+
+
+def _table(pairs: Pairs) -> npt.NDArray[Any]:
+    made = np.empty(len(pairs.first), [("first", np.int64), ("second", np.int64), ("cosine", np.float32)])
+    made["first"], made["second"], made["cosine"] = pairs
+    return made
