@@ -1,4 +1,4 @@
-"""Clusters of the sampled pictures, by spherical k-means (faiss), each named after the words that its captions have more than others.
+"""Clusters of the sampled pictures, by spherical k-means (faiss), each named after words that its captions have more often.
 
 A word's weight in a cluster is how many of its captions have it, times the log of how rare it is among all (class-based tf-idf).
 """

@@ -32,7 +32,7 @@ def known_rows(vectors: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
 
 
 def principal(vectors: npt.NDArray[np.floating], rows: npt.NDArray[np.int64], dimensions: int) -> Floats:
-    """The first principal components of some rows, (rows, dimensions) at most; the sign of each makes its largest weight positive."""
+    """The first principal components of some rows, (rows, dimensions); each one's sign makes its largest weight positive."""
     total, products = np.zeros(vectors.shape[1]), np.zeros((vectors.shape[1], vectors.shape[1]))
     for start in range(0, len(rows), AT_ONCE):
         block = vectors[rows[start : start + AT_ONCE]].astype(np.float32)

@@ -1,8 +1,8 @@
 """A uniform sample of a pool on this machine's disk: every column of its rows, and their features.
 
-A row belongs to it if the hash of its uid lies below a bound, so the sample is the same on every machine, and a smaller one is a
-part of a larger one. Parts are read one by one, in processes; what an interrupted run has drawn is not drawn again. Memory is that
-of one part a worker.
+A row belongs to it if the hash of its uid lies below a bound, so the sample is the same on every machine, and a smaller one is
+part of a larger one. Parts are read one by one, in processes; what an interrupted run has drawn is not drawn again. Memory is
+that of one part a worker.
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ class Sample:
         return uid.pack(self.rows["uid"])
 
 
-def draw(
-    source: Source, num_rows: int, folder: Path, *, workers: int = 1, progress: Progress = NO_PROGRESS
-) -> Sample:
+def draw(source: Source, num_rows: int, folder: Path, *, workers: int = 1, progress: Progress = NO_PROGRESS) -> Sample:
     """The sample of about `num_rows` rows in `folder`, drawn if it is not there. DataError if the pool has no rows."""
     if (folder / DONE).exists():
         return opened(folder)
@@ -145,9 +143,7 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
     for column in frame:
         if isinstance(column.dtype, pl.List):
             made.append(column.list.len().cast(pl.UInt32).alias(f"num_{column.name}"))
-        elif column.dtype == pl.String:
-            made.append(column)
-        elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        elif column.dtype == pl.String or column.dtype.is_numeric() or column.dtype == pl.Boolean:
             made.append(column)
         elif isinstance(column.dtype, (pl.Categorical, pl.Enum)):
             made.append(column.cast(pl.String))
@@ -174,7 +170,9 @@ def with_derived(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _gathered(folder: Path, names: Sequence[str], keys: Sequence[str]) -> None:
     """The files of all parts as one file each: rows in the order of the parts."""
-    tables = [pl.scan_ipc(folder / PARTS / f"{name}.arrow").with_columns(part=pl.lit(n, pl.UInt32)) for n, name in enumerate(names)]
+    tables = [
+        pl.scan_ipc(folder / PARTS / f"{name}.arrow").with_columns(part=pl.lit(n, pl.UInt32)) for n, name in enumerate(names)
+    ]
     temporary = folder / f".{ROWS}"
     pl.concat(tables, how="diagonal_relaxed").collect(engine="streaming").write_ipc(temporary, compression="uncompressed")
     temporary.replace(folder / ROWS)

@@ -33,7 +33,7 @@ class ExactIndex:
     dimensions: int
 
     def search(self, query: npt.NDArray[np.floating], count: int, among: npt.NDArray[np.bool_] | None = None) -> Hits:
-        """The nearest to a vector (d,) by cosine; `among` (sample rows,) says which rows may be found. SpecError for odd vectors."""
+        """The nearest to a vector (d,) by cosine; `among` (sample rows,): those that may be found. SpecError for odd vectors."""
         import faiss
 
         wanted = unit_query(query, self.dimensions)

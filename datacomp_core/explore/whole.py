@@ -1,6 +1,6 @@
 """An index over all features of a pool on disk: inverted lists of 8-bit codes (faiss), mapped and not loaded when it is searched.
 
-Parts are added one by one and each lies in a file of its own until all are there, so that an interrupted run goes on; then they are
+Parts are added one by one, each in a file of its own until all are there, so that an interrupted run goes on; then they are
 merged. A vector's number is its row's place in the pool: the rows of the parts in order of name.
 """
 
@@ -100,7 +100,7 @@ def opened(folder: Path) -> WholeIndex:
     import faiss
 
     told = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    index: Any = faiss.read_index(str(folder / MERGED), faiss.IO_FLAG_MMAP)
+    index: Any = faiss.read_index(str(folder / MERGED))
     index.nprobe = min(PROBES, index.nlist)
     return WholeIndex(index, tuple(told["parts"]), tuple(told["starts"]), told["num_vectors"])
 
@@ -109,7 +109,7 @@ def _train(sampled: npt.NDArray[np.float16], num_pool: int, folder: Path) -> Non
     import faiss
 
     rows = known_rows(sampled)
-    lists = max(1, min(int(4 * np.sqrt(num_pool)), MAX_LISTS, len(rows) // 8))
+    lists = max(1, min(int(4 * np.sqrt(num_pool)), MAX_LISTS, len(rows) // 40))
     chosen = np.sort(np.random.default_rng(0).permutation(len(rows))[: LIST_ROWS * lists])
     size = sampled.shape[1]
     index = faiss.IndexIVFScalarQuantizer(

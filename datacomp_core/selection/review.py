@@ -40,9 +40,7 @@ class Review:
         return self.codes == 0
 
 
-def review(
-    wanted: Recipe, source: Source, *, last: int = HIGHEST, workers: int = 1, progress: Progress = NO_PROGRESS
-) -> Review:
+def review(wanted: Recipe, source: Source, *, last: int = HIGHEST, workers: int = 1, progress: Progress = NO_PROGRESS) -> Review:
     """What a recipe keeps of a pool, and why it drops each row of the sample up to the lot `last`. DataError as `select`."""
     tree, names = whole_tree(wanted.filter), source.parts()
     check(source, names[0], tree)

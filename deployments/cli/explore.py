@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,7 +35,9 @@ Shards = Annotated[str | None, typer.Option(help="A folder or bucket of tars wit
 Subsets = Annotated[list[str] | None, typer.Option("--subset", help="Subset files (.npy) to show; repeat for several.")]
 ModelName = Annotated[str, typer.Option("--model", help="With --metadata: the CLIP of the features, to search by text.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="The checkpoint file of --model.")]
-Prefix = Annotated[str, typer.Option("--encoder", help="Whose features the map and the searches use, such as l14; left out: any.")]
+Prefix = Annotated[
+    str, typer.Option("--encoder", help="Whose features the map and the searches use, such as l14; left out: any.")
+]
 Rows = Annotated[int, typer.Option("--sample", min=100, max=MOST, help="Rows of the uniform sample.")]
 
 
@@ -57,7 +59,9 @@ def explore(
     encoder: Prefix = "",
     sample: Rows = SAMPLE,
     map_: Annotated[str, typer.Option("--map", help="pca, or umap (needs the extra `umap`).")] = "pca",
-    index: Annotated[bool, typer.Option("--index", help="Make an index of the whole pool on disk, to search beyond the sample.")] = False,
+    index: Annotated[
+        bool, typer.Option("--index", help="Make an index of the whole pool on disk, to search beyond the sample.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the recipes and the takedown requests that the page saves.")] = Path("."),
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = PORT,
 ) -> None:
@@ -96,11 +100,13 @@ def export(
     encoder: Prefix = "",
     sample: Rows = SAMPLE,
     only: Annotated[str, typer.Option("--only", help="Only what this method keeps.")] = "",
-    pictures: Annotated[str, typer.Option("--pictures", help="bytes, references (shard, offset, length), or none.")] = "references",
+    pictures: Annotated[
+        str, typer.Option("--pictures", help="bytes, references (shard, offset, length), or none.")
+    ] = "references",
     format_: Annotated[str, typer.Option("--format", help="parquet (one file), or huggingface (a data set folder).")] = "parquet",
     json: options.Json = False,
 ) -> None:
-    """Write a sample of a pool as a table: captions, scores, verdicts and reasons of each method, cluster, place on the map, pictures.
+    """Write a sample of a pool as a table: captions, scores, verdicts and reasons, cluster, place on the map, pictures.
 
     For FiftyOne, Embedding Atlas, DuckDB, pandas and the `datasets` library.
 
@@ -182,9 +188,7 @@ def _index(explorer: Explorer) -> None:
     if key not in explorer.sample.features:
         raise SpecError("This pool has no features of its pictures, so there is nothing to index: embed it first.")
     with terminal.shown_progress("index") as progress:
-        made = whole.build(
-            explorer.origin.source, key, explorer.sample.vectors(key), explorer.whole_folder, progress=progress
-        )
+        made = whole.build(explorer.origin.source, key, explorer.sample.vectors(key), explorer.whole_folder, progress=progress)
     terminal.notes.print(f"index of the whole pool: {made.num_vectors:,} pictures in {explorer.whole_folder}")
 
 
@@ -198,7 +202,13 @@ def _serve(explorer: Explorer, out: Path, port: int) -> None:
     of = "all of it" if sample.is_whole else f"a sample of {sample.num_rows:,}"
     terminal.out.print(f"{explorer.origin.name}: {sample.num_pool:,} pairs, {of}")
     terminal.out.print(f"Explore: [bold]http://127.0.0.1:{port}/[/]   (Ctrl-C ends it)")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    threading.Thread(target=explorer.load_model, daemon=True).start()
     uvicorn.run(
-        make_app(View(explorer, out)), host="127.0.0.1", port=port, log_level="warning", server_header=False, ws="none", timeout_graceful_shutdown=2
+        make_app(View(explorer, out)),
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=2,
     )

@@ -1,7 +1,7 @@
 """The page and its answers over HTTP. What it sends contains captions of strangers: as JSON, never as markup.
 
-Nothing but this server may be loaded or asked by the page, no script stands in the markup, and whoever asks under another name than
-this machine's is refused (so that no page of the web can ask through the browser of who looks).
+The page may load and ask nothing but this server, and its markup contains no script. Who asks under another name than this
+machine's is refused, so that no page of the web can ask through the browser of the person who looks.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ async def _cards(view: View, request: Request) -> Response:
 
 async def _groups(view: View, request: Request) -> Response:
     try:
-        at_least = float(request.query_params.get("at_least", "0.97"))
+        at_least = float(request.query_params.get("at_least", "0.99"))
     except ValueError:
         raise HTTPException(400, "at_least is a number from 0.9 to 1.") from None
     return await _told(view.groups, at_least)

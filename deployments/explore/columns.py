@@ -17,7 +17,7 @@ FIRST_WORDS = ("language", "host")
 
 
 class Words(NamedTuple):
-    """A column of words: `codes` (n,) are places in `values`, MISSING for none. `has_other`: the last value stands for rarer ones."""
+    """A column of words: `codes` (n,) are places in `values`, or MISSING. `has_other`: the last value stands for rarer ones."""
 
     values: list[str]
     codes: npt.NDArray[np.uint16]
@@ -68,8 +68,12 @@ def histogram(values: npt.NDArray[np.float32]) -> dict[str, Any]:
     low, high = (float(q) for q in np.quantile(finite, (0.001, 0.999)))
     if low == high:
         low, high = float(finite.min()), float(finite.max())
-    high = high if high > low else low + 1
-    edges = np.linspace(low, high, BINS + 1)
+    if (finite == np.round(finite)).all() and high - low < BINS:  # whole numbers: one bin each
+        edges = np.arange(low, high + 2)
+        high = float(edges[-1])
+    else:
+        high = high if high > low else low + 1
+        edges = np.linspace(low, high, BINS + 1)
     counts, _ = np.histogram(np.clip(finite, low, high), edges)
     return {
         "edges": [float(f"{edge:.6g}") for edge in edges],

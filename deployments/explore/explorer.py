@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,18 @@ class Explorer:
     """See the module. `features`: the prefix of the features that the map and the searches use; empty: the first there is."""
 
     def __init__(
-        self, origin: Origin, sample: Sample, home: Path, *, features: str = "", kind: Kind = "pca", progress: Progress = NO_PROGRESS
+        self,
+        origin: Origin,
+        sample: Sample,
+        home: Path,
+        *,
+        features: str = "",
+        kind: Kind = "pca",
+        progress: Progress = NO_PROGRESS,
     ) -> None:
         self.origin, self.sample, self.home, self.kind = origin, sample, home, kind
         self.prefix = _prefix(sample, features)
-        self.guard = threading.RLock()
+        self.guard, self._model_guard = threading.RLock(), threading.RLock()
         self._row_of: dict[str, int] | None = None
         self.pictures = Pictures(origin.shards, home / "pictures")
         progress.start(0, "preparing the map, clusters and pictures")
@@ -82,8 +90,10 @@ class Explorer:
         numbers, centroids = self.home / f"clusters-{self.prefix}.npy", self.centroid_file
         if not numbers.exists() or not centroids.exists():
             made = clustered(self.vectors, num_clusters(self.sample.num_rows))
-            np.save(centroids, made[1])
-            np.save(numbers, made[0])
+            for file, array in ((centroids, made[1]), (numbers, made[0])):
+                temporary = file.with_name(f".{file.name}")
+                np.save(temporary, array)
+                temporary.replace(file)
         return np.load(numbers), np.load(centroids)
 
     @property
@@ -125,9 +135,15 @@ class Explorer:
 
         return self.origin.models[self.prefix].load(settings().device or default_device())
 
+    def load_model(self) -> None:
+        """Load the model ahead of the first search, if it is here; what goes wrong is told by the search."""
+        with self._model_guard, suppress(Exception):
+            if self.has_model:
+                self.encode_text("a picture")
+
     def encode_text(self, text: str) -> Floats:
         """A text's features by the model of the pool's features, (d,)."""
-        with self.guard:
+        with self._model_guard:
             return self._clip.encode_texts([text])[0].float().cpu().numpy()
 
     def encode_picture(self, data: bytes) -> Floats:
@@ -138,7 +154,7 @@ class Explorer:
                 picture = image.copy()
         except Exception as problem:  # Pillow's decoders raise a dozen kinds on odd bytes
             raise SpecError("That is not a picture that can be read (JPEG, PNG, WebP and the like can).") from problem
-        with self.guard:
+        with self._model_guard:
             clip = self._clip
             return clip.encode_images(clip.pixels(picture)[None])[0].float().cpu().numpy()
 
@@ -235,7 +251,7 @@ class Explorer:
 def open_explorer(
     origin: Origin, num_rows: int, home: Path, *, features: str = "", kind: Kind = "pca", progress: Progress = NO_PROGRESS
 ) -> Explorer:
-    """The explorer of an origin, its sample drawn if it is not there. Samples of an earlier state of the same pool are removed."""
+    """The explorer of an origin, its sample drawn if it is not there. Samples of an earlier state of the pool are removed."""
     import hashlib
     import shutil
 

@@ -1,6 +1,6 @@
 """What facets and filters keep: at once of the sample, exactly of the whole pool, and what flips against a method.
 
-Each facet is asked as the filter that a recipe of it has, by the code of `datacomp filter`; the sample is a pool of its own for that.
+Each facet is asked as the filter that its recipe has, by the code of `datacomp filter`; the sample is a pool of its own for that.
 """
 
 from __future__ import annotations
@@ -251,12 +251,16 @@ class Judging:
         digits = hashlib.sha256(f"{told.address}{told.subset}".encode()).hexdigest()[:12]
         codes, words = explorer.home / f"reasons-{digits}.npy", explorer.home / f"reasons-{digits}.json"
         if not codes.exists() or not words.exists():
-            made = review(recipe_of(told.filter), explorer.origin.source, last=explorer.sample.last, workers=settings().num_workers)
+            made = review(
+                recipe_of(told.filter), explorer.origin.source, last=explorer.sample.last, workers=settings().num_workers
+            )
             words.write_text(json.dumps(made.words), encoding="utf-8")
             np.save(codes, made.codes)
         found = np.load(codes), json.loads(words.read_text(encoding="utf-8"))
         if not np.array_equal(found[0] == 0, explorer.times[method] > 0):
-            raise SpecError(f"The filter of {told.name} keeps other rows of this pool now than its subset has: reasons would be wrong.")
+            raise SpecError(
+                f"The filter of {told.name} keeps other rows of this pool now than its subset has: reasons would be wrong."
+            )
         with self._guard:
             self._reviews[method] = found
         return found

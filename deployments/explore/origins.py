@@ -25,7 +25,7 @@ MAX_METHODS = 16
 
 
 def of_store(store: Store, targets: Sequence[str], scale: str, local: Path) -> Origin:
-    """The pool that all `targets` (addresses of pools, subsets and entries, names of methods) belong to; none: the scale's newest.
+    """The pool that all `targets` (addresses of pools, subsets and entries, names of methods) belong to; none: the newest.
 
     Without a subset among the targets, all methods of the pool are shown, the newest MAX_METHODS.
     """
@@ -121,7 +121,9 @@ def _record(store: Store, target: str, scale: str) -> Record:
     known = [one for one in store.records(Subset.kind) if one.address.startswith(f"{Subset.kind}/{scale}/")]
     fits = [one for one in known if one.artifact.get("recipe") == target]
     if not fits:
-        raise unknown("method", target, sorted({str(one.artifact.get("recipe")) for one in known}) or ["(no subset is built yet)"])
+        raise unknown(
+            "method", target, sorted({str(one.artifact.get("recipe")) for one in known}) or ["(no subset is built yet)"]
+        )
     return max(fits, key=lambda one: one.started)
 
 
@@ -162,7 +164,9 @@ def _pictures(store: Store, pool: Record) -> tuple[Record, Shards] | None:
         artifact = store.artifact(ShardSet, record)
         folder = store.folder(artifact)
         has_ledger = folder.exists(LEDGER)
-        made.append((has_ledger, record.started, record, Shards(folder, tars_of(store, artifact), folder if has_ledger else None)))
+        made.append(
+            (has_ledger, record.started, record, Shards(folder, tars_of(store, artifact), folder if has_ledger else None))
+        )
     best = max(made, key=lambda one: one[:2], default=None)
     return None if best is None else best[2:]
 

@@ -1,4 +1,4 @@
-"""Everything known of one sampled pair: its columns, what each method says of it and why, its download, its captions, its likes."""
+"""Everything known of one sampled pair: columns, what each method says of it and why, download, captions, near-duplicates."""
 
 from __future__ import annotations
 

@@ -272,7 +272,8 @@ class View:
             "num_groups": len(found),
             "num_rows": sum(len(rows) for rows in found),
             "groups": [
-                {"size": len(rows), "cards": pairs.cards(self.judging, rows[:MAX_IN_GROUP].tolist())} for rows in found[:MAX_GROUPS]
+                {"size": len(rows), "cards": pairs.cards(self.judging, rows[:MAX_IN_GROUP].tolist())}
+                for rows in found[:MAX_GROUPS]
             ],
         }
 

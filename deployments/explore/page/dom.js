@@ -11,8 +11,13 @@ export function h(tag, given = {}, ...children) {
     else if (name in made && name !== "list" && name !== "form") made[name] = value;
     else made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...children.flat(4).filter((child) => child !== null && child !== undefined && child !== false));
   return made;
+}
+
+/** Take the place of what is in a node; lists are laid out, nothing is left out as such. */
+export function fill(node, ...children) {
+  node.replaceChildren(...children.flat(4).filter((child) => child !== null && child !== undefined && child !== false && child !== ""));
 }
 
 const svgNs = "http://www.w3.org/2000/svg";

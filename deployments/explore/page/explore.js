@@ -1,6 +1,6 @@
 // The page: what was asked for at the start, the map and its colours, searches, and the keys.
 
-import { $, amount, array, ask, bits, debounce, h, numbers16, percent, plainly, short, tell, toast, trying } from "./dom.js";
+import { $, amount, array, ask, bits, debounce, fill, h, numbers16, percent, plainly, short, tell, toast, trying } from "./dom.js";
 import { css, kind, named, onScheme, ramp, rampCss } from "./colours.js";
 import { Facets } from "./facets.js";
 import { PointMap } from "./map.js";
@@ -70,7 +70,7 @@ function tab(name) {
 function choices() {
   const { about } = state, option = (value, text) => h("option", { value }, text);
   const group = (label, given) => given.length ? h("optgroup", { label }, given) : null;
-  $("colour").replaceChildren(...[
+  fill($("colour"), ...[
     group("Verdicts", [option("filter", "the filter on this page"), ...about.methods.map((one, place) => option(`method:${place}`, `kept by ${one.name}`))]),
     group("Why dropped", about.methods.map((one, place) => [one, place]).filter(([one]) => one.filter).map(([one, place]) => option(`reasons:${place}`, `reasons of ${one.name}`))),
     group("Kinds", [...(about.clusters.length ? [option("cluster", "cluster")] : []), ...about.words.map((one) => option(one.name, plainly(one.name)))]),
@@ -108,11 +108,17 @@ async function recolour() {
     if (words) return byCode(await column(name), words.values, words.counts, (place) => place < 7 ? kind(place, 7) : named("--s0"));
     const numbers = about.numbers.find((one) => one.name === name), values = await column(name), low = numbers.edges[0], high = numbers.edges.at(-1);
     for (let row = 0; row < count; row++) { const value = values[row]; if (Number.isNaN(value)) { paint(row, page); made[4 * row + 3] = 90; } else paint(row, ramp((value - low) / (high - low))); }
-    $("key").replaceChildren(h("b", {}, plainly(name)), h("div", { className: "ramp", css: { background: rampCss() } }), h("div", { className: "ends-of" }, h("span", {}, short(low)), h("span", {}, short(high))), numbers.missing ? h("small", {}, `${amount(numbers.missing)} have none`) : "");
+    fill($("key"), h("b", {}, plainly(name)), h("div", { className: "ramp", css: { background: rampCss() } }), h("div", { className: "ends-of" }, h("span", {}, short(low)), h("span", {}, short(high))), numbers.missing ? h("small", {}, `${amount(numbers.missing)} have none`) : "");
   };
   state.colouring = name;
   await trying(work);
-  if (state.colouring === name) map.setColours(made);
+  if (state.colouring !== name) return;
+  map.setColours(made); standOut();
+}
+/** Which points stand out: what the filter keeps and, where it is drawn against a method, what it loses. */
+function standOut() {
+  const { facets, mask, map } = state, before = $("colour").value === "filter" && facets.against >= 0 ? state.columns.get(`method:${facets.against}`) : null;
+  if (mask) map.setShown(before ? mask.map((is, row) => is | before[row]) : mask);
 }
 function byFilter(paint) {
   const { facets, mask, found, about } = state, before = facets.against >= 0 ? state.columns.get(`method:${facets.against}`) : null;
@@ -127,7 +133,7 @@ function byFilter(paint) {
   legend([{ text: `kept, and by ${name}`, rows: both, tint: tints.both }, { text: "gained", rows: gained, tint: tints.gained }, { text: "lost", rows: lost, tint: tints.lost }, { text: "dropped, and by it", rows: about.rows - both - gained - lost, tint: tints.out }]);
 }
 function legend(rows, more = "") {
-  $("key").replaceChildren(h("ul", {}, rows.filter((one) => one.rows).slice(0, 9).map((one) => h("li", {}, h("i", { className: "swatch", css: { "--c": css(one.tint) } }), h("span", { dir: "auto" }, one.text), h("span", { className: "n" }, amount(one.rows))))), rows.length > 9 ? h("small", {}, `and ${rows.length - 9} more in grey`) : "", more ? h("small", {}, more) : "");
+  fill($("key"), h("ul", {}, rows.filter((one) => one.rows).slice(0, 9).map((one) => h("li", {}, h("i", { className: "swatch", css: { "--c": css(one.tint) } }), h("span", { dir: "auto" }, one.text), h("span", { className: "n" }, amount(one.rows))))), rows.length > 9 ? h("small", {}, `and ${rows.length - 9} more in grey`) : "", more ? h("small", {}, more) : "");
 }
 
 // Searches -----------------------------------------------------------------------------------------------------------
@@ -172,7 +178,7 @@ const tip = debounce(async (row, [left, top]) => {
   }
   if (row !== state.map.hovered) return;
   const one = tipCards.get(row), box = $("tip"), veil = state.veil(row);
-  box.replaceChildren(one.picture ? h("img", { src: `api/picture/128/${row}`, alt: "", className: veil ? "veiled" : "" }) : h("span", { className: "none" }, "no picture"), h("span", { dir: "auto" }, one.text.slice(0, 140) || "no caption"));
+  fill(box, one.picture ? h("img", { src: `api/picture/128/${row}`, alt: "", className: veil ? "veiled" : "" }) : h("span", { className: "none" }, "no picture"), h("span", { dir: "auto" }, one.text.slice(0, 140) || "no caption"));
   box.hidden = false;
   const wide = box.offsetWidth, high = box.offsetHeight;
   box.style.setProperty("left", `${left + 18 + wide > state.map.wide ? left - wide - 14 : left + 18}px`);
@@ -184,7 +190,7 @@ const tip = debounce(async (row, [left, top]) => {
 function helping() {
   const rows = [["/", "search"], ["1 2 3", "pairs, clusters, near-duplicates"], ["f", "the filter"], ["m", "the map"], ["← ↑ → ↓", "move the map, or through pairs"], ["+ − 0", "zoom in, out, all of it"], ["Enter", "open the pair in the middle"], ["Shift and drag", "pick a box of points"], ["b", "blur on or off"], ["Esc", "close"]];
   const dialog = $("helping");
-  dialog.replaceChildren(h("h2", { id: "help-title" }, "Keys"), h("dl", {}, rows.flatMap(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)])),
+  fill(dialog, h("h2", { id: "help-title" }, "Keys"), h("dl", {}, rows.flatMap(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)])),
     h("p", { className: "note" }, `A uniform sample of ${amount(state.about.rows)} of ${amount(state.about.pool)} pairs, placed by ${state.about.map === "pca" ? "the two principal components" : "UMAP"} of their CLIP features. Nothing leaves this machine, and nothing is written but what you save.`),
     h("p", { className: "actions" }, h("button", { type: "button", onclick: () => dialog.close() }, "Close")));
   dialog.showModal();
@@ -232,9 +238,8 @@ function listen() {
   facets.addEventListener("judged", async ({ detail }) => {
     const first = !state.found;
     state.found = detail; state.kept = detail.clusters; state.mask = bits(detail.mask, state.about.rows);
-    map.setShown(state.mask);
     if (facets.against >= 0) await trying(() => column(`method:${facets.against}`));
-    if ($("colour").value === "filter") recolour();
+    if ($("colour").value === "filter") recolour(); else standOut();
     if (!$("clusters").hidden) clusters(state);
     if (first || (!$("results").hidden && !$("query").value)) home();
   });
@@ -254,7 +259,7 @@ async function opened() {
 async function start() {
   const about = state.about = await opened();
   document.title = `${about.name}: DataComp explore`;
-  $("where").replaceChildren(h("b", {}, about.name), about.rows < about.pool ? ` ${amount(about.pool)} pairs, a uniform sample of ${amount(about.rows)}` : ` ${amount(about.pool)} pairs, all of them`);
+  fill($("where"), h("b", {}, about.name), about.rows < about.pool ? ` ${amount(about.pool)} pairs, a uniform sample of ${amount(about.rows)}` : ` ${amount(about.pool)} pairs, all of them`);
   $("query").disabled = !about.can_search; $("by-picture").hidden = !about.can_search;
   if (!about.can_search) $("query").placeholder = about.sides.length ? "The CLIP of these features is not here" : "No features: embed the pool to search it";
   if (!about.sides.includes("txt")) $("side").querySelector("[value=txt]").remove();

@@ -1,6 +1,6 @@
 // The filter: where to begin, facets over columns, and what they keep of the sample and of the whole pool.
 
-import { $, amount, ask, h, percent, plainly, short, svg, tell, toast, trying, debounce } from "./dom.js";
+import { $, amount, ask, debounce, fill, h, percent, plainly, short, svg, tell, toast, trying } from "./dom.js";
 
 const FIRST_NUMBERS = 4, FIRST_WORDS = 8;
 
@@ -8,7 +8,7 @@ export class Facets extends EventTarget {
   constructor(about) {
     super();
     this.about = about;
-    this.base = null; this.baseFrom = -1; this.chosen = new Map(); this.against = about.methods.length > 1 ? about.methods.length - 1 : -1;
+    this.base = null; this.baseFrom = -1; this.chosen = new Map(); this.against = -1;
     this.bars = {}; this.boxes = {}; this.open = false;
     this.later = debounce(() => this.judge(), 140);
     this.render();
@@ -55,7 +55,7 @@ export class Facets extends EventTarget {
     const { about } = this, numbers = about.numbers.filter((one) => one.edges.length), words = about.words;
     const cheap = ["words"], first = numbers.filter((one) => one.name.endsWith("_score")).slice(0, 3).concat(numbers.filter((one) => cheap.includes(one.name)));
     const shown = first.length ? first : numbers.slice(0, FIRST_NUMBERS), rest = numbers.filter((one) => !shown.includes(one));
-    $("facets").replaceChildren(
+    fill($("facets"), 
       h("div", { className: "head" }, h("h2", {}, "Filter"), h("button", { type: "button", className: "quiet", id: "reset", onclick: () => this.reset() }, "Reset")),
       h("p", { className: "note" }, "Try a filter before it runs. Every condition is one of the filters of ", h("code", {}, "datacomp filter"), "."),
       h("div", { id: "chips", className: "chips" }),
@@ -79,8 +79,8 @@ export class Facets extends EventTarget {
   begin(place) {
     this.baseFrom = place;
     this.base = place < 0 ? null : structuredClone(this.about.methods[place].filter);
-    if (place >= 0) this.setAgainst(place);
-    this.leaves.replaceChildren(...(this.base ? numbersIn(this.base).map(([owner, name, whole]) => this.leaf(owner, name, whole)) : []));
+    this.against = place;
+    fill(this.leaves, ...(this.base ? numbersIn(this.base).map(([owner, name, whole]) => this.leaf(owner, name, whole)) : []));
     this.changed();
   }
   leaf(owner, name, whole) {
@@ -104,7 +104,7 @@ export class Facets extends EventTarget {
     };
     const end = (which, label) => {
       const slider = h("input", { type: "range", min: 0, max: 1000, value: which === "below" ? 1000 : 0, className: which, "aria-label": `${plainly(column.name)}, ${label}` });
-      const field = h("input", { type: "number", step: "any", placeholder: which === "below" ? "no upper end" : "no lower end", "aria-label": `${plainly(column.name)}, ${label}, exactly` });
+      const field = h("input", { type: "number", step: "any", placeholder: "any", "aria-label": `${plainly(column.name)}, ${label}, exactly` });
       slider.addEventListener("input", () => {
         const edge = which === "below" ? 1000 : 0;
         state[which] = Number(slider.value) === edge ? null : tidy(low + slider.value / 1000 * (high - low));
@@ -197,7 +197,7 @@ export class Facets extends EventTarget {
       if (facet.kind === "method") return `${facet.drop ? "dropped" : "kept"} by ${this.about.methods[facet.method].name}`;
       return `“${facet.contains}”`;
     };
-    $("chips").replaceChildren(...[...this.chosen].map(([key, facet], place) => h("span", { className: "chip" },
+    fill($("chips"), ...[...this.chosen].map(([key, facet], place) => h("span", { className: "chip" },
       h("span", { dir: "auto" }, told(facet)), this.found?.alone[place] && !this.stale ? h("small", {}, amount(this.found.alone[place].kept)) : null,
       h("button", { type: "button", "aria-label": `Remove ${told(facet)}`, onclick: () => { this.boxes[key]?.(); this.set(key, null); } }, "×"))));
   }
@@ -208,8 +208,6 @@ export class Facets extends EventTarget {
     for (const [name, rows] of Object.entries(found.words)) this.bars[`words ${name}`]?.(rows);
     this.renderChips(); this.renderVerdict();
   }
-
-  setAgainst(place) { this.against = place; }
 
   renderVerdict() {
     const { about, found, exact } = this;
@@ -224,10 +222,10 @@ export class Facets extends EventTarget {
       h("option", { value: -1 }, "everything"), about.methods.map((one, place) => h("option", { value: place }, one.name)));
     against.value = this.against;
     const { gained, lost, both } = found.flips;
-    $("verdict").replaceChildren(
+    fill($("verdict"), 
       h("p", { className: "kept", id: "kept", "data-kept": found.kept }, h("b", {}, percent(share)), h("span", {}, `kept: ${about_}`)),
       h("div", { className: "bar", "aria-hidden": "true" }, h("i", { className: "both", css: { flex: both } }), h("i", { className: "gained", css: { flex: gained } }), h("i", { className: "lost", css: { flex: lost } }), h("i", { className: "rest", css: { flex: Math.max(found.rows - both - gained - lost, 0) } })),
-      h("p", { className: "flips" }, h("label", {}, "against ", against), h("span", { className: "up", id: "gained" }, `+${amount(gained)} gained`), h("span", { className: "down", id: "lost" }, `−${amount(lost)} lost`)),
+      h("p", { className: "flips" }, h("label", {}, "against ", against), h("span", { className: "up", id: "gained" }, gained ? `+${amount(gained)} gained` : "0 gained"), h("span", { className: "down", id: "lost" }, lost ? `−${amount(lost)} lost` : "0 lost")),
       pool,
       exact?.done && Object.keys(exact.dropped).length ? h("details", {}, h("summary", {}, "Dropped, by first reason"), h("ul", { className: "plain-list" }, Object.entries(exact.dropped).map(([why, rows]) => h("li", {}, h("span", {}, why), h("span", { className: "n" }, amount(rows)))))) : null,
       h("p", { className: "actions" }, h("button", { type: "button", className: "strong", id: "save", disabled: this.isEmpty, onclick: () => this.save() }, "Save as a recipe…")),
@@ -246,7 +244,7 @@ export class Facets extends EventTarget {
       dialog.close();
       toast(`Saved ${told.file}. Run it: datacomp run -r ${told.file.split("/").pop()}`);
     };
-    dialog.replaceChildren(h("form", { method: "dialog", onsubmit: (event) => { event.preventDefault(); write(); } },
+    fill(dialog, h("form", { method: "dialog", onsubmit: (event) => { event.preventDefault(); write(); } },
       h("h2", { id: "save-title" }, "Save as a recipe"), h("p", { className: "note" }, "Written to ", h("code", {}, this.about.out), "; then run it with ", h("code", {}, "datacomp run -r NAME.yaml"), "."),
       looking, h("pre", { className: "yaml", tabIndex: 0 }, made.text),
       h("p", { className: "fields" }, h("label", {}, "Name ", name), h("label", { className: "tick" }, replace, " replace a file of this name")),

@@ -13,7 +13,7 @@ void main() {
   tint = colour;
 }`;
 const FRAGMENT = `#version 300 es
-precision mediump float;
+precision highp float;
 in vec4 tint; uniform float alpha; uniform float size; out vec4 made;
 void main() {
   float away = length(gl_PointCoord - 0.5) * 2.0;
@@ -21,7 +21,7 @@ void main() {
   if (edge <= 0.0) discard;
   made = vec4(tint.rgb, tint.a * alpha * edge);
 }`;
-const GRID = 256, REACH = 14, PLAIN_MOVING = 40000;
+const GRID = 256, REACH = 14;
 
 export class PointMap extends EventTarget {
   constructor(canvas, over, note) {
@@ -29,7 +29,8 @@ export class PointMap extends EventTarget {
     this.canvas = canvas; this.over = over; this.note = note;
     this.view = { x: 0, y: 0, zoom: 0.92 };
     this.count = 0; this.labels = []; this.marks = []; this.hovered = -1; this.onlyKept = false; this.showNames = true;
-    this.gl = canvas.getContext("webgl2", { antialias: false, alpha: true, premultipliedAlpha: false, powerPreference: "high-performance" });
+    const force = new URLSearchParams(location.search).has("webgl");  // software WebGL is slower than the plain canvas
+    this.gl = canvas.getContext("webgl2", { antialias: false, alpha: true, premultipliedAlpha: false, failIfMajorPerformanceCaveat: !force });
     if (this.gl) this.prepare(); else this.plain = canvas.getContext("2d");
     canvas.addEventListener("webglcontextlost", (event) => { event.preventDefault(); });
     canvas.addEventListener("webglcontextrestored", () => { this.prepare(); this.upload(); this.draw(); });
@@ -91,8 +92,8 @@ export class PointMap extends EventTarget {
     return [this.view.x + (left - this.wide / 2) / unit, this.view.y - (top - this.high / 2) / unit];
   }
   get pointSize() {
-    const room = Math.sqrt(this.wide * this.high / Math.max(this.count, 1)) * 0.36 * Math.sqrt(this.view.zoom);
-    return Math.min(Math.max(room, 1.3), 9) * this.scale;
+    const room = Math.sqrt(this.wide * this.high / Math.max(this.count, 1)) * 0.58 * Math.sqrt(this.view.zoom);
+    return Math.min(Math.max(room, 1.6), 11) * this.scale;
   }
 
   draw() {
@@ -121,22 +122,26 @@ export class PointMap extends EventTarget {
     }
   }
   paintPlain() {
-    const pen = this.plain, size = Math.max(1.5, this.pointSize), colours = this.colours;
-    pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    const step = this.moving ? Math.max(1, Math.ceil(this.count / PLAIN_MOVING)) : 1;
+    const wide = this.canvas.width, high = this.canvas.height, image = new ImageData(wide, high), pixels = new Uint32Array(image.data.buffer);
+    const unit = this.view.zoom * this.side * this.scale, left = wide / 2 - this.view.x * unit, top = high / 2 + this.view.y * unit;
+    const size = Math.max(2, Math.round(this.pointSize)), half = size / 2, round = size > 4;
+    const { places, shown, colours } = this;
     for (const pass of this.onlyKept ? [1] : [0, 1]) {
-      pen.globalAlpha = pass ? 0.86 : isDark() ? 0.16 : 0.13;
-      let last = -1;
-      for (let row = 0; row < this.count; row += step) {
-        if (this.shown[row] !== pass) continue;
-        const [x, y] = this.toScreen(this.places[2 * row], this.places[2 * row + 1]);
-        if (!(x > -9 && y > -9 && x < this.wide + 9 && y < this.high + 9)) continue;
-        const colour = colours[4 * row] << 16 | colours[4 * row + 1] << 8 | colours[4 * row + 2];
-        if (colour !== last) { pen.fillStyle = `#${colour.toString(16).padStart(6, "0")}`; last = colour; }
-        pen.fillRect(x * this.scale - size / 2, y * this.scale - size / 2, size, size);
+      const alpha = (pass ? 225 : isDark() ? 44 : 36) << 24;
+      for (let row = 0; row < this.count; row++) {
+        if (shown[row] !== pass) continue;
+        const x = Math.round(left + places[2 * row] * unit - half), y = Math.round(top - places[2 * row + 1] * unit - half);
+        if (!(x > -size && y > -size && x < wide && y < high)) continue;  // NaN too
+        const colour = (alpha | colours[4 * row + 2] << 16 | colours[4 * row + 1] << 8 | colours[4 * row]) >>> 0;
+        for (let down = 0; down < size; down++) {
+          const line = y + down, inset = round && (down === 0 || down === size - 1) ? 1 : 0;
+          if (line < 0 || line >= high) continue;
+          const end = Math.min(x + size - inset, wide);
+          for (let at = Math.max(x + inset, 0); at < end; at++) pixels[line * wide + at] = colour;
+        }
       }
     }
-    pen.globalAlpha = 1;
+    this.plain.putImageData(image, 0, 0);
   }
   paintOver() {
     const pen = this.over.getContext("2d"), style = getComputedStyle(document.documentElement);
@@ -223,14 +228,14 @@ export class PointMap extends EventTarget {
       if (!start) return;
       start.far += Math.abs(now[0] - before[0]) + Math.abs(now[1] - before[1]);
       if (start.boxing) { this.box = [Math.min(start.at[0], now[0]), Math.min(start.at[1], now[1]), Math.abs(now[0] - start.at[0]), Math.abs(now[1] - start.at[1])]; this.draw(); }
-      else { this.moving = true; this.moveBy(now[0] - before[0], now[1] - before[1]); }
+      else this.moveBy(now[0] - before[0], now[1] - before[1]);
     });
     const up = (event) => {
       fingers.delete(event.pointerId); gap = 0;
       const [left, top] = at(event);
       if (event.type === "pointerup" && start && start.far < 6) { const row = this.pick(left, top); if (row >= 0) tell("open", { row }); }
       else if (this.box) { const [x, y, wide, high] = this.box; tell("select", { rows: this.inside(x, y, x + wide, y + high) }); }
-      this.box = null; start = null; this.moving = false; this.draw();
+      this.box = null; start = null; this.draw();
     };
     canvas.addEventListener("pointerup", up); canvas.addEventListener("pointercancel", up);
     canvas.addEventListener("pointerleave", () => { if (this.hovered >= 0) { this.hovered = -1; this.draw(); tell("hover", { row: -1 }); } });

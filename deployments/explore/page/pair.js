@@ -1,6 +1,6 @@
 // One pair: its picture and caption, what each method says of it, where it came from, and what is like it.
 
-import { $, amount, ask, h, plainly, short, tell, toast, trying } from "./dom.js";
+import { $, amount, ask, fill, h, plainly, short, tell, toast, trying } from "./dom.js";
 import { card, picture } from "./panels.js";
 
 export async function showPair(state, row) {
@@ -15,7 +15,7 @@ export async function showPair(state, row) {
     const found = await trying(() => tell("search", { row, side, count: 60, within: state.within() }));
     if (found) state.list(side === "img" ? "Pictures like this one" : "Captions like this one", found.cards, { back: row });
   };
-  box.replaceChildren(
+  fill(box, 
     h("div", { className: "head" }, h("h2", {}, "One pair"), h("button", { type: "button", className: "quiet", id: "close-pair", onclick: () => state.close() }, "Close")),
     h("figure", {}, pic, reveal, h("figcaption", { dir: "auto", className: one.text ? "" : "none" }, one.text || "no caption")),
     h("p", { className: "actions" },
@@ -27,7 +27,7 @@ export async function showPair(state, row) {
       h("b", {}, method.times ? "✓" : "✗"), h("span", {}, method.name), h("small", {}, method.times ? (method.times > 1 ? `kept ${method.times} times` : "kept") : method.reason ? `dropped: ${method.reason}` : "dropped", method.note ? ` (${method.note})` : ""))))) : null,
     one.cluster ? h("section", {}, h("h3", {}, "Cluster"), h("p", {}, h("button", { type: "button", className: "link", onclick: () => state.showCluster(one.cluster.number) }, h("i", { className: "swatch", css: { "--c": state.clusterColour(one.cluster.number) } }), one.cluster.name))) : null,
     one.captions.length ? h("section", {}, h("h3", {}, "Other captions"), h("ul", { className: "variants" }, one.captions.map((other) => h("li", {}, h("small", {}, other.source), h("span", { dir: "auto" }, other.text || "no caption"))))) : null,
-    one.duplicates.length ? h("section", {}, h("h3", {}, `${one.duplicates.length} near-duplicates in the sample`), await duplicates(state, one.duplicates)) : null,
+    one.duplicates.length ? h("section", {}, h("h3", {}, `${one.duplicates.length} near-duplicate${one.duplicates.length === 1 ? "" : "s"} in the sample`), await duplicates(state, one.duplicates)) : null,
     h("section", {}, h("h3", {}, "Columns"), table([["uid", one.uid], ["url", one.url ?? "none"], ...columns, ["part", one.part], ["row of the part", one.place]])),
     one.ledger ? h("details", {}, h("summary", {}, "Download", h("small", {}, one.ledger.reason ? `lost: ${plainly(one.ledger.reason)}` : "arrived")), table(Object.entries(one.ledger).filter(([name, value]) => value !== null && name !== "uid"))) : null,
     one.picture ? h("details", {}, h("summary", {}, "Place in the shards"), table(Object.entries(one.picture))) : null,
@@ -48,7 +48,7 @@ function takedown(row) {
     dialog.close();
     if (told) toast(`${told.added ? "Noted" : "It was noted before"} in ${told.file} (${amount(told.all)} in all). Nothing is removed until you run: ${told.command}`);
   };
-  dialog.replaceChildren(h("form", { method: "dialog", onsubmit: (event) => { event.preventDefault(); send(); } },
+  fill(dialog, h("form", { method: "dialog", onsubmit: (event) => { event.preventDefault(); send(); } },
     h("h2", { id: "save-title" }, "Ask for takedown"), h("p", {}, "The uid is written to a file of requests. Nothing is removed until somebody runs ", h("code", {}, "datacomp pool takedown"), " with it."),
     h("p", { className: "actions" }, h("button", { type: "submit", className: "danger", id: "takedown" }, "Write the request"), h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"))));
   dialog.showModal();

@@ -1,6 +1,6 @@
 // What stands beside the map: pairs in a grid, the table of clusters, groups of near-duplicates.
 
-import { $, amount, ask, h, percent, plainly, debounce, trying } from "./dom.js";
+import { $, amount, ask, debounce, fill, h, percent, plainly, trying } from "./dom.js";
 
 /** A picture, veiled where it may be unfit to see; `state.veil(row)` decides. */
 export function picture(state, row, has, size = 256, text = "") {
@@ -8,7 +8,7 @@ export function picture(state, row, has, size = 256, text = "") {
   if (!has) { box.classList.add("blank"); box.append("no picture"); return box; }
   if (state.veil(row)) box.classList.add("veil");
   const image = h("img", { src: `api/picture/${size}/${row}`, alt: text ? text.slice(0, 120) : "", loading: "lazy", decoding: "async" });
-  image.addEventListener("error", () => { box.classList.add("blank"); box.replaceChildren("cannot be shown"); });
+  image.addEventListener("error", () => { box.classList.add("blank"); fill(box, "cannot be shown"); });
   box.append(image);
   return box;
 }
@@ -29,7 +29,7 @@ export function results(state, title, cards, note = "") {
     if (!step || now < 0 || !all[now + step]) return;
     event.preventDefault(); all[now + step].focus();
   });
-  $("results").replaceChildren(h("div", { className: "head" }, h("h2", { id: "results-title" }, title)), note ? h("p", { className: "note" }, note) : "", cards.length ? list : h("p", { className: "empty" }, "Nothing is left. Widen the filter or the search."));
+  fill($("results"), h("div", { className: "head" }, h("h2", { id: "results-title" }, title)), note ? h("p", { className: "note" }, note) : "", cards.length ? list : h("p", { className: "empty" }, "Nothing is left. Widen the filter or the search."));
   $("results").scrollTop = 0;
 }
 function columns(list) {
@@ -46,7 +46,7 @@ export function clusters(state) {
     const most = Math.max(...rows.map((one) => one.size), 1);
     const head = (text, by, full = text) => h("th", { scope: "col", title: full, "aria-sort": order === by ? (down ? "descending" : "ascending") : null }, h("button", { type: "button", onclick: () => { down = order === by ? !down : by !== "name"; order = by; show(); } }, text));
     const rate = (part, against) => h("td", { className: "heat", title: against ? `${percent(part)} here, ${percent(against)} of all` : percent(part), css: { "--h": `var(--${part >= against ? "up" : "down"})`, "--v": String(Math.min(46, 46 * Math.abs(part - against) / Math.max(against, 1 - against, 0.01))) } }, `${Math.round(100 * part)}`);
-    $("clusters").replaceChildren(
+    fill($("clusters"), 
       h("div", { className: "head" }, h("h2", {}, `${rows.length} clusters of pictures`)),
       h("p", { className: "note" }, "Named after the words their captions have more than others. Each column: the share that a method keeps, in percent; green above its own average, red below."),
       rows.length ? h("div", { className: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, head("Cluster", "name"), head("Pairs", "size"), state.kept && !state.facets.isEmpty ? head("now", "now", "Kept by the filter on this page") : null, about.methods.map((method, place) => head(initials(method.name, about.methods), place, method.name)), h("th", {}, h("span", { className: "away" }, "As a filter")))),
@@ -56,7 +56,7 @@ export function clusters(state) {
             h("td", {}, h("span", { className: "size", css: { "--w": String(one.size / most) } }, amount(one.size))),
             state.kept && !state.facets.isEmpty ? rate(share(one), state.found.kept / state.found.rows) : null,
             one.rates.map((part, place) => rate(part, overall[place])),
-            h("td", { className: "acts" }, h("button", { type: "button", className: "quiet", "aria-label": `Keep only ${one.name}`, title: "Keep only these", onclick: () => state.facets.cluster([number], false) }, "only"), h("button", { type: "button", className: "quiet", "aria-label": `Drop ${one.name}`, title: "Drop these", onclick: () => state.facets.cluster([number], true) }, "drop")));
+            h("td", { className: "acts" }, h("button", { type: "button", className: "quiet", "aria-label": `Keep only ${one.name}`, title: "Keep only these", onclick: () => state.facets.cluster([number], false) }, "+"), h("button", { type: "button", className: "quiet", "aria-label": `Drop ${one.name}`, title: "Drop these", onclick: () => state.facets.cluster([number], true) }, "−")));
         })))) : h("p", { className: "empty" }, "This pool has no features: embed it, and its pictures are clustered."),
       about.methods.length ? h("p", { className: "note" }, about.methods.map((method) => `${initials(method.name, about.methods)}: ${method.name}`).join(" · ")) : "",
     );
@@ -69,15 +69,15 @@ function initials(name, methods) {
   return same.length > 1 ? `${short(name)}${same.findIndex((one) => one.name === name) + 1}` : short(name);
 }
 
-export async function groups(state, atLeast = 0.97) {
+export async function groups(state, atLeast = 0.99) {
   const box = $("groups"), slider = h("input", { type: "range", min: 900, max: 1000, value: Math.round(1000 * atLeast), "aria-label": "How alike, as a cosine" }), shown = h("output", {}, atLeast.toFixed(3));
   slider.addEventListener("input", () => { shown.textContent = (slider.value / 1000).toFixed(3); });
   slider.addEventListener("change", debounce(() => groups(state, slider.value / 1000), 50));
   const head = [h("div", { className: "head" }, h("h2", {}, "Near-duplicates")), h("label", { className: "row wide" }, h("span", {}, "Cosine of at least"), slider, shown)];
-  box.replaceChildren(...head, h("p", { className: "note" }, "Looking for pictures that are nearly the same…"));
+  fill(box, ...head, h("p", { className: "note" }, "Looking for pictures that are nearly the same…"));
   const found = await trying(() => ask(`groups?at_least=${atLeast}`));
   if (!found) return;
-  box.replaceChildren(...head,
+  fill(box, ...head,
     h("p", { className: "note" }, found.num_groups ? `${amount(found.num_groups)} groups with ${amount(found.num_rows)} of ${amount(state.about.on_map)} sampled pictures${found.groups.length < found.num_groups ? `; the ${found.groups.length} largest are shown` : ""}.` : "No two sampled pictures are so alike."),
     ...found.groups.map((group) => h("section", { className: "group" }, h("h3", {}, `${amount(group.size)} alike`), h("ul", { className: "strip" }, group.cards.map((one) => card(state, one))))));
 }
