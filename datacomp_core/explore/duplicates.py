@@ -56,7 +56,7 @@ def near_pairs(vectors: npt.NDArray[np.floating], lowest: float = LOWEST) -> Pai
         found.append((np.minimum(first, second)[near], np.maximum(first, second)[near], scores.reshape(-1)[near]))
     if not found:
         return Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    first, second = (np.concatenate([each[side] for each in found]) for side in (0, 1))
+    first, second = np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found])
     cosine = np.concatenate([each[2] for each in found])
     _, once = np.unique(first * len(vectors) + second, return_index=True)
     return Pairs(first[once], second[once], cosine[once])

@@ -70,7 +70,7 @@ def has_umap() -> bool:
 def _umap(points: Floats, seed: int) -> Floats:
     if not has_umap():
         raise MissingLibraryError(HOW_TO_GET)
-    import umap
+    import umap  # pyright: ignore[reportMissingImports]
 
     fitted = np.random.default_rng(seed).permutation(len(points))[:UMAP_ROWS]
     neighbours = min(15, len(points) - 1)

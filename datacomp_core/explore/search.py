@@ -41,7 +41,7 @@ class ExactIndex:
         if among is not None:
             chosen = np.ascontiguousarray(np.packbits(among[self.rows], bitorder="little"))
             selector = faiss.IDSelectorBitmap(len(self.rows), faiss.swig_ptr(chosen))
-            options["params"] = faiss.SearchParameters(sel=selector)
+            options["params"] = faiss.SearchParameters(sel=selector)  # pyright: ignore[reportCallIssue]
         count = min(count, len(self.rows))
         if not count:
             return Hits(np.empty(0, np.int64), np.empty(0, np.float32))

@@ -36,7 +36,7 @@ def word_columns(rows: pl.DataFrame) -> dict[str, Words]:
     """Columns of few different words; of language and host the most frequent."""
     found: dict[str, Words] = {}
     for name in rows.columns:
-        if name in HIDDEN or rows[name].dtype not in (pl.String, pl.Boolean):
+        if name in HIDDEN or not (rows[name].dtype == pl.String or rows[name].dtype == pl.Boolean):
             continue
         made = words_of(rows[name].cast(pl.String), force=name in FIRST_WORDS)
         if made is not None:
