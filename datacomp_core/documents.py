@@ -95,6 +95,11 @@ def parse_yaml(data: bytes | str, where: str) -> Any:
         raise DataError(f"{where} cannot be read as YAML: {problem}.") from problem
 
 
+def yaml_text(value: Any) -> str:
+    """Plain values as YAML for people, in the order in which they are given."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+
+
 def _told(problem: yaml.YAMLError) -> str:
     """What PyYAML found, in one line."""
     mark = getattr(problem, "problem_mark", None)

@@ -17,6 +17,7 @@ import polars as pl
 from datacomp_core import shards
 from datacomp_core.errors import DataError
 from datacomp_core.explore.origin import Shards
+from datacomp_core.explore.sample import mapped
 from datacomp_core.members import picture_in
 from datacomp_core.pictures import pillow_image
 
@@ -53,7 +54,7 @@ class Pictures:
             temporary = file.with_name(f".{file.name}")
             table.unique("uid", keep="first", maintain_order=True).write_ipc(temporary)
             temporary.replace(file)
-        self._table = pl.read_ipc(file)
+        self._table = mapped(file)
         self._places = {name: place for place, name in enumerate(self._table["uid"].to_list())}
 
     def _found(self, uids: pl.Series) -> Iterator[pl.DataFrame]:

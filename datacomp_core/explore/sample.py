@@ -56,7 +56,7 @@ class Sample:
     @cached_property
     def rows(self) -> pl.DataFrame:
         """Mapped from disk: `part` (its number), `row` (in the part), the columns of the pool and DERIVED."""
-        return pl.read_ipc(self.folder / ROWS)
+        return mapped(self.folder / ROWS)
 
     def vectors(self, key: str) -> Half:
         """Features (num_rows, d) of one array of the npz files, mapped from disk; NaN where a row has none."""
@@ -87,13 +87,23 @@ def draw(source: Source, num_rows: int, folder: Path, *, workers: int = 1, progr
     for _ in process_map(work, todo, workers=min(workers, max(1, num_pool // 200_000))):
         progress.advance()
     _gathered(folder, names, keys)
-    made = pl.scan_ipc(folder / ROWS).select(pl.len()).collect().item()
+    made = mapped(folder / ROWS).height
     told = {"num_pool": num_pool, "num_rows": made, "last": last, "parts": names, "features": keys}
     temporary = folder / f".{DONE}"
     temporary.write_text(json.dumps(told), encoding="utf-8")
     temporary.replace(folder / DONE)
     shutil.rmtree(folder / PARTS)
     return opened(folder)
+
+
+def mapped(file: Path) -> pl.DataFrame:
+    """An arrow file, mapped from disk where its types allow."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(file)) as source:
+        made = pl.from_arrow(pa.ipc.open_file(source).read_all())
+    assert isinstance(made, pl.DataFrame)
+    return made
 
 
 def opened(folder: Path) -> Sample:
@@ -170,13 +180,11 @@ def with_derived(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _gathered(folder: Path, names: Sequence[str], keys: Sequence[str]) -> None:
     """The files of all parts as one file each: rows in the order of the parts."""
-    tables = [
-        pl.scan_ipc(folder / PARTS / f"{name}.arrow").with_columns(part=pl.lit(n, pl.UInt32)) for n, name in enumerate(names)
-    ]
+    tables = [mapped(folder / PARTS / f"{name}.arrow").with_columns(part=pl.lit(n, pl.UInt32)) for n, name in enumerate(names)]
     temporary = folder / f".{ROWS}"
-    pl.concat(tables, how="diagonal_relaxed").collect(engine="streaming").write_ipc(temporary, compression="uncompressed")
+    pl.concat(tables, how="diagonal_relaxed").write_ipc(temporary, compression="uncompressed")
     temporary.replace(folder / ROWS)
-    heights = [pl.scan_ipc(folder / PARTS / f"{name}.arrow").select(pl.len()).collect().item() for name in names]
+    heights = [table.height for table in tables]
     for key in keys:
         _joined(folder, key, [(folder / PARTS / f"{name}.{key}.npy", rows) for name, rows in zip(names, heights, strict=True)])
 

@@ -5,6 +5,7 @@ Everything is made once for a state of the pool and kept in `home`; its methods 
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from datacomp_core.explore.duplicates import Pairs, groups, near_pairs
 from datacomp_core.explore.layout import Kind, layout
 from datacomp_core.explore.origin import Origin
 from datacomp_core.explore.pictures import Pictures
-from datacomp_core.explore.sample import Sample, draw
+from datacomp_core.explore.sample import Sample, draw, mapped
 from datacomp_core.explore.search import ExactIndex, Hits, exact_index
 from datacomp_core.pictures import pillow_image
 from datacomp_core.progress import NoProgress, Progress
@@ -238,14 +239,14 @@ class Explorer:
         if not file.exists():
             folder, wanted = where.ledger / LEDGER, self.sample.rows.lazy().select("uid")
             tables = [
-                pl.read_parquet(folder.read(name)).lazy().join(wanted, on="uid", how="semi").collect()
+                pl.read_parquet(io.BytesIO(folder.read(name))).lazy().join(wanted, on="uid", how="semi").collect()
                 for name in list(folder.files(".parquet"))[:20_000]
             ]
             table = pl.concat([one for one in tables if one.height] or tables[:1], how="diagonal_relaxed")
             temporary = file.with_name(f".{file.name}")
             table.unique("uid", keep="first", maintain_order=True).write_ipc(temporary)
             temporary.replace(file)
-        return pl.read_ipc(file)
+        return mapped(file)
 
 
 def open_explorer(

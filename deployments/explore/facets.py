@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from datacomp_core.documents import yaml_text
 from datacomp_core.errors import SpecError
 
 MAX_FACETS = 40
@@ -130,4 +130,4 @@ def recipe_text(name: str, tree: Tree, told: str) -> str:
     """A recipe file. SpecError for a name that is no plain word."""
     if not NAME.fullmatch(name):
         raise SpecError(f"{name[:90]!r} is not a name for a recipe: letters, digits, dots, dashes and underscores are allowed.")
-    return yaml.safe_dump({"name": name, "description": told, "filter": tree}, sort_keys=False, allow_unicode=True, width=100)
+    return yaml_text({"name": name, "description": told, "filter": tree})
