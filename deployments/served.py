@@ -32,6 +32,7 @@ from datacomp_core.errors import DatacompError
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder
 from deployments import database, lost_runs
+from deployments.explore.door import door
 from deployments.local_server import MARK, MARK_HEADER
 from tasks.published import PAGES
 
@@ -72,7 +73,7 @@ class ContentPolicy:
 
 
 def make_app(pages: Folder) -> FastAPI:
-    """Prefect's application, and `GET /report/NAME` from the folder of pages."""
+    """Prefect's application, `GET /report/NAME` from the folder of pages, and `/explore/ADDRESS/` over what is in the store."""
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
 
@@ -86,6 +87,7 @@ def make_app(pages: Folder) -> FastAPI:
 
     app = create_app(ignore_cache=True)  # it is changed below
     app.router.routes.insert(0, Route(f"{DOOR}/{{name:path}}", page))  # before Prefect's own, which answers every path
+    app.router.routes.insert(0, door(lambda header: not expected or _knows(header, expected)))
     app.add_middleware(ContentPolicy)
     app.router.lifespan_context = partial(_recording, app.router.lifespan_context)
     return app

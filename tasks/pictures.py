@@ -18,6 +18,7 @@ from datacomp_core.artifacts import Pool, ShardSet, Subset
 from datacomp_core.leaderboard.site import contact
 from datacomp_core.store import Folder
 from datacomp_core.subset_files import SubsetFile, overlap
+from tasks import published
 from tasks.reporting import artifact_key, in_task_run, leave_picture
 from tasks.running import store
 
@@ -35,7 +36,12 @@ def leave(subset: Subset, pool: Pool) -> None:
         return
     folder = store().folder(subset)
     told, drawn = folder.read_json("explain.json"), folder.read_json("histogram.json")
-    create_table_artifact(_steps(told), key=_key("filter", subset), description=f"{subset.recipe}: rows by step, then by reason")
+    page = published.explore_link(subset.address)
+    create_table_artifact(
+        _steps(told),
+        key=_key("filter", subset),
+        description=f"{subset.recipe}: rows by step, then by reason. [Explore what it keeps and drops]({page})",
+    )
     if rows := list(_overlaps(subset, pool)):
         create_table_artifact(rows, key=_key("overlap", subset), description=f"{subset.recipe} and other subsets of {pool.name}")
     if drawn["edges"]:

@@ -28,6 +28,11 @@ def link(name: str) -> str:
     return f"{settings().pages.rstrip('/')}/{name}"
 
 
+def explore_link(address: str) -> str:
+    """The page of `datacomp explore` over something in the store, on the server that has the report pages."""
+    return f"{settings().pages.rstrip('/').rpartition('/')[0]}/explore/{address}/"
+
+
 def file_name(*words: str, suffix: str) -> str:
     """A name that is the same in a folder, a bucket and a url."""
     return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(words)).strip("-").lower() + suffix

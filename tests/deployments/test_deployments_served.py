@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
+from datacomp_core.settings import settings
 from datacomp_core.store import Folder
 from deployments.served import make_app
 
@@ -76,3 +78,32 @@ def test_a_server_with_a_password_asks_for_it(pages: Folder) -> None:
     assert asked.headers["www-authenticate"].startswith("Basic")
     assert client(pages).get("/report/tiny.html", auth=("admin", "wrong")).status_code == 401
     assert client(pages).get("/report/tiny.html", auth=("admin", "right")).text == BOARD
+
+
+def test_explore_has_a_door_here(pages: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATACOMP_HOME", str(tmp_path / "home"))
+    settings.cache_clear()
+    asked = client(pages)
+    page = asked.get("/explore/pools/tiny/mine--0123456789ab/")
+    assert page.status_code == 200
+    assert "explore.js" in page.text
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert asked.get("/explore/pools/tiny/mine--0123456789ab/explore.js").headers["content-type"].startswith("text/javascript")
+    about = "/explore/pools/tiny/mine--0123456789ab/api/about"
+    end = time.monotonic() + 60
+    while (answer := asked.get(about)).status_code == 202 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert answer.status_code == 400
+    assert "Nothing is built at 'pools/tiny/mine--0123456789ab'" in answer.json()["error"]
+    assert "nothing to explore" in asked.get("/explore/checkpoints/tiny/x/api/about").json()["error"]
+    settings.cache_clear()
+
+
+def test_explore_asks_for_the_password_of_the_api(pages: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
+
+    with temporary_settings({PREFECT_SERVER_API_AUTH_STRING: "me:secret"}):
+        asked = client(pages)
+        for path in ("", "explore.js", "api/about"):
+            assert asked.get(f"/explore/pools/tiny/mine--0123456789ab/{path}").status_code == 401
+        assert asked.get("/explore/pools/tiny/mine--0123456789ab/", auth=("me", "secret")).status_code == 200
