@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters.base import ScoreName, Survey, SurveyView, register, score_column
-from datacomp_core.shared_buckets import SharedBuckets
+from datacomp_core.shared_buckets import ROW, SharedBuckets
 
 ROWS_A_BUCKET = 1_000_000
 BITS = 64
@@ -59,15 +59,12 @@ class Distinct(Survey):
         buckets = [SharedBuckets((view.shared / f"band{band}").folder, num, RECORD) for band in range(bands)]
         for _ in view.map(partial(_spill, self, view, buckets), list(enumerate(view.names))):
             pass
-        lost: dict[int, list[npt.NDArray[np.int64]]] = {}
+        buckets = [band.regrouped(view.map) for band in buckets]
+        lost = SharedBuckets((view.shared / "lost").folder, len(view.names), ROW)
         jobs = [(band, number) for band in range(bands) for number in range(num)]
-        for _, copies in view.map(partial(_copies, self, buckets), jobs):
-            for part in np.unique(copies["part"]).tolist():
-                lost.setdefault(part, []).append(copies["row"][copies["part"] == part].astype(np.int64))
-        copies_of = (
-            (part, np.concatenate([np.empty(0, np.int64), *lost.get(place, [])])) for place, part in enumerate(view.names)
-        )
-        for _ in view.scan(partial(_decide, view), copies_of):
+        for _ in view.map(partial(_note_copies, self, buckets, lost), jobs):
+            pass
+        for _ in view.scan(partial(_decide, view, lost.regrouped(view.map)), list(enumerate(view.names))):
             pass
 
 
@@ -98,9 +95,10 @@ def _spill(asked: Distinct, view: SurveyView, buckets: list[SharedBuckets], job:
     view.shared.save(f"unknown/{part}.npy", frame.filter(missing)["row"].to_numpy().astype(np.int64))
 
 
-def _decide(view: SurveyView, job: tuple[str, npt.NDArray[np.int64]]) -> None:
+def _decide(view: SurveyView, lost: SharedBuckets, job: tuple[int, str]) -> None:
     """All rows of a part pass that came, have a value and are no copies."""
-    part, copies = job
+    place, part = job
+    copies = lost.read(place)["row"]
     unknown = view.shared.load(f"unknown/{part}.npy")
     view.decide(part, np.setdiff1d(np.flatnonzero(view.reached(part)), np.concatenate([copies, unknown])), unknown=unknown)
 
@@ -129,12 +127,16 @@ def _scattered(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return (keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
 
 
-def _copies(asked: Distinct, buckets: list[SharedBuckets], job: tuple[int, int]) -> npt.NDArray[np.void]:
-    """The rows of a bucket that have one like them before them."""
+def _note_copies(asked: Distinct, buckets: list[SharedBuckets], lost: SharedBuckets, job: tuple[int, int]) -> None:
     band, number = job
-    rows = buckets[band].read(number)
+    copies = _copies(asked, buckets[band].read(number), band, len(buckets))
+    lost.add(f"{band:02d}-{number:08d}", copies["part"].astype(np.int64), {"row": copies["row"]})
+
+
+def _copies(asked: Distinct, rows: npt.NDArray[np.void], band: int, bands: int) -> npt.NDArray[np.void]:
+    """Of the rows of a bucket, those that have one like them before them."""
     rows = rows[np.lexsort((rows["row"], rows["part"], rows["low"], rows["high"], -rows["score"]))]
-    key = _band(rows["key"], band, len(buckets))
+    key = _band(rows["key"], band, bands)
     order = np.lexsort((np.arange(len(rows)), rows["check"], key))
     same = (key[order][1:] == key[order][:-1]) & (rows["check"][order][1:] == rows["check"][order][:-1])
     if not asked.at_most_bits:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from datacomp_core.filters.base import Survey, SurveyView, register
-from datacomp_core.shared_buckets import SharedBuckets
+from datacomp_core.shared_buckets import ROW, SharedBuckets
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
 from datacomp_core.vectors.nearest import nearest
 
@@ -54,19 +54,17 @@ class SemDedup(Survey):
         buckets = SharedBuckets((view.shared / "clusters").folder, num, np.dtype(own))
         for _ in view.map(partial(_spill, self, view, buckets), list(enumerate(view.names))):
             pass
-        lost: dict[int, list[npt.NDArray[np.int64]]] = {}
-        for _, copies in view.map(partial(_copies, self, buckets), range(buckets.num)):
-            for part in np.unique(copies[:, 0]).tolist():
-                lost.setdefault(part, []).append(copies[copies[:, 0] == part, 1])
-        nobody = np.empty(0, np.int64)
-        copies_of = ((part, np.concatenate([nobody, *lost.get(place, [])])) for place, part in enumerate(view.names))
-        for _ in view.scan(partial(_decide, view), copies_of):
+        lost = SharedBuckets((view.shared / "lost").folder, len(view.names), ROW)
+        for _ in view.map(partial(_note_copies, self, buckets.regrouped(view.map), lost), range(num)):
+            pass
+        for _ in view.scan(partial(_decide, view, lost.regrouped(view.map)), list(enumerate(view.names))):
             pass
 
 
-def _decide(view: SurveyView, job: tuple[str, npt.NDArray[np.int64]]) -> None:
+def _decide(view: SurveyView, lost: SharedBuckets, job: tuple[int, str]) -> None:
     """All rows of a part pass that have features and are no copies."""
-    part, copies = job
+    place, part = job
+    copies = lost.read(place)["row"]
     known = view.shared.load(f"known/{part}.npy")
     view.decide(part, np.setdiff1d(known, copies), unknown=np.setdiff1d(np.flatnonzero(view.reached(part)), known))
 
@@ -102,16 +100,16 @@ def _joined(held: list[tuple[npt.NDArray[np.int64], Vectors]]) -> tuple[npt.NDAr
     return np.concatenate([rows for rows, _ in held]), np.concatenate([block for _, block in held])
 
 
-def _copies(asked: SemDedup, buckets: SharedBuckets, number: int) -> npt.NDArray[np.int64]:
-    """`(part, row)` of the images of a bucket's clusters that have one like them before them, shape (n, 2)."""
+def _note_copies(asked: SemDedup, buckets: SharedBuckets, lost: SharedBuckets, number: int) -> None:
+    """Note the images of a bucket's clusters that have one like them before them."""
     rows = buckets.read(number)
     if not len(rows):
-        return np.empty((0, 2), np.int64)
+        return
     near = rows["near"] if asked.keep == "hard" else -rows["near"]
     rows = rows[np.lexsort((rows["row"], rows["part"], near, rows["cluster"]))]
     clusters = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows["cluster"])) + 1)
-    lost = np.concatenate([some[after_a_like(rows["unit"][some], 1 - asked.epsilon)] for some in clusters])
-    return np.stack([rows["part"][lost].astype(np.int64), rows["row"][lost]], axis=1)
+    copies = np.concatenate([some[after_a_like(rows["unit"][some], 1 - asked.epsilon)] for some in clusters])
+    lost.add(f"{number:08d}", rows["part"][copies].astype(np.int64), {"row": rows["row"][copies]})
 
 
 def after_a_like(directions: Vectors, over: float) -> npt.NDArray[np.bool_]:

@@ -7,44 +7,27 @@ size that the store names. After a refused or failed conditional write the store
 from __future__ import annotations
 
 import errno
-import logging
-import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import fsspec
 from fsspec.asyn import sync
 
 from datacomp_core.errors import StoreError
+from datacomp_core.store import failures
 from datacomp_core.store.bulk import Bulk, bulk_of, is_plain
+from datacomp_core.store.clients import filesystem
+from datacomp_core.store.failures import CutError, again, is_refused, is_transient, refuse_lost_bucket
 from datacomp_core.store.local import is_unfinished
 
-log = logging.getLogger(__name__)
-R = TypeVar("R")
-
-PAUSES = (0.3, 1.5)
-"""Seconds before a failed request is made again. Clients of real buckets retry what fails on the way several times before."""
 PART_BYTES = 8 << 20
 """Of an upload in parts, ten of which are in flight and in memory: boto3's own size. s3fs takes 50 MB."""
 MOST_PARTS = 10_000
 WHOLE_BYTES = 32 << 20
 """A larger file is read in ranges of this size at once."""
 DELETE_KEYS = 1000
-CLIENT_VARIABLES = ("AWS_", "GOOGLE_", "GCLOUD_", "STORAGE_EMULATOR_HOST", "AZURE_")
-"""Prefixes of environment variables that the clients of buckets read."""
-_clients = threading.Lock()
-_environments: dict[Any, dict[str, str]] = {}
-
-LASTING = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ENOSPC)
-REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
-
-
-class CutError(OSError):
-    """A body that is shorter than the store says the file is."""
 
 
 class BucketFiles:
@@ -54,7 +37,7 @@ class BucketFiles:
         self.is_s3 = url.startswith(("s3://", "s3a://"))
         try:
             # Listings are never cached: another machine may have written since.
-            self.fs: Any = _filesystem(url)
+            self.fs: Any = filesystem(url)
         except (ValueError, ImportError) as problem:
             raise StoreError(f"Cannot open {url}: {problem}") from problem
         if self.is_s3:
@@ -146,7 +129,7 @@ class BucketFiles:
             try:
                 return self.fs.info(path)
             except FileNotFoundError as problem:
-                _refuse_lost_bucket(problem)
+                refuse_lost_bucket(problem)
                 return None
 
         return again(ask)
@@ -196,7 +179,7 @@ class BucketFiles:
             try:
                 return self.fs.ls(root, detail=True)
             except FileNotFoundError as problem:
-                _refuse_lost_bucket(problem)
+                refuse_lost_bucket(problem)
                 return []
 
         own = self.fs._strip_protocol(root)
@@ -229,7 +212,7 @@ class BucketFiles:
     def create(self, path: str, data: bytes) -> bool:
         """Whether `data` lies at `path` because of this call. A refusal or a failure is answered by what lies there."""
         problem: BaseException | None = None
-        for pause in (*PAUSES, None):
+        for pause in (*failures.PAUSES, None):
             try:
                 self.fs.pipe_file(path, data, mode="create")
                 return True
@@ -249,7 +232,7 @@ class BucketFiles:
         try:
             return self.read(path)
         except FileNotFoundError as problem:
-            _refuse_lost_bucket(problem)
+            refuse_lost_bucket(problem)
             return None
 
     def remove(self, path: str) -> None:
@@ -319,80 +302,3 @@ def _whole(data: bytes, size: int, path: str) -> bytes:
     if len(data) != size:
         raise CutError(errno.EIO, f"{len(data)} bytes came in place of {size}", path)
     return data
-
-
-def _filesystem(url: str) -> Any:
-    """What serves a url. `url_to_fs` would take `::` in a path for a chain of filesystems."""
-    protocol = url.partition("://")[0]
-    if "::" in protocol:
-        return fsspec.core.url_to_fs(url)[0]
-    kind = fsspec.get_filesystem_class(protocol)
-    _forget_other_environments(kind)
-    return kind(**kind._get_kwargs_from_urls(url), use_listings_cache=False)
-
-
-def _forget_other_environments(kind: Any) -> None:
-    """Drop fsspec's cached clients if the environment names another endpoint or other credentials than for the last one.
-
-    fsspec returns one client for equal arguments, and what a client reads from the environment is not among them. Folders that
-    are in use keep their client.
-    """
-    found = {name: value for name, value in os.environ.items() if name.startswith(CLIENT_VARIABLES)}
-    with _clients:
-        if _environments.get(kind) != found:
-            kind.clear_instance_cache()
-            _environments[kind] = found
-
-
-# What a failure means -------------------------------------------------------------------------------------------------
-
-
-def again(request: Callable[[], R], *, is_write: bool = False) -> R:
-    """The answer of a request that may be made twice; a transient failure is followed by another try."""
-    for pause in (*PAUSES, None):
-        try:
-            return request()
-        except Exception as problem:
-            if isinstance(problem, FileNotFoundError):
-                _refuse_lost_bucket(problem)
-            if pause is None or not is_transient(problem, is_write=is_write):
-                raise
-            log.debug("trying again after %s: %s", type(problem).__name__, problem)
-            time.sleep(pause)
-    raise AssertionError("the last try returns or raises")
-
-
-def is_transient(problem: BaseException, *, is_write: bool = False) -> bool:
-    """Whether another try may go better. A "not found" in answer to a write is: its own retry found an upload already ended."""
-    if isinstance(problem, FileNotFoundError):
-        return is_write and not _has_code(problem, ("NoSuchBucket",))
-    if isinstance(problem, (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)):
-        return False
-    if isinstance(problem, OSError):
-        return problem.errno not in LASTING
-    return is_of_client(problem)
-
-
-def is_of_client(problem: BaseException) -> bool:
-    """An error of the libraries beneath that they do not turn into an OSError, such as that of a body that was cut."""
-    return type(problem).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp", "fsspec")
-
-
-def is_refused(problem: BaseException) -> bool:
-    """S3 answers a refused condition with 412 or, when two writers race, 409; s3fs wraps it in several ways."""
-    return isinstance(problem, FileExistsError) or _has_code(problem, REFUSED) or "PreconditionFailed" in str(problem)
-
-
-def _has_code(problem: BaseException | None, codes: Iterable[str]) -> bool:
-    while problem is not None:
-        response = getattr(problem, "response", None)
-        if isinstance(response, dict) and response.get("Error", {}).get("Code", "") in codes:
-            return True
-        problem = problem.__cause__
-    return False
-
-
-def _refuse_lost_bucket(problem: FileNotFoundError) -> None:
-    """A bucket that is not there (or not ours any more) is no empty folder."""
-    if _has_code(problem, ("NoSuchBucket",)):
-        raise OSError(errno.EINVAL, "the bucket does not exist") from problem

@@ -24,7 +24,8 @@ from typing import IO, Any, NamedTuple, TypeVar
 from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError, DiskFullError, MissingFileError, StoreError
 from datacomp_core.store import process
-from datacomp_core.store.bucket import PART_BYTES, BucketFiles, is_of_client
+from datacomp_core.store.bucket import PART_BYTES, BucketFiles
+from datacomp_core.store.failures import is_of_client
 from datacomp_core.store.local import LocalFiles, replacing
 from datacomp_core.store.stream import BLOCK_BYTES, RangeStream
 

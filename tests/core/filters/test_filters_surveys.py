@@ -30,6 +30,15 @@ from datacomp_core.store import Folder
 from datacomp_core.vectors.nearest import by_torch, decided, nearest
 
 
+@pytest.fixture(params=["few files", "as if many"])
+def as_if_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of every pool in many buckets that are brought together first, as those of a very large one."""
+    if request.param == "as if many":
+        monkeypatch.setattr("datacomp_core.shared_buckets.FILES_AT_ONCE", 1)
+        monkeypatch.setattr("datacomp_core.shared_buckets.RANGES_WORTH_REGROUPING", 1)
+        monkeypatch.setattr("datacomp_core.filters.distinct.ROWS_A_BUCKET", 10)
+
+
 def _uids(table: list[world.Row], rows: Any) -> list[str]:
     return sorted(table[row]["uid"] for row in rows)
 
@@ -67,6 +76,7 @@ def test_nearest_on_a_gpu_is_that_of_a_cpu() -> None:
     assert nearest(rows, centroids, "cuda").tolist() == nearest(rows, centroids, "cpu").tolist()
 
 
+@pytest.mark.usefixtures("as_if_many")
 @pytest.mark.parametrize("prefer", ["", "l14"])
 def test_distinct_keeps_the_first_of_equal_captions(prefer: str, tmp_path: Path) -> None:
     table = world.rows(5, 200)
@@ -80,6 +90,7 @@ def test_distinct_keeps_the_first_of_equal_captions(prefer: str, tmp_path: Path)
     assert done.explanation.dropped["a copy by text"] > 10
 
 
+@pytest.mark.usefixtures("as_if_many")
 @pytest.mark.parametrize("bits", [0, 1, 3, 6])
 def test_distinct_drops_hashes_near_one_before(bits: int, tmp_path: Path) -> None:
     table = world.rows(6, 150)
@@ -112,6 +123,7 @@ def _beside(metadata: Folder, folder: Path, name: str, values: list[Any]) -> Non
         start += len(uids)
 
 
+@pytest.mark.usefixtures("as_if_many")
 @pytest.mark.parametrize("keep", ["hard", "easy"])
 def test_sem_dedup_drops_what_is_like_one_before(keep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datacomp_core.filters.sem_dedup.ROWS_A_BUCKET", 40)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from datacomp_core.errors import DataError, MissingFileError, StoreError
-from datacomp_core.store import Folder, bucket
+from datacomp_core.store import Folder, failures
 
 sys.path.insert(0, str(Path(__file__).parent))
 from faulty_proxy import FaultyProxy, faulty_proxy
@@ -22,7 +22,7 @@ NAMES = ["a", "b/c.npy", "a=b", "a b", "x[1]*?", "p%20q", "ü/é", "q~1", "m:n",
 
 @pytest.fixture
 def proxy(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    monkeypatch.setattr(bucket, "PAUSES", (0.05, 0.1))
+    monkeypatch.setattr(failures, "PAUSES", (0.05, 0.1))
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with faulty_proxy(s3_server) as served:
         monkeypatch.setenv("AWS_ENDPOINT_URL", served.url)

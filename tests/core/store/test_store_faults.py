@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DataError, MissingFileError, StoreError
 from datacomp_core.leaderboard.garbage import remove, unused
-from datacomp_core.store import Folder, Store, bucket, listing, scratch, step
+from datacomp_core.store import Folder, Store, failures, listing, scratch, step
 from datacomp_core.store import format as store_format
 from datacomp_core.store.change import begin, changing, finish
 from datacomp_core.store.format import require_format
@@ -83,7 +83,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     fsspec.register_implementation("sick", SickFileSystem, clobber=True)
     SickFileSystem.store.clear()
     SickFileSystem.faults.clear()
-    monkeypatch.setattr(bucket, "PAUSES", (0, 0))
+    monkeypatch.setattr(failures, "PAUSES", (0, 0))
     monkeypatch.setattr(listing, "PAUSES", (0, 0, 0))
     monkeypatch.setattr(store_format, "_known", set[str]())
     return Store.open("sick://bucket/store")

@@ -11,7 +11,7 @@ import pytest
 
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import StoreError
-from datacomp_core.store import Folder, Store, bucket, step
+from datacomp_core.store import Folder, Store, failures, step
 
 sys.path.insert(0, str(Path(__file__).parent))
 from faulty_proxy import FaultyProxy, faulty_proxy
@@ -36,7 +36,7 @@ def download(spec: ProxySpec, *, out: Folder) -> Pool:
 @pytest.fixture
 def proxy(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    monkeypatch.setattr(bucket, "PAUSES", (0.05, 0.1))
+    monkeypatch.setattr(failures, "PAUSES", (0.05, 0.1))
     with faulty_proxy(s3_server, 0.15) as served:
         yield served
 

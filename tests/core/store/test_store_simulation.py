@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DatacompError
 from datacomp_core.leaderboard import garbage
-from datacomp_core.store import Folder, Store, bucket, lease, listing, process, step
+from datacomp_core.store import Folder, Store, failures, lease, listing, process, step
 from datacomp_core.store import format as store_format
 from datacomp_core.store.change import changing, finish
 
@@ -81,7 +81,7 @@ WORK = {"run": run, "takedown": take_down, "collector": collect_garbage, "gc": d
 def world(monkeypatch: pytest.MonkeyPatch) -> None:
     """The operating system of the simulated processes: they know each other, and no time passes."""
     fsspec.register_implementation("faulty", FaultyFileSystem, clobber=True)
-    for module, pauses in ((bucket, (0, 0)), (listing, (0, 0, 0))):
+    for module, pauses in ((failures, (0, 0)), (listing, (0, 0, 0))):
         monkeypatch.setattr(module, "PAUSES", pauses)
     monkeypatch.setattr(lease, "threading", SimpleNamespace(Event=threading.Event, Thread=NoThread))
     monkeypatch.setattr(process, "identity", identity)

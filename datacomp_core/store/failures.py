@@ -1,0 +1,75 @@
+"""What a failed request to a bucket means: no such file, a fault that another try may mend, or a refused condition.
+
+"Not there" is what the store said; every other failure is an error, and it is tried again where that is harmless.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+log = logging.getLogger(__name__)
+R = TypeVar("R")
+
+PAUSES = (0.3, 1.5)
+"""Seconds before a failed request is made again. Clients of real buckets retry what fails on the way several times before."""
+LASTING = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ENOSPC)
+REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
+
+
+class CutError(OSError):
+    """A body that is shorter than the store says the file is."""
+
+
+def again(request: Callable[[], R], *, is_write: bool = False) -> R:
+    """The answer of a request that may be made twice; a transient failure is followed by another try."""
+    for pause in (*PAUSES, None):
+        try:
+            return request()
+        except Exception as problem:
+            if isinstance(problem, FileNotFoundError):
+                refuse_lost_bucket(problem)
+            if pause is None or not is_transient(problem, is_write=is_write):
+                raise
+            log.debug("trying again after %s: %s", type(problem).__name__, problem)
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
+
+
+def is_transient(problem: BaseException, *, is_write: bool = False) -> bool:
+    """Whether another try may go better. A "not found" in answer to a write is: its own retry found an upload already ended."""
+    if isinstance(problem, FileNotFoundError):
+        return is_write and not _has_code(problem, ("NoSuchBucket",))
+    if isinstance(problem, (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)):
+        return False
+    if isinstance(problem, OSError):
+        return problem.errno not in LASTING
+    return is_of_client(problem)
+
+
+def is_of_client(problem: BaseException) -> bool:
+    """An error of the libraries beneath that they do not turn into an OSError, such as that of a body that was cut."""
+    return type(problem).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp", "fsspec")
+
+
+def is_refused(problem: BaseException) -> bool:
+    """S3 answers a refused condition with 412 or, when two writers race, 409; s3fs wraps it in several ways."""
+    return isinstance(problem, FileExistsError) or _has_code(problem, REFUSED) or "PreconditionFailed" in str(problem)
+
+
+def _has_code(problem: BaseException | None, codes: Iterable[str]) -> bool:
+    while problem is not None:
+        response = getattr(problem, "response", None)
+        if isinstance(response, dict) and response.get("Error", {}).get("Code", "") in codes:
+            return True
+        problem = problem.__cause__
+    return False
+
+
+def refuse_lost_bucket(problem: FileNotFoundError) -> None:
+    """A bucket that is not there (or not ours any more) is no empty folder."""
+    if _has_code(problem, ("NoSuchBucket",)):
+        raise OSError(errno.EINVAL, "the bucket does not exist") from problem
