@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from datacomp_core.device import default_device, devices_of, has_cuda
 from datacomp_core.parallel import prepared_map
-from datacomp_core.stations import of_cluster
+from datacomp_core.stations import Stations, of_cluster
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,15 +31,15 @@ def device_map(
     """
     stations = of_cluster(device)
     if stations is not None:
-        ready = partial(_alone, prepare, stations.device)
+        ready = partial(_alone, prepare, stations)
         yield from prepared_map(function, items, prepare=ready, workers=stations.count, one_worker="apart", gpus=stations.gpus)
         return
     names = device_names(device)
     yield from prepared_map(function, items, prepare=partial(_mine, prepare, names), workers=len(names), engine="local")
 
 
-def _alone(prepare: Callable[[str], S], device: str) -> S:
-    return prepare(device or default_device())
+def _alone(prepare: Callable[[str], S], stations: Stations) -> S:
+    return prepare(stations.open())
 
 
 def _mine(prepare: Callable[[str], S], names: tuple[str, ...]) -> S:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 from dataclasses import dataclass, replace
 
 from datacomp_core import engines
 from datacomp_core.clip import Clip
 from datacomp_core.clip_sources import FileModel, ModelSource
+from datacomp_core.device import checked, default_device, has_cuda
 from datacomp_core.errors import SpecError
 from datacomp_core.exchange import Exchange, Reachable
 from datacomp_core.machine_copy import MachineCopy
+from datacomp_core.settings import settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,25 @@ class Stations:
     def kind(self) -> str:
         """cuda or cpu."""
         return "cuda" if self.gpus else "cpu"
+
+    def open(self) -> str:
+        """In a worker: the device that it works on. SpecError if it holds a GPU that torch cannot use there.
+
+        What DATACOMP_DEVICE says on the worker's own machine counts, for a machine whose GPUs are only declared.
+        """
+        if not self.gpus:
+            return checked(self.device or default_device())
+        own, host = settings().device, socket.gethostname()
+        if own.startswith("cpu") and not self.device:
+            log.warning("a worker that holds a GPU works on the CPU, as DATACOMP_DEVICE says on %s", host)
+            return own
+        if not has_cuda():
+            raise SpecError(
+                f"The cluster says that the machine {host} has a GPU, and torch finds no CUDA device there: mend its driver or "
+                "its image, or start it without the GPU (ray start --num-gpus=0, dask worker without --resources), or with "
+                "DATACOMP_DEVICE=cpu to work on its CPU."
+            )
+        return own or "cuda"
 
 
 def of_cluster(device: str) -> Stations | None:
@@ -52,8 +77,6 @@ def decoders(share: int) -> int:
 
     A Dask worker that has a GPU has one thread, so Dask does not know of the cores that decode for it.
     """
-    from datacomp_core.settings import settings
-
     return settings().workers or max(1, share)
 
 

@@ -18,7 +18,6 @@ import numpy as np
 import polars as pl
 
 from datacomp_core import errors
-from datacomp_core.device import default_device
 from datacomp_core.embedding.assemble import Chunk, Parts, Span, keep, kept_name
 from datacomp_core.embedding.encode import Encoding, Work, encode
 from datacomp_core.errors import DatacompError, LostProcessError
@@ -46,7 +45,7 @@ def encode_on_cluster(stations: Stations, work: Work, chunks: list[Span], parts:
     with exchange(parts.out) as shared, _writer() as later:
         models = tuple(sent(model, shared) for model in work.models)
         told = replace(work, models=models, located=Sent(), workers=max(1, work.workers // stations.count))
-        prepare = partial(Station, told, stations.device, Folder(parts.out.url))
+        prepare = partial(Station, told, stations, Folder(parts.out.url))
         for run, found in prepared_map(
             Station.encode, runs, prepare=prepare, workers=stations.count, one_worker="apart", gpus=stations.gpus
         ):
@@ -82,11 +81,11 @@ class Sent:
 class Station:
     """One worker of a cluster: its models, loaded once on its device, and processes that decode for it."""
 
-    def __init__(self, work: Work, device: str, out: Folder) -> None:
+    def __init__(self, work: Work, stations: Stations, out: Folder) -> None:
         self.out, self.sent = out, Sent()
         self.told: list[tuple[int, dict[str, int]]] = []
         own = replace(work, located=self.sent, workers=decoders(work.workers))
-        self.encoding = Encoding(own, device or default_device(), self._full, self._done)
+        self.encoding = Encoding(own, stations.open(), self._full, self._done)
 
     def encode(self, run: Run) -> list[tuple[int, dict[str, int]]]:
         """Encode a run and keep its chunks; the rows of each batch and how many of them had what."""

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.clip_sources import ModelSource
-from datacomp_core.device import default_device
 from datacomp_core.evaluation.datasets import Batch, Samples
 from datacomp_core.evaluation.model import EvalModel, Exactness
 from datacomp_core.exchange import exchange
@@ -88,7 +87,7 @@ def encode_on_cluster(
     """With a model on each station of a cluster, which decodes on its own machine; `near` as in `exchange`."""
     with exchange(near) as shared:
         threads = max(1, workers // stations.count)
-        prepare = partial(_Station.on_cluster, sent(source, shared), exactness, stations.device, threads)
+        prepare = partial(_Station.on_cluster, sent(source, shared), exactness, stations, threads)
         mapped = prepared_map(
             _encode_chunk,
             _chunks(jobs),
@@ -130,8 +129,8 @@ class _Station:
         return cls(EvalModel(source.load(waiting.get()), exactness), threads)
 
     @classmethod
-    def on_cluster(cls, source: ModelSource, exactness: Exactness, device: str, threads: int) -> _Station:
-        return cls(EvalModel(source.load(device or default_device()), exactness), decoders(threads))
+    def on_cluster(cls, source: ModelSource, exactness: Exactness, stations: Stations, threads: int) -> _Station:
+        return cls(EvalModel(source.load(stations.open()), exactness), decoders(threads))
 
     def samples(self, chunk: Sequence[Job]) -> Iterator[Samples]:
         flying: deque[Future[Samples]] = deque()

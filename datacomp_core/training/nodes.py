@@ -1,7 +1,8 @@
 """Several nodes, one training: node 0 runs the step and says in the store where its run lies; the others join it.
 
-Nodes share the store and the run's folder (a shared disk: the store's, or `DATACOMP_HOME` where the store is a bucket). Every
-message is renewed while its writer lives, so that a node which was lost is known by its silence.
+Nodes share the store and the run's folder (a shared disk: the store's, or `DATACOMP_HOME` where the store is a bucket). A node
+that does not see this folder says so to node 0, which ends the training with that sentence. Every message is renewed while its
+writer lives, so that a node which was lost is known by its silence.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,8 @@ from datacomp_core.training.launch import Layout, run_node
 log = logging.getLogger(__name__)
 
 MEETINGS = "_trainings"
+MEETING = "meeting-"
+"""Of a file in the run folder, with the number that node 0 tells: who sees it sees the same folder."""
 POLL_SECONDS = 2.0
 BEAT_SECONDS = 15.0
 SILENCE_SECONDS = 120.0
@@ -56,14 +60,26 @@ def present(store: Store, layout: Layout) -> Generator[None]:
 
 
 @contextmanager
-def announced(store: Store, layout: Layout, folder: Path) -> Generator[None]:
-    """Tell the other nodes of `layout.run_id` where the run lies, while the block lasts. Nothing is told of a single node."""
+def announced(store: Store, layout: Layout, folder: Path) -> Generator[Callable[[], None]]:
+    """Tell the other nodes of `layout.run_id` where the run lies, while the block lasts. Nothing is told of a single node.
+
+    It yields a function to call now and then: it raises the SpecError of another node that cannot take part.
+    """
     if layout.nodes == 1:
-        yield
+        yield lambda: None
         return
     (folder / JOB).unlink(missing_ok=True)
-    with _said(store, _training(layout), {"folder": str(folder), "nodes": layout.nodes, "inode": folder.stat().st_ino}):
-        yield
+    meeting = uuid.uuid4().hex
+    for stale in folder.glob(f"{MEETING}*"):
+        stale.unlink()
+    (folder / f"{MEETING}{meeting}").touch()
+    answers = _Answers(store, layout, meeting)
+    message = {"folder": str(folder), "nodes": layout.nodes, "meeting": meeting}
+    with _said(store, _training(layout), message, answers.read):
+        try:
+            yield answers.check
+        finally:
+            store.root.remove(_refusal(layout))
 
 
 def follow(store: Store, layout: Layout, *, wait_seconds: float = WAIT_SECONDS, ended: Callable[[], bool] = lambda: False) -> int:
@@ -102,12 +118,18 @@ def join(store: Store, layout: Layout, *, wait_seconds: float = WAIT_SECONDS) ->
     """
     _refuse_first(layout)
     heard = _Heard(store, _training(layout))
-    folder, launched, problem = _found(heard, layout, wait_seconds), "", None
+    try:
+        folder, launched, problem = _found(heard, layout, wait_seconds), "", None
+    except SpecError as refusal:
+        _answer(heard, layout, refusal)
+        raise
     while heard.message() is not None:
         job = _job(folder)
         if job is not None and job.launch != launched:
             launched = job.launch
             problem = _part(job, layout, heard)
+            if isinstance(problem, SpecError):
+                _answer(heard, layout, problem)
         time.sleep(POLL_SECONDS)
     if problem is not None:
         raise problem
@@ -158,13 +180,41 @@ def _found(heard: _Heard, layout: Layout, wait_seconds: float) -> Path:
 
 
 def _is_same(message: dict[str, Any]) -> bool:
-    """Whether the run folder is the one of node 0, a disk that comes late allowed for."""
+    """Whether the run folder is the one in which node 0 left its mark, a disk that comes late allowed for."""
     for _ in range(MOUNT_TRIES):
-        try:
-            return "inode" not in message or Path(message["folder"]).stat().st_ino == message["inode"]
-        except OSError:
-            time.sleep(POLL_SECONDS)
+        if Path(message["folder"], f"{MEETING}{message['meeting']}").exists():
+            return True
+        time.sleep(POLL_SECONDS)
     return False
+
+
+def _answer(heard: _Heard, layout: Layout, refusal: SpecError) -> None:
+    """Tell node 0 why this node cannot take part: it would wait for its ranks."""
+    message = heard.message()
+    if message is None:
+        return
+    told = {"meeting": message["meeting"], "why": str(refusal)}
+    try:
+        heard.store.root.write_json(_refusal(layout), told)
+    except StoreError as problem:
+        log.warning("node 0 could not be told that this one cannot take part: %s", problem)
+
+
+class _Answers:
+    """In node 0: what another node said that cannot take part in this training."""
+
+    def __init__(self, store: Store, layout: Layout, meeting: str) -> None:
+        self._of_others = _Heard(store, _refusal(layout))
+        self._meeting, self._why = meeting, ""
+
+    def read(self) -> None:
+        found = self._of_others.message()
+        if found is not None and found.get("meeting") == self._meeting:
+            self._why = str(found["why"])
+
+    def check(self) -> None:
+        if self._why:
+            raise SpecError(f"Another node cannot take part in this training. {self._why}")
 
 
 def _job(folder: Path) -> Job | None:
@@ -188,9 +238,13 @@ def _training(layout: Layout) -> str:
     return f"{MEETINGS}/{layout.run_id}/training.json"
 
 
+def _refusal(layout: Layout) -> str:
+    return f"{MEETINGS}/{layout.run_id}/refusal.json"
+
+
 @contextmanager
-def _said(store: Store, name: str, message: dict[str, Any]) -> Generator[None]:
-    """A message in the store, renewed while the block lasts."""
+def _said(store: Store, name: str, message: dict[str, Any], listen: Callable[[], None] = lambda: None) -> Generator[None]:
+    """A message in the store, renewed while the block lasts; `listen` is called as often."""
     over = threading.Event()
     store.root.write_json(name, {**message, "beat": 0})
 
@@ -202,6 +256,7 @@ def _said(store: Store, name: str, message: dict[str, Any]) -> Generator[None]:
                 store.root.write_json(name, {**message, "beat": beat})
             except StoreError as problem:
                 log.warning("the other nodes could not be told that this one is alive: %s", problem)
+            listen()
 
     teller = threading.Thread(target=renew, name="node-0-beats", daemon=True)
     teller.start()

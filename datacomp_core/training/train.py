@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -94,8 +95,8 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
         )
         started = time.monotonic()
-        with Carrier(folder, out), announced(store, layout, folder):
-            job, watch = _run(job, machines, layout, progress)
+        with Carrier(folder, out), announced(store, layout, folder) as others:
+            job, watch = _run(job, machines, layout, progress, others)
         record = report(job, layout, tuple(item for _, item in found), table, watch, time.monotonic() - started)
         _keep(out, folder, record, table, watch)
     counts = {"collapsed": int(record["collapsed"]), "unreadable": watch.num_unreadable}
@@ -148,13 +149,21 @@ def _require_weights(spec: TrainSpec, num_sets: int) -> None:
         raise SpecError(f"{len(spec.data_weights)} data weights for {num_sets} shard sets: give one for each, or none.")
 
 
-def _run(job: Job, machines: list[Machine], layout: Layout, progress: Progress) -> tuple[Job, Watch]:
-    """Launch, with the next way of using the GPU's memory if it does not hold the first: none of them changes a number."""
+def _run(job: Job, machines: list[Machine], layout: Layout, progress: Progress, others: Callable[[], None]) -> tuple[Job, Watch]:
+    """Launch, with the next way of using the GPU's memory if it does not hold the first: none of them changes a number.
+
+    `others` raises the error of a node that cannot take part.
+    """
     for number, machine in enumerate(machines):
         job = job.model_copy(update={"machine": machine})
         watch = Watch(job, progress)
+
+        def look(watch: Watch = watch) -> None:
+            others()
+            watch()
+
         try:
-            launch(job, layout, watch)
+            launch(job, layout, look)
             return job, watch
         except NoMemoryError as problem:
             if number + 1 == len(machines):

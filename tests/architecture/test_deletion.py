@@ -18,6 +18,7 @@ ALLOWED = {
     ("datacomp_core/exchange.py", "home.remove(f'{SCRATCH}/{name}')"): "scratch of a command that was killed days ago",
     ("datacomp_core/training/nodes.py", "store.root.remove(f'{MEETINGS}/{layout.run_id}')"): "messages among nodes",
     ("datacomp_core/training/nodes.py", "store.root.remove(name)"): "messages among nodes",
+    ("datacomp_core/training/nodes.py", "store.root.remove(_refusal(layout))"): "messages among nodes",
 }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -198,18 +200,37 @@ def test_a_killed_rank_is_told_from_its_peers_complaint(tmp_path: Path) -> None:
     assert "Rank 1 of the training failed: ZeroDivisionError: told\nline 3, in step" in str(own)
 
 
-def test_a_node_that_does_not_see_the_run_folder_of_node_0_says_so_at_once(
+def test_a_node_that_does_not_see_the_run_folder_of_node_0_says_so_at_once_on_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where the other node has a folder of that name on a disk of its own."""
     monkeypatch.setattr(nodes, "MOUNT_TRIES", 1)
     monkeypatch.setattr(nodes, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(nodes, "BEAT_SECONDS", 0.1)
     store, folder = store_at(tmp_path), tmp_path / "run"
     folder.mkdir()
     first, second = two_nodes(free_port())
-    with nodes.announced(store, first, folder):
+    with nodes.announced(store, first, folder) as others:
+        others()
         folder.rename(tmp_path / "on-another-disk")
+        folder.mkdir()
         with pytest.raises(SpecError, match=r"does not see .*/run, the run folder of node 0: .* share a disk"):
             join(store, second, wait_seconds=60)
+        heard: list[SpecError] = []
+
+        def told() -> bool:
+            try:
+                others()
+            except SpecError as problem:
+                heard.append(problem)
+            return bool(heard)
+
+        wait_for(told)
+        assert re.search(r"Another node cannot take part in this training. The machine .* does not see .*/run", str(heard[0]))
+    with nodes.announced(store, first, folder) as others:
+        time.sleep(1)
+        others()  # what was said about the one before does not count
+    assert not [name for name in store.root.files() if name.startswith("_trainings")]
 
 
 def test_a_rank_whose_launcher_is_gone_ends_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""On which device a worker of a cluster works: a GPU that is only declared is told of, and never replaced by a CPU in silence."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import pytest
+
+from datacomp_core.device import has_cuda
+from datacomp_core.errors import SpecError
+from datacomp_core.settings import settings
+from datacomp_core.stations import Stations
+
+
+@pytest.fixture(autouse=True)
+def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATACOMP_DEVICE", raising=False)
+    settings.cache_clear()
+
+
+@pytest.mark.parametrize("device", ["", "cuda"])
+@pytest.mark.skipif(has_cuda(), reason="this machine has a CUDA device")
+def test_a_worker_with_a_gpu_that_torch_cannot_use_is_refused(device: str) -> None:
+    with pytest.raises(SpecError, match=rf"the machine {socket.gethostname()} has a GPU, and torch finds no CUDA device there"):
+        Stations(2, 1, device).open()
+
+
+def test_a_worker_that_is_told_to_use_its_cpu_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("DATACOMP_DEVICE", "cpu")
+    settings.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert Stations(2, 1, "").open() == "cpu"
+    assert "works on the CPU, as DATACOMP_DEVICE says" in caplog.text
+
+
+def test_a_worker_without_a_gpu_works_on_its_cpu() -> None:
+    assert Stations(2, 0, "cpu").open() == "cpu"
