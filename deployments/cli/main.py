@@ -17,6 +17,7 @@ import typer
 from datacomp_core.errors import DatacompError, DiskFullError
 from datacomp_core.imports import library_error
 from datacomp_core.redaction import install, redact
+from deployments.cli.terminal import JsonOutput
 
 app = typer.Typer(
     name="datacomp",
@@ -91,6 +92,7 @@ def main() -> None:
         status = 130
     except Exception as problem:
         status = _told(problem)
+    JsonOutput.give_back()
     sys.stdout.flush()
     sys.exit(status or 0)
 

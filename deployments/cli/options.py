@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from deployments.cli.terminal import JsonOutput
+
 Scale = Annotated[str, typer.Option("--scale", help="Compute scale.")]
 Track = Annotated[str, typer.Option("--track", help="filtering or byod; left out: both, apart.")]
 Recipes = Annotated[list[str] | None, typer.Option("--recipe", "-r", help="Filter by name; repeat for several.")]
@@ -26,7 +28,12 @@ OpenNetworks = Annotated[
     str, typer.Option("--open-networks", help="Private networks to download from, such as 10.0.0.0/8: for a web of your own.")
 ]
 Evalsets = Annotated[str, typer.Option("--evalsets", help="Address of test sets in the store; left out: the scale's own.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, all else on standard error.")]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", callback=JsonOutput.keep, help="Print the result as JSON on standard output, all else on standard error."
+    ),
+]
 TrustTimes = Annotated[
     bool, typer.Option("--trust-times", help="Take files of unchanged size and time as unchanged, without reading them.")
 ]

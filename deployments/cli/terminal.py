@@ -6,12 +6,13 @@ With `--json` the result alone goes to standard output and everything else to st
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -34,10 +35,44 @@ def bold(place: object) -> str:
     return f"[bold]{escape(str(place))}[/]"
 
 
+class JsonOutput:
+    """Standard output as it was given to the process, for the one document of `--json`; all else goes to standard error.
+
+    Ray tells of a lost worker there, its native code writes to the descriptor itself, and so may a filter of one's own.
+    """
+
+    kept: IO[str] | None = None
+
+    @classmethod
+    def keep(cls, is_wanted: bool) -> bool:
+        """The callback of `--json`."""
+        cls.give_back()
+        if is_wanted:
+            cls.kept = sys.stdout
+            if sys.stdout is sys.__stdout__:  # not where a caller in this process reads what we print
+                sys.stdout.flush()
+                cls.kept = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+                os.dup2(2, 1)
+            sys.stdout = sys.stderr
+        return is_wanted
+
+    @classmethod
+    def give_back(cls) -> None:
+        """Undo `keep`, for a process that goes on."""
+        if cls.kept is not None:
+            cls.kept.flush()
+            if sys.stdout is sys.stderr:
+                sys.stdout = cls.kept
+            cls.kept = None
+
+
 def print_json(value: Any) -> None:
-    out.print_json(json.dumps(value, ensure_ascii=False, default=str)) if out.is_terminal else print(
-        json.dumps(value, default=str)
-    )
+    to = JsonOutput.kept or sys.stdout
+    if to.isatty():
+        Console(file=to, highlight=False, soft_wrap=True).print_json(json.dumps(value, ensure_ascii=False, default=str))
+    else:
+        print(json.dumps(value, default=str), file=to)
+    to.flush()
 
 
 class Steps:

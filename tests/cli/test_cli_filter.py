@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -225,3 +227,43 @@ def test_a_row_without_finite_features_is_dropped_with_a_reason(
         assert status == 0, errors
         assert found["dropped"]["no finite features l14_img"] == 1
         assert found["num_samples"] + sum(found["dropped"].values()) == ROWS
+
+
+NOISY = """
+import os
+import polars as pl
+from datacomp_core.filters import Batch, register
+
+@register("noisy")
+class Noisy(Batch):
+    \"\"\"Prints, as a library may.\"\"\"
+
+    def columns(self):
+        return frozenset({"text"})
+
+    def judge(self, rows):
+        print("a line of Python")
+        os.write(1, b"a line of native code\\n")
+        os.system("echo a line of a child")
+        return pl.Series([True] * len(rows))
+
+    def title(self):
+        return "everything"
+"""
+
+
+@pytest.mark.parametrize("more", [("--out", "kept.npy"), ("--explain",)])
+def test_with_json_standard_output_has_the_result_alone_whatever_else_is_printed(
+    more: tuple[str, ...], metadata: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY)
+    told = subprocess.run(
+        [sys.executable, "-m", "deployments.cli", "filter", "--metadata", "metadata", "-r", "noisy.py", *more, "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0, told.stderr
+    assert isinstance(json.loads(told.stdout), dict)
+    assert all(f"a line of {whose}" in told.stderr for whose in ("Python", "native code", "a child")), told.stderr
