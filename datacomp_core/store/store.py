@@ -8,7 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -214,20 +214,38 @@ class Store:
     def publish(self, record: Record, manifest: bytes) -> Record:
         """Write manifest, then record, if nothing is in force at the address. The record that stands then: this one or another's.
 
-        StoreError if it cannot be told which; what stands is found by the next run.
+        StoreError if it cannot be told which, or if somebody else goes on changing the address; the next run finds what stands,
+        or goes on from what was made.
         """
         home = self.home(record.address)
         assert hashlib.sha256(manifest).hexdigest() == record.outputs.manifest_sha256
         home.write(record.outputs.manifest, manifest)
-        while True:
+        for pause in (*listing.PAUSES, None):
             before = self.generations(record.address)
             if before and before[-1].state == "built":
                 return before[-1]
             if before and before[-1].state == "changing":
                 raise StoreError(_interrupted(before[-1]))
-            mine = record.model_copy(update={"generation": len(before) + 1})
-            if home.create(record_name(mine.generation), mine.to_json()):
-                return mine
+            try:
+                if (mine := self._published(record, before)) is not None:
+                    return mine
+            except StoreError:
+                if pause is None:
+                    raise
+            if pause is not None:
+                time.sleep(pause)
+        raise StoreError(f"{record.address} could not be published, for others publish and delete there: run again.")
+
+    def _published(self, record: Record, before: list[Record]) -> Record | None:
+        """The record, once it lies behind those `before` it; None if somebody else was first.
+
+        Nobody deletes the records before it meanwhile: without them it would not be found.
+        """
+        mine = record.model_copy(update={"generation": len(before) + 1})
+        with self.alone(record.address, "publish it") if before else nullcontext():
+            if before and self.generations(record.address) != before:
+                return None
+            return mine if self.home(record.address).create(record_name(mine.generation), mine.to_json()) else None
 
     def alone(self, address: str, what: str) -> AbstractContextManager[None]:
         """Be the only process that changes what is published at an address. StoreError if another one is at it."""

@@ -1,9 +1,10 @@
-"""A proxy before a real S3 server that fails, is slow, or refuses: 500s, lost replies and cut bodies, met by the real client."""
+"""A proxy before a real S3 server that fails, is slow, or refuses, and lies: met by the real client."""
 
 from __future__ import annotations
 
 import http.client
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -12,11 +13,17 @@ from contextlib import contextmanager
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+FAULTS = ("500", "lost reply", "cut")
+ALL_FAULTS = (*FAULTS, "403", "empty list", "slow")
+SLOW_SECONDS = 2.0
+LISTED = re.compile(rb"<(Contents|CommonPrefixes)>.*</\1>", re.DOTALL)
+
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Forwards to `target`; a `share` of the requests fails in one of three ways, and those of `refused` clients with 403.
+    """Forwards to `target`; a `share` of the requests fails in one of the ways `faults`, and those of `refused` clients with 403.
 
     `pause`: seconds that each request takes besides. `agents` and `signers` count who asked, and with which access key.
+    `planned`: the fault that the request of a number meets, counted from 0 by `number`.
     """
 
     daemon_threads = True
@@ -27,6 +34,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.agents: Counter[str] = Counter()
         self.signers: Counter[str] = Counter()
         self.refused = ""
+        self.faults, self.planned, self.number = FAULTS, dict[int, str](), 0
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), Forward)
@@ -42,7 +50,9 @@ class FaultyProxy(ThreadingHTTPServer):
             self.signers[headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]] += 1
             if self.refused and self.refused in agent:
                 return "403"
-            fault = self.chance.choice(("500", "lost reply", "cut")) if self.chance.random() < self.share else "none"
+            fault = self.chance.choice(self.faults) if self.chance.random() < self.share else "none"
+            fault = self.planned.get(self.number, fault)
+            self.number += 1
             self.met[fault] += 1
             return fault
 
@@ -60,7 +70,7 @@ class Forward(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.at_once += 1
             self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
-        time.sleep(self.server.pause)
+        time.sleep(self.server.pause + (SLOW_SECONDS if fault == "slow" else 0))
         with self.server.lock:
             self.server.at_once -= 1
         if fault in ("500", "403"):
@@ -75,6 +85,8 @@ class Forward(BaseHTTPRequestHandler):
         onward.request(self.command, self.path, body, headers)
         answer = onward.getresponse()
         data = answer.read()
+        if fault == "empty list" and b"<ListBucketResult" in data:
+            data = LISTED.sub(b"", data).replace(b"<IsTruncated>true", b"<IsTruncated>false")
         if fault == "lost reply":
             self.connection.close()
             return

@@ -218,6 +218,28 @@ def test_very_many_random_schedules_lose_nothing() -> None:
         play(seed, num_faults=0.05 + seed % 5 * 0.05)
 
 
+@pytest.mark.parametrize("stops", range(14))
+def test_a_record_is_not_published_behind_ones_that_are_deleted_meanwhile(stops: int) -> None:
+    """A run stops somewhere in publishing; another one publishes and is cleared away; then the first goes on."""
+    schedule = Schedule()
+    for _ in range(2):  # two generations are lost
+        run(f"faulty://person/{ROOT}")
+        schedule.bucket.was_spoiled = False
+        schedule.spoil()
+    slow = schedule.bucket.start("run", run)
+    manifests = {key for key in schedule.bucket.objects if "_manifest" in key}
+    while {key for key in schedule.bucket.objects if "_manifest" in key} == manifests:
+        slow.go_on()
+    for _ in range(stops):
+        if slow.state == "running":
+            slow.go_on()
+    for role in ("run", "gc"):
+        other = schedule.bucket.start(role, WORK[role])
+        while other.state == "running":
+            other.go_on()
+    schedule.converge()
+
+
 class Machine(RuleBasedStateMachine):
     """As the random schedules; hypothesis looks for one that breaks an invariant, and shortens it."""
 
