@@ -56,7 +56,9 @@ def convert(checkpoint: Path, out: Path) -> int:
 
         with safe_open(local / OUT, "pt") as made:
             count = len(list(made.keys()))
-        Folder(out.resolve().parent).put(out.name, local / OUT)
+        where = Folder(out.resolve().parent)
+        where.sweep_left_behind(out.name)
+        where.put(out.name, local / OUT)
     return count
 
 

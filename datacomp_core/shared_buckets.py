@@ -11,14 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.store import Folder, listing
-
-R = TypeVar("R")
 
 EDGE = np.dtype("<i8")
 FILES_AT_ONCE = 512
@@ -69,7 +67,7 @@ class SharedBuckets:
         return np.concatenate([np.empty(0, self.record), *(rows for _, rows in found)])
 
     def regrouped(
-        self, over: Callable[[Callable[[FileBatch], R], list[FileBatch]], Iterable[tuple[FileBatch, R]]]
+        self, over: Callable[[Callable[[FileBatch], None], list[FileBatch]], Iterable[tuple[FileBatch, None]]]
     ) -> SharedBuckets:
         """Itself, or with buckets brought together if there are many of many files; `over` maps a function over workers."""
         sizes = _listed(self.folder / ROWS)

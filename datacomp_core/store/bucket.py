@@ -19,7 +19,7 @@ from datacomp_core.errors import StoreError
 from datacomp_core.store import failures
 from datacomp_core.store.bulk import Bulk, bulk_of, is_plain
 from datacomp_core.store.clients import filesystem
-from datacomp_core.store.failures import CutError, again, is_refused, is_transient, refuse_lost_bucket
+from datacomp_core.store.failures import CutError, again, is_refused, is_transient, refuse_lost_bucket, whole
 from datacomp_core.store.local import is_unfinished
 
 PART_BYTES = 8 << 20
@@ -51,7 +51,7 @@ class BucketFiles:
     def _read(self, path: str) -> bytes:
         bulk, (key,) = self._bulk(path)
         if bulk is not None and (got := bulk.get(key, WHOLE_BYTES)) is not None and got[1] <= WHOLE_BYTES:
-            return _whole(*got, path)
+            return whole(*got, path)
         data = self._read_by_s3fs(path)
         if bulk is not None and len(data) <= WHOLE_BYTES:
             bulk.failed()
@@ -80,7 +80,7 @@ class BucketFiles:
             body.close()
         if size > WHOLE_BYTES:
             return size
-        return _whole(data, size, path)
+        return whole(data, size, path)
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """The bytes of each (path, start, end), asked for at once. An OSError if one of the files is shorter."""
@@ -141,14 +141,12 @@ class BucketFiles:
         return int(info["size"])
 
     def list(self, root: str) -> dict[str, int]:
-        cut = len(self.fs._strip_protocol(root)) + 1
-        names = ((info["name"][cut:], int(info["size"])) for info in again(lambda: list(self._found(root))))
-        return {name: size for name, size in sorted(names) if name and not name.endswith("/") and not is_unfinished(name)}
+        return {name: size for name, (size, _, _) in self.details(root).items()}
 
     def details(self, root: str) -> dict[str, tuple[int, str, str]]:
         """As `list`, with size, time of the last change and the server's ETag (empty where there is none)."""
         cut = len(self.fs._strip_protocol(root)) + 1
-        found = {info["name"][cut:]: info for info in again(lambda: list(self._found(root)))}
+        found = {info["name"][cut:]: info for info in self._listed(root)}
         return {
             name: _detail(found[name]) for name in sorted(found) if name and not name.endswith("/") and not is_unfinished(name)
         }
@@ -157,6 +155,10 @@ class BucketFiles:
         """As `details`, of one file; None if there is no file."""
         info = self._info(path)
         return None if info is None or info["type"] == "directory" else _detail(info)
+
+    def _listed(self, root: str) -> list[dict[str, Any]]:
+        """As `_found`. A listing without a file is asked for again before it is believed."""
+        return again(lambda: list(self._found(root))) or again(lambda: list(self._found(root)))
 
     def _found(self, root: str) -> Iterator[dict[str, Any]]:
         """Every file below `root`. fsspec's own `find` takes a folder that cannot be listed for an empty one; s3fs's does not."""
@@ -185,7 +187,7 @@ class BucketFiles:
         own = self.fs._strip_protocol(root)
         files: list[str] = []
         folders: list[str] = []
-        for info in again(ask):
+        for info in again(ask) or again(ask):
             name = info["name"].rstrip("/")
             if name != own:
                 (folders if info["type"] == "directory" else files).append(name.rsplit("/", 1)[-1])
@@ -237,7 +239,7 @@ class BucketFiles:
 
     def remove(self, path: str) -> None:
         """A file, or everything below a folder. What the store did not remove is an error."""
-        doomed = again(lambda: [info["name"] for info in self._found(path)])
+        doomed = [info["name"] for info in self._listed(path)]
         if not doomed:
             doomed = [self.fs._strip_protocol(path)] if self.size(path) is not None else []
         for begin in range(0, len(doomed), DELETE_KEYS):
@@ -296,9 +298,3 @@ def _detail(info: dict[str, Any]) -> tuple[int, str, str]:
     """Size, time and ETag, as far as the server states them."""
     time = str(info.get("LastModified") or info.get("mtime") or info.get("created") or "")
     return int(info["size"]), time, str(info.get("ETag", ""))
-
-
-def _whole(data: bytes, size: int, path: str) -> bytes:
-    if len(data) != size:
-        raise CutError(errno.EIO, f"{len(data)} bytes came in place of {size}", path)
-    return data

@@ -24,6 +24,13 @@ class CutError(OSError):
     """A body that is shorter than the store says the file is."""
 
 
+def whole(data: bytes, size: int, path: str) -> bytes:
+    """The body of a file, if it has as many bytes as the store says. CutError if not."""
+    if len(data) != size:
+        raise CutError(errno.EIO, f"{len(data)} bytes came in place of {size}", path)
+    return data
+
+
 def again(request: Callable[[], R], *, is_write: bool = False) -> R:
     """The answer of a request that may be made twice; a transient failure is followed by another try."""
     for pause in (*PAUSES, None):

@@ -277,6 +277,16 @@ def evaluated() -> Artifact:
     return evaluate(spec, made_checkpoint(Made(), store=store()), sets, store=store(), device="cpu,cpu", workers=workers())
 
 
+def trained() -> Checkpoint:
+    """On all nodes of the settings."""
+    from datacomp_core.scales import scale
+    from datacomp_core.training.nodes import this_node
+    from datacomp_core.training.spec import TrainSpec
+    from datacomp_core.training.train import train
+
+    return train(TrainSpec(recipe=scale("tiny")), (images(),), store=store(), layout=this_node(), device=settings().device)
+
+
 def _embedded_folder() -> Folder:
     """The command's function on plain folders, with weights on the driver's disk."""
     from datacomp_core.clip_sources import FileModel
@@ -321,6 +331,8 @@ STEPS: dict[str, Callable[[], Any]] = {
     "mix": mixed,
     "evaluate": evaluated,
 }
+OTHER_STEPS: dict[str, Callable[[], Any]] = {"train": trained}
+"""Only where they are asked for."""
 UNSTEADY = ("_artifact.json", "_manifest.parquet", "report.json", "eval_results.jsonl", "reshard.json", "inputs.json")
 
 
@@ -364,7 +376,7 @@ def main(names: list[str]) -> None:
         for name in names or list(STEPS):
             told: dict[str, Any] = {"step": name}
             try:
-                told["digests"] = digests(STEPS[name]())
+                told["digests"] = digests({**STEPS, **OTHER_STEPS}[name]())
             except Exception as problem:
                 traceback.print_exc()
                 told["error"] = f"{type(problem).__name__}: {problem}"

@@ -14,7 +14,7 @@ from datacomp_core.leaderboard.entry import Entry
 from datacomp_core.leaderboard.rows import Board, Row
 from datacomp_core.leaderboard.site import figures, gather, words
 from datacomp_core.leaderboard.site.theme import NUM_SERIES
-from datacomp_core.store import Store
+from datacomp_core.store import Folder, Store
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -37,10 +37,10 @@ def write_page(store: Store, out_dir: Path, scale: str) -> Path:
 
 def put(target: Path, text: str) -> Path:
     """Write a page at once, over an older one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    return temporary.replace(target)
+    folder = Folder(target.parent)
+    folder.sweep_left_behind(target.name)
+    folder.write(target.name, text.encode())
+    return target
 
 
 def page(store: Store, scale: str, out_dir: Path | None = None, *, found: dict[str, Entry] | None = None) -> str:

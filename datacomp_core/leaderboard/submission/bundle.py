@@ -55,7 +55,7 @@ class Item:
 def write_bundle(
     store: Store, what: str, out: Path, *, checkpoint: bool = False, author: str = "", text: str = "", sign: Path | None = None
 ) -> str:
-    """Pack an entry (by address or fingerprint) into the tar `out` and return the sha256 of its manifest.
+    """Pack an entry (by address or fingerprint) into the tar `out`, whole or not at all; the sha256 of its manifest.
 
     `text` is what the author says of the method; `sign` is a private key of OpenSSH that signs the manifest. SpecError if it is
     no entry; DataError if a file is gone or not what its record says.
@@ -68,7 +68,9 @@ def write_bundle(
     items.append(_plain(CARD, card(entry, author, text).encode()))
     listing = _listing(record, items)
     signed = b"" if sign is None else signature.sign(listing, sign)
-    with tarfile.open(out, "w", format=tarfile.PAX_FORMAT) as archive:
+    where = Folder(out.absolute().parent)
+    where.sweep_left_behind(out.name)
+    with where.writing(out.name) as path, tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(_header(LIST, len(listing)), io.BytesIO(listing))
         if signed:
             archive.addfile(_header(SIGNATURE, len(signed)), io.BytesIO(signed))

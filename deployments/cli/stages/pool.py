@@ -129,7 +129,8 @@ def stats(
     store, shards = _shards(where)
     found = counting.tally(store.folder(shards))
     if plot is not None:
-        plot.write_bytes(counting.plot(found))
+        folder, name = until.target(str(plot))
+        folder.write(name, counting.plot(found))
     behind = error_pictures.find(store.folder(shards))
     if json:
         told = {

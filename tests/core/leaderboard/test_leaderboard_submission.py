@@ -107,8 +107,11 @@ def test_only_an_entry_can_be_packed_and_only_whole(made: tuple[Store, str, Path
     (other.root / str(made_of.artifact["data"])).write(
         "subset.npy", other.root.read(f"{made_of.artifact['data']}/subset.npy")[:-16] + b"x" * 16
     )
+    (tmp_path / "no.tar").write_bytes(b"an older one")
     with pytest.raises(DataError, match="is not the file its record names"):
         write_bundle(other, address, tmp_path / "no.tar")
+    assert (tmp_path / "no.tar").read_bytes() == b"an older one"
+    assert not list(tmp_path.glob(".*")), "nothing unfinished stays"
 
 
 def better_scores(files: Files) -> None:
