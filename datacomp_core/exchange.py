@@ -1,7 +1,8 @@
 """What is too large for a message between a driver and its workers, and files that only the driver has.
 
 On one machine it is a scratch folder on its disk. On a cluster it is a folder `scratch/` beside what a step writes, in the
-bucket: the one place that all machines reach. It goes with the block that opened it, and with the attempt of a killed run.
+bucket: the one place that all machines reach. It goes with the block that opened it, and with the attempt of a killed run; what
+a killed command left is removed by the next one.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from pydantic import BaseModel
 
 from datacomp_core import engines
 from datacomp_core.errors import DataError, StoreError
+from datacomp_core.store import lease, process
 from datacomp_core.store.attempt import SCRATCH
 from datacomp_core.store.folder import Folder, hash_file, scratch
 
 FILES = "files"
 PINNED = re.compile(r"(?P<file>[^#]+?)(:[A-Za-z0-9_]+)?#[0-9a-f]{12}")
+SILENT_SECONDS = 24 * 3600
+"""A process of another machine that has not said for so long that it lives was killed."""
 STALE_SECONDS = 7 * 24 * 3600
-"""A folder of scratch that was begun so long ago is of a killed command."""
+"""So is, in scratch of an earlier version, which has no lease, one that began so long ago."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +102,17 @@ def exchange(near: Folder | None = None) -> Generator[Exchange]:
         with scratch() as local:
             yield Exchange(Folder(local))
         return
-    home = _home(near)
+    home = _home(near) / SCRATCH
     _sweep(home)
-    name = f"{SCRATCH}/{int(time.time())}-{uuid.uuid4().hex[:12]}"
+    name = f"{int(time.time())}-{uuid.uuid4().hex[:12]}"
+    if not lease.take(home, name, 1):
+        raise StoreError(f"{home.at(name)} was just taken by another process: run again.")
     made = Exchange(home / name)
     try:
-        with engines.carrying(made):
+        with lease.renewed(home, name, 1), engines.carrying(made):
             yield made
     finally:
-        home.remove(name)
+        _remove(home, name)
 
 
 def bring_files(shared: Exchange, *asked: BaseModel) -> None:
@@ -150,8 +156,26 @@ def _home(near: Folder | None) -> Folder:
 
 
 def _sweep(home: Folder) -> None:
+    """Remove the scratch of killed commands."""
     with suppress(DataError, StoreError):  # whoever cannot list it cannot work in it either, and is told there
-        for name in (home / SCRATCH).folders():
-            begun = name.partition("-")[0]
-            if begun.isdigit() and time.time() - int(begun) > STALE_SECONDS:
-                home.remove(f"{SCRATCH}/{name}")
+        there = home.folders()  # before the leases, which are taken first
+        leases = lease.turns(home)
+        for name in {*there, *leases}:
+            if _is_left_behind(home, name, name in leases):
+                _remove(home, name)
+
+
+def _is_left_behind(home: Folder, name: str, has_lease: bool) -> bool:
+    if not has_lease:
+        begun = name.partition("-")[0]
+        return begun.isdigit() and time.time() - int(begun) > STALE_SECONDS
+    holder = lease.read(home, name, 1)
+    if holder is None:  # it has just ended
+        return False
+    gone = process.is_gone(holder)
+    return gone if gone is not None else time.time() - lease.last_sign(holder) > SILENT_SECONDS
+
+
+def _remove(home: Folder, name: str) -> None:
+    home.remove(name)
+    home.remove(lease.file_of(name, 1))
