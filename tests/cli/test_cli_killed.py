@@ -27,11 +27,10 @@ COMMANDS: dict[str, Callable[[str], tuple[str, ...]]] = {
     "filter": lambda out: ("filter", *POOL, "--keep-scores", f"{out}/kept", "-r", "neg_clip_loss", "--out", f"{out}/subset.npy"),
     "cluster": lambda out: ("cluster", *POOL[:4], "--num-clusters", "3", "--captions", "any", "--out", f"{out}/centroids.npy"),
     "subset": lambda out: ("subset", "union", "one.npy", "two.npy", "--out", f"{out}/both.npy"),
-    "convert": lambda out: ("convert", "model.pt", f"{out}/weights.safetensors"),
+    "convert": lambda out: ("convert-checkpoint", "model.pt", f"{out}/weights.safetensors"),
     "embed": lambda out: ("embed", *POOL[:2], "--shards", "shards", "--encoder", "mine=./model", "--out", out),
     "evaluate": lambda out: ("evaluate", "--model", "model", "--data", "sets", "--add-tasks", "tasks.yaml", "--out", out),
     "reshard": lambda out: ("reshard", "--shards", "shards", "--subset", "one.npy", "--out", out),
-    "train": lambda out: ("train", "--data", "shards", "--scale", "tiny", "--out", out),
 }
 
 

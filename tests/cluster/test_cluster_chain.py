@@ -134,17 +134,17 @@ def test_a_driver_whose_store_lies_on_its_own_disk_is_refused_in_one_sentence() 
 
 def test_a_training_on_nodes_without_a_shared_disk_is_refused_in_one_sentence_at_its_start() -> None:
     with machines("machine-a", "machine-b") as (a, b):
-        given = {"PYTHONPATH": str(TREE), "DATACOMP_DEVICE": "cpu", "DATACOMP_HOME": "/tmp/home", **store("nodes")}
+        given = {"PYTHONPATH": str(TREE), "DATACOMP_DEVICE": "cpu", "DATACOMP_HOME": "/tmp/own", **store("nodes")}
         node = [sys.executable, "-m", "deployments.cli", "node", "--nodes", "2", "--rendezvous", f"{a.address}:29500"]
         node += ["--run-id", "pair", "--processes", "1", "--node"]
         other = b.start([*node, "1", "--", "true"], given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         told = a.run([*node, "0", "--", sys.executable, "-u", CHAIN, "train"], given, timeout=1500)
         error = json.loads(told.stdout.splitlines()[-1])["error"]
         wanted = (
-            "SpecError: Another node cannot take part in this training. The machine machine-b does not see /tmp/home/training/"
+            "SpecError: Another node cannot take part in this training. The machine machine-b does not see /tmp/own/training/"
         )
         assert error.startswith(wanted), told.stderr[-3000:]
         assert "share a disk" in error
         _, log = other.communicate(timeout=300)
         assert other.returncode == 0
-        assert "does not see /tmp/home/training/" in log
+        assert "does not see /tmp/own/training/" in log

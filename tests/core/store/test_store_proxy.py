@@ -1,10 +1,11 @@
-"""The store through a proxy that fails, before a real S3 server: 500s, lost replies and cut bodies, met by the real client."""
+"""The store through a proxy that fails, before a real S3 server: every fault at random, and at every request of a run."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ import pytest
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import StoreError
 from datacomp_core.store import Folder, Store, failures, step
+from datacomp_core.store import format as store_format
 
 sys.path.insert(0, str(Path(__file__).parent))
-from faulty_proxy import FaultyProxy, faulty_proxy
+from faulty_proxy import ALL_FAULTS, FaultyProxy, faulty_proxy
 
 FILES = {f"part-{number}": os.urandom(50_000) for number in range(4)}
 
@@ -37,35 +39,72 @@ def download(spec: ProxySpec, *, out: Folder) -> Pool:
 def proxy(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     monkeypatch.setattr(failures, "PAUSES", (0.05, 0.1))
-    with faulty_proxy(s3_server, 0.15) as served:
+    monkeypatch.setattr("faulty_proxy.SLOW_SECONDS", 0.3)
+    with faulty_proxy(s3_server) as served:
+        served.faults = ALL_FAULTS
         yield served
+
+
+@contextmanager
+def through(proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, url: str) -> Iterator[Store]:
+    """The store behind the proxy; its clients, and what is known of it, are made anew."""
+    import s3fs
+
+    with monkeypatch.context() as there:
+        there.setenv("AWS_ENDPOINT_URL", proxy.url)
+        there.setattr(store_format, "_known", set[str]())
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield Store(Folder(url))
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def status(spec: ProxySpec, store: Store) -> str:
+    try:
+        return download.run(spec, store=store).status
+    except StoreError as problem:
+        return type(problem).__name__
+
+
+def check(spec: ProxySpec, store: Store) -> None:
+    """It is published once, and all of it is there."""
+    outcome = download.run(spec, store=store)
+    assert (outcome.status, outcome.record.generation) == ("reused", 1), "nothing was called lost"
+    found = store.folder(outcome.artifact)
+    assert {name: found.read(name) for name in found.files()} == FILES
+    assert store.missing(outcome.record) == ""
 
 
 @pytest.mark.slow
 def test_runs_through_a_faulty_proxy_end_with_what_a_run_without_one_gives(
     proxy: FaultyProxy, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import s3fs
-
-    endpoint = os.environ["AWS_ENDPOINT_URL"]
-    store = Store(Folder(s3_url))
+    proxy.share = 0.15
     for number in range(12):
         spec = ProxySpec(number=number)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        s3fs.S3FileSystem.clear_instance_cache()
-        sick, statuses = Store(Folder(s3_url)), list[str]()
-        for _ in range(8):  # what a person or Prefect does: run it again
-            try:
-                statuses.append(download.run(spec, store=sick).status)
-            except StoreError as problem:
-                statuses.append(type(problem).__name__)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-        s3fs.S3FileSystem.clear_instance_cache()
-        store = Store(Folder(s3_url))
+        with through(proxy, monkeypatch, s3_url) as sick:
+            statuses = [status(spec, sick) for _ in range(8)]  # what a person or Prefect does: run it again
         assert statuses.count("built") <= 1, "once built it is not built again"
-        outcome = download.run(spec, store=store)
-        assert outcome.record.generation == 1, "nothing was called lost"
-        found = store.folder(outcome.artifact)
-        assert {name: found.read(name) for name in found.files()} == FILES
-        assert store.missing(outcome.record) == ""
-    assert min(proxy.met[fault] for fault in ("500", "lost reply", "cut")) > 5
+        download.run(spec, store=Store(Folder(s3_url)))
+        check(spec, Store(Folder(s3_url)))
+    assert min(proxy.met[fault] for fault in ALL_FAULTS) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ALL_FAULTS)
+def test_each_request_of_a_run_may_meet_a_fault(
+    fault: str, proxy: FaultyProxy, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with through(proxy, monkeypatch, s3_url) as store:
+        assert status(ProxySpec(number=-1), store) == "built"
+    requests, told = proxy.number, list[str]()
+    assert requests > 20
+    for number in range(requests):
+        spec = ProxySpec(number=number)
+        with through(proxy, monkeypatch, s3_url) as sick:
+            proxy.number, proxy.planned = 0, {number: fault}
+            told.append(status(spec, sick))
+            proxy.planned = {}
+            assert status(spec, sick) == ("reused" if told[-1] == "built" else "built") or told[-1] == "StoreError"
+        check(spec, Store(Folder(s3_url)))
+    assert fault == "403" or set(told) == {"built"}, "one fault that may be another time's luck is not noticed"
+    assert list(Store(Folder(s3_url)).lost()) == []
