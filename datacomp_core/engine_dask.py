@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from datacomp_core.engines import RETRIES, Crew, Done, Job, address, failed, starting, worker_killed
+from datacomp_core.engines import RETRIES, START_SECONDS, Crew, Done, Job, address, failed, starting, worker_killed
 from datacomp_core.errors import LostProcessError, SpecError
 
 FORGOTTEN_SECONDS = 3600.0
@@ -188,6 +188,7 @@ def _client(workers: int) -> Any:
 @cache
 def _connected() -> tuple[Any, Any]:
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # or a cluster writes fifty lines into the run's log
+    import dask
     from distributed import Client, LocalCluster
 
     if given := address("dask"):
@@ -199,6 +200,8 @@ def _connected() -> tuple[Any, Any]:
                 f"The Dask scheduler at {given} (DASK_SCHEDULER_ADDRESS) cannot be reached ({why}): start it there, or leave "
                 "DASK_SCHEDULER_ADDRESS out."
             ) from problem
+    # Dask closes a lost worker for good if it has not begun again in 15 s, which a machine short of memory or cores does not do.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": f"{START_SECONDS}s"})
     cluster = LocalCluster(
         n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1", memory_limit=0
     )

@@ -191,3 +191,36 @@ def test_workers_hold_a_gpu_each_and_the_chunk_of_a_lost_one_is_done_by_another(
     assert len({pid for _, pid in found["workers"]}) >= 2
     if engine == "ray":
         assert {devices for devices, _ in found["workers"]} <= {"0", "1"}, "one GPU each, of five workers two at a time"
+
+
+DIES_ONCE = """
+import os, signal, sys
+from pathlib import Path
+from datacomp_core.parallel import process_map
+
+def work(item):
+    if item == 3 and not Path(sys.argv[1]).exists():
+        Path(sys.argv[1]).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return -item
+
+if __name__ == "__main__":
+    found = sorted(process_map(work, range(8), workers=2, engine="dask"))
+    assert found == [(item, -item) for item in range(8)], found
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="Dask is not installed")
+def test_a_lost_worker_of_dask_that_takes_long_to_begin_again_is_waited_for(tmp_path: Path) -> None:
+    """Dask itself gives up lost workers after 15 s; here after 10 ms."""
+    (tmp_path / "dies.py").write_text(DIES_ONCE.replace("sys.argv[1]", repr(str(tmp_path / "died"))))
+    told = subprocess.run(
+        [sys.executable, str(tmp_path / "dies.py")],
+        env={**os.environ, "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "10ms"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert told.returncode == 0, told.stderr[-3000:]
+    assert (tmp_path / "died").exists()
