@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -42,6 +42,7 @@ class JsonOutput:
     """
 
     kept: IO[str] | None = None
+    _elsewhere: ExitStack = ExitStack()
 
     @classmethod
     def keep(cls, is_wanted: bool) -> bool:
@@ -53,7 +54,7 @@ class JsonOutput:
                 sys.stdout.flush()
                 cls.kept = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
                 os.dup2(2, 1)
-            sys.stdout = sys.stderr
+            cls._elsewhere.enter_context(redirect_stdout(sys.stderr))
         return is_wanted
 
     @classmethod
@@ -61,8 +62,7 @@ class JsonOutput:
         """Undo `keep`, for a process that goes on."""
         if cls.kept is not None:
             cls.kept.flush()
-            if sys.stdout is sys.stderr:
-                sys.stdout = cls.kept
+            cls._elsewhere.close()
             cls.kept = None
 
 

@@ -117,7 +117,7 @@ def test_ray_with_fewer_cores_than_workers_goes_on_and_a_full_cluster_says_so() 
     with machines("machine-a", "machine-b") as (a, b):
         cluster = ray_cluster(a, b, cpus=1)
         given = {**store("few"), "DATACOMP_WORKERS": "5", **cluster}
-        found, _ = run(a, given, "score-words", timeout=400)
+        found, _ = run(a, given, "score-words", timeout=1200)
         assert found["score-words"]
 
 
