@@ -9,7 +9,7 @@ from typing import Any
 from prefect import Flow
 
 from datacomp_core.scales import SCALES
-from deployments.forms import EMBEDDED, FROM_PYTHON
+from deployments.forms import EMBEDDED, FROM_PYTHON, score_of
 from deployments.lost_runs import HEARTBEAT_SECONDS
 from flows.captioning import CaptioningSpec, make_captions
 from flows.curate import curate
@@ -18,6 +18,8 @@ from flows.gpu_step import gpu_step
 from flows.parameters import ExperimentSpec, SweepSpec
 from flows.prepare_pool import prepare_pool
 from flows.reevaluate import ReevaluationSpec, reevaluate
+from flows.search import search
+from flows.searching import SearchSpec
 from flows.sources import SOURCES
 from flows.sweep import sweep
 from flows.train_and_evaluate import TrainingSpec, train, train_and_evaluate
@@ -112,6 +114,8 @@ def _rows_of(scale: str) -> Iterator[Row]:
     source = SOURCES[scale]
     chosen = ExperimentSpec.model_validate({"scale": scale, "recipe": source.recipe, "pool": source.pool})
     sweeping = SweepSpec.model_validate({"scale": scale, "recipes": source.recipes, "pool": source.pool})
+    space = f"{{kind: top_fraction, score: {score_of(scale)}, fraction: {{low: 0.1, high: 0.9}}}}"
+    searching = SearchSpec.model_validate({"scale": scale, "pool": source.pool, "space": space})
     training = TrainingSpec.model_validate({"scale": scale, "shards": ["shards/ADDRESS"]})
     again = ReevaluationSpec.model_validate({"scale": scale})
     flows: tuple[tuple[Flow[..., Any], Any, str, int | None], ...] = (
@@ -122,6 +126,7 @@ def _rows_of(scale: str) -> Iterator[Row]:
         (train_and_evaluate, training, "training", None),
         (experiment, chosen, "experiment", None),
         (sweep, sweeping, "experiment", None),
+        (search, searching, "experiment", None),
     )
     memory = {"memory_gib": asked.memory_gib}
     for flow, spec, tag, concurrency in flows:

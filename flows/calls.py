@@ -112,11 +112,8 @@ class Submitted:
         self._futures.append(task.submit(*identity))
         return self._futures[-1]
 
-    def results(self, wanted: list[Any]) -> list[Any]:
-        """What the `wanted` futures came to. An error is raised only when every call has ended, so the others' work is kept.
-
-        A call that never started because what it needs failed is no error of its own: the failure is the one that is told.
-        """
+    def settled(self) -> None:
+        """Wait until every call has ended, well or not."""
         try:
             for future in self._futures:
                 _wait(future)
@@ -124,6 +121,13 @@ class Submitted:
             STOPPING.set()
             end_children()
             raise
+
+    def results(self, wanted: list[Any]) -> list[Any]:
+        """What the `wanted` futures came to. An error is raised only when every call has ended, so the others' work is kept.
+
+        A call that never started because what it needs failed is no error of its own: the failure is the one that is told.
+        """
+        self.settled()
         lineage.leave()
         failed = [future for future in self._futures if future.state.is_failed() or future.state.is_crashed()]
         for future in failed:

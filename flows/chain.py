@@ -110,6 +110,12 @@ def experiment(call: Call, spec: ExperimentSpec) -> Scored:
 
 def experiments(call: Call, specs: Iterable[ExperimentSpec]) -> list[Any]:
     """Many experiments, each step once: what two of them have in common is called once and shared."""
+    once = each_once(call)
+    return [experiment(once, spec).entry for spec in specs]
+
+
+def each_once(call: Call) -> Call:
+    """`call`, that calls what was called with the same identity before only once."""
     made: dict[Any, Any] = {}
 
     def once(task: Any, *identity: Any) -> Any:
@@ -118,7 +124,7 @@ def experiments(call: Call, specs: Iterable[ExperimentSpec]) -> list[Any]:
             made[key] = call(task, *identity)
         return made[key]
 
-    return [experiment(once, spec).entry for spec in specs]
+    return once
 
 
 STAGES: dict[str, Callable[[Call, ExperimentSpec], Any]] = {

@@ -315,6 +315,11 @@ def _cost(said: Callable[[str, str], dict[str, Any]], chain: list[Link]) -> Cost
     )
 
 
+def cost_of(store: Store, links: list[Link]) -> Cost:
+    """What some steps took together, each counted as often as it stands in `links`."""
+    return _cost(lambda address, name: _said(data_of(store, address), name), links)
+
+
 def _num_gpus(said: Callable[[str, str], dict[str, Any]], link: Link) -> int:
     """How many GPUs a step was run on. Training and evaluation say which device they chose; else the option stands."""
     device, count = str(link.options.get("device") or ""), int(link.options.get("processes") or 1)

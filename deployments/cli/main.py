@@ -32,11 +32,11 @@ app = typer.Typer(
 @cache
 def register() -> None:
     """Register every group; each is a module of its own."""
-    from deployments.cli import board, compare, explore, nodes, planning, run, server, submission, upkeep
+    from deployments.cli import board, compare, explore, nodes, planning, run, search, server, submission, upkeep
     from deployments.cli.stages import captions, cluster, convert, embed, evaluate, pool, reshard, subset, train
     from deployments.cli.stages import filter as filtering
 
-    experiments = (run, planning, pool, captions, embed, cluster, filtering, subset, reshard, train, evaluate, convert)
+    experiments = (run, planning, search, pool, captions, embed, cluster, filtering, subset, reshard, train, evaluate, convert)
     for group in (*experiments, board, compare, explore, submission, upkeep, server, nodes):
         group.add_to(app)
 

@@ -38,7 +38,7 @@ class Curve:
 
 
 @contextmanager
-def _drawing(height: float) -> Generator[tuple[Any, Any]]:
+def drawing(height: float) -> Generator[tuple[Any, Any]]:
     """A figure and its axes; everything drawn inside the block has the page's style."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ def _drawing(height: float) -> Generator[tuple[Any, Any]]:
 def ranking(rows: Sequence[Row], colors: Mapping[str, int], baseline: Row | None) -> str:
     """One line a method, best on top: every seed as a dot, the mean as a bar's end, the unfiltered pool as a line."""
     shown = [row for row in rows if row.average is not None][:14]
-    with _drawing(0.75 + 0.46 * len(shown)) as (figure, axes):
+    with drawing(0.75 + 0.46 * len(shown)) as (figure, axes):
         for place, row in enumerate(shown):
             assert row.average is not None
             color, mean = theme.series(colors[row.key]), 100 * row.average.mean
@@ -82,7 +82,7 @@ def _top(rows: Sequence[Row]) -> float:
 def histogram(data: Histogram, key: str) -> str:
     """Scores of the pool in grey, what is kept of them in colour, the cut as a line with its value."""
     widths = [high - low for low, high in zip(data.edges[:-1], data.edges[1:], strict=True)]
-    with _drawing(2.5) as (figure, axes):
+    with drawing(2.5) as (figure, axes):
         looks = {"align": "edge", "edgecolor": theme.SURFACE, "linewidth": 0.4}
         axes.bar(data.edges[:-1], data.counts, widths, color=theme.series(0), alpha=0.55, label="dropped", **looks)
         axes.bar(data.edges[:-1], data.kept, widths, color=theme.series(1), label="kept", **looks)
@@ -100,7 +100,7 @@ def histogram(data: Histogram, key: str) -> str:
 
 def curves(runs: Sequence[Curve], colors: Mapping[str, int]) -> str:
     """Loss by optimizer step: one thin line a seed, one colour a method, its name at the end of the line."""
-    with _drawing(3.1) as (figure, axes):
+    with drawing(3.1) as (figure, axes):
         ends: dict[str, tuple[float, float]] = {}
         for run in runs:
             if not run.steps:
@@ -130,7 +130,7 @@ def _apart(ends: dict[str, tuple[float, float]], axes: Any) -> dict[str, tuple[f
 def distribution(made: MakeUp, measure: str, names: Sequence[str], key: str) -> str:
     """One measure of several groups as outlines over the pool in grey, each scaled to the share of its own rows."""
     edges = made.edges[measure]
-    with _drawing(2.5) as (figure, axes):
+    with drawing(2.5) as (figure, axes):
         for place, group in enumerate(group for group in made.groups if group.name in (made.groups[0].name, *names)):
             counts = group.histograms.get(measure)
             if not counts or not sum(counts):
@@ -147,7 +147,7 @@ def distribution(made: MakeUp, measure: str, names: Sequence[str], key: str) -> 
 
 def scaling(fits: Sequence[Fit]) -> str:
     """Averages over samples seen, a line a method, with the prediction for the next scale and its interval."""
-    with _drawing(3.6) as (figure, axes):
+    with drawing(3.6) as (figure, axes):
         for place, fit in enumerate(fits[: theme.NUM_SERIES]):
             color, seen = theme.series(place), [point.samples_seen for point in fit.points]
             axes.plot(seen, [100 * point.average for point in fit.points], "o-", color=color, label=fit.method, markersize=4)

@@ -1,0 +1,118 @@
+"""What a search has asked and found, in the store: `searches/<scale>/<name>--<12 hex>/`. It is all that a resumed search knows.
+
+A batch of proposals is written before any of it runs, a trial when it is over; each file appears whole. So a killed search asks
+for the same trials again, and the steps that they had finished are reused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from datacomp_core.errors import DataError
+from datacomp_core.store import Folder
+
+State = Literal["complete", "pruned", "failed"]
+BASELINE, FINAL = "baseline.json", "final.json"
+
+
+class Record(BaseModel):
+    """A base that reads what a later version may have added."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Asked(Record):
+    """One proposal: the values of the free parameters, numbers or labels of options."""
+
+    number: int
+    params: dict[str, float | int | str]
+
+
+class Batch(Record):
+    """Trials that run at the same time, and how long they took."""
+
+    trials: list[Asked]
+    seconds: float | None = Field(default=None, description="None while it runs, or if it was killed.")
+
+
+class Trial(Record):
+    """What became of a proposal. `values` are what it was worth on each rung, on the search's half of the test images."""
+
+    number: int
+    params: dict[str, float | int | str]
+    filter: Any
+    state: State
+    values: list[float] = Field(default_factory=list[float])
+    value: float | None = Field(
+        default=None, description="The mean over the seeds at the search's scale; None if it ended before."
+    )
+    entries: list[str] = Field(default_factory=list[str], description="Addresses of its leaderboard entries, a rung each.")
+    reason: str = ""
+    size: int | None = Field(default=None, description="Pairs that it trained on, repeats counted.")
+
+
+class Runs(Record):
+    """A filter with several seeds: the entries, and what each was worth on the search's half."""
+
+    name: str
+    entries: list[str]
+    values: list[float]
+
+
+class Final(Record):
+    """The winner and what it is held against, with fresh seeds."""
+
+    winner: int
+    ours: Runs
+    theirs: Runs
+
+
+class Journal:
+    """The files of one search."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+
+    def note_request(self, request: dict[str, Any]) -> None:
+        """What is asked now: of an earlier request it differs by its budget alone."""
+        self.folder.write_json("request.json", request)
+
+    def batches(self) -> list[Batch]:
+        return [self._read(Batch, f"asked/{name}") for name in sorted((self.folder / "asked").files(".json"))]
+
+    def note_batch(self, number: int, batch: Batch) -> None:
+        self._write(f"asked/{number:05d}.json", batch)
+
+    def trials(self) -> list[Trial]:
+        """Those that are over, in order of number."""
+        return [self._read(Trial, f"trials/{name}") for name in sorted((self.folder / "trials").files(".json"))]
+
+    def note_trial(self, trial: Trial) -> None:
+        self._write(f"trials/{trial.number:05d}.json", trial)
+
+    def baseline(self) -> Runs | None:
+        return self._read(Runs, BASELINE) if self.folder.exists(BASELINE) else None
+
+    def note_baseline(self, runs: Runs) -> None:
+        self._write(BASELINE, runs)
+
+    def final(self, winner: int) -> Final | None:
+        """The final runs of this winner; another one's, of a smaller budget, do not count."""
+        found = self._read(Final, FINAL) if self.folder.exists(FINAL) else None
+        return found if found is not None and found.winner == winner else None
+
+    def note_final(self, final: Final) -> None:
+        self._write(FINAL, final)
+
+    def _write(self, name: str, value: BaseModel) -> None:
+        self.folder.write(name, value.model_dump_json(indent=1).encode())
+
+    def _read(self, kind: type[Any], name: str) -> Any:
+        try:
+            return kind.model_validate_json(self.folder.read(name))
+        except ValidationError as problem:
+            raise DataError(
+                f"{self.folder.at(name)} is damaged ({problem.error_count()} faults): remove it, and its work is done again."
+            ) from problem

@@ -1,0 +1,60 @@
+"""The page of a search: verdict, best so far, parallel coordinates, importance, cost, and every trial with its experiments."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from datacomp_core.leaderboard.search import drawings
+from datacomp_core.leaderboard.search.study import Study, study_of
+from datacomp_core.leaderboard.site.board_page import environment, put
+from datacomp_core.store import Store
+
+
+def page_name(address: str) -> str:
+    """`search-NAME--HASH.html`."""
+    return f"search-{address.rpartition('/')[2]}.html"
+
+
+def render(study: Study) -> str:
+    """One HTML file that fetches nothing. Trials link to the pages that `datacomp board --site` writes beside it."""
+    names = list(dict.fromkeys(name for trial in study.trials for name in trial.params))
+    rows: list[dict[str, Any]] = [
+        {
+            "trial": trial,
+            "values": drawings.said(trial.params, names),
+            "links": [(f"experiment-{study.rows[entry]}.html", entry) for entry in trial.entries if entry in study.rows],
+        }
+        for trial in drawings.order(study.trials)
+    ]
+    drawn = len(study.complete) > 0
+    return (
+        environment()
+        .get_template("search.html")
+        .render(
+            scale=study.scale,
+            title=f"Search: {study.name}",
+            eyebrow=f"{len(study.trials)} trials at {study.scale}, against {study.against}",
+            links=[("Leaderboard", f"../{study.scale}.html")],
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            study=study,
+            rows=rows,
+            names=names,
+            asked=json.dumps(study.filter, indent=1),
+            best=drawings.best_so_far(study) if drawn else "",
+            parallel=drawings.parallel(study) if len(study.complete) > 1 else "",
+        )
+    )
+
+
+def write_page(store: Store, address: str, out_dir: Path) -> Path:
+    """Write the page of a search below `out_dir/<scale>/`, and into the search's own folder."""
+    study = study_of(store, address)
+    text = render(study)
+    (store.root / address).write("index.html", text.encode())
+    target = out_dir / study.scale / page_name(address)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    put(target, text)
+    return target

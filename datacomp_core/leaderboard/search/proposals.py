@@ -1,0 +1,131 @@
+"""What to try next, by Optuna: from the trials that are over, the same proposals whenever they are asked for.
+
+Optuna keeps nothing: its study is built anew from the journal for each batch, with a seed that counts the trials. A trial that is
+over has its values by rung (a smaller scale or another seed), by which the median rule ends those that lag behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from datacomp_core.leaderboard.search.journal import Asked, Trial
+from datacomp_core.leaderboard.search.space import Choice, Free, Space
+
+if TYPE_CHECKING:
+    import optuna
+
+Sampler = Literal["tpe", "gp", "random"]
+Pruning = Literal["median", "none"]
+RANDOM_FIRST = 8
+"""Trials by chance before a sampler has anything to learn from."""
+BEFORE_PRUNING = 4
+
+
+class Open:
+    """A proposal that runs: what it asks for, and whether it is worth going on with."""
+
+    def __init__(self, number: int, params: dict[str, Any], tree: Any, trial: optuna.Trial) -> None:
+        self.number, self.params, self.tree, self._trial = number, params, tree, trial
+
+    def lags(self, value: float, rung: int) -> bool:
+        """Report what it was worth on a rung; True if the median of those before it was better."""
+        self._trial.report(value, rung)
+        return self._trial.should_prune()
+
+    @property
+    def asked(self) -> Asked:
+        return Asked(number=self.number, params=self.params)
+
+
+def propose(
+    space: Space, over: Sequence[Trial], asked: Sequence[Asked], number: int, *, sampler: Sampler, pruning: Pruning, seed: int
+) -> list[Open]:
+    """`number` new trials, or those of `asked` again if there are any."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    own = int.from_bytes(hashlib.sha256(f"{seed} {len(over)}".encode()).digest()[:4], "big")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(direction="maximize", sampler=_sampler(sampler, own), pruner=_pruner(pruning))
+        study.add_trials([_frozen(space, trial) for trial in over])
+        for one in asked:
+            study.enqueue_trial(dict(one.params))
+        first = asked[0].number if asked else max((trial.number for trial in over), default=-1) + 1
+        return [_asked(space, study, first + place) for place in range(len(asked) or number)]
+
+
+def _asked(space: Space, study: optuna.Study, number: int) -> Open:
+    trial = study.ask()
+    tree = space.filled(lambda name, free: _suggested(trial, name, free))
+    return Open(number, dict(trial.params), tree, trial)
+
+
+def _suggested(trial: optuna.Trial, name: str, free: Free) -> Any:
+    if isinstance(free, Choice):
+        return trial.suggest_categorical(name, free.labels)
+    if free.is_whole:
+        return trial.suggest_int(name, int(free.low), int(free.high), step=int(free.step or 1), log=free.log)
+    step = None if free.step is None else float(free.step)
+    return trial.suggest_float(name, float(free.low), float(free.high), step=step, log=free.log)
+
+
+def distribution(free: Free) -> optuna.distributions.BaseDistribution:
+    """As `_suggested` makes it."""
+    from optuna import distributions
+
+    if isinstance(free, Choice):
+        return distributions.CategoricalDistribution(free.labels)
+    if free.is_whole:
+        return distributions.IntDistribution(int(free.low), int(free.high), log=free.log, step=int(free.step or 1))
+    step = None if free.step is None else float(free.step)
+    return distributions.FloatDistribution(float(free.low), float(free.high), log=free.log, step=step)
+
+
+def _frozen(space: Space, trial: Trial) -> optuna.trial.FrozenTrial:
+    import optuna
+
+    states = optuna.trial.TrialState
+    state = {"complete": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[trial.state]
+    return optuna.trial.create_trial(
+        state=state,
+        value=trial.value if trial.state == "complete" else None,
+        params=dict(trial.params),
+        distributions={name: distribution(space.free[name]) for name in trial.params},
+        intermediate_values=dict(enumerate(trial.values)),
+    )
+
+
+def _sampler(kind: Sampler, seed: int) -> optuna.samplers.BaseSampler:
+    from optuna import samplers
+
+    if kind == "random":
+        return samplers.RandomSampler(seed=seed)
+    if kind == "gp":
+        return samplers.GPSampler(seed=seed, n_startup_trials=RANDOM_FIRST)
+    return samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_FIRST, multivariate=True, group=True, constant_liar=True)
+
+
+def _pruner(kind: Pruning) -> optuna.pruners.BasePruner:
+    from optuna import pruners
+
+    return pruners.NopPruner() if kind == "none" else pruners.MedianPruner(n_startup_trials=BEFORE_PRUNING)
+
+
+def importance(space: Space, over: Sequence[Trial]) -> dict[str, float]:
+    """How much of what trials are worth each parameter decides (PED-ANOVA), largest first; none of fewer than four trials."""
+    import optuna
+
+    complete = [trial for trial in over if trial.state == "complete"]
+    shared = [name for name in space.free if all(name in trial.params for trial in complete)]
+    if len(complete) < BEFORE_PRUNING or not shared or len({trial.value for trial in complete}) < 2:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study = optuna.create_study(direction="maximize")
+        study.add_trials([_frozen(space, trial) for trial in complete])
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator, params=shared))

@@ -1,0 +1,175 @@
+"""A filter with free parameters: anywhere in it `{low: 0.1, high: 0.6}` or `{choose: [...]}` stands for a value to be found.
+
+`log: true` searches a range by ratio, `step` in steps; whole numbers stay whole. `name` names a parameter, and two places with
+the same name and range get one value. `{recipe: NAME, parameter: value}` is a recipe with parameters, which may be free too. A
+choice may be of whole filters, with free parameters of their own inside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from datacomp_core.errors import SpecError
+from datacomp_core.kinds import first_fault, written
+
+MAX_FREE = 100
+Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Range(BaseModel):
+    """Numbers from `low` to `high`, both included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    low: Number
+    high: Number
+    step: Number | None = None
+    log: bool = False
+    name: str = Field(default="", max_length=60)
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Range:
+        if not self.low < self.high:
+            raise SpecError(f"A range goes up: low is {self.low} and high {self.high}.")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise SpecError("A range with log: true begins above 0 and has no step.")
+        if self.step is not None and self.step <= 0:
+            raise SpecError(f"The step of a range is above 0, this is {self.step}.")
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int) and (self.step is None or isinstance(self.step, int))
+
+
+class Choice(BaseModel):
+    """One of several values, which may be filters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    choose: tuple[Any, ...] = Field(min_length=2)
+    name: str = Field(default="", max_length=60)
+
+    @property
+    def labels(self) -> list[str]:
+        """What each option is called: itself, or the kind of a filter; numbered where two would be called the same."""
+        plain = [_label(option) for option in self.choose]
+        return [name if plain.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(plain)]
+
+    def option(self, label: str) -> Any:
+        return self.choose[self.labels.index(label)]
+
+
+Free = Range | Choice
+FREE: TypeAdapter[Free] = TypeAdapter(Free)
+Take = Callable[[str, Free], Any]
+"""Gives the value of a free parameter by its name: a number, or the label of an option."""
+
+
+class Place:
+    """A free parameter somewhere in a filter. `nested`: it stands inside an option of a choice, and may not be asked about."""
+
+    def __init__(self, path: tuple[str, ...], free: Free, *, nested: bool) -> None:
+        self.path, self.free, self.nested = path, free, nested
+
+
+class Space:
+    """The free parameters of a filter by name, in order. SpecError for a filter without any, or a wrong one."""
+
+    def __init__(self, tree: Any) -> None:
+        self.tree = tree
+        self.places = list(_places(tree, (), nested=False))
+        if not self.places:
+            raise SpecError("The filter has nothing to search: write {low: 0.1, high: 0.6} or {choose: [...]} for a value.")
+        if len(self.places) > MAX_FREE:
+            raise SpecError(f"The filter has {len(self.places)} free parameters; more than {MAX_FREE} cannot be searched.")
+        self._names = _names(self.places)
+        self.free: dict[str, Free] = {}
+        for place in self.places:
+            name = self._names[place.path]
+            if self.free.setdefault(name, place.free) != place.free:
+                raise SpecError(f"The free parameter {name!r} has two different ranges: give each its own `name`.")
+
+    def filled(self, take: Take) -> Any:
+        """The filter with values; each name is asked about once, in order, and only where its choice was made."""
+        taken: dict[str, Any] = {}
+
+        def once(name: str, free: Free) -> Any:
+            if name not in taken:
+                taken[name] = take(name, free)
+            return taken[name]
+
+        return _filled(self.tree, (), self._names, once)
+
+
+def is_free(value: Any) -> bool:
+    return isinstance(value, Mapping) and ("choose" in value or {"low", "high"} & set(value) != set()) and "kind" not in value
+
+
+def _free(value: Any, path: tuple[str, ...]) -> Free:
+    model: Any = Choice if "choose" in value else Range
+    try:
+        return model.model_validate(value)
+    except ValidationError as problem:
+        where, given, why = first_fault(problem)
+        raise SpecError(f"The free parameter at {'.'.join(path) or 'the top'}: {where}: {why} (given: {given!r}).") from problem
+
+
+def _places(tree: Any, path: tuple[str, ...], *, nested: bool) -> Iterator[Place]:
+    if is_free(tree):
+        free = _free(tree, path)
+        yield Place(path, free, nested=nested)
+        if isinstance(free, Choice):
+            for place, option in enumerate(free.choose):
+                yield from _places(option, (*path, f"#{place}"), nested=True)
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _places(value, (*path, str(key)), nested=nested)
+    elif isinstance(tree, (list, tuple)):
+        for place, value in enumerate(tree):
+            yield from _places(value, (*path, str(place)), nested=nested)
+
+
+def _names(places: list[Place]) -> dict[tuple[str, ...], str]:
+    """The name that a person gave, else the field's, with its place in the filter where several would be called the same."""
+    short = [place.free.name or _field(place.path) for place in places]
+    counts = Counter(name for name, place in zip(short, places, strict=True) if not place.free.name)
+    given = {place.free.name for place in places if place.free.name}
+    return {
+        place.path: name if place.free.name or (counts[name] == 1 and name not in given) else ".".join(place.path)
+        for name, place in zip(short, places, strict=True)
+    }
+
+
+def _field(path: tuple[str, ...]) -> str:
+    return next((key for key in reversed(path) if not key.isdigit() and not key.startswith("#")), "filter")
+
+
+def _filled(tree: Any, path: tuple[str, ...], names: Mapping[tuple[str, ...], str], take: Take) -> Any:
+    if is_free(tree):
+        free, value = _free(tree, path), take(names[path], _free(tree, path))
+        if isinstance(free, Range):
+            return value
+        place = free.labels.index(value)
+        return _filled(free.choose[place], (*path, f"#{place}"), names, take)
+    if isinstance(tree, Mapping):
+        made = {str(key): _filled(value, (*path, str(key)), names, take) for key, value in tree.items()}
+        return _named(made) if "recipe" in made and "kind" not in made else made
+    if isinstance(tree, (list, tuple)):
+        return [_filled(value, (*path, str(place)), names, take) for place, value in enumerate(tree)]
+    return tree
+
+
+def _named(made: dict[str, Any]) -> str:
+    """A recipe with parameters as one text."""
+    rest = ",".join(f"{name}={written(value)}" for name, value in made.items() if name != "recipe")
+    return f"{made['recipe']}:{rest}" if rest else str(made["recipe"])
+
+
+def _label(option: Any) -> str:
+    if isinstance(option, Mapping):
+        return str(option.get("kind") or option.get("recipe") or "filter")
+    return repr(round(option, 6)) if isinstance(option, float) and math.isfinite(option) else str(option)

@@ -1,0 +1,153 @@
+"""`datacomp search`: find a filter by trials, and say honestly whether it is better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from datacomp_core.errors import SpecError
+from datacomp_core.settings import settings
+from deployments.cli import options, terminal
+from deployments.cli.interrupt import ends_at_once
+from deployments.local_server import prefect_api, prepare_environment
+
+if TYPE_CHECKING:
+    from datacomp_core.leaderboard.search.study import Study
+    from flows.searching import SearchSpec
+
+MAX_ROWS = 10
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Experiments")(search)
+
+
+def search(
+    file: Annotated[
+        str, typer.Argument(help="A YAML file with a filter in which ranges and choices stand for values; or searches/ADDRESS.")
+    ] = "",
+    trials: Annotated[int | None, typer.Option(min=1, help="How many filters are tried at most.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Budget of wall time.")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(help="Budget of GPU-hours.")] = None,
+    money: Annotated[float | None, typer.Option(help="Budget in the currency of the rates.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be tried and what is over; run nothing.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Name the searches of the store.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Search for a filter: trials are whole experiments, and the winner is run again with fresh seeds before anything is claimed.
+
+    A search that was killed goes on where it stopped, and so does one that is given a larger budget.
+
+    Examples:
+
+      datacomp search fraction.yaml
+
+      datacomp search fraction.yaml --trials 40 --hours 6
+
+      datacomp search searches/tiny/fraction--0123456789ab --json
+    """
+    prepare_environment()
+    if listed:
+        _list(json=json)
+        return
+    if not file:
+        raise SpecError("Give the YAML file of a search, the address of one in the store, or --list.")
+    if file.startswith("searches/"):
+        _show(file, json=json)
+        return
+    from flows.searching import search_of
+
+    spec = search_of(Path(file), trials=trials, hours=hours, gpu_hours=gpu_hours, money=money)
+    if plan:
+        _plan(spec, json=json)
+        return
+    execute(spec, quiet=json)
+    _show(spec.address(), json=json)
+
+
+def execute(spec: SearchSpec, *, quiet: bool) -> None:
+    """Run a search through Prefect, as the page's deployment does."""
+    console = terminal.notes if quiet else terminal.out
+    console.print("[dim]starting Prefect …[/]")
+    with prefect_api() as api:
+        console.print(f"Prefect UI while this runs: [bold]{api.removesuffix('/api')}[/]")
+        from flows.search import search as flow
+
+        with terminal.shown_steps(quiet=quiet), ends_at_once():
+            flow(spec)
+
+
+def _list(*, json: bool) -> None:
+    from datacomp_core.leaderboard.search.study import searches
+    from tasks.running import store
+
+    found = searches(store())
+    if json:
+        terminal.print_json({"searches": found})
+        return
+    for address in found:
+        terminal.out.print(address, markup=False)
+    if not found:
+        terminal.out.print("The store has no searches yet: `datacomp search FILE.yaml` begins one.")
+
+
+def _plan(spec: SearchSpec, *, json: bool) -> None:
+    from datacomp_core.leaderboard.search.journal import Journal
+    from tasks.running import store
+
+    over = len(Journal(store().root / spec.address()).trials())
+    told: dict[str, Any] = {
+        "address": spec.address(),
+        "parameters": {name: free.model_dump(exclude_defaults=True) for name, free in spec.the_space().free.items()},
+        "trials": spec.trials,
+        "over": over,
+        "runs_a_trial": len(spec.rungs()),
+        "final_runs": 2 * len(spec.final_seeds),
+        "against": spec.baseline,
+    }
+    if json:
+        terminal.print_json(told)
+        return
+    counts = f"{spec.trials} trials, {over} over, {spec.at_once} at a time"
+    terminal.out.print(f"Search {terminal.bold(spec.name)} at {spec.scale}: {counts}.")
+    rows = [(name, str(free)) for name, free in told["parameters"].items()]
+    terminal.table("Free parameters", ("name", "values"), rows)
+    runs, final = told["runs_a_trial"], told["final_runs"]
+    terminal.out.print(f"A trial is up to {runs} trainings; at the end {final} with fresh seeds, against {spec.baseline}.")
+
+
+def _show(address: str, *, json: bool) -> None:
+    from datacomp_core.leaderboard.search.page import write_page
+    from datacomp_core.leaderboard.search.study import study_of
+    from tasks.running import store
+
+    study = study_of(store(), address)
+    page = write_page(store(), address, settings().home / "report")
+    if json:
+        curse = None if study.judgement is None else study.judgement.curse
+        terminal.print_json({**study.model_dump(mode="json"), "curse": curse, "page": str(page)})
+        return
+    _table(study)
+    if study.stopped:
+        terminal.out.print(f"Stopped: {study.stopped}.", markup=False)
+    if study.judgement is not None:
+        terminal.out.print(terminal.bold(study.judgement.sentence))
+    terminal.out.print(f"Page: {terminal.bold(str(page))}")
+
+
+def _table(study: Study) -> None:
+    from datacomp_core.leaderboard.search.drawings import order, said
+
+    names = list(dict.fromkeys(name for trial in study.trials for name in trial.params))
+    rows = [
+        (
+            str(trial.number),
+            "–" if trial.value is None else f"{100 * trial.value:.2f}",
+            *said(trial.params, names),
+            trial.state if not trial.reason else f"{trial.state}: {trial.reason}",
+        )
+        for trial in order(study.trials)[:MAX_ROWS]
+    ]
+    terminal.table(f"Search {study.name}: best of {len(study.trials)} trials", ("trial", "average", *names, "state"), rows)

@@ -1,0 +1,178 @@
+"""What a search is asked: a filter with free parameters, seeds, what it is held against, and how much it may take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from datacomp_core.artifacts import Spec
+from datacomp_core.caption_policy import CaptionPlan
+from datacomp_core.documents import parse_yaml, read_yaml
+from datacomp_core.embedding.spec import EmbedSpec
+from datacomp_core.errors import DataError, SpecError, unknown
+from datacomp_core.leaderboard.search.proposals import Pruning, Sampler
+from datacomp_core.leaderboard.search.space import Space
+from datacomp_core.recipes.base import Recipe
+from datacomp_core.recipes.load import load_recipe, resolved
+from datacomp_core.scales import SCALES
+from datacomp_core.store.fingerprint import SHORT, fingerprint
+from flows.parameters import (
+    EvalsetsAddress,
+    ExperimentSpec,
+    MadeFrom,
+    OpenNetworks,
+    PoolAddress,
+    ScaleChoice,
+    Scorers,
+)
+
+HOW_IT_IS_RUN = ("trials", "hours", "gpu_hours", "money")
+SPACE_HELP = (
+    "A filter in YAML, in which {low: 0.1, high: 0.6} (log, step) or {choose: [...]} stands for a value to be found, such as "
+    "{kind: top_fraction, score: tiny, fraction: {low: 0.1, high: 0.6}}."
+)
+DEFAULT_SPACE = "{kind: top_fraction, score: tiny, fraction: {low: 0.1, high: 0.9}}"
+
+
+class SearchSpec(Spec):
+    """A search for a filter. How much it may take is no part of what it is: more trials go on where it stopped."""
+
+    names_for_people: ClassVar[frozenset[str]] = frozenset({"name", *HOW_IT_IS_RUN})
+    scale: ScaleChoice = "tiny"
+    name: str = Field(default="search", pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$", description="What the search is called.")
+    space: str = Field(default=DEFAULT_SPACE, min_length=1, max_length=100_000, description=SPACE_HELP)
+    against: str = Field(
+        default="", description="The recipe that the winner is held against; empty: the scale's CLIP score, best 30 %."
+    )
+    trials: int = Field(default=20, ge=1, le=10_000, description="How many filters are tried at most.")
+    hours: float | None = Field(default=None, gt=0, description="Budget of wall time. The final runs are kept back from it.")
+    gpu_hours: float | None = Field(default=None, gt=0, description="Budget of GPU-hours.")
+    money: float | None = Field(default=None, gt=0, description="Budget in the currency of the rates.")
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="Training seeds of a trial.")
+    final_seeds: tuple[int, ...] = Field(
+        default=(1001, 1002, 1003), min_length=2, description="Fresh seeds of the winner and of what it is held against."
+    )
+    first_scales: tuple[ScaleChoice, ...] = Field(
+        default=(), description="Smaller scales at which a trial is tried first; what lags there goes no further."
+    )
+    at_once: int = Field(default=4, ge=1, le=256, description="Trials that run at the same time.")
+    sampler: Sampler = Field(default="tpe", description="Optuna's TPE or Gaussian process, or chance.")
+    pruning: Pruning = Field(
+        default="median", description="median: a trial that lags behind the median gets no further seed or scale."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Of the proposals.")
+    pool: PoolAddress = ""
+    shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
+    evalsets: EvalsetsAddress = ""
+    open_networks: OpenNetworks = ""
+    embed: EmbedSpec = Field(default=EmbedSpec(), description="How pairs are scored, where a filter reads such a score.")
+    scorers: Scorers = ()
+    made_from: MadeFrom = ""
+    captions: CaptionPlan = Field(default=CaptionPlan(), description="Other captions than the pool's, for all of them.")
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _as_text(cls, given: Any) -> Any:
+        """One way to write equal filters."""
+        if isinstance(given, str):
+            try:
+                given = parse_yaml(given, "The filter to search")
+            except DataError as problem:
+                raise SpecError(str(problem)) from problem
+        try:
+            return json.dumps(given, sort_keys=True)
+        except TypeError:
+            raise SpecError("The filter to search has a value that is neither text, number, list nor mapping.") from None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> SearchSpec:
+        shared = sorted(set(self.seeds) & set(self.final_seeds))
+        if shared:
+            raise SpecError(f"The final seeds must be fresh, and {shared[0]} is a seed of the search: choose others.")
+        for what, seeds in (("seeds", self.seeds), ("final_seeds", self.final_seeds)):
+            if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+                raise SpecError(f"The {what} are whole numbers of 0 or more, each once.")
+        smaller = [SCALES[name].train_num_samples for name in self.first_scales]
+        if smaller != sorted(set(smaller)) or (smaller and smaller[-1] >= SCALES[self.scale].train_num_samples):
+            raise SpecError(f"first_scales are smaller than {self.scale}, each larger than the one before.")
+        load_recipe(self.baseline)
+        self.recipe_of(self.the_space().filled(_first), "0")  # a filter that no value makes right is refused before anything runs
+        return self
+
+    @property
+    def baseline(self) -> str:
+        return self.against or ("clip_score_tiny" if self.scale == "tiny" else "clip_score_l14")
+
+    def the_space(self) -> Space:
+        return Space(json.loads(self.space))
+
+    def label(self) -> str:
+        return self.name
+
+    def address(self) -> str:
+        """`searches/<scale>/<name>--<12 hex>`, by what the search is and not by how much it may take."""
+        return f"searches/{self.scale}/{self.name}--{fingerprint(self)[:SHORT]}"
+
+    def rungs(self) -> list[tuple[str, int]]:
+        """Scale and seed of each step of a trial, in order; the last are the scale's own."""
+        return [(scale, seed) for scale in (*self.first_scales, self.scale) for seed in self.seeds]
+
+    def recipe_of(self, tree: Any, number: int | str) -> Recipe:
+        """The filter of a trial. SpecError if it is none."""
+        try:
+            return Recipe.model_validate({"name": f"{self.name} {number}", "filter": resolved(tree)})
+        except ValidationError as problem:
+            from datacomp_core.kinds import first_fault
+
+            where, given, why = first_fault(problem)
+            raise SpecError(f"The filter to search: {where}: {why} (given: {given!r}).") from problem
+
+    def experiment(self, recipe: Recipe, scale: str, seed: int) -> ExperimentSpec:
+        """One training of a filter."""
+        shared = ("embed", "scorers", "made_from", "captions", "open_networks")
+        own = {"pool": self.pool, "shards": self.shards, "evalsets": self.evalsets} if scale == self.scale else {}
+        given = {name: getattr(self, name) for name in shared}
+        return ExperimentSpec.model_validate(
+            {**given, **own, "scale": scale, "recipe": recipe.name, "filter": recipe.filter, "seed": seed}
+        )
+
+    def baseline_experiment(self, seed: int) -> ExperimentSpec:
+        given = load_recipe(self.baseline)
+        shared = ("scale", "pool", "shards", "evalsets", "embed", "scorers", "made_from", "captions", "open_networks")
+        known = {"recipe": self.baseline} if "\n" not in self.baseline else {"recipe": given.name, "filter": given.filter}
+        return ExperimentSpec.model_validate({**{name: getattr(self, name) for name in shared}, **known, "seed": seed})
+
+
+def _first(name: str, free: Any) -> Any:
+    return free.labels[0] if hasattr(free, "labels") else free.low
+
+
+def search_of(path: Path, **changes: Any) -> SearchSpec:
+    """The search that a YAML file asks for: fields of `SearchSpec`, the filter under `filter`. SpecError if it is wrong."""
+    try:
+        content = read_yaml(path)
+    except DataError as problem:
+        raise SpecError(f"The search file {problem}") from problem
+    if not isinstance(content, Mapping) or not {"filter", "space"} & set(content):
+        raise SpecError(f"The search file {path} is a mapping with a `filter`, in which ranges and choices stand for values.")
+    given: dict[str, Any] = {str(key): value for key, value in content.items()}
+    if "filter" in given:
+        given["space"] = given.pop("filter")
+    for name in given:
+        if name not in SearchSpec.model_fields:
+            raise unknown(f"field of the search file {path}", name, [*SearchSpec.model_fields, "filter"])
+    if isinstance(given.get("budget"), Mapping):
+        given |= given.pop("budget")
+    named = {"name": path.stem.lower().replace(" ", "-"), **given}
+    try:
+        return SearchSpec.model_validate({**named, **{name: value for name, value in changes.items() if value is not None}})
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
+            raise SpecError(f"The search file {path}: {cause}") from problem
+        where = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"The search file {path}: {where}: {first['msg']} (given: {first['input']!r}).") from problem
