@@ -23,6 +23,7 @@ from deployments.cli.main import main
 COMMANDS = (
     "run",
     "plan",
+    "search",
     "demo",
     "pool",
     "embed",
@@ -97,6 +98,9 @@ def test_help_lists_every_command_and_each_has_an_example(datacomp: Command) -> 
         (("plan", "--scale", "smal"), "Unknown scale 'smal'. Did you mean 'small'? Known: "),
         (("plan", "-r", "clip_score:frction=0.2"), "frction"),
         (("filter", "-r", "missing.yaml"), "missing.yaml"),
+        (("search",), "Give the YAML file of a search"),
+        (("search", "missing.yaml"), "missing.yaml"),
+        (("search", "searches/tiny/none--0123456789ab"), "There is no search at 'searches/tiny/none--0123456789ab'"),
         (("filter", "--metadata", "somewhere"), "--out"),
         (("reshard", "--shards", "somewhere"), "--subset"),
         (("evaluate", "--model", "ViT-B-32"), "--data"),

@@ -19,7 +19,7 @@ def page_name(address: str) -> str:
 
 
 def render(study: Study) -> str:
-    """One HTML file that fetches nothing. Trials link to the pages that `datacomp board --site` writes beside it."""
+    """One HTML file that fetches nothing. Trials link to the pages that `datacomp report` writes beside it."""
     names = list(dict.fromkeys(name for trial in study.trials for name in trial.params))
     rows: list[dict[str, Any]] = [
         {
