@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from datacomp_core import clip
 from datacomp_core.artifacts import Spec
@@ -74,6 +74,11 @@ class Encoder(Spec):
                 "A file of weights and a model of the hub need no sha256."
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is not flipped is written as before there was `flip`: folders and records of then are still the same request."""
+        return {name: value for name, value in handler(self).items() if name != "flip" or value != "none"}
 
     @property
     def is_of_hub(self) -> bool:

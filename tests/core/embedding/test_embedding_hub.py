@@ -175,6 +175,8 @@ def test_the_command_line_names_all_four_kinds(hub: LocalHub, folder: Path) -> N
     spec = EmbedSpec.model_validate(fields["embed"])
     assert [bool(one.model) for one in spec.encoders] == [False, True, True, True]
     assert [one.flip for one in spec.encoders] == ["none", "none", "none", "averaged"]
+    assert ["flip" in one.model_dump() for one in spec.encoders] == [False, False, False, True]
+    assert EmbedSpec.model_validate_json(spec.model_dump_json()) == spec
     assert spec.encoders[1].is_of_hub
     assert spec.encoders[2].file.endswith("open_clip_model.safetensors")
     with pytest.raises(SpecError, match="none of these forms"):
