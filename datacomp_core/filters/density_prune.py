@@ -131,7 +131,9 @@ def _spill(asked: DensityPrune, view: SurveyView, buckets: SharedBuckets, job: t
     buckets.add(f"{place:08d}", cluster % buckets.num, all_of_it)
     view.shared.save(f"known/{part}.npy", rows)
     clusters, inverse, counts = np.unique(cluster, return_inverse=True, return_counts=True)
-    return clusters, counts, np.bincount(inverse, 1 - near.astype(np.float64), minlength=len(clusters))
+    far = np.zeros(len(clusters))
+    np.add.at(far, inverse, 1 - near.astype(np.float64))
+    return clusters, counts, far
 
 
 def _kept(asked: DensityPrune, buckets: SharedBuckets, quota: Places, number: int) -> Places:

@@ -78,13 +78,13 @@ class QualityHead(Score):
             found.append(self._of_block(unit(block) if self.scale == "unit" else block, prepared))
         return np.concatenate(found)
 
-    def _of_block(self, rows: Vectors, through: tuple[Layer, ...]) -> npt.NDArray[np.float32]:
+    def _of_block(self, rows: Vectors, through: tuple[Layer, ...]) -> Vectors:
         for number, layer in enumerate(through):
             if number and self.between == "relu":
                 rows = np.maximum(rows, 0)
             rows = rows @ layer.weight.T + layer.bias
         said = rows[:, self.output]
-        return 1 / (1 + np.exp(-said)) if self.after == "sigmoid" else said
+        return (1 / (1 + np.exp(-said))).astype(np.float32) if self.after == "sigmoid" else said
 
 
 def layers(name: str) -> tuple[Layer, ...]:

@@ -116,7 +116,7 @@ class Killed(BaseException):
 def test_a_killed_search_ends_as_one_that_was_not(tmp_path: Path) -> None:
     stores = [Store.open(str(tmp_path / name)) for name in ("whole", "killed")]
     whole = _run(_search(trials=8), stores[0], World(stores[0], _good))
-    count = 0
+    count, made = 0, whole
 
     def kill(_: float) -> None:
         nonlocal count
@@ -132,6 +132,7 @@ def test_a_killed_search_ends_as_one_that_was_not(tmp_path: Path) -> None:
             break
         except Killed:
             continue
+    assert count > 16
     assert [trial.model_dump() for trial in made.trials] == [trial.model_dump() for trial in whole.trials]
     assert made.judgement == whole.judgement
     more = _run(_search(trials=11), stores[0], World(stores[0], _good))

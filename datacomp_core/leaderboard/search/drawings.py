@@ -45,6 +45,7 @@ def parallel(study: Study) -> str:
     names = [name for name in space.free if any(name in trial.params for trial in trials)]
     names = sorted(names, key=lambda name: -study.importance.get(name, 0.0))[:MAX_AXES]
     values = np.array([trial.value or 0.0 for trial in trials])
+    worth: list[float] = values.tolist()
     order = np.argsort(values)
     rank = np.empty(len(values))
     rank[order] = np.arange(len(values)) / max(len(values) - 1, 1)
@@ -53,7 +54,7 @@ def parallel(study: Study) -> str:
         for place in order.tolist():
             trial = trials[place]
             heights = [_height(space.free[name], trial.params[name]) if name in trial.params else np.nan for name in names]
-            heights.append((values[place] - low) / (high - low) if high > low else 0.5)
+            heights.append((worth[place] - low) / (high - low) if high > low else 0.5)
             best = trial.number == study.best
             color = theme.series(1) if best else theme.series(0)
             width, alpha = (2.4, 1.0) if best else (1.1, 0.12 + 0.6 * float(rank[place]) ** 2)

@@ -46,7 +46,7 @@ def half_of(hits: Hits, key: str, half: Half) -> Hits:
     by_stratum = np.lexsort((order, hits.strata))
     strata = hits.strata[by_stratum]
     starts = np.flatnonzero(np.diff(strata, prepend=strata[:1] - 1))
-    rank = np.arange(len(strata)) - np.repeat(starts, np.diff([*starts, len(strata)]))
+    rank = np.arange(len(strata)) - np.repeat(starts, np.diff(np.append(starts, len(strata))))
     chosen = np.sort(by_stratum[rank % 2 == (0 if half == "search" else 1)])
     return Hits(hits.values[chosen], hits.strata[chosen], hits.combine)
 

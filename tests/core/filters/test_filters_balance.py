@@ -262,12 +262,12 @@ def test_synset_draws_weigh_by_rare_classes_and_are_capped(tmp_path: Path) -> No
         row["text"] = ["a dog", "dogs in a garden", "two dogs", "a beach", "nothing of it und", None][place % 6]
     folder = world.write(tmp_path / "m", table)
     both = {"mean": lambda w: float(np.mean(w)), "max": max}
+    known = dict(synsets().iter_rows())
+    held = [{known[w] for w in (row["text"] or "").lower().split() if w in known} for row in table]
+    number = Counter(one for own in held for one in own)
     for over, aggregate in both.items():
         tree = BalanceSynsets(filter=Words(at_least=1), alpha=0.0, over=over, num_draws=300_000, at_most_draws=10**6, seed=4)  # pyright: ignore[reportArgumentType]
         counts = _drawn(tree, folder, tmp_path / over)
-        known = dict(synsets().iter_rows())
-        held = [{known[w] for w in (row["text"] or "").lower().split() if w in known} for row in table]
-        number = Counter(one for own in held for one in own)
         share = [aggregate([1 / number[one] for one in own]) if own else 0.0 for own in held]
         for row, own in zip(table, share, strict=True):
             expected = 300_000 * own / sum(share)
