@@ -29,6 +29,9 @@ class BalanceSynsets(BalancedDraw):
     def columns(self) -> frozenset[str]:
         return frozenset({"text"})
 
+    def missing(self) -> str:
+        return "no word of a class in the caption"
+
     def aggregate(self) -> Literal["mean", "max"]:
         return self.over
 

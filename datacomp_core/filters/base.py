@@ -113,6 +113,10 @@ class Filter(Kinded):
         """What a row is that it drops, in a few words."""
         return f"fails {self.title()}"
 
+    def missing(self) -> str:
+        """Why a row is dropped that it cannot judge, in a few words; empty: the columns or features that it reads are missing."""
+        return ""
+
     def label(self) -> str:
         """A short readable name: the kind and what is not the default. It carries no identity."""
         given = self.model_dump(include=set(self.parameters()), exclude_defaults=True)

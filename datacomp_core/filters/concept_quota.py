@@ -66,6 +66,9 @@ class ConceptQuota(Survey):
     def reason(self) -> str:
         return f"every concept has its quota of {self.quota:,}"
 
+    def missing(self) -> str:
+        return "no annotated concept"
+
     def survey(self, view: SurveyView) -> None:
         num = max(1, -(-view.num_reached // ROWS_A_BUCKET))
         shared = view.shared

@@ -55,6 +55,9 @@ class D2Prune(Survey):
     def reason(self) -> str:
         return f"outshone by neighbours, or below the top {self.left:.4g} with them"
 
+    def missing(self) -> str:
+        return f"no {score_column(self.score)} or no finite features {self.features}_img"
+
     def expected_share(self, num_rows: int) -> float:
         return self.left
 

@@ -75,6 +75,9 @@ class Submodular(Survey):
     def reason(self) -> str:
         return f"adds less to the target's concepts than the {self.left:.4g} kept"
 
+    def missing(self) -> str:
+        return f"no {score_column(self.score)} or no finite features {self.features}_img"
+
     def expected_share(self, num_rows: int) -> float:
         return self.left
 

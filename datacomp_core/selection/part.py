@@ -155,6 +155,8 @@ def _step(asked: Filter, came: int, kept: int, missing: int, alone: int | None) 
 
 def _missing(asked: Filter) -> str:
     """Why a row is dropped that a filter cannot judge. Filters of embeddings read no column."""
+    if told := asked.missing():
+        return told
     if columns := sorted(asked.columns()):
         return f"no {' or '.join(columns)}"
     features = getattr(asked, "features", "")
