@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -167,7 +168,8 @@ def search_of(path: Path, **changes: Any) -> SearchSpec:
             raise unknown(f"field of the search file {path}", name, [*SearchSpec.model_fields, "filter"])
     if isinstance(given.get("budget"), Mapping):
         given |= given.pop("budget")
-    named = {"name": path.stem.lower().replace(" ", "-"), **given}
+    stem = re.sub(r"[^a-z0-9_]+", "-", path.stem.lower()).strip("-_")[:40]
+    named = {"name": stem or "search", **given}
     try:
         return SearchSpec.model_validate({**named, **{name: value for name, value in changes.items() if value is not None}})
     except ValidationError as problem:

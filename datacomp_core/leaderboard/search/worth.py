@@ -120,8 +120,8 @@ def _sentence(made: Judgement, seeds: int) -> str:
     high = max(interval.high for interval in _intervals(made.verdict))
     said = f"{points(made.leads_by)} points ({points(low)} to {points(high)})"
     found = f"with {seeds} fresh seeds on held-out test images"
-    selected = f"selection among {made.num_trials} trials was {points(made.curse)} of it"
-    curse = f"In the search it led by {points(made.led_by)}; {selected}."
+    selected = f"{points(made.curse)} of that was selection among {made.num_trials} trials"
+    curse = f"In the search it led by {points(made.led_by)}, and {selected}."
     if made.outcome == "better":
         return f"Trial {made.winner} is better than {made.against}: {said} {found}. {curse}"
     noise = "" if made.verdict.outcome == "worse" else ", which may be noise"
