@@ -188,7 +188,7 @@ def _client(workers: int) -> Any:
 @cache
 def _connected() -> tuple[Any, Any]:
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # or a cluster writes fifty lines into the run's log
-    import dask
+    from dask.config import set as set_dask
     from distributed import Client, LocalCluster
 
     if given := address("dask"):
@@ -201,7 +201,7 @@ def _connected() -> tuple[Any, Any]:
                 "DASK_SCHEDULER_ADDRESS out."
             ) from problem
     # Dask closes a lost worker for good if it has not begun again in 15 s, which a machine short of memory or cores does not do.
-    dask.config.set({"distributed.deploy.lost-worker-timeout": f"{START_SECONDS}s"})
+    set_dask({"distributed.deploy.lost-worker-timeout": f"{START_SECONDS}s"})
     cluster = LocalCluster(
         n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1", memory_limit=0
     )
