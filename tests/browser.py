@@ -134,10 +134,10 @@ class Page:
 
 
 @contextmanager
-def chromium(program: str, home: Path) -> Generator[Page]:
-    """A browser with a fresh profile in `home`, ended with the block."""
+def chromium(program: str, home: Path, more: tuple[str, ...] = ()) -> Generator[Page]:
+    """A browser with a fresh profile in `home` and `more` flags, ended with the block."""
     process = subprocess.Popen(
-        [program, *FLAGS, f"--user-data-dir={home}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [program, *FLAGS, *more, f"--user-data-dir={home}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         port = _port(process, home / "DevToolsActivePort")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -141,7 +142,7 @@ def _opened(
     if kind not in ("pca", "umap"):
         raise SpecError(f"--map {kind!r} is not known: pca and umap are.")
     local = stack.enter_context(scratch())
-    origin = _of_folders(targets, given, encoder) if given[0] else _of_store(targets, scale, given, local)
+    origin = _of_folders(targets, given, encoder, local) if given[0] else _of_store(targets, scale, given, local)
     with terminal.shown_progress("explore", quiet=quiet) as progress:
         return open_explorer(origin, rows, settings().home.resolve() / "explore", features=encoder, kind=kind, progress=progress)
 
@@ -156,7 +157,7 @@ def _of_store(targets: list[str], scale: str, given: Given, local: Path) -> Orig
     return of_store(Store.open(settings().store_url), targets, scale, local)
 
 
-def _of_folders(targets: list[str], given: Given, encoder: str) -> Origin:
+def _of_folders(targets: list[str], given: Given, encoder: str, local: Path) -> Origin:
     from datacomp_core.source import Source
     from datacomp_core.store import Folder
     from deployments.explore.origins import of_folders
@@ -177,7 +178,13 @@ def _of_folders(targets: list[str], given: Given, encoder: str) -> Origin:
         if not keys:
             raise SpecError(f"{metadata} has no features (npz files) to search with --model: give their folder with --features.")
         models[encoder or keys[0].rpartition("_")[0]] = FileModel(model, clip.known(model), checkpoint)
-    return of_folders(metadata, scores, features, shards, subsets, models)
+    origin = of_folders(metadata, scores, features, shards, subsets, models)
+    if not (scores or features):
+        return origin
+    from datacomp_core.selection.aligned import aligned
+
+    joined, _ = aligned(origin.source, local / "aligned", Folder(str(local / "joined")), by_position=False)
+    return replace(origin, source=joined)
 
 
 def _index(explorer: Explorer) -> None:

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from datacomp_core.errors import DatacompError, SpecError
+from datacomp_core.errors import DatacompError, DataError, SpecError
 from datacomp_core.leaderboard.site import board_page
 from datacomp_core.redaction import redact
 from deployments.explore.view import Judge, Save, Search, Takedown, View
@@ -184,7 +184,10 @@ async def _groups(view: View, request: Request) -> Response:
 
 
 async def _picture(view: View, request: Request) -> Response:
-    data = await run_in_threadpool(view.picture, request.path_params["row"], request.path_params["size"])
+    try:
+        data = await run_in_threadpool(view.picture, request.path_params["row"], request.path_params["size"])
+    except DataError as problem:  # a picture that is none is no fault of the page
+        return Response(status_code=204, headers={"X-Why": str(problem).encode("ascii", "replace").decode("ascii")})
     return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
 
 

@@ -38,6 +38,7 @@ from deployments.explore.columns import Words, number_columns, word_columns, wor
 NO_PROGRESS = NoProgress()
 Floats = npt.NDArray[np.floating[Any]]
 ARRIVED = "arrived"
+UIDS_AT_ONCE = 1 << 24
 
 
 class Explorer:
@@ -206,9 +207,13 @@ class Explorer:
         from datacomp_core.store import scratch
 
         file = self.origin.methods[method].subset
+        total = np.zeros(self.sample.num_rows, np.int64)
         with scratch() as local:
-            _, times = locate(open_subset(_local(file, local)), self.sample.packed)
-            return np.minimum(times, 65535).astype(np.uint16)
+            subset = open_subset(_local(file, local))
+            for start in range(0, len(subset), UIDS_AT_ONCE):  # a sorted file may be larger than memory
+                _, times = locate(np.array(subset[start : start + UIDS_AT_ONCE]), self.sample.packed)
+                total += times
+        return np.minimum(total, 65535).astype(np.uint16)
 
     def keep_rates(self) -> list[list[float]]:
         """For each cluster the share of its rows that each method keeps."""
@@ -253,20 +258,23 @@ def open_explorer(
     origin: Origin, num_rows: int, home: Path, *, features: str = "", kind: Kind = "pca", progress: Progress = NO_PROGRESS
 ) -> Explorer:
     """The explorer of an origin, its sample drawn if it is not there. Samples of an earlier state of the pool are removed."""
+    import fcntl
     import hashlib
     import shutil
 
     name = hashlib.sha256(f"{origin.source.metadata}\0{origin.address}".encode()).hexdigest()[:12]
     folder = home / name / origin.state / f"{num_rows}"
-    if (home / name).exists():
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (home / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process prepares a pool, and others find it prepared
         for other in (home / name).iterdir():
             if other.name != origin.state:
                 shutil.rmtree(other, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    sample = draw(origin.source, num_rows, folder, workers=settings().num_workers, progress=progress)
-    if not sample.num_rows:
-        raise DataError(f"A sample of {num_rows:,} of the {sample.num_pool:,} rows of {origin.name} is empty: ask for more rows.")
-    return Explorer(origin, sample, folder, features=features, kind=kind, progress=progress)
+        sample = draw(origin.source, num_rows, folder, workers=settings().num_workers, progress=progress)
+        if not sample.num_rows:
+            told = f"A sample of {num_rows:,} of the {sample.num_pool:,} rows of {origin.name} is empty"
+            raise DataError(f"{told}: ask for more rows.")
+        return Explorer(origin, sample, folder, features=features, kind=kind, progress=progress)
 
 
 def _prefix(sample: Sample, wanted: str) -> str:

@@ -17,6 +17,7 @@ from deployments.explore.explorer import Explorer, open_explorer
 from deployments.explore.origins import of_folders
 
 ROWS, SIZE, LOST = 300, 12, 20
+COLOURS = ((220, 40, 40), (40, 160, 60), (40, 70, 220))
 HOSTILE = (
     "<script>document.title='owned'</script>",
     '"><img src=x onerror="document.title=\'owned\'">',
@@ -63,16 +64,43 @@ def _write_shard(folder: Path, uids: list[str]) -> None:
         writer = ShardWriter(file, "00000000")
         for row, uid in enumerate(uids):
             buffer = io.BytesIO()
-            colour = ((220, 40, 40), (40, 160, 60), (40, 70, 220))[row % 3]
+            colour = COLOURS[row % 3]
             Image.new("RGB", (64 + row % 40, 64), colour).save(buffer, "PNG")
             writer.add(uid, f"{row:09d}", {"png": buffer.getvalue() if row != 3 else b"no picture", "txt": b"x"})
         index = writer.finish()
     write_index(Folder(str(folder)), "00000000", index)
 
 
+def with_clip(folder: Path) -> Path:
+    """Features by a small CLIP of random weights, `clip.pt`, in place of the made-up ones."""
+    import torch
+
+    from datacomp_core import clip
+
+    torch.manual_seed(0)
+    model = clip.load("datacomp-tiny", None, "cpu")
+    torch.save({"state_dict": model.model.state_dict()}, folder / "clip.pt")
+    for file in sorted((folder / "metadata").glob("*.parquet")):
+        table = pl.read_parquet(file)
+        numbers = [int(url.rpartition("/")[2].removesuffix(".png")) for url in table["url"]]
+        pictures = [Image.new("RGB", (64 + row % 40, 64), COLOURS[row % 3]) for row in numbers]
+        for row, picture in zip(numbers, pictures, strict=True):
+            picture.putpixel((row % 60, row // 8), (0, 0, 0))
+        images = model.encode_images(np.stack([model.pixels(picture) for picture in pictures])).numpy()
+        images[[row >= ROWS - LOST for row in numbers]] = np.nan
+        texts = model.encode_texts([text or "" for text in table["text"]]).numpy()
+        np.savez(file.with_suffix(".npz"), tiny_img=images.astype(np.float16), tiny_txt=texts.astype(np.float16))
+    return folder
+
+
 def origin_of(folder: Path) -> Origin:
+    """With the CLIP of its features, if it has one."""
+    from datacomp_core.clip_sources import FileModel
+
     subsets = [str(folder / name) for name in ("kept.npy", "twice.npy")]
-    return of_folders(str(folder / "metadata"), [], [], str(folder / "shards"), subsets, {})
+    weights = folder / "clip.pt"
+    models = {"tiny": FileModel("datacomp-tiny", "datacomp-tiny", weights)} if weights.exists() else {}
+    return of_folders(str(folder / "metadata"), [], [], str(folder / "shards"), subsets, {**models})
 
 
 def explorer_of(folder: Path, home: Path, num_rows: int = 100_000) -> Explorer:
