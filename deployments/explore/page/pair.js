@@ -6,7 +6,7 @@ import { card, picture } from "./panels.js";
 export async function showPair(state, row) {
   const box = $("pair");
   const one = await trying(() => ask(`pair/${row}`));
-  if (!one) return;
+  if (!one || state.opened !== row) return;  // another one was opened meanwhile
   const veiled = state.veil(row), pic = picture(state, row, Boolean(one.picture), 1024, one.text ?? "");
   const reveal = veiled && one.picture ? h("button", { type: "button", className: "reveal", onclick: () => { pic.classList.remove("veil"); reveal.remove(); } }, "Show this picture") : null;
   const columns = Object.entries(one.columns).filter(([, value]) => value !== null);
