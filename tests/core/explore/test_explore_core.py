@@ -122,7 +122,7 @@ def test_explore_search_finds_what_numpy_finds(pool: Source, everything: Sample)
         inside = index.search(query, 25, among)
         np.testing.assert_allclose(inside.scores, np.sort(np.where(among, cosine, -2))[::-1][:25], atol=2e-3)
         assert among[inside.rows].all()
-    assert len(index.search(query, 10, np.zeros(len(stored), np.bool_)).rows) == 0
+    assert len(index.search(np.ones(SIZE), 10, np.zeros(len(stored), np.bool_)).rows) == 0
     for odd in (np.ones(3), np.zeros(SIZE), np.full(SIZE, np.nan)):
         with pytest.raises(SpecError, match="finite numbers"):
             index.search(odd, 5)
