@@ -1,7 +1,7 @@
 """From sorted runs of uids, one a part, to one subset file, in bounded memory: npy of dtype `u8,u8`, sorted, repeats kept.
 
-The runs are cut at the same values of the high word, and one slice after the other is sorted and appended. Slices are small: what
-stays in a core's cache is sorted faster, and no fresh memory is asked for. The bytes are those of `uid.subset_bytes`, that is of
+The runs are cut at the same values of the high word, and one slice after the other is merged and appended. Slices are small: what
+stays in a core's cache is merged faster, and no fresh memory is asked for. The bytes are those of `uid.subset_bytes`, that is of
 the reference's `np.save` of the sorted whole.
 """
 
@@ -34,6 +34,34 @@ def open_header(file: IO[bytes], rows: int) -> None:
     """Begin a subset file of so many rows."""
     header = {"descr": np.lib.format.dtype_to_descr(uid.DTYPE), "fortran_order": False, "shape": (rows,)}
     np.lib.format.write_array_header_1_0(file, header)
+
+
+class OpenRun:
+    """A run that is written piece by piece, each of which follows the one before it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows, self.num_unique = path, 0, 0
+        self._last: tuple[int, int] = (0, 0)
+        self._file = path.open("wb")
+        open_header(self._file, 0)
+
+    def takes(self, some: uid.Uids) -> bool:
+        """Whether these sorted uids follow what is there."""
+        return not self.rows or not len(some) or self._last <= some[0].item()
+
+    def append(self, some: uid.Uids) -> None:
+        """Add sorted uids."""
+        if not len(some):
+            return
+        self.num_unique += uid.num_unique(some) - int(self.rows > 0 and self._last == some[0].item())
+        self.rows, self._last = self.rows + len(some), some[-1].item()
+        self._file.write(some.view(np.uint8).data)
+
+    def close(self) -> None:
+        """Write the number of rows into the header; numpy leaves room for it, so that the header keeps its length."""
+        self._file.seek(0)
+        open_header(self._file, self.rows)
+        self._file.close()
 
 
 def merge(runs: Iterable[Path], target: Path, slice_rows: int = SLICE_ROWS) -> tuple[int, int]:
@@ -72,7 +100,7 @@ def _merged_first(group: list[Path], target: Path, slice_rows: int, own: set[Pat
 
 
 def _merge(runs: Sequence[Path], target: Path, slice_rows: int) -> tuple[int, int]:
-    mapped: list[Any] = [np.load(path, mmap_mode="r") for path in runs]
+    mapped: list[Any] = [np.asarray(np.load(path, mmap_mode="r")) for path in runs]
     total = sum(len(run) for run in mapped)
     num_slices = max(1, -(-total // max(slice_rows, ROWS_OF_A_RUN * len(mapped))))
     begins = [0] * len(mapped)
@@ -83,7 +111,7 @@ def _merge(runs: Sequence[Path], target: Path, slice_rows: int) -> tuple[int, in
             edge = np.uint64(2**64 * number // num_slices) if number < num_slices else None
             ends = [len(run) if edge is None else int(np.searchsorted(run["f0"], edge)) for run in mapped]
             pieces = [run[begin:end] for run, begin, end in zip(mapped, begins, ends, strict=True)]
-            some = uid.sort(np.concatenate([np.empty(0, uid.DTYPE), *pieces]))
+            some = uid.merged(pieces)
             begins = ends
             if len(some):
                 num_unique += uid.num_unique(some) - int(last is not None and some[0] == last)

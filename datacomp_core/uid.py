@@ -8,7 +8,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,8 @@ CHECKED_AT_ONCE = 1 << 22
 HEX_DIGITS = 32
 PACKED_AT_ONCE = 1 << 15
 GLANCE = 1 << 10
+MERGED_AT_ONCE = 128
+"""Of more pieces a sort is as fast as a merge."""
 
 
 def uid_of(url: str, text: str | None) -> str:
@@ -66,9 +68,14 @@ def pack(uids: pl.Series, where: str = "") -> Uids:
 
 def _digits(uids: pl.Series) -> memoryview:
     """All digits in a row, for uids of 32 bytes each."""
-    column: Any = uids.to_arrow(compat_level=pl.CompatLevel.oldest())
+    return contents(uids, HEX_DIGITS)
+
+
+def contents(values: pl.Series, width: int) -> memoryview:
+    """The bytes of a column of text or bytes, one value behind the other. Each has `width` bytes, and none is missing."""
+    column: Any = values.to_arrow(compat_level=pl.CompatLevel.oldest())
     begin = int(np.frombuffer(column.buffers()[1], np.int64)[column.offset])
-    return memoryview(column.buffers()[2])[begin : begin + HEX_DIGITS * len(uids)]
+    return memoryview(column.buffers()[2])[begin : begin + width * len(values)]
 
 
 def unpack(packed: Uids) -> pl.Series:
@@ -106,6 +113,23 @@ def order(packed: Uids) -> Positions:
     same = keys[1:] == keys[:-1]
     _settle(packed, ordered, np.flatnonzero(same))
     return ordered
+
+
+def merge_order(packed: Uids) -> Positions:
+    """The places that sort sorted stretches which lie one behind the other. A merge is several times faster than a sort."""
+    high = np.ascontiguousarray(packed["f0"])
+    ordered = np.argsort(high, kind="stable")  # numpy finds the stretches and merges them
+    high = high[ordered]
+    _settle(packed, ordered, np.flatnonzero(high[1:] == high[:-1]))
+    return ordered
+
+
+def merged(pieces: Sequence[Uids]) -> Uids:
+    """Sorted pieces as one sorted array, repeats kept."""
+    if len(pieces) == 1:
+        return pieces[0]
+    whole = np.concatenate([np.empty(0, DTYPE), *pieces])
+    return take(whole, merge_order(whole)) if len(pieces) <= MERGED_AT_ONCE else sort(whole)
 
 
 def _settle(packed: Uids, ordered: Positions, ties: Positions) -> None:

@@ -7,8 +7,11 @@ or a column `uid`. parquet: a column `uid` of text, of 16 bytes, or of two whole
 
 from __future__ import annotations
 
+import binascii
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -112,6 +115,8 @@ def from_array(rows: Any, where: str) -> uid.Uids:
 def _packed(rows: Any, where: str, begin: int) -> uid.Uids:
     kind = rows.dtype.kind
     if kind in "SU":
+        if (packed := _packed_digits(rows)) is not None:
+            return packed
         try:
             text = rows.astype(str) if kind == "S" else rows.astype(rows.dtype.newbyteorder("="))
         except UnicodeDecodeError:
@@ -120,10 +125,34 @@ def _packed(rows: Any, where: str, begin: int) -> uid.Uids:
                 "known: save dtype u8,u8, or 32 hex digits."
             ) from None
         return parsed(pl.Series(text.tolist(), dtype=pl.String), where, begin + 1)
+    if _is_plain(rows):
+        return rows.view(np.uint8).reshape(-1).view(uid.DTYPE)
     out = np.empty(len(rows), uid.DTYPE)
     high, low = (rows[name] for name in rows.dtype.names) if rows.dtype.names else (rows[:, 0], rows[:, 1])
     out["f0"], out["f1"] = (half.astype(half.dtype.newbyteorder("=")).view(np.uint64) for half in (high, low))
     return out
+
+
+def _is_plain(rows: Any) -> bool:
+    """Whether an array of pairs has the very bytes of a subset file."""
+    there = [rows.dtype.fields[name][1] for name in rows.dtype.names] if rows.dtype.names else [0, 8]
+    return rows.dtype.isnative and rows.flags.c_contiguous and there == [0, 8] and rows.nbytes == 16 * len(rows)
+
+
+def _packed_digits(rows: Any) -> uid.Uids | None:
+    """Text of 32 hex digits each, read without making an object of each; None if that is not what it is."""
+    if rows.dtype not in (np.dtype("S32"), np.dtype("<U32")) or not rows.flags.c_contiguous:
+        return None
+    letters: Any = rows.view(np.uint8 if rows.dtype.kind == "S" else np.uint32)
+    if rows.dtype.kind == "U":
+        if letters.max(initial=0) > ord("f"):
+            return None
+        letters = letters.astype(np.uint8)
+    try:
+        numbers = np.frombuffer(binascii.unhexlify(letters.data), ">u8").astype(np.uint64)
+    except binascii.Error:
+        return None
+    return numbers.view(uid.DTYPE)
 
 
 def _text(file: Path) -> Iterator[uid.Uids]:
@@ -237,10 +266,7 @@ def from_columns(columns: list[pl.Series], where: str, row: int) -> uid.Uids:
 def _from_bytes(values: pl.Series, where: str, row: int) -> uid.Uids:
     sizes = values.bin.size()
     if not values.null_count() and not (sizes != 16).any():
-        halves = np.frombuffer(b"".join(values.to_list()), ">u8").reshape(-1, 2)
-        out = np.empty(len(values), uid.DTYPE)
-        out["f0"], out["f1"] = halves[:, 0], halves[:, 1]
-        return out
+        return np.frombuffer(uid.contents(values, 16), ">u8").astype(np.uint64).view(uid.DTYPE)
     if not values.null_count() and not (sizes == 16).any():
         return parsed(values.cast(pl.String, strict=False), where, row + 1)
     bad = int((sizes.fill_null(0) != 16).arg_max() or 0)
@@ -248,23 +274,37 @@ def _from_bytes(values: pl.Series, where: str, row: int) -> uid.Uids:
 
 
 def sort_to(pieces: Iterable[uid.Uids], target: Path) -> tuple[int, int]:
-    """Write all uids as one sorted subset file, repeats kept: `(rows, distinct uids)`. Runs lie beside `target` meanwhile."""
-    from datacomp_core.sorted_runs import merge, write_run
+    """Write all uids as one sorted subset file, repeats kept: `(rows, distinct uids)`. Runs lie beside `target` meanwhile.
 
-    runs: list[Path] = []
+    Stretches that are sorted already go on in one run, so a sorted list is written once and never sorted.
+    """
+    from datacomp_core.sorted_runs import OpenRun, merge
+
+    runs: list[OpenRun] = []
+    with ExitStack() as opened:
+        for some in chain(_at_once(pieces), [np.empty(0, uid.DTYPE)]):
+            ordered = uid.sort(some)
+            if not runs or not runs[-1].takes(ordered):
+                opened.close()
+                runs.append(OpenRun(target.with_name(f"{target.stem}.run{len(runs):06d}.npy")))
+                opened.callback(runs[-1].close)
+            runs[-1].append(ordered)
+    if len(runs) == 1:
+        runs[0].path.replace(target)
+        return runs[0].rows, runs[0].num_unique
+    made = merge([run.path for run in runs], target)
+    for run in runs:
+        run.path.unlink()
+    return made
+
+
+def _at_once(pieces: Iterable[uid.Uids]) -> Iterator[uid.Uids]:
+    """The same uids in pieces of about AT_ONCE, however small they come."""
     held: list[uid.Uids] = []
-
-    def write() -> None:
-        runs.append(target.with_name(f"{target.stem}.run{len(runs):06d}.npy"))
-        write_run(runs[-1], np.concatenate([np.empty(0, uid.DTYPE), *held]))
-        held.clear()
-
     for piece in pieces:
         held.append(piece)
         if sum(map(len, held)) >= AT_ONCE:
-            write()
-    write()
-    made = merge(runs, target)
-    for run in runs:
-        run.unlink()
-    return made
+            yield held[0] if len(held) == 1 else np.concatenate(held)
+            held.clear()
+    if held:
+        yield np.concatenate(held)

@@ -10,15 +10,19 @@ from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import unknown
 from datacomp_core.store.step import STEPS
 from flows.calls import options
-from tasks import curate, elsewhere, evaluate, train
+from tasks import captions, curate, elsewhere, evaluate, train
 
-ON_GPU: tuple[Task[..., Any], ...] = (train.train, curate.embed, curate.score, evaluate.evaluate)
+ON_GPU: tuple[Task[..., Any], ...] = (
+    *(train.train, curate.embed, curate.score, evaluate.evaluate),
+    *(captions.embed_captions, captions.score_captioned, captions.generate_captions, captions.translate_captions),
+)
+"""Every task whose step `tasks/elsewhere.py` may hand on."""
 TASKS = {elsewhere.key(cast("Any", task.fn).step): task for task in ON_GPU}
 
 
 @flow(name="gpu-step", **options("{step}"))
 def gpu_step(step: str, identity: list[Any]) -> Artifact:
-    """Train, embed, score or evaluate here, and leave the artifact in the store."""
+    """Train, embed, score, evaluate or write captions here, and leave the artifact in the store."""
     if step not in TASKS:
         raise unknown("GPU step", step, TASKS)
     return TASKS[step](*elsewhere.unpacked(STEPS[step], identity))

@@ -68,7 +68,8 @@ def score_captioned(
     captioned: Captioned,
 ) -> Scores:
     """One computed score of every pair with its new caption."""
-    return run(compute.score_captioned, spec, pool, embeddings, shards, scorer, captioned, workers=settings().num_workers)
+    own, identity = settings(), (spec, pool, embeddings, shards, scorer, captioned)
+    return run(compute.score_captioned, *identity, workers=own.num_workers, device=own.device)
 
 
 @task(name="reshard captions", **policies.NETWORK)

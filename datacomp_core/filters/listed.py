@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,9 @@ from pydantic import AfterValidator, Field
 from datacomp_core import outside, uid, uid_lists
 from datacomp_core.errors import DataError
 from datacomp_core.filters.base import Lookup, register
+from datacomp_core.sorted_lookup import among, begins_of
 
-TABLE = "list.npy"
+TABLE, BEGINS = "list.npy", "begins.npy"
 ROWS_AT_ONCE = 1 << 22
 
 
@@ -64,35 +65,21 @@ class Listed(Lookup):
         return len(listed) / max(num_rows, 1)
 
     def prepare_table(self, folder: Path) -> None:
-        """`list.npy`: the list as a sorted subset file."""
+        """`list.npy`: the list as a sorted subset file; `begins.npy`: where each prefix begins in it."""
         listed, _ = uid_lists.sort_to(uid_lists.read(outside.local(self.uids, uid_lists.SUFFIXES)), folder / TABLE)
         if not listed:
             raise DataError(f"{outside.place_of(self.uids)} contains no uids: give a list with at least one.")
+        np.save(folder / BEGINS, begins_of(_mapped(folder / TABLE)), allow_pickle=False)
 
     def look_up(self, rows: pl.DataFrame, folder: Path) -> pl.Series:
-        table = np.load(folder / TABLE, mmap_mode="r", allow_pickle=False)
-        return pl.Series(np.concatenate([np.empty(0, np.bool_), *self._found(rows["uid"], table)]))
+        return pl.Series(np.concatenate([np.empty(0, np.bool_), *self._found(rows["uid"], folder)]))
 
-    def _found(self, uids: pl.Series, table: uid.Uids) -> Iterator[npt.NDArray[np.bool_]]:
+    def _found(self, uids: pl.Series, folder: Path) -> Iterator[npt.NDArray[np.bool_]]:
+        table, begins = _mapped(folder / TABLE), _mapped(folder / BEGINS)
         for begin in range(0, len(uids), ROWS_AT_ONCE):
-            yield on_list(uid.pack(uids[begin : begin + ROWS_AT_ONCE]), table)
+            yield among(uid.pack(uids[begin : begin + ROWS_AT_ONCE]), table, begins)
 
 
-def on_list(packed: uid.Uids, table: uid.Uids) -> npt.NDArray[np.bool_]:
-    """Which uids (n,) are in a sorted table, which may be mapped and larger than memory. Shape (n,)."""
-    order = np.argsort(packed["f0"], kind="stable")
-    high, low = packed["f0"][order], packed["f1"][order]
-    first = np.searchsorted(table["f0"], high, "left")
-    found = np.zeros(len(packed), np.bool_)
-    inside = np.flatnonzero(first < len(table))
-    near = table[first[inside]]
-    same = inside[near["f0"] == high[inside]]
-    found[order[same]] = table["f1"][first[same]] == low[same]
-    unsure = same[~found[order[same]]]  # the first with these high bits is another: of random uids hardly any
-    if len(unsure):
-        last = np.searchsorted(table["f0"], high[unsure], "right")
-        for place, start, stop in zip(unsure.tolist(), first[unsure].tolist(), last.tolist(), strict=True):
-            some = table["f1"][start:stop]
-            at = int(np.searchsorted(some, low[place]))
-            found[order[place]] = at < len(some) and some[at] == low[place]
-    return found
+def _mapped(path: Path) -> npt.NDArray[Any]:
+    """As a plain array, since each look at a part of a `memmap` makes an object that costs more than a plain one."""
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

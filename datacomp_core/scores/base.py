@@ -60,9 +60,15 @@ class Score(Kinded, Spec):
     """Raised by hand when the meaning of this score changes: it is computed again."""
     paper: ClassVar[str] = ""
     on_gpu: ClassVar[bool] = False
-    """Whether a GPU makes it much faster: flows hand it to GPU workers, as they do embedding."""
+    """Whether a GPU makes it much faster: flows hand it to GPU workers, as they do embedding. So is what needs a `model`."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """Of `features`, `images` and `model`, beyond the metadata."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **given: Any) -> None:
+        super().__pydantic_init_subclass__(**given)
+        if "model" in cls.needs and "on_gpu" not in vars(cls):
+            cls.on_gpu = True
 
     @property
     def column_name(self) -> str:

@@ -87,7 +87,7 @@ def repeated(chosen: Path, table: Path, target: Path) -> tuple[int, int]:
         for uids, times in slices(both):
             taken = np.where(times[1] > 0, times[0], 0)
             total, unique = total + int(taken.sum()), unique + int(np.count_nonzero(taken))
-            file.write(np.repeat(uids, taken).view(np.uint8).data)
+            file.write(np.repeat(uids.view("V16"), taken).data)
         file.seek(0)
         open_header(file, total)  # numpy leaves room for the number of rows, so that the header keeps its length
     return total, unique

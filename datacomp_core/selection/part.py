@@ -104,12 +104,17 @@ def judge_part(job: Job, part: str) -> Judged:
         step = _step(placed.filter, int(reach.sum()), int(said.yes.sum()), int(missing.sum()), alone)
         steps.append(step.model_copy(update={"reasons": _told(judge.reasons.get(placed.path), reach & said.no)}))
         reach = said.yes
-    chosen = uid.pack(frame["uid"].filter(pl.Series(reach)), where)
-    if isinstance(sequenced[-1].filter, (SampleTo, Draw)):
+    uids = frame["uid"] if judge.found else frame["uid"].filter(pl.Series(reach))
+    packed = uid.pack(uids, where)
+    chosen = packed[reach] if judge.found else packed
+    is_drawn = isinstance(sequenced[-1].filter, (SampleTo, Draw))
+    if is_drawn:
         chosen = np.repeat(chosen, judge.copies(sequenced[-1])[reach])
-    place.runs.save(f"{part}.npy", uid.sort(chosen))
+    chosen = uid.sort(chosen)
+    place.runs.save(f"{part}.npy", chosen)
     for path, there in judge.found.items():
-        place.runs.save(found_name(part, path), uid.sort(uid.pack(frame["uid"].filter(pl.Series(there)), where)))
+        same = not is_drawn and np.array_equal(there, reach)
+        place.runs.save(found_name(part, path), chosen if same else uid.sort(packed[there]))
     scores = frame[job.score].cast(pl.Float64).fill_nan(None) if job.score else None
     kept, dropped = (_histogram(scores, mask, job.edges) for mask in (reach, ~reach))
     samples = _samples(job, part, frame["uid"], why, scores, steps) if job.samples else []

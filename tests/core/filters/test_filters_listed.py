@@ -13,13 +13,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from datacomp_core import uid, uid_lists
+from datacomp_core import sorted_lookup, uid, uid_lists
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import All, Listed, Not, SampleTo, Words
-from datacomp_core.filters.listed import on_list
 from datacomp_core.recipes.load import load_recipe
 from datacomp_core.selection.select import SubsetSpec, select_subset
+from datacomp_core.sorted_lookup import among, begins_of
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.fingerprint import fingerprint
 
@@ -166,8 +166,67 @@ def test_membership_against_a_set_with_ties_in_the_high_word(same_high: bool) ->
         one["f1"] = chance.integers(0, 1500, 2000)
     asked[:700] = table[:700]
     there = {(int(a), int(b)) for a, b in table.tolist()}
-    assert on_list(asked, uid.sort(table)).tolist() == [(int(a), int(b)) in there for a, b in asked.tolist()]
-    assert not on_list(asked, table[:0]).any()
+    ordered = uid.sort(table)
+    assert among(asked, ordered, begins_of(ordered)).tolist() == [(int(a), int(b)) in there for a, b in asked.tolist()]
+    assert not among(asked, table[:0], begins_of(table[:0])).any()
+
+
+STRETCHES: dict[str, list[list[int]]] = {
+    "sorted, repeats across pieces": [[1, 1, 2], [2, 2], [], [2, 3]],
+    "sorted stretches": [[5, 6, 9], [1, 2, 9], [9, 9], [0]],
+    "falling": [[9, 8, 7], [6, 5], [4]],
+    "one uid": [[3], [3], [3]],
+    "nothing": [[], []],
+    "no piece": [],
+}
+
+
+@pytest.mark.parametrize("high", [True, False])
+@pytest.mark.parametrize("name", STRETCHES)
+@pytest.mark.parametrize("at_once", [1, 3, 1 << 20])
+def test_a_list_is_sorted_whatever_stretches_it_has(
+    name: str, at_once: int, high: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uid_lists, "AT_ONCE", at_once)
+    pieces = [[(n << 60, 1) if high else (1, n) for n in piece] for piece in STRETCHES[name]]
+    whole = sorted(pair for piece in pieces for pair in piece)
+    made = uid_lists.sort_to((np.array(piece, uid.DTYPE) for piece in pieces), tmp_path / "list.npy")
+    assert made == (len(whole), len(set(whole)))
+    assert (tmp_path / "list.npy").read_bytes() == uid.subset_bytes(np.array(whole, uid.DTYPE))
+    assert [path.name for path in tmp_path.iterdir()] == ["list.npy"]
+
+
+@pytest.mark.parametrize("table_rows", [1, 300, 5000])
+@pytest.mark.parametrize("skew", [1, 40, 63])
+def test_membership_where_many_uids_share_their_prefix(table_rows: int, skew: int) -> None:
+    chance = np.random.default_rng(table_rows + skew)
+    table, asked = (np.empty(rows, uid.DTYPE) for rows in (table_rows, 4000))
+    for one in (table, asked):
+        one["f0"] = chance.integers(0, 2**64 - 1, len(one), np.uint64) >> np.uint64(skew)
+        one["f1"] = chance.integers(0, 2, len(one))
+    asked[: min(500, table_rows)] = table[:500]
+    there, ordered = set(table.tolist()), uid.sort(table)
+    want = [pair in there for pair in asked.tolist()]
+    assert among(asked, ordered, begins_of(ordered)).tolist() == want
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sorted_lookup, "IN_MEMORY", 0)  # as for a table larger than memory
+        assert among(asked, ordered, begins_of(ordered)).tolist() == want
+
+
+@pytest.mark.parametrize("bad", ["g" * 32, "0x" + "a" * 30, "a" * 31, "é" + "a" * 31, " " * 32, "a" * 15 + "\0" + "a" * 16])
+@pytest.mark.parametrize("kind", ["S32", "U32", ">U32"])
+def test_text_arrays_with_an_odd_uid_are_read_as_text_is(bad: str, kind: str, tmp_path: Path) -> None:
+    """The short way is for 32 hex digits each; what it cannot read is read, or refused with its row, as any text."""
+    text = [bad.encode("latin-1")] if kind == "S32" else [bad]
+    np.save(tmp_path / "list.npy", np.array([*(UIDS[:3] if kind != "S32" else [u.encode() for u in UIDS[:3]]), *text], kind))
+    try:
+        number = int(bad, 16)
+    except ValueError:
+        with pytest.raises(DataError, match=r"row 4: .* is not a uid|not hex digits"):
+            list(uid_lists.read([tmp_path / "list.npy"]))
+        return
+    [*_, last] = np.concatenate(list(uid_lists.read([tmp_path / "list.npy"]))).tolist()
+    assert last == (number >> 64, number & (2**64 - 1))
 
 
 def _listed(tmp_path: Path, uids: list[str]) -> Listed:
