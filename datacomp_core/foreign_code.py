@@ -19,13 +19,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from datacomp_core.errors import SpecError
+from datacomp_core.errors import DatacompError, DataError, SpecError
 
 PREFIX = "datacomp_file_"
 DIGITS = 16
 OURS = ("datacomp_core", "tasks", "flows", "deployments")
 _lock = threading.RLock()
 _files: dict[str, tuple[str, bytes]] = {}
+_registering: set[str] = set()
 _finders: list[Callable[[str], bytes | None]] = []
 """How the bytes of a file are found by its digits, where this process has not loaded it: the store adds one."""
 
@@ -41,6 +42,34 @@ def code_of(module: str) -> str:
     if module.startswith(PREFIX):
         return f"{_files[module][0]}#{module.removeprefix(PREFIX)}"
     return _installed(module.partition(".")[0]) or _plain_module(module)
+
+
+def package_of(module: str) -> str:
+    """`package==version` of an installed package's module; empty for others."""
+    return "" if is_ours(module) or module.startswith(PREFIX) else _installed(module.partition(".")[0])
+
+
+def registers_in(module: str) -> None:
+    """Note that a module from outside registered something: what it raises is told as its own (`blamed`)."""
+    if not is_ours(module):
+        _registering.add(module)
+
+
+def blamed(problem: BaseException) -> DataError | None:
+    """One sentence with code and line, if code from outside was at work when an error was raised. None for errors of ours."""
+    if isinstance(problem, (DatacompError, KeyboardInterrupt)):
+        return None
+    found = None
+    for frame, line in traceback.walk_tb(problem.__traceback__):
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.startswith(PREFIX) or module in _registering:
+            found = module, line, frame.f_code.co_name
+    if found is None:
+        return None
+    module, line, function = found
+    return DataError(
+        f"{code_of(module)} failed at line {line} (in {function}): {type(problem).__name__}: {str(problem) or 'no message'}."
+    )
 
 
 @cache
@@ -75,7 +104,7 @@ class _FromBytes(importlib.abc.SourceLoader):
 
 
 def load_file(path: str | Path) -> ModuleType:
-    """Run a Python file that registers filters, scores or recipes. SpecError if it cannot be read or fails."""
+    """Run a Python file that registers something. SpecError if it cannot be read or fails."""
     try:
         data = Path(path).read_bytes()
     except OSError as problem:
@@ -98,7 +127,7 @@ def load_bytes(name: str, data: bytes, where: str = "") -> ModuleType:
             loader.exec_module(made)
         except BaseException as problem:
             del sys.modules[module]
-            if isinstance(problem, SpecError) or not isinstance(problem, Exception):
+            if isinstance(problem, (SpecError, KeyboardInterrupt)):
                 raise
             raise SpecError(
                 f"{name} fails to load{_line(problem, loader.where)}: {type(problem).__name__}: {problem}."
@@ -106,7 +135,7 @@ def load_bytes(name: str, data: bytes, where: str = "") -> ModuleType:
         return made
 
 
-def _line(problem: Exception, where: str) -> str:
+def _line(problem: BaseException, where: str) -> str:
     if isinstance(problem, SyntaxError):
         return f" at line {problem.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(problem.__traceback__) if frame.filename == where]
@@ -123,7 +152,7 @@ def require(code: str) -> None:
             return
         data = next((found for finder in _finders if (found := finder(digits)) is not None), None)
         if data is None:
-            raise SpecError(f"This machine does not have the file {name} (sha256 {digits}…): give it as -r {name}.")
+            raise SpecError(f"This machine does not have the file {name} (sha256 {digits}…): give its path.")
         if not hashlib.sha256(data).hexdigest().startswith(digits):
             raise SpecError(f"The copy of {name} in the store is not the file that the spec was made with (sha256 {digits}…).")
         load_bytes(name, data)

@@ -1,6 +1,6 @@
-"""What is said of a library that cannot be imported: which module, who wanted it, and what to install.
+"""What is said of a library that cannot be imported, with what to install, and of code from outside that fails.
 
-Worker processes call this where the error happens: only there the traceback tells who wanted the module.
+Worker processes call this where the error happens: only there the traceback tells who wanted the module, and whose code it was.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from types import TracebackType
 
+from datacomp_core import foreign_code
 from datacomp_core.errors import MissingLibraryError
 
 OURS = {"datacomp_core", "tasks", "flows", "deployments"}
@@ -33,12 +34,14 @@ NO_FILE = re.compile(r"(\S+): cannot open shared object file")
 
 @contextmanager
 def imports_told() -> Generator[None]:
-    """An ImportError of this block becomes the error of `library_error`."""
+    """An ImportError of this block becomes the error of `library_error`, and what code from outside raises that of `blamed`."""
     try:
         yield
-    except ImportError as problem:
-        error = library_error(problem)
-        if error is problem:
+    except (Exception, SystemExit) as problem:
+        error = foreign_code.blamed(problem)
+        if error is None and isinstance(problem, ImportError):
+            error = library_error(problem)
+        if error is None or error is problem:
             raise
         raise error from problem
 

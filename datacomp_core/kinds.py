@@ -56,6 +56,7 @@ def registers(registry: Registry[Any], kind: str) -> Callable[[M], M]:
     """The decorator: gives a model its kind (and, if it comes from outside, the identity of its code) and registers it."""
 
     def decorate(model: M) -> M:
+        _require_whole(registry, kind, model)
         fields: dict[str, FieldInfo] = dict(model.__pydantic_fields__)
         tags = {"kind": _tag(kind)}
         if code := foreign_code.code_of(model.__module__):
@@ -66,6 +67,15 @@ def registers(registry: Registry[Any], kind: str) -> Callable[[M], M]:
         return model
 
     return decorate
+
+
+def _require_whole(registry: Registry[Any], kind: str, model: Any) -> None:
+    """SpecError for what cannot be asked: no class of this sort, or one that lacks a method."""
+    noun = registry.noun.removesuffix(" kind")
+    if not (isinstance(model, type) and issubclass(model, Kinded)):
+        raise SpecError(f"@register({kind!r}) stands before what is no {noun}: extend a class of datacomp_core.{noun}s.base.")
+    if missing := sorted(model.__abstractmethods__):
+        raise SpecError(f"The {noun} {kind!r} lacks {' and '.join(missing)}: write that method.")
 
 
 def _tag(kind: str) -> FieldInfo:
@@ -95,20 +105,20 @@ class OfRegistry:
 
     def read(self, value: Any) -> Any:
         if isinstance(value, BaseModel):
-            if type(value) in self.kinds().values():
+            if type(value) in self.kinds().values() or self._is_of_code(value):
                 return value
             value = value.model_dump()
         if not isinstance(value, dict):
             raise PydanticKnownError("model_type", {"class_name": self.registry.noun.removesuffix(" kind")})
         if "kind" not in value:
             raise PydanticKnownError("union_tag_not_found", {"discriminator": "'kind'"})
-        kind = str(value["kind"])
+        kind, model = str(value["kind"]), None
         if code := value.get(CODE):
             try:
-                _have(self.registry, kind, str(code))
+                model = _of_code(self.registry, kind, str(code))
             except SpecError as problem:
                 raise PydanticCustomError("value_error", "{error}", {"error": problem}) from problem
-        known = self.kinds()
+        known = self.kinds() if model is None or not self.allowed(model) else {kind: model}
         if kind not in known:
             tags: dict[str, Any] = {"discriminator": "'kind'", "tag": kind, "expected_tags": ", ".join(sorted(known))}
             raise PydanticKnownError("union_tag_invalid", tags)
@@ -116,6 +126,11 @@ class OfRegistry:
             return known[kind].model_validate(value)
         except ValidationError as problem:
             raise ValidationError.from_exception_data(problem.title, [_below(kind, one) for one in problem.errors()]) from None
+
+    def _is_of_code(self, value: BaseModel) -> bool:
+        """Whether it is of a foreign class whose name other code has taken since."""
+        code, kind = getattr(value, CODE, ""), str(getattr(value, "kind", ""))
+        return bool(code) and self.registry.of_code(kind, code) is type(value) and self.allowed(type(value))
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         def dumped(value: Any, info: core_schema.SerializationInfo) -> Any:
@@ -132,11 +147,13 @@ class OfRegistry:
         return dict(handler(core_schema.tagged_union_schema(choices, discriminator="kind")))
 
 
-def _have(registry: Registry[Any], kind: str, code: str) -> None:
-    """Load the code that a spec was made with, unless it is the one that is registered."""
-    there: Any = registry.get(kind)
-    if there is None or CODE not in there.model_fields or there.model_fields[CODE].default != code:
+def _of_code(registry: Registry[Any], kind: str, code: str) -> Any:
+    """The model that foreign code of this identity registered, loaded if need be. None if it registers no such kind."""
+    found: Any = registry.of_code(kind, code)
+    if found is None:
         foreign_code.require(code)
+        found = registry.of_code(kind, code)
+    return found
 
 
 def _below(kind: str, problem: Any) -> InitErrorDetails:
@@ -156,13 +173,12 @@ def parsed(registry: Registry[Any], text: str) -> Any:
     """
     kind, colon, given = text.partition(":")
     values = pairs(given, text) if colon else {}
-    if code := values.get(CODE):
-        _have(registry, kind, code)
-    if kind not in registry:
+    model: Any = _of_code(registry, kind, code) if (code := values.get(CODE)) else None
+    if model is None and kind not in registry:
         if colon:
             registry.find(kind)
         return None
-    model: Any = registry[kind]
+    model = model or registry[kind]
     known = model.parameters()
     from datacomp_core.errors import unknown
 
@@ -173,7 +189,7 @@ def parsed(registry: Registry[Any], text: str) -> Any:
         return model.model_validate(values)
     except ValidationError as problem:
         where, given, why = first_fault(problem)
-        raise SpecError(f"{registry.noun.capitalize()} {text!r}: {where}: {why} (given: {given!r}).") from problem
+        raise SpecError(f"{registry.noun.capitalize()} {text.rstrip(':')!r}: {where}: {why} (given: {given!r}).") from problem
 
 
 def first_fault(problem: ValidationError) -> tuple[str, Any, str]:

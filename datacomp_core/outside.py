@@ -28,6 +28,8 @@ def pinned(name: str, suffixes: Sequence[str], what: str) -> str:
     """The absolute name with the digits of its content's mark. SpecError if it is not there or of another kind."""
     if PINNED.fullmatch(name):
         return name
+    if not name.strip():
+        raise SpecError(f"The place of {what} is empty: give a file, a folder or a url.")
     pins.require_allowed(name)
     try:
         if name.startswith("hf://"):
@@ -36,7 +38,7 @@ def pinned(name: str, suffixes: Sequence[str], what: str) -> str:
         files = files_of(place, suffixes)
         if not files:
             raise SpecError(f"{name} is not {what}: one of {', '.join(suffixes)} is wanted, or a folder of them.")
-        return f"{place}#{_mark_of(place, files)}"
+        return f"{place}#{_mark_of(place, files, suffixes)}"
     except SpecError:
         raise
     except (DatacompError, OSError) as problem:
@@ -56,9 +58,9 @@ def local(name: str, suffixes: Sequence[str]) -> list[Path]:
     if place.startswith("hf://"):
         return _brought_from_hub(place, suffixes)
     files = files_of(place, suffixes)
-    if digits and (not files or _mark_of(place, files) != digits):
+    if digits and (not files or _mark_of(place, files, suffixes) != digits):
         raise DataError(f"{place} is not the file that the recipe was made with: it has changed, or is not on this machine.")
-    folder, kept = _folder(place), Folder(settings().home / "outside" / (digits or "unpinned"))
+    folder, kept = _folder(place, suffixes), Folder(settings().home / "outside" / (digits or "unpinned"))
     if folder.is_local:
         return [Path(folder.at(file)) for file in files]
     sizes = kept.files()
@@ -70,22 +72,26 @@ def local(name: str, suffixes: Sequence[str]) -> list[Path]:
 
 def files_of(place: str, suffixes: Sequence[str]) -> list[str]:
     """The names of a file, or of the files in a folder, relative to its folder, in order."""
-    if place.lower().endswith(tuple(suffixes)) and not (("://" not in place) and Path(place).is_dir()):
-        folder, name = _folder(place), place.rpartition("/")[2]
+    if not _is_folder(place, suffixes):
+        folder, name = _folder(place, suffixes), place.rpartition("/")[2]
         if not folder.exists(name):
             raise DataError(f"{place} is not there.")
         return [name]
     return sorted(name for name in Folder(place).files() if name.lower().endswith(tuple(suffixes)) and not name.startswith("_"))
 
 
-def _folder(place: str) -> Folder:
+def _is_folder(place: str, suffixes: Sequence[str]) -> bool:
+    """Whether a name that may have any ending is that of a folder."""
+    return not place.lower().endswith(tuple(suffixes)) or ("://" not in place and Path(place).is_dir())
+
+
+def _folder(place: str, suffixes: Sequence[str]) -> Folder:
     """The folder that `files_of` counts from."""
-    is_folder = ("://" not in place and Path(place).is_dir()) or "." not in place.rpartition("/")[2]
-    return Folder(place) if is_folder else Folder(place.rpartition("/")[0] or "/")
+    return Folder(place) if _is_folder(place, suffixes) else Folder(place.rpartition("/")[0] or "/")
 
 
-def _mark_of(place: str, files: Sequence[str]) -> str:
-    folder = _folder(place)
+def _mark_of(place: str, files: Sequence[str], suffixes: Sequence[str]) -> str:
+    folder = _folder(place, suffixes)
     marks = [_mark(folder, file) for file in files]
     text = marks[0] if len(marks) == 1 else "\n".join(f"{file} {mark}" for file, mark in zip(files, marks, strict=True))
     return (text if len(marks) == 1 else hashlib.sha256(text.encode()).hexdigest())[:PIN]

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from datacomp_core.errors import SpecError, unknown
-from datacomp_core.foreign_code import is_ours
+from datacomp_core.foreign_code import code_of, is_ours, package_of, registers_in
 
 T = TypeVar("T")
 _loading = threading.RLock()
@@ -27,15 +27,25 @@ class Registry(Mapping[str, T], Generic[T]):
         self.noun, self.group, self.home = noun, group, home
         self._known: dict[str, T] = {}
         self._modules: dict[str, str] = {}
+        self._added: dict[str, dict[str, T]] = {}
         self._is_filled = False
 
     def add(self, name: str, thing: T, module: str) -> None:
         """Register a thing. A name of this package cannot be taken by others; a file that is loaded again replaces its own."""
         taken = self._modules.get(name, "")
         if taken and taken != module and is_ours(taken):
-            raise SpecError(f"The {self.noun} {name!r} of {module} has the name of one that exists: give yours another name.")
+            raise SpecError(
+                f"The {self.noun} {name!r} of {code_of(module)} has the name of one that exists: give yours another name."
+            )
+        packages = {package_of(taken), package_of(module)} if taken else set[str]()
+        if len(packages) == 2 and all(packages):
+            raise SpecError(
+                f"The packages {' and '.join(sorted(packages))} both register the {self.noun} {name!r}: uninstall one."
+            )
+        registers_in(module)
         self._known[name] = thing
         self._modules[name] = module
+        self._added.setdefault(module, {})[name] = thing
 
     def find(self, name: str) -> T:
         """SpecError names what is known."""
@@ -43,9 +53,19 @@ class Registry(Mapping[str, T], Generic[T]):
             raise unknown(self.noun, name, self)
         return self[name]
 
+    def module_of(self, name: str) -> str:
+        """The module that registered a thing."""
+        return self._modules[name]
+
     def added_by(self, module: str) -> dict[str, T]:
-        """What one module registered, in its order."""
-        return {name: self._known[name] for name, where in self._modules.items() if where == module}
+        """What one module registered, in its order, also where another module has taken the name since."""
+        return dict(self._added.get(module, {}))
+
+    def of_code(self, name: str, code: str) -> T | None:
+        """What foreign code of this identity registered by a name: two versions of a file may be at work in one process."""
+        self._fill()
+        found = (things[name] for module, things in self._added.items() if name in things and code_of(module) == code)
+        return next(found, None)
 
     def __getitem__(self, name: str) -> T:
         self._fill()
@@ -81,7 +101,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def _load(self, entry: importlib.metadata.EntryPoint) -> None:
         try:
             entry.load()
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             owner = entry.dist.name if entry.dist is not None else entry.value
             raise SpecError(
                 f"The package {owner} offers {self.group} ({entry.value}) and fails to load: "
@@ -93,4 +113,6 @@ FILTERS: Registry[Any] = Registry("filter kind", "datacomp.filters", "datacomp_c
 SCORES: Registry[Any] = Registry("score", "datacomp.scores", "datacomp_core.scores")
 PROTOCOLS: Registry[Any] = Registry("protocol", "datacomp.protocols", "datacomp_core.evaluation.protocols")
 """How a sort of test set is scored (evaluation/protocol.py)."""
+TASKS: Registry[Any] = Registry("evaluation task", "datacomp.tasks", "datacomp_core.evaluation.custom")
+"""Evaluation tasks beside those of the suites, by key (evaluation/custom.py)."""
 RECIPES: Registry[Any] = Registry("recipe", "datacomp.recipes", "datacomp_core.recipes")

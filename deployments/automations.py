@@ -12,6 +12,7 @@ from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from pydantic import BaseModel
 
+from datacomp_core.scales import SCALES
 from deployments.lost_runs import BEAT, HEADER, LOST_AFTER_SECONDS
 from tasks.train import TRAINED
 
@@ -130,6 +131,6 @@ def looks_for_lost_runs(client: SyncPrefectClient) -> bool:
 def catalog(deployments: dict[str, Any], *, server_looks: bool) -> list[AutomationCore]:
     """All of them, for the deployments (`flow/name` to id) on a server."""
     prefix = "reevaluate/reevaluate-"
-    scales = {name.removeprefix(prefix): id_ for name, id_ in deployments.items() if name.startswith(prefix)}
+    own = {name.removeprefix(prefix): id_ for name, id_ in deployments.items() if name.startswith(prefix)}
     lost = () if server_looks else (lost_runs(),)
-    return [*lost, crashed_runs(), *(evaluations(scale, id_) for scale, id_ in scales.items())]
+    return [*lost, crashed_runs(), *(evaluations(scale, id_) for scale, id_ in own.items() if scale in SCALES)]

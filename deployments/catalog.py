@@ -8,7 +8,9 @@ from typing import Any
 
 from prefect import Flow
 
+from datacomp_core.errors import SpecError
 from datacomp_core.scales import SCALES
+from datacomp_core.scales import scale as known_scale
 from deployments.forms import EMBEDDED, FROM_PYTHON, score_of
 from deployments.lost_runs import HEARTBEAT_SECONDS
 from flows.captioning import CaptioningSpec, make_captions
@@ -36,7 +38,10 @@ ONE_GPU = {"gpus": 1, "nodes": 1, "memory_gib": 64}
 
 @dataclass(frozen=True)
 class Row:
-    """One deployment: `parameters` are what the form of the UI starts from, `machine` what a run asks of its node."""
+    """One deployment: `parameters` are what the form of the UI starts from, `machine` what a run asks of its node.
+
+    `variant` tells it from the other row of its flow and scale.
+    """
 
     flow: Flow[..., Any]
     scale: str
@@ -47,11 +52,12 @@ class Row:
     cron: str | None = None
     machine: dict[str, int] = field(default_factory=dict[str, int])
     environment: dict[str, str] = field(default_factory=dict[str, str])
+    variant: str = ""
 
     @property
     def deployment(self) -> str:
         """What people look for in the page's list: `experiment-tiny`."""
-        return f"{self.flow.name}-{self.scale}"
+        return "-".join(filter(None, (self.flow.name, self.scale, self.variant)))
 
     @property
     def name(self) -> str:
@@ -138,4 +144,18 @@ def _rows_of(scale: str) -> Iterator[Row]:
     yield Row(gpu_step, scale, {}, "gpu", (scale, "gpu"), machine=asked.of_training, environment=here)
 
 
-ROWS: tuple[Row, ...] = tuple(row for scale in SOURCES for row in _rows_of(scale))
+MORE: tuple[Row, ...] = ()
+"""Deployments of one's own, a row each."""
+
+
+def checked(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """SpecError for a row of an unknown scale, or of a name that another has."""
+    for row in rows:
+        known_scale(row.scale)
+    names = [row.name for row in rows]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise SpecError(f"Two deployments are called {twice[0]}: give one of them a `variant`.")
+    return rows
+
+
+ROWS: tuple[Row, ...] = checked((*(row for scale in SOURCES for row in _rows_of(scale)), *MORE))

@@ -36,7 +36,8 @@ class EvalTask:
 
     A `control` is measured and shown but belongs to no average: nothing in the pool teaches it, so that what moves it is noise.
     `chance` is the reference's random score, where it gives one. `near_chance` marks the five that the paper leaves out of
-    its "clean" subset. `seconds` is the reference's own time for it. `at` names its folder where that is not derived.
+    its "clean" subset. `seconds` is the reference's own time for it. `at` names its folder where that is not derived. `code`
+    is the identity of a protocol from outside this package.
     """
 
     key: str
@@ -52,6 +53,7 @@ class EvalTask:
     control: bool = False
     hub: str = ""
     at: str = ""
+    code: str = ""
 
     @property
     def tags(self) -> tuple[str, ...]:

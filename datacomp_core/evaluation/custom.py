@@ -1,13 +1,16 @@
-"""Tasks of a user's own: one row of YAML for a folder in the layout of a known protocol. They are shown beside a suite.
+"""Tasks of a user's own, shown beside a suite: rows of YAML, a Python file, or an installed package (`datacomp.tasks`).
 
 - {key: mine/birds, folder: wds_birds_test}
 - {key: mine/maps, folder: maps_test, protocol: retrieval, metric: mean_recall@5, size: 900}
+
+In Python, `@register` stands before a function that returns a `TaskRow`; the task is known by its key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -15,8 +18,11 @@ from datacomp_core.artifacts import Spec
 from datacomp_core.documents import read_yaml
 from datacomp_core.errors import SpecError, unknown
 from datacomp_core.evaluation.catalog import ACC1, EvalTask, Suite
-from datacomp_core.evaluation.protocols import PROTOCOLS
+from datacomp_core.evaluation.protocols import PROTOCOLS, code_of_protocol, protocol_of
+from datacomp_core.foreign_code import code_of, load_file
+from datacomp_core.registry import TASKS
 
+B = TypeVar("B", bound=Callable[[], Any])
 MAIN = {
     "retrieval": "mean_recall@1",
     "winogavil": "jaccard_score_10-12",
@@ -39,14 +45,25 @@ class TaskRow(Spec):
     classes: int | None = Field(default=None, ge=1, description="Classes, if they are to be checked.")
     chance: float | None = Field(default=None, ge=0, lt=1, description="Score of guessing.")
 
-    @model_validator(mode="after")
-    def _known(self) -> TaskRow:
-        if self.protocol not in PROTOCOLS:
-            raise unknown("protocol", self.protocol, PROTOCOLS)
-        return self
+    code: str = Field(default="", description="The code that its protocol comes from, if from outside; filled in by itself.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        """A protocol from outside is known by its code, so that other code is another task."""
+        if not isinstance(given, dict):
+            return given
+        name = str(given.get("protocol", "classification"))
+        if given.get("code"):
+            protocol_of(name, str(given["code"]))
+            return given
+        if name not in PROTOCOLS:
+            raise unknown("protocol", name, PROTOCOLS)
+        return {**given, "code": code_of_protocol(name)}
 
     def task(self) -> EvalTask:
-        metric = self.metric or (None if self.protocol == "faces" else MAIN.get(self.protocol, ACC1))
+        of_protocol = getattr(protocol_of(self.protocol, self.code), "main_metric", MAIN.get(self.protocol, ACC1))
+        metric = self.metric or (None if self.protocol == "faces" else of_protocol)
         return EvalTask(
             self.key,
             self.name or self.key,
@@ -57,7 +74,35 @@ class TaskRow(Spec):
             chance=self.chance,
             control=True,
             at=self.folder,
+            code=self.code,
         )
+
+
+def register(build: B) -> B:
+    """The decorator of a function without parameters that returns a task. SpecError if it returns something else."""
+    row = build()
+    if not isinstance(row, TaskRow):
+        raise SpecError(f"{build.__name__} registers an evaluation task and returns {type(row).__name__}: return a TaskRow.")
+    TASKS.add(row.key, row, build.__module__)
+    return build
+
+
+def rows_of(given: str) -> tuple[TaskRow, ...]:
+    """The tasks of a YAML file or a Python file, or the registered one of that key. SpecError says what is wrong."""
+    if not given.endswith(".py") and (given.endswith((".yaml", ".yml", ".json")) or Path(given).is_file()):
+        return read_rows(Path(given))
+    if not given.endswith(".py"):
+        return (TASKS.find(given),)
+    module = load_file(given).__name__
+    rows: dict[str, TaskRow] = TASKS.added_by(module)
+    if not rows and not PROTOCOLS.added_by(module):
+        raise SpecError(f"{given} registers no evaluation task: put @register before a function that returns a TaskRow.")
+    return tuple(rows.values())
+
+
+def origin_of(row: TaskRow) -> str:
+    """Where a registered task comes from."""
+    return code_of(TASKS.module_of(row.key)) or "this package"
 
 
 def read_rows(path: Path) -> tuple[TaskRow, ...]:

@@ -39,7 +39,8 @@ class Outcome:
 class EvalProtocol(Protocol):
     """Made once a task, over the set that its `open` gave. Errors are DataError and name the sample.
 
-    `half`: whether the reference encodes its images under autocast.
+    `half`: whether the reference encodes its images under autocast. A protocol from outside may state `main_metric`, which is
+    that of a task that names none.
     """
 
     version: ClassVar[int]

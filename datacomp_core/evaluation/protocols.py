@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from datacomp_core.errors import SpecError
 from datacomp_core.evaluation.classification import Classification
 from datacomp_core.evaluation.faces import Faces
 from datacomp_core.evaluation.grouped import Camelyon17, DollarStreet, FMoW, GeoDE, IWildCam
 from datacomp_core.evaluation.protocol import EvalProtocol
 from datacomp_core.evaluation.retrieval import Retrieval
 from datacomp_core.evaluation.winogavil import Winogavil
+from datacomp_core.foreign_code import code_of, require
 from datacomp_core.registry import PROTOCOLS as KNOWN
 from datacomp_core.registry import Registry
 
@@ -41,3 +43,21 @@ SHIPPED: dict[str, type[EvalProtocol]] = {
 }
 for _name, _kind in SHIPPED.items():
     PROTOCOLS.add(_name, _kind, __name__)
+
+
+def code_of_protocol(name: str) -> str:
+    """The identity of a known protocol's code; empty for one of this package."""
+    return code_of(PROTOCOLS[name].__module__)
+
+
+def protocol_of(name: str, code: str = "") -> type[EvalProtocol]:
+    """A protocol by its name, and by the code that it comes from, which is loaded if need be. SpecError if it is not here."""
+    if not code:
+        return PROTOCOLS.find(name)
+    found = PROTOCOLS.of_code(name, code)
+    if found is None:
+        require(code)
+        found = PROTOCOLS.of_code(name, code)
+    if found is None:
+        raise SpecError(f"{code} has no protocol {name!r}: leave the task's `code` out, it is filled in by itself.")
+    return found

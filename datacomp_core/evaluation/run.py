@@ -24,8 +24,9 @@ from datacomp_core.evaluation.encode import Encoded, Features, Job, encode_all, 
 from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.evaluation.probes import Probes, probe
 from datacomp_core.evaluation.protocol import EvalProtocol, Outcome
-from datacomp_core.evaluation.protocols import PROTOCOLS
+from datacomp_core.evaluation.protocols import protocol_of
 from datacomp_core.evaluation.report import TaskResult
+from datacomp_core.imports import imports_told
 from datacomp_core.progress import Progress
 from datacomp_core.stations import Stations
 from datacomp_core.store.content import Mark, Marks, Trust, differing, marks
@@ -118,8 +119,9 @@ class _Run:
                 yield Job(batch, opened.protocol.half)
 
     def _opened(self, task: EvalTask, began: float) -> _Open:
-        protocol = PROTOCOLS[task.protocol]
-        data = protocol.open(hf_cache.place(self.sets, task))
+        protocol = protocol_of(task.protocol, task.code)
+        with imports_told():
+            data = protocol.open(hf_cache.place(self.sets, task))
         if self.expected == "catalog":
             for what, wanted, found in (
                 ("samples", task.size, data.size),
@@ -128,7 +130,8 @@ class _Run:
                 if wanted is not None and wanted != found:
                     raise DataError(f"{data.folder} has {found} {what} and the task has {wanted}; download the set again.")
         names = "\n".join((*data.classnames, "", *data.templates)).encode()
-        return _Open(task, data, protocol(task, data, self.model), hashlib.sha256(names), began)
+        with imports_told():
+            return _Open(task, data, protocol(task, data, self.model), hashlib.sha256(names), began)
 
     def take(self, task: str, number: int, samples: Encoded) -> None:
         """A batch of a task, however late or early it comes."""
@@ -142,7 +145,8 @@ class _Run:
             try:
                 if samples.fault:
                     raise DataError(samples.fault)
-                opened.protocol.add(samples)
+                with imports_told():
+                    opened.protocol.add(samples)
                 if self.probes:
                     opened.features.append(samples.features)
             except DatacompError as problem:
@@ -166,7 +170,8 @@ class _Run:
 
     def _finish(self, opened: _Open) -> None:
         task = opened.task
-        outcome: Outcome = opened.protocol.finish()
+        with imports_told():
+            outcome: Outcome = opened.protocol.finish()
         value = outcome.metrics.get(task.metric) if task.metric else None
         if task.metric and value is None:
             raise DataError(f"{opened.data.folder} gives no {task.metric}")
@@ -239,7 +244,7 @@ class _Run:
         names += [name for name in sorted(made.keys() | makes.keys()) if made.get(name) != makes.get(name)]
         if found.task != task or found.expected != self.expected:
             names.append("task")
-        if found.result.protocol_version != PROTOCOLS[task.protocol].version:
+        if found.result.protocol_version != protocol_of(task.protocol, task.code).version:
             names.append("protocol")
         told = [f"another {NAMES.get(name, name)}" for name in names]
         return ", ".join(told) or differing(found.files, self.files(task, found.files))
@@ -290,6 +295,6 @@ def _since(began: float) -> float:
 
 
 def _result(task: EvalTask, **found: object) -> TaskResult:
-    version = PROTOCOLS[task.protocol].version
+    version = protocol_of(task.protocol, task.code).version
     base = {"key": task.key, "name": task.name, "protocol": task.protocol, "protocol_version": version}
     return TaskResult.model_validate({**base, "main_metric": task.metric, "scored": task.is_scored, **found})

@@ -20,6 +20,7 @@ import polars as pl
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
+from datacomp_core.errors import SpecError
 from datacomp_core.exchange import Exchange
 from datacomp_core.kinds import Kinded, OfRegistry, parsed, registers, written
 from datacomp_core.registry import FILTERS
@@ -160,6 +161,13 @@ WholeFilter = Annotated[Filter, OfRegistry(FILTERS)]
 """What may stand outermost: any filter, or a sample of what one keeps."""
 
 
+def checked(asked: Filter, expression: Any) -> pl.Expr:
+    """What a filter gave as its expression. SpecError if it is none."""
+    if not isinstance(expression, pl.Expr):
+        raise SpecError(f"The filter {asked.kind} gives {type(expression).__name__}: a polars expression is wanted.")
+    return expression
+
+
 class Rule(Filter):
     """Judges a row by itself, by a polars expression."""
 
@@ -172,7 +180,7 @@ class Rule(Filter):
         return ()
 
     def columns(self) -> frozenset[str]:
-        return frozenset(self.expression().meta.root_names())
+        return frozenset(checked(self, self.expression()).meta.root_names())
 
 
 class Batch(Filter):
@@ -244,7 +252,7 @@ class Ranked(Filter):
         """
 
     def columns(self) -> frozenset[str]:
-        return frozenset(self.score_expression().meta.root_names())
+        return frozenset(checked(self, self.score_expression()).meta.root_names())
 
     def among(self) -> Literal["pool", "survivors"]:
         """Whether it ranks all rows of the pool, or those that passed the filters before it."""

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, validate_call
 
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import SpecError, unknown
-from datacomp_core.filters import Everything, WholeFilter
+from datacomp_core.filters import Everything, Filter, WholeFilter
 from datacomp_core.kinds import first_fault, pairs, parsed
 from datacomp_core.registry import FILTERS, RECIPES
 
@@ -58,6 +58,13 @@ def recipe(text: str) -> Recipe:
     name, colon, given = text.partition(":")
     if name not in RECIPES and colon and name in FILTERS:
         return Recipe(name=text, description=(FILTERS[name].__doc__ or "").partition("\n")[0], filter=parsed(FILTERS, text))
+    if name not in RECIPES and name in FILTERS:
+        first = next(iter(FILTERS[name].parameters()), "")
+        raise SpecError(
+            f"{name!r} is a filter and not a recipe: "
+            + (f"write its parameters, as in {name}:{first}=VALUE, or " if first else "")
+            + f"write `filter: {{kind: {name}}}` in a YAML file."
+        )
     return built(RECIPES.find(name), given, text)
 
 
@@ -72,8 +79,13 @@ def built(row: Row, given: str, text: str) -> Recipe:
         if parameter not in known:
             raise unknown(f"parameter of recipe {row.name}", parameter, known)
     try:
-        made = validate_call(row.build)(**values)
+        made: Any = validate_call(row.build)(**values)
     except ValidationError as problem:
+        if problem.errors()[0]["type"].startswith("missing"):
+            missing = problem.errors()[0]["loc"][-1]
+            raise SpecError(f"The recipe {row.name} needs {missing}: write {row.name}:{missing}=VALUE.") from problem
         where, wrong, why = first_fault(problem)
         raise SpecError(f"Recipe {text!r}: {where} is {wrong!r}: {why}.") from problem
-    return Recipe(name=text, description=row.description, filter=made)
+    if not isinstance(made, (Filter, dict)):
+        raise SpecError(f"The recipe {row.name} builds {type(made).__name__}: its function must return a filter.")
+    return Recipe.model_validate({"name": text, "description": row.description, "filter": made})

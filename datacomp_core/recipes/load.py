@@ -17,8 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 from datacomp_core.documents import parse_yaml, read_yaml
 from datacomp_core.errors import DataError, SpecError, unknown
-from datacomp_core.foreign_code import load_file
-from datacomp_core.kinds import parsed
+from datacomp_core.foreign_code import code_of, load_file
+from datacomp_core.kinds import CODE, parsed
 from datacomp_core.recipes.base import Recipe, Row, built, recipe
 from datacomp_core.registry import FILTERS, RECIPES
 
@@ -42,11 +42,19 @@ def load_recipe(given: str) -> Recipe:
     """
     if is_text(given):
         return _of_text(given)
+    if _has_parameters(given):
+        return recipe(given)
     if given.endswith(FILES):
         return _from_yaml(Path(given))
     if given.endswith(CODE_FILE) or f"{CODE_FILE}:" in given:
         return _from_code(given)
     return recipe(given)
+
+
+def _has_parameters(given: str) -> bool:
+    """Whether it is a known name with parameters, whose last value may be the place of a file: `listed:uids=mine.json`."""
+    name, _, rest = given.partition(":")
+    return "=" in rest and (name in RECIPES or name in FILTERS)
 
 
 def resolved(tree: Any) -> Any:
@@ -135,7 +143,7 @@ def _from_code(text: str) -> Recipe:
         raise unknown(f"recipe in {path}{CODE_FILE}", name, offered)
     if name in rows:
         return built(rows[name], given, text)
-    made = parsed(FILTERS, f"{name}:{given}")
+    made = parsed(FILTERS, f"{name}:{CODE}={code_of(module)}" + (f",{given}" if given else ""))
     return Recipe(name=f"{name}:{given}" if given else name, description=_first_line(filters[name]), filter=made)
 
 

@@ -152,7 +152,7 @@ def check(score: Score, source: Source, part: str, model: tuple[str, str] | None
 
 def _one_part(score: Score, source: Source, prepared: Any, out: Folder, part: str) -> None:
     uids = source.read(part, ["uid"])
-    values = score.of_part(source, part, prepared)
+    values = _numbers(score, score.of_part(source, part, prepared))
     if len(values) != len(uids):
         raise DataError(
             f"Part {part} has {len(uids)} rows of metadata and {len(values)} of what {score.kind} reads: fetch them again."
@@ -160,6 +160,16 @@ def _one_part(score: Score, source: Source, prepared: Any, out: Folder, part: st
     buffer = io.BytesIO()
     uids.with_columns(_series(score.column_name, values)).write_parquet(buffer, compression="zstd")
     out.write(f"{part}.parquet", buffer.getvalue())
+
+
+def _numbers(score: Score, given: Any) -> Column:
+    """What a score gave for a part. DataError if that is not a number a row."""
+    values = given if isinstance(given, np.ndarray) else np.asarray(given)
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise DataError(
+            f"The score {score.kind} gives an array of shape {values.shape} and dtype {values.dtype}: one number a row is wanted."
+        )
+    return values
 
 
 def _series(name: str, values: Column) -> pl.Series:

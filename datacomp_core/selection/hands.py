@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from datacomp_core import engines
 from datacomp_core.filters.base import FeatureBatch, Filter
+from datacomp_core.imports import imports_told
 from datacomp_core.parallel import process_map
 from datacomp_core.selection.judge import cost_of
 
@@ -39,7 +40,7 @@ class Hands:
         flying = deque[tuple[T, Future[R]]]()
         with ThreadPoolExecutor(min(self.workers, THREADS)) as pool:
             for name in names:
-                flying.append((name, pool.submit(function, name)))
+                flying.append((name, pool.submit(_told, function, name)))
                 if len(flying) >= 2 * THREADS:
                     yield _landed(*flying.popleft())
             while flying:
@@ -56,6 +57,11 @@ class Hands:
         costliest = cost_of(tree) >= FeatureBatch.cost
         rows = COSTLIEST_ROWS_FOR_A_PROCESS if costliest else COSTLY_ROWS_FOR_A_PROCESS
         return min(self.workers, max(1, self.num_rows // rows))
+
+
+def _told(function: Callable[[T], R], name: T) -> R:
+    with imports_told():
+        return function(name)
 
 
 def _landed(name: T, work: Future[R]) -> tuple[T, R]:

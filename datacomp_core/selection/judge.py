@@ -18,7 +18,7 @@ from datacomp_core.columns import numbers
 from datacomp_core.errors import DataError
 from datacomp_core.exchange import Exchange
 from datacomp_core.filters.algebra import All, Any, Not
-from datacomp_core.filters.base import Batch, FeatureBatch, Filter, Lookup, Mask, Ranked, Rule, Survey, Verdict
+from datacomp_core.filters.base import Batch, FeatureBatch, Filter, Lookup, Mask, Ranked, Rule, Survey, Verdict, checked
 from datacomp_core.filters.draw import Draw, read_copies
 from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.machine_copy import MachineFolder
@@ -139,7 +139,7 @@ class Judge:
 
     def _leaf(self, path: str, asked: Filter, reach: Mask) -> Verdict:
         if isinstance(asked, Rule):
-            return _within(reach, self._series(asked.expression(), asked.numeric_columns()))
+            return _within(reach, answers_of(asked, self._series(asked, asked.expression(), asked.numeric_columns())))
         if isinstance(asked, Ranked):
             return self._ranked(asked, self.cuts[path], reach)
         if isinstance(asked, Survey):
@@ -182,7 +182,7 @@ class Judge:
 
     def scores(self, asked: Ranked) -> pl.Series:
         """A ranking filter's scores as Float32, Float64 or UInt64, null where there is none."""
-        scores = numbers(self._series(asked.score_expression()).alias(", ".join(sorted(asked.columns()))))
+        scores = numbers(self._series(asked, asked.score_expression()).alias(", ".join(sorted(asked.columns()))))
         if not any(scores.dtype == dtype for dtype in (pl.Float32, pl.Float64, pl.UInt64)):
             scores = scores.cast(pl.Float32 if scores.dtype == pl.Float16 else pl.Float64)
         return scores.fill_nan(None) if scores.dtype.is_float() else scores
@@ -213,7 +213,7 @@ class Judge:
         rows = self.frame.select(columns).filter(pl.Series(reach))
         if not rows.height:
             return _silence(len(reach))
-        answers = asked.judge(rows)
+        answers = answers_of(asked, asked.judge(rows), reasons="told")
         if len(answers) != rows.height:
             raise DataError(f"The filter {asked.kind} gave {len(answers)} answers for {rows.height} rows: it must give one each.")
         if answers.dtype == pl.String:
@@ -236,18 +236,36 @@ class Judge:
                 yield block
 
         source = self.source
-        answers = asked.judge_features(blocks(), self.masks[path])
+        answers = answers_of(asked, asked.judge_features(blocks(), self.masks[path]))
         return _spread(np.concatenate([np.empty(0, np.int64), *rows]), answers, len(reach))
 
     def _memory(self) -> Exchange:
         assert self.memory is not None, "a survey's verdicts lie in the memory"
         return self.memory
 
-    def _series(self, expression: pl.Expr, numeric: Iterable[str] = ()) -> pl.Series:
+    def _series(self, asked: Filter, expression: pl.Expr, numeric: Iterable[str] = ()) -> pl.Series:
         """An expression over all rows; a literal becomes as long as the part. `numeric` columns are used as scores."""
         frame = self.frame.with_columns(numbers(self.frame[name]) for name in numeric)
-        found = frame.select(expression.alias("_")).to_series()
+        try:
+            found = frame.select(checked(asked, expression).alias("_")).to_series()
+        except pl.exceptions.PolarsError as problem:
+            raise DataError(
+                f"The filter {asked.kind} cannot be evaluated on part {self.part}: {str(problem).splitlines()[0]}."
+            ) from problem
         return found if len(found) == self.frame.height else found.new_from_index(0, self.frame.height)
+
+
+def answers_of(asked: Filter, given: object, *, reasons: Literal["told", "refused"] = "refused") -> pl.Series:
+    """What a filter answered, as booleans (null: a value is missing), or reasons where it may tell them. DataError if neither."""
+    if isinstance(given, (list, np.ndarray)):
+        given = pl.Series(given)
+    if isinstance(given, pl.Series) and given.dtype == pl.Null:
+        return given.cast(pl.Boolean)
+    if isinstance(given, pl.Series) and (given.dtype == pl.Boolean or (given.dtype == pl.String and reasons == "told")):
+        return given
+    what = f"a series of {given.dtype}" if isinstance(given, pl.Series) else type(given).__name__
+    wanted = "booleans, or of reasons as text" if reasons == "told" else "booleans"
+    raise DataError(f"The filter {asked.kind} answers with {what}: a polars series of {wanted} is wanted, one a row.")
 
 
 def _at_least(scores: pl.Series, value: float | int | None) -> Mask:

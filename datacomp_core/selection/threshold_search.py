@@ -95,7 +95,10 @@ def find(every: Pass, rank: Callable[[int], tuple[int, bool]], *, is_few: bool =
     `is_few`: there are about as few rows as can be collected at once, in one pass.
     """
     first = _added(every(Window(collect=is_few)))
-    k, whole = rank(first.num_rows)
+    found: Any = rank(first.num_rows)
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], (int, np.integer))):
+        raise DataError(f"A ranking's `rank` gives {found!r}: the place of the last row that passes and a boolean are wanted.")
+    k, whole = int(found[0]), bool(found[1])
     if k < 0 or first.num_scores == 0 or (k >= first.num_scores and not whole):
         return Cut(None), first.num_rows
     k = min(k, first.num_scores - 1)

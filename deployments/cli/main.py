@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from datacomp_core.errors import DatacompError, DiskFullError
+from datacomp_core.foreign_code import blamed
 from datacomp_core.imports import library_error
 from datacomp_core.redaction import install, redact
 from deployments.cli.terminal import JsonOutput
@@ -47,7 +48,8 @@ def sentence(problem: BaseException) -> tuple[str, int]:
         return str(problem), problem.exit_status
     if type(problem).__name__ == "ValidationError" and hasattr(problem, "errors"):
         return _validation(problem), 2
-    if isinstance(problem, ImportError) and isinstance(error := library_error(problem), DatacompError):
+    error = blamed(problem) or (library_error(problem) if isinstance(problem, ImportError) else None)
+    if isinstance(error, DatacompError):
         return str(error), error.exit_status
     if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
         return str(DiskFullError(problem.filename)), 1

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from datacomp_core.evaluation.catalog import SUITES
 from datacomp_core.filters.base import Batch, Ranked, Rule, Survey
 from datacomp_core.kinds import first_line
-from datacomp_core.registry import FILTERS, RECIPES, SCORES
+from datacomp_core.registry import FILTERS, PROTOCOLS, RECIPES, SCORES
 
-PAGE = Path(__file__).parents[2] / "docs" / "filters.md"
+DOCS = Path(__file__).parents[2] / "docs"
 TABLE = re.compile(r"<!-- table: (\w+) -->\n(.*?)<!-- end of table -->", re.DOTALL)
-HOW = "The table of {} in docs/filters.md is stale: write it anew with `python tests/docs/test_docs_tables.py`."
+HOW = "The table of {} is stale: write it anew with `python tests/docs/test_docs_tables.py`."
 SORTS: tuple[tuple[type, str], ...] = (
     (Rule, "each row"),
     (Batch, "many rows"),
@@ -66,16 +67,32 @@ def scores() -> str:
     return _table(("kind", "parameters", "what", "reads", "after"), rows)
 
 
-MADE = {"recipes": recipes, "filters": filters, "scores": scores}
+def tasks() -> str:
+    rows = [
+        (suite.name, f"`{task.key}`", task.name, f"`{task.protocol}`", task.metric or "none", task.group)
+        for suite in SUITES.values()
+        for task in suite.tasks
+    ]
+    return _table(("suite", "key", "name", "protocol", "main metric", "group"), rows)
+
+
+MADE = {"recipes": recipes, "filters": filters, "scores": scores, "tasks": tasks}
+PAGES = {"recipes": "filters.md", "filters": "filters.md", "scores": "filters.md", "tasks": "evaluation.md"}
 
 
 @pytest.mark.parametrize("name", MADE)
 def test_a_table_is_that_of_the_registry(name: str) -> None:
-    there = {found[1]: found[2] for found in TABLE.finditer(PAGE.read_text())}
+    there = {found[1]: found[2] for found in TABLE.finditer((DOCS / PAGES[name]).read_text())}
     assert there.get(name) == MADE[name](), HOW.format(name)
 
 
+def test_every_protocol_of_this_package_stands_in_the_table_of_protocols() -> None:
+    page = (DOCS / "evaluation.md").read_text()
+    named = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", page, flags=re.MULTILINE))))
+    assert {name for name, kind in PROTOCOLS.items() if _ours(kind)} <= named
+
+
 if __name__ == "__main__":
-    PAGE.write_text(
-        TABLE.sub(lambda found: f"<!-- table: {found[1]} -->\n{MADE[found[1]]()}<!-- end of table -->", PAGE.read_text())
-    )
+    for page in sorted(set(PAGES.values())):
+        text = (DOCS / page).read_text()
+        (DOCS / page).write_text(TABLE.sub(lambda f: f"<!-- table: {f[1]} -->\n{MADE[f[1]]()}<!-- end of table -->", text))

@@ -11,7 +11,7 @@ import typer
 from datacomp_core.errors import IncompleteError, SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
-from deployments.cli.stages import until
+from deployments.cli.stages import own_tasks, until
 
 if TYPE_CHECKING:
     from datacomp_core.evaluation.custom import TaskRow
@@ -44,7 +44,12 @@ def evaluate(
     tasks: Annotated[
         list[str] | None, typer.Option(help="With --model: only this task, of the suite or your own; repeat for several.")
     ] = None,
-    add_tasks: Annotated[Path | None, typer.Option(help="YAML file with tasks of your own, one row each.")] = None,
+    add_tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tasks of your own: a YAML file with one row each, a Python file, or a registered task; repeat for several."
+        ),
+    ] = None,
     precision: Annotated[str, typer.Option(help="reference (exact), fp32 or bf16.")] = "reference",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the image tower (faster on a GPU).")] = False,
     batch_size: Annotated[int, typer.Option(help="Images encoded together.")] = 256,
@@ -55,6 +60,9 @@ def evaluate(
     linear_probe: Annotated[bool, typer.Option("--linear-probe", help="Also a linear probe, on half of each set.")] = False,
     device: Annotated[str, typer.Option(help="Torch device, several with commas, or cuda:* for all.")] = "",
     trust_times: options.TrustTimes = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List the tasks and protocols, those of other packages included.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Score a model zero-shot: one of an experiment, or any model on a folder of test sets.
@@ -68,7 +76,14 @@ def evaluate(
       datacomp evaluate --config mine.json --checkpoint epoch_5.pt --data evalsets --out results
 
       datacomp evaluate --golden ViT-B-32/datacomp_xl_s13b_b90k --data evalsets --out results
+
+      datacomp evaluate --model ViT-B-32 --checkpoint epoch_5.pt --data evalsets --out results --add-tasks mine.py
+
+      datacomp evaluate --list
     """
+    if list_:
+        own_tasks.show(own_tasks.given(add_tasks), json=json)
+        return
     if config is not None and model is not None:
         raise SpecError("--config and --model both name a model: give one of them.")
     model = model if config is None else str(config)
@@ -85,7 +100,7 @@ def evaluate(
     spec = _spec(
         data,
         suite or (expected.suite if expected else "datacomp" if download else ""),
-        add_tasks,
+        own_tasks.given(add_tasks),
         tasks=tuple(tasks or ()),
         precision=precision,
         compile="yes" if compiled else "no",
@@ -100,14 +115,13 @@ def evaluate(
     _show(run, out, expected, deviation=deviation)
 
 
-def _spec(data: str, suite: str, add_tasks: Path | None, **fields: Any) -> EvalSpec:
+def _spec(data: str, suite: str, rows: tuple[TaskRow, ...], **fields: Any) -> EvalSpec:
     """The spec of the options. Tasks of one's own alone need no suite."""
     from datacomp_core.errors import DataError
-    from datacomp_core.evaluation import custom
     from datacomp_core.evaluation.evaluate import EvalSpec, suite_in
     from datacomp_core.store import Folder
 
-    rows = custom.read_rows(add_tasks) if add_tasks else ()
+    rows = (*rows, *own_tasks.registered(fields["tasks"], rows))
     if suite:
         return EvalSpec(suite=suite, extra_tasks=rows, **fields)
     if fields["tasks"]:

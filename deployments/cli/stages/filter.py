@@ -95,21 +95,25 @@ def filter_(
 
 
 def _list_recipes(*, json: bool) -> None:
-    """Recipes; for people also the filters and scores that a recipe of one's own is made of, those of other packages included."""
+    """Recipes, and the filters and scores that a recipe of one's own is made of, those of other packages included."""
     from datacomp_core.kinds import first_line
     from datacomp_core.registry import FILTERS, RECIPES, SCORES
 
+    kinds = (("Filters", "filter", FILTERS), ("Scores to compute", "score", SCORES))
     if json:
-        terminal.print_json(
-            [{"name": row.name, "description": row.description, "source": row.source} for row in RECIPES.values()]
-        )
-    else:
-        terminal.table(
-            "Recipes", ("name", "what it keeps", "source"), [(r.name, r.description, r.source) for r in RECIPES.values()]
-        )
-        for title, registry in (("Filters", FILTERS), ("Scores to compute", SCORES)):
-            rows = [(kind, ", ".join(model.parameters()), first_line(model)) for kind, model in registry.items()]
-            terminal.table(title, ("kind", "parameters", "what"), rows)
+        rows = [{"sort": "recipe", "name": r.name, "description": r.description, "source": r.source} for r in RECIPES.values()]
+        for _, sort, registry in kinds:
+            rows += [
+                {"sort": sort, "name": kind, "description": first_line(model), "parameters": list(model.parameters())}
+                for kind, model in registry.items()
+            ]
+        terminal.print_json(rows)
+        return
+    recipes = [(row.name, row.description, row.source) for row in RECIPES.values()]
+    terminal.table("Recipes", ("name", "what it keeps", "source"), recipes)
+    for title, _, registry in kinds:
+        cells = [(kind, ", ".join(model.parameters()), first_line(model)) for kind, model in registry.items()]
+        terminal.table(title, ("kind", "parameters", "what"), cells)
 
 
 @dataclass(frozen=True)
