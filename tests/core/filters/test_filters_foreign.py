@@ -113,7 +113,7 @@ def versions(tmp_path: Path) -> tuple[str, str]:
             HEAD + RULE.format(name="of_two_days", body=f"return pl.col('text').str.split(' ').list.len() >= {least}")
         )
         files.append(str(file))
-    yield files[0], files[1]
+    return files[0], files[1]
 
 
 def test_two_versions_of_one_file_are_two_filters(versions: tuple[str, str], metadata: Folder, tmp_path: Path) -> None:
