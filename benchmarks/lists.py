@@ -1,8 +1,8 @@
 """A list of 20 M uids, of the form of `datacomp_medium_dfn_20m_inds.npy`, over a pool, beside numpy's `isin`.
 
-`python benchmarks/lists.py [--listed 20_000_000] [--pool 20_000_000]`; each way is measured in a process of its own. `read` is what
-no way can be faster than: the pool's uids read and turned into numbers. numpy's way sorts the list again for each part: it is
-measured on `--numpy-parts` of them. `own` is the memory that is not a mapped file, which the system cannot take back.
+`python benchmarks/lists.py [--listed 20_000_000] [--pool 20_000_000]`; each way is measured in a process of its own. `read` is
+what no way can be faster than: the pool's uids read and turned into numbers. numpy's way sorts the list again for each part, so
+it is measured on `--numpy-parts` of them. `own` is the memory that is not a mapped file, which the system cannot take back.
 """
 
 from __future__ import annotations

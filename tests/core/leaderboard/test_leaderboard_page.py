@@ -11,6 +11,7 @@ import board_world as world
 import browser
 import pytest
 
+from datacomp_core.input_classes import TITLES
 from datacomp_core.leaderboard.site.board_page import page, write_page
 from datacomp_core.leaderboard.site.pages import write_site
 from datacomp_core.store import Store
@@ -253,3 +254,25 @@ def test_the_pages_of_a_site_in_a_browser(tab: browser.Page, site: Path) -> None
     tab.do("document.querySelector('#tasks thead button').click()")
     names = tab.do("[...document.querySelectorAll('#tasks tbody th')].map(cell => cell.textContent)")
     assert names == sorted(names)
+
+
+def test_the_class_of_inputs_chooses_rows(tab: browser.Page, tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    listed = {"kind": "listed", "uids": "lists/mine.npy#0123456789abcdef"}
+    target = {"kind": "image_clusters", "centroids": "small_centroids_l14", "target": "imagenet1k_l14", "features": "l14"}
+    world.run(store, "no_filter", world.results(0.05, 0))
+    world.run(store, "mine", world.results(0.1, 0), chosen=listed)
+    world.run(store, "near", world.results(0.12, 0), chosen=target)
+    tab.open(write_page(store, tmp_path, "tiny"))
+    methods = "[...document.querySelectorAll('#board tbody tr:not([hidden]) th')].map(cell => cell.dataset.v).sort()"
+    wanted = {"": ["mine", "near", "no_filter"], "released": ["no_filter"], "target": ["near"], "private": ["mine"], "public": []}
+    for chosen, expected in wanted.items():
+        tab.do(f"document.getElementById('inputs').value = '{chosen}'")
+        tab.do("document.getElementById('inputs').dispatchEvent(new Event('change'))")
+        assert tab.do(methods) == expected
+        assert tab.do("document.getElementById('shown').textContent") == f"{len(expected)} of 3 rows"
+        assert tab.do("document.getElementById('no-match').hidden") == bool(expected)
+    assert "No row is of this choice" in tab.do("document.getElementById('no-match').innerText")
+    shown = "[...document.querySelectorAll('#inputs option')].map(one => one.textContent)"
+    assert tab.do(shown) == ["all classes", *TITLES.values(), "not stated"]
+    assert tab.complaints == []
