@@ -86,7 +86,7 @@ class Join:
         self.pool.add("pool", bucket_of(keys, self.pool.num), columns)
 
     def run(self) -> JoinCounts:
-        """Join all buckets. DataError if no key is the pool's, or if keys repeat with other values and that is not allowed."""
+        """Join all buckets. DataError if keys repeat with other values and that is not allowed."""
         counts = JoinCounts()
         for number in range(self.table.num):
             counts.add(self._one(number))
@@ -94,11 +94,6 @@ class Join:
             raise DataError(
                 f"{counts.disagreeing:,} keys of the table repeat with other values, such as {self.example}: "
                 "choose `first` or `mean` for `repeated`."
-            )
-        if self.seen and counts.missing and not counts.matched:
-            raise DataError(
-                f"None of the {counts.unknown:,} keys of the table is one of the pool's {counts.missing:,}: the table is of "
-                "another pool, or has another kind of key."
             )
         return counts
 

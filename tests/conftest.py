@@ -38,6 +38,25 @@ def isolated_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
         del os.environ[name]
 
 
+@pytest.fixture(autouse=True)
+def forgotten_files() -> Iterator[None]:
+    """Files of code that a test loads are forgotten after it, so that the tables of kinds are those that the next test knows."""
+    yield
+    code = sys.modules.get("datacomp_core.foreign_code")
+    names = [name for name in sys.modules if code is not None and name.startswith(code.PREFIX)]
+    if not names:
+        return
+    from datacomp_core import registry
+
+    for table in (registry.FILTERS, registry.SCORES, registry.PROTOCOLS, registry.TASKS, registry.RECIPES):
+        for module in names:
+            for name in table._added.pop(module, {}):
+                if table._modules.get(name) == module:
+                    del table._known[name], table._modules[name]
+    for module in names:
+        del sys.modules[module]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -86,7 +86,7 @@ def test_a_file_in_an_empty_folder_brings_a_task_and_its_protocol(
         (CODE.replace("-> TaskRow:\n    return TaskRow(", "-> dict:\n    return dict("), 2, "returns dict: return a TaskRow"),
         ("x = 1\n", 2, "mine.py registers no evaluation task"),
         ("1 / 0\n", 2, "mine.py fails to load at line 1: ZeroDivisionError"),
-        (CODE.replace(".any(1)", ".any(7)"), 1, "the protocol top3 (mine.py#"),
+        (CODE.replace(".any(1)", ".any(7)"), 1, "failed at line 14 (in extra): AxisError: axis 7"),
         (CODE.replace("mine/birds", "cifar10"), 2, "The task cifar10 is there already"),
     ],
 )

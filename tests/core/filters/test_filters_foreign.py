@@ -10,7 +10,7 @@ import filter_world as world
 import pytest
 from pydantic import TypeAdapter
 
-from datacomp_core.errors import DataError, SpecError
+from datacomp_core.errors import SpecError
 from datacomp_core.filters import WholeFilter
 from datacomp_core.recipes.load import load_recipe
 from datacomp_core.scores.compute import computed
@@ -156,12 +156,3 @@ def test_a_list_that_is_named_wrongly(text: str, told: str, tmp_path: Path, monk
     (tmp_path / "mine.json").write_text("[]")
     with pytest.raises(SpecError, match=told):
         load_recipe(text)
-
-
-def test_a_table_of_another_pool_is_told(metadata: Folder, tmp_path: Path) -> None:
-    (tmp_path / "other.csv").write_text(f"uid,score\n{'f' * 32},1\n{'e' * 32},2\n")
-    wanted = f'top_count:count=3,score="column_of:file={tmp_path}/other.csv"'
-    with pytest.raises(
-        DataError, match=r"None of the 2 keys of the table is one of the pool's 300: the table is of another pool"
-    ):
-        chosen(wanted, metadata, tmp_path)
