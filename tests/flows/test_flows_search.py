@@ -141,6 +141,7 @@ def test_a_killed_search_ends_as_one_that_was_not(tmp_path: Path) -> None:
     assert more.address == whole.address
 
 
+@pytest.mark.slow
 def test_what_lags_behind_the_median_gets_no_further_seed(store: Store) -> None:
     measure = World(store, _good)
     study = _run(_search(trials=15, seeds=[0, 1, 2]), store, measure)

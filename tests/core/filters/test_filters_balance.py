@@ -146,6 +146,7 @@ def test_greedy_is_brute_force_greedy_of_the_objective() -> None:
     assert 0.9 * best < _value((0.6, target, bin_weights), again, codes, bins) <= best + 1e-12
 
 
+@pytest.mark.slow
 def test_the_autoencoder_finds_what_rows_are_made_of() -> None:
     """Rows are sums of two of twelve directions: rows with the same two share codes far more often than others do."""
     random = np.random.default_rng(26)
