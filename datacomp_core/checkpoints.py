@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from datacomp_core.documents import read_json
-from datacomp_core.errors import DataError, in_short
+from datacomp_core.errors import DataError
+from datacomp_core.torch_files import why_unreadable
 
 if TYPE_CHECKING:
     import torch
@@ -170,7 +171,7 @@ def _why_unreadable(checkpoint: Path | IO[bytes], name: str, where: str, problem
         )
         held = f"objects of {what}" if what else "pickled objects"
         return f"{where} holds {held} beside its weights, and unpickling them could run foreign code. {CONVERT}"
-    return f"{where} cannot be read as plain weights for {name}: {in_short(problem)}"
+    return f"{where} cannot be read as plain weights for {name}: {why_unreadable(problem)}"
 
 
 def _is_empty(checkpoint: Path | IO[bytes]) -> bool:

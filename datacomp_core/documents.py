@@ -115,13 +115,42 @@ def _is_number(event: yaml.ScalarEvent) -> bool:
     return event.implicit[0] and any(tag in NUMBERS and pattern.match(event.value) for tag, pattern in known)
 
 
+class _Keys:
+    """The keys of the mappings that are open. YAML forbids one twice; PyYAML takes the last and says nothing."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._open: list[set[str] | None] = []
+        self._is_value: list[bool] = []
+
+    def take(self, event: Any) -> None:
+        if isinstance(event, yaml.CollectionEndEvent):
+            self._open.pop()
+            self._is_value.pop()
+        elif isinstance(event, yaml.NodeEvent):
+            if self._open and self._open[-1] is not None:
+                if not self._is_value[-1] and isinstance(event, yaml.ScalarEvent):
+                    self._add(event, self._open[-1])
+                self._is_value[-1] = not self._is_value[-1]
+            if isinstance(event, yaml.CollectionStartEvent):
+                self._open.append(set() if isinstance(event, yaml.MappingStartEvent) else None)
+                self._is_value.append(False)
+
+    def _add(self, event: yaml.ScalarEvent, keys: set[str]) -> None:
+        if event.value in keys and event.value != "<<":
+            line = event.start_mark.line + 1
+            raise DataError(f"{self._where} has {event.value[:60]!r} twice in one mapping (line {line}): keep one of them.")
+        keys.add(event.value)
+
+
 def _check_events(text: str, where: str) -> None:
     """Walk over the parser's events, which build nothing: depth, and the number of values with aliases unfolded."""
     open_sizes: list[int] = []
     anchors: list[str | None] = []
     sizes: dict[str, int] = {}
-    total = 0
+    total, keys = 0, _Keys(where)
     for event in yaml.parse(text, Loader=Loader):
+        keys.take(event)
         if isinstance(event, yaml.AliasEvent):
             still_open = event.anchor in anchors  # it contains itself
             size = MAX_NODES + 1 if still_open else sizes.get(str(event.anchor), 1)

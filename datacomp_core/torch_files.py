@@ -6,11 +6,17 @@ torch tells whoever cannot read a file to load it without `weights_only`, which 
 from __future__ import annotations
 
 import re
+import struct
 
 OBJECTS = re.compile(r"Unsupported (?:global|class|type)", re.IGNORECASE)
 GLOBAL = re.compile(r"\bGLOBAL ([\w.]+)")
 ADVICE = re.compile(r"weights_only|WeightsUnpickler|add_safe_globals", re.IGNORECASE)
 DAMAGED = ("UnpicklingError", "EOFError", "BadZipFile")
+DAMAGE = re.compile(
+    r"PytorchStreamReader|magic number|hasRecord|enforce fail|unexpected EOF|protocol version|corrupt|storage key", re.IGNORECASE
+)
+NOT_PICKLED = (LookupError, AttributeError, TypeError, ArithmeticError, UnicodeError, struct.error)
+"""What the unpickler itself raises for bytes that are no pickle: it reads them as instructions all the same."""
 MOST = 200
 PLAIN = "save its state_dict alone, or as safetensors"
 
@@ -24,6 +30,6 @@ def why_unreadable(problem: BaseException) -> str:
         return f"it has Python objects{named} beside or in place of plain tensors, and code in a file is never run: {PLAIN}"
     if ADVICE.search(text):
         return f"it is damaged, or has Python objects, and code in a file is never run: copy it again, or {PLAIN}"
-    if type(problem).__name__ in DAMAGED or "PytorchStreamReader" in text:
+    if type(problem).__name__ in DAMAGED or DAMAGE.search(text) or isinstance(problem, NOT_PICKLED):
         return "it is damaged, or not a file that torch saved: copy it again"
     return f"{type(problem).__name__}: {text[:MOST]}"

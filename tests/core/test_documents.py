@@ -35,6 +35,9 @@ LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] *
         ("x: !!int '1" + ":1" * 5_000 + "'", "a number of more than"),
         ("1" + ":1" * 5_000 + ": x", "a number of more than"),
         ("a: [1, 2", "not valid YAML"),
+        ("filter: {kind: words, at_least: 4, at_least: 9}", "'at_least' twice in one mapping (line 1)"),
+        ("a:\n  - {b: 1}\n  - {b: 2, c: {b: 3}}\na: 4", "'a' twice in one mapping (line 4)"),
+        ("? [x, y]\n: {k: 1}\n? [x]\n: {k: 1, k: 2}", "'k' twice"),
         ("a: *nobody", "undefined alias"),
         ("{[1]: 2}", "not valid YAML"),
         ("!!python/object/apply:os.system [true]", "not valid YAML"),
@@ -109,10 +112,19 @@ def test_what_torch_advises_is_never_repeated(tmp_path: Path) -> None:
     (tmp_path / "bad.pt").write_bytes(pickle.dumps({"x": Path("/")}))
     torch.save({"x": Path("/")}, tmp_path / "zip.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "zip.pt").read_bytes()[:300])
+    others = {
+        "text.pt": b"hello" * 1000,
+        "page.pt": b"<html>\n" * 99,
+        "ones.pt": b"\xff" * 500,
+        "key.pt": b"\x80\x02h\x65.",
+        "magic.pt": b"\x80\x02K\x01.",
+    }
+    for name, data in others.items():
+        (tmp_path / name).write_bytes(data)
     for name, wanted in (
         ("bad.pt", "code in a file is never run"),
         ("zip.pt", "code in a file is never run"),
-        ("cut.pt", "damaged"),
+        *((name, "damaged, or") for name in ("cut.pt", *others)),
     ):
         with pytest.raises(Exception) as problem:  # noqa: PT011
             torch.load(tmp_path / name, weights_only=True)
@@ -122,3 +134,4 @@ def test_what_torch_advises_is_never_repeated(tmp_path: Path) -> None:
         with pytest.raises(DataError) as refused:
             read_weights(tmp_path / name, "ViT-B-32")
         assert "weights_only" not in str(refused.value)
+        assert "Error" not in str(refused.value)

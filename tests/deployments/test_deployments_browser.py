@@ -25,8 +25,8 @@ SCREENSHOTS = os.environ.get("DATACOMP_SCREENSHOTS", "")  # read before a test h
 LAPTOP = 1280
 PATIENCE = 1800
 NESTED = (
-    "name: long and near\nfilter:\n  kind: all\n  filters:\n    - kind: words\n      at_least: 4\n    - kind: not\n"
-    "      filter: {kind: language, language: de}\n    - kind: top_fraction\n      score: tiny\n      fraction: 0.4\n"
+    "name: long and near\nfilter:\n  kind: all\n  filters:\n    - kind: words\n      at_least: 5\n    - kind: not\n"
+    "      filter: {kind: language, language: de}\n    - kind: top_fraction\n      score: tiny\n      fraction: 0.3\n"
 )
 
 pytestmark = [
@@ -46,9 +46,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     processes: list[subprocess.Popen[bytes]] = []
     try:
         processes.append(spawn(["-m", "deployments.cli", "ui", "--port", str(port)], folder / "ui.log", own))
-        wait_for(lambda: answers(f"{page}/api/health"), 600, "the server")
+        wait_for(lambda: answers(f"{page}/api/health"), PATIENCE, "the server")
         deploy = spawn(["-m", "deployments.cli", "deploy"], folder / "deploy.log", with_api)
-        assert deploy.wait(300) == 0, (folder / "deploy.log").read_text()
+        assert deploy.wait(PATIENCE) == 0, (folder / "deploy.log").read_text()
         processes.append(spawn(["-m", "deployments.cli", "worker", "cpu"], folder / "worker.log", with_api))
         yield page
     finally:
@@ -112,6 +112,10 @@ def test_a_nested_filter_from_the_form_to_the_report(page: Page, server: str, ap
     page.visit(f"{server}/v2/artifacts/artifact/{contact['id']}")
     page.until("[...document.images].some((one) => one.complete && one.naturalWidth > 300)", "the picture")
     keep(page, "ui-contact.png")
+    [lineage] = [one for one in api.artifacts(run) if one["key"].startswith("lineage-")]
+    page.visit(f"{server}/v2/artifacts/artifact/{lineage['id']}")
+    page.until("document.body.innerText.includes('read by')", "what was made of what")
+    keep(page, "ui-lineage.png")
     page.visit(f"{server}/v2/runs/flow-run/{run}")
     page.until("document.body.innerText.includes('Completed')", "the run's page")
     keep(page, "ui-run.png")
