@@ -29,14 +29,16 @@ DRAWINGS = ("alt_text", "translation", *NOISY)
 RIGHT = 0.7
 TIERS: tuple[dict[str, tuple[str, Any]], ...] = (
     {
+        "noisy replaced, then top 30 %": ("clip_score_tiny", {"first_of": ["noisy", "raw"]}),
+        "noisy replaced": ("no_filter", {"first_of": ["noisy", "raw"]}),
+        "foreign translated, then top 30 %": ("clip_score_tiny", {"first_of": ["english", "raw"]}),
+    },
+    {
         "pool as it is": ("no_filter", "raw"),
         "scorer's top 30 %": ("clip_score_tiny", "raw"),
-        "noisy replaced": ("no_filter", {"first_of": ["noisy", "raw"]}),
         "foreign translated": ("no_filter", {"first_of": ["english", "raw"]}),
-        "noisy replaced, foreign translated": ("no_filter", {"first_of": ["noisy", "english", "raw"]}),
-        "foreign translated, then top 30 %": ("clip_score_tiny", {"first_of": ["english", "raw"]}),
-        "noisy replaced, then top 30 %": ("clip_score_tiny", {"first_of": ["noisy", "raw"]}),
         "both, then top 30 %": ("clip_score_tiny", {"first_of": ["noisy", "english", "raw"]}),
+        "noisy replaced, foreign translated": ("no_filter", {"first_of": ["noisy", "english", "raw"]}),
         "replace_below, true names": ("no_filter", "replace_below name"),
     },
     {
@@ -47,7 +49,7 @@ TIERS: tuple[dict[str, tuple[str, Any]], ...] = (
         "captioner right in 70 %, then top 30 %": ("clip_score_tiny", {"replace": "model"}),
     },
 )
-"""Arms by name: recipe of the filter, and policy. Those of the first tier are trained first."""
+"""Arms by name: recipe of the filter, and policy. A tier is trained with all seeds before the next."""
 
 
 def table(seed: int) -> pl.DataFrame:
@@ -154,10 +156,11 @@ def main() -> None:
     address, threshold = prepared(given.pool_seed)
     print(f"captions: {address}; 30 % of the pool's pairs reach {threshold:.4f}", flush=True)
     found: dict[str, dict[int, float]] = {}
-    every = list(arms(address, threshold))
-    for start, stop in ((0, len(TIERS[0])), (len(TIERS[0]), len(every))):
+    every = dict(arms(address, threshold))
+    for tier in TIERS:
         for seed in range(given.seeds):
-            for name, spec in every[start:stop]:
+            for name in tier:
+                spec = every[name]
                 told = train({**spec, "seed": seed, "pool_seed": given.pool_seed})
                 found.setdefault(name, {})[seed] = told["average"]
                 print(json.dumps({"arm": name, "seed": seed, **told}), flush=True)

@@ -116,6 +116,8 @@ def _long_form(given: Any) -> Any:
     short = [name for name in given if name in KINDS]
     if "kind" not in given and len(short) == 1 and len(given) == 1:
         given = _of_kind(short[0], given[short[0]])
+    elif "kind" not in given and len(short) > 1:
+        raise SpecError(f"A caption policy is one of {', '.join(KINDS)}, and this one has {' and '.join(short)}: choose one.")
     elif "kind" not in given and given:
         known = set(CaptionPolicy.model_fields)
         odd = next((name for name in given if name not in known), "")
@@ -187,7 +189,7 @@ def plan_of(given: Any, where: str) -> CaptionPlan:
     if policy is None:
         policy, fields = fields or RAW, {}
     if fields:
-        raise unknown(f"field of {where}", str(next(iter(fields))), ("captions", "policy", "use"))
+        raise unknown(f"field of {where[:1].lower()}{where[1:]}", str(next(iter(fields))), ("captions", "policy", "use"))
     try:
         return CaptionPlan.model_validate({"sets": sets, "policy": policy, "use": use})
     except ValidationError as problem:

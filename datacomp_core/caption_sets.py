@@ -45,6 +45,34 @@ def captions_of(folder: Folder, part: str, scores: Sequence[str] = ()) -> pl.Dat
         ) from problem
 
 
+def captions_for(folder: Folder, part: str, uids: pl.Series, scores: Sequence[str] = ()) -> pl.DataFrame:
+    """`captions_of` for a pool whose rows of this part have these uids.
+
+    DataError if a caption is of another uid than the row that it names: the set is then of another pool, or the pool has changed.
+    """
+    found = captions_of(folder, part, scores)
+    if found.height and (most := int(found["row"].max() or 0)) >= len(uids):  # pyright: ignore[reportArgumentType]
+        raise DataError(
+            f"{folder} has a caption of row {most:,} of part {part}, which has {len(uids):,} rows: it is of another pool, or the "
+            "pool has changed. Make the captions for this one."
+        )
+    wrong = found.filter(found["uid"].str.to_lowercase() != uids.gather(found["row"]).str.to_lowercase())
+    if wrong.height:
+        raise DataError(
+            f"{wrong.height:,} of {found.height:,} captions of part {part} in {folder} are of other uids than the pool's rows "
+            f"(the first of {wrong['uid'][0]}, and row {wrong['row'][0]:,} is {uids[int(wrong['row'][0])]}): it is of another "
+            "pool, or the pool has changed. Make the captions for this one."
+        )
+    return found
+
+
+def require_parts(folder: Folder, names: Sequence[str], of: object) -> None:
+    """DataError if a set has captions of a part that the metadata does not have: they would be left out without a word."""
+    own = {name.removesuffix(".parquet") for name in (folder / CAPTIONS).files(".parquet")}
+    if other := sorted(own - set(names)):
+        raise DataError(f"{folder} has captions of part {other[0]}, which {of} does not have: it is of another pool.")
+
+
 def write_captions(folder: Folder, part: str, rows: pl.DataFrame, scores: Sequence[str] = ()) -> None:
     """Put the captions of a part (SCHEMA) with some columns of scores into a set."""
     columns = [*(pl.col(name).cast(kind) for name, kind in SCHEMA.items()), *(pl.col(name).cast(pl.Float32) for name in scores)]

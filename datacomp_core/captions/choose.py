@@ -82,6 +82,8 @@ def choose_folder(choice: Choice, out: Folder, *, workers: int = 1, progress: Pr
     caption_sets.require_sources(spec.named(), sets)
     _require_scores(choice)
     names, counts = choice.source.parts(), Counter[str]()
+    for _, folder in choice.sets:
+        caption_sets.require_parts(folder, names, choice.source.metadata)
     there = (out / SCORES).files(".parquet")
     progress.start(len(names), "parts")
     todo = [part for part in names if f"{part}.parquet" not in there or not out.exists(f"tally/{part}.json")]
@@ -187,9 +189,7 @@ def _candidates(choice: Choice, part: str, own: pl.DataFrame, scores: Sequence[s
         )
     ]
     for number, (_, folder) in enumerate(choice.sets):
-        found = caption_sets.captions_of(folder, part, columns).with_row_index("place")
-        if found.height and int(found["row"].max() or 0) >= own.height:  # pyright: ignore[reportArgumentType]
-            raise DataError(f"{folder} has captions for more rows of part {part} than the pool has: it is of another pool.")
+        found = caption_sets.captions_for(folder, part, own["uid"], columns).with_row_index("place")
         more = [pl.lit(number, pl.Int64).alias("set"), pl.col("place").cast(pl.Int64), *columns]
         plain.append(found.select("row", "source", "text", *more))
     every = pl.concat(plain).filter(pl.col("source").is_in(wanted) & (pl.col("text").str.strip_chars() != ""))

@@ -31,7 +31,19 @@ from datacomp_core.store.folder import scratch
 log = logging.getLogger(__name__)
 
 PACKED_TIMES = 4  # parquet is compressed: texts take about so much more in memory
-ACCOUNT = ("rows", "matched", "unmatched", "empty", "not_utf8", "without_key", "repeated", "captioned", "several", "uncaptioned")
+ACCOUNT = (
+    "rows",
+    "matched",
+    "unmatched",
+    "empty",
+    "not_utf8",
+    "without_key",
+    "without_score",
+    "repeated",
+    "captioned",
+    "several",
+    "uncaptioned",
+)
 NO_PROGRESS = NoProgress()
 
 
@@ -149,7 +161,7 @@ def _made(spec: CaptionImportSpec, counts: Counter[str], sources: set[str], num_
         num_samples=num_samples,
         num_captions=counts["captions"],
         num_captioned=counts["captioned"],
-        counts={name: counts[name] for name in ACCOUNT},
+        counts={name: counts[name] for name in ACCOUNT if name != "without_score" or spec.scores},
     )
 
 
@@ -234,6 +246,7 @@ def account(made: Captions) -> list[tuple[str, Any]]:
         "empty": "empty",
         "not_utf8": "not UTF-8 text",
         "without_key": "without a usable key",
+        "without_score": "without a score that is a number",
         "repeated": "stand in the table again, with the same text",
         "captioned": "pool rows with a caption",
         "several": "pool rows with several",

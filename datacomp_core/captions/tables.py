@@ -43,6 +43,8 @@ class CaptionColumns:
 
     def found(self, there: list[str], where: str) -> CaptionColumns:
         """The same with the names that the table has. DataError names what it lacks."""
+        if not there:
+            raise DataError(f"{where} is empty: a table of captions with a header is wanted. Make it again, or move it away.")
         key = self.key_column or next((name for name in OTHER_NAMES[self.key] if name in there), "")
         text = self.text or next((name for name in TEXT_NAMES if name in there), "")
         if self.key == "uid" and not key:
@@ -101,6 +103,7 @@ def _rows(frame: pl.DataFrame, names: CaptionColumns, where: str, row: int) -> C
     good = (~bad & ~empty).to_numpy()
     places = np.cumsum(has_key) - 1
     kept = made.with_columns(texts.alias("text")).filter(pl.Series(good))
+    counts["without_score"] = int(kept["score"].is_finite().not_().fill_null(True).sum()) if names.score else 0
     return CaptionRows(uid.take(keys, places[kept["at"].to_numpy()]), kept.select("source", "text", "score"), counts)
 
 

@@ -88,6 +88,8 @@ def template_folder(
     """`template_captions` for plain folders."""
     caption_sets.require_sources((), [one for one, _ in sets])
     names, counts = parts.part_names(metadata), Counter[str]()
+    for _, folder in sets:
+        caption_sets.require_parts(folder, names, metadata)
     progress.start(len(names), "parts")
     for part in names:
         rows = _columns(spec, metadata, part, sets)
@@ -131,7 +133,8 @@ def _columns(spec: TemplateSpec, metadata: Folder, part: str, sets: Sequence[tup
     rows = plain(frame.select(list(dict.fromkeys(["uid", *own]))).collect(), metadata.at(part))
     for name in wanted:
         if name in sources:
-            first = caption_sets.captions_of(sources[name], part).filter(pl.col("source") == name).unique("row", keep="first")
+            found = caption_sets.captions_for(sources[name], part, rows["uid"])
+            first = found.filter(pl.col("source") == name).unique("row", keep="first")
             texts = pl.Series([None], dtype=pl.String).new_from_index(0, rows.height).scatter(first["row"], first["text"])
             rows = rows.with_columns(texts.alias(name))
     return rows

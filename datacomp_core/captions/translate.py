@@ -79,6 +79,8 @@ def translate_folder(work: TranslateWork, *, device: str = "", progress: Progres
     """`translate_captions` for plain folders, going on where an interrupted run stopped."""
     spec = work.spec
     sizes = {part: parts.scan(work.metadata, part).select(pl.len()).collect().item() for part in parts.part_names(work.metadata)}
+    if work.captions is not None:
+        caption_sets.require_parts(work.captions, list(sizes), work.metadata)
     written = Written(work.out, sizes, max(1, CHUNK_ROWS // spec.batch_size) * spec.batch_size)
     missing = list(written.missing())
     progress.start(sum(sizes.values()), "rows")
@@ -123,18 +125,20 @@ def _batches(rows: pl.DataFrame, span: RowSpan, size: int) -> Iterator[pl.DataFr
 def _wanted(work: TranslateWork, span: RowSpan, counts: Counter[str]) -> pl.DataFrame:
     """row, uid and text of the captions of a chunk that are in a language that is translated."""
     spec = work.spec
+    frame, where = parts.scan(work.metadata, span.part), work.metadata.at(span.part)
     if work.captions is None:
-        frame = parts.scan(work.metadata, span.part).select("uid", "text").slice(span.start, span.stop - span.start)
-        rows = plain(frame.collect(), work.metadata.at(span.part)).with_row_index("row", span.start)
+        asked = frame.select("uid", "text").slice(span.start, span.stop - span.start).collect()
+        rows = plain(asked, where).with_row_index("row", span.start)
     else:
-        found = caption_sets.captions_of(work.captions, span.part).filter(pl.col("source") == spec.of)
+        uids = plain(frame.select("uid").collect(), where)["uid"]
+        found = caption_sets.captions_for(work.captions, span.part, uids).filter(pl.col("source") == spec.of)
         rows = found.filter(pl.col("row").is_between(span.start, span.stop - 1)).select("row", "uid", "text")
     full = rows.with_columns(pl.col("row").cast(pl.Int64)).filter(pl.col("text").str.strip_chars() != "")
     counts["without_caption"] += rows.height - full.height
     if spec.only == "all" or not full.height:
         return full
     languages = language_model(LANGUAGES).languages(full["text"].str.replace_all("\n", " ", literal=True))
-    asked = languages != "en" if spec.only == "foreign" else languages == spec.only
-    asked = asked.fill_null(False)
-    counts["not_asked"] += int((~asked).sum())
-    return full.filter(asked)
+    wanted = languages != "en" if spec.only == "foreign" else languages == spec.only
+    wanted = wanted.fill_null(False)
+    counts["not_asked"] += int((~wanted).sum())
+    return full.filter(wanted)

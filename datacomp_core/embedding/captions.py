@@ -112,6 +112,7 @@ def embed_folder_captions(
     parts = [part for part in source.parts() if (folder / caption_sets.CAPTIONS).exists(f"{part}.parquet")]
     for part, encoder in ((part, encoder) for part in parts[:1] for encoder in spec.encoders):
         source.require_embeddings(part, f"{encoder.prefix}_img")
+    caption_sets.require_parts(folder, source.parts(), source.metadata)
     work = TextWork(spec, models, folder, out)
     there = out.files()
     todo = [part for part in parts if f"{caption_sets.CAPTIONS}/{part}.parquet" not in there]
@@ -178,7 +179,7 @@ def _kept(chunk: Chunk) -> str:
 
 def _finish(work: TextWork, captions: Captions, source: Source, part: str, size: int) -> None:
     """Join a part's chunks and take the cosines; the captions are written last and say that the part is done."""
-    rows = caption_sets.captions_of(work.captions, part, captions.scores)
+    rows = caption_sets.captions_for(work.captions, part, source.read(part, ["uid"])["uid"], captions.scores)
     chunks = list(_chunks(part, size))
     features: dict[str, Any] = {}
     tally = Counter[str]()

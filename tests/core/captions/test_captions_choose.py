@@ -16,7 +16,7 @@ from datacomp_core import caption_sets, uid
 from datacomp_core.artifacts import Captions
 from datacomp_core.caption_policy import CaptionPolicy, drawn, plan_of
 from datacomp_core.captions.choose import Choice, choose_folder
-from datacomp_core.errors import SpecError
+from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import Everything, Filter, Listed, SampleTo, Threshold, Words
 from datacomp_core.recipes.base import Recipe
 from datacomp_core.selection.select import select
@@ -240,3 +240,43 @@ def test_a_policy_of_what_is_not_there_is_refused(given: Any, told: str, made: C
 def test_a_wrong_policy_is_one_sentence(given: Any, told: str) -> None:
     with pytest.raises(SpecError, match=told):
         plan_of(given, "it")
+
+
+def test_captions_of_another_pool_are_refused_wherever_they_are_read(tmp_path: Path) -> None:
+    """A set knows its rows by place, so one of another pool (or of one that was put in another order) would get wrong texts."""
+    from datacomp_core.captions.template import TemplateSpec, template_folder
+    from datacomp_core.captions.translate import TranslateSpec, TranslateWork, translate_folder
+
+    uids = [f"{n * 7919:032x}" for n in range(6)]
+    metadata = pl.DataFrame({"uid": uids[:3], "url": ["u"] * 3, "text": ["raw"] * 3})
+    frame = pl.DataFrame({"row": [0, 2], "uid": [uids[0], uids[2]], "source": ["a", "a"], "text": ["zero", "two"]})
+    own = Folder(tmp_path / "set")
+    caption_sets.write_captions(own, "00000000", frame)
+    made = Captions(sources=("a",), num_samples=3, num_captions=2, num_captioned=2)
+    written = {"name": "en", "only": "all", "of": "a", "library": "server", "model": "m"}
+
+    def each(where: Path) -> None:
+        policy = CaptionPolicy.model_validate({"first_of": ["a", "raw"]})
+        choose_folder(Choice(policy, Source(Folder(where)), ((made, own),)), Folder(where.parent / "chosen"))
+
+    def templated(where: Path) -> None:
+        template_folder(TemplateSpec(template="{a}!"), Folder(where), [(made, own)], Folder(where.parent / "template"))
+
+    def translated(where: Path) -> None:
+        spec = TranslateSpec.model_validate(written)
+        translate_folder(TranslateWork(spec, Folder(where), own, Folder(where.parent / "translated"), "http://x"), device="cpu")
+
+    pools = {
+        "reversed": {"00000000": metadata.reverse()},
+        "another": {"00000000": metadata.with_columns(uid=pl.Series(uids[3:]))},
+        "shorter": {"00000000": metadata.head(2)},
+        "other parts": {"00000001": metadata},
+    }
+    for name, parts in pools.items():
+        where = tmp_path / name / "metadata"
+        where.mkdir(parents=True)
+        for part, table in parts.items():
+            table.write_parquet(where / f"{part}.parquet")
+        for reads in (each, templated, translated):
+            with pytest.raises(DataError, match="is of another pool"):
+                reads(where)
