@@ -15,7 +15,9 @@ from datacomp_core.artifacts import BoardEntry, Captioned, Captions, Pool, Shard
 from datacomp_core.captioners.hub_models import weights_hash
 from datacomp_core.captions.import_ import CaptionImportSpec
 from datacomp_core.captions.template import TemplateSpec
-from datacomp_core.leaderboard.entry import read
+from datacomp_core.leaderboard.entry import Entry, read
+from datacomp_core.leaderboard.site import caption_view
+from datacomp_core.leaderboard.site.pages import write_site
 from datacomp_core.pool.images import ImageSpec
 from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.resharding.reshard import ReshardSpec
@@ -33,7 +35,7 @@ class World:
     """A small pool with pictures, and two sets of captions of it."""
 
     def __init__(self, root: Path) -> None:
-        self.store = Store.open(settings().store_url)
+        self.store, self.root = Store.open(settings().store_url), root
         self.preparation = (
             ExperimentSpec()
             .preparation()
@@ -91,6 +93,31 @@ def see_a_policy_makes_the_experiment_byod_and_its_entry_says_which_captions(wor
     plain = read(world.store, train_and_evaluate(at_once, scoring, own).entry)
     assert (plain.track, plain.captions) == ("filtering", None)
     assert b'"captions"' not in plain.to_bytes()
+    see_the_captions_on_the_pages(world, entry)
+
+
+def see_the_captions_on_the_pages(world: World, entry: Entry) -> None:
+    """Every caption of a picture stands beside it with its score, and the one that the policy gives is marked."""
+    [use] = caption_view.uses(world.store, entry)
+    raw, new = dict(world.rows.select("uid", "text").iter_rows()), set(world.rows["uid"].gather_every(2))
+    asked = [*world.rows["uid"].head(8), "f" * 32]
+    found = caption_view.wordings(use, asked)
+    assert sorted(found) == sorted(asked[:8])
+    for uid, several in found.items():
+        wanted = [("raw", raw[uid], uid not in new)]
+        wanted += [("blip2", f"a caption of {uid[:6]}", True)] if uid in new else []
+        assert [(one.source, one.text, one.is_used) for one in several] == wanted
+    made = write_site(world.store, world.root / "pages", "tiny").parent
+    pages = {path.name: path.read_text() for path in (made / "tiny").glob("*.html")} | {
+        path.name: path.read_text() for path in made.rglob("tiny*.html")
+    }
+    [method] = [text for name, text in pages.items() if name.startswith("experiment-") and 'id="captions"' in text]
+    assert entry.captions is not None
+    assert entry.captions.sentence() in method
+    assert f"{100 * entry.captions.shares['blip2']:.1f}" in method
+    assert "a caption of" in method
+    [compared] = [text for name, text in pages.items() if name.startswith("compare-") and "Captions side by side" in text]
+    assert 'class="wording used"><b>blip2</b>' in compared
 
 
 def see_scores_are_of_the_new_pairs_and_a_view_has_the_captions_of_a_reshard(world: World) -> None:

@@ -24,8 +24,18 @@ MAX_CAPTION = 160
 
 
 @dataclass(frozen=True)
+class Wording:
+    """One caption of a picture: whose it is, its scores by name, and whether it is the one that the policy gives."""
+
+    source: str
+    text: str
+    scores: tuple[tuple[str, float], ...] = ()
+    is_used: bool = False
+
+
+@dataclass(frozen=True)
 class Card:
-    """`image` is a data URI, empty if there is no picture to show; `why_blank` then says why."""
+    """`image` is a data URI, empty if there is no picture to show; `why_blank` then says why. `wordings`: all its captions."""
 
     uid: str
     image: str
@@ -33,6 +43,7 @@ class Card:
     reason: str
     score: float | None = None
     why_blank: str = ""
+    wordings: tuple[Wording, ...] = ()
 
 
 def choose(samples: pl.DataFrame, limit: int = MAX_CARDS) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.leaderboard.entry import Entry
 from datacomp_core.leaderboard.provenance import data_of
 from datacomp_core.leaderboard.rows import Board, Row
-from datacomp_core.leaderboard.site import contact
+from datacomp_core.leaderboard.site import caption_view, contact
 from datacomp_core.leaderboard.site.figures import Curve, Histogram
 from datacomp_core.store import Folder, Store
 
@@ -45,6 +45,7 @@ class Selection:
     histogram: Histogram | None
     kept_cards: list[contact.Card]
     dropped_cards: list[contact.Card]
+    sources: list[caption_view.SourceLine] = field(default_factory=list[caption_view.SourceLine])
     missing: list[str] = field(default_factory=list[str])
 
 
@@ -101,7 +102,7 @@ def _selection(store: Store, row: Row, entry: Entry) -> Selection:
     address, missing = entry.inputs["subset"], list[str]()
     folder = data_of(store, address)
     if folder is None:
-        return Selection(row.key, row.method, address, entry.size.total, [], None, [], [], ["the subset's record is gone"])
+        return Selection(row.key, row.method, address, entry.size.total, [], None, [], [], [], ["the subset's record is gone"])
     explained = _json(folder, "explain.json", missing)
     drawn = _json(folder, "histogram.json", missing)
     images = data_of(store, entry.realised_pool.address) if entry.realised_pool else None
@@ -113,8 +114,9 @@ def _selection(store: Store, row: Row, entry: Entry) -> Selection:
         kept=entry.size.total,
         reasons=[] if explained is None else reasons_of({"kept": int(explained["kept"]), **explained["dropped"]}),
         histogram=_histogram(drawn),
-        kept_cards=sheets[0],
-        dropped_cards=sheets[1],
+        kept_cards=caption_view.with_captions(sheets[0], store, entry),
+        dropped_cards=caption_view.with_captions(sheets[1], store, entry),
+        sources=caption_view.sources(store, entry),
         missing=missing,
     )
 

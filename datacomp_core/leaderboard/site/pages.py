@@ -21,7 +21,7 @@ from datacomp_core.leaderboard.provenance import data_of, of_kind
 from datacomp_core.leaderboard.rows import Board, Row
 from datacomp_core.leaderboard.sample import Sample, draw
 from datacomp_core.leaderboard.scaling import effective_share, scaling
-from datacomp_core.leaderboard.site import contact, figures, gather
+from datacomp_core.leaderboard.site import caption_view, contact, figures, gather
 from datacomp_core.leaderboard.site.board_page import environment, put, write_page
 from datacomp_core.store import Store
 
@@ -69,9 +69,9 @@ def write_site(store: Store, out_dir: Path, scale: str) -> Path:
     site, folder = _Site(store, scale), out_dir / scale
     pairs = site.pairs()
     links: Links = [("Leaderboard", f"../{scale}.html"), ("Scaling", f"../{SCALING}")]
-    for one, two in pairs:
-        put(folder / compare_name(one, two), _comparison(site, one, two, links))
     chosen = {made.key: made for made in gather.selections(store, site.board, site.found)}
+    for one, two in pairs:
+        put(folder / compare_name(one, two), _comparison(site, one, two, links, chosen))
     for row in site.rows:
         put(folder / experiment_name(row), _experiment(site, row, chosen.get(row.key), pairs, links))
     for address, rows in _pools(site):
@@ -92,7 +92,7 @@ def pool_name(address: str) -> str:
     return f"pool-{address.rpartition('--')[2]}.html"
 
 
-def _comparison(site: _Site, one: Row, two: Row, links: Links) -> str:
+def _comparison(site: _Site, one: Row, two: Row, links: Links, chosen: dict[str, gather.Selection]) -> str:
     found = compare_methods(site.store, [site.contender(one), site.contender(two)], site.sample)
     [difference] = found.differences
     return site.render(
@@ -103,6 +103,7 @@ def _comparison(site: _Site, one: Row, two: Row, links: Links) -> str:
         found=found,
         difference=difference,
         cards=[_cards(site, row, found, side) for side, row in enumerate((one, two))],
+        captioned=[(row.method, chosen[row.key]) for row in (one, two) if row.key in chosen and chosen[row.key].sources],
         drawings=_drawings(found.makeup, [one.method, two.method]),
     )
 
@@ -116,7 +117,8 @@ def _cards(site: _Site, row: Row, found: Comparison, side: int) -> list[contact.
     if not pairs or images is None:
         return []
     try:
-        return contact.cards(images, pl.DataFrame([pair.model_dump() for pair in pairs[: contact.MAX_CARDS]]))
+        made = contact.cards(images, pl.DataFrame([pair.model_dump() for pair in pairs[: contact.MAX_CARDS]]))
+        return caption_view.with_captions(made, site.store, entry)
     except DataError:
         return []  # the shards have gone since: the captions stand in the comparison's JSON
 
