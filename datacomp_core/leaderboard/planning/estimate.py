@@ -95,7 +95,7 @@ def require_budget(whole: Total, budget: float | None) -> None:
         )
 
 
-BY_SAMPLES = frozenset({"pools", "shards", "reshard", "embeddings", "scores", "subsets"})
+BY_SAMPLES = frozenset({"pools", "shards", "reshard", "embeddings", "captions", "captioned", "scores", "subsets"})
 TINY_SECONDS = 1.0
 """What a step takes at least, whatever its size."""
 
@@ -186,6 +186,8 @@ def _is_alike(work: Work, record: Record) -> bool:
     if work.kind == "shards":
         cut = "subset" in record.inputs
         return cut == (work.what == "reshard")
+    if work.kind == "captions":  # what a plan has of them is their embedding; to import or to write them takes other times
+        return "kind" not in record.spec.get("spec", {})
     return not work.model or record.artifact.get("model") == work.model
 
 
