@@ -249,7 +249,7 @@ def _chosen(
 
 def _captioned(source: Source, policy: str, out: Folder, workers: int, progress: LogProgress) -> Source:
     """The source with the captions of a policy over folders of captions."""
-    from datacomp_core.captions.choose import choose_folder
+    from datacomp_core.captions.choose import choose_folder, not_used
     from datacomp_core.selection.captioned import captions_in
     from deployments.cli.stages.captions import choice_of
 
@@ -258,6 +258,8 @@ def _captioned(source: Source, policy: str, out: Folder, workers: int, progress:
     counts["none"] = made.counts.get("without_caption", 0)
     told = ", ".join(f"{source} {count:,}" for source, count in counts.items())
     terminal.notes.print(f"captions by {made.policy}: {told}")
+    for sentence in not_used(made.counts):
+        terminal.notes.print(f"[yellow]{sentence}[/]")
     return captions_in(source, out)
 
 

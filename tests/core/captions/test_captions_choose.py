@@ -44,9 +44,9 @@ def caption_set(seed: int, share: float, most: int = 3) -> Set:
 
 
 SETS = {"a": caption_set(1, 0.6), "b": caption_set(2, 0.3)}
-RAW = {row: [(str(one["text"]), float(np.float32(one[L14])))] for row, one in enumerate(POOL)}
+RAW: Set = {row: [(str(one["text"]), float(np.float32(one[L14])))] for row, one in enumerate(POOL)}
 RAW[3] = [("  ", 0.9)]
-RAW[4] = [("raw 4", None)]  # pyright: ignore[reportArgumentType]
+RAW[4] = [("raw 4", None)]
 EVERY: dict[str, Any] = {"raw": RAW, **SETS}
 
 
