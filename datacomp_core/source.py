@@ -22,7 +22,10 @@ from datacomp_core.store import Folder
 
 Block = npt.NDArray[np.float32]
 BLOCK_ROWS = 8192
-EMBED = "Embed the pool to have it: `datacomp run --embed NAME=checkpoints/ADDRESS`, or NAME=MODEL:TAG@SHA256."
+EMBED = (
+    "`datacomp run --pool POOL` computes the scores b32 and l14 by default, and others with --embed NAME=checkpoints/ADDRESS or "
+    "NAME=MODEL@FILE; for folders `datacomp embed --metadata` computes them, and `datacomp filter --scores` reads them."
+)
 LEARN = "The download knows it: run the filter with `datacomp run`, which reads its ledger, or name the column of your tables."
 CAPTIONS = (
     "Name the column that has the captions when the pool is made (`datacomp pool byod --text`), or use a filter without text."
@@ -64,18 +67,22 @@ class Source:
 
     def check_filled(self, names: Sequence[str], columns: Iterable[str]) -> None:
         """DataError names a column that no row of the pool has a value in: every filter on it would drop everything."""
+        if empty := self.empty(names, columns):
+            name = min(empty)
+            raise DataError(f"Column {name!r} of {self.metadata} has no value in any row. {HOW_TO_FILL.get(name, EMBED)}")
+
+    def empty(self, names: Sequence[str], columns: Iterable[str]) -> frozenset[str]:
+        """Those of `columns` that have no value in any row of these parts, or are not there."""
         empty = set(columns)
         for part in names:
             if not empty:
-                return
+                break
             with _Told(self, part):
                 frame = parts.scan(self.metadata, part, self.scores)
                 there = empty & set(frame.collect_schema().names())
                 counts = frame.select(pl.col(sorted(there)).count()).collect().row(0, named=True) if there else {}
             empty = {name for name in empty if not counts.get(name, 0)}
-        if empty:
-            name = min(empty)
-            raise DataError(f"Column {name!r} of {self.metadata} has no value in any row. {HOW_TO_FILL.get(name, EMBED)}")
+        return frozenset(empty)
 
     def columns(self, part: str) -> list[str]:
         """The columns of the metadata and of what lies beside it."""

@@ -195,7 +195,7 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path, m
     while time.monotonic() < deadline:
         if server.poll() is not None:
             said = log.read_text(errors="replace").strip()
-            if IN_USE in said.lower():
+            if IN_USE in said.lower() or _answers(port):  # what it logs depends on the logging level that the user has set
                 raise PortTakenError(_taken(port))
             last = said.splitlines()[-1:] or ["no output"]
             raise DatacompError(f"The local Prefect server ended at its start ({last[0].strip()}): see {log}.")
@@ -207,6 +207,15 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path, m
         except OSError:
             time.sleep(0.2)
     raise DatacompError(f"The local Prefect server did not answer within {START_SECONDS} s: see {log}.")
+
+
+def _answers(port: int) -> bool:
+    """Whether somebody listens at a port."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _taken(port: int) -> str:

@@ -14,6 +14,7 @@ from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.images import download_images
 from datacomp_core.pool.tiny import TinyPoolSpec
+from flows.own_pools import OWN, kind_of
 from flows.parameters import Preparation
 from tasks import pool as pooling
 from tasks.running import store, stored
@@ -29,7 +30,6 @@ class Candidates:
     shards: Any
 
 
-OWN = ("byod", "adopted", "folder")
 BUILDERS: dict[type, Any] = {
     TinyPoolSpec: pooling.build_pool,
     HubPoolSpec: pooling.fetch_metadata,
@@ -92,5 +92,4 @@ def is_own(preparation: Preparation) -> bool:
     """Whether the pool is of one's own data, whose metadata knows little."""
     if not preparation.stored_pool:
         return preparation.pool.scale in OWN
-    record = store().record(preparation.stored_pool)
-    return record is not None and record.spec.get("spec", {}).get("scale") in OWN
+    return kind_of(preparation.stored_pool) in OWN

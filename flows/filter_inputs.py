@@ -7,15 +7,17 @@ from typing import Any
 from datacomp_core.artifacts import Captions, Checkpoint, Pool
 from datacomp_core.caption_policy import CaptionPlan
 from datacomp_core.embedding.captions import CaptionEmbedSpec
-from datacomp_core.errors import SpecError
+from datacomp_core.errors import DataError, SpecError
 from datacomp_core.parts import METADATA, SCHEMA
 from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.learned import COLUMNS as LEARNED
 from datacomp_core.pool.learned import LearnedSpec
+from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.selection.select import SubsetSpec
 from datacomp_core.source import Source
 from flows.candidates import Call, Candidates, candidates, is_own
 from flows.parameters import ExperimentSpec, Preparation
+from flows.public_scorers import RELEASED
 from tasks import captions as captioning
 from tasks import curate as curating
 from tasks import pool as pooling
@@ -37,9 +39,11 @@ def scorer(call: Call, spec: Preparation) -> Any:
     if spec.scorers:
         return stored(Checkpoint, spec.scorers[0])
     if spec.scorer is None:
+        has = "are computed by default" if spec.stored_pool else "are in its metadata"
         raise SpecError(
-            f"This filter reads a score that the metadata of {_pool_of(spec)} does not have: name a model to compute it with "
-            "(`embed`; --embed NAME=checkpoints/ADDRESS or NAME=MODEL:TAG@SHA256), or choose another filter."
+            f"{_pool_of(spec)} needs a score, and no model is named. The scores b32 and l14 {has}; the score tiny exists at the "
+            "scale tiny only. For any other score name its model (`embed`): --embed NAME=checkpoints/ADDRESS or NAME=MODEL@FILE "
+            "makes the column clip_NAME_similarity_score."
         )
     trusted = call(pooling.build_trusted, spec.trusted)
     return call(training.train, spec.scorer, (trusted,))
@@ -108,13 +112,19 @@ def beside(
 
 
 def _check_filled(spec: SubsetSpec, preparation: Preparation, pool: Any) -> None:
-    """DataError for a column that is empty in all of a pool of one's own, and that nothing of this run fills."""
-    if not isinstance(pool, Pool) or not is_own(preparation):
-        return
+    """DataError for a column that is empty in all of the pool, and that nothing of this run fills."""
     made = {encoder.column for encoder in preparation.embed.encoders} if preparation.embeds else set[str]()
     wanted = (spec.columns() & set(SCHEMA.names())) - made - set(LEARNED)
-    source = Source(store().folder(pool) / METADATA)
-    source.check_filled(source.parts(), wanted)
+    if not preparation.stored_pool and isinstance(preparation.pool, TinyPoolSpec):
+        if lacking := sorted(wanted & RELEASED.keys()):
+            raise DataError(
+                f"The embedded pool has no {lacking[0]}: its own score is `tiny` (recipe clip_score_tiny). Or name a model: "
+                f"--embed {RELEASED[lacking[0]].prefix}=hf-hub:OWNER/NAME."
+            )
+        return
+    if isinstance(pool, Pool) and is_own(preparation):
+        source = Source(store().folder(pool) / METADATA)
+        source.check_filled(source.parts(), wanted)
 
 
 def _asks_the_ledger(spec: SubsetSpec, preparation: Preparation) -> bool:

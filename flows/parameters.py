@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from datacomp_core.artifacts import Spec
 from datacomp_core.caption_policy import CaptionPlan
@@ -21,6 +22,7 @@ from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.images import ImageSpec, images_of
+from datacomp_core.pool.safety import networks
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec, TrustedSpec
 from datacomp_core.recipes.base import Recipe
 from datacomp_core.recipes.load import is_file, resolved
@@ -29,6 +31,7 @@ from datacomp_core.scales import SCALES
 from datacomp_core.selection.select import SubsetSpec, load_recipe
 from datacomp_core.training.train import TrainSpec
 from flows.layout import Layout
+from flows.own_pools import empty_columns
 from flows.public_scorers import with_public_scorers
 
 SCORER = {"name": "custom", "train_num_samples": 30_720, "batch_size": 128, "warmup": 15}
@@ -73,8 +76,16 @@ Scorers = Annotated[
         "in their order; empty: at `tiny` a small scorer that is trained for it."
     ),
 ]
+
+
+def _networks(given: str) -> str:
+    networks(given)
+    return given
+
+
 OpenNetworks = Annotated[
     str,
+    AfterValidator(_networks),
     Field(
         description="Private networks that the download may reach, such as `10.0.0.0/8`: only for a web of your own, since "
         "whoever wrote the urls can then make this machine ask your servers. It stands in the download's record."
@@ -233,7 +244,8 @@ class ExperimentSpec(Spec):
     @model_validator(mode="after")
     def _is_known(self) -> ExperimentSpec:
         """A wrong recipe is refused here, before anything starts; the public model that a recipe scores by is pinned."""
-        embed = with_public_scorers(self.embed, self.subset().columns())
+        subset, score = self.subset(), self.captions.policy.score if self.captions.edits else ""
+        embed = with_public_scorers(self.embed, {*subset.columns(), score}, subset.features(), partial(empty_columns, self.pool))
         if embed != self.embed:
             object.__setattr__(self, "embed", embed)  # the only way in pydantic to fill a field of a frozen model from others
         return self

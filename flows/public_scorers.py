@@ -1,4 +1,4 @@
-"""Models of the hub that score columns of shipped recipes: whoever names such a recipe need not name its model.
+"""Models of the hub that score a pool by default: whoever names a recipe that reads their score need not name the model.
 
 A model is pinned when an experiment is described, and this home remembers to what: its commit and the sha256 of its weights stand
 in the experiment's spec, and so in the record of the embeddings.
@@ -6,23 +6,47 @@ in the experiment's spec, and so in the record of the embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from datacomp_core import clip_hub
 from datacomp_core.embedding.spec import EmbedSpec, Encoder
-
-PUBLIC = {"clip_dfn_public_similarity_score": ("dfn_public", "hf-hub:apple/DFN-public")}
-"""Score column -> prefix and model."""
+from datacomp_core.errors import DatacompError
 
 
-def with_public_scorers(embed: EmbedSpec, columns: Iterable[str]) -> EmbedSpec:
-    """`embed` with an encoder for each column of the table that a filter reads and `embed` does not make.
+class Scorer(NamedTuple):
+    """A prefix of features (`<prefix>_img`), and the model that makes them and the score."""
 
-    The default encoder, which the filter does not ask for, gives way.
+    prefix: str
+    model: str
+
+
+PUBLIC = {"clip_dfn_public_similarity_score": Scorer("dfn_public", "hf-hub:apple/DFN-public")}
+"""By score column: models of scores that no metadata has."""
+
+RELEASED = {
+    "clip_b32_similarity_score": Scorer("b32", "hf-hub:timm/vit_base_patch32_clip_224.openai"),
+    "clip_l14_similarity_score": Scorer("l14", "hf-hub:timm/vit_large_patch14_clip_224.openai"),
+}
+"""By score column: the models of the scores that CommonPool's metadata brings (OpenAI's CLIP), for pools without them."""
+
+
+def with_public_scorers(
+    embed: EmbedSpec,
+    columns: Iterable[str],
+    features: Iterable[str] = (),
+    empty: Callable[[frozenset[str]], frozenset[str]] = lambda columns: frozenset(),
+) -> EmbedSpec:
+    """`embed` with an encoder for each column or prefix of features that a filter reads and that nothing else makes.
+
+    `empty` tells which of the columns that CommonPool brings have no value in the pool. The default encoder gives way where the
+    filter does not ask for it.
     """
-    wanted = frozenset(columns)
+    prefixes = frozenset(features)
+    wanted = frozenset(columns) | {column for column, scorer in RELEASED.items() if scorer.prefix in prefixes}
     made = {encoder.column for encoder in embed.encoders}
-    missing = sorted(column for column in wanted & PUBLIC.keys() if column not in made)
+    lacking = empty(frozenset(wanted & RELEASED.keys() - made))
+    missing = sorted((wanted & PUBLIC.keys() - made) | lacking)
     if not missing:
         return embed
     kept = tuple(encoder for encoder in embed.encoders if embed != EmbedSpec() or encoder.column in wanted)
@@ -30,6 +54,12 @@ def with_public_scorers(embed: EmbedSpec, columns: Iterable[str]) -> EmbedSpec:
 
 
 def _encoder(column: str) -> Encoder:
-    prefix, name = PUBLIC[column]
-    model, sha256 = clip_hub.remembered(name)
+    prefix, name = (PUBLIC | RELEASED)[column]
+    try:
+        model, sha256 = clip_hub.remembered(name)
+    except DatacompError as problem:
+        raise type(problem)(
+            f"The pool has no {column}, and {name}, which scores it by default, cannot be had. {problem} "
+            f"Or name another model: --embed {prefix}=checkpoints/ADDRESS or {prefix}=MODEL@FILE."
+        ) from problem
     return Encoder(column=column, prefix=prefix, model=model, sha256=sha256)

@@ -20,6 +20,9 @@ from tasks import policies
 from tasks.events import StepEvent, tell
 from tasks.running import run, runs, store
 
+OPENED = (
+    "Warning: the private networks {} are open to this download. Whoever wrote the urls can make this machine ask servers there."
+)
 _open_networks: ContextVar[str] = ContextVar("open_networks", default="")
 
 
@@ -136,6 +139,8 @@ def download_images(spec: images.ImageSpec, pool: Pool) -> ShardSet:
         expected = estimate(pool.num_samples, spec, settings().num_workers).sentence()
         logging.getLogger("datacomp_core.pool").info(expected)
         tell(StepEvent(planned.kind, planned.name, "expected", expected))
+    if not planned.is_built and (opened := _open_networks.get()):
+        tell(StepEvent(planned.kind, planned.name, "expected", OPENED.format(opened)))
     how: dict[str, Any] = {"workers": settings().num_workers, "distributor": settings().distributor}
     how["open_networks"] = _open_networks.get()
     if pool.scale != "tiny":

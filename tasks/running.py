@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ A = TypeVar("A", bound=Artifact)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+SHOWN = 3
 STOPPING = threading.Event()
 """Set when this process's run is cancelled: its children are ended, and what fails because of that did not fail by itself."""
 
@@ -43,8 +45,13 @@ def store() -> Store:
 def stored(kind: type[A], address: str) -> A:
     """An artifact of the store by its address. SpecError if there is none of that kind."""
     found = store().record(address)
-    if found is None or found.kind != kind.kind:
-        raise SpecError(f"There is nothing of kind {kind.kind} at {address!r} in {store().root}: `datacomp show` lists what is.")
+    if found is not None and found.kind != kind.kind:
+        raise SpecError(f"{address!r} is of kind {found.kind}, and {kind.kind} is wanted.")
+    if found is None:
+        known = list(store().places(kind.kind))
+        near = difflib.get_close_matches(address, known, n=SHOWN, cutoff=0.0)
+        there = f"nearest of {len(known)}: {', '.join(near)}" if known else f"the store has no {kind.kind}"
+        raise SpecError(f"There is nothing of kind {kind.kind} at {address!r} in {store().root}: {there}.")
     return store().artifact(kind, found)
 
 

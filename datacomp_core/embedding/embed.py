@@ -15,16 +15,16 @@ from typing import Any
 
 import polars as pl
 
-from datacomp_core import clip, clip_hub
 from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, ShardSet
+from datacomp_core.clip_named import model_of, title
 from datacomp_core.clip_sources import FileModel, ModelSource
 from datacomp_core.device_map import device_names
 from datacomp_core.embedding.assemble import CHUNKS, ENCODERS, NOT_FINITE, TALLY, Column, Parts, files_of
 from datacomp_core.embedding.devices import encode_on, encode_on_cluster
 from datacomp_core.embedding.encode import Work
 from datacomp_core.embedding.locate import count_rows, locate
-from datacomp_core.embedding.spec import EmbedSpec, Encoder
-from datacomp_core.errors import DataError, SpecError
+from datacomp_core.embedding.spec import EmbedSpec
+from datacomp_core.errors import SpecError
 from datacomp_core.parts import FEATURES, METADATA, SCORES, part_names, scan
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import INDEX
@@ -32,8 +32,6 @@ from datacomp_core.stations import of_cluster
 from datacomp_core.store import Folder, Store, scratch, step
 from datacomp_core.store.claim import claim
 from datacomp_core.store.content import Marks, Trust, marks
-from datacomp_core.store.folder import hash_file
-from datacomp_core.weights import weights
 
 log = logging.getLogger(__name__)
 
@@ -219,30 +217,12 @@ def local_models(spec: EmbedSpec, scorers: tuple[Checkpoint, ...], store: Store,
     made: list[ModelSource] = []
     given = iter(enumerate(scorers))
     for encoder in spec.encoders:
-        if encoder.is_of_hub:
-            made.append(clip_hub.source(encoder.model, encoder.sha256))
-            continue
         if encoder.model:
-            clip.known(encoder.model)
-            tag = "" if encoder.file else encoder.weights
-            path = _checked(encoder) if encoder.file else weights(encoder.model, tag, encoder.sha256)
-            made.append(FileModel(encoder.model, encoder.model, path, tag=tag))
+            made.append(model_of(encoder.model, encoder.weights, encoder.sha256))
             continue
         number, scorer = next(given)
         made.append(FileModel(scorer.model, scorer.model, _local(store.folder(scorer), local / f"checkpoint-{number}.pt")))
     return tuple(made)
-
-
-def _checked(encoder: Encoder) -> Path:
-    """The file of weights that an encoder names. DataError if it is another, or lies on another machine."""
-    path = Path(encoder.file)
-    if not path.is_file():
-        raise DataError(
-            f"The weights {path} are not on this machine: put them there, or adopt the checkpoint into the store and name it."
-        )
-    if (given := hash_file(path)) != encoder.sha256:
-        raise DataError(f"{path} has sha256 {given} and should have {encoder.sha256}: it was changed since.")
-    return path
 
 
 def _local(folder: Folder, copy: Path) -> Path:
@@ -256,7 +236,4 @@ def _local(folder: Folder, copy: Path) -> Path:
 def _names(spec: EmbedSpec, scorers: tuple[Checkpoint, ...]) -> list[str]:
     given = iter(scorers)
     taken = [(encoder, None if encoder.model else next(given)) for encoder in spec.encoders]
-    return [
-        f"{encoder.model} {encoder.weights.rpartition('/')[2]}".strip() if scorer is None else scorer.name or scorer.model
-        for encoder, scorer in taken
-    ]
+    return [title(encoder.model, encoder.weights) if scorer is None else scorer.name or scorer.model for encoder, scorer in taken]

@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from datacomp_core import clip
 from datacomp_core.artifacts import Spec
+from datacomp_core.clip_named import is_configuration, pinned_configuration
 from datacomp_core.clip_sources import ON_HUB
 from datacomp_core.errors import SpecError
 from datacomp_core.pictures import Decoding
@@ -29,7 +30,8 @@ class Encoder(Spec):
     prefix: str = Field(default="tiny", pattern=r"^[a-z0-9_]+$", description="The npz keys are <prefix>_img and <prefix>_txt.")
     model: str = Field(
         default="",
-        description="open_clip model name, or hf-hub:OWNER/NAME@REVISION. Empty: the next checkpoint among the inputs.",
+        description="open_clip model name, a configuration file of open_clip (.json, with a file of weights), or "
+        "hf-hub:OWNER/NAME@REVISION. Empty: the next checkpoint among the inputs.",
     )
     weights: str = Field(
         default="", description="With a model name of open_clip: its tag of the weights, such as `openai`, or a file of weights."
@@ -60,7 +62,8 @@ class Encoder(Spec):
             found = hash_file(path)
             if given.get("sha256") not in (None, "", found):
                 raise SpecError(f"{weights} has sha256 {found} and should have {given['sha256']}.")
-            return {**given, "weights": f"{path}#{found[:PIN]}", "sha256": found}
+            named = _configuration(model) if is_configuration(model) else clip.known(model)
+            return {**given, "model": named, "weights": f"{path}#{found[:PIN]}", "sha256": found}
         return given
 
     @model_validator(mode="after")
@@ -80,6 +83,12 @@ class Encoder(Spec):
         """What is not flipped is written as before there was `flip`: folders and records of then are still the same request."""
         return {name: value for name, value in handler(self).items() if name != "flip" or value != "none"}
 
+    @model_validator(mode="after")
+    def _has_weights(self) -> Encoder:
+        if is_configuration(self.model) and "#" not in self.weights:
+            raise ValueError(f"The model {self.model} is a configuration: its weights are a file (.pt, .bin or .safetensors).")
+        return self
+
     @property
     def is_of_hub(self) -> bool:
         return self.model.startswith(ON_HUB)
@@ -88,6 +97,13 @@ class Encoder(Spec):
     def file(self) -> str:
         """The place of its file of weights; empty for other kinds."""
         return self.weights.rpartition("#")[0]
+
+
+def _configuration(model: str) -> str:
+    if "#" in model:
+        return model
+    require_allowed(model)
+    return pinned_configuration(model)
 
 
 def _of_hub(given: dict[str, Any], model: str) -> dict[str, Any]:

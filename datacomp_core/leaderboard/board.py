@@ -22,7 +22,7 @@ from datacomp_core.leaderboard.reference import published, references
 from datacomp_core.leaderboard.roles import Role, role
 from datacomp_core.leaderboard.rows import Board, Column, Row, Score
 from datacomp_core.leaderboard.rules import POOL_RULE
-from datacomp_core.leaderboard.standing import TRACKS
+from datacomp_core.leaderboard.standing import TRACKS, claim_now
 from datacomp_core.leaderboard.stats import Images, Verdict, compare
 from datacomp_core.leaderboard.variants import names
 from datacomp_core.scales import SCALES
@@ -42,7 +42,19 @@ def entries(store: Store, scale: str = "") -> list[tuple[str, Entry]]:
     for record in store.records(BoardEntry.kind):
         if not store.missing(record):
             found.append((record.address, read(store, store.artifact(BoardEntry, record))))
-    return [(address, entry) for address, entry in found if scale in ("", entry.scale)]
+    return [(address, _known_now(store, address, entry)) for address, entry in found if scale in ("", entry.scale)]
+
+
+def _known_now(store: Store, address: str, entry: Entry) -> Entry:
+    """The same, with what the store knows today of a pool that could not be held against its scale when it was entered."""
+    waiting = [check for check in entry.checks if check.rule == POOL_RULE and check.ok is not True]
+    if not waiting or entry.submitted is not None:
+        return entry
+    told = claim_now(store, address, entry.chain, entry.inputs["shards"], entry.scale)
+    checks = [
+        check.model_copy(update={"ok": told.ok, "reason": told.reason}) if check in waiting else check for check in entry.checks
+    ]
+    return entry.model_copy(update={"checks": checks})
 
 
 def scales(store: Store) -> list[str]:

@@ -23,6 +23,7 @@ from datacomp_core.leaderboard.noise import SeedNoise
 from datacomp_core.leaderboard.provenance import HEX, MIN_PREFIX, find
 from datacomp_core.leaderboard.rows import Board, Row
 from datacomp_core.leaderboard.sample import Sample, draw
+from datacomp_core.leaderboard.standing import TRACKS
 from datacomp_core.leaderboard.stats import Verdict, compare
 from datacomp_core.store import Folder, Store
 from datacomp_core.subset_files import Overlap, SubsetFile, overlap
@@ -94,10 +95,16 @@ class Comparison(BaseModel):
     makeup: MakeUp | None = Field(description="None where no pool's metadata is left.")
 
 
-def contenders(store: Store, scale: str, wanted: Sequence[str]) -> list[Contender]:
-    """Each by the name or key of a row of the board, or by the address or fingerprint of an entry. SpecError if unknown."""
+def contenders(store: Store, scale: str, wanted: Sequence[str], track: str = "") -> list[Contender]:
+    """Each by the name or key of a row of the board, or by the address or fingerprint of an entry; of one `track`, or of both.
+
+    SpecError if unknown, or if a name stands in both tracks.
+    """
+    if track not in ("", *TRACKS):
+        raise unknown("track", track, TRACKS)
     found = dict(entries(store, scale))
     board = make_board(scale, found.items())
+    board = board.of_track(track) if track else board
     made = [_contender(store, board, found, text) for text in wanted]
     if len({one.runs[0][0] for one in made}) < len(made):
         raise SpecError(f"{', '.join(wanted)}: the same method twice; name two that differ.")
@@ -107,6 +114,9 @@ def contenders(store: Store, scale: str, wanted: Sequence[str]) -> list[Contende
 
 def _contender(store: Store, board: Board, found: dict[str, Entry], text: str) -> Contender:
     rows = [row for row in board.rows if row.kind == "run" and text in (row.method, row.key)]
+    if len(rows) > 1:
+        named = ", ".join(f"{row.key} ({row.track})" for row in rows)
+        raise SpecError(f"{text!r} names {len(rows)} rows of the board: give --track, or the key of one: {named}.")
     if rows:
         return Contender(rows[0].method, rows[0], [(address, found[address]) for address in rows[0].entries])
     if "/" not in text and not (len(text) >= MIN_PREFIX and HEX.fullmatch(text)):

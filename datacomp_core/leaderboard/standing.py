@@ -7,6 +7,7 @@ against that scale's own metadata in the store.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +16,11 @@ from pydantic import BaseModel, ConfigDict
 
 from datacomp_core import parts, uid
 from datacomp_core.artifacts import Checkpoint, Pool
+from datacomp_core.errors import StoreError
 from datacomp_core.leaderboard.provenance import Link, data_of, of_kind
 from datacomp_core.scales import SCALES
 from datacomp_core.store import Folder, Store
+from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.store.folder import scratch
 from datacomp_core.store.record import Record
 from datacomp_core.subset_files import SUBSET, Overlap, SubsetFile, overlap
@@ -30,7 +33,7 @@ OWN = ("byod", "custom", "folder")
 ADOPTED = "adopted"
 SAMPLES = ("pools/", "shards/", "subsets/")
 MAX_POOL_ROWS = 20_000_000
-KEPT = "_uids.json"
+KEPT, CLAIMED = "_uids.json", "_claim.json"
 
 
 class Claim(BaseModel):
@@ -111,6 +114,23 @@ def claim(store: Store | None, chain: list[Link], trained_on: str, scale: str) -
     return Claim(reason="The pool is the scale's own.")
 
 
+def claim_now(store: Store, address: str, chain: list[Link], trained_on: str, scale: str) -> Claim:
+    """`claim` by what the store has today, for an entry that was made when it could not be confirmed.
+
+    The answer is kept beside the entry, for as long as the pools that it rests on are the same.
+    """
+    home, pools = store.home(address), [pool for pool in sources(chain, trained_on) if _spec_of(pool).get("scale") == ADOPTED]
+    published = [record.fingerprint for of in sorted({_scale_of(pool) for pool in pools}) for record in _published(store, of)]
+    rests_on = fingerprint([[pool.fingerprint for pool in pools], published, scale])
+    kept = home.read_json(CLAIMED) if home.exists(CLAIMED) else {}
+    if kept.get("rests_on") != rests_on:
+        found = claim(store, chain, trained_on, scale)
+        kept = {"rests_on": rests_on, "claim": found.model_dump(mode="json")}
+        with suppress(StoreError):  # a reader of a board that may not write there compares again
+            home.write_json(CLAIMED, kept)
+    return Claim.model_validate(kept["claim"])
+
+
 def _verified(store: Store, pool: Link, of: str) -> Claim:
     """An adopted pool against every pool of that scale in the store: one of them must have all of its uids."""
     folder, misses = data_of(store, pool.address), list[Claim]()
@@ -130,7 +150,7 @@ def _verified(store: Store, pool: Link, of: str) -> Claim:
 
 def _unknown(pool: Link, of: str) -> Claim:
     what = f"Unverified: {pool.address} says that it is {of}, and there is no metadata of {of} here to compare it with: "
-    return Claim(ok=None, reason=what + f"`datacomp pool --scale {of} --metadata-only` brings it; then enter the result again.")
+    return Claim(ok=None, reason=what + f"`datacomp pool --scale {of} --metadata-only` brings it, and the board compares them.")
 
 
 def _within(pool: Folder, published: Folder, name: str, of: str) -> Claim:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from datacomp_core.artifacts import Pool
 from datacomp_core.leaderboard.entry import Entry
 from datacomp_core.leaderboard.provenance import seedless
 
@@ -14,20 +15,41 @@ MAX_VALUE = 24
 
 def names(several: Sequence[Entry]) -> list[str]:
     """A name for each of some entries that are different methods: the method, and where that is shared, what differs."""
-    made: list[str] = []
+    groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in several:
-        alike = [other for other in several if (other.method, other.track) == (entry.method, entry.track)]
-        made.append(entry.method if len(alike) == 1 else f"{entry.method} ({_apart(entry, alike)})")
+        groups.setdefault((entry.method, entry.track), []).append(entry)
+    apart = {id(entry): words for alike in groups.values() if len(alike) > 1 for entry, words in _apart(alike)}
+    return [f"{entry.method} ({apart[id(entry)]})" if id(entry) in apart else entry.method for entry in several]
+
+
+def _apart(alike: Sequence[Entry]) -> Iterator[tuple[Entry, str]]:
+    """For each a few words that no other has: the pool's name first, then what differs in the specs, at last a hash."""
+    said = _words(alike)
+    for entry, mine in zip(alike, said, strict=True):
+        numbers = range(1, min(MAX_WORDS, len(mine)) + 1)
+        fewest = next((number for number in numbers if sum(words[:number] == mine[:number] for words in said) == 1), 0)
+        yield entry, ", ".join(mine[:fewest] if fewest else [*mine[: MAX_WORDS - 1], entry.same_but_for_seeds[:6]])
+
+
+def _words(alike: Sequence[Entry]) -> list[list[str]]:
+    flat, pools = [dict(_leaves(entry)) for entry in alike], [_pools(entry) for entry in alike]
+    differ = {path for leaves in flat for path in leaves if len({str(other.get(path)) for other in flat}) > 1}
+    made: list[list[str]] = []
+    for leaves, pool in zip(flat, pools, strict=True):
+        paths = [path for path in leaves if path in differ and path.rpartition(".")[2] != "name"]
+        words = [f"{path.rpartition('.')[2]} {_short(leaves[path])}" for path in paths]
+        made.append(list(dict.fromkeys([*([f"pool {pool}"] if pool and len(set(pools)) > 1 else []), *words])))
     return made
 
 
-def _apart(entry: Entry, alike: Sequence[Entry]) -> str:
-    flat = [dict(_leaves(other)) for other in alike]
-    mine = dict(_leaves(entry))
-    missing = object()
-    paths = [path for path in mine if any(other.get(path, missing) != mine[path] for other in flat)]
-    words = [f"{path.rpartition('.')[2]} {_short(mine[path])}" for path in paths if path.rpartition(".")[2] != "name"]
-    return ", ".join(dict.fromkeys(words[:MAX_WORDS])) or entry.same_but_for_seeds[:6]
+def _pools(entry: Entry) -> str:
+    """What people call the pools that an entry came from; empty where one has no name."""
+    given = [
+        next((str(spec["name"]) for spec in link.spec.values() if isinstance(spec, dict) and spec.get("name")), "")
+        for link in entry.chain
+        if link.kind == Pool.kind
+    ]
+    return " and ".join(given) if all(given) else ""
 
 
 def _leaves(entry: Entry) -> Iterator[tuple[str, Any]]:

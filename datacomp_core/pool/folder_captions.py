@@ -44,7 +44,8 @@ def from_table(
         )
     counts: Counter[str] = Counter()
     found: list[pl.DataFrame] = []
-    for batch in batches(place, name, Asked({FILE: names[0], TEXT: names[1]}, how)):
+    asked = Asked({FILE: names[0], TEXT: names[1]}, how, {FILE: "file_column", TEXT: "text_column"})
+    for batch in batches(place, name, asked):
         counts.update(reason for _, reason in batch.faults)
         found.append(batch.table)
     rows = pl.concat(found) if found else pl.DataFrame(schema={FILE: pl.String, TEXT: pl.String})
@@ -79,12 +80,16 @@ def beside(name: str) -> str:
 
 
 def from_classes(files: Sequence[str], classes: dict[str, str], templates: Sequence[str]) -> tuple[pl.DataFrame, Counter[str]]:
-    """Rows (file, text): the class of the folder that a picture lies in, in one of the templates, drawn by the file's name."""
+    """Rows (file, text): the class of the folder that a picture lies in, in one of the templates, drawn by the file's name.
+
+    With `classes` that is the nearest folder above the picture that has one (`n01443537/images/0.JPEG`).
+    """
     rows: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
     for name in files:
-        folder = name.rpartition("/")[0].rpartition("/")[2]
-        if not folder or (classes and folder not in classes):
+        above = name.split("/")[-2::-1]
+        folder = next((one for one in above if not classes or one in classes), "")
+        if not folder:
             counts["without_class"] += 1
             continue
         said = classes.get(folder, folder.replace("_", " "))

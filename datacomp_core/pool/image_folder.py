@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import polars as pl
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from datacomp_core.artifacts import Pool, ShardSet, Spec
 from datacomp_core.errors import DataError
@@ -69,9 +69,18 @@ class FolderPoolSpec(Spec):
 
     @field_validator("captions")
     @classmethod
-    def _found(cls, table: str) -> str:
-        """A table that is not below the source is found from where the command was given."""
-        return os.path.abspath(table) if table and os.path.exists(table) else table
+    def _placed(cls, table: str, info: ValidationInfo) -> str:
+        """A table as an absolute path or url, wherever the command was given. A relative path starts here, or at the source."""
+        if not table or "://" in table:
+            return table
+        if os.path.isabs(table):
+            return os.path.normpath(table)
+        source = str(info.data.get("source") or "")
+        below = Folder(source).at(table) if source and Folder(source).is_file(table) else ""
+        here = os.path.abspath(table) if os.path.exists(table) else ""
+        if here and below and here != os.path.abspath(below):
+            raise ValueError(f"{here} and {below} are both there: give the table's absolute path.")
+        return below or here or table
 
     @field_validator("templates")
     @classmethod
@@ -88,7 +97,7 @@ class FolderPoolSpec(Spec):
 def pictures(spec: FolderPoolSpec) -> tuple[Folder, list[str], set[str]]:
     """The source, its pictures by relative path in order, and the texts beside them. DataError if there is no picture."""
     if not spec.source:
-        raise DataError("A pool of pictures needs `source`: a folder or bucket of pictures.")
+        raise DataError("A pool of pictures needs a source (`source`): a folder or bucket of pictures.")
     folder = Folder(spec.source)
     files = folder.files()
     found = [name for name in files if captions.is_picture(name)]
@@ -141,7 +150,9 @@ def import_folder(
     rows, counts = _captioned(spec, folder, found, texts)
     if not rows.height:
         losses = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
-        raise DataError(f"{folder}: none of {len(found):,} pictures has a caption ({losses}): name a table with `captions`.")
+        raise DataError(
+            f"{folder}: none of {len(found):,} pictures has a caption ({losses}): name a table with `captions` (--captions)."
+        )
     jobs = [
         (n, rows[n * spec.samples_per_shard :][: spec.samples_per_shard])
         for n in range(-(-rows.height // spec.samples_per_shard))

@@ -58,7 +58,9 @@ def networks(text: str) -> tuple[str, ...]:
         try:
             ipaddress.ip_network(name)
         except ValueError as problem:
-            raise SpecError(f"open_networks: {name!r} is not a network ({problem}): give one such as 10.0.0.0/8.") from problem
+            raise SpecError(
+                f"{name!r} is not a network ({problem}): give one such as 10.0.0.0/8 in `open_networks` (--open-networks)."
+            ) from problem
     return found
 
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from datacomp_core import clip, clip_hub, uid
+from datacomp_core import clip, uid
 from datacomp_core.artifacts import Checkpoint, Embeddings, EvalSets, Spec, Subset
-from datacomp_core.clip_sources import ON_HUB
+from datacomp_core.clip_named import model_of
 from datacomp_core.device import default_device
 from datacomp_core.errors import DataError
 from datacomp_core.parts import SCORES, part_names
@@ -28,7 +28,6 @@ from datacomp_core.pool.testimages import images_of
 from datacomp_core.pool.unique import Spread, num_buckets, write_subset
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.store import Folder, Store, step
-from datacomp_core.weights import weights
 
 FEATURES = "features"
 HITS = "hits.parquet"
@@ -123,11 +122,9 @@ def _model(store: Store, embeddings: Embeddings, device: str) -> clip.Clip:
     record = store.record(embeddings.address)
     encoders = [spec["encoders"] for spec in (record.spec.values() if record else ()) if spec.get("encoders")]
     first = encoders[0][0] if encoders else {}
-    if str(first.get("model", "")).startswith(ON_HUB):
-        return clip_hub.source(first["model"], first["sha256"]).load(device or default_device())
-    if first.get("model") and "#" not in first["weights"]:
-        path = weights(first["model"], first["weights"], first["sha256"])
-        return clip.load(first["model"], path, device or default_device(), tag=first["weights"])
+    if first.get("model"):
+        source = model_of(str(first["model"]), str(first.get("weights", "")), str(first["sha256"]))
+        return source.load(device or default_device())
     given = (record.inputs.get("scorers") or record.inputs.get("scorer")) if record else None
     made = store.record(given[0]["address"]) if given else None
     if made is None:

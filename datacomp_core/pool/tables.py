@@ -10,7 +10,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal, NamedTuple
 
@@ -66,6 +66,8 @@ class Asked:
 
     columns: dict[str, str]
     how: TableFormat
+    fields: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Our column name -> the field of a spec that names it, where that is not one of `columns`."""
 
     def check(self, there: Sequence[str], where: str, hint: str = "") -> None:
         """DataError if a column is not there, or there twice."""
@@ -73,10 +75,12 @@ class Asked:
             found = list(there).count(theirs)
             if found != 1:
                 what = f"{found} columns" if found else "no column"
+                named = self.fields.get(ours, "")
+                option = (named or ours).replace("_", "-")
+                mapped = f"name it with `{named}`" if named else "map it in `columns`"
                 raise DataError(
-                    f"{where} has {what} {theirs!r} for {ours!r}: map it in `columns`; "
-                    f"it has {', '.join(map(str, there)) or 'no columns'}. "
-                    + (hint or f"On the command line: --{ours.replace('_', '-')} NAME.")
+                    f"{where} has {what} {theirs!r} for {ours!r}: {mapped}; "
+                    f"it has {', '.join(map(str, there)) or 'no columns'}. " + (hint or f"On the command line: --{option} NAME.")
                 )
 
 

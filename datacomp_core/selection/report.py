@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from datacomp_core.outside import place_of
 from datacomp_core.selection.part import SAMPLES, Judged, Sample, Step
 from datacomp_core.selection.runs import concurrently
 from datacomp_core.source import Source
@@ -86,6 +87,15 @@ class Tally:
         reasons = sorted(reason for reason in self.samples if reason)
         turns = [(turn, sample) for reason in reasons for turn, sample in enumerate(self.samples[reason])]
         return [sample for _, sample in sorted(turns, key=lambda pair: (pair[0], _by_lot(pair[1])))[:SAMPLES]]
+
+
+def keeps_none(recipe: str, told: Explanation, where: str) -> str:
+    """The sentence on a selection without a row: why each was dropped, and how lists of uids met the pool."""
+    reasons = "; ".join(f"{reason} {count:,}" for reason, count in told.dropped.items()) or "the pool is empty"
+    listed = "".join(
+        f" {place_of(one.uids)}: {one.unique:,} listed uids, {one.in_pool:,} of them in the pool." for one in told.lists
+    )
+    return f"{recipe} keeps none of the {told.rows:,} rows of {where} ({reasons}): nothing to train on.{listed}"
 
 
 def sample_table(source: Source, samples: Sequence[Sample]) -> pl.DataFrame:

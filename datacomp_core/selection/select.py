@@ -23,7 +23,6 @@ from datacomp_core.filters.base import Lookup, score_column
 from datacomp_core.filters.chance import Random
 from datacomp_core.filters.draw import Draw
 from datacomp_core.filters.listed import TABLE, Listed
-from datacomp_core.outside import place_of
 from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.recipes.base import Recipe, recipe
@@ -37,7 +36,7 @@ from datacomp_core.selection.judge import Placed, walk
 from datacomp_core.selection.lists import accounts, found_file, repeated
 from datacomp_core.selection.part import SAMPLES, Job, Judged, judge_part
 from datacomp_core.selection.passes import find_cuts, prepared
-from datacomp_core.selection.report import Explanation, Tally, edges_of, histogram, sample_table
+from datacomp_core.selection.report import Explanation, Tally, edges_of, histogram, keeps_none, sample_table
 from datacomp_core.selection.runs import Runs, concurrently
 from datacomp_core.selection.threshold_search import Cut
 from datacomp_core.sorted_runs import merge
@@ -97,6 +96,12 @@ class SubsetSpec(Spec):
         """The columns that it reads and neither metadata of DataComp's schema nor a score to compute brings."""
         return self.columns() - {score.column_name for score in self.scores()} - set(SCHEMA.names())
 
+    def features(self) -> frozenset[str]:
+        """The prefixes of the features (`l14` of `l14_img`) that its filters and its scores to compute read."""
+        filters = [str(getattr(placed.filter, "features", "")) for placed in walk(Placed("0", whole_tree(self.filter)))]
+        keys = [key.rpartition("_")[0] for score in self.scores() for key in score.feature_keys()]
+        return frozenset(filters + keys) - {""}
+
     def needs_embeddings(self) -> bool:
         """Whether it reads what metadata of DataComp's schema does not carry and embedding the pool makes."""
         return (
@@ -153,13 +158,7 @@ def select_subset(
     out.remove(WORK)
     told = chosen.explanation
     if not chosen.num_samples:
-        reasons = "; ".join(f"{reason} {count:,}" for reason, count in told.dropped.items()) or "the pool is empty"
-        listed = "".join(
-            f" {place_of(one.uids)}: {one.unique:,} listed uids, {one.in_pool:,} of them in the pool." for one in told.lists
-        )
-        raise DataError(
-            f"{spec.recipe} keeps none of the {told.rows:,} rows of {pool.address} ({reasons}): nothing to train on.{listed}"
-        )
+        raise DataError(keeps_none(spec.recipe, told, pool.address))
     chosen_by = [one for one in told.lists if not one.excluded]  # of a list below a `not` nothing is trained on
     lists = {f"{name}, of the lists": sum(getattr(one, name) for one in chosen_by) for name in LISTED if chosen_by}
     dropped = {f"dropped: {reason}": number for reason, number in told.dropped.items()}

@@ -121,9 +121,11 @@ def _show_track(scale: str, track: str, made: Board) -> None:
         right=("#", "seeds", "size", *[c.title for c in columns]),
     )
     told = finding(made)
-    unverified = [f"{row.method} is not ranked. {reason}" for row in made.rows for reason in row.unverified]
-    for line in (f"[bold]{told.title}[/]", *told.lead, *not_helping(made), *unverified):
+    for line in (f"[bold]{told.title}[/]", *told.lead, *not_helping(made)):
         terminal.out.print(line)
+    for row in made.rows:
+        if reasons := [*row.unverified, *row.breaches]:
+            terminal.out.print(f"{row.method} is not ranked. {' '.join(reasons)}", markup=False)
 
 
 def _known(scale: str) -> str:

@@ -25,18 +25,26 @@ def add_to(app: typer.Typer) -> None:
 def compare(
     methods: Annotated[list[str], typer.Argument(help="Two or more: names on the board, addresses or fingerprints of entries.")],
     scale: options.Scale = "tiny",
+    track: options.Track = "",
     json: options.Json = False,
 ) -> None:
     """Compare methods: scores by task, verdicts, overlap of their subsets, what each alone kept, and what that is made of.
 
     The first is what the others are held against.
 
-    Example: datacomp compare no_filter clip_score_tiny
+    A method whose name stands in both tracks is named with --track, or by its key.
+
+    Examples:
+
+      datacomp compare no_filter clip_score_tiny
+
+      datacomp compare no_filter clip_score_tiny --track byod
     """
     from datacomp_core.leaderboard.compare import compare_methods, contenders
+    from datacomp_core.scales import scale as known_scale
 
     store = Store.open(settings().store_url)
-    made = compare_methods(store, contenders(store, scale, methods))
+    made = compare_methods(store, contenders(store, known_scale(scale).name, methods, track))
     if json:
         terminal.print_json(made.model_dump(mode="json"))
         return

@@ -21,7 +21,8 @@ Embed = Annotated[
     typer.Option(
         "--embed",
         help="Model for the score clip_NAME_similarity_score: "
-        "NAME=checkpoints/ADDRESS, NAME=MODEL:TAG@SHA256, NAME=MODEL@FILE or NAME=hf-hub:OWNER/NAME@REVISION.",
+        "NAME=checkpoints/ADDRESS, NAME=MODEL:TAG@SHA256, NAME=MODEL@FILE, NAME=CONFIG.json@FILE or "
+        "NAME=hf-hub:OWNER/NAME@REVISION.",
     ),
 ]
 OpenNetworks = Annotated[

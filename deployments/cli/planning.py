@@ -33,6 +33,7 @@ def plan(
     pool: options.Pool = "",
     shards: options.Images = "",
     evalsets: options.Evalsets = "",
+    open_networks: options.OpenNetworks = "",
     embed: options.Embed = None,
     made_from: options.MadeFrom = "",
     captions: options.Captions = "",
@@ -53,7 +54,7 @@ def plan(
     """
     from datacomp_core.leaderboard.planning.estimate import require_budget
 
-    where = {"pool": pool, "shards": shards, "evalsets": evalsets, "made_from": made_from}
+    where = {"pool": pool, "shards": shards, "evalsets": evalsets, "open_networks": open_networks, "made_from": made_from}
     named = {"recipes": recipe, "subsets": subset, "name": name}
     given = {**encoders_of(embed), **captions_of(captions), **mix_of(mix)}
     spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **given)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from datacomp_core import clip
 from datacomp_core.errors import SpecError
 from deployments.local_server import prepare_environment
 
@@ -30,7 +31,8 @@ def encoders_of(embed: Sequence[str] | None) -> dict[str, Any]:
             raise SpecError(
                 f"--embed {given!r} is of none of these forms: NAME=checkpoints/ADDRESS (a checkpoint of the store), "
                 "NAME=MODEL:TAG@SHA256 (a model of open_clip, its weights by tag and their sha256), NAME=MODEL@FILE "
-                "(weights in a file), or NAME=hf-hub:OWNER/NAME@REVISION (a model of the hub). `,flip=averaged` may follow."
+                "(weights in a file; MODEL may be a configuration, mine.json), or NAME=hf-hub:OWNER/NAME@REVISION (a model "
+                "of the hub). `,flip=averaged` may follow."
             )
         name = {"column": f"clip_{found['name']}_similarity_score", "prefix": found["name"], **flip}
         if found["address"]:
@@ -41,6 +43,8 @@ def encoders_of(embed: Sequence[str] | None) -> dict[str, Any]:
         elif found["file"]:
             encoders.append({**name, "model": found["known"], "weights": found["file"]})
         else:
+            if clip.config(found["model"]) is None:
+                clip.known(found["model"])
             encoders.append({**name, "model": found["model"], "weights": found["tag"], "sha256": found["sha256"]})
     return {"embed": {"encoders": encoders}, "scorers": scorers} if encoders else {}
 

@@ -224,3 +224,10 @@ def test_a_wrong_field_is_named_as_the_option_that_the_user_gave(
         main()
     assert ended.value.code == 2
     assert "error: --of: Unknown pool 'banana'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "filter", "embed", "reshard", "train", "evaluate"])
+def test_every_step_takes_a_pool_by_its_address(datacomp: Command, command: str) -> None:
+    told = datacomp(command, "--pool", "pools/byod/mine--000000000000")
+    assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
+    assert "There is nothing of kind pools at 'pools/byod/mine--000000000000'" in told.stderr

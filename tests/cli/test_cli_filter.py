@@ -267,3 +267,17 @@ def test_with_json_standard_output_has_the_result_alone_whatever_else_is_printed
     assert told.returncode == 0, told.stderr
     assert isinstance(json.loads(told.stdout), dict)
     assert all(f"a line of {whose}" in told.stderr for whose in ("Python", "native code", "a child")), told.stderr
+
+
+def test_a_subset_without_a_row_is_an_error_with_its_reasons_and_no_file(
+    metadata: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\nfilter: {kind: words, at_least: 99}\n")
+    told = ("filter", "--metadata", str(metadata), "-r", f"{tmp_path}/mine.yaml", "--json")
+    status, found, errors = call(capfd, monkeypatch, *told, "--out", f"{tmp_path}/out.npy")
+    assert (status, found["num_samples"], found["out"]) == (1, 0, None)
+    assert found["dropped"] == {"fewer than 99 words": ROWS}
+    assert f"keeps none of the {ROWS} rows of {metadata} (fewer than 99 words {ROWS})" in errors.replace("\n", " ")
+    assert not (tmp_path / "out.npy").exists()
+    status, found, _ = call(capfd, monkeypatch, *told, "--explain")
+    assert (status, found["num_samples"]) == (0, 0), "a dry run only tells"

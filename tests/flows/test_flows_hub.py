@@ -23,7 +23,9 @@ from PIL import Image
 from datacomp_core import clip
 from datacomp_core.artifacts import ShardSet, Subset
 from datacomp_core.embedding.spec import EmbedSpec
+from datacomp_core.errors import DataError
 from datacomp_core.parts import SCHEMA
+from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.images import download_images
 from datacomp_core.settings import settings
 from datacomp_core.uid import uid_of
@@ -94,23 +96,10 @@ def test_from_the_hub_to_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_public_scorer_of_the_hub_scores_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`dfn_public` needs no `--embed`: its model is pinned, fetched, and the best 15 % by its own cosine are kept."""
-    import open_clip
-    import torch
-    from safetensors.torch import save_file
-
     monkeypatch.setenv("DATACOMP_STORE", str(tmp_path / "store"))
     settings.cache_clear()
-    for folder in ("web", "model"):
-        (tmp_path / folder).mkdir()
-    for number in range(ROWS):
-        noise = np.random.default_rng(number).integers(0, 255, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(tmp_path / f"web/{number}.jpg")
-    clip.register()
-    torch.manual_seed(3)
-    model = open_clip.create_model("datacomp-tiny", load_weights=False)
-    config = {"model_cfg": open_clip.get_model_config("datacomp-tiny"), "preprocess_cfg": {}}
-    (tmp_path / "model/open_clip_config.json").write_text(json.dumps(config))
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, tmp_path / f"model/{WEIGHTS}")
+    pictures(tmp_path / "web")
+    model_of_the_hub(tmp_path / "model")
     with web(tmp_path / "web") as address, serving() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         rows = candidates(address)
@@ -133,18 +122,99 @@ def test_a_public_scorer_of_the_hub_scores_the_pool(tmp_path: Path, monkeypatch:
         [embedded] = store().records("embeddings")
         assert embedded.spec["spec"]["encoders"][0]["sha256"] == encoder.sha256
 
+    scores = cosines(tmp_path / "model", rows.select("uid", "text"))
+    best = sorted(scores, key=lambda uid: -scores[uid])[: int(0.15 * ROWS)]
+    assert {f"{int(high):016x}{int(low):016x}" for high, low in written.tolist()} == set(best)
+
+
+def test_an_own_pool_is_scored_by_the_models_of_the_released_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`clip_score_b32` at `small` over a folder of pictures needs no `--embed`; a pool that brings its scores asks no hub."""
+    monkeypatch.setenv("DATACOMP_STORE", str(tmp_path / "store"))
+    settings.cache_clear()
+    pictures(tmp_path / "own")
+    (tmp_path / "own/captions.csv").write_text(
+        "file_name,text\n" + "".join(f"{number}.jpg,a caption of picture number {number}\n" for number in range(ROWS))
+    )
+    model_of_the_hub(tmp_path / "model")
+
+    def call(task: Any, *identity: Any) -> Any:
+        return task.fn(*identity)
+
+    pool = pooling.import_folder.fn(FolderPoolSpec(source=str(tmp_path / "own"), captions="captions.csv"))
+    asked = {"scale": "small", "pool": pool.address}
+    with serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        for column in ("b32", "l14"):
+            with pytest.raises(DataError, match=rf"no clip_{column}_similarity_score.*timm/.*--embed {column}="):
+                ExperimentSpec.model_validate({**asked, "recipe": f"clip_score:score={column}"})
+        b32, l14 = "timm/vit_base_patch32_clip_224.openai", "timm/vit_large_patch14_clip_224.openai"
+        for name in (b32, l14):
+            hub.repositories[f"models/{name}"] = {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()}
+        spec = ExperimentSpec.model_validate({**asked, "recipe": "clip_score_b32"})
+        [encoder] = spec.embed.encoders
+        assert (encoder.column, encoder.prefix) == ("clip_b32_similarity_score", "b32")
+        assert encoder.model == f"hf-hub:{b32}@{hub.commit(f'models/{b32}')}"
+        assert ExperimentSpec.model_validate_json(spec.model_dump_json()) == spec
+        wants = {
+            "image_based": ["l14"],
+            "laion2b": ["b32"],
+            "image_based_intersect_clip_score:score=b32": ["b32", "l14"],
+            "neg_clip_loss": ["l14"],
+            "basic_filter": ["tiny"],
+        }
+        for recipe, prefixes in wants.items():
+            found = ExperimentSpec.model_validate({**asked, "recipe": recipe})
+            assert [one.prefix for one in found.embed.encoders] == prefixes, recipe
+        mine = {"encoders": [{"column": "clip_b32_similarity_score", "prefix": "b32"}]}
+        given = ExperimentSpec.model_validate({**asked, "recipe": "clip_score_b32", "embed": mine, "scorers": ["checkpoints/x"]})
+        assert [one.model for one in given.embed.encoders] == [""], "what is named by hand stands"
+        subset: Subset = STAGES["filter"](call, spec)
+        written = np.load(io.BytesIO(store().folder(subset).read("subset.npy")))
+    metadata = pl.read_parquet(f"{store().folder(pool)}/metadata/*.parquet")
+    scores = cosines(tmp_path / "model", metadata.select("uid", "text"))
+    best = sorted(scores, key=lambda uid: -scores[uid])[: int(0.3 * ROWS)]
+    assert {f"{int(high):016x}{int(low):016x}" for high, low in written.tolist()} >= set(best)
+    assert len(written) - len(best) in (0, 1), "the reference's n + 1"
+
+
+def pictures(folder: Path) -> None:
+    folder.mkdir()
+    for number in range(ROWS):
+        noise = np.random.default_rng(number).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.jpg")
+
+
+def model_of_the_hub(folder: Path) -> None:
+    """A small CLIP as open_clip pushes it."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    clip.register()
+    torch.manual_seed(3)
+    model = open_clip.create_model("datacomp-tiny", load_weights=False)
+    config = {"model_cfg": open_clip.get_model_config("datacomp-tiny"), "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+
+
+def cosines(model: Path, rows: pl.DataFrame) -> dict[str, float]:
+    """By uid, by open_clip's own functions on the pictures of the one download in the store."""
+    import open_clip
+    import torch
+
     images = _arrived()
-    theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'model'}")
+    theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{model}")
     theirs.eval()
     tokenize, prepare = open_clip.get_tokenizer("datacomp-tiny"), transform
     scores: dict[str, float] = {}
     with torch.no_grad():
-        for uid, text in rows.select("uid", "text").iter_rows():
+        for uid, text in rows.iter_rows():
             left = theirs.encode_image(prepare(images[uid])[None], normalize=True)[0]  # type: ignore[operator]
             right = theirs.encode_text(tokenize([text]), normalize=True)[0]  # type: ignore[operator]
             scores[uid] = float(left @ right)
-    best = sorted(scores, key=lambda uid: -scores[uid])[: int(0.15 * ROWS)]
-    assert {f"{int(high):016x}{int(low):016x}" for high, low in written.tolist()} == set(best)
+    return scores
 
 
 def _arrived() -> dict[str, Image.Image]:

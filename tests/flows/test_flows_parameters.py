@@ -17,7 +17,7 @@ from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.store import Folder, Store, step
 from flows.chain import experiments, plan
-from flows.parameters import ExperimentSpec, Preparation
+from flows.parameters import ExperimentSpec, Preparation, SweepSpec
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_pool_of_the_store_needs_no_scorer(scale: str, tmp_path: Path, monkeyp
     chosen = ExperimentSpec.model_validate({**where, "recipe": "clip_score:score=l14,fraction=0.3"})
     steps = plan(lambda call: experiments(call, [chosen]), store())
     assert [one.kind for one in steps] == ["shards", "subsets", "shards", "checkpoints", "reports", "entries"]
-    with pytest.raises(SpecError, match="reads a score that the metadata"):
+    with pytest.raises(SpecError, match="needs a score, and no model is named"):
         plan(lambda call: experiments(call, [chosen.model_copy(update={"recipe": "clip_score_tiny"})]), store())
     assert isinstance(store(), Store)
 
@@ -125,3 +125,26 @@ def test_prefect_takes_every_kind_of_pool_apart_and_together_again(kind: Any) ->
     given = {"scale": "small"} if kind is HubPoolSpec else {}
     spec = Preparation(pool=kind.model_validate(given))
     assert visit_collection(spec, visit_fn=lambda value: value, return_data=True) == spec
+
+
+@pytest.mark.parametrize("kind", [ExperimentSpec, SweepSpec, Preparation])
+def test_a_network_that_is_none_is_refused_at_the_door(kind: Any) -> None:
+    assert kind(open_networks="10.0.0.0/8, 127.0.0.0/8").open_networks == "10.0.0.0/8, 127.0.0.0/8"
+    with pytest.raises(ValidationError, match=r"'10\.0\.0\.0/99' is not a network"):
+        kind(open_networks="10.0.0.0/99")
+
+
+def test_an_address_that_is_none_is_told_with_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datacomp_core.settings import settings
+    from tasks.running import store, stored
+
+    monkeypatch.setenv("DATACOMP_STORE", str(tmp_path / "store"))
+    settings.cache_clear()
+    with pytest.raises(SpecError, match=r"nothing of kind pools at 'pools/x'.*: the store has no pools\."):
+        stored(Pool, "pools/x")
+    spec = GivenSpec.model_validate({"scale": "small", "recipe": "no_filter"})
+    pool, sets = given_pool(spec, store=store()), given_sets(spec, store=store())
+    with pytest.raises(SpecError, match=rf"nothing of kind pools at 'pools/x'.*nearest of 1: {pool.address}\."):
+        stored(Pool, "pools/x")
+    with pytest.raises(SpecError, match="is of kind evalsets, and pools is wanted"):
+        stored(Pool, sets.address)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datacomp_core.clip_sources import ModelSource
     from datacomp_core.embedding.spec import Encoder
     from datacomp_core.store.content import Trust
+    from flows.parameters import ExperimentSpec
 
 ENCODER = re.compile(r"(?P<name>[a-z0-9_]+)=(?P<model>[^@:]+)(:(?P<tag>[^@]+))?@(?P<file>.+)")
 WHOLE = re.compile(r"(?P<name>[a-z0-9_]+)=(?P<model>.+)")
@@ -30,6 +31,10 @@ def add_to(app: typer.Typer) -> None:
 
 def embed(
     scale: options.Scale = "tiny",
+    recipe: Annotated[
+        str,
+        typer.Option("--recipe", "-r", help="Make the scores that this filter reads; left out: clip_score_tiny or clip_score."),
+    ] = "",
     pool_seed: until.PoolSeed = 0,
     pool: options.Pool = "",
     model: options.Embed = None,
@@ -43,7 +48,12 @@ def embed(
     features: Annotated[
         str | None, typer.Option(help="With --captions: folder of the pool's npz, if not beside --metadata.")
     ] = None,
-    shards: Annotated[str | None, typer.Option(help="With --metadata: folder or bucket of indexed shards.")] = None,
+    shards: Annotated[
+        str | None,
+        typer.Option(
+            help="With --metadata: folder or bucket of indexed shards; with --pool: address of its images in the store."
+        ),
+    ] = None,
     out: Annotated[str | None, typer.Option(help="With --metadata: folder or bucket for scores/ and features/.")] = None,
     encoder: Annotated[
         list[str] | None,
@@ -65,14 +75,16 @@ def embed(
 
       datacomp embed --json
 
-      datacomp embed --pool pools/byod/mine--0123456789ab --scale small --embed b32=checkpoints/ADDRESS
+      datacomp embed --pool pools/byod/mine--0123456789ab --scale small --recipe clip_score_b32
+
+      datacomp embed --pool pools/byod/mine--0123456789ab --scale small --embed mine=checkpoints/ADDRESS
 
       datacomp embed --metadata small/metadata --shards small/shards --out small/embeddings --encoder b32=ViT-B-32@epoch_5.pt
     """
     if metadata is None:
         until.run_to(
             "embed",
-            until.spec_of(scale, pool_seed=pool_seed, pool=pool, **encoders_of(model), **captions_of(captions)),
+            _experiment(scale, recipe, model, pool_seed=pool_seed, pool=pool, shards=shards or "", **captions_of(captions)),
             json=json,
         )
     elif captions:
@@ -86,6 +98,12 @@ def embed(
         how: dict[str, Any] = {"precision": precision, "batch_size": batch_size, "decoding": decoding}
         how["released"] = "recompute" if recompute else "keep"
         _embed_folder(metadata, shards, out, encoder, how, device, trust, json=json)
+
+
+def _experiment(scale: str, recipe: str, model: list[str] | None, **given: Any) -> ExperimentSpec:
+    """The experiment whose scores are made: of the recipe's models, of those that are named, or of the scale's default."""
+    default = "no_filter" if model else until.DEFAULT_RECIPE if scale == "tiny" else "clip_score"
+    return until.spec_of(scale, recipe or default, **given, **encoders_of(model))
 
 
 def parsed(text: str) -> tuple[Encoder, ModelSource]:

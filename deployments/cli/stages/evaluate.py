@@ -12,6 +12,7 @@ from datacomp_core.errors import IncompleteError, SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import own_tasks, until
+from deployments.cli.sweeps import encoders_of
 
 if TYPE_CHECKING:
     from datacomp_core.evaluation.custom import TaskRow
@@ -33,6 +34,8 @@ def evaluate(
     scale: options.Scale = "tiny",
     seed: until.Seed = 0,
     pool_seed: until.PoolSeed = 0,
+    pool: options.Pool = "",
+    embed: options.Embed = None,
     model: Annotated[str | None, typer.Option(help=f"In place of an experiment: {MODEL}")] = None,
     config: Annotated[Path | None, typer.Option(help="In place of --model: open_clip configuration file (.json).")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="With --model: open_clip checkpoint or safetensors.")] = None,
@@ -88,7 +91,9 @@ def evaluate(
         raise SpecError("--config and --model both name a model: give one of them.")
     model = model if config is None else str(config)
     if model is None and golden is None:
-        until.run_to("evaluate", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed), json=json)
+        until.run_to(
+            "evaluate", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed, pool=pool, **encoders_of(embed)), json=json
+        )
         return
     if data is None or out is None or (model is not None and golden is not None):
         raise SpecError(
@@ -125,7 +130,7 @@ def _spec(data: str, suite: str, rows: tuple[TaskRow, ...], **fields: Any) -> Ev
     if suite:
         return EvalSpec(suite=suite, extra_tasks=rows, **fields)
     if fields["tasks"]:
-        return EvalSpec(suite=_suite_of(fields["tasks"], rows), extra_tasks=rows, **fields)
+        return EvalSpec(suite=_suite_of(fields["tasks"], rows, data), extra_tasks=rows, **fields)
     try:
         suite = suite_in(Folder(data), {row.folder for row in rows})
     except DataError:
@@ -136,16 +141,28 @@ def _spec(data: str, suite: str, rows: tuple[TaskRow, ...], **fields: Any) -> Ev
     return _there(spec, data) if rows else spec
 
 
-def _suite_of(tasks: Sequence[str], rows: Sequence[TaskRow]) -> str:
-    """The suite that has the named tasks, apart from those of one's own; `custom` if all are one's own."""
+def _suite_of(tasks: Sequence[str], rows: Sequence[TaskRow], data: str) -> str:
+    """The suite that has the named tasks, apart from those of one's own; `custom` if all are one's own.
+
+    If none has them, the suite whose sets lie in the folder: its tasks are named in the error.
+    """
+    from datacomp_core.errors import DataError
     from datacomp_core.evaluation.catalog import SUITES
+    from datacomp_core.evaluation.evaluate import suite_in
+    from datacomp_core.store import Folder
 
     own = {name for row in rows for name in (row.key, row.name)}
     wanted = {name for name in tasks if name not in own}
     if not wanted:
         return "custom"
     known = {name: {word for task in found.tasks for word in (task.key, task.name)} for name, found in SUITES.items()}
-    return next((name for name, words in known.items() if wanted <= words), "datacomp")
+    fitting = next((name for name, words in known.items() if wanted <= words), "")
+    if fitting:
+        return fitting
+    try:
+        return suite_in(Folder(data), {row.folder for row in rows})
+    except DataError:
+        return "datacomp"
 
 
 def _there(spec: EvalSpec, data: str) -> EvalSpec:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from datacomp_core.engines import using
-from datacomp_core.errors import SpecError
+from datacomp_core.errors import DataError, SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder, scratch
 from deployments.cli import options, terminal
@@ -186,6 +186,7 @@ def stored_pool(spec: ExperimentSpec) -> Artifact | None:
 def _filter_folder(places: Places, recipe: str, out: str | None, against: list[str], *, json: bool) -> None:
     """A subset file from a folder or bucket of metadata parquets; without `out` a dry run."""
     from datacomp_core.exchange import exchange
+    from datacomp_core.selection.report import keeps_none
 
     with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
         folder, name = until.target(out) if out else (Folder(local) if against else None, "subset.npy")
@@ -193,22 +194,24 @@ def _filter_folder(places: Places, recipe: str, out: str | None, against: list[s
             chosen = _chosen(places, recipe, local, shared, (folder, name), progress)
         overlaps = _overlaps(f"{folder}/{name}", against)
     _report(chosen, overlaps, out, json=json)
+    if out and folder is not None and not chosen.num_samples:
+        folder.remove(name)
+        raise DataError(f"{keeps_none(recipe, chosen.explanation, places.metadata)} {out} is not written.")
 
 
 def _report(chosen: Selection, overlaps: list[dict[str, Any]], out: str | None, *, json: bool) -> None:
     told = chosen.explanation
     if json:
         counts = {"num_samples": chosen.num_samples, "num_unique": chosen.num_unique, "overlaps": overlaps}
-        terminal.print_json({"out": out, **counts, **told.model_dump()})
+        terminal.print_json({"out": out if chosen.num_samples else None, **counts, **told.model_dump()})
         return
     _tell(told)
     if overlaps:
         rows = [(o["against"], f"{o['shared']:,}", f"{o['jaccard']:.4f}", f"{o['weighted_jaccard']:.4f}") for o in overlaps]
         columns = ("subset", "in both", "Jaccard", "repeats counted")
         terminal.table("Overlap", columns, rows, right=columns[1:])
-    terminal.out.print(
-        f"{chosen.num_samples:,} samples, {chosen.num_unique:,} unique" + (f": [bold]{out}[/]" if out else " (dry run)")
-    )
+    written = "" if out and not chosen.num_samples else f": [bold]{out}[/]" if out else " (dry run)"
+    terminal.out.print(f"{chosen.num_samples:,} samples, {chosen.num_unique:,} unique{written}")
 
 
 def _chosen(

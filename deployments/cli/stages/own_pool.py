@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
     from datacomp_core.artifacts import ShardSet
     from datacomp_core.pool.adopt import AdoptedPoolSpec
+    from datacomp_core.pool.tables import TableFormat
     from datacomp_core.store import Store
+
+
+Encoding = Annotated[str, typer.Option(help="Of csv, tsv and jsonl: utf-8, latin-1, cp1252 or utf-16.")]
+Delimiter = Annotated[str, typer.Option(help="Of csv; left out: a comma, in .tsv files a tab.")]
+Quoting = Annotated[str, typer.Option(help='checked, trusted, or none: " is a character like any other.')]
+Header = Annotated[str, typer.Option(help="Names of the columns, with commas between, where csv files have none.")]
 
 
 def byod(
@@ -28,10 +35,10 @@ def byod(
     original_width: Annotated[str, typer.Option(help="Its column of image widths, if it has one.")] = "",
     original_height: Annotated[str, typer.Option(help="Its column of image heights, if it has one.")] = "",
     face_bboxes: Annotated[str, typer.Option(help="Its column of boxes of faces, if it has one.")] = "",
-    encoding: Annotated[str, typer.Option(help="Of csv, tsv and jsonl: utf-8, latin-1, cp1252 or utf-16.")] = "utf-8",
-    delimiter: Annotated[str, typer.Option(help="Of csv; left out: a comma, in .tsv files a tab.")] = "",
-    quoting: Annotated[str, typer.Option(help='checked, trusted, or none: " is a character like any other.')] = "checked",
-    header: Annotated[str, typer.Option(help="Names of the columns, with commas between, where csv files have none.")] = "",
+    encoding: Encoding = "utf-8",
+    delimiter: Delimiter = "",
+    quoting: Quoting = "checked",
+    header: Header = "",
     edition: Annotated[int, typer.Option(min=1, help="Raise it when the files have changed, to read them again.")] = 1,
     refresh: options.Refresh = False,
     open_networks: options.OpenNetworks = "",
@@ -43,7 +50,6 @@ def byod(
     """
     from datacomp_core.pool.byod import ByodPoolSpec, Columns, import_pool
     from datacomp_core.pool.images import images_of
-    from datacomp_core.pool.tables import TableFormat
 
     columns = Columns(
         url=url,
@@ -54,9 +60,7 @@ def byod(
         original_height=original_height,
         face_bboxes=face_bboxes,
     )
-    names = [name.strip() for name in header.split(",")] if header else []
-    given = {"encoding": encoding, "delimiter": "\t" if delimiter == "\\t" else delimiter, "quoting": quoting, "header": names}
-    how = TableFormat.model_validate(given)
+    how = _format(encoding, delimiter, quoting, header)
     spec = ByodPoolSpec(source=source, name=name, edition=edition, columns=columns, tables=how)
     prepare(_refreshed(spec, _step_fits(import_pool)) if refresh else spec, images_of("byod"), open_networks, json=json)
 
@@ -69,6 +73,10 @@ def folder(
     ] = "",
     file_column: Annotated[str, typer.Option(help="Its column of paths, relative to SOURCE.")] = "file_name",
     text_column: Annotated[str, typer.Option(help="Its column of captions.")] = "text",
+    encoding: Encoding = "utf-8",
+    delimiter: Delimiter = "",
+    quoting: Quoting = "checked",
+    header: Header = "",
     class_names: Annotated[str, typer.Option(help="File with the class of each folder: JSON, or lines `n01440764 tench`.")] = "",
     template: Annotated[
         list[str] | None, typer.Option(help="Caption of a class, `a photo of a {}.`; repeat for several.")
@@ -88,9 +96,19 @@ def folder(
     from datacomp_core.pool.image_folder import FolderPoolSpec, import_folder
     from datacomp_core.pool.images import images_of
 
-    how = {"captions": captions, "file_column": file_column, "text_column": text_column, "class_names": class_names}
+    how: dict[str, Any] = {"captions": captions, "file_column": file_column, "text_column": text_column}
+    how |= {"class_names": class_names, "tables": _format(encoding, delimiter, quoting, header)}
     spec = FolderPoolSpec.model_validate({"source": source, "name": name, "edition": edition, "templates": template or (), **how})
     prepare(_refreshed(spec, _step_fits(import_folder)) if refresh else spec, images_of("custom"), json=json)
+
+
+def _format(encoding: str, delimiter: str, quoting: str, header: str) -> TableFormat:
+    """How text tables are written, from the options."""
+    from datacomp_core.pool.tables import TableFormat
+
+    names = [name.strip() for name in header.split(",")] if header else []
+    given = {"encoding": encoding, "delimiter": "\t" if delimiter == "\\t" else delimiter, "quoting": quoting, "header": names}
+    return TableFormat.model_validate(given)
 
 
 def _refreshed(spec: Any, fits: Callable[[Any], bool]) -> Any:
@@ -232,11 +250,9 @@ def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool,
     if json:
         terminal.print_json({"pool": candidates.model_dump(mode="json"), "shards": shards.model_dump(mode="json")})
         return
-    if candidates.counts:  # duplicates, repeated uids and rows that were left out, each with its reason
-        read = [(name, f"{count:,}") for name, count in candidates.counts.items()]
-        terminal.table(
-            f"{candidates.num_samples:,} candidates at {candidates.address}", ("what", "number"), read, right=("number",)
-        )
+    # duplicates, repeated uids and rows that were left out, each with its reason
+    read = [(name, f"{count:,}") for name, count in candidates.counts.items()] or [("rows", f"{candidates.num_samples:,}")]
+    terminal.table(f"{candidates.num_samples:,} candidates at {candidates.address}", ("what", "number"), read, right=("number",))
     rows = [(name, f"{count:,}") for name, count in shards.counts.items()]
     terminal.table(f"{shards.num_samples:,} samples at {shards.address}", ("what", "number"), rows, right=("number",))
     tell_of_retry(shards)

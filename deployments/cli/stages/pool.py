@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from datacomp_core import scales
 from datacomp_core.errors import SpecError
 from datacomp_core.scales import SCALES
 from datacomp_core.settings import settings
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from datacomp_core.artifacts import ShardSet
     from datacomp_core.store import Store
 
+EMBEDDED = "tiny"
 COMMON = (*(name for name, row in SCALES.items() if row.hub is not None), "datacomp_1b")
 Where = Annotated[str, typer.Argument(help="A download: its address, or the first digits of its fingerprint.")]
 
@@ -69,6 +71,11 @@ def _metadata(scale: str, pool_seed: int, *, json: bool) -> None:
     from datacomp_core.pool.commonpool import HubPoolSpec, fetch_metadata
     from datacomp_core.pool.tiny import TinyPoolSpec, build_tiny_pool
 
+    if scale != EMBEDDED and scale not in COMMON:
+        known = scales.scale(scale).name
+        raise SpecError(
+            f"Scale {known} has no pool of its own: `datacomp pool byod`, `folder` and `adopt` make one of your data."
+        )
     if scale in COMMON:
         made = fetch_metadata(HubPoolSpec.model_validate({"scale": scale}), store=opened())
     else:

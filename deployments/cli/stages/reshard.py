@@ -13,7 +13,7 @@ from datacomp_core.settings import settings
 from datacomp_core.store import Folder, scratch
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
-from deployments.cli.sweeps import captions_of, mix_of
+from deployments.cli.sweeps import captions_of, encoders_of, mix_of
 
 if TYPE_CHECKING:
     from datacomp_core.resharding.captions import CaptionSource
@@ -31,6 +31,8 @@ def reshard(
     recipe: until.Recipe = until.DEFAULT_RECIPE,
     scale: options.Scale = "tiny",
     pool_seed: until.PoolSeed = 0,
+    pool: options.Pool = "",
+    embed: options.Embed = None,
     shards: Annotated[
         list[str] | None,
         typer.Option(help="A folder or bucket of webdataset tars, in place of a pool's images; repeat for several."),
@@ -72,7 +74,7 @@ def reshard(
       datacomp reshard --shards small/clip_score --shards cc12m --weight 1 --weight 2 --out small/mixed
     """
     if shards is None:
-        given = {**captions_of(captions), **mix_of(mix)}
+        given: dict[str, Any] = {"pool": pool, **encoders_of(embed), **captions_of(captions), **mix_of(mix)}
         until.run_to("reshard", until.spec_of(scale, recipe, pool_seed=pool_seed, **given), json=json)
         return
     if mix:

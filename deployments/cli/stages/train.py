@@ -10,7 +10,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
-from deployments.cli.sweeps import captions_of, mix_of
+from deployments.cli.sweeps import captions_of, encoders_of, mix_of
 
 
 def add_to(app: typer.Typer) -> None:
@@ -22,6 +22,8 @@ def train(
     scale: options.Scale = "tiny",
     seed: until.Seed = 0,
     pool_seed: until.PoolSeed = 0,
+    pool: options.Pool = "",
+    embed: options.Embed = None,
     data: Annotated[list[str] | None, typer.Option(help="Folder or bucket of shards, in place of an experiment; repeat.")] = None,
     out: Annotated[str | None, typer.Option(help="With --data: folder or bucket for the checkpoint.")] = None,
     weight: Annotated[list[float] | None, typer.Option(help="With --data: how often to draw from each, relatively.")] = None,
@@ -48,7 +50,7 @@ def train(
       datacomp train --scale small --data small/basic --out small/checkpoint --processes 8
     """
     if not data:
-        given = {**captions_of(captions), **mix_of(mix)}
+        given = {"pool": pool, **encoders_of(embed), **captions_of(captions), **mix_of(mix)}
         until.run_to("train", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed, **given), json=json)
         return
     if captions:

@@ -181,3 +181,45 @@ def test_the_command_line_names_all_four_kinds(hub: LocalHub, folder: Path) -> N
     assert spec.encoders[2].file.endswith("open_clip_model.safetensors")
     with pytest.raises(SpecError, match="none of these forms"):
         encoders_of(["e=whatever"])
+
+
+def test_a_configuration_of_ones_own_with_a_file_of_weights(folder: Path, tmp_path: Path) -> None:
+    """In open_clip's bare form and in the hub's; known by content; the numbers are those of the same model by name."""
+    from deployments.cli.sweeps import encoders_of
+
+    found = json.loads((folder / "open_clip_config.json").read_text())
+    weights = folder / "open_clip_model.safetensors"
+    bare, hub_form, moved = tmp_path / "bare.json", tmp_path / "hub.json", tmp_path / "elsewhere.json"
+    bare.write_text(json.dumps(found["model_cfg"]))
+    for path in (hub_form, moved):
+        path.write_text(json.dumps({"model_cfg": found["model_cfg"], "preprocess_cfg": {"mean": [0.1] * 3, "std": [0.9] * 3}}))
+    store = Store.open(str(tmp_path / "store"))
+    pool, tars, _ = world.inputs(store)
+
+    def spec(model: Path | str) -> EmbedSpec:
+        return EmbedSpec.model_validate(encoders_of([f"mine={model}@{weights}"])["embed"])
+
+    def scores(model: Path | str) -> pl.Series:
+        made = embed(spec(model), pool, tars, (), store=store, device="cpu")
+        parts = [pl.read_parquet(store.folder(made).at(f"scores/{part}.parquet")) for part in world.PARTS]
+        return pl.concat(parts)["clip_mine_similarity_score"]
+
+    assert scores(bare).equals(scores("datacomp-tiny"), null_equal=True)
+    assert not scores(hub_form).equals(scores(bare), null_equal=True), "its mean and std are read"
+    assert fingerprint(spec(hub_form)) == fingerprint(spec(moved)) != fingerprint(spec(bare))
+    assert EmbedSpec.model_validate_json(spec(bare).model_dump_json()) == spec(bare)
+    stated = spec(hub_form).model_copy(update={"batch_size": 128})
+    hub_form.write_text(json.dumps(found))
+    with pytest.raises(DataError, match=r"hub\.json has changed since"):
+        embed(stated, pool, tars, (), store=store, device="cpu")
+    hub_form.unlink()
+    with pytest.raises(DataError, match=r"hub\.json is not on this machine"):
+        embed(stated, pool, tars, (), store=store, device="cpu")
+    bare.write_text("{}")
+    with pytest.raises(DataError, match="has no 'embed_dim'"):
+        spec(bare)
+    with pytest.raises(ValidationError, match="its weights are a file"):
+        encoder(model="mine.json", weights="openai", sha256="0" * 64)
+    for wrong in (f"mine=ViT-B-33@{weights}", f"mine=ViT-B-33:openai@{'0' * 64}"):
+        with pytest.raises((SpecError, ValidationError), match="Did you mean 'ViT-B-32'"):
+            EmbedSpec.model_validate(encoders_of([wrong])["embed"])

@@ -163,3 +163,18 @@ def test_only_entries_of_one_suite_can_be_compared(tmp_path: Path) -> None:
         contenders(store, "tiny", ["no_filtre"])
     with pytest.raises(SpecError, match="two or more"):
         compare_methods(store, contenders(store, "tiny", [first.address]))
+
+
+def test_a_name_that_stands_in_both_tracks_is_never_guessed(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path))
+    world.run(store, "no_filter", world.results(0.1, 0))
+    world.run(store, "no_filter", world.results(0.2, 0), pool_spec=world.WorldPoolSpec(scale="byod"))
+    with pytest.raises(SpecError, match="'no_filter' names 2 rows of the board: give --track") as told:
+        contenders(store, "tiny", ["no_filter"])
+    for track in ("filtering", "byod"):
+        [one] = contenders(store, "tiny", ["no_filter"], track)
+        assert one.row.track == track
+        assert f"{one.row.key} ({track})" in str(told.value)
+        assert contenders(store, "tiny", [one.row.key])[0].row.track == track
+    with pytest.raises(SpecError, match="Unknown track 'byo'"):
+        contenders(store, "tiny", ["no_filter"], "byo")

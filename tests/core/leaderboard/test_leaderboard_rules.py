@@ -161,6 +161,19 @@ def test_a_pool_of_ones_own_stands_on_the_board_of_the_training_in_its_own_track
     assert findings.best(made) == made.of_track("filtering").rows[0], "data of one's own lead no headline of the filtering track"
 
 
+def test_pools_of_ones_own_are_told_apart_by_their_names(store: Store) -> None:
+    for number, name in enumerate(("birds", "boats")):
+        world.run(store, "no_filter", world.results(0.1, 0), pool_spec=NamedPoolSpec(name=name, seed=number))
+    assert sorted(row.method for row in board(store, "tiny").rows) == ["no_filter (pool birds)", "no_filter (pool boats)"]
+    world.run(store, "no_filter", world.results(0.1, 0), pool_spec=NamedPoolSpec(scale="folder", name="boats", seed=7))
+    assert len({row.method for row in board(store, "tiny").rows}) == 3, "by what differs where names do not"
+
+
+class NamedPoolSpec(world.WorldPoolSpec):
+    scale: str = "byod"
+    name: str = "mine"
+
+
 def test_an_adopted_pool_without_a_name_is_ones_own(store: Store) -> None:
     assert only(store, pool_spec=world.WorldAdoptedSpec(of="custom")).track == "byod"
 
@@ -174,6 +187,17 @@ def test_a_foreign_pool_that_says_it_is_the_scales_is_not_ranked(store: Store) -
     assert "datacomp pool --scale tiny --metadata-only" in check.reason
     [row] = board(store, "tiny").rows
     assert (row.rank, len(row.unverified)) == (None, 1)
+    before = other_pool(world.WorldPoolSpec(seed=3), store=store)
+    for _ in range(2):  # the second time by what was kept
+        [row] = board(store, "tiny").rows
+        assert (row.rank, row.unverified, len(row.breaches)) == (None, [], 1)
+        assert f"7 of the {world.NUM} uids of pools/adopted/" in row.breaches[0]
+    assert store.record(before.address) is not None
+    world.world_pool(world.WorldPoolSpec(), store=store)
+    for _ in range(2):
+        [row] = board(store, "tiny").rows
+        assert (row.rank, row.unverified, row.breaches) == (1, [], []), "the board looks again when the metadata has come"
+    assert not unverified.checks[1].ok, "what was entered is what was known then"
 
 
 @step("pools", version=7)

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from images_world import jpeg
 from PIL import Image
+from pydantic import ValidationError
 
 from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import DataError
@@ -23,6 +24,7 @@ from datacomp_core.pool.image_folder import FolderPoolSpec, import_folder, pack_
 from datacomp_core.pool.learned import LearnedSpec, learned
 from datacomp_core.shards import read_index, read_samples
 from datacomp_core.store import Store
+from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.uid import uid_of
 
 
@@ -190,6 +192,36 @@ def test_an_imagenet_style_train_set_takes_templates(tmp_path: Path) -> None:
     for name, (caption, _) in found.items():
         assert caption in {template.format(classes[name.split("/")[1]]) for template in templates}
     assert len({caption.split(" tench")[0] for caption, _ in found.values() if "tench" in caption}) == 2
+
+
+def test_the_class_is_the_nearest_folder_that_has_one(tmp_path: Path) -> None:
+    """Tiny-ImageNet's layout: the pictures of a class lie in a folder `images`."""
+    pictures(tmp_path / "in", ["train/n00/images/0.jpg", "train/n01/images/1.jpg", "train/n02/images/2.jpg"])
+    (tmp_path / "classes.json").write_text(json.dumps({"n00": "tench", "n01": "shark"}))
+    found, counts, _ = packed(tmp_path, class_names=str(tmp_path / "classes.json"))
+    assert {name: caption for name, (caption, _) in found.items()} == {
+        "train/n00/images/0.jpg": "tench",
+        "train/n01/images/1.jpg": "shark",
+    }
+    assert counts == {"rows": 2, "without_class": 1}
+
+
+def test_one_table_of_captions_is_one_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path / "in", ["1.jpg"])
+    table = tmp_path / "in/captions.csv"
+    table.write_text("file,text\n1.jpg,one\n")
+    monkeypatch.chdir(tmp_path)
+    written = ["captions.csv", "in/captions.csv", "./in/captions.csv", str(table), f"{tmp_path}/in/../in/captions.csv"]
+    specs = [FolderPoolSpec(source="in", captions=captions) for captions in written]
+    assert len({fingerprint(spec) for spec in specs}) == 1
+    monkeypatch.chdir(tmp_path / "in")
+    assert FolderPoolSpec.model_validate_json(specs[0].model_dump_json()) == specs[0], "where a worker stands decides nothing"
+    with pytest.raises(DataError, match=r"no column 'file_name' for 'file': name it with `file_column`.*--file-column NAME"):
+        import_folder(specs[0], store=Store.open(str(tmp_path / "store")))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "captions.csv").write_text("file,text\n1.jpg,another\n")
+    with pytest.raises(ValidationError, match="are both there: give the table's absolute path"):
+        FolderPoolSpec(source="in", captions="captions.csv")
 
 
 def test_a_table_of_captions_is_followed_and_what_does_not_fit_is_counted(tmp_path: Path) -> None:
