@@ -1,4 +1,4 @@
-"""What the server does by itself: a crashed run is begun again, a finished training is evaluated."""
+"""What the server does by itself: a finished training is evaluated. One that is not ours also begins lost runs again."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tasks.train import TRAINED
 OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.datacomp"}
 ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry")}
 LOST = "datacomp: a lost run is crashed"
+CRASHED = "datacomp: a crashed run is begun again"
 
 
 def lost_runs() -> AutomationCore:
@@ -47,9 +48,9 @@ def lost_runs() -> AutomationCore:
 
 
 def crashed_runs() -> AutomationCore:
-    """A crashed run is begun again, and goes on from what its steps left; `flows/calls.py` bounds how often."""
+    """A crashed run is begun again, and goes on from what its steps left. Likewise only for a server that is not ours."""
     return AutomationCore(
-        name="datacomp: a crashed run is begun again",
+        name=CRASHED,
         description="At most DATACOMP_ATTEMPTS times: a run that was begun too often fails.",
         trigger=EventTrigger(
             expect={"prefect.flow-run.Crashed"},
@@ -101,8 +102,8 @@ def _action(kind: type[BaseModel], **fields: Any) -> Any:
 
 def apply(client: SyncPrefectClient, wanted: list[AutomationCore]) -> None:
     """Upsert by name. One that is equal stays untouched: an update would throw away what Prefect's trigger has counted."""
-    if LOST not in {automation.name for automation in wanted}:
-        for left in client.read_automations_by_name(LOST):
+    for name in {LOST, CRASHED} - {automation.name for automation in wanted}:
+        for left in client.read_automations_by_name(name):
             client.delete_automation(left.id)
     for automation in wanted:
         there = next(iter(client.read_automations_by_name(automation.name)), None)
@@ -132,5 +133,5 @@ def catalog(deployments: dict[str, Any], *, server_looks: bool) -> list[Automati
     """All of them, for the deployments (`flow/name` to id) on a server."""
     prefix = "reevaluate/reevaluate-"
     own = {name.removeprefix(prefix): id_ for name, id_ in deployments.items() if name.startswith(prefix)}
-    lost = () if server_looks else (lost_runs(),)
-    return [*lost, crashed_runs(), *(evaluations(scale, id_) for scale, id_ in own.items() if scale in SCALES)]
+    lost = () if server_looks else (lost_runs(), crashed_runs())
+    return [*lost, *(evaluations(scale, id_) for scale, id_ in own.items() if scale in SCALES)]

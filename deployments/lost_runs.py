@@ -1,9 +1,10 @@
-"""Runs that say Running although their process is gone. The server looks for them at its start and every half minute.
+"""Runs whose process is gone: the server looks for them at its start and every half minute, and begins them again.
 
 A look judges only a stretch of time that it could observe: each look sends an event of its own, and the stretch counts if these
 events came back from the database without a gap. So a run is not lost because the server, the database or the events were away.
-Prefect's own automations cannot do this: an update of the automation throws away what its trigger counted, and after an outage
-of the server the trigger fires for runs that are alive.
+Prefect's own automations cannot do this: an update of the automation throws away what its trigger counted, after an outage of
+the server the trigger fires for runs that are alive, and a server that was restarted holds the event of a crash back for a
+quarter of an hour if it did not see the state before it (`server/events/ordering`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from uuid import UUID, uuid4
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterEndTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
     LogFilter,
@@ -26,7 +28,8 @@ from prefect.client.schemas.filters import (
     LogFilterTimestamp,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.states import Cancelled, Crashed
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 30
@@ -38,6 +41,8 @@ LOOK = "datacomp.server.looked-for-lost-runs"
 SERVER = "datacomp.server"
 TAG = "datacomp"
 PAGE = 200
+CRASHED_SECONDS = 24 * 3600
+"""A run that crashed before is left to people."""
 NEVER_STARTED_SECONDS = 900
 """A worker took a run that much earlier, and no process of it ever said that it runs. Only for workers that start processes: a
 container may wait for its image or its machine as long as it likes."""
@@ -54,8 +59,13 @@ class Watch:
         self._lost_after = timedelta(seconds=lost_after)
 
     def look(self) -> list[str]:
-        """One look. The names of the runs that were found lost and marked, mostly none."""
+        """One look: marks runs that are lost, and begins crashed ones again. The names of those marked, mostly none."""
         now = datetime.now(UTC)
+        marked = self._mark_lost(now)
+        self._begin_again(now)
+        return marked
+
+    def _mark_lost(self, now: datetime) -> list[str]:
         since = now - self._lost_after
         seen = self._looks(since - 2 * self._every)
         self._send(now)
@@ -66,6 +76,16 @@ class Watch:
             if self._mark(run):
                 found.append(run.name)
         return found
+
+    def _begin_again(self, now: datetime) -> None:
+        """Runs of ours that crashed go on from what their steps left; `tasks/running.py` bounds how often."""
+        recent: Any = now - timedelta(seconds=CRASHED_SECONDS)
+        crashed = self._runs(StateType.CRASHED, end_time=FlowRunFilterEndTime(after_=recent))
+        for run in crashed:
+            if TAG in run.tags and run.deployment_id is not None:
+                again = AwaitingRetry(message="Its process was lost: it goes on where it stopped.")
+                if not self._set(run, again):
+                    logger.warning("The run %s crashed and cannot be begun again now.", run.name)
 
     def _send(self, now: datetime) -> None:
         event = {
@@ -96,8 +116,8 @@ class Watch:
         processes = {name for name in pools if self._client.read_work_pool(name).type == "process"}
         return [run for run in waiting if run.work_pool_name in processes]
 
-    def _runs(self, *types: StateType) -> list[FlowRun]:
-        wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))
+    def _runs(self, *types: StateType, end_time: FlowRunFilterEndTime | None = None) -> list[FlowRun]:
+        wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))), end_time=end_time)
         found: list[FlowRun] = []
         while page := self._client.read_flow_runs(flow_run_filter=wanted, limit=PAGE, offset=len(found)):
             found += page
@@ -126,14 +146,19 @@ class Watch:
         return bool(self._client.read_logs(wanted, limit=1))
 
     def _mark(self, run: FlowRun) -> bool:
-        """Mark a run, unless it went on while we looked. A run that was being cancelled is cancelled, any other has crashed."""
+        """Mark a run as lost. A run that was being cancelled is cancelled, any other has crashed."""
+        state = _verdict(run, self._lost_after)
+        if not self._set(run, state):
+            return False
+        logger.warning("The run %s: %s", run.name, state.message)
+        return True
+
+    def _set(self, run: FlowRun, state: State[Any]) -> bool:
+        """Set a run's state, unless it went on while we looked. Whether it was set."""
         now = self._client.read_flow_run(run.id)
         if now.state is None or run.state is None or now.state.id != run.state.id:
             return False
-        state = _verdict(run, self._lost_after)
-        self._client.set_flow_run_state(run.id, state)
-        logger.warning("The run %s: %s", run.name, state.message)
-        return True
+        return self._client.set_flow_run_state(run.id, state).status == SetStateStatus.ACCEPT
 
 
 def _verdict(run: FlowRun, lost_after: timedelta) -> State[Any]:
