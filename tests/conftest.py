@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
 import uuid
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+import s3_servers
 
 BUCKET = "datacomp-tests"
 
@@ -63,53 +59,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def ministack() -> Generator[dict[str, str]]:
-    """A real S3 server (in memory), and the environment that leads to it."""
-    port = free_port()
-    endpoint = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "ministack"],
-        env={**os.environ, "GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "SERVICES": "s3", "LOG_LEVEL": "ERROR"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        _wait_for(endpoint, server)
-        yield {
-            "AWS_ENDPOINT_URL": endpoint,
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-
-
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The endpoint of a real S3 server, with the credentials set in this process's environment."""
-    with ministack() as environment, pytest.MonkeyPatch.context() as patch:
+    with s3_servers.s3_server() as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        import s3fs
-
-        s3fs.S3FileSystem(skip_instance_cache=True).mkdir(BUCKET)
+        s3_servers.make_bucket(BUCKET)
         yield environment["AWS_ENDPOINT_URL"]
-
-
-def _wait_for(endpoint: str, server: subprocess.Popen[bytes]) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for _ in range(300):
-        assert server.poll() is None, f"the S3 server ended with status {server.returncode}"
-        try:
-            opener.open(f"{endpoint}/_ministack/health", timeout=2).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("the S3 server did not answer within a minute")
 
 
 @pytest.fixture
@@ -123,5 +80,5 @@ def prefect_server() -> Iterator[None]:
     """A real Prefect server on a temporary database."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=180):
+    with prefect_test_harness(server_startup_timeout=600):
         yield

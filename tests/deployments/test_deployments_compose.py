@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
+import kubernetes_validate
 import pytest
 import typer
 import yaml
@@ -158,6 +159,27 @@ def test_a_kubernetes_run_is_a_pod_a_node_and_they_meet_by_name() -> None:
         "--rendezvous": "no-filter-x7k2p-0.datacomp-nodes:29500",
         "--": "prefect flow-run execute",
     }
+
+
+def valid(manifest: Any) -> None:
+    """Raises unless the manifest fits the schemas of the API, and has no field that they do not know."""
+    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_manifests_of_the_workers_fit_the_schemas_of_kubernetes() -> None:
+    documents = list(yaml.safe_load_all((ROOT / "deployments/kubernetes/workers.yaml").read_text()))
+    for document in documents:
+        valid(document)
+    [wrong] = [document for document in documents if document["metadata"]["name"] == "datacomp-worker-cpu"]
+    wrong["spec"]["template"]["spec"]["containers"][0]["livenessprobe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        valid(wrong)
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("pool", [pool.name for pool in POOLS])
+def test_the_job_of_a_run_fits_the_schemas_of_kubernetes(pool: str) -> None:
+    valid(job_of("kubernetes", pool).job_manifest)
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -9,7 +9,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import BUCKET, ministack
+from conftest import BUCKET
+from s3_servers import ministack
 
 from datacomp_core.errors import DataError, DiskFullError, StoreError
 from datacomp_core.store import Folder
