@@ -7,7 +7,7 @@ SEEDS ?= 1
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format ui deploy clean
+.PHONY: help setup demo test test-all test-stack check format ui deploy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ test: setup  ## the tests (without those marked slow or gpu), in JOBS=2 processe
 
 test-all: setup  ## every test in random order (by module); gpu tests skip themselves without a device
 	$(BIN)/python -m pytest --random-order $(ARGS)
+
+test-stack: setup  ## build the image and run docker-compose.yml in a Docker engine of its own (as root; apt install docker.io debootstrap)
+	DATACOMP_STACK_TESTS=1 $(BIN)/python -m pytest -m stack $(ARGS) tests/stack
 
 check: setup  ## format, lint, layers, and types (lowest and highest Python) of what changed since the last time
 	$(BIN)/ruff format --check .
