@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -25,11 +26,16 @@ class Done:
 
     @property
     def link(self) -> str:
-        return f"[{self.outcome.artifact.kind} {self.outcome.artifact.name}](/artifacts/artifact/{self.table})"
+        return f"[{self.outcome.artifact.kind} {breakable(self.outcome.artifact.name)}](/artifacts/artifact/{self.table})"
 
     @property
     def made_from(self) -> list[str]:
         return [given["address"] for inputs in self.outcome.record.inputs.values() for given in inputs]
+
+
+def breakable(name: str) -> str:
+    """A name that a page may break after each sign: the name of a nested filter runs out of its column otherwise."""
+    return re.sub(r"([+_./-])", "\\1\u200b", name)
 
 
 _done: dict[UUID, dict[str, Done]] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,15 @@ def test_a_nested_filter_from_the_form_to_the_report(page: Page, server: str, ap
     [lineage] = [one for one in api.artifacts(run) if one["key"].startswith("lineage-")]
     page.visit(f"{server}/v2/artifacts/artifact/{lineage['id']}")
     page.until("document.body.innerText.includes('read by')", "what was made of what")
+    edges = "[...document.querySelectorAll('table')].map((one) => one.getBoundingClientRect().right)"
+    run_link = "[...document.querySelectorAll('a')].find((one) => one.innerText.trim() === 'tiny-long and near-seed0')"
+    beside = f"{run_link}.getBoundingClientRect().left"
+    assert page.do(f"Math.max(...{edges})") <= page.do(beside), "the table runs over what stands beside it"
     keep(page, "ui-lineage.png")
     page.visit(f"{server}/v2/runs/flow-run/{run}")
     page.until("document.body.innerText.includes('Completed')", "the run's page")
+    page.until("document.querySelectorAll('canvas').length > 0 && !document.querySelector('.animate-pulse')", "the graph")
+    time.sleep(2)  # it is drawn by WebGL, which says nothing when it is done
     keep(page, "ui-run.png")
     assert not [url for url in page.requests if not url.startswith((server, "data:", "blob:"))], "the page asked another host"
 
