@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError, validate_call
-
 from datacomp_core.caption_policy import L14, CaptionPlan, plan_of
 from datacomp_core.documents import parse_yaml, read_yaml
 from datacomp_core.errors import DataError, SpecError, unknown
-from datacomp_core.kinds import first_fault, pairs
+from datacomp_core.kinds import called
 
 FILES = (".yaml", ".yml", ".json")
 
@@ -76,22 +73,7 @@ def load_plan(given: str) -> CaptionPlan:
             return plan_of(parse_yaml(text, "The caption policy"), "The caption policy")
     except DataError as problem:
         raise SpecError(str(problem)) from problem
-    name, _, parameters = text.partition(":")
+    name = text.partition(":")[0]
     if name not in CAPTION_RECIPES:
         raise unknown("caption policy", name, CAPTION_RECIPES)
-    return _built(name, parameters, text)
-
-
-def _built(name: str, parameters: str, text: str) -> CaptionPlan:
-    build, values = CAPTION_RECIPES[name].build, pairs(parameters, text)
-    known = inspect.signature(build).parameters
-    for parameter in values:
-        if parameter not in known:
-            raise unknown(f"parameter of caption policy {name}", parameter, known)
-    if missing := [one for one, found in known.items() if found.default is found.empty and one not in values]:
-        raise SpecError(f"The caption policy {name} needs {' and '.join(missing)}: write {name}:{missing[0]}=...")
-    try:
-        return validate_call(build)(**values)
-    except ValidationError as problem:
-        where, wrong, why = first_fault(problem)
-        raise SpecError(f"Caption policy {text!r}: {where} is {wrong!r}: {why}.") from problem
+    return called(CAPTION_RECIPES[name].build, "caption policy", name, text, "...")

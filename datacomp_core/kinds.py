@@ -6,21 +6,23 @@ the time it is read; its JSON schema, and so the form, lists what is registered 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, validate_call
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError, core_schema
 
 from datacomp_core import foreign_code
-from datacomp_core.errors import SpecError
+from datacomp_core.errors import SpecError, unknown
 from datacomp_core.input_classes import FETCHABLE, Use, of_file
 from datacomp_core.registry import Registry
 
 PINNED_FILE = re.compile(r".+#[0-9a-f]{12,64}", re.DOTALL)
 M = TypeVar("M", bound=type[BaseModel])
+R = TypeVar("R")
 CODE = "code"
 TAGS = frozenset({"kind", CODE})
 """Fields that the decorator adds; they are no parameters."""
@@ -180,8 +182,6 @@ def parsed(registry: Registry[Any], text: str) -> Any:
         return None
     model = model or registry[kind]
     known = model.parameters()
-    from datacomp_core.errors import unknown
-
     for name in values:
         if name not in known and name != CODE:
             raise unknown(f"parameter of {registry.noun} {kind}", name, known)
@@ -210,6 +210,24 @@ def pairs(given: str, whole: str) -> dict[str, str]:
         value = value.strip()
         found[name.strip()] = value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
     return found
+
+
+def called(build: Callable[..., R], noun: str, name: str, text: str, example: str) -> R:
+    """What a function builds from the parameters of `text`, `name:a=1,b=2`. SpecError with one sentence if they are wrong.
+
+    `example` is what the message writes for the value of a missing parameter.
+    """
+    values, known = pairs(text.partition(":")[2], text), inspect.signature(build).parameters
+    for parameter in values:
+        if parameter not in known:
+            raise unknown(f"parameter of {noun} {name}", parameter, known)
+    if missing := [one for one, found in known.items() if found.default is found.empty and one not in values]:
+        raise SpecError(f"The {noun} {name} needs {' and '.join(missing)}: write {name}:{missing[0]}={example}")
+    try:
+        return validate_call(build)(**values)
+    except ValidationError as problem:
+        where, wrong, why = first_fault(problem)
+        raise SpecError(f"{noun.capitalize()} {text!r}: {where} is {wrong!r}: {why}.") from problem
 
 
 def _pieces(given: str) -> list[str]:

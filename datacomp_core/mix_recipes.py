@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError, validate_call
-
 from datacomp_core.documents import read_yaml
-from datacomp_core.errors import DataError, SpecError, unknown
-from datacomp_core.kinds import first_fault, pairs
+from datacomp_core.errors import DataError, SpecError
+from datacomp_core.kinds import called
 
 FILES = (".yaml", ".yml", ".json")
 ADDRESS = "shards/"
@@ -71,13 +68,13 @@ def _mix_of(text: str) -> Mapping[str, object]:
         return {address: weight if equals else 1.0}
     if text.endswith(FILES):
         return _of_file(text)
-    name, _, parameters = text.partition(":")
+    name = text.partition(":")[0]
     if name not in MIX_RECIPES:
         raise SpecError(
             f"--mix {text!r} is none of these: a shard set of the store ({ADDRESS}ADDRESS or {ADDRESS}ADDRESS=WEIGHT), a YAML "
             f"file, or a mix by name ({', '.join(MIX_RECIPES)})."
         )
-    return _built(name, parameters, text)
+    return called(MIX_RECIPES[name].build, "mix", name, text, f"{ADDRESS}ADDRESS.")
 
 
 def _of_file(place: str) -> Mapping[str, object]:
@@ -89,21 +86,6 @@ def _of_file(place: str) -> Mapping[str, object]:
     if not isinstance(inner, Mapping) or not inner:
         raise SpecError(f"{place} is not a mix: write `mix:` and below it `{ADDRESS}ADDRESS: WEIGHT`, a line for each shard set.")
     return {str(address): weight for address, weight in inner.items()}
-
-
-def _built(name: str, parameters: str, text: str) -> Mix:
-    build, values = MIX_RECIPES[name].build, pairs(parameters, text)
-    known = inspect.signature(build).parameters
-    for parameter in values:
-        if parameter not in known:
-            raise unknown(f"parameter of mix {name}", parameter, known)
-    if missing := [one for one, found in known.items() if found.default is found.empty and one not in values]:
-        raise SpecError(f"The mix {name} needs {' and '.join(missing)}: write {name}:{missing[0]}={ADDRESS}ADDRESS.")
-    try:
-        return validate_call(build)(**values)
-    except ValidationError as problem:
-        where, wrong, why = first_fault(problem)
-        raise SpecError(f"Mix {text!r}: {where} is {wrong!r}: {why}.") from problem
 
 
 def _weight(given: object, address: str) -> float:

@@ -20,6 +20,7 @@ from datacomp_core.explore.origin import Shards
 from datacomp_core.explore.sample import mapped
 from datacomp_core.members import picture_in
 from datacomp_core.pictures import pillow_image
+from datacomp_core.store.local import replacing
 
 MAX_INDEXES = 20_000
 """Files of an index that are looked into; what stands in none of them has no picture here."""
@@ -51,9 +52,8 @@ class Pictures:
             self.kept.mkdir(parents=True, exist_ok=True)
             tables = list(self._found(uids))
             table = pl.concat(tables, how="diagonal") if tables else pl.DataFrame(schema=shards.INDEX_SCHEMA)
-            temporary = file.with_name(f".{file.name}")
-            table.unique("uid", keep="first", maintain_order=True).write_ipc(temporary)
-            temporary.replace(file)
+            with replacing(file) as temporary:
+                table.unique("uid", keep="first", maintain_order=True).write_ipc(temporary)
         self._table = mapped(file)
         self._places = {name: place for place, name in enumerate(self._table["uid"].to_list())}
 

@@ -26,6 +26,7 @@ from datacomp_core.lots import HIGHEST, drawn, last_lot
 from datacomp_core.parallel import process_map
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.source import Source
+from datacomp_core.store.local import replacing
 
 DONE = "sample.json"
 ROWS = "rows.arrow"
@@ -89,9 +90,8 @@ def draw(source: Source, num_rows: int, folder: Path, *, workers: int = 1, progr
     _gathered(folder, names, keys)
     made = mapped(folder / ROWS).height
     told = {"num_pool": num_pool, "num_rows": made, "last": last, "parts": names, "features": keys}
-    temporary = folder / f".{DONE}"
-    temporary.write_text(json.dumps(told), encoding="utf-8")
-    temporary.replace(folder / DONE)
+    with replacing(folder / DONE) as temporary:
+        temporary.write_text(json.dumps(told), encoding="utf-8")
     shutil.rmtree(folder / PARTS)
     return opened(folder)
 
@@ -123,9 +123,8 @@ def _draw_part(source: Source, last: int, keys: Sequence[str], folder: Path, par
     for key in keys:
         if len(chosen):
             _write_array(folder / f"{part}.{key}.npy", _features(source, part, key, chosen))
-    temporary = folder / f".{part}.arrow"
-    rows.write_ipc(temporary, compression="uncompressed")
-    temporary.replace(folder / f"{part}.arrow")
+    with replacing(folder / f"{part}.arrow") as temporary:
+        rows.write_ipc(temporary, compression="uncompressed")
 
 
 def _features(source: Source, part: str, key: str, chosen: npt.NDArray[np.int64]) -> Half:
@@ -141,10 +140,8 @@ def _features(source: Source, part: str, key: str, chosen: npt.NDArray[np.int64]
 
 
 def _write_array(path: Path, array: Half) -> None:
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, array)
-    temporary.replace(path)
 
 
 def _flat(frame: pl.DataFrame) -> pl.DataFrame:
@@ -181,9 +178,8 @@ def with_derived(rows: pl.DataFrame) -> pl.DataFrame:
 def _gathered(folder: Path, names: Sequence[str], keys: Sequence[str]) -> None:
     """The files of all parts as one file each: rows in the order of the parts."""
     tables = [mapped(folder / PARTS / f"{name}.arrow").with_columns(part=pl.lit(n, pl.UInt32)) for n, name in enumerate(names)]
-    temporary = folder / f".{ROWS}"
-    pl.concat(tables, how="diagonal_relaxed").write_ipc(temporary, compression="uncompressed")
-    temporary.replace(folder / ROWS)
+    with replacing(folder / ROWS) as temporary:
+        pl.concat(tables, how="diagonal_relaxed").write_ipc(temporary, compression="uncompressed")
     heights = [table.height for table in tables]
     for key in keys:
         _joined(folder, key, [(folder / PARTS / f"{name}.{key}.npy", rows) for name, rows in zip(names, heights, strict=True)])
@@ -198,11 +194,9 @@ def _joined(folder: Path, key: str, files: Sequence[tuple[Path, int]]) -> None:
     if len(sizes) > 1:
         raise DataError(f"The features {key} of the parts have different dimensions ({sorted(sizes)}): embed the pool again.")
     shape = (sum(rows for _, rows in arrays), sizes.pop() if sizes else 0)
-    temporary = folder / f".{key}.npy"
-    with temporary.open("wb") as file:
+    with replacing(folder / f"{key}.npy") as temporary, temporary.open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for array, rows in arrays:
             if rows:
                 file.write((array if array.shape[1] else np.full((rows, shape[1]), np.nan, np.float16)).tobytes())
-    temporary.replace(folder / f"{key}.npy")

@@ -21,6 +21,7 @@ from datacomp_core.explore.layout import known_rows
 from datacomp_core.explore.search import unit_query
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.source import Source
+from datacomp_core.store.local import replacing
 
 TRAINED, MERGED, LISTS, DONE = "trained.index", "merged.index", "merged.ivfdata", "index.json"
 LIST_ROWS = 64
@@ -87,9 +88,8 @@ def build(
     _merge(merged, [folder / f"{name}.index" for name in names], folder / LISTS)
     _put(merged, folder / MERGED)
     told = {"parts": names, "starts": starts, "num_vectors": int(merged.ntotal)}
-    temporary = folder / f".{DONE}"
-    temporary.write_text(json.dumps(told), encoding="utf-8")
-    temporary.replace(folder / DONE)
+    with replacing(folder / DONE) as temporary:
+        temporary.write_text(json.dumps(told), encoding="utf-8")
     for name in names:
         (folder / f"{name}.index").unlink()
     return opened(folder)
@@ -140,9 +140,8 @@ def _merge(empty: Any, blocks: Sequence[Path], lists: Path) -> None:
 def _put(index: Any, path: Path) -> None:
     import faiss
 
-    temporary = path.with_name(f".{path.name}")
-    faiss.write_index(index, str(temporary))
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        faiss.write_index(index, str(temporary))
 
 
 def _unit(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

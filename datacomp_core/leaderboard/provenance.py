@@ -97,10 +97,7 @@ def walk(store: Store, start: str | Record | Iterable[str]) -> list[Link]:
 def data_of(store: Store, address: str) -> Folder | None:
     """The folder of what was made at an address, of whatever kind; None if there is no record."""
     record = store.record(address)
-    if record is None:
-        return None
-    data = str(record.artifact["data"])
-    return Folder(data) if data.startswith("/") or "://" in data else store.root / data
+    return None if record is None else store.data(record)
 
 
 def of_kind(links: Iterable[Link], kind: str) -> list[Link]:

@@ -126,7 +126,7 @@ def _match_urls(store: Store, requests: Requests, taken: Taken) -> None:
     """The uids that the metadata of the store's pools has for the urls."""
     number = 0
     for record in store.records("pools"):
-        metadata = _data(store, record) / METADATA
+        metadata = store.data(record) / METADATA
         try:
             for part in part_names(metadata):
                 table = scan(metadata, part).select("uid", "url").collect()
@@ -139,17 +139,12 @@ def _match_urls(store: Store, requests: Requests, taken: Taken) -> None:
 def _see_metadata(store: Store, requests: Requests, taken: Taken) -> None:
     """Note what is in no shard set and in the metadata of a pool: asked for rightly, and without bytes here."""
     for record in store.records("pools"):
-        metadata = _data(store, record) / METADATA
+        metadata = store.data(record) / METADATA
         try:
             for part in part_names(metadata) if requests.has_unknown() else ():
                 requests.note(scan(metadata, part).select(pl.col("uid").str.to_lowercase()).collect()["uid"], KNOWN)
         except (DatacompError, OSError, pl.exceptions.PolarsError) as problem:
             taken.unread[record.address] = str(problem).split("\n", 1)[0]
-
-
-def _data(store: Store, record: Record) -> Folder:
-    data = str(record.artifact["data"])
-    return Folder(data) if data.startswith("/") or "://" in data else store.root / data
 
 
 def _sets(store: Store, taken: Taken) -> Iterator[_Set]:
@@ -205,7 +200,7 @@ def _makers(store: Store, requests: Requests, taken: Taken) -> set[str]:
     found: set[str] = set()
     for record in store.records("subsets"):
         try:
-            for uids, _ in slices([SubsetFile(_data(store, record))]):
+            for uids, _ in slices([SubsetFile(store.data(record))]):
                 here = (
                     uid.unpack(uids[uid.locate(requests.uids, uids)[1] > 0]) if len(requests.uids) else pl.Series(dtype=pl.String)
                 )

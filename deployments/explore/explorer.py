@@ -31,6 +31,7 @@ from datacomp_core.pictures import pillow_image
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.settings import settings
 from datacomp_core.shards import LEDGER
+from datacomp_core.store.local import replacing
 from datacomp_core.subset_files import SubsetFile
 from datacomp_core.uid import locate, open_subset
 from deployments.explore.columns import Words, number_columns, word_columns, words_of
@@ -82,10 +83,8 @@ class Explorer:
     def _kept(self, name: str, make: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
         file = self.home / f"{name}-{self.prefix or 'none'}.npy"
         if not file.exists():
-            temporary = file.with_name(f".{file.name}")
-            with temporary.open("wb") as out:
+            with replacing(file) as temporary, temporary.open("wb") as out:
                 np.save(out, make())
-            temporary.replace(file)
         return np.load(file, mmap_mode="r", allow_pickle=False)
 
     def _clustered(self) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
@@ -93,9 +92,8 @@ class Explorer:
         if not numbers.exists() or not centroids.exists():
             made = clustered(self.vectors, num_clusters(self.sample.num_rows))
             for file, array in ((centroids, made[1]), (numbers, made[0])):
-                temporary = file.with_name(f".{file.name}")
-                np.save(temporary, array)
-                temporary.replace(file)
+                with replacing(file) as temporary, temporary.open("wb") as out:
+                    np.save(out, array)
         return np.load(numbers), np.load(centroids)
 
     @property
@@ -107,7 +105,8 @@ class Explorer:
         if not file.exists():
             captions = self.sample.rows["text"] if "text" in self.sample.rows.columns else None
             made = [] if captions is None else cluster_words(captions, self.clusters, len(self.centroids))
-            file.write_text(json.dumps(made or [[] for _ in self.centroids]), encoding="utf-8")
+            with replacing(file) as temporary:
+                temporary.write_text(json.dumps(made or [[] for _ in self.centroids]), encoding="utf-8")
         return json.loads(file.read_text(encoding="utf-8"))
 
     def index(self, side: str) -> ExactIndex:
@@ -248,9 +247,8 @@ class Explorer:
                 for name in list(folder.files(".parquet"))[:20_000]
             ]
             table = pl.concat([one for one in tables if one.height] or tables[:1], how="diagonal_relaxed")
-            temporary = file.with_name(f".{file.name}")
-            table.unique("uid", keep="first", maintain_order=True).write_ipc(temporary)
-            temporary.replace(file)
+            with replacing(file) as temporary:
+                table.unique("uid", keep="first", maintain_order=True).write_ipc(temporary)
         return mapped(file)
 
 

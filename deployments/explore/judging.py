@@ -27,6 +27,7 @@ from datacomp_core.selection.review import Review, review
 from datacomp_core.settings import settings
 from datacomp_core.source import Source
 from datacomp_core.store import Folder
+from datacomp_core.store.local import replacing
 from deployments.explore import facets as asked
 from deployments.explore.explorer import Explorer
 from deployments.explore.facets import Facet, Tree, Wanted
@@ -254,8 +255,10 @@ class Judging:
             made = review(
                 recipe_of(told.filter), explorer.origin.source, last=explorer.sample.last, workers=settings().num_workers
             )
-            words.write_text(json.dumps(made.words), encoding="utf-8")
-            np.save(codes, made.codes)
+            with self._guard, replacing(words) as temporary:
+                temporary.write_text(json.dumps(made.words), encoding="utf-8")
+            with self._guard, replacing(codes) as temporary, temporary.open("wb") as out:
+                np.save(out, made.codes)
         found = np.load(codes), json.loads(words.read_text(encoding="utf-8"))
         if not np.array_equal(found[0] == 0, explorer.times[method] > 0):
             raise SpecError(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from datacomp_core.artifacts import Captions, Checkpoint, Embeddings, Pool, ShardSet, Subset
 from datacomp_core.clip_sources import ModelSource
@@ -18,6 +15,7 @@ from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.shards import LEDGER, index_names, tars_of
 from datacomp_core.source import Source
 from datacomp_core.store import Folder, Store
+from datacomp_core.store.content import hash_json
 from datacomp_core.store.record import Record
 from datacomp_core.subset_files import SubsetFile
 
@@ -45,7 +43,7 @@ def _origin(store: Store, record: Record, methods: Sequence[Record], local: Path
     scores, captions = _of_pool(store, "scores", record), _of_pool(store, Captions.kind, record)
     pictures = _pictures(store, record)
     made = [store.artifact(Embeddings, one) for one in embeddings]
-    beside = [store.root / one.data if not _absolute(one.data) else Folder(one.data) for one in (*embeddings, *scores)]
+    beside = [store.data(one) for one in (*embeddings, *scores)]
     folders = [store.folder(one) for one in made]
     source = Source(
         store.folder(pool) / METADATA,
@@ -57,7 +55,7 @@ def _origin(store: Store, record: Record, methods: Sequence[Record], local: Path
         name=f"{pool.scale} {pool.name}".strip(),
         address=record.address,
         source=source,
-        state=_hashed([[one.address, one.fingerprint, one.generation, one.data] for one in state]),
+        state=hash_json([[one.address, one.fingerprint, one.generation, one.data] for one in state]),
         shards=pictures[1] if pictures else None,
         captions=tuple(store.folder(store.artifact(Captions, one)) for one in captions),
         methods=_methods(store, methods),
@@ -91,7 +89,7 @@ def of_folders(
     return Origin(
         name=metadata.rstrip("/").rpartition("/")[2] or metadata,
         source=source,
-        state=_hashed(state),
+        state=hash_json(state),
         shards=where,
         methods=tuple(_of_file(file) for file in subsets),
         models=models,
@@ -202,11 +200,3 @@ def _models(store: Store, records: Sequence[Record], local: Path) -> dict[str, M
             continue
         models.update({encoder.prefix: made for encoder, made in zip(spec.encoders, sources, strict=True)})
     return models
-
-
-def _hashed(state: Any) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _absolute(data: str) -> bool:
-    return data.startswith("/") or "://" in data

@@ -72,13 +72,16 @@ def run_at(store: Store, address: str) -> Run:
 
 def next_batch(store: Store, journal: Journal, request: dict[str, Any]) -> tuple[int, str]:
     """How many trials come next, those of a killed batch first; else none, and why."""
+    return _next_batch(journal, request, spent(store, journal, _entries(store, journal), load(None)))
+
+
+def _next_batch(journal: Journal, request: dict[str, Any], so_far: Spent) -> tuple[int, str]:
     trials = journal.trials()
     done, batches = {trial.number for trial in trials}, journal.batches()
     if batches and (left := [one for one in batches[-1].trials if one.number not in done]):
         return len(left), ""
     budget = Budget.model_validate({name: request.get(name) for name in Budget.model_fields})
     rungs = (1 + len(request["first_scales"])) * len(request["seeds"])
-    so_far = spent(store, journal, _entries(store, journal), load(None))
     return affordable(budget, so_far, request["at_once"], rungs, 2 * len(request["final_seeds"]))
 
 
@@ -115,6 +118,7 @@ def study_of(store: Store, address: str) -> Study:
         own = best.values[-len(request["seeds"]) :]
         sides = [[run_at(store, place) for place in side.entries] for side in (final.ours, final.theirs)]
         judgement = judge(best.number, against, len(trials), (own, baseline.values), sides[0], sides[1])
+    so_far = spent(store, journal, list(entries.values()), load(None))
     spread = _spread(trials, baseline, final, len(request["seeds"]))
     return Study(
         name=request["name"],
@@ -129,8 +133,8 @@ def study_of(store: Store, address: str) -> Study:
         judgement=judgement,
         importance=importance(Space(tree), trials),
         noise=None if spread is None else spread.variance**0.5,
-        spent=spent(store, journal, list(entries.values()), load(None)),
-        stopped=next_batch(store, journal, request)[1],
+        spent=so_far,
+        stopped=_next_batch(journal, request, so_far)[1],
         rows={place: entry.same_but_for_seeds[:12] for place, entry in entries.items()},
     )
 
