@@ -78,17 +78,17 @@ def with_captions(cards: Sequence[Card], store: Store, entry: Entry) -> list[Car
 
 
 def wordings(use: Use, uids: Sequence[str]) -> dict[str, tuple[Wording, ...]]:
-    """The captions of some samples: the pool's own first, then those of the sets; which one the policy gives is marked."""
+    """The captions of some samples, in their order: the pool's own first, then the sets'; the one that the policy gives is marked."""
     wanted, found = set(uids), dict[str, tuple[Wording, ...]]()
     for part in spread(use.source.parts(), MAX_SHARDS):
         if wanted <= found.keys():
             break
         columns = ["uid"] if use.made.draws else ["uid", "text", "caption_source"]
         chosen = parts.scan_tables(use.folder / parts.SCORES, f"{part}.parquet").select(columns).collect()
-        mine = chosen.with_row_index("row").filter(pl.col("uid").is_in(wanted - found.keys())).unique("uid", keep="first")
+        mine = chosen.with_row_index("row").filter(pl.col("uid").is_in(wanted - found.keys())).unique("uid", keep="first", maintain_order=True)
         if mine.height:
             found |= _of_part(use, part, mine.cast({"row": pl.Int64}))
-    return found
+    return {uid: found[uid] for uid in uids if uid in found}
 
 
 def _of_part(use: Use, part: str, rows: pl.DataFrame) -> dict[str, tuple[Wording, ...]]:

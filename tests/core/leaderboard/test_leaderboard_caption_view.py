@@ -61,6 +61,12 @@ def test_of_a_draw_none_is_marked(tmp_path: Path) -> None:
     assert not any(one.is_used for several in found.values() for one in several)
 
 
+def test_they_come_in_the_order_asked(tmp_path: Path) -> None:
+    use, _ = use_of(tmp_path, {"best": "l14"})
+    for asked in (UIDS, UIDS[::-1], [UIDS[3], UIDS[0]]):
+        assert list(wordings(use, asked)) == asked
+
+
 def test_the_sheet_and_the_table_show_them_as_text(tmp_path: Path) -> None:
     use, made = use_of(tmp_path, {"first_of": ["a", "raw"]})
     card = Card(UIDS[3], "", "raw <b>", "kept", wordings=wordings(use, [UIDS[3]])[UIDS[3]])
