@@ -14,7 +14,7 @@ from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.errors import SpecError
 from datacomp_core.evaluation.download import DownloadSpec
 from datacomp_core.evaluation.evaluate import EvalSpec
-from datacomp_core.filters import Everything, WholeFilter
+from datacomp_core.filters import WholeFilter
 from datacomp_core.input_classes import Said
 from datacomp_core.leaderboard.entry import MADE_FROM, EntrySpec
 from datacomp_core.pool.adopt import AdoptedPoolSpec
@@ -206,8 +206,8 @@ class ExperimentSpec(Spec):
         min_length=1,
         description="The filter: a recipe by name (`datacomp filter --list`), a recipe in YAML, or a name for `filter`.",
     )
-    filter: WholeFilter = Field(
-        default_factory=Everything, description="From Python: what is kept, where `recipe` is a name of your own for it."
+    filter: WholeFilter | None = Field(
+        default=None, description="From Python: what is kept, where `recipe` is a name of your own for it."
     )
     name: str = Field(default="", max_length=80, description="Name on the leaderboard; empty: the recipe's.")
     seed: int = Field(default=0, ge=0, description="Training seed: initial weights, data order, augmentation.")
@@ -234,9 +234,9 @@ class ExperimentSpec(Spec):
         """A recipe from a file becomes its filter here, so that the spec can be read where the file is not."""
         if not isinstance(given, dict):
             return given
-        if "filter" in given:
-            given = {**given, "filter": resolved(given["filter"])}
-        if is_file(given.get("recipe")) and "filter" not in given:
+        own = resolved(given.get("filter"))
+        given = {**given, "filter": own}
+        if own is None and is_file(given.get("recipe")):
             loaded = load_recipe(given["recipe"])
             given = {**given, "recipe": loaded.name, "filter": loaded.filter}
         return given
@@ -252,7 +252,7 @@ class ExperimentSpec(Spec):
 
     def subset(self) -> SubsetSpec:
         """The filter by name, from a file, or as given."""
-        if self.filter == Everything():
+        if self.filter is None:
             recipe = load_recipe(self.recipe)
             return SubsetSpec(recipe=recipe.name, filter=recipe.filter)
         return SubsetSpec(recipe=self.recipe, filter=self.filter)

@@ -61,23 +61,22 @@ class SubsetSpec(Spec):
         default="no_filter", min_length=1, description="A known recipe, which brings its filter, or a name for the filter below."
     )
     filter: WholeFilter = Field(
-        default_factory=Everything, description="What is kept. Leave it as it is where the recipe is a known one."
+        default_factory=Everything, description="What is kept. Leave it out where the recipe is a known one."
     )
 
     @model_validator(mode="before")
     @classmethod
     def _filled(cls, given: Any) -> Any:
         """A known recipe brings its filter, so that the address follows what is done and not what it is called."""
-        if isinstance(given, dict) and "filter" in given:
-            given = {**given, "filter": resolved(given["filter"])}
-        if not isinstance(given, dict) or not isinstance(given.get("recipe"), str):
+        if not isinstance(given, dict):
             return given
-        name, own = given["recipe"], FILTER.validate_python(given.get("filter", Everything()))
-        if name.partition(":")[0] not in RECIPES:
-            # A name that is unknown is refused here; `listed:uids=mine.npy` brings its filter.
-            return {**given, "filter": recipe(name).filter} if own == Everything() else given
-        known = recipe(name).filter
-        if own not in (Everything(), known):
+        own = FILTER.validate_python(resolved(given["filter"])) if "filter" in given else None
+        given = given if own is None else {**given, "filter": own}
+        name = given.get("recipe")
+        if not isinstance(name, str) or (own is not None and name.partition(":")[0] not in RECIPES):
+            return given
+        known = recipe(name).filter  # a name that is unknown is refused here; `listed:uids=mine.npy` brings its filter
+        if own not in (None, known):
             raise SpecError(f"{name!r} is a known recipe with another filter than the one given: give yours a name of its own.")
         return {**given, "filter": known}
 

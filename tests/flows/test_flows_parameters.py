@@ -10,12 +10,16 @@ from pydantic import ValidationError
 
 from datacomp_core.artifacts import EvalSets, Pool
 from datacomp_core.errors import SpecError
+from datacomp_core.filters import Everything
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.tiny import TinyPoolSpec
+from datacomp_core.recipes.load import load_recipe
+from datacomp_core.selection.select import SubsetSpec
 from datacomp_core.store import Folder, Store, step
+from datacomp_core.store.fingerprint import fingerprint
 from flows.chain import experiments, plan
 from flows.parameters import ExperimentSpec, Preparation, SweepSpec
 
@@ -26,6 +30,7 @@ from flows.parameters import ExperimentSpec, Preparation, SweepSpec
         ({"recipe": "no_filtr"}, "Unknown recipe"),
         ({"recipe": "mine", "filter": {"kind": "wrds"}}, "wrds"),
         ({"recipe": "no_filter", "filter": {"kind": "words", "at_least": 4}}, "known recipe with another filter"),
+        ({"recipe": "basic_tiny", "filter": {"kind": "everything"}}, "known recipe with another filter"),
         ({"seed": -1}, "greater than or equal to 0"),
         ({"scale": "huge"}, "Input should be"),
         ({"sed": 1}, "Extra inputs"),
@@ -42,6 +47,22 @@ def test_an_inline_filter_is_the_same_as_its_recipe() -> None:
         {"recipe": "mine", "filter": {"kind": "top_fraction", "score": "tiny", "fraction": 0.3}}
     )
     assert inline.subset().filter == named.subset().filter
+
+
+def test_a_filter_that_keeps_everything_is_a_filter_like_any_other() -> None:
+    """It is the default of a subset, and given all the same; a run's parameters go through JSON."""
+    own = {"recipe": "mine", "filter": {"kind": "everything"}}
+    spec = ExperimentSpec.model_validate_json(ExperimentSpec.model_validate(own).model_dump_json())
+    [swept] = SweepSpec.model_validate({"recipes": [], "filters": [{"name": "mine", "filter": own["filter"]}]}).experiments()
+    written = ExperimentSpec.model_validate({"recipe": "name: mine\nfilter: {kind: everything}"})
+    for one in (spec, swept, written):
+        assert (one.subset().recipe, one.subset().filter) == ("mine", Everything())
+        assert fingerprint(one.subset()) == fingerprint(SubsetSpec(recipe="no_filter"))
+
+
+def test_a_recipe_keeps_its_filter_through_json() -> None:
+    spec = ExperimentSpec.model_validate_json(ExperimentSpec(recipe="basic_tiny").model_dump_json())
+    assert spec.subset().filter == load_recipe("basic_tiny").filter
 
 
 def test_the_schema_of_the_form_has_descriptions() -> None:
