@@ -44,7 +44,7 @@ class JoinCounts:
 def keys_of(values: pl.Series, key: Key, where: str, first_row: int = 1) -> uid.Uids:
     """128 bits a value. DataError if a uid is none, or a key is missing."""
     if key == "uid":
-        from datacomp_core.uid_lists import parsed
+        from datacomp_core.uid_values import parsed
 
         return parsed(values.cast(pl.String), where, first_row)
     if values.null_count():

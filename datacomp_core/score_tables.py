@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from datacomp_core import text_tables, uid, uid_lists
+from datacomp_core import text_tables, uid, uid_lists, uid_values
 from datacomp_core.errors import DatacompError, DataError, unknown
 from datacomp_core.joining import Key, Values, keys_of
 
@@ -54,9 +54,9 @@ def frames(file: Path) -> Iterator[pl.DataFrame]:
 
 def _keys(frame: pl.DataFrame, key: Key, file: Path, row: int) -> uid.Uids:
     name = next((name for name in OTHER_NAMES[key] if name in frame.columns), None)
-    pair = next((pair for pair in uid_lists.TWO_COLUMNS if set(pair) <= set(frame.columns)), None)
+    pair = next((pair for pair in uid_values.TWO_COLUMNS if set(pair) <= set(frame.columns)), None)
     if key == "uid" and (name or pair):
-        return uid_lists.from_columns([frame[one] for one in ([name] if name else pair or ())], str(file), row)
+        return uid_values.from_columns([frame[one] for one in ([name] if name else pair or ())], str(file), row)
     if name is None:
         raise DataError(f"{file} has no column {key!r} to join by; it has {', '.join(frame.columns) or 'no columns'}.")
     values = frame[name]
@@ -112,7 +112,7 @@ def _csv(file: Path) -> Iterator[pl.DataFrame]:
 
 
 def _jsonl(file: Path) -> Iterator[pl.DataFrame]:
-    for block in uid_lists.line_blocks(file, BLOCK_BYTES):
+    for block in text_tables.line_blocks(file, BLOCK_BYTES):
         if block.strip():
             yield pl.read_ndjson(io.BytesIO(block), infer_schema_length=None)
 
@@ -143,7 +143,7 @@ def _npz(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
         raise
     except Exception as problem:  # zipfile, zlib and numpy's reader of headers raise a dozen kinds on bad bytes
         raise DataError(f"{file} is not an npz file of plain arrays: {problem}") from problem
-    keys = uid_lists.from_array(uids, str(file))
+    keys = uid_values.from_array(uids, str(file))
     for column, array in zip(columns, arrays, strict=True):
         if array.dtype.kind not in "fiub" or array.size != len(keys) or array.shape[:1] != keys.shape:
             raise DataError(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from datacomp_core import parts, uid, uid_lists
+from datacomp_core import parts, uid, uid_values
 from datacomp_core.columns import plain
 from datacomp_core.errors import DataError
 from datacomp_core.store import Folder
@@ -157,8 +157,8 @@ class Source:
         if name is None:
             return None
         with archive.open(name) as array:
-            found = uid_lists.from_array(np.lib.format.read_array(array, allow_pickle=False), f"{name} in {where}")
-        wanted = uid_lists.parsed(self.read(part, ["uid"])["uid"], self.metadata.at(f"{part}.parquet"), 1)
+            found = uid_values.from_array(np.lib.format.read_array(array, allow_pickle=False), f"{name} in {where}")
+        wanted = uid_values.parsed(self.read(part, ["uid"])["uid"], self.metadata.at(f"{part}.parquet"), 1)
         if np.array_equal(found, wanted):
             return None
         theirs = pl.DataFrame({"f0": found["f0"], "f1": found["f1"], "row": np.arange(len(found))})

@@ -28,9 +28,12 @@ def first_line(file: Path) -> str:
     with file.open("rb") as data:
         line = data.readline(MAX_HEADER)
     try:
-        return line.decode("utf-8").removeprefix(BOM).rstrip("\r\n")
+        text = line.decode("utf-8").removeprefix(BOM).rstrip("\r\n")
     except UnicodeDecodeError as problem:
         raise DataError(f"{file} is not text in UTF-8: {problem}.") from problem
+    if "\r" in text:
+        raise DataError(f"{file} ends its lines with carriage returns alone, as old systems did: write it with line feeds.")
+    return text
 
 
 def separator_of(line: str) -> str:
@@ -91,3 +94,19 @@ def _require_no_swallowed_rows(frame: pl.DataFrame, separator: str, file: Path) 
                     f"{file}: a quote at the start of a field takes in the row {rows[0][:80]!r}: write a quote that is a mere "
                     'character as "" between quotes.'
                 )
+
+
+def line_blocks(file: Path, size: int) -> Iterator[bytes]:
+    """A file of text in pieces of whole lines."""
+    with file.open("rb") as data:
+        left = b""
+        while block := data.read(size):
+            block = left + block
+            end = block.rfind(b"\n") + 1
+            if end:
+                yield block[:end]
+            left = block[end:]
+            if len(left) > size:
+                raise DataError(f"{file} has a line of over {size >> 20} MB, so it is not text with a row a line.")
+        if left:
+            yield left

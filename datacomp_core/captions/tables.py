@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from datacomp_core import text_tables, uid, uid_lists
+from datacomp_core import text_tables, uid, uid_values
 from datacomp_core.errors import DataError, unknown
 from datacomp_core.joining import hashed
 
@@ -48,7 +48,7 @@ class CaptionColumns:
         key = self.key_column or next((name for name in OTHER_NAMES[self.key] if name in there), "")
         text = self.text or next((name for name in TEXT_NAMES if name in there), "")
         if self.key == "uid" and not key:
-            key = "+".join(next((pair for pair in uid_lists.TWO_COLUMNS if set(pair) <= set(there)), ()))
+            key = "+".join(next((pair for pair in uid_values.TWO_COLUMNS if set(pair) <= set(there)), ()))
         for name, what in ((key, f"column {self.key!r} to join by"), (text, "column 'text' or 'caption'")):
             if not name:
                 raise DataError(f"{where} has no {what}; it has {', '.join(there)}. Name it (--key-column, --text-column).")
@@ -112,13 +112,13 @@ def _keys(frame: pl.DataFrame, names: CaptionColumns, where: str, row: int) -> t
     columns = [frame[name] for name in names.key_column.split("+")]
     first = columns[0]
     if names.key == "uid" and (len(columns) > 1 or first.dtype.is_nested() or (first.dtype == pl.Binary and _of_halves(first))):
-        return uid_lists.from_columns(columns, where, row), np.ones(frame.height, np.bool_)
+        return uid_values.from_columns(columns, where, row), np.ones(frame.height, np.bool_)
     text, bad = _texts(first.cast(pl.String) if first.dtype.is_integer() else first, where, names.key_column)
     plain = text.str.strip_chars() if names.key != "url" else text
     good = plain.is_not_null() & (plain != "") & ~bad
     if names.key == "uid":
         plain = plain.str.to_lowercase().str.strip_prefix("0x")
-        good &= plain.str.contains(uid_lists.HEX)
+        good &= plain.str.contains(uid_values.HEX)
     elif names.key == "sha256":
         plain = plain.str.to_lowercase()
         good &= plain.str.contains(SHA256)
@@ -219,7 +219,7 @@ def _jsonl(file: Path, columns: CaptionColumns) -> Read:
     """Lines of objects. The first rows say which columns there are; a value that is no text, number or list of texts is empty."""
     names: CaptionColumns | None = None
     number = 0
-    for block in uid_lists.line_blocks(file, BLOCK_BYTES):
+    for block in text_tables.line_blocks(file, BLOCK_BYTES):
         rows: list[dict[str, Any]] = []
         for line in block.split(b"\n"):
             number += 1

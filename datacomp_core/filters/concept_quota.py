@@ -19,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import AfterValidator, Field
 
-from datacomp_core import outside, uid, uid_lists
+from datacomp_core import outside, uid, uid_values
 from datacomp_core.columns import numbers
 from datacomp_core.errors import DataError, unknown
 from datacomp_core.filters.base import ScoreName, Survey, SurveyView, register, score_column
@@ -108,7 +108,7 @@ class ConceptQuota(Survey):
             {"concept": names, "code": [concept_code(name) for name in names]}, schema_overrides={"code": pl.UInt64}
         )
         codes = rows.join(coded, on="concept", how="left", maintain_order="left")["code"].to_numpy()
-        return uid_lists.parsed(rows["uid"].cast(pl.String), str(file), 1), codes
+        return uid_values.parsed(rows["uid"].cast(pl.String), str(file), 1), codes
 
     def _decide(self, view: SurveyView, entries: SharedBuckets) -> None:
         """Walk through all annotated pairs in order."""

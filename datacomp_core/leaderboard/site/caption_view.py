@@ -85,7 +85,11 @@ def wordings(use: Use, uids: Sequence[str]) -> dict[str, tuple[Wording, ...]]:
             break
         columns = ["uid"] if use.made.draws else ["uid", "text", "caption_source"]
         chosen = parts.scan_tables(use.folder / parts.SCORES, f"{part}.parquet").select(columns).collect()
-        mine = chosen.with_row_index("row").filter(pl.col("uid").is_in(wanted - found.keys())).unique("uid", keep="first", maintain_order=True)
+        mine = (
+            chosen.with_row_index("row")
+            .filter(pl.col("uid").is_in(wanted - found.keys()))
+            .unique("uid", keep="first", maintain_order=True)
+        )
         if mine.height:
             found |= _of_part(use, part, mine.cast({"row": pl.Int64}))
     return {uid: found[uid] for uid in uids if uid in found}

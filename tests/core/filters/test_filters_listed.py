@@ -89,6 +89,27 @@ FORMS: dict[str, Any] = {
         "uid\ttext\n" + "".join(f'{u}\ta 5" nail\n' for u in UIDS)
     ),
     "csv, semicolons": lambda path: path.with_suffix(".csv").write_text("n;uid\n" + "".join(f"1;{u}\n" for u in UIDS)),
+    "csv without a header, keys before the uids": lambda path: path.with_suffix(".csv").write_text(
+        "".join(f"{n:09d},{u}\n" for n, u in enumerate(UIDS))
+    ),
+    "csv, each uid in quotes below a header without": lambda path: path.with_suffix(".csv").write_text(
+        "uid\n" + "".join(f'"{u}"\n' for u in UIDS)
+    ),
+    "halves named low and high": _npy(np.array([(b, a) for a, b in halves(UIDS)], [("lo", "u8"), ("hi", "u8")])),
+    "halves of the reference's names, the other way round": _npy(
+        np.array([(b, a) for a, b in halves(UIDS)], [("f1", "u8"), ("f0", "u8")])
+    ),
+    "halves of any names": _npy(np.array(halves(UIDS), [("a", "u8"), ("b", "u8")])),
+    "a column of text": _npy(np.array([[one] for one in UIDS], "U32")),
+    "parquet, struct with the low half first": _parquet(
+        pl.Series([{"f1": b, "f0": a} for a, b in halves(UIDS)], dtype=pl.Struct({"f1": pl.UInt64, "f0": pl.UInt64}))
+    ),
+    "parquet, two columns of any names": lambda path: pl.DataFrame(
+        dict(zip(("a", "b"), zip(*halves(UIDS), strict=True), strict=True)), schema={"a": pl.UInt64, "b": pl.UInt64}
+    ).write_parquet(path.with_suffix(".parquet")),
+    "parquet, UID beside other columns": lambda path: pl.DataFrame({"UID": UIDS, "score": 1.0}).write_parquet(
+        path.with_suffix(".parquet")
+    ),
     "parquet, text": _parquet(UIDS),
     "parquet, 16 bytes": _parquet(_bytes()),
     "parquet, struct": _parquet(
@@ -129,6 +150,18 @@ def test_every_form_is_read(form: str, tmp_path: Path) -> None:
         ("gap.csv", lambda p: p.write_text(f"row,uid\n1,{UIDS[0]}\n2,\n"), "row 3: None is not a uid"),
         ("quote.csv", lambda p: p.write_text(f'uid,text\n{UIDS[0]},"6 in\n{UIDS[1]},b\n{UIDS[2]},5"\n'), "takes in the row"),
         ("ragged.csv", lambda p: p.write_text(f"row,uid\n1\n2,{UIDS[0]}\n"), "Expected 2 columns"),
+        ("pandas.csv", lambda p: p.write_text(f"0\n{UIDS[0]}\n"), "row 1: '0' may be the name of the column or a uid"),
+        (
+            "keys.csv",
+            lambda p: p.write_text("key,score\n000000001,0.5\n"),
+            "row 1: 'key, score' has 2 columns, none .* named `uid`",
+        ),
+        ("numbers.csv", lambda p: p.write_text("f0,f1\n1234,5678\n"), "row 1: 'f0, f1' has 2 columns, none .* named `uid`"),
+        ("two.csv", lambda p: p.write_text(f"{UIDS[0]},{UIDS[1]}\n"), "and 2 of them with 32 hex digits"),
+        ("one_line.txt", lambda p: p.write_text(",".join(UIDS)), "has 52 columns, none of which is named `uid`"),
+        ("old_mac.txt", lambda p: p.write_text("\r".join(UIDS), newline=""), "carriage returns alone"),
+        ("half.parquet", lambda p: pl.DataFrame({"f0": [1, None], "f1": [1, 2]}).write_parquet(p), r"row 2: \(None, 2\)"),
+        ("short15.parquet", lambda p: pl.DataFrame({"uid": [b"\xcd" * 15]}).write_parquet(p), "row 1: .*16 bytes"),
         ("utf16.txt", lambda p: p.write_text(UIDS[0], "utf-16"), "not text in UTF-8"),
         (
             "small.parquet",
