@@ -78,7 +78,7 @@ def with_captions(cards: Sequence[Card], store: Store, entry: Entry) -> list[Car
 
 
 def wordings(use: Use, uids: Sequence[str]) -> dict[str, tuple[Wording, ...]]:
-    """The captions of some samples, in their order: the pool's own first, then the sets'; the one that the policy gives is marked."""
+    """The captions of some samples, in their order: the pool's own first, then the sets'; the one given is marked."""
     wanted, found = set(uids), dict[str, tuple[Wording, ...]]()
     for part in spread(use.source.parts(), MAX_SHARDS):
         if wanted <= found.keys():
