@@ -15,7 +15,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import pytest
@@ -27,9 +27,41 @@ PAGE = (Path(__file__).parents[2] / "docs" / "byod.md").read_text()
 NUM = 300
 
 
+class Commands(NamedTuple):
+    """The page's commands, in its order."""
+
+    folder: str
+    linked: str
+    adopted: str
+    run: str
+    mixes: list[str]
+    board: str
+    report: str
+    again: str
+
+
 def commands() -> list[str]:
-    blocks = re.findall(r"```\n(.*?)```", PAGE, flags=re.DOTALL)
+    blocks = re.findall(
+        r"^```\n(.*?)^```$", re.sub(r"^```[a-z]+\n.*?^```$", "", PAGE, flags=re.DOTALL | re.MULTILINE), re.DOTALL | re.M
+    )
     return [line for block in blocks for line in block.splitlines() if line.startswith("datacomp ")]
+
+
+def on_the_page() -> Commands:
+    folder, linked, adopted, run, *mixes, board, report, again = commands()
+    assert all("--mix" in mix for mix in mixes)
+    return Commands(folder, linked, adopted, run, mixes, board, report, again)
+
+
+def in_a_sentence(start: str) -> str:
+    """The one command in the page's sentences that begins so."""
+    (found,) = [line for line in re.findall(r"`(datacomp [^`\n]+)`", PAGE) if line.startswith(start)]
+    return found
+
+
+def example(language: str) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    return found
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -92,6 +124,7 @@ def test_every_option_on_the_page_exists() -> None:
     from deployments.cli.main import app, register
 
     register()
+    assert len(on_the_page().mixes) == 3
     for command in commands():
         group: Any = get_command(app)
         words = command.split()[1:]
@@ -101,34 +134,68 @@ def test_every_option_on_the_page_exists() -> None:
         assert set(re.findall(r"--[a-z-]+", " ".join(words))) <= known, command
 
 
+def rows_of(board: str, root: Path, home: Path) -> list[dict[str, Any]]:
+    return [row for row in datacomp(board, root, home, "--json")["rows"] if row["kind"] == "run"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_three_forms_of_ones_own_data_reach_the_byod_board_from_two_working_folders(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    folder, linked, adopted, run, board, report, again = commands()
+    home, page = tmp_path / "home", on_the_page()
     with web(tmp_path) as base:
         addresses: list[str] = []
         for seed, user in enumerate(("anna", "bert")):
             own_data(tmp_path / user, 10 + seed, base)
-            for command in (folder, linked, adopted):
+            for command in (page.folder, page.linked, page.adopted):
                 made = datacomp(command, tmp_path / user, home, "--json")
                 assert made["shards"]["num_samples"] == NUM, command
                 addresses.append(made["pool"]["address"])
         assert len(set(addresses)) == len(addresses) == 6
         for address in addresses:
-            datacomp(run.replace("POOL", address), tmp_path, home)
-    found = datacomp(board, tmp_path, home, "--json")
-    runs = [row for row in found["rows"] if row["kind"] == "run"]
+            datacomp(page.run.replace("POOL", address), tmp_path, home)
+    runs = rows_of(page.board, tmp_path, home)
     assert len(runs) == 2 * len(addresses)
     assert {row["track"] for row in runs} == {"byod"}
     assert any(row["rank"] == 1 for row in runs)
     assert all(row["size"] == NUM for row in runs if row["recipe"] == "no_filter")
-    assert not [
-        row for row in datacomp(board.replace("byod", "filtering"), tmp_path, home, "--json")["rows"] if row["kind"] == "run"
-    ]
-    datacomp(report, tmp_path, home)
-    before = datacomp(again, tmp_path / "anna", home, "--json")["pool"]["address"]
+    assert not rows_of(page.board.replace("byod", "filtering"), tmp_path, home)
+    datacomp(page.report, tmp_path, home)
+    before = datacomp(page.again, tmp_path / "anna", home, "--json")["pool"]["address"]
     assert before == addresses[0], "nothing has changed, so nothing is read again"
     (tmp_path / "anna/drawings/captions.csv").write_text("file_name,text\n0.jpg,another\n0.webp,another\n")
-    after = datacomp(again, tmp_path / "anna", home, "--json")["pool"]
+    after = datacomp(page.again, tmp_path / "anna", home, "--json")["pool"]
     assert (after["address"] != before, after["num_samples"]) == (True, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_the_pages_other_commands_run_as_they_stand(tmp_path: Path) -> None:
+    home, page = tmp_path / "home", on_the_page()
+    own_data(tmp_path, 12, "http://127.0.0.1:9")
+    made = datacomp(page.folder, tmp_path, home, "--json")
+    pool, shards = made["pool"]["address"], made["shards"]["address"]
+    datacomp(in_a_sentence("datacomp embed --pool").replace("POOL", pool), tmp_path, home)
+    datacomp(page.run.replace("POOL", pool), tmp_path, home)
+    assert f"{NUM:,}" in datacomp(in_a_sentence("datacomp filter --pool").replace("POOL", pool), tmp_path, home)
+    assert datacomp(in_a_sentence("datacomp compare"), tmp_path, home)
+    (tmp_path / "mix.yaml").write_text(example("yaml").replace("SHARDS", shards))
+    for mix in page.mixes:
+        datacomp(mix.replace("SHARDS", shards), tmp_path, home)
+    mixed = [row for row in rows_of(page.board, tmp_path, home) if row["size"] > NUM]
+    assert len(mixed) == 1, "the three ways to name a mix are one mix"
+    kept = {row["recipe"]: row["size"] for row in rows_of(page.board, tmp_path, home)}
+    assert kept["no_filter"] == NUM
+    own_model(tmp_path)
+    (evalsets,) = (home / "store/evalsets").glob("tiny/*")
+    (tmp_path / "evalsets").symlink_to(evalsets)
+    assert "Average" in datacomp(in_a_sentence("datacomp evaluate --config"), tmp_path, home)
+
+
+def own_model(root: Path) -> None:
+    """The page's configuration, and random weights for it."""
+    import torch
+    from open_clip.model import CLIP
+
+    config = json.loads(example("json"))
+    (root / "mine.json").write_text(example("json"))
+    torch.save(CLIP(**config).state_dict(), root / "epoch_5.pt")
