@@ -7,6 +7,8 @@ what is in it (TorchScript, pickled objects) is refused with the way out. How we
 
 from __future__ import annotations
 
+import re
+import textwrap
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +34,7 @@ INDEX = ".index.json"
 CONVERT = "Convert it with `datacomp convert-checkpoint FILE OUT.safetensors`, or give a safetensors file."
 
 Weights = dict[str, Any]
+SHAPES = re.compile(r"size mismatch for (\S+): copying .*?Size\((\[.*?\])\) from checkpoint, .*?Size\((\[.*?\])\)", re.DOTALL)
 
 
 def read_weights(checkpoint: Path | IO[bytes], name: str) -> Weights:
@@ -61,9 +64,17 @@ def fit(model: torch.nn.Module, weights: Weights, name: str, where: str) -> None
                 f"{where} does not fit the model {name}: its weights are called {met!r} and then as in the model; only the "
                 f"prefixes {', '.join(PREFIXES)} are taken off. Save it without that prefix."
             ) from problem
-        told = str(problem).replace("\n", " ")[:300]
-        raise DataError(f"{where} does not fit the model {name}: {told}") from problem
+        raise DataError(f"{where} does not fit the model {name}: {_misfit(problem)}") from problem
     require_finite(model, where)
+
+
+def _misfit(problem: BaseException) -> str:
+    """What torch says of weights that do not fit, of many shapes the first."""
+    shapes = SHAPES.findall(str(problem))
+    if shapes:
+        weight, given, wanted = shapes[0]
+        return f"{len(shapes)} of its weights have another shape, such as {weight}: {given} in the file, {wanted} in the model."
+    return textwrap.shorten(str(problem), 300, placeholder=" ...")
 
 
 def _require_floats(model: torch.nn.Module, weights: Weights, where: str) -> None:

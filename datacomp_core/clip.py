@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from datacomp_core.clip_configs import refused
 from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, SpecError, in_short, unknown
 from datacomp_core.pictures import resized
@@ -354,7 +355,7 @@ def _told(name: str) -> Generator[None]:
     try:
         yield
     except Exception as problem:  # of open_clip, timm, transformers and torch: a dozen kinds
-        told = in_short(problem)
+        told = refused(problem) or in_short(problem)
         if isinstance(problem, AssertionError) and not problem.args:  # the failed condition is all that is known
             told = f"its configuration fails the check `{traceback.extract_tb(problem.__traceback__)[-1].line}`"
         raise DataError(f"The model {name.removeprefix(LOCAL)} cannot be made: {told}") from problem

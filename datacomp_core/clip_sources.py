@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from datacomp_core import clip, hub
+from datacomp_core import clip, clip_configs, hub
 from datacomp_core.checkpoints import INDEX, shards_of
 from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, SpecError, unknown
@@ -163,49 +163,39 @@ def source(model: str, checkpoint: Path | None, kept: Folder) -> ModelSource:
         return FileModel(own.name, f"{clip.LOCAL}{own}", _checked(checkpoint), place=str(own))
     if model.startswith(("/", "./", "../", "~")) and not Path(model).is_dir():
         raise SpecError(f"There is no model at {model}: give a folder with {CONFIG} or a config.json, and weights.")
-    if Path(model).is_dir() or model.startswith(ON_HUB) or "/" in model:
+    if not is_architecture(model):
         if checkpoint is not None:
             raise SpecError(f"The model {model} has weights of its own: leave --checkpoint out, or name the architecture alone.")
         return _with_weights(model, kept)
     return FileModel(model, clip.known(model), _checked(checkpoint))
 
 
-def configured(config: Path, checkpoint: Path | None) -> FileModel:
-    """The model of a configuration file. DataError if it is none.
+def is_architecture(model: str) -> bool:
+    """Whether a model is named without weights: by a configuration file, or by a name of open_clip."""
+    return model.endswith(".json") or not (Path(model).is_dir() or model.startswith(ON_HUB) or "/" in model)
 
-    It has open_clip's bare form (`embed_dim`, `vision_cfg`, `text_cfg`), or the hub's, which has that as `model_cfg` and may have
-    a `preprocess_cfg` (mean, std, interpolation, resize_mode). It is kept
-    in the hub form, below the home folder and under its hash, from where other processes load it too.
+
+def require_weights(model: str, checkpoint: Path | None) -> None:
+    """SpecError if an architecture is named and no weights for it: random ones score nothing."""
+    if checkpoint is None and is_architecture(model):
+        if not model.endswith(".json"):
+            clip.known(model)
+        raise SpecError(f"{model} has no weights of its own: give them with --checkpoint FILE.")
+    if checkpoint is None and (Path(model) / CONFIG).is_file() and not _has_weights(Path(model)):
+        raise SpecError(f"{model} has an {CONFIG} and no weights: give them with --checkpoint FILE, or put them there.")
+
+
+def configured(config: Path, checkpoint: Path | None) -> FileModel:
+    """The model of a configuration file (see `clip_configs.read`). DataError or SpecError if it is none.
+
+    The file is kept in the hub form, below the home folder and under its hash, from where other processes load it too.
     """
-    found = _json(config) if config.is_file() else None
-    if found is None:
-        raise DataError(f"{config} is not there: a configuration of open_clip (.json) is wanted.")
-    model = found.get("model_cfg", found)
-    lacking = sorted({"embed_dim", "vision_cfg", "text_cfg"} - set(model)) if isinstance(model, dict) else ["model_cfg"]
-    if lacking:
-        raise DataError(
-            f"{config} has no {lacking[0]!r}: open_clip's configuration has embed_dim, vision_cfg and text_cfg, at the top or in "
-            "`model_cfg`."
-        )
-    whole = {"model_cfg": _beside(model, config.parent), "preprocess_cfg": found.get("preprocess_cfg", {})}
-    home = Folder(settings().home / "assets" / "configs" / hash_json(whole) / config.stem)
+    whole = clip_configs.read(config)
+    title = config.resolve().parent.name if config.name == CONFIG else config.stem
+    home = Folder(settings().home / "assets" / "configs" / hash_json(whole) / title)
     if not home.exists(CONFIG):
         home.write_json(CONFIG, whole)
-    return FileModel(config.stem, f"{clip.LOCAL}{home.url}", checkpoint, place=str(config))
-
-
-def _beside(model: Any, folder: Path) -> Any:
-    """The configuration with the folders that lie beside its file (of a tokenizer, of a text tower) as absolute paths."""
-    text = model.get("text_cfg")
-    if not isinstance(text, dict):
-        return model
-    given = {name: text.get(name) for name in ("hf_tokenizer_name", "hf_model_name")}
-    there = {
-        name: str((folder / value).resolve())
-        for name, value in given.items()
-        if isinstance(value, str) and value and (folder / value).is_dir()
-    }
-    return {**model, "text_cfg": {**text, **there}}
+    return FileModel(title, f"{clip.LOCAL}{home.url}", checkpoint, place=str(config))
 
 
 def _checked(checkpoint: Path | None) -> Path | None:

@@ -64,19 +64,24 @@ class StoppedError(DatacompError):
     """The run was cancelled while this step was at work. What it had finished is kept."""
 
 
-MANY = 80
+LONG = 500
+"""Characters of a list of names that nobody reads in an error."""
 NEAREST = 3
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> SpecError:
-    """The one form in which an unknown name is refused: it, the nearest one, and all known ones; of many the three nearest."""
+    """The one form in which an unknown name is refused: it, the nearest one, and all known ones; of a long list three."""
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    if len(names) > MANY:
-        nearest = difflib.get_close_matches(given, names, n=NEAREST, cutoff=0.0)
-        return SpecError(f"Unknown {what} {given!r}.{hint} Nearest of {len(names)}: {', '.join(nearest)}.")
+    if len(", ".join(names)) > LONG:
+        return SpecError(f"Unknown {what} {given!r}.{hint} Nearest of {len(names)}: {', '.join(nearest(given, names))}.")
     return SpecError(f"Unknown {what} {given!r}.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+def nearest(given: str, known: Iterable[str]) -> list[str]:
+    """The three names that are most like `given`, the nearest first."""
+    return difflib.get_close_matches(given, sorted(known), n=NEAREST, cutoff=0.0)
 
 
 def in_short(problem: BaseException) -> str:

@@ -92,6 +92,10 @@ def rows_of(given: str) -> tuple[TaskRow, ...]:
     if not given.endswith(".py") and (given.endswith((".yaml", ".yml", ".json")) or Path(given).is_file()):
         return read_rows(Path(given))
     if not given.endswith(".py"):
+        if given not in TASKS and not list(TASKS):
+            raise SpecError(
+                f"{given} is neither a YAML or Python file that is there nor the key of a registered evaluation task."
+            )
         return (TASKS.find(given),)
     module = load_file(given).__name__
     rows: dict[str, TaskRow] = TASKS.added_by(module)
@@ -115,10 +119,25 @@ def read_rows(path: Path) -> tuple[TaskRow, ...]:
         try:
             rows.append(TaskRow.model_validate(row))
         except ValidationError as problem:
-            first = problem.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise SpecError(f"{path}, task {number}: {where} {first['msg'].removeprefix('Value error, ')}.") from problem
+            raise _told(problem, f"{path}, task {number}") from problem
     return tuple(rows)
+
+
+def _told(problem: ValidationError, row: str) -> SpecError:
+    """The first thing that is wrong with a row, as one sentence; a field that does not exist before those that are missing."""
+    first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return unknown(f"field in {row}:", field, [name for name in TaskRow.model_fields if name != "code"])
+    if first["type"] == "missing":
+        return SpecError(f"{row} has no {field}.")
+    if first["type"] == "string_pattern_mismatch":
+        return SpecError(f"{row}: the {field} {first['input']!r} needs letters, digits and _ . - alone, as in mine/birds.")
+    if first["type"] in ("model_type", "model_attributes_type"):
+        return SpecError(f"{row} is {first['input']!r}: write `{{key: mine/birds, folder: wds_birds_test}}`.")
+    if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
+        return SpecError(f"{row}: {cause}")
+    return SpecError(f"{row}: {f'{field}: ' if field else ''}{first['msg']} (given: {first['input']!r}).")
 
 
 def beside(suite: Suite, rows: Iterable[TaskRow]) -> list[EvalTask]:

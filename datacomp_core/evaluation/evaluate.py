@@ -156,7 +156,7 @@ def evaluate_folder(
     same (docs/evaluation.md); `trust="times"` does not read sets whose files have their sizes and times. IncompleteError, after
     everything is written, if a task failed.
     """
-    sets = Folder(data)
+    sets = sets_in(data)
     spec = spec or EvalSpec(suite=suite_in(sets))
     if isinstance(model, str):
         model = source(model, checkpoint, models())
@@ -234,6 +234,14 @@ def _own_device(stations: Stations) -> str:
     if stations.gpus and not own.startswith("cuda"):
         log.warning("this machine has no GPU: class names and captions are encoded on its CPU, pictures on the cluster's GPUs")
     return own
+
+
+def sets_in(data: str) -> Folder:
+    """The folder of test sets. DataError if it is not there."""
+    sets = Folder(data)
+    if not sets.exists():
+        raise DataError(f"{sets} is not there: give the folder or bucket of the test sets.")
+    return sets
 
 
 def suite_in(sets: Folder, own: Collection[str] = ()) -> str:

@@ -63,7 +63,7 @@ def sentence(problem: BaseException) -> tuple[str, int]:
 def _validation(problem: Any) -> str:
     first = problem.errors()[0]
     where = _option(".".join(str(part) for part in first["loc"]))
-    return f"{where or problem.title}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{f'{where}: ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
 
 
 def _option(field: str) -> str:

@@ -122,3 +122,50 @@ def test_an_installed_package_brings_a_task_by_its_entry_point(asked: list[str],
     assert (task["key"], task["value"]) == ("mine/birds", pytest.approx(right(tmp_path / "out")))
     kept = json.loads((tmp_path / "out" / "tasks" / "mine-birds.json").read_text())
     assert kept["task"]["code"] == "my-package==1.2"
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("- {key: mine/birds, foldr: birds_test}", "Unknown field in rows.yaml, task 1: 'foldr'. Did you mean 'folder'?"),
+        ("- {key: mine/birds}", "rows.yaml, task 1 has no folder."),
+        ("- {key: my birds, folder: birds_test}", "rows.yaml, task 1: the key 'my birds' needs letters"),
+        ("- birds", "rows.yaml, task 1 is 'birds': write `{key: mine/birds"),
+        (
+            "- {key: a, folder: b, protocol: clasification}",
+            "task 1: Unknown protocol 'clasification'. Did you mean 'classification'?",
+        ),
+    ],
+)
+def test_a_wrong_row_is_one_sentence(
+    rows: str, says: str, asked: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("rows.yaml").write_text(rows + "\n")
+    status, _, problem = call(capfd, monkeypatch, *asked, "--add-tasks", "rows.yaml")
+    assert (status, says in problem) == (2, True), problem
+
+
+def test_an_unknown_task_is_told_with_those_that_could_be_meant(
+    asked: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("rows.yaml").write_text("- {key: mine/birds, folder: birds_test}\n")
+    status, _, problem = call(capfd, monkeypatch, *asked, "--add-tasks", "rows.yaml", "--tasks", "mine/brids")
+    assert (status, problem) == (
+        2,
+        "error: Unknown evaluation task 'mine/brids'. Did you mean 'mine/birds'? Known: mine/birds.\n",
+    )
+    status, _, problem = call(capfd, monkeypatch, *asked, "--suite", "datacomp", "--tasks", "imagenet")
+    assert (status, problem.count(",")) == (2, 2), problem
+
+
+def test_a_model_without_weights_and_data_that_is_not_there_are_refused(
+    asked: list[str], capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = asked.index("--checkpoint")
+    bare = [*asked[:checkpoint], *asked[checkpoint + 2 :]]
+    status, _, problem = call(capfd, monkeypatch, *bare)
+    assert (status, problem) == (2, f"error: {MODEL} has no weights of its own: give them with --checkpoint FILE.\n")
+    Path("data").rename("elsewhere")
+    Path("rows.yaml").write_text("- {key: mine/birds, folder: birds_test}\n")
+    status, _, problem = call(capfd, monkeypatch, *asked, "--add-tasks", "rows.yaml")
+    assert (status, "data is not there: give the folder" in problem) == (1, True), problem

@@ -66,6 +66,33 @@ def test_what_is_no_configuration_is_one_sentence(tmp_path: Path, weights: Path)
         source(str(tmp_path / "none.json"), weights, Folder(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"preprocess_cfg": {"meen": MEAN}}, "'meen'. Did you mean 'mean'?"),
+        ({"preprocess_cfg": {"interpolation": "lanczos"}}, "'lanczos'. Known: bicubic, bilinear"),
+        ({"preproces_cfg": {}}, "'preproces_cfg'. Did you mean 'preprocess_cfg'?"),
+        (
+            {"model_cfg": {**(clip.config("datacomp-tiny") or {}), "visual_cfg": {}}},
+            "'visual_cfg', which open_clip does not know",
+        ),
+    ],
+)
+def test_what_open_clip_would_ignore_is_refused(changed: Any, says: str, tmp_path: Path, weights: Path) -> None:
+    path = written(tmp_path / "odd.json", {"model_cfg": clip.config("datacomp-tiny"), **changed})
+    with pytest.raises((DataError, SpecError)) as told:
+        source(str(path), weights, Folder(tmp_path)).load("cpu")
+    assert says in str(told.value)
+
+
+def test_weights_of_another_shape_are_told_by_the_first(tmp_path: Path, weights: Path) -> None:
+    own = clip.config("datacomp-tiny") or {}
+    path = written(tmp_path / "wide.json", {**own, "embed_dim": 2 * own["embed_dim"]})
+    told = r"of its weights have another shape, such as \S+: \[.*128.*\] in the file, \[.*256.*\] in the model"
+    with pytest.raises(DataError, match=told):
+        source(str(path), weights, Folder(tmp_path)).load("cpu")
+
+
 def test_quick_gelu_and_a_tokenizer_beside_the_file_are_heeded(tmp_path: Path, weights: Path) -> None:
     import torch
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -73,7 +73,7 @@ class _Web(ThreadingHTTPServer):
 
 
 @contextmanager
-def web(folder: Path) -> Iterator[str]:
+def web(folder: Path) -> Generator[str]:
     server = _Web(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -186,7 +186,7 @@ def test_the_pages_other_commands_run_as_they_stand(tmp_path: Path) -> None:
     kept = {row["recipe"]: row["size"] for row in rows_of(page.board, tmp_path, home)}
     assert kept["no_filter"] == NUM
     own_model(tmp_path)
-    (evalsets,) = (home / "store/evalsets").glob("tiny/*")
+    (evalsets,) = (home / "store/evalsets").glob("tiny/*/attempt-*")
     (tmp_path / "evalsets").symlink_to(evalsets)
     assert "Average" in datacomp(in_a_sentence("datacomp evaluate --config"), tmp_path, home)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MODEL = "open_clip name (with --checkpoint), NAME/TAG of a release, hf-hub:owner/name, or a folder with a CLIP."
 
+MANY = 6
+
 
 def add_to(app: typer.Typer) -> None:
     app.command("evaluate", rich_help_panel="Stages")(evaluate)
@@ -89,6 +91,8 @@ def evaluate(
         return
     if config is not None and model is not None:
         raise SpecError("--config and --model both name a model: give one of them.")
+    if config is not None and config.suffix != ".json":
+        raise SpecError(f"--config takes open_clip's configuration file (.json), not {config}: a name or a folder is --model.")
     model = model if config is None else str(config)
     if model is None and golden is None:
         until.run_to(
@@ -96,11 +100,12 @@ def evaluate(
         )
         return
     if data is None or out is None or (model is not None and golden is not None):
-        raise SpecError(
-            "Evaluating a model needs --model (with --checkpoint, unless weights are random) or --golden, and --data and --out."
-        )
+        raise SpecError("Evaluating a model needs --model or --config (with --checkpoint) or --golden, and --data and --out.")
+    from datacomp_core.clip_sources import require_weights
     from datacomp_core.evaluation import golden_scores
 
+    if model is not None:
+        require_weights(model, checkpoint)
     expected = golden_scores.golden(golden) if golden else None
     spec = _spec(
         data,
@@ -123,16 +128,16 @@ def evaluate(
 def _spec(data: str, suite: str, rows: tuple[TaskRow, ...], **fields: Any) -> EvalSpec:
     """The spec of the options. Tasks of one's own alone need no suite."""
     from datacomp_core.errors import DataError
-    from datacomp_core.evaluation.evaluate import EvalSpec, suite_in
-    from datacomp_core.store import Folder
+    from datacomp_core.evaluation.evaluate import EvalSpec, sets_in, suite_in
 
     rows = (*rows, *own_tasks.registered(fields["tasks"], rows))
     if suite:
         return EvalSpec(suite=suite, extra_tasks=rows, **fields)
     if fields["tasks"]:
         return EvalSpec(suite=_suite_of(fields["tasks"], rows, data), extra_tasks=rows, **fields)
+    sets = sets_in(data)
     try:
-        suite = suite_in(Folder(data), {row.folder for row in rows})
+        suite = suite_in(sets, {row.folder for row in rows})
     except DataError:
         if not rows:
             raise
@@ -162,7 +167,7 @@ def _suite_of(tasks: Sequence[str], rows: Sequence[TaskRow], data: str) -> str:
     try:
         return suite_in(Folder(data), {row.folder for row in rows})
     except DataError:
-        return "datacomp"
+        return "custom" if rows else "datacomp"
 
 
 def _there(spec: EvalSpec, data: str) -> EvalSpec:
@@ -282,7 +287,7 @@ def _scores(report: Report, out: str) -> None:
     own = [key for key in report.missing if key not in _keys(report.suite)]
     of_suite = [key for key in report.missing if key not in own]
     if _keys(report.suite):
-        terminal.out.print(f"Average: {_average(report.average, of_suite)}   {told}")
+        terminal.out.print(f"Average: {_average(report.average, of_suite)}   {told}".rstrip())
     if own or report.own_average is not None:
         terminal.out.print(f"Average of your own tasks: {_average(report.own_average, own)}")
     terminal.out.print(f"Report: {out}", soft_wrap=True, markup=False)
@@ -299,7 +304,8 @@ def _average(value: float | None, missing: Sequence[str]) -> str:
         return f"[bold]{_percent(value)}[/]"
     if not missing:
         return "none"
-    return f"none ({', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing)"
+    named = ", ".join(missing) if len(missing) <= MANY else f"{len(missing)} of its tasks, {', '.join(missing[:2])} and others,"
+    return f"none ({named} {'is' if len(missing) == 1 else 'are'} missing)"
 
 
 def _clean_title(report: Report) -> str:
