@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypedDict, cast
+from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, cast
 from uuid import UUID
 
 from prefect import Flow, Task
@@ -32,6 +32,20 @@ from tasks.running import STOPPING
 # Threads wait more than they work (tasks/slots.py bounds the work). A task is submitted after what it needs, and threads take
 # tasks in that order, so one that waits never holds the last thread from one it waits for.
 RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=64))  # its own type is a narrower future
+
+
+P = ParamSpec("P")
+A = TypeVar("A")
+
+
+class Call(Protocol):
+    """Calls a step by its task: submits it to Prefect, runs it at once, or only plans it.
+
+    What it returns (a future, an artifact, a plan) is passed to the next call unopened. For the type checker it is the artifact
+    of the step, so a chain that passes the wrong artifact is an error of types.
+    """
+
+    def __call__(self, task: Task[P, A], /, *identity: P.args, **options: P.kwargs) -> A: ...
 
 
 RUNNING: set[UUID] = set()
@@ -107,10 +121,10 @@ class Submitted:
     def __init__(self) -> None:
         self._futures: list[PrefectFuture[Any]] = []
 
-    def call(self, task: Task[..., Any], *identity: Any) -> PrefectFuture[Any]:
-        """Submit a task; it waits for the futures among `identity`."""
-        self._futures.append(task.submit(*identity))
-        return self._futures[-1]
+    def call(self, task: Task[P, A], /, *identity: P.args, **options: P.kwargs) -> A:
+        """Submit a task; it waits for the futures among `identity`. A `Call`: its future stands for the artifact."""
+        self._futures.append(task.submit(*identity, **options))
+        return cast("A", self._futures[-1])
 
     def settled(self) -> None:
         """Wait until every call has ended, well or not."""

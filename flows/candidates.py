@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,20 +13,19 @@ from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.images import download_images
 from datacomp_core.pool.tiny import TinyPoolSpec
+from flows.calls import Call
 from flows.own_pools import OWN, kind_of
 from flows.parameters import Preparation
 from tasks import pool as pooling
 from tasks.running import store, stored
-
-Call = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Candidates:
     """What every experiment over one pool starts from."""
 
-    pool: Any
-    shards: Any
+    pool: Pool
+    shards: ShardSet
 
 
 BUILDERS: dict[type, Any] = {
@@ -40,7 +38,7 @@ BUILDERS: dict[type, Any] = {
 """What makes a pool of each kind."""
 
 
-def metadata(call: Call, spec: Preparation) -> Any:
+def metadata(call: Call, spec: Preparation) -> Pool:
     """The pool alone; no picture is asked for."""
     return stored(Pool, spec.stored_pool) if spec.stored_pool else call(BUILDERS[type(spec.pool)], spec.pool)
 

@@ -13,8 +13,8 @@ from datacomp_core.captions.template import TemplateSpec
 from datacomp_core.captions.translate import TranslateSpec
 from datacomp_core.embedding.generate import GenerateSpec
 from datacomp_core.pool.learned import LearnedSpec
-from flows.calls import Submitted, options
-from flows.candidates import Call, candidates, is_own, metadata
+from flows.calls import Call, Submitted, options
+from flows.candidates import candidates, is_own, metadata
 from flows.parameters import ExperimentSpec, OpenNetworks, PoolAddress, ScaleChoice, picker
 from tasks import captions as captioning
 from tasks import pool as pooling

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from datacomp_core.artifacts import Artifact, EvalSets, ShardSet, Spec
+from datacomp_core.artifacts import Artifact, BoardEntry, Captioned, Checkpoint, EvalReport, EvalSets, ShardSet, Spec, Subset
 from datacomp_core.pool.tiny import TinyEvalSpec
 from datacomp_core.resharding.faces import FaceSpec
 from datacomp_core.resharding.mix import MixSpec
 from datacomp_core.store import Planned, Store
 from datacomp_core.store.fingerprint import fingerprint
-from flows.candidates import Call, Candidates, candidates
+from flows.calls import Call
+from flows.candidates import Candidates, candidates
 from flows.filter_inputs import beside, embedded
 from flows.parameters import Curation, ExperimentSpec, Preparation, Scoring
 from tasks import captions as captioning
@@ -31,17 +32,17 @@ from tasks.running import stored
 class Curated:
     """A training set."""
 
-    subset: Any
-    shards: Any
+    subset: Subset
+    shards: ShardSet
 
 
 @dataclass(frozen=True)
 class Scored:
     """What a training set was worth."""
 
-    checkpoint: Any
-    report: Any
-    entry: Any
+    checkpoint: Checkpoint
+    report: EvalReport
+    entry: BoardEntry
 
 
 def curate(call: Call, spec: Curation, preparation: Preparation, found: Candidates) -> Curated:
@@ -51,7 +52,7 @@ def curate(call: Call, spec: Curation, preparation: Preparation, found: Candidat
     return laid_out(call, spec, subset, found, texts if spec.captions.trains else None)
 
 
-def laid_out(call: Call, spec: Curation, subset: Any, found: Candidates, texts: Any = None) -> Curated:
+def laid_out(call: Call, spec: Curation, subset: Subset, found: Candidates, texts: Captioned | None = None) -> Curated:
     """A subset's samples as shards of their own, as a view into the pool's, or mixed with sets of one's own.
 
     `texts`: their captions by a policy; None: the pool's own.
@@ -82,15 +83,16 @@ def train_and_evaluate(call: Call, spec: Scoring, curated: Curated) -> Scored:
     return Scored(checkpoint, report, call(evaluating.enter, spec.entry, report, checkpoint, curated.subset, curated.shards))
 
 
-def testsets(call: Call, spec: Scoring) -> Any:
+def testsets(call: Call, spec: Scoring) -> EvalSets:
     """The scale's test sets."""
     if spec.stored_evalsets:
         return stored(EvalSets, spec.stored_evalsets)
-    makes = pooling.build_evalsets if isinstance(spec.evalsets, TinyEvalSpec) else evaluating.download_evalsets
-    return call(makes, spec.evalsets)
+    if isinstance(spec.evalsets, TinyEvalSpec):
+        return call(pooling.build_evalsets, spec.evalsets)
+    return call(evaluating.download_evalsets, spec.evalsets)
 
 
-def score(call: Call, spec: Scoring, shards: tuple[Any, ...]) -> tuple[Any, Any]:
+def score(call: Call, spec: Scoring, shards: tuple[ShardSet, ...]) -> tuple[Checkpoint, EvalReport]:
     """A checkpoint and its report."""
     evalsets = testsets(call, spec)
     checkpoint = call(training.train, spec.train, shards)
@@ -108,7 +110,7 @@ def experiment(call: Call, spec: ExperimentSpec) -> Scored:
     return train_and_evaluate(call, spec.scoring(), training_set(call, spec))
 
 
-def experiments(call: Call, specs: Iterable[ExperimentSpec]) -> list[Any]:
+def experiments(call: Call, specs: Iterable[ExperimentSpec]) -> list[BoardEntry]:
     """Many experiments, each step once: what two of them have in common is called once and shared."""
     once = each_once(call)
     return [experiment(once, spec).entry for spec in specs]
@@ -118,10 +120,10 @@ def each_once(call: Call) -> Call:
     """`call`, that calls what was called with the same identity before only once."""
     made: dict[Any, Any] = {}
 
-    def once(task: Any, *identity: Any) -> Any:
+    def once(task: Any, /, *identity: Any, **options: Any) -> Any:
         key = (id(task), tuple(_handle(item) for item in identity))
         if key not in made:
-            made[key] = call(task, *identity)
+            made[key] = call(task, *identity, **options)
         return made[key]
 
     return once
@@ -151,7 +153,7 @@ def plan(walk: Callable[[Call], Any], where: Store) -> list[Planned[Any]]:
     """Every step that `walk` calls, in order, BUILT or TO BUILD. Nothing is run or written."""
     steps: list[Planned[Any]] = []
 
-    def look(task: Any, *identity: Any) -> Planned[Any]:
+    def look(task: Any, /, *identity: Any, **_: Any) -> Any:
         steps.append(task.fn.step.plan(*identity, store=where))
         return steps[-1]
 

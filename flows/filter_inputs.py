@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from datacomp_core.artifacts import Captions, Checkpoint, Pool
+from datacomp_core.artifacts import Captioned, Captions, Checkpoint, Embeddings, Pool, Scores
 from datacomp_core.caption_policy import CaptionPlan
 from datacomp_core.embedding.captions import CaptionEmbedSpec
 from datacomp_core.errors import DataError, SpecError
@@ -15,7 +15,8 @@ from datacomp_core.pool.learned import LearnedSpec
 from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.selection.select import SubsetSpec
 from datacomp_core.source import Source
-from flows.candidates import Call, Candidates, candidates, is_own
+from flows.calls import Call
+from flows.candidates import Candidates, candidates, is_own
 from flows.parameters import ExperimentSpec, Preparation
 from flows.public_scorers import RELEASED
 from tasks import captions as captioning
@@ -25,16 +26,18 @@ from tasks import train as training
 from tasks.running import store, stored
 
 OWN_CAPTIONS = CaptionPlan()
+Beside = Embeddings | tuple[Embeddings | Scores | Captioned, ...] | None
+"""What a filter reads beside the metadata."""
 
 
-def scores(call: Call, spec: Preparation, found: Candidates) -> Any:
+def scores(call: Call, spec: Preparation, found: Candidates) -> Embeddings:
     """CLIP scores of the candidates: by models of open_clip, checkpoints of the store, or a small scorer of our own."""
     stored_ones = tuple(stored(Checkpoint, address) for address in spec.scorers)
     own = stored_ones or ((scorer(call, spec),) if spec.embed.num_checkpoints else ())
     return call(curating.embed, spec.embed, found.pool, found.shards, own)
 
 
-def scorer(call: Call, spec: Preparation) -> Any:
+def scorer(call: Call, spec: Preparation) -> Checkpoint:
     """The CLIP that scores: a checkpoint of the store, or at `tiny` a small one that is trained on the trusted set."""
     if spec.scorers:
         return stored(Checkpoint, spec.scorers[0])
@@ -50,8 +53,8 @@ def scorer(call: Call, spec: Preparation) -> Any:
 
 
 def captioned(
-    call: Call, plan: CaptionPlan, spec: SubsetSpec, preparation: Preparation, found: Candidates, embeddings: Any
-) -> Any:
+    call: Call, plan: CaptionPlan, spec: SubsetSpec, preparation: Preparation, found: Candidates, embeddings: Embeddings | None
+) -> Captioned | None:
     """What a policy makes of the pool's captions; None for its own. Sets are embedded where a score of the new pairs is read."""
     if not plan.edits:
         return None
@@ -66,7 +69,7 @@ def captioned(
     return call(captioning.choose_captions, plan.policy, found.pool, sets, scored)
 
 
-def embedded(call: Call, spec: ExperimentSpec) -> Any:
+def embedded(call: Call, spec: ExperimentSpec) -> Embeddings | Captions:
     """Scores of the pool's pairs, or with captions the sets of the policy with scores of the new pairs (the last of them)."""
     preparation, plan = spec.preparation(), spec.captions
     found = candidates(call, preparation)
@@ -79,7 +82,7 @@ def embedded(call: Call, spec: ExperimentSpec) -> Any:
     return made[-1]
 
 
-def _scorers_of(call: Call, preparation: Preparation, embed: CaptionEmbedSpec) -> tuple[Any, ...]:
+def _scorers_of(call: Call, preparation: Preparation, embed: CaptionEmbedSpec) -> tuple[Checkpoint, ...]:
     """The checkpoints of those encoders that name no model."""
     own = tuple(stored(Checkpoint, address) for address in preparation.scorers)
     own = own or ((scorer(call, preparation),) if preparation.embed.num_checkpoints else ())
@@ -89,24 +92,22 @@ def _scorers_of(call: Call, preparation: Preparation, embed: CaptionEmbedSpec) -
 
 def beside(
     call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates, plan: CaptionPlan = OWN_CAPTIONS
-) -> tuple[Any, Any]:
+) -> tuple[Beside, Captioned | None]:
     """What a filter reads beside the metadata (embeddings, a column a computed score, captions), and these captions."""
     _check_filled(spec, preparation, found.pool)
     embeddings = _embeddings(call, spec, preparation, found, plan.policy.score)
     texts = captioned(call, plan, spec, preparation, found, embeddings)
-    columns = [call(pooling.learned, LearnedSpec(), found.pool, found.shards)] if _asks_the_ledger(spec, preparation) else []
-    columns += [
-        call(
-            curating.score if texts is None or plan.policy.draws else captioning.score_captioned,
-            score,
-            found.pool,
-            embeddings if "features" in score.needs else None,
-            found.shards if "images" in score.needs or score.reads_index() else None,
-            scorer(call, preparation) if "model" in score.needs else None,
-            *(() if texts is None or plan.policy.draws else (texts,)),
-        )
-        for score in spec.scores()
-    ]
+    columns: list[Scores | Captioned] = []
+    if _asks_the_ledger(spec, preparation):
+        columns.append(call(pooling.learned, LearnedSpec(), found.pool, found.shards))
+    for score in spec.scores():
+        features = embeddings if "features" in score.needs else None
+        images = found.shards if "images" in score.needs or score.reads_index() else None
+        model = scorer(call, preparation) if "model" in score.needs else None
+        if texts is None or plan.policy.draws:
+            columns.append(call(curating.score, score, found.pool, features, images, model))
+        else:
+            columns.append(call(captioning.score_captioned, score, found.pool, features, images, model, texts))
     columns += [texts] if texts is not None else []
     return ((*([embeddings] if embeddings is not None else []), *columns) if columns else embeddings), texts
 
@@ -132,7 +133,7 @@ def _asks_the_ledger(spec: SubsetSpec, preparation: Preparation) -> bool:
     return bool(spec.columns() & set(LEARNED)) and is_own(preparation)
 
 
-def _embeddings(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates, score: str = "") -> Any:
+def _embeddings(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates, score: str = "") -> Embeddings | None:
     """What embedding the pool brings, where the filter or a caption policy needs it (its `score`).
 
     A pool without a scorer has its features beside the metadata.

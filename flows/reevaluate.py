@@ -46,5 +46,5 @@ def reevaluate(spec: ReevaluationSpec) -> list[EvalReport]:
     return made
 
 
-def _now(task: Any, *identity: Any) -> Any:
-    return task(*identity)
+def _now(task: Any, /, *identity: Any, **options: Any) -> Any:
+    return task(*identity, **options)

@@ -9,7 +9,7 @@ from prefect import flow
 
 from datacomp_core.artifacts import BoardEntry
 from datacomp_core.errors import DataError
-from flows.calls import Submitted, options
+from flows.calls import Call, Submitted, options
 from flows.chain import each_once, experiment
 from flows.parameters import ExperimentSpec
 from flows.search_loop import Measured, SearchLoop
@@ -42,17 +42,22 @@ def measured(groups: Sequence[Sequence[ExperimentSpec]]) -> list[Measured]:
     asked: list[tuple[list[Any], list[Any], Exception | None]] = []
     for group in groups:
         own: list[Any] = []
-
-        def noted(task: Any, *identity: Any, own: list[Any] = own) -> Any:
-            own.append(once(task, *identity))
-            return own[-1]
-
         try:
-            asked.append(([experiment(noted, spec).entry for spec in group], own, None))
+            asked.append(([experiment(_noted(once, own), spec).entry for spec in group], own, None))
         except ValueError as problem:  # the pool lacks what this filter reads, say
             asked.append(([], own, problem))
     calls.settled()
     return [_outcome(*one) for one in asked]
+
+
+def _noted(call: Call, made: list[Any]) -> Call:
+    """`call`, that also appends what it returns to `made`."""
+
+    def noted(task: Any, /, *identity: Any, **options: Any) -> Any:
+        made.append(call(task, *identity, **options))
+        return made[-1]
+
+    return noted
 
 
 def _outcome(wanted: list[Any], own: list[Any], problem: Exception | None) -> Measured:

@@ -88,7 +88,7 @@ def _works(spec: SweepSpec) -> list[Work]:
     asked: dict[int, Any] = {}
 
     def walk(call: Any) -> None:
-        def noted(task: Any, *identity: Any) -> Any:
+        def noted(task: Any, /, *identity: Any, **options: Any) -> Any:
             identities.append(identity)
             planned = call(task, *identity)
             asked[id(planned)] = identity[0]

@@ -16,7 +16,8 @@ from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.resharding.reshard import ReshardSpec
 from datacomp_core.scales import SCALES
 from datacomp_core.training.train import TrainSpec
-from flows.candidates import Call, candidates
+from flows.calls import Call
+from flows.candidates import candidates
 from flows.chain import curate, train_and_evaluate
 from flows.parameters import ExperimentSpec
 
@@ -49,9 +50,9 @@ def small_chain(call: Call) -> list[Any]:
     return entries
 
 
-def at_once(task: Any, *identity: Any) -> Any:
+def at_once(task: Any, /, *identity: Any, **options: Any) -> Any:
     """Call a task's function here and now, without a Prefect run."""
-    return task.fn(*identity)
+    return task.fn(*identity, **options)
 
 
 if __name__ == "__main__":

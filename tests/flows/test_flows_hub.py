@@ -77,7 +77,7 @@ def test_from_the_hub_to_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             f"{part:032x}.parquet": _parquet(rows[part * ROWS // PARTS : (part + 1) * ROWS // PARTS]) for part in range(PARTS)
         }
 
-        def call(task: Any, *identity: Any) -> Any:
+        def call(task: Any, /, *identity: Any, **_: Any) -> Any:
             if task is pooling.download_images:  # the web of this test is on loopback, which is never reached by default
                 return download_images(*identity, store=store(), open_networks="127.0.0.0/8")
             return task.fn(*identity)
@@ -106,7 +106,7 @@ def test_a_public_scorer_of_the_hub_scores_the_pool(tmp_path: Path, monkeypatch:
         hub.repositories["datasets/mlfoundations/datacomp_small"] = {f"{0:032x}.parquet": _parquet(rows)}
         hub.repositories["models/apple/DFN-public"] = {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()}
 
-        def call(task: Any, *identity: Any) -> Any:
+        def call(task: Any, /, *identity: Any, **_: Any) -> Any:
             if task is pooling.download_images:
                 return download_images(*identity, store=store(), open_networks="127.0.0.0/8")
             return task.fn(*identity)
@@ -137,7 +137,7 @@ def test_an_own_pool_is_scored_by_the_models_of_the_released_scores(tmp_path: Pa
     )
     model_of_the_hub(tmp_path / "model")
 
-    def call(task: Any, *identity: Any) -> Any:
+    def call(task: Any, /, *identity: Any, **_: Any) -> Any:
         return task.fn(*identity)
 
     pool = pooling.import_folder.fn(FolderPoolSpec(source=str(tmp_path / "own"), captions="captions.csv"))

@@ -33,7 +33,7 @@ def test_the_layout_decides_the_last_steps(layout: Layout, last: list[str], tmp_
     store, names = Store.open(str(tmp_path)), list[str]()
 
     def walk(call: Any) -> None:
-        def named(task: Any, *identity: Any) -> Any:
+        def named(task: Any, /, *identity: Any, **_: Any) -> Any:
             names.append(task.name)
             return call(task, *identity)
 
