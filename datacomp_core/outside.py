@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from datacomp_core import hub, pins
@@ -21,6 +21,7 @@ PIN = 16
 HASHED_WHOLE = 4 << 30
 SAMPLES, SAMPLE_BYTES = 64, 1 << 20
 PINNED = re.compile(rf"(.*)#([0-9a-f]{{{PIN}}})", re.DOTALL)
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".z", ".zip", ".7z")
 ON_HUB = re.compile(r"hf://(datasets|models)/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?")
 
 
@@ -77,7 +78,17 @@ def files_of(place: str, suffixes: Sequence[str]) -> list[str]:
         if not folder.exists(name):
             raise DataError(f"{place} is not there.")
         return [name]
-    return sorted(name for name in Folder(place).files() if name.lower().endswith(tuple(suffixes)) and not name.startswith("_"))
+    return _tables_in(Folder(place).files(), suffixes, place)
+
+
+def _tables_in(names: Iterable[str], suffixes: Sequence[str], place: str) -> list[str]:
+    """The names that end so, in order. DataError for one that would if it were unpacked: none is left out unseen."""
+    ours, endings = [name for name in names if not name.startswith("_")], tuple(suffixes)
+    packed = tuple(ending + one for ending in suffixes for one in PACKED)
+    found = sorted(name for name in ours if name.lower().endswith(endings))
+    if other := sorted(name for name in ours if name.lower().endswith(packed) and name not in set(found)):
+        raise DataError(f"{place} has {len(other)} files that are packed in a way that is not read ({other[0]}): unpack them.")
+    return found
 
 
 def _is_folder(place: str, suffixes: Sequence[str]) -> bool:
@@ -130,10 +141,11 @@ def _files_of_hub(there: hub.Snapshot, path: str, suffixes: Sequence[str]) -> li
     if any(file.path == path for file in there.files):
         return [there.file(path)]
     folder = f"{path}/" if path else ""
-    found = [file for file in there.files if file.path.startswith(folder) and file.path.lower().endswith(tuple(suffixes))]
+    below = {file.path.removeprefix(folder): file for file in there.files if file.path.startswith(folder)}
+    found = _tables_in(below, suffixes, f"{there.repository}/{path}")
     if not found:
         there.file(path)
-    return found
+    return [below[name] for name in found]
 
 
 def _of_hub(name: str, suffixes: Sequence[str], what: str) -> str:

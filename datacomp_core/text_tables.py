@@ -1,4 +1,4 @@
-"""csv and tsv from outside, read as text in pieces of bounded memory. A field between quotes may span lines.
+"""csv and tsv from outside, packed or not, read as text in pieces of bounded memory. A field between quotes may span lines.
 
 A lone quote at the start of a field would make the rows after it part of the field. A field over several lines, one of which
 looks like a row, is therefore an error.
@@ -6,11 +6,15 @@ looks like a row, is therefore an error.
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
+import lzma
 import re
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import polars as pl
 
@@ -20,12 +24,21 @@ BLOCK_BYTES = 1 << 24
 MAX_HEADER = 1 << 20
 SEPARATORS = ("\t", ";", ",")
 BOM = "\ufeff"
-LIKE_A_KEY = re.compile(r"[0-9a-fA-F]{5,}|://")
+LIKE_A_KEY = re.compile(r'\s*"?((?=\S*[0-9])[0-9a-fA-F]{5,}|[a-zA-Z][a-zA-Z0-9+.-]*://\S+?)"?\s*')
+PACKED: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
+"""What reading a file raises that is cut off, damaged, or not packed as its name says."""
+
+
+def opened(file: Path) -> IO[bytes]:
+    """The bytes of a file, unpacked if its name ends in .gz, .bz2 or .xz."""
+    unpack = PACKED.get(file.suffix.lower())
+    return unpack(file) if unpack else file.open("rb")
 
 
 def first_line(file: Path) -> str:
     """The first line, without its end and a byte order mark. DataError if it is not text."""
-    with file.open("rb") as data:
+    with opened(file) as data:
         line = data.readline(MAX_HEADER)
     try:
         text = line.decode("utf-8").removeprefix(BOM).rstrip("\r\n")
@@ -54,18 +67,16 @@ def tables(file: Path, names: Sequence[str], *, header: bool) -> Iterator[pl.Dat
     if twice := sorted({name for name in names if list(names).count(name) > 1}):
         raise DataError(f"{file} has two columns {twice[0]!r}.")
     separator = separator_of(first_line(file)) or ","
+    read = pc.ReadOptions(block_size=BLOCK_BYTES, column_names=list(names), skip_rows=int(header), use_threads=False)
+    parse = pc.ParseOptions(delimiter=separator, newlines_in_values=True)
+    convert = pc.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), check_utf8=False)
     try:
-        reader = pc.open_csv(
-            file,
-            pc.ReadOptions(block_size=BLOCK_BYTES, column_names=list(names), skip_rows=int(header), use_threads=False),
-            pc.ParseOptions(delimiter=separator, newlines_in_values=True),
-            pc.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), check_utf8=False),
-        )
-        for batch in reader:
-            found: Any = pl.from_arrow(batch)
-            frame = found.select(_as_text(column) for column in found)
-            _require_no_swallowed_rows(frame, separator, file)
-            yield frame
+        with opened(file) as data:
+            for batch in pc.open_csv(data, read, parse, convert):
+                found: Any = pl.from_arrow(batch)
+                frame = found.select(_as_text(column) for column in found)
+                _require_no_swallowed_rows(frame, separator, file)
+                yield frame
     except pa.ArrowInvalid as problem:
         if "Empty CSV file" in str(problem):
             return
@@ -86,9 +97,7 @@ def _require_no_swallowed_rows(frame: pl.DataFrame, separator: str, file: Path) 
         several = column.str.contains("\n", literal=True) if column.dtype == pl.String else column.bin.contains(b"\n")
         for found in column.filter(several.fill_null(False)):
             value = found if isinstance(found, str) else found.decode("utf-8", "replace")
-            rows = [
-                line for line in value.split("\n")[1:] if line.count(separator) >= frame.width - 1 and LIKE_A_KEY.search(line)
-            ]
+            rows = [line for line in value.split("\n")[1:] if _is_like_a_row(line.split(separator), frame.width)]
             if rows:
                 raise DataError(
                     f"{file}: a quote at the start of a field takes in the row {rows[0][:80]!r}: write a quote that is a mere "
@@ -96,9 +105,14 @@ def _require_no_swallowed_rows(frame: pl.DataFrame, separator: str, file: Path) 
                 )
 
 
+def _is_like_a_row(fields: Sequence[str], width: int) -> bool:
+    """Whether there are enough fields, one of which is a key or a url and nothing else."""
+    return len(fields) >= width and any(LIKE_A_KEY.fullmatch(one) for one in fields)
+
+
 def line_blocks(file: Path, size: int) -> Iterator[bytes]:
-    """A file of text in pieces of whole lines."""
-    with file.open("rb") as data:
+    """A file of text, packed or not, in pieces of whole lines."""
+    with opened(file) as data:
         left = b""
         while block := data.read(size):
             block = left + block

@@ -30,7 +30,7 @@ from datacomp_core.store.folder import scratch
 
 log = logging.getLogger(__name__)
 
-PACKED_TIMES = 4  # parquet is compressed: texts take about so much more in memory
+PACKED_TIMES = 4  # of parquet and packed files: texts take about so much more in memory
 ACCOUNT = (
     "rows",
     "matched",
@@ -57,11 +57,12 @@ class CaptionImportSpec(Spec):
     pins_files: ClassVar[bool] = True
     kind: Literal["import"] = Field(default="import", json_schema_extra={"enum": ["import"]}, description="Captions of a table.")
     file: Annotated[str, AfterValidator(_pinned)] = Field(
-        description="A file or a folder of parquet, csv, tsv or jsonl; local, s3://, https:// or hf://datasets/OWNER/NAME/PATH."
+        description="A file or a folder of parquet, csv, tsv or jsonl (also .gz, .bz2, .xz); local, s3://, https:// or "
+        "hf://datasets/OWNER/NAME/PATH."
     )
     name: str = Field(min_length=1, max_length=60, pattern=caption_sets.SOURCE_PATTERN, description="What the source is called.")
     key: Literal["uid", "key", "url", "sha256"] = Field(
-        default="uid", description="What joins it to the pool. key: img2dataset's, through the index of the pool's shards."
+        default="uid", description="What joins it to the pool. key: img2dataset's, through the pool's shards."
     )
     key_column: str = Field(default="", description="The column of the key; empty: as `key` says.")
     text_column: str = Field(default="", description="The column of captions, texts or lists of texts; empty: text or caption.")
@@ -125,10 +126,10 @@ def import_folder_captions(
 ) -> Captions:
     """`import_captions` for a plain folder of metadata parquets."""
     if spec.key == "key" and shards is None:
-        raise SpecError("A join by img2dataset's key goes through the index of the shards: give those of this pool (--shards).")
+        raise SpecError("A join by img2dataset's key goes through the shards: give those of this pool (--shards).")
     files = outside.local(spec.file, tables.SUFFIXES)
     sizes = _sizes(metadata)
-    num_bytes = sum(file.stat().st_size * (PACKED_TIMES if file.suffix.lower() == ".parquet" else 1) for file in files)
+    num_bytes = sum(file.stat().st_size * (1 if file.suffix.lower() in tables.OF_TEXT else PACKED_TIMES) for file in files)
     progress.start(len(files) + len(sizes), "files and parts")
     counts, sources = Counter[str](), set[str]()
     with scratch() as local:
@@ -205,11 +206,11 @@ def _column(metadata: Folder, learned: Folder | None, part: str, column: str) ->
 
 
 def _index(folder: Folder) -> Iterator[tuple[uid.Uids, uid.Uids]]:
-    names = shards.index_names(folder)
-    if not names:
-        raise DataError(f"{folder} has no index of shards, so img2dataset's keys are not known: adopt the shards first.")
-    for shard in names:
-        rows = shards.read_index(folder, shard).drop_nulls(["uid", "key"])
+    """Keys and uids of all samples: by the index of the shards, or by a walk over the tars where they have none."""
+    indexed = shards.index_names(folder)
+    for shard in indexed or shards.shard_names(folder):
+        found = shards.read_index(folder, shard) if indexed else shards.index_shard(folder, shard).whole()
+        rows = found.drop_nulls(["uid", "key"])
         yield joining.hashed(rows["key"].to_list()), uid.pack(rows["uid"].cast(pl.String))
 
 

@@ -1,4 +1,4 @@
-"""Tables of captions from outside, read in pieces: parquet, csv, tsv, jsonl. What is wrong with a row is counted, never silent.
+"""Tables of captions from outside, read in pieces: parquet; csv, tsv, jsonl, packed or not. What is wrong with a row is counted.
 
 A table has a key column and a column of text, which may be a list of several captions; optionally a score and the name of a
 source. A text that is empty or is not UTF-8 has no caption in it. A row without a usable key cannot be joined.
@@ -22,7 +22,8 @@ from datacomp_core import text_tables, uid, uid_values
 from datacomp_core.errors import DataError, unknown
 from datacomp_core.joining import hashed
 
-SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+OF_TEXT = (".csv", ".tsv", ".jsonl", ".ndjson")
+SUFFIXES = (".parquet", *OF_TEXT, *(ending + packed for ending in OF_TEXT for packed in text_tables.PACKED))
 BATCH_ROWS = 1 << 16
 BLOCK_BYTES = 1 << 24
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -73,14 +74,19 @@ class CaptionRows:
 
 def read(file: Path, columns: CaptionColumns) -> Iterator[CaptionRows]:
     """All rows of a file, piece by piece, in their order. DataError if the file itself cannot be read."""
-    reader = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv}.get(file.suffix.lower(), _jsonl)
+    plain = file.with_suffix("") if is_packed(file) else file
+    reader = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv}.get(plain.suffix.lower(), _jsonl)
     row = 0
     try:
         for frame, names in reader(file, columns):
             yield _rows(frame, names, f"{file}", row)
             row += frame.height
-    except (pl.exceptions.PolarsError, OSError) as problem:
+    except (pl.exceptions.PolarsError, *text_tables.UNREADABLE) as problem:
         raise DataError(f"{file} cannot be read as a table: {str(problem).splitlines()[0]}") from problem
+
+
+def is_packed(file: Path) -> bool:
+    return file.suffix.lower() in text_tables.PACKED
 
 
 def _rows(frame: pl.DataFrame, names: CaptionColumns, where: str, row: int) -> CaptionRows:

@@ -7,12 +7,9 @@ type is ever guessed. What is wrong with a whole file is a DataError with file a
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import polars as pl
 from pydantic import Field
@@ -20,9 +17,9 @@ from pydantic import Field
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import DataError
 from datacomp_core.store import Folder
+from datacomp_core.text_tables import PACKED, UNREADABLE
 
 ENDINGS = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-PACKED: dict[str, Callable[[IO[bytes]], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 BATCH_ROWS = 8192
 
 Encoding = Literal["utf-8", "latin-1", "cp1252", "utf-16"]
@@ -139,5 +136,5 @@ def batches(folder: Folder, name: str, asked: Asked) -> Iterator[Batch]:
                 yield from json_lines.read(file, where, asked)
             else:
                 yield from delimited.read(file, where, asked, asked.how.delimiter or ("\t" if kind == "tsv" else ","))
-        except (EOFError, lzma.LZMAError, OSError) as problem:
+        except UNREADABLE as problem:
             raise DataError(f"{where} cannot be read to its end ({problem}): mend or fetch the file.") from problem

@@ -74,7 +74,7 @@ def import_(
     def work(target: Folder, progress: Any) -> Captions:
         return import_folder_captions(spec, Folder(metadata), target, shards=images, progress=progress)
 
-    in_folder(spec, metadata, out, work, json=json)
+    in_folder(spec, metadata, out, work, {"shards": images.url} if images is not None else None, json=json)
 
 
 def template(

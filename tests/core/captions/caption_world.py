@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import hashlib
 import json
+import lzma
 import random
 from collections import defaultdict
 from pathlib import Path
@@ -18,6 +21,7 @@ from datacomp_core.store import Folder
 
 Row = dict[str, Any]
 PARTS = 4
+PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 ODD = b"caf\xe9 au lait"  # latin-1
 
 
@@ -69,7 +73,7 @@ def write_table(folder: Path, given: list[tuple[str | None, bytes]], form: str, 
     """Three files: every third row each, so that no file is in any order."""
     folder.mkdir()
     for number in range(3):
-        some, path = given[number::3], folder / f"worker-{number}.{form}"
+        some, path, form = given[number::3], folder / f"worker-{number}.{form}", form.partition(".")[0]
         if form == "parquet":
             texts = pa.array([text for _, text in some], pa.binary()).view(pa.string())  # which does not look at the bytes
             pq.write_table(pa.table({"n": pa.array(range(len(some))), "text": texts, column: [key for key, _ in some]}), path)
@@ -83,6 +87,8 @@ def write_table(folder: Path, given: list[tuple[str | None, bytes]], form: str, 
                 writer = csv.writer(file, delimiter="\t" if form == "tsv" else ",")
                 writer.writerow([column, "text"])
                 writer.writerows((key or "", text.decode("utf-8", "surrogateescape")) for key, text in some)
+        if path.suffix in PACKERS:
+            path.write_bytes(PACKERS[path.suffix](path.read_bytes()))
 
 
 def _escaped(text: bytes) -> bytes:

@@ -30,7 +30,7 @@ def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_buckets")
-@pytest.mark.parametrize("form", ["parquet", "csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("form", ["parquet", "csv", "tsv.gz", "jsonl", "jsonl.bz2", "csv.xz"])
 @pytest.mark.parametrize("key", ["uid", "url", "sha256"])
 def test_three_unsorted_files_are_joined_as_by_brute_force(form: str, key: str, tmp_path: Path) -> None:
     given = world.table(POOL, key)
@@ -46,7 +46,8 @@ def test_three_unsorted_files_are_joined_as_by_brute_force(form: str, key: str, 
 
 
 @pytest.mark.usefixtures("small_buckets")
-def test_by_img2dataset_key_through_the_index_of_the_shards(tmp_path: Path) -> None:
+@pytest.mark.parametrize("indexed", [True, False])
+def test_by_img2dataset_key_through_the_shards(indexed: bool, tmp_path: Path) -> None:
     metadata = world.write_pool(tmp_path / "m", POOL)
     (tmp_path / "s").mkdir()
     keyed = [{**row, "key": f"{place % 3:05d}{place:04d}"} for place, row in enumerate(POOL)]
@@ -59,7 +60,8 @@ def test_by_img2dataset_key_through_the_index_of_the_shards(tmp_path: Path) -> N
                     member = tarfile.TarInfo(f"{row['key']}.{extension}")
                     member.size = len(content)
                     tar.addfile(member, BytesIO(content))
-        write_index(Folder(tmp_path / "s"), name, index_shard(Folder(tmp_path / "s"), name).rows)
+        if indexed:
+            write_index(Folder(tmp_path / "s"), name, index_shard(Folder(tmp_path / "s"), name).rows)
     given = world.table(keyed, "key")
     world.write_table(tmp_path / "t", given, "csv", "key")
     spec = CaptionImportSpec(file=str(tmp_path / "t"), name="blip2", key="key")
@@ -112,6 +114,12 @@ def test_a_uid_in_several_rows_of_the_pool_gives_its_captions_to_all(tmp_path: P
         ("t.jsonl", '{"uid": "1", "text": "a"}\nnonsense\n', "line 2 is not JSON"),
         ("t.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("t.parquet", "no parquet", "is not a parquet file"),
+        ("t.csv.gz", "uid,text\n1,a\n", "cannot be read as a table: Not a gzipped file"),
+        (
+            "t.csv",
+            f'uid,text\n{POOL[0]["uid"]},"lone\n{POOL[1]["uid"]},another\n{POOL[2]["uid"]},"third"\n',
+            "a quote at the start of a field takes in the row",
+        ),
     ],
 )
 def test_what_cannot_be_joined_is_one_sentence(name: str, text: str, told: str, tmp_path: Path) -> None:
@@ -136,3 +144,21 @@ def test_a_table_that_changed_is_told(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(f"uid,text\n{POOL[0]['uid']},b\n")
     with pytest.raises(DataError, match="it has changed"):
         import_folder_captions(spec, world.write_pool(tmp_path / "m", POOL), Folder(tmp_path / "out"))
+
+
+def test_a_caption_of_several_lines_is_one(tmp_path: Path) -> None:
+    """Long captions of models have paragraphs; words such as `facade` are hex digits, and no keys."""
+    said = "A house of 1905.\n\nIts facade, decorated and beaded, is by https://host, of 12345 bricks.\nIt faces the sea."
+    pl.DataFrame({"uid": [POOL[0]["uid"]], "text": [said]}).write_csv(tmp_path / "t.csv")
+    spec = CaptionImportSpec(file=str(tmp_path / "t.csv"), name="x")
+    import_folder_captions(spec, world.write_pool(tmp_path / "m", POOL), Folder(tmp_path / "out"))
+    assert world.read_captions(tmp_path / "out", POOL)[0] == [said]
+
+
+def test_files_that_are_packed_otherwise_are_not_left_out_unseen(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t/README.md").write_text("captions")
+    for name in ("a.csv", "b.csv.zst"):
+        (tmp_path / "t" / name).write_text(f"uid,text\n{POOL[0]['uid']},a\n")
+    with pytest.raises(ValidationError, match=r"1 files that are packed in a way that is not read \(b.csv.zst\)"):
+        CaptionImportSpec(file=str(tmp_path / "t"), name="x")
