@@ -60,7 +60,8 @@ def captioned(
         return None
     sets = tuple(stored(Captions, address) for address in plan.sets)
     wanted = {*spec.columns(), plan.policy.score}
-    mine = tuple(encoder for encoder in preparation.embed.encoders if encoder.column in wanted) if embeddings is not None else ()
+    read = [one for one in preparation.embed.encoders if one.column in wanted or one.prefix in spec.features()]
+    mine = tuple(read) if embeddings is not None else ()
     if mine and not plan.policy.draws:
         embed = CaptionEmbedSpec.model_validate({**dict(preparation.embed), "encoders": mine})
         models = _scorers_of(call, preparation, embed)

@@ -73,7 +73,10 @@ def choose_captions(
         tuple(store.folder(one) / FEATURES for one in beside if isinstance(one, Embeddings)),
     )
     choice = Choice(spec, source, tuple((one, store.folder(one)) for one in captions))
-    return choose_folder(choice, out, workers=workers, progress=progress)
+    made = choose_folder(choice, out, workers=workers, progress=progress)
+    for told in not_used(made.counts):
+        log.warning("%s", told)
+    return made
 
 
 def choose_folder(choice: Choice, out: Folder, *, workers: int = 1, progress: Progress = NO_PROGRESS) -> Captioned:
@@ -102,8 +105,6 @@ def _made(choice: Choice, counts: Counter[str]) -> Captioned:
             counts[f"caption: {name}"] = round(counts[f"caption: {name}"] / SHARE_UNITS)
     if counts["rows"] == counts["without_caption"]:
         raise DataError(f"The policy {spec.label()} gives none of the {counts['rows']:,} rows a caption: nothing is left.")
-    for told in not_used(counts):
-        log.warning("%s", told)
     models = [one.model for one, _ in choice.sets if one.model and set(one.sources) & set(chosen)]
     return Captioned(
         policy=spec.label(),

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import polars as pl
 
 from datacomp_core.filters import All, Filter
 from datacomp_core.filters.base import Rule
-from datacomp_core.parts import FEATURES, SCORES
+from datacomp_core.parts import FEATURES, SCHEMA, SCORES, scan_tables
+from datacomp_core.scores import score_of
+from datacomp_core.scores.column_of import ColumnOf
 from datacomp_core.source import Source
 from datacomp_core.store import Folder
+
+log = logging.getLogger(__name__)
 
 
 class HasCaption(Rule):
@@ -43,3 +48,21 @@ def with_captions(tree: Filter) -> Filter:
     """The same filter for rows that have a caption."""
     inner = tree.filters if isinstance(tree, All) and tree.filters[-1].is_outermost else (tree,)
     return All.model_construct(filters=(HasCaption(), *inner))
+
+
+def tell_outside_scores(source: Source, part: str, tree: Filter) -> None:
+    """Warn of scores from outside: whether they are of the picture alone, or of the pool's own captions too, is not known."""
+    if source.captioned is None:
+        return
+    own = scan_tables(source.captioned / SCORES, f"{part}.parquet").collect_schema().names()
+    if "text" not in own:  # a draw, which changes nothing that a filter reads
+        return
+    known = {*own, *SCHEMA.names()}
+    for name in sorted(tree.columns() - known):
+        made = score_of(name)
+        if made is None or isinstance(made, ColumnOf):
+            log.warning(
+                "The score %s comes from outside and is used as it is, for rows with another caption too: that is right if it is "
+                "of the picture alone. A score of picture and caption is to be computed anew.",
+                name,
+            )

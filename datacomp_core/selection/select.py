@@ -30,7 +30,7 @@ from datacomp_core.recipes.load import load_recipe, resolved
 from datacomp_core.registry import RECIPES
 from datacomp_core.scores import Score, score_of
 from datacomp_core.selection.aligned import require_aligned
-from datacomp_core.selection.captioned import HasCaption, captions_in, with_captions
+from datacomp_core.selection.captioned import HasCaption, captions_in, tell_outside_scores, with_captions
 from datacomp_core.selection.hands import Hands
 from datacomp_core.selection.judge import Placed, walk
 from datacomp_core.selection.lists import accounts, found_file, repeated
@@ -196,6 +196,7 @@ def select(
         require_aligned(source, by_position=beside == "by_position")
     check(source, names[0], tree)
     source.check_filled(names, tree.columns())
+    tell_outside_scores(source, names[0], tree)
     hands = Hands(workers, source.num_rows(names[0]) * len(names))
     root = Placed("0", tree)
     with scratch() as local, exchange(kept or out) as shared:

@@ -122,7 +122,48 @@ def test_a_released_score_is_not_used_for_a_changed_caption(world: Path, datacom
         "--json",
     )
     assert (status, json.loads(out)["num_samples"]) == (0, NUM // 4), error
-    assert "20 of 40 rows have another caption than the one that clip_l14_similarity_score was computed of" in error
+    assert error.count("20 of 40 rows have another caption than the one that clip_l14_similarity_score was computed of") == 1
+
+
+def test_a_score_from_outside_is_told_where_captions_changed(
+    world: Path, datacomp: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    datacomp("captions", "import", "t.jsonl", "--name", "blip2", "--metadata", "m", "--out", "c")
+    (world / "scores").mkdir()
+    for part in range(2):
+        uids = pl.read_parquet(f"m/{part}.parquet")["uid"]
+        pl.DataFrame({"uid": uids.reverse(), "mine": [0.5] * len(uids)}).write_parquet(f"scores/{part}.parquet")
+    Path("f.yaml").write_text("filter: {kind: threshold, score: mine, at_least: 0.1}\n")
+    asked = ("filter", "--metadata", "m", "--scores", "scores", "--recipe", "f.yaml", "--out", "s.npy")
+    for policy, told in (("first_of: [blip2, raw]", True), ("draw: {raw: 1, blip2: 1}", False)):
+        Path("p.yaml").write_text(f"captions: [c]\n{policy}\n")
+        caplog.clear()
+        assert datacomp(*asked, "--captions", "p.yaml")[0] == 0
+        assert ("The score mine comes from outside" in caplog.text) == told
+
+
+def test_a_policy_that_compares_scores_is_resharded(world: Path, datacomp: Command) -> None:
+    """The pool's own scores lie in a folder of their own, in another order; odd rows have no caption but their own."""
+    rows = [{"uid": name_of(n), "caption": f"new {n}", "s": (n % 4) / 4} for n in range(0, NUM, 2)]
+    pl.DataFrame(rows).write_csv("t.csv")
+    datacomp(
+        *("captions", "import", "t.csv", "--name", "a", "--score-column", "s", "--score", "mine"),
+        *("--metadata", "m", "--out", "c"),
+    )
+    (world / "scores").mkdir()
+    uids = [name_of(n) for n in reversed(range(NUM))]
+    pl.DataFrame({"uid": uids, "clip_mine_similarity_score": [0.25] * NUM}).write_parquet("scores/all.parquet")
+    Path("p.yaml").write_text("captions: [c]\nbest: mine\n")
+    Path("all.npy").write_bytes(uid.subset_bytes(uid.pack(pl.Series(sorted(uids)))))
+    asked = ("reshard", "--shards", "s", "--subset", "all.npy", "--metadata", "m", "--captions", "p.yaml", "--out", "new")
+    status, _, error = datacomp(*asked, "--scores", "scores")
+    assert (status, f"a {NUM // 4}, raw {NUM * 3 // 4}" in error) == (0, True), error
+    with tarfile.open("new/00000000.tar") as archive:
+        texts = {m.name[:32]: archive.extractfile(m).read().decode() for m in archive if m.name.endswith("txt")}  # pyright: ignore[reportOptionalMemberAccess]
+    assert texts == {name_of(n): f"new {n}" if n % 4 == 2 else f"own {n}" for n in range(NUM)}
+    Path("p.yaml").write_text("captions: [c]\nreplace: a\nuse: filter\n")
+    status, _, error = datacomp(*asked[:-1], "other")
+    assert (status, "the new shards keep the pool's own captions" in error) == (2, True), error
 
 
 @pytest.mark.parametrize(

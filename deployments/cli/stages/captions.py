@@ -16,7 +16,7 @@ from deployments.cli.stages import until
 from deployments.local_server import prefect_api, prepare_environment
 
 if TYPE_CHECKING:
-    from datacomp_core.artifacts import Captions
+    from datacomp_core.artifacts import Captioned, Captions
     from datacomp_core.captions.choose import Choice
     from datacomp_core.source import Source
 
@@ -130,13 +130,30 @@ def stats(
         terminal.table("Account", ("what", "number"), [(n, f"{c:,}") for n, c in account(made)], right=("number",))
 
 
-def choice_of(policy: str, source: Source) -> Choice:
-    """What a policy chooses from, for a folder of metadata: its sets are folders of captions."""
+def choice_of(policy: str, source: Source, *, trains: bool = False) -> Choice:
+    """What a policy chooses from, for a folder of metadata: its sets are folders of captions.
+
+    `trains`: for a training; SpecError if the policy says that the filter alone reads its captions.
+    """
     from datacomp_core.caption_recipes import load_plan
     from datacomp_core.captions.choose import Choice
 
     plan = load_plan(policy)
+    if trains and plan.edits and not plan.trains:
+        raise SpecError(f"By `use: filter` of {policy} the new shards keep the pool's own captions: leave --captions out here.")
     return Choice(plan.policy, source, tuple(found(where) for where in plan.sets))
+
+
+def chosen(choice: Choice, out: Folder, workers: int, progress: Any) -> Captioned:
+    """What a policy makes of the captions of a folder of metadata; how many come from each source is told."""
+    from datacomp_core.captions.choose import choose_folder
+
+    made = choose_folder(choice, out, workers=workers, progress=progress)
+    counts = {name.removeprefix("caption: "): count for name, count in made.counts.items() if name.startswith("caption: ")}
+    counts["none"] = made.counts.get("without_caption", 0)
+    told = ", ".join(f"{source} {count:,}" for source, count in counts.items())
+    terminal.notes.print(f"captions by {made.policy}: {told}", markup=False)
+    return made
 
 
 def found(where: str) -> tuple[Captions, Folder]:

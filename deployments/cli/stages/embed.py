@@ -162,8 +162,9 @@ def _embed_captions(
     json: bool,
 ) -> None:
     from datacomp_core.embedding.captions import CaptionEmbedSpec, embed_folder_captions
+    from datacomp_core.selection.aligned import aligned
     from datacomp_core.source import Source
-    from datacomp_core.store import Folder
+    from datacomp_core.store import Folder, scratch
     from deployments.cli.stages.captions import found, in_folder
 
     pairs = [parsed(text) for text in encoders]
@@ -174,7 +175,9 @@ def _embed_captions(
     def work(target: Folder, progress: Any) -> Captions:
         models = tuple(model for _, model in pairs)
         chosen = device or settings().device
-        return embed_folder_captions(spec, models, made, folder, source, target, device=chosen, progress=progress)
+        with scratch() as local:
+            ordered, _ = aligned(source, local, by_position=True)  # by uid, wherever the features have one
+            return embed_folder_captions(spec, models, made, folder, ordered, target, device=chosen, progress=progress)
 
     asked = {"weights": [model.fingerprint() for _, model in pairs], "captions": folder.url}
     in_folder(spec, metadata, out, work, asked, json=json)

@@ -252,17 +252,15 @@ def _chosen(
 
 def _captioned(source: Source, policy: str, out: Folder, workers: int, progress: LogProgress) -> Source:
     """The source with the captions of a policy over folders of captions."""
-    from datacomp_core.captions.choose import choose_folder, not_used
+    from datacomp_core.captions.choose import not_used
     from datacomp_core.selection.captioned import captions_in
-    from deployments.cli.stages.captions import choice_of
+    from deployments.cli.stages.captions import choice_of, chosen
 
-    made = choose_folder(choice_of(policy, source), out, workers=workers, progress=progress)
-    counts = {name.removeprefix("caption: "): count for name, count in made.counts.items() if name.startswith("caption: ")}
-    counts["none"] = made.counts.get("without_caption", 0)
-    told = ", ".join(f"{source} {count:,}" for source, count in counts.items())
-    terminal.notes.print(f"captions by {made.policy}: {told}")
+    made = chosen(choice_of(policy, source), out, workers, progress)
+    if made.draws:
+        terminal.notes.print("A draw is made while training: the filter reads the pool's own captions and their scores.")
     for sentence in not_used(made.counts):
-        terminal.notes.print(f"[yellow]{sentence}[/]")
+        terminal.notes.print(sentence, markup=False)
     return captions_in(source, out)
 
 

@@ -53,6 +53,9 @@ def reshard(
     metadata: Annotated[str | None, typer.Option(help="With --faces or --captions: the pool's metadata folder.")] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="With --faces: of the webp of a blurred image.")] = 100,
     captions: options.Captions = "",
+    scores: Annotated[
+        list[str] | None, typer.Option(help="With --captions: folders of the scores that the policy compares; repeat.")
+    ] = None,
     mix: options.Mix = None,
     weight: Annotated[
         list[float] | None,
@@ -89,6 +92,8 @@ def reshard(
         raise SpecError("Captions need --captions (the policy) and --metadata (the pool's folder) together.")
     if metadata is not None and faces is None and not captions:
         raise SpecError("--metadata goes with --faces (what to do with faces) or --captions (which captions).")
+    if scores and not captions:
+        raise SpecError("--scores goes with --captions: a policy may compare scores.")
     from datacomp_core.resharding import reshard as core
 
     spec = core.ReshardSpec(samples_per_shard=samples_per_shard, seed=seed, shuffle=shuffle, tolerated_missing=tolerated_missing)
@@ -105,7 +110,7 @@ def reshard(
             return
         faced = core.Faced(core.FaceSpec(treatment=faces, quality=quality), Folder(metadata)) if faces and metadata else None
         with scratch() as local:
-            texts = _captions(captions, metadata, local, workers, progress) if captions and metadata else None
+            texts = _captions(captions, metadata, scores or [], local, workers, progress) if captions and metadata else None
             how: dict[str, Any] = {"faced": faced, "captions": texts, "workers": workers, "progress": progress}
             account = core.reshard_folders(inputs, subset, Folder(out), spec, **how)
     _show(f"Resharded into {out}", out, account.counts(), json=json)
@@ -120,16 +125,16 @@ def _mixed(weights: list[float], seed: int, inputs: Inputs, made: Folder, worker
     return f"{made}/{SUBSET}", replace(inputs, places=f"{made}/{PLACES}")
 
 
-def _captions(policy: str, metadata: str, local: Path, workers: int, progress: Any) -> CaptionSource:
+def _captions(policy: str, metadata: str, scores: list[str], local: Path, workers: int, progress: Any) -> CaptionSource:
     """What a policy makes of the captions of a folder of metadata."""
-    from datacomp_core.captions.choose import choose_folder
     from datacomp_core.resharding.captions import CaptionSource
+    from datacomp_core.selection.aligned import aligned
     from datacomp_core.source import Source
-    from deployments.cli.stages.captions import choice_of
+    from deployments.cli.stages.captions import choice_of, chosen
 
-    choice = choice_of(policy, Source(Folder(metadata)))
-    made = choose_folder(choice, Folder(local), workers=workers, progress=progress)
-    return CaptionSource(made, Folder(local), choice.spec.weights)
+    given, _ = aligned(Source(Folder(metadata), tuple(Folder(url) for url in scores)), local / "scores")
+    choice, out = choice_of(policy, given, trains=True), Folder(local / "captioned")
+    return CaptionSource(chosen(choice, out, workers, progress), out, choice.spec.weights)
 
 
 def _show(title: str, out: str, counts: dict[str, int], *, json: bool) -> None:
