@@ -172,8 +172,8 @@ def _is_left_behind(home: Folder, name: str, has_lease: bool) -> bool:
     holder = lease.read(home, name, 1)
     if holder is None:  # it has just ended
         return False
-    gone = process.is_gone(holder)
-    return gone if gone is not None else time.time() - lease.last_sign(holder) > SILENT_SECONDS
+    gone = process.is_gone(holder.said)
+    return gone if gone is not None else holder.silent_seconds() > SILENT_SECONDS
 
 
 def _remove(home: Folder, name: str) -> None:

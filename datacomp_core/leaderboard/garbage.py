@@ -6,6 +6,7 @@ are somebody else's) are never removed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -40,11 +41,17 @@ class Unused(BaseModel):
 
 def unused(store: Store, *, keep: Iterable[str] = (), older_than_hours: float = 24.0) -> list[Unused]:
     """What no entry (nor anything in `keep`, by address or fingerprint) came from. Larger things first."""
-    roots = [*agreed(lambda: list(store.addresses(BoardEntry.kind)), store), *[find(store, text).address for text in keep]]
-    needed = {link.address for link in walk(store, roots)} if roots else set[str]()
+    kept = list(keep)
+    needed = agreed(lambda: _needed(store, kept), store)
     before = datetime.now(UTC) - timedelta(hours=older_than_hours)
-    found = [*_artifacts(store, needed, before), *_attempts(store, before), *_lost(store), *_uploads(store, before)]
+    attempts = _attempts(store, older_than_hours * 3600)
+    found = [*_artifacts(store, needed, before), *attempts, *_lost(store), *_uploads(store, before)]
     return sorted(found, key=lambda one: (-one.num_bytes, one.path))
+
+
+def _needed(store: Store, keep: Iterable[str]) -> set[str]:
+    roots = [*store.addresses(BoardEntry.kind), *[find(store, text).address for text in keep]]
+    return {link.address for link in walk(store, roots)} if roots else set()
 
 
 def _artifacts(store: Store, needed: set[str], before: datetime) -> Iterator[Unused]:
@@ -58,19 +65,22 @@ def _ended(record: Record) -> datetime:
     return datetime.fromisoformat(record.started) + timedelta(seconds=record.seconds)
 
 
-def _attempts(store: Store, before: datetime) -> Iterator[Unused]:
+def _attempts(store: Store, silent_for: float) -> Iterator[Unused]:
     """Folders of attempts that were not published: nobody is at work in them, and they are old enough."""
     for address in store.places():
         home = store.home(address)
-        for attempt in sorted({*home.folders(), *turns(home)}):
+        leases = turns(home)
+        for attempt in sorted({*home.folders(), *leases}):
             if (
                 attempt.startswith(PREFIX)
                 and not store.is_published(address, attempt)
-                and not is_at_work(home, attempt, before.timestamp())
+                and not is_at_work(home, attempt, silent_for)
                 and not store.has_older_change(address)
             ):
-                size = sum((home / attempt).files().values())
-                path = f"{address}/{attempt}"
+                files = (home / attempt).files()
+                if not files and attempt not in leases and not home.is_local:  # SeaweedFS lists folders that were emptied
+                    continue
+                path, size = f"{address}/{attempt}", sum(files.values())
                 yield Unused(what="attempt", path=path, num_bytes=size, why="an attempt that was not finished")
 
 
@@ -92,21 +102,20 @@ def _uploads(store: Store, before: datetime) -> Iterator[Unused]:
 
 def remove(store: Store, found: Iterable[Unused], *, older_than_hours: float = 0.0) -> int:
     """Remove what `unused` found, as far as it is still so: somebody may have used it since. The bytes that were freed."""
-    before = (datetime.now(UTC) - timedelta(hours=older_than_hours)).timestamp()
-    return sum(one.num_bytes for one in found if _remove(store, one, before))
+    return sum(one.num_bytes for one in found if _remove(store, one, older_than_hours * 3600))
 
 
-def _remove(store: Store, one: Unused, before: float) -> bool:
+def _remove(store: Store, one: Unused, silent_for: float) -> bool:
     if one.what == "artifact":
         record = store.record(one.path)
         return record is not None and record.started == one.built and delete(store, record)
     if one.what == "attempt":
         address, _, attempt = one.path.rpartition("/")
-        return drop_attempt(store, address, attempt, since=before)
+        return drop_attempt(store, address, attempt, silent_for=silent_for)
     if one.what == "lost":
         lost = [each for each in store.lost() if each.note == one.path]
         for each in lost:
             delete_lost(store, each)
         return bool(lost)
-    store.root.abort_uploads(one.path, before)
+    store.root.abort_uploads(one.path, time.time() - silent_for)
     return True

@@ -53,7 +53,7 @@ def claim(home: Folder, is_published: Callable[[str], bool] = _nobody) -> Attemp
         if not name.startswith(PREFIX) or is_published(name):
             continue
         holder = lease.read(home, name, turn)
-        if holder is None or holder.get(DOOMED) or not lease.is_dead(holder) or not lease.take(home, name, turn + 1):
+        if holder is None or holder.said.get(DOOMED) or not holder.is_dead or not lease.take(home, name, turn + 1):
             continue
         if is_published(name):  # between the two looks it ended well, and its leases were taken away
             lease.give_up(home, name, turn + 1)
@@ -76,26 +76,30 @@ def _sweep(folder: Folder) -> None:
         log.warning("what a killed process left unfinished in %s could not be removed: %s", folder, problem)
 
 
-def doom(home: Folder, name: str, since: float | None = None) -> int | None:
+def doom(home: Folder, name: str, silent_for: float = 0.0) -> int | None:
     """Take an attempt over in order to remove it, for good: nobody goes on in what may be half removed.
 
-    The turn that was taken; None if somebody is at work in it, or was after `since` (seconds since 1970).
+    The turn that was taken; None if somebody is at work in it, or was less than `silent_for` seconds ago.
     """
     turn = lease.turns(home).get(name, 0)
     if turn:
         holder = lease.read(home, name, turn)
-        if holder is None or not lease.is_dead(holder) or (since is not None and lease.last_sign(holder) > since):
+        if holder is None or not holder.is_dead or _was_at_work(holder, silent_for):
             return None
     return turn + 1 if lease.take(home, name, turn + 1, **{DOOMED: True}) else None
 
 
-def is_at_work(home: Folder, name: str, since: float) -> bool:
-    """Whether somebody may still go on with an attempt: its lease is alive, or was renewed after `since` (seconds since 1970)."""
+def _was_at_work(holder: lease.Lease, seconds: float) -> bool:
+    return seconds > 0 and holder.silent_seconds() < seconds
+
+
+def is_at_work(home: Folder, name: str, silent_for: float) -> bool:
+    """Whether somebody may still go on with an attempt: its lease is alive, or was less than `silent_for` seconds ago."""
     turn = lease.turns(home).get(name)
     if turn is None:
         return False
     holder = lease.read(home, name, turn)
-    return holder is not None and (not lease.is_dead(holder) or lease.last_sign(holder) > since)
+    return holder is not None and (not holder.is_dead or _was_at_work(holder, silent_for))
 
 
 @contextmanager
@@ -103,7 +107,7 @@ def held(home: Folder, name: str, is_published: Callable[[str], bool]) -> Genera
     """The folder of a dead try, in which nobody goes on during the block; None if somebody is at work in it, or gc removes it."""
     turn = lease.turns(home).get(name, 0)
     holder = lease.read(home, name, turn) if turn else None
-    is_free = not turn or (holder is not None and lease.is_dead(holder) and not holder.get(DOOMED))
+    is_free = not turn or (holder is not None and holder.is_dead and not holder.said.get(DOOMED))
     if not is_free or not lease.take(home, name, turn + 1):
         yield None
         return

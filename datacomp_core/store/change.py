@@ -6,7 +6,6 @@ gets a record of the next generation. A change that was killed stays marked, and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,6 +13,7 @@ from typing import Any
 
 from datacomp_core.errors import DataError, StoreError
 from datacomp_core.store import listing
+from datacomp_core.store.clock import seconds_of
 from datacomp_core.store.folder import FileStat, Folder
 from datacomp_core.store.record import Record, outputs_of, record_name
 from datacomp_core.store.store import Store, hash_of
@@ -102,14 +102,6 @@ def _written_since(folder: Folder, record: Record, before: dict[str, FileStat]) 
     ended = datetime.fromisoformat(record.started).timestamp() + record.seconds - CLOCKS_DIFFER
     found: dict[str, FileStat] = {}
     for path, (size, time, _) in folder.details().items():
-        if path in before and before[path].sha256 and before[path].size == size and _seconds(time) > ended:
+        if path in before and before[path].sha256 and before[path].size == size and seconds_of(time) > ended:
             found[path] = FileStat(path, size, hash_of(folder, path))
     return found
-
-
-def _seconds(time: str) -> float:
-    """When a file was changed, in seconds since 1970; infinity if the store does not say."""
-    try:
-        return int(time) / 1e9 if time.isdecimal() else datetime.fromisoformat(time).timestamp()
-    except ValueError:
-        return math.inf

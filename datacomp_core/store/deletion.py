@@ -86,13 +86,13 @@ def _remove_whole(folder: Folder) -> None:
     raise StoreError(f"{folder} could not be removed whole: run the same command again.")
 
 
-def drop_attempt(store: Store, address: str, name: str, *, since: float) -> bool:
-    """Remove an attempt that no record names and in which nobody was at work after `since` (seconds since 1970).
+def drop_attempt(store: Store, address: str, name: str, *, silent_for: float) -> bool:
+    """Remove an attempt that no record names and in which nobody was at work for `silent_for` seconds.
 
     False if that is not so (any more).
     """
     home = store.home(address)
-    if store.has_older_change(address) or store.is_published(address, name) or (turn := doom(home, name, since)) is None:
+    if store.has_older_change(address) or store.is_published(address, name) or (turn := doom(home, name, silent_for)) is None:
         return False
     if store.is_published(address, name):  # between the two looks it was published, and its leases were taken away
         end_leases(home, name, turn)

@@ -1,7 +1,8 @@
 """Who is at work: small files that are renewed while their writer lives.
 
 A lease is taken by creating the file of the next turn, which only one writer can. Whether its holder is dead is seen from its
-process where that can be looked up, and from three minutes of silence elsewhere.
+process where that can be looked up, and from three minutes of silence elsewhere: by the clock of the store, since those of the
+machines may differ by hours.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from datacomp_core.errors import DataError, MissingFileError, StoreError
-from datacomp_core.store import process
+from datacomp_core.store import clock, process
 from datacomp_core.store.folder import Folder
 
 log = logging.getLogger(__name__)
@@ -49,31 +51,43 @@ def turns(home: Folder) -> dict[str, int]:
     return found
 
 
-def read(home: Folder, stem: str, turn: int) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Lease:
+    """A lease as it was read: `said` is what its holder wrote."""
+
+    home: Folder
+    name: str
+    said: dict[str, Any]
+
+    @property
+    def is_dead(self) -> bool:
+        if self.said.get("ended") or self.said.get("boot") == "ended":
+            return True
+        gone = process.is_gone(self.said)
+        return gone if gone is not None else self.silent_seconds() > DEAD_AFTER_SECONDS
+
+    def silent_seconds(self) -> float:
+        """Since its holder last said that it lives, by the clock of the store; by ours if the store tells no times."""
+        age = clock.age(self.home, self.name)
+        if age is not None:
+            return age
+        try:
+            return time.time() - float(str(self.said.get("renewed", 0)))
+        except ValueError:
+            return 0.0
+
+
+def read(home: Folder, stem: str, turn: int) -> Lease | None:
     """A lease; None if its holder has taken it away. One that cannot be understood is alive: nobody knows better."""
+    name = file_of(stem, turn)
     try:
-        found = home.read_json(file_of(stem, turn))
+        found = home.read_json(name)
     except MissingFileError:
         return None
     except DataError as problem:
         log.warning("%s", problem)
-        return {"host": "unknown", "renewed": time.time()}
-    return found if isinstance(found, dict) else {"host": "unknown", "renewed": time.time()}
-
-
-def is_dead(lease: dict[str, Any]) -> bool:
-    if lease.get("ended") or lease.get("boot") == "ended":
-        return True
-    gone = process.is_gone(lease)
-    return gone if gone is not None else time.time() - last_sign(lease) > DEAD_AFTER_SECONDS
-
-
-def last_sign(lease: dict[str, Any]) -> float:
-    """When its holder last said that it lives, in seconds since 1970."""
-    try:
-        return float(str(lease.get("renewed", 0)))
-    except ValueError:
-        return time.time()
+        found = None
+    return Lease(home, name, found if isinstance(found, dict) else {"host": "unknown", "renewed": time.time()})
 
 
 def take(home: Folder, stem: str, turn: int, **more: Any) -> bool:
@@ -118,11 +132,9 @@ def alone(home: Folder, stem: str, what: str) -> Generator[None]:
     """
     turn = 1
     while (holder := read(home, stem, turn)) is not None:
-        if not is_dead(holder):
-            raise StoreError(
-                f"{stem} is already being changed by process {holder.get('pid')} on {holder.get('host')}: wait until that has "
-                f"ended, then run again to {what}."
-            )
+        if not holder.is_dead:
+            who = f"process {holder.said.get('pid')} on {holder.said.get('host')}"
+            raise StoreError(f"{stem} is already being changed by {who}: wait until that has ended, then run again to {what}.")
         turn += 1
     if not take(home, stem, turn):
         raise StoreError(f"{stem} is being changed by another process since just now: run again to {what}.")

@@ -183,14 +183,20 @@ class Store:
         return pl.read_parquet(io.BytesIO(self.manifest_file(record)))
 
     def manifest_file(self, record: Record) -> bytes:
-        """The manifest as it lies in the store, checked against its record. MissingFileError if it is not there."""
+        """The manifest as it lies in the store, checked against its record. MissingFileError if the store says so each time."""
         home, name = self.home(record.address), record.outputs.manifest
+        gone: MissingFileError | None = None
         for pause in (*listing.PAUSES, None):
-            data = home.read(name)
+            try:
+                data, gone = home.read(name), None
+            except MissingFileError as problem:
+                data, gone = b"", problem
             if hashlib.sha256(data).hexdigest() == record.outputs.manifest_sha256:
                 return data
             if pause is not None:
                 time.sleep(pause)
+        if gone is not None and name not in home.names():
+            raise gone
         raise StoreError(
             f"{home.at(name)} is not the manifest that its record names, each time it was read: restore it from a copy. Nothing "
             "was removed."
@@ -340,9 +346,18 @@ def _is_absolute(data: str) -> bool:
 
 
 def files_of(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool = False) -> list[FileStat]:
-    """Every file below `folder` with its hash: taken from `known` where size agrees, else read once. See `listing.complete`."""
+    """Every file below `folder` with its hash: taken from `known` where size agrees, else read once. See `listing.complete`.
+
+    StoreError if one of `known` is not there.
+    """
     found = []
-    for path, size in listing.complete(folder, known, is_all_known=is_all_known).items():
+    there = listing.complete(folder, known, is_all_known=is_all_known)
+    if gone := sorted(known.keys() - there.keys()):
+        raise StoreError(
+            f"{len(gone)} files that this run wrote are gone from {folder}, {gone[0]} first: somebody removed them meanwhile. "
+            "Run it again."
+        )
+    for path, size in there.items():
         stat = known.get(path)
         found.append(stat if stat and stat.size == size else FileStat(path, size, hash_of(folder, path)))
     return found

@@ -25,6 +25,7 @@ NETWORK = "10.77.0"
 SWITCH = f"{NETWORK}.1"
 S3_PORT, WEB_PORT = 9000, 8000
 BUCKET = "cluster"
+SHARED = "/mnt/shared"
 PRIVATE = ("/tmp", "/var/tmp", "/run", "/root", "/home", "/dev/shm")
 ENVIRONMENT = {
     "AWS_ENDPOINT_URL": f"http://{SWITCH}:{S3_PORT}",
@@ -111,15 +112,15 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")} | {"PATH": _path()}
 
 
-def _mounts() -> str:
-    """The script that makes a new mount namespace private. What we run from is kept, wherever it lies."""
+def _mounts(shared: Path | None) -> str:
+    """The script that makes a new mount namespace private. What we run from is kept; `shared` is at `SHARED`."""
     needed = {str(TREE), sys.prefix, sys.base_prefix, *(path for path in sys.path if path.endswith("site-packages"))}
     hidden = sorted(path for path in needed if path.startswith(tuple(f"{place}/" for place in PRIVATE)))
-    lines = ["set -e", "mount --make-rprivate /"]
-    if hidden:
-        lines += ["mount -t tmpfs tmpfs /mnt"]
-        for number, path in enumerate(hidden):
-            lines += [f"mkdir /mnt/{number}", f"mount --bind {path} /mnt/{number}"]
+    lines = ["set -e", "mount --make-rprivate /", "mount -t tmpfs tmpfs /mnt"]
+    if shared is not None:
+        lines += [f"mkdir {SHARED}", f"mount --bind {shared} {SHARED}"]
+    for number, path in enumerate(hidden):
+        lines += [f"mkdir /mnt/{number}", f"mount --bind {path} /mnt/{number}"]
     lines += [f"mount -t tmpfs -o mode=1777 tmpfs {place}" for place in PRIVATE if Path(place).is_dir()]
     for number, path in enumerate(hidden):
         lines += [f"mkdir -p {path}", f"mount --bind /mnt/{number} {path}", f"mount -o remount,bind,ro {path}"]
@@ -143,8 +144,11 @@ def _hold(name: str, script: str) -> tuple[subprocess.Popen[bytes], int]:
 
 
 @contextmanager
-def machines(*names: str) -> Generator[tuple[Machine, ...]]:
-    """Machines of these names, and a switch with a bucket `BUCKET` and the pictures of `pictures.py`."""
+def machines(*names: str, shared: Path | None = None) -> Generator[tuple[Machine, ...]]:
+    """Machines of these names, and a switch with a bucket `BUCKET` and the pictures of `pictures.py`.
+
+    With `shared` they share this folder too, at `SHARED`.
+    """
     holders: list[subprocess.Popen[bytes]] = []
     servers: list[subprocess.Popen[str]] = []
     try:
@@ -154,7 +158,7 @@ def machines(*names: str) -> Generator[tuple[Machine, ...]]:
         switch = Machine("switch", SWITCH, switch_pid)
         found: list[Machine] = []
         for number, name in enumerate(names):
-            holder, pid = _hold(name, _mounts())
+            holder, pid = _hold(name, _mounts(shared))
             holders.append(holder)
             address = f"{NETWORK}.{number + 2}"
             _plug(switch_pid, pid, number, address)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from machines import BUCKET, TREE, Machine, machines, why_not
+from machines import BUCKET, SHARED, TREE, Machine, machines, why_not
 from two_sides import dask_cluster, ray_cluster
 
 REASON = why_not()
@@ -134,17 +134,33 @@ def test_a_driver_whose_store_lies_on_its_own_disk_is_refused_in_one_sentence() 
 
 def test_a_training_on_nodes_without_a_shared_disk_is_refused_in_one_sentence_at_its_start() -> None:
     with machines("machine-a", "machine-b") as (a, b):
-        given = {"PYTHONPATH": str(TREE), "DATACOMP_DEVICE": "cpu", "DATACOMP_HOME": "/tmp/own", **store("nodes")}
-        node = [sys.executable, "-m", "deployments.cli", "node", "--nodes", "2", "--rendezvous", f"{a.address}:29500"]
-        node += ["--run-id", "pair", "--processes", "1", "--node"]
-        other = b.start([*node, "1", "--", "true"], given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        told = a.run([*node, "0", "--", sys.executable, "-u", CHAIN, "train"], given, timeout=1500)
+        told, status, log = train_on_both(a, b, "/tmp/own")
         error = json.loads(told.stdout.splitlines()[-1])["error"]
         wanted = (
             "SpecError: Another node cannot take part in this training. The machine machine-b does not see /tmp/own/training/"
         )
         assert error.startswith(wanted), told.stderr[-3000:]
         assert "share a disk" in error
-        _, log = other.communicate(timeout=300)
-        assert other.returncode == 0
+        assert status == 0
         assert "does not see /tmp/own/training/" in log
+
+
+def test_a_training_on_nodes_that_share_a_disk_gives_the_weights_of_one_machine(tmp_path: Path) -> None:
+    with machines("machine-a", "machine-b", shared=tmp_path) as (a, b):
+        alone, _ = run(a, {**store("alone"), "DATACOMP_PROCESSES": "2"}, "train")
+        told, status, log = train_on_both(a, b, SHARED)
+        assert told.returncode == status == 0, told.stderr[-3000:] + log[-3000:]
+        made = json.loads(told.stdout.splitlines()[-1])["digests"]
+        assert made["checkpoint.safetensors"] == alone["train"]["checkpoint.safetensors"]
+        assert "node 1 took part in 1 trainings that completed" in log
+
+
+def train_on_both(a: Machine, b: Machine, home: str) -> tuple[subprocess.CompletedProcess[str], int, str]:
+    """A training that spans two machines, whose DATACOMP_HOME is `home`: what node 0 told, node 1's status and its log."""
+    given = {"PYTHONPATH": str(TREE), "DATACOMP_DEVICE": "cpu", "DATACOMP_HOME": home, **store("nodes")}
+    node = [sys.executable, "-m", "deployments.cli", "node", "--nodes", "2", "--rendezvous", f"{a.address}:29500"]
+    node += ["--run-id", "pair", "--processes", "1", "--node"]
+    other = b.start([*node, "1", "--", "true"], given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    told = a.run([*node, "0", "--", sys.executable, "-u", CHAIN, "train"], given, timeout=1500)
+    _, log = other.communicate(timeout=300)
+    return told, other.returncode, log

@@ -23,16 +23,23 @@ def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(has_cuda(), reason="this machine has a CUDA device")
 def test_a_worker_with_a_gpu_that_torch_cannot_use_is_refused(device: str) -> None:
     with pytest.raises(SpecError, match=rf"the machine {socket.gethostname()} has a GPU, and torch finds no CUDA device there"):
-        Stations(2, 1, device).open()
+        Stations(2, 1, device, "cuda").open()
 
 
 def test_a_worker_that_is_told_to_use_its_cpu_says_so(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("DATACOMP_DEVICE", "cpu")
     settings.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert Stations(2, 1, "").open() == "cpu"
+        assert Stations(2, 1, "", "cpu").open() == "cpu"
     assert "works on the CPU, as DATACOMP_DEVICE says" in caplog.text
 
 
 def test_a_worker_without_a_gpu_works_on_its_cpu() -> None:
-    assert Stations(2, 0, "cpu").open() == "cpu"
+    assert Stations(2, 0, "cpu", "cpu").open() == "cpu"
+
+
+def test_a_worker_that_works_on_its_cpu_among_ones_with_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATACOMP_DEVICE", "cpu")
+    settings.cache_clear()
+    with pytest.raises(SpecError, match="would work on cpu and another one of the cluster works on cuda"):
+        Stations(2, 1, "", "cuda").open()
