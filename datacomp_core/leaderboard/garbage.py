@@ -17,22 +17,23 @@ from datacomp_core.artifacts import BoardEntry
 from datacomp_core.leaderboard.provenance import find, walk
 from datacomp_core.store import Store
 from datacomp_core.store.attempt import PREFIX, is_at_work
-from datacomp_core.store.deletion import delete, delete_lost, drop_attempt, places_of
+from datacomp_core.store.deletion import delete, delete_lost, drop_attempt, drop_leases, places_of
 from datacomp_core.store.lease import turns
 from datacomp_core.store.listing import agreed
 from datacomp_core.store.record import Record
 
+LEASE = "the lease of a finished run, which could not take it away"
 UPLOAD = "an upload in parts that was neither ended nor aborted"
 
 
 class Unused(BaseModel):
-    """Something that may go: an artifact, an attempt that its address no longer needs, what was set aside as lost, or an upload.
+    """Something that may go: an artifact, an attempt that its address no longer needs or its lease, what was lost, or an upload.
 
     `path` is in the store: an address, a folder, or for what was lost the note about it.
     """
 
     model_config = ConfigDict(frozen=True)
-    what: Literal["artifact", "attempt", "lost", "upload"]
+    what: Literal["artifact", "attempt", "lease", "lost", "upload"]
     path: str
     num_bytes: int
     built: str = ""
@@ -66,17 +67,17 @@ def _ended(record: Record) -> datetime:
 
 
 def _attempts(store: Store, silent_for: float) -> Iterator[Unused]:
-    """Folders of attempts that were not published: nobody is at work in them, and they are old enough."""
+    """Attempts that were not published, and leases of published ones: nobody is at work there, and they are old enough."""
     for address in store.places():
         home = store.home(address)
         leases = turns(home)
         for attempt in sorted({*home.folders(), *leases}):
-            if (
-                attempt.startswith(PREFIX)
-                and not store.is_published(address, attempt)
-                and not is_at_work(home, attempt, silent_for)
-                and not store.has_older_change(address)
-            ):
+            if not attempt.startswith(PREFIX) or is_at_work(home, attempt, silent_for):
+                continue
+            if store.is_published(address, attempt):
+                if attempt in leases:
+                    yield Unused(what="lease", path=f"{address}/{attempt}", num_bytes=0, why=LEASE)
+            elif not store.has_older_change(address):
                 files = (home / attempt).files()
                 if not files and attempt not in leases and not home.is_local:  # SeaweedFS lists folders that were emptied
                     continue
@@ -109,9 +110,11 @@ def _remove(store: Store, one: Unused, silent_for: float) -> bool:
     if one.what == "artifact":
         record = store.record(one.path)
         return record is not None and record.started == one.built and delete(store, record)
+    address, _, attempt = one.path.rpartition("/")
     if one.what == "attempt":
-        address, _, attempt = one.path.rpartition("/")
         return drop_attempt(store, address, attempt, silent_for=silent_for)
+    if one.what == "lease":
+        return drop_leases(store, address, attempt, silent_for=silent_for)
     if one.what == "lost":
         lost = [each for each in store.lost() if each.note == one.path]
         for each in lost:

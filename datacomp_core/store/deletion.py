@@ -10,8 +10,9 @@ import time
 
 from datacomp_core.errors import StoreError
 from datacomp_core.store import listing
-from datacomp_core.store.attempt import PREFIX, doom, end_leases
+from datacomp_core.store.attempt import PREFIX, doom, end_leases, is_at_work
 from datacomp_core.store.folder import Folder
+from datacomp_core.store.lease import turns
 from datacomp_core.store.record import Record, manifests_of, record_name
 from datacomp_core.store.store import Lost, Store
 
@@ -103,6 +104,16 @@ def drop_attempt(store: Store, address: str, name: str, *, silent_for: float) ->
             home.remove(left)
     end_leases(home, name, turn)
     home.prune()
+    return True
+
+
+def drop_leases(store: Store, address: str, name: str, *, silent_for: float) -> bool:
+    """Take away what is left of the leases of a published attempt. False if somebody is at work there."""
+    home = store.home(address)
+    turn = turns(home).get(name, 0)
+    if not turn or not store.is_published(address, name) or is_at_work(home, name, silent_for):
+        return False
+    end_leases(home, name, turn)
     return True
 
 

@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from datacomp_core.artifacts import Artifact
-from datacomp_core.errors import DataError, MissingFileError, StoreError
+from datacomp_core.errors import DataError, DiskFullError, MissingFileError, StoreError
 from datacomp_core.store import lease, listing
 from datacomp_core.store.folder import FileStat, Folder
 from datacomp_core.store.record import Record, manifests_of, record_name
@@ -56,6 +56,9 @@ class Store:
             first, second = self.root.create(name, b"first"), self.root.create(name, b"second")
             kept = self.root.read(name)
             self.root.remove(name)
+        except DiskFullError as problem:  # what is there can be read and deleted all the same
+            log.warning("Nothing can be written to the store %s. %s", self.root, problem)
+            return
         except (DataError, StoreError) as problem:
             raise StoreError(
                 f"The store {self.root} cannot be used: name another with DATACOMP_STORE, or mend it. {problem}"

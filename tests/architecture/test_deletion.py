@@ -14,6 +14,7 @@ ALLOWED = {
     ("datacomp_core/store/deletion.py", "*"): "the one place",
     ("datacomp_core/store/store.py", "self.root.remove(name)"): "the file that `check` has just written under `_checks`",
     ("datacomp_core/store/attempt.py", "home.remove(lease.file_of(name, turn))"): "the leases of one's own attempt",
+    ("datacomp_core/store/clock.py", "home.remove(probe)"): "the file whose time was just asked for",
     ("datacomp_core/exchange.py", "home.remove(name)"): "one's own scratch or that of a killed command, which no record names",
     ("datacomp_core/exchange.py", "home.remove(lease.file_of(name, 1))"): "the lease of such scratch",
     ("datacomp_core/training/nodes.py", "store.root.remove(f'{MEETINGS}/{layout.run_id}')"): "messages among nodes",

@@ -14,7 +14,7 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 FAULTS = ("500", "lost reply", "cut")
-ALL_FAULTS = (*FAULTS, "403", "empty list", "slow")
+ALL_FAULTS = (*FAULTS, "403", "404", "empty list", "slow")
 SLOW_SECONDS = 2.0
 LISTED = re.compile(rb"<(Contents|CommonPrefixes)>.*</\1>", re.DOTALL)
 
@@ -73,7 +73,7 @@ class Forward(BaseHTTPRequestHandler):
         time.sleep(self.server.pause + (SLOW_SECONDS if fault == "slow" else 0))
         with self.server.lock:
             self.server.at_once -= 1
-        if fault in ("500", "403"):
+        if fault in ("500", "403") or (fault == "404" and self.command in ("GET", "HEAD") and "?" not in self.path):
             self.send_response(int(fault))
             self.send_header("Content-Length", "0")
             self.end_headers()

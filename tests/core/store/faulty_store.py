@@ -24,7 +24,7 @@ from datacomp_core.store.record import is_record
 
 R = TypeVar("R")
 
-FAULTS = ("error before", "error after", "denied", "lost reply", "cut", "stale list", "empty list")
+FAULTS = ("error before", "error after", "denied", "lost reply", "cut", "not found", "stale list", "empty list")
 ROOT = "store"
 NAMES = ("a", "b", "c")
 
@@ -116,6 +116,11 @@ class Bucket:
             raise OSError(errno.EIO, "the server failed")
         if fault == "denied":
             raise PermissionError(errno.EACCES, "the token has expired")
+        if fault == "not found" and kind in ("get", "head") and not process.lied:
+            process.lied = True
+            raise FileNotFoundError(errno.ENOENT, "nothing there, it says")
+        if kind in ("get", "head"):
+            process.lied = False
         found = answer()
         if fault == "error after":
             raise OSError(errno.EIO, "the connection was closed")

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DataError, MissingFileError, StoreError
 from datacomp_core.leaderboard.garbage import remove, unused
-from datacomp_core.store import Folder, Store, failures, listing, scratch, step
+from datacomp_core.store import Folder, Store, failures, lease, listing, scratch, step
 from datacomp_core.store import format as store_format
 from datacomp_core.store.change import begin, changing, finish
 from datacomp_core.store.format import require_format
@@ -135,6 +135,46 @@ def test_one_empty_listing_is_believed_by_nobody(store: Store) -> None:
     SickFileSystem.faults["ls"] = ["empty"]
     folder.remove()
     assert folder.files() == {}
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_manifest_that_is_not_there_now_and_then_is_no_loss(store: Store, times: int) -> None:
+    made = download.run(FaultsSpec(), store=store)
+    SickFileSystem.faults["cat"] = [FileNotFoundError(2, "NoSuchKey")] * times
+    assert store.missing(made.record) == ""
+    SickFileSystem.faults["cat"] = [FileNotFoundError(2, "NoSuchKey")] * 50
+    with pytest.raises(StoreError, match="is not the manifest that its record names"):  # a listing names it
+        store.missing(made.record)
+
+
+@step("pools", version=1, name=lambda _: "robbed")
+def robbed(spec: FaultsSpec, *, out: Folder) -> Pool:
+    """Somebody removes a file while it works."""
+    for name in ("a", "b"):
+        out.write(name, name.encode())
+    Folder(out.url).remove("a")
+    return Pool(num_samples=2, num_parts=2)
+
+
+def test_a_run_whose_files_are_removed_meanwhile_publishes_nothing(store: Store) -> None:
+    with pytest.raises(StoreError, match="1 files that this run wrote are gone from .*, a first"):
+        robbed(FaultsSpec(), store=store)
+    assert store.record(robbed.address(FaultsSpec())) is None
+
+
+def test_a_lease_that_could_not_be_taken_away_is_cleared(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as sick:
+        sick.setattr(SickFileSystem, "rm_file", lambda *_: (_ for _ in ()).throw(DENIED))
+        made = download(FaultsSpec(), store=store)
+    left = [name for name in store.home(made.address).files() if ".lease-" in name]
+    assert len(left) == 1
+    assert unused(store, older_than_hours=0, keep=[made.address]) == [], "this process is alive"
+    store.home(made.address).write(left[0], lease.ended())
+    found = unused(store, older_than_hours=0, keep=[made.address])
+    assert [one.what for one in found] == ["lease"]
+    remove(store, found)
+    assert [name for name in store.home(made.address).files() if ".lease-" in name] == []
+    assert download.run(FaultsSpec(), store=store).status == "reused"
 
 
 @pytest.mark.parametrize("where", ["cat", "info", "ls"])
