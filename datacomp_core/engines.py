@@ -12,24 +12,22 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
-import io
 import logging
 import os
-import pickle
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from datacomp_core.errors import DatacompError, LostProcessError, SpecError
 from datacomp_core.imports import imports_told
+from datacomp_core.shared_places import SharedPlace, shared_places
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -127,48 +125,6 @@ def worker_killed(detail: str = "") -> LostProcessError:
         "A worker process was killed, most likely for want of memory: run again with fewer workers (DATACOMP_WORKERS); "
         f"finished work is kept.{f' {detail}' if detail else ''}"
     )
-
-
-@dataclass(frozen=True)
-class SharedPlace:
-    """A folder or file of the driver's disk that workers read or write: good only if they see the same one."""
-
-    path: str
-    inode: int
-
-    def check(self) -> None:
-        """SpecError if it is another one, or none, where we are."""
-        try:
-            same = os.stat(self.path).st_ino == self.inode
-        except OSError:
-            same = False
-        if not same:
-            raise SpecError(
-                f"The machine {socket.gethostname()} does not see {self.path}, which this step uses: machines of a cluster share "
-                "a bucket, so keep the store (DATACOMP_STORE) and the folders of a command in one, or on a disk that all of them "
-                "mount at the same place."
-            )
-
-
-def shared_places(*values: Any) -> tuple[SharedPlace, ...]:
-    """The local folders and paths in what is sent to workers."""
-    found: dict[str, SharedPlace] = {}
-
-    class Finder(pickle.Pickler):
-        def persistent_id(self, obj: Any) -> Any:
-            from datacomp_core.store.folder import Folder
-
-            if isinstance(obj, Path) or (isinstance(obj, Folder) and obj.is_local):
-                path = str(obj.absolute()) if isinstance(obj, Path) else obj.url
-                with suppress(OSError):  # what is not there yet is made where it is used, or is told there
-                    if not isinstance(obj, Path):
-                        os.makedirs(path, exist_ok=True)
-                    found[path] = SharedPlace(path, os.stat(path).st_ino)
-            return None
-
-    with suppress(Exception):  # what cannot be pickled so is told when it is sent
-        Finder(io.BytesIO()).dump(values)
-    return tuple(found.values())
 
 
 @dataclass(frozen=True)

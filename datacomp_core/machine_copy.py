@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import IO
 
 from datacomp_core.store import process
-from datacomp_core.store.folder import SCRATCH, Folder
+from datacomp_core.store.folder import Folder
+from datacomp_core.store.scratch import SCRATCH
 
 _guard = threading.Lock()
 

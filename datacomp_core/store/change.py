@@ -15,8 +15,9 @@ from datacomp_core.errors import DataError, StoreError
 from datacomp_core.store import listing
 from datacomp_core.store.clock import seconds_of
 from datacomp_core.store.folder import FileStat, Folder
+from datacomp_core.store.listing import hash_of
 from datacomp_core.store.record import Record, outputs_of, record_name
-from datacomp_core.store.store import Store, hash_of
+from datacomp_core.store.store import Store
 
 TAKEN_UP = "its change was killed and is taken up"
 CLOCKS_DIFFER = 3600

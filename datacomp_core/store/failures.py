@@ -8,8 +8,11 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import TypeVar
+
+from datacomp_core.errors import DiskFullError, MissingFileError, StoreError
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -80,3 +83,22 @@ def refuse_lost_bucket(problem: FileNotFoundError) -> None:
     """A bucket that is not there (or not ours any more) is no empty folder."""
     if _has_code(problem, ("NoSuchBucket",)):
         raise OSError(errno.EINVAL, "the bucket does not exist") from problem
+
+
+@contextmanager
+def told(where: str) -> Generator[None]:
+    """Turn the errors of disks and buckets into one sentence; leave the errors of the caller's block alone."""
+    try:
+        yield
+    except FileNotFoundError as problem:
+        raise MissingFileError(f"{where} is not there.") from problem
+    except PermissionError as problem:
+        raise StoreError(f"No permission for {where}: choose another store (DATACOMP_STORE) or mend its rights.") from problem
+    except OSError as problem:
+        if problem.errno == errno.ENOSPC:
+            raise DiskFullError(where) from problem
+        raise StoreError(f"Cannot use {where}: {problem}") from problem
+    except Exception as problem:
+        if is_of_client(problem):
+            raise StoreError(f"Cannot use {where}: {problem}") from problem
+        raise

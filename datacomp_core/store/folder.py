@@ -7,32 +7,27 @@ character of a path stands for itself: `[`, `]`, `*`, `?`, `{` and `}` are never
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 from datacomp_core.documents import parse_json
-from datacomp_core.errors import DataError, DiskFullError, MissingFileError, StoreError
-from datacomp_core.store import process
+from datacomp_core.errors import DataError, MissingFileError, StoreError
 from datacomp_core.store.bucket import PART_BYTES, BucketFiles
-from datacomp_core.store.failures import is_of_client
+from datacomp_core.store.failures import told
 from datacomp_core.store.local import LocalFiles, replacing
+from datacomp_core.store.scratch import hash_file, scratch
 from datacomp_core.store.stream import BLOCK_BYTES, RangeStream
 
 __all__ = ["PART_BYTES", "FileStat", "Folder", "Upload", "hash_file", "scratch"]
 
-HASH_BLOCK = 1 << 20
-SCRATCH = "datacomp-"
 R = TypeVar("R")
 
 
@@ -243,7 +238,7 @@ class Folder:
                 self.put(name, temporary)
             return
         target = Path(self.at(name))
-        with self._told(name):
+        with told(self._where(name)):
             target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as temporary:
             yield temporary
@@ -277,7 +272,7 @@ class Folder:
     def move(self, name: str, to: str) -> None:
         """Rename a file or a folder of a local folder at once. What is not there is not moved."""
         target = self.path / to
-        with self._told(name):
+        with told(self._where(name)):
             target.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
                 os.rename(self.at(name), target)
@@ -316,45 +311,8 @@ class Folder:
         return stat
 
     def _ask(self, name: str, request: Callable[[], R]) -> R:
-        with self._told(name):
+        with told(self._where(name)):
             return request()
 
-    @contextmanager
-    def _told(self, name: str) -> Generator[None]:
-        """Turn the errors of disks and buckets into one sentence; leave the errors of the caller's block alone."""
-        where = self.at(name) if name else self.url
-        try:
-            yield
-        except FileNotFoundError as problem:
-            raise MissingFileError(f"{where} is not there.") from problem
-        except PermissionError as problem:
-            raise StoreError(f"No permission for {where}: choose another store (DATACOMP_STORE) or mend its rights.") from problem
-        except OSError as problem:
-            if problem.errno == errno.ENOSPC:
-                raise DiskFullError(where) from problem
-            raise StoreError(f"Cannot use {where}: {problem}") from problem
-        except Exception as problem:
-            if is_of_client(problem):
-                raise StoreError(f"Cannot use {where}: {problem}") from problem
-            raise
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def scratch() -> Generator[Path]:
-    """A private local folder that is gone afterwards. It follows TMPDIR. The first one of a process sweeps those of dead ones."""
-    _sweep_scratch(tempfile.gettempdir())
-    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{process.token()}-") as folder:
-        yield Path(folder)
-
-
-@cache
-def _sweep_scratch(place: str) -> None:
-    with suppress(OSError), os.scandir(place) as entries:
-        for entry in entries:
-            if entry.name.startswith(SCRATCH) and process.is_left_behind(entry.name) and entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
+    def _where(self, name: str) -> str:
+        return self.at(name) if name else self.url

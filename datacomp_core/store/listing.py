@@ -6,6 +6,7 @@ true a moment ago, a disk that was unmounted): nothing is called lost, complete 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Collection
 from typing import TypeVar
@@ -51,6 +52,30 @@ def complete(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool =
             return found
         time.sleep(pause)
     raise StoreError(f"A listing of {folder} leaves out files that are there: run again.")
+
+
+def files_of(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool = False) -> list[FileStat]:
+    """Every file below `folder` with its hash: taken from `known` where size agrees, else read once. See `complete`.
+
+    StoreError if one of `known` is not there.
+    """
+    found = []
+    there = complete(folder, known, is_all_known=is_all_known)
+    if gone := sorted(known.keys() - there.keys()):
+        raise StoreError(
+            f"{len(gone)} files that this run wrote are gone from {folder}, {gone[0]} first: somebody removed them meanwhile. "
+            "Run it again."
+        )
+    for path, size in there.items():
+        stat = known.get(path)
+        found.append(stat if stat and stat.size == size else FileStat(path, size, hash_of(folder, path)))
+    return found
+
+
+def hash_of(folder: Folder, path: str) -> str:
+    """The sha256 of a file, read by its blocks."""
+    with folder.open(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
 
 
 def contradiction(folder: Folder, wanted: dict[str, int]) -> str:

@@ -155,3 +155,21 @@ def plain_options(options: dict[str, Any]) -> dict[str, Any]:
     """How a step was run, as far as it is plain: numbers and words, urls without their secrets. Handles are left out."""
     plain = {name: value for name, value in options.items() if isinstance(value, (int, float, str)) or value is None}
     return redact_all(plain)
+
+
+def describe(record: Record) -> dict[str, Any]:
+    """A record as a person wants it: plain values in reading order."""
+    return {
+        "address": record.address,
+        "fingerprint": record.fingerprint,
+        "built": record.started,
+        "seconds": record.seconds,
+        "files": record.outputs.num_files,
+        "bytes": record.outputs.num_bytes,
+        "spec": record.spec,
+        "inputs": record.inputs,
+        "counts": record.artifact.get("counts", {}),
+        "options": record.options,
+        "host": record.host,
+        "versions": record.versions,
+    }

@@ -7,12 +7,9 @@ Source code is never hashed: raise `version` by hand when a step's meaning chang
 
 from __future__ import annotations
 
-import inspect
 import logging
 import threading
 import time
-import types
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, ParamSpec, TypeVar
@@ -28,8 +25,9 @@ from datacomp_core.store.fingerprint import SHORT, canonical, fingerprint
 from datacomp_core.store.fingerprint import identity as meaning_of
 from datacomp_core.store.folder import Folder
 from datacomp_core.store.format import require_format
-from datacomp_core.store.listing import agreed
-from datacomp_core.store.store import Store, files_of
+from datacomp_core.store.listing import agreed, files_of
+from datacomp_core.store.star import Planned, checked, flat, hashed, is_named, safe, settled, stand_in
+from datacomp_core.store.store import Store
 
 log = logging.getLogger(__name__)
 A = TypeVar("A", bound=Artifact)
@@ -51,22 +49,6 @@ class Outcome(Generic[A]):
     record: records.Record
 
 
-@dataclass(frozen=True)
-class Planned(Generic[A]):
-    """A step seen from before: `artifact` is None until it is built, and stands for itself as input of further plans."""
-
-    kind: str
-    name: str
-    why: str
-    address: str | None
-    artifact: A | None
-    seconds: float | None = None
-
-    @property
-    def is_built(self) -> bool:
-        return self.artifact is not None
-
-
 class Step(Generic[A]):
     """A function that has an address. Call it with its identity and `store=`; further options go to the function."""
 
@@ -81,7 +63,7 @@ class Step(Generic[A]):
     ) -> None:
         self.function, self.kind, self.version = function, kind, version
         self._name, self._stale, self._left_out = name, stale, left_out
-        self.returns, self.identity, self.options = _checked(function, kind)
+        self.returns, self.identity, self.options = checked(function, kind)
         self.__doc__, self.__name__, self.__module__ = function.__doc__, function.__name__, function.__module__
 
     def __repr__(self) -> str:
@@ -95,7 +77,7 @@ class Step(Generic[A]):
     def fingerprint(self, *identity: Any) -> str:
         """sha256 over kind, version, canonical specs and the fingerprints of the inputs."""
         self._fits(identity)
-        return fingerprint({"kind": self.kind, "version": self.version, "of": [_identity(value) for value in identity]})
+        return fingerprint({"kind": self.kind, "version": self.version, "of": [hashed(value) for value in identity]})
 
     def name(self, *identity: Any) -> str:
         if self._name is not None:
@@ -104,21 +86,21 @@ class Step(Generic[A]):
 
     def address(self, *identity: Any) -> str:
         """`<kind>/<scale>/<readable name>--<12 hex>`."""
-        scale = next((str(value.scale) for value in _flat(identity) if getattr(value, "scale", "")), "any")
-        readable = _safe(self.name(*identity))
-        return f"{self.kind}/{_safe(scale)}/{readable}--{self.fingerprint(*identity)[:SHORT]}"
+        scale = next((str(value.scale) for value in flat(identity) if getattr(value, "scale", "")), "any")
+        readable = safe(self.name(*identity))
+        return f"{self.kind}/{safe(scale)}/{readable}--{self.fingerprint(*identity)[:SHORT]}"
 
     # How it is run ------------------------------------------------------------------------------------------------
 
     def plan(self, *identity: Any, store: Store) -> Planned[A]:
         """BUILT or TO BUILD, and why; an input may itself be only planned. Nothing is written."""
         require_format(store, write=False)
-        name = self.name(*[_stand_in(value) for value in identity])
-        waiting = [value for value in _flat(identity) if isinstance(value, Planned) and not value.is_built]
+        name = self.name(*[stand_in(value) for value in identity])
+        waiting = [value for value in flat(identity) if isinstance(value, Planned) and not value.is_built]
         if waiting:
             return Planned(self.kind, name, f"its {waiting[0].kind} are to be built first", None, None)
-        settled = tuple(_settled(value) for value in identity)
-        address = self._place(settled, store)
+        inputs = tuple(settled(value) for value in identity)
+        address = self._place(inputs, store)
         found = store.record(address)
         if found is None:
             why = "never built" if store.interrupted(address) is None else "its retry or takedown has not ended"
@@ -126,7 +108,7 @@ class Step(Generic[A]):
         if lost := store.missing(found):
             return Planned(self.kind, name, f"its data is lost: {lost}", address, None)
         made = store.artifact(self.returns, found)
-        self._check_source(settled, made, store)
+        self._check_source(inputs, made, store)
         return Planned(self.kind, name, "built", address, made, found.seconds)
 
     def run(self, *identity: Any, store: Store, **options: Any) -> Outcome[A]:
@@ -158,7 +140,7 @@ class Step(Generic[A]):
     def _place(self, identity: tuple[Any, ...], store: Store) -> str:
         """The address, or the one at which the same thing was begun under another name that a person gave it."""
         address = self.address(*identity)
-        if not any(_is_named(value) for value in _flat(identity)) or store.generations(address):
+        if not any(is_named(value) for value in flat(identity)) or store.generations(address):
             return address
         return store.namesake(address) or address
 
@@ -252,7 +234,7 @@ class Step(Generic[A]):
             spec={name: canonical(value) for name, value in named.items() if isinstance(value, Spec)},
             meaning={name: meaning_of(value) for name, value in named.items() if isinstance(value, Spec)},
             inputs={
-                name: [{"address": a.address, "fingerprint": a.fingerprint} for a in _flat([value])]
+                name: [{"address": a.address, "fingerprint": a.fingerprint} for a in flat([value])]
                 for name, value in named.items()
                 if not isinstance(value, Spec)
             },
@@ -299,89 +281,3 @@ def _listed(folder: Folder, left_out: tuple[str, ...] = ()) -> list[records.File
     """The files of a folder that others wrote, which are not read: without their hashes."""
     found = agreed(folder.files, folder).items()
     return [records.FileStat(path, size, "") for path, size in found if not set(path.split("/")[:-1]) & set(left_out)]
-
-
-# The star rule ------------------------------------------------------------------------------------------------------
-
-
-def _checked(function: Callable[..., Any], kind: str) -> tuple[type[Any], tuple[str, ...], frozenset[str]]:
-    where = f"{function.__module__}.{function.__qualname__}"
-    hints = typing.get_type_hints(function)
-    left, right = [], []
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-            left.append(parameter.name)
-            if not _is_identity(hints.get(parameter.name)):
-                raise TypeError(
-                    f"{where}: {parameter.name!r} stands left of the star, so it must be a Spec, an Artifact or a "
-                    "tuple of Artifacts; move what says only how it is run to the right of it"
-                )
-        elif parameter.kind is parameter.KEYWORD_ONLY:
-            right.append(parameter.name)
-            if _is_identity(hints.get(parameter.name)):
-                raise TypeError(
-                    f"{where}: {parameter.name!r} is a Spec or an Artifact, so it must stand left of the star, where it is hashed"
-                )
-        else:
-            raise TypeError(f"{where}: a step takes no *args or **kwargs")
-    if not left or "out" not in right:
-        raise TypeError(f"{where}: a step is (spec, artifacts, *, out: Folder, ...)")
-    returns = hints.get("return")
-    if not (isinstance(returns, type) and issubclass(returns, Artifact)):
-        raise TypeError(f"{where}: a step returns an Artifact")
-    if returns.kind != kind:
-        raise TypeError(f"{where}: it makes {returns.kind!r}, not {kind!r}")
-    return returns, tuple(left), frozenset(right)
-
-
-def _is_identity(hint: Any) -> bool:
-    if typing.get_origin(hint) is typing.Annotated:
-        return _is_identity(typing.get_args(hint)[0])
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return all(_is_identity(part) for part in typing.get_args(hint) if part is not type(None))
-    if typing.get_origin(hint) is tuple:
-        return all(_is_identity(part) for part in typing.get_args(hint) if part is not Ellipsis)
-    return isinstance(hint, type) and issubclass(hint, (Spec, Artifact))
-
-
-def _identity(value: Any) -> Any:
-    if isinstance(value, Artifact):
-        assert value.fingerprint, f"{value.kind} without a fingerprint: it did not come from a step"
-        return {"kind": value.kind, "fingerprint": value.fingerprint}
-    if isinstance(value, tuple):
-        return [_identity(item) for item in value]
-    if value is None:
-        return None
-    if isinstance(value, Spec):
-        return {"spec": type(value).__name__, "fields": meaning_of(value)}
-    raise TypeError(f"{type(value).__name__} stands left of the star; only Specs and Artifacts may")
-
-
-def _flat(values: Any) -> list[Any]:
-    return [item for value in values for item in (_flat(value) if isinstance(value, tuple) else [value]) if item is not None]
-
-
-def _is_named(value: Any) -> bool:
-    """Whether the readable name of a spec is one that a person chose, and no part of what it means."""
-    return isinstance(value, Spec) and any(getattr(value, name) == value.label() for name in value.names_for_people)
-
-
-def _settled(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_settled(item) for item in value)
-    return value.artifact if isinstance(value, Planned) else value
-
-
-def _stand_in(value: Any) -> Any:
-    """What a naming function needs of an input that is not built yet: its name."""
-    if isinstance(value, tuple):
-        return tuple(_stand_in(item) for item in value)
-    if isinstance(value, Planned):
-        return value.artifact or types.SimpleNamespace(name=value.name, scale="", recipe=value.name)
-    return value
-
-
-def _safe(text: str) -> str:
-    """Text as one readable path segment."""
-    kept = "".join(c if c.isalnum() or c in "._-+" else "-" for c in text).strip("-.")
-    return kept[:60] or "unnamed"

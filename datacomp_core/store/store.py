@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import polars as pl
 from pydantic import ValidationError
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import DataError, DiskFullError, MissingFileError, StoreError
 from datacomp_core.store import lease, listing
-from datacomp_core.store.folder import FileStat, Folder
+from datacomp_core.store.folder import Folder
 from datacomp_core.store.record import Record, manifests_of, record_name
 from datacomp_core.store.record import now as records_now
 
@@ -346,45 +346,3 @@ def make_private(folder: Path) -> None:
 
 def _is_absolute(data: str) -> bool:
     return data.startswith("/") or "://" in data
-
-
-def files_of(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool = False) -> list[FileStat]:
-    """Every file below `folder` with its hash: taken from `known` where size agrees, else read once. See `listing.complete`.
-
-    StoreError if one of `known` is not there.
-    """
-    found = []
-    there = listing.complete(folder, known, is_all_known=is_all_known)
-    if gone := sorted(known.keys() - there.keys()):
-        raise StoreError(
-            f"{len(gone)} files that this run wrote are gone from {folder}, {gone[0]} first: somebody removed them meanwhile. "
-            "Run it again."
-        )
-    for path, size in there.items():
-        stat = known.get(path)
-        found.append(stat if stat and stat.size == size else FileStat(path, size, hash_of(folder, path)))
-    return found
-
-
-def hash_of(folder: Folder, path: str) -> str:
-    """The sha256 of a file, read by its blocks."""
-    with folder.open(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
-
-
-def describe(record: Record) -> dict[str, Any]:
-    """A record as a person wants it: plain values in reading order."""
-    return {
-        "address": record.address,
-        "fingerprint": record.fingerprint,
-        "built": record.started,
-        "seconds": record.seconds,
-        "files": record.outputs.num_files,
-        "bytes": record.outputs.num_bytes,
-        "spec": record.spec,
-        "inputs": record.inputs,
-        "counts": record.artifact.get("counts", {}),
-        "options": record.options,
-        "host": record.host,
-        "versions": record.versions,
-    }

@@ -68,7 +68,7 @@ def show(
     Example: datacomp show entries/tiny/clip_score_tiny-seed0--0123456789ab
     """
     from datacomp_core.leaderboard.provenance import find, walk
-    from datacomp_core.store.store import describe
+    from datacomp_core.store.record import describe
 
     store = Store.open(settings().store_url)
     record = find(store, what)
