@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pickle
@@ -13,9 +14,11 @@ from conftest import BUCKET
 from s3_servers import ministack
 
 from datacomp_core.errors import DataError, DiskFullError, StoreError
-from datacomp_core.store import Folder
+from datacomp_core.store import Folder, Store
 from datacomp_core.store.bucket import BucketFiles
+from datacomp_core.store.failures import told
 from datacomp_core.store.folder import PART_BYTES
+from datacomp_core.store.local import LocalFiles
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
@@ -130,9 +133,18 @@ def test_no_permission_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    with pytest.raises(DiskFullError, match="disk is full"), folder._told("x"), open("/dev/full", "wb", buffering=0) as full:
+    with pytest.raises(DiskFullError, match="disk is full"), told("x"), open("/dev/full", "wb", buffering=0) as full:
         full.write(b"x" * 4096)
+
+
+def test_a_store_on_a_full_disk_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store.open(str(tmp_path)).root.write("there", b"kept")
+
+    def full(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LocalFiles, "create", full)
+    assert Store.open(str(tmp_path)).root.read("there") == b"kept"
 
 
 @pytest.mark.s3
