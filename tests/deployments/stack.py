@@ -1,6 +1,6 @@
 """The services of docker-compose.yml as processes of this machine: the same commands and settings, other addresses.
 
-PostgreSQL is Debian's (or SQLite where it is not installed), the S3 server is ministack. Everything ends with the block.
+PostgreSQL is Debian's (or SQLite where it is not installed), the S3 server is that of the tests. Everything ends with the block.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 from conftest import free_port
+from s3_servers import s3_server
 
 ROOT = Path(__file__).parents[2]
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -196,18 +197,6 @@ def _postgres(home: Path, folder: Path) -> Generator[tuple[str, Service]]:
 
 
 @contextmanager
-def s3_server(folder: Path) -> Generator[str]:
-    port = free_port()
-    own = {"GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1", "SERVICES": "s3", "LOG_LEVEL": "ERROR"}
-    server = spawn(["-m", "ministack"], folder / "s3.log", own)
-    try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/_ministack/health"), 90, "the S3 server")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        end(server)
-
-
-@contextmanager
 def prefect(folder: Path, environment: dict[str, str], port: int) -> Generator[Service]:
     command = ["-m", "deployments.served", "--host", "127.0.0.1", "--port", str(port)]
     own = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_UI_STATIC_DIRECTORY": str(folder / "prefect" / "ui")}
@@ -228,7 +217,8 @@ def started(folder: Path, scale: str = "all") -> Generator[Stack]:
     """Everything but the workers, with all deployments applied, as the service `setup` does it."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        store, port = stack.enter_context(s3_server(folder)), free_port()
+        keys = (SECRETS["STORE_KEY"], SECRETS["STORE_SECRET"])
+        store, port = stack.enter_context(s3_server((keys,)))["AWS_ENDPOINT_URL"], free_port()
         api = f"http://127.0.0.1:{port}/api"
         places = {"http://prefect:4200/api": api, "http://store:8333": store, "/var/lib/datacomp": str(folder / "work")}
         server, database = environment_of("prefect", places), None

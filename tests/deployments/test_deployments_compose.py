@@ -1,4 +1,4 @@
-"""docker-compose.yml, the Dockerfile and the templates, read as what they are: nothing on our machines can run them."""
+"""docker-compose.yml, the Dockerfile and the templates, read as what they are; `tests/stack` runs them."""
 
 from __future__ import annotations
 
@@ -183,6 +183,19 @@ def test_the_job_of_a_run_fits_the_schemas_of_kubernetes(pool: str) -> None:
     for name in ("completions", "parallelism"):  # Prefect's worker wants them in the pod too; the API warns and leaves them out
         manifest["spec"]["template"]["spec"].pop(name)
     valid(manifest)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_pods_are_the_user_of_the_image_and_may_write_into_their_claim() -> None:
+    documents = list(yaml.safe_load_all((ROOT / "deployments/kubernetes/workers.yaml").read_text()))
+    workers = [document["spec"]["template"]["spec"] for document in documents if document["kind"] == "Deployment"]
+    runs = [job_of("kubernetes", pool.name).job_manifest["spec"]["template"]["spec"] for pool in POOLS]
+    [user] = re.findall(r"useradd .*--uid (\d+)", (ROOT / "deployments/docker/Dockerfile").read_text())
+    for pod in workers + runs:
+        rights = pod["securityContext"]
+        assert (rights["runAsNonRoot"], rights["runAsUser"], rights["runAsGroup"]) == (True, int(user), int(user))
+        assert pod["containers"][0]["securityContext"] == {"allowPrivilegeEscalation": False}
+    assert all(pod["securityContext"]["fsGroup"] == int(user) for pod in runs)
 
 
 @pytest.mark.usefixtures("prefect_server")

