@@ -14,8 +14,8 @@ from pathlib import Path
 
 COMPILER = "triton"
 RUNS_IN_TORCH = "torch/lib"
-NOT_LOADED = ("torch/lib/libtorch_cuda_linalg.so", "torch/include", "torch/bin")
-"""Linear algebra on GPUs, which torch opens by name at the first call; headers and programs for who compiles against torch."""
+NOT_LOADED = ("torch/lib/libtorch_cuda_linalg.so", "torch/include")
+"""Linear algebra on GPUs, which torch opens by name at the first call; headers for who compiles against torch."""
 
 
 def needed(library: Path) -> list[str]:
