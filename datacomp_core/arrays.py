@@ -19,12 +19,18 @@ MAX_MEMBERS = 1000
 
 
 def read_npz(path: Path, where: str, *, max_bytes: int) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of an npz by name. DataError if it is none, is damaged, or has more than `max_bytes` when decoded."""
+    """The arrays of an npz by name. DataError if it is none, is damaged, or has more than `max_bytes` when decoded.
+
+    What a member says of its size binds the reader of deflated data alone: bzip2 and LZMA unfold in one piece, whatever it says.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if len(members) > MAX_MEMBERS:
                 raise DataError(f"{where} has {len(members)} arrays; {MAX_MEMBERS} are the most that is read.")
+            for member in members:
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise DataError(f"{where} is compressed in a way that no npz is: numpy deflates or stores its arrays.")
             if (size := sum(member.file_size for member in members)) > max_bytes:
                 raise DataError(f"{where} has {size:,} bytes when decoded; {max_bytes:,} are the most that is read.")
             return {member.filename.removesuffix(".npy"): _member(archive, member, where) for member in members}

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 from pydantic import Field
 
 from datacomp_core.artifacts import EvalReport, Spec
@@ -30,20 +32,23 @@ class ReevaluationSpec(Spec):
 
 
 @flow(name="reevaluate", **options("{scale}-reevaluate"))
-def reevaluate(spec: ReevaluationSpec) -> list[EvalReport]:
-    """Evaluate what is missing or outdated, and what is named; compare; raise an alarm on drift."""
+def reevaluate(spec: ReevaluationSpec) -> State[list[EvalReport]]:
+    """Evaluate what is missing or outdated, and what is named; compare; raise an alarm on drift.
+
+    The run's state says how many there were, also where that is none.
+    """
     scoring = ExperimentSpec(scale=spec.scale, recipe="no_filter", evalsets=spec.evalsets).scoring()
     evalsets = testsets(_now, scoring)
     made: list[EvalReport] = []
     moved: list[drift.Moved] = []
     waiting = drift.waiting(spec.scale, scoring.evaluate, evalsets, spec.checkpoints)
-    drift.tell_waiting(spec.scale, waiting, named=bool(spec.checkpoints))
+    told = drift.tell_waiting(spec.scale, waiting, named=bool(spec.checkpoints))
     for checkpoint in waiting:
         report, changes = drift.score_again(scoring.evaluate, checkpoint, evalsets, spec.tolerance)
         made.append(report)
         moved += changes
     drift.alarm(spec.scale, moved, spec.tolerance)
-    return made
+    return Completed(message=told, data=made)
 
 
 def _now(task: Any, /, *identity: Any, **options: Any) -> Any:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from datacomp_core.leaderboard import findings
-from datacomp_core.leaderboard.board import board
+from datacomp_core.leaderboard.board import Board, board
+from datacomp_core.leaderboard.rows import Row, Score
 from datacomp_core.leaderboard.site.board_page import write_page
+from datacomp_core.leaderboard.site.words import amount
 from datacomp_core.settings import settings
 from tasks import policies, published
 from tasks.events import StepEvent, tell
@@ -27,23 +30,36 @@ def publish_board(scale: str) -> Path:
     link = published.leave(f"{scale}.html", page.read_bytes())
     tell(StepEvent("page", scale, "built", page.resolve().as_uri(), 1.0, time.monotonic() - began))
     if in_task_run():
-        rows = [
-            {
-                "place": row.place,
-                "method": row.method,
-                "track": row.track,
-                "seeds": row.num_seeds,
-                "inputs": row.input_class,
-                "size": round(row.size) if row.size else "",
-                **{
-                    column.title: findings.percent(row.scores[column.key].mean)
-                    for column in made.columns
-                    if column.level != "task" and column.key in row.scores
-                },
-                "against no filter": row.baseline.outcome if row.baseline else "",
-            }
-            for row in made.rows
-        ]
-        create_table_artifact(rows, key=artifact_key("leaderboard", scale), description=f"Leaderboard of scale {scale}, percent")
+        create_table_artifact(rows_of(made), key=artifact_key("leaderboard", scale), description=f"Leaderboard of scale {scale}")
         create_link_artifact(link, f"Report page of {scale}", key=artifact_key("leaderboard-page", scale))
     return page
+
+
+def rows_of(board: Board) -> list[dict[str, Any]]:
+    """The leaderboard as a table, its figures as the page writes them."""
+    groups = [column for column in board.columns if column.level != "task"]
+    return [
+        {
+            "place": row.place,
+            "method": row.method,
+            "track": row.track,
+            "seeds": row.num_seeds,
+            "inputs": row.input_class,
+            "pairs": _pairs(row),
+            **{column.title: _score(row.scores.get(column.key)) for column in groups},
+            "against no filter": row.baseline.outcome if row.baseline else "",
+        }
+        for row in board.rows
+    ]
+
+
+def _pairs(row: Row) -> str:
+    told = amount(row.size)
+    return f"{told} ({findings.percent(row.size / row.pool, 0)})" if row.size is not None and row.pool else told
+
+
+def _score(score: Score | None) -> str:
+    if score is None:
+        return "–"
+    told = findings.percent(score.mean)
+    return told if score.std is None else f"{told} ± {100 * score.std:.1f}"

@@ -16,6 +16,7 @@ from datacomp_core.artifacts import Checkpoint, EvalReport, EvalSets
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation import evaluate as evaluation
 from datacomp_core.evaluation.report import REPORT
+from datacomp_core.leaderboard.findings import percent, points
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder
 from datacomp_core.store.record import Record
@@ -28,6 +29,8 @@ from tasks.slots import slot
 log = logging.getLogger(__name__)
 
 DRIFTED = "datacomp.evaluation.drifted"
+EXACT = 4
+"""Digits of a percentage in the alarm's table."""
 MEASURED_BY = ("device", "precision", "compiled")
 """Of two reports: where one of these differs, so may the last digits of every score."""
 
@@ -51,14 +54,15 @@ def waiting(scale: str, spec: evaluation.EvalSpec, evalsets: EvalSets, named: tu
     return [one for one in found if not evaluation.evaluate.plan(spec, one, evalsets, store=store()).is_built]
 
 
-def tell_waiting(scale: str, checkpoints: list[Checkpoint], *, named: bool) -> None:
-    """Say in the run's log and on its page how many checkpoints are evaluated, and why no others are."""
+def tell_waiting(scale: str, checkpoints: list[Checkpoint], *, named: bool) -> str:
+    """Say in the run's log and in an artifact how many checkpoints are evaluated, and why no others are. Returns the sentence."""
     why = "named in the request" if named else f"of scale {scale}, without a report of the current suite"
     text = f"{len(checkpoints)} to evaluate: checkpoints {why}."
     log.info("%s", text)
     if in_run():
         rows = "".join(f"\n- `{checkpoint.address}`" for checkpoint in checkpoints)
         create_markdown_artifact(text + rows, key=artifact_key("to-evaluate", scale), description=text)
+    return text
 
 
 def earlier(checkpoint: Checkpoint) -> Iterator[Record]:
@@ -115,13 +119,25 @@ def _measured(spec: evaluation.EvalSpec, checkpoint: Checkpoint, evalsets: EvalS
         return out.read_json(REPORT)
 
 
+def table_row(change: Moved) -> dict[str, str]:
+    """Scores in percent, with more digits than a page has: a drift is small."""
+    return {
+        "checkpoint": change.checkpoint,
+        "task": change.task,
+        "before": percent(change.before, EXACT),
+        "now": percent(change.now, EXACT),
+        "by (points)": points(change.now - change.before, EXACT),
+    }
+
+
 def alarm(scale: str, changes: list[Moved], tolerance: float) -> None:
     """Nothing if nothing moved; else an event, an artifact, and a DataError that fails the run."""
     if not changes:
         return
     rows = [asdict(change) | {"by": change.now - change.before} for change in changes]
     if in_run():
-        create_table_artifact(rows, key=artifact_key("drift", scale), description=f"Scores that moved by more than {tolerance}")
+        told = f"Scores that moved by more than {100 * tolerance:g} points"
+        create_table_artifact([table_row(change) for change in changes], key=artifact_key("drift", scale), description=told)
     emit_event(
         DRIFTED,
         resource={"prefect.resource.id": f"datacomp.board.{scale}", "prefect.resource.name": scale},

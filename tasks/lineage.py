@@ -26,7 +26,7 @@ class Done:
 
     @property
     def link(self) -> str:
-        return f"[{self.outcome.artifact.kind} {breakable(self.outcome.artifact.name)}](/artifacts/artifact/{self.table})"
+        return f"[{self.outcome.artifact.kind} {breakable(self.outcome.artifact.name)}](/v2/artifacts/artifact/{self.table})"
 
     @property
     def made_from(self) -> list[str]:

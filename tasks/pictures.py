@@ -15,6 +15,7 @@ from typing import Any
 from prefect.artifacts import create_table_artifact
 
 from datacomp_core.artifacts import Pool, ShardSet, Subset
+from datacomp_core.leaderboard.findings import percent
 from datacomp_core.leaderboard.site import contact
 from datacomp_core.store import Folder
 from datacomp_core.subset_files import SubsetFile, overlap
@@ -38,7 +39,7 @@ def leave(subset: Subset, pool: Pool) -> None:
     told, drawn = folder.read_json("explain.json"), folder.read_json("histogram.json")
     page = published.explore_link(subset.address)
     create_table_artifact(
-        _steps(told),
+        steps_of(told),
         key=_key("filter", subset),
         description=f"{subset.recipe}: rows by step, then by reason. [Explore what it keeps and drops]({page})",
     )
@@ -56,10 +57,22 @@ def _key(what: str, subset: Subset) -> str:
     return artifact_key(what, subset.name)
 
 
-def _steps(told: dict[str, Any]) -> list[dict[str, Any]]:
-    steps = [{"what": f"asked: {step['title']}", "rows": step["asked"], "kept": step["kept"]} for step in told["steps"]]
-    dropped = [{"what": f"dropped: {reason}", "rows": count, "kept": ""} for reason, count in told["dropped"].items()]
-    return [*steps, {"what": "kept", "rows": told["rows"], "kept": told["kept"]}, *dropped]
+def steps_of(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each step kept of what it was asked, what was kept in all, and the share of all rows that each reason dropped."""
+    asked = [(f"asked: {step['title']}", step["asked"], step["kept"]) for step in told["steps"]]
+    rows = [
+        {"what": what, "rows": f"{rows:,}", "kept": f"{kept:,}", "share": _share(kept, rows)}
+        for what, rows, kept in (*asked, ("kept", told["rows"], told["kept"]))
+    ]
+    dropped = [
+        {"what": f"dropped: {reason}", "rows": f"{count:,}", "kept": "", "share": _share(count, told["rows"])}
+        for reason, count in told["dropped"].items()
+    ]
+    return [*rows, *dropped]
+
+
+def _share(part: int, whole: int) -> str:
+    return percent(part / whole) if whole else "–"
 
 
 def _overlaps(subset: Subset, pool: Pool) -> Iterator[dict[str, Any]]:
@@ -76,10 +89,12 @@ def _overlaps(subset: Subset, pool: Pool) -> Iterator[dict[str, Any]]:
         both = overlap(*(SubsetFile(store().folder(one)) for one in (subset, other)))
         yield {
             "subset": other.recipe,
-            "rows": other.num_samples,
-            "in both": both.shared,
-            "jaccard": round(both.jaccard, 4),
-            "with repeats": round(both.weighted_jaccard, 4),
+            "pairs": f"{other.num_samples:,}",
+            "in both": f"{both.shared:,}",
+            "of the other": percent(both.containment[1]),
+            "of this one": percent(both.containment[0]),
+            "Jaccard index": f"{both.jaccard:.3f}",
+            "counting repeats": f"{both.weighted_jaccard:.3f}",
         }
 
 

@@ -13,10 +13,13 @@ from prefect.artifacts import create_image_artifact, create_progress_artifact, c
 from prefect.context import FlowRunContext, TaskRunContext
 
 from datacomp_core.artifacts import Artifact
+from datacomp_core.leaderboard.findings import percent
 from datacomp_core.redaction import redact, redact_all
 from datacomp_core.store import Outcome
 from tasks import published
 from tasks.events import ToldProgress
+
+AVERAGE, CANDIDATES = "average", "candidates"
 
 
 def in_task_run() -> bool:
@@ -77,13 +80,30 @@ def leave_summary(outcome: Outcome[Any]) -> UUID | None:
         {"what": "bytes", "value": f"{record.outputs.num_bytes:,}"},
         {"what": "seconds", "value": f"{record.seconds:,.1f}"},
     ]
-    own = artifact.model_dump(exclude={"scale", "name", "address", "data", "fingerprint", "content", "counts"})
-    rows += [{"what": name, "value": str(value)} for name, value in own.items()]
-    rows += [{"what": f"count: {reason}", "value": f"{number:,}"} for reason, number in artifact.counts.items()]
+    rows += rows_about(artifact)
     rows += [{"what": f"input: {name}", "value": given["address"]} for name, inputs in record.inputs.items() for given in inputs]
     rows = redact_all(rows)
     title = redact(f"{artifact.kind} {artifact.name}")
     return _id(create_table_artifact(rows, key=artifact_key(artifact.kind, artifact.name), description=title))
+
+
+def rows_about(artifact: Artifact) -> list[dict[str, Any]]:
+    """What an artifact says of itself, scores and shares in percent as on the page."""
+    own = artifact.model_dump(exclude={"scale", "name", "address", "data", "fingerprint", "content", "counts"})
+    counts = [{"what": f"count: {reason}", "value": _count(number, artifact)} for reason, number in artifact.counts.items()]
+    return [*({"what": name, "value": _value(name, value)} for name, value in own.items()), *counts]
+
+
+def _value(name: str, value: Any) -> str:
+    if name == AVERAGE:
+        return "–" if value is None else percent(value)
+    return f"{value:,}" if name.startswith("num_") else str(value)
+
+
+def _count(number: int, artifact: Artifact) -> str:
+    """A count, of a download with its share of the candidates, as the page has it."""
+    candidates = artifact.counts.get(CANDIDATES, 0)
+    return f"{number:,} ({percent(number / candidates)})" if candidates else f"{number:,}"
 
 
 def _id(value: Any) -> UUID:

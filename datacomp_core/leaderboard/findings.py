@@ -27,13 +27,13 @@ class Finding(BaseModel):
     stats: list[Stat] = Field(default_factory=list[Stat])
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}\u202f%"
+def percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f}\u202f%"
 
 
-def points(value: float) -> str:
+def points(value: float, digits: int = 1) -> str:
     """A difference in percentage points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "−")
+    return f"{100 * value:+.{digits}f}".replace("-", "−")
 
 
 def span(interval: Interval) -> str:

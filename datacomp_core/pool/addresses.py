@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import csv
 import ipaddress
+import re
+import socket
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -27,6 +30,8 @@ UNICAST = ipaddress.IPv6Network("2000::/3")
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
+NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+PRIVATE_NAMES = (".localhost", ".localdomain", ".local", ".internal", ".home.arpa")
 ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 """The high half of an interface identifier of ISATAP (RFC 5214); the low half is an IPv4 address."""
 
@@ -64,6 +69,26 @@ def is_blocked(address: str, open_networks: Sequence[Network] = ()) -> bool:
     if inside is not None:
         return is_blocked(str(inside), open_networks)
     return given not in UNICAST or _is_special(given) or _is_isatap(given)
+
+
+def is_blocked_host(host: str, open_networks: Sequence[Network] = ()) -> bool:
+    """Whether a url's host must not even be named to a proxy: a special address in any spelling, or a name of no public net.
+
+    Resolvers and proxies read octal, hexadecimal, short and single numbers as IPv4 addresses, escapes and a final dot as nothing.
+    A name is for the proxy to resolve, but for those that never are of the public net (RFC 6761, 6762, 8375; ICANN's `internal`),
+    unless private networks are open.
+    """
+    text = unquote(host).strip("[]").rstrip(".").lower()
+    try:
+        return is_blocked(text, open_networks)
+    except ValueError:  # in no form of today
+        last = text.rpartition(".")[2]
+    if not NUMBER.fullmatch(last):
+        return not open_networks and (last == text or text.endswith(PRIVATE_NAMES))
+    try:
+        return is_blocked(socket.inet_ntoa(socket.inet_aton(text)), open_networks)
+    except OSError:  # a host that ends in a number is an address or nothing
+        return True
 
 
 def _is_special(address: Address) -> bool:

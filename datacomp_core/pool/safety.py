@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from datacomp_core.errors import SpecError
-from datacomp_core.pool.addresses import is_blocked
+from datacomp_core.pool.addresses import is_blocked, is_blocked_host
 from datacomp_core.pool.politeness import Politeness
 
 BLOCK = 1 << 16
@@ -260,7 +260,7 @@ class _Http(urllib.request.HTTPHandler):
         self._opener = opener
 
     def http_open(self, req: Any) -> Any:
-        _refuse_literal(self._opener, req)
+        _refuse_host(self._opener, req)
         return self.do_open(_connected_by(HTTPConnection, self._opener), req)
 
 
@@ -270,7 +270,7 @@ class _Https(urllib.request.HTTPSHandler):
         self._opener = opener
 
     def https_open(self, req: Any) -> Any:
-        _refuse_literal(self._opener, req)
+        _refuse_host(self._opener, req)
         return self.do_open(_connected_by(HTTPSConnection, self._opener), req, context=self._context)  # pyright: ignore
 
 
@@ -283,14 +283,10 @@ def _connected_by(kind: type[HTTPConnection], opener: SafeOpener) -> Any:
     return made
 
 
-def _refuse_literal(opener: SafeOpener, request: Any) -> None:
-    """Behind a proxy the connection is not ours to check, but an address that stands in the url is."""
-    host = (urlsplit(request.full_url).hostname or "").strip("[]")
-    try:
-        blocked = is_blocked(host, opener.networks)
-    except ValueError:  # a name
-        return
-    if blocked:
+def _refuse_host(opener: SafeOpener, request: Any) -> None:
+    """Behind a proxy the connection is not ours to check, but the host that stands in the url is."""
+    host = urlsplit(request.full_url).hostname or ""
+    if opener.proxies and is_blocked_host(host, opener.networks):
         raise urllib.error.URLError(BlockedAddressError(f"blocked address {host}"))
 
 

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -33,6 +33,9 @@ from datacomp_core.scales import SCALES
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.record import MANIFEST, Record
 from datacomp_core.subset_files import SUBSET
+
+if TYPE_CHECKING:
+    import polars as pl
 
 DATA = re.compile(r"attempt-[0-9a-f]{8}")
 MAX_CHAIN = 500
@@ -171,8 +174,11 @@ def _claims(found: Verified, store: Store, record: Record, pool: Folder | None, 
     entry = found.entry
     assert entry is not None
     _same_chain(found, entry, store)
+    manifests: dict[str, pl.DataFrame] = {}
     for other, name, path in _files(found, entry, store):
-        _is_file_of(found, store, other, name, path)
+        if other.address not in manifests:
+            manifests[other.address] = store.manifest(other)
+        _is_file_of(found, manifests[other.address], other, name, path)
     calls = {address: call_of(other, _artifacts(store)) for address in store.addresses() if (other := store.record(address))}
     _fingerprints(found, store, calls, known_only=known_only)
     made = _made(entry, store)
@@ -238,10 +244,10 @@ def _files(found: Verified, entry: Entry, store: Store) -> Iterator[tuple[Record
             raise DataError(f"{name} is not in the bundle.")
 
 
-def _is_file_of(found: Verified, store: Store, record: Record, name: str, path: str) -> None:
+def _is_file_of(found: Verified, listed: pl.DataFrame, record: Record, name: str, path: str) -> None:
     from datacomp_core.store.folder import hash_file
 
-    rows = store.manifest(record).filter(path=path).to_dicts()
+    rows = listed.filter(path=path).to_dicts()
     wanted = str(rows[0]["sha256"]) if len(rows) == 1 else "none"
     if wanted != hash_file(found.folder / name):
         found.say("files", False, f"{name} is not the {path} that the record {record.address} names.")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from datacomp_core.pool.addresses import Special, is_blocked, table
+from datacomp_core.pool.addresses import Special, is_blocked, is_blocked_host, table
 from datacomp_core.pool.safety import BlockedAddressError, Limits, SafeOpener
 
 PUBLIC = ipaddress.ip_address("93.184.216.34")
@@ -60,6 +60,81 @@ def test_forms_that_hide_an_address_or_belong_to_nobody(address: str) -> None:
 @pytest.mark.parametrize("address", ["8.8.8.8", "192.0.1.1", "198.17.0.1", "2606:4700::1111", "2a00:1450::5efe", "3ffe:ffff::1"])
 def test_neighbours_of_the_table_are_open(address: str) -> None:
     assert not is_blocked(address)
+
+
+SPELLINGS = (
+    *("127.0.0.1", "127.0.0.1.", "0177.0.0.1", "0x7f.0.0.1", "0x7f000001", "0X7F000001", "2130706433", "017700000001", "127.1"),
+    *("127.0.1", "0", "00.00.00.00", "127.000.000.001", "127.0.0.1..", "%31%32%37.0.0.1", "127%2e0%2e0%2e1", "0x7f.1", "0x"),
+    *(
+        "4294967297",
+        "1.2.3.4.5",
+        "256.1.1.1",
+        "08.1.1.1",
+        "169.254.169.254.",
+        "0xA9FEA9FE",
+        "[::1]",
+        "[::ffff:7f00:1]",
+        "::127.0.0.1",
+    ),
+    *("[fe80::1%25eth0]", "[64:ff9b:1::7f00:1]", "[2002:7f00:1::]", "[::ffff:0:127.0.0.1]", "[2001:0:7f00:1::]", ""),
+    *("localhost", "LOCALHOST.", "me.localhost", "metadata", "metadata.google.internal", "printer.local", "x.home.arpa"),
+)
+
+
+@pytest.mark.parametrize("host", SPELLINGS)
+def test_no_spelling_of_a_special_host_is_named_to_a_proxy(host: str) -> None:
+    assert is_blocked_host(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["93.184.216.34", "0x5db8d822", "example.com", "EXAMPLE.com.", "1und1.de", "x.0xf.org", "a.b-2", "[2606:4700::1111]"]
+)
+def test_hosts_of_the_public_net_are(host: str) -> None:
+    assert not is_blocked_host(host)
+
+
+def test_an_open_network_opens_its_names_and_no_other_network() -> None:
+    opened = [ipaddress.ip_network("10.0.0.0/8")]
+    assert not is_blocked_host("pictures.internal", opened)
+    assert not is_blocked_host("0xa000001", opened)
+    assert is_blocked_host("0x7f000001", opened)
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"here")
+
+    def do_CONNECT(self) -> None:
+        self.asked.append(self.path)
+        self.send_error(502)
+
+    def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002
+
+
+def test_a_proxy_is_asked_for_no_special_host() -> None:
+    asked: list[str] = []
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), type("Proxy", (_Proxy,), {"asked": asked}))
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    proxied = f"http://127.0.0.1:{proxy.server_address[1]}"
+    try:
+        opener = SafeOpener(Limits(1 << 20, 20), {"http": proxied, "https": proxied})
+        for host in SPELLINGS:
+            place = f"[{host}]" if ":" in host and "[" not in host else host
+            for scheme in ("http", "https"):
+                with pytest.raises(OSError, match=r"blocked address|no host given"):
+                    opener.open(f"{scheme}://{place}/x", timeout=10)
+        assert asked == []
+        with opener.open("http://example.com/x", timeout=10) as answer:
+            assert answer.read() == b"here"
+        assert asked == ["http://example.com/x"]
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
 
 
 # A name server that changes its mind ----------------------------------------------------------------------------------
