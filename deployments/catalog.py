@@ -12,7 +12,6 @@ from datacomp_core.errors import SpecError
 from datacomp_core.scales import SCALES
 from datacomp_core.scales import scale as known_scale
 from deployments.forms import EMBEDDED, FROM_PYTHON, score_of
-from deployments.local_server import RUN_LOGGERS
 from deployments.lost_runs import HEARTBEAT_SECONDS
 from flows.captioning import CaptioningSpec, make_captions
 from flows.curate import curate
@@ -29,7 +28,7 @@ from flows.train_and_evaluate import TrainingSpec, train, train_and_evaluate
 
 OF_EVERY_RUN = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),  # by its silence a lost run is known: see lost_runs.py
-    "PREFECT_LOGGING_EXTRA_LOGGERS": RUN_LOGGERS,
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "datacomp_core",  # the library's own lines stand in the run's log
 }
 """Set by the deployment and not by its worker: workers of Docker and Kubernetes do not hand their own environment on."""
 

@@ -54,12 +54,9 @@ minutes for the database; by default they are dropped after half a minute."""
 PAGE = {"PREFECT_SERVER_UI_API_URL": "/api"}
 """The page asks the server it came from, whatever the port, the tunnel or the proxy; by default it asks port 4200."""
 
-RUN_LOGGERS = "datacomp_core,tasks"
-"""Whose lines stand in a run's log."""
-
 CLIENT = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": RUN_LOGGERS,
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "datacomp_core",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
 """The core's log goes to the run's page; the terminal shows steps, not log lines. Runs send heartbeats: a server that stays up

@@ -55,7 +55,7 @@ def waiting(scale: str, spec: evaluation.EvalSpec, evalsets: EvalSets, named: tu
 
 
 def tell_waiting(scale: str, checkpoints: list[Checkpoint], *, named: bool) -> str:
-    """Say in the run's log and in an artifact how many checkpoints are evaluated, and why no others are. Returns the sentence."""
+    """Say in an artifact how many checkpoints are evaluated, and why no others are. Returns the sentence, for the run's state."""
     why = "named in the request" if named else f"of scale {scale}, without a report of the current suite"
     text = f"{len(checkpoints)} to evaluate: checkpoints {why}."
     log.info("%s", text)

@@ -12,6 +12,7 @@ import heapq
 import ipaddress
 import itertools
 import socket
+import ssl
 import threading
 import time
 import urllib.error
@@ -265,8 +266,12 @@ class _Http(urllib.request.HTTPHandler):
 
 
 class _Https(urllib.request.HTTPSHandler):
+    """With a context of its own: the process's default is a switch that any code may turn off."""
+
     def __init__(self, opener: SafeOpener) -> None:
-        super().__init__()
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["http/1.1"])
+        super().__init__(context=context)
         self._opener = opener
 
     def https_open(self, req: Any) -> Any:

@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,10 +97,11 @@ class Stack:
         return "\n".join(f"== {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in self.folder.glob("*.log"))
 
 
-def spawn(arguments: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def spawn(arguments: list[str], log: Path, environment: dict[str, str], before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """A Python of this environment in a session of its own; `before` is a command that it is started by."""
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, *arguments],
+            [*before, sys.executable, *arguments],
             env={**_plain(), **environment},
             cwd=log.parent,
             stdout=output,

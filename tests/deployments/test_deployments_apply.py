@@ -39,7 +39,7 @@ def test_a_run_of_any_worker_beats_thrice_before_it_counts_as_lost(row: Row) -> 
     environment = deployment(row).job_variables["env"]
     every = float(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
     assert lost_runs().trigger.within.total_seconds() >= 3 * every  # pyright: ignore[reportAttributeAccessIssue]
-    assert environment["PREFECT_LOGGING_EXTRA_LOGGERS"] == "datacomp_core,tasks"
+    assert environment["PREFECT_LOGGING_EXTRA_LOGGERS"] == "datacomp_core"
 
 
 def test_what_measures_or_trains_is_on_gpus_but_for_tiny() -> None:

@@ -25,7 +25,7 @@ from datacomp_core.leaderboard.hits import HITS, PREDICTIONS
 from datacomp_core.leaderboard.identity import Call, artifact_of, call_of
 from datacomp_core.leaderboard.provenance import walk
 from datacomp_core.leaderboard.rules import Check, check, recipe_of
-from datacomp_core.leaderboard.submission import arrived, recompute
+from datacomp_core.leaderboard.submission import arrived, manifest, recompute
 from datacomp_core.leaderboard.submission import bundle as names
 from datacomp_core.leaderboard.submission.recompute import Made, Proved
 from datacomp_core.leaderboard.submission.unpack import Listing, unpack
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 DATA = re.compile(r"attempt-[0-9a-f]{8}")
 MAX_CHAIN = 500
-MAX_MANIFEST_ROWS = 5_000_000
-MAX_ROW_BYTES = 1024
 SECOND_TOLERANCE = 0.005
 SECOND_AVERAGE = 0.002
 """Devices differ by a sample here and there, in both directions: an average moves less than a task."""
@@ -137,7 +135,7 @@ def _records(found: Verified, listing: Listing) -> tuple[Store, Record]:
             raise DataError(f"The record at {address} has its data in {other.artifact['data']}.")
         if other.adopted_from is not None and other.kind not in ADOPTABLE:
             raise DataError(f"{address} was adopted: results are of the kind that only a step gives.")
-        _check_manifest(found.folder / names.RECORDS / address / MANIFEST, other)
+        manifest.check(found.folder / names.RECORDS / address / MANIFEST, other)
         store.manifest(other)
     record = store.record(listing.entry)
     if record is None:
@@ -145,29 +143,6 @@ def _records(found: Verified, listing: Listing) -> tuple[Store, Record]:
     found.address = listing.entry
     found.entry = Entry.model_validate_json((found.folder / ENTRY).read_bytes())
     return store, record
-
-
-def _check_manifest(path: Path, record: Record) -> None:
-    """How much a manifest would be when decoded, from its footer."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    name = f"The manifest of {record.address}"
-    if not path.is_file():
-        raise DataError(f"{name} is not in the bundle.")
-    try:
-        footer = pq.ParquetFile(path).metadata
-    except (pa.ArrowException, OSError, ValueError) as problem:
-        raise DataError(f"{name} is not a parquet file.") from problem
-    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-    num_bytes = sum(max(group.total_byte_size, 0) for group in groups)
-    rows = footer.num_rows
-    if rows != record.outputs.num_files or rows != sum(group.num_rows for group in groups) or footer.num_columns != 3:
-        raise DataError(
-            f"{name} has {rows} rows and {footer.num_columns} columns; its record names {record.outputs.num_files} files."
-        )
-    if rows > MAX_MANIFEST_ROWS or num_bytes > MAX_ROW_BYTES * rows + (1 << 20):
-        raise DataError(f"{name} has {rows:,} rows and {num_bytes:,} bytes when decoded, more than is read.")
 
 
 def _claims(found: Verified, store: Store, record: Record, pool: Folder | None, *, known_only: bool) -> None:
