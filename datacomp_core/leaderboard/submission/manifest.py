@@ -58,9 +58,9 @@ def _check_texts(column: Any, name: str) -> None:
 
     total = 0
     for chunk in column.chunks:
-        lengths = pc.binary_length(chunk.dictionary)
-        if (pc.max(lengths).as_py() or 0) > MAX_ROW_BYTES:
+        lengths = pc.call_function("binary_length", [chunk.dictionary])
+        if (pc.call_function("max", [lengths]).as_py() or 0) > MAX_ROW_BYTES:
             raise DataError(f"{name} has a text of more than {MAX_ROW_BYTES} bytes, the most that is read.")
-        total += pc.sum(lengths.take(chunk.indices)).as_py() or 0
+        total += pc.call_function("sum", [lengths.take(chunk.indices)]).as_py() or 0
     if total > MAX_TEXT_BYTES:
         raise DataError(f"{name} has {total:,} bytes of text when decoded, more than is read.")

@@ -265,6 +265,6 @@ def test_a_certificate_that_nobody_signed_is_refused(tmp_path: Path) -> None:
 
 def test_verification_cannot_be_switched_off_for_the_whole_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What people paste from the web: in a file of one's own filter it would hold for the download too."""
-    monkeypatch.setattr(ssl, "_create_default_https_context", ssl._create_unverified_context)
+    monkeypatch.setattr(ssl, "_create_default_https_context", ssl._create_unverified_context)  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setenv("PYTHONHTTPSVERIFY", "0")
     test_a_certificate_that_nobody_signed_is_refused(tmp_path)
