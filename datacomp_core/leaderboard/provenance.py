@@ -120,7 +120,8 @@ def _depths(roots: list[str], records: dict[str, Record | None]) -> dict[str, in
     depths, level, depth = dict.fromkeys(roots, 0), roots, 0
     while level:
         depth += 1
-        level = [used["address"] for address in level for used in _inputs(records[address]) if used["address"] not in depths]
+        below = dict.fromkeys(used["address"] for address in level for used in _inputs(records[address]))  # each once
+        level = [address for address in below if address not in depths]
         depths.update(dict.fromkeys(level, depth))
     return depths
 

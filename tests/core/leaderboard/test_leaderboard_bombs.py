@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import board_world as world
@@ -117,6 +119,22 @@ def other_compression(files: Files) -> None:
     files["predictions/tiny-coarse.npz"] = data.getvalue()
 
 
+def doubled_inputs(files: Files) -> None:
+    """A chain of 64 records, each made from the next one twice over: 2 ** 64 ways down."""
+    subset = record_of(files, "subsets")
+    said, manifest = json.loads(files[subset]), files[subset.replace("_artifact.json", "_manifest.parquet")]
+    places = [f"subsets/tiny/chained--{number:012x}" for number in range(64)]
+    for place, below in pairwise([*places, ""]):
+        used = [{"address": below, "fingerprint": "0" * 64}] * 2 if below else []
+        artifact = {**said["artifact"], "address": place, "data": f"{place}/attempt-00000000"}
+        files[f"records/{place}/_artifact.json"] = json.dumps(
+            {**said, "address": place, "artifact": artifact, "inputs": {"pool": used}}
+        ).encode()
+        files[f"records/{place}/_manifest.parquet"] = manifest
+    more = [{"address": places[0], "fingerprint": "0" * 64}]
+    edit(files, record_of(files, "reports"), lambda said: said["inputs"].update(more=more))
+
+
 def deep_json(files: Files) -> None:
     files["report.json"] = b"[" * 1_000_000
 
@@ -141,13 +159,14 @@ WANTED = {
         repeated_text,
         nested_columns,
         other_compression,
+        doubled_inputs,
         *(pytest.param(bomb, marks=pytest.mark.slow) for bomb in (zeros_hit, long_manifest, deep_record)),
     ],
 )
 def test_a_bundle_that_would_grow_is_refused(good: Files, tmp_path: Path, bomb: Callable[[Files], None]) -> None:
     files = dict(good)
     bomb(files)
-    as_it_is = bomb in (long_manifest, deep_record, repeated_text, nested_columns)
+    as_it_is = bomb in (long_manifest, deep_record, repeated_text, nested_columns, doubled_inputs)
     bundle = pack(files if as_it_is else consistent(files), tmp_path / "bomb.tar")
     assert bundle.stat().st_size < SMALL
     told = reason(check(bundle, tmp_path / "out"))
