@@ -1,8 +1,9 @@
 """What other captions are worth on the embedded `tiny` pool, beside filtering and with it: real trainings, several seeds.
 
 `python benchmarks/caption_effect.py --store FOLDER --seeds 3` takes the true names of the drawings and the English of their
-translations from the raw material, imports them as one caption set, and trains each arm. It prints a line for each training,
-then a table: mean and standard deviation of the average, and the difference to the pool as it is, seed by seed. The sources:
+translations from the raw material, imports them as one caption set, and trains each arm. It prints a line for each training, and
+after each seed a table of what is there: mean and standard deviation of the average, and the difference to the pool as it is,
+seed by seed, each with the number of seeds it is of. A run that was stopped goes on in its store. The sources:
 
 - `noisy`: the true name, for pairs whose caption is junk or of another drawing. Who makes it must know which pairs these are.
 - `english`: the English of a foreign caption, piece by piece.
@@ -29,15 +30,15 @@ DRAWINGS = ("alt_text", "translation", *NOISY)
 RIGHT = 0.7
 TIERS: tuple[dict[str, tuple[str, Any]], ...] = (
     {
+        "pool as it is": ("no_filter", "raw"),
+        "scorer's top 30 %": ("clip_score_tiny", "raw"),
         "noisy replaced, then top 30 %": ("clip_score_tiny", {"first_of": ["noisy", "raw"]}),
         "noisy replaced": ("no_filter", {"first_of": ["noisy", "raw"]}),
         "foreign translated, then top 30 %": ("clip_score_tiny", {"first_of": ["english", "raw"]}),
     },
     {
-        "pool as it is": ("no_filter", "raw"),
-        "scorer's top 30 %": ("clip_score_tiny", "raw"),
-        "foreign translated": ("no_filter", {"first_of": ["english", "raw"]}),
         "both, then top 30 %": ("clip_score_tiny", {"first_of": ["noisy", "english", "raw"]}),
+        "foreign translated": ("no_filter", {"first_of": ["english", "raw"]}),
         "noisy replaced, foreign translated": ("no_filter", {"first_of": ["noisy", "english", "raw"]}),
         "replace_below, true names": ("no_filter", "replace_below name"),
     },
@@ -132,13 +133,14 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
     return {"average": made.entry.average, "counts": made.entry.counts, "scores": scores, "address": made.entry.address}
 
 
-def tell(found: dict[str, dict[int, float]]) -> None:
-    """The table: an arm a line."""
+def tell(found: dict[str, dict[int, float]], seeds: int) -> None:
+    """The table: an arm a line. Differences are of the seeds that the pool as it is has too."""
     base = found.get("pool as it is", {})
-    print(f"\n{'arm':<42} {'seeds':>5} {'average':>14} {'over the pool':>16}")
+    print(f"\n{'arm':<42} {'seeds':>8} {'average':>14} {'over the pool':>16} {'of seeds':>8}")
     for name, values in sorted(found.items(), key=lambda item: -statistics.mean(item[1].values())):
         gains = [100 * (value - base[seed]) for seed, value in values.items() if seed in base]
-        print(f"{name:<42} {len(values):>5} {_spread([100 * v for v in values.values()]):>14} {_spread(gains, '+'):>16}")
+        average = _spread([100 * v for v in values.values()])
+        print(f"{name:<42} {f'{len(values)} of {seeds}':>8} {average:>14} {_spread(gains, '+'):>16} {len(gains):>8}", flush=True)
 
 
 def _spread(values: list[float], sign: str = "") -> str:
@@ -164,7 +166,7 @@ def main() -> None:
                 told = train({**spec, "seed": seed, "pool_seed": given.pool_seed})
                 found.setdefault(name, {})[seed] = told["average"]
                 print(json.dumps({"arm": name, "seed": seed, **told}), flush=True)
-        tell(found)
+            tell(found, given.seeds)
 
 
 if __name__ == "__main__":

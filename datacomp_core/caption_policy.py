@@ -131,10 +131,15 @@ def _long_form(given: Any) -> Any:
 
 
 def _of_kind(kind: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, Mapping) and kind != "draw":
-        return {"kind": kind, **value}
     if kind == "draw":
+        if not isinstance(value, Mapping):
+            raise SpecError("A draw has a weight for each source, such as draw: {raw: 0.5, blip2: 0.5}.")
         return {"kind": kind, "weights": value}
+    if isinstance(value, Mapping):
+        known = set(CaptionPolicy.model_fields) - {"kind"}
+        if odd := [str(name) for name in value if name not in known]:
+            raise unknown(f"field of the policy {kind}", odd[0], known)
+        return {"kind": kind, **value}
     if value is None:
         return {"kind": kind}
     field = {"best": "score", "replace_below": "threshold"}.get(kind, "sources")
@@ -182,7 +187,9 @@ def plan_of(given: Any, where: str) -> CaptionPlan:
     if not isinstance(given, Mapping):
         raise SpecError(f"{where} is not a caption policy: `captions: [ADDRESS, ...]` and `policy: ...` are wanted.")
     fields = dict(given)
-    sets = fields.pop("captions", fields.pop("sets", ()))
+    if {"captions", "sets"} <= fields.keys():
+        raise SpecError(f"{where} has `captions` and `sets`, which are the same: keep one of them.")
+    sets = fields.pop("captions", fields.pop("sets", None)) or ()
     sets = [sets] if isinstance(sets, str) else sets
     use = fields.pop("use", "filter_and_train")
     policy = fields.pop("policy", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datacomp_core import clip
-from datacomp_core.tokens import CachedTokenizer, cached
+from datacomp_core.tokens import CachedTokenizer, cached, merged
 
 TEXTS = [
     "",
@@ -51,6 +52,23 @@ def test_the_tokens_are_open_clips_also_in_another_process() -> None:
 def test_any_text_has_open_clips_tokens(texts: list[str]) -> None:
     theirs, mine = tokenizers()
     assert mine(texts).tolist() == theirs(texts).tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("aehinorst", min_size=1, max_size=60))
+def test_the_pieces_of_a_word_are_open_clips(word: str) -> None:
+    theirs, _ = tokenizers()
+    assert merged([*word[:-1], f"{word[-1]}</w>"], theirs.bpe_ranks) == theirs.bpe(word).split(" ")
+
+
+def test_a_word_of_100_000_letters_is_cut_like_any_other() -> None:
+    """open_clip's own merges of such a word, as of base64 in a caption, take hours: it would hang a training."""
+    chance = random.Random(0)
+    word = "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=100_000))
+    theirs, mine = tokenizers()
+    found = mine([word])[0].tolist()
+    assert found[:60] == theirs([word[:1000]])[0].tolist()[:60]
+    assert (len(found), found[-1]) == (77, theirs.eot_token_id)
 
 
 def test_other_tokenizers_stay_as_they_are() -> None:

@@ -230,6 +230,9 @@ def test_a_policy_of_what_is_not_there_is_refused(given: Any, told: str, made: C
         ({"captions": "x", "policy": {"first_of": ["a", "a"]}}, "twice"),
         ({"captions": "x", "polic": "raw", "policy": "raw"}, "Unknown field of it 'polic'"),
         ({"captions": "x", "use": "filter", "draw": {"a": 1}}, "a filter cannot read it"),
+        ({"captions": "x", "draw": ["raw", "a"]}, "a weight for each source"),
+        ({"captions": "x", "replace_below": {"treshold": 0.3, "sources": ["a"]}}, "Did you mean 'threshold'"),
+        ({"captions": "x", "sets": "y", "replace": "a"}, "keep one of them"),
         ([1], "is not a caption policy"),
     ],
 )
