@@ -159,10 +159,9 @@ class CaptionPlan(Spec):
     @model_validator(mode="after")
     def _has_sets(self) -> CaptionPlan:
         others = [name for name in self.policy.named() if name != RAW]
-        if others and not self.sets:
-            raise SpecError(
-                f"The policy names the source {others[0]!r}, and no caption set is given: write `captions: [captions/...]`."
-            )
+        if self.edits and not self.sets:
+            names = f"names the source {others[0]!r}" if others else "has other captions than the pool's to choose from"
+            raise SpecError(f"The policy {names}, and no caption set is given: write `captions: [captions/...]`.")
         return self
 
     @model_validator(mode="after")

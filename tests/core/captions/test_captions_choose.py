@@ -233,6 +233,7 @@ def test_a_policy_of_what_is_not_there_is_refused(given: Any, told: str, made: C
         ({"captions": "x", "draw": ["raw", "a"]}, "a weight for each source"),
         ({"captions": "x", "replace_below": {"treshold": 0.3, "sources": ["a"]}}, "Did you mean 'threshold'"),
         ({"captions": "x", "sets": "y", "replace": "a"}, "keep one of them"),
+        ({"captions": [], "policy": {"best": "l14"}}, "no caption set is given"),
         ([1], "is not a caption policy"),
     ],
 )
