@@ -110,13 +110,36 @@ def spans_machines(engine: Engine | None = None) -> bool:
 
 
 def cluster_cores(engine: Engine, gpus: int = 0) -> int:
-    """The CPU cores (or with `gpus` the GPUs) of an engine's cluster. SpecError if it cannot be reached."""
+    """The CPU cores (or with `gpus` the GPUs) of an engine's cluster, once a worker is there. SpecError if out of reach."""
+    _await_worker(engine)
     return _module(engine).size(gpus)
 
 
 def cluster_machines(engine: Engine) -> int:
-    """The machines of an engine's cluster that work."""
+    """The machines of an engine's cluster that work, once there is one."""
+    _await_worker(engine)
     return _module(engine).machines()
+
+
+def _await_worker(engine: Engine) -> None:
+    """Wait for the first worker: a cluster that begins has none yet, and nobody can tell what it will have."""
+    module = _module(engine)
+    began = told = time.monotonic()
+    while not (module.size(0) or module.size(1)):
+        now = time.monotonic()
+        if now - began > START_SECONDS:
+            raise _no_worker(engine, "it has none")
+        if now - told > TELL_SECONDS:
+            told = now
+            log.warning("waiting for workers of the %s cluster: it has none", engine)
+        time.sleep(WAKE_SECONDS)
+
+
+def _no_worker(engine: str, state: str) -> LostProcessError:
+    return LostProcessError(
+        f"No worker of the {engine} cluster began within {START_SECONDS / 60:.0f} minutes ({state}): start some, free some of "
+        "it, or ask for less (DATACOMP_WORKERS)."
+    )
 
 
 def worker_killed(detail: str = "") -> LostProcessError:
@@ -285,10 +308,7 @@ class _Waiting:
         self.told = now
         state = self.crew.state()
         if state and not has_begun and now - self.began > START_SECONDS:
-            raise LostProcessError(
-                f"No worker of the {self.engine} cluster began within {START_SECONDS / 60:.0f} minutes ({state}): free some "
-                "of it, or ask for less (DATACOMP_WORKERS)."
-            )
+            raise _no_worker(self.engine, state)
         if state:
             log.warning("waiting for workers of the %s cluster: %s", self.engine, state)
 

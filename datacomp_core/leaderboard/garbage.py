@@ -51,8 +51,13 @@ def unused(store: Store, *, keep: Iterable[str] = (), older_than_hours: float = 
 
 
 def _needed(store: Store, keep: Iterable[str]) -> set[str]:
-    roots = [*store.addresses(BoardEntry.kind), *[find(store, text).address for text in keep]]
-    return {link.address for link in walk(store, roots)} if roots else set()
+    entries = [address for address in store.places(BoardEntry.kind) if store.certain_generations(address)]
+    roots = [*entries, *[find(store, text).address for text in keep]]
+    links = walk(store, roots) if roots else []
+    for link in links:
+        if link.state == "missing":
+            store.certain_generations(link.address)
+    return {link.address for link in links}
 
 
 def _artifacts(store: Store, needed: set[str], before: datetime) -> Iterator[Unused]:

@@ -19,7 +19,7 @@ from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import DataError, DiskFullError, MissingFileError, StoreError
 from datacomp_core.store import lease, listing
 from datacomp_core.store.folder import Folder
-from datacomp_core.store.record import Record, manifests_of, record_name
+from datacomp_core.store.record import Record, is_record, manifests_of, record_name
 from datacomp_core.store.record import now as records_now
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,22 @@ class Store:
             found.append(record)
         return found
 
+    def certain_generations(self, address: str) -> list[Record]:
+        """`generations`, for whoever removes what they do not name. StoreError if a listing has a record that cannot be found."""
+        home, unread = self.home(address), list[str]()
+        for pause in (*listing.PAUSES, None):
+            found = self.generations(address)
+            known = {record_name(one.generation) for one in found}
+            unread = [name for name in home.names() if is_record(name) and name not in known]
+            if not unread:
+                return found
+            if pause is not None:
+                time.sleep(pause)
+        raise StoreError(
+            f"{home.at(unread[0])} is listed, and the store says that it is not there when it is asked for: nobody can tell what "
+            "is published. Nothing was removed; run it again."
+        )
+
     def _read_record(self, address: str, generation: int) -> Record | None:
         home, name = self.home(address), record_name(generation)
         faults = 0
@@ -130,11 +146,14 @@ class Store:
         )
 
     def is_published(self, address: str, attempt: str) -> bool:
-        """Whether a record of any generation names this attempt's folder, or a manifest that this attempt wrote."""
+        """Whether a record of any generation names this attempt's folder, or a manifest that this attempt wrote.
+
+        StoreError if that is not certain.
+        """
         begun = manifests_of(attempt)
         return any(
             record.data == f"{address}/{attempt}" or record.outputs.manifest.startswith(begun)
-            for record in self.generations(address)
+            for record in self.certain_generations(address)
         )
 
     def standing(self, kind: str = "") -> Iterator[tuple[Record, bool]]:

@@ -11,12 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from datacomp_core import engines
 from datacomp_core.engines import Engine
-from datacomp_core.errors import DatacompError, DataError, SpecError
+from datacomp_core.errors import DatacompError, DataError, LostProcessError, SpecError
 from datacomp_core.parallel import prepared_map, process_map
 
 CLUSTERS = [
@@ -136,6 +137,7 @@ def test_an_engine_that_is_unknown_or_missing_is_named(monkeypatch: pytest.Monke
 GPUS = """
 import json, os, signal, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from datacomp_core import engines
 from datacomp_core.parallel import prepared_map
 
@@ -196,6 +198,7 @@ def test_workers_hold_a_gpu_each_and_the_chunk_of_a_lost_one_is_done_by_another(
 ALL_DIE = """
 import os, signal
 from pathlib import Path
+from types import SimpleNamespace
 from datacomp_core.parallel import process_map
 
 def work(item):
@@ -225,3 +228,18 @@ def test_lost_workers_of_dask_that_take_long_to_begin_again_are_waited_for(tmp_p
     )
     assert told.returncode == 0, told.stderr[-3000:]
     assert len(list(tmp_path.glob("died-*"))) == 2
+
+
+def test_a_cluster_without_a_worker_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Or an embedding would work on a CPU, and a step with one worker, because the cluster began a moment later."""
+    sizes = iter([0, 0, 0, 0, 4, 4, 0])
+    cluster = SimpleNamespace(size=lambda _: next(sizes), machines=lambda: 2)
+    monkeypatch.setattr(engines, "_module", lambda _: cluster)
+    monkeypatch.setattr(engines, "WAKE_SECONDS", 0)
+    monkeypatch.setattr(engines, "TELL_SECONDS", -1)
+    assert engines.cluster_cores("dask") == 4
+    assert "waiting for workers of the dask cluster: it has none" in caplog.text
+    cluster.size = lambda _: 0
+    monkeypatch.setattr(engines, "START_SECONDS", -1)
+    with pytest.raises(LostProcessError, match="No worker of the ray cluster began"):
+        engines.cluster_machines("ray")

@@ -147,6 +147,18 @@ def test_a_manifest_that_is_not_there_now_and_then_is_no_loss(store: Store, time
         store.missing(made.record)
 
 
+def test_a_record_that_is_listed_and_said_not_to_be_there_frees_nothing_for_clearing(store: Store) -> None:
+    made = download(FaultsSpec(), store=store)
+    gone = [FileNotFoundError(2, "NoSuchKey")]
+    SickFileSystem.faults["cat"] = gone * 2
+    assert {one.what for one in unused(store, older_than_hours=0)} <= {"artifact"}, "once is no proof"
+    SickFileSystem.faults["cat"] = gone * 50
+    with pytest.raises(StoreError, match="is listed, and the store says that it is not there"):
+        unused(store, older_than_hours=0)
+    SickFileSystem.faults.clear()
+    assert store.is_published(made.address, made.data.rpartition("/")[2])
+
+
 @step("pools", version=1, name=lambda _: "robbed")
 def robbed(spec: FaultsSpec, *, out: Folder) -> Pool:
     """Somebody removes a file while it works."""
