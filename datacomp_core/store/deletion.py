@@ -32,7 +32,7 @@ def delete(store: Store, record: Record) -> bool:
         if is_ours and turn is None:
             raise StoreError(f"{record.address} is still being finished by another run: delete it later.")
         for one in reversed(generations):
-            home.remove(record_name(one.generation))
+            _remove_record(home, record_name(one.generation))
         if is_ours:
             _remove_whole(store.data(record))
         theirs = {one.outputs.manifest for one in generations}
@@ -74,6 +74,17 @@ def remove_lost_file(folder: Folder, name: str) -> None:
     folder.remove(name)
     if folder.exists(name):
         raise StoreError(f"{folder.at(name)} could not be removed: run the same command again.")
+
+
+def _remove_record(home: Folder, name: str) -> None:
+    """Remove a record, and see that it is gone before the data goes: one that stays would be in force without them."""
+    for pause in (*listing.PAUSES, None):
+        home.remove(name)
+        if name not in listing.agreed(home.names, home):
+            return
+        if pause is not None:
+            time.sleep(pause)
+    raise StoreError(f"{home.at(name)} could not be removed, so its data stay: run the same command again.")
 
 
 def _remove_whole(folder: Folder) -> None:

@@ -112,7 +112,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in kept.items() if not name.lower().endswith("_proxy")} | {"PATH": _path()}
 
 
-def _mounts(shared: Path | None) -> str:
+def _mounts(shared: Path | None, names: Sequence[str]) -> str:
     """The script that makes a new mount namespace private. What we run from is kept; `shared` is at `SHARED`."""
     needed = {str(TREE), sys.prefix, sys.base_prefix, *(path for path in sys.path if path.endswith("site-packages"))}
     hidden = sorted(path for path in needed if path.startswith(tuple(f"{place}/" for place in PRIVATE)))
@@ -124,8 +124,14 @@ def _mounts(shared: Path | None) -> str:
     lines += [f"mount -t tmpfs -o mode=1777 tmpfs {place}" for place in PRIVATE if Path(place).is_dir()]
     for number, path in enumerate(hidden):
         lines += [f"mkdir -p {path}", f"mount --bind /mnt/{number} {path}", f"mount -o remount,bind,ro {path}"]
+    hosts = [f"{_address(number)} {name}" for number, name in enumerate(names)]
+    lines += [f"echo '{line}' >> /run/hosts" for line in ("127.0.0.1 localhost", *hosts)] + ["mount --bind /run/hosts /etc/hosts"]
     lines += ["mount -o remount,bind,ro /", "ip link set lo up"]
     return "\n".join(lines)
+
+
+def _address(number: int) -> str:
+    return f"{NETWORK}.{number + 2}"
 
 
 def _hold(name: str, script: str) -> tuple[subprocess.Popen[bytes], int]:
@@ -158,9 +164,9 @@ def machines(*names: str, shared: Path | None = None) -> Generator[tuple[Machine
         switch = Machine("switch", SWITCH, switch_pid)
         found: list[Machine] = []
         for number, name in enumerate(names):
-            holder, pid = _hold(name, _mounts(shared))
+            holder, pid = _hold(name, _mounts(shared, names))
             holders.append(holder)
-            address = f"{NETWORK}.{number + 2}"
+            address = _address(number)
             _plug(switch_pid, pid, number, address)
             found.append(Machine(name, address, pid))
         servers.append(
