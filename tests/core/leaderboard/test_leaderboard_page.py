@@ -213,6 +213,16 @@ def test_text_stands_out_in_light_and_dark(tab: browser.Page, written: Path, sch
     assert [word for word in found if word[1] < 4.5] == []
 
 
+@pytest.mark.parametrize("pattern", ["tiny/experiment-*", "tiny/compare-*", "tiny/pool-*", "scaling.html"])
+def test_text_of_the_other_pages_stands_out_in_the_dark(tab: browser.Page, site: Path, pattern: str) -> None:
+    tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    tab.open(next(site.glob(pattern)))
+    found = tab.do(CONTRAST)
+    tab.call("Emulation.setEmulatedMedia", features=[])
+    assert len(found) > 10
+    assert [word for word in found if word[1] < 4.5] == []
+
+
 def test_a_phone_scrolls_down_only(tab: browser.Page, written: Path) -> None:
     tab.call("Emulation.setDeviceMetricsOverride", width=375, height=800, deviceScaleFactor=2, mobile=True)
     tab.open(written)
