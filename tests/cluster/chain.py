@@ -284,7 +284,9 @@ def trained() -> Checkpoint:
     from datacomp_core.training.spec import TrainSpec
     from datacomp_core.training.train import train
 
-    return train(TrainSpec(recipe=scale("tiny")), (images(),), store=store(), layout=this_node(), device=settings().device)
+    short = {"name": "custom", "train_num_samples": 256, "num_checkpoints": 2, "warmup": 2}
+    spec = TrainSpec(recipe=scale("tiny").model_copy(update=short))
+    return train(spec, (images(),), store=store(), layout=this_node(), device=settings().device)
 
 
 def _embedded_folder() -> Folder:
