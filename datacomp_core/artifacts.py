@@ -1,7 +1,6 @@
-"""The words of the system: what is wanted (`Spec`) and what was made (`Artifact`).
-
-Both are frozen pydantic models that refuse unknown fields, so a typo is an error at the door, in Python, in YAML and in a
-Prefect form alike. Only these cross a task boundary; tables, images and tensors stay in the store, under `Artifact.data`.
+"""Defines the vocabulary of the system: a request (`Spec`) and a result (`Artifact`). Both are frozen pydantic models that
+reject unknown fields, so a typo is an error at once, in Python, in YAML and in a Prefect form. Only these cross a task
+boundary; tables, images and tensors stay in the store, under `Artifact.data`.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Spec(BaseModel):
-    """What is wanted. What it means is hashed into the address of what is made from it (store/fingerprint.py)."""
+    """A request. Its meaning is hashed into the address of its result (store/fingerprint.py)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     version: ClassVar[int] = 1
     """Raised by hand when the meaning of this spec changes, or the default of a field of it."""
     names_for_people: ClassVar[frozenset[str]] = frozenset()
-    """Fields that carry no identity."""
+    """Fields that are not part of the identity."""
 
     def label(self) -> str:
-        """A short readable name for addresses and run names; carries no identity."""
+        """A short readable name for addresses and run names; not part of the identity."""
         return ""
 
 
@@ -29,24 +28,24 @@ class Artifact(BaseModel):
     """A small description of something in the store. `@step` fills the base fields; a step fills its own.
 
     `data` is the folder of its files, relative to the store's root (or an absolute url if it was adopted).
-    `fingerprint` is 64 hex digits: the identity of the step that made it and, for what is not determined by its inputs
-    (a download), also of what really came out, given by the step in `content`.
+    `fingerprint` is 64 hex digits: the identity of the step that made it and, if the inputs do not determine the result (a
+    download), also of the actual result, which the step gives in `content`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: ClassVar[str]
 
-    scale: str = Field(default="", description="The scale, or the name of the pool, it belongs to.")
-    name: str = Field(default="", description="Readable name; carries no identity.")
+    scale: str = Field(default="", description="Its scale, or the name of its pool.")
+    name: str = Field(default="", description="Readable name; not part of the identity.")
     address: str = Field(default="", description="Folder of its record, relative to the store.")
     data: str = Field(default="", description="Folder of its files, relative to the store; absolute if adopted.")
-    fingerprint: str = Field(default="", description="64 hex digits that stand for it wherever it is an input.")
-    content: str = Field(default="", description="Hash of what came out, where the inputs do not determine it.")
-    counts: dict[str, int] = Field(default_factory=dict, description="What happened to how many, by reason.")
+    fingerprint: str = Field(default="", description="64 hex digits that identify it as an input.")
+    content: str = Field(default="", description="Hash of the result, if the inputs do not determine it.")
+    counts: dict[str, int] = Field(default_factory=dict, description="Counts by outcome and reason.")
 
 
 class Pool(Artifact):
-    """Candidate pairs. Files: `metadata/<part>.parquet` in DataComp's schema, optionally `<part>.npz` beside it."""
+    """Candidate pairs. Files: `metadata/<part>.parquet` in DataComp's schema, optionally `<part>.npz` next to it."""
 
     kind = "pools"
     num_samples: int
@@ -56,20 +55,20 @@ class Pool(Artifact):
 class ShardSet(Artifact):
     """Webdataset tars `<8 digits>.tar` with `index/<shard>.parquet`: downloaded, resharded or adopted.
 
-    A download also has `ledger/<shard>.parquet`, one row a candidate, and its `content` is the hash of the uids that
+    A download also has `ledger/<shard>.parquet`, one row per candidate, and its `content` is the hash of the uids that
     arrived: the realised pool. A view has no tars of its own: its index points into those of another folder, so that a
     chosen set can be trained on without a copy.
     """
 
     kind = "shards"
-    tars: str = Field(default="", description="Of a view: where the tars lie, relative to the store; empty: beside the index.")
+    tars: str = Field(default="", description="For a view: folder of the tars, relative to the store. Empty: next to the index.")
     num_samples: int
     num_unique: int
     num_shards: int
 
 
 class Embeddings(Artifact):
-    """Features of a pool's rows. Files: `scores/<part>.parquet` (uid and one column a score), `features/<part>.npz`.
+    """Features of a pool's rows. Files: `scores/<part>.parquet` (uid and one column per score), `features/<part>.npz`.
 
     Rows are aligned one to one with the pool's metadata part of the same name; a sample whose image never arrived has a
     null score and NaN features, so nothing is shifted.
@@ -92,14 +91,15 @@ class Scores(Artifact):
 
 
 class Captions(Artifact):
-    """Captions of a pool's rows from one or several sources, in any number a row. Files: `captions/<part>.parquet`, for each
+    """Captions of a pool's rows from one or several sources, with any number per row. Files: `captions/<part>.parquet`, for each
     part of the metadata: `row` (in that part), `uid`, `source`, `text`, and a column for each of `scores` (float32, null where
-    there is none), in the order of the rows. An embedded set also has `features/<part>.npz`: `<prefix>_txt`, a row a caption.
+    there is no score), in the order of the rows. An embedded set also has `features/<part>.npz`: `<prefix>_txt`, one row per
+    caption.
     """
 
     kind = "captions"
-    sources: tuple[str, ...] = Field(description="Names of the sources, as the column `source` has them.")
-    model: str = Field(default="", description="The model that wrote them, if one did.")
+    sources: tuple[str, ...] = Field(description="Names of the sources, as in the column `source`.")
+    model: str = Field(default="", description="The model that wrote the captions, if any.")
     scores: tuple[str, ...] = Field(default=(), description="Columns of scores, such as clip_l14_similarity_score.")
     num_samples: int = Field(description="Rows of the pool.")
     num_captions: int
@@ -108,15 +108,16 @@ class Captions(Artifact):
 
 class Captioned(Artifact):
     """The caption of each row of a pool by a policy. Files: `scores/<part>.parquet`, aligned with the metadata: `uid`, `text`,
-    `caption_source` (null: the policy leaves the row out), `caption_changed`, and every CLIP score, null where it is of another
-    caption. Of a policy that draws, `draws/<part>.parquet` has the captions to draw from, and `scores/` the pool's own text.
+    `caption_source` (null: the policy leaves the row out), `caption_changed`, and every CLIP score, null where it belongs to
+    another caption. For a policy that draws, `draws/<part>.parquet` has the captions to draw from, and `scores/` has the pool's
+    own text.
     """
 
     kind = "captioned"
     policy: str
     sources: tuple[str, ...]
-    models: tuple[str, ...] = Field(default=(), description="Models that wrote captions among the sources.")
-    draws: bool = Field(default=False, description="Whether the caption is drawn each time that a sample is seen.")
+    models: tuple[str, ...] = Field(default=(), description="Models that wrote captions of the sources.")
+    draws: bool = Field(default=False, description="Whether the caption is drawn again each time a sample is seen.")
     num_samples: int
     num_changed: int
 
@@ -141,7 +142,7 @@ class Checkpoint(Artifact):
 
 
 class EvalSets(Artifact):
-    """Test sets in the layout of the hub repositories `djghosh/wds_*_test`, one folder a set."""
+    """Test sets in the layout of the hub repositories `djghosh/wds_*_test`, one folder per set."""
 
     kind = "evalsets"
     suite: str
@@ -159,7 +160,7 @@ class EvalReport(Artifact):
 
 
 class BoardEntry(Artifact):
-    """One line of the leaderboard: `entry.json`, plain and complete in itself."""
+    """One row of the leaderboard: `entry.json`, plain and self-contained."""
 
     kind = "entries"
     recipe: str

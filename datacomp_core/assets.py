@@ -1,7 +1,6 @@
-"""Files that filters need and nobody should have to find: language models, word lists, centroids.
-
-One row an asset: where it comes from, its sha256, and the installed package that ships it, if one does. A file whose hash
-differs is never used. Downloads lie in `<home>/assets` and appear whole or not at all; put a file there by hand when offline.
+"""Provides files that filters need: language models, word lists, centroids. Each row is an asset: its source, its sha256, and
+the installed package that ships it, if any. A file with a different hash is never used. Downloads are written atomically to
+`<home>/assets`; put a file there by hand when offline.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from datacomp_core.store.folder import Folder
 TIMEOUT_SECONDS = 60
 BASELINE_ASSETS = "https://github.com/sagadre/datacomp_baseline_assets/releases/download/v0.1.0-alpha"
 
-IN_PLACE_OF_VECTORS = "name a file of vectors of your own (centroids: `datacomp cluster`)"
+IN_PLACE_OF_VECTORS = "give your own file of vectors (centroids: `datacomp cluster`)"
 
 
 class Asset(NamedTuple):
@@ -41,7 +40,7 @@ ASSETS: dict[str, Asset] = {
             "lid.176.bin",
             "https://dl.fbaipublicfiles.com/fasttext/supervised-models/lid.176.bin",
             "7e69ec5451bc261cc7844e49e4792a85d7f09c06789ec800fc4a44aec362764e",
-            instead="choose the model lid.176.ftz, which comes with the installation",
+            instead="choose the model lid.176.ftz, which is part of the installation",
         ),
         Asset(
             "lid.176.ftz",
@@ -79,7 +78,8 @@ ASSETS: dict[str, Asset] = {
 
 @cache
 def asset(name: str) -> Path:
-    """The local path of an asset with the right hash. StoreError if it can't be had; DataError if it is not what it should be."""
+    """Return the local path of an asset with the right hash. StoreError if it is not available; DataError if its hash is
+    wrong."""
     if name not in ASSETS:
         raise unknown("asset", name, ASSETS)
     row = ASSETS[name]
@@ -97,13 +97,13 @@ def asset(name: str) -> Path:
 
 
 def _shipped(row: Asset) -> Path | None:
-    """The file of an installed package, which is found without importing the package."""
+    """Return a file of an installed package without importing the package."""
     spec = find_spec(row.package) if row.package else None
     if spec is None or not spec.submodule_search_locations:
         return None
     path = Path(spec.submodule_search_locations[0]) / row.inside
     if not path.is_file() or _sha256(path) != row.sha256:
-        return None  # another release of the package ships another file
+        return None  # a different release of the package ships a different file
     return path
 
 
@@ -120,7 +120,7 @@ def _download(row: Asset, target: Path, kept: Path) -> None:
 def _check(row: Asset, path: Path, advice: str) -> None:
     found = _sha256(path)
     if found != row.sha256:
-        raise DataError(f"{row.name} has sha256 {found} and should have {row.sha256}{advice}.")
+        raise DataError(f"{row.name} has sha256 {found}, but should have {row.sha256}{advice}.")
 
 
 def _sha256(path: Path) -> str:

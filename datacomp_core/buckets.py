@@ -1,6 +1,5 @@
-"""Rows of many parts sorted into buckets on the local disk, so that what belongs together is looked at together.
-
-Every part is read once and each bucket fits in memory, whatever the pool: only its size on disk grows.
+"""Partitions rows of many parts into buckets on the local disk, so that related rows are processed together. Every part is
+read once and each bucket fits in memory for any pool: only the size on disk grows.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Buckets:
                 file.write(piece.tobytes())
 
     def numbers(self) -> Iterator[int]:
-        """Buckets that hold something, in order."""
+        """Return the non-empty buckets, in order."""
         for number in range(self.num):
             if (self.folder / f"{number:06d}").exists():
                 yield number

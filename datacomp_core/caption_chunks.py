@@ -1,6 +1,5 @@
-"""Captions that a model writes, in chunks of rows that are kept, so that a rerun goes on, and joined part by part.
-
-A part's captions are written last and say that it is done. `chunks/<part>/<first row>.parquet` holds one chunk with its account.
+"""Stores model-written captions in chunks of rows, so that a rerun resumes, and joins them part by part. A part's captions are
+written last and mark it as done. `chunks/<part>/<first row>.parquet` contains one chunk with its counts.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class RowSpan(NamedTuple):
 
 
 class Written:
-    """The chunks of some parts, and which of them are there."""
+    """The chunks of some parts, and which of them exist."""
 
     def __init__(self, out: Folder, rows: Mapping[str, int], size: int) -> None:
         self.out, self.rows, self.size = out, rows, size
@@ -45,7 +44,7 @@ class Written:
         return [RowSpan(part, start, min(start + self.size, self.rows[part])) for start in range(0, self.rows[part], self.size)]
 
     def missing(self) -> Iterator[RowSpan]:
-        """The chunks that are to be written; parts that lack none are joined on the way."""
+        """Yield the missing chunks; join complete parts on the way."""
         fresh: list[RowSpan] = []
         self.waiting = Counter[str]()
         for part in self.rows:
@@ -59,13 +58,13 @@ class Written:
         return iter(fresh)
 
     def kept(self, span: RowSpan) -> None:
-        """A chunk was written."""
+        """Note that a chunk was written."""
         self.waiting[span.part] -= 1
         if not self.waiting[span.part]:
             self._join(span.part)
 
     def counts(self) -> Counter[str]:
-        """The account of all parts."""
+        """Return the counts of all parts."""
         found = Counter[str]()
         for part in self.rows:
             found.update(self.out.read_json(f"{TALLY}/{part}.json"))
@@ -86,14 +85,14 @@ class Written:
 
 
 class Lines:
-    """The captions of one chunk, as they are written, and what became of the rows that have none."""
+    """The captions of one chunk while it is written, and the outcome of rows without one."""
 
     def __init__(self, source: str) -> None:
         self.source, self.counts = source, Counter[str]()
         self._made: list[tuple[int, str, str, str]] = []
 
     def add(self, row: int, uid: str, texts: Sequence[str]) -> None:
-        """What a model wrote for a row; empty texts are counted and left out."""
+        """Add a model's texts for a row; empty texts are counted and skipped."""
         good = [text for text in texts if text.strip()]
         self.counts["empty"] += len(texts) - len(good)
         self._made += [(row, uid, self.source, text) for text in good]
@@ -106,7 +105,7 @@ class Lines:
 
 
 def artifact_of(name: str, model: str, num_samples: int, counts: Mapping[str, int]) -> Captions:
-    """The captions of a source that a model wrote, by the account of all parts."""
+    """Return the captions of a model-written source, by the counts of all parts."""
     return Captions(
         sources=(name,),
         model=model,
@@ -118,7 +117,7 @@ def artifact_of(name: str, model: str, num_samples: int, counts: Mapping[str, in
 
 
 def keep(out: Folder, span: RowSpan, rows: pl.DataFrame, counts: Mapping[str, int]) -> None:
-    """Write a chunk: rows of `caption_sets.SCHEMA`, and what became of the others."""
+    """Write a chunk: rows of `caption_sets.SCHEMA`, and the outcome of the others."""
     buffer = io.BytesIO()
     table = rows.select(pl.col(name).cast(kind) for name, kind in caption_sets.SCHEMA.items())
     table.write_parquet(buffer, compression="zstd", metadata={COUNTS: json.dumps(dict(counts))})

@@ -1,4 +1,4 @@
-"""Caption policies that were published, each with its source, by name: `generated_below_score:captions=ADDRESS,source=blip2`."""
+"""Lists published caption policies by name, each with its source: `generated_below_score:captions=ADDRESS,source=blip2`."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def higher_score(captions: str, source: str, score: str = L14) -> CaptionPlan:
 CAPTION_RECIPES: dict[str, CaptionRecipe] = {
     "generated_below_score": CaptionRecipe(
         generated_below_score,
-        "Raw captions of pairs whose CLIP score reaches the threshold; the rest get a generated caption, and what is below the "
-        "threshold again is dropped. 0.243 keeps 30 % of CommonPool by L/14.",
+        "Raw captions of pairs whose CLIP score reaches the threshold; the rest get a generated caption, and pairs that stay "
+        "below the threshold are dropped. 0.243 keeps 30 % of CommonPool by L/14.",
         "Nguyen et al. 2023, arXiv 2307.10350",
     ),
     "recaption_mix": CaptionRecipe(
         recaption_mix,
-        "Original caption or recaption, drawn anew each time that a sample is seen. The share is yours to give.",
+        "Original caption or recaption, drawn each time a sample is seen. You choose the share.",
         "Li et al. 2024, Recap-DataComp-1B; Lai et al. 2024, VeCLIP, mix alt-text and rewritten text likewise",
     ),
     "translated": CaptionRecipe(
@@ -64,7 +64,8 @@ CAPTION_RECIPES: dict[str, CaptionRecipe] = {
 
 
 def load_plan(given: str) -> CaptionPlan:
-    """The plan of a YAML or JSON file, of YAML text, or of a recipe by name. SpecError with one sentence for what is wrong."""
+    """Read a plan from a YAML or JSON file, from YAML text, or from a recipe by name. SpecError, in one sentence, if it is
+    wrong."""
     text = given.strip()
     try:
         if text.endswith(FILES) and "\n" not in text:

@@ -1,7 +1,5 @@
-"""How caption sets lie on the disk: the common ground of those who make captions and those who read them.
-
-`captions/<part>.parquet` has the captions of one metadata part in the order of its rows. A set that knows none for a part has no
-file for it.
+"""Defines the files of a caption set, shared by code that writes and reads captions. `captions/<part>.parquet` has the
+captions of one metadata part in the order of its rows. A set without captions for a part has no file for it.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ CAPTIONS = "captions"
 DRAWS = "draws"
 SUMMARY = "captions.json"
 OVERLAY = "captions"
-"""Of a view: `captions/<shard>.parquet` has a row a sample of the index, null where the sample's own caption stands."""
+"""For a view: `captions/<shard>.parquet` has one row per sample of the index, null where the sample keeps its own caption."""
 OVERLAY_SCHEMA = {"captions": pl.List(pl.Struct({"source": pl.String, "text": pl.String}))}
 RAW = "raw"
 SOURCE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
@@ -27,9 +25,8 @@ SCHEMA = pl.Schema({"row": pl.Int64, "uid": pl.String, "source": pl.String, "tex
 
 
 def captions_of(folder: Folder, part: str, scores: Sequence[str] = ()) -> pl.DataFrame:
-    """The captions of one part (SCHEMA) and columns of scores, null where the set has no such score.
-
-    None if the set has no file for the part. DataError if the file is damaged.
+    """Return the captions of one part (SCHEMA) and columns of scores, null where the set has no such score. None if the set
+    has no file for the part. DataError if the file is damaged.
     """
     name = f"{CAPTIONS}/{part}.parquet"
     if not folder.exists(name):
@@ -46,31 +43,30 @@ def captions_of(folder: Folder, part: str, scores: Sequence[str] = ()) -> pl.Dat
 
 
 def captions_for(folder: Folder, part: str, uids: pl.Series, scores: Sequence[str] = ()) -> pl.DataFrame:
-    """`captions_of` for a pool whose rows of this part have these uids.
-
-    DataError if a caption is of another uid than the row that it names: the set is then of another pool, or the pool has changed.
+    """`captions_of` for a pool whose rows of this part have these uids. DataError if a caption's uid differs from the uid of
+    its row: the set then belongs to another pool, or the pool has changed.
     """
     found = captions_of(folder, part, scores)
     if found.height and (most := int(found["row"].max() or 0)) >= len(uids):  # pyright: ignore[reportArgumentType]
         raise DataError(
-            f"{folder} has a caption of row {most:,} of part {part}, which has {len(uids):,} rows: it is of another pool, or the "
-            "pool has changed. Make the captions for this one."
+            f"{folder} has a caption of row {most:,} of part {part}, which has only {len(uids):,} rows: it belongs to "
+            "another pool, or the pool has changed. Make captions for this pool."
         )
     wrong = found.filter(found["uid"].str.to_lowercase() != uids.gather(found["row"]).str.to_lowercase())
     if wrong.height:
         raise DataError(
-            f"{wrong.height:,} of {found.height:,} captions of part {part} in {folder} are of other uids than the pool's rows "
-            f"(the first of {wrong['uid'][0]}, and row {wrong['row'][0]:,} is {uids[int(wrong['row'][0])]}): it is of another "
-            "pool, or the pool has changed. Make the captions for this one."
+            f"{wrong.height:,} of {found.height:,} captions of part {part} in {folder} have other uids than the pool's rows "
+            f"(the first of {wrong['uid'][0]}, and row {wrong['row'][0]:,} is {uids[int(wrong['row'][0])]}): it belongs to "
+            "another pool, or the pool has changed. Make captions for this pool."
         )
     return found
 
 
 def require_parts(folder: Folder, names: Sequence[str], of: object) -> None:
-    """DataError if a set has captions of a part that the metadata does not have: they would be left out without a word."""
+    """DataError if a set has captions of a part that the metadata lacks: they would be silently ignored."""
     own = {name.removesuffix(".parquet") for name in (folder / CAPTIONS).files(".parquet")}
     if other := sorted(own - set(names)):
-        raise DataError(f"{folder} has captions of part {other[0]}, which {of} does not have: it is of another pool.")
+        raise DataError(f"{folder} has captions of part {other[0]}, which {of} does not have: use a caption set of this pool.")
 
 
 def write_captions(folder: Folder, part: str, rows: pl.DataFrame, scores: Sequence[str] = ()) -> None:
@@ -81,21 +77,24 @@ def write_captions(folder: Folder, part: str, rows: pl.DataFrame, scores: Sequen
 
 
 def summary(made: Captions) -> dict[str, object]:
-    """What a folder of captions says of itself where no record does."""
+    """Description of a caption folder that has no record."""
     return made.model_dump(
         mode="json", include={"sources", "model", "scores", "num_samples", "num_captions", "num_captioned", "counts"}
     )
 
 
 def set_in(folder: Folder) -> Captions:
-    """The caption set in a plain folder. SpecError if there is none."""
+    """Return the caption set in a plain folder. SpecError if there is none."""
     if not folder.exists(SUMMARY):
-        raise SpecError(f"{folder} is not a folder of captions: it has no {SUMMARY}. `datacomp captions import --out` makes one.")
+        raise SpecError(
+            f"{folder} is not a folder of captions: it has no {SUMMARY}. Make one with `datacomp captions import --out`."
+        )
     return Captions.model_validate({**folder.read_json(SUMMARY), "data": folder.url, "name": folder.url})
 
 
 def json_keys(sources: Sequence[str]) -> list[str]:
-    """The fields of a sample's json in which its captions of these sources stand: `caption_a`, `caption_a_2`, `caption_b`."""
+    """Return the fields of a sample's json that contain its captions from these sources: `caption_a`, `caption_a_2`,
+    `caption_b`."""
     seen: dict[str, int] = {}
     made: list[str] = []
     for source in sources:
@@ -105,14 +104,14 @@ def json_keys(sources: Sequence[str]) -> list[str]:
 
 
 def own_name(name: str) -> str:
-    """The name of a source. SpecError if it is the one of the pool's own captions."""
+    """Check the name of a source. SpecError if it is reserved for the pool's own captions."""
     if name == RAW:
-        raise SpecError(f"{RAW} stands for the pool's own captions: give these another name.")
+        raise SpecError(f"The name {RAW} is reserved for the pool's own captions: give these another name.")
     return name
 
 
 def require_sources(wanted: Sequence[str], sets: Sequence[Captions]) -> None:
-    """SpecError if a policy names a source that no set has, or two sets have one name for a source."""
+    """SpecError if a policy names an unknown source, or two sets have a source of the same name."""
     known: dict[str, str] = {}
     for one in sets:
         for source in one.sources:
@@ -126,6 +125,6 @@ def require_sources(wanted: Sequence[str], sets: Sequence[Captions]) -> None:
     for source in wanted:
         if source != RAW and source not in known:
             raise SpecError(
-                f"The policy names the caption source {source!r}, and the given sets have {', '.join(sorted(known)) or 'none'}; "
+                f"The policy names the caption source {source!r}, but the given sets have {', '.join(sorted(known)) or 'none'}; "
                 f"{RAW} stands for the pool's own captions."
             )

@@ -1,8 +1,7 @@
-"""Weights from checkpoint files in every plain form: what training codes and libraries wrap around them is taken off.
-
-Nothing in a file is executed: safetensors, or torch files read with `weights_only`. A file that can only be read by running
-what is in it (TorchScript, pickled objects) is refused with the way out. How weights become those of a model of open_clip
-(older names, another grid of positions, a missing bias) is open_clip's own code, as in its `load_checkpoint`.
+"""Reads weights from checkpoint files in every plain form, and removes the wrappers of training codes and libraries. No code
+in a file is executed: files are safetensors, or torch files read with `weights_only`. A file that can be read only by executing
+its content (TorchScript, pickled objects) is rejected with advice. open_clip's own code converts weights for its models (older
+names, another grid of positions, a missing bias), as in its `load_checkpoint`.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ if TYPE_CHECKING:
 
 DEEPEST = 4
 NESTS = ("state_dict", "model_state_dict", "model", "module")
-"""Keys under which training codes keep the weights beside optimizer, epoch and the like."""
+"""Keys under which training codes keep the weights, next to optimizer, epoch and so on."""
 PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "model.")
-"""What DDP, torch.compile, FSDP, activation checkpointing and Lightning put before a name."""
+"""Prefixes of DDP, torch.compile, FSDP, activation checkpointing and Lightning."""
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""Those that may also stand inside a name."""
+"""Prefixes that may also occur inside a name."""
 NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "n_averaged")
 """Numbers that OpenAI's files and torch's `AveragedModel` keep among the weights."""
 INDEX = ".index.json"
@@ -38,7 +37,8 @@ SHAPES = re.compile(r"size mismatch for (\S+): copying .*?Size\((\[.*?\])\) from
 
 
 def read_weights(checkpoint: Path | IO[bytes], name: str) -> Weights:
-    """The tensors in a checkpoint by their plain names. DataError says what the file is, if it is no plain checkpoint."""
+    """Return the tensors in a checkpoint by their plain names. DataError says what the file is, if it is not a plain
+    checkpoint."""
     where = named(checkpoint)
     found = _read(checkpoint, name, where)
     tensors = unnested(found, where)
@@ -46,7 +46,7 @@ def read_weights(checkpoint: Path | IO[bytes], name: str) -> Weights:
 
 
 def fit(model: torch.nn.Module, weights: Weights, name: str, where: str) -> None:
-    """Load weights into a model of open_clip, as its `load_checkpoint` does. DataError says what does not fit."""
+    """Load weights into an open_clip model, as its `load_checkpoint` does. DataError says what does not fit."""
     try:
         found = _as_open_clip(cast("Any", model), weights)
         _require_floats(model, found, where)
@@ -57,12 +57,12 @@ def fit(model: torch.nn.Module, weights: Weights, name: str, where: str) -> None
             other = next(key for key in weights if not key.startswith(met))
             raise DataError(
                 f"{where} does not fit the model {name}: some of its names begin with {met!r} and others, such as {other}, "
-                "do not. Save the weights of the model alone."
+                "do not. Save only the weights of the model."
             ) from problem
         if met:
             raise DataError(
-                f"{where} does not fit the model {name}: its weights are called {met!r} and then as in the model; only the "
-                f"prefixes {', '.join(PREFIXES)} are taken off. Save it without that prefix."
+                f"{where} does not fit the model {name}: its weights have the prefix {met!r}, and only the prefixes "
+                f"{', '.join(PREFIXES)} are removed. Save it without that prefix."
             ) from problem
         raise DataError(f"{where} does not fit the model {name}: {_misfit(problem)}") from problem
     require_finite(model, where)
@@ -78,7 +78,7 @@ def _misfit(problem: BaseException) -> str:
 
 
 def _require_floats(model: torch.nn.Module, weights: Weights, where: str) -> None:
-    """DataError names a weight that is stored as whole numbers: copied into the model they would be no weights."""
+    """DataError names a weight that is stored as integers: copied into the model, it would be meaningless."""
     for name, value in model.state_dict().items():
         given = weights.get(name)
         if value.is_floating_point() and given is not None and not given.is_floating_point():
@@ -102,7 +102,7 @@ def require_finite(model: torch.nn.Module, where: str) -> None:
 
 
 def unprefixed(tensors: Weights) -> Weights:
-    """The same without the prefixes of DDP, torch.compile, FSDP and Lightning, in whatever order they were put on."""
+    """Remove the prefixes of DDP, torch.compile, FSDP and Lightning, in any order."""
     found = dict(tensors)
     for wrapper in WRAPPERS:
         found = {key.replace(wrapper, ""): value for key, value in found.items()}
@@ -115,19 +115,19 @@ def unprefixed(tensors: Weights) -> Weights:
 
 
 def named(checkpoint: Path | IO[bytes]) -> str:
-    """How a message calls a checkpoint."""
+    """Return the name of a checkpoint for messages."""
     return str(checkpoint if isinstance(checkpoint, Path) else getattr(checkpoint, "name", "the checkpoint"))
 
 
 def shards_of(index: Path) -> list[Path]:
-    """The files that an index of sharded weights (`*.index.json`) names, in order. DataError if it or one of them is bad."""
+    """Return the files in an index of sharded weights (`*.index.json`), in order. DataError if the index or a file is invalid."""
     try:
         names = sorted(set(read_json(index)["weight_map"].values()))
     except (KeyError, TypeError, AttributeError) as problem:
         raise DataError(f"{index} is not an index of sharded weights ({problem!r}).") from problem
     for name in names:
         if "/" in str(name) or not (index.parent / str(name)).is_file():
-            raise DataError(f"{index} names {name}, which does not lie beside it: fetch all shards of the weights.")
+            raise DataError(f"{index} names {name}, which is not in the same folder: fetch all shards of the weights.")
     return [index.parent / name for name in names]
 
 
@@ -146,17 +146,17 @@ def _read(checkpoint: Path | IO[bytes], name: str, where: str) -> Any:
             from safetensors.torch import load, load_file
 
             return load_file(checkpoint) if isinstance(checkpoint, Path) else load(checkpoint.read())
-        if is_torchscript(checkpoint):  # torch.load would hand it on to torch.jit.load
+        if is_torchscript(checkpoint):  # torch.load would pass it to torch.jit.load
             raise ValueError("a TorchScript archive")
         return torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError as problem:
-        raise DataError(f"{where} is not there.") from problem
-    except Exception as problem:  # torch, zipfile and safetensors raise a dozen kinds
+        raise DataError(f"{where} does not exist.") from problem
+    except Exception as problem:  # torch, zipfile and safetensors raise a dozen exception types
         raise DataError(_why_unreadable(checkpoint, name, where, problem)) from problem
 
 
 def _is_safetensors(checkpoint: Path | IO[bytes]) -> bool:
-    """By its ending or its first bytes: length of the header, then JSON."""
+    """Decide by its ending or its first bytes: length of the header, then JSON."""
     if isinstance(checkpoint, Path):
         if checkpoint.suffix == ".safetensors":
             return True
@@ -175,13 +175,13 @@ def _why_unreadable(checkpoint: Path | IO[bytes], name: str, where: str, problem
     if isinstance(problem, EOFError):
         return f"{where} ends before its weights do: copy or download it again."
     if is_torchscript(checkpoint) or "TorchScript" in told:
-        return f"{where} is a TorchScript archive, which holds code beside weights and is never run here. {CONVERT}"
+        return f"{where} is a TorchScript archive, which contains code besides weights and is never executed here. {CONVERT}"
     if "Unsupported global" in told or "Unsupported class" in told or "Unsupported type" in told:
         what = next(
             (word.strip(".,") for word in told.split() if "." in word and word.split(".")[0] in ("argparse", "numpy")), ""
         )
         held = f"objects of {what}" if what else "pickled objects"
-        return f"{where} holds {held} beside its weights, and unpickling them could run foreign code. {CONVERT}"
+        return f"{where} contains {held} besides its weights, and unpickling them could run foreign code. {CONVERT}"
     return f"{where} cannot be read as plain weights for {name}: {why_unreadable(problem)}"
 
 
@@ -192,7 +192,7 @@ def _is_empty(checkpoint: Path | IO[bytes]) -> bool:
 
 
 def is_torchscript(checkpoint: Path | IO[bytes]) -> bool:
-    """Whether a file is an archive of torch.jit."""
+    """Return whether a file is a torch.jit archive."""
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
@@ -204,7 +204,7 @@ def is_torchscript(checkpoint: Path | IO[bytes]) -> bool:
 
 
 def unnested(found: Any, where: str) -> Weights:
-    """The mapping of names to tensors in what a file holds."""
+    """Return the mapping of names to tensors in a file's content."""
     import torch
 
     for _ in range(DEEPEST + 1):
@@ -217,15 +217,13 @@ def unnested(found: Any, where: str) -> Weights:
             if tensors:
                 return tensors
             keys = ", ".join(repr(key) for key in list(mapping)[:5]) or "nothing"
-            raise DataError(
-                f"{where} has no weights: tensors are looked for at its top or under {', '.join(NESTS)}; it has {keys}."
-            )
+            raise DataError(f"{where} has no weights at its top or under {', '.join(NESTS)}; it has {keys}.")
         found = inner
-    raise DataError(f"{where} has no weights: it holds a {type(found).__name__} and not tensors by name.")
+    raise DataError(f"{where} has no weights: it contains a {type(found).__name__} instead of tensors by name.")
 
 
 def _as_open_clip(model: Any, weights: Weights) -> Weights:
-    """The steps of open_clip 3.3's `load_checkpoint`, which itself takes nothing but a path."""
+    """The steps of open_clip 3.3's `load_checkpoint`, which itself accepts only a path."""
     import torch
     from open_clip import factory
 
@@ -248,7 +246,7 @@ def _as_open_clip(model: Any, weights: Weights) -> Weights:
 
 
 def _strange_prefix(model: torch.nn.Module, weights: Weights) -> str:
-    """What stands before every name of the model's in the file, if that is how they differ."""
+    """Return the prefix of all the model's names in the file, if that is the only difference."""
     wanted = list(model.state_dict())
     last = next((key for key in wanted if key.count(".") >= 2), wanted[0])
     for key in weights:

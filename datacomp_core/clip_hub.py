@@ -1,7 +1,6 @@
-"""CLIPs of the hub as scorers: `hf-hub:OWNER/NAME@COMMIT`, known by the commit and by the sha256 of its weights.
-
-A name without a commit is pinned when it is read. What is fetched lies below `<home>/assets/hub`, a folder for each commit, so
-that another process, or another machine, has the same model or none.
+"""Uses CLIP models of the hub as scorers: `hf-hub:OWNER/NAME@COMMIT`, identified by the commit and the sha256 of its weights.
+A name without a commit is pinned when it is read. Fetched files are in `<home>/assets/hub`, one folder per commit, so that
+another process or machine has the same model or none.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ PIN = "pin.json"
 
 
 class Pinned(NamedTuple):
-    """`model` has the commit; `sha256` is that of the weights (of shards, one over theirs)."""
+    """`model` has the commit; `sha256` is the hash of the weights (of shards: a hash over theirs)."""
 
     model: str
     sha256: str
 
 
 def pin(model: str) -> Pinned:
-    """Ask the hub what a model is now. SpecError for a name of another form, DataError if it has no weights."""
+    """Pin a model to its current commit on the hub. SpecError for an invalid name, DataError if it has no weights."""
     repository, revision = _parts(model)
     found = hub.snapshot("model", repository, revision)
     stated = "" if (best := best_weights(found)).endswith(INDEX) else found.file(best).sha256
@@ -40,7 +39,7 @@ def pin(model: str) -> Pinned:
 
 
 def remembered(model: str) -> Pinned:
-    """As `pin`, but what this home has once been told stays: for models that recipes name, so that they work offline, too."""
+    """As `pin`, but a pin known to this home is reused: for models in recipes, so that they also work offline."""
     home = Folder(settings().home / "assets" / "hub" / _parts(model)[0])
     if not home.exists(PIN):
         home.write_json(PIN, pin(model)._asdict())
@@ -53,12 +52,12 @@ def is_pinned(model: str) -> bool:
 
 
 def source(model: str, sha256: str) -> ModelSource:
-    """The model of a pinned name, fetched once. DataError if its weights have another hash."""
+    """Return the model of a pinned name, fetched once. DataError if its weights have a different hash."""
     repository, commit = _parts(model)
     folder = fetched(repository, _kept(repository, commit), revision=commit)
     if (given := hash_of(weights_in(folder))) != sha256:
         raise DataError(
-            f"The weights of {model} have sha256 {given} and should have {sha256}: remove {folder} to fetch them again."
+            f"The weights of {model} have sha256 {given}, but should have {sha256}: remove {folder} to fetch them again."
         )
     return in_folder(folder)
 
@@ -66,7 +65,7 @@ def source(model: str, sha256: str) -> ModelSource:
 def _parts(model: str) -> tuple[str, str]:
     found = NAME.fullmatch(model)
     if found is None:
-        raise SpecError(f"{model!r} is not a model of the hub: {ON_HUB}OWNER/NAME or {ON_HUB}OWNER/NAME@REVISION is.")
+        raise SpecError(f"{model!r} is not a hub model: give {ON_HUB}OWNER/NAME or {ON_HUB}OWNER/NAME@REVISION.")
     return found["repository"], found["revision"] or "main"
 
 

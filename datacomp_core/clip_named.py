@@ -1,7 +1,6 @@
-"""The model that a record names: by tag of open_clip, by file of weights, by configuration and file, or on the hub.
-
-`model` and `weights` are those of an `Encoder`: a file is written `<path>#<digits of its content>`, so that a record says what
-was used, wherever the file lies now.
+"""Finds the model in a record: by open_clip tag, by weights file, by configuration and file, or on the hub. `model` and
+`weights` are the fields of an `Encoder`: a file is written as `<path>#<digits of its content>`, so that a record says what was
+used, wherever the file is now.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ PIN = 16
 
 
 def model_of(model: str, weights: str, sha256: str) -> ModelSource:
-    """The source of a model. DataError if a file is not on this machine or has changed; SpecError for an unknown name."""
+    """Return the source of a model. DataError if a file is not on this machine or has changed; SpecError for an unknown name."""
     if model.startswith(ON_HUB):
         return clip_hub.source(model, sha256)
     if "#" not in weights:
@@ -30,7 +29,7 @@ def model_of(model: str, weights: str, sha256: str) -> ModelSource:
 
 
 def is_configuration(model: str) -> bool:
-    """Whether a model is named by a configuration file, pinned or not."""
+    """Return whether a model is given by a configuration file, pinned or not."""
     return model.partition("#")[0].endswith(".json")
 
 
@@ -41,7 +40,7 @@ def pinned_configuration(model: str) -> str:
 
 
 def title(model: str, weights: str) -> str:
-    """How reports name a model: the configuration and the weights without their folders."""
+    """Return a model's name for reports: the configuration and the weights without their folders."""
     name = Path(model.partition("#")[0]).stem if is_configuration(model) else model
     return f"{name} {weights.rpartition('/')[2]}".strip()
 
@@ -52,20 +51,20 @@ def _configured(model: str, checkpoint: Path) -> FileModel:
         raise DataError(f"The model configuration {place} is not on this machine: put it there.")
     made = configured(Path(place), checkpoint)
     if (given := _digits(made)) != digits:
-        raise DataError(f"The model configuration {place} has changed since (it was {digits}, it is {given}): name it again.")
+        raise DataError(f"The model configuration {place} has changed (it was {digits}, it is {given}): give it again.")
     return made
 
 
 def _digits(made: FileModel) -> str:
-    """The digits under which `configured` keeps a configuration: those of its content."""
+    """Return the digits of a configuration's content, which `configured` uses as its name."""
     return made.name.removeprefix(clip.LOCAL).rstrip("/").split("/")[-2][:PIN]
 
 
 def _checked(weights: str, sha256: str) -> Path:
-    """The file of weights. DataError if it is another, or lies on another machine."""
+    """Return the weights file. DataError if it has changed or is not on this machine."""
     path = Path(weights.rpartition("#")[0])
     if not path.is_file():
         raise DataError(f"The weights {path} are not on this machine: put the file with sha256 {sha256} there.")
     if (given := hash_file(path)) != sha256:
-        raise DataError(f"{path} has sha256 {given} and should have {sha256}: it was changed since.")
+        raise DataError(f"{path} has sha256 {given}, but should have {sha256}: restore the original file.")
     return path

@@ -1,7 +1,6 @@
-"""CLIP models in folders of the transformers library: its model and tokenizer, and its preparation of images in our form.
-
-Images are prepared as its processor does it with Pillow: conversion to RGB first, then resizing, then a crop whose odd margins
-are rounded down. Scaling and normalisation become mean and deviation of our transform.
+"""Loads CLIP models from folders of the transformers library: its model and tokenizer, and its preprocessing in our form.
+Images are prepared as its Pillow processor does: conversion to RGB first, then resizing, then a crop with odd margins rounded
+down. Scaling and normalisation become mean and deviation of our transform.
 """
 
 from __future__ import annotations
@@ -38,16 +37,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "ViT": {"size": SQUARE, "resample": 2, "image_mean": HALF, "image_std": HALF},
     "Siglip": {"size": SQUARE, "resample": 3, "image_mean": HALF, "image_std": HALF},
 }
-"""What each kind of image processor does where its settings are silent."""
+"""Defaults of each kind of image processor."""
 IN_ANY = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_center_crop": False}
 KIND = re.compile(r"(.*?)(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?")
 
 
 @dataclass(frozen=True)
 class TransformersPixels(clip.Pixels):
-    """As `CLIPImageProcessor` prepares an image. `resize`: (height, width), or one number for the shorter side; `crop` likewise.
-
-    What is smaller than the crop is padded with black, the smaller half before it.
+    """Prepares an image as `CLIPImageProcessor` does. `resize`: (height, width), or one number for the shorter side; `crop`
+    likewise. An image smaller than the crop is padded with black, with the smaller half first.
     """
 
     resize: tuple[int, ...] = ()
@@ -85,7 +83,8 @@ def _cropped(pixels: clip.PixelArray, height: int, width: int) -> clip.PixelArra
 
 
 def load(folder: Path, weights: Path, device: str) -> clip.Clip:
-    """The model in a folder. DataError if a weight is missing (transformers itself would make up a random one) or not finite."""
+    """Load the model in a folder. DataError if a weight is missing (transformers itself would initialise it randomly) or not
+    finite."""
     import torch
     import transformers
 
@@ -98,7 +97,7 @@ def load(folder: Path, weights: Path, device: str) -> clip.Clip:
         )
         model, told = loaded
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as problem:  # transformers raises a dozen kinds
+    except Exception as problem:  # transformers raises a dozen exception types
         raise DataError(f"{folder} cannot be loaded as a CLIP of transformers: {in_short(problem)}") from problem
     wrong = sorted(str(key) for kind in ("missing_keys", "mismatched_keys", "error_msgs") for key in told.get(kind, ()))
     if wrong:
@@ -111,7 +110,7 @@ def load(folder: Path, weights: Path, device: str) -> clip.Clip:
     high, wide = (image, image) if isinstance(image, int) else image
     if (pixels.height, pixels.width) != (high, wide):
         raise SpecError(
-            f"{folder} prepares images of {pixels.height}x{pixels.width} and its model takes {high}x{wide}: mend its "
+            f"{folder} prepares images of {pixels.height}x{pixels.width}, but its model needs {high}x{wide}: correct its "
             "preprocessor_config.json."
         )
     length = int(model.config.text_config.max_position_embeddings)
@@ -129,14 +128,14 @@ def load(folder: Path, weights: Path, device: str) -> clip.Clip:
 
 
 def pixels_of(folder: Path) -> TransformersPixels:
-    """The processor's settings as our transform. SpecError for what has no equal."""
+    """Convert the processor's settings to our transform. SpecError if there is no equivalent."""
     given, where = _settings(folder)
     processor = _kind(given, where)
     found = IN_ANY | DEFAULTS[processor] | given
     try:
         resize = _resize(found["size"], square=processor == "ViT") if found["do_resize"] else ()
         crop = _crop(found["crop_size"]) if found["do_center_crop"] else ()
-        # transformers computes x * factor on 0..255, ours x / 255: its mean and deviation are scaled by what lies between
+        # transformers computes x * factor on 0..255, ours x / 255: its mean and deviation are scaled by the ratio
         factor = float(found["rescale_factor"]) * 255 if found["do_rescale"] else 255.0
         if not 0 < factor < float("inf"):
             raise ValueError(f"rescale_factor {found['rescale_factor']}")
@@ -146,10 +145,10 @@ def pixels_of(folder: Path) -> TransformersPixels:
             mean, deviation = _three(found["image_mean"]), _three(found["image_std"])
         kind = KINDS.get(int(found["resample"]))
     except (KeyError, TypeError, ValueError) as problem:
-        raise DataError(f"{where} is not that of a CLIP ({problem!r}).") from problem
+        raise DataError(f"{where} is not the configuration of a CLIP ({problem!r}).") from problem
     if kind is None or (not crop and len(resize) != 2):
         what = f"resampling number {found.get('resample')}" if kind is None else "images of many shapes (no crop, no fixed size)"
-        raise SpecError(f"{where} asks for {what}, which is not supported: bilinear (2) or bicubic (3), and one shape.")
+        raise SpecError(f"{where} requires {what}, which is not supported: use bilinear (2) or bicubic (3), and one shape.")
     height, width = (crop or resize)[:2]  # pyright: ignore[reportAssignmentType]
     (r, g, b), (rs, gs, bs) = mean, deviation
     scaled = (r / scale, g / scale, b / scale), (rs / scale, gs / scale, bs / scale)
@@ -169,18 +168,16 @@ def _settings(folder: Path) -> tuple[dict[str, Any], str]:
         found = found.get("image_processor") if name == "processor_config.json" and isinstance(found, dict) else found
         if isinstance(found, dict):
             return found, str(path)
-    raise DataError(
-        f"{folder} has no settings of an image processor: preprocessor_config.json or processor_config.json is wanted."
-    )
+    raise DataError(f"{folder} has no image processor settings: add preprocessor_config.json or processor_config.json.")
 
 
 def _kind(settings: dict[str, Any], where: str) -> str:
-    """Which processor the settings are for, a key of DEFAULTS. SpecError for one whose preparation is not known here."""
+    """Return the processor of the settings, a key of DEFAULTS. SpecError for an unknown one."""
     name = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "CLIPImageProcessor")
     found = KIND.fullmatch(name)
     if found is None or found[1] not in DEFAULTS:
         known = ", ".join(f"{kind}ImageProcessor" for kind in DEFAULTS)
-        raise SpecError(f"{where} is for the image processor {name}, which is not supported: {known} are.")
+        raise SpecError(f"{where} is for the image processor {name}, which is not supported: use one of {known}.")
     return found[1]
 
 

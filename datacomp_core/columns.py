@@ -1,6 +1,5 @@
-"""Columns of tables from anywhere in the types that filters and scores expect.
-
-What has one meaning is cast; the rest is refused in one sentence.
+"""Converts table columns of any origin to the types that filters and scores expect. Unambiguous types are cast; others are
+rejected in one sentence.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ WIDE, EXACT = (pl.Int64, pl.Int128, pl.UInt128), 1 << 53
 
 
 def plain(table: pl.DataFrame, where: str) -> pl.DataFrame:
-    """The same rows with texts as text and decimals as float64. DataError names a column that cannot be what it should."""
+    """Return the same rows with texts as text and decimals as float64. DataError names a column that cannot be converted."""
     made: list[pl.Series] = []
     for column in table.iter_columns():
         kind = column.dtype
@@ -35,9 +34,8 @@ def plain(table: pl.DataFrame, where: str) -> pl.DataFrame:
 
 
 def numbers(scores: pl.Series) -> pl.Series:
-    """A column that is used as a score, as numbers: yes and no are 1 and 0. DataError if it is something else.
-
-    So are whole numbers that float64 does not keep exactly: scores that differ would tie.
+    """Return a score column as numbers; booleans become 1 and 0. DataError for any other type, and for whole numbers that
+    float64 cannot represent exactly: different scores would tie.
     """
     kind = scores.dtype
     if isinstance(kind, WIDE) and ((scores > EXACT) | (scores < -EXACT)).any():
@@ -49,7 +47,7 @@ def numbers(scores: pl.Series) -> pl.Series:
     if isinstance(kind, pl.Null | pl.Boolean):
         return scores.cast(pl.Float32)
     raise DataError(
-        f"The column {scores.name!r} cannot be used as a score: it holds {kind} and not numbers. Write it as float32 or float64."
+        f"The column {scores.name!r} cannot be used as a score: it contains {kind}, not numbers. Write it as float32 or float64."
     )
 
 
@@ -66,8 +64,8 @@ def _uids(column: pl.Series, where: str) -> pl.Series:
         if sizes <= {WHOLE}:
             return _decoded(column, where)
     raise DataError(
-        f"The column 'uid' of {where} holds {kind}: uids are 32 hex digits as text, or their 16 or 32 bytes. Numbers could be "
-        "either half of a uid, so write them as text."
+        f"The column 'uid' of {where} contains {kind}, not uids: write 32 hex digits as text, or their 16 or 32 bytes. "
+        "Numbers could be either half of a uid."
     )
 
 
@@ -77,11 +75,11 @@ def _texts(column: pl.Series, where: str) -> pl.Series:
         return column.cast(pl.String)
     if kind == pl.Binary:
         return _decoded(column, where)
-    raise DataError(f"The column {column.name!r} of {where} holds {kind} and not text: write it as text.")
+    raise DataError(f"The column {column.name!r} of {where} contains {kind}, not text: write it as text.")
 
 
 def _sizes(column: pl.Series, where: str) -> pl.Series:
-    """Pixels as numbers; what is not a number of pixels (NaN, infinity) is missing."""
+    """Return pixels as numbers; NaN and infinity become missing."""
     kind = column.dtype
     if kind.is_integer():
         return column
@@ -90,7 +88,7 @@ def _sizes(column: pl.Series, where: str) -> pl.Series:
     if kind.is_numeric():
         numbers = column.cast(pl.Float64)
         return pl.select(pl.when(numbers.is_finite()).then(numbers)).to_series().alias(column.name)
-    raise DataError(f"The column {column.name!r} of {where} holds {kind} and not numbers of pixels: write it as int32.")
+    raise DataError(f"The column {column.name!r} of {where} contains {kind}, not numbers of pixels: write it as int32.")
 
 
 def _decoded(column: pl.Series, where: str) -> pl.Series:
@@ -98,5 +96,5 @@ def _decoded(column: pl.Series, where: str) -> pl.Series:
         return column.cast(pl.String)
     except pl.exceptions.PolarsError as problem:
         raise DataError(
-            f"The column {column.name!r} of {where} holds bytes that are not UTF-8 text: write it as text."
+            f"The column {column.name!r} of {where} contains bytes that are not UTF-8 text: write it as text."
         ) from problem

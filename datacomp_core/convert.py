@@ -1,7 +1,6 @@
-"""A checkpoint that holds more than plain tensors, as safetensors: read in a process of its own that has nothing to lose.
-
-The child has an empty environment, no network where the kernel allows that, and limits on time and on what it writes. It makes
-tensors and containers only: every other class in a pickle becomes an object without content. TorchScript is loaded there too.
+"""Converts a checkpoint that contains more than plain tensors to safetensors, in an isolated child process. The child has an
+empty environment, no network where the kernel allows that, and limits on time and output. It builds only tensors and
+containers: every other class in a pickle becomes an object without content. TorchScript is also loaded there.
 """
 
 from __future__ import annotations
@@ -33,11 +32,12 @@ TENSOR_PARTS = frozenset(
 
 
 def convert(checkpoint: Path, out: Path) -> int:
-    """Write the weights in `checkpoint` to the safetensors file `out`; how many tensors. DataError if there are none."""
+    """Write the weights in `checkpoint` to the safetensors file `out`; return the number of tensors. DataError if there are
+    none."""
     if out.suffix != ".safetensors":
         raise SpecError(f"{out} must end with .safetensors.")
     if not checkpoint.is_file():
-        raise DataError(f"{checkpoint} is not there.")
+        raise DataError(f"{checkpoint} does not exist.")
     with scratch() as local:
         command = [*_without_network(), sys.executable, "-m", "datacomp_core.convert", str(checkpoint.resolve()), str(local)]
         environment = {"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(local), "OMP_NUM_THREADS": "1"}
@@ -50,7 +50,8 @@ def convert(checkpoint: Path, out: Path) -> int:
         if ended.returncode or not (local / OUT).is_file():
             told = (ended.stderr.strip().splitlines() or [f"it ended with status {ended.returncode}"])[-1]
             raise DataError(
-                f"{checkpoint} cannot be converted ({told[:300]}): save its state dict with safetensors where it was made."
+                f"{checkpoint} cannot be converted ({told[:300]}): save its state dict as safetensors in its original "
+                "environment."
             )
         from safetensors import safe_open
 
@@ -63,7 +64,7 @@ def convert(checkpoint: Path, out: Path) -> int:
 
 
 def _without_network() -> list[str]:
-    """The command that takes the network away, where it works."""
+    """Return the command that removes the network, if it works."""
     unshare = shutil.which("unshare")
     if unshare is None:
         return []
@@ -75,7 +76,7 @@ def _without_network() -> list[str]:
 
 
 class Nothing:
-    """What every foreign class in a pickle becomes."""
+    """Replaces every foreign class in a pickle."""
 
     def __init__(self, *given: Any, **named: Any) -> None: ...
 
@@ -92,7 +93,7 @@ class Nothing:
 
 
 class TensorsOnly(pickle.Unpickler):
-    """Makes tensors, from the archive's own bytes, and containers; imports and calls nothing else."""
+    """Builds tensors from the archive's own bytes, and containers; imports and calls nothing else."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
         super().__init__(io.BytesIO(archive.read(name)))
@@ -115,7 +116,7 @@ class TensorsOnly(pickle.Unpickler):
 
 
 def tensors_in(checkpoint: str) -> Any:
-    """What a torch file holds, with an object without content in the place of everything foreign."""
+    """Return the content of a torch file, with empty objects in place of everything foreign."""
     with zipfile.ZipFile(checkpoint) as archive:
         name = next(name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl"))
         return TensorsOnly(archive, name).load()

@@ -1,6 +1,5 @@
-"""Which torch devices there are: the one probe of the project, and the one sentence for a device that is not there.
-
-Torch is asked only where an NVIDIA driver is loaded, since its import takes seconds.
+"""Probes the torch devices for the whole project, and reports a missing device in one sentence. Torch is imported only if an
+NVIDIA driver is loaded, because its import takes seconds.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/nvidiactl", "/de
 
 @cache
 def has_cuda() -> bool:
-    """Whether torch can use a CUDA device in this process."""
+    """Return whether torch can use a CUDA device in this process."""
     if not any(os.path.exists(path) for path in DRIVERS):
         return False
     import torch
@@ -25,7 +24,7 @@ def has_cuda() -> bool:
 
 
 def num_cuda() -> int:
-    """How many CUDA devices torch can use."""
+    """Return the number of CUDA devices that torch can use."""
     if not has_cuda():
         return 0
     import torch
@@ -34,28 +33,27 @@ def num_cuda() -> int:
 
 
 def default_device() -> str:
-    """The device of the settings (`DATACOMP_DEVICE`), else cuda where it can be used, else cpu."""
+    """Return the device of the settings (`DATACOMP_DEVICE`), else cuda if available, else cpu."""
     return settings().device or ("cuda" if has_cuda() else "cpu")
 
 
 def checked(device: str) -> str:
-    """The device, if it is one that torch can use here. SpecError says what there is."""
+    """Return the device if torch can use it here. SpecError says what is available."""
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
         raise SpecError(f"Unknown device {device!r}: give cpu, cuda, or one GPU by its number, such as cuda:0.")
     if kind == "cuda":
         there = num_cuda()
         if not there:
-            raise SpecError(f"The device {device!r} cannot be used: torch finds no CUDA device on this machine. Give cpu.")
+            raise SpecError(f"The device {device!r} cannot be used because torch finds no CUDA device on this machine: use cpu.")
         if number and int(number) >= there:
             raise SpecError(f"The device {device!r} does not exist: this machine has {there}, cuda:0 to cuda:{there - 1}.")
     return device
 
 
 def devices_of(device: str) -> tuple[str, ...]:
-    """The devices that `device` names, with commas between several; `cuda:*` stands for every GPU. Empty: the default.
-
-    SpecError for one that is not there.
+    """Parse the devices in `device`, separated by commas; `cuda:*` means every GPU. Empty: the default. SpecError for a
+    missing device.
     """
     given = device or default_device()
     if given == "cuda:*":

@@ -1,4 +1,4 @@
-"""Work over many items by models that are loaded once on each device: GPUs of this machine or of a cluster, or the CPU."""
+"""Maps work over many items with models that are loaded once per device: GPUs of this machine or of a cluster, or the CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ S = TypeVar("S")
 
 
 def device_names(device: str) -> tuple[str, ...]:
-    """The devices that `device` names: `cuda` and nothing are every GPU of this machine; `cpu,cpu` are two processes."""
+    """Return the devices in `device`: `cuda` or nothing means every GPU of this machine; `cpu,cpu` means two processes."""
     given = device or default_device()
     return devices_of("cuda:*" if given == "cuda" and has_cuda() else given)
 
@@ -25,9 +25,8 @@ def device_names(device: str) -> tuple[str, ...]:
 def device_map(
     function: Callable[[S, T], R], items: Iterable[T], *, prepare: Callable[[str], S], device: str = ""
 ) -> Iterator[tuple[T, R]]:
-    """`(item, function(prepared, item))` as they finish; `prepare(device)` is done once a device. With one device, here.
-
-    As `prepared_map`: in flight are two items a device, the first error ends the rest.
+    """`(item, function(prepared, item))` as they finish; `prepare(device)` runs once per device. One device works in this
+    process. As in `prepared_map`, two items per device are in flight, and the first error ends the rest.
     """
     stations = of_cluster(device)
     if stations is not None:

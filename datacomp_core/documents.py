@@ -1,6 +1,5 @@
-"""JSON and YAML that may come from strangers: bounded in size, depth and what aliases unfold to, before anything is built.
-
-Every YAML file of the project is read here (a test looks for others). What is wrong is one DataError that says where.
+"""Reads untrusted JSON and YAML: size, depth and alias expansion are limited before anything is built. Every YAML file of the
+project is read here (a test checks this). An error is one DataError with its position.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ MAX_DEPTH = 60
 MAX_NODES = 100_000
 """Values of a YAML file, with every alias counted as often as it is used."""
 MAX_NUMBER = 100
-"""Characters of a number in YAML. One of base 60 (`1:1:1:...`) takes minutes to be built, and no digits can be printed of it."""
+"""Maximum characters of a YAML number. A base 60 number (`1:1:1:...`) takes minutes to build and cannot be printed."""
 JSON_DEPTH = 200
 MAX_JSON_BYTES = 16 << 20
-"""A model's configuration has kilobytes, the index of its sharded weights some megabytes."""
+"""A model's configuration has kilobytes; the index of its sharded weights has some megabytes."""
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def parse_json(data: bytes | str, where: str, *, max_depth: int = JSON_DEPTH) -> Any:
-    """The value of a JSON text. DataError if it is none, or nested deeper than anything that is meant."""
+    """Parse a JSON text. DataError if it is invalid or nested too deeply."""
     try:
         found = json.loads(data)
     except RecursionError:
@@ -41,19 +40,19 @@ def parse_json(data: bytes | str, where: str, *, max_depth: int = JSON_DEPTH) ->
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES, max_depth: int = JSON_DEPTH) -> Any:
-    """The value of a JSON file. DataError if it cannot be read, or is larger or deeper than anything meant."""
+    """Read a JSON file. DataError if it cannot be read, or is too large or too deep."""
     try:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except OSError as problem:
         raise DataError(f"{path}: {problem.strerror or problem}.") from problem
     if len(data) > max_bytes:
-        raise DataError(f"{path} has more than {max_bytes:,} bytes, the most that is read as JSON.")
+        raise DataError(f"{path} has more than {max_bytes:,} bytes, the limit for JSON.")
     return parse_json(data, str(path), max_depth=max_depth)
 
 
 def _depth(value: Any, most: int) -> int:
-    """How deeply lists and objects are nested; counting ends just above `most`."""
+    """Return how deeply lists and objects are nested; counting stops just above `most`."""
     depth, level = 0, [value]
     while level and depth <= most:
         level = [item for each in level for item in _children(each)]
@@ -67,7 +66,7 @@ def _children(value: Any) -> Iterator[Any]:
 
 
 def read_yaml(path: Path) -> Any:
-    """The value of a YAML file. DataError if it cannot be read, or is larger, deeper or more aliased than anything meant."""
+    """Read a YAML file. DataError if it cannot be read, is too large or too deep, or expands too many aliases."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -79,7 +78,7 @@ def read_yaml(path: Path) -> Any:
 def parse_yaml(data: bytes | str, where: str) -> Any:
     """As `read_yaml`, from its text; `where` names it in errors."""
     if len(data) > MAX_BYTES:
-        raise DataError(f"{where} has more than {MAX_BYTES:,} bytes, the most that is read as YAML.")
+        raise DataError(f"{where} has more than {MAX_BYTES:,} bytes, the limit for YAML.")
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         _check_events(text, where)
@@ -91,24 +90,24 @@ def parse_yaml(data: bytes | str, where: str) -> Any:
     except (
         ValueError,
         OverflowError,
-    ) as problem:  # a date that is none, a number of thousands of digits, bytes that are no UTF-8
+    ) as problem:  # an invalid date, a number of thousands of digits, bytes that are not UTF-8
         raise DataError(f"{where} cannot be read as YAML: {problem}.") from problem
 
 
 def yaml_text(value: Any) -> str:
-    """Plain values as YAML for people, in the order in which they are given."""
+    """Write plain values as readable YAML, in the given order."""
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _told(problem: yaml.YAMLError) -> str:
-    """What PyYAML found, in one line."""
+    """Describe PyYAML's error in one line."""
     mark = getattr(problem, "problem_mark", None)
     text = str(getattr(problem, "problem", None) or problem).split("\n", 1)[0]
     return text if mark is None else f"{text} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def _is_number(event: yaml.ScalarEvent) -> bool:
-    """Whether a scalar will be built as a number: by its tag, or by how it looks without quotes."""
+    """Return whether a scalar will become a number, by its tag or its unquoted form."""
     if event.tag is not None and event.tag != "!":
         return event.tag in NUMBERS
     known = yaml.SafeLoader.yaml_implicit_resolvers.get(event.value[:1], [])
@@ -116,7 +115,7 @@ def _is_number(event: yaml.ScalarEvent) -> bool:
 
 
 class _Keys:
-    """The keys of the mappings that are open. YAML forbids one twice; PyYAML takes the last and says nothing."""
+    """The keys of the open mappings. YAML forbids duplicates; PyYAML silently uses the last."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -144,7 +143,7 @@ class _Keys:
 
 
 def _check_events(text: str, where: str) -> None:
-    """Walk over the parser's events, which build nothing: depth, and the number of values with aliases unfolded."""
+    """Walk over the parser's events without building values: check depth, and the number of values with aliases expanded."""
     open_sizes: list[int] = []
     anchors: list[str | None] = []
     sizes: dict[str, int] = {}
@@ -176,4 +175,4 @@ def _check_events(text: str, where: str) -> None:
         if open_sizes:
             open_sizes[-1] += size
         if max(total, *open_sizes, 0) > MAX_NODES:
-            raise DataError(f"{where} unfolds to more than {MAX_NODES:,} values, or an alias contains itself.")
+            raise DataError(f"{where} expands to more than {MAX_NODES:,} values, or an alias contains itself.")

@@ -1,4 +1,4 @@
-"""What child processes write to a file, told in our own log while they run, without flooding it."""
+"""Copies the output of child processes from a file to our log while they run, with a rate limit."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-LINES, SECONDS = 20, 30.0  # at most so many lines in so long; what is beyond is counted
+LINES, SECONDS = 20, 30.0  # at most this many lines per period; further lines are counted
 CHUNK = 1 << 20
 
 
 class Echo:
-    """Call it now and then: the whole lines that came since, but those with `hushed` in them, which only the file keeps."""
+    """Call it periodically: logs the complete lines since the last call, except lines that contain `hushed`, which only the
+    file keeps."""
 
     def __init__(self, path: Path, *, start: int = 0, hushed: str = "\0") -> None:
         self.path, self.hushed = path, hushed
@@ -32,7 +33,7 @@ class Echo:
                 self._left += 1
 
     def close(self) -> None:
-        """Tell the rest."""
+        """Log the rest."""
         self()
         self._count()
 
@@ -48,5 +49,5 @@ class Echo:
 
     def _count(self) -> None:
         if self._left:
-            log.info("%s: and %d lines more", self.path.stem, self._left)
+            log.info("%s: and %d more lines", self.path.stem, self._left)
         self._window, self._told, self._left = time.monotonic(), 0, 0

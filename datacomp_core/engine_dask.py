@@ -1,4 +1,4 @@
-"""The engine "dask": tasks of one client a process; Dask gives the batch of a lost worker to another one."""
+"""Runs the engine "dask": tasks of one client per process; Dask reassigns the batch of a lost worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from datacomp_core.engines import RETRIES, START_SECONDS, Crew, Done, Job, addre
 from datacomp_core.errors import LostProcessError, SpecError
 
 FORGOTTEN_SECONDS = 3600.0
-"""After so long a worker forgets what it prepared for a map of which nothing more was heard: its driver was killed."""
+"""A worker drops what it prepared for a map after this time without messages: the map's driver was killed."""
 
 
 def crew(job: Job, workers: int) -> Crew:
@@ -26,7 +26,7 @@ def crew(job: Job, workers: int) -> Crew:
 
 
 def size(gpus: int) -> int:
-    """Threads of all workers, or the GPUs that they were started with (`--resources GPU=1`)."""
+    """Return the threads of all workers, or the GPUs that they were started with (`--resources GPU=1`)."""
     with starting:
         client = _client(1)
     if not gpus:
@@ -36,7 +36,7 @@ def size(gpus: int) -> int:
 
 
 def machines() -> int:
-    """Machines with a worker, as the cluster is now."""
+    """Return the machines that currently have a worker."""
     with starting:
         client = _client(1)
     return len({worker["host"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()})
@@ -50,7 +50,7 @@ class DaskCrew:
             self._client = _client(workers)
         self._workers = workers
         self._token = uuid.uuid4().hex
-        # Sent as a task, which is done again if its worker is lost; scattered data would be lost with it.
+        # Sent as a task, which is repeated if its worker is lost; scattered data would be lost.
         self._job = self._client.submit(_Told, self._token, job, pure=False)
         self._resources = {"GPU": job.gpus} if job.gpus else None
         self._flying: set[Any] = set()
@@ -100,14 +100,14 @@ class DaskCrew:
 
 
 class _Told:
-    """A map's job as it lies on a worker, where it comes once."""
+    """A map's job on a worker, where it is sent once."""
 
     def __init__(self, token: str, job: Job) -> None:
         self.token, self.job = token, job
 
 
 class _Prepared:
-    """What a worker prepared for one map; for one that changes its process, child processes, one a thread of the worker."""
+    """What a worker prepared for one map. A map that changes its process gets child processes, one per thread of the worker."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.used = job, time.monotonic()
@@ -187,7 +187,7 @@ def _client(workers: int) -> Any:
 
 @cache
 def _connected() -> tuple[Any, Any]:
-    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # or a cluster writes fifty lines into the run's log
+    os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")  # otherwise a cluster writes fifty lines to the run's log
     from dask.config import set as set_dask
     from distributed import Client, LocalCluster
 
@@ -197,10 +197,10 @@ def _connected() -> tuple[Any, Any]:
         except (OSError, TimeoutError, ValueError) as problem:
             why = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
             raise SpecError(
-                f"The Dask scheduler at {given} (DASK_SCHEDULER_ADDRESS) cannot be reached ({why}): start it there, or leave "
-                "DASK_SCHEDULER_ADDRESS out."
+                f"The Dask scheduler at {given} (DASK_SCHEDULER_ADDRESS) cannot be reached ({why}): start it there, or unset "
+                "DASK_SCHEDULER_ADDRESS."
             ) from problem
-    # Dask closes a lost worker for good if it has not begun again in 15 s, which a machine short of memory or cores does not do.
+    # Dask closes a lost worker permanently if it has not restarted in 15 s, which takes longer on a busy machine.
     set_dask({"distributed.deploy.lost-worker-timeout": f"{START_SECONDS}s"})
     cluster = LocalCluster(
         n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1", memory_limit=0

@@ -1,4 +1,4 @@
-"""The engine "ray": actors, each with one batch at a time; Ray restarts lost ones and gives them their batch again."""
+"""Runs the engine "ray": actors with one batch each at a time; Ray restarts lost actors and repeats their batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def crew(job: Job, workers: int) -> Crew:
 
 
 def size(gpus: int) -> int:
-    """Cores, or GPUs, of the cluster as it is now."""
+    """Return the current cores, or GPUs, of the cluster."""
     import ray
 
     with starting:
@@ -30,7 +30,7 @@ def size(gpus: int) -> int:
 
 
 def machines() -> int:
-    """Machines with a core, as the cluster is now."""
+    """Return the machines that currently have a core."""
     import ray
 
     with starting:
@@ -39,14 +39,14 @@ def machines() -> int:
 
 
 class _Actor:
-    """One worker of one map, in a process of its own."""
+    """One worker of one map, in a separate process."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._problem: Exception | None = None
         try:
             self._prepared = job.prepared()
-        except Exception as problem:  # an actor that fails at its start is told of without the reason
+        except Exception as problem:  # Ray reports an actor that fails at its start without the reason
             self._problem = problem
 
     def here(self) -> None:
@@ -57,10 +57,9 @@ class _Actor:
 
 
 class RayCrew:
-    """Actors of Ray's `ActorPool`, which an actor joins when it has started: the cluster may not have room for all of them.
-
-    On a cluster of machines each takes a core (of a GPU's machine, its share of the cores); on this one the number of workers is
-    what bounds them.
+    """A pool of actors in Ray's `ActorPool`. An actor joins when it has started, because the cluster may not have room for all
+    of them. On a cluster of machines each uses a core (on a GPU machine, its share of the cores); on this machine the number of
+    workers limits them.
     """
 
     def __init__(self, job: Job, workers: int) -> None:
@@ -73,7 +72,7 @@ class RayCrew:
         if address("ray"):
             options["scheduling_strategy"] = "SPREAD"
         actor: Any = ray.remote(num_cpus=_cores(job.gpus), **options)(_Actor)
-        self._told = ray.put(job)  # once a machine, by the object store; held, since an actor that begins again reads it again
+        self._told = ray.put(job)  # once per machine, by the object store; kept, because a restarted actor reads it again
         self._actors = [actor.remote(self._told) for _ in range(workers)]
         self._coming: dict[Any, Any] = {one.here.remote(): one for one in self._actors}
         self._pool: Any = ActorPool([])
@@ -105,7 +104,7 @@ class RayCrew:
             ) from problem
 
     def release(self) -> None:
-        """Free the cores of idle actors: one that a lost machine took with it waits for a core to begin again."""
+        """Free the cores of idle actors: an actor of a lost machine waits for a core to restart."""
         import ray
 
         while self._pool.has_free():
@@ -124,7 +123,7 @@ class RayCrew:
     def close(self) -> None:
         import ray
 
-        with suppress(Exception):  # the cluster may be gone, and its actors with it
+        with suppress(Exception):  # the cluster and its actors may be gone
             for one in self._actors:
                 ray.kill(one)
 
@@ -139,7 +138,7 @@ class RayCrew:
 
 
 def _cores(gpus: int) -> float:
-    """Of one actor. A GPU's actor decodes for it with its share of the cores of its machine."""
+    """Return the resources of one actor. A GPU actor decodes with its share of the cores of its machine."""
     import ray
 
     if not address("ray"):
@@ -156,10 +155,9 @@ def _cores(gpus: int) -> float:
 
 @cache
 def start_ray() -> None:
-    """Join the cluster that RAY_ADDRESS names, or start one here; once a process. SpecError if it cannot be joined.
-
-    A thread that never ends does it: on Linux, Ray has the kernel kill its cluster when the thread that started it is gone,
-    and a minute later Ray ends this process for the loss.
+    """Join the cluster at RAY_ADDRESS, or start one here; once per process. SpecError if it cannot be joined. A permanent
+    thread does this: on Linux, the kernel kills Ray's cluster when the thread that started it ends, and a minute later Ray ends
+    this process.
     """
     started: Future[None] = Future()
     threading.Thread(target=_keep_ray, args=(started,), daemon=True, name="ray").start()
@@ -171,14 +169,14 @@ def start_ray() -> None:
         why = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         raise SpecError(
             f"The Ray cluster at {address('ray')} (RAY_ADDRESS) cannot be joined ({why}): start it there "
-            "(ray start --head --node-ip-address=...), or leave RAY_ADDRESS out."
+            "(ray start --head --node-ip-address=...), or unset RAY_ADDRESS."
         ) from problem
 
 
 def _keep_ray(started: Future[None]) -> None:
     try:
         _init_ray()
-    except BaseException as problem:  # handed to the thread that waits
+    except BaseException as problem:  # passed to the waiting thread
         started.set_exception(problem)
     else:
         started.set_result(None)
@@ -186,11 +184,11 @@ def _keep_ray(started: Future[None]) -> None:
 
 
 def _init_ray() -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry unless asked
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry unless requested
     import ray
 
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # its workers import what we can import
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # its workers can import what we can import
     try:
         if not ray.is_initialized():
             ray.init(include_dashboard=False, configure_logging=False, log_to_driver=False)

@@ -1,8 +1,7 @@
-"""What is too large for a message between a driver and its workers, and files that only the driver has.
-
-On one machine it is a scratch folder on its disk. On a cluster it is a folder `scratch/` beside what a step writes, in the
-bucket: the one place that all machines reach. It goes with the block that opened it, and with the attempt of a killed run; what
-a killed command left is removed by the next one.
+"""Transfers what is too large for a message between a driver and its workers, and files that only the driver has. On one
+machine it is a scratch folder on disk. On a cluster it is a folder `scratch/` next to a step's output, in the bucket that all
+machines reach. It is removed at the end of its block, or with the attempt of a killed run; the next command removes what a
+killed command left.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from datacomp_core.store.folder import Folder, hash_file, scratch
 FILES = "files"
 PINNED = re.compile(r"(?P<file>[^#]+?)(:[A-Za-z0-9_]+)?#[0-9a-f]{12}")
 SILENT_SECONDS = 24 * 3600
-"""A process of another machine that has not said for so long that it lives was killed."""
+"""A process of another machine without a sign of life for this long was killed."""
 STALE_SECONDS = 7 * 24 * 3600
-"""So is, in scratch of an earlier version, which has no lease, one that began so long ago."""
+"""The same for scratch of an earlier version without a lease, by its start time."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """Arrays and files by name, seen by the driver and by all workers. It pickles."""
+    """Arrays and files by name, visible to the driver and all workers. It can be pickled."""
 
     folder: Folder
 
@@ -45,7 +44,7 @@ class Exchange:
         return Exchange(self.folder / name)
 
     def save(self, name: str, array: npt.NDArray[Any]) -> None:
-        """Write an array whole or not at all, so that a worker's second try may do it again."""
+        """Write an array atomically, so that a worker's second try may repeat it."""
         if self.folder.is_local:
             with self.folder.writing(name) as path, path.open("wb") as file:
                 np.save(file, array, allow_pickle=False)
@@ -60,12 +59,12 @@ class Exchange:
         return np.load(io.BytesIO(self.folder.read(name)), allow_pickle=False)
 
     def find(self, name: str) -> npt.NDArray[Any] | None:
-        """The array, or None if there is none of that name."""
+        """Return the array, or None if there is none of that name."""
         there = (self.folder.path / name).exists() if self.folder.is_local else self.folder.exists(name)
         return self.load(name) if there else None
 
     def bring(self, path: Path) -> str:
-        """Put a file of the driver's disk here, once; the name under which workers find it (`brought`)."""
+        """Copy a file of the driver's disk here, once; return the name under which workers find it (`brought`)."""
         name = f"{FILES}/{hash_file(path)}"
         if not self.folder.exists(name):
             with scratch() as local:
@@ -76,7 +75,7 @@ class Exchange:
 
 
 class Reachable(NamedTuple):
-    """A file that the driver and all workers reach."""
+    """A file that the driver and all workers can read."""
 
     folder: Folder
     name: str
@@ -94,9 +93,8 @@ def reachable(shared: Exchange, url: str, here: Path) -> Reachable:
 
 @contextmanager
 def exchange(near: Folder | None = None) -> Generator[Exchange]:
-    """A private place for a driver and the workers of the current engine; gone after the block.
-
-    `near` is what the step writes into. Where that is on this machine's disk and the workers are not, the store is taken.
+    """Open a private place for a driver and the workers of the current engine; it is removed after the block. `near` is the
+    step's output folder. If that is on this machine's disk and the workers are elsewhere, the store is used.
     """
     if not engines.spans_machines():
         with scratch() as local:
@@ -116,7 +114,7 @@ def exchange(near: Folder | None = None) -> Generator[Exchange]:
 
 
 def bring_files(shared: Exchange, *asked: BaseModel) -> None:
-    """Let the workers of a cluster find the files that filters and scores name and that only this machine has."""
+    """Make files that filters and scores name, and that only this machine has, available to the workers of a cluster."""
     if not engines.spans_machines():
         return
     for path in {path for one in asked for path in _files_named(one.model_dump(mode="json"))}:
@@ -125,7 +123,7 @@ def bring_files(shared: Exchange, *asked: BaseModel) -> None:
 
 
 def _files_named(value: Any) -> Iterator[Path]:
-    """The files of a disk that a spec's fields name with the digits of their hash: `centroids.npy#3fa2b1c04d5e`."""
+    """Return the local files that a spec's fields name with the digits of their hash: `centroids.npy#3fa2b1c04d5e`."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
@@ -136,7 +134,7 @@ def _files_named(value: Any) -> Iterator[Path]:
 
 
 def brought(digits: str) -> bytes | None:
-    """In a worker: the file that the driver brought whose sha256 begins with `digits`; None if it brought none."""
+    """In a worker: return the driver's file whose sha256 begins with `digits`; None if there is none."""
     here = engines.carried()
     if not isinstance(here, Exchange) or not digits:
         return None
@@ -157,8 +155,8 @@ def _home(near: Folder | None) -> Folder:
 
 def _sweep(home: Folder) -> None:
     """Remove the scratch of killed commands."""
-    with suppress(DataError, StoreError):  # whoever cannot list it cannot work in it either, and is told there
-        there = home.folders()  # before the leases, which are taken first
+    with suppress(DataError, StoreError):  # a process that cannot list it cannot work in it either, and fails there
+        there = home.folders()  # before the leases, which are created first
         leases = lease.turns(home)
         for name in {*there, *leases}:
             if _is_left_behind(home, name, name in leases):

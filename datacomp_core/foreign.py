@@ -1,6 +1,5 @@
-"""The only file that changes modules of other packages; a test forbids it everywhere else.
-
-Each change says why no public parameter serves, and which version it was made for; that is checked before it is made.
+"""Changes modules of other packages; a test forbids this everywhere else. Each change states why no public parameter works,
+and for which version it was made; the version is checked first.
 """
 
 from __future__ import annotations
@@ -23,15 +22,14 @@ def require_version(package: str) -> None:
     wanted, found = MADE_FOR[package], version(package)
     if found != wanted and not found.startswith(f"{wanted}."):
         raise MissingLibraryError(
-            f"{package} {found} is installed, and this works with {wanted} only: pip install -c constraints.txt {package}."
+            f"{package} {found} is installed, but this works only with {wanted}: pip install -c constraints.txt {package}."
         )
 
 
 @contextmanager
 def timed_downloads(times: dict[int, tuple[float, datetime]]) -> Generator[None]:
-    """While the block lasts, img2dataset's downloads of this process note in `times`, by row, how long each took and its end.
-
-    img2dataset keeps no times; its Downloader calls a function of its module for each row, and has no parameter for another one.
+    """In the block, img2dataset's downloads of this process record in `times`, by row, their duration and end. img2dataset
+    keeps no times; its Downloader calls a function of its module for each row, and has no parameter to replace it.
     """
     require_version("img2dataset")
     from img2dataset import downloader
@@ -53,10 +51,9 @@ def timed_downloads(times: dict[int, tuple[float, datetime]]) -> Generator[None]
 
 @contextmanager
 def left_out(names: Iterable[str]) -> Generator[None]:
-    """While the block lasts, imports of these modules fail in this process, unless they are there already.
-
-    Libraries that import others if they can (open_clip timm and transformers, img2dataset torch) have no switch for it, and
-    it costs seconds in each process. For processes that do one kind of work: what was imported goes on without them.
+    """In the block, imports of these modules fail in this process, unless they are already loaded. Libraries with optional
+    imports (open_clip: timm and transformers; img2dataset: torch) cannot switch them off, and they cost seconds in each process.
+    For processes with one kind of work: imported code continues without them.
     """
     missing = [name for name in names if name not in sys.modules]
     for name in missing:

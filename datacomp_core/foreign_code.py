@@ -1,8 +1,6 @@
-"""Code from outside this package: where a class comes from, single files that are loaded, and how they travel by hash.
-
-Shipped code has no identity of its own (a `version` is raised by hand). Foreign code has one: `package==version` if it is
-installed, else `file.py#<sha256>`. A file that was loaded is kept with its bytes, so that specs made with it can be read in other
-processes; `share` puts it into a store for other machines.
+"""Loads code from outside this package, identifies it, and shares it by hash. Shipped code has no identity (a `version` is
+raised by hand). Foreign code has one: `package==version` if it is installed, else `file.py#<sha256>`. The bytes of a loaded
+file are kept, so that specs made with it can be read in other processes; `share` copies it to a store for other machines.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ _lock = threading.RLock()
 _files: dict[str, tuple[str, bytes]] = {}
 _registering: set[str] = set()
 _finders: list[Callable[[str], bytes | None]] = []
-"""How the bytes of a file are found by its digits, where this process has not loaded it: the store adds one."""
+"""Finds the bytes of a file by its digits if this process has not loaded it; the store adds one."""
 
 
 def is_ours(module: str) -> bool:
@@ -36,7 +34,7 @@ def is_ours(module: str) -> bool:
 
 
 def code_of(module: str) -> str:
-    """The identity of foreign code: `package==version` or `file.py#<hex>`; empty for what this package ships."""
+    """Return the identity of foreign code: `package==version` or `file.py#<hex>`; empty for shipped code."""
     if is_ours(module):
         return ""
     if module.startswith(PREFIX):
@@ -50,13 +48,13 @@ def package_of(module: str) -> str:
 
 
 def registers_in(module: str) -> None:
-    """Note that a module from outside registered something: what it raises is told as its own (`blamed`)."""
+    """Record that an outside module registered something, so that its errors are attributed to it (`blamed`)."""
     if not is_ours(module):
         _registering.add(module)
 
 
 def blamed(problem: BaseException) -> DataError | None:
-    """One sentence with code and line, if code from outside was at work when an error was raised. None for errors of ours."""
+    """Return one sentence with code and line if outside code raised the error. None for errors of ours."""
     if isinstance(problem, (DatacompError, KeyboardInterrupt)):
         return None
     found = None
@@ -81,7 +79,7 @@ def _installed(package: str) -> str:
 
 
 def _plain_module(module: str) -> str:
-    """A module that was imported from a path (a script, a notebook's neighbour): its file's hash."""
+    """Return the file hash of a module that was imported from a path (a script, or a file next to a notebook)."""
     path = getattr(sys.modules.get(module), "__file__", None)
     if path is None:
         return "notebook"
@@ -89,7 +87,7 @@ def _plain_module(module: str) -> str:
 
 
 class _FromBytes(importlib.abc.SourceLoader):
-    """Imports a module from bytes, so that a file is loaded once and as it was hashed."""
+    """Imports a module from bytes, so that a file is loaded once, exactly as hashed."""
 
     def __init__(self, where: str, data: bytes) -> None:
         self.where, self.data = where, data
@@ -113,7 +111,7 @@ def load_file(path: str | Path) -> ModuleType:
 
 
 def load_bytes(name: str, data: bytes, where: str = "") -> ModuleType:
-    """The module of a file's bytes; the same bytes are run once a process."""
+    """Return the module of a file's bytes; the same bytes run once per process."""
     module = PREFIX + hashlib.sha256(data).hexdigest()[:DIGITS]
     with _lock:
         if module in sys.modules:
@@ -143,7 +141,7 @@ def _line(problem: BaseException, where: str) -> str:
 
 
 def require(code: str) -> None:
-    """Have foreign code at hand in this process. SpecError says what is missing and how to get it."""
+    """Make foreign code available in this process. SpecError says what is missing and how to get it."""
     if code == "notebook":
         raise SpecError("This filter was defined in a notebook or a prompt: write it into a .py file to use it elsewhere.")
     name, is_file, digits = code.rpartition("#")
@@ -154,7 +152,10 @@ def require(code: str) -> None:
         if data is None:
             raise SpecError(f"This machine does not have the file {name} (sha256 {digits}…): give its path.")
         if not hashlib.sha256(data).hexdigest().startswith(digits):
-            raise SpecError(f"The copy of {name} in the store is not the file that the spec was made with (sha256 {digits}…).")
+            raise SpecError(
+                f"The copy of {name} in the store differs from the file that the spec was made with (sha256 "
+                f"{digits}…): restore that file."
+            )
         load_bytes(name, data)
         return
     package, _, version = code.partition("==")
@@ -165,22 +166,22 @@ def require(code: str) -> None:
     except metadata.PackageNotFoundError:
         raise SpecError(f"This machine does not have the package {code}: install it.") from None
     if there != version:
-        raise SpecError(f"This machine has {package} {there} and the spec was made with {code}: install that version.")
+        raise SpecError(f"This machine has {package} {there}, but the spec was made with {code}: install that version.")
 
 
 def found_by(finder: Callable[[str], bytes | None]) -> None:
-    """Add a place where files are looked for by their digits."""
+    """Add a place to look for files by their digits."""
     if finder not in _finders:
         _finders.append(finder)
 
 
 def loaded_files() -> dict[str, tuple[str, bytes]]:
-    """Digits to name and bytes of every file that this process has loaded."""
+    """Map digits to name and bytes of every file that this process has loaded."""
     return {module.removeprefix(PREFIX): found for module, found in _files.items() if module in sys.modules}
 
 
 def pickled(model: Any) -> tuple[Any, ...] | None:
-    """How an instance of a class from a loaded file is pickled: with the file. None for classes that can be imported."""
+    """Return how to pickle an instance of a class from a loaded file: with the file. None for importable classes."""
     kind: type[Any] = type(model)
     if not kind.__module__.startswith(PREFIX):
         return None

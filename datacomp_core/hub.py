@@ -1,9 +1,8 @@
-"""Files of a Hugging Face hub, or of any server of its shape (`HF_ENDPOINT`): listed, fetched, checked; never executed.
-
-`huggingface_hub` asks the hub and carries the bytes; what is kept is our rule. A repository is pinned to a commit before
-anything is fetched. Each file appears whole and with the hash that the hub states for it (sha256 of a large file, git's sha1 of
-a small one) or not at all, in a folder or a bucket; `hub.json` with all hashes is written last. Who asks is as everywhere with
-huggingface_hub (`HF_TOKEN`, or its login); nobody that the hub redirects to is told.
+"""Lists, fetches and checks files of a Hugging Face hub, or of any compatible server (`HF_ENDPOINT`); never executes them.
+`huggingface_hub` does the requests; we decide what is kept. A repository is pinned to a commit before anything is fetched. A
+file is written atomically to a folder or bucket, and only with the hash that the hub states for it (sha256 of a large file,
+git's sha1 of a small one); `hub.json` with all hashes is written last. Authentication is huggingface_hub's (`HF_TOKEN`, or its
+login); servers that the hub redirects to do not receive it.
 """
 
 from __future__ import annotations
@@ -70,12 +69,12 @@ class Snapshot:
 
 
 def endpoint() -> str:
-    """The hub, or the mirror that `HF_ENDPOINT` names."""
+    """Return the hub, or the mirror in `HF_ENDPOINT`."""
     return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
 
 
 def snapshot(kind: Kind, repository: str, revision: str = "main") -> Snapshot:
-    """The files of a repository at the commit that `revision` names now. DataError if there is no such repository."""
+    """List the files of a repository at the current commit of `revision`. DataError if there is no such repository."""
     from huggingface_hub import RepoFile
 
     api, where = _api(), f"{endpoint()}/{kind}s/{repository}"
@@ -94,10 +93,10 @@ def fetch(
     fetched: Callable[[int], None] = lambda size: None,
     place: Callable[[str], str] = lambda path: path,
 ) -> dict[str, str]:
-    """Bring the files that `only` wants into `out` (local or a bucket) and write `hub.json` last; give each one's sha256.
-
-    What an earlier try brought at the same commit is kept. Large files come first, so that what is read first comes last.
-    `fetched` is told the size of each file that is there. `place` gives a file's path in `out`; the answer goes by it too.
+    """Fetch the files that `only` selects into `out` (local or a bucket) and write `hub.json` last; return each sha256. Files
+    that an earlier try fetched at the same commit are kept. Large files come first, so that what is read first comes last.
+    `fetched` is called with the size of each existing file. `place` gives a file's path in `out`, which is also its key in the
+    result.
     """
     wanted = sorted((file for file in found.files if only(file.path)), key=lambda file: (-file.size, file.path))
     kept = recorded(out)
@@ -129,7 +128,7 @@ def fetch(
 
 
 def recorded(folder: Folder) -> dict[str, Any] | None:
-    """What `fetch` wrote about a folder, if it ended there and all files still have their sizes."""
+    """Return what `fetch` wrote about a folder, if it finished and all files still have their sizes."""
     if not folder.exists(RECORD):
         return None
     record = folder.read_json(RECORD)
@@ -142,15 +141,15 @@ def recorded(folder: Folder) -> dict[str, Any] | None:
 
 
 def _brought(found: Snapshot, file: HubFile, out: Folder, at: str) -> str:
-    """One file, whole and with the right hash, at `at` in `out`. Gives its sha256."""
+    """Write one file with the right hash atomically to `at` in `out`. Returns its sha256."""
     with out.writing(at) as temporary:
         _download(found.url(file.path), temporary, file)
         with temporary.open("rb") as data:
             sha256, sha1 = _hashes(data, file.size)
         if (file.sha256 and sha256 != file.sha256) or (file.sha1 and sha1 != file.sha1):
             raise DataError(
-                f"{found.url(file.path)} came with another hash than the hub states "
-                f"({file.sha256 or file.sha1}): try again, and if it stays so ask its owner."
+                f"{found.url(file.path)} has another hash than the hub states ({file.sha256 or file.sha1}): try again; if "
+                "this persists, contact its owner."
             )
     return sha256
 
@@ -163,14 +162,14 @@ def _api() -> HfApi:
 
 def _listed(entry: RepoFile) -> HubFile:
     if ".." in entry.path.split("/") or entry.path.startswith("/"):
-        raise DataError(f"The hub lists the file {entry.path!r}, which would lie outside its folder.")
+        raise DataError(f"The hub lists the file {entry.path!r}, which would be outside its folder: do not use this repository.")
     if entry.lfs is not None:
         return HubFile(entry.path, int(entry.lfs.size), sha256=str(entry.lfs.sha256).removeprefix("sha256:"))
     return HubFile(entry.path, int(entry.size), sha1=str(entry.blob_id or ""))
 
 
 def _right(out: Folder, at: str, file: HubFile) -> str:
-    """The sha256 of the file that is there, or nothing if it is not the hub's."""
+    """Return the sha256 of the existing file, or nothing if it is not the hub's."""
     with out.open(at) as data:
         sha256, sha1 = _hashes(data, file.size)
     return sha256 if sha256 == (file.sha256 or sha256) and sha1 == (file.sha1 or sha1) else ""
@@ -186,13 +185,13 @@ def _hashes(file: Any, size: int) -> tuple[str, str]:
 
 
 def _download(url: str, target: Path, file: HubFile) -> None:
-    """Fill `target`; a broken connection is taken up where it broke."""
+    """Fill `target`; resume after a broken connection."""
     from huggingface_hub import get_session
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
     target.touch()
     headers = build_hf_headers(library_name="datacomp")
-    headers["Accept-Encoding"] = "identity"  # a range of packed bytes could not be taken up
+    headers["Accept-Encoding"] = "identity"  # a range of compressed bytes could not be resumed
 
     def ask() -> None:
         start = target.stat().st_size
@@ -202,7 +201,7 @@ def _download(url: str, target: Path, file: HubFile) -> None:
         with get_session().stream("GET", url, headers=asked, timeout=TIMEOUT_SECONDS) as answer:
             hf_raise_for_status(answer)
             with target.open("ab" if answer.status_code == 206 else "wb") as data:
-                for block in answer.iter_raw():  # as it comes: what was gathered into larger blocks would be lost with the line
+                for block in answer.iter_raw():  # unbuffered: bytes collected in larger blocks would be lost with the connection
                     data.write(block)
         if target.stat().st_size < file.size:
             raise OSError(f"it ended after {target.stat().st_size} of {file.size} bytes")
@@ -211,9 +210,8 @@ def _download(url: str, target: Path, file: HubFile) -> None:
 
 
 def _tried(url: str, ask: Callable[[], T], *, first: bool = False) -> T:
-    """`ask`, again after what may pass. DataError for what is not there, StoreError for what cannot be reached.
-
-    A `first` question to which no connection comes about is not asked again: this machine has no network, or not this hub.
+    """Call `ask`, and retry after temporary failures. DataError for what does not exist, StoreError for what cannot be
+    reached. A `first` request without a connection is not retried: this machine has no network, or cannot reach this hub.
     """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -227,7 +225,7 @@ def _tried(url: str, ask: Callable[[], T], *, first: bool = False) -> T:
             raise DataError(f"The hub has no {url}: {error}") from error
         except HfHubHTTPError as error:
             status = error.response.status_code
-            # The hub answers 401 for what does not exist, too.
+            # The hub also answers 401 for what does not exist.
             if status in (401, 403):
                 raise StoreError(f"The hub refuses {url} ({status}): set HF_TOKEN to one that may read it.") from error
             if status not in BUSY:
@@ -245,17 +243,17 @@ def _tried(url: str, ask: Callable[[], T], *, first: bool = False) -> T:
 
 
 def _network_error() -> type[Exception]:
-    """What the HTTP library under huggingface_hub raises."""
+    """Exceptions of the HTTP library under huggingface_hub."""
     return _http().HTTPError
 
 
 def _no_connection() -> tuple[type[Exception], ...]:
-    """What it raises where a name is not resolved, or nobody answers at the address."""
+    """Exceptions for an unresolved name, or an address without an answer."""
     return _http().ConnectError, _http().ConnectTimeout
 
 
 def _http() -> Any:
-    """The HTTP library under huggingface_hub; which one that is changes with its versions."""
+    """Return the HTTP library under huggingface_hub, which depends on its version."""
     from huggingface_hub import get_session
 
     return importlib.import_module(type(get_session()).__module__.partition(".")[0])

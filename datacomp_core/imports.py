@@ -1,6 +1,5 @@
-"""What is said of a library that cannot be imported, with what to install, and of code from outside that fails.
-
-Worker processes call this where the error happens: only there the traceback tells who wanted the module, and whose code it was.
+"""Explains a library that cannot be imported, with what to install, and outside code that fails. Worker processes call this
+where the error happens: only there the traceback shows which code needed the module.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ PACKAGES = {
     "sklearn": "scikit-learn",
     "yaml": "PyYAML",
 }
-"""Packages that have another name than their module."""
+"""Packages whose name differs from their module."""
 AGAIN = "or install everything again (`make setup` after removing .venv)"
 NO_MODULE = re.compile(r"No module named '?([\w.]+)'?")
 NO_FILE = re.compile(r"(\S+): cannot open shared object file")
@@ -34,7 +33,7 @@ NO_FILE = re.compile(r"(\S+): cannot open shared object file")
 
 @contextmanager
 def imports_told() -> Generator[None]:
-    """An ImportError of this block becomes the error of `library_error`, and what code from outside raises that of `blamed`."""
+    """Convert an ImportError of this block with `library_error`, and errors of outside code with `blamed`."""
     try:
         yield
     except (Exception, SystemExit) as problem:
@@ -47,7 +46,7 @@ def imports_told() -> Generator[None]:
 
 
 def library_error(problem: ImportError) -> Exception:
-    """A MissingLibraryError in one sentence; an error within this project's own modules is a bug and comes back as it is."""
+    """Return a MissingLibraryError in one sentence; an error within this project's modules is a bug and is returned unchanged."""
     text = str(problem)
     found = NO_MODULE.search(text)
     module = problem.name or (found.group(1) if found else "")
@@ -67,13 +66,14 @@ def library_error(problem: ImportError) -> Exception:
             "contains it (apt-file search names it)."
         )
     return MissingLibraryError(
-        f"Cannot import the module {module or importer!r}{wanted} ({text}): its version does not fit the others. Install the "
+        f"Cannot import the module {module or importer!r}{wanted} ({text}): its version is incompatible with the others. "
+        "Install the "
         f"pinned version (pip install -c constraints.txt), {AGAIN}."
     )
 
 
 def _importer(trace: TracebackType | None, missing: str) -> str:
-    """The name of the module whose import of `missing` failed."""
+    """Return the name of the module whose import of `missing` failed."""
     name = ""
     while trace is not None:
         module = trace.tb_frame.f_globals.get("__name__", "")

@@ -1,7 +1,6 @@
-"""The index of a tar, by a walk over its headers: members grouped into samples, or told why they cannot be.
-
-A sample's members lie side by side. Where they do not (all pictures first, or a folder for each kind of member), a byte range
-cannot hold a sample, and taking the pieces for samples would lose them in silence: that is damage, with the key it shows at.
+"""Indexes a tar by its headers: groups members into samples, or reports why it cannot. The members of a sample must be
+contiguous. If they are not (all images first, or a folder per kind of member), no byte range contains a sample, and treating
+the pieces as samples would silently lose them: this is reported as damage, with the first affected key.
 """
 
 from __future__ import annotations
@@ -49,16 +48,15 @@ _UID_KEY = re.compile(r"([0-9a-f]{32})(?:-\d+)?", re.IGNORECASE)
 
 
 class PiecesError(TarDamageError):
-    """The members of a sample are not side by side, so that nothing of the archive can be told apart into samples."""
+    """The members of a sample are not contiguous, so the archive cannot be split into samples."""
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """The samples of a shard in order (INDEX_SCHEMA; `uid` is null where none can be told), and what is wrong with it.
-
-    `damage` is empty for a whole shard; else it says what is wrong and at which byte, and the rows are the samples before (none
-    where samples are in pieces). `kinds[kind[n]]` are the members of sample n, and `odd[n]` is what was told of its picture;
-    `outside` are names that belong to no sample.
+    """The samples of a shard in order (INDEX_SCHEMA; `uid` is null if unknown), and its damage. `damage` is empty for an
+    intact shard; else it says what is wrong and at which byte, and the rows are the samples before it (none if samples are not
+    contiguous). `kinds[kind[n]]` are the members of sample n, and `odd[n]` is the report on its image; `outside` are names that
+    belong to no sample.
     """
 
     shard: str
@@ -78,11 +76,11 @@ class Indexed:
 
 
 def index_tar(file: IO[bytes], shard: str, names: MemberNames = USUAL, look: LookAtPicture | None = None) -> Indexed:
-    """Walk a seekable tar once, reading headers, json members and captions only.
+    """Walk a seekable tar once, reading only headers, json members and captions.
 
     A sample's uid is the `uid` of its json member, else its key if that is `<uid>` or `<uid>-<copy>`. Members are grouped
     as webdataset does: neighbours with one key; a repeated extension begins a new sample, as in the reference's resharder.
-    `look` is called for every picture, with the file at its first byte, and tells what is odd about it.
+    `look` is called for every image, with the file at its first byte, and reports irregularities.
     """
     rows = _Rows(shard, names, look)
     size = file.seek(0, io.SEEK_END)
@@ -99,13 +97,13 @@ def index_tar(file: IO[bytes], shard: str, names: MemberNames = USUAL, look: Loo
 
 
 def uid_of_key(key: str) -> str | None:
-    """The uid that a key states: `<uid>` or `<uid>-<copy>`, behind any folder."""
+    """Return the uid in a key: `<uid>` or `<uid>-<copy>`, behind any folder."""
     found = _UID_KEY.fullmatch(key.rsplit("/", 1)[-1])
     return found.group(1).lower() if found else None
 
 
 def uid_in(about: dict[str, Any] | None) -> str | None:
-    """The uid that a sample's json states, in lower case; None if it is none of 32 hex digits."""
+    """Return the uid in a sample's json, in lower case; None if it does not have 32 hex digits."""
     uid = about.get("uid") if about else None
     return uid.lower() if isinstance(uid, str) and _UID.fullmatch(uid) else None
 
@@ -121,10 +119,10 @@ class _Rows:
         self.odd: list[str] = []
         self.outside: Counter[str] = Counter()
         self.key, self.uid, self.start, self.end = "", None, 0, 0
-        self.extensions: dict[str, str] = {}  # as it is called, by extension
+        self.extensions: dict[str, str] = {}  # names by extension
         self.oddities: dict[str, str] = {}  # by extension
         self._number: dict[tuple[str, ...], int] = {}
-        self._seen: dict[str, int] = {}  # what kind of sample each key was
+        self._seen: dict[str, int] = {}  # kind of sample of each key
         self._of_folders: dict[str, tuple[str, int]] = {}
 
     def add(self, member: Member, file: IO[bytes]) -> None:
@@ -179,7 +177,7 @@ class _Rows:
         self.key, self.extensions, self.oddities = "", {}, {}
 
     def _see_folders(self, number: int) -> None:
-        """A folder of pictures and a folder of captions are pieces too."""
+        """A folder of images and a folder of captions are also pieces."""
         folder, _, stem = self.key.rpartition("/")
         first, other = self._of_folders.setdefault(stem, (folder, number))
         if first == folder or other == number:
@@ -197,7 +195,7 @@ class _Rows:
 
 
 def _plain(kind: tuple[str, ...]) -> set[str]:
-    """The extensions of a kind of sample, without what else is said of them."""
+    """Return the extensions of a kind of sample, without annotations."""
     return {name.split(" (", 1)[0] for name in kind if not name.startswith(IN_JSON)}
 
 

@@ -1,4 +1,4 @@
-"""Classes of inputs: what a filter was made from, beyond what the benchmark released with the pool.
+"""Classifies inputs: what a filter was made from, beyond what the benchmark released with the pool.
 
     released   metadata, captions, pictures, released CLIP scores and embeddings, and the tools of the benchmark's own baselines
                (fastText's and CLD3's language, the names of ImageNet's classes)
@@ -6,8 +6,8 @@
     public     the same, and models or data that anybody can fetch
     private    anything else
 
-What a spec alone cannot tell (where a list of uids, a table of scores or a piece of foreign code comes from) counts as private,
-unless its author says what it was made from; then the class is marked as claimed.
+The origin of a list of uids, a table of scores or foreign code is not in a spec. It counts as private, unless its author
+states what it was made from; then the class is marked as claimed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 InputClass = Literal["released", "target", "public", "private"]
 Said = Literal["", "released", "target", "public", "private"]
-"""A class, or nothing said."""
+"""A class, or no statement."""
 CLASSES: tuple[InputClass, ...] = get_args(InputClass)
 """From the narrowest to the widest: a later one contains those before it."""
 TITLES: dict[InputClass, str] = {
@@ -32,9 +32,8 @@ FETCHABLE = ("hf://", "https://", "http://")
 
 
 class Use(NamedTuple):
-    """One thing that a recipe reads. `of` is None where the spec does not tell what it was made from.
-
-    `claimed`: the spec says it, and nothing can prove it from the records.
+    """One input of a recipe. `of` is None if the spec does not say what it was made from. `claimed`: the spec states it, but
+    the records cannot prove it.
     """
 
     what: str
@@ -43,12 +42,12 @@ class Use(NamedTuple):
 
 
 class Inputs(BaseModel):
-    """The class of a recipe, and what puts it there."""
+    """The class of a recipe, and its reasons."""
 
     model_config = ConfigDict(frozen=True)
     of: InputClass
-    claimed: bool = Field(default=False, description="It rests on what its author says.")
-    why: list[str] = Field(default_factory=list[str], description="What it reads beyond what was released.")
+    claimed: bool = Field(default=False, description="It relies on the author's statement.")
+    why: list[str] = Field(default_factory=list[str], description="What it reads beyond the released data.")
 
     @property
     def title(self) -> str:
@@ -60,7 +59,7 @@ def widest(*several: InputClass) -> InputClass:
 
 
 def judged(uses: Iterable[Use], said: Said = "") -> Inputs:
-    """The widest class of some uses. `said` stands for those that nobody can tell; it never narrows what is known."""
+    """Return the widest class of some uses. `said` applies to uses of unknown origin; it never narrows known ones."""
     each = list(dict.fromkeys(uses))
     has_unknown = any(use.of is None for use in each)
     classes: list[InputClass] = ["released", *(use.of for use in each if use.of is not None)]
@@ -73,9 +72,8 @@ def judged(uses: Iterable[Use], said: Said = "") -> Inputs:
 
 
 def of_file(name: str, what: str) -> Use:
-    """A file that a filter or score names: what anybody can fetch is public, of others the origin is not recorded.
-
-    A file is known by its content, and where it came from is what its author says.
+    """Classify a file of a filter or score: a publicly available file is public; for others the origin is not recorded. A file
+    is identified by its content; only its author can state its origin.
     """
     short = name.partition("#")[0].rstrip("/").rpartition("/")[2]
     return Use(f"{what} {short}", "public" if name.startswith(FETCHABLE) else None, claimed=name.startswith(FETCHABLE))

@@ -1,7 +1,6 @@
-"""Joining rows of a pool with tables from outside by a key, whatever the order, the files or the sharding of either side.
-
-Both sides are sorted into buckets on the local disk by 128 bits of the key (a uid itself; of other text its blake2b), and one
-bucket after the other is joined, so that memory is that of a bucket. Every row is accounted for.
+"""Joins rows of a pool with outside tables by a key, for any order, files or sharding of either side. Both sides are
+partitioned into buckets on the local disk by 128 bits of the key (the uid itself; for other text its blake2b). Buckets are
+joined one by one, so memory holds one bucket. Every row is counted.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Key = Literal["uid", "key", "url"]
 
 @dataclass
 class JoinCounts:
-    """Rows of the pool that found a value, and that did not; keys of the table that repeat, disagree, are not the pool's."""
+    """Rows of the pool with and without a value; keys of the table that repeat, disagree, or are not in the pool."""
 
     matched: int = 0
     missing: int = 0
@@ -42,7 +41,7 @@ class JoinCounts:
 
 
 def keys_of(values: pl.Series, key: Key, where: str, first_row: int = 1) -> uid.Uids:
-    """128 bits a value. DataError if a uid is none, or a key is missing."""
+    """Return 128 bits per value. DataError for an invalid uid or a missing key."""
     if key == "uid":
         from datacomp_core.uid_values import parsed
 
@@ -54,7 +53,7 @@ def keys_of(values: pl.Series, key: Key, where: str, first_row: int = 1) -> uid.
 
 
 def hashed(text: Iterable[str]) -> uid.Uids:
-    """128 bits of each text: its blake2b."""
+    """Return 128 bits of each text: its blake2b."""
     data = b"".join(hashlib.blake2b(one.encode("utf-8", "surrogatepass"), digest_size=16).digest() for one in text)
     return np.frombuffer(data, np.uint64).view(uid.DTYPE)
 
@@ -86,19 +85,19 @@ class Join:
         self.pool.add("pool", bucket_of(keys, self.pool.num), columns)
 
     def run(self) -> JoinCounts:
-        """Join all buckets. DataError if keys repeat with other values and that is not allowed."""
+        """Join all buckets. DataError if keys repeat with different values and this is not allowed."""
         counts = JoinCounts()
         for number in range(self.table.num):
             counts.add(self._one(number))
         if counts.disagreeing and self.policy == "refuse":
             raise DataError(
-                f"{counts.disagreeing:,} keys of the table repeat with other values, such as {self.example}: "
+                f"{counts.disagreeing:,} keys of the table repeat with different values, such as {self.example}: "
                 "choose `first` or `mean` for `repeated`."
             )
         return counts
 
     def values(self, part: str) -> Values:
-        """The values of a part's rows, (rows, columns); NaN where the table has none."""
+        """Return the values of a part's rows, (rows, columns); NaN where the table has none."""
         made = np.full((self.sizes[part], self.width), np.nan)
         found = self.out.read(self.names.index(part))
         made[found["row"]] = found["value"]
@@ -165,7 +164,8 @@ def by_uid(pool: Iterable[tuple[str, uid.Uids]], table: Iterable[tuple[uid.Uids,
 def translated(
     pieces: Iterable[tuple[uid.Uids, Values]], index: Iterable[tuple[uid.Uids, uid.Uids]], local: Path, num_rows: int, width: int
 ) -> Iterator[tuple[uid.Uids, Values]]:
-    """Table rows by img2dataset's keys as rows by uid, through an index of `(key, uid)`; a key it does not have is dropped."""
+    """Convert table rows keyed by img2dataset's key to rows by uid, through an index of `(key, uid)`; unknown keys are
+    dropped."""
     num = max(1, -(-num_rows // ROWS_A_BUCKET))
     wide: Any = ("value", "f8", (width,))
     table = Buckets(local / "by_key", num, np.dtype([("high", "u8"), ("low", "u8"), wide]))

@@ -1,7 +1,6 @@
-"""Models that a registry knows by their `kind`: the decorator's work, and the field type that accepts any registered kind.
-
-The kind stands once, in the decorator. A field of type `Annotated[Filter, OfRegistry(FILTERS)]` takes whatever is registered by
-the time it is read; its JSON schema, and so the form, lists what is registered by the time it is drawn.
+"""Registers models by `kind`, with a decorator, and defines the field type that accepts any registered kind. The kind is
+stated once, in the decorator. A field of type `Annotated[Filter, OfRegistry(FILTERS)]` accepts every kind that is registered
+when it is read; its JSON schema, and so the form, lists every kind that is registered when it is drawn.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ M = TypeVar("M", bound=type[BaseModel])
 R = TypeVar("R")
 CODE = "code"
 TAGS = frozenset({"kind", CODE})
-"""Fields that the decorator adds; they are no parameters."""
+"""Fields that the decorator adds; they are not parameters."""
 
 
 class Kinded(BaseModel):
-    """Base of what has a kind. Instances of classes from single files are pickled with their file."""
+    """Base of models with a kind. Instances of classes from single files are pickled with their file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     pins_files: ClassVar[bool] = True
-    """A file in a field is known by its content, not by its place (store/fingerprint.py)."""
+    """A file in a field is identified by its content, not by its path (store/fingerprint.py)."""
 
     def __reduce__(self) -> Any:
         return foreign_code.pickled(self) or super().__reduce__()
@@ -43,7 +42,7 @@ class Kinded(BaseModel):
 
     @classmethod
     def uses(cls, given: Mapping[str, Any]) -> Iterator[Use]:
-        """What it reads beyond what the benchmark released, by its parameters as plain data; files that it names, if no more."""
+        """Return what it reads beyond the released data, by its parameters as plain data; by default the files it names."""
         for name, value in given.items():
             if isinstance(value, str) and (PINNED_FILE.fullmatch(value) or value.startswith(FETCHABLE)):
                 yield of_file(value, f"{name} of {given.get('kind', cls.__name__)}:")
@@ -55,7 +54,7 @@ class Kinded(BaseModel):
 
 
 def registers(registry: Registry[Any], kind: str) -> Callable[[M], M]:
-    """The decorator: gives a model its kind (and, if it comes from outside, the identity of its code) and registers it."""
+    """Decorator that gives a model its kind (and, if it comes from outside, the identity of its code) and registers it."""
 
     def decorate(model: M) -> M:
         _require_whole(registry, kind, model)
@@ -72,10 +71,12 @@ def registers(registry: Registry[Any], kind: str) -> Callable[[M], M]:
 
 
 def _require_whole(registry: Registry[Any], kind: str, model: Any) -> None:
-    """SpecError for what cannot be asked: no class of this sort, or one that lacks a method."""
+    """SpecError for an unusable class: of the wrong type, or without a required method."""
     noun = registry.noun.removesuffix(" kind")
     if not (isinstance(model, type) and issubclass(model, Kinded)):
-        raise SpecError(f"@register({kind!r}) stands before what is no {noun}: extend a class of datacomp_core.{noun}s.base.")
+        raise SpecError(
+            f"@register({kind!r}) decorates something that is not a {noun}: extend a class of datacomp_core.{noun}s.base."
+        )
     if missing := sorted(model.__abstractmethods__):
         raise SpecError(f"The {noun} {kind!r} lacks {' and '.join(missing)}: write that method.")
 
@@ -92,12 +93,12 @@ def _field(annotation: Any, **given: Any) -> FieldInfo:
 
 
 def first_line(model: type[Any]) -> str:
-    """What a model is, in the first line of its docstring."""
+    """Return the first line of a model's docstring."""
     return (model.__doc__ or "").strip().partition("\n")[0]
 
 
 class OfRegistry:
-    """Annotation of a field: a model of any kind that a registry knows. `leaves` says which kinds may stand here."""
+    """Annotation of a field: a model of any kind in a registry. `leaves` says which kinds are allowed here."""
 
     def __init__(self, registry: Registry[Any], allowed: Callable[[type[Any]], bool] = lambda _: True) -> None:
         self.registry, self.allowed = registry, allowed
@@ -130,7 +131,7 @@ class OfRegistry:
             raise ValidationError.from_exception_data(problem.title, [_below(kind, one) for one in problem.errors()]) from None
 
     def _is_of_code(self, value: BaseModel) -> bool:
-        """Whether it is of a foreign class whose name other code has taken since."""
+        """Return whether its foreign class has been replaced by other code of the same name."""
         code, kind = getattr(value, CODE, ""), str(getattr(value, "kind", ""))
         return bool(code) and self.registry.of_code(kind, code) is type(value) and self.allowed(type(value))
 
@@ -150,7 +151,8 @@ class OfRegistry:
 
 
 def _of_code(registry: Registry[Any], kind: str, code: str) -> Any:
-    """The model that foreign code of this identity registered, loaded if need be. None if it registers no such kind."""
+    """Return the model that foreign code of this identity registered; load the code if needed. None if it registers no such
+    kind."""
     found: Any = registry.of_code(kind, code)
     if found is None:
         foreign_code.require(code)
@@ -169,9 +171,8 @@ def _below(kind: str, problem: Any) -> InitErrorDetails:
 
 
 def parsed(registry: Registry[Any], text: str) -> Any:
-    """The model of `kind` or `kind:parameter=value,...`; None for a name without parameters that is no kind. SpecError if wrong.
-
-    A value with a comma in it stands in double quotes.
+    """Return the model of `kind` or `kind:parameter=value,...`; None for a name without parameters that is not a kind.
+    SpecError if it is wrong. A value that contains a comma needs double quotes.
     """
     kind, colon, given = text.partition(":")
     values = pairs(given, text) if colon else {}
@@ -193,7 +194,8 @@ def parsed(registry: Registry[Any], text: str) -> Any:
 
 
 def first_fault(problem: ValidationError) -> tuple[str, Any, str]:
-    """Where the first fault is, what was given there, and what is wrong with it. A SpecError of our own is raised as it is."""
+    """Return the place of the first fault, the given value, and what is wrong with it. Our own SpecErrors are raised
+    unchanged."""
     first = problem.errors()[0]
     if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
         raise cause from problem
@@ -201,7 +203,7 @@ def first_fault(problem: ValidationError) -> tuple[str, Any, str]:
 
 
 def pairs(given: str, whole: str) -> dict[str, str]:
-    """`a=1,b="x,y"` as a mapping. SpecError names the piece that is none."""
+    """Parse `a=1,b="x,y"` into a mapping. SpecError names the invalid piece."""
     found: dict[str, str] = {}
     for item in _pieces(given):
         name, equals, value = item.partition("=")
@@ -213,9 +215,8 @@ def pairs(given: str, whole: str) -> dict[str, str]:
 
 
 def called(build: Callable[..., R], noun: str, name: str, text: str, example: str) -> R:
-    """What a function builds from the parameters of `text`, `name:a=1,b=2`. SpecError with one sentence if they are wrong.
-
-    `example` is what the message writes for the value of a missing parameter.
+    """Call a function with the parameters of `text`, `name:a=1,b=2`. SpecError, in one sentence, if they are wrong. `example`
+    is the message's value for a missing parameter.
     """
     values, known = pairs(text.partition(":")[2], text), inspect.signature(build).parameters
     for parameter in values:

@@ -1,6 +1,5 @@
-"""What libraries say of bad input, in our words: no place in memory, and never the advice to load pickled objects.
-
-numpy tells whoever meets an array of Python objects to load it with `allow_pickle`, which runs whatever code stands in the file.
+"""Rewords what libraries say about bad input: without memory addresses, and without advice to load pickled objects. numpy
+advises to load an array of Python objects with `allow_pickle`, which runs any code in the file.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _OBJECTS = re.compile(
 
 
 def plainly(text: str) -> str:
-    """The text without addresses in memory and without numpy's advice to unpickle."""
+    """Return the text without memory addresses and without numpy's advice to unpickle."""
     if " at 0x" in text:
         text = _ADDRESS.sub(lambda found: "the file" if found["kind"] in _BYTES else found["kind"], text)
     if "pickle" in text or "Python objects" in text:

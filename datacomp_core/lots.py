@@ -1,4 +1,4 @@
-"""Lots: a hash of a uid and a seed, the same in every pool and on every machine, uniform over 64 bits."""
+"""Computes sampling keys: a hash of a uid and a seed, the same in every pool and on every machine, uniform over 64 bits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datacomp_core import uid
 UNSIGNED = npt.NDArray[np.uint64]
 HIGHEST = (1 << 64) - 1
 SAMPLE_SEED = 0xE7
-"""Of the uniform sample that `datacomp explore` shows."""
+"""Seed of the uniform sample that `datacomp explore` shows."""
 
 
 def last_lot(num_rows: int, num_pool: int) -> int:
@@ -32,7 +32,7 @@ def lots(uids: uid.Uids, seed: int) -> UNSIGNED:
 
 
 def mixed_bits(value: UNSIGNED) -> UNSIGNED:
-    """splitmix64's step (Steele, Lea and Flood 2014); it wraps around on purpose."""
+    """One step of splitmix64 (Steele, Lea and Flood 2014); the overflow is intended."""
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,7 +1,6 @@
-"""Large files of a bucket as files of this machine's disk, each fetched once a machine and shared by its processes.
-
-A copy is held by a lock of the kernel's, which a killed process loses, and goes with the last process that holds it; what a
-killed one left goes with the next use. On a local folder there is nothing to copy.
+"""Copies large files of a bucket to this machine's disk, once per machine, shared by its processes. A kernel lock protects a
+copy; a killed process loses the lock. The last process that holds the lock removes the copy; the next use removes what a killed
+process left. Files of a local folder are not copied.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ _guard = threading.Lock()
 
 
 class MachineCopy:
-    """`path` is a local file with the bytes of a file in a folder, for as long as this object is there."""
+    """`path` is a local file with the bytes of a file in a folder, as long as this object exists."""
 
     def __init__(self, folder: Folder, name: str) -> None:
         self._lock: IO[bytes] | None = None
         if folder.is_local:
-            folder.open(name).close()  # says that it is not there, if so
+            folder.open(name).close()  # raises if it does not exist
             self.path = folder.path / name
             return
         home = Path(tempfile.gettempdir()) / f"datacomp-copies-{os.getuid()}"
@@ -45,21 +44,20 @@ class MachineCopy:
                 _fetch_alone(self._lock, folder, name, self.path)
 
     def close(self) -> None:
-        """Give it up; the last to do so removes it. What is mapped stays readable."""
+        """Release it; the last process removes it. Mapped memory stays readable."""
         lock, self._lock = self._lock, None
         if lock is not None:
             with lock:
                 _remove_unheld(self.path, lock)
 
     def __del__(self) -> None:
-        with suppress(Exception):  # at the end of a process half of it is gone
+        with suppress(Exception):  # at the end of a process half of the interpreter is gone
             self.close()
 
 
 class MachineFolder:
-    """Files of a folder as files of this machine's disk, each fetched once a machine, when it is first asked for.
-
-    It pickles without them: each process that is given it opens its own.
+    """Files of a folder on this machine's disk, each fetched once per machine, at its first use. It is pickled without them:
+    each process opens its own.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -91,13 +89,14 @@ class MachineFolder:
 
 
 def _held(lock: IO[bytes], path: Path) -> bool:
-    """Whether the file is there and stays: who holds the lock with others keeps it from being removed."""
+    """Return whether the file exists and stays: a shared lock keeps it from being removed."""
     fcntl.flock(lock, fcntl.LOCK_SH)
     return path.exists()
 
 
 def _fetch_alone(lock: IO[bytes], folder: Folder, name: str, path: Path) -> None:
-    """Fetch the file if nobody else is about to. Waiting for the lock alone would be waiting for all who use the file."""
+    """Fetch the file unless another process is fetching it. Waiting for the exclusive lock would mean waiting for all users of
+    the file."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -116,7 +115,7 @@ def _fetch(folder: Folder, name: str, path: Path) -> None:
 
 
 def _sweep(home: Path) -> None:
-    """Remove what nobody holds."""
+    """Remove unused copies."""
     for path in home.iterdir():
         if path.suffix != ".lock":
             with _lock_of(path.with_suffix("")).open("ab") as lock:

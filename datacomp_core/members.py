@@ -1,7 +1,6 @@
-"""What a sample is made of: which member is its picture, which its caption, and where a member's name is cut.
-
-Webdataset cuts a name at its first dot, and DataComp's tooling expects `jpg` (or another picture), `txt` and `json`. Sets with
-other names are read by a mapping, `MemberNames`; what comes out of `canonical` has the usual names.
+"""Decides which member of a sample is its image, which is its caption, and where a member's name is split. Webdataset splits a
+name at its first dot, and DataComp's tooling expects `jpg` (or another image), `txt` and `json`. Sets with other names are read
+through a mapping, `MemberNames`; the result of `canonical` has the usual names.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.tar import printable, split_name
 
 PICTURES = ("jpg", "png", "jpeg", "webp", "gif", "bmp", "avif", "jfif", "tif", "tiff")
-"""Extensions of pictures, in order of preference: open_clip's four first."""
+"""Extensions of images, in order of preference: open_clip's four first."""
 CAPTION = "txt"
 IN_JSON = "json:"
 EMPTY, NOT_UTF8, LONE_SURROGATE = " (empty)", " (not UTF-8)", " (lone surrogate)"
@@ -26,14 +25,14 @@ MAX_JSON = MAX_CAPTION = 16 << 20
 
 
 class MemberNames(BaseModel):
-    """How the members of a set are named, where that is not as usual. Empty fields are as usual."""
+    """How the members of a set are named, if unusual. Empty fields mean the usual names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    picture: str = Field(default="", description="The picture's extension, such as input.jpg; empty: jpg, png and others.")
-    caption: str = Field(default="", description="The caption's extension, or json:NAME for a field of the json; empty: txt.")
+    picture: str = Field(default="", description="The image's extension, such as input.jpg. Empty: jpg, png and others.")
+    caption: str = Field(default="", description="The caption's extension, or json:NAME for a field of the json. Empty: txt.")
     cut: Literal["first_dot", "last_dot"] = Field(
-        default="first_dot", description="Where a name is cut into key and extension; last_dot for keys that have dots."
+        default="first_dot", description="Where a name is split into key and extension; last_dot for keys with dots."
     )
 
     @field_validator("picture", "caption")
@@ -46,16 +45,16 @@ class MemberNames(BaseModel):
         return self == USUAL
 
     def text(self) -> str:
-        """As an index keeps it; empty for the usual names."""
+        """Return its form in an index; empty for the usual names."""
         return "" if self.is_usual else self.model_dump_json(exclude_defaults=True)
 
     @property
     def caption_path(self) -> tuple[str, ...]:
-        """Where in the json the caption is; empty if it is a member."""
+        """The json field of the caption; empty if it is a member."""
         return tuple(self.caption.removeprefix(IN_JSON).split(".")) if self.caption.startswith(IN_JSON) else ()
 
     def split(self, name: str) -> tuple[str, str]:
-        """A member's key and extension; ("", "") if it is no member of a sample."""
+        """Return a member's key and extension; ("", "") if it is not part of a sample."""
         key, extension = split_name(name)
         if not key or self.cut == "first_dot":
             return key, extension
@@ -63,13 +62,13 @@ class MemberNames(BaseModel):
         return printable(stem), printable(last.lower())
 
     def picture_of(self, extensions: Collection[str]) -> str:
-        """Which of a sample's extensions is its picture; empty if none is."""
+        """Return which of a sample's extensions is its image; empty if none is."""
         if self.picture:
             return self.picture if self.picture in extensions else ""
         return next((name for name in PICTURES if name in extensions), "")
 
     def canonical(self, members: Mapping[str, bytes]) -> dict[str, bytes]:
-        """The members under the usual names. One whose name is taken by that gets `other.` before it."""
+        """Return the members under the usual names. A member whose name is then taken gets the prefix `other.`."""
         if self.is_usual:
             return dict(members)
         found: dict[str, bytes] = {}
@@ -94,7 +93,7 @@ USUAL = MemberNames()
 
 @lru_cache(maxsize=64)
 def names_of(text: str) -> MemberNames:
-    """What `MemberNames.text` gave. DataError if it is something else."""
+    """Parse the result of `MemberNames.text`. DataError if it is invalid."""
     try:
         return MemberNames.model_validate_json(text) if text else USUAL
     except ValidationError as problem:
@@ -102,7 +101,7 @@ def names_of(text: str) -> MemberNames:
 
 
 def caption_fault(text: str | bytes) -> str:
-    """What keeps a caption from being text, as a kind of member says it; empty if nothing does."""
+    """Return why a caption is not text, as an annotation of its kind; empty if it is."""
     try:
         _ = text.decode() if isinstance(text, bytes) else text.encode()
     except UnicodeDecodeError:
@@ -113,7 +112,7 @@ def caption_fault(text: str | bytes) -> str:
 
 
 def json_object(data: bytes) -> dict[str, Any] | None:
-    """A json member's object; None if it is anything else."""
+    """Return a json member's object; None for anything else."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -128,5 +127,5 @@ def at_path(found: Any, path: tuple[str, ...]) -> Any:
 
 
 def picture_in(members: Mapping[str, bytes]) -> bytes:
-    """The picture of a sample that has the usual names; nothing if it has none."""
+    """Return the image of a sample with the usual names; nothing if it has none."""
     return members.get(USUAL.picture_of(members), b"")

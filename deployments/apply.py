@@ -1,8 +1,7 @@
-"""Apply the catalog to the server: work pools, deployments, automations. Applying twice is the same as applying once.
-
-What an operator changes on the server by hand and the catalog does not name (a pool's concurrency, a paused pool, a schedule that
-was switched on or off) stays. A schedule is on only where a worker can take its runs: one of a pool that has no worker is applied
-switched off, and `datacomp worker` switches it on.
+"""Applies the catalog to the server: work pools, deployments, automations. Applying is idempotent. Settings that an operator
+changed on the server and that the catalog does not define (a pool's concurrency, a paused pool, a schedule that was switched on
+or off) are kept. A schedule is active only if a worker can execute its runs: for a pool without a worker it is applied
+inactive, and `datacomp worker` activates it.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from deployments.work_pools import POOLS, Kind, template
 
 TAG = "datacomp"
 WAITS = "waits-for-a-worker"
-"""Marks a schedule that was applied switched off because its work pool had no worker."""
+"""Marks a schedule that was applied inactive because its work pool had no worker."""
 ON = "scheduled"
 
 
 def deployment(row: Row, *, active: bool = True, slug: str = ON) -> RunnerDeployment:
-    """A row as Prefect's own object. The entry point is a module, since a path would load a second copy of it."""
+    """Convert a row to Prefect's object. The entry point is a module, because a path would load a second copy of it."""
     if row.parameters:
         row.flow.validate_parameters(row.parameters)
     schedule = DeploymentScheduleCreate(schedule=CronSchedule(cron=row.cron), active=active, slug=slug) if row.cron else None
@@ -53,12 +52,12 @@ def deployment(row: Row, *, active: bool = True, slug: str = ON) -> RunnerDeploy
 
 
 def chosen_rows(scales: Collection[str] = (), pools: Collection[str] = ()) -> list[Row]:
-    """The rows of some scales and work pools; none named: all."""
+    """Return the rows of the given scales and work pools; by default all."""
     return [row for row in ROWS if (not scales or row.scale in scales) and (not pools or row.work_pool in pools)]
 
 
 def apply_work_pools(client: SyncPrefectClient, kind: Kind, names: Collection[str]) -> None:
-    """Make the pools that are missing, and renew the templates of those that are there. SpecError if one is of another kind."""
+    """Create missing work pools and update the templates of existing ones. SpecError if an existing pool has another type."""
     for pool in (pool for pool in POOLS if pool.name in names):
         try:
             there = client.read_work_pool(pool.name)
@@ -74,9 +73,7 @@ def apply_work_pools(client: SyncPrefectClient, kind: Kind, names: Collection[st
             )
             continue
         if there.type != kind:
-            raise SpecError(
-                f"The work pool {pool.name!r} is of type {there.type}, not {kind}: name that type, or delete the pool."
-            )
+            raise SpecError(f"The work pool {pool.name!r} has type {there.type}, not {kind}: use that type, or delete the pool.")
         client.update_work_pool(pool.name, WorkPoolUpdate(base_job_template=template(kind, pool.name)))
 
 
@@ -86,7 +83,8 @@ def apply_all(
     pools: Collection[str] = (),
     applied: Callable[[Row], None] = lambda row: None,
 ) -> list[dict[str, str]]:
-    """The rows of some scales and work pools (none named: all) on the server; `applied` hears of each. As plain rows."""
+    """Apply the rows of the given scales and work pools (by default all) to the server; call `applied` for each. Returns plain
+    rows."""
     rows = chosen_rows(scales, pools)
     with get_client(sync_client=True) as client:
         apply_work_pools(client, kind, {row.work_pool for row in rows})
@@ -116,10 +114,10 @@ def _ours(client: SyncPrefectClient) -> list[DeploymentResponse]:
 
 
 def _applied(client: SyncPrefectClient, row: Row, there: DeploymentResponse | None, ready: bool) -> tuple[UUID, bool]:
-    """One row on the server, with its form; its id, and whether its schedule is on."""
+    """Apply one row with its form; return its id and whether its schedule is active."""
     active, slug = (True, ON) if ready else (False, WAITS)
     if there is not None and there.schedules and there.schedules[0].slug != WAITS:
-        active, slug = there.schedules[0].active, ON  # as somebody left it
+        active, slug = there.schedules[0].active, ON  # keep what an operator set
     id_: Any = deployment(row, active=active, slug=slug).apply()
     if row.parameters:
         schema = forms.form(row.flow, row.scale).model_dump(exclude_unset=True)
@@ -141,7 +139,7 @@ def _told(row: Row, active: bool) -> str:
 
 
 def start_schedules(pool: str) -> list[str]:
-    """Switch on the schedules that waited for a worker of this pool. The names of their deployments."""
+    """Activate the schedules that waited for a worker of this pool. Returns the names of their deployments."""
     started: list[str] = []
     with get_client(sync_client=True) as client:
         for one in _ours(client):

@@ -1,4 +1,4 @@
-"""What the server does by itself: a finished training is evaluated. One that is not ours also begins lost runs again."""
+"""Defines the server's automations: it evaluates finished trainings. A server that is not ours also restarts lost runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from tasks.train import TRAINED
 
 OURS = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.datacomp"}
 ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry")}
-LOST = "datacomp: a lost run is crashed"
-CRASHED = "datacomp: a crashed run is begun again"
+LOST = "datacomp: mark lost runs as crashed"
+CRASHED = "datacomp: restart crashed runs"
 
 
 def lost_runs() -> AutomationCore:
-    """A run that has beaten and beats no more is crashed. Only for a server that is not ours, which does not look itself.
-
-    Our own server (`lost_runs.py`) judges better: this trigger also fires for runs that are alive, after an outage of the server.
+    """Mark a run as crashed when its heartbeats stop. Only for a server that is not ours and does not check by itself. Our own
+    server (`lost_runs.py`) decides more reliably: after an outage of the server this trigger also fires for live runs.
     """
     return AutomationCore(
         name=LOST,
@@ -41,17 +40,19 @@ def lost_runs() -> AutomationCore:
         ),
         actions=[
             _action(
-                ChangeFlowRunState, state=StateType.CRASHED, message=f"Its worker sent no heartbeat for {LOST_AFTER_SECONDS} s."
+                ChangeFlowRunState,
+                state=StateType.CRASHED,
+                message=f"The worker of this run sent no heartbeat for {LOST_AFTER_SECONDS} s.",
             )
         ],
     )
 
 
 def crashed_runs() -> AutomationCore:
-    """A crashed run is begun again, and goes on from what its steps left. Likewise only for a server that is not ours."""
+    """Restart a crashed run; it resumes from what its steps left. Only for a server that is not ours."""
     return AutomationCore(
         name=CRASHED,
-        description="At most DATACOMP_ATTEMPTS times: a run that was begun too often fails.",
+        description="At most DATACOMP_ATTEMPTS times: a run that was started too often fails.",
         trigger=EventTrigger(
             expect={"prefect.flow-run.Crashed"},
             match_related=OURS,  # pyright: ignore[reportArgumentType]
@@ -64,20 +65,20 @@ def crashed_runs() -> AutomationCore:
                 ChangeFlowRunState,
                 state=StateType.SCHEDULED,
                 name="AwaitingRetry",
-                message="Its process was lost: it goes on where it stopped.",
+                message="The process of this run was lost: the run resumes where it stopped.",
             )
         ],
     )
 
 
 def evaluations(scale: str, reevaluate: UUID) -> AutomationCore:
-    """A training that ended is evaluated."""
+    """Evaluate a finished training."""
 
     def value(label: str) -> dict[str, str]:
         return {"__prefect_kind": "jinja", "template": f"{{{{ event.resource['{label}'] }}}}"}
 
     return AutomationCore(
-        name=f"datacomp: a training of {scale} is evaluated",
+        name=f"datacomp: evaluate a training of {scale}",
         trigger=EventTrigger(
             expect={TRAINED},
             match={"datacomp.scale": scale},  # pyright: ignore[reportArgumentType]
@@ -96,12 +97,12 @@ def evaluations(scale: str, reevaluate: UUID) -> AutomationCore:
 
 
 def _action(kind: type[BaseModel], **fields: Any) -> Any:
-    """One of Prefect's actions; its models are checked when they are made, since their defaults are not typed."""
+    """Build a Prefect action; its models are validated on creation, because their defaults are not typed."""
     return kind.model_validate(fields)
 
 
 def apply(client: SyncPrefectClient, wanted: list[AutomationCore]) -> None:
-    """Upsert by name. One that is equal stays untouched: an update would throw away what Prefect's trigger has counted."""
+    """Upsert by name. An equal automation is not updated: an update would discard what Prefect's trigger has counted."""
     for name in {LOST, CRASHED} - {automation.name for automation in wanted}:
         for left in client.read_automations_by_name(name):
             client.delete_automation(left.id)
@@ -114,12 +115,12 @@ def apply(client: SyncPrefectClient, wanted: list[AutomationCore]) -> None:
 
 
 def _equal(there: AutomationCore, wanted: AutomationCore) -> bool:
-    """Whether the server has the same automation. It may have been switched off by hand, which is no difference."""
+    """Return whether the server has the same automation. Being switched off by hand is not a difference."""
     kept = {"id", "enabled", "tags", "owner_resource"}
     one, other = (automation.model_dump(mode="json", exclude=kept) for automation in (there, wanted))
     for dumped in (one, other):
         dumped["trigger"].pop("id", None)
-        for events in ("after", "expect"):  # sets, which are dumped in any order
+        for events in ("after", "expect"):  # sets, which have no fixed order when dumped
             dumped["trigger"][events] = sorted(dumped["trigger"][events])
     return one == other
 
@@ -130,7 +131,7 @@ def looks_for_lost_runs(client: SyncPrefectClient) -> bool:
 
 
 def catalog(deployments: dict[str, Any], *, server_looks: bool) -> list[AutomationCore]:
-    """All of them, for the deployments (`flow/name` to id) on a server."""
+    """Return all automations for the deployments (`flow/name` to id) on a server."""
     prefix = "reevaluate/reevaluate-"
     own = {name.removeprefix(prefix): id_ for name, id_ in deployments.items() if name.startswith(prefix)}
     lost = () if server_looks else (lost_runs(), crashed_runs())

@@ -1,4 +1,4 @@
-"""Make the bucket of DATACOMP_STORE if it is not there: what a fresh stack does once. `python -m deployments.bucket`."""
+"""Creates the bucket of DATACOMP_STORE if it does not exist; a fresh stack runs it once. `python -m deployments.bucket`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datacomp_core.store.bucket import BucketFiles
 
 
 def make() -> None:
-    """Nothing to do for a folder. Then the store is checked: that it can be written, and that its conditions are kept."""
+    """Do nothing for a folder. Then check that the store can be written and that it honours conditional writes."""
     url = settings().store_url
     if url.startswith("s3://"):
         bucket = url.removeprefix("s3://").partition("/")[0]

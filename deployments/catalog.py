@@ -1,4 +1,4 @@
-"""The deployments as rows: flow x scale, with parameters, work pool, machines, tags, schedule and concurrency."""
+"""Lists the deployments as rows: flow x scale, with parameters, work pool, machines, tags, schedule and concurrency."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from flows.sweep import sweep
 from flows.train_and_evaluate import TrainingSpec, train, train_and_evaluate
 
 OF_EVERY_RUN = {
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),  # by its silence a lost run is known: see lost_runs.py
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "datacomp_core",  # the library's own lines stand in the run's log
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),  # a run without heartbeats is lost: see lost_runs.py
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "datacomp_core",  # the run's log includes the library's lines
 }
-"""Set by the deployment and not by its worker: workers of Docker and Kubernetes do not hand their own environment on."""
+"""Set by the deployment and not by its worker: Docker and Kubernetes workers do not pass on their environment."""
 
 
 ONE_GPU = {"gpus": 1, "nodes": 1, "memory_gib": 64}
@@ -38,9 +38,8 @@ ONE_GPU = {"gpus": 1, "nodes": 1, "memory_gib": 64}
 
 @dataclass(frozen=True)
 class Row:
-    """One deployment: `parameters` are what the form of the UI starts from, `machine` what a run asks of its node.
-
-    `variant` tells it from the other row of its flow and scale.
+    """One deployment. `parameters` are the initial values of the UI form; `machine` is what a run requests of its node.
+    `variant` distinguishes it from another row with the same flow and scale.
     """
 
     flow: Flow[..., Any]
@@ -56,12 +55,12 @@ class Row:
 
     @property
     def deployment(self) -> str:
-        """What people look for in the page's list: `experiment-tiny`."""
+        """The name in the UI's list: `experiment-tiny`."""
         return "-".join(filter(None, (self.flow.name, self.scale, self.variant)))
 
     @property
     def name(self) -> str:
-        """As the server has it: `flow/deployment`."""
+        """The name on the server: `flow/deployment`."""
         return f"{self.flow.name}/{self.deployment}"
 
     @property
@@ -75,8 +74,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Machines:
-    """What one scale asks for: memory of a CPU node in GiB, GPUs a node and nodes of a training, and how often its board is
-    looked after. GPUs and nodes are a start (5 hours at `medium`, 34 at `large`, 81 at `xlarge` by the paper's A100-hours): an
+    """What one scale requests: memory of a CPU node in GiB, GPUs per node and nodes per training, and how often its board is
+    updated. GPUs and nodes are starting values (5 hours at `medium`, 34 at `large`, 81 at `xlarge` by the paper's A100-hours): an
     operator edits the job variables of `gpu-step-SCALE`; any number that divides the batch gives the same training.
     """
 
@@ -101,7 +100,8 @@ MACHINES: dict[str, Machines] = {
 
 
 def machines_of(scale: str) -> Machines:
-    """The machines of a scale; of one without a row those of the largest scale here that sees no more samples."""
+    """Return the machines of a scale. A scale without a row gets the machines of the largest scale here that sees no more
+    samples."""
     if scale in MACHINES:
         return MACHINES[scale]
     seen = SCALES[scale].train_num_samples
@@ -114,7 +114,7 @@ def _form(spec: Any) -> dict[str, Any]:
 
 
 def _rows_of(scale: str) -> Iterator[Row]:
-    """Every flow for one scale. Only `tiny` trains where its flow runs; the others hand their GPU steps on."""
+    """Every flow for one scale. Only `tiny` trains where its flow runs; the others hand their GPU steps to GPU workers."""
     asked = machines_of(scale)
     elsewhere = {} if scale == EMBEDDED else {"DATACOMP_GPU_DEPLOYMENT": f"{gpu_step.name}/{gpu_step.name}-{scale}"}
     source = SOURCES[scale]
@@ -138,18 +138,18 @@ def _rows_of(scale: str) -> Iterator[Row]:
     for flow, spec, tag, concurrency in flows:
         yield Row(flow, scale, _form(spec), "cpu", (scale, tag), concurrency, None, memory, elsewhere)
     here = {"DATACOMP_GPU_DEPLOYMENT": ""}
-    # It measures by itself what is built already, and on the device that it was measured on: a CPU's scores are others.
+    # It finds built checkpoints by itself and measures on the original device: scores on a CPU differ.
     pool, machine = ("cpu", memory) if scale == EMBEDDED else ("gpu", ONE_GPU)
     yield Row(reevaluate, scale, _form(again), pool, (scale, "evaluation"), 1, asked.cron, machine, here)
     yield Row(gpu_step, scale, {}, "gpu", (scale, "gpu"), machine=asked.of_training, environment=here)
 
 
 MORE: tuple[Row, ...] = ()
-"""Deployments of one's own, a row each."""
+"""Custom deployments, one row each."""
 
 
 def checked(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    """SpecError for a row of an unknown scale, or of a name that another has."""
+    """SpecError for a row with an unknown scale or a duplicate name."""
     for row in rows:
         known_scale(row.scale)
     names = [row.name for row in rows]

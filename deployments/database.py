@@ -1,7 +1,6 @@
-"""The database of the Prefect server: waited for, and refused if the server would lose events in it.
-
-Prefect writes events as JSON. PostgreSQL cannot store a letter outside ASCII in a database whose encoding is SQL_ASCII, and the
-server then drops whole batches of events without an error: heartbeats, crashes and finished trainings are lost.
+"""Waits for the database of the Prefect server, and refuses one in which the server would lose events. Prefect writes events
+as JSON. PostgreSQL cannot store a letter outside ASCII in a database with the encoding SQL_ASCII. The server then drops whole
+batches of events without an error: heartbeats, crashes and finished trainings are lost.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class DatabaseError(DatacompError):
 
 
 def require(url: str, patience: float = PATIENCE_SECONDS) -> None:
-    """Return once the database answers and can keep every event. DatabaseError if it does not, in one sentence."""
+    """Return when the database answers and can store every event. DatabaseError, in one sentence, if it does not."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
         asyncio.run(_require(parsed, patience))
@@ -50,7 +49,7 @@ async def _require(url: URL, patience: float) -> None:
                     raise
                 if _state(problem) in REFUSALS:
                     raise DatabaseError(
-                        f"The database {where} refuses the Prefect server: {_said(problem)}: set the right user, password and "
+                        f"The database {where} refuses the Prefect server: {_said(problem)}: correct the user, password and "
                         "name in PREFECT_API_DATABASE_CONNECTION_URL."
                     ) from None
                 if time.monotonic() > until:
@@ -65,8 +64,8 @@ async def _require(url: URL, patience: float) -> None:
         await engine.dispose()
     if encoding != ENCODING:
         raise DatabaseError(
-            f"The database {where} has the encoding {encoding}, in which the Prefect server loses events: make it "
-            f"anew (createdb --encoding={ENCODING} --template=template0 {url.database}) and load your dump into it."
+            f"The database {where} has the encoding {encoding}, in which the Prefect server loses events: create it again "
+            f"(createdb --encoding={ENCODING} --template=template0 {url.database}) and restore your dump."
         )
 
 
@@ -75,10 +74,10 @@ def _cause(problem: BaseException) -> BaseException:
 
 
 def _state(problem: BaseException) -> str:
-    """The SQLSTATE of an error of the database, raised by the driver or by SQLAlchemy; else nothing."""
+    """Return the SQLSTATE of a database error raised by the driver or by SQLAlchemy, if there is one."""
     return getattr(_cause(problem), "sqlstate", None) or ""
 
 
 def _said(problem: BaseException) -> str:
     text_ = str(_cause(problem)).splitlines()[0].rstrip(".")
-    return text_.split(">: ", 1)[-1]  # SQLAlchemy puts the class of the error before what it says
+    return text_.split(">: ", 1)[-1]  # SQLAlchemy puts the class of the error before the message

@@ -1,4 +1,4 @@
-"""Whether an event that is sent to the Prefect server comes back: heartbeats and automations are nothing without it."""
+"""Checks that an event sent to the Prefect server is stored: heartbeats and automations depend on it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from datacomp_core.errors import DatacompError
 CHECKED = "datacomp.events.checked"
 PATIENCE_SECONDS = 60
 LETTERS = "Ä 漢 🌿"
-"""A database that cannot store letters outside ASCII loses every event that has one, and the whole batch with it."""
+"""A database that cannot store letters outside ASCII loses every event that contains one, and its whole batch."""
 
 
 class EventsLostError(DatacompError):
-    """The server takes events and does not keep them."""
+    """The server accepts events and does not store them."""
 
 
 def require_events(client: SyncPrefectClient, patience: float = PATIENCE_SECONDS) -> None:
@@ -35,8 +35,8 @@ def require_events(client: SyncPrefectClient, patience: float = PATIENCE_SECONDS
     while not _there(client, id_):
         if time.monotonic() > until:
             raise EventsLostError(
-                f"The Prefect server at {client.api_url} took an event and did not store it within {patience:.0f} s, so lost "
-                "runs would stay Running and trainings would not be evaluated: read the server's log, and check that its "
+                f"The Prefect server at {client.api_url} accepted an event and did not store it within {patience:.0f} s, so "
+                "lost runs would stay Running and trainings would not be evaluated: read the server's log, and check that its "
                 "database has the encoding UTF8 (SHOW server_encoding)."
             )
         time.sleep(0.2)

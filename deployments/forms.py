@@ -1,7 +1,7 @@
-"""The form of each deployment in Prefect's UI: the schema of its flow, narrowed to what a person fills in.
-
-The scale is the deployment's own. A recipe is one of a list, or a text: a name with parameters, or a filter of your own in YAML.
-So a known recipe and a filter cannot both be given. What a run needs is required, so the page does not call it optional.
+"""Builds the form of each deployment in Prefect's UI: the schema of its flow, reduced to what a person fills in. The
+deployment fixes the scale. A recipe is chosen from a list, or given as text: a name with parameters, or your own filter in
+YAML. A known recipe and a filter can therefore not both be given. Fields that a run needs are required, so the page does not
+call them optional.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from datacomp_core.selection.select import scores_of
 EMBEDDED = "tiny"
 NEEDED = ("scale", "recipe", "recipes", "seeds")
 FROM_PYTHON = ("filter",)
-"""Fields of a spec that no form shows: YAML in `recipe` says the same."""
+"""Spec fields that no form shows, because YAML in `recipe` expresses the same."""
 
 YAML_HELP = (
-    "A name with parameters, such as `clip_score:score=l14,fraction=0.3`, or a filter of your own in YAML. Filters nest: "
+    "A name with parameters, such as `clip_score:score=l14,fraction=0.3`, or your own filter in YAML. Filters nest: "
     "{kind: all, filters: [{kind: words, at_least: 4}, {kind: top_fraction, score: SCORE, fraction: 0.4}]}. "
     "`name:` and `filter:` around it give it a name on the board."
 )
@@ -40,7 +40,7 @@ def form(flow: Flow[..., Any], scale: str) -> ParameterSchema:
 
 
 def _narrow(definition: dict[str, Any], scale: str) -> None:
-    """What a flow takes as its `spec`: the models that have a compute scale."""
+    """Return the models that a flow accepts as `spec` and that have a compute scale."""
     properties: dict[str, Any] = definition["properties"]
     for name in FROM_PYTHON:
         properties.pop(name, None)
@@ -55,18 +55,18 @@ def _narrow(definition: dict[str, Any], scale: str) -> None:
 
 def _recipe(field: dict[str, Any], scale: str) -> dict[str, Any]:
     kept = {name: value for name, value in field.items() if name in ("default", "title")}
-    known = {"title": "A recipe", "enum": recipes_of(scale), "description": "`datacomp filter --list` says what each keeps."}
+    known = {"title": "A recipe", "enum": recipes_of(scale), "description": "`datacomp filter --list` describes what each keeps."}
     own = {"title": "Your own", "minLength": 1, "description": YAML_HELP.replace("SCORE", score_of(scale))}
     return {**kept, "description": "The filter.", "anyOf": [{"type": "string", **one} for one in (known, own)]}
 
 
 def score_of(scale: str) -> str:
-    """The CLIP score that a scale's own pool has."""
+    """Return the CLIP score of a scale's own pool."""
     return "tiny" if scale == EMBEDDED else "l14"
 
 
 def recipes_of(scale: str) -> list[str]:
-    """The recipes that a scale's own pool can answer: the embedded pool has no score or feature of CommonPool's models."""
+    """Return the recipes that work on a scale's own pool: the embedded pool has no scores or features of CommonPool's models."""
     return [name for name in RECIPES if _models(name) <= ({"tiny"} if scale == EMBEDDED else {"b32", "l14"})]
 
 

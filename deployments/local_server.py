@@ -1,7 +1,6 @@
-"""A Prefect server for people who have none: started for a run, on loopback, over a database in our home folder.
-
-With `PREFECT_API_URL` set nothing is started and that server is used. Environment variables are set before prefect is
-imported, because it reads them once; so nothing in this module imports it.
+"""Starts a local Prefect server for a run if no server is configured: on loopback, with a database in our home folder. If
+`PREFECT_API_URL` is set, nothing is started and that server is used. Environment variables are set before prefect is imported,
+because prefect reads them once; so this module does not import it.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from datacomp_core.store.store import make_private
 UI_PORT = 4200
 PORTS_TRIED = 5
 IN_USE = "address already in use"
-START_SECONDS = 300  # a cold start on a crowded machine
-MARK, MARK_HEADER = "_DATACOMP_SERVER_MARK", "X-Datacomp-Server"  # tell our server from another that answers on its port
-RECORD_SECONDS = 1.5  # the recorder's flush interval, and a little more
+START_SECONDS = 300  # a cold start on a busy machine
+MARK, MARK_HEADER = "_DATACOMP_SERVER_MARK", "X-Datacomp-Server"  # distinguishes our server from another on its port
+RECORD_SECONDS = 1.5  # slightly more than the recorder's flush interval
 
 PRIVATE = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "DO_NOT_TRACK": "1",
 }
-"""No telemetry unless asked."""
+"""No telemetry unless requested."""
 
 BATCHES = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
@@ -48,11 +47,11 @@ BATCHES = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_MAX_FLUSH_RETRIES": "300",
 }
-"""Task runs are recorded one by one by default, which lags behind and is lost at a stop. Events that cannot be written wait five
+"""By default task runs are recorded one by one; this is slow and loses them at a stop. Events that cannot be written wait five
 minutes for the database; by default they are dropped after half a minute."""
 
 PAGE = {"PREFECT_SERVER_UI_API_URL": "/api"}
-"""The page asks the server it came from, whatever the port, the tunnel or the proxy; by default it asks port 4200."""
+"""The page asks the server that it was loaded from, through any port, tunnel or proxy; by default it asks port 4200."""
 
 CLIENT = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
@@ -60,34 +59,35 @@ CLIENT = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }
 """The core's log goes to the run's page; the terminal shows steps, not log lines. Runs send heartbeats: a server that stays up
-(`datacomp ui`) sees by their silence that a run's process was killed."""
+(`datacomp ui`) detects a killed run by missing heartbeats."""
 
 
 class PortTakenError(DatacompError):
-    """Another server was faster on the port that ours was to have."""
+    """Another server took our port first."""
 
 
 def refuse_backport() -> None:
-    """Name the one package that ends every Prefect server at its start. DatacompError if it is installed."""
+    """Raise DatacompError if the package that breaks every Prefect server is installed."""
     try:
         importlib.metadata.version("dataclasses")
     except importlib.metadata.PackageNotFoundError:
         return
     raise DatacompError(
-        "The package 'dataclasses' (a backport that img2dataset asks for) shadows the standard library and ends Prefect's server "
+        "The package 'dataclasses' (a backport that img2dataset asks for) shadows the standard library and stops Prefect's "
+        "server "
         f"at its start: remove it with {sys.executable} -m pip uninstall -y dataclasses"
     )
 
 
 def server_environment(home: Path) -> dict[str, str]:
-    """What a local server needs to know; what the user has set stays."""
+    """Return the settings of a local server; the user's own settings are kept."""
     own = {"PREFECT_HOME": str(home), "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"), **PRIVATE, **BATCHES, **PAGE}
     return {**own, **{name: value for name, value in os.environ.items() if name in own}}
 
 
 @contextmanager
 def prefect_api() -> Generator[str]:
-    """The API that flows in this block talk to: the user's, or a server of our own that ends with the block."""
+    """Return the API for flows in this block: the user's, or our own server, which ends with the block."""
     prepare_environment()
     if "PREFECT_API_URL" in os.environ:
         yield os.environ["PREFECT_API_URL"]
@@ -103,7 +103,7 @@ def prefect_api() -> Generator[str]:
 
 
 def _started(stack: ExitStack) -> str:
-    """A server on the usual port, or on another if somebody else has that or takes it meanwhile."""
+    """Start a server on the usual port, or on another one if that is or becomes occupied."""
     for left in reversed(range(PORTS_TRIED)):
         port = UI_PORT if left == PORTS_TRIED - 1 and _is_free(UI_PORT) else _free_port()
         try:
@@ -115,7 +115,7 @@ def _started(stack: ExitStack) -> str:
 
 
 def prepare_environment() -> None:
-    """Set what prefect reads when it is first imported, where the user has not."""
+    """Set what prefect reads at its first import, unless the user has set it."""
     own = {**PRIVATE, **CLIENT}
     if "PREFECT_API_URL" not in os.environ:
         own["PREFECT_HOME"] = str(_prefect_home())
@@ -130,14 +130,14 @@ def _prefect_home() -> Path:
     home.chmod(0o700)
     database = home / "prefect.db"
     if not database.exists():
-        database.touch(mode=0o600, exist_ok=True)  # SQLite gives the files beside it the rights of the database
+        database.touch(mode=0o600, exist_ok=True)  # SQLite gives its side files the permissions of the database
     database.chmod(0o600)
     return home
 
 
 @contextmanager
 def _known(api: str) -> Generator[None]:
-    """Make the API known to this process, whether prefect was imported before or not, and to its children."""
+    """Make the API known to this process and its children, whether or not prefect is already imported."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     os.environ["PREFECT_API_URL"] = api
@@ -170,7 +170,7 @@ def _served(port: int) -> Generator[str]:
 
 
 def _hand_in() -> None:
-    """Send what prefect still holds in this process (logs, events), and give the server time to record it."""
+    """Send what prefect still buffers in this process (logs, events), and give the server time to record it."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
@@ -189,7 +189,7 @@ def _end_with_parent() -> None:
 
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path, mark: str) -> None:
-    """DatacompError if it ends, does not answer in time, or if another server answers on its port."""
+    """DatacompError if the server ends, does not answer in time, or if another server answers on its port."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -198,7 +198,7 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path, m
             if IN_USE in said.lower() or _answers(port):  # what it logs depends on the logging level that the user has set
                 raise PortTakenError(_taken(port))
             last = said.splitlines()[-1:] or ["no output"]
-            raise DatacompError(f"The local Prefect server ended at its start ({last[0].strip()}): see {log}.")
+            raise DatacompError(f"The local Prefect server stopped at its start ({last[0].strip()}): read {log}.")
         try:
             with opener.open(f"http://127.0.0.1:{port}/api/health", timeout=2) as answer:
                 if answer.headers.get(MARK_HEADER) != mark:
@@ -206,11 +206,11 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path, m
             return
         except OSError:
             time.sleep(0.2)
-    raise DatacompError(f"The local Prefect server did not answer within {START_SECONDS} s: see {log}.")
+    raise DatacompError(f"The local Prefect server did not answer within {START_SECONDS} s: read {log}.")
 
 
 def _answers(port: int) -> bool:
-    """Whether somebody listens at a port."""
+    """Return whether a process listens on a port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=2).close()
     except OSError:
@@ -219,11 +219,11 @@ def _answers(port: int) -> bool:
 
 
 def _taken(port: int) -> str:
-    return f"Another server took port {port} at the same moment: run the command again."
+    return f"Another server took port {port} at the same time: run the command again."
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, and SIGKILL for its whole session if that does not help."""
+    """Send SIGTERM, then SIGKILL to its whole session if needed."""
     for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 5)):
         try:
             os.killpg(server.pid, number)
@@ -248,7 +248,9 @@ def _is_free(port: int) -> bool:
 def require_free(port: int) -> None:
     """DatacompError if something else listens there."""
     if not _is_free(port):
-        raise DatacompError(f"Port {port} on 127.0.0.1 is in use: end what uses it, or choose another with --port.")
+        raise DatacompError(
+            f"Port {port} on 127.0.0.1 is in use: stop the process that uses it, or choose another port with --port."
+        )
 
 
 def _free_port() -> int:

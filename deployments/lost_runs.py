@@ -1,10 +1,9 @@
-"""Runs whose process is gone: the server looks for them at its start and every half minute, and begins them again.
-
-A look judges only a stretch of time that it could observe: each look sends an event of its own, and the stretch counts if these
-events came back from the database without a gap. So a run is not lost because the server, the database or the events were away.
-Prefect's own automations cannot do this: an update of the automation throws away what its trigger counted, after an outage of
-the server the trigger fires for runs that are alive, and a server that was restarted holds the event of a crash back for a
-quarter of an hour if it did not see the state before it (`server/events/ordering`).
+"""Finds runs whose process is gone, at the server's start and every half minute, and restarts them. A check judges only a
+period that it could observe: each check sends its own event, and the period counts if the database returned these events
+without a gap. An outage of the server, the database or the events therefore does not make a run lost. Prefect's own automations
+cannot do this. An update of the automation discards what its trigger counted. After an outage of the server the trigger fires
+for live runs. A restarted server delays the event of a crash by a quarter of an hour if it did not see the state before it
+(`server/events/ordering`).
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ HEARTBEAT_SECONDS = 30
 LOST_AFTER_SECONDS = 3 * HEARTBEAT_SECONDS
 BEAT = "prefect.flow-run.heartbeat"
 HEADER = "X-Datacomp-Watches-Runs"
-"""With every answer of a server that looks for lost runs."""
+"""Sent with every answer of a server that checks for lost runs."""
 LOOK = "datacomp.server.looked-for-lost-runs"
 SERVER = "datacomp.server"
 TAG = "datacomp"
 PAGE = 200
 CRASHED_SECONDS = 24 * 3600
-"""A run that crashed before is left to people."""
+"""A run that crashed earlier is left to the operator."""
 NEVER_STARTED_SECONDS = 900
-"""A worker took a run that much earlier, and no process of it ever said that it runs. Only for workers that start processes: a
-container may wait for its image or its machine as long as it likes."""
+"""A worker took a run this long ago, and its process never reported that it runs. Only for workers that start processes: a
+container may wait for its image or machine without a limit."""
 
 
 class Watch:
-    """Looks at one server. `every` and `lost_after` in seconds; runs beat every `HEARTBEAT_SECONDS`."""
+    """Checks one server. `every` and `lost_after` in seconds; runs send a heartbeat every `HEARTBEAT_SECONDS`."""
 
     def __init__(
         self, client: SyncPrefectClient, every: float = HEARTBEAT_SECONDS, lost_after: float = LOST_AFTER_SECONDS
@@ -59,7 +58,7 @@ class Watch:
         self._lost_after = timedelta(seconds=lost_after)
 
     def look(self) -> list[str]:
-        """One look: marks runs that are lost, and begins crashed ones again. The names of those marked, mostly none."""
+        """Check once: mark lost runs and restart crashed ones. Returns the names of marked runs, usually none."""
         now = datetime.now(UTC)
         marked = self._mark_lost(now)
         self._begin_again(now)
@@ -78,14 +77,14 @@ class Watch:
         return found
 
     def _begin_again(self, now: datetime) -> None:
-        """Runs of ours that crashed go on from what their steps left; `tasks/running.py` bounds how often."""
+        """Restart our crashed runs, which resume from what their steps left; `tasks/running.py` limits how often."""
         recent: Any = now - timedelta(seconds=CRASHED_SECONDS)
         crashed = self._runs(StateType.CRASHED, end_time=FlowRunFilterEndTime(after_=recent))
         for run in crashed:
             if TAG in run.tags and run.deployment_id is not None:
-                again = AwaitingRetry(message="Its process was lost: it goes on where it stopped.")
+                again = AwaitingRetry(message="The process of this run was lost: the run resumes where it stopped.")
                 if not self._set(run, again):
-                    logger.warning("The run %s crashed and cannot be begun again now.", run.name)
+                    logger.warning("The run %s crashed and cannot be restarted now.", run.name)
 
     def _send(self, now: datetime) -> None:
         event = {
@@ -97,13 +96,13 @@ class Watch:
         self._client.request("POST", "/events", json=[event])
 
     def _looks(self, since: datetime) -> list[datetime]:
-        """When the looks were that came back from the database, oldest first; no more than a page of them."""
+        """Return the times of the checks that the database returned, oldest first; at most one page."""
         wanted = {"event": {"name": [LOOK]}, "occurred": {"since": since.isoformat()}, "order": "DESC"}
         answer = self._client.request("POST", "/events/filter", json={"filter": wanted, "limit": 50}).json()
         return sorted(datetime.fromisoformat(event["occurred"]) for event in answer["events"])
 
     def _silent(self, since: datetime) -> list[FlowRun]:
-        """Runs that began before `since` and gave no sign of life after it."""
+        """Return runs that started before `since` and sent nothing after it."""
         runs = [run for run in self._runs(StateType.RUNNING, StateType.CANCELLING) if _entered(run) < since]
         beating = self._beating(since)
         silent = [run for run in runs if str(run.id) not in beating]
@@ -124,7 +123,7 @@ class Watch:
         return found
 
     def _beating(self, since: datetime, run: UUID | None = None) -> set[str]:
-        """The ids of the runs (or of one) that have beaten since then."""
+        """Return the ids of the runs (or of one) that have sent a heartbeat since then."""
         wanted: dict[str, Any] = {"event": {"name": [BEAT]}, "occurred": {"since": since.isoformat()}}
         if run is not None:
             wanted["resource"] = {"id": [f"prefect.flow-run.{run}"]}
@@ -134,7 +133,7 @@ class Watch:
         return {count["value"].removeprefix("prefect.flow-run.") for count in counts}
 
     def _beats(self, run: FlowRun) -> bool:
-        """Whether its process sends heartbeats: all runs of our deployments do, and others that have ever sent one."""
+        """Return whether its process sends heartbeats: all runs of our deployments do, and others that have sent one before."""
         if TAG in run.tags and run.deployment_id is not None:
             return True
         began = run.start_time or _entered(run)
@@ -146,7 +145,7 @@ class Watch:
         return bool(self._client.read_logs(wanted, limit=1))
 
     def _mark(self, run: FlowRun) -> bool:
-        """Mark a run as lost. A run that was being cancelled is cancelled, any other has crashed."""
+        """Mark a run as lost: a run that was being cancelled is cancelled, any other has crashed."""
         state = _verdict(run, self._lost_after)
         if not self._set(run, state):
             return False
@@ -154,7 +153,7 @@ class Watch:
         return True
 
     def _set(self, run: FlowRun, state: State[Any]) -> bool:
-        """Set a run's state, unless it went on while we looked. Whether it was set."""
+        """Set a run's state, unless it continued meanwhile. Returns whether it was set."""
         now = self._client.read_flow_run(run.id)
         if now.state is None or run.state is None or now.state.id != run.state.id:
             return False
@@ -164,10 +163,12 @@ class Watch:
 def _verdict(run: FlowRun, lost_after: timedelta) -> State[Any]:
     seconds = round(lost_after.total_seconds())
     if run.state is not None and run.state.type == StateType.CANCELLING:
-        return Cancelled(message=f"Its process is gone: no heartbeat for {seconds} s.")
+        return Cancelled(message=f"The process of this run is gone: no heartbeat for {seconds} s.")
     if run.state is not None and run.state.type == StateType.PENDING:
-        return Crashed(message=f"A worker took it {NEVER_STARTED_SECONDS // 60} minutes ago, and its process never began.")
-    return Crashed(message=f"Its process sent no heartbeat for {seconds} s.")
+        return Crashed(
+            message=f"A worker took this run {NEVER_STARTED_SECONDS // 60} minutes ago, and its process never started."
+        )
+    return Crashed(message=f"The process of this run sent no heartbeat for {seconds} s.")
 
 
 def _entered(run: FlowRun) -> datetime:
@@ -176,7 +177,7 @@ def _entered(run: FlowRun) -> datetime:
 
 
 def _without_gap(seen: Sequence[datetime], since: datetime, until: datetime, most: timedelta) -> bool:
-    """Whether something was seen before `since`, and from then to `until` at least every `most`."""
+    """Return whether there was an observation before `since`, and from then to `until` at least every `most`."""
     before = [time for time in seen if time <= since]
     if not before:
         return False
@@ -185,7 +186,7 @@ def _without_gap(seen: Sequence[datetime], since: datetime, until: datetime, mos
 
 
 def start(client: Callable[[], SyncPrefectClient], every: float = HEARTBEAT_SECONDS) -> threading.Event:
-    """Look at a server from a thread of this process until the event that is returned is set."""
+    """Check a server from a thread of this process until the returned event is set."""
     stop = threading.Event()
 
     def looks() -> None:
@@ -195,9 +196,9 @@ def start(client: Callable[[], SyncPrefectClient], every: float = HEARTBEAT_SECO
                 with client() as connected:
                     Watch(connected).look()
                 told = ""
-            except Exception as problem:  # the server or its database is away: look again when they are back
+            except Exception as problem:  # the server or its database is unavailable: check again later
                 if told != (told := f"{type(problem).__name__}: {problem}".splitlines()[0]):
-                    logger.warning("Lost runs cannot be looked for at present: %s", told)
+                    logger.warning("Cannot check for lost runs at present: %s", told)
 
     threading.Thread(target=looks, name="lost-runs", daemon=True).start()
     return stop

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1, which waits for a client for ever, with an end to every wait and a limit on connections."""
+"""Limits every wait and the number of connections in uvicorn's HTTP/1.1, which otherwise waits for a client without a limit."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MOST_CONNECTIONS = 200
 class BoundedProtocol(H11Protocol):
     """Closes a connection that keeps the server waiting.
 
-    A request must come whole, headers and all, within `header_seconds` of the connection or of the response before it. How fast
-    a body must come is the application's to say; once the response is complete, the rest of a body that nobody reads has
-    `header_seconds` too, whatever still arrives. A client that does not read its response for `read_seconds` is cut off.
+    A complete request, including headers, must arrive within `header_seconds` of the connection or of the previous response.
+    The application decides how fast a body must arrive. Once the response is complete, the unread rest of a body also has
+    `header_seconds`. A client that does not read its response for `read_seconds` is disconnected.
     """
 
     header_seconds = HEADER_SECONDS
@@ -51,7 +51,7 @@ class BoundedProtocol(H11Protocol):
         self._stop()
         self._wait()
         super().on_response_complete()
-        if self._is_answering():  # a request that came before its turn
+        if self._is_answering():  # a pipelined request
             self._stop()
 
     def pause_writing(self) -> None:
@@ -64,7 +64,7 @@ class BoundedProtocol(H11Protocol):
         self._read()
 
     def _is_answering(self) -> bool:
-        """Whether a whole request has come whose response is not complete."""
+        """Return whether a complete request has arrived and its response is incomplete."""
         return self.conn.their_state is not h11.IDLE and self.cycle is not None and not self.cycle.response_complete  # pyright: ignore[reportUnnecessaryComparison]
 
     def _wait(self) -> None:

@@ -1,8 +1,8 @@
-"""The Prefect server with our pages beside it: one door for the UI, the API and the reports. `python -m deployments.served`.
-
-Pages are read from the store, so it does not matter which machine wrote them. With `PREFECT_SERVER_API_AUTH_STRING` set they ask
-for the same user and password as the API. The UI may load and ask only what this server gives: no telemetry leaves the browser.
-The server looks for runs whose process is gone (`lost_runs.py`). It starts only over a database that keeps events.
+"""Serves the Prefect server with our pages: one entry point for the UI, the API and the reports. `python -m
+deployments.served`. Pages are read from the store, so it does not matter which machine wrote them. If
+`PREFECT_SERVER_API_AUTH_STRING` is set, they require the same user and password as the API. The UI may load from and ask only
+this server: no telemetry leaves the browser. The server checks for lost runs (`lost_runs.py`). It starts only if its database
+stores events.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ OF_A_PAGE = (
     "form-action 'none'; frame-ancestors 'self'"
 )
 OF_THE_UI = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
-"""Prefect's second UI asks a host of its makers for its configuration: the browser does not let it."""
+"""Prefect's second UI asks a vendor host for its configuration; the browser blocks it."""
 
 
 class ContentPolicy:
-    """Adds the security policy to every answer that does not bring its own."""
+    """Adds the security policy to every answer that does not set its own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -73,7 +73,7 @@ class ContentPolicy:
 
 
 def make_app(pages: Folder) -> FastAPI:
-    """Prefect's application, `GET /report/NAME` from the folder of pages, and `/explore/ADDRESS/` over what is in the store."""
+    """Prefect's application, `GET /report/NAME` from the folder of pages, and `/explore/ADDRESS/` for artifacts of the store."""
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
 
@@ -82,11 +82,11 @@ def make_app(pages: Folder) -> FastAPI:
 
     async def page(request: Request) -> Response:
         if expected and not _knows(request.headers.get("authorization", ""), expected):
-            return PlainTextResponse("A user and a password are needed.", 401, {"WWW-Authenticate": 'Basic realm="datacomp"'})
+            return PlainTextResponse("A user and a password are required.", 401, {"WWW-Authenticate": 'Basic realm="datacomp"'})
         return await run_in_threadpool(_page, pages, request.path_params["name"])
 
     app = create_app(ignore_cache=True)  # it is changed below
-    app.router.routes.insert(0, Route(f"{DOOR}/{{name:path}}", page))  # before Prefect's own, which answers every path
+    app.router.routes.insert(0, Route(f"{DOOR}/{{name:path}}", page))  # before Prefect's route, which answers every path
     app.router.routes.insert(0, door(lambda header: not expected or _knows(header, expected)))
     app.add_middleware(ContentPolicy)
     app.router.lifespan_context = partial(_recording, app.router.lifespan_context)
@@ -95,9 +95,8 @@ def make_app(pages: Folder) -> FastAPI:
 
 @asynccontextmanager
 async def _recording(prefects: Callable[[FastAPI], AbstractAsyncContextManager[Any]], app: FastAPI) -> AsyncGenerator[Any]:
-    """Prefect's services with a recorder of task runs that waits for a database that is away.
-
-    Prefect's own drops the states of task runs after five tries, and only an argument of its `start` allows more.
+    """Return Prefect's services with a task run recorder that waits for an unavailable database. Prefect's own drops the
+    states of task runs after five tries, and only an argument of its `start` allows more.
     """
     from prefect.server.services.task_run_recorder import TaskRunRecorder
 
@@ -124,16 +123,16 @@ def _knows(header: str, expected: str) -> bool:
 def _page(pages: Folder, name: str) -> Response:
     kind = TYPES.get(PurePosixPath(name).suffix)
     if kind is None or not NAME.fullmatch(name):
-        return PlainTextResponse("There is no such page.", 404)
+        return PlainTextResponse("This page does not exist.", 404)
     if not pages.exists(name):
-        return PlainTextResponse("There is no such page yet: a run of its scale writes it when it ends.", 404)
+        return PlainTextResponse("This page does not exist yet: a run of its scale writes it when it ends.", 404)
     data = pages.read(name)
     return Response(data, media_type=kind, headers={"Content-Security-Policy": OF_A_PAGE, "Cache-Control": "no-cache"})
 
 
 def serve(
-    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="Port to listen at.")] = 4200,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen on.")] = 4200,
 ) -> None:
     """Serve the Prefect API and UI, and our pages, until a signal."""
     from prefect.settings import (
@@ -161,7 +160,7 @@ def serve(
 
 
 def _client(host: str, port: int) -> SyncPrefectClient:
-    """A client of this very server."""
+    """Return a client of this server."""
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.settings import get_current_settings
 

@@ -1,7 +1,6 @@
-"""The board's desk over HTTP: bundles come in with a token, verdicts and the board are for everybody to read.
-
-Loopback by default; put a proxy with TLS in front of it to serve others. A bundle is streamed to disk, never held in memory.
-Who sends nothing, or too slowly, is cut off; pages are made once for each state of the board.
+"""Serves submissions over HTTP: a token is needed to send a bundle; everybody can read verdicts and the board. It listens on
+loopback by default; put a TLS proxy in front of it to serve others. A bundle is streamed to disk, never held in memory. A
+client that sends nothing, or sends too slowly, is disconnected. Pages are built once per state of the board.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ log = logging.getLogger(__name__)
 SCHEME = "Bearer "
 READ = ["GET", "HEAD"]
 IDLE_SECONDS = 30
-"""Between two pieces of a body."""
+"""Longest time between two pieces of a body."""
 SLOWEST = 64 << 10
-"""Bytes a second that a body must have in the long run, after GRACE_SECONDS."""
+"""Minimum average rate of a body in bytes per second, after GRACE_SECONDS."""
 GRACE_SECONDS = 60
 
 
 def make_app(
     desk: Desk, token_file: Path, *, idle_seconds: float = IDLE_SECONDS, grace_seconds: float = GRACE_SECONDS
 ) -> FastAPI:
-    """The application. Tokens are read anew at each request, so that one can be taken back while it runs."""
+    """Return the application. Tokens are read again at each request, so that one can be revoked while it runs."""
     app = FastAPI(title="DataComp leaderboard", openapi_url=None, docs_url=None, redoc_url=None)
     shown, judging = _Shown(desk), asyncio.Lock()
 
@@ -49,11 +48,11 @@ def make_app(
         try:
             known = tokens.read(token_file)
         except DataError as problem:
-            log.error("no bundle can be taken: %s", problem)
-            raise HTTPException(503, "This board's tokens cannot be read now: tell who runs it.") from None
+            log.error("cannot accept bundles: %s", problem)
+            raise HTTPException(503, "The tokens of this board cannot be read now: contact its operator.") from None
         name = tokens.owner(known, authorization.removeprefix(SCHEME)) if authorization.startswith(SCHEME) else None
         if name is None:
-            raise HTTPException(401, "A token is needed: Authorization: Bearer dc_...", {"WWW-Authenticate": "Bearer"})
+            raise HTTPException(401, "A token is missing: send Authorization: Bearer dc_...", {"WWW-Authenticate": "Bearer"})
         return name, known[name]
 
     @app.post("/submissions")
@@ -64,24 +63,26 @@ def make_app(
     ) -> Response:
         announced = content_length or 0
         if announced > desk.max_bytes:
-            raise HTTPException(413, f"A bundle may have {desk.max_bytes:,} bytes here.")
+            raise HTTPException(413, f"The bundle is too large: this board accepts at most {desk.max_bytes:,} bytes.")
         try:
             desk.require_space(2 * announced)
             received, sha256 = await desk.receive(_in_time(request.stream(), idle_seconds, grace_seconds))
-            async with judging:  # who waits here holds no thread, so that the board can be read meanwhile
+            async with judging:  # waiting here blocks no thread, so that the board can be read meanwhile
                 made = await run_in_threadpool(desk.judge, received, sha256, by[0], by[1].keys)
         except TooLargeError as problem:
             raise HTTPException(413, str(problem)) from problem
         except NoSpaceError as problem:
             raise HTTPException(507, str(problem)) from problem
         except TimeoutError:
-            raise HTTPException(408, "The bundle came too slowly.", {"Connection": "close"}) from None
+            raise HTTPException(
+                408, "The bundle arrived too slowly: send it again over a faster connection.", {"Connection": "close"}
+            ) from None
         except ClientDisconnect:
-            log.info("a sender hung up before its bundle was whole: %r", by[0])
+            log.info("a sender disconnected before its bundle was complete: %r", by[0])
             return Response(status_code=400)
         except DatacompError as problem:  # a fault of the board, not of the bundle
-            log.error("a bundle of %r could not be judged: %s", by[0], problem)
-            raise HTTPException(503, "This board cannot judge the bundle now: try again later.") from problem
+            log.error("a bundle of %r could not be checked: %s", by[0], problem)
+            raise HTTPException(503, "This board cannot check the bundle now: try again later.") from problem
         return JSONResponse(made.model_dump(mode="json"), 422 if made.status == "rejected" else 201)
 
     @app.delete("/submissions/{id_}")
@@ -91,7 +92,7 @@ def make_app(
         except NotYoursError as problem:
             raise HTTPException(403, str(problem)) from problem
         if made is None:
-            raise HTTPException(404, f"No published submission {id_[:40]!r}.")
+            raise HTTPException(404, f"There is no published submission {id_[:40]!r}.")
         return made.model_dump(mode="json")
 
     @app.api_route("/submissions", methods=READ)
@@ -102,7 +103,7 @@ def make_app(
     def submission(id_: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         made = desk.submission(id_)
         if made is None:
-            raise HTTPException(404, f"No submission {id_[:40]!r}.")
+            raise HTTPException(404, f"There is no submission {id_[:40]!r}.")
         return JSONResponse(made.model_dump(mode="json"))
 
     @app.api_route("/board/{scale}", methods=READ)
@@ -122,12 +123,12 @@ def make_app(
 
 def _known(scale: str) -> str:
     if scale not in SCALES:
-        raise HTTPException(404, f"No scale {scale[:40]!r}.")
+        raise HTTPException(404, f"There is no scale {scale[:40]!r}.")
     return scale
 
 
 async def _in_time(chunks: AsyncIterator[bytes], idle_seconds: float, grace_seconds: float) -> AsyncIterator[bytes]:
-    """The pieces of a body; TimeoutError if the next one, or the whole of it, is too long in coming."""
+    """Yield the pieces of a body; TimeoutError if the next piece, or the whole body, takes too long."""
     began, size = time.monotonic(), 0
     while True:
         try:
@@ -142,7 +143,7 @@ async def _in_time(chunks: AsyncIterator[bytes], idle_seconds: float, grace_seco
 
 
 class _Shown:
-    """Pages, tables and the list of submissions, each made once for each state of the board; who asks meanwhile waits."""
+    """Pages, tables and the list of submissions, each built once per state of the board; concurrent requests wait."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -172,7 +173,7 @@ class _Shown:
 
 
 def evaluate_again(evalsets: str, *, device: str, workers: int) -> Callable[[Path, Entry], Mapping[str, float | None]]:
-    """A second evaluation of a submitted checkpoint on this server's own test sets, in a process of its own."""
+    """Evaluates a submitted checkpoint again on this server's own test sets, in a separate process."""
     from datacomp_core.evaluation.again import evaluate_apart
 
     def again(checkpoint: Path, entry: Entry) -> Mapping[str, float | None]:
@@ -184,14 +185,14 @@ def evaluate_again(evalsets: str, *, device: str, workers: int) -> Callable[[Pat
 
 
 def serve(app: FastAPI, host: str, port: int) -> None:
-    """Until it is interrupted."""
+    """Serve until interrupted."""
     import uvicorn
 
     uvicorn.Server(config(app, host, port)).run()
 
 
 def config(app: FastAPI, host: str, port: int, **options: Any) -> Any:
-    """How the board is served: connections are few, and who sends no request in time is cut off."""
+    """Configure the server: few connections, and a client that sends no request in time is disconnected."""
     import uvicorn
 
     from deployments.patient_http import BoundedProtocol

@@ -1,8 +1,6 @@
-"""The work pools as rows. A flow's own work goes to `cpu`; at `small` and above training, embedding, heavy scores and evaluation
-go to `gpu`.
-
-On one machine and under Slurm both are process pools: `datacomp worker cpu` takes their runs as processes of its machine. With
-Docker or Kubernetes each run gets a container of its own, by the templates beside this file.
+"""Lists the work pools as rows. A flow's own work goes to `cpu`; at `small` and above training, embedding, heavy scores and
+evaluation go to `gpu`. On one machine and under Slurm both are process pools: `datacomp worker cpu` executes their runs as
+processes on its machine. With Docker or Kubernetes each run gets its own container, from the templates next to this file.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class WorkPool:
-    """`concurrency` runs at most are at work in it at once, on all its workers; the others wait where one sees them."""
+    """At most `concurrency` runs execute at the same time, over all its workers; the others wait visibly in the queue."""
 
     name: str
     description: str
@@ -26,8 +24,10 @@ class WorkPool:
 
 
 POOLS: tuple[WorkPool, ...] = (
-    WorkPool("cpu", "Pools, filters, shards, boards; and all of `tiny`. One worker a machine: datacomp worker cpu"),
-    WorkPool("gpu", "One training, embedding, scoring or evaluation a GPU machine at a time: datacomp worker gpu", concurrency=1),
+    WorkPool("cpu", "Pools, filters, shards, boards; and all of `tiny`. One worker per machine: datacomp worker cpu"),
+    WorkPool(
+        "gpu", "One training, embedding, scoring or evaluation at a time per GPU machine: datacomp worker gpu", concurrency=1
+    ),
 )
 
 
@@ -39,14 +39,15 @@ def template(kind: Kind, pool: str) -> dict[str, Any]:
 
 
 def _of_processes() -> dict[str, Any]:
-    """Prefect's own, and what a run asks of its machine: told to who starts workers, and enforced where pools can."""
+    """Prefect's own variables, and what a run requests of its machine: shown to whoever starts workers, and enforced where
+    pools can."""
     from prefect.workers.process import ProcessWorker
 
     made = ProcessWorker.get_default_base_job_template()
     asked = {
-        "gpus": {"type": "integer", "title": "GPUs", "default": 0, "description": "GPUs a node that a run asks for."},
-        "nodes": {"type": "integer", "title": "Nodes", "default": 1, "description": "Machines that one training spans."},
-        "memory_gib": {"type": "integer", "title": "Memory", "default": 8, "description": "Main memory a node, in GiB."},
+        "gpus": {"type": "integer", "title": "GPUs", "default": 0, "description": "GPUs per node that a run requests."},
+        "nodes": {"type": "integer", "title": "Nodes", "default": 1, "description": "Number of machines of one training."},
+        "memory_gib": {"type": "integer", "title": "Memory", "default": 8, "description": "Main memory per node, in GiB."},
     }
     made["variables"]["properties"].update(asked)
     return made

@@ -1,4 +1,4 @@
-"""How flows call tasks: submitted together, each starting when what it needs is there."""
+"""Submits the tasks of a flow together; each starts when its inputs are available."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from flows import naming
 from tasks import lineage
 from tasks.running import STOPPING
 
-# Threads wait more than they work (tasks/slots.py bounds the work). A task is submitted after what it needs, and threads take
-# tasks in that order, so one that waits never holds the last thread from one it waits for.
-RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=64))  # its own type is a narrower future
+# Threads wait more than they work (tasks/slots.py limits the work). A task is submitted after its inputs, and threads take
+# tasks in that order, so a waiting task never blocks the last thread for a task it waits for.
+RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=64))  # its declared type is a narrower future
 
 
 P = ParamSpec("P")
@@ -49,7 +49,7 @@ class Call(Protocol):
 
 
 RUNNING: set[UUID] = set()
-"""The flow runs of this process that have not ended, so that who interrupts it can say so to the server."""
+"""The unfinished flow runs of this process, so that an interrupt can be reported to the server."""
 
 
 def _began(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -61,12 +61,14 @@ def _ended(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
 
 
 def _stopped(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """What this run asked of other workers is stopped with it."""
+    """Stop the runs that this run requested from other workers."""
     wanted = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run.id]))
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=wanted):
             if run.state is None or not run.state.is_final():
-                client.set_flow_run_state(run.id, Cancelling(message=f"The run {flow_run.name} that asked for it was stopped."))
+                client.set_flow_run_state(
+                    run.id, Cancelling(message=f"The run {flow_run.name} that requested this run was stopped.")
+                )
         ended = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run.id]))
         for task_run in client.read_task_runs(task_run_filter=ended):
             if task_run.state is not None and StoppedError.__name__ in (task_run.state.message or ""):
@@ -74,7 +76,7 @@ def _stopped(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None
 
 
 class Options(TypedDict):
-    """What every flow is made with."""
+    """The options of every flow."""
 
     flow_run_name: Callable[[], str]
     task_runner: TaskRunner[PrefectFuture[Any]]
@@ -87,7 +89,7 @@ class Options(TypedDict):
 
 
 def options(run_name: str) -> Options:
-    """What every flow is made with. `run_name` is the pattern of its runs' names, over the fields of its `spec`."""
+    """Return the options of every flow. `run_name` is the pattern of its runs' names, over the fields of its `spec`."""
     naming.quieten()
     return {
         "flow_run_name": naming.run_name(run_name),
@@ -102,7 +104,7 @@ def options(run_name: str) -> Options:
 
 
 def cancel_running() -> None:
-    """Mark this process's flow runs as cancelled; the process itself is ended by the caller."""
+    """Mark this process's flow runs as cancelled; the caller ends the process."""
     with get_client(sync_client=True) as client:
         for run in tuple(RUNNING):
             client.set_flow_run_state(run, Cancelled(message="Interrupted at the terminal."), force=True)
@@ -116,7 +118,7 @@ def _wait(future: PrefectFuture[Any]) -> None:
 
 
 class Submitted:
-    """The calls of one flow run: `call` submits, `results` waits for all of them."""
+    """The calls of one flow run: `call` submits a task, `results` waits for all of them."""
 
     def __init__(self) -> None:
         self._futures: list[PrefectFuture[Any]] = []
@@ -127,19 +129,18 @@ class Submitted:
         return cast("A", self._futures[-1])
 
     def settled(self) -> None:
-        """Wait until every call has ended, well or not."""
+        """Wait until every call has ended, successfully or not."""
         try:
             for future in self._futures:
                 _wait(future)
-        except TerminationSignal:  # a cancelled run: threads cannot be stopped, but what they wait for can
+        except TerminationSignal:  # a cancelled run: threads cannot be stopped, but what they wait for can be
             STOPPING.set()
             end_children()
             raise
 
     def results(self, wanted: list[Any]) -> list[Any]:
-        """What the `wanted` futures came to. An error is raised only when every call has ended, so the others' work is kept.
-
-        A call that never started because what it needs failed is no error of its own: the failure is the one that is told.
+        """Return the results of the `wanted` futures. An error is raised only when every call has ended, so the work of the
+        others is kept. A call that never started because an input failed is not a separate error: the original failure is raised.
         """
         self.settled()
         lineage.leave()

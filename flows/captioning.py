@@ -1,4 +1,4 @@
-"""The flow `make-captions`: a set of captions for a pool, from a table or from a template."""
+"""The flow `make-captions`: makes a caption set for a pool, from a table, a template or a model."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class CaptioningSpec(Spec):
 
     scale: ScaleChoice = "tiny"
     pool: PoolAddress = ""
-    shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: the scale's own.")
+    shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty for the scale's own.")
     pool_seed: int = Field(default=0, ge=0, description="Seed of the embedded pool: another draw of captions and noise.")
     open_networks: OpenNetworks = ""
-    sets: tuple[str, ...] = Field(default=(), description="Addresses of caption sets (`captions/...`) that it is made of.")
+    sets: tuple[str, ...] = Field(default=(), description="Addresses of caption sets (`captions/...`) to use.")
     make: TemplateSpec | CaptionImportSpec | GenerateSpec | TranslateSpec = Field(
         default_factory=lambda: TemplateSpec(template="{text}"),
         discriminator="kind",
@@ -47,7 +47,7 @@ class CaptioningSpec(Spec):
 
 
 def captions(call: Call, spec: CaptioningSpec) -> Any:
-    """A caption set, and before it what it is made of."""
+    """Make a caption set, after its inputs."""
     preparation, make = spec.experiment().preparation(), spec.make
     if isinstance(make, TemplateSpec):
         sets = tuple(stored(Captions, address) for address in spec.sets)
@@ -68,7 +68,7 @@ def captions(call: Call, spec: CaptioningSpec) -> Any:
 
 @flow(name="make-captions", **options("{scale}-captions-{make}"))
 def make_captions(spec: CaptioningSpec) -> Captions:
-    """A set of captions for a pool: imported, made of columns, written by a model, or translated."""
+    """Make a caption set for a pool: imported, built from columns, written by a model, or translated."""
     calls = Submitted()
     [made] = calls.results([captions(calls.call, spec)])
     return made

@@ -1,4 +1,4 @@
-"""From a pool to a training set: scores where the filter reads them, the filter, the shards."""
+"""Flow from a pool to a training set: scores if the filter reads them, the filter, the shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole chain for one scale and one recipe."""
+"""Flow of the whole chain for one scale and one recipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.board import publish_board
 
 @flow(name="experiment", **options("{scale}-{recipe}-seed{seed}"))
 def experiment(spec: ExperimentSpec) -> BoardEntry:
-    """Pool, images, scores, filter, reshard, training, evaluation, leaderboard: what is built is reused."""
+    """Pool, images, scores, filter, reshard, training, evaluation, leaderboard. Finished steps are reused."""
     calls = Submitted()
     [entry] = calls.results(experiments(calls.call, [spec]))
     publish_board(spec.scale)

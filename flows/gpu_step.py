@@ -1,4 +1,5 @@
-"""One step for one GPU worker: what `tasks/elsewhere.py` asks for. The task runs in the main thread, so a stop reaches it."""
+"""Runs one step on one GPU worker, as requested by `tasks/elsewhere.py`. The task runs in the main thread, so a stop reaches
+it."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ ON_GPU: tuple[Task[..., Any], ...] = (
     *(train.train, curate.embed, curate.score, evaluate.evaluate),
     *(captions.embed_captions, captions.score_captioned, captions.generate_captions, captions.translate_captions),
 )
-"""Every task whose step `tasks/elsewhere.py` may hand on."""
+"""Every task whose step `tasks/elsewhere.py` may hand to a GPU worker."""
 TASKS = {elsewhere.key(cast("Any", task.fn).step): task for task in ON_GPU}
 
 

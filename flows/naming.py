@@ -1,8 +1,6 @@
-"""What a run is called, and what the page of a refused or failed run says.
-
-A run is named after what was asked of it. Prefect names a run only once its parameters are valid, so a refused run gets its name,
-and its message as one sentence, from a hook. A failure that our errors explain in one sentence is logged as that sentence, once,
-without a traceback.
+"""Names runs, and sets the message of a rejected or failed run. A run is named after its request. Prefect names a run only
+when its parameters are valid, so a hook gives a rejected run its name and a one-sentence message. A failure that our errors
+explain in one sentence is logged once as that sentence, without a traceback.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ def _filled(pattern: str, parameters: Mapping[str, Any]) -> str:
 
 
 class _Asked(dict[str, Any]):
-    """The fields of a run's `spec` and its other parameters. A field that was not given, or is not valid, reads as `?`."""
+    """Return the fields of a run's `spec` and its other parameters. A missing or invalid field becomes `?`."""
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         spec = parameters.get("spec", {})
@@ -53,7 +51,7 @@ class _Asked(dict[str, Any]):
 
 
 def _recipe(spec: Any, given: str) -> str:
-    """A recipe's name; one that is written out as YAML is called by the name that it gives or gets."""
+    """Return a recipe's name; a recipe in YAML has the name that it gives or receives."""
     if not is_text(given):
         return given
     try:
@@ -63,7 +61,7 @@ def _recipe(spec: Any, given: str) -> str:
 
 
 def refused(pattern: str) -> FlowStateHook[..., Any]:
-    """A hook for failed runs: one whose parameters were refused gets the name of what was asked, and one sentence."""
+    """Hook for failed runs: a run with rejected parameters gets the name of its request and a one-sentence message."""
 
     def name_refused_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
         if not (state.message or "").startswith(REFUSED):
@@ -76,27 +74,27 @@ def refused(pattern: str) -> FlowStateHook[..., Any]:
 
 
 def sentence(message: str) -> str:
-    """What was wrong with the parameters, without Prefect's and pydantic's wrapping."""
+    """Return what was wrong with the parameters, without Prefect's and pydantic's wrapping."""
     found = [(f"{match['field']}: " if match["field"] else "") + match["why"].strip() for match in INVALID.finditer(message)]
     return "Refused: " + " ".join(found) if found else message
 
 
 class OneSentence(logging.Filter):
-    """Tells a failure that has a sentence (one of our errors, a refused form) by that sentence, once, without a traceback."""
+    """Logs a failure that has a sentence (one of our errors, a rejected form) once as that sentence, without a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         problem = record.exc_info[1] if record.exc_info else None
         if not isinstance(problem, DatacompError | ParameterTypeError):
             return True
         if isinstance(problem, DatacompError) and record.getMessage().startswith(AT_THE_END):
-            return False  # told when it happened
+            return False  # already logged when it happened
         record.msg, record.args = sentence(str(problem)), ()
         record.exc_info, record.exc_text = None, None
         return True
 
 
 def quieten() -> None:
-    """Let the loggers of runs tell our errors in one sentence. Twice is the same as once."""
+    """Make the loggers of runs report our errors in one sentence. Idempotent."""
     for name in LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(one, OneSentence) for one in logger.filters):

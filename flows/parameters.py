@@ -1,4 +1,4 @@
-"""The parameters of the flows: what a person chooses, and the specs of every step that follow from it."""
+"""Defines the parameters of the flows: a person's choices, and the resulting specs of every step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from flows.own_pools import empty_columns
 from flows.public_scorers import with_public_scorers
 
 SCORER = {"name": "custom", "train_num_samples": 30_720, "batch_size": 128, "warmup": 15}
-"""The scorer is trained longer than any model of the board, on pairs of its own; the board counts its cost."""
+"""The scorer is trained longer than any model on the board, on its own pairs; the board counts its cost."""
 
 
 def picker(schema: dict[str, Any]) -> None:
@@ -46,7 +46,7 @@ def picker(schema: dict[str, Any]) -> None:
 if TYPE_CHECKING:
     ScaleRow = str
 else:
-    ScaleRow = Literal[tuple(SCALES)]  # a form offers the rows that there are
+    ScaleRow = Literal[tuple(SCALES)]  # a form offers the existing rows
 ScaleChoice = Annotated[
     ScaleRow,
     Field(description="Compute scale: pool, model, training recipe and test suite."),
@@ -54,26 +54,26 @@ ScaleChoice = Annotated[
 PoolAddress = Annotated[
     str,
     Field(
-        description="Address of a pool in the store (`pools/...`); empty: the scale's own, which is embedded at `tiny` and "
-        "CommonPool's from the hub elsewhere."
+        description="Address of a pool in the store (`pools/...`). Empty: the scale's own pool, which is embedded at `tiny` "
+        "and is CommonPool from the hub elsewhere."
     ),
 ]
 EvalsetsAddress = Annotated[
     str,
     Field(
-        description="Address of test sets in the store (`evalsets/...`); empty: the scale's own, embedded at `tiny`, from the "
-        "hub elsewhere."
+        description="Address of test sets in the store (`evalsets/...`). Empty: the scale's own, embedded at `tiny`, from "
+        "the hub elsewhere."
     ),
 ]
 PoolSpec = TinyPoolSpec | HubPoolSpec | ByodPoolSpec | AdoptedPoolSpec | FolderPoolSpec
-"""The kinds of pools; `scale` tells them apart."""
+"""The kinds of pools; `scale` distinguishes them."""
 
 
 Scorers = Annotated[
     tuple[str, ...],
     Field(
-        description="Addresses of checkpoints in the store (`checkpoints/...`) for the encoders of `embed` that name no model, "
-        "in their order; empty: at `tiny` a small scorer that is trained for it."
+        description="Addresses of checkpoints in the store (`checkpoints/...`) for the encoders of `embed` without a model, "
+        "in their order. Empty: at `tiny`, a small scorer that is trained for this."
     ),
 ]
 
@@ -87,8 +87,9 @@ OpenNetworks = Annotated[
     str,
     AfterValidator(_networks),
     Field(
-        description="Private networks that the download may reach, such as `10.0.0.0/8`: only for a web of your own, since "
-        "whoever wrote the urls can then make this machine ask your servers. It stands in the download's record."
+        description="Private networks that the download may reach, such as `10.0.0.0/8`. Use it only for your own network: "
+        "whoever wrote the urls can then make this machine send requests to your servers. The download's record contains "
+        "this value."
     ),
 ]
 
@@ -101,22 +102,22 @@ class Preparation(Spec):
 
     scale: ScaleChoice = "tiny"
     stored_pool: PoolAddress = ""
-    stored_shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
+    stored_shards: str = Field(default="", description="Address of that pool's images (`shards/...`). Empty: download them.")
     pool: PoolSpec = Field(
         default_factory=TinyPoolSpec, discriminator="scale", description="The candidates.", json_schema_extra=picker
     )
     images: ImageSpec = Field(default=images_of("tiny"), description="How their images are downloaded.")
     open_networks: OpenNetworks = ""
-    trusted: TrustedSpec = Field(default=TrustedSpec(), description="The trusted pairs that the scorer learns from.")
+    trusted: TrustedSpec = Field(default=TrustedSpec(), description="The trusted pairs that train the scorer.")
     scorer: TrainSpec | None = Field(
-        default=None, description="How the scorer is trained; null: no scores are made (the metadata has some)."
+        default=None, description="How the scorer is trained. Null: no scores are computed (the metadata has some)."
     )
     embed: EmbedSpec = Field(default=EmbedSpec(), description="How pairs are scored.")
     scorers: Scorers = ()
 
     @property
     def embeds(self) -> bool:
-        """Whether there is something to embed with: a scorer, checkpoints, or models that `embed` names."""
+        """Return whether there is a model to embed with: a scorer, checkpoints, or models in `embed`."""
         return self.scorer is not None or bool(self.scorers) or not self.embed.num_checkpoints
 
 
@@ -125,8 +126,8 @@ class Curation(Spec):
 
     subset: SubsetSpec = Field(description="The filter.")
     reshard: ReshardSpec = Field(default=reshard_of("tiny"), description="How the chosen samples are laid out.")
-    layout: Layout = Field(default=Layout(), description="What they become.")
-    captions: CaptionPlan = Field(default=CaptionPlan(), description="Which captions they have.")
+    layout: Layout = Field(default=Layout(), description="The layout of the chosen samples.")
+    captions: CaptionPlan = Field(default=CaptionPlan(), description="The captions of the chosen samples.")
 
 
 class Scoring(Spec):
@@ -140,27 +141,27 @@ class Scoring(Spec):
 
 
 class SweepSpec(Spec):
-    """Many filters, many seeds, one scale: every combination is one line of the leaderboard, common steps are done once."""
+    """Many filters, many seeds, one scale: every combination is one row of the leaderboard; shared steps run once."""
 
     scale: ScaleChoice = "tiny"
     recipes: tuple[str, ...] = Field(
         default=("no_filter", "clip_score_tiny"),
         description="Filters by name (`datacomp filter --list`).",
     )
-    filters: tuple[Recipe, ...] = Field(default=(), description="Filters of one's own, each with its name on the leaderboard.")
+    filters: tuple[Recipe, ...] = Field(default=(), description="Your own filters, each with its name on the leaderboard.")
     seeds: tuple[int, ...] = Field(default=(0,), description="Training seeds: initial weights, data order, augmentation.")
     pool_seeds: tuple[int, ...] = Field(
         default=(0,), description="Seeds of the embedded pool: another draw of captions and noise."
     )
     pool: PoolAddress = ""
-    shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
+    shards: str = Field(default="", description="Address of that pool's images (`shards/...`). Empty: download them.")
     evalsets: EvalsetsAddress = ""
     open_networks: OpenNetworks = ""
-    embed: EmbedSpec = Field(default=EmbedSpec(), description="How pairs are scored, where a filter reads such a score.")
+    embed: EmbedSpec = Field(default=EmbedSpec(), description="How pairs are scored, if a filter reads such a score.")
     scorers: Scorers = ()
     made_from: MadeFrom = ""
-    captions: CaptionPlan = Field(default=CaptionPlan(), description="Other captions than the pool's, for all of them.")
-    layout: Layout = Field(default=Layout(), description="What the chosen samples become, for all of them.")
+    captions: CaptionPlan = Field(default=CaptionPlan(), description="Captions other than the pool's, for all of them.")
+    layout: Layout = Field(default=Layout(), description="The layout of the chosen samples, for all of them.")
 
     @field_validator("recipes")
     @classmethod
@@ -182,7 +183,7 @@ class SweepSpec(Spec):
     @model_validator(mode="after")
     def _is_something(self) -> SweepSpec:
         if not self.recipes and not self.filters:
-            raise SpecError("A sweep is of one filter or more: name a recipe.")
+            raise SpecError("The sweep has no filter: give at least one recipe.")
         return self
 
     def experiments(self) -> list[ExperimentSpec]:
@@ -198,7 +199,7 @@ class SweepSpec(Spec):
 
 
 class ExperimentSpec(Spec):
-    """One filter, one training, one score: a line of the leaderboard."""
+    """One filter, one training, one score: a row of the leaderboard."""
 
     scale: ScaleChoice = "tiny"
     recipe: str = Field(
@@ -207,25 +208,25 @@ class ExperimentSpec(Spec):
         description="The filter: a recipe by name (`datacomp filter --list`), a recipe in YAML, or a name for `filter`.",
     )
     filter: WholeFilter | None = Field(
-        default=None, description="From Python: what is kept, where `recipe` is a name of your own for it."
+        default=None, description="From Python: the filter itself; `recipe` is then your own name for it."
     )
-    name: str = Field(default="", max_length=80, description="Name on the leaderboard; empty: the recipe's.")
+    name: str = Field(default="", max_length=80, description="Name on the leaderboard. Empty: the recipe's name.")
     seed: int = Field(default=0, ge=0, description="Training seed: initial weights, data order, augmentation.")
     pool_seed: int = Field(default=0, ge=0, description="Seed of the embedded pool: another draw of captions and noise.")
     pool: PoolAddress = ""
-    shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
+    shards: str = Field(default="", description="Address of that pool's images (`shards/...`). Empty: download them.")
     embed: EmbedSpec = Field(
         default=EmbedSpec(),
-        description="How pairs are scored, where the filter reads such a score: name models of open_clip to compute it with.",
+        description="How pairs are scored, if the filter reads such a score: give the open_clip models that compute it.",
     )
     scorers: Scorers = ()
     evalsets: EvalsetsAddress = ""
     open_networks: OpenNetworks = ""
-    layout: Layout = Field(default=Layout(), description="What the chosen samples become.")
+    layout: Layout = Field(default=Layout(), description="The layout of the chosen samples.")
     made_from: MadeFrom = ""
     captions: CaptionPlan = Field(
         default=CaptionPlan(),
-        description="Other captions than the pool's: sets of the store and a policy. It makes the track byod.",
+        description="Captions other than the pool's: sets of the store and a policy. The track is then byod.",
     )
 
     @model_validator(mode="before")
@@ -243,7 +244,7 @@ class ExperimentSpec(Spec):
 
     @model_validator(mode="after")
     def _is_known(self) -> ExperimentSpec:
-        """A wrong recipe is refused here, before anything starts; the public model that a recipe scores by is pinned."""
+        """Reject a wrong recipe here, before anything starts; pin the public model that a recipe scores with."""
         subset, score = self.subset(), self.captions.policy.score if self.captions.edits else ""
         embed = with_public_scorers(self.embed, {*subset.columns(), score}, subset.features(), partial(empty_columns, self.pool))
         if embed != self.embed:
@@ -302,5 +303,5 @@ class ExperimentSpec(Spec):
 def _of_the_hub(scale: str) -> HubPoolSpec:
     """CommonPool of a scale."""
     if SCALES[scale].hub is None:
-        raise SpecError(f"Scale {scale} has no pool of its own: give the address of one that lies in the store.")
+        raise SpecError(f"Scale {scale} has no built-in pool: give the address of a pool in the store.")
     return HubPoolSpec.model_validate({"scale": scale})

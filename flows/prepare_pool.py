@@ -1,4 +1,4 @@
-"""The pool, its images and their scores: what every filter starts from."""
+"""Flow that makes the pool, its images and their scores, which every filter starts from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flows.parameters import Preparation
 
 @flow(name="prepare-pool", **options("{scale}-prepare-pool"))
 def prepare_pool(spec: Preparation) -> tuple[Pool, ShardSet, Embeddings | None]:
-    """Metadata, images with a ledger and an index, and scores where a scorer or a model of the embedding is given."""
+    """Metadata, images with a ledger and an index, and scores if a scorer or an embedding model is given."""
     calls = Submitted()
     found = candidates(calls.call, spec)
     scored = [scores(calls.call, spec, found)] if spec.embeds else []

@@ -1,8 +1,7 @@
-"""What a search does next, whoever runs its experiments: baseline, batches of trials rung by rung, fresh runs of the winner.
-
-All that it knows lies in its journal, so a killed search goes on: the trials of a batch that are over are kept, the others are
-asked for again with the same values. A filter that does not work is a failed trial; a machine that fails ends the run, to be
-begun again.
+"""Decides what a search does next, independent of who runs its experiments: baseline, batches of trials rung by rung, fresh
+runs of the winner. Its whole state is in its journal, so a killed search resumes: finished trials of a batch are kept, and the
+others are requested again with the same values. A filter that does not work is a failed trial. A machine failure ends the run;
+run it again.
 """
 
 from __future__ import annotations
@@ -37,7 +36,8 @@ class SearchLoop:
         self.request = spec.model_dump(mode="json")
 
     def run(self) -> Iterator[int]:
-        """Work until the search is over; yields how many trials are over after each batch. DataError if none has a score."""
+        """Work until the search is finished; yield the number of finished trials after each batch. DataError if none has a
+        score."""
         self.journal.note_request(self.request)
         if self.journal.baseline() is None:
             specs = [self.spec.baseline_experiment(seed) for seed in self.spec.seeds]
@@ -49,12 +49,12 @@ class SearchLoop:
         winner = winner_of(self.journal.trials())
         if winner is None:
             told = next((trial.reason for trial in self.journal.trials() if trial.reason), "the budget allows none")
-            raise DataError(f"No trial of the search {self.spec.name} came to a score. The first one: {told}")
+            raise DataError(f"No trial of the search {self.spec.name} has a score. The first one: {told}")
         if self.journal.final(winner.number) is None:
             self._final(winner)
 
     def _final(self, winner: Trial) -> None:
-        """The winner and what it is held against, with fresh seeds."""
+        """Run the winner and its baseline with fresh seeds."""
         recipe = self.spec.recipe_of(winner.filter, winner.number)
         ours = [self.spec.experiment(recipe, self.spec.scale, seed) for seed in self.spec.final_seeds]
         theirs = [self.spec.baseline_experiment(seed) for seed in self.spec.final_seeds]
@@ -63,7 +63,7 @@ class SearchLoop:
         self.journal.note_final(Final(winner=winner.number, ours=runs[0], theirs=runs[1]))
 
     def _all(self, groups: Sequence[Sequence[ExperimentSpec]]) -> list[list[BoardEntry]]:
-        """The entries of groups without which there is no search: the first failure is raised."""
+        """Return the entries of groups that the search requires; raise the first failure."""
         found = self.measure(groups)
         for _, problem in found:
             if problem is not None:
@@ -74,15 +74,15 @@ class SearchLoop:
         values = [value(run_at(self.store, entry.address)) for entry in entries]
         known = [one for one in values if one is not None]
         if len(known) < len(values):
-            raise DataError(f"{name} has no score on any task of the suite: nothing can be held against it.")
+            raise DataError(f"{name} has no score on any task of the suite, so nothing can be compared with it.")
         return Runs(name=name, entries=[entry.address for entry in entries], values=known)
 
     def _batch(self, number: int) -> None:
-        """Propose a batch, or take up the one that was killed, and run it."""
+        """Propose a batch, or resume the one that was killed, and run it."""
         began, batches, over = time.monotonic(), self.journal.batches(), self.journal.trials()
         done = {trial.number for trial in over}
         killed = bool(batches) and any(one.number not in done for one in batches[-1].trials)
-        if killed:  # with the history of then: of its own trials it knew none
+        if killed:  # with the history at that time, without its own trials
             place, asked = len(batches) - 1, batches[-1].trials
             made = self._proposed([trial for trial in over if trial.number < asked[0].number], asked, 0)
         else:
@@ -98,7 +98,7 @@ class SearchLoop:
         return propose(spec.the_space(), over, asked, number, sampler=spec.sampler, pruning=spec.pruning, seed=spec.seed)
 
     def _tried(self, made: Sequence[Open]) -> list[Trial]:
-        """Trials through the rungs: on each, all that go on are run together."""
+        """Run trials through the rungs; on each rung all remaining trials run together."""
         tried = [_Tried(self, one) for one in made]
         rungs = self.spec.rungs()
         for rung, (scale, seed) in enumerate(rungs):
@@ -131,11 +131,11 @@ class _Tried:
         return not self.reason and not self.pruned
 
     def experiment(self, scale: str, seed: int) -> ExperimentSpec:
-        assert self.recipe is not None, "a proposal without a filter goes no further"
+        assert self.recipe is not None, "a proposal without a filter is stopped"
         return self.loop.spec.experiment(self.recipe, scale, seed)
 
     def note(self, entries: Sequence[BoardEntry], problem: Exception | None, rung: int, *, last: bool) -> None:
-        """What a rung came to."""
+        """The result of a rung."""
         if problem is not None:
             self.reason = str(problem) or type(problem).__name__
             return

@@ -1,4 +1,4 @@
-"""What a search is asked: a filter with free parameters, seeds, what it is held against, and how much it may take."""
+"""Defines the request of a search: a filter with free parameters, seeds, a baseline, and a budget."""
 
 from __future__ import annotations
 
@@ -33,39 +33,35 @@ from flows.parameters import (
 
 HOW_IT_IS_RUN = ("trials", "hours", "gpu_hours", "money")
 SPACE_HELP = (
-    "A filter in YAML, in which {low: 0.1, high: 0.6} (log, step) or {choose: [...]} stands for a value to be found, such as "
+    "A filter in YAML, in which {low: 0.1, high: 0.6} (log, step) or {choose: [...]} stands for a value to search, such as "
     "{kind: top_fraction, score: tiny, fraction: {low: 0.1, high: 0.6}}."
 )
 DEFAULT_SPACE = "{kind: top_fraction, score: tiny, fraction: {low: 0.1, high: 0.9}}"
 
 
 class SearchSpec(Spec):
-    """A search for a filter. How much it may take is no part of what it is: more trials go on where it stopped."""
+    """A search for a filter. The budget is not part of its identity: with more trials it resumes where it stopped."""
 
     names_for_people: ClassVar[frozenset[str]] = frozenset({"name", *HOW_IT_IS_RUN})
     scale: ScaleChoice = "tiny"
-    name: str = Field(default="search", pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$", description="What the search is called.")
+    name: str = Field(default="search", pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$", description="Name of the search.")
     space: str = Field(default=DEFAULT_SPACE, min_length=1, max_length=100_000, description=SPACE_HELP)
-    against: str = Field(
-        default="", description="The recipe that the winner is held against; empty: the scale's CLIP score, best 30 %."
-    )
-    trials: int = Field(default=20, ge=1, le=10_000, description="How many filters are tried at most.")
-    hours: float | None = Field(default=None, gt=0, description="Budget of wall time. The final runs are kept back from it.")
+    against: str = Field(default="", description="The baseline recipe for the winner. Empty: the scale's CLIP score, best 30 %.")
+    trials: int = Field(default=20, ge=1, le=10_000, description="Maximum number of filters to try.")
+    hours: float | None = Field(default=None, gt=0, description="Budget of wall time. Time for the final runs is reserved.")
     gpu_hours: float | None = Field(default=None, gt=0, description="Budget of GPU-hours.")
     money: float | None = Field(default=None, gt=0, description="Budget in the currency of the rates.")
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="Training seeds of a trial.")
     final_seeds: tuple[int, ...] = Field(
-        default=(1001, 1002, 1003), min_length=2, description="Fresh seeds of the winner and of what it is held against."
+        default=(1001, 1002, 1003), min_length=2, description="Fresh seeds of the winner and its baseline."
     )
     first_scales: tuple[ScaleChoice, ...] = Field(
-        default=(), description="Smaller scales at which a trial is tried first; what lags there goes no further."
+        default=(), description="Smaller scales at which a trial is tried first; a trial that lags there is stopped."
     )
     at_once: int = Field(default=4, ge=1, le=256, description="Trials that run at the same time.")
-    sampler: Sampler = Field(default="tpe", description="Optuna's TPE or Gaussian process, or chance.")
-    pruning: Pruning = Field(
-        default="median", description="median: a trial that lags behind the median gets no further seed or scale."
-    )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Of the proposals.")
+    sampler: Sampler = Field(default="tpe", description="Optuna's TPE, Gaussian process, or random search.")
+    pruning: Pruning = Field(default="median", description="median: a trial below the median gets no further seed or scale.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the proposals.")
     pool: PoolAddress = ""
     shards: str = Field(default="", description="Address of that pool's images (`shards/...`); empty: download them.")
     evalsets: EvalsetsAddress = ""
@@ -78,7 +74,7 @@ class SearchSpec(Spec):
     @field_validator("space", mode="before")
     @classmethod
     def _as_text(cls, given: Any) -> Any:
-        """One way to write equal filters."""
+        """Return one canonical form for equal filters."""
         if isinstance(given, str):
             try:
                 given = parse_yaml(given, "The filter to search")
@@ -87,21 +83,25 @@ class SearchSpec(Spec):
         try:
             return json.dumps(given, sort_keys=True)
         except TypeError:
-            raise SpecError("The filter to search has a value that is neither text, number, list nor mapping.") from None
+            raise SpecError(
+                "The filter to search contains a value that is not text, a number, a list or a mapping: replace it."
+            ) from None
 
     @model_validator(mode="after")
     def _is_whole(self) -> SearchSpec:
         shared = sorted(set(self.seeds) & set(self.final_seeds))
         if shared:
-            raise SpecError(f"The final seeds must be fresh, and {shared[0]} is a seed of the search: choose others.")
+            raise SpecError(f"The final seed {shared[0]} is also a seed of the search: choose fresh final seeds.")
         for what, seeds in (("seeds", self.seeds), ("final_seeds", self.final_seeds)):
             if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-                raise SpecError(f"The {what} are whole numbers of 0 or more, each once.")
+                raise SpecError(f"The {what} must be distinct whole numbers of 0 or more.")
         smaller = [SCALES[name].train_num_samples for name in self.first_scales]
         if smaller != sorted(set(smaller)) or (smaller and smaller[-1] >= SCALES[self.scale].train_num_samples):
-            raise SpecError(f"first_scales are smaller than {self.scale}, each larger than the one before.")
+            raise SpecError(f"first_scales must be smaller than {self.scale}, and each larger than the one before.")
         load_recipe(self.baseline)
-        self.recipe_of(self.the_space().filled(_first), "0")  # a filter that no value makes right is refused before anything runs
+        self.recipe_of(
+            self.the_space().filled(_first), "0"
+        )  # a filter that is invalid for every value is rejected before anything runs
         return self
 
     @property
@@ -115,7 +115,7 @@ class SearchSpec(Spec):
         return self.name
 
     def address(self) -> str:
-        """`searches/<scale>/<name>--<12 hex>`, by what the search is and not by how much it may take."""
+        """`searches/<scale>/<name>--<12 hex>`, by the identity of the search, without its budget."""
         return f"searches/{self.scale}/{self.name}--{fingerprint(self)[:SHORT]}"
 
     def rungs(self) -> list[tuple[str, int]]:
@@ -123,7 +123,7 @@ class SearchSpec(Spec):
         return [(scale, seed) for scale in (*self.first_scales, self.scale) for seed in self.seeds]
 
     def recipe_of(self, tree: Any, number: int | str) -> Recipe:
-        """The filter of a trial. SpecError if it is none."""
+        """Return the filter of a trial. SpecError if it is invalid."""
         try:
             return Recipe.model_validate({"name": f"{self.name} {number}", "filter": resolved(tree)})
         except ValidationError as problem:
@@ -153,13 +153,15 @@ def _first(name: str, free: Any) -> Any:
 
 
 def search_of(path: Path, **changes: Any) -> SearchSpec:
-    """The search that a YAML file asks for: fields of `SearchSpec`, the filter under `filter`. SpecError if it is wrong."""
+    """Read a search from a YAML file: fields of `SearchSpec`, the filter under `filter`. SpecError if it is wrong."""
     try:
         content = read_yaml(path)
     except DataError as problem:
         raise SpecError(f"The search file {problem}") from problem
     if not isinstance(content, Mapping) or not {"filter", "space"} & set(content):
-        raise SpecError(f"The search file {path} is a mapping with a `filter`, in which ranges and choices stand for values.")
+        raise SpecError(
+            f"The search file {path} must be a mapping with a `filter`, in which ranges and choices stand for values."
+        )
     given: dict[str, Any] = {str(key): value for key, value in content.items()}
     if "filter" in given:
         given["space"] = given.pop("filter")

@@ -1,4 +1,4 @@
-"""What a person is offered first at each scale: recipes, and where the pool is. Every scale has one."""
+"""Lists the defaults of each scale: recipes, and where the pool is. Every scale has a row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datacomp_core.scales import SCALES
 
 @dataclass(frozen=True)
 class Source:
-    """`recipe` is the one a form starts from, `recipes` those of a sweep; `debug` has no pool of its own, and asks for one."""
+    """`recipe` is the default of a form, `recipes` of a sweep; `debug` has no built-in pool and requires one."""
 
     recipe: str
     recipes: tuple[str, ...]
@@ -23,4 +23,4 @@ SOURCES: dict[str, Source] = {
     else Source(BEST, ("no_filter", "basic_filter", BEST), "pools/ADDRESS" if row.hub is None else "")
     for scale, row in SCALES.items()
 }
-"""A scale without a hub data set has no pool of its own."""
+"""A scale without a hub data set has no built-in pool."""

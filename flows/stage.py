@@ -1,4 +1,4 @@
-"""An experiment up to one of its stages: what the commands `pool`, `embed`, `filter`, ... of the command line run."""
+"""Flow that runs an experiment up to one of its stages, for the commands `pool`, `embed`, `filter` and others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Stage = Literal["pool", "embed", "filter", "reshard", "train", "evaluate"]
 
 @flow(name="stage", **options("{scale}-{recipe}-{until}"))
 def stage(spec: ExperimentSpec, until: Stage = "pool") -> Any:
-    """The chain of an experiment as far as `until`; later commands go on from there."""
+    """Run the chain of an experiment up to `until`; later commands continue from there."""
     calls = Submitted()
     [made] = calls.results([STAGES[until](calls.call, spec)])
     return made

@@ -1,4 +1,4 @@
-"""Many recipes and seeds over one pool; shared steps are done once."""
+"""Flow for many recipes and seeds over one pool; shared steps run once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.board import publish_board
 
 @flow(name="sweep", **options("{scale}-sweep"))
 def sweep(spec: SweepSpec) -> list[BoardEntry]:
-    """Every recipe with every seed, each a line of the leaderboard."""
+    """Run every recipe with every seed, each a row of the leaderboard."""
     calls = Submitted()
     try:
         return calls.results(experiments(calls.call, spec.experiments()))

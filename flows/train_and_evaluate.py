@@ -1,4 +1,4 @@
-"""Training sets that lie in the store, trained on and scored: for shards that were curated before, or by hand."""
+"""Flow that trains on training sets in the store and scores them: for shards that were curated before, or by hand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TrainingSpec(Spec):
 
 @flow(name="train", **options("{scale}-train-seed{seed}"))
 def train(spec: TrainingSpec) -> Checkpoint:
-    """A checkpoint alone. An event says that it is there, and the server's automation has it evaluated."""
+    """Make only a checkpoint. An event reports it, and the server's automation evaluates it."""
     shards = tuple(stored(ShardSet, address) for address in spec.shards)
     checkpoint = training.train(_scoring(spec).train, shards)
     training.announce(checkpoint)
@@ -37,7 +37,7 @@ def train(spec: TrainingSpec) -> Checkpoint:
 
 @flow(name="train-and-evaluate", **options("{scale}-train-and-evaluate-seed{seed}"))
 def train_and_evaluate(spec: TrainingSpec) -> EvalReport:
-    """A checkpoint by the fixed recipe of a scale, and its zero-shot scores."""
+    """Train a checkpoint with the fixed recipe of a scale, and compute its zero-shot scores."""
     calls = Submitted()
     shards = tuple(stored(ShardSet, address) for address in spec.shards)
     [report] = calls.results([score(calls.call, _scoring(spec), shards)[1]])

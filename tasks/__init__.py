@@ -1,4 +1,4 @@
-"""The steps as Prefect tasks. Whoever runs them makes log records without the secrets of urls."""
+"""Wraps the steps as Prefect tasks. Log records never contain secrets of urls."""
 
 from datacomp_core.redaction import install
 

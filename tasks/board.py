@@ -1,4 +1,4 @@
-"""The leaderboard as a task: rebuilt from the entries, shown as a table in the UI, written as a page with pictures."""
+"""The leaderboard task: rebuilds the board from the entries, shows it as a table in the UI, and writes a page with images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.running import store
 
 @task(name="publish board", **policies.LOCAL)
 def publish_board(scale: str) -> Path:
-    """The page of one scale, and its table in the UI. Returns the page's path."""
+    """Write the page of one scale and its table in the UI. Returns the page's path."""
     began = time.monotonic()
     made = board(store(), scale)
     page = write_page(store(), settings().home / "report", scale=scale)

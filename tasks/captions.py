@@ -1,4 +1,4 @@
-"""Tasks of captions: sets from tables and templates, and the policy over them."""
+"""Tasks for captions: sets from tables, templates and models, and the policy over them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def import_captions(spec: importing.CaptionImportSpec, pool: Pool, shards: Shard
 @task(name="template captions", **policies.LOCAL)
 @runs(templates.template_captions)
 def template_captions(spec: templates.TemplateSpec, pool: Pool, sets: tuple[Captions, ...]) -> Captions:
-    """Captions of columns and of other captions."""
+    """Captions from columns and other captions."""
     return run(templates.template_captions, spec, pool, sets)
 
 
@@ -44,7 +44,7 @@ def embed_captions(
     embeddings: Embeddings | None,
     scorers: tuple[Checkpoint, ...],
 ) -> Captions:
-    """Text features of a caption set, and the cosine of each caption with its picture."""
+    """Text features of a caption set, and the cosine of each caption with its image."""
     return run(embedding.embed_captions, spec, captions, pool, embeddings, scorers, device=settings().device)
 
 
@@ -83,7 +83,7 @@ def reshard_captions(
     captioned: Captioned,
     pool: Pool | None,
 ) -> ShardSet:
-    """The chosen samples as shards of their own, with the captions of a policy."""
+    """New shards of the chosen samples, with the captions of a policy."""
     identity = (spec, faces, draw, subset, shards, captioned, pool)
     return run(resharding.reshard_captions, *identity, workers=settings().num_workers)
 
@@ -100,7 +100,7 @@ def view_captions(
 @task(name="generate captions", **policies.NETWORK)
 @runs(generating.generate_captions)
 def generate_captions(spec: generating.GenerateSpec, pool: Pool, shards: ShardSet) -> Captions:
-    """Captions of the pool's pictures by a model."""
+    """Captions of the pool's images, written by a model."""
     own = settings()
     return run(generating.generate_captions, spec, pool, shards, device=own.device, server=own.caption_server)
 
@@ -108,6 +108,6 @@ def generate_captions(spec: generating.GenerateSpec, pool: Pool, shards: ShardSe
 @task(name="translate captions", **policies.NETWORK)
 @runs(translating.translate_captions)
 def translate_captions(spec: translating.TranslateSpec, pool: Pool, captions: Captions | None) -> Captions:
-    """Captions in another language, by a text-to-text model."""
+    """Captions translated by a text-to-text model."""
     own = settings()
     return run(translating.translate_captions, spec, pool, captions, device=own.device, server=own.caption_server)

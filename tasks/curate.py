@@ -39,7 +39,7 @@ def score(spec: Score, pool: Pool, embeddings: Embeddings | None, shards: ShardS
 def select_subset(
     spec: select.SubsetSpec, pool: Pool, beside: Embeddings | tuple[Embeddings | Scores | Captioned, ...] | None
 ) -> Subset:
-    """The filter: which uids to train on, and why the others were dropped; with pictures of both in the UI."""
+    """The filter: which uids to train on, and why the others were dropped; with images of both in the UI."""
     subset = run(select.select_subset, spec, pool, beside, workers=settings().num_workers)
     pictures.leave(subset, pool)
     return subset
@@ -48,7 +48,7 @@ def select_subset(
 @task(name="reshard", **policies.NETWORK)
 @runs(resharding.reshard)
 def reshard(spec: resharding.ReshardSpec, subset: Subset, shards: ShardSet) -> ShardSet:
-    """The chosen samples as shards of their own, in a global random order."""
+    """New shards of the chosen samples, in a global random order."""
     return run(resharding.reshard, spec, subset, shards, workers=settings().num_workers)
 
 
@@ -57,21 +57,21 @@ def reshard(spec: resharding.ReshardSpec, subset: Subset, shards: ShardSet) -> S
 def reshard_faces(
     spec: resharding.ReshardSpec, faces: resharding.FaceSpec, subset: Subset, shards: ShardSet, pool: Pool
 ) -> ShardSet:
-    """A reshard with faces blurred, or their boxes put into the json."""
+    """A reshard with faces blurred, or their boxes added to the json."""
     return run(resharding.reshard_faces, spec, faces, subset, shards, pool, workers=settings().num_workers)
 
 
 @task(name="mix", **policies.NETWORK)
 @runs(mixing.mix)
 def mix(spec: mixing.MixSpec, shards: tuple[ShardSet, ...]) -> Subset:
-    """The subset that takes each sample of several shard sets as often as their weights say."""
+    """The subset that uses each sample of several shard sets according to their weights."""
     return run(mixing.mix, spec, shards, workers=settings().num_workers)
 
 
 @task(name="reshard several", **policies.NETWORK)
 @runs(resharding.reshard_several)
 def reshard_several(spec: resharding.ReshardSpec, subset: Subset, shards: tuple[ShardSet, ...]) -> ShardSet:
-    """A reshard out of several shard sets."""
+    """A reshard from several shard sets."""
     return run(resharding.reshard_several, spec, subset, shards, workers=settings().num_workers)
 
 

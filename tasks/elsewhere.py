@@ -1,7 +1,6 @@
-"""GPU steps on GPU workers: a step that is not built is handed to another deployment, and its artifact is found in the store.
-
-Nothing but the step's name and its identity travels; the store is where the result is. Two runs that want one artifact share
-the run that makes it. A flow that is cancelled or lost takes the runs it asked for with it (`flows/calls.py`).
+"""Runs GPU steps on GPU workers: hands a step that is not built to another deployment, and reads its artifact from the store.
+Only the step's name and identity are sent; the result is in the store. Two runs that need the same artifact share the run that
+makes it. A flow that is cancelled or lost also stops the runs it requested (`flows/calls.py`).
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ UNDER_WAY = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateTyp
 
 
 def belongs_there(step: Step[Any], identity: tuple[Any, ...], store: Store) -> bool:
-    """Whether a step is one for a GPU worker, there is such a deployment, and it is not built yet."""
+    """Return whether a step is for a GPU worker, a deployment for it exists, and it is not built yet."""
     return bool(settings().gpu_deployment) and is_for_gpu(step, identity) and not step.plan(*identity, store=store).is_built
 
 
 def is_for_gpu(step: Step[Any], identity: tuple[Any, ...]) -> bool:
-    """By its kind; of computed scores those that say so."""
+    """Decide by its kind; computed scores declare it."""
     return step.kind in ON_THE_GPU or any(getattr(item, "on_gpu", False) for item in identity)
 
 
 def key(step: Step[Any]) -> str:
-    """The name by which `gpu-step` knows a step."""
+    """Return the name of a step in `gpu-step`."""
     return next(name for name, known in STEPS.items() if known is step)
 
 
@@ -54,13 +53,13 @@ def packed(identity: tuple[Any, ...]) -> list[Any]:
 
 
 def unpacked(step: Step[Any], given: list[Any]) -> tuple[Any, ...]:
-    """The identity again, checked against what the step takes."""
-    hints = typing.get_type_hints(step.function, include_extras=True)  # how a score of any kind is read stands in an annotation
+    """Parse the identity again, checked against the step's inputs."""
+    hints = typing.get_type_hints(step.function, include_extras=True)  # an annotation says how to parse a score of any kind
     return tuple(TypeAdapter(hints[name]).validate_python(value) for name, value in zip(step.identity, given, strict=True))
 
 
 def build(step: Step[Any], identity: tuple[Any, ...], name: str) -> None:
-    """Have a step built by the deployment of the settings, and wait for it. DatacompError if its run does not complete."""
+    """Let the deployment in the settings build a step, and wait for it. DatacompError if its run does not complete."""
     deployment, tag = settings().gpu_deployment, f"step:{step.fingerprint(*identity)[:SHORT]}"
     with get_client(sync_client=True) as client:
         run = _under_way(client, tag)
@@ -76,20 +75,20 @@ def build(step: Step[Any], identity: tuple[Any, ...], name: str) -> None:
                     timeout=0,
                 ),
             )
-        log.info("%s %s is done by the run %s of %s", step.kind, name, run.name, deployment)
+        log.info("%s %s is built by the run %s of %s", step.kind, name, run.name, deployment)
         while not _is_over(run):
             time.sleep(POLL_SECONDS)
             run = client.read_flow_run(run.id)
     assert run.state is not None
     if not run.state.is_completed():
         raise DatacompError(
-            f"The run {run.name} of {deployment}, which was to make {step.kind} {name}, ended as {run.state.name}: "
+            f"The run {run.name} of {deployment} for {step.kind} {name} ended as {run.state.name}: "
             f"{run.state.message or 'see its page'}."
         )
 
 
 def _is_over(run: FlowRun) -> bool:
-    """A crashed run is begun again by the server; so long it is not over."""
+    """The server restarts a crashed run; until then it is not finished."""
     if run.state is None or not run.state.is_final():
         return False
     since = (datetime.now(UTC) - run.state.timestamp).total_seconds()

@@ -16,7 +16,7 @@ from tasks.running import run, runs
 @task(name="download-evalsets", **policies.NETWORK)
 @runs(downloading.download_evalsets)
 def download_evalsets(spec: downloading.DownloadSpec) -> EvalSets:
-    """Test sets from the hub, each whole and with its hashes."""
+    """Test sets from the hub, each complete and with its hashes."""
     return run(downloading.download_evalsets, spec)
 
 
@@ -30,5 +30,5 @@ def evaluate(spec: evaluation.EvalSpec, checkpoint: Checkpoint, evalsets: EvalSe
 @task(name="enter", **policies.NETWORK)
 @runs(entry.enter)
 def enter(spec: entry.EntrySpec, report: EvalReport, checkpoint: Checkpoint, subset: Subset, shards: ShardSet) -> BoardEntry:
-    """The leaderboard entry of one report, with everything it came from."""
+    """The leaderboard entry of one report, with its complete provenance."""
     return run(entry.enter, spec, report, checkpoint, subset, shards)

@@ -1,6 +1,5 @@
-"""What happens to the steps of this process, told to whoever listens.
-
-It knows nothing of Prefect, whose import takes two seconds: commands on plain folders show their progress by it.
+"""Publishes the events of this process's steps to listeners. It does not import Prefect, which takes two seconds: commands on
+plain folders use it to show progress.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ Phase = Literal["started", "expected", "progress", "reused", "built", "failed"]
 
 @dataclass(frozen=True)
 class StepEvent:
-    """One thing that happened to one step. `line` is for people; `share` is 0..1 where the total is known."""
+    """One event of one step. `line` is for people; `share` is 0..1 where the total is known."""
 
     kind: str
     name: str

@@ -1,4 +1,4 @@
-"""What was made of what in one flow run: a table in the UI whose links lead up to a step's inputs and down to what read it."""
+"""Records the lineage of one flow run: a table in the UI with links to each step's inputs and to the steps that read it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEAD = "| step | what was done | made from | read by |\n|---|---|---|---|\n"
 
 @dataclass(frozen=True)
 class Done:
-    """A step of a flow run, and the table in the UI that tells of it."""
+    """A step of a flow run, and its table in the UI."""
 
     outcome: Outcome[Any]
     table: UUID
@@ -34,7 +34,7 @@ class Done:
 
 
 def breakable(name: str) -> str:
-    """A name that a page may break after each sign: the name of a nested filter runs out of its column otherwise."""
+    """Return a name that a page may break after each punctuation mark: otherwise a nested filter's name overflows its column."""
     return re.sub(r"([+_./-])", "\\1\u200b", name)
 
 
@@ -43,7 +43,7 @@ _lock = threading.Lock()
 
 
 def note(outcome: Outcome[Any], table: UUID | None) -> None:
-    """Remember a step of the flow run that this task belongs to; nothing outside of one."""
+    """Record a step of this task's flow run; do nothing outside a flow run."""
     context = TaskRunContext.get()
     if context is None or context.task_run.flow_run_id is None or table is None:
         return
@@ -52,7 +52,7 @@ def note(outcome: Outcome[Any], table: UUID | None) -> None:
 
 
 def leave() -> None:
-    """The table of the flow run that this is called in; its steps are forgotten."""
+    """Write the table of the current flow run and clear its steps."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return
@@ -60,13 +60,11 @@ def leave() -> None:
         steps = _done.pop(context.flow_run.id, {})
     if steps:
         key = artifact_key("lineage", context.flow_run.name)
-        create_markdown_artifact(
-            _table(steps), key=key, description="What was made of what, with a link to the table of each step"
-        )
+        create_markdown_artifact(_table(steps), key=key, description="Lineage of this run, with a link to the table of each step")
 
 
 def _table(steps: dict[str, Done]) -> str:
-    """Markdown: a row for each step by address, in the order in which they ended."""
+    """Return Markdown: one row per step by address, in the order in which they ended."""
 
     def links(addresses: list[str]) -> str:
         return ", ".join(steps[one].link if one in steps else f"`{one}`" for one in addresses)

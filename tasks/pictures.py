@@ -1,6 +1,5 @@
-"""What one sees of a filter in the Prefect UI: rows by step and by reason, the score histogram with its cut, samples, overlaps.
-
-Only looked up, never computed again; outside a Prefect run nothing is left. A pool without pictures has no contact sheet.
+"""Shows a filter in the Prefect UI: rows by step and by reason, the score histogram with its threshold, samples, overlaps.
+Everything is looked up, never recomputed; outside a Prefect run nothing is written. A pool without images has no contact sheet.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from tasks import published
 from tasks.reporting import artifact_key, in_task_run, leave_picture
 from tasks.running import store
 
-CARDS = 4  # of each kind: side by side they fit the width of the page's column
+CARDS = 4  # per kind: side by side they fit the page's column
 COMPARED = 12
 FONT_SIZE = 14
 CELL = (contact.THUMBNAIL + 24, contact.THUMBNAIL + 24 + 6 * FONT_SIZE)
 MARGIN = 8
-WIDTH = CELL[0] * 10 // (6 * FONT_SIZE)  # letters of a caption in a line
+WIDTH = CELL[0] * 10 // (6 * FONT_SIZE)  # characters of a caption per line
 
 
 def leave(subset: Subset, pool: Pool) -> None:
@@ -46,7 +45,7 @@ def leave(subset: Subset, pool: Pool) -> None:
     if rows := list(_overlaps(subset, pool)):
         create_table_artifact(rows, key=_key("overlap", subset), description=f"{subset.recipe} and other subsets of {pool.name}")
     if drawn["edges"]:
-        leave_picture(subset, histogram(drawn), "histogram", suffix=".png", description=f"{drawn['column']} and its cut.")
+        leave_picture(subset, histogram(drawn), "histogram", suffix=".png", description=f"{drawn['column']} and its threshold.")
     shards = _shards(pool)
     if shards is not None:
         sheet = contact_sheet(folder, store().folder(shards))
@@ -76,7 +75,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def _overlaps(subset: Subset, pool: Pool) -> Iterator[dict[str, Any]]:
-    """How far the newest other subsets of the same pool agree with it."""
+    """Return the overlap with the newest other subsets of the same pool."""
     others = [
         record
         for record in store().records("subsets")
@@ -111,7 +110,7 @@ def _shards(pool: Pool) -> ShardSet | None:
 
 
 def histogram(drawn: dict[str, Any]) -> bytes:
-    """Scores of the pool in grey, of what is kept in colour, the cut as a line. PNG."""
+    """Draw scores of the pool in grey, of kept rows in colour, the threshold as a line. Returns PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3), layout="constrained")
@@ -131,13 +130,13 @@ def histogram(drawn: dict[str, Any]) -> bytes:
 
 
 def contact_sheet(subset: Folder, shards: Folder) -> bytes:
-    """Two rows of small pictures with their captions: some that were kept, some that were dropped and why. PNG."""
+    """Draw two rows of small images with captions: some kept, some dropped with reasons. Returns PNG."""
     from matplotlib import get_data_path
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.truetype(
         f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", FONT_SIZE
-    )  # Pillow's own has few letters beyond English
+    )  # Pillow's default font has few letters beyond English
     sheet = Image.new("RGB", (CARDS * CELL[0], 2 * CELL[1]), "white")
     draw = ImageDraw.Draw(sheet)
     for line, name in enumerate(("kept", "dropped")):
@@ -159,5 +158,5 @@ def contact_sheet(subset: Folder, shards: Folder) -> bytes:
 
 
 def _lines(text: str) -> list[str]:
-    """Two lines of a cell; what does not fit is cut off."""
+    """Return two lines for a cell; the rest is truncated."""
     return [*textwrap.wrap(text, WIDTH, max_lines=2, placeholder="..."), "", ""][:2]

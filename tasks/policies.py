@@ -1,7 +1,6 @@
-"""How tasks are run: retries, timeouts and caching, in one place.
-
-Only what is transient is retried: a wrong request, broken data or a run that loses too much fails at once. Prefect's own result
-cache is never used for data: it calls a task cached after its data is deleted. Our store knows better.
+"""Defines how tasks run: retries, timeouts and caching. Only transient failures are retried: a wrong request, broken data or a
+run that loses too much fails at once. Prefect's result cache is never used for data, because it considers a task cached after
+its data is deleted. Our store checks the data.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ NEVER_RETRIED = (
 
 
 def is_transient(task: Task[Any, Any], run: object, state: prefect_objects.State[Any]) -> bool:
-    """Retry what the network or a machine did; never what the user or our code did."""
+    """Retry failures of the network or a machine; never errors of the user or our code."""
     try:
         state.result()
     except NEVER_RETRIED:
@@ -40,7 +39,7 @@ def is_transient(task: Task[Any, Any], run: object, state: prefect_objects.State
 
 
 class Policy(TypedDict, total=False):
-    """The arguments of `@task` that a policy fixes."""
+    """The arguments of `@task` that a policy sets."""
 
     cache_policy: CachePolicy
     persist_result: bool
@@ -63,4 +62,4 @@ NETWORK: Policy = {
 """Reads or writes over a network: a step resumes where it stopped, so a retry is cheap."""
 
 TRAINING: Policy = {**NETWORK, "retries": 2}
-"""Long runs on GPUs: a retry goes on from the last checkpoint."""
+"""Long runs on GPUs: a retry resumes from the last checkpoint."""

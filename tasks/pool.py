@@ -1,4 +1,4 @@
-"""Tasks of the pool: candidates, and their images."""
+"""Tasks for the pool: candidates and their images."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from tasks.events import StepEvent, tell
 from tasks.running import run, runs, store
 
 OPENED = (
-    "Warning: the private networks {} are open to this download. Whoever wrote the urls can make this machine ask servers there."
+    "Warning: this download may reach the private networks {}. Whoever wrote the urls can make this machine send requests to "
+    "servers there."
 )
 _open_networks: ContextVar[str] = ContextVar("open_networks", default="")
 
 
 @contextmanager
 def reaching(open_networks: str) -> Generator[None]:
-    """Downloads that are called in this block may reach these private networks: how a download is run, no part of what it is.
-
-    Prefect hands the context of a call on to the thread that runs the task.
+    """Allow downloads in this block to reach these private networks. This is how a download runs, not part of its identity.
+    Prefect passes the context of a call to the thread that runs the task.
     """
     token = _open_networks.set(open_networks)
     try:
@@ -49,7 +49,7 @@ def build_pool(spec: tiny.TinyPoolSpec) -> Pool:
 @task(name="fetch metadata", **policies.NETWORK)
 @runs(commonpool.fetch_metadata)
 def fetch_metadata(spec: commonpool.HubPoolSpec) -> Pool:
-    """CommonPool's metadata from the hub, at one commit, complete or not at all."""
+    """CommonPool's metadata from the hub at one commit, published only if complete."""
     return run(commonpool.fetch_metadata, spec)
 
 
@@ -63,63 +63,63 @@ def import_pool(spec: byod.ByodPoolSpec) -> Pool:
 @task(name="import folder", **policies.NETWORK)
 @runs(image_folder.import_folder)
 def import_folder(spec: image_folder.FolderPoolSpec) -> Pool:
-    """A folder of pictures as a pool."""
+    """A folder of images as a pool."""
     return run(image_folder.import_folder, spec, workers=settings().num_workers)
 
 
 @task(name="pack folder", **policies.NETWORK)
 @runs(image_folder.pack_folder)
 def pack_folder(spec: image_folder.FolderPoolSpec, pool: Pool) -> ShardSet:
-    """The pictures of a folder as shards, each copied once."""
+    """The images of a folder as shards, each copied once."""
     return run(image_folder.pack_folder, spec, pool, workers=settings().num_workers)
 
 
 @task(name="adopt metadata", **policies.NETWORK)
 @runs(adopt.adopt_metadata)
 def adopt_metadata(spec: adopt.AdoptedPoolSpec) -> Pool:
-    """The pool of an existing download, where it lies."""
+    """The pool of an existing download, in place."""
     return run(adopt.adopt_metadata, spec, workers=settings().num_workers)
 
 
 @task(name="adopt shards", **policies.NETWORK)
 @runs(adopt.adopt_shards)
 def adopt_shards(spec: adopt.AdoptedPoolSpec, pool: Pool) -> ShardSet:
-    """The shards of an existing download, where they lie, with an index and a ledger."""
+    """The shards of an existing download, in place, with an index and a ledger."""
     return run(adopt.adopt_shards, spec, pool, workers=settings().num_workers)
 
 
 @task(name="learned columns", **policies.NETWORK)
 @runs(learning.learned)
 def learned(spec: learning.LearnedSpec, pool: Pool, shards: ShardSet) -> Scores:
-    """Sizes and hashes of the pictures as the download saw them, where the metadata lacks them."""
+    """Sizes and hashes of the images from the download, where the metadata lacks them."""
     return run(learning.learned, spec, pool, shards)
 
 
 @task(name="intersect", **policies.NETWORK)
 @runs(overlap.intersect)
 def intersect(spec: overlap.OverlapSpec, one: ShardSet, other: ShardSet) -> Subset:
-    """The samples that arrived in both of two downloads."""
+    """The samples that arrived in both downloads."""
     return run(overlap.intersect, spec, one, other)
 
 
 @task(name="decontaminate", **policies.NETWORK)
 @runs(decontaminating.decontaminate)
 def decontaminate(spec: decontaminating.DecontaminateSpec, shards: ShardSet, evalsets: EvalSets) -> Subset:
-    """The samples of a download that show no test image."""
+    """The samples of a download that do not show a test image."""
     return run(decontaminating.decontaminate, spec, shards, evalsets, workers=settings().num_workers)
 
 
 @task(name="decontaminate by similarity", **policies.LOCAL)
 @runs(similar.decontaminate_by_similarity)
 def decontaminate_by_similarity(spec: similar.SimilaritySpec, embeddings: Embeddings, evalsets: EvalSets) -> Subset:
-    """The rows of a pool that look like no test image to the model that embedded them."""
+    """The rows of a pool that do not resemble a test image, by the model that embedded them."""
     return run(similar.decontaminate_by_similarity, spec, embeddings, evalsets, device=settings().device)
 
 
 @task(name="build trusted set", **policies.LOCAL)
 @runs(tiny.build_trusted)
 def build_trusted(spec: tiny.TrustedSpec) -> ShardSet:
-    """Trusted pairs, on which the small scorer is trained."""
+    """Trusted pairs that train the small scorer."""
     return run(tiny.build_trusted, spec)
 
 
@@ -133,7 +133,7 @@ def build_evalsets(spec: tiny.TinyEvalSpec) -> EvalSets:
 @task(name="download images", **policies.NETWORK)
 @runs(images.download_images)
 def download_images(spec: images.ImageSpec, pool: Pool) -> ShardSet:
-    """Images of a pool over HTTP by img2dataset, with a ledger and an index; the tiny pool's web is served meanwhile."""
+    """Images of a pool over HTTP by img2dataset, with a ledger and an index; the tiny pool's web server runs meanwhile."""
     planned = images.download_images.plan(spec, pool, store=store())
     if not planned.is_built and pool.scale != "tiny":
         expected = estimate(pool.num_samples, spec, settings().num_workers).sentence()

@@ -1,6 +1,5 @@
-"""Pages and pictures that the Prefect UI links to: kept in the store, served beside the API by `deployments/served.py`.
-
-Links are paths on the server that the UI came from, so they work from any machine, through any tunnel or proxy.
+"""Publishes pages and images that the Prefect UI links to: they are kept in the store and served next to the API by
+`deployments/served.py`. Links are paths on the UI's server, so they work from any machine, through any tunnel or proxy.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from datacomp_core.settings import settings
 from datacomp_core.store import Folder
 
 PAGES = "_pages"
-"""Where they lie in the store; what a step built is never here, and everything here can be made again."""
+"""Folder in the store. It never contains what a step built, and everything here can be made again."""
 
 
 def folder() -> Folder:
@@ -19,7 +18,7 @@ def folder() -> Folder:
 
 
 def leave(name: str, data: bytes) -> str:
-    """Keep a page or a picture under a relative name such as `tiny.html`. Returns the link to it."""
+    """Keep a page or an image under a relative name such as `tiny.html`. Returns the link to it."""
     folder().write(name, data)
     return link(name)
 
@@ -29,10 +28,10 @@ def link(name: str) -> str:
 
 
 def explore_link(address: str) -> str:
-    """The page of `datacomp explore` over something in the store, on the server that has the report pages."""
+    """Return the link to the page of `datacomp explore` for an artifact, on the server of the report pages."""
     return f"{settings().pages.rstrip('/').rpartition('/')[0]}/explore/{address}/"
 
 
 def file_name(*words: str, suffix: str) -> str:
-    """A name that is the same in a folder, a bucket and a url."""
+    """Return a name that is valid in a folder, a bucket and a url."""
     return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(words)).strip("-").lower() + suffix

@@ -1,6 +1,5 @@
-"""What one sees of a step in the Prefect UI: its artifacts.
-
-Outside a Prefect run (a notebook, a test of `task.fn`) no artifact is left; everything else is the same.
+"""Writes the artifacts of a step in the Prefect UI. Outside a Prefect run (a notebook, a test of `task.fn`) it writes no
+artifact.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class StepProgress(ToldProgress):
 
 
 def leave_picture(artifact: Artifact, picture: bytes, what: str, *, suffix: str, description: str = "") -> None:
-    """A picture of what a step did, as an image artifact with a link to the page of its scale."""
+    """Write a picture of a step's result as an image artifact, with a link to the page of its scale."""
     if not in_task_run():
         return
     key = artifact_key(artifact.kind, artifact.name, what)
@@ -68,7 +67,8 @@ def leave_picture(artifact: Artifact, picture: bytes, what: str, *, suffix: str,
 
 
 def leave_summary(outcome: Outcome[Any]) -> UUID | None:
-    """A table of what the step did: reused or built and why, counts by reason, bytes, seconds, address, inputs. Its id."""
+    """Write a table of the step's work: reused or built and why, counts by reason, bytes, seconds, address, inputs. Returns its
+    id."""
     if not in_task_run():
         return None
     record, artifact = outcome.record, outcome.artifact

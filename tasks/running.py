@@ -1,4 +1,5 @@
-"""How a Prefect task runs one step: open the store, run, tell. Every task of this package is a few lines around `run`."""
+"""Runs one step in a Prefect task: opens the store, runs the step, reports. Every task of this package is a few lines around
+`run`."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SHOWN = 3
 STOPPING = threading.Event()
-"""Set when this process's run is cancelled: its children are ended, and what fails because of that did not fail by itself."""
+"""Set when this process's run is cancelled: its children are ended, and a failure caused by that is not a failure of its own."""
 
 
 @cache
@@ -43,15 +44,15 @@ def store() -> Store:
 
 
 def stored(kind: type[A], address: str) -> A:
-    """An artifact of the store by its address. SpecError if there is none of that kind."""
+    """Load an artifact of the store by its address. SpecError if there is none of that kind."""
     found = store().record(address)
     if found is not None and found.kind != kind.kind:
-        raise SpecError(f"{address!r} is of kind {found.kind}, and {kind.kind} is wanted.")
+        raise SpecError(f"{address!r} is of kind {found.kind}, but {kind.kind} is required.")
     if found is None:
         known = list(store().places(kind.kind))
         near = difflib.get_close_matches(address, known, n=SHOWN, cutoff=0.0)
         there = f"nearest of {len(known)}: {', '.join(near)}" if known else f"the store has no {kind.kind}"
-        raise SpecError(f"There is nothing of kind {kind.kind} at {address!r} in {store().root}: {there}.")
+        raise SpecError(f"{store().root} has nothing of kind {kind.kind} at {address!r}: {there}.")
     return store().artifact(kind, found)
 
 
@@ -66,7 +67,7 @@ def runs(step: Step[Any]) -> Callable[[F], F]:
 
 
 def run(step: Step[A], *identity: Any, **options: Any) -> A:
-    """Run one step in the store of the settings, tell what happens, and leave its summary in the Prefect UI."""
+    """Run one step in the store of the settings, report events, and write its summary in the Prefect UI."""
     _bounded()
     share_code(store())
     name = step.name(*identity)
@@ -83,7 +84,7 @@ def run(step: Step[A], *identity: Any, **options: Any) -> A:
             outcome = step.run(*identity, store=store(), **options)
         except BaseException as problem:
             if STOPPING.is_set():
-                raise StoppedError("The run was cancelled while this step was at work: what it had finished is kept.") from None
+                raise StoppedError("The run was cancelled during this step: finished work is kept.") from None
             redact_error(problem)
             tell(StepEvent(step.kind, name, "failed", str(problem) or type(problem).__name__, None, time.monotonic() - began))
             raise
@@ -94,10 +95,10 @@ def run(step: Step[A], *identity: Any, **options: Any) -> A:
 
 
 def _bounded() -> None:
-    """DatacompError for a flow run whose process was lost too often: what begins it again does not count."""
+    """DatacompError for a flow run whose process was lost too often, because what restarts it does not count."""
     context, most = FlowRunContext.get(), settings().attempts
     if context is not None and context.flow_run is not None and context.flow_run.run_count > most:
         raise DatacompError(
-            f"The process of this run was lost {most} times (DATACOMP_ATTEMPTS), so it is not begun again: its worker's machine "
-            "may say why, for example of memory."
+            f"The process of this run was lost {most} times (DATACOMP_ATTEMPTS), so it is not restarted: check its worker's "
+            "machine for the cause, for example memory."
         )

@@ -1,4 +1,4 @@
-"""A search's page, as a task: written beside the board's pages and linked from the Prefect UI."""
+"""The search page task: writes the page next to the board's pages and links it from the Prefect UI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.running import store
 
 @task(name="publish search", **policies.LOCAL)
 def publish_search(address: str) -> Path:
-    """The page of a search, and its verdict in the UI. Returns the page's path."""
+    """Write the page of a search and its verdict in the UI. Returns the page's path."""
     began = time.monotonic()
     page = write_page(store(), address, settings().home / "report")
     link = published.leave(page_name(address), page.read_bytes())
@@ -36,4 +36,4 @@ def _told(study: Study) -> str:
     if study.judgement is not None:
         return study.judgement.sentence
     best = "" if study.best is None else f", best so far trial {study.best}"
-    return f"{len(study.trials)} trials of the search {study.name} are over{best}."
+    return f"{len(study.trials)} trials of the search {study.name} are finished{best}."

@@ -1,7 +1,6 @@
-"""How many steps work at once: in this process as many as there are cores, on this machine's GPUs (or over several nodes) one.
-
-The GPUs are held by a lock on a file, which the kernel gives back when its process ends, however it ends. Between machines the
-work pool's concurrency limit does the same, where one sees the queue.
+"""Limits how many steps run at once: one per core in this process, and one on this machine's GPUs (or over several nodes). A
+file lock reserves the GPUs; the kernel releases it whenever its process ends. Between machines the work pool's concurrency
+limit does the same, with a visible queue.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def the_gpus(lock: Path) -> Generator[None]:
 
 @contextmanager
 def slot(kind: str, *, on_gpu: bool = False) -> Generator[None]:
-    """Wait for a place to work on a step of this kind; give it back."""
+    """Wait for a slot for a step of this kind; release it at the end."""
     alone = has_cuda() or settings().nodes > 1
     lock = Path(tempfile.gettempdir()) / f"datacomp-gpu-{os.getuid()}.lock"
     gpu = the_gpus(lock) if alone and (on_gpu or kind in ON_THE_GPU) else nullcontext()

@@ -1,4 +1,4 @@
-"""The training task: CLIP by the recipe of a scale, under torchrun."""
+"""The training task: trains CLIP with the recipe of a scale, under torchrun."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRAINED = "datacomp.checkpoint.created"
 @task(name="train", **policies.TRAINING)
 @runs(training.train)
 def train(spec: training.TrainSpec, shards: tuple[ShardSet, ...]) -> Checkpoint:
-    """CLIP trained on shards by the fixed recipe of its scale."""
+    """CLIP trained on shards with the fixed recipe of its scale."""
     made = run(training.train, spec, shards, device=settings().device, layout=this_node())
     folder = store().folder(made)
     if folder.exists(training.CURVE):
@@ -28,7 +28,7 @@ def train(spec: training.TrainSpec, shards: tuple[ShardSet, ...]) -> Checkpoint:
 
 
 def announce(checkpoint: Checkpoint) -> None:
-    """Tell whoever listens that a checkpoint is there; an automation has it evaluated."""
+    """Publish an event for a new checkpoint; an automation evaluates it."""
     emit_event(
         TRAINED,
         resource={

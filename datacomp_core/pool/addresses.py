@@ -1,10 +1,10 @@
-"""Addresses that nobody may be sent to: one dated table, and the forms of IPv6 that stand for IPv4.
+"""Decides which addresses a download must not contact: one dated table, and the IPv6 forms that represent IPv4.
 
 `special_addresses.csv` has the 26 + 25 networks of IANA's IPv4 and IPv6 Special-Purpose Address Registries as last updated on
 2025-10-09 (iana-ipv4-special-registry-1.csv, iana-ipv6-special-registry-1.csv; compared row by row with a copy of 2026-07-18),
 and six more: multicast, IPv4-compatible, IPv4-translated, site-local, and a cloud's service in public space. No web server has
-such an address, so all are refused, also those that can be reached globally; a form that stands for an IPv4 address is judged
-by that address. Python's own `is_global` changes with its version and is not used.
+such an address, so all are refused, including those that are globally reachable; a form that represents an IPv4 address is
+judged by that address. Python's own `is_global` changes with its version and is not used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TABLE = Path(__file__).with_name("special_addresses.csv")
 AS_OF = "2025-10-09"
 """Last update of both registries when the table was compared with them."""
 UNICAST = ipaddress.IPv6Network("2000::/3")
-"""All that IANA has given out for global unicast: what lies elsewhere belongs to nobody."""
+"""Networks that IANA has assigned for global unicast: other addresses are unassigned."""
 MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")
@@ -37,7 +37,7 @@ ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
 
 class Special(NamedTuple):
-    """A row of the table. `judged`: `refused`, or `inside` where an IPv4 address in it is judged."""
+    """A row of the table. `judged`: `refused`, or `inside` if an IPv4 address in it is judged."""
 
     network: Network
     name: str
@@ -55,10 +55,11 @@ def table() -> tuple[Special, ...]:
 
 
 def is_blocked(address: str, open_networks: Sequence[Network] = ()) -> bool:
-    """Whether an address is special in any way: private, loopback, link-local, reserved, multicast, a cloud's metadata service.
+    """Return whether an address is special in any way: private, loopback, link-local, reserved, multicast, a cloud's metadata
+    service.
 
-    An IPv6 address that stands for an IPv4 one is judged by that (mapped, NAT64, 6to4), and refused if its form is of local use
-    or has no use any more (compatible, translated, Teredo, ISATAP). ValueError if it is no address.
+    An IPv6 address that represents an IPv4 address is judged by that (mapped, NAT64, 6to4), and refused if its form is for
+    local use or obsolete (compatible, translated, Teredo, ISATAP). ValueError if it is not an address.
     """
     given = ipaddress.ip_address(address.partition("%")[0])
     if any(given.version == network.version and given in network for network in open_networks):
@@ -96,7 +97,7 @@ def _is_special(address: Address) -> bool:
 
 
 def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that traffic to this one ends at."""
+    """Return the IPv4 address that traffic to this one reaches."""
     if address in MAPPED or address in NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
     if address in SIX_TO_FOUR:

@@ -1,7 +1,6 @@
-"""Adopt what was downloaded elsewhere, by the original tooling or as any webdataset: no byte of it is copied.
-
-The tars are walked once (headers and json only) for their index, and the parquet that img2dataset leaves beside each tar
-becomes its ledger; both are written beside the shards, once every tar was seen to be whole. A second look finds them there.
+"""Adopts an existing download of the original tooling, or any webdataset, without copying it. The tars are read once (headers
+and json only) for their index, and the parquet that img2dataset writes next to each tar becomes its ledger. Both are written
+next to the shards after every tar has been checked. A second run finds them there.
 """
 
 from __future__ import annotations
@@ -47,18 +46,22 @@ POOLS = ("tiny", *HUBS, "custom")
 
 
 class AdoptedPoolSpec(Spec):
-    """A download of the original tooling, or any webdataset, taken in where it lies."""
+    """A download of the original tooling, or any webdataset, adopted in place."""
 
     names_for_people: ClassVar[frozenset[str]] = frozenset({"name"})
 
-    source: str = Field(default="", description="Folder or bucket that holds metadata/ and shards/, or tars alone.")
-    of: str = Field(default="custom", description="Which pool it is: tiny, small, medium, large, xlarge, datacomp_1b or custom.")
-    name: str = Field(default="adopted", min_length=1, description="What to call it.")
-    scale: Literal["adopted"] = Field(default="adopted", description="Taken in as it is.")
-    edition: int = Field(default=1, ge=1, description="Raise it when what lies there has changed: all is indexed anew.")
-    members: MemberNames = Field(default=MemberNames(), description="How the samples' members are named, where not jpg and txt.")
+    source: str = Field(default="", description="Folder or bucket with metadata/ and shards/, or with tars only.")
+    of: str = Field(
+        default="custom", description="Which pool this is: tiny, small, medium, large, xlarge, datacomp_1b or custom."
+    )
+    name: str = Field(default="adopted", min_length=1, description="Name of the pool.")
+    scale: Literal["adopted"] = Field(default="adopted", description="Adopted unchanged.")
+    edition: int = Field(
+        default=1, ge=1, description="Raise this number when the files have changed: everything is indexed again."
+    )
+    members: MemberNames = Field(default=MemberNames(), description="How the samples' members are named, if not jpg and txt.")
     columns: TableColumns = Field(
-        default=TableColumns(), description="What the columns of the parquets beside the tars are called, where not as usual."
+        default=TableColumns(), description="Column names of the parquets next to the tars, if unusual."
     )
     damaged: Literal["refuse", "leave_out"] = Field(
         default="refuse", description="leave_out: adopt the other tars, and count what is lost with the damaged ones."
@@ -80,24 +83,25 @@ class AdoptedPoolSpec(Spec):
         return self.name
 
     def shards(self) -> Folder:
-        """Where the tars are: `shards/` if it is there, else the source itself. DataError if tars lie elsewhere too."""
+        """Return the folder of the tars: `shards/` if it exists, else the source itself. DataError if there are tars elsewhere
+        too."""
         if not self.source:
-            raise DataError("Adopting needs `source`: a folder or bucket with metadata/ and shards/, or with tars.")
+            raise DataError("No source is given: set `source` to a folder or bucket with metadata/ and shards/, or with tars.")
         root = Folder(self.source)
         found = root / "shards" if (root / "shards").exists() else root
         others = [path for path in root.files(".tar") if root.at(path).rpartition("/")[0] != found.url]
         others = [path for path in others if not any(name.startswith(".") for name in path.split("/"))]
         if others:
             raise DataError(
-                f"{root.at(others[0])} does not lie directly in {found} ({len(others)} such tars), so it would be left out: "
-                "adopt each folder of tars by itself, or lay them into one."
+                f"{root.at(others[0])} is not directly in {found} ({len(others)} such tars), so it would be ignored: adopt "
+                "each folder of tars separately, or move them into one folder."
             )
         return found
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One shard as it was found: samples, the digest of its uids, what became of the candidates, what is to be told.
+    """One shard as it was found: samples, the digest of its uids, the outcome of the candidates, and remarks.
 
     `is_new`: an index and a ledger were staged for it.
     """
@@ -111,7 +115,7 @@ class Seen:
     is_new: bool = False
 
 
-@step("pools", version=1, stale=adopted_source.changes_of_metadata, left_out=(INDEX, LEDGER))  # those are the shards'
+@step("pools", version=1, stale=adopted_source.changes_of_metadata, left_out=(INDEX, LEDGER))  # these belong to the shards
 def adopt_metadata(
     spec: AdoptedPoolSpec,
     *,
@@ -119,9 +123,9 @@ def adopt_metadata(
     workers: int = 1,
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> Pool:
-    """The pool of what lies at the source. Where it has no metadata/, that is made from the samples (uid, url, caption).
+    """Return the pool at the source. Without metadata/, the metadata is made from the samples (uid, url, caption).
 
-    DataError if a parquet is broken or lacks uid, url or text, or if tars are damaged: all of them are named.
+    DataError if a parquet is broken or lacks uid, url or text, or if tars are damaged (all are named).
     """
     shards, root = spec.shards(), Folder(spec.source)
     if (root / METADATA).exists():
@@ -153,10 +157,9 @@ def adopt_shards(
     workers: int = 1,
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> ShardSet:
-    """The shards where they lie, with `index/` and `ledger/` written beside them where they are missing or out of date.
-
-    DataError if tars are damaged (all are named, and nothing is written beside them), if no sample has a picture and a caption,
-    or if the metadata that lies beside the shards has none of the samples.
+    """Return the shards in place; write missing or outdated `index/` and `ledger/` next to them. DataError if tars are damaged
+    (all are named, and nothing is written), if no sample has both an image and a caption, or if the metadata next to the shards
+    has none of the samples.
     """
     shards = spec.shards()
     names = shard_names(shards)
@@ -198,7 +201,7 @@ def adopt_shards(
 
 
 def _describe(spec: AdoptedPoolSpec, shards: Folder, out: Folder, tables: set[str], name: str) -> tuple[str, str]:
-    """One metadata part from one tar; the problems of the tar and of the table beside it, if they have any."""
+    """Make one metadata part from one tar; return the problems of the tar and of the table next to it, if any."""
     taken = take_in(shards, name, spec.members, spec.columns, has_table=f"{name}.parquet" in tables)
     found = pl.DataFrame(described(shards, taken.rows), schema=SCHEMA, strict=False)
     with out.writing(f"{METADATA}/{name}.parquet") as path:
@@ -207,14 +210,14 @@ def _describe(spec: AdoptedPoolSpec, shards: Folder, out: Folder, tables: set[st
 
 
 def _refuse(spec: AdoptedPoolSpec, shards: Folder, damaged: list[tuple[str, str]], wrong_tables: list[str]) -> None:
-    """DataError that names all tars and tables that cannot be used; damaged tars may be left out, wrong tables may not."""
+    """Raise a DataError that names all unusable tars and tables; damaged tars may be skipped, wrong tables may not."""
     named = damaged if spec.damaged == "refuse" else []
     if named or wrong_tables:
         raise DataError(problems(named, wrong_tables, shards))
 
 
 def _look(spec: AdoptedPoolSpec, shards: Folder, out: Folder, there: set[str], name: str) -> Seen:
-    """One tar: by the index and the ledger that lie beside it, if they are of it, else by a walk, which stages new ones."""
+    """Read one tar through the index and the ledger next to it, if they match; else walk it and stage new ones."""
     if {f"{INDEX}/{name}.parquet", f"{LEDGER}/{name}.parquet"} <= there and spec.edition == 1:
         found = _as_indexed(spec, shards, name)
         if found is not None:
@@ -231,7 +234,7 @@ def _look(spec: AdoptedPoolSpec, shards: Folder, out: Folder, there: set[str], n
 
 
 def _as_indexed(spec: AdoptedPoolSpec, shards: Folder, name: str) -> Seen | None:
-    """A shard by its index and ledger; None if they are not of this tar, or were made with other names of members."""
+    """Read a shard from its index and ledger; None if they do not match the tar, or were made with other member names."""
     try:
         rows = read_index(shards, name)
         book = pl.read_parquet(io.BytesIO(shards.read(f"{LEDGER}/{name}.parquet")))
@@ -244,13 +247,13 @@ def _as_indexed(spec: AdoptedPoolSpec, shards: Folder, name: str) -> Seen | None
 
 
 def _publish(shards: Folder, staged: Folder, name: str) -> None:
-    """Put a new ledger and index beside a tar, the index last: who finds it finds the ledger too."""
+    """Write a new ledger and index next to a tar, the index last: if it exists, the ledger exists too."""
     for path in (f"{LEDGER}/{name}.parquet", f"{INDEX}/{name}.parquet"):
         shards.write(path, staged.read(path))
 
 
 def _overlap(pool: Pool, spec: AdoptedPoolSpec, shards: Folder, indexes: dict[str, Folder], total: int) -> dict[str, int]:
-    """How many of the samples the metadata beside the shards does not have. DataError if it has none of them."""
+    """Count the samples that are missing from the metadata next to the shards. DataError if all are missing."""
     metadata = Folder(spec.source) / METADATA
     if Folder(spec.source).url != pool.data:
         return {}
@@ -264,14 +267,14 @@ def _overlap(pool: Pool, spec: AdoptedPoolSpec, shards: Folder, indexes: dict[st
             missing += int((~np.isin(ours.view("V16"), theirs.view("V16"))).sum()) if len(theirs) else len(ours)
     if missing == total:
         raise DataError(
-            f"The metadata in {metadata} has none of the {total:,} samples in {shards}: it is of another pool, or the tars do "
-            "not state the uids of their samples. Move it away, or adopt the tars alone."
+            f"The metadata in {metadata} has none of the {total:,} samples in {shards}: it belongs to another pool, or the "
+            "tars do not contain the uids of their samples. Move it away, or adopt only the tars."
         )
     return {"not_in_metadata": missing} if missing else {}
 
 
 def _worth_telling(told: Counter[str]) -> dict[str, int]:
-    """What was seen, but for the members of a set in which all is as usual."""
+    """Return the remarks, without the members of a set with the usual names."""
     usual = all(name in USUAL_KINDS for name in told if name.startswith("members "))
     return {name: count for name, count in sorted(told.items()) if count and not (usual and name.startswith("members "))}
 
@@ -280,13 +283,13 @@ USUAL_KINDS = frozenset({"members jpg + json + txt", "members jpg + txt"})
 
 
 def _nothing(shards: Folder, reasons: Counter[str], told: Counter[str]) -> str:
-    """Why nothing can be adopted, and what would help."""
+    """Return why nothing can be adopted, and what would help."""
     seen = [f"{name.removeprefix('members ')} ({count:,})" for name, count in told.most_common(5) if name.startswith("members ")]
     if not seen:
         lost = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
         return f"{shards} does not contain a sample{f' that arrived ({lost})' if lost else ''}: there is nothing to adopt."
     return (
-        f"None of the {reasons.total():,} samples in {shards} has both a picture and a caption. Their members are "
-        f"{', '.join(seen)}: say which is which with --picture and --caption (--picture input.jpg --caption json:caption), "
+        f"None of the {reasons.total():,} samples in {shards} has both an image and a caption. Their members are "
+        f"{', '.join(seen)}: name them with --picture and --caption (--picture input.jpg --caption json:caption), "
         "or, for keys with dots, --keys last_dot."
     )

@@ -1,6 +1,5 @@
-"""What has changed where an adopted pool lies: tars that came, metadata that is other than it was.
-
-What became of the tars that were there is told by their indexes (`shards.read_index`), and of lost ones by the record.
+"""Detects changes at the source of an adopted pool: new tars, changed metadata. The indexes detect changes of known tars
+(`shards.read_index`), and the record detects lost ones.
 """
 
 from __future__ import annotations
@@ -20,31 +19,31 @@ if TYPE_CHECKING:
     from datacomp_core.pool.adopt import AdoptedPoolSpec
 
 _seen: dict[str, Marks] = {}
-"""Of metadata that this process has looked at: a file of the same size and time is not read again."""
+"""Marks of metadata that this process has read: a file of the same size and time is not read again."""
 
 
 def changes_of_metadata(spec: AdoptedPoolSpec, pool: Pool, data: Folder) -> str:
-    """What is other at the source than when the pool was adopted; empty if nothing."""
+    """Describe what has changed at the source since the pool was adopted; empty if nothing."""
     root = Folder(spec.source)
     if pool.data != root.url:
         names, new = _tars(spec)
-        # A retry adds tars too, with their indexes.
+        # A retry also adds tars, with their indexes.
         return _refused(spec, pool.address, names, pool.num_parts, new) if new else ""
     metadata = root / METADATA
     if not metadata.exists() or pool.content in (metadata_content(metadata), _by_sizes(metadata)):
         return ""
-    what = f"{metadata} has other parquets, or others of their content, than it had"
+    what = f"{metadata} has different parquets, or parquets with different content"
     return str(sources.refuse(pool.address, spec.edition, what))
 
 
 def changes_of_shards(spec: AdoptedPoolSpec, pool: Pool, made: ShardSet, data: Folder) -> str:
-    """Tars that have come to the source since it was adopted; empty if there are none."""
+    """Describe new tars at the source since it was adopted; empty if there are none."""
     names, new = _tars(spec)
     return _refused(spec, made.address, names, made.num_shards, new)
 
 
 def metadata_content(metadata: Folder) -> str:
-    """What tells the metadata of an adopted pool from another: of large parquets their size, time and a sample of their bytes."""
+    """Return a mark of an adopted pool's metadata: for large parquets their size, time and a sample of their bytes."""
     names = [name for name in metadata.files(".parquet") if "/" not in name]
     found = content.marks(metadata, only=names, known=_seen.get(metadata.url), trust="times", whole_bytes=content.TAR_BYTES)
     _seen[metadata.url] = found
@@ -52,13 +51,13 @@ def metadata_content(metadata: Folder) -> str:
 
 
 def _by_sizes(metadata: Folder) -> str:
-    """The same of a pool that an earlier version adopted."""
+    """The same for a pool that an earlier version adopted."""
     sizes = {name: size for name, size in metadata.files(".parquet").items() if "/" not in name}
     return fingerprint({"sizes": sizes, "at": metadata.url})
 
 
 def _tars(spec: AdoptedPoolSpec) -> tuple[int, list[str]]:
-    """How many tars are at the source now, and those of them that have no index. A source that is gone has not changed."""
+    """Count the tars that are now at the source, and list those without an index. A missing source has not changed."""
     try:
         shards = spec.shards()
         names = shard_names(shards)
@@ -71,4 +70,4 @@ def _refused(spec: AdoptedPoolSpec, address: str, now: int, before: int, new: li
     if now <= before:
         return ""
     named = f" (new: {', '.join(f'{name}.tar' for name in new[: sources.SHOWN])})" if new else ""
-    return str(sources.refuse(address, spec.edition, f"{spec.source} has {now:,} tars, and had {before:,}{named}"))
+    return str(sources.refuse(address, spec.edition, f"{spec.source} now has {now:,} tars instead of {before:,}{named}"))

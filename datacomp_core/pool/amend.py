@@ -1,7 +1,6 @@
-"""Change a realised pool in place, as retries and takedowns must: more shards in its folder, or fewer samples in one.
-
-The record is marked first, then files change, each whole, then a new record takes its place (`store.change`). A change that was
-killed leaves no record that lies, and is taken up by the same command.
+"""Changes a realised pool in place, for retries and takedowns: adds shards to its folder, or removes samples. The record is
+marked first, then files change atomically, then a new record replaces it (`store.change`). A killed change leaves no wrong
+record; run the same command again to finish it.
 """
 
 from __future__ import annotations
@@ -28,16 +27,15 @@ TAKEDOWN = "takedown"
 def begin(store: Store, address: str, what: str = "") -> tuple[Record, ShardSet]:
     """Mark the record of a shard set as changing, or find one that a killed change marked. DataError if there is neither.
 
-    For a process that is alone at the address (`Store.alone`).
+    The process must be alone at the address (`Store.alone`).
     """
     record = change.begin(store, address, what)
     return record, store.artifact(ShardSet, record)
 
 
 def drop_unfinished(store: Store, record: Record) -> None:
-    """Remove the shards that a killed retry began and did not finish: their rows still stand in their old ledgers.
-
-    What the record names stays.
+    """Remove the unfinished shards of a killed retry: their rows are still in their old ledgers. Shards in the record are
+    kept.
     """
     folder = store.data(record)
     begun = [path.removesuffix(".parquet") for path in (folder / RETRY).files(".parquet")]
@@ -50,13 +48,13 @@ def drop_unfinished(store: Store, record: Record) -> None:
 
 
 def left_by_older(store: Store) -> dict[str, str]:
-    """Addresses of shard sets whose change an earlier version of this system began and did not end, with what to do."""
+    """Return addresses of shard sets with an unfinished change by an earlier version, with what to do."""
     waiting = (address for address in store.places("shards") if not store.generations(address))
     return {address: older_change(address) for address in waiting if store.has_older_change(address)}
 
 
 def finish(store: Store, record: Record, shards: ShardSet, changed: dict[str, FileStat]) -> ShardSet:
-    """Write the record anew; `changed` are the files that were written, all others keep the hashes of before."""
+    """Write the record again; `changed` are the written files, all others keep their earlier hashes."""
     folder = store.folder(shards)
     names = [name.removesuffix(".parquet") for name in (folder / INDEX).files(".parquet")]
     total, digest = 0, 0
@@ -77,7 +75,7 @@ def finish(store: Store, record: Record, shards: ShardSet, changed: dict[str, Fi
 
 
 def _counts(folder: Folder, shards: ShardSet) -> dict[str, int]:
-    """The tally of all ledgers; a shard set without ledgers (resharded) keeps what it had."""
+    """Return the tally of all ledgers; a shard set without ledgers (resharded) keeps its tally."""
     if not (folder / LEDGER).files(".parquet"):
         return shards.counts
     reasons, pictures = Counter[str](), Counter[str]()

@@ -1,7 +1,6 @@
-"""Your own data (the BYOD track): any parquet, csv, tsv or jsonl with urls and captions becomes a pool.
-
-Source files are read one by one in pieces of `rows_per_part`, so nothing holds them whole; a file that was imported is not
-read again. A row without a uid gets a stable 128-bit one from url and caption; what is left out is counted under its reason.
+"""Makes a pool from your own data (the BYOD track): any parquet, csv, tsv or jsonl with urls and captions. Source files are
+read one by one in pieces of `rows_per_part`, so none is held in memory; an imported file is not read again. A row without a uid
+gets a stable 128-bit uid from url and caption; skipped rows are counted by reason.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ HASHED_ROWS = 50_000
 
 
 class Columns(Spec):
-    """What the columns are called in the source; an empty name says that there is none."""
+    """Column names in the source; an empty name means that there is no such column."""
 
     url: str = Field(default="url", min_length=1, description="Address of the image.")
     text: str = Field(default="text", min_length=1, description="Caption.")
@@ -47,7 +46,7 @@ class Columns(Spec):
     face_bboxes: str = Field(default="", description="Boxes of faces as fractions [left, top, right, bottom], for blurring.")
 
     def given(self) -> dict[str, str]:
-        """Our name -> theirs, for the columns that there are."""
+        """Our name -> theirs, for the existing columns."""
         return {ours: theirs for ours in type(self).model_fields if (theirs := getattr(self, ours))}
 
 
@@ -59,10 +58,10 @@ class ByodPoolSpec(Spec):
     scale: Literal["byod"] = Field(default="byod", description="Your own data.")
     source: str = Field(default="", description="Folder or bucket (s3://...) of .parquet, .csv, .tsv or .jsonl files, or one.")
     name: str = Field(default="mine", min_length=1, description="What to call it.")
-    edition: int = Field(default=1, ge=1, description="Raise it when the files at the source have changed.")
+    edition: int = Field(default=1, ge=1, description="Raise this number when the files at the source have changed.")
     columns: Columns = Field(default=Columns(), description="Names of the columns in the source.")
     tables: TableFormat = Field(default=TableFormat(), description="How csv, tsv and jsonl files are written.")
-    rows_per_part: int = Field(default=500_000, gt=0, description="Rows of a metadata part, at most.")
+    rows_per_part: int = Field(default=500_000, gt=0, description="Maximum number of rows per metadata part.")
 
     @field_validator("source")
     @classmethod
@@ -77,7 +76,7 @@ class ByodPoolSpec(Spec):
 
 
 def changes(spec: ByodPoolSpec, pool: Pool, data: Folder) -> str:
-    """What is other at the source than when the pool was made."""
+    """Describe what has changed at the source since the pool was made."""
     what = sources.changed(data, partial(_marked, spec))
     return str(sources.refuse(pool.address, spec.edition, what)) if what else ""
 
@@ -127,7 +126,7 @@ def _told(out: Folder, number: int) -> Any:
 
 
 def _is_done(out: Folder, folder: Folder, number: int, name: str) -> bool:
-    """Whether an interrupted import has read this file, as it is now."""
+    """Return whether an interrupted import has read this file in its current state."""
     told = out.read_json(f"{DONE}/{number:06d}.json") if out.exists(f"{DONE}/{number:06d}.json") else {}
     return told.get("file") == name and told.get("mark") == folder.mark(name) and "content" in told
 
@@ -148,14 +147,14 @@ def _import_file(spec: ByodPoolSpec, folder: Folder, out: Folder, job: tuple[int
             (out / METADATA).remove(stale)
     content = sources.marks(folder, [name])
     if folder.mark(name) != mark or name not in content:
-        raise DataError(f"{folder.at(name)} changed while it was read: run again when it is finished.")
+        raise DataError(f"{folder.at(name)} changed while it was being read: run again when it is complete.")
     told = {"file": name, "mark": mark, "content": list(content[name])}
     told |= {"counts": dict(counts), "parts": parts, "examples": examples}
     out.write_json(f"{DONE}/{number:06d}.json", told)
 
 
 def _pieces(spec: ByodPoolSpec, folder: Folder, name: str, counts: Counter[str], examples: list[str]) -> Iterator[pl.DataFrame]:
-    """Tables of at most `rows_per_part` rows, in the order of the file; what is left out goes into `counts` and `examples`."""
+    """Tables of at most `rows_per_part` rows, in the order of the file; skipped rows go into `counts` and `examples`."""
     waiting: list[pl.DataFrame] = []
     rows = 0
     for batch in batches(folder, name, spec.asked()):
@@ -179,7 +178,7 @@ def _note(found: Rows, where: str, counts: Counter[str], examples: list[str]) ->
 
 
 def _content(rows: pl.DataFrame) -> str:
-    """A hash of what stands in a part, which does not depend on how it is stored."""
+    """Return a hash of a part's content that does not depend on how it is stored."""
     digest = hashlib.sha256()
     for begin in range(0, rows.height, HASHED_ROWS):
         digest.update(rows[begin : begin + HASHED_ROWS].write_ndjson().encode())
@@ -187,7 +186,7 @@ def _content(rows: pl.DataFrame) -> str:
 
 
 def _repeats(metadata: Folder, parts: list[str], about: int, *, given: bool) -> dict[str, int]:
-    """How many rows repeat the uid, and how many url and caption, of another; by ranges of uids that fit into memory."""
+    """Count rows that repeat another row's uid, or its url and caption, by ranges of uids that fit into memory."""
     wanted = ("repeated_uids", "duplicate_rows") if given else ("repeated_uids",)
     found: dict[str, int] = {}
     for what in wanted:

@@ -1,6 +1,5 @@
-"""CommonPool and DataComp-1B: metadata from the hub, at one commit, every file with the hub's hash, complete or not at all.
-
-`HF_ENDPOINT` names a mirror, `HF_TOKEN` who asks. Nested folders (xlarge) are laid flat, as the reference does it.
+"""Fetches the metadata of CommonPool and DataComp-1B from the hub, at one commit, every file with the hub's hash, complete or
+not at all. `HF_ENDPOINT` sets a mirror, `HF_TOKEN` the account. Nested folders (xlarge) are flattened, as in the reference.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ HUBS = {name: row.hub for name, row in SCALES.items() if row.hub is not None} | 
 if TYPE_CHECKING:
     CommonScale = str
 else:
-    CommonScale = Literal[tuple(HUBS)]  # a form offers what the table of scales has
+    CommonScale = Literal[tuple(HUBS)]  # a form offers the scales of the table
 
 
 class HubPoolSpec(Spec):
-    """A pool of the competition, or DataComp-1B: its metadata as the hub has it."""
+    """A pool of the competition, or DataComp-1B: its metadata as on the hub."""
 
     scale: CommonScale = Field(default="small", description="The pool.")
     revision: str = Field(
         default="main",
         min_length=1,
-        description="Commit, tag or branch; give a commit to be sure of the same metadata for ever. What a branch meant is "
-        "recorded, and stands in the pool's fingerprint.",
+        description="Commit, tag or branch; give a commit to always get the same metadata. The commit of a branch is "
+        "recorded and is part of the pool's fingerprint.",
     )
     features: Literal["leave", "fetch"] = Field(
-        default="leave", description="Whether the npz features come too: 25 times the size of the parquets."
+        default="leave", description="Whether to fetch the npz features too: 25 times the size of the parquets."
     )
 
     def label(self) -> str:
@@ -56,10 +55,10 @@ def fetch_metadata(
     workers: int = 8,
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> Pool:
-    """`metadata/<part>.parquet` (and `.npz` if asked for), and `metadata/hub.json` with the commit and every file's sha256.
+    """`metadata/<part>.parquet` (and `.npz` if requested), and `metadata/hub.json` with the commit and every file's sha256.
 
-    `workers` files are fetched at once. What an interrupted run brought is checked and kept. DataError if the hub lists no
-    parquet, two of one name, or features that have no parquet; StoreError if it cannot be reached.
+    `workers` files are fetched at once. Files of an interrupted run are checked and kept. DataError if the hub lists no
+    parquet, two with one name, or features without a parquet; StoreError if it cannot be reached.
     """
     found = hub.snapshot("dataset", spec.repository, spec.revision)
     files = [file for file in found.files if _wanted(file.path, spec)]
@@ -90,10 +89,13 @@ def _check_names(paths: list[str], spec: HubPoolSpec) -> None:
     where = f"The hub's data set {spec.repository}"
     parts = {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
     if not parts:
-        raise DataError(f"{where} has no parquet: it is not a pool's metadata.")
+        raise DataError(f"{where} has no parquet, so it is not a pool's metadata: give the data set of a pool.")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{where} has two files named {twice} in different folders, which cannot be laid flat.")
+        raise DataError(f"{where} has two files named {twice} in different folders, which cannot be flattened: rename one.")
     features = {name.removesuffix(".npz") for name in names if name.endswith(".npz")}
     if features and (alone := sorted(features ^ parts)):
-        raise DataError(f"{where} has no parquet and npz of the same name for {alone[0]!r}: its features cannot be used.")
+        raise DataError(
+            f"{where} has no parquet and npz of the same name for {alone[0]!r}, so its features cannot be used: "
+            "fetch the metadata without features."
+        )

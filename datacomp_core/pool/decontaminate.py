@@ -1,7 +1,6 @@
-"""Which samples of a download show a picture of the test sets, and the download without them.
-
-A perceptual hash (64 bits of a picture's low frequencies, DCT) is compared with that of every test image. It catches a picture
-that was scaled, saved again or slightly recoloured; it misses crops, mirror images, rotations and drawn-over ones.
+"""Finds samples of a download that show an image of the test sets, and makes a subset without them. A perceptual hash (64 bits
+of an image's low frequencies, DCT) is compared with the hash of every test image. It finds images that were scaled, saved again
+or slightly recoloured; it misses crops, mirror images, rotations and drawn-over images.
 """
 
 from __future__ import annotations
@@ -34,10 +33,13 @@ Hashes = npt.NDArray[np.uint64]
 
 
 class DecontaminateSpec(Spec):
-    """How near a sample may come to a test image."""
+    """How similar a sample may be to a test image."""
 
     distance: int = Field(
-        default=0, ge=0, le=16, description="Bits of 64 that may differ for two pictures to count as one; 0: the hash is equal."
+        default=0,
+        ge=0,
+        le=16,
+        description="Number of the 64 bits that may differ for two images to count as the same; 0: equal hashes.",
     )
 
     def label(self) -> str:
@@ -46,7 +48,7 @@ class DecontaminateSpec(Spec):
 
 @dataclass(frozen=True)
 class Tests:
-    """Every test image: its hash, and where it lies."""
+    """Every test image: its hash and its location."""
 
     hashes: Hashes
     names: list[tuple[str, str]]
@@ -63,9 +65,9 @@ def decontaminate(
     workers: int = 1,
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> Subset:
-    """`subset.npy`: the uids that show no test image; `hits.parquet`: the others, each with the nearest test image.
-
-    The test images' hashes are held (8 bytes each); shards are read one by one. What cannot be decoded is kept and counted.
+    """`subset.npy`: the uids that do not show a test image; `hits.parquet`: the others, each with the nearest test image. The
+    test images' hashes are kept in memory (8 bytes each); shards are read one by one. Images that cannot be decoded are kept and
+    counted.
     """
     folder = store.folder(shards)
     tests = hashes_of(store.folder(evalsets))
@@ -87,9 +89,8 @@ def decontaminate(
 
 
 def perceptual_hash(image: bytes) -> int | None:
-    """64 bits of a picture: which of its 8 x 8 lowest frequencies (DCT of 32 x 32 grey values) lie over their median.
-
-    The hash of pHash and `imagehash.phash`. None if the picture cannot be decoded.
+    """Return 64 bits of an image: which of its 8 x 8 lowest frequencies (DCT of 32 x 32 grey values) are above their median.
+    The hash of pHash and `imagehash.phash`. None if the image cannot be decoded.
     """
     from PIL import Image
     from scipy.fftpack import dct
@@ -97,14 +98,15 @@ def perceptual_hash(image: bytes) -> int | None:
     try:
         with pillow_image(image) as opened:
             grey = np.asarray(opened.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.float64)
-    except Exception:  # a hostile or broken picture may raise anything; it is counted
+    except Exception:  # a hostile or broken image may raise anything; it is counted
         return None
     low = dct(dct(grey, axis=0), axis=1)[:KEPT, :KEPT]
     return int(np.packbits(low > np.median(low)).view(">u8")[0])
 
 
 def hashes_of(sets: Folder) -> Tests:
-    """The hashes of every image below a folder of test sets (tars in the layout of `wds_*_test`). DataError if there is none."""
+    """Return the hashes of all images below a folder of test sets (tars in the layout of `wds_*_test`). DataError if there is
+    none."""
     hashes: list[int] = []
     names: list[tuple[str, str]] = []
     for name, image in images_of(sets):
@@ -112,12 +114,12 @@ def hashes_of(sets: Folder) -> Tests:
             hashes.append(found)
             names.append(name)
     if not hashes:
-        raise DataError(f"{sets} has no test images: a folder of webdataset test sets is wanted.")
+        raise DataError(f"{sets} has no test images: give a folder of webdataset test sets.")
     return Tests(np.array(hashes, np.uint64), names)
 
 
 def _judge(spec: DecontaminateSpec, folder: Folder, tests: Tests, name: str) -> tuple[pl.DataFrame, pl.Series, int]:
-    """Hits, clean uids, and how many pictures of a shard could not be decoded."""
+    """Return hits, clean uids, and the number of a shard's images that could not be decoded."""
     rows: list[tuple[Any, ...]] = []
     clean: list[str] = []
     unread = 0

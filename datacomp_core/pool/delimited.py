@@ -1,7 +1,7 @@
-"""csv and tsv as text: Python's own reader in its strict form, the wanted columns only, with the line of whatever is wrong.
+"""Reads csv and tsv as text: with Python's strict reader, only the wanted columns, and the line of every error.
 
 A lone `"` at the start of a field makes a csv reader take the rows after it for part of the field. Therefore a record over
-several lines, two of which look like rows by themselves, is an error and not a caption.
+several lines, two of which look like rows, is an error and not a caption.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from datacomp_core.pool.text_lines import ESCAPED_BYTE, MAX_LINE, Lines, not_enc
 
 MAX_FIELD = 1 << 20
 URL = re.compile(r'\s*"?[a-zA-Z][a-zA-Z0-9+.-]*://')
-NO_QUOTES = "If a quote is a mere character in this file, say so with `quoting` (--quoting none); else mend the file."
+NO_QUOTES = "If a quote has no special meaning in this file, set `quoting` (--quoting none); otherwise correct the file."
 
 
 def read(file: IO[bytes], where: str, asked: Asked, delimiter: str) -> Iterator[Batch]:
@@ -51,13 +51,13 @@ class _Rows:
         self._reader = csv.reader(lines, delimiter=delimiter, strict=True, **quoting)
         self._width, self._url = 0, None
         self.line = 1
-        """Where the last record began."""
+        """The line where the last record began."""
 
     def expect(self, width: int, url: int | None) -> None:
         self._width, self._url = width, url
 
     def next_row(self) -> list[str] | None:
-        """The next record that is not an empty line, or None at the end of the file."""
+        """Return the next non-empty record, or None at the end of the file."""
         while True:
             self._lines.record.clear()
             self.line = self._lines.number + 1
@@ -73,20 +73,20 @@ class _Rows:
             return row
 
     def _check(self, row: list[str]) -> None:
-        """DataError if a row has not the header's width, or seems to contain others."""
+        """DataError if a row does not have the header's width, or seems to contain other rows."""
         where, several = f"{self._lines.where}, line {self.line}", len(self._lines.record) > 1
         if self._width and len(row) != self._width:
             end = f" (the record ends in line {self._lines.number})" if several else ""
-            raise DataError(f"{where}: {len(row)} fields where the header has {self._width}{end}. {NO_QUOTES}")
+            raise DataError(f"{where}: the row has {len(row)} fields, but the header has {self._width}{end}. {NO_QUOTES}")
         if several and self._how.quoting == "checked" and self._swallows():
             raise DataError(
-                f"{where}: a quoted field that begins here goes on to line {self._lines.number} and contains what looks like "
-                f"whole rows, so a quote is missing or too many. {NO_QUOTES} If the field is meant so, read the file with "
+                f"{where}: a quoted field that begins here continues to line {self._lines.number} and seems to contain whole "
+                f"rows, so a quote is missing or superfluous. {NO_QUOTES} If the field is intended, read the file with "
                 "--quoting trusted."
             )
 
     def _swallows(self) -> bool:
-        """Whether two lines of one record have a url where the header has it, counted from either end."""
+        """Return whether two lines of one record have a url in the header's url column, counted from either end."""
         if self._url is None:
             return False
         like_rows = 0
@@ -99,13 +99,16 @@ class _Rows:
     def _broken(self, problem: str) -> DataError:
         where = f"{self._lines.where}, line {self.line}"
         if "field limit" in problem:
-            return DataError(f"{where}, column {self._longest()}: a field is longer than {MAX_FIELD:,} characters. " + NO_QUOTES)
+            return DataError(
+                f"{where}, column {self._longest()}: a field is longer than {MAX_FIELD:,} characters: shorten "
+                "it, or check the quotes. " + NO_QUOTES
+            )
         if "new-line character" in problem or "carriage" in problem:
-            return DataError(f"{where}: a line break stands inside a field that is not quoted: mend the file.")
-        return DataError(f"{where}: a quote is opened that is not closed as it should be ({problem}). " + NO_QUOTES)
+            return DataError(f"{where}: an unquoted field contains a line break: correct the file.")
+        return DataError(f"{where}: a quote is not closed correctly ({problem}). " + NO_QUOTES)
 
     def _longest(self) -> int:
-        """The number, from 1, of the field that the reader gave up in."""
+        """Return the number, from 1, of the field in which the reader failed."""
         csv.field_size_limit(2 * MAX_LINE)
         try:
             quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE, "quotechar": None} if self._how.quoting == "none" else {}
@@ -126,9 +129,9 @@ def _batch(rows: list[list[str]], lines: list[int], where: str, asked: Asked) ->
 
 
 def _hint(header: Sequence[str], delimiter: str) -> str:
-    """What may be wrong with a header that lacks a column."""
+    """Return a hint for a header that lacks a column."""
     if any(URL.match(name) for name in header):
         return "Its first line looks like a row: name the columns with `header` (--header url,text)."
     other = next((c for c in ";\t|," if c != delimiter and len(header) == 1 and c in header[0]), "")
     shown = {"\t": "a tab"}.get(other, repr(other))
-    return f"Its columns seem to be separated by {shown}: say so with `delimiter` (--delimiter)." if other else ""
+    return f"Its columns seem to be separated by {shown}: set `delimiter` (--delimiter)." if other else ""

@@ -1,7 +1,6 @@
-"""img2dataset's own distributors (multiprocessing, pyspark, ray) in place of this project's engines.
-
-They hand out shards and say of each only whether it failed, so what was finished is read from the shards' stats in the store,
-and what they cannot bring home (their workers' errors) is in their log. `engine` is the default: it stops at the first error.
+"""Runs a download with img2dataset's own distributors (multiprocessing, pyspark, ray) instead of this project's engines. They
+distribute shards and report only whether each failed. Finished shards are therefore read from their stats in the store, and
+workers' errors are in their log. `engine` is the default: it stops at the first error.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ Distributor = Literal["engine", "multiprocessing", "pyspark", "ray"]
 LOOK_SECONDS = 1.0
 SHARDS_OF_A_SPARK_JOB = 1000  # img2dataset's default
 
-# Of a worker process: what it prepared, and for which job.
+# In a worker process: what it prepared, and for which job.
 _prepared: dict[Job, Worker] = {}
 
 
 @dataclass(frozen=True)
 class Job:
-    """What img2dataset's distributors call in place of its downloader: `(True, plan)` if the shard was finished."""
+    """Called by img2dataset's distributors instead of its downloader: `(True, plan)` if the shard was finished."""
 
     settings: tuple[Any, ...]
     log: Path
@@ -51,7 +50,7 @@ class Job:
                     _prepared.clear()
                     _prepared[self] = set_up(*self.settings, log=self.log)
                 fetch_shard(_prepared[self], plan)
-        except Exception:  # it would end the others without a word of why
+        except Exception:  # otherwise it would end the others without a reason
             traceback.print_exc()
             return False, plan
         return True, plan
@@ -63,10 +62,10 @@ class Job:
 def distribute(
     name: Distributor, plans: list[ShardPlan], settings: tuple[Any, ...], workers: int, log: Path
 ) -> Iterator[Fetched]:
-    """The shards of `plans` as they are seen to be finished. DatacompError if some were not; those that were are kept."""
+    """Yield the shards of `plans` when they are finished. DatacompError if some were not; finished ones are kept."""
     if name not in get_args(Distributor):
         raise SpecError(f"Unknown distributor {name!r}: choose one of {', '.join(get_args(Distributor))}.")
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # img2dataset's import would ask the web for news
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # img2dataset's import would check the web for updates
     out: Folder = settings[2]
     waiting = {stats_name(shard_name(plan.number)): plan for plan in plans}
     problems: list[BaseException] = []
@@ -79,7 +78,7 @@ def distribute(
         ended = not work.is_alive()
         began = time.monotonic()
         there = set(out.files("_stats.json"))
-        pause = max(LOOK_SECONDS, 20 * (time.monotonic() - began))  # a large bucket is not listed all the time
+        pause = max(LOOK_SECONDS, 20 * (time.monotonic() - began))  # avoid listing a large bucket too often
         for file in [file for file in waiting if file in there]:
             yield Fetched(waiting.pop(file), (), out.read_json(file))
         if ended:
@@ -93,12 +92,12 @@ def distribute(
     if waiting:
         raise DatacompError(
             f"img2dataset's {name} distributor did not finish {len(waiting)} of {len(plans)} shards (the first is "
-            f"{next(iter(waiting))[:8]}): its workers' log says why; what is finished is kept."
+            f"{next(iter(waiting))[:8]}): read its workers' log and run again; finished shards are kept."
         )
 
 
 def _missing_library(log: Path) -> str:
-    """What the workers' log says of a library that cannot be imported."""
+    """Return what the workers' log says about a library that cannot be imported."""
     text = log.read_text(errors="replace") if log.exists() else ""
     [*_, last] = ["", *re.findall(rf"{MissingLibraryError.__name__}: (.+)", text)]
     return last
@@ -108,7 +107,7 @@ def _run(name: str, plans: list[ShardPlan], job: Job, workers: int, problems: li
     try:
         with imports_told():
             RUN[name](plans, job, workers)
-    except BaseException as problem:  # handed to the thread that waits
+    except BaseException as problem:  # passed to the waiting thread
         problems.append(problem)
 
 
@@ -135,7 +134,9 @@ def _pyspark(plans: list[ShardPlan], job: Job, workers: int) -> None:
     from img2dataset.distributor import pyspark_distributor
 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    os.environ.setdefault("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # workers import what we can
+    os.environ.setdefault(
+        "PYTHONPATH", os.pathsep.join(path for path in sys.path if path)
+    )  # workers can import what we can import
     builder: Any = SparkSession.builder.appName("datacomp")
     if not SparkConf().contains("spark.master"):  # spark-submit gives one; here it is this machine
         builder = builder.master(f"local[{workers}]").config("spark.ui.enabled", "false")

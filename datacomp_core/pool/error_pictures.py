@@ -1,7 +1,6 @@
-"""Error pictures: "image not found" as a picture, one sha256 behind the urls of many hosts' dead links.
-
-They are found in the ledgers by how many different urls have one body, by way of buckets on scratch disk, so that a pool of any
-size can be looked through; and dropped where `ImageSpec.error_pictures` says so, after the last shard.
+"""Finds and drops error images: an "image not found" image, one sha256 behind many hosts' dead links. They are found in the
+ledgers by the number of different urls with one body, through buckets on scratch disk, so that a pool of any size can be
+searched. If `ImageSpec.error_pictures` says so, they are dropped after the last shard.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from datacomp_core.store import Folder
 
 REASON = "error_picture"
 LEAST_URLS = 10
-PREFIX = 32  # hex digits of a sha256 that stand for it
+PREFIX = 32  # hex digits that identify a sha256
 ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("url", "<u8")])
 
 
 def find(shards: Folder, least_urls: int = LEAST_URLS) -> dict[str, int]:
-    """The first 32 hex digits of each sha256 that stands behind at least so many different urls -> how many; most first."""
+    """Return the first 32 hex digits of each sha256 with at least this many different urls -> how many; most first."""
     names = ledger_names(shards)
     about = sum(rows.height for rows in read_ahead(lambda name: _bodies(shards, name), names[:1])) * len(names)
     number = max(1, min(MAX_BUCKETS, about // UIDS_IN_MEMORY))
@@ -43,9 +42,8 @@ def find(shards: Folder, least_urls: int = LEAST_URLS) -> dict[str, int]:
 
 
 def drop(shards: Folder, least_urls: int, changed: removal.Changed) -> set[str]:
-    """Take the samples of every error picture out of the shards that hold them; the names of these shards.
-
-    A drop that was killed is taken up: a removal that was begun is finished, and the ledger is written after the tar.
+    """Remove the samples of every error image from their shards; return the names of these shards. A killed drop is resumed: a
+    started removal is finished, and the ledger is written after the tar.
     """
     bad = pl.Series(list(find(shards, least_urls)), dtype=pl.String)
     touched: set[str] = set()

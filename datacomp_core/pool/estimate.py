@@ -1,7 +1,8 @@
-"""What a download will take: disk, traffic and time, said before it starts.
+"""Estimates the disk, traffic and time of a download before it starts.
 
 From the reference's README: 450 GB of tars for 12.8 M candidates of `small` at 512 px, of which about 90 % arrived; the crawl's
-bodies are about three times as large as what is kept of them. Time follows from the rate: 120 images/s a worker of 128 threads.
+bodies are about three times as large as what is kept of them. Time follows from the rate: 120 images/s per worker with 128
+threads.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ SIZES = {"MB": 2, "GB": 3, "TB": 4}
 
 
 class Estimate(BaseModel):
-    """What is expected; a factor of two either way is usual."""
+    """The estimate; a factor of two either way is usual."""
 
     model_config = ConfigDict(frozen=True)
     candidates: int
-    disk_bytes: int = Field(description="Of the shards.")
-    traffic_bytes: int = Field(description="Of what is fetched.")
+    disk_bytes: int = Field(description="Bytes of the shards.")
+    traffic_bytes: int = Field(description="Bytes fetched.")
     seconds: float
 
     def sentence(self) -> str:
@@ -43,7 +44,7 @@ def _time(seconds: float) -> str:
 
 
 def estimate(candidates: int, spec: ImageSpec, workers: int) -> Estimate:
-    """For so many candidates by `workers` processes."""
+    """Estimate for a number of candidates with `workers` processes."""
     kept = candidates * ARRIVING * BYTES_KEPT_AT_512
     scaled = kept * min(1.0, (spec.image_size / 512) ** 2)
     return Estimate(

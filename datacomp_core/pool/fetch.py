@@ -1,8 +1,7 @@
-"""One shard of a download: img2dataset fetches and resizes, we write the tar, its index and its ledger.
-
-Runs in worker processes of its own, because img2dataset and urllib have state of the whole process. What arrives is
-spooled to scratch and written in the order of the metadata with fixed tar headers, so that a shard's bytes depend on what
-the servers sent and on nothing else. `<shard>_stats.json` is written last: a shard that has one is finished.
+"""Downloads one shard: img2dataset fetches and resizes; we write the tar, its index and its ledger. It runs in separate worker
+processes, because img2dataset and urllib have process-wide state. Images are spooled to scratch and written in the order of the
+metadata with fixed tar headers, so that a shard's bytes depend only on what the servers sent. `<shard>_stats.json` is written
+last and marks a finished shard.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Fetched:
-    """What one shard came to; `stats` is its `_stats.json`, `said` what a worker of another machine printed."""
+    """The result of one shard; `stats` is its `_stats.json`, `said` is the output of a worker on another machine."""
 
     plan: ShardPlan
     files: tuple[FileStat, ...]
@@ -57,7 +56,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Worker:
-    """What a worker process knows of its job."""
+    """A worker process's view of its job."""
 
     spec: ImageSpec
     metadata: Folder
@@ -67,7 +66,7 @@ class Worker:
     log: IO[bytes] | None = None
 
     def said(self) -> str:
-        """What was printed since the last call, its end if it is much; nothing where the driver reads the file itself."""
+        """Return the output since the last call (its end if it is long); nothing if the driver reads the file itself."""
         if self.log is None:
             return ""
         size = os.fstat(self.log.fileno()).st_size
@@ -78,7 +77,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Reach:
-    """By what way the web is reached: a proxy, and private networks that are open."""
+    """How the web is reached: a proxy, and open private networks."""
 
     http_proxy: str | None = None
     open_networks: tuple[str, ...] = ()
@@ -89,9 +88,8 @@ def stats_name(shard: str) -> str:
 
 
 def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, reach: Reach, log: Path | None) -> Worker:
-    """Prepare this process, which is ours alone: its output goes to a file, its urllib under the limits of `safety`.
-
-    `log` is on the driver's machine; None: this is another one, and what is printed goes home with each shard.
+    """Prepare this dedicated process: its output goes to a file, its urllib obeys the limits of `safety`. `log` is on the
+    driver's machine; None: this is another machine, and output is sent with each shard.
     """
     file = tempfile.TemporaryFile("a+b", buffering=0) if log is None else log.open("ab", buffering=0)  # noqa: SIM115
     os.dup2(file.fileno(), 1)
@@ -132,10 +130,10 @@ def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, reach: 
 
 
 def fetch_shard(worker: Worker, plan: ShardPlan) -> Fetched:
-    """Download, write and account for one shard. A finished one is replaced by equal bytes, if the web has not changed."""
+    """Download, write and report one shard. A finished one is replaced by equal bytes, if the web has not changed."""
     try:
         rows = candidates(worker.metadata, plan, worker.spec)
-        # The images' scratch file has no name, so that a kill leaves nothing of it behind.
+        # The images' scratch file has no name, so that a kill leaves nothing behind.
         with _disk_is_told(worker.out), scratch() as folder, tempfile.TemporaryFile() as file:
             spool = _Spool(file, worker.spec, worker.resizer)
             _download(worker, plan, rows, spool, folder)
@@ -155,7 +153,8 @@ def candidates(metadata: Folder, plan: ShardPlan, spec: ImageSpec) -> pl.DataFra
     rows = frame.select(*columns, expected).slice(plan.first, plan.count).collect()
     if rows.height != plan.count or rows["uid"].null_count():
         raise DataError(
-            f"Part {metadata.at(plan.part)}.parquet has rows without a uid, or fewer rows than its footer says: make it again."
+            f"Part {metadata.at(plan.part)}.parquet has rows without a uid, or fewer rows than its footer says: make the "
+            "pool again."
         )
     return rows.rename({"text": "caption"})
 
@@ -196,7 +195,7 @@ def _download_shard(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, spool: 
 
 
 class _Spool:
-    """The sample writer that img2dataset is given: images to a scratch file as they come, the rest kept in memory."""
+    """The sample writer for img2dataset: images go to a scratch file as they arrive, the rest stays in memory."""
 
     def __init__(self, file: IO[bytes], spec: ImageSpec, resizer: CheckedResizer) -> None:
         self.file, self.spec, self.resizer = file, spec, resizer
@@ -213,7 +212,7 @@ class _Spool:
                 self.captions[key] = caption or ""
                 if self.resizer.odd:  # img2dataset writes what it resized last
                     self.odd[key] = ", ".join(self.resizer.odd)
-        except OSError as problem:  # img2dataset would print it and lose the sample
+        except OSError as problem:  # img2dataset would only print it and lose the sample
             self.problem = problem
 
     def close(self) -> None:
@@ -246,7 +245,7 @@ def _write(worker: Worker, plan: ShardPlan, rows: pl.DataFrame, spool: _Spool) -
 
 
 def _account(spec: ImageSpec, shard: str, rows: pl.DataFrame, spool: _Spool) -> pl.DataFrame:
-    """The ledger of a shard, in the order of the metadata: a row for every candidate, also for one img2dataset lost."""
+    """Return the ledger of a shard, in the order of the metadata: one row per candidate, including those img2dataset lost."""
     from img2dataset.downloader import compute_key
 
     digits = len(str(spec.samples_per_shard - 1)) if spec.samples_per_shard > 1 else 0

@@ -1,4 +1,4 @@
-"""Captions for a folder of pictures: from a table that names the files, a text beside each picture, or class folders."""
+"""Reads captions for a folder of images: from a table that names the files, a text file next to each image, or class folders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def is_picture(name: str) -> bool:
 
 
 def placed(source: Folder, table: str) -> tuple[Folder, str]:
-    """The folder and the name of a file that is named below the source, or by a path of its own."""
+    """Return the folder and the name of a file given relative to the source, or by its own path."""
     if not table.startswith("/") and "://" not in table and source.is_file(table):
         return source, table
     path = Folder(table).url
@@ -33,14 +33,13 @@ def placed(source: Folder, table: str) -> tuple[Folder, str]:
 def from_table(
     source: Folder, table: str, names: tuple[str, str], how: TableFormat, files: Sequence[str]
 ) -> tuple[pl.DataFrame, Counter[str]]:
-    """Rows (file, text) of a table, in its order, and what was lost: rows without a file, files without a row.
-
-    `names` are its columns. A file may stand in several rows: each is a pair.
+    """Return rows (file, text) of a table, in its order, and losses: rows without a file, files without a row. `names` are its
+    columns. A file may occur in several rows: each is a pair.
     """
     place, name = placed(source, table)
     if not ending_of(name):
         raise DataError(
-            f"{table} is no table: a .csv, .tsv, .jsonl or .parquet file with the columns {names[0]}, {names[1]} is wanted."
+            f"{table} is not a table: give a .csv, .tsv, .jsonl or .parquet file with the columns {names[0]}, {names[1]}."
         )
     counts: Counter[str] = Counter()
     found: list[pl.DataFrame] = []
@@ -60,7 +59,7 @@ def from_table(
 
 
 def from_files(source: Folder, files: Sequence[str], texts: set[str]) -> tuple[pl.DataFrame, Counter[str]]:
-    """Rows (file, text) of pictures with a text of their name beside them; what pictures are lost: without one, or not UTF-8."""
+    """Return rows (file, text) of images with a text file of the same name, and lost images: without text, or not UTF-8."""
     rows: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
     for name in files:
@@ -75,14 +74,13 @@ def from_files(source: Folder, files: Sequence[str], texts: set[str]) -> tuple[p
 
 
 def beside(name: str) -> str:
-    """The text file of a picture."""
+    """Return the text file of an image."""
     return name.rpartition(".")[0] + SIDE
 
 
 def from_classes(files: Sequence[str], classes: dict[str, str], templates: Sequence[str]) -> tuple[pl.DataFrame, Counter[str]]:
-    """Rows (file, text): the class of the folder that a picture lies in, in one of the templates, drawn by the file's name.
-
-    With `classes` that is the nearest folder above the picture that has one (`n01443537/images/0.JPEG`).
+    """Return rows (file, text): the class of an image's folder, in one of the templates, drawn by the file's name. With
+    `classes` it is the nearest folder above the image that has a class (`n01443537/images/0.JPEG`).
     """
     rows: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
@@ -99,12 +97,12 @@ def from_classes(files: Sequence[str], classes: dict[str, str], templates: Seque
 
 
 def class_names(path: str) -> dict[str, str]:
-    """Folder -> class: a JSON object, or lines `n01440764 tench` (a blank, tab or comma between). DataError if it is neither."""
+    """Folder -> class: a JSON object, or lines `n01440764 tench` (a blank, tab or comma between). DataError for anything else."""
     place, name = placed(Folder("/"), path)
     try:
         text = place.read(name).decode("utf-8-sig")
     except UnicodeDecodeError as problem:
-        raise DataError(f"{path}, byte {problem.start}: the names of classes are not UTF-8: save the file so.") from problem
+        raise DataError(f"{path}, byte {problem.start}: the class names are not UTF-8: save the file as UTF-8.") from problem
     if text.lstrip().startswith("{"):
         found = parse_json(text, path)
         return {str(folder): str(said) for folder, said in found.items()}
@@ -114,6 +112,8 @@ def class_names(path: str) -> dict[str, str]:
             continue
         folder, _, said = line.strip().replace("\t", " ").replace(",", " ", 1).partition(" ")
         if not said.strip():
-            raise DataError(f"{path}, line {number}: a folder and its class are wanted, such as `n01440764 tench`.")
+            raise DataError(
+                f"{path}, line {number}: the line does not contain a folder and its class: write it like `n01440764 tench`."
+            )
         made[folder] = said.strip()
     return made

@@ -1,4 +1,4 @@
-"""What a metadata folder holds: rows and columns, from the footers of its parquets alone."""
+"""Reads the rows and columns of a metadata folder from the footers of its parquets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datacomp_core.store.folder import Folder
 
 
 def num_rows(metadata: Folder, part: str, needed: Sequence[str]) -> int:
-    """Rows of one part. DataError if it is no parquet or lacks one of the `needed` columns."""
+    """Return the rows of one part. DataError if it is not a parquet or lacks one of the `needed` columns."""
     where = metadata.at(f"{part}.parquet")
     try:
         frame = scan(metadata, part)
@@ -23,7 +23,10 @@ def num_rows(metadata: Folder, part: str, needed: Sequence[str]) -> int:
         first = str(problem).split("\n", 1)[0]
         raise DataError(f"{where} cannot be read as parquet ({first}): fetch the metadata again.") from problem
     if "uid" in needed and (kind := frame.collect_schema().get("uid", pl.String())) != pl.String:
-        raise DataError(f"{where} has uids of the type {kind}, and text of 32 hex digits is wanted: it is no metadata of a pool.")
+        raise DataError(
+            f"{where} has uids of the type {kind} instead of text of 32 hex digits, so it is not a pool's "
+            "metadata: give a pool's metadata folder."
+        )
     missing = [name for name in needed if name not in columns]
     if missing:
         raise DataError(

@@ -1,7 +1,6 @@
-"""A folder of pictures as a pool: no web server, and each picture copied once, into the shards.
-
-Captions come from a table, from a text beside each picture or from the class folders. A sample is known by the hash of its
-picture's bytes and its caption, not by where it lies, so the same pictures give the same uids on every machine.
+"""Makes a pool from a folder of images without a web server; each image is copied once, into the shards. Captions come from a
+table, from a text file next to each image, or from the class folders. A sample's uid is a hash of its image's bytes and its
+caption, not of its path, so the same images get the same uids on every machine.
 """
 
 from __future__ import annotations
@@ -41,26 +40,28 @@ NO_PROGRESS = NoProgress()
 
 
 class FolderPoolSpec(Spec):
-    """A pool from a folder of pictures."""
+    """A pool from a folder of images."""
 
     names_for_people: ClassVar[frozenset[str]] = frozenset({"name"})
 
-    scale: Literal["folder"] = Field(default="folder", description="A folder of pictures.")
-    source: str = Field(default="", description="Folder or bucket of pictures, in any depth.")
-    name: str = Field(default="pictures", min_length=1, description="What to call it.")
-    edition: int = Field(default=1, ge=1, description="Raise it when the files at the source have changed.")
+    scale: Literal["folder"] = Field(default="folder", description="A folder of images.")
+    source: str = Field(default="", description="Folder or bucket of images, at any depth.")
+    name: str = Field(default="pictures", min_length=1, description="Name of the pool.")
+    edition: int = Field(default=1, ge=1, description="Raise this number when the files at the source have changed.")
     captions: str = Field(
         default="",
-        description="Table with a row a picture, below the source or elsewhere; empty: texts beside the pictures, "
-        "else the class folders.",
+        description="Table with one row per image, below the source or elsewhere. Empty: text files next to the images, else "
+        "the class folders.",
     )
     file_column: str = Field(default="file_name", min_length=1, description="Its column of paths, relative to the source.")
     text_column: str = Field(default="text", min_length=1, description="Its column of captions.")
-    tables: TableFormat = Field(default=TableFormat(), description="How it is written.")
+    tables: TableFormat = Field(default=TableFormat(), description="Format of the table.")
     class_names: str = Field(default="", description="File with the class of each folder: JSON, or lines `n01440764 tench`.")
-    templates: tuple[str, ...] = Field(default=(), description="Captions of classes, `a photo of a {}.`; one is drawn a picture.")
-    samples_per_shard: int = Field(default=10_000, gt=0, description="Pictures of a metadata part and its shard.")
-    max_pixels: int = Field(default=100_000_000, gt=0, description="Most pixels that are decoded.")
+    templates: tuple[str, ...] = Field(
+        default=(), description="Caption templates of classes, such as `a photo of a {}.`; one is drawn per image."
+    )
+    samples_per_shard: int = Field(default=10_000, gt=0, description="Images per metadata part and shard.")
+    max_pixels: int = Field(default=100_000_000, gt=0, description="Maximum number of pixels to decode.")
 
     @field_validator("source", "class_names")
     @classmethod
@@ -70,7 +71,7 @@ class FolderPoolSpec(Spec):
     @field_validator("captions")
     @classmethod
     def _placed(cls, table: str, info: ValidationInfo) -> str:
-        """A table as an absolute path or url, wherever the command was given. A relative path starts here, or at the source."""
+        """Return a table's absolute path or url. A relative path starts in the working folder, or at the source."""
         if not table or "://" in table:
             return table
         if os.path.isabs(table):
@@ -79,7 +80,7 @@ class FolderPoolSpec(Spec):
         below = Folder(source).at(table) if source and Folder(source).is_file(table) else ""
         here = os.path.abspath(table) if os.path.exists(table) else ""
         if here and below and here != os.path.abspath(below):
-            raise ValueError(f"{here} and {below} are both there: give the table's absolute path.")
+            raise ValueError(f"{here} and {below} both exist: give the table's absolute path.")
         return below or here or table
 
     @field_validator("templates")
@@ -95,19 +96,20 @@ class FolderPoolSpec(Spec):
 
 
 def pictures(spec: FolderPoolSpec) -> tuple[Folder, list[str], set[str]]:
-    """The source, its pictures by relative path in order, and the texts beside them. DataError if there is no picture."""
+    """Return the source, its images by relative path in order, and the text files next to them. DataError if there is no
+    image."""
     if not spec.source:
-        raise DataError("A pool of pictures needs a source (`source`): a folder or bucket of pictures.")
+        raise DataError("No source is given: set `source` to a folder or bucket of images.")
     folder = Folder(spec.source)
     files = folder.files()
     found = [name for name in files if captions.is_picture(name)]
     if not found:
-        raise DataError(f"{folder} has no picture ({', '.join(captions.PICTURES)}): check the path.")
+        raise DataError(f"{folder} has no images ({', '.join(captions.PICTURES)}): check the path.")
     return folder, found, {name for name in files if name.endswith(captions.SIDE)}
 
 
 def changes(spec: FolderPoolSpec, pool: Pool, data: Folder) -> str:
-    """What is other at the source than when the pool was made."""
+    """Describe what has changed at the source since the pool was made."""
     what = sources.changed(data, partial(_marked, spec))
     return str(sources.refuse(pool.address, spec.edition, what)) if what else ""
 
@@ -125,7 +127,7 @@ def _marked(spec: FolderPoolSpec, known: Marks) -> tuple[Folder, Marks]:
 
 
 def _hashed(spec: FolderPoolSpec, metadata: Folder, listed: dict[str, tuple[int, str, str]]) -> Marks:
-    """Marks of the captioned pictures, which are not read again for their hashes. A bucket's are its ETags."""
+    """Return the marks of the captioned images, which are not read again for their hashes. In a bucket they are ETags."""
     if not Folder(spec.source).is_local:
         return {}
     known: Marks = {}
@@ -144,14 +146,14 @@ def import_folder(
     workers: int = 1,
     progress: Progress = NO_PROGRESS,
 ) -> Pool:
-    """`metadata/<8 digits>.parquet` in DataComp's schema; `url` is the path of the picture below the source."""
+    """`metadata/<8 digits>.parquet` in DataComp's schema; `url` is the path of the image below the source."""
     folder, found, texts = pictures(spec)
     listed = folder.details()
     rows, counts = _captioned(spec, folder, found, texts)
     if not rows.height:
         losses = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
         raise DataError(
-            f"{folder}: none of {len(found):,} pictures has a caption ({losses}): name a table with `captions` (--captions)."
+            f"{folder}: none of {len(found):,} images has a caption ({losses}): give a table with `captions` (--captions)."
         )
     jobs = [
         (n, rows[n * spec.samples_per_shard :][: spec.samples_per_shard])
@@ -176,7 +178,7 @@ def _captioned(spec: FolderPoolSpec, folder: Folder, found: list[str], texts: se
 
 
 def _describe(folder: Folder, out: Folder, job: tuple[int, pl.DataFrame]) -> tuple[str, str]:
-    """One metadata part: hash and size of every picture of some rows. What cannot be opened is left for the ledger to tell."""
+    """Make one metadata part: hash and size of every image of some rows. The ledger reports images that cannot be opened."""
     number, rows = job
     part = f"{number:08d}"
     made: list[dict[str, Any]] = []
@@ -197,7 +199,7 @@ def _size(data: bytes) -> tuple[int | None, int | None]:
     try:
         with pillow_image(data) as image:
             return image.size
-    except Exception:  # Pillow's readers raise a dozen kinds on bad bytes; the ledger says what became of it
+    except Exception:  # Pillow's readers raise a dozen exception types on bad bytes; the ledger reports it
         return None, None
 
 
@@ -211,10 +213,9 @@ def pack_folder(
     workers: int = 1,
     progress: Progress = NO_PROGRESS,
 ) -> ShardSet:
-    """`<8 digits>.tar` of each metadata part, with `index/`, `ledger/` and stats as a download has them.
-
-    jpg, png and webp are copied as they are, other formats become jpg that looks as they are meant to (8 bits, turned upright).
-    Those with more than 8 bits a channel, and those that EXIF turns, are counted. DataError if no picture can be read.
+    """`<8 digits>.tar` of each metadata part, with `index/`, `ledger/` and stats as in a download. jpg, png and webp are
+    copied unchanged; other formats are converted to jpg (8 bits, rotated by EXIF). Images with more than 8 bits per channel, and
+    images rotated by EXIF, are counted. DataError if no image can be read.
     """
     metadata, folder = store.folder(pool) / METADATA, Folder(spec.source)
     names = part_names(metadata)
@@ -234,7 +235,7 @@ def pack_folder(
     arrived = reasons.get("arrived", 0)
     if not arrived:
         losses = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
-        raise DataError(f"None of the {reasons.total():,} pictures of {folder} can be read ({losses}).")
+        raise DataError(f"None of the {reasons.total():,} images in {folder} can be read ({losses}): check the files.")
     return ShardSet(
         scale=pool.scale,
         num_samples=arrived,
@@ -256,7 +257,7 @@ def _pack(spec: FolderPoolSpec, folder: Folder, metadata: Folder, out: Folder, n
             try:
                 data = folder.read(url)
                 if hashlib.sha256(data).hexdigest() != sha256:
-                    raise DataError(f"{folder.at(url)} changed while it was read: run again when it is finished.")
+                    raise DataError(f"{folder.at(url)} changed while it was being read: run again when it is complete.")
                 extension, picture, size, odd = _picture(data, spec.max_pixels)
             except _UnreadableError as problem:
                 book.append({**row, "status": "failed_to_resize", "reason": problem.reason, "message": str(problem)})
@@ -289,7 +290,7 @@ class _UnreadableError(Exception):
 
 
 def _picture(data: bytes, max_pixels: int) -> tuple[str, bytes, tuple[int, int], tuple[str, ...]]:
-    """Extension, bytes and size of a picture that decodes to its end, and what it is beside usual (`deep`, `turned`)."""
+    """Return extension, bytes and size of an image that decodes completely, and its irregularities (`deep`, `turned`)."""
     try:
         image = pillow_image(data)
     except Exception as problem:

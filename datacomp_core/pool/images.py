@@ -1,7 +1,6 @@
-"""Pool -> shards: download the images with img2dataset, shard by shard, and account for every candidate.
-
-Parts are cut into shards as img2dataset cuts them. A shard with a stats file is finished and never fetched again; every
-other one is fetched anew, so an interrupted download goes on and ends with the samples of an undisturbed one.
+"""Downloads the images of a pool with img2dataset, shard by shard, and reports every candidate. Parts are split into shards as
+in img2dataset. A shard with a stats file is finished and never fetched again; all others are fetched again, so an interrupted
+download resumes and ends with the samples of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ TOLD_LOG_CHARACTERS = 2000
 FELL_SHORT = "_fell_short.json"
 MUCH_BLOCKED = 0.01
 BLOCKED_HINT = (
-    "Their hosts have private addresses, which are never fetched unasked: if that web is your own, name its network with "
+    "Their hosts have private addresses, which are blocked by default: if the network is your own, allow it with "
     "`open_networks` (--open-networks 10.0.0.0/8)."
 )
 
@@ -59,24 +58,24 @@ def download_images(
 ) -> ShardSet:
     """Fetch the images of a pool: `<shard>.tar`, `index/`, `ledger/` and `<shard>_stats.json` of each shard.
 
-    `threads` downloads run at once in each of `workers` processes. `distributor` takes one of img2dataset's own in place of
-    our engines. `http_proxy` is used for these downloads and nothing else. `open_networks` opens private networks, such as
-    `10.0.0.0/8` for a web of one's own; by default none can be reached. IncompleteError if nothing arrived, or less than
-    `spec.min_arrived`: run again once the cause is mended, and the shards that fell short are fetched again.
+    `threads` downloads run concurrently in each of `workers` processes. `distributor` selects one of img2dataset's own instead
+    of our engines. `http_proxy` is used only for these downloads. `open_networks` allows private networks, such as
+    `10.0.0.0/8`; by default they are blocked. IncompleteError if nothing arrived, or less than `spec.min_arrived`: fix the
+    cause and run again, and incomplete shards are fetched again.
     """
     metadata = store.folder(pool) / METADATA
     reach = Reach(http_proxy, networks(open_networks))
     if reach.open_networks:
-        log.warning("private networks are open to this download: %s", ", ".join(reach.open_networks))
+        log.warning("this download may reach private networks: %s", ", ".join(reach.open_networks))
     plans = list(plan_shards(metadata, spec))
     _forget_short(out, spec, reach)
-    for name in removal.pending(out):  # by a takedown or by the search for error pictures, which a kill interrupted
+    for name in removal.pending(out):  # by an interrupted takedown or search for error images
         removal.finish(out, name, removal.named(()), TAKEN_DOWN, {})
     done = {name for name in out.files("_stats.json") if "/" not in name}
     finished = [plan for plan in plans if stats_name(shard_name(plan.number)) in done]
     waiting = [plan for plan in plans if stats_name(shard_name(plan.number)) not in done]
     if finished:
-        log.info("%d of %d shards are finished already", len(finished), len(plans))
+        log.info("%d of %d shards are already finished", len(finished), len(plans))
     progress.start(sum(plan.count for plan in plans), "images")
     arrived = _Arrived()
     for stats in read_ahead(lambda plan: out.read_json(stats_name(shard_name(plan.number))), finished):
@@ -96,7 +95,7 @@ def download_images(
 
 
 def _forget_short(out: Folder, spec: ImageSpec, reach: Reach) -> None:
-    """Let go of finished shards with which a run fell short, and of those that lost images to a network that is open now."""
+    """Reset finished shards of a run that fell short, and shards that lost images to a network that is now open."""
     fell_short = out.exists(FELL_SHORT)
     if not fell_short and not reach.open_networks:
         return
@@ -112,9 +111,9 @@ def _forget_short(out: Folder, spec: ImageSpec, reach: Reach) -> None:
 def fetch_plans(
     plans: list[ShardPlan], settings: tuple[Any, ...], workers: int, distributor: Distributor = "engine"
 ) -> Iterator[Fetched]:
-    """The shards of `plans` as they are finished; `settings` are those of `set_up`."""
+    """Yield the shards of `plans` when they are finished; `settings` are the arguments of `set_up`."""
     with scratch() as folder, _log_is_told(output := folder / "img2dataset.log") as echo:
-        is_far = engines.spans_machines()  # then workers send what they print with each shard
+        is_far = engines.spans_machines()  # then workers send their output with each shard
         if distributor != "engine":
             for fetched in distribute(distributor, plans, settings, workers, output) if plans else ():
                 echo()
@@ -144,7 +143,7 @@ def _append(log: Path, words: str) -> None:
 
 
 def plan_shards(metadata: Folder, spec: ImageSpec) -> Iterator[ShardPlan]:
-    """The shards of a pool, numbered on through its parts in order of name. DataError if a part cannot be used."""
+    """Return the shards of a pool, numbered across its parts in order of name. DataError if a part cannot be used."""
     number = 0
     parts = part_names(metadata)
     needed = [name for name in spec.columns() if name != "sha256"]
@@ -176,8 +175,8 @@ def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan],
         out.write_json(FELL_SHORT, found.reasons)
         private = f" {BLOCKED_HINT}" if found.reasons.get("blocked_address", 0) > MUCH_BLOCKED * candidates else ""
         raise IncompleteError(
-            f"Only {arrived:,} of {candidates:,} images arrived ({losses or 'the pool is empty'}).{private} The ledger in {out} "
-            "has each image; mend the cause and run again: the shards that fell short are fetched again, the others are kept."
+            f"Only {arrived:,} of {candidates:,} images arrived ({losses or 'the pool is empty'}).{private} The ledger in "
+            f"{out} lists each image: fix the cause and run again. Incomplete shards are fetched again, the others are kept."
         )
     return ShardSet(
         scale=pool.scale,
@@ -196,12 +195,12 @@ def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan],
 
 @contextmanager
 def _log_is_told(path: Path) -> Generator[Echo]:
-    """What the workers print goes to our log, and if the block fails, their last words in full: they have no terminal."""
+    """Copy the workers' output to our log and, if the block fails, log its complete end: workers have no terminal."""
     echo = Echo(path)
     try:
         yield echo
         echo.close()
-    except MissingLibraryError:  # its sentence says it all
+    except MissingLibraryError:  # its sentence is sufficient
         raise
     except Exception:
         words = path.read_text(errors="replace")[-TOLD_LOG_CHARACTERS:].strip() if path.exists() else ""

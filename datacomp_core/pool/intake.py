@@ -1,8 +1,7 @@
-"""One tar of somebody else's as it is taken in: its samples, those that cannot be used and why, and its ledger.
-
-A sample needs a picture and a caption. One without is not in the index, but in the ledger with its reason, so that it is counted
-where it was lost and not missed in a training. A uid that neither json nor key state is made from url and caption, or from the
-names of shard and key where there is no url.
+"""Reads one foreign tar for adoption: its samples, unusable samples with reasons, and its ledger. A sample needs an image and
+a caption. A sample without them is not in the index, but in the ledger with its reason, so that it is counted where it was
+lost. If neither json nor key contains a uid, it is made from url and caption, or from the names of shard and key if there is no
+url.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from datacomp_core.uid import uid_of
 
 NO_PICTURE, EMPTY_PICTURE, NO_CAPTION, DAMAGED = "no_picture", "empty_picture", "no_caption", "damaged_tar"
 CAPTION_FAULTS = {NOT_UTF8: "not_utf8_text", LONE_SURROGATE: "lone_surrogate_text"}
-"""Reasons of captions that cannot be read, named as those of a table's rows."""
+"""Reasons for unreadable captions, named like those of a table's rows."""
 LARGE_PIXELS = 1 << 31
 UID_PATTERN = r"^[0-9a-fA-F]{32}$"
 BESIDE = ("sha256", "original_width", "original_height", "caption", "face_bboxes")
 
 
 class TableColumns(Spec):
-    """What the columns of the parquet beside a tar are called, where not as img2dataset calls them."""
+    """Column names of the parquet next to a tar, if they differ from img2dataset's."""
 
     key: str = Field(default="key", min_length=1, description="The sample's key in the tar.")
     uid: str = Field(default="uid", min_length=1, description="Its uid, if there is one.")
@@ -45,10 +44,9 @@ class TableColumns(Spec):
 
 @dataclass(frozen=True)
 class TakenIn:
-    """A tar's usable samples (an index, with `members` where names are not usual), its ledger, and what is to be told of it.
-
-    `num_made_uids` counts the samples whose bytes do not state a uid. `problem` says why the tar cannot be used; then the index
-    has no rows. `wrong_table` says why the table beside it cannot be.
+    """A tar's usable samples (an index, with `members` for unusual names), its ledger, and remarks. `num_made_uids` counts
+    samples without a uid in their bytes. `problem` says why the tar cannot be used; then the index has no rows. `wrong_table`
+    says why the table next to it cannot be used.
     """
 
     rows: pl.DataFrame
@@ -60,7 +58,7 @@ class TakenIn:
 
 
 def take_in(shards: Folder, name: str, names: MemberNames, columns: TableColumns, *, has_table: bool) -> TakenIn:
-    """Walk a tar and account for it, and for the table beside it."""
+    """Walk a tar and report on it and on the table next to it."""
     with shards.open(f"{name}.tar") as file:
         indexed = index_tar(file, name, names, looked_at)
     told = _told(indexed)
@@ -71,8 +69,8 @@ def take_in(shards: Folder, name: str, names: MemberNames, columns: TableColumns
         lost = table.filter((pl.col("status") == "success") & ~pl.col("key").is_in(samples["key"].implode()))
         if lost.height:
             problem = (
-                f"the table beside it says that {lost['key'][0]!r} arrived ({lost.height} such), and it does not have that; "
-                "download it again"
+                f"the table next to it says that {lost['key'][0]!r} arrived ({lost.height} such keys), but the tar does not "
+                "contain it; download it again"
             )
     made = samples.filter(pl.col("reason").is_null() & pl.col("uid").is_null()).height
     samples = samples.with_columns(reason=pl.lit(DAMAGED)) if problem else _with_uids(shards, name, samples)
@@ -83,7 +81,7 @@ def take_in(shards: Folder, name: str, names: MemberNames, columns: TableColumns
 
 
 def _table_of(shards: Folder, name: str, columns: TableColumns, samples: pl.DataFrame) -> tuple[pl.DataFrame | None, str]:
-    """The table beside a tar, or why it cannot be used: it is no table, or it is the table of another tar."""
+    """Return the table next to a tar, or why it cannot be used: it is not a table, or belongs to another tar."""
     where = shards.at(f"{name}.parquet")
     try:
         table = read_table(shards, name, columns)
@@ -92,26 +90,26 @@ def _table_of(shards: Folder, name: str, columns: TableColumns, samples: pl.Data
     if not samples.height:
         return table, ""
     if not table.height:
-        return None, f"{where} has no rows, and {name}.tar has samples: move it away."
+        return None, f"{where} has no rows, but {name}.tar has samples: move it away."
     both = samples.select("key", here="uid").join(table.unique("key", keep="first"), on="key")
     if not both.height:
         return None, (
             f"{where} has no key in common with {name}.tar (its first is {table['key'][0]!r}, the tar's "
-            f"{samples['key'][0]!r}): it is of another tar; move it away, or name its column of keys with --column key=NAME."
+            f"{samples['key'][0]!r}): it belongs to another tar; move it away, or give its key column with --column key=NAME."
         )
     if "uid" in table.columns:
         stated = both.filter(pl.col("here").is_not_null() & pl.col("uid").str.contains(UID_PATTERN))
         other = stated.filter(pl.col("here") != pl.col("uid").str.to_lowercase())
         if other.height:
             return None, (
-                f"{where} states the uid {other['uid'][0]} for the key {other['key'][0]!r}, and {name}.tar {other['here'][0]} "
-                f"({other.height} of {stated.height} such keys): it is of another tar; move it away."
+                f"{where} has the uid {other['uid'][0]} for the key {other['key'][0]!r}, but {name}.tar has "
+                f"{other['here'][0]} ({other.height} of {stated.height} such keys): it belongs to another tar; move it away."
             )
     return table, ""
 
 
 def described(shards: Folder, rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """url, text, sizes and hash of each sample, from its json and txt; without a url, shard and key stand for it."""
+    """url, text, sizes and hash of each sample, from its json and txt; without a url, shard and key replace it."""
     found: list[dict[str, Any]] = []
     seen: Counter[str] = Counter()
     for key, shard, (uid, members) in zip(rows["key"], rows["shard"], read_samples(shards, rows), strict=True):
@@ -130,7 +128,7 @@ def described(shards: Folder, rows: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    """Text that can be written as UTF-8; nothing if it is no text."""
+    """Return text that can be written as UTF-8; nothing if it is not text."""
     return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else ""
 
 
@@ -139,7 +137,7 @@ def _pixels(value: Any) -> int | None:
 
 
 def _told(indexed: Indexed) -> Counter[str]:
-    """How many samples have which members."""
+    """Count samples by their members."""
     kinds = Counter(indexed.kind)
     told = Counter({f"members {_shown(indexed.kinds[n])}": count for n, count in kinds.items()})
     if indexed.outside:
@@ -148,12 +146,12 @@ def _told(indexed: Indexed) -> Counter[str]:
 
 
 def _shown(kind: tuple[str, ...]) -> str:
-    """A kind of sample in words, without what a json has beside."""
+    """Describe a kind of sample, without other json fields."""
     return " + ".join(name for name in kind if not name.startswith(IN_JSON))
 
 
 def _usable(indexed: Indexed, names: MemberNames) -> pl.DataFrame:
-    """The samples with the `reason` why one cannot be used (null if it can), and with what is odd about its `picture`."""
+    """Return the samples with the `reason` why one cannot be used (null if it can), and irregularities of its `picture`."""
     reasons = [_reason(kind, names) for kind in indexed.kinds]
     odd = pl.Series([found or None for found in indexed.odd], dtype=pl.String)
     return indexed.rows.with_columns(reason=pl.Series([reasons[n] for n in indexed.kind], dtype=pl.String), picture=odd)
@@ -169,7 +167,7 @@ def _reason(kind: tuple[str, ...], names: MemberNames) -> str | None:
 
 
 def _with_uids(shards: Folder, name: str, samples: pl.DataFrame) -> pl.DataFrame:
-    """Every usable sample has a uid: one that its json or key does not tell is made from url and caption."""
+    """Give every usable sample a uid: if its json or key has none, it is made from url and caption."""
     usable = samples.filter(pl.col("reason").is_null())
     if not usable["uid"].null_count():
         return samples
@@ -179,7 +177,7 @@ def _with_uids(shards: Folder, name: str, samples: pl.DataFrame) -> pl.DataFrame
 
 
 def read_table(shards: Folder, name: str, columns: TableColumns) -> pl.DataFrame:
-    """The parquet beside a tar under our names, as text. DataError if it is none, or has no keys."""
+    """Read the parquet next to a tar under our names, as text. DataError if it is not a parquet, or has no keys."""
     where = shards.at(f"{name}.parquet")
     try:
         theirs = pl.read_parquet(io.BytesIO(shards.read(f"{name}.parquet")))
@@ -188,8 +186,8 @@ def read_table(shards: Folder, name: str, columns: TableColumns) -> pl.DataFrame
         raise DataError(f"{where} cannot be read as parquet ({first}): move it away, or download it again.") from problem
     if columns.key not in theirs.columns:
         raise DataError(
-            f"{where} has no column {columns.key!r}, so nobody knows which sample a row is of; it has "
-            f"{', '.join(theirs.columns)}: name its column of keys with --column key=NAME, or move it away."
+            f"{where} has no column {columns.key!r}, so its rows cannot be matched to samples; it has "
+            f"{', '.join(theirs.columns)}: give its key column with --column key=NAME, or move it away."
         )
     renamed = {getattr(columns, ours): ours for ours in TableColumns.model_fields}
     known = theirs.select(
@@ -207,8 +205,8 @@ def _as_text(column: pl.Series, ours: str, where: str) -> pl.Series:
     """A column as text. DataError if it has lists, structs or bytes."""
     if not _is_plain(column):
         raise DataError(
-            f"{where}: column {column.name!r} has the type {column.dtype}, and text is wanted: name another with "
-            f"--column {ours}=NAME, or move the file away."
+            f"{where}: column {column.name!r} has the type {column.dtype} instead of text: give another with --column "
+            f"{ours}=NAME, or move the file away."
         )
     return column.cast(pl.String, strict=False)
 
@@ -216,7 +214,7 @@ def _as_text(column: pl.Series, ours: str, where: str) -> pl.Series:
 def _ledger(
     name: str, samples: pl.DataFrame, table: pl.DataFrame | None, told: Counter[str], *, is_damaged: bool
 ) -> pl.DataFrame:
-    """Our ledger of a shard: of img2dataset's table if it lies beside the tar, and of every sample that the tar has."""
+    """Build our ledger of a shard from img2dataset's table, if it is next to the tar, and from every sample of the tar."""
     here = samples.select("uid", "key", "reason", "picture", shard=pl.lit(name), status=pl.lit("success")).with_columns(
         status=pl.when(pl.col("reason").is_null()).then(pl.col("status")).otherwise(pl.lit("refused"))
     )
@@ -269,13 +267,13 @@ def _in_schema(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def problems(found: list[tuple[str, str]], tables: list[str], shards: Folder) -> str:
-    """All damaged tars and all tables that cannot be used."""
+    """Return the error for all damaged tars and unusable tables."""
     told: list[str] = []
     if found:
         listed = [f"{name}.tar is damaged: {problem}" for name, problem in sorted(found)]
-        told.append(f"{len(listed)} of the tars in {shards} cannot be taken in, so nothing was written. {'. '.join(listed)}.")
+        told.append(f"{len(listed)} of the tars in {shards} cannot be adopted, so nothing was written. {'. '.join(listed)}.")
     if any("side by side" in problem for _, problem in found):
-        told.append("Samples whose members lie apart are put together in new tars by --regroup-to FOLDER.")
+        told.append("To write new tars with contiguous samples, use --regroup-to FOLDER.")
     if tables:
-        told.append(f"{len(tables)} of the tables beside the tars in {shards} cannot be used, so nothing was written.")
+        told.append(f"{len(tables)} of the tables next to the tars in {shards} cannot be used, so nothing was written.")
     return " ".join([*told, *sorted(tables)])

@@ -1,4 +1,4 @@
-"""jsonl as text: one JSON object a line, the wanted keys only; numbers keep their spelling, NaN is no value.
+"""Reads jsonl as text: one JSON object per line, only the wanted keys; numbers keep their spelling, NaN is a missing value.
 
 A line that is not an object is an error with its number. A value that cannot be a caption (a list, a lone surrogate) is a
 fault of its row.
@@ -16,7 +16,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.pool.tables import BATCH_ROWS, Asked, Batch, Fault
 from datacomp_core.pool.text_lines import ESCAPED_BYTE, Lines, not_encoded, text_faults
 
-JSON_SPACE = " \t\r\n"  # what JSON calls space: Python's strip() also takes control characters for it
+JSON_SPACE = " \t\r\n"  # JSON's white space: Python's strip() also removes control characters
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=lambda name: None)
 SHOWN_KEYS = 40
 
@@ -24,7 +24,7 @@ SHOWN_KEYS = 40
 def read(file: IO[bytes], where: str, asked: Asked) -> Iterator[Batch]:
     """Batches of text columns; a key that a row lacks, null and NaN are nulls. Lists and objects stay as JSON text.
 
-    DataError if a key that was asked for is in no row.
+    DataError if a requested key is in no row.
     """
     keys: dict[str, None] = {}
     rows: list[list[str | None]] = []
@@ -63,12 +63,12 @@ def _object(line: str, where: str, number: int) -> dict[str, Any]:
     try:
         found = _DECODER.decode(line.strip(JSON_SPACE))
     except RecursionError as problem:
-        raise DataError(f"{where}, line {number} is nested too deeply: one flat JSON object a line is wanted.") from problem
+        raise DataError(f"{where}, line {number} is nested too deeply: write one flat JSON object per line.") from problem
     except ValueError as problem:
         told = f"{problem.msg}, column {problem.colno}" if isinstance(problem, json.JSONDecodeError) else str(problem)
-        raise DataError(f"{where}, line {number} is not JSON ({told}): one object a line is wanted; mend the file.") from problem
+        raise DataError(f"{where}, line {number} is not JSON ({told}): write one object per line.") from problem
     if not isinstance(found, dict):
-        raise DataError(f"{where}, line {number} is not a JSON object: one object a line, with url and caption, is wanted.")
+        raise DataError(f"{where}, line {number} is not a JSON object: write one object per line, with url and caption.")
     return found
 
 

@@ -1,7 +1,6 @@
-"""What a download learned of its pictures, as columns of the pool: original size and sha256, where the metadata lacks them.
-
-Tables of one's own rarely know them, and many filters read them. The values come from the ledger, aligned with the metadata's
-rows, so that they stand beside the metadata as a score does. What the metadata knows stays.
+"""Adds what a download knows about its images as columns of the pool: original size and sha256, where the metadata lacks them.
+Custom tables rarely have them, and many filters read them. The values come from the ledger, aligned with the metadata's rows
+like a score. Values of the metadata are kept.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ LEDGERS_AT_ONCE = 256
 
 
 class LearnedSpec(Spec):
-    """The columns that a download knows."""
+    """The columns that a download provides."""
 
     columns: tuple[str, ...] = COLUMNS
 
@@ -80,7 +79,7 @@ def _of_metadata(metadata: Folder, part: str) -> pl.DataFrame:
 
 
 def _of_ledgers(ledger: Folder, books: Sequence[str], uids: pl.Series) -> pl.DataFrame:
-    """What arrived of some uids; copies of one sample tell what the first in order of shard does."""
+    """Return what arrived for some uids; for copies of one sample, the first in order of shard counts."""
     wanted = pl.LazyFrame({"uid": uids})
     some: list[pl.DataFrame] = []
     for begin in range(0, len(books), LEDGERS_AT_ONCE):

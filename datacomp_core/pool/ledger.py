@@ -1,6 +1,5 @@
-"""The ledger: what became of each candidate, one row each, in `ledger/<8 digits>.parquet` beside the shards.
-
-Every candidate of a shard has a row, whatever happened; `reason` is null exactly for those whose image arrived.
+"""Defines the ledger: the outcome of each candidate, one row each, in `ledger/<8 digits>.parquet` next to the shards. Every
+candidate of a shard has a row; `reason` is null exactly for those whose image arrived.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import polars as pl
 from datacomp_core import uid
 
 DIGEST_MODULUS, digest = uid.DIGEST_MODULUS, uid.digest
-"""Of the uids that arrived: the hash of a realised pool."""
+"""Hash over the uids that arrived: the hash of a realised pool."""
 
 SCHEMA = pl.Schema(
     {
@@ -23,18 +22,18 @@ SCHEMA = pl.Schema(
         "key": pl.String,
         "status": pl.String,  # img2dataset's: success, failed_to_download, failed_to_resize; ours: refused
         "reason": pl.String,
-        "message": pl.String,  # as img2dataset gave it
+        "message": pl.String,  # from img2dataset
         "http_status": pl.Int16,
-        "bytes": pl.Int64,  # of the image as it lies in the shard
+        "bytes": pl.Int64,  # of the image in the shard
         "seconds": pl.Float32,  # from the first try to the last answer
         "at": pl.Datetime("ms", "UTC"),  # when it was done
-        "sha256": pl.String,  # of the body as it came
-        "hash": pl.String,  # match or mismatch with the metadata's sha256; null where one of the two is missing
+        "sha256": pl.String,  # of the received body
+        "hash": pl.String,  # match or mismatch with the metadata's sha256; null if either is missing
         "original_width": pl.Int32,
         "original_height": pl.Int32,
         "host": pl.String,
-        "url_hash": pl.UInt64,  # tells urls apart without keeping them
-        "picture": pl.String,  # what it was beside usual: deep (more than 8 bits a channel), turned (by EXIF), or both
+        "url_hash": pl.UInt64,  # distinguishes urls without storing them
+        "picture": pl.String,  # irregularities: deep (more than 8 bits per channel), turned (by EXIF), or both
     }
 )
 
@@ -71,14 +70,14 @@ REASONS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     )
 )
 TRANSIENT = frozenset({"dns", "refused", "timeout", "unreachable", "cut_off", "busy", "http_5xx", "internal"})
-"""Reasons that another try may mend."""
+"""Temporary reasons, which a retry may resolve."""
 BLOCKED = "blocked_address"
-"""A private address: passes where a network of one's own is opened."""
+"""A private address: passes if the network is opened."""
 BUSY = (408, 425, 429)
 
 
 def is_transient(*also: str) -> pl.Expr:
-    """Whether another try may mend what became of a row (`also`: for further reasons).
+    """Return whether a retry may change the outcome of a row (`also`: for further reasons).
 
     Ledgers of earlier versions call a busy server `http_4xx`.
     """
@@ -110,13 +109,13 @@ def url_hash(url: str) -> int:
 
 
 def tally(ledger: pl.DataFrame) -> dict[str, int]:
-    """How many arrived, and how many were lost for each reason."""
+    """Count arrivals, and losses by reason."""
     counted = ledger.get_column("reason").fill_null("arrived").value_counts(sort=True)
     return {str(reason): int(count) for reason, count in counted.iter_rows()}
 
 
 def pictures(ledger: pl.DataFrame) -> dict[str, int]:
-    """How many of those that arrived have more than 8 bits a channel, or are turned by EXIF; only what there is."""
+    """Count arrived images with more than 8 bits per channel, or rotated by EXIF; only non-zero counts."""
     if "picture" not in ledger.columns:
         return {}
     here = ledger.filter(pl.col("reason").is_null())["picture"].fill_null("")

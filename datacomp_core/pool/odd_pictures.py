@@ -1,8 +1,7 @@
-"""Pictures that img2dataset stores otherwise than they look: more than 8 bits a channel, or turned by their EXIF orientation.
-
-OpenCV reads both as they lie in the file. A value over 255 is clipped when it is stored as 8 bits, so that the picture comes out
-nearly white; a turned picture lies on its side (but a TIFF, which OpenCV and Pillow both turn by themselves). The reference keeps
-them so; `ImageSpec` can put them right or leave them out.
+"""Handles images that img2dataset stores incorrectly: more than 8 bits per channel, or rotated by their EXIF orientation.
+OpenCV reads both without conversion. A value over 255 is clipped when it is stored as 8 bits, so that the image becomes nearly
+white; an EXIF-rotated image lies on its side (except a TIFF, which OpenCV and Pillow both rotate). The reference keeps them so;
+`ImageSpec` can correct or drop them.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ Treatment = Literal["as_reference", "correct", "drop"]
 DEEP, TURNED = "deep", "turned"
 ORIENTATION = 0x0112
 BITS_PER_SAMPLE = 258
-PNG_DEPTH = 24  # where a png's header states the bits of a channel
+PNG_DEPTH = 24  # position of the bits per channel in a png's header
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\0", b"MM\0*")
 EXIF = b"Exif\0\0"
 HEAD = 4096  # where the EXIF of a jpeg begins, and the tags of its first directory lie
@@ -27,7 +26,8 @@ DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def oddities(image: Any, stream: Any) -> tuple[bool, int]:
-    """Whether an opened picture has more than 8 bits a channel, and its EXIF orientation (1: as it is, or decoders turn it)."""
+    """Return whether an opened image has more than 8 bits per channel, and its EXIF orientation (1: none, or decoders apply
+    it)."""
     if image.format == "PNG":
         stream.seek(PNG_DEPTH)
         deep = stream.read(1) == b"\x10"
@@ -38,15 +38,14 @@ def oddities(image: Any, stream: Any) -> tuple[bool, int]:
         return deep, 1
     try:
         turned = int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # a broken EXIF turns nothing
+    except Exception:  # a broken EXIF rotates nothing
         turned = 1
     return deep, turned if 2 <= turned <= 8 else 1
 
 
 def looked_at(file: IO[bytes], size: int) -> str:
-    """What is odd about a picture that lies here in a file (`deep`, `turned` or both), by its header and without decoding it.
-
-    A TIFF is read whole, since its tags may lie anywhere. Of the others, png is looked at for its depth and jpeg for its EXIF.
+    """Return the irregularities of an image in a file (`deep`, `turned` or both), from its header and without decoding it. A
+    TIFF is read completely, because its tags may be anywhere. Otherwise png is checked for its depth and jpeg for its EXIF.
     """
     head = file.read(min(size, HEAD))
     if head.startswith(PNG):
@@ -58,7 +57,7 @@ def looked_at(file: IO[bytes], size: int) -> str:
         try:
             with warnings.catch_warnings(action="ignore"), pillow_image(stream) as image:
                 return DEEP if oddities(image, stream)[0] else ""
-        except Exception:  # Pillow's readers raise a dozen kinds on bad bytes; whoever decodes it tells that it is broken
+        except Exception:  # Pillow's readers raise a dozen exception types on bad bytes; the decoder reports it
             return ""
     return ""
 
@@ -75,12 +74,12 @@ def _orientation(head: bytes) -> int:
         with warnings.catch_warnings(action="ignore"):
             exif.load(head[at:])
             return int(exif.get(ORIENTATION, 1))
-    except Exception:  # a broken EXIF turns nothing
+    except Exception:  # a broken EXIF rotates nothing
         return 1
 
 
 def corrected(stream: Any, *, deep: bool, orientation: int) -> Any:
-    """The picture as it is meant to look, losslessly, as a png; the stream itself if OpenCV cannot decode it."""
+    """Return the corrected image, losslessly, as a png; the stream itself if OpenCV cannot decode it."""
     import cv2
     import numpy as np
 
@@ -102,7 +101,7 @@ def corrected(stream: Any, *, deep: bool, orientation: int) -> Any:
 
 
 def turned_boxes(boxes: Any, orientation: int) -> Any:
-    """Boxes (left, top, right, bottom, shares of width and height) where they lie in the picture that was turned."""
+    """Return boxes (left, top, right, bottom, shares of width and height) in the rotated image."""
     if not boxes or orientation == 1:
         return boxes
     return [_turned(box, orientation) for box in boxes]

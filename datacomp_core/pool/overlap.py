@@ -1,4 +1,4 @@
-"""What two realised pools have in common: two people who download one pool hold different parts of it."""
+"""Finds the samples common to two realised pools: two downloads of one pool have different samples."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from datacomp_core.store import Folder, Store, step
 class OverlapSpec(Spec):
     """The samples that arrived in both."""
 
-    name: str = Field(default="intersection", min_length=1, description="What to call it.")
+    name: str = Field(default="intersection", min_length=1, description="Name of the subset.")
 
     def label(self) -> str:
         return self.name
@@ -27,9 +27,8 @@ class OverlapSpec(Spec):
 
 @step("subsets", version=1)
 def intersect(spec: OverlapSpec, one: ShardSet, other: ShardSet, *, out: Folder, store: Store) -> Subset:
-    """`subset.npy`: the uids that lie in both shard sets, each once. Reshard either of them by it to compare like with like.
-
-    Both sides' uids lie on scratch disk and are compared a range at a time. DataError if they have nothing in common.
+    """`subset.npy`: the uids in both shard sets, each once. Reshard either of them by it for a fair comparison. Both sides'
+    uids are on scratch disk and are compared one range at a time. DataError if they have nothing in common.
     """
     number = num_buckets(max(one.num_samples, other.num_samples))
     sides = [(folder, shard_names(folder)) for folder in (store.folder(one), store.folder(other))]

@@ -1,4 +1,4 @@
-"""From the text of one's own tables to DataComp's schema, with a reason for every row and every value that cannot be used."""
+"""Converts the text of custom tables to DataComp's schema, with a reason for every unusable row and value."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ BOX = 4
 
 
 class Rows(NamedTuple):
-    """Rows that can be used, and (line, reason) of what was left out or left empty."""
+    """Usable rows, and (line, reason) of what was skipped or left empty."""
 
     table: pl.DataFrame
     told: list[tuple[int, str]]
 
 
 def as_metadata(batch: Batch, where: str, names: dict[str, str]) -> Rows:
-    """The rows of a batch in DataComp's schema. A row without url or caption, or with one that is no text, is left out.
-
-    DataError for a uid that is none, since whatever names its samples by it would not find them.
+    """The rows of a batch in DataComp's schema. A row whose url or caption is missing or not text is skipped. DataError for an
+    invalid uid, because anything that refers to it would not find the sample.
     """
     told = [(batch.lines[place], reason) for place, reason in batch.faults]
     bad = {place for place, reason in batch.faults if reason.endswith(("_url", "_text", "_uid", "_face_bboxes"))}
@@ -66,8 +65,8 @@ def _uids(kept: pl.DataFrame, lines: Sequence[int], where: str, names: dict[str,
     if bad.any():
         place = int(kept.filter(bad)["place"][0])
         raise DataError(
-            f"{where} has the uid {given.filter(bad)[0]!r} in line {lines[place]}, column {names['uid']!r}: 32 hex digits are "
-            "wanted; leave `columns.uid` (--uid) empty to have uids made."
+            f"{where} has the uid {given.filter(bad)[0]!r} in line {lines[place]}, column {names['uid']!r}, which is not 32 "
+            "hex digits: correct it, or leave `columns.uid` (--uid) empty to generate uids."
         )
     if not given.null_count():
         return given.alias("uid")
@@ -76,7 +75,7 @@ def _uids(kept: pl.DataFrame, lines: Sequence[int], where: str, names: dict[str,
 
 
 def _numbers(column: pl.Series | None, rows: int) -> tuple[pl.Series, list[int]]:
-    """Whole numbers from text (`512`, `512.0`) or numbers; and the places of what is none."""
+    """Return whole numbers from text (`512`, `512.0`) or numbers, and the places of invalid values."""
     if column is None:
         return pl.Series([None] * rows, dtype=pl.Int64), []
     if column.dtype == pl.String:
@@ -104,8 +103,8 @@ def _hashes(column: pl.Series | None, rows: int) -> tuple[pl.Series, list[int]]:
 
 
 def _boxes(column: pl.Series | None, rows: int) -> tuple[pl.Series, list[int]]:
-    """Lists of four numbers, from nested columns or JSON text. What is no list of boxes must not be taken for a picture without
-    faces: its places are given back.
+    """Return lists of four numbers, from nested columns or JSON text. An invalid value must not count as an image without
+    faces: its places are returned.
     """
     if column is None:
         return pl.Series([[]] * rows, dtype=SCHEMA["face_bboxes"]), []

@@ -1,4 +1,5 @@
-"""Parquet tables: the wanted columns alone, each brought to text, whole numbers or boxes, and checked for what is no UTF-8."""
+"""Reads parquet tables: only the wanted columns, each converted to text, whole numbers or boxes, and checked for invalid
+UTF-8."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def read(file: IO[bytes], where: str, asked: Asked) -> Iterator[Batch]:
         if isinstance(problem, DataError):
             raise
         first = str(problem).split("\n", 1)[0]
-        raise DataError(f"{where} cannot be read as parquet ({first}): mend the file.") from problem
+        raise DataError(f"{where} cannot be read as parquet ({first}): replace the file.") from problem
 
 
 def _batch(batch: Any, row: int, where: str, asked: Asked) -> Batch:
@@ -38,7 +39,9 @@ def _batch(batch: Any, row: int, where: str, asked: Asked) -> Batch:
     for ours, theirs in asked.columns.items():
         column = batch.column(theirs)
         if _is_nested(column) and ours != "face_bboxes":
-            raise DataError(f"{where}: column {theirs!r} has the type {column.type}, which {ours!r} cannot have: map another.")
+            raise DataError(
+                f"{where}: column {theirs!r} has the type {column.type}, which is not valid for {ours!r}: map another column."
+            )
         if _is_nested(column) or ours in NUMBERS:
             columns[ours] = _plain(column, where, theirs)
             continue
@@ -55,7 +58,7 @@ def _is_nested(column: Any) -> bool:
 
 
 def _texts(column: Any, where: str, name: str) -> tuple[pl.Series, list[int]]:
-    """A column as text, and the places of values that are no UTF-8 (null in the text)."""
+    """Return a column as text, and the places of values that are not UTF-8 (null in the text)."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):

@@ -1,4 +1,4 @@
-"""Look at an image's header before anything decodes it: a cap on its pixels, and whether it is an image at all."""
+"""Checks an image's header before anything decodes it: a limit on its pixels, and whether it is an image."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ class Resize(Protocol):
 
 
 class CheckedResizer:
-    """A resizer that refuses too many pixels unread, and tells a broken image from what is none.
-
-    OpenCV is told the same cap (OPENCV_IO_MAX_IMAGE_PIXELS), for formats whose header nobody else reads.
+    """A resizer that rejects too many pixels without decoding, and distinguishes a broken image from a non-image. OpenCV gets
+    the same limit (OPENCV_IO_MAX_IMAGE_PIXELS) for formats whose header is not read here.
     """
 
     def __init__(
@@ -52,13 +51,12 @@ class CheckedResizer:
 
 
 def header(stream: Any) -> tuple[str, int, bool, int]:
-    """What an image's header states: format, pixels, whether it has more than 8 bits a channel, EXIF orientation.
-
-    ("", 0, False, 1) if it is none that we know.
+    """Return format, pixels, whether it has more than 8 bits per channel, and EXIF orientation from an image's header. ("", 0,
+    False, 1) for an unknown format.
     """
     stream.seek(0)
     try:
         with pillow_image(stream) as image:
             return image.format or "", image.width * image.height, *oddities(image, stream)
-    except Exception:  # whatever a hostile header does to a parser, OpenCV has the last word
+    except Exception:  # a hostile header may break a parser; OpenCV decides
         return "", 0, False, 1

@@ -1,4 +1,4 @@
-"""Hosts that ask to be left alone for a while: `Retry-After` of a 429 or 503 holds back every further request to that host."""
+"""Respects `Retry-After`: after a 429 or 503, every further request to that host waits."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 ASKING = (429, 503)
-USUAL_SECONDS = 1.0  # where a 429 does not say how long
+USUAL_SECONDS = 1.0  # if a 429 does not say how long
 LONGEST_SECONDS = 30.0
 MOST_HOSTS = 100_000
 
 
 class Politeness:
-    """When each host may be asked again, for all threads of a process."""
+    """The time of the next allowed request to each host, for all threads of a process."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._until: dict[str, float] = {}
 
     def heed(self, url: str, error: urllib.error.HTTPError) -> None:
-        """Remember what an answer asks for."""
+        """Record the delay that an answer requests."""
         seconds = seconds_of(error.headers.get("Retry-After") if error.headers else None)
         if error.code not in ASKING or (seconds is None and error.code != 429):
             return
@@ -34,14 +34,14 @@ class Politeness:
             self._until[_host(url)] = time.monotonic() + wait
 
     def wait(self, url: str, deadline: float) -> None:
-        """Wait as long as the host of a url asked for, but not beyond a deadline."""
+        """Wait as long as the host of a url requested, but not beyond a deadline."""
         if self._until:
             until = min(self._until.get(_host(url), 0.0), deadline)
             time.sleep(max(0.0, until - time.monotonic()))
 
 
 def seconds_of(value: str | None) -> float | None:
-    """What a Retry-After header states, in seconds from now: a number, or a date. None if it states neither."""
+    """Parse a Retry-After header, a number or a date, into seconds from now. None if it is neither."""
     if not value:
         return None
     if value.strip().isdigit():

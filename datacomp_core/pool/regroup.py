@@ -1,8 +1,6 @@
-"""Put samples together whose members lie apart in their tars: all pictures first, or a folder for each kind of member.
-
-Nothing is read by its index before the members of a sample lie side by side, so such a set is packed again: a first pass reads
-the headers of every tar, a second one writes new tars into another folder. Which members belong together is told by their names;
-where the names leave a doubt, it is an error.
+"""Repacks tars in which the members of a sample are not contiguous: all images first, or a folder per kind of member. An index
+requires contiguous members, so such a set is repacked: a first pass reads the headers of every tar, a second one writes new
+tars into another folder. Names decide which members belong together; ambiguous names are an error.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ AT_ONCE = 1 << 20
 
 
 class Placed(NamedTuple):
-    """A member of a tar: the key of its sample (as bytes would have it), the name that it gets, and where its data lies."""
+    """A member of a tar: the key of its sample (as bytes would have it), the name that it gets, and the position of its data."""
 
     key: str
     name: str
@@ -37,24 +35,24 @@ class Placed(NamedTuple):
 
 
 def regroup(root: Folder, shards: Folder, target: Folder, names: MemberNames, *, workers: int = 1) -> list[str]:
-    """Write the tars of `shards` to `target` with the members of every sample side by side; the names of those that changed.
+    """Write the tars of `shards` to `target` with contiguous samples; return the names of those that changed.
 
-    Tars that need no change, the parquets beside tars and `metadata/` of `root` are copied. DataError if a tar is damaged or
-    does not tell which members belong together (all are named, and nothing is written), or if `target` has other tars.
+    Unchanged tars, the parquets next to tars and `metadata/` of `root` are copied. DataError if a tar is damaged or its
+    members cannot be grouped (all are named, and nothing is written), or if `target` has other tars.
     """
     found = shard_names(shards)
     if target.url == root.url or f"{target.url}/".startswith(f"{root.url}/") or f"{root.url}/".startswith(f"{target.url}/"):
-        raise DataError(f"{target} and {root} lie within one another: name another folder for the tars that are packed again.")
+        raise DataError(f"{target} and {root} are nested: give another folder for the repacked tars.")
     there = target if shards.url == root.url else target / "shards"
     others = sorted(
         name for name in target.files(".tar") if f"{target.at(name)}" not in {there.at(f"{one}.tar") for one in found}
     )
     if others:
-        raise DataError(f"{target.at(others[0])} is none of the tars in {shards}: name an empty folder for the new ones.")
+        raise DataError(f"{target.at(others[0])} is not one of the tars in {shards}: give an empty folder for the new ones.")
     wrong = [told for _, told in process_map(partial(_problem, shards, names), found, workers=workers) if told]
     if wrong:
         raise DataError(
-            f"{len(wrong)} of the tars in {shards} cannot be put together, so nothing was written. {' '.join(sorted(wrong))}"
+            f"{len(wrong)} of the tars in {shards} cannot be repacked, so nothing was written. {' '.join(sorted(wrong))}"
         )
     changed = [name for name, is_new in process_map(partial(_write, shards, there, names), found, workers=workers) if is_new]
     for name in [name for name in shards.files(".parquet") if "/" not in name]:
@@ -66,7 +64,7 @@ def regroup(root: Folder, shards: Folder, target: Folder, names: MemberNames, *,
 
 
 def together(members: Sequence[Member], names: MemberNames) -> list[Placed]:
-    """The members in the order in which they are to lie. DataError if their names do not tell which belong together."""
+    """Return the members in the order to write. DataError if their names do not say which belong together."""
     plain = [_cut(member.name, names) for member in members]
     folders = _merged(plain)
     groups: dict[str, list[Placed]] = {}
@@ -80,8 +78,8 @@ def together(members: Sequence[Member], names: MemberNames) -> list[Placed]:
         key = f"{merged}/{stem}" if merged else stem
         if (key, extension.lower()) in seen:
             raise DataError(
-                f"the key {printable(key)!r} has more than one member {printable(extension)!r}, so their names do not tell "
-                "which members are of one sample: give every sample a key of its own"
+                f"the key {printable(key)!r} has more than one member {printable(extension)!r}, so their names do not say "
+                "which members form a sample: give every sample a unique key"
             )
         seen.add((key, extension.lower()))
         groups.setdefault(key, []).append(Placed(key, f"{key}.{extension}", member))
@@ -98,7 +96,7 @@ def _cut(name: str, names: MemberNames) -> tuple[str, str, str]:
 
 
 def _merged(plain: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str], str]:
-    """Under which folder the members of (folder, stem) go, where a sample's members lie in folders of their own."""
+    """Return the folder for the members of (folder, stem), if a sample's members are in separate folders."""
     kinds: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for folder, stem, extension in plain:
         if extension:
@@ -120,13 +118,13 @@ def _parent(folder: str) -> str:
 
 
 def _is_apart(file: IO[bytes], shard: str, names: MemberNames) -> bool:
-    """Whether members of a sample lie apart. TarDamageError if something else is wrong with the tar."""
+    """Return whether members of a sample are not contiguous. TarDamageError if the tar has another problem."""
     list(walk(file, file.seek(0, 2)))
     return bool(index_tar(file, shard, names).damage)
 
 
 def _problem(shards: Folder, names: MemberNames, name: str) -> str:
-    """Why a tar cannot be put together; empty if it can."""
+    """Return why a tar cannot be repacked; empty if it can."""
     with shards.open(f"{name}.tar") as file:
         try:
             if _is_apart(file, name, names):
@@ -139,7 +137,7 @@ def _problem(shards: Folder, names: MemberNames, name: str) -> str:
 
 
 def _write(shards: Folder, target: Folder, names: MemberNames, name: str) -> bool:
-    """Pack one tar again, or copy it; whether it was packed again. DataError if samples are in pieces even so."""
+    """Repack one tar, or copy it; return whether it was repacked. DataError if samples are still not contiguous."""
     with shards.open(f"{name}.tar") as file:
         if not _is_apart(file, name, names):
             _same_or_put(target, f"{name}.tar", lambda path: _copy(shards, f"{name}.tar", path))
@@ -166,7 +164,7 @@ def _range(file: IO[bytes], start: int, size: int) -> Iterator[bytes]:
     while size:
         block = file.read(min(size, AT_ONCE))
         if not block:
-            raise DataError("A tar became shorter while it was read: run again.")
+            raise DataError("A tar became shorter while it was being read: run again.")
         size -= len(block)
         yield block
 
@@ -178,7 +176,7 @@ def _copy(source: Folder, name: str, path: Path) -> None:
 
 
 def _same_or_put(target: Folder, name: str, write: Callable[[Path], None]) -> None:
-    """Put a file at the target, unless the same lies there: an index that was made of it stays valid."""
+    """Write a file to the target, unless it is already there: an index of it stays valid."""
     with scratch() as place:
         path = place / "file"
         write(path)

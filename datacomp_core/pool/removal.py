@@ -1,7 +1,6 @@
-"""Take samples out of a shard that is written: its bytes, its index, its ledger and its statistics.
-
-The index to be is written first, to `removing/<shard>.parquet`, and goes last: a removal that was killed at any byte is finished
-from it, without asking the tar for uids that it may not state. Whatever else the tar holds stays in it.
+"""Removes samples from a written shard: from its bytes, its index, its ledger and its statistics. The future index is written
+first, to `removing/<shard>.parquet`, and removed last: a removal that was killed at any byte can be finished from it, without
+uids from the tar, which may not contain them. Everything else in the tar is kept.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from datacomp_core.wids_index import recount
 
 Changed = dict[str, FileStat]
 Chosen = Callable[[pl.Series], pl.Series]
-"""Which of some uids are to go: a series of flags, null for null."""
+"""Return which of some uids to remove: a series of flags, null for null."""
 
 REMOVING = "removing"
 STATE = "state"
@@ -36,7 +35,8 @@ COPIED_AT_ONCE = 8 << 20
 
 
 class _State(NamedTuple):
-    """What finishing a removal needs: the samples in the tar before and after it, whether the tar has a mark, and the reason."""
+    """The state needed to finish a removal: the samples in the tar before and after it, whether the tar has a mark, and the
+    reason."""
 
     before: int
     after: int
@@ -50,7 +50,8 @@ def named(uids: Collection[str]) -> Chosen:
 
 
 def from_shard(folder: Folder, name: str, chosen: Chosen, reason: str, changed: Changed) -> int:
-    """Rewrite a tar without these samples, then its index and its ledger; how many it had. A begun removal is finished first."""
+    """Rewrite a tar without these samples, then its index and its ledger; return how many it had. A started removal is finished
+    first."""
     finish(folder, name, chosen, reason, changed)
     rows, mark = stored_index(folder, name)
     gone = chosen(rows["uid"]).fill_null(value=False)
@@ -65,14 +66,13 @@ def from_shard(folder: Folder, name: str, chosen: Chosen, reason: str, changed: 
 
 
 def pending(folder: Folder) -> list[str]:
-    """The shards whose removal was begun and not finished."""
+    """Return the shards with an unfinished removal."""
     return [name.removesuffix(".parquet") for name in (folder / REMOVING).files(".parquet")]
 
 
 def finish(folder: Folder, name: str, chosen: Chosen, reason: str, changed: Changed) -> None:
-    """Do what is left of a removal that was begun, for the reason that it was begun with; `reason` is that of `chosen`.
-
-    DataError if the tar is neither the one of before nor the one of after.
+    """Finish a started removal, with its original reason; `reason` applies to `chosen`. DataError if the tar is neither in its
+    state before nor after.
     """
     if not folder.exists(f"{REMOVING}/{name}.parquet"):
         return
@@ -83,8 +83,8 @@ def finish(folder: Folder, name: str, chosen: Chosen, reason: str, changed: Chan
         _rewrite(folder, name, gone, kept)
     elif there != state.after:
         raise DataError(
-            f"{folder.at(name)}.tar has {there} samples, where a removal that was interrupted expects {state.before} or "
-            f"{state.after}: somebody changed it meanwhile. Bring it back from a copy, then run the same command again."
+            f"{folder.at(name)}.tar has {there} samples, but the interrupted removal expects {state.before} or "
+            f"{state.after}, so it was changed meanwhile: restore it from a copy, then run the same command again."
         )
     content = tar_content(folder, name) if state.marked and stored_content(folder, name) else ""
     written = write_index(folder, name, kept, tar_mark(folder, name) if state.marked else "", content)
@@ -99,7 +99,7 @@ def finish(folder: Folder, name: str, chosen: Chosen, reason: str, changed: Chan
 
 
 def from_ledger(folder: Folder, name: str, chosen: Chosen, reason: str, changed: Changed) -> None:
-    """Give these samples a reason in the ledger of a shard, and count it anew."""
+    """Set a reason for these samples in the ledger of a shard, and count it again."""
     book = read_ledger(folder, name)
     hit = chosen(book["uid"].str.to_lowercase()).fill_null(value=False) & (book["reason"] != reason).fill_null(value=True)
     if hit.any():
@@ -119,11 +119,11 @@ def from_ledger(folder: Folder, name: str, chosen: Chosen, reason: str, changed:
 
 
 def see_place(folder: Folder, name: str) -> None:
-    """DataError if bytes that are removed here would stay elsewhere: under another name of the same file."""
+    """DataError if removed bytes would remain under another name of the same file."""
     if folder.is_local and (links := os.stat(folder.at(f"{name}.tar")).st_nlink) > 1:
         raise DataError(
-            f"{folder.at(name)}.tar has {links - 1} other names (hard links), under which the removed samples would stay: copy "
-            "it to a file of its own, remove the others, and run again."
+            f"{folder.at(name)}.tar has {links - 1} other names (hard links), under which the removed samples would remain: "
+            "copy it to a separate file, delete the links, and run again."
         )
 
 
@@ -131,15 +131,15 @@ def see_place(folder: Folder, name: str) -> None:
 
 
 def _planned(folder: Folder, name: str, rows: pl.DataFrame, gone: pl.Series, reason: str, *, marked: bool) -> bytes:
-    """The index to be, with the removed rows (their new offset is null) and what tells the tar of before from that of after."""
+    """The future index, with the removed rows (their new offset is null) and what distinguishes the tar before and after."""
     names = names_of(rows[MEMBERS][0] or "") if MEMBERS in rows.columns and rows.height else USUAL
     walked = index_shard(folder, name, names)
     walked.whole()
     columns = ["key", "offset", "length"]
     if rows.join(walked.rows.select(columns), on=columns, how="anti").height:
         raise DataError(
-            f"{folder.at(name)}.tar is not the one its index describes, so nothing can be removed from it: adopt the folder "
-            "again with a raised edition, or index it again."
+            f"{folder.at(name)}.tar does not match its index, so nothing can be removed from it: adopt the folder again with "
+            "a raised edition, or index it again."
         )
     taken = pl.when(pl.col("gone")).then(pl.col("length")).otherwise(0)
     table = rows.with_columns(gone=gone).sort("offset").with_columns(removed_before=taken.cum_sum() - taken)
@@ -150,7 +150,7 @@ def _planned(folder: Folder, name: str, rows: pl.DataFrame, gone: pl.Series, rea
 
 
 def _read(folder: Folder, name: str) -> tuple[pl.DataFrame, pl.DataFrame, _State]:
-    """The index to be, the rows that go (as they lay before), and the state."""
+    """Return the future index, the removed rows (in their old positions), and the state."""
     data = folder.read(f"{REMOVING}/{name}.parquet")
     table = pl.read_parquet(io.BytesIO(data))
     state = _State(*json.loads(pl.read_parquet_metadata(io.BytesIO(data))[STATE]))
@@ -159,7 +159,7 @@ def _read(folder: Folder, name: str) -> tuple[pl.DataFrame, pl.DataFrame, _State
 
 
 def _rewrite(folder: Folder, name: str, gone: pl.DataFrame, kept: pl.DataFrame) -> None:
-    """All of a tar but the ranges of `gone`, in the file that its name stands for."""
+    """Write a tar without the ranges of `gone`."""
     place, file = folder, f"{name}.tar"
     if folder.is_local:
         real = Path(os.path.realpath(folder.at(file)))
@@ -176,7 +176,7 @@ def _rewrite(folder: Folder, name: str, gone: pl.DataFrame, kept: pl.DataFrame) 
 
 
 def _stat(folder: Folder, name: str, *, is_ours: bool) -> FileStat:
-    """A file as a manifest has it; what is not ours has no hash there."""
+    """Return a file's manifest entry; a foreign file has no hash there."""
     with folder.open(name) as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)

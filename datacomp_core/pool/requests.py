@@ -1,7 +1,6 @@
-"""A list of samples that are to be taken out: uids and urls, one a line, each of which gets an answer.
-
-Lines are read as people write them: uids in any case, with `0x` or as a UUID; urls with another case of scheme and host, with the
-default port or a fragment. The list may be long: it lies on scratch disk, and memory does not grow with it.
+"""Reads a list of samples to remove: uids and urls, one per line; each line gets an answer. Common spellings are accepted:
+uids in any case, with `0x` or as a UUID; urls with any case of scheme and host, with the default port or a fragment. The list
+may be long: it is on scratch disk, and memory does not grow with it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _HEX = re.compile(r"[0-9a-f]{1,32}")
 
 
 class Fate(NamedTuple):
-    """What became of a uid, in one byte: the higher is told."""
+    """The outcome of a uid, in one byte: the highest is reported."""
 
     name: str
     code: int
@@ -45,7 +44,7 @@ UNKNOWN, KNOWN, BEFORE, NOW = (
 
 
 def uid_in_line(text: str) -> str | None:
-    """The uid that a line names, as 32 digits in lower case; None if it is none."""
+    """Return the uid in a line, as 32 digits in lower case; None if it is not a uid."""
     text = text.lower()
     if _UUID.fullmatch(text):
         text = text.replace("-", "")
@@ -55,7 +54,7 @@ def uid_in_line(text: str) -> str | None:
 
 
 def normal_url(url: str) -> str:
-    """A url with scheme and host in lower case, without default port and fragment; as it is if it cannot be taken apart."""
+    """A url with scheme and host in lower case, without default port and fragment; unchanged if it cannot be parsed."""
     try:
         parts = urlsplit(url)
         scheme, (user, at, host) = parts.scheme.lower(), parts.netloc.rpartition("@")
@@ -67,7 +66,7 @@ def normal_url(url: str) -> str:
 
 
 def normal_urls(urls: pl.Series) -> pl.Series:
-    """`normal_url` of many. Most differ in nothing from their normal form, which is seen without taking them apart."""
+    """`normal_url` for many urls. Most are already in normal form, which is detected without parsing."""
     text = urls.fill_null("")
     plain = text.str.contains(r"^https?://[a-z0-9.-]+/[^#]*$")
     return pl.select(
@@ -78,7 +77,7 @@ def normal_urls(urls: pl.Series) -> pl.Series:
 
 
 class Requests:
-    """The lines of a list, in parquets below a local folder; then what they mean, and what became of each."""
+    """The lines of a list, in parquets below a local folder; then their meaning and the outcome of each."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -88,17 +87,17 @@ class Requests:
         self.places: Any = None
 
     def read(self, source: Path) -> Requests:
-        """Take in a list. SpecError if it is no text, or has no line."""
+        """Read a list. SpecError if it is not text, or has no line."""
         for number, rows in enumerate(_pieces(source)):
             rows.write_parquet(self.folder / f"lines-{number:06d}.parquet")
             self.num_lines += rows.height
             self.num_odd += rows.filter(pl.col("uid").is_null() & pl.col("url").is_null()).height
         if not self.num_lines:
-            raise SpecError(f"{source} has no line: one uid or url a line is wanted.")
+            raise SpecError(f"{source} is empty: write one uid or url per line.")
         return self
 
     def of_uids(self, uids: list[str]) -> Requests:
-        """The same of a list in memory."""
+        """The same for a list in memory."""
         rows = pl.DataFrame({"line": range(1, len(uids) + 1), "request": uids, "uid": uids}).with_columns(url=pl.lit(None))
         rows.select(pl.col(name).cast(kind) for name, kind in SCHEMA.items()).write_parquet(self.folder / "lines-000000.parquet")
         self.num_lines = len(uids)
@@ -113,7 +112,7 @@ class Requests:
         return any(rows["url"].null_count() < rows.height for rows in self.pieces())
 
     def match(self, table: pl.DataFrame, number: int) -> None:
-        """Note the uids of the urls that are asked for, out of a table (uid, url) with urls in normal form."""
+        """Record the uids of the requested urls, from a table (uid, url) with urls in normal form."""
         for piece, rows in enumerate(self.pieces()):
             asked = rows.drop_nulls("url").select("line", "url")
             found = table.join(asked, on="url", how="inner").select("line", pl.col("uid").str.to_lowercase())
@@ -122,7 +121,7 @@ class Requests:
                 found.write_parquet(self.folder / f"matched-{piece:06d}-{number:08d}.parquet")
 
     def settle(self) -> None:
-        """All uids that are asked for, sorted, each once, mapped from disk; nothing is known yet of what becomes of them."""
+        """Return all requested uids, sorted, each once, mapped from disk; their outcome is not known yet."""
         with Spread(num_buckets(max(self.num_lines, UIDS_IN_MEMORY))) as spread:
             for path in sorted(self.folder.glob("*.parquet")):
                 spread.add(uid.pack(pl.read_parquet(path, columns=["uid"], glob=False)["uid"].drop_nulls()))
@@ -138,11 +137,11 @@ class Requests:
         self.places = np.memmap(self.folder / "places.bin", np.uint32, "w+", shape=(max(total, 1), 2))
 
     def among(self, uids: pl.Series) -> pl.Series:
-        """Which of some uids (lower case) are asked for."""
+        """Return which of some uids (lower case) are requested."""
         return pl.Series(self.positions(uids) >= 0)
 
     def positions(self, uids: pl.Series) -> uid.Positions:
-        """Where some uids stand in `self.uids`; -1 for those that are not asked for."""
+        """Return the positions of some uids in `self.uids`; -1 for those that are not requested."""
         good = uids.str.contains("^[0-9a-f]{32}$").fill_null(value=False)
         found = np.full(len(uids), -1, np.int64)
         if len(self.uids) and good.any():
@@ -151,7 +150,7 @@ class Requests:
         return found
 
     def has_unknown(self) -> bool:
-        """Whether nothing is known yet of some uid."""
+        """Return whether the outcome of some uid is still unknown."""
         return bool(len(self.uids)) and bool((self.fates == UNKNOWN.code).any())
 
     def known(self) -> uid.Uids:
@@ -159,7 +158,8 @@ class Requests:
         return np.asarray(self.uids)[self.fates > UNKNOWN.code] if len(self.uids) else np.empty(0, uid.DTYPE)
 
     def note(self, uids: pl.Series, fate: Fate, place: int = 0) -> None:
-        """Some uids have this fate, in the shard set of this number: the best fate is kept, and the first place of a removal."""
+        """Record this outcome for some uids, in the shard set of this number: the best outcome is kept, and the first place of
+        a removal."""
         at = np.unique(self.positions(uids))
         at = at[at >= 0]
         if fate is NOW:

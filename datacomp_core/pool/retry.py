@@ -1,7 +1,6 @@
-"""Fetch again what failed for a passing reason, and nothing else: new shards beside the old ones.
-
-What a new shard is to try lies in `retry/<shard>.parquet`: rows of metadata, and the ledger each came from. Once the shard is
-finished its rows leave those ledgers, so each candidate has one row. A killed retry is taken up: finished shards are kept.
+"""Fetches again only what failed for a temporary reason, into new shards next to the old ones. `retry/<shard>.parquet` lists
+what a new shard tries: rows of metadata, and the ledger of each. When the shard is finished its rows are removed from those
+ledgers, so each candidate has one row. A killed retry resumes: finished shards are kept.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ ORIGIN, ORIGIN_KEY = "_ledger", "_key"  # which row of which ledger a row was
 
 @dataclass(frozen=True)
 class Retried:
-    """What a retry came to."""
+    """The result of a retry."""
 
     shards: ShardSet
     tried: int
@@ -60,7 +59,7 @@ def retry_images(
     """Try every row of the download at `address` again whose reason is in `ledger.TRANSIENT`; shards are numbered on.
 
     With `open_networks`, rows that were blocked as private addresses are tried again too.
-    Of an adopted download (`tables`: what its columns are called) the rows are those of the parquets beside its tars.
+    For an adopted download (`tables`: its column names) the rows are in the parquets next to its tars.
     DataError if the download is not of this pool with this spec.
     """
     with store.alone(address, "retry it"):
@@ -141,7 +140,7 @@ def _again(
 def _failed(
     metadata: Folder, spec: ImageSpec, shards: Folder, tables: TableColumns | None, also: tuple[str, ...]
 ) -> Iterator[pl.DataFrame]:
-    """Metadata of the rows that failed for a passing reason, or one of `also`, a ledger at a time."""
+    """Yield metadata of the rows that failed for a temporary reason, or one of `also`, one ledger at a time."""
     plans = {} if tables else {shard_name(plan.number): plan for plan in plan_shards(metadata, spec)}
     for name in ledger_names(shards):
         failed = read_ledger(shards, name).filter(ledger.is_transient(*also)).select("uid", "key")
@@ -160,17 +159,20 @@ def _failed(
         rows = rows.join(failed, left_on=["uid", ORIGIN_KEY], right_on=["uid", "key"], how="semi", maintain_order="left")
         rows = rows.with_columns(pl.lit(name).alias(ORIGIN))
         if rows.height < failed.height:
-            raise DataError(f"{shards} is not the download of {metadata} with these settings: ledger {name} names other uids.")
+            raise DataError(
+                f"{shards} is not the download of {metadata} with these settings: ledger {name} has other uids: "
+                "give the matching pool and settings."
+            )
         yield rows
 
 
 def _of_table(shards: Folder, name: str, tables: TableColumns, failed: pl.DataFrame) -> pl.DataFrame:
-    """Metadata of rows of an adopted shard that failed, from the parquet beside its tar. DataError if that has no urls."""
+    """Return metadata of failed rows of an adopted shard, from the parquet next to its tar. DataError if it has no urls."""
     rows = read_table(shards, name, tables)
     if "url" not in rows.columns:
         raise DataError(
-            f"{shards.at(name)}.parquet has no column {tables.url!r}, so nobody knows what to fetch again: adopt the folder with "
-            "--column url=NAME."
+            f"{shards.at(name)}.parquet has no column {tables.url!r}, so the urls to fetch are unknown: adopt the folder "
+            "with --column url=NAME."
         )
     rows = rows.join(failed.select("key"), on="key", how="semi", maintain_order="left").unique("key", maintain_order=True)
     text = pl.col("caption").cast(pl.String).fill_null("") if "caption" in rows.columns else pl.lit("")
@@ -183,13 +185,13 @@ def _of_table(shards: Folder, name: str, tables: TableColumns, failed: pl.DataFr
         url="url",
         text=text,
         face_bboxes=boxes.cast(kinds["face_bboxes"]).fill_null([]),
-        sha256=pl.lit(None, pl.String),  # img2dataset's is of what came, and nothing came
+        sha256=pl.lit(None, pl.String),  # img2dataset's value is for received data, and there is none
         **{ORIGIN: pl.lit(name), ORIGIN_KEY: pl.col("key")},
     )
 
 
 def _keys(name: str, number: int, spec: ImageSpec) -> pl.Series:
-    """The keys that a download gives the rows of a shard: a uid may stand in several rows, of which one failed."""
+    """Return the keys that a download gives the rows of a shard: a uid may occur in several rows, of which one failed."""
     digits = len(str(spec.samples_per_shard - 1)) if spec.samples_per_shard > 1 else 0
     first = int(name) * 10**digits
     return pl.Series(ORIGIN_KEY, range(first, first + number), dtype=pl.Int64).cast(pl.String).str.zfill(8 + digits)
@@ -205,7 +207,7 @@ def _part(shards: Folder, number: int, rows: pl.DataFrame, changed: dict[str, Fi
 
 
 def _move_rows(shards: Folder, name: str, changed: dict[str, FileStat]) -> None:
-    """Take the rows that a finished shard tried out of the ledgers they came from."""
+    """Remove the rows that a finished shard tried from their old ledgers."""
     tried = pl.read_parquet(io.BytesIO(shards.read(f"{RETRY}/{name}.parquet")))
     for (origin,), some in tried.group_by(ORIGIN):
         book = read_ledger(shards, str(origin))

@@ -1,7 +1,6 @@
-"""Takedowns in what was set aside as lost (`_lost/`): it may contain samples that were taken down, and nobody reads it any more.
-
-A tar that contains one of the samples, or that cannot be read, is deleted whole: what is set aside is not a shard set that has
-to stay consistent. Marks are written before, so a killed takedown is finished by the same command.
+"""Applies takedowns to data that was set aside as lost (`_lost/`): it may contain samples that were taken down, and it is no
+longer read. A tar that contains one of the samples, or that cannot be read, is deleted: lost data does not have to stay
+consistent. Marks are written first, so the same command finishes a killed takedown.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from datacomp_core.store.store import Lost
 
 
 class SetAside(NamedTuple):
-    """One tar that has to go, with the uids in it that are asked for (none if it cannot be read)."""
+    """One tar to delete, with the requested uids in it (none if it cannot be read)."""
 
     lost: Lost
     folder: Folder
@@ -29,7 +28,7 @@ class SetAside(NamedTuple):
 
 
 def concerned(store: Store, requests: Requests, unread: dict[str, str]) -> list[SetAside]:
-    """The tars set aside that contain samples which are asked for, or which nobody can read."""
+    """Return the set-aside tars that contain requested samples, or that cannot be read."""
     found: list[SetAside] = []
     for lost in store.lost():
         if lost.record.kind != "shards":
@@ -50,8 +49,8 @@ def _tars(store: Store, lost: Lost, requests: Requests) -> Iterator[SetAside]:
             continue
         if lost.record.adopted_from:
             raise DataError(
-                f"What was adopted from {lost.record.adopted_from} and was lost later is there again: adopt it again, then run "
-                "the same command again, or delete the folder and the note."
+                f"Data that was adopted from {lost.record.adopted_from} and later lost exists again: adopt it again and run "
+                "the same command, or delete the folder and the note."
             )
         for name in names:
             uids = _uids(folder, name)
@@ -63,7 +62,7 @@ def _tars(store: Store, lost: Lost, requests: Requests) -> Iterator[SetAside]:
 
 
 def _uids(folder: Folder, name: str) -> pl.Series | None:
-    """What the tar and its index name; None if the tar is damaged. StoreError if it cannot be read at the moment."""
+    """Return the uids of the tar and its index; None if the tar is damaged. StoreError if it cannot be read at the moment."""
     try:
         walked = index_shard(folder, name)
         walked.whole()
@@ -75,13 +74,13 @@ def _uids(folder: Folder, name: str) -> pl.Series | None:
     try:
         uids.append(stored_index(folder, name)[0]["uid"].cast(pl.String))
     except DataError:
-        if walked.rows["uid"].null_count():  # a tar that names no uids, and no index that does
+        if walked.rows["uid"].null_count():  # a tar without uids, and no index with them
             return None
     return pl.concat(uids).drop_nulls().str.to_lowercase().unique()
 
 
 def delete(found: list[SetAside], requests: Requests, places: list[str]) -> dict[str, int]:
-    """Delete these tars and their indexes; the samples that went, by the note about what was set aside."""
+    """Delete these tars and their indexes; return the deleted samples, by the note about the set-aside data."""
     removed: dict[str, int] = {}
     for one in found:
         if one.lost.note not in places:

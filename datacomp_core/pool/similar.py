@@ -1,8 +1,7 @@
-"""Which rows of a pool look like a test image to a model: the largest cosine with any test image's features, by faiss.
-
-The pool's features are those that `embed` made; the test images are encoded by the same model, which the record names. It
-catches what a perceptual hash misses (crops, mirror images, rotations, drawn-over pictures), as far as the model is blind to
-them; it also takes other pictures of the same thing for copies where the threshold is low.
+"""Finds rows of a pool that resemble a test image: the largest cosine with any test image's features, with faiss. `embed` made
+the pool's features; the same model, from the record, encodes the test images. It finds what a perceptual hash misses (crops,
+mirror images, rotations, drawn-over images), as far as the model ignores them. With a low threshold it also matches other
+images of the same object.
 """
 
 from __future__ import annotations
@@ -38,13 +37,14 @@ Vectors = npt.NDArray[np.float32]
 
 
 class SimilaritySpec(Spec):
-    """How much a picture may look like a test image to the model that embedded it."""
+    """How similar an image may be to a test image, by the model that embedded it."""
 
     similarity: float = Field(
         default=0.95,
         gt=-1,
         le=1,
-        description="Cosine of two pictures' features from which they count as one. It belongs to the model: see hits.parquet.",
+        description="Cosine of two images' features from which they count as the same. It depends on the model: see "
+        "hits.parquet.",
     )
 
     def label(self) -> str:
@@ -62,10 +62,9 @@ def decontaminate_by_similarity(
     device: str = "",
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> Subset:
-    """`subset.npy`: the uids that look like no test image; `hits.parquet`: the others, each with the test image it is nearest to.
-
-    The test images' features are held, the pool's are read a part at a time. Rows without features are left out and counted.
-    DataError if the model of the embeddings is gone, or the test sets have no images.
+    """`subset.npy`: the uids that do not resemble a test image; `hits.parquet`: the others, each with its nearest test image.
+    The test images' features are kept in memory, the pool's are read one part at a time. Rows without features are skipped and
+    counted. DataError if the model of the embeddings is missing, or the test sets have no images.
     """
     import faiss
 
@@ -96,7 +95,7 @@ def decontaminate_by_similarity(
 def _test_features(
     store: Store, embeddings: Embeddings, evalsets: EvalSets, device: str
 ) -> tuple[list[tuple[str, str]], Vectors]:
-    """Test set and key of every test image that can be decoded, and their features by the embeddings' own model."""
+    """Return test set and key of every decodable test image, and their features from the embeddings' model."""
     model = _model(store, embeddings, device)
     names: list[tuple[str, str]] = []
     found: list[Vectors] = []
@@ -107,18 +106,18 @@ def _test_features(
             try:
                 with pillow_image(data) as image:
                     pixels.append(model.pixels(image))
-            except Exception:  # a broken picture may raise anything; such a test image can be like no sample
+            except Exception:  # a broken image may raise anything; such a test image cannot match a sample
                 continue
             names.append(name)
         if pixels:
             found.append(model.encode_images(np.stack(pixels)).float().cpu().numpy())
     if not names:
-        raise DataError(f"{store.folder(evalsets)} has no test images: a folder of webdataset test sets is wanted.")
+        raise DataError(f"{store.folder(evalsets)} has no test images: give a folder of webdataset test sets.")
     return names, np.concatenate(found)
 
 
 def _model(store: Store, embeddings: Embeddings, device: str) -> clip.Clip:
-    """The first encoder of the embeddings, whichever kind it is."""
+    """Return the first encoder of the embeddings."""
     record = store.record(embeddings.address)
     encoders = [spec["encoders"] for spec in (record.spec.values() if record else ()) if spec.get("encoders")]
     first = encoders[0][0] if encoders else {}
@@ -141,7 +140,7 @@ def _features(folder: Folder, part: str) -> npt.NDArray[Any]:
 
 
 def _searched(index: Any, features: npt.NDArray[Any]) -> tuple[Vectors, npt.NDArray[np.int64]]:
-    """The largest cosine of each row with a test image, NaN where it has no features, and whose it is."""
+    """Return the largest cosine of each row with a test image, NaN where it has no features, and that test image."""
     best, nearest = np.full(len(features), np.nan, np.float32), np.zeros(len(features), np.int64)
     for rows in _blocks(len(features)):
         some = features[rows].astype(np.float32)

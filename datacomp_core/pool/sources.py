@@ -1,8 +1,7 @@
-"""A source outside the store: known by its absolute address, and by what its files were when they were read.
-
-`source.parquet` in a pool's folder has size, time and content (a hash, or the bucket's ETag) of every file. A source that has
-changed since is told whenever the pool would be used again, and read again under another edition; the old pool is never used
-silently. Only the content decides: files that were copied or touched are hashed again, and are the same if their bytes are.
+"""Tracks a source outside the store by its absolute address and by the content of its files when they were read.
+`source.parquet` in a pool's folder has size, time and content (a hash, or the bucket's ETag) of every file. If a source has
+changed, every reuse of the pool reports it, and it can be read again under another edition; the old pool is never silently
+reused. Only the content decides: files that were copied or touched are hashed again, and are the same if their bytes are.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ SCHEMA = pl.Schema({"file": pl.String, "size": pl.Int64, "time": pl.String, "con
 SHOWN = 3
 REMEMBERED = 16
 _seen: OrderedDict[str, Marks] = OrderedDict()
-"""Of pools that this process has compared: the marks with the times of now, so that a touched file is hashed once."""
+"""For pools that this process has compared: the marks with current times, so that a touched file is hashed once."""
 
 
 def absolute(source: str) -> str:
-    """One way to write a source: an absolute path or a url, without a slash at its end."""
+    """Return the canonical form of a source: an absolute path or a url, without a final slash."""
     return Folder(source).url if source else ""
 
 
 def marks(folder: Folder, names: Iterable[str], known: Marks | None = None) -> Marks:
-    """Size, time and content of each file. One of the size and time in `known` is not read."""
+    """Return size, time and content of each file. A file with the size and time in `known` is not read."""
     return content.marks(folder, only=names, known=known, trust="times", whole_bytes=sys.maxsize)
 
 
 def keep(out: Folder, folder: Folder, found: Marks) -> None:
-    """Note what a pool was made from."""
+    """Record what a pool was made from."""
     buffer = io.BytesIO()
     pl.DataFrame([(name, *mark) for name, mark in found.items()], schema=SCHEMA, orient="row").write_parquet(buffer)
     out.write(FILES, buffer.getvalue())
@@ -45,9 +44,8 @@ def keep(out: Folder, folder: Folder, found: Marks) -> None:
 
 
 def changed(data: Folder, found: Callable[[Marks], tuple[Folder, Marks]]) -> str:
-    """What is other at the source than when the pool was made; empty if nothing. A source that is gone has not changed.
-
-    `found` gives the marks of now; it takes those that are known, and does not read files of the same size and time again.
+    """Describe what has changed at the source since the pool was made; empty if nothing. A missing source has not changed.
+    `found` returns the current marks; it receives the known marks, and does not read files of the same size and time again.
     """
     if not data.exists(FILES):
         return "" if not data.exists(KEPT) else "the marks of its files are of an earlier version, and cannot be compared"
@@ -72,7 +70,7 @@ def changed(data: Folder, found: Callable[[Marks], tuple[Folder, Marks]]) -> str
         if some
     ]
     if told:
-        return f"the files at {folder.url} are others than they were ({'; '.join(told)})"
+        return f"the files at {folder.url} have changed ({'; '.join(told)})"
     _seen[data.url] = now
     while len(_seen) > REMEMBERED:
         _seen.popitem(last=False)
@@ -80,8 +78,8 @@ def changed(data: Folder, found: Callable[[Marks], tuple[Folder, Marks]]) -> str
 
 
 def refuse(address: str, edition: int, what: str) -> DataError:
-    """The error for a pool whose source has changed."""
+    """Return the error for a pool whose source has changed."""
     return DataError(
         f"{address} was made from a source that has changed since: {what}. Read it again with `edition: {edition + 1}` "
-        "(--refresh, or --edition), or bring the old files back."
+        "(--refresh, or --edition), or restore the old files."
     )

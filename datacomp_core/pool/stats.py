@@ -1,6 +1,5 @@
-"""What a download's ledger says: losses by reason, over time and by host, and what looks like our own fault.
-
-Ledgers are read one by one and only the most common hosts are counted on, so a pool of any size fits.
+"""Summarises a download's ledger: losses by reason, over time and by host, and probable faults on our side. Ledgers are read
+one by one and only the most common hosts are counted, so a pool of any size fits.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Tally:
         return self.reasons["arrived"]
 
     def warnings(self) -> list[str]:
-        """What looks like a trouble of this machine and not of the web."""
+        """Return problems that are probably caused by this machine and not by the web."""
         told: list[str] = []
         if self.candidates < ENOUGH:
             return told
@@ -57,24 +56,24 @@ class Tally:
                 "Over a fifth timed out: too many threads for this network or CPU. Use fewer, then `datacomp pool retry`."
             )
         if share.get("tls", 0) > MUCH:
-            told.append(
-                "Over a tenth failed in TLS: are this machine's clock and its certificates (package ca-certificates) right?"
-            )
+            told.append("Over a tenth failed in TLS: check this machine's clock and its certificates (package ca-certificates).")
         if share.get("blocked_address", 0) > MUCH:
-            told.append("Over a tenth were blocked as private addresses: does this machine's resolver answer with local ones?")
+            told.append(
+                "Over a tenth were blocked as private addresses: check whether this machine's resolver returns local addresses."
+            )
         return told
 
 
 def ledger_names(shards: Folder) -> list[str]:
-    """Names of the shards that have a ledger. DataError if none has."""
+    """Return the names of the shards with a ledger. DataError if there is none."""
     names = [name.removesuffix(".parquet") for name in (shards / LEDGER).files(".parquet")]
     if not names:
-        raise DataError(f"{shards} has no ledger: it is no download of ours; `datacomp pool adopt` makes one.")
+        raise DataError(f"{shards} has no ledger, so it is not our download: make one with `datacomp pool adopt`.")
     return names
 
 
 def read_ledger(shards: Folder, name: str) -> pl.DataFrame:
-    """One shard's ledger. DataError if it is none."""
+    """Read one shard's ledger. DataError if it is invalid."""
     try:
         return pl.read_parquet(io.BytesIO(shards.read(f"{LEDGER}/{name}.parquet")))
     except pl.exceptions.PolarsError as problem:
@@ -104,7 +103,7 @@ def _count(counter: Counter[str], values: pl.Series) -> None:
 
 
 def plot(found: Tally) -> bytes:
-    """A png: losses by reason, arrivals and losses over time, the hosts that lost most."""
+    """Draw a png: losses by reason, arrivals and losses over time, the hosts with the most losses."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -115,7 +114,7 @@ def plot(found: Tally) -> bytes:
     lost = (axes[0], reasons, f"lost, by reason ({found.arrived:,} of {found.candidates:,} arrived)")
     for plotted, counts, title in (lost, (axes[2], found.lost_from.most_common(15), "lost, by host")):
         plotted.barh([name for name, _ in counts][::-1], [count for _, count in counts][::-1])
-        plotted.set_ylim(-0.6, max(len(counts), 5) - 0.4)  # one bar is not to fill the picture
+        plotted.set_ylim(-0.6, max(len(counts), 5) - 0.4)  # one bar must not fill the plot
         plotted.set_title(title)
     minutes = sorted(set(found.arrived_at) | set(found.lost_at))
     for label, counter in (("arrived", found.arrived_at), ("lost", found.lost_at)):

@@ -1,8 +1,8 @@
-"""Take samples out: their bytes leave every shard set of the store, and what was made with them is listed and marked.
-
-A shard is rewritten whole without them; its index, ledger and statistics follow. What was made from it (subsets, shards, scores,
-checkpoints, results) gets `_takedown.json` beside its record: it cannot be unlearned, only known and made again. Marks come
-first, so that a takedown that was killed anywhere is finished by the same command. Every line of a request gets an answer.
+"""Removes samples: deletes their bytes from every shard set of the store, and lists and marks everything made with them. A
+shard is rewritten without them, and its index, ledger and statistics are updated. Everything made from it (subsets, shards,
+scores, checkpoints, results) gets `_takedown.json` next to its record: it cannot be unlearned, only marked and made again.
+Marks are written first, so that the same command finishes a takedown that was killed anywhere. Every line of a request gets an
+answer.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ MARK, MARKED_UIDS = "_takedown.json", "_takedown.npy"
 
 
 MOST_ANSWERS = 100_000
-"""Answers that are kept in memory; a file has them all."""
+"""Number of answers kept in memory; a file has them all."""
 
 
 @dataclass
 class Taken:
-    """Samples removed by shard set, the addresses of what was made with them, and what could not be looked into, with the reason.
-
-    `not_found` counts the lines of the request that name nothing the store knows; `places` are all shard sets, by number.
+    """Removed samples by shard set, the addresses of what was made with them, and what could not be checked, with the reason.
+    `not_found` counts request lines that match nothing in the store; `places` are all shard sets, by number.
     """
 
     removed: dict[str, int] = field(default_factory=dict[str, int])
@@ -58,7 +57,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class _Set:
-    """A shard set, built or half changed, and where its files lie."""
+    """A shard set, built or half changed, and the location of its files."""
 
     record: Record
     shards: ShardSet
@@ -69,10 +68,9 @@ class _Set:
 def take_down_list(
     store: Store, source: Path, answers: Path | None = None, most: int = MOST_ANSWERS
 ) -> tuple[Taken, pl.DataFrame]:
-    """`take_down` of a file with a uid or url a line, and answers: line, request, answer, found.
-
-    At most `most` answers are returned, those that found nothing before the others; all of them are written to the csv
-    `answers`, piece by piece, so that memory does not grow with the list.
+    """`take_down` for a file with one uid or url per line, and answers: line, request, answer, found. At most `most` answers
+    are returned, lines that found nothing first; all of them are written to the csv `answers`, piece by piece, so that memory
+    does not grow with the list.
     """
     with scratch() as folder, answers.open("wb") if answers else nullcontext() as table:
         requests = Requests(folder).read(source)
@@ -90,7 +88,7 @@ def take_down_list(
 def take_down(store: Store, requests: Requests) -> Taken:
     """Remove samples from all shard sets of the store and mark what was made with them.
 
-    What cannot be read (a pool whose metadata is gone) is in `unread`, and keeps nobody from the rest.
+    What cannot be read (a pool whose metadata is gone) is listed in `unread` and does not stop the rest.
     """
     taken = Taken()
     if requests.has_urls():
@@ -119,11 +117,11 @@ def take_down(store: Store, requests: Requests) -> Taken:
     return taken
 
 
-# Who is asked for ------------------------------------------------------------------------------------------------------
+# Requested samples -----------------------------------------------------------------------------------------------------
 
 
 def _match_urls(store: Store, requests: Requests, taken: Taken) -> None:
-    """The uids that the metadata of the store's pools has for the urls."""
+    """Find the uids of the urls in the metadata of the store's pools."""
     number = 0
     for record in store.records("pools"):
         metadata = store.data(record) / METADATA
@@ -137,7 +135,7 @@ def _match_urls(store: Store, requests: Requests, taken: Taken) -> None:
 
 
 def _see_metadata(store: Store, requests: Requests, taken: Taken) -> None:
-    """Note what is in no shard set and in the metadata of a pool: asked for rightly, and without bytes here."""
+    """Record uids that are in a pool's metadata but in no shard set: a valid request without bytes here."""
     for record in store.records("pools"):
         metadata = store.data(record) / METADATA
         try:
@@ -154,14 +152,14 @@ def _sets(store: Store, taken: Taken) -> Iterator[_Set]:
             shards = store.artifact(ShardSet, record)
             folder = store.folder(shards)
             if not folder.exists():
-                raise DataError(f"{folder} is not there.")
+                raise DataError(f"{folder} does not exist: restore it, or remove its record.")
             yield _Set(record, shards, folder, is_interrupted)
         except DatacompError as problem:
             taken.unread[record.address] = str(problem)
 
 
 def _is_concerned(one: _Set, requests: Requests, taken: Taken) -> bool:
-    """Whether a shard set has samples or candidates that are asked for, or a removal that was not finished."""
+    """Return whether a shard set has requested samples or candidates, or an unfinished removal."""
     concerned = bool(removal.pending(one.folder))
     try:
         booked = set((one.folder / LEDGER).files(".parquet"))
@@ -185,7 +183,7 @@ def _records_of(folder: Folder, booked: set[str], name: str) -> tuple[str, pl.Da
 
 
 def _in_ledger(book: pl.DataFrame, requests: Requests, rows: pl.DataFrame) -> bool:
-    """Note what a ledger knows of the asked; whether it has candidates that a retry might still bring."""
+    """Record what a ledger knows about the requested uids; return whether a retry might still fetch some of them."""
     book = book.with_columns(pl.col("uid").str.to_lowercase())
     asked = book.filter(requests.among(book["uid"]))
     before = asked["reason"] == TAKEN_DOWN
@@ -196,7 +194,7 @@ def _in_ledger(book: pl.DataFrame, requests: Requests, rows: pl.DataFrame) -> bo
 
 
 def _makers(store: Store, requests: Requests, taken: Taken) -> set[str]:
-    """Subsets that hold one of the uids."""
+    """Return the subsets that contain one of the uids."""
     found: set[str] = set()
     for record in store.records("subsets"):
         try:
@@ -212,11 +210,11 @@ def _makers(store: Store, requests: Requests, taken: Taken) -> set[str]:
     return found
 
 
-# What was made with them ---------------------------------------------------------------------------------------------
+# Derived artifacts ---------------------------------------------------------------------------------------------------
 
 
 def _marked_before(store: Store, requests: Requests) -> set[str]:
-    """What an earlier takedown of some of these uids marked: one that was killed may have left work there."""
+    """Return what an earlier takedown of some of these uids marked: a killed one may have left work there."""
     found: set[str] = set()
     for record in _all_records(store):
         if store.home(record.address).exists(MARKED_UIDS):
@@ -238,7 +236,7 @@ def _marked_uids(store: Store, address: str) -> uid.Uids:
 
 
 def _mark(store: Store, touched: set[str], lost: set[str], requests: Requests, taken: Taken) -> None:
-    """Mark `touched`, and all that was made from it or from what is lost."""
+    """Mark `touched`, and everything made from it or from lost data."""
     taken.marked = sorted(_downstream(store, touched | lost) | touched)
     for address in taken.marked:
         home, uids = store.home(address), requests.known()
@@ -249,7 +247,7 @@ def _mark(store: Store, touched: set[str], lost: set[str], requests: Requests, t
 
 
 def _downstream(store: Store, touched: set[str]) -> set[str]:
-    """Addresses of everything that was made from `touched`, directly or not."""
+    """Return addresses of everything made from `touched`, directly or indirectly."""
     records = _all_records(store)
     found: set[str] = set()
     while True:
@@ -272,7 +270,7 @@ def _indexed(folder: Folder) -> list[str]:
 
 
 def _change(store: Store, here: list[_Set], requests: Requests, taken: Taken) -> None:
-    """Rewrite the shards of one folder; all shard sets that it is the data of get new records."""
+    """Rewrite the shards of one folder; all shard sets that use it as data get new records."""
     changed: dict[str, FileStat] = {}
     folder = here[0].folder
     with ExitStack() as alone:
@@ -293,12 +291,12 @@ def _change(store: Store, here: list[_Set], requests: Requests, taken: Taken) ->
 
 
 def _change_view(store: Store, view: _Set, requests: Requests, taken: Taken) -> None:
-    """Rewrite the index of a view by the index that its tars have now."""
+    """Rewrite the index of a view from the current index of its tars."""
     changed: dict[str, FileStat] = {}
     tars = tars_of(store, view.shards)
     place = taken.places.index(view.record.address)
     if not view.is_interrupted and not any(_is_out_of_date(view.folder, tars, name, requests) for name in _indexed(view.folder)):
-        return  # an earlier takedown has been here
+        return  # already done by an earlier takedown
     with store.alone(view.record.address, "take samples out of it"):
         record, shards = amend.begin(store, view.record.address, amend.TAKEDOWN)
         for name in _indexed(view.folder):
@@ -320,7 +318,7 @@ def _is_out_of_date(folder: Folder, tars: Folder, name: str, requests: Requests)
 
 
 def _placed_anew(tars: Folder, rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows of a view with the places that their samples have now."""
+    """Return rows of a view with the current positions of their samples."""
     pieces: list[pl.DataFrame] = [rows.head(0)]
     numbered = rows.with_row_index("place")
     for (tar,), some in numbered.group_by("shard"):

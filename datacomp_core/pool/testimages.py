@@ -1,4 +1,4 @@
-"""The images of test sets, for what compares a pool with them: tars in the layout of `wds_*_test`, below one folder."""
+"""Reads the images of test sets for comparisons with a pool: tars in the layout of `wds_*_test`, below one folder."""
 
 from __future__ import annotations
 

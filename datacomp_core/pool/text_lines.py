@@ -1,4 +1,4 @@
-"""The lines of a text file, numbered, in a known encoding and never longer than fits into memory."""
+"""Reads the numbered lines of a text file in a known encoding, with a length limit."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
 
 class Lines:
-    """An iterator over lines with their ends. Bytes that are no UTF-8 become lone surrogates, for `not_encoded` to tell.
-
-    `number` is that of the last line, `record` what was read since the owner cleared it. DataError for a line that is too long.
+    """An iterator over lines with their line ends. Bytes that are not UTF-8 become lone surrogates, which `not_encoded`
+    reports. `number` is the number of the last line, `record` the text since the owner cleared it. DataError for a line that is
+    too long.
     """
 
     def __init__(self, file: IO[bytes], where: str, encoding: str, newline: str) -> None:
@@ -34,13 +34,15 @@ class Lines:
             line = self._text.readline(MAX_LINE)
         except UnicodeError as problem:
             raise DataError(
-                f"{self.where} is not in the encoding that was named, after line {self.number} ({problem}): name another."
+                f"{self.where} is not in the given encoding, after line {self.number} ({problem}): give another encoding."
             ) from problem
         if not line:
             raise StopIteration
         self.number += 1
         if len(line) == MAX_LINE and not line.endswith(("\n", "\r")):
-            raise DataError(f"{self.where}, line {self.number} is longer than {MAX_LINE:,} characters: is this a table of text?")
+            raise DataError(
+                f"{self.where}, line {self.number} is longer than {MAX_LINE:,} characters: check that this is a text table."
+            )
         self.record.append(line)
         return line
 
@@ -49,7 +51,7 @@ def _text(file: IO[bytes], where: str, encoding: str, newline: str) -> io.TextIO
     start = file.read(4)
     if encoding == "utf-8":
         if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start:
-            raise DataError(f"{where} is UTF-16, not UTF-8, by its first bytes: say so with `encoding` (--encoding utf-16).")
+            raise DataError(f"{where} is UTF-16, not UTF-8, by its first bytes: set `encoding` (--encoding utf-16).")
         encoding, errors = "utf-8-sig", "surrogateescape"
     else:
         errors = "strict"
@@ -57,7 +59,7 @@ def _text(file: IO[bytes], where: str, encoding: str, newline: str) -> io.TextIO
 
 
 class _Rest(io.RawIOBase):
-    """A file whose first bytes have been read already. `file` stays its owner's: closing this does not close it."""
+    """A file whose first bytes have already been read. Closing this does not close `file`."""
 
     def __init__(self, start: bytes, file: IO[bytes]) -> None:
         self._start, self._file = start, file
@@ -73,7 +75,7 @@ class _Rest(io.RawIOBase):
 
 
 def text_faults(values: Sequence[str | None]) -> list[int]:
-    """Places of texts that have no UTF-8 form, because of a lone surrogate or a byte that could not be decoded."""
+    """Return the places of texts that are not valid UTF-8: with a lone surrogate or an undecodable byte."""
     try:
         "".join(value for value in values if value).encode()
     except UnicodeEncodeError:
@@ -85,6 +87,6 @@ def not_encoded(where: str, line: int, column: str, value: str) -> DataError:
     """The error for a field with bytes of another encoding."""
     byte = ord(ESCAPED_BYTE.findall(value)[0]) - 0xDC00
     return DataError(
-        f"{where}, line {line}, column {column!r}: byte 0x{byte:02x} is not UTF-8: name the file's `encoding` "
-        "(--encoding latin-1, cp1252 or utf-16), or mend the file."
+        f"{where}, line {line}, column {column!r}: byte 0x{byte:02x} is not UTF-8: set the file's `encoding` (--encoding "
+        "latin-1, cp1252 or utf-16), or correct the file."
     )

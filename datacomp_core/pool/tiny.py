@@ -1,7 +1,6 @@
-"""The embedded `tiny` CommonPool: candidate pairs in DataComp's schema, with the images its urls stand for beside them.
-
-A pool like any other from its metadata on: the urls lie at a host that does not exist, and `serve` answers for it as a local
-HTTP proxy, so the metadata is the same on every machine. The evaluation sets and the trusted set come with it.
+"""Makes the embedded `tiny` CommonPool: candidate pairs in DataComp's schema, and the images behind its urls. From its
+metadata on it is a normal pool: its urls have a non-existent host, and `serve` answers for it as a local HTTP proxy, so the
+metadata is the same on every machine. The evaluation sets and the trusted set are included.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ TRUTH = "truth.parquet"
 
 
 class TinyPoolSpec(Spec):
-    """A seeded pool of real drawings with captions as good and as bad as the web's."""
+    """A seeded pool of real drawings with captions of the web's quality."""
 
     scale: Literal["tiny"] = "tiny"
-    seed: int = Field(default=0, ge=0, description="Varies everything random in the pool; what is held out stays.")
+    seed: int = Field(default=0, ge=0, description="Varies everything random in the pool; the held-out images stay the same.")
     num_pairs: int = Field(default=12_000, ge=100, le=100_000, description="Candidate pairs, dead urls included.")
     num_parts: int = Field(default=8, ge=1, le=1_000, description="Metadata parquets.")
 
@@ -47,7 +46,7 @@ class TinyPoolSpec(Spec):
 def build_tiny_pool(spec: TinyPoolSpec, *, out: Folder) -> Pool:
     """`metadata/<8 digits>.parquet`; `origin.parquet` (path, media_type, image: what `serve` answers); `truth.parquet`.
 
-    `truth.parquet` says of each uid what kind of pair it is, for analysis of filters; no filter may read it. The same spec
+    `truth.parquet` has the kind of pair of each uid, for analysis of filters; no filter may read it. The same spec
     gives the same bytes on every machine with the pinned versions of Pillow and polars.
     """
     pairs = candidates(spec.seed, spec.num_pairs)

@@ -1,7 +1,7 @@
-"""Captions of the embedded pool: what people write beside pictures on the web, good and bad.
+"""Writes captions of the embedded pool like those on the web, good and bad.
 
-Pool, trusted set and test prompts each have templates of their own; no two share one, and none of the pool's or the trusted
-set's is a test prompt.
+Pool, trusted set and test prompts each have separate templates; no two share one, and no template of the pool or the trusted
+set is a test prompt.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WEB_LANGUAGES = {
     "ru": 14, "de": 13, "ja": 12, "es": 12, "fr": 11, "zh": 9, "pt": 7, "it": 7, "nl": 5, "pl": 5, "tr": 4, "vi": 3, "id": 3,
     "cs": 2, "ko": 2, "uk": 2, "sv": 2, "ro": 2, "hu": 2, "el": 2, "da": 1, "fi": 1, "ar": 2, "he": 1, "hi": 1, "th": 1,
 }  # fmt: skip
-"""The pool's languages beside English, weighted roughly like the web's."""
+"""The pool's languages other than English, weighted roughly like the web's."""
 
 FILE_NAMES = (
     "IMG_{n:04d}.JPG", "DSC{n:05d}.jpg", "image{n}.png", "Screenshot {n}", "untitled-{n}", "{n}x{m}", "thumb_{n}_{m}.gif", "logo",
@@ -57,7 +57,7 @@ SPAM = (
 
 
 def english(drawing: Drawing, templates: tuple[str, ...], chance: random.Random) -> str:
-    """A caption that is true of the drawing."""
+    """Return a correct caption of the drawing."""
     return fill(chance.choice(templates), drawing, chance)
 
 
@@ -83,13 +83,13 @@ def foreign(drawing: Drawing, chance: random.Random) -> tuple[str, str] | None:
 
 
 def junk(chance: random.Random) -> str:
-    """A file name or boiler-plate text: true of no image in particular."""
+    """Return a file name or boiler-plate text, which describes no particular image."""
     template = chance.choice(FILE_NAMES) if chance.random() < 0.5 else chance.choice(SPAM)
     return template.format(n=chance.randint(1, 9999), m=chance.randint(10, 99), d=chance.randint(2, 9))
 
 
 def clipart(drawing: Drawing, chance: random.Random) -> str:
-    """What its uploader wrote: title, or keywords, or the file's name, untouched."""
+    """Return the uploader's text: title, or keywords, or the file's name, unchanged."""
     choices = [drawing.title, ", ".join(drawing.keywords), drawing.path.rpartition("/")[2]]
     first = chance.choices(range(3), (6, 2, 2))[0]
     return choices[first] or next((text for text in choices if text), "")

@@ -1,6 +1,5 @@
-"""The seven zero-shot tasks of suite `tiny`, in the hub's webdataset layout, one folder a task.
-
-They do not hang on the pool's seed. `digits` is the negative control: nothing in the pool teaches it.
+"""Makes the seven zero-shot tasks of suite `tiny`, in the hub's webdataset layout, one folder per task. They do not depend on
+the pool's seed. `digits` is the negative control: nothing in the pool teaches it.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""What is held out for the zero-shot tasks, and what must therefore not be trained on.
+"""Decides what is held out for the zero-shot tasks and therefore excluded from training. The split is the same for every pool
+seed, so that scores are comparable: test images leave the pool and the trusted
+set, and so does every drawing that resembles one of them (correlation above .95 at 16 px, upright or mirrored).
 
-The split is one and the same for every pool seed, so that scores are comparable: test images leave the pool and the trusted
-set, and so does every drawing that looks like one of them (correlation above .95 at 16 px, upright or mirrored).
-
-Comparing takes seconds, so the answer lies in `tiny_data/holdout.parquet`; `python -m datacomp_core.pool.tiny_holdout` writes
-it anew, and a test holds it to what `split()` says.
+Comparing takes seconds, so the result is stored in `tiny_data/holdout.parquet`; `python -m datacomp_core.pool.tiny_holdout`
+writes it again, and a test compares it with `split()`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ SPLIT = DATA / "holdout.parquet"
 LOOK_ALIKE = "looks-like-a-test-image"
 HOLDOUT_SEED = 2304_14108
 NEAR = 0.95
-"""Correlation above which two images are the same picture to us."""
+"""Correlation above which two images count as the same."""
 
 CONCRETE = frozenset(
     (
@@ -50,7 +49,7 @@ CONCRETE = frozenset(
 )  # fmt: skip
 """Subcategories of Unicode's emoji list whose members are things one can name."""
 MIN_SETS = 3
-"""A class is drawn in so many of the pool's art sets: one drawing is the test image, the others may be learned from."""
+"""A class is drawn in this many of the pool's art sets: one drawing is the test image, the others may be used for training."""
 MAX_WORDS = 2
 COARSE_IMAGES = 45
 CLIPART_CLASSES = (
@@ -59,14 +58,14 @@ CLIPART_CLASSES = (
 )  # fmt: skip
 CLIPART_IMAGES = 50
 HELD_OUT_SHARE = 0.4
-"""Of a small group at most this share is held out, so that the pool keeps some of it."""
+"""At most this share of a small group is held out, so that the pool keeps some of it."""
 RETRIEVAL_IMAGES = 400
 RETRIEVAL_SHARE = 0.4
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """Test drawings by task; the names of them all; and the names of other drawings that look like one of them."""
+    """Test drawings by task; their names; and the names of other drawings that resemble one of them."""
 
     tasks: dict[str, list[Drawing]]
     tests: frozenset[Name]
@@ -166,7 +165,7 @@ def _fingerprints(some: list[Drawing]) -> npt.NDArray[np.uint8]:
 def near(ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8], threshold: float = NEAR) -> npt.NDArray[np.bool_]:
     """Which rows of `ours` correlate above `threshold` with any row of `theirs`; a row of one colour with none.
 
-    Screened in float32, decided in whole numbers: the answer does not hang on a machine's matrix routines.
+    Screened in float32, decided in whole numbers: the result does not depend on a machine's matrix routines.
     """
     rows, columns = np.nonzero(_standardised(ours) @ _standardised(theirs).T > threshold - 1e-3)
     hits = np.zeros(len(ours), np.bool_)

@@ -1,6 +1,5 @@
-"""Candidate pairs of the embedded pool, dirty like the web's: pure functions of the seed.
-
-Which kind a pair is stands in `Candidate.kind`, for analysis only: it goes into `truth.parquet` and nowhere else.
+"""Makes candidate pairs of the embedded pool, as noisy as the web's: pure functions of the seed. `Candidate.kind` is the kind
+of a pair, for analysis only: it is written only to `truth.parquet`.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ from datacomp_core.pool.tiny_holdout import holdout
 from datacomp_core.pool.tiny_source import CLIPART_SET, POOL_SETS, Drawing, of_sets
 
 SHARES = {"drawing": 0.76, "near_duplicate": 0.06, "clipart": 0.12, "words": 0.06}
-"""What the images are."""
+"""Kinds of images."""
 
 DRAWING_CAPTIONS = {"alt_text": 0.34, "translation": 0.22, "junk": 0.14, "mismatch": 0.30}
-"""What is written beside the emoji drawings."""
+"""Kinds of captions of the emoji drawings."""
 
 SHAPES = {"as_is": 0.66, "saved_again": 0.22, "thumbnail": 0.07, "banner": 0.05}
 FATES = {"alive": 0.95, "dead": 0.03, "changed": 0.02}
-"""A dead url answers 404; a changed one gives the same picture in other bytes than the crawler hashed."""
+"""A dead url answers 404; a changed url returns the same image in other bytes than the crawler hashed."""
 
 
 class Candidate(NamedTuple):
-    """One pair as the crawler saw it, and what became of its url since."""
+    """One pair as the crawler saw it, and the later state of its url."""
 
     kind: str
     drawing: Drawing
@@ -41,7 +40,7 @@ class Candidate(NamedTuple):
 
 
 def candidates(seed: int, num_pairs: int) -> list[Candidate]:
-    """`num_pairs` candidates in random order. Everything random hangs on the seed; held-out drawings never appear."""
+    """`num_pairs` candidates in random order. Everything random depends on the seed; held-out drawings never appear."""
     chance = random.Random(f"tiny pool {seed}")
     may_train = holdout().may_train
     drawn = [drawing for drawing in of_sets(*POOL_SETS) if may_train(drawing)]
@@ -58,7 +57,7 @@ def candidates(seed: int, num_pairs: int) -> list[Candidate]:
 
 
 def _again_and_again(drawings: list[Drawing], number: int, chance: random.Random) -> Iterator[Drawing]:
-    """`number` drawings, none a second time before each came once."""
+    """Return `number` drawings; none repeats before each has occurred once."""
     while number > 0:
         some = chance.sample(drawings, min(number, len(drawings)))
         number -= len(some)
@@ -75,7 +74,7 @@ def _drawings(drawn: list[Drawing], number: int, chance: random.Random) -> Itera
             yield kind, drawing, "en", captions.junk(chance)
         elif kind == "mismatch":
             yield kind, drawing, "en", captions.english(_another(drawing, drawn, chance), captions.POOL_TEMPLATES, chance)
-        else:  # also what has no translation
+        else:  # including those without a translation
             yield "alt_text", drawing, "en", captions.english(drawing, captions.POOL_TEMPLATES, chance)
 
 

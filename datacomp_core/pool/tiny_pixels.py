@@ -1,4 +1,5 @@
-"""What the web does to pictures: saved again, shrunk to thumbnails, set in banners, mirrored, made of nothing but words.
+"""Imitates what the web does to images: saves them again, shrinks them to thumbnails, sets them in banners, mirrors them, or
+renders only words.
 
 Only JPEG is written, at a fixed sub-sampling: with one version of Pillow the bytes are the same on every machine.
 """
@@ -38,7 +39,7 @@ def thumbnail(data: bytes, chance: random.Random) -> bytes:
 
 
 def banner(data: bytes, chance: random.Random) -> bytes:
-    """The picture small in a strip more than three times as wide as it is high."""
+    """Return the image small in a strip more than three times as wide as it is high."""
     height = chance.randint(24, 36)
     strip = Image.new("RGB", (int(height * chance.uniform(3.2, 5.5)), height), chance.choice(PAPER))
     image = open_image(data)
@@ -48,12 +49,12 @@ def banner(data: bytes, chance: random.Random) -> bytes:
 
 
 def mirrored(data: bytes, chance: random.Random) -> bytes:
-    """The near-duplicate: mirrored, and saved at low quality."""
+    """Return the near-duplicate: mirrored, and saved at low quality."""
     return jpeg(ImageOps.mirror(open_image(data)), chance.randint(12, 30))
 
 
 def words(text: str, chance: random.Random) -> bytes:
-    """64 px of nothing but the text, in Pillow's own font."""
+    """Return 64 px of only the text, in Pillow's own font."""
     dark = chance.random() < 0.4
     image = Image.new("RGB", (64, chance.randint(40, 64)), chance.choice(PAPER[2:3] if dark else PAPER[:2]))
     font = ImageFont.load_default(chance.randint(9, 13))

@@ -1,7 +1,6 @@
-"""A local HTTP server for the embedded pool: the proxy behind which the host of its urls exists.
-
-A client that takes it as its `http_proxy` asks for absolute urls; those of the pool's host are answered from `origin.parquet`,
-dead ones with 404, other hosts with 502: nothing is ever fetched from outside.
+"""Runs a local HTTP server for the embedded pool: a proxy that answers for the host of its urls. A client that uses it as its
+`http_proxy` requests absolute urls; those of the pool's host are answered from `origin.parquet`,
+dead ones with 404, other hosts with 502: nothing is fetched from outside.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no event."""
+        """Ignore a client that disconnects."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -67,12 +66,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name for it
-        """Thousands of requests are no news; the downloader's ledger tells of each."""
+        """Log no requests; the downloader's ledger records each."""
 
 
 @contextmanager
 def serve(folder: Folder, port: int = 0) -> Generator[str]:
-    """Answer for the pool in `folder` while the block lasts; yields the proxy's url on 127.0.0.1.
+    """Answer for the pool in `folder` during the block; yield the proxy's url on 127.0.0.1.
 
     `port` 0 takes a free one. DatacompError if the port is taken; DataError if the folder has no `origin.parquet`.
     """
@@ -84,7 +83,7 @@ def serve(folder: Folder, port: int = 0) -> Generator[str]:
         if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
         raise DatacompError(
-            f"Port {port} on 127.0.0.1 cannot be had ({problem.strerror}): give another one, or 0 for any that is free."
+            f"Port {port} on 127.0.0.1 is not available ({problem.strerror}): give another one, or 0 for any free port."
         ) from problem
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True, name="tiny-pool")
     thread.start()

@@ -1,4 +1,4 @@
-"""The raw material of the embedded pool: real drawings with real names, and their names in other languages.
+"""Reads the raw material of the embedded pool: real drawings with real names, and their names in other languages.
 
 `tiny_data/LICENSES.md` says where each art set comes from. A drawing is named by (`source`, `key`); emoji art sets share
 keys (code points), so one concept has the same key in each of them.
@@ -26,7 +26,7 @@ FINGERPRINT_SIDE = 16
 
 
 class Name(NamedTuple):
-    """Which drawing: art set and key."""
+    """The key of a drawing: art set and key."""
 
     source: str
     key: str

@@ -1,7 +1,6 @@
-"""The trusted set: clean English pairs from art sets that are never in the pool, to train the scorer on.
-
-It plays the part of the high-quality data behind a Data Filtering Network (Fang et al., arXiv 2309.17425). It shares no
-drawing, no caption template and no look-alike of a test image with anything else.
+"""Makes the trusted set: clean English pairs from art sets outside the pool, to train the scorer. It represents the
+high-quality data behind a Data Filtering Network (Fang et al., arXiv 2309.17425). It shares no drawing or caption template
+with anything else, and has no look-alike of a test image.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from datacomp_core.uid import uid_of
 
 
 class TrustedSpec(Spec):
-    """Every trusted drawing that looks like no test image, with captions of different templates."""
+    """Every trusted drawing that does not resemble a test image, with captions of different templates."""
 
     scale: Literal["tiny"] = "tiny"
     seed: int = Field(default=0, ge=0, description="Varies the choice of keywords and the order.")
     captions_per_drawing: int = Field(default=2, ge=1, le=len(captions.TRUSTED_TEMPLATES))
-    num_shards: int = Field(default=4, ge=1, le=100, description="Of equal size to within one sample.")
+    num_shards: int = Field(default=4, ge=1, le=100, description="Number of shards, of equal size to within one sample.")
 
     def label(self) -> str:
         return f"trusted{self.seed}"
@@ -36,7 +35,7 @@ class TrustedSpec(Spec):
 
 @step("shards", version=1)
 def build_trusted(spec: TrustedSpec, *, out: Folder) -> ShardSet:
-    """Shards `<8 digits>.tar` (webp, txt, json with uid) of equal size to within one sample, with `index/` beside them."""
+    """Shards `<8 digits>.tar` (webp, txt, json with uid) of equal size to within one sample, with `index/` next to them."""
     chance = random.Random(f"tiny trusted set {spec.seed}")
     split = holdout()
     drawings = [drawing for drawing in of_sets(*TRUSTED_SETS) if split.may_train(drawing)]

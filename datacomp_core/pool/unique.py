@@ -1,4 +1,4 @@
-"""Uids of many shards on scratch disk, in ranges that fit into memory: for what needs them sorted, or each once."""
+"""Keeps the uids of many shards on scratch disk, in ranges that fit into memory, to sort or deduplicate them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SUBSET = "subset.npy"
 
 
 def read_ahead(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """`function` of each item in order, by threads that are never far ahead: for many small files of a bucket."""
+    """Yield `function` of each item in order, with threads of limited lookahead: for many small files of a bucket."""
     with ThreadPoolExecutor(READERS) as readers:
         for begin in range(0, len(items), 4 * READERS):
             yield from readers.map(function, items[begin : begin + 4 * READERS])
 
 
 def num_buckets(about: int) -> int:
-    """How many ranges `about` so many uids are cut into."""
+    """Return the number of ranges for `about` this many uids."""
     return max(1, min(MAX_BUCKETS, about // UIDS_IN_MEMORY))
 
 
@@ -56,7 +56,7 @@ class Spread:
             self._files[one].write(packed[bucket == one].tobytes())
 
     def slices(self) -> Iterator[uid.Uids]:
-        """All that was added, sorted, repeats kept, a range at a time."""
+        """Yield everything added, sorted, repeats kept, one range at a time."""
         for file in self._files:
             file.seek(0)
             yield uid.sort(np.frombuffer(file.read(), uid.DTYPE))
@@ -71,7 +71,7 @@ def spread_of(shards: Folder, names: Sequence[str], number: int) -> Spread:
 
 
 def num_unique(shards: Folder, names: Sequence[str], about: int) -> int:
-    """Distinct uids in the indexes of the shards `names`, of which there are `about` so many."""
+    """Count distinct uids in the indexes of the shards `names`; `about` is their approximate number."""
     with spread_of(shards, names, num_buckets(about)) as spread:
         return sum(uid.num_unique(rows) for rows in spread.slices())
 

@@ -1,7 +1,6 @@
-"""Takedowns in what was never published: downloads and other shard sets whose run was killed, and which a later run goes on with.
-
-From a finished shard of a download the samples are taken as from a published one, so that the run which goes on keeps them out.
-What is unfinished, or is no download, is removed: it is made again. Nobody goes on with an attempt while it is worked on here.
+"""Applies takedowns to unpublished data: downloads and other shard sets whose run was killed and may be resumed. From a
+finished shard of a download, samples are removed as from a published one, so that a resumed run excludes them. Unfinished
+shards, and sets that are not downloads, are deleted and made again. No run can resume an attempt during this.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from datacomp_core.store import Folder, Store
 from datacomp_core.store.attempt import PREFIX, held
 from datacomp_core.store.lease import turns
 
-AT_WORK = "a run is at work in it: run the same command again when that has ended"
+AT_WORK = "a run is using it: run the same command again when that run has ended"
 GOES_ON = (
     "an interrupted run, which may fetch samples that it has not fetched yet: end it, then run the same command again, or remove "
     "it with `datacomp gc`"
@@ -28,7 +27,7 @@ STATS = "_stats.json"
 
 
 def take_from(store: Store, requests: Requests, places: list[str], unread: dict[str, str]) -> dict[str, int]:
-    """Remove the samples from all unpublished shard sets; how many went, by the path of the attempt."""
+    """Remove the samples from all unpublished shard sets; return the number of removed samples by path of the attempt."""
     removed: dict[str, int] = {}
     for address in store.places() if len(requests.uids) else ():
         if not address.startswith("shards/"):
@@ -77,10 +76,10 @@ def _from_download(folder: Folder, name: str, requests: Requests, place: int) ->
 
 
 def _whole(folder: Folder, name: str, requests: Requests, place: int) -> int:
-    """Remove a shard that nobody finished, whatever it contains."""
+    """Remove an unfinished shard, whatever it contains."""
     try:
         uids = index_shard(folder, name).rows["uid"].drop_nulls().cast(pl.String).str.to_lowercase().unique()
-    except DatacompError:  # it was cut, or is no tar: it goes all the same
+    except DatacompError:  # truncated, or not a tar: removed in any case
         uids = pl.Series(dtype=pl.String)
     hit = uids.filter(requests.among(uids)) if len(uids) else uids
     for path in (f"{name}.tar", stats_name(name), f"{INDEX}/{name}.parquet", f"{LEDGER}/{name}.parquet"):
@@ -90,7 +89,7 @@ def _whole(folder: Folder, name: str, requests: Requests, place: int) -> int:
 
 
 def _has_all(folder: Folder, requests: Requests) -> bool:
-    """Whether the ledgers say of every asked sample that it was taken down."""
+    """Return whether the ledgers say that every requested sample was taken down."""
     there = np.zeros(len(requests.uids), np.bool_)
     for path in (folder / LEDGER).files(".parquet"):
         book = read_ledger(folder, path.removesuffix(".parquet"))

@@ -1,4 +1,4 @@
-"""`datacomp leaderboard`, `report` and `show`: what came out, and what it came from."""
+"""`datacomp leaderboard`, `report` and `show`: results and their origin."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
 def leaderboard(
     context: typer.Context, scale: options.Scale = "tiny", track: options.Track = "", json: options.Json = False
 ) -> None:
-    """Show the leaderboard of a scale, a table a track: one row a method, its seeds merged to mean and spread, ties as ties.
+    """Show the leaderboard of a scale, one table per track and one row per method, with mean and spread over its seeds.
 
     Examples:
 
@@ -63,7 +63,7 @@ def show(
     what: Annotated[str, typer.Argument(help="An address, or the first digits of a fingerprint.")],
     json: options.Json = False,
 ) -> None:
-    """Walk from any artifact to everything it came from: score, checkpoint, shards, subset, scores, pool.
+    """Show an artifact and everything it was made from: score, checkpoint, shards, subset, scores, pool.
 
     Example: datacomp show entries/tiny/clip_score_tiny-seed0--0123456789ab
     """
@@ -100,7 +100,7 @@ def show_board(scale: str, *, track: str = "", json: bool) -> None:
 def _show_track(scale: str, track: str, made: Board) -> None:
     from datacomp_core.leaderboard.findings import finding, not_helping
 
-    columns = [column for column in made.columns if column.level != "task"]  # the tasks stand on the page and in --json
+    columns = [column for column in made.columns if column.level != "task"]  # the page and --json have the tasks
     titles = ["#", "method", "seeds", "size", "inputs", *[column.title for column in columns], "vs no filter"]
     rows = [
         [

@@ -28,17 +28,14 @@ def compare(
     track: options.Track = "",
     json: options.Json = False,
 ) -> None:
-    """Compare methods: scores by task, verdicts, overlap of their subsets, what each alone kept, and what that is made of.
+    """Compare methods: scores by task, verdicts, overlap of their subsets, and the composition of what only one kept. The
+    first method is the baseline. If a method's name occurs in both tracks, add --track or use its key.
 
-    The first is what the others are held against.
+        Examples:
 
-    A method whose name stands in both tracks is named with --track, or by its key.
+          datacomp compare no_filter clip_score_tiny
 
-    Examples:
-
-      datacomp compare no_filter clip_score_tiny
-
-      datacomp compare no_filter clip_score_tiny --track byod
+          datacomp compare no_filter clip_score_tiny --track byod
     """
     from datacomp_core.leaderboard.compare import compare_methods, contenders
     from datacomp_core.scales import scale as known_scale
@@ -71,8 +68,7 @@ def _said(verdict: Verdict | None) -> str:
     told = ", ".join(f"over {name} {_span(interval)}" for name, interval in spans.items() if interval is not None)
     word = "with" if verdict.outcome == "tied" else "than"
     return (
-        f"{verdict.outcome} {word} {verdict.against} ({_points(verdict.difference)} points; 95 % {told}). "
-        f"It rests on {verdict.basis}."
+        f"{verdict.outcome} {word} {verdict.against} ({_points(verdict.difference)} points; 95 % {told}). Basis: {verdict.basis}."
     )
 
 
@@ -101,7 +97,7 @@ def _difference(found: Difference) -> None:
             terminal.out.print(f"  {pair.uid[:8]}  {(pair.text or '')[:100]}", markup=False)
     for name, side in ((one, [w for w in found.words if w.log_odds > 0]), (two, [w for w in found.words if w.log_odds < 0])):
         if side:
-            terminal.out.print(f"[bold]Words of {name}'s own choice:[/] {', '.join(word.value for word in side)}")
+            terminal.out.print(f"[bold]Words that {name} prefers:[/] {', '.join(word.value for word in side)}")
 
 
 def _makeup(made: MakeUp) -> None:
@@ -114,7 +110,7 @@ def _makeup(made: MakeUp) -> None:
         (title, *[_shares(getattr(group, field)) for group in made.groups])
         for title, field in (("languages", "languages"), ("hosts", "hosts"), ("words", "words"))
     ]
-    title = f"Make-up of {made.num_sampled:,} sampled rows of {made.num_pool:,} (10 % · median · 90 %)"
+    title = f"Composition of {made.num_sampled:,} sampled rows of {made.num_pool:,} (10 % · median · 90 %)"
     terminal.table(title, ("", *names), rows)
 
 

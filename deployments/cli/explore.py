@@ -1,4 +1,4 @@
-"""`datacomp explore` and `export`: a pool to look at, and all that is known of it in one table."""
+"""`datacomp explore` and `export`: browse a pool, or write everything known about it into one table."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ MOST = 5_000_000
 
 Targets = Annotated[
     list[str] | None,
-    typer.Argument(help="A pool, subsets or entries by address, or methods by name; left out: the newest pool of the scale."),
+    typer.Argument(help="A pool, subsets or entries by address, or methods by name. Default: the newest pool of the scale."),
 ]
 Metadata = Annotated[str | None, typer.Option(help="A folder or bucket of metadata parquets, in place of the store.")]
-Scores = Annotated[list[str] | None, typer.Option(help="Folders of score parquets beside --metadata; repeat for several.")]
-Features = Annotated[list[str] | None, typer.Option(help="Folders of npz files, if they do not lie beside --metadata.")]
-Shards = Annotated[str | None, typer.Option(help="A folder or bucket of tars with an index, with the pictures of --metadata.")]
+Scores = Annotated[list[str] | None, typer.Option(help="Folders of score parquets for --metadata; repeat for several.")]
+Features = Annotated[list[str] | None, typer.Option(help="Folders of npz files, if they are not next to --metadata.")]
+Shards = Annotated[str | None, typer.Option(help="A folder or bucket of indexed tars with the images of --metadata.")]
 Subsets = Annotated[list[str] | None, typer.Option("--subset", help="Subset files (.npy) to show; repeat for several.")]
 ModelName = Annotated[str, typer.Option("--model", help="With --metadata: the CLIP of the features, to search by text.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="The checkpoint file of --model.")]
 Prefix = Annotated[
-    str, typer.Option("--encoder", help="Whose features the map and the searches use, such as l14; left out: any.")
+    str, typer.Option("--encoder", help="The features that the map and the searches use, such as l14. Default: any.")
 ]
-Rows = Annotated[int, typer.Option("--sample", min=100, max=MOST, help="Rows of the uniform sample.")]
+Rows = Annotated[int, typer.Option("--sample", min=100, max=MOST, help="Number of rows in the uniform sample.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -61,24 +61,23 @@ def explore(
     sample: Rows = SAMPLE,
     map_: Annotated[str, typer.Option("--map", help="pca, or umap (needs the extra `umap`).")] = "pca",
     index: Annotated[
-        bool, typer.Option("--index", help="Make an index of the whole pool on disk, to search beyond the sample.")
+        bool, typer.Option("--index", help="Build an index of the whole pool on disk, to search beyond the sample.")
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the recipes and the takedown requests that the page saves.")] = Path("."),
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on 127.0.0.1.")] = PORT,
 ) -> None:
-    """Look at a pool in the browser, until Ctrl-C: search, a map, clusters, what each method keeps, and filters before they run.
+    """Browse a pool until Ctrl-C: search, a map, clusters, what each method keeps, and a preview of filters. No data leaves
+    this machine. The sample, its map and small images are kept in DATACOMP_HOME.
 
-    Nothing leaves this machine. The sample, its map and small pictures are kept in DATACOMP_HOME.
+        Examples:
 
-    Examples:
+          datacomp explore
 
-      datacomp explore
+          datacomp explore clip_score_tiny basic_tiny
 
-      datacomp explore clip_score_tiny basic_tiny
+          datacomp explore --scale small --sample 1000000 --map umap
 
-      datacomp explore --scale small --sample 1000000 --map umap
-
-      datacomp explore --metadata small/metadata --shards small/shards --subset mine.npy --model ViT-B-32 --checkpoint b32.pt
+          datacomp explore --metadata small/metadata --shards small/shards --subset mine.npy --model ViT-B-32 --checkpoint b32.pt
     """
     require_free(port)
     with ExitStack() as stack:
@@ -107,15 +106,14 @@ def export(
     format_: Annotated[str, typer.Option("--format", help="parquet (one file), or huggingface (a data set folder).")] = "parquet",
     json: options.Json = False,
 ) -> None:
-    """Write a sample of a pool as a table: captions, scores, verdicts and reasons, cluster, place on the map, pictures.
+    """Write a sample of a pool as a table: captions, scores, verdicts and reasons, cluster, map position, images. FiftyOne,
+    Embedding Atlas, DuckDB, pandas and the `datasets` library can read it.
 
-    For FiftyOne, Embedding Atlas, DuckDB, pandas and the `datasets` library.
+        Examples:
 
-    Examples:
+          datacomp export --out pool.parquet
 
-      datacomp export --out pool.parquet
-
-      datacomp export clip_score_tiny --only clip_score_tiny --pictures bytes --format huggingface --out my_set
+          datacomp export clip_score_tiny --only clip_score_tiny --pictures bytes --format huggingface --out my_set
     """
     from deployments.explore.export import write_export
 
@@ -136,11 +134,11 @@ Given = tuple[str | None, list[str], list[str], str | None, list[str], str, Path
 def _opened(
     stack: ExitStack, targets: list[str], scale: str, given: Given, encoder: str, rows: int, kind: str, *, quiet: bool = False
 ) -> Explorer:
-    """The explorer of what was asked for, prepared."""
+    """Build and prepare the explorer for the given options."""
     from deployments.explore.explorer import open_explorer
 
     if kind not in ("pca", "umap"):
-        raise SpecError(f"--map {kind!r} is not known: pca and umap are.")
+        raise SpecError(f"--map {kind!r} is unknown: use pca or umap.")
     local = stack.enter_context(scratch())
     origin = _of_folders(targets, given, encoder, local) if given[0] else _of_store(targets, scale, given, local)
     with terminal.shown_progress("explore", quiet=quiet) as progress:
@@ -152,7 +150,7 @@ def _of_store(targets: list[str], scale: str, given: Given, local: Path) -> Orig
     from deployments.explore.origins import of_store
 
     if any(given[1:]):
-        raise SpecError("--scores, --features, --shards, --subset, --model and --checkpoint belong to --metadata: give it too.")
+        raise SpecError("--scores, --features, --shards, --subset, --model and --checkpoint need --metadata: add it.")
     known_scale(scale)
     return of_store(Store.open(settings().store_url), targets, scale, local)
 
@@ -164,12 +162,12 @@ def _of_folders(targets: list[str], given: Given, encoder: str, local: Path) -> 
 
     metadata, scores, features, shards, subsets, model, checkpoint = given
     if targets:
-        raise SpecError("Name what is in the store, or folders with --metadata, not both.")
+        raise SpecError("Both artifacts of the store and --metadata are given: use only one of them.")
     assert metadata is not None
     models: dict[str, ModelSource] = {}
     if model or checkpoint:
         if not (model and checkpoint and checkpoint.is_file()):
-            raise SpecError("--model and --checkpoint are given together, and the checkpoint is a file.")
+            raise SpecError("--model and --checkpoint need each other, and the checkpoint must be a file: give both.")
         from datacomp_core import clip
         from datacomp_core.clip_sources import FileModel
 
@@ -188,15 +186,15 @@ def _of_folders(targets: list[str], given: Given, encoder: str, local: Path) -> 
 
 
 def _index(explorer: Explorer) -> None:
-    """The index of the whole pool, made if it is not there."""
+    """Return the index of the whole pool; build it if it does not exist."""
     from datacomp_core.explore import whole
 
     key = f"{explorer.prefix}_img"
     if key not in explorer.sample.features:
-        raise SpecError("This pool has no features of its pictures, so there is nothing to index: embed it first.")
+        raise SpecError("This pool has no image features, so it cannot be indexed: run `datacomp embed` first.")
     with terminal.shown_progress("index") as progress:
         made = whole.build(explorer.origin.source, key, explorer.sample.vectors(key), explorer.whole_folder, progress=progress)
-    terminal.notes.print(f"index of the whole pool: {made.num_vectors:,} pictures in {explorer.whole_folder}")
+    terminal.notes.print(f"index of the whole pool: {made.num_vectors:,} images in {explorer.whole_folder}")
 
 
 def _serve(explorer: Explorer, out: Path, port: int) -> None:
@@ -206,7 +204,7 @@ def _serve(explorer: Explorer, out: Path, port: int) -> None:
     from deployments.explore.view import View
 
     sample = explorer.sample
-    of = "all of it" if sample.is_whole else f"a sample of {sample.num_rows:,}"
+    of = "the whole pool" if sample.is_whole else f"a sample of {sample.num_rows:,}"
     terminal.out.print(f"{explorer.origin.name}: {sample.num_pool:,} pairs, {of}")
     terminal.out.print(f"Explore: [bold]http://127.0.0.1:{port}/[/]   (Ctrl-C ends it)")
     threading.Thread(target=explorer.load_model, daemon=True).start()

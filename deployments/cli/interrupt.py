@@ -1,6 +1,6 @@
-"""Ctrl-C: ends this process and everything it started within a few seconds. What is finished is kept, the rest resumes.
+"""Ends this process and everything it started within a few seconds of Ctrl-C. Finished work is kept, and the rest resumes.
 
-Python's own way would wait for every thread, and a thread that trains waits for its training.
+Python's default would wait for every thread, and a training thread waits for its training.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def _stop(number: int, frame: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C does not wait for anything
     for console in (terminal.out, terminal.notes):
         console.show_cursor()
-    terminal.notes.print("\ninterrupted: run the same command again to go on where it stopped")
+    terminal.notes.print("\ninterrupted: run the same command again to resume")
     from flows.calls import cancel_running
 
-    # A thread begins with a context of its own, in which prefect knows no server and would start one that outlives us.
+    # A thread starts with its own context, in which prefect knows no server and would start one that outlives this process.
     telling = threading.Thread(target=contextvars.copy_context().run, args=(cancel_running,), daemon=True)
     telling.start()
     telling.join(PATIENCE_SECONDS)

@@ -1,4 +1,4 @@
-"""The command `datacomp`: every subcommand calls the same flow or step as the Prefect UI.
+"""The command `datacomp`. Every subcommand calls the same flow or step as the Prefect UI.
 
 Errors are one sentence on standard error. Exit status: 0 done, 1 failed, 2 the request was wrong, 130 interrupted.
 """
@@ -22,7 +22,8 @@ from deployments.cli.terminal import JsonOutput
 
 app = typer.Typer(
     name="datacomp",
-    help="Design image-text training sets: choose a subset of a pool, train CLIP on it by a fixed recipe, see what it is worth.",
+    help="Design image-text training sets: choose a subset of a pool, train CLIP on it with a fixed recipe, and measure the "
+    "result.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -32,7 +33,7 @@ app = typer.Typer(
 
 @cache
 def register() -> None:
-    """Register every group; each is a module of its own."""
+    """Register every command group; each has its own module."""
     from deployments.cli import board, compare, explore, nodes, planning, run, search, server, submission, upkeep
     from deployments.cli.stages import captions, cluster, convert, embed, evaluate, pool, reshard, subset, train
     from deployments.cli.stages import filter as filtering
@@ -43,7 +44,7 @@ def register() -> None:
 
 
 def sentence(problem: BaseException) -> tuple[str, int]:
-    """What to say of an error in one sentence, and the exit status; a bug of ours keeps its traceback."""
+    """Return one sentence for an error and the exit status; a bug of ours keeps its traceback."""
     if isinstance(problem, DatacompError):
         return str(problem), problem.exit_status
     if type(problem).__name__ == "ValidationError" and hasattr(problem, "errors"):
@@ -67,7 +68,7 @@ def _validation(problem: Any) -> str:
 
 
 def _option(field: str) -> str:
-    """What the user calls a field of a spec: the option of the command that runs, if it has one of that name."""
+    """Return the user's name for a spec field: the option of the running command, if it has one of that name."""
     command: Any = typer.main.get_command(app)
     words = sys.argv[1:]
     while words and words[0] in getattr(command, "commands", {}):
@@ -78,7 +79,7 @@ def _option(field: str) -> str:
 
 
 def main() -> None:
-    """The entry point of the console script."""
+    """Entry point of the console script."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     install()
@@ -86,7 +87,7 @@ def main() -> None:
         register()
         status = app(standalone_mode=False)
     except KeyboardInterrupt:
-        _say("interrupted: run the same command again to go on where it stopped")
+        _say("interrupted: run the same command again to resume")
         status = 130
     except typer.Exit as end:
         status = end.exit_code
@@ -100,7 +101,8 @@ def main() -> None:
 
 
 def _told(problem: Any) -> int:
-    """Say what went wrong; the exit status. Typer carries a click of its own, so its errors are known by what they can do."""
+    """Print what went wrong and return the exit status. Typer vendors its own click, so its errors are recognised by their
+    methods."""
     if hasattr(problem, "format_message") and hasattr(problem, "exit_code"):
         problem.show()
         return int(problem.exit_code)

@@ -1,4 +1,4 @@
-"""`datacomp node`: what a scheduler starts on every node of one job, so that a training can span them all."""
+"""`datacomp node`: a scheduler starts it on every node of one job, so that a training can span all nodes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def add_to(app: typer.Typer) -> None:
 
 def node(
     command: Annotated[list[str], typer.Argument(help="What node 0 runs, after `--`: a worker, a flow run, `datacomp run ...`.")],
-    nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="How many nodes there are. [DATACOMP_NODES]")] = None,
-    number: Annotated[int | None, typer.Option("--node", min=0, help="Which of them this is, from 0. [DATACOMP_NODE]")] = None,
+    nodes: Annotated[int | None, typer.Option("--nodes", min=1, help="Number of nodes. [DATACOMP_NODES]")] = None,
+    number: Annotated[int | None, typer.Option("--node", min=0, help="Number of this node, from 0. [DATACOMP_NODE]")] = None,
     rendezvous: Annotated[str | None, typer.Option(help="host:port on node 0. [DATACOMP_RENDEZVOUS]")] = None,
-    run_id: Annotated[str | None, typer.Option(help="A name that only these nodes have. [DATACOMP_RUN_ID]")] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Ranks a node: one a GPU. [DATACOMP_PROCESSES]")] = None,
+    run_id: Annotated[str | None, typer.Option(help="A name that only these nodes use. [DATACOMP_RUN_ID]")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Ranks per node: one per GPU. [DATACOMP_PROCESSES]")] = None,
 ) -> None:
-    """On node 0, run a command whose trainings span all nodes; on the others, join these trainings until it has ended.
+    """On node 0, run a command whose trainings span all nodes; on the others, join these trainings until the command ends.
 
     Example: srun --ntasks-per-node=1 datacomp node --nodes 4 --rendezvous first:29500 --run-id 17 -- datacomp worker gpu
     """
@@ -54,7 +54,7 @@ def _become(command: list[str]) -> None:
 
 
 def _lead(command: list[str]) -> int:
-    """Run the command in a session of its own, so that a stop reaches it once: from here."""
+    """Run the command in its own session, so that it receives a stop only once, from here."""
     from datacomp_core.store import Store
     from datacomp_core.training.nodes import present, this_node
 
@@ -90,11 +90,11 @@ def _end_with_parent() -> None:
 
 
 def _unknown(command: list[str]) -> SpecError:
-    return SpecError(f"There is no command {command[0]!r} on this node.")
+    return SpecError(f"This node has no command {command[0]!r}: install it or correct its name.")
 
 
 def _take_part() -> int:
-    """Join trainings until node 0 is gone. A stop lets the training under way come to its end, as it does on node 0."""
+    """Join trainings until node 0 is gone. A stop lets the running training finish, as on node 0."""
     from datacomp_core.store import Store
     from datacomp_core.training.nodes import follow, this_node
 

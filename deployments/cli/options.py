@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a list of numbers is given."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import typer
 from deployments.cli.terminal import JsonOutput
 
 Scale = Annotated[str, typer.Option("--scale", help="Compute scale.")]
-Track = Annotated[str, typer.Option("--track", help="filtering or byod; left out: both, apart.")]
+Track = Annotated[str, typer.Option("--track", help="filtering or byod. Default: both, in separate tables.")]
 Recipes = Annotated[list[str] | None, typer.Option("--recipe", "-r", help="Filter by name; repeat for several.")]
 Seeds = Annotated[list[int] | None, typer.Option("--seed", "-s", help="Training seed; repeat for several.")]
 PoolSeeds = Annotated[list[int] | None, typer.Option("--pool-seed", help="Seed of the embedded pool; repeat for several.")]
-Pool = Annotated[str, typer.Option("--pool", help="Address of a pool in the store; left out: the scale's own.")]
-Images = Annotated[str, typer.Option("--shards", help="Address of that pool's images in the store; left out: download them.")]
-Refresh = Annotated[bool, typer.Option("--refresh", help="Read a source again that has changed since it was read.")]
+Pool = Annotated[str, typer.Option("--pool", help="Address of a pool in the store. Default: the scale's own pool.")]
+Images = Annotated[str, typer.Option("--shards", help="Address of that pool's images in the store. Default: download them.")]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Read a source again if it has changed.")]
 Embed = Annotated[
     list[str] | None,
     typer.Option(
@@ -25,18 +25,18 @@ Embed = Annotated[
         "NAME=hf-hub:OWNER/NAME@REVISION.",
     ),
 ]
-OpenNetworks = Annotated[
-    str, typer.Option("--open-networks", help="Private networks to download from, such as 10.0.0.0/8: for a web of your own.")
-]
-Evalsets = Annotated[str, typer.Option("--evalsets", help="Address of test sets in the store; left out: the scale's own.")]
+OpenNetworks = Annotated[str, typer.Option("--open-networks", help="Private networks to download from, such as 10.0.0.0/8.")]
+Evalsets = Annotated[str, typer.Option("--evalsets", help="Address of test sets in the store. Default: the scale's own.")]
 Json = Annotated[
     bool,
     typer.Option(
-        "--json", callback=JsonOutput.keep, help="Print the result as JSON on standard output, all else on standard error."
+        "--json",
+        callback=JsonOutput.keep,
+        help="Print the result as JSON on standard output and everything else on standard error.",
     ),
 ]
 TrustTimes = Annotated[
-    bool, typer.Option("--trust-times", help="Take files of unchanged size and time as unchanged, without reading them.")
+    bool, typer.Option("--trust-times", help="Treat files with unchanged size and time as unchanged, without reading them.")
 ]
 Captions = Annotated[
     str,
@@ -49,19 +49,20 @@ Mix = Annotated[
     list[str] | None,
     typer.Option(
         "--mix",
-        help="Shards of your own beside what the filter keeps (track byod): shards/ADDRESS or shards/ADDRESS=WEIGHT (2: each "
-        "sample twice), a YAML file of such, or a published mix by name; repeat for several.",
+        help="Your own shards, in addition to what the filter keeps (track byod): shards/ADDRESS or shards/ADDRESS=WEIGHT "
+        "(2: each "
+        "sample twice), a YAML file, or a published mix by name; repeat for several.",
     ),
 ]
 Subsets = Annotated[
     list[str] | None,
-    typer.Option("--subset", help="A list of uids of your own: npy, parquet, csv or txt; a path or url; repeat for several."),
+    typer.Option("--subset", help="Your own list of uids: npy, parquet, csv or txt; a path or url; repeat for several."),
 ]
 MadeFrom = Annotated[
     str,
     typer.Option(
         "--made-from",
-        help="What your list, table or code was made from: released, target, public or private; left out: private.",
+        help="What your list, table or code was made from: released, target, public or private. Default: private.",
     ),
 ]
-Name = Annotated[str, typer.Option("--name", help="With one --subset or --recipe: its name on the leaderboard.")]
+Name = Annotated[str, typer.Option("--name", help="Name on the leaderboard; needs exactly one --subset or --recipe.")]

@@ -1,4 +1,4 @@
-"""`datacomp plan`: which steps are built, which are to be built, and what those will take, before anything is spent."""
+"""`datacomp plan`: shows which steps are built, which are missing, and what the missing ones will cost."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from datacomp_core.leaderboard.planning.estimate import Estimate, Total, Work
     from flows.parameters import SweepSpec
 
-Rates = Annotated[Path | None, typer.Option("--rates", help="Your prices and speeds: YAML, as in rates.yaml.", exists=True)]
-Budget = Annotated[float | None, typer.Option("--budget", min=0, help="Refuse what would cost more.")]
+Rates = Annotated[
+    Path | None, typer.Option("--rates", help="YAML file with your prices and speeds, in the form of rates.yaml.", exists=True)
+]
+Budget = Annotated[float | None, typer.Option("--budget", min=0, help="Refuse a plan that costs more.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,15 +44,14 @@ def plan(
     budget: Budget = None,
     json: options.Json = False,
 ) -> None:
-    """Show which steps of an experiment are built and which are to be built, and what these will take. Nothing is run.
+    """Show which steps of an experiment are built, which are missing, and what the missing ones will cost. Nothing is run.
+    Time, disk, traffic, GPU-hours and money come from the store's records if there are any, else from documented figures.
 
-    Time, disk, traffic, GPU-hours and money come from the store's own records where there are any, else from documented figures.
+        Examples:
 
-    Examples:
+          datacomp plan -r no_filter -r clip_score_tiny -s 0 -s 1
 
-      datacomp plan -r no_filter -r clip_score_tiny -s 0 -s 1
-
-      datacomp plan --scale medium -r clip_score --rates mine.yaml --budget 500
+          datacomp plan --scale medium -r clip_score --rates mine.yaml --budget 500
     """
     from datacomp_core.leaderboard.planning.estimate import require_budget
 
@@ -67,7 +68,7 @@ def plan(
 
 
 def reckoned(spec: SweepSpec, rates: Path | None = None) -> tuple[list[Estimate], Total]:
-    """The steps of a sweep with what each will take, and the sum. SpecError for a wrong rate, or a pool that is not there."""
+    """Return the steps of a sweep with the cost of each, and the sum. SpecError for a wrong rate or a missing pool."""
     from datacomp_core.leaderboard.planning.estimate import estimate, total
     from datacomp_core.leaderboard.planning.rates import load
     from tasks.running import store
@@ -78,7 +79,7 @@ def reckoned(spec: SweepSpec, rates: Path | None = None) -> tuple[list[Estimate]
 
 
 def _works(spec: SweepSpec) -> list[Work]:
-    """The steps of the chain, each with how much it has to work through."""
+    """Return the steps of the chain, each with its amount of work."""
     from datacomp_core.leaderboard.planning.estimate import Work
     from flows.chain import experiments
     from flows.chain import plan as plan_chain
@@ -115,7 +116,7 @@ def _works(spec: SweepSpec) -> list[Work]:
 
 
 def _candidates(spec: SweepSpec, identities: Sequence[tuple[Any, ...]]) -> int:
-    """The size of the pool: as stored, as asked for, or what CommonPool of the scale holds."""
+    """Return the size of the pool: as stored, as requested, or the size of the scale's CommonPool."""
     from datacomp_core.artifacts import Pool
     from datacomp_core.scales import SCALES
     from tasks.running import stored
@@ -127,7 +128,8 @@ def _candidates(spec: SweepSpec, identities: Sequence[tuple[Any, ...]]) -> int:
 
 
 def _num_samples(scale: str, identity: tuple[Any, ...], candidates: int, asked: dict[int, Any]) -> int:
-    """What a training sees, what a recipe kept or (by the paper, or its stated share) will keep, else the whole pool."""
+    """Return the samples a training sees, the rows a recipe kept or (by the paper, or its stated share) will keep, else the
+    whole pool."""
     from datacomp_core.leaderboard.planning.share import share
     from datacomp_core.pool.tiny import TinyPoolSpec
 
@@ -137,7 +139,7 @@ def _num_samples(scale: str, identity: tuple[Any, ...], candidates: int, asked: 
     for item in identity:
         if hasattr(item, "num_pairs"):
             return int(item.num_pairs)
-    if scale == "tiny" and len(identity) == 1:  # made from nothing but a spec, and as large as the embedded pool
+    if scale == "tiny" and len(identity) == 1:  # made from a spec alone, and as large as the embedded pool
         return TinyPoolSpec().num_pairs
     subset = _subset(identity)
     if subset is None:
@@ -169,10 +171,10 @@ def _show(steps: Sequence[Estimate], whole: Total) -> None:
         return ("[yellow]to build[/]", step.kind, step.name, duration(3600 * step.hours), gpu, size, cost, why)
 
     right = ("time", "GPU-hours", "disk", whole.currency)
-    terminal.table("Plan", ("status", "step", "name", *right, "why; figures from"), map(cells, steps), right=right)
+    terminal.table("Plan", ("status", "step", "name", *right, "why; source of figures"), map(cells, steps), right=right)
     left = sum(not step.built for step in steps)
     sizes = f"{volume(whole.disk_bytes)} on disk, {volume(whole.traffic_bytes)} of traffic"
     terminal.out.print(
-        f"[bold]To build: {left} of {len(steps)} steps[/], about {duration(3600 * whole.hours)} one after another, "
+        f"[bold]To build: {left} of {len(steps)} steps[/], about {duration(3600 * whole.hours)} in sequence, "
         f"{whole.gpu_hours:,.1f} GPU-hours, {sizes}, [bold]{whole.money:,.2f} {whole.currency}[/]"
     )

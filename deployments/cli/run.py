@@ -1,4 +1,4 @@
-"""`datacomp run` and `demo`: whole experiments, planned first; what is built is reused."""
+"""`datacomp run` and `demo`: plan and run whole experiments; finished steps are reused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(
     budget: planning.Budget = None,
     json: options.Json = False,
 ) -> None:
-    """Run the whole chain for some recipes and seeds, and show the leaderboard.
+    """Run the whole chain for the given recipes and seeds, and show the leaderboard.
 
     Examples:
 
@@ -73,25 +73,24 @@ def run(
     raise typer.Exit(status)
 
 
-def demo(seeds: int = typer.Option(1, "--seeds", min=1, help="How many training seeds: 3 shows the spread.")) -> None:
-    """The whole of DataComp at `tiny` scale on this machine, with real images, in minutes.
-
-    A pool of image-text pairs is downloaded from a local web server, scored by a small CLIP, filtered in five ways; CLIP is
-    trained on each subset by the same recipe, evaluated zero-shot, and put on a leaderboard.
+def demo(seeds: int = typer.Option(1, "--seeds", min=1, help="Number of training seeds; 3 shows the spread.")) -> None:
+    """Run all of DataComp at `tiny` scale on this machine, with real images, in minutes. The demo downloads a pool of
+    image-text pairs from a local web server, scores it with a small CLIP and filters it in five ways. It trains CLIP on each
+    subset with the same recipe, evaluates it zero-shot, and shows a leaderboard.
     """
     began = time.monotonic()
     spec = sweep_of("tiny", recipes=DEMO_RECIPES, seeds=range(seeds))
     status = execute(spec, quiet=False)
     show_result("tiny", json=False)
-    terminal.out.print(f"[dim]{time.monotonic() - began:,.0f} s in all. Store: {settings().store_url}[/]")
+    terminal.out.print(f"[dim]{time.monotonic() - began:,.0f} s in total. Store: {settings().store_url}[/]")
     terminal.out.print(
-        "Look at the runs in the Prefect UI: [bold]make ui[/]   Steps behind a number: [bold]datacomp show ADDRESS[/]"
+        "Look at the runs in the Prefect UI: [bold]make ui[/]   See the steps behind a number: [bold]datacomp show ADDRESS[/]"
     )
     raise typer.Exit(status)
 
 
 def planned(spec: SweepSpec) -> tuple[Store, list[Planned[Any]]]:
-    """The store, and every step of a sweep in it."""
+    """Return the store and every step of a sweep in it."""
     from flows.chain import experiments
     from flows.chain import plan as plan_chain
     from tasks.running import store
@@ -100,7 +99,7 @@ def planned(spec: SweepSpec) -> tuple[Store, list[Planned[Any]]]:
 
 
 def execute(spec: SweepSpec, *, quiet: bool) -> int:
-    """Plan, say what is to be built, build it through Prefect. With nothing to build no server is started."""
+    """Plan, print what is missing, and build it through Prefect. If nothing is missing, no server is started."""
     console = terminal.notes if quiet else terminal.out
     steps = planned(spec)[1]
     missing = [step for step in steps if not step.is_built]

@@ -1,4 +1,4 @@
-"""`datacomp search`: find a filter by trials, and say honestly whether it is better."""
+"""`datacomp search`: searches for a filter by trials and tests whether the best one is better."""
 
 from __future__ import annotations
 
@@ -26,34 +26,33 @@ def add_to(app: typer.Typer) -> None:
 
 def search(
     file: Annotated[
-        str, typer.Argument(help="A YAML file with a filter in which ranges and choices stand for values; or searches/ADDRESS.")
+        str, typer.Argument(help="A YAML file of a filter with ranges and choices in place of values, or searches/ADDRESS.")
     ] = "",
-    trials: Annotated[int | None, typer.Option(min=1, help="How many filters are tried at most.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Maximum number of filters to try.")] = None,
     hours: Annotated[float | None, typer.Option(help="Budget of wall time.")] = None,
     gpu_hours: Annotated[float | None, typer.Option(help="Budget of GPU-hours.")] = None,
     money: Annotated[float | None, typer.Option(help="Budget in the currency of the rates.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would be tried and what is over; run nothing.")] = False,
-    listed: Annotated[bool, typer.Option("--list", help="Name the searches of the store.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be tried and what is finished; run nothing.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the searches of the store.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Search for a filter: trials are whole experiments, and the winner is run again with fresh seeds before anything is claimed.
+    """Search for a filter. Each trial is a whole experiment, and the winner runs again with fresh seeds before a result is
+    claimed. A search that was killed, or that gets a larger budget, resumes where it stopped.
 
-    A search that was killed goes on where it stopped, and so does one that is given a larger budget.
+        Examples:
 
-    Examples:
+          datacomp search fraction.yaml
 
-      datacomp search fraction.yaml
+          datacomp search fraction.yaml --trials 40 --hours 6
 
-      datacomp search fraction.yaml --trials 40 --hours 6
-
-      datacomp search searches/tiny/fraction--0123456789ab --json
+          datacomp search searches/tiny/fraction--0123456789ab --json
     """
     prepare_environment()
     if listed:
         _list(json=json)
         return
     if not file:
-        raise SpecError("Give the YAML file of a search, the address of one in the store, or --list.")
+        raise SpecError("No search is given: give the YAML file of a search, the address of one in the store, or --list.")
     if file.startswith("searches/"):
         _show(file, json=json)
         return
@@ -68,7 +67,7 @@ def search(
 
 
 def execute(spec: SearchSpec, *, quiet: bool) -> None:
-    """Run a search through Prefect, as the page's deployment does."""
+    """Run a search through Prefect, as its deployment does."""
     console = terminal.notes if quiet else terminal.out
     console.print("[dim]starting Prefect …[/]")
     with prefect_api() as api:
@@ -90,7 +89,7 @@ def _list(*, json: bool) -> None:
     for address in found:
         terminal.out.print(address, markup=False)
     if not found:
-        terminal.out.print("The store has no searches yet: `datacomp search FILE.yaml` begins one.")
+        terminal.out.print("The store has no searches yet: start one with `datacomp search FILE.yaml`.")
 
 
 def _plan(spec: SearchSpec, *, json: bool) -> None:
@@ -110,12 +109,14 @@ def _plan(spec: SearchSpec, *, json: bool) -> None:
     if json:
         terminal.print_json(told)
         return
-    counts = f"{spec.trials} trials, {over} over, {spec.at_once} at a time"
+    counts = f"{spec.trials} trials, {over} finished, {spec.at_once} at a time"
     terminal.out.print(f"Search {terminal.bold(spec.name)} at {spec.scale}: {counts}.")
     rows = [(name, str(free)) for name, free in told["parameters"].items()]
     terminal.table("Free parameters", ("name", "values"), rows)
     runs, final = told["runs_a_trial"], told["final_runs"]
-    terminal.out.print(f"A trial is up to {runs} trainings; at the end {final} with fresh seeds, against {spec.baseline}.")
+    terminal.out.print(
+        f"A trial runs up to {runs} trainings; the final test runs {final} with fresh seeds, against {spec.baseline}."
+    )
 
 
 def _show(address: str, *, json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`datacomp deploy` and `ui`: the Prefect side, for people who would rather click."""
+"""`datacomp deploy`, `worker` and `ui`: deployments, workers and the Prefect UI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALL = "all"
 
 
 class Pools(StrEnum):
-    """What the work pools are made of."""
+    """The types of work pool."""
 
     process = "process"
     docker = "docker"
@@ -36,15 +36,15 @@ def deploy(
     on: Annotated[Pools, typer.Option("--on", help="Type of the work pools: process, docker or kubernetes.")] = Pools.process,
     scale: Annotated[
         list[str] | None,
-        typer.Option("--scale", help="These scales' deployments; repeat it, or say all. Default: tiny, without a GPU pool."),
+        typer.Option("--scale", help="Scales to deploy; repeat for several, or all. Default: tiny, without a GPU pool."),
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Apply deployments, work pools and automations to the server named by PREFECT_API_URL. Twice is the same as once.
+    """Apply deployments, work pools and automations to the server at PREFECT_API_URL. You can repeat the command safely.
+    Without --scale it applies what a laptop can run. Schedules of a work pool stay off until `datacomp worker` starts a worker
+    for it.
 
-    Without --scale, what a laptop can run. Schedules of a work pool without a worker are off until `datacomp worker` starts.
-
-    Examples: datacomp deploy;  datacomp deploy --scale all;  datacomp deploy --scale small --on kubernetes
+        Examples: datacomp deploy;  datacomp deploy --scale all;  datacomp deploy --scale small --on kubernetes
     """
     _need_a_server()
     from datacomp_core.scales import scale as known_scale
@@ -68,17 +68,18 @@ def deploy(
     rows = [(row["name"], row["work_pool"], row["schedule"]) for row in applied]
     terminal.table("Deployed", ("deployment", "work pool", "schedule (UTC)"), rows)
     if not scale:
-        terminal.out.print("Only `tiny`, for this machine: --scale small, or --scale all, for more.")
+        terminal.out.print("Only `tiny` was deployed, for this machine: add --scale small or --scale all for more.")
 
 
 def worker(
     pool: Annotated[str, typer.Argument(help="The work pool: cpu or gpu.")],
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Runs at once; gpu: 1, cpu: 4.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Concurrent runs. Default: 1 for gpu, 4 for cpu.")] = None,
     healthcheck: Annotated[
-        bool, typer.Option("--healthcheck", help="Answer http://127.0.0.1:8080/health: 200 while it asks the server for runs.")
+        bool,
+        typer.Option("--healthcheck", help="Serve http://127.0.0.1:8080/health: 200 while the worker polls the server for runs."),
     ] = False,
 ) -> None:
-    """Take the runs of a work pool as processes of this machine, until Ctrl-C. They use this shell's settings and store.
+    """Execute the runs of a work pool as processes on this machine, until Ctrl-C. They use this shell's settings and store.
 
     Example: PREFECT_API_URL=http://127.0.0.1:4200/api datacomp worker cpu
     """
@@ -90,7 +91,7 @@ def worker(
         terminal.notes.print(f"The schedule of {name} is on now.")
     own = {"DATACOMP_HOME": str(settings().home.resolve())}
     environment = {**os.environ, **{name: value for name, value in own.items() if name not in os.environ}}
-    environment["DATACOMP_HOME"] = own["DATACOMP_HOME"]  # runs work in folders of their own
+    environment["DATACOMP_HOME"] = own["DATACOMP_HOME"]  # each run works in its own folder
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
     if healthcheck:
         command.append("--with-healthcheck")
@@ -108,7 +109,7 @@ def _need_a_server() -> None:
 
 
 def ui(port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1.")] = UI_PORT) -> None:
-    """Serve the Prefect UI over the runs made on this machine, until Ctrl-C."""
+    """Serve the Prefect UI with the runs of this machine, until Ctrl-C."""
     require_free(port)
     refuse_backport()
     prepare_environment()

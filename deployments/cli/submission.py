@@ -1,4 +1,5 @@
-"""`datacomp bundle`, `verify` and `submit`, and the board's own `serve` and `token`: results that travel."""
+"""`datacomp bundle`, `verify`, `submit` and `withdraw`, and the board's `serve` and `token`: packs, checks and publishes
+results."""
 
 from __future__ import annotations
 
@@ -21,15 +22,15 @@ if TYPE_CHECKING:
 
 TOKEN = "DATACOMP_TOKEN"
 GIB = 1 << 30
-SUBMIT_SECONDS = 3600  # a second evaluation may stand between the bundle and its verdict
+SUBMIT_SECONDS = 3600  # a second evaluation may run before the verdict
 
 Bundle = Annotated[Path, typer.Argument(help="The bundle's tar file.", exists=True, dir_okay=False)]
-Pool = Annotated[str | None, typer.Option("--pool", help="Folder with the pool's metadata/: every uid is looked up in it.")]
+Pool = Annotated[str | None, typer.Option("--pool", help="Folder with the pool's metadata/; every uid is looked up there.")]
 Downloaded = Annotated[
     str | None,
     typer.Option(
         "--downloaded",
-        help="Folder with the index/ of the downloaded shards: what arrived is compared with the bundle's digest.",
+        help="Folder with the index/ of the downloaded shards; the arrived samples are compared with the bundle's digest.",
     ),
 ]
 
@@ -43,16 +44,16 @@ def bundle(
     entry: Annotated[str, typer.Argument(help="A leaderboard entry: its address, or the first digits of its fingerprint.")],
     out: Annotated[Path, typer.Option("--out", help="The tar file to write.")],
     checkpoint: Annotated[bool, typer.Option("--checkpoint", help="Pack the checkpoint too.")] = False,
-    author: Annotated[str, typer.Option("--author", help="Stands on the method card.")] = "",
+    author: Annotated[str, typer.Option("--author", help="Author, shown on the method card.")] = "",
     card: Annotated[Path | None, typer.Option("--card", help="Text for the method card.", exists=True)] = None,
     sign: Annotated[
         Path | None,
-        typer.Option("--sign", help="Private key of OpenSSH (or its .pub, with an agent) that signs it.", exists=True),
+        typer.Option("--sign", help="OpenSSH private key (or its .pub, with an agent) that signs the bundle.", exists=True),
     ] = None,
-    upload: Annotated[str | None, typer.Option("--upload", help="Hub repository owner/name to put the files in.")] = None,
+    upload: Annotated[str | None, typer.Option("--upload", help="Hub repository owner/name to upload the files to.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Pack one result with its proof: uids, results in the original's form, method card, records, and a sha256 of each.
+    """Pack one result with its evidence: uids, results in the original's format, method card, records, and a sha256 of each.
 
     Example: datacomp bundle 31b52e310e4a --out mine.tar --checkpoint --author "A. Person"
     """
@@ -87,7 +88,7 @@ def verify(bundle: Bundle, pool: Pool = None, downloaded: Downloaded = None, jso
         terminal.print_json({"ok": found.ok, "entry": found.address, "findings": [f.model_dump() for f in found.findings]})
     else:
         show_findings(found.findings)
-        terminal.out.print("[green]It holds.[/]" if found.ok else "[red]It does not hold.[/]")
+        terminal.out.print("[green]It holds.[/]" if found.ok else "[red]The bundle failed verification.[/]")
     raise typer.Exit(0 if found.ok else 1)
 
 
@@ -111,11 +112,11 @@ def submit(
 
 
 def withdraw(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="The submission, as `datacomp submit` told it.")],
+    id_: Annotated[str, typer.Argument(metavar="ID", help="The submission's id, as printed by `datacomp submit`.")],
     url: Annotated[str, typer.Argument(help="The board's address.")],
     json: options.Json = False,
 ) -> None:
-    """Take a row of your own off a board. The board keeps the bundle. The token is read from DATACOMP_TOKEN.
+    """Remove your own row from a board. The board keeps the bundle. The token is read from DATACOMP_TOKEN.
 
     Example: DATACOMP_TOKEN=dc_... datacomp withdraw 31b52e310e4a0f11 https://board.example
     """
@@ -136,15 +137,15 @@ def withdraw(
 
 def _require(url: str) -> None:
     if not url.startswith(("http://", "https://")):
-        raise SpecError(f"{redact(url)!r} is not an address of the web.")
+        raise SpecError(f"{redact(url)!r} is not a web address: give one that begins with https:// or http://.")
     if "@" in urlsplit(url).netloc:
-        raise SpecError(f"{redact(url)!r} has a user or a password in it: leave them out, a board takes {TOKEN} alone.")
+        raise SpecError(f"{redact(url)!r} contains a user or a password: remove them; a board accepts only {TOKEN}.")
     if not os.environ.get(TOKEN):
         raise SpecError(f"{TOKEN} is not set: ask who runs the board for a token.")
 
 
 def _with_token(request: Any) -> Any:
-    """As `auth` of requests, so that neither a .netrc nor anything else takes the token's place."""
+    """Used as `auth` of requests, so that neither a .netrc nor anything else replaces the token."""
     request.headers["Authorization"] = f"Bearer {os.environ[TOKEN]}"
     return request
 
@@ -158,7 +159,7 @@ def _json(answer: Any) -> dict[str, Any]:
 
 
 def _answer(url: str, bundle: Path) -> tuple[int, dict[str, Any]]:
-    """The board's status and answer; urllib3 reads the refusal of a board that closes before it has read all."""
+    """Return the board's status and answer. urllib3 reads the rejection of a board that closes before it has read everything."""
     import requests
 
     try:
@@ -178,11 +179,11 @@ def _check(found: Any) -> Check:
 
 def show_findings(findings: list[Check]) -> None:
     marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[dim]?[/]"}
-    terminal.table("Findings", ("", "rule", "what was found"), [(marks[f.ok], f.rule, f.reason) for f in findings])
+    terminal.table("Findings", ("", "rule", "finding"), [(marks[f.ok], f.rule, f.reason) for f in findings])
 
 
 def import_steps() -> None:
-    """Every step of the code, so that fingerprints and scores can be computed again; what is heavy in them stays unloaded."""
+    """Import every step, so that fingerprints and scores can be recomputed; heavy libraries stay unloaded."""
     import importlib
     import pkgutil
 
@@ -193,20 +194,21 @@ def import_steps() -> None:
 
 
 def serve(
-    folder: Annotated[Path, typer.Option("--folder", help="Where submissions and the board lie.")],
+    folder: Annotated[Path, typer.Option("--folder", help="Folder for submissions and the board.")],
     tokens: Annotated[Path, typer.Option("--tokens", help="File of tokens (`datacomp leaderboard token`).", exists=True)],
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port to listen on.")] = 4300,
-    max_gib: Annotated[float, typer.Option("--max-gib", min=0.001, help="Largest bundle taken, in GiB.")] = 4.0,
+    max_gib: Annotated[float, typer.Option("--max-gib", min=0.001, help="Largest accepted bundle, in GiB.")] = 4.0,
     pool: Pool = None,
     evalsets: Annotated[
-        str | None, typer.Option("--evalsets", help="Folder of test sets: every checkpoint is evaluated again on them.")
+        str | None, typer.Option("--evalsets", help="Folder of test sets; every checkpoint is evaluated again on them.")
     ] = None,
     memory_gib: Annotated[
-        float, typer.Option("--memory-gib", min=0.5, help="Most memory that checking one bundle may take, in GiB.")
+        float, typer.Option("--memory-gib", min=0.5, help="Memory limit for checking one bundle, in GiB.")
     ] = 4.0,
 ) -> None:
-    """Serve a board that takes bundles over HTTP: verified, if wanted evaluated again, kept, and published if they hold.
+    """Serve a board that accepts bundles over HTTP. It verifies each bundle, evaluates it again if asked, keeps it, and
+    publishes it if it passes.
 
     Example: datacomp leaderboard serve --folder board --tokens tokens.json --evalsets evalsets
     """
@@ -233,13 +235,13 @@ def serve(
 
 
 def token(
-    name: Annotated[str, typer.Argument(help="Who may submit with it.")],
-    tokens: Annotated[Path, typer.Option("--tokens", help="File of tokens; made if there is none.")],
+    name: Annotated[str, typer.Argument(help="Name of the submitter.")],
+    tokens: Annotated[Path, typer.Option("--tokens", help="File of tokens; created if it does not exist.")],
     key: Annotated[
-        Path | None, typer.Option("--key", help="Public key (.pub) that must sign what this name sends.", exists=True)
+        Path | None, typer.Option("--key", help="Public key (.pub) that must sign this submitter's bundles.", exists=True)
     ] = None,
 ) -> None:
-    """Make a token for someone who may submit; it is shown once. An earlier one of the same name ends.
+    """Create a submission token; it is shown once. It replaces an earlier token of the same name.
 
     Example: datacomp leaderboard token alice --tokens tokens.json
     """

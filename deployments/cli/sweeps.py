@@ -1,4 +1,4 @@
-"""From what stands on the command line to a sweep: what is left out keeps the sweep's own default."""
+"""Turns command line options into a sweep; an omitted option keeps the sweep's default."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ FLIP = re.compile(r"(?P<encoder>.+),flip=(?P<flip>none|averaged)")
 
 
 def encoders_of(embed: Sequence[str] | None) -> dict[str, Any]:
-    """The fields `embed` and `scorers` of the options `--embed`. SpecError for one that is of none of its forms."""
+    """Return the fields `embed` and `scorers` for the options `--embed`. SpecError for a value in an unknown form."""
     encoders, scorers = list[dict[str, str]](), list[str]()
     for given in embed or ():
         text, flip = flip_of(given)
         found = ENCODER.fullmatch(text)
         if found is None:
             raise SpecError(
-                f"--embed {given!r} is of none of these forms: NAME=checkpoints/ADDRESS (a checkpoint of the store), "
+                f"--embed {given!r} has an unknown form. Use one of these: NAME=checkpoints/ADDRESS (a checkpoint of the store), "
                 "NAME=MODEL:TAG@SHA256 (a model of open_clip, its weights by tag and their sha256), NAME=MODEL@FILE "
                 "(weights in a file; MODEL may be a configuration, mine.json), or NAME=hf-hub:OWNER/NAME@REVISION (a model "
                 "of the hub). `,flip=averaged` may follow."
@@ -50,20 +50,20 @@ def encoders_of(embed: Sequence[str] | None) -> dict[str, Any]:
 
 
 def flip_of(text: str) -> tuple[str, dict[str, Any]]:
-    """An encoder without `,flip=...` at its end, and the field `flip` that this sets."""
+    """Return an encoder without its final `,flip=...`, and the field `flip` that it sets."""
     found = FLIP.fullmatch(text)
     return (found["encoder"], {"flip": found["flip"]}) if found else (text, {})
 
 
 def captions_of(given: str) -> dict[str, Any]:
-    """The field `captions` of the option `--captions`. SpecError if it is no policy."""
+    """Return the field `captions` for the option `--captions`. SpecError if it is not a policy."""
     from datacomp_core.caption_recipes import load_plan
 
     return {"captions": load_plan(given)} if given else {}
 
 
 def mix_of(given: Sequence[str] | None) -> dict[str, Any]:
-    """The field `layout` of the options `--mix`. SpecError for one that is of none of its forms."""
+    """Return the field `layout` for the options `--mix`. SpecError for a value in an unknown form."""
     from datacomp_core.mix_recipes import load_mix
 
     mix = load_mix(given or ())
@@ -71,7 +71,7 @@ def mix_of(given: Sequence[str] | None) -> dict[str, Any]:
 
 
 def sweep_of(scale: str, *, subsets: Sequence[str] | None = None, name: str = "", **given: Any) -> SweepSpec:
-    """`given`: fields of SweepSpec; `subsets`: lists of uids; `name`: of the one filter that there is.
+    """`given`: fields of SweepSpec; `subsets`: lists of uids; `name`: the name of the only filter.
 
     SpecError for an unknown scale or a wrong list, ValidationError for a wrong recipe or seed.
     """
@@ -88,13 +88,13 @@ def sweep_of(scale: str, *, subsets: Sequence[str] | None = None, name: str = ""
 
 
 def _own(subsets: Sequence[str], name: str, recipes: list[str]) -> tuple[list[Any], list[str]]:
-    """Lists of uids as filters with names, and the recipes that are left; a name makes a recipe a filter of one's own."""
+    """Return lists of uids as named filters, and the remaining recipes. A name turns a recipe into a custom filter."""
     from datacomp_core.filters import Listed
     from datacomp_core.recipes.base import Recipe
     from datacomp_core.recipes.load import load_recipe
 
     if name and len(subsets) + len(recipes) != 1:
-        raise SpecError("--name is the name of one filter: give it with one --subset or one --recipe.")
+        raise SpecError("--name names exactly one filter: give it with one --subset or one --recipe.")
     if name and recipes:
         return [Recipe(name=name, filter=load_recipe(recipes[0]).filter)], []
     stems = [name or place.rstrip("/").rpartition("/")[2].partition(".")[0] or place for place in subsets]

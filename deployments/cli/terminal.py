@@ -1,6 +1,5 @@
-"""What the person at the terminal sees: a line for every step as it ends, bars for those at work, tables at the end.
-
-With `--json` the result alone goes to standard output and everything else to standard error.
+"""Terminal output: a line for every finished step, bars for running steps, tables at the end. With `--json` only the result
+goes to standard output; everything else goes to standard error.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from datacomp_core.progress import LogProgress
     from tasks.events import StepEvent
 
-PIPE_WIDTH = 200  # in a pipe nothing is cut: what reads it has no edge
+PIPE_WIDTH = 200  # output to a pipe is never truncated
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 notes = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else PIPE_WIDTH)
 
@@ -31,14 +30,14 @@ MARKS = {"built": "[green]✓ built [/]", "reused": "[cyan]= reused[/]", "failed
 
 
 def bold(place: object) -> str:
-    """A path or an address in bold, as it is: a `[` in it begins no mark."""
+    """Return a path or address in bold, unchanged: a `[` in it is not markup."""
     return f"[bold]{escape(str(place))}[/]"
 
 
 class JsonOutput:
-    """Standard output as it was given to the process, for the one document of `--json`; all else goes to standard error.
-
-    Ray tells of a lost worker there, its native code writes to the descriptor itself, and so may a filter of one's own.
+    """Return the original standard output for the one document of `--json`; redirect everything else to standard error. Ray
+    reports a lost worker on standard output, its native code writes to the descriptor itself, and a custom filter may do the
+    same.
     """
 
     kept: IO[str] | None = None
@@ -46,11 +45,11 @@ class JsonOutput:
 
     @classmethod
     def keep(cls, is_wanted: bool) -> bool:
-        """The callback of `--json`."""
+        """Callback of `--json`."""
         cls.give_back()
         if is_wanted:
             cls.kept = sys.stdout
-            if sys.stdout is sys.__stdout__:  # not where a caller in this process reads what we print
+            if sys.stdout is sys.__stdout__:  # not when a caller in this process reads our output
                 sys.stdout.flush()
                 cls.kept = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
                 os.dup2(2, 1)
@@ -59,7 +58,7 @@ class JsonOutput:
 
     @classmethod
     def give_back(cls) -> None:
-        """Undo `keep`, for a process that goes on."""
+        """Undo `keep`, for a process that continues."""
         if cls.kept is not None:
             cls.kept.flush()
             cls._elsewhere.close()
@@ -76,7 +75,7 @@ def print_json(value: Any) -> None:
 
 
 class Steps:
-    """Listens to the steps of this process. On a terminal running steps have bars; in a pipe every event is a line."""
+    """Listens to the steps of this process. On a terminal each running step has a bar; in a pipe each event is a line."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -145,7 +144,7 @@ def shown_steps(*, quiet: bool = False) -> Generator[None]:
 
 @contextmanager
 def shown_progress(what: str, *, quiet: bool = False) -> Generator[LogProgress]:
-    """A bar (in a pipe: lines) for work that is no step of a flow."""
+    """Show a bar (in a pipe: lines) for work outside a flow's steps."""
     from tasks.events import StepEvent, ToldProgress, tell
 
     with shown_steps(quiet=quiet):
@@ -157,7 +156,7 @@ def shown_progress(what: str, *, quiet: bool = False) -> Generator[LogProgress]:
 
 @contextmanager
 def counted(what: str, total: int, *, quiet: bool = False) -> Generator[Callable[[str], None]]:
-    """A bar on a terminal, a line for each in a pipe: call what it yields with the name of each thing that is done."""
+    """Show a bar on a terminal, or lines in a pipe. Call the yielded function with the name of each finished item."""
     done = 0
     bars = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), console=notes, transient=True)
     shown = notes.is_terminal and not quiet

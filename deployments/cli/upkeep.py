@@ -1,4 +1,4 @@
-"""`datacomp replay` and `gc`: build a result again to see whether it holds, and clear what no result needs."""
+"""`datacomp replay` and `gc`: rebuild a result to verify it, and delete what no result needs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ def add_to(app: typer.Typer) -> None:
 
 def replay(
     what: Annotated[str, typer.Argument(help="An address, or the first digits of a fingerprint.")],
-    into: Annotated[Path, typer.Option("--into", help="Folder for the store it is built in.")],
-    depth: Annotated[int, typer.Option("--depth", min=0, help="How many steps upstream are built again too.")] = 0,
+    into: Annotated[Path, typer.Option("--into", help="Folder of the store for the rebuilt result.")],
+    depth: Annotated[int, typer.Option("--depth", min=0, help="Number of upstream steps to rebuild too.")] = 0,
     json: options.Json = False,
 ) -> None:
-    """Build something again from its records, in a store of its own, and say where it comes out differently.
+    """Rebuild an artifact from its records in a separate store, and report every difference. The exit status is 1 if more than
+    timings differ.
 
-    Exit status 1 if it differs in more than clocks.
-
-    Example: datacomp replay subsets/tiny/clip_score_tiny-pool0--7abb9c0523ef --into again
+        Example: datacomp replay subsets/tiny/clip_score_tiny-pool0--7abb9c0523ef --into again
     """
     from datacomp_core.leaderboard.replay import replay as build_again
 
@@ -39,7 +38,8 @@ def replay(
         for one in told:
             mark = "[green]same[/]" if one.is_same else "[yellow]differs[/]"
             terminal.out.print(
-                f"{mark} {one.address}  ({one.same_files} files alike, {one.seconds[0]:.1f} s then, {one.seconds[1]:.1f} s now)"
+                f"{mark} {one.address}  ({one.same_files} identical files, {one.seconds[0]:.1f} s then, {one.seconds[1]:.1f} "
+                "s now)"
             )
             for difference in one.differences:
                 terminal.out.print(f"    {difference.file}: {difference.what}")
@@ -49,7 +49,7 @@ def replay(
 
 
 def _runner(other: Store) -> Any:
-    """Runs a step in the other store, with this machine's devices and workers where the step has such options."""
+    """Run a step in the other store, with this machine's devices and workers if the step has such options."""
     from deployments.cli.submission import import_steps
 
     import_steps()
@@ -63,13 +63,18 @@ def _runner(other: Store) -> Any:
 
 def gc(
     keep: Annotated[
-        list[str] | None, typer.Option("--keep", help="Address or fingerprint to keep with all upstream; repeat.")
+        list[str] | None,
+        typer.Option("--keep", help="Address or fingerprint to keep with everything upstream; repeat for several."),
     ] = None,
-    older_than: Annotated[float, typer.Option("--older-than", min=0, help="Only what is older than so many hours.")] = 24.0,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete what is listed. Without it nothing is touched.")] = False,
+    older_than: Annotated[
+        float, typer.Option("--older-than", min=0, help="Select only what is older than this number of hours.")
+    ] = 24.0,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete what is listed. Without this option nothing is deleted.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
-    """List what no leaderboard entry came from, and attempts nobody goes on with; delete it when told to.
+    """List artifacts that no leaderboard entry uses, and abandoned attempts. Delete them with --delete.
 
     Example: datacomp gc --older-than 48
     """
@@ -85,4 +90,4 @@ def gc(
     rows = [(one.what, one.path, volume(one.num_bytes), one.built, one.why) for one in found]
     terminal.table("Deleted" if delete else "Unused", ("what", "where", "size", "built", "why"), rows, right=("size",))
     total = volume(sum(one.num_bytes for one in found))
-    terminal.out.print(f"{len(found)} things, {total}{' freed' if delete else '; --delete removes them'}")
+    terminal.out.print(f"{len(found)} items, {total}{' freed' if delete else '; --delete removes them'}")

@@ -1,6 +1,5 @@
-"""Print what pyproject.toml asks for, without the project itself: `python requirements.py cpu,postgres`.
-
-The image installs it in a layer of its own, which a release that changes no dependency leaves as it is.
+"""Prints the dependencies in pyproject.toml, without the project itself: `python requirements.py cpu,postgres`. The image
+installs them in a separate layer, which stays unchanged in a release that changes no dependency.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from pathlib import Path
 
 
 def requirements(pyproject: str, extras: list[str]) -> list[str]:
-    """The dependencies of the project and of some of its extras. KeyError for an extra that there is not."""
+    """The dependencies of the project and of some of its extras. KeyError for an unknown extra."""
     project = tomllib.loads(pyproject)["project"]
     return [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
 

@@ -1,7 +1,6 @@
-"""Remove from an image for CPUs what its torch never loads there: the compiler for GPUs and the engines that CUDA opens by name.
-
-torch's own index has builds for CPUs only (build argument TORCH_INDEX), which need none of this. The registry's build is linked
-with CUDA: what `import torch` needs is read from the ELF headers of its libraries and kept; NVIDIA's other files go.
+"""Removes from a CPU image what torch never loads there: the GPU compiler and the engines that CUDA opens by name. torch's own
+index has CPU-only builds (build argument TORCH_INDEX), which do not need this. The registry's build is linked with CUDA: this
+script reads from the ELF headers what `import torch` needs, keeps it, and removes NVIDIA's other files.
 `python without_cuda.py SITE_PACKAGES`
 """
 
@@ -19,7 +18,7 @@ NOT_LOADED = ("torch/lib/libtorch_cuda_linalg.so", "torch/include")
 
 
 def needed(library: Path) -> list[str]:
-    """The names that an ELF library asks the loader for (DT_NEEDED)."""
+    """Return the names that an ELF library requests from the loader (DT_NEEDED)."""
     data = library.read_bytes()
     if data[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
         return []
@@ -39,7 +38,7 @@ def needed(library: Path) -> list[str]:
 
 
 def kept(site: Path) -> set[Path]:
-    """NVIDIA's libraries that the loader opens with torch's own, themselves or through one another."""
+    """Return NVIDIA's libraries that the loader opens with torch's, directly or indirectly."""
     ours = {path.name: path for path in (site / "nvidia").rglob("*.so*") if path.is_file()}
     found: set[Path] = set()
     wanted = [name for library in (site / RUNS_IN_TORCH).glob("*.so*") for name in needed(library)]
@@ -52,7 +51,7 @@ def kept(site: Path) -> set[Path]:
 
 
 def prune(site: Path) -> int:
-    """Remove the rest; the number of bytes that were freed."""
+    """Remove the rest; return the number of freed bytes."""
     if not (site / "nvidia").is_dir():
         return 0
     freed = sum(_remove(site / name) for name in (*NOT_LOADED, COMPILER))

@@ -1,1 +1,1 @@
-"""`datacomp explore`: a local page over a pool, and the export of what it shows."""
+"""`datacomp explore`: serves a local page for a pool and exports what it shows."""

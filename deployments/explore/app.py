@@ -1,7 +1,6 @@
-"""The page and its answers over HTTP. What it sends contains captions of strangers: as JSON, never as markup.
-
-The page may load and ask nothing but this server, and its markup contains no script. Who asks under another name than this
-machine's is refused, so that no page of the web can ask through the browser of the person who looks.
+"""Serves the page and its answers over HTTP. Answers contain captions of strangers, as JSON and never as markup. The page may
+load from and ask only this server, and its markup contains no script. Requests under a host name other than this machine's are
+refused, so that no web page can send requests through the user's browser.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from deployments.explore.view import Judge, Save, Search, Takedown, View
 
 A = TypeVar("A", bound=BaseModel)
 Find = Callable[[Request], View | str]
-"""The view that a request is for, or how far it is prepared."""
+"""The view of a request, or its preparation progress."""
 
 PAGE = Path(__file__).with_name("page")
 LOOK = board_page.TEMPLATES / "page.css"
-"""The look that all pages of ours share."""
+"""Style sheet shared by all our pages."""
 SCRIPTS = ("colours.js", "dom.js", "explore.js", "facets.js", "map.js", "pair.js", "panels.js")
 FILES = {"explore.css": "text/css", "look.css": "text/css", **dict.fromkeys(SCRIPTS, "text/javascript")}
 POLICY = (
@@ -46,18 +45,18 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 ASKED_BY = "x-datacomp"
-"""A header that every question has: a form or a picture of another site cannot send it."""
+"""Header of every request: a form or an image of another site cannot send it."""
 MAX_JSON, MAX_PICTURE = 1 << 20, 32 << 20
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def make_app(view: View) -> Starlette:
-    """The application over one view, for this machine alone."""
+    """Return the application for one view, for this machine only."""
     return Starlette(routes=[*routes(lambda _: view)])
 
 
 def routes(find: Find, *, only_loopback: bool = True) -> list[Route]:
-    """The routes of a page below any path; `find` says which view a request is for."""
+    """Return the routes of a page below any path; `find` returns the view of a request."""
     return [Route(path, _guarded(answer, find, only_loopback), methods=[method]) for path, method, answer in _TABLE]
 
 
@@ -66,9 +65,11 @@ def _guarded(
 ) -> Callable[[Request], Awaitable[Response]]:
     async def handle(request: Request) -> Response:
         if only_loopback and urlsplit(f"//{request.headers.get('host', '')}").hostname not in LOOPBACK:
-            return PlainTextResponse("This page is for the machine it runs on: open it as http://127.0.0.1:PORT/.", 421, HEADERS)
+            return PlainTextResponse(
+                "This page is only for the machine it runs on: open it as http://127.0.0.1:PORT/.", 421, HEADERS
+            )
         if request.method == "POST" and request.headers.get(ASKED_BY) != "explore":
-            return PlainTextResponse("Ask from the page.", 403, HEADERS)
+            return PlainTextResponse("The request did not come from the page: use the page to send it.", 403, HEADERS)
         try:
             found = await run_in_threadpool(find, request) if answer is not _file and answer is not _front else None
             if isinstance(found, str):
@@ -78,7 +79,7 @@ def _guarded(
         except HTTPException as problem:
             response = JSONResponse({"error": problem.detail}, problem.status_code)
         except ValidationError as problem:
-            response = JSONResponse({"error": f"The question is not understood: {problem.errors()[0]['msg']}."}, 400)
+            response = JSONResponse({"error": f"The request is invalid: {problem.errors()[0]['msg']}."}, 400)
         except DatacompError as problem:
             response = JSONResponse({"error": redact(str(problem))}, 400 if isinstance(problem, SpecError) else 404)
         for name, value in HEADERS.items():
@@ -100,7 +101,7 @@ async def _front(_: View, request: Request) -> Response:
 async def _file(_: View, request: Request) -> Response:
     name = request.path_params["name"]
     if name not in FILES:
-        raise HTTPException(404, "There is no such file.")
+        raise HTTPException(404, "This file does not exist.")
     return Response(_read(name), media_type=f"{FILES[name]}; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
 
@@ -120,7 +121,7 @@ async def _points(view: View, _: Request) -> Response:
 async def _column(view: View, request: Request) -> Response:
     found = await run_in_threadpool(view.column, request.path_params["name"])
     if found is None:
-        raise HTTPException(404, "There is no such column.")
+        raise HTTPException(404, "This column does not exist.")
     return Response(found, media_type="application/octet-stream")
 
 
@@ -171,7 +172,7 @@ async def _pair(view: View, request: Request) -> Response:
 async def _cards(view: View, request: Request) -> Response:
     given = request.query_params.get("rows", "")
     if not all(row.isdecimal() for row in given.split(",") if row):
-        raise HTTPException(400, "Rows are numbers with commas between them.")
+        raise HTTPException(400, "Rows are not a list of numbers: separate numbers with commas.")
     return await _told(view.cards, [int(row) for row in given.split(",") if row])
 
 
@@ -179,14 +180,14 @@ async def _groups(view: View, request: Request) -> Response:
     try:
         at_least = float(request.query_params.get("at_least", "0.99"))
     except ValueError:
-        raise HTTPException(400, "at_least is a number from 0.9 to 1.") from None
+        raise HTTPException(400, "at_least must be a number from 0.9 to 1.") from None
     return await _told(view.groups, at_least)
 
 
 async def _picture(view: View, request: Request) -> Response:
     try:
         data = await run_in_threadpool(view.picture, request.path_params["row"], request.path_params["size"])
-    except DataError as problem:  # a picture that is none is no fault of the page
+    except DataError as problem:  # an invalid image is not a fault of the page
         return Response(status_code=204, headers={"X-Why": str(problem).encode("ascii", "replace").decode("ascii")})
     return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
 
@@ -222,11 +223,11 @@ async def _body(request: Request, kind: type[A]) -> A:
 
 
 async def _bytes(request: Request, most: int) -> bytes:
-    """The body of a request. 413 for one that is larger than anything meant."""
+    """Return the body of a request. 413 if it is too large."""
     data = bytearray()
     async with asyncio.timeout(60):
         async for piece in request.stream():
             data += piece
             if len(data) > most:
-                raise HTTPException(413, f"At most {most:,} bytes are taken.")
+                raise HTTPException(413, f"The request is too large: send at most {most:,} bytes.")
     return bytes(data)

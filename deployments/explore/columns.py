@@ -1,4 +1,4 @@
-"""The columns of a sample as a page draws them: numbers with a histogram, words as codes."""
+"""Prepares the columns of a sample for drawing: numbers with a histogram, words as codes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ FIRST_WORDS = ("language", "host")
 
 
 class Words(NamedTuple):
-    """A column of words: `codes` (n,) are places in `values`, or MISSING. `has_other`: the last value stands for rarer ones."""
+    """A column of words: `codes` (n,) are indices into `values`, or MISSING. `has_other`: the last value stands for rarer
+    ones."""
 
     values: list[str]
     codes: npt.NDArray[np.uint16]
@@ -25,7 +26,7 @@ class Words(NamedTuple):
 
 
 def number_columns(rows: pl.DataFrame) -> dict[str, npt.NDArray[np.float32]]:
-    """Columns of numbers as float32 (n,), NaN where there is none; scores first."""
+    """Columns of numbers as float32 (n,), NaN where there is no value; scores first."""
     known = [name for name in rows.columns if name not in HIDDEN and (rows[name].dtype.is_numeric())]
     known = [name for name in known if rows[name].null_count() < rows.height]
     ordered = sorted(known, key=lambda name: (not name.endswith("_score"), known.index(name)))
@@ -33,7 +34,7 @@ def number_columns(rows: pl.DataFrame) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def word_columns(rows: pl.DataFrame) -> dict[str, Words]:
-    """Columns of few different words; of language and host the most frequent."""
+    """Return columns with few distinct words; for language and host the most frequent ones."""
     found: dict[str, Words] = {}
     for name in rows.columns:
         if name in HIDDEN or not (rows[name].dtype == pl.String or rows[name].dtype == pl.Boolean):
@@ -45,7 +46,7 @@ def word_columns(rows: pl.DataFrame) -> dict[str, Words]:
 
 
 def words_of(column: pl.Series, *, force: bool = False) -> Words | None:
-    """The codes of a column, the most frequent word first; None if it has too many different ones."""
+    """The codes of a column, the most frequent word first; None if it has too many distinct ones."""
     counted = column.drop_nulls().value_counts(sort=True)
     if not counted.height or (counted.height > MAX_WORDS and not force):
         return None
@@ -61,7 +62,7 @@ def words_of(column: pl.Series, *, force: bool = False) -> Words | None:
 
 
 def histogram(values: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Equal bins over what is finite, but for the outermost thousandth on each side, which the first and last bin take in."""
+    """Return equal bins over the finite values; the first and last bin include the outermost thousandth on each side."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return {"edges": [], "counts": [], "low": None, "high": None, "missing": len(values)}

@@ -1,7 +1,6 @@
-"""The pages of `datacomp explore` on the server of the Prefect UI: `/explore/ADDRESS/`, for the links of a filter's artifacts.
-
-What an address belongs to is opened when somebody first asks for it, in a thread, and a few stay open. Recipes and requests are
-written below DATACOMP_HOME.
+"""Serves the pages of `datacomp explore` on the server of the Prefect UI: `/explore/ADDRESS/`, for the links of a filter's
+artifacts. The first request for an address opens its data in a thread; a few stay open. Recipes and requests are written below
+DATACOMP_HOME.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ SAMPLE = 100_000
 
 
 class _Opening:
-    """One address: being opened, open, or refused with a reason."""
+    """One address: opening, open, or failed with a reason."""
 
     def __init__(self, address: str) -> None:
         self.progress = LogProgress("opening", every=3600)
@@ -49,22 +48,22 @@ class _Opening:
             self.view = View(explorer, home / "recipes")
         except DatacompError as problem:
             self.problem = problem
-        except Exception as problem:  # the page that waits must hear of it
+        except Exception as problem:  # report it to the waiting page
             self.problem = DatacompError(f"{address} cannot be opened ({type(problem).__name__}: {problem}).")
 
 
 class Openings:
-    """What is open, the longest unasked for first."""
+    """The open addresses, least recently used first."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._open: dict[str, _Opening] = {}
 
     def find(self, request: Request) -> View | str:
-        """The view of the address in a request's path, or how far it is. DatacompError if it cannot be opened."""
+        """Return the view of the address in a request's path, or its progress. DatacompError if it cannot be opened."""
         kind, scale, name = (request.path_params[part] for part in ("kind", "scale", "address_name"))
         if kind not in KINDS:
-            raise SpecError(f"{kind[:40]!r} is nothing to explore: pools, subsets and entries are.")
+            raise SpecError(f"{kind[:40]!r} cannot be explored: use a pool, a subset or an entry.")
         address = f"{kind}/{scale}/{name}"
         with self._guard:
             opening = self._open.pop(address, None) or _Opening(address)
@@ -73,13 +72,13 @@ class Openings:
                 self._open.pop(next(iter(self._open)))
         if opening.problem is not None:
             with self._guard:
-                self._open.pop(address, None)  # who asks again tries again
+                self._open.pop(address, None)  # the next request tries again
             raise opening.problem
         return opening.view or f"Opening {address}: {opening.progress.unit or 'reading the records'}…"
 
 
 class _Guarded:
-    """Asks for the same user and password as everything else here."""
+    """Require the same user and password as the rest of the server."""
 
     def __init__(self, app: Any, allowed: Callable[[str], bool]) -> None:
         self.app, self.allowed = app, allowed
@@ -88,12 +87,12 @@ class _Guarded:
         if self.allowed(Request(scope).headers.get("authorization", "")):
             await self.app(scope, receive, send)
             return
-        refusal = PlainTextResponse("A user and a password are needed.", 401, {"WWW-Authenticate": 'Basic realm="datacomp"'})
+        refusal = PlainTextResponse("A user and a password are required.", 401, {"WWW-Authenticate": 'Basic realm="datacomp"'})
         await refusal(scope, receive, send)
 
 
 def door(allowed: Callable[[str], bool]) -> Mount:
-    """What answers below DOOR. `allowed`: whether an Authorization header opens it."""
+    """Return the application below DOOR. `allowed` decides whether an Authorization header is valid."""
     openings = Openings()
     inner: list[Route] = routes(openings.find, only_loopback=False)
     return Mount(DOOR + "/{kind}/{scale}/{address_name}", app=_Guarded(Router(routes=inner), allowed))

@@ -1,6 +1,5 @@
-"""What the page asks: a sample with its map, clusters, columns and methods; searches; what a filter would keep; one pair.
-
-Everything is made once for a state of the pool and kept in `home`; its methods may be called from several threads.
+"""Provides the data of the page: a sample with its map, clusters, columns and methods; searches; what a filter would keep; one
+pair. Everything is computed once per state of the pool and kept in `home`. Methods may be called from several threads.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ UIDS_AT_ONCE = 1 << 24
 
 
 class Explorer:
-    """See the module. `features`: the prefix of the features that the map and the searches use; empty: the first there is."""
+    """See the module. `features`: the prefix of the features that the map and the searches use; empty for the first available."""
 
     def __init__(
         self,
@@ -60,7 +59,7 @@ class Explorer:
         self.guard, self._model_guard = threading.RLock(), threading.RLock()
         self._row_of: dict[str, int] | None = None
         self.pictures = Pictures(origin.shards, home / "pictures")
-        progress.start(0, "preparing the map, clusters and pictures")
+        progress.start(0, "preparing the map, clusters and images")
         self.pictures.locate(sample.rows["uid"])
         self.places = self._kept("map-" + kind, lambda: layout(self.vectors, kind))
         self.clusters, self.centroids = self._clustered()
@@ -70,11 +69,11 @@ class Explorer:
         self.numbers = number_columns(sample.rows)
         self.words: dict[str, Words] = {**word_columns(sample.rows), **self._download()}
 
-    # Features and what is made of them --------------------------------------------------------------------------------
+    # Features and derived data -------------------------------------------------------------------------------------------
 
     @property
     def vectors(self) -> npt.NDArray[np.float16]:
-        """Of the map: the pictures' features, or the captions' where pictures have none; (n, 0) without features."""
+        """Return the features for the map: of the images, or of the captions if images have none; (n, 0) without features."""
         for side in ("img", "txt"):
             if f"{self.prefix}_{side}" in self.sample.features:
                 return self.sample.vectors(f"{self.prefix}_{side}")
@@ -114,7 +113,10 @@ class Explorer:
         key = f"{self.prefix}_{side}"
         if key not in self.sample.features:
             what = "pictures" if side == "img" else "captions"
-            raise SpecError(f"This pool has no features of its {what}: embed it, as with `datacomp run`, to search them.")
+            raise SpecError(
+                f"This pool has no features of its {what}, so they cannot be searched: embed it first, for "
+                "example with `datacomp run`."
+            )
         with self.guard:
             if key not in self._indexes:
                 self._indexes[key] = exact_index(self.sample.vectors(key))
@@ -131,19 +133,22 @@ class Explorer:
     @cached_property
     def _clip(self) -> Any:
         if not self.has_model:
-            raise SpecError("The model that made these features is not here: a search by words or by your own picture needs it.")
+            raise SpecError(
+                "The model that made these features is not available here, so you cannot search by words or by "
+                "your own image: restore its checkpoint."
+            )
         from datacomp_core.device import default_device
 
         return self.origin.models[self.prefix].load(settings().device or default_device())
 
     def load_model(self) -> None:
-        """Load the model ahead of the first search, if it is here; what goes wrong is told by the search."""
+        """Load the model before the first search, if it is available; the search reports errors."""
         with self._model_guard, suppress(Exception):
             if self.has_model:
                 self.encode_text("a picture")
 
     def encode_text(self, text: str) -> Floats:
-        """A text's features by the model of the pool's features, (d,)."""
+        """Return a text's features from the model of the pool's features, (d,)."""
         with self._model_guard:
             return self._clip.encode_texts([text])[0].float().cpu().numpy()
 
@@ -153,8 +158,8 @@ class Explorer:
             with pillow_image(data) as image:
                 image.load()
                 picture = image.copy()
-        except Exception as problem:  # Pillow's decoders raise a dozen kinds on odd bytes
-            raise SpecError("That is not a picture that can be read (JPEG, PNG, WebP and the like can).") from problem
+        except Exception as problem:  # Pillow's decoders raise a dozen exception types on invalid bytes
+            raise SpecError("The image cannot be read: use JPEG, PNG, WebP or a similar format.") from problem
         with self._model_guard:
             clip = self._clip
             return clip.encode_images(clip.pixels(picture)[None])[0].float().cpu().numpy()
@@ -163,11 +168,11 @@ class Explorer:
         return self.index(side).search(query, count, among)
 
     def neighbours(self, row: int, count: int, *, side: str = "img", among: npt.NDArray[np.bool_] | None = None) -> Hits:
-        """The nearest to a sample, without itself. SpecError if it has no features."""
+        """Return the nearest neighbours of a sample, without itself. SpecError if it has no features."""
         index = self.index(side)
         query = self.sample.vectors(f"{self.prefix}_{side}")[row].astype(np.float32)
         if not np.isfinite(query).all():
-            raise SpecError("This pair has no features: its picture never arrived.")
+            raise SpecError("This pair has no features because its image never arrived.")
         found = index.search(query, count + 1, among)
         others = found.rows != row
         return Hits(found.rows[others][:count], found.scores[others][:count])
@@ -202,7 +207,7 @@ class Explorer:
     # Methods and columns ----------------------------------------------------------------------------------------------
 
     def _times(self, method: int) -> npt.NDArray[np.uint16]:
-        """How often a method takes each sampled row, (n,)."""
+        """How often a method uses each sampled row, (n,)."""
         from datacomp_core.store import scratch
 
         file = self.origin.methods[method].subset
@@ -223,13 +228,13 @@ class Explorer:
         return np.round(np.array(rates).reshape(len(rates), count).T, 4).tolist()
 
     def _download(self) -> dict[str, Words]:
-        """What became of each row's download."""
+        """The download outcome of each row."""
         table = self.ledger
         if table is None:
             return {}
         rows = self.sample.rows.select("uid").join(table.select("uid", "reason"), on="uid", how="left", maintain_order="left")
         there = pl.Series([self.pictures.place(one) is not None for one in rows["uid"]])
-        told = pl.select(pl.when(there).then(pl.lit(ARRIVED)).otherwise(rows["reason"].fill_null("not asked for"))).to_series()
+        told = pl.select(pl.when(there).then(pl.lit(ARRIVED)).otherwise(rows["reason"].fill_null("not requested"))).to_series()
         made = words_of(told.alias("download"), force=True)
         return {} if made is None else {"download": made}
 
@@ -255,7 +260,8 @@ class Explorer:
 def open_explorer(
     origin: Origin, num_rows: int, home: Path, *, features: str = "", kind: Kind = "pca", progress: Progress = NO_PROGRESS
 ) -> Explorer:
-    """The explorer of an origin, its sample drawn if it is not there. Samples of an earlier state of the pool are removed."""
+    """Return the explorer of an origin; draw its sample if it does not exist. Samples of an earlier state of the pool are
+    removed."""
     import fcntl
     import hashlib
     import shutil
@@ -264,21 +270,21 @@ def open_explorer(
     folder = home / name / origin.state / f"{num_rows}"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (home / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one process prepares a pool, and others find it prepared
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process prepares a pool, and others reuse it
         for other in (home / name).iterdir():
             if other.name != origin.state:
                 shutil.rmtree(other, ignore_errors=True)
         sample = draw(origin.source, num_rows, folder, workers=settings().num_workers, progress=progress)
         if not sample.num_rows:
             told = f"A sample of {num_rows:,} of the {sample.num_pool:,} rows of {origin.name} is empty"
-            raise DataError(f"{told}: ask for more rows.")
+            raise DataError(f"{told}: request more rows.")
         return Explorer(origin, sample, folder, features=features, kind=kind, progress=progress)
 
 
 def _prefix(sample: Sample, wanted: str) -> str:
     known = list(dict.fromkeys(key.rpartition("_")[0] for key in sample.features))
     if wanted and wanted not in known:
-        raise SpecError(f"The pool has no features {wanted!r}: there are {', '.join(known) or 'none'}.")
+        raise SpecError(f"The pool has no features {wanted!r}: it has {', '.join(known) or 'none'}.")
     return wanted or next(iter(known), "")
 
 

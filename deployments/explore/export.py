@@ -1,7 +1,6 @@
-"""All that is known of a sample as one table: a parquet file, or a data set folder of the `datasets` library.
-
-Rows are written some thousand at a time, with their pictures if wanted, so that memory does not grow with the sample. A file
-appears whole or not at all.
+"""Writes everything known about a sample as one table: a parquet file, or a data set folder of the `datasets` library. Rows
+are written in blocks of some thousand, with their images if requested, so that memory does not grow with the sample. Files are
+written atomically.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ ROWS_AT_ONCE = 4096
 ROWS_A_FILE = {"bytes": 50_000, "references": 2_000_000, "none": 2_000_000}
 WHERE = ("shard", "key", "offset", "length")
 NAMES = {"double": "float64", "float": "float32", "halffloat": "float16"}
-"""What the `datasets` library calls types of arrow's."""
+"""Names of arrow types in the `datasets` library."""
 CARD = """---
 configs:
 - config_name: default
@@ -42,17 +41,19 @@ configs:
 # {name}
 
 {rows:,} pairs of {pool:,}, written by `datacomp export`. Columns `kept_*`, `times_*` and `reason_*` say what each
-method does with a pair; `cluster`, `x` and `y` are its place on the map.
+method does with a pair; `cluster`, `x` and `y` are its position on the map.
 """
 
 
 def write_export(explorer: Explorer, out: str, *, only: str, pictures: str, form: str, progress: Progress) -> dict[str, Any]:
-    """Write the table; counts for people. SpecError for an unknown choice, or a folder that is not empty."""
+    """Write the table; return counts to display. SpecError for an unknown choice, or a folder that is not empty."""
     for given, known, option in ((pictures, PICTURES, "--pictures"), (form, FORMS, "--format")):
         if given not in known:
-            raise SpecError(f"{option} {given!r} is not known: there are {', '.join(known)}.")
+            raise SpecError(f"{option} {given!r} is unknown: use one of {', '.join(known)}.")
     if pictures != "none" and explorer.origin.shards is None:
-        raise SpecError("The shards of this pool are not known, so its pictures are not: give --shards, or --pictures none.")
+        raise SpecError(
+            "The images cannot be exported because the shards of this pool are unknown: give --shards, or --pictures none."
+        )
     rows = _chosen(explorer, only)
     verdicts, untold = _verdicts(explorer)
     files = _files(out, form, len(rows), ROWS_A_FILE[pictures])
@@ -72,12 +73,12 @@ def write_export(explorer: Explorer, out: str, *, only: str, pictures: str, form
 
 
 def _chosen(explorer: Explorer, only: str) -> npt.NDArray[np.int64]:
-    """The rows of the sample that are written."""
+    """Return the rows of the sample to write."""
     if not only:
         return np.arange(explorer.sample.num_rows)
     names = [method.name for method in explorer.origin.methods]
     if only not in names:
-        raise SpecError(f"--only {only!r} is no method shown here: there are {', '.join(names) or 'none'}.")
+        raise SpecError(f"--only {only!r} is not a method shown here: use one of {', '.join(names) or 'none'}.")
     rows = np.flatnonzero(explorer.times[names.index(only)] > 0)
     if not len(rows):
         raise SpecError(f"{only} keeps none of the {explorer.sample.num_rows:,} sampled rows: take a larger --sample.")
@@ -85,7 +86,8 @@ def _chosen(explorer: Explorer, only: str) -> npt.NDArray[np.int64]:
 
 
 def _verdicts(explorer: Explorer) -> tuple[pl.DataFrame, list[str]]:
-    """Columns of the whole sample: cluster, place, and what each method does; and why reasons of some are not known."""
+    """Return columns of the whole sample: cluster, place, and what each method does; and why the reasons of some methods are
+    unknown."""
     numbers = explorer.clusters.astype(np.int32)
     known = numbers != NONE
     names = pl.Series([*explorer.cluster_names, None], dtype=pl.String)
@@ -117,7 +119,7 @@ def _files(out: str, form: str, rows: int, most: int) -> list[tuple[Folder, str]
         return [(Folder(folder or "."), name)]
     if Folder(out).files():
         raise SpecError(
-            f"{out} has files already: name an empty folder, so that nothing of an earlier export is left among them."
+            f"{out} already contains files: give an empty folder, so that no files of an earlier export remain in it."
         )
     count = max(1, -(-rows // most))
     return [(Folder(out), f"data/train-{number:05d}-of-{count:05d}.parquet") for number in range(count)]
@@ -126,7 +128,7 @@ def _files(out: str, form: str, rows: int, most: int) -> list[tuple[Folder, str]
 def _write(
     explorer: Explorer, rows: npt.NDArray[np.int64], verdicts: pl.DataFrame, pictures: str, path: Path, progress: Progress
 ) -> int:
-    """One file; how many of its rows have no picture."""
+    """Write one file; return how many of its rows have no image."""
     import pyarrow.parquet as pq
 
     writer: Any = None
@@ -163,7 +165,7 @@ def _tables(explorer: Explorer, rows: npt.NDArray[np.int64], verdicts: pl.DataFr
 
 
 def _captions(explorer: Explorer, places: pl.DataFrame) -> pl.Series:
-    """All captions that caption sets have for the rows: a list of source and text each."""
+    """Return all captions that caption sets have for the rows: a list of source and text per row."""
     found: dict[tuple[int, int], list[dict[str, str | None]]] = {}
     for part in places["part"].unique().to_list():
         wanted = set(places.filter(pl.col("part") == part)["row"].to_list())
@@ -175,7 +177,7 @@ def _captions(explorer: Explorer, places: pl.DataFrame) -> pl.Series:
 
 
 def _references(explorer: Explorer, uids: pl.Series) -> pl.DataFrame:
-    """Where each picture lies: its tar, and the byte range of its sample."""
+    """Return the location of each image: its tar, and the byte range of its sample."""
     places = [explorer.pictures.place(uid) or {} for uid in uids]
     tars = explorer.origin.shards.tars if explorer.origin.shards is not None else None
     schema = {"shard": pl.String, "key": pl.String, "offset": pl.Int64, "length": pl.Int64}
@@ -184,14 +186,14 @@ def _references(explorer: Explorer, uids: pl.Series) -> pl.DataFrame:
 
 
 def _images(explorer: Explorer, uids: pl.Series) -> pl.Series:
-    """The bytes of each picture as they lie in the shards, in the form that `datasets` calls an Image."""
+    """Return the bytes of each image as stored in the shards, in the form that `datasets` calls an Image."""
     found = {uid: data for uid, data in explorer.pictures.originals(uids.to_list()) if data}
     kind = pl.Struct({"bytes": pl.Binary, "path": pl.String})
     return pl.Series("image", [{"bytes": found[uid], "path": uid} if uid in found else None for uid in uids], dtype=kind)
 
 
 def _features(schema: Any) -> dict[bytes, bytes]:
-    """What the `datasets` library reads of the file's metadata: which column is a picture."""
+    """Return the file metadata that the `datasets` library reads: which column is an image."""
     import pyarrow as pa
 
     def of(kind: Any) -> Any:

@@ -1,6 +1,5 @@
-"""Facets of the page as filters of the algebra: what is counted, and what is saved, is the same filter.
-
-What no filter says (part of a caption, the host of a url) is for looking only, and the page says so.
+"""Translates facets of the page into filters: the counted filter and the saved filter are the same. A facet that no filter can
+express (part of a caption, the host of a url) is for viewing only, and the page says so.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Range(_Facet):
 
 
 class Values(_Facet):
-    """A column of words: one of `values`, or none of them."""
+    """A column of words: the value is one of `values`, or none of them."""
 
     kind: Literal["values"]
     column: str = Field(max_length=200)
@@ -46,7 +45,7 @@ class Values(_Facet):
 
 
 class Clusters(_Facet):
-    """Pictures of some clusters of the map, or of none of them."""
+    """Images in some clusters of the map, or in none of them."""
 
     kind: Literal["clusters"]
     clusters: tuple[Annotated[int, Field(ge=0, le=65534)], ...] = Field(min_length=1, max_length=MAX_VALUES)
@@ -62,7 +61,7 @@ class OfMethod(_Facet):
 
 
 class Text(_Facet):
-    """Captions that contain some letters, whatever their case. For looking only."""
+    """Captions that contain some letters, ignoring case. For viewing only."""
 
     kind: Literal["text"]
     contains: str = Field(min_length=1, max_length=500)
@@ -72,21 +71,23 @@ Facet = Annotated[Range | Values | Clusters | OfMethod | Text, Field(discriminat
 
 
 class Wanted(_Facet):
-    """What a person chose: a filter to begin with (plain data), and facets, all of which must hold."""
+    """The user's choice: an initial filter (plain data), and facets, all of which must hold."""
 
     base: Tree | None = None
     facets: tuple[Facet, ...] = Field(default=(), max_length=MAX_FACETS)
 
 
 def range_filter(facet: Range) -> Tree:
-    """The filter of a range of numbers. SpecError where none can say it."""
+    """Return the filter for a range of numbers. SpecError if no filter can express it."""
     parts: list[Tree] = []
     for bound, is_upper in ((facet.at_least, False), (facet.below, True)):
-        if bound is not None and not (facet.column == "aspect_ratio" and bound <= 1):  # every picture is as long as it is wide
+        if bound is not None and not (
+            facet.column == "aspect_ratio" and bound <= 1
+        ):  # every image is at least as long as it is wide
             asked = _at_least(facet.column, bound)
             parts.append({"kind": "not", "filter": asked} if is_upper else asked)
     if not parts:
-        raise SpecError(f"The range of {facet.column} has neither end: give it one.")
+        raise SpecError(f"The range of {facet.column} has no limits: give at least one.")
     return parts[0] if len(parts) == 1 else {"kind": "all", "filters": parts}
 
 
@@ -94,7 +95,7 @@ def _at_least(column: str, bound: float) -> Tree:
     if column in AT_LEAST:
         kind, field = AT_LEAST[column]
         return {"kind": kind, field: max(1, int(np.ceil(bound)))}
-    if column == "aspect_ratio":  # the filter says how long a picture may be: longer is its opposite
+    if column == "aspect_ratio":  # the filter limits how long an image may be: longer is its opposite
         return {"kind": "not", "filter": {"kind": "aspect_ratio", "at_most": float(np.nextafter(bound, 0))}}
     return {"kind": "threshold", "score": column, "at_least": bound}
 
@@ -105,7 +106,7 @@ def language_filter(facet: Values) -> Tree:
 
 
 def cluster_filter(facet: Clusters, centroids: Path, targets: Path, prefix: str) -> Tree:
-    """Pictures whose nearest centroid is one of the chosen; `targets` is the file of these."""
+    """Return the filter for images whose nearest centroid is one of the chosen; `targets` is the file of these."""
     asked = {"kind": "image_clusters", "centroids": str(centroids), "target": str(targets), "features": prefix}
     return _or_not(asked, drop=facet.drop)
 
@@ -119,7 +120,7 @@ def _or_not(asked: Tree, *, drop: bool) -> Tree:
 
 
 def joined(base: Tree | None, filters: Sequence[Tree]) -> Tree:
-    """All of them as one filter."""
+    """Combine all facets into one filter."""
     parts = [*([base] if base is not None else []), *filters]
     if not parts:
         return {"kind": "everything"}
@@ -127,7 +128,7 @@ def joined(base: Tree | None, filters: Sequence[Tree]) -> Tree:
 
 
 def recipe_text(name: str, tree: Tree, told: str) -> str:
-    """A recipe file. SpecError for a name that is no plain word."""
+    """Return the text of a recipe file. SpecError for an invalid name."""
     if not NAME.fullmatch(name):
-        raise SpecError(f"{name[:90]!r} is not a name for a recipe: letters, digits, dots, dashes and underscores are allowed.")
+        raise SpecError(f"{name[:90]!r} is not a valid recipe name: use letters, digits, dots, dashes and underscores.")
     return yaml_text({"name": name, "description": told, "filter": tree})

@@ -1,6 +1,5 @@
-"""What facets and filters keep: at once of the sample, exactly of the whole pool, and what flips against a method.
-
-Each facet is asked as the filter that its recipe has, by the code of `datacomp filter`; the sample is a pool of its own for that.
+"""Computes what facets and filters keep: immediately for the sample, exactly for the whole pool, and the difference to a
+method. The code of `datacomp filter` evaluates each facet as the filter of its recipe; for this, the sample is a separate pool.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ from deployments.explore.facets import Facet, Tree, Wanted
 Mask = npt.NDArray[np.bool_]
 PART = "sample"
 MOST_KEPT = 64
-"""Verdicts of facets that are kept in memory."""
+"""Number of facet verdicts kept in memory."""
 AUTOMATIC_ROWS = 3_000_000
-"""Pools up to this size are counted, and their drops explained, without being asked."""
+"""Pools up to this size are counted, and their drops explained, automatically."""
 
 
 @dataclass
 class Count:
-    """A pass over the whole pool: under way, done or failed."""
+    """A pass over the whole pool: running, done or failed."""
 
     wanted: Wanted
     progress: LogProgress
@@ -64,7 +63,7 @@ class Judging:
     # As filters -------------------------------------------------------------------------------------------------------
 
     def tree_of(self, facet: Facet) -> Tree | None:
-        """The filter of a facet; None if it is for looking only."""
+        """Return the filter of a facet; None if it is for viewing only."""
         explorer = self.explorer
         if isinstance(facet, asked.Range):
             self._require(facet.column, explorer.numbers)
@@ -78,18 +77,18 @@ class Judging:
         return None
 
     def tree(self, wanted: Wanted) -> Tree:
-        """The filter of everything that a recipe can say."""
+        """Return the filter of everything that a recipe can express."""
         found = [self.tree_of(facet) for facet in wanted.facets]
         return asked.joined(wanted.base, [tree for tree in found if tree is not None])
 
     def _require(self, column: str, known: Any) -> None:
         if column not in known:
-            raise SpecError(f"The pool has no column {column[:80]!r} to look at.")
+            raise SpecError(f"The pool has no column {column[:80]!r}.")
 
     def _method(self, facet: asked.OfMethod) -> Any:
         methods = self.explorer.origin.methods
         if facet.method >= len(methods):
-            raise SpecError(f"There is no method number {facet.method}: there are {len(methods)}.")
+            raise SpecError(f"Method number {facet.method} does not exist: there are {len(methods)}.")
         return methods[facet.method]
 
     def _targets(self, facet: asked.Clusters) -> Path:
@@ -97,7 +96,7 @@ class Judging:
         chosen = sorted(set(facet.clusters))
         centroids = self.explorer.centroids
         if chosen[-1] >= len(centroids):
-            raise SpecError(f"There is no cluster number {chosen[-1]}: there are {len(centroids)}.")
+            raise SpecError(f"Cluster number {chosen[-1]} does not exist: there are {len(centroids)}.")
         digits = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:12]
         file = self.explorer.home / f"chosen-{self.explorer.prefix}-{digits}.npy"
         if not file.exists():
@@ -106,7 +105,7 @@ class Judging:
             temporary.replace(file)
         return file
 
-    # Of the sample ----------------------------------------------------------------------------------------------------
+    # The sample -------------------------------------------------------------------------------------------------------
 
     @cached_property
     def source(self) -> Source:
@@ -126,7 +125,7 @@ class Judging:
         return Source(Folder(home / "metadata"), (), (Folder(home / "features"),))
 
     def mask(self, facet: Facet) -> tuple[Mask, int]:
-        """Which sampled rows a facet keeps, (n,), and how many have no value that it could judge."""
+        """Return which sampled rows a facet keeps, (n,), and how many have no value to judge."""
         key = facet.model_dump_json()
         with self._guard:
             if key in self._masks:
@@ -148,12 +147,12 @@ class Judging:
         return made.kept, made.explanation.steps[-1].without_value
 
     def _looked_at(self, facet: Facet) -> tuple[Mask, int]:
-        """A facet that no filter says."""
+        """Evaluate a facet that no filter can express."""
         explorer = self.explorer
         if isinstance(facet, asked.Text):
             captions = explorer.sample.rows["text"] if "text" in explorer.sample.rows.columns else None
             if captions is None:
-                raise SpecError("This pool has no captions to look into.")
+                raise SpecError("This pool has no captions to search.")
             found = captions.str.to_lowercase().str.contains(facet.contains.lower(), literal=True)
             return found.fill_null(False).to_numpy(), captions.null_count()
         assert isinstance(facet, asked.Values)
@@ -164,7 +163,7 @@ class Judging:
         return (known & ~inside if facet.drop else inside), int((~known).sum())
 
     def verdict(self, wanted: Wanted) -> dict[str, Any]:
-        """What the facets keep of the sample together, and each alone."""
+        """Return what the facets keep of the sample, together and each alone."""
         mask, alone = self.kept(wanted)
         rows, pool = self.explorer.sample.num_rows, self.explorer.sample.num_pool
         share = mask.mean()
@@ -200,10 +199,10 @@ class Judging:
             self._masks[key] = made.kept, made.explanation.steps[-1].without_value
         return made.kept
 
-    # Of the whole pool ------------------------------------------------------------------------------------------------
+    # The whole pool ---------------------------------------------------------------------------------------------------
 
     def count(self, wanted: Wanted) -> tuple[str, Count]:
-        """The pass over the whole pool for what is wanted, begun if it is not under way or done."""
+        """Return the pass over the whole pool for a request; start it if it is neither running nor done."""
         key = hashlib.sha256(wanted.model_dump_json().encode()).hexdigest()[:16]
         tree = self.tree(wanted)
         recipe = recipe_of(tree)
@@ -211,7 +210,7 @@ class Judging:
             if key in self._counts and not self._counts[key].error:
                 return key, self._counts[key]
             if sum(not one.done.is_set() for one in self._counts.values()) >= 2:
-                raise SpecError("Two passes over the pool are under way already: wait for one of them to end.")
+                raise SpecError("Two passes over the pool are already running: wait until one of them ends.")
             while len(self._counts) >= MOST_KEPT:
                 self._counts.pop(next(iter(self._counts)))
             made = self._counts[key] = Count(wanted, LogProgress("count", every=3600))
@@ -230,7 +229,7 @@ class Judging:
             )
         except DatacompError as problem:
             made.error = str(problem)
-        except Exception as problem:  # whatever it was, the page that waits for it must hear of it
+        except Exception as problem:  # report any failure to the waiting page
             made.error = f"The pass over the pool ended with {type(problem).__name__}: {problem}"
         finally:
             made.done.set()
@@ -238,14 +237,13 @@ class Judging:
     # Methods ----------------------------------------------------------------------------------------------------------
 
     def reasons(self, method: int) -> tuple[npt.NDArray[np.int16], list[str]]:
-        """Why a method drops each sampled row: codes (n,), 0 for kept, and their words. Made once, by a pass over the pool.
-
-        SpecError if its filter is not known, or if what it keeps now is not what its subset contains.
+        """Return why a method drops each sampled row: codes (n,), 0 for kept, and their words. Computed once, by a pass over
+        the pool. SpecError if its filter is unknown, or if it now keeps other rows than its subset contains.
         """
         explorer, told = self.explorer, self.explorer.origin.methods[method]
         if told.filter is None or told.own_captions:
             why = "saw other captions" if told.own_captions else "has no filter on record"
-            raise SpecError(f"{told.name} {why}, so the reason of a drop is not known.")
+            raise SpecError(f"{told.name} {why}, so the reasons for drops are unknown.")
         with self._guard:
             if method in self._reviews:
                 return self._reviews[method]
@@ -262,7 +260,8 @@ class Judging:
         found = np.load(codes), json.loads(words.read_text(encoding="utf-8"))
         if not np.array_equal(found[0] == 0, explorer.times[method] > 0):
             raise SpecError(
-                f"The filter of {told.name} keeps other rows of this pool now than its subset has: reasons would be wrong."
+                f"The filter of {told.name} now keeps other rows of this pool than its subset contains, so reasons would be "
+                "wrong."
             )
         with self._guard:
             self._reviews[method] = found
@@ -275,7 +274,7 @@ def recipe_of(tree: Tree, name: str = "explored") -> Recipe:
 
 
 def flips(before: Mask, after: Mask) -> dict[str, int]:
-    """What changes from one to the other, by count."""
+    """Count what changes from one to the other."""
     return {"gained": int((after & ~before).sum()), "lost": int((before & ~after).sum()), "both": int((after & before).sum())}
 
 

@@ -1,4 +1,4 @@
-"""What to explore, from the store (a pool, a subset, an entry of the board, or a scale) or from plain folders."""
+"""Finds what to explore in the store (a pool, a subset, an entry of the board, or a scale) or in plain folders."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ MAX_METHODS = 16
 
 
 def of_store(store: Store, targets: Sequence[str], scale: str, local: Path) -> Origin:
-    """The pool that all `targets` (addresses of pools, subsets and entries, names of methods) belong to; none: the newest.
+    """Return the pool that all `targets` (addresses of pools, subsets and entries, names of methods) belong to; without
+    targets, the newest.
 
     Without a subset among the targets, all methods of the pool are shown, the newest MAX_METHODS.
     """
     found = [_record(store, target, scale) for target in targets]
     pools = {record.address: record for record in (_pool_of(store, record) for record in found)}
     if len(pools) > 1:
-        raise SpecError(f"These belong to different pools ({', '.join(pools)}): explore what belongs to one.")
+        raise SpecError(f"The targets belong to different pools ({', '.join(pools)}): give targets of one pool.")
     record = next(iter(pools.values()), None) or _newest_pool(store, scale)
     named = [record for record in found if record.kind == Subset.kind]
     methods = named or sorted(_of_pool(store, Subset.kind, record), key=lambda one: one.started, reverse=True)[:MAX_METHODS]
@@ -80,10 +81,7 @@ def of_folders(
     if shards:
         folder = Folder(shards)
         if not index_names(folder):
-            raise SpecError(
-                f"{shards} has no index, which says where each picture lies: write it with `datacomp pool adopt`, or leave "
-                "--shards out."
-            )
+            raise SpecError(f"{shards} has no index of the images: write it with `datacomp pool adopt`, or omit --shards.")
         where = Shards(folder, folder, folder if folder.exists(LEDGER) else None)
         state.append([str(folder), sorted((name, *detail) for name, detail in (folder / "index").details().items())])
     return Origin(
@@ -101,7 +99,7 @@ def _of_file(given: str) -> Method:
     file = SubsetFile(Folder(folder or "."), name)
     if not name.endswith(".npy") or not file.folder.exists(name):
         raise SpecError(
-            f"{given} is not a subset file (.npy): give one, or make it of your list with `datacomp filter --recipe "
+            f"{given} is not a subset file (.npy): give one, or make it from your list with `datacomp filter --recipe "
             f"listed:uids={given} --out subset.npy`."
         )
     return Method(name.removesuffix(".npy"), file, address=given)
@@ -112,9 +110,11 @@ def _record(store: Store, target: str, scale: str) -> Record:
     if "/" in target:
         record = store.record(target.strip("/"))
         if record is None:
-            raise SpecError(f"Nothing is built at {target!r} in {store.root}: `datacomp show` lists what is.")
+            raise SpecError(f"Nothing is built at {target!r} in {store.root}: list what is built with `datacomp show`.")
         if record.kind not in (Pool.kind, Subset.kind, "entries"):
-            raise SpecError(f"{target} is of kind {record.kind}: explore a pool, a subset, or an entry of the board.")
+            raise SpecError(
+                f"{target} is of kind {record.kind}, which cannot be explored: give a pool, a subset, or an entry of the board."
+            )
         return _inputs(store, record, "subset", Subset.kind) if record.kind == "entries" else record
     known = [one for one in store.records(Subset.kind) if one.address.startswith(f"{Subset.kind}/{scale}/")]
     fits = [one for one in known if one.artifact.get("recipe") == target]
@@ -134,19 +134,19 @@ def _inputs(store: Store, record: Record, name: str, kind: str) -> Record:
         found = store.record(given["address"])
         if found is not None and found.kind == kind:
             return found
-    raise SpecError(f"The {name} of {record.address} is not in {store.root} any more: name a pool that is.")
+    raise SpecError(f"The {name} of {record.address} is no longer in {store.root}: give a pool that is.")
 
 
 def _newest_pool(store: Store, scale: str) -> Record:
     known = [record for record in store.records(Pool.kind) if record.address.startswith(f"{Pool.kind}/{scale}/")]
     used = [one for one in known if any(True for _ in _of_pool(store, Subset.kind, one))] or known
     if not used:
-        raise SpecError(f"There is no pool of {scale} in {store.root} yet: run `datacomp pool --scale {scale}` first.")
+        raise SpecError(f"{store.root} has no pool of {scale} yet: run `datacomp pool --scale {scale}` first.")
     return max(used, key=lambda record: record.started)
 
 
 def _of_pool(store: Store, kind: str, pool: Record) -> list[Record]:
-    """What was made of the pool itself, and whose data is there; the oldest first, so that newer scores take their place."""
+    """Return artifacts made from the pool itself whose data exists, oldest first, so that newer scores override older ones."""
     found = [one for one in store.records(kind) if _is_of(one, pool) and not store.missing(one)]
     return sorted(found, key=lambda one: one.started)
 
@@ -156,7 +156,7 @@ def _is_of(record: Record, pool: Record) -> bool:
 
 
 def _pictures(store: Store, pool: Record) -> tuple[Record, Shards] | None:
-    """The pool's download; one with a ledger before others, the newest first."""
+    """Return the pool's download; one with a ledger is preferred, then the newest."""
     made: list[tuple[bool, str, Record, Shards]] = []
     for record in _of_pool(store, ShardSet.kind, pool):
         artifact = store.artifact(ShardSet, record)
@@ -186,7 +186,7 @@ def _methods(store: Store, records: Iterable[Record]) -> tuple[Method, ...]:
 
 
 def _models(store: Store, records: Sequence[Record], local: Path) -> dict[str, ModelSource]:
-    """The CLIP of each prefix; one whose weights are not here any more is left out, and cannot be searched with."""
+    """Return the CLIP of each prefix. A model whose weights no longer exist is skipped and cannot be used for searches."""
     models: dict[str, ModelSource] = {}
     for number, record in enumerate(records):
         spec = EmbedSpec.model_validate(record.spec.get("spec", record.spec))

@@ -1,4 +1,5 @@
-"""Everything known of one sampled pair: columns, what each method says of it and why, download, captions, near-duplicates."""
+"""Collects everything known about one sampled pair: columns, each method's verdict and reason, download, captions,
+near-duplicates."""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ def _method(judging: Judging, number: int, row: int) -> dict[str, Any]:
     if not times:
         try:
             if explorer.sample.num_pool > AUTOMATIC_ROWS:
-                raise SpecError(f"Reasons are worked out for pools of up to {AUTOMATIC_ROWS:,} rows.")
+                raise SpecError(f"Reasons are computed for pools of up to {AUTOMATIC_ROWS:,} rows.")
             codes, words = judging.reasons(number)
             reason = words[int(codes[row])]
         except DatacompError as problem:
@@ -88,7 +89,7 @@ def _duplicates(judging: Judging, row: int) -> list[dict[str, Any]]:
 
 
 def cards(judging: Judging, rows: list[int], scores: list[float] | None = None) -> list[dict[str, Any]]:
-    """What a grid of pictures shows of some rows."""
+    """Return what a grid of images shows for some rows."""
     explorer = judging.explorer
     columns = [name for name in ("uid", "text") if name in explorer.sample.rows.columns]
     table = explorer.sample.rows.select(columns)[rows]
@@ -108,7 +109,7 @@ def cards(judging: Judging, rows: list[int], scores: list[float] | None = None) 
 
 
 def plain_value(value: Any) -> Any:
-    """A value as JSON has it: no NaN, no date, no integer that JavaScript would round."""
+    """Convert a value to JSON: no NaN, no date, no integer that JavaScript would round."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bool) or value is None:

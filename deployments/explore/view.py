@@ -1,4 +1,4 @@
-"""What a page may ask of one explorer: plain requests in, plain answers out. The web stands in `app`."""
+"""Answers the page's requests to one explorer: plain requests in, plain answers out. `app` contains the web part."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Ask(BaseModel):
 
 
 class Search(_Ask):
-    """A text, or a sampled row whose likes are wanted; `within`: among what these facets keep."""
+    """A text, or a sampled row to find similar rows for; `within`: search only what these facets keep."""
 
     text: str = Field(default="", max_length=2000)
     row: int | None = Field(default=None, ge=0)
@@ -44,7 +44,7 @@ class Search(_Ask):
 
 
 class Judge(_Ask):
-    """Facets; the method (or none) to tell the flips against; columns whose kept rows are counted bin by bin."""
+    """Facets; the method (or none) to compare with; columns whose kept rows are counted per bin."""
 
     wanted: Wanted
     against: int | None = Field(default=None, ge=0)
@@ -60,7 +60,7 @@ class Save(_Ask):
 
 
 class Takedown(_Ask):
-    """Rows whose removal is asked for."""
+    """Rows whose removal is requested."""
 
     rows: tuple[int, ...] = Field(min_length=1, max_length=1000)
 
@@ -138,7 +138,7 @@ class View:
     # Arrays -----------------------------------------------------------------------------------------------------------
 
     def points(self) -> bytes:
-        """x and y of every row, float32, NaN where it has no place."""
+        """x and y of every row, float32, NaN where it has no position."""
         return np.ascontiguousarray(self.explorer.places, np.float32).tobytes()
 
     def column(self, name: str) -> bytes | None:
@@ -156,7 +156,7 @@ class View:
 
     def search(self, asked: Search) -> Answer:
         if asked.row is None and not asked.text.strip():
-            raise SpecError("Give some words to search for.")
+            raise SpecError("The search is empty: give some words.")
         among = self.judging.kept(asked.within)[0] if asked.within is not None else None
         if asked.row is not None:
             hits = self.explorer.neighbours(self._row(asked.row), asked.count, side=asked.side, among=among)
@@ -167,12 +167,12 @@ class View:
         return self.found(self.explorer.encode_picture(data), Search(count=count), None)
 
     def found(self, query: npt.NDArray[np.floating[Any]], asked: Search, among: npt.NDArray[np.bool_] | None) -> Answer:
-        """What is nearest to a vector."""
+        """Return the nearest neighbours of a vector."""
         if asked.scope == "sample":
             return self._hits(self.explorer.search(query, asked.count, side=asked.side, among=among))
         index = self.explorer.whole_index
         if index is None:
-            raise SpecError("There is no index of the whole pool: start with `datacomp explore --index` to make one.")
+            raise SpecError("There is no index of the whole pool: build one with `datacomp explore --index`.")
         return {"places": [self._outside(*place) for place in index.search(query, asked.count)]}
 
     def _outside(self, part: str, row: int, score: float) -> Answer:
@@ -192,7 +192,7 @@ class View:
 
     def _row(self, row: int) -> int:
         if row >= self.explorer.sample.num_rows:
-            raise SpecError(f"The sample has {self.explorer.sample.num_rows:,} rows, and no row {row:,}.")
+            raise SpecError(f"The sample has {self.explorer.sample.num_rows:,} rows and no row {row:,}.")
         return row
 
     def cards(self, rows: list[int]) -> Answer:
@@ -217,7 +217,7 @@ class View:
 
     def _known_method(self, number: int) -> int:
         if number >= len(self.explorer.times):
-            raise SpecError(f"There is no method number {number}: there are {len(self.explorer.times)}.")
+            raise SpecError(f"Method number {number} does not exist: there are {len(self.explorer.times)}.")
         return number
 
     def _binned(self, name: str, mask: npt.NDArray[np.bool_]) -> list[int]:
@@ -236,10 +236,10 @@ class View:
         return self.counted(key)
 
     def counted(self, key: str) -> Answer:
-        """Where a pass over the pool stands, or what it found."""
+        """Return the progress of a pass over the pool, or its result."""
         made = self.judging.counted(key)
         if made is None:
-            raise SpecError("That pass over the pool is not known any more: ask for it again.")
+            raise SpecError("This pass over the pool is no longer known: request it again.")
         if made.error:
             raise SpecError(made.error)
         if made.review is None:
@@ -255,7 +255,7 @@ class View:
         }
 
     def reasons(self, method: int) -> Answer:
-        """Why a method drops rows of the sample, and the codes of that (uint16, base64)."""
+        """Return why a method drops rows of the sample, and the codes of the reasons (uint16, base64)."""
         codes, words = self.judging.reasons(self._known_method(method))
         return {
             "words": ["kept", *words[1:]],
@@ -281,23 +281,23 @@ class View:
         uid = str(self.explorer.sample.rows["uid"][self._row(row)])
         return self.explorer.pictures.picture(uid, size)
 
-    # What is written --------------------------------------------------------------------------------------------------
+    # Writing ----------------------------------------------------------------------------------------------------------
 
     def recipe(self, wanted: Wanted, name: str = "explored") -> tuple[Tree, str]:
-        """The filter of what is chosen, and the text of its recipe file."""
+        """Return the chosen filter and the text of its recipe file."""
         tree = self.judging.tree(wanted)
         recipe_of(tree, name)
         looking = [facet.kind for facet in wanted.facets if self.judging.tree_of(facet) is None]
-        left_out = f" Left out, for looking only: {', '.join(looking)}." if looking else ""
+        left_out = f" Not saved, for viewing only: {', '.join(looking)}." if looking else ""
         return tree, recipe_text(name, tree, f"Chosen in datacomp explore over {self.explorer.origin.name}.{left_out}")
 
     def save(self, asked: Save) -> Answer:
-        """Write a recipe file, with the vectors that it names beside it."""
+        """Write a recipe file, and the vectors it names next to it."""
         if not NAME.fullmatch(asked.name):
             recipe_text(asked.name, {}, "")
         file = self.out / f"{asked.name}.yaml"
         if file.exists() and not asked.replace:
-            raise SpecError(f"{file} exists already: choose another name, or say that it shall be replaced.")
+            raise SpecError(f"{file} already exists: choose another name, or choose to overwrite it.")
         with self._writing:
             self.out.mkdir(parents=True, exist_ok=True)
             _, text = self.recipe(asked.wanted, asked.name)
@@ -314,7 +314,7 @@ class View:
         return {"file": str(file.resolve()), "text": text, "command": f"datacomp filter --recipe {file.name} --explain"}
 
     def takedown(self, asked: Takedown) -> Answer:
-        """Add uids to the file of requests; each stands there once."""
+        """Add uids to the file of requests; each is listed once."""
         uids = [str(self.explorer.sample.rows["uid"][self._row(row)]) for row in asked.rows]
         file = self.out / REQUESTS
         with self._writing:

@@ -286,7 +286,7 @@ def refusals(weights: Weights) -> dict[str, tuple[Callable[[Path], Path], str]]:
             r"objects of argparse.*convert-checkpoint",
         ),
         "numpy": (saved({"state_dict": weights, "best": np.float64(0.5)}), r"objects of numpy.*convert-checkpoint"),
-        "a strange prefix": (saved(prefixed(weights, "student.clip.")), r"are called 'student.clip.' and then as in the model"),
+        "a strange prefix": (saved(prefixed(weights, "student.clip.")), r"have the prefix 'student.clip.'"),
         "a prefix of some": (
             saved(prefixed(weights, "module.") | {"head.bias": torch.zeros(1)}),
             r"begin with 'module.' and others, such as head.bias, do not",
@@ -298,7 +298,7 @@ def refusals(weights: Weights) -> dict[str, tuple[Callable[[Path], Path], str]]:
             saved({key: value.to(torch.int32) for key, value in weights.items()}),
             r"is stored as torch.int32 and not as floating point numbers.*float32, float16 or bfloat16",
         ),
-        "a list": (saved([1, 2]), r"has no weights: it holds a list"),
+        "a list": (saved([1, 2]), r"has no weights: it contains a list"),
         "another model": (
             saved({key: value[..., :1] for key, value in weights.items() if value.ndim}),
             r"does not fit the model",

@@ -98,7 +98,7 @@ def test_help_lists_every_command_and_each_has_an_example(datacomp: Command) -> 
         (("plan", "--scale", "smal"), "Unknown scale 'smal'. Did you mean 'small'? Known: "),
         (("plan", "-r", "clip_score:frction=0.2"), "frction"),
         (("filter", "-r", "missing.yaml"), "missing.yaml"),
-        (("search",), "Give the YAML file of a search"),
+        (("search",), "give the YAML file of a search"),
         (("search", "missing.yaml"), "missing.yaml"),
         (("search", "searches/tiny/none--0123456789ab"), "There is no search at 'searches/tiny/none--0123456789ab'"),
         (("filter", "--metadata", "somewhere"), "--out"),
@@ -230,4 +230,4 @@ def test_a_wrong_field_is_named_as_the_option_that_the_user_gave(
 def test_every_step_takes_a_pool_by_its_address(datacomp: Command, command: str) -> None:
     told = datacomp(command, "--pool", "pools/byod/mine--000000000000")
     assert (told.returncode, "Traceback" in told.stderr) == (2, False), told.stderr
-    assert "There is nothing of kind pools at 'pools/byod/mine--000000000000'" in told.stderr
+    assert "has nothing of kind pools at 'pools/byod/mine--000000000000'" in told.stderr

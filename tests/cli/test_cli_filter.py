@@ -114,10 +114,10 @@ def test_metadata_and_scores_and_the_subset_may_lie_in_a_bucket(
     [
         (("filter", "--metadata", "metadata", "-r", "near_dedup", "--explain"), 1, "reads pictures, and this pool has none"),
         (("filter", "--metadata", "metadata", "-r", "sem_dedup:centroids=no.npy", "--explain"), 2, "no.npy cannot be read"),
-        (("subset", "compare", "a.npy"), 2, "Two subset files are compared"),
+        (("subset", "compare", "a.npy"), 2, "needs exactly two subset files"),
         (("subset", "union", "a.npy", "b.npy"), 2, "--out"),
         (("subset", "union", "nowhere.npy", "a.npy", "--out", "c.npy"), 1, "nowhere.npy is not there"),
-        (("cluster", "--metadata", "metadata", "--out", "c.txt"), 2, "ends with .npy"),
+        (("cluster", "--metadata", "metadata", "--out", "c.txt"), 2, "does not end with .npy"),
         (("cluster", "--metadata", "metadata", "--embeddings", "b32", "--out", "c.npy"), 1, "no embeddings 'b32_img'"),
     ],
 )
@@ -207,7 +207,7 @@ def test_sizes_that_are_no_numbers_keep_no_row(
     status, _, errors = call(capfd, monkeypatch, *told)
     assert status == 1
     assert "The column 'original_width'" in errors
-    assert "holds String and not numbers of pixels: write it as int32." in errors.replace("\n", " ")
+    assert "contains String, not numbers of pixels: write it as int32." in errors.replace("\n", " ")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -90,7 +90,7 @@ def test_a_folder_is_embedded_by_a_checkpoint_and_a_second_call_finds_it_done(
         return int(str(ended.value.code)), *capfd.readouterr()
 
     status, _, problem = datacomp("no encoder")
-    assert (status, "'no encoder' is no encoder: give NAME=MODEL@WEIGHTS" in problem) == (2, True)
+    assert (status, "'no encoder' is not an encoder: give NAME=MODEL@WEIGHTS" in problem) == (2, True)
     status, _, problem = datacomp(f"mine={MODEL}@{world}/none.pt")
     assert (status, "give the path of a checkpoint file" in problem) == (2, True)
     for _ in range(2):

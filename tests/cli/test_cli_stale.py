@@ -381,8 +381,8 @@ def test_an_embedding_reads_columns_of_one_meaning(datacomp: Command, world: Pat
 @pytest.mark.parametrize(
     ("name", "values", "told"),
     [
-        ("text", list(range(ROWS)), "holds Int64 and not text"),
-        ("text", [["a"]] * ROWS, "holds List(String) and not text"),
+        ("text", list(range(ROWS)), "contains Int64, not text"),
+        ("text", [["a"]] * ROWS, "contains List(String), not text"),
         ("uid", list(range(ROWS)), "holds Int64: uids are 32 hex digits"),
     ],
 )

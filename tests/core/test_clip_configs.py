@@ -122,7 +122,7 @@ def test_a_tokenizer_that_is_not_here_is_one_sentence_that_names_the_users_file(
     with pytest.raises(DataError, match=rf"^The model {path} reads tokenizer_config\.json of nobody/none, which is not on this"):
         source(str(path), weights, Folder(tmp_path)).load("cpu")
     wrong = written(tmp_path / "wrong.json", {**own, "vision_cfg": {**own["vision_cfg"], "widht": 3}})
-    with pytest.raises(DataError, match=rf"^The model {wrong} cannot be made: .*'widht'"):
+    with pytest.raises(DataError, match=rf"^The model {wrong} cannot be built: .*'widht'"):
         source(str(wrong), weights, Folder(tmp_path)).load("cpu")
 
 

@@ -201,5 +201,5 @@ def test_what_cannot_be_a_model(tmp_path: Path) -> None:
         clip_sources.source("ViT-B32", None, kept)
     with pytest.raises(DataError, match=r"nothing\.pt is not there"):
         clip_sources.source(MODEL, tmp_path / "nothing.pt", kept)
-    with pytest.raises(SpecError, match="leave --checkpoint out"):
+    with pytest.raises(SpecError, match="omit --checkpoint"):
         clip_sources.source("hf-hub:some/clip", tmp_path / "config.json", kept)

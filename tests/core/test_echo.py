@@ -46,4 +46,4 @@ def test_a_flood_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture, mo
     with file.open("a") as out:
         out.write("later\n")
     echo.close()
-    assert told(caplog) == ["img2dataset: and 900 lines more", "img2dataset: later"]
+    assert told(caplog) == ["img2dataset: and 900 more lines", "img2dataset: later"]

@@ -14,7 +14,7 @@ from datacomp_core.errors import MissingLibraryError
 def test_another_version_of_a_changed_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     foreign.require_version("img2dataset")
     monkeypatch.setitem(foreign.MADE_FOR, "img2dataset", "1.4")
-    with pytest.raises(MissingLibraryError, match=r"img2dataset 1\.47\.0 is installed, and this works with 1\.4 only: pip"):
+    with pytest.raises(MissingLibraryError, match=r"img2dataset 1\.47\.0 is installed, but this works only with 1\.4: pip"):
         foreign.require_version("img2dataset")
 
 

@@ -64,7 +64,7 @@ def test_a_broken_connection_goes_on_where_it_broke_and_a_busy_server_is_asked_a
 @pytest.mark.parametrize("path", ["test/0.tar", "classnames.txt"])
 def test_wrong_bytes_are_refused_and_nothing_half_true_is_left(server: LocalHub, tmp_path: Path, path: str) -> None:
     server.changed = {path}
-    with pytest.raises(DataError, match=f"{path.replace('.', '[.]')} came with another hash"):
+    with pytest.raises(DataError, match=f"{path.replace('.', '[.]')} has another hash"):
         hub.fetch(hub.snapshot("dataset", "some/set"), Folder(tmp_path))
     assert path not in there(tmp_path)
     assert "hub.json" not in there(tmp_path)

@@ -89,7 +89,7 @@ def test_log_records_and_their_tracebacks_have_none(capfd: pytest.CaptureFixture
     ("url", "told"),
     [
         (f"http://127.0.0.1:9/?k={SECRET}", "cannot be reached"),
-        (f"http://me:{SECRET}@127.0.0.1:9/", "has a user or a password in it"),
+        (f"http://me:{SECRET}@127.0.0.1:9/", "contains a user or a password"),
     ],
 )
 def test_the_command_line_prints_none(tmp_path: Path, url: str, told: str) -> None:

@@ -113,10 +113,10 @@ def test_explore_saves_a_recipe_that_keeps_what_was_counted(client: TestClient, 
     chosen = select(load_recipe(saved.json()["file"]), Folder(str(pool / "metadata")), out=Folder(str(tmp_path)), write="subset")
     assert counted["kept"] == chosen.num_samples > 0
     assert sorted(counted["dropped"].values()) == sorted(chosen.explanation.dropped.values())
-    assert "for looking only: text" in saved.json()["text"]
+    assert "for viewing only: text" in saved.json()["text"]
     again = client.post("/api/save", json={"name": "mine", "wanted": wanted})
     assert again.status_code == 400
-    assert "exists already" in again.json()["error"]
+    assert "already exists" in again.json()["error"]
     for name in ("../mine", "a b", "", "x" * 90):
         assert client.post("/api/save", json={"name": name, "wanted": wanted}).status_code == 400
     assert sorted(file.name for file in view.out.iterdir()) == ["mine-centroids.npy", "mine-target.npy", "mine.yaml"]
@@ -167,7 +167,7 @@ def test_explore_searches_and_knows_pairs(client: TestClient, view: View, pool: 
     assert one["methods"][0]["times"] == int(score > 0.2)
     assert client.get(f"/api/pair/{ROWS - 1}").json()["picture"] is None
     refused = client.post("/api/search", json={"text": "a dog"})
-    assert (refused.status_code, "is not here" in refused.json()["error"]) == (400, True)
+    assert (refused.status_code, "is not available here" in refused.json()["error"]) == (400, True)
     assert client.post("/api/search", json={"row": ROWS - 1}).status_code == 400
     assert client.get(f"/api/pair/{ROWS}").status_code == 400
     assert len(rows_of(pool)) == ROWS
@@ -257,7 +257,7 @@ def test_explore_exports_a_data_set_folder(view: View, tmp_path: Path) -> None:
     assert told["info"]["features"]["uid"]["_type"] == "Value"
     assert all(pl.read_parquet(file)["kept_kept"])
     assert "data/*.parquet" in (tmp_path / "set" / "README.md").read_text()
-    with pytest.raises(SpecError, match="has files already"):
+    with pytest.raises(SpecError, match="already contains files"):
         write_export(view.explorer, out, only="kept", pictures="none", form="huggingface", progress=NoProgress())
     for odd in ({"only": "nobody"}, {"pictures": "all"}, {"form": "csv"}):
         given: Any = {"only": "", "pictures": "none", "form": "parquet", **odd}

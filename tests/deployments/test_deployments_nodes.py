@@ -64,7 +64,7 @@ def test_the_first_node_passes_stops_on_and_tells_its_commands_status(tmp_path: 
         assert ran.returncode == status
     wrong = subprocess.run([DATACOMP, "node", *meet, "--", "no-such"], env=own, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
-    assert wrong.stderr == "error: There is no command 'no-such' on this node.\n"
+    assert wrong.stderr == "error: This node has no command 'no-such': install it or correct its name.\n"
 
 
 @pytest.mark.skipif(not slurm_cluster.HERE, reason="needs Debian's slurm-wlm, and root")

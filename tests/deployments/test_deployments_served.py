@@ -95,7 +95,7 @@ def test_explore_has_a_door_here(pages: Folder, tmp_path: Path, monkeypatch: pyt
         time.sleep(0.1)
     assert answer.status_code == 400
     assert "Nothing is built at 'pools/tiny/mine--0123456789ab'" in answer.json()["error"]
-    assert "nothing to explore" in asked.get("/explore/checkpoints/tiny/x/api/about").json()["error"]
+    assert "cannot be explored" in asked.get("/explore/checkpoints/tiny/x/api/about").json()["error"]
     settings.cache_clear()
 
 

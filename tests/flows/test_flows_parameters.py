@@ -105,7 +105,7 @@ def test_a_pool_of_the_store_needs_no_scorer(scale: str, tmp_path: Path, monkeyp
     chosen = ExperimentSpec.model_validate({**where, "recipe": "clip_score:score=l14,fraction=0.3"})
     steps = plan(lambda call: experiments(call, [chosen]), store())
     assert [one.kind for one in steps] == ["shards", "subsets", "shards", "checkpoints", "reports", "entries"]
-    with pytest.raises(SpecError, match="needs a score, and no model is named"):
+    with pytest.raises(SpecError, match="needs a score, and no model is given"):
         plan(lambda call: experiments(call, [chosen.model_copy(update={"recipe": "clip_score_tiny"})]), store())
     assert isinstance(store(), Store)
 
@@ -134,7 +134,7 @@ def test_a_scale_of_the_competition_begins_at_the_hub(scale: str, tmp_path: Path
 
 
 def test_debug_has_no_pool_of_its_own() -> None:
-    with pytest.raises(SpecError, match="no pool of its own"):
+    with pytest.raises(SpecError, match="no built-in pool"):
         ExperimentSpec.model_validate({"scale": "debug", "recipe": "no_filter"}).preparation()
 
 

@@ -167,7 +167,7 @@ def test_a_filter_that_fails_is_a_failed_trial_and_a_machine_that_fails_is_not(s
         _run(_search(name="broken", seed=1), store, broken)
     assert not Journal(store.root / _search(name="broken", seed=1).address()).trials()
     broken.fails = lambda fraction: DataError("nothing") if fraction != 0.3 else None
-    with pytest.raises(DataError, match="No trial of the search broken came to a score. The first one: nothing"):
+    with pytest.raises(DataError, match="No trial of the search broken has a score. The first one: nothing"):
         _run(_search(name="broken", seed=1), store, broken)
 
 
@@ -179,7 +179,7 @@ def test_budgets_stop_a_search_and_keep_the_final_runs_back(store: Store) -> Non
     assert study.judgement is not None
     more = _run(_search(trials=5), store, World(store, _good))
     assert len(more.trials) == 5
-    with pytest.raises(DataError, match="came to a score. The first one: the budget allows none"):
+    with pytest.raises(DataError, match="has a score. The first one: the budget allows none"):
         _run(_search(name="poor", seed=3, money=1e-12), store, World(store, _good))
 
 
@@ -275,8 +275,11 @@ def test_free_parameters_are_named_and_filled() -> None:
             "Unknown field of the search file .* 'trails'.*'trials'",
         ),
         ("filter: {kind: words, at_least: {low: 1, high: 9}}\nagainst: clip_scor", "Unknown recipe 'clip_scor'"),
-        ("filter: {kind: words, at_least: {low: 1, high: 9}}\nfinal_seeds: [0, 1]", "must be fresh, and 0 is a seed"),
-        ("filter: {kind: words, at_least: {low: 1, high: 9}}\nfirst_scales: [small]", "first_scales are smaller than tiny"),
+        (
+            "filter: {kind: words, at_least: {low: 1, high: 9}}\nfinal_seeds: [0, 1]",
+            "The final seed 0 is also a seed of the search",
+        ),
+        ("filter: {kind: words, at_least: {low: 1, high: 9}}\nfirst_scales: [small]", "first_scales must be smaller than tiny"),
         ("filter: [", "not valid YAML"),
         ("trials: 3", "a mapping with a `filter`"),
     ],

@@ -30,7 +30,7 @@ def test_another_protocol_or_other_data_is_another_measurement(field: str) -> No
 
 def test_another_device_is_no_drift_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert moved(report(a=0.5), report(a=0.9) | {"device": "cuda"}, "checkpoints/x", 0.001) == []
-    assert "checkpoints/x is not compared: its earlier report has another device" in caplog.text
+    assert "checkpoints/x is not compared: its earlier report has a different device" in caplog.text
 
 
 def test_the_alarm_names_the_worst_and_silence_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""`datacomp pool`, `embed`, `filter`, `reshard`, `train`, `evaluate`: one module a stage, `until.py` what they share."""
+"""`datacomp pool`, `embed`, `filter`, `reshard`, `train`, `evaluate`: one module per stage; `until.py` has what they share."""

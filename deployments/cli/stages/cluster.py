@@ -1,4 +1,4 @@
-"""`datacomp cluster`: centroids of a pool's images, for the filters image_clusters (image_based) and sem_dedup."""
+"""`datacomp cluster`: computes centroids of a pool's images for the filters image_clusters (image_based) and sem_dedup."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ def add_to(app: typer.Typer) -> None:
 def cluster(
     metadata: Annotated[str, typer.Option(help="A folder or bucket of metadata parquets.")],
     out: Annotated[str, typer.Option(help="The file of centroids to write (.npy).")],
-    features: Annotated[list[str] | None, typer.Option(help="Folders of npz files, if not beside the metadata.")] = None,
-    embeddings: Annotated[str, typer.Option(help="Whose image embeddings: <name>_img of the npz.")] = "l14",
+    features: Annotated[list[str] | None, typer.Option(help="Folders of npz files, if not next to the metadata.")] = None,
+    embeddings: Annotated[str, typer.Option(help="Name of the image embeddings: <name>_img in the npz.")] = "l14",
     num_clusters: Annotated[int, typer.Option(min=1, help="Centroids.")] = 100_000,
     sample_ratio: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of each part (paper: 1, 1, 0.3, 0.03 by scale).")
+        float, typer.Option(min=0, max=1, help="Share of each part to use (paper: 1, 1, 0.3, 0.03 by scale).")
     ] = 1.0,
-    captions: Annotated[Literal["english", "any"], typer.Option(help="Only rows with an English caption, or all.")] = "english",
-    seed: Annotated[int, typer.Option(min=0, help="Of the sample and of k-means.")] = 0,
+    captions: Annotated[
+        Literal["english", "any"], typer.Option(help="Rows to use: those with an English caption, or all.")
+    ] = "english",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sample and of k-means.")] = 0,
     json: options.Json = False,
 ) -> None:
-    """Find the centroids of a pool's images by k-means (faiss, 20 rounds).
+    """Compute the centroids of a pool's images with k-means (faiss, 20 rounds).
 
     Example: datacomp cluster --metadata small/metadata --num-clusters 100000 --out centroids.npy
     """
@@ -42,7 +44,7 @@ def cluster(
     from datacomp_core.source import Source
 
     if not out.endswith(".npy"):
-        raise SpecError(f"The file of centroids ends with .npy, and {out!r} does not.")
+        raise SpecError(f"{out!r} does not end with .npy: give a file name that does.")
     spec = ClusterSpec(num_clusters=num_clusters, features=embeddings, sample_ratio=sample_ratio, captions=captions, seed=seed)
     source = Source(Folder(metadata), features=tuple(Folder(url) for url in features or []))
     folder, name = until.target(out)

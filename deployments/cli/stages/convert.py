@@ -1,4 +1,4 @@
-"""`datacomp convert-checkpoint`: the weights of a checkpoint that holds more than plain tensors, as safetensors."""
+"""`datacomp convert-checkpoint`: writes the weights of a checkpoint that contains more than plain tensors as safetensors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def convert_checkpoint(
-    checkpoint: Annotated[Path, typer.Argument(help="TorchScript, or a torch file with pickled objects beside the weights.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="TorchScript file, or torch file that contains pickled objects besides the weights.")
+    ],
     out: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
     json: options.Json = False,
 ) -> None:
-    """Write a checkpoint's weights as safetensors, in a process without network and environment that makes tensors only.
+    """Write a checkpoint's weights as safetensors. A process without network and environment loads it and builds only tensors.
 
     Example: datacomp convert-checkpoint ViT-B-32.pt ViT-B-32.safetensors
     """

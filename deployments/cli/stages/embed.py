@@ -1,4 +1,4 @@
-"""`datacomp embed`: features and scores of an experiment's pool, or of any folder of metadata and shards."""
+"""`datacomp embed`: computes features and scores of an experiment's pool, or of any folder of metadata and shards."""
 
 from __future__ import annotations
 
@@ -33,20 +33,18 @@ def embed(
     scale: options.Scale = "tiny",
     recipe: Annotated[
         str,
-        typer.Option("--recipe", "-r", help="Make the scores that this filter reads; left out: clip_score_tiny or clip_score."),
+        typer.Option("--recipe", "-r", help="Compute the scores that this filter reads. Default: clip_score_tiny or clip_score."),
     ] = "",
     pool_seed: until.PoolSeed = 0,
     pool: options.Pool = "",
     model: options.Embed = None,
     captions: Annotated[
         str,
-        typer.Option("--captions", help="Embed the captions of a policy's sets; with --metadata those of a folder of captions."),
+        typer.Option("--captions", help="Embed the captions of a policy's sets; with --metadata, of a folder of captions."),
     ] = "",
-    metadata: Annotated[
-        str | None, typer.Option(help="Folder or bucket of metadata parquets, in place of an experiment.")
-    ] = None,
+    metadata: Annotated[str | None, typer.Option(help="Folder or bucket of metadata parquets, instead of an experiment.")] = None,
     features: Annotated[
-        str | None, typer.Option(help="With --captions: folder of the pool's npz, if not beside --metadata.")
+        str | None, typer.Option(help="With --captions: folder of the pool's npz, if not next to --metadata.")
     ] = None,
     shards: Annotated[
         str | None,
@@ -59,17 +57,21 @@ def embed(
         list[str] | None,
         typer.Option(help="With --metadata: NAME=MODEL[:TAG]@WEIGHTS or NAME=FOLDER [,flip=averaged]; repeat for several."),
     ] = None,
-    precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="With --metadata: autocast.")] = "fp32",
-    batch_size: Annotated[int, typer.Option(min=1, help="With --metadata: rows encoded together.")] = 256,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="With --metadata: precision of the autocast.")
+    ] = "fp32",
+    batch_size: Annotated[int, typer.Option(min=1, help="With --metadata: rows per batch.")] = 256,
     decoding: Annotated[
-        Literal["full", "fast"], typer.Option(help="With --metadata: fast resizes by torch: equal to rounding.")
+        Literal["full", "fast"], typer.Option(help="With --metadata: fast resizes with torch; results are equal up to rounding.")
     ] = "full",
-    recompute: Annotated[bool, typer.Option(help="With --metadata: also scores that the metadata brings.")] = False,
-    device: Annotated[str, typer.Option(help="With --metadata: torch device, several with commas.")] = "",
+    recompute: Annotated[
+        bool, typer.Option(help="With --metadata: also recompute scores that the metadata already contains.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="With --metadata: torch device; separate several with commas.")] = "",
     trust_times: options.TrustTimes = False,
     json: options.Json = False,
 ) -> None:
-    """Score a pool: features of image and text, and their cosine, by the scale's scorer or by models of your own.
+    """Score a pool: compute image and text features and their cosine, with the scale's scorer or your own models.
 
     Examples:
 
@@ -101,15 +103,14 @@ def embed(
 
 
 def _experiment(scale: str, recipe: str, model: list[str] | None, **given: Any) -> ExperimentSpec:
-    """The experiment whose scores are made: of the recipe's models, of those that are named, or of the scale's default."""
+    """Return the experiment to score: with the recipe's models, the named models, or the scale's default."""
     default = "no_filter" if model else until.DEFAULT_RECIPE if scale == "tiny" else "clip_score"
     return until.spec_of(scale, recipe or default, **given, **encoders_of(model))
 
 
 def parsed(text: str) -> tuple[Encoder, ModelSource]:
-    """`NAME=MODEL[:TAG]@WEIGHTS`, `NAME=FOLDER`, or `NAME=hf-hub:OWNER/NAME@REVISION`, each with `,flip=averaged` or without.
-
-    SpecError if it is none of them.
+    """`NAME=MODEL[:TAG]@WEIGHTS`, `NAME=FOLDER`, or `NAME=hf-hub:OWNER/NAME@REVISION`, each with or without `,flip=averaged`.
+    SpecError for any other form.
     """
     text, flip = flip_of(text)
     made, model = _parsed(text)
@@ -132,7 +133,7 @@ def _parsed(text: str) -> tuple[Encoder, ModelSource]:
         return _named(Encoder, found["name"]), configured(Path(found["model"]), _weights(found["file"]))
     if found is None:
         raise SpecError(
-            f"{text!r} is no encoder: give NAME=MODEL@WEIGHTS, such as b32=ViT-B-32@epoch_5.pt, NAME=FOLDER of a model, or "
+            f"{text!r} is not an encoder: give NAME=MODEL@WEIGHTS, such as b32=ViT-B-32@epoch_5.pt, NAME=FOLDER of a model, or "
             "NAME=hf-hub:OWNER/NAME; `,flip=averaged` may follow."
         )
     name, weights = clip.known(found["model"]), _weights(found["file"])
@@ -141,7 +142,7 @@ def _parsed(text: str) -> tuple[Encoder, ModelSource]:
 
 def _weights(text: str) -> Path:
     if not Path(text).is_file():
-        raise SpecError(f"There are no weights at {text}: give the path of a checkpoint file.")
+        raise SpecError(f"No weights were found at {text}: give the path of a checkpoint file.")
     return Path(text)
 
 

@@ -1,4 +1,4 @@
-"""`datacomp evaluate`: zero-shot scores of an experiment, or of any model on a folder of test sets."""
+"""`datacomp evaluate`: evaluates an experiment zero-shot, or any model on a folder of test sets."""
 
 from __future__ import annotations
 
@@ -38,39 +38,45 @@ def evaluate(
     pool_seed: until.PoolSeed = 0,
     pool: options.Pool = "",
     embed: options.Embed = None,
-    model: Annotated[str | None, typer.Option(help=f"In place of an experiment: {MODEL}")] = None,
-    config: Annotated[Path | None, typer.Option(help="In place of --model: open_clip configuration file (.json).")] = None,
+    model: Annotated[str | None, typer.Option(help=f"Instead of an experiment: {MODEL}")] = None,
+    config: Annotated[Path | None, typer.Option(help="Instead of --model: open_clip configuration file (.json).")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="With --model: open_clip checkpoint or safetensors.")] = None,
-    golden: Annotated[str | None, typer.Option(help="A released checkpoint, compared with its published scores.")] = None,
+    golden: Annotated[
+        str | None, typer.Option(help="Evaluate a released checkpoint and compare it with its published scores.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="With --model: folder or bucket of test sets (wds_*_test).")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Bring the sets that are not in --data from the hub.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Download the sets that are missing in --data from the hub.")
+    ] = False,
     out: Annotated[str | None, typer.Option(help="With --model: folder for the report.")] = None,
-    suite: Annotated[str, typer.Option(help="With --model: suite. Default: the one whose sets lie in --data.")] = "",
+    suite: Annotated[str, typer.Option(help="With --model: suite. Default: the suite whose sets are in --data.")] = "",
     tasks: Annotated[
-        list[str] | None, typer.Option(help="With --model: only this task, of the suite or your own; repeat for several.")
+        list[str] | None, typer.Option(help="With --model: only this task, from the suite or your own; repeat for several.")
     ] = None,
     add_tasks: Annotated[
         list[str] | None,
         typer.Option(
-            help="Tasks of your own: a YAML file with one row each, a Python file, or a registered task; repeat for several."
+            help="Your own tasks: a YAML file with one row per task, a Python file, or a registered task; repeat for several."
         ),
     ] = None,
     precision: Annotated[str, typer.Option(help="reference (exact), fp32 or bf16.")] = "reference",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the image tower (faster on a GPU).")] = False,
-    batch_size: Annotated[int, typer.Option(help="Images encoded together.")] = 256,
-    deviation: Annotated[bool, typer.Option("--deviation", help="Evaluate exactly as well, and show what differs.")] = False,
+    batch_size: Annotated[int, typer.Option(help="Images per batch.")] = 256,
+    deviation: Annotated[
+        bool, typer.Option("--deviation", help="Also evaluate in the exact mode, and show the differences.")
+    ] = False,
     few_shot: Annotated[
-        list[int] | None, typer.Option(min=1, help="Also with K labelled images a class; repeat for several.")
+        list[int] | None, typer.Option(min=1, help="Also evaluate with K labelled images per class; repeat for several.")
     ] = None,
-    linear_probe: Annotated[bool, typer.Option("--linear-probe", help="Also a linear probe, on half of each set.")] = False,
-    device: Annotated[str, typer.Option(help="Torch device, several with commas, or cuda:* for all.")] = "",
+    linear_probe: Annotated[bool, typer.Option("--linear-probe", help="Also train a linear probe on half of each set.")] = False,
+    device: Annotated[str, typer.Option(help="Torch device; separate several with commas, or cuda:* for all.")] = "",
     trust_times: options.TrustTimes = False,
     list_: Annotated[
-        bool, typer.Option("--list", help="List the tasks and protocols, those of other packages included.")
+        bool, typer.Option("--list", help="List the tasks and protocols, including those of other packages.")
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Score a model zero-shot: one of an experiment, or any model on a folder of test sets.
+    """Evaluate a model zero-shot: the model of an experiment, or any model on a folder of test sets.
 
     Examples:
 
@@ -126,7 +132,7 @@ def evaluate(
 
 
 def _spec(data: str, suite: str, rows: tuple[TaskRow, ...], **fields: Any) -> EvalSpec:
-    """The spec of the options. Tasks of one's own alone need no suite."""
+    """Build the spec from the options. Custom tasks alone need no suite."""
     from datacomp_core.errors import DataError
     from datacomp_core.evaluation.evaluate import EvalSpec, sets_in, suite_in
 
@@ -147,9 +153,8 @@ def _spec(data: str, suite: str, rows: tuple[TaskRow, ...], **fields: Any) -> Ev
 
 
 def _suite_of(tasks: Sequence[str], rows: Sequence[TaskRow], data: str) -> str:
-    """The suite that has the named tasks, apart from those of one's own; `custom` if all are one's own.
-
-    If none has them, the suite whose sets lie in the folder: its tasks are named in the error.
+    """Return the suite that has the named tasks, custom tasks aside; `custom` if all are custom. If no suite has them, return
+    the suite whose sets are in the folder: the error lists its tasks.
     """
     from datacomp_core.errors import DataError
     from datacomp_core.evaluation.catalog import SUITES
@@ -171,7 +176,7 @@ def _suite_of(tasks: Sequence[str], rows: Sequence[TaskRow], data: str) -> str:
 
 
 def _there(spec: EvalSpec, data: str) -> EvalSpec:
-    """Beside one's own tasks, those of the suite whose sets lie in the folder. The report names the others as missing."""
+    """Return, besides custom tasks, the suite's tasks whose sets are in the folder. The report names the others as missing."""
     from datacomp_core.evaluation import hf_cache
     from datacomp_core.store import Folder
 
@@ -183,7 +188,7 @@ def _there(spec: EvalSpec, data: str) -> EvalSpec:
     if len(chosen) == len(wanted):
         return spec
     others = len(wanted) - len(chosen)
-    terminal.notes.print(f"{others} tasks of the suite {spec.suite} have no set in {data} and are not evaluated.")
+    terminal.notes.print(f"{others} tasks of the suite {spec.suite} were not evaluated: {data} has no sets for them.")
     return spec.model_copy(update={"tasks": tuple(chosen)})
 
 
@@ -196,7 +201,7 @@ def _download(spec: EvalSpec, data: str, *, json: bool) -> None:
 
 
 class _Run:
-    """One model on one folder of sets, in whatever mode."""
+    """Evaluate one model on one folder of sets, in any mode."""
 
     def __init__(
         self,
@@ -260,11 +265,11 @@ def _show(run: _Run, out: str, expected: Golden | None, *, deviation: bool) -> N
             _deviation(measured)
     lost = [row.task.name for row in compared if not row.holds]
     if lost:
-        raise IncompleteError(f"{len(lost)} of {len(compared)} tasks are not what was published: {', '.join(lost)}.")
+        raise IncompleteError(f"{len(lost)} of {len(compared)} tasks differ from the published scores: {', '.join(lost)}.")
 
 
 def _told(problem: FailedTasksError, out: str, *, json: bool) -> IncompleteError:
-    """Show what went right, then each failure in one line; the error that is left to say."""
+    """Show the results, then each failure in one line; return the remaining error."""
     terminal.print_json(problem.report.model_dump(mode="json")) if json else _scores(problem.report, out)
     for task in problem.failed:
         terminal.notes.print(f"failed: {task.key}: {' '.join(task.error.split())}", markup=False)
@@ -309,7 +314,7 @@ def _average(value: float | None, missing: Sequence[str]) -> str:
 
 
 def _clean_title(report: Report) -> str:
-    """How many tasks the average has that leaves out those on which everything is near chance: 33 in DataComp's suite."""
+    """Return the number of tasks in the average without the near-chance tasks: 33 in DataComp's suite."""
     from datacomp_core.evaluation.catalog import SUITES
 
     found = SUITES.get(report.suite)
@@ -329,7 +334,7 @@ def _golden(compared: Sequence[Compared]) -> None:
         for row in compared
     ]
     columns = ("task", "published", "here", "tolerance", "equal")
-    terminal.table("Against the published scores", columns, rows, right=columns[1:4])
+    terminal.table("Compared with the published scores", columns, rows, right=columns[1:4])
 
 
 def _golden_row(row: Compared) -> dict[str, Any]:

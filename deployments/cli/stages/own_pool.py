@@ -1,4 +1,4 @@
-"""`datacomp pool byod`, `folder` and `adopt`: data of one's own as a pool, in the three forms that curators have it in."""
+"""`datacomp pool byod`, `folder` and `adopt`: make a pool from your own data in its three common forms."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
     from datacomp_core.store import Store
 
 
-Encoding = Annotated[str, typer.Option(help="Of csv, tsv and jsonl: utf-8, latin-1, cp1252 or utf-16.")]
-Delimiter = Annotated[str, typer.Option(help="Of csv; left out: a comma, in .tsv files a tab.")]
-Quoting = Annotated[str, typer.Option(help='checked, trusted, or none: " is a character like any other.')]
-Header = Annotated[str, typer.Option(help="Names of the columns, with commas between, where csv files have none.")]
+Encoding = Annotated[str, typer.Option(help="Encoding of csv, tsv and jsonl: utf-8, latin-1, cp1252 or utf-16.")]
+Delimiter = Annotated[str, typer.Option(help="Separator of csv. Default: a comma, in .tsv files a tab.")]
+Quoting = Annotated[str, typer.Option(help='Quoting: checked, trusted, or none (a " has no special meaning).')]
+Header = Annotated[str, typer.Option(help="Names of the columns, separated by commas, if csv files have no header.")]
 
 
 def byod(
     source: Annotated[str, typer.Argument(help="Folder or bucket of parquet, csv, tsv or jsonl files.")],
-    name: Annotated[str, typer.Option(help="What to call the pool.")] = "mine",
-    url: Annotated[str, typer.Option(help="Its column of urls.")] = "url",
-    text: Annotated[str, typer.Option(help="Its column of captions.")] = "text",
-    uid: Annotated[str, typer.Option(help="Its column of 128-bit uids, if it has one.")] = "",
-    sha256: Annotated[str, typer.Option(help="Its column of hashes, if it has one.")] = "",
-    original_width: Annotated[str, typer.Option(help="Its column of image widths, if it has one.")] = "",
-    original_height: Annotated[str, typer.Option(help="Its column of image heights, if it has one.")] = "",
-    face_bboxes: Annotated[str, typer.Option(help="Its column of boxes of faces, if it has one.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the pool.")] = "mine",
+    url: Annotated[str, typer.Option(help="Column of urls.")] = "url",
+    text: Annotated[str, typer.Option(help="Column of captions.")] = "text",
+    uid: Annotated[str, typer.Option(help="Column of 128-bit uids, if there is one.")] = "",
+    sha256: Annotated[str, typer.Option(help="Column of hashes, if there is one.")] = "",
+    original_width: Annotated[str, typer.Option(help="Column of image widths, if there is one.")] = "",
+    original_height: Annotated[str, typer.Option(help="Column of image heights, if there is one.")] = "",
+    face_bboxes: Annotated[str, typer.Option(help="Column of face boxes, if there is one.")] = "",
     encoding: Encoding = "utf-8",
     delimiter: Delimiter = "",
     quoting: Quoting = "checked",
     header: Header = "",
-    edition: Annotated[int, typer.Option(min=1, help="Raise it when the files have changed, to read them again.")] = 1,
+    edition: Annotated[int, typer.Option(min=1, help="Raise this number when the files have changed, to read them again.")] = 1,
     refresh: options.Refresh = False,
     open_networks: options.OpenNetworks = "",
     json: options.Json = False,
 ) -> None:
-    """Make a pool of your own tables and download its images.
+    """Make a pool from your own tables and download its images.
 
     Example: datacomp pool byod s3://bucket/tables --url link --text caption --name birds
     """
@@ -66,26 +66,28 @@ def byod(
 
 
 def folder(
-    source: Annotated[str, typer.Argument(help="Folder or bucket of pictures, in any depth.")],
-    name: Annotated[str, typer.Option(help="What to call the pool.")] = "pictures",
+    source: Annotated[str, typer.Argument(help="Folder or bucket of images, at any depth.")],
+    name: Annotated[str, typer.Option(help="Name of the pool.")] = "pictures",
     captions: Annotated[
-        str, typer.Option(help="Table with a row a picture; left out: texts beside them, or class folders.")
+        str, typer.Option(help="Table with one row per image. Default: text files next to the images, or class folders.")
     ] = "",
-    file_column: Annotated[str, typer.Option(help="Its column of paths, relative to SOURCE.")] = "file_name",
-    text_column: Annotated[str, typer.Option(help="Its column of captions.")] = "text",
+    file_column: Annotated[str, typer.Option(help="Column of paths, relative to SOURCE.")] = "file_name",
+    text_column: Annotated[str, typer.Option(help="Column of captions.")] = "text",
     encoding: Encoding = "utf-8",
     delimiter: Delimiter = "",
     quoting: Quoting = "checked",
     header: Header = "",
-    class_names: Annotated[str, typer.Option(help="File with the class of each folder: JSON, or lines `n01440764 tench`.")] = "",
+    class_names: Annotated[
+        str, typer.Option(help="File with the class of each folder: JSON, or lines like `n01440764 tench`.")
+    ] = "",
     template: Annotated[
-        list[str] | None, typer.Option(help="Caption of a class, `a photo of a {}.`; repeat for several.")
+        list[str] | None, typer.Option(help="Caption template of a class, such as `a photo of a {}.`; repeat for several.")
     ] = None,
-    edition: Annotated[int, typer.Option(min=1, help="Raise it when the files have changed, to read them again.")] = 1,
+    edition: Annotated[int, typer.Option(min=1, help="Raise this number when the files have changed, to read them again.")] = 1,
     refresh: options.Refresh = False,
     json: options.Json = False,
 ) -> None:
-    """Make a pool and shards of a folder of pictures: no web server, and each picture is copied once.
+    """Make a pool and shards from a folder of images. No web server is needed, and each image is copied once.
 
     Examples:
 
@@ -103,7 +105,7 @@ def folder(
 
 
 def _format(encoding: str, delimiter: str, quoting: str, header: str) -> TableFormat:
-    """How text tables are written, from the options."""
+    """Build the text table format from the options."""
     from datacomp_core.pool.tables import TableFormat
 
     names = [name.strip() for name in header.split(",")] if header else []
@@ -112,14 +114,15 @@ def _format(encoding: str, delimiter: str, quoting: str, header: str) -> TableFo
 
 
 def _refreshed(spec: Any, fits: Callable[[Any], bool]) -> Any:
-    """The spec in the edition that is to be read: the first from here on that fits the source as it is, or was not read yet."""
+    """Return the spec of the edition to read: the first one from this edition on that matches the source as it is now, or that
+    was not read yet."""
     while not fits(spec):
         spec = spec.model_copy(update={"edition": spec.edition + 1})
     return spec
 
 
 def _step_fits(step: Any) -> Callable[[Any], bool]:
-    """Whether what a step made of the source, if it has, is of the source as it is now."""
+    """Return whether a step's result for the source, if there is one, matches the source as it is now."""
     from datacomp_core.errors import DataError
 
     def fits(spec: Any) -> bool:
@@ -149,32 +152,38 @@ def _adoption_fits(spec: AdoptedPoolSpec) -> bool:
 def adopt(
     source: Annotated[str, typer.Argument(help="Folder or bucket with metadata/ and shards/, or with tars.")],
     of: Annotated[
-        str, typer.Option(help="Which pool it is: tiny, small, medium, large, xlarge, datacomp_1b or custom.")
+        str, typer.Option(help="Which pool this is: tiny, small, medium, large, xlarge, datacomp_1b or custom.")
     ] = "custom",
-    name: Annotated[str, typer.Option(help="What to call it.")] = "adopted",
-    edition: Annotated[int, typer.Option(min=1, help="Raise it when what lies there has changed: all is indexed anew.")] = 1,
+    name: Annotated[str, typer.Option(help="Name of the pool.")] = "adopted",
+    edition: Annotated[
+        int, typer.Option(min=1, help="Raise this number when the files have changed: everything is indexed again.")
+    ] = 1,
     refresh: options.Refresh = False,
-    picture: Annotated[str, typer.Option(help="Extension of the pictures, such as input.jpg; usual ones need no word.")] = "",
-    caption: Annotated[str, typer.Option(help="Extension of the captions, or json:FIELD; txt needs no word.")] = "",
+    picture: Annotated[str, typer.Option(help="Extension of the images, such as input.jpg; common ones are recognised.")] = "",
+    caption: Annotated[str, typer.Option(help="Extension of the captions, or json:FIELD; txt is recognised.")] = "",
     keys: Annotated[
         Literal["first_dot", "last_dot"],
-        typer.Option(help="Where a name is cut into key and extension; last_dot for keys with dots."),
+        typer.Option(help="Where a name is split into key and extension; last_dot for keys with dots."),
     ] = "first_dot",
     column: Annotated[
         list[str] | None,
         typer.Option(
-            help="OURS=THEIRS: a column of the parquets beside the tars (key, uid, url, status, error_message); repeat."
+            help="OURS=THEIRS: a column of the parquets next to the tars (key, uid, url, status, error_message); repeat for "
+            "several."
         ),
     ] = None,
     tolerate: Annotated[
-        bool, typer.Option("--tolerate", help="Leave damaged tars out, counted, in place of adopting nothing.")
+        bool, typer.Option("--tolerate", help="Skip and count damaged tars, instead of adopting nothing.")
     ] = False,
     regroup_to: Annotated[
-        str, typer.Option(help="Folder or bucket for new tars, where members of a sample lie apart; it is adopted then.")
+        str,
+        typer.Option(
+            help="Folder or bucket for repacked tars, if the members of a sample are not contiguous; the new tars are adopted."
+        ),
     ] = "",
     json: options.Json = False,
 ) -> None:
-    """Take in an existing download of the original tooling, or any webdataset, without copying it.
+    """Register an existing download of the original tooling, or any webdataset, without copying it.
 
     Examples:
 
@@ -200,7 +209,7 @@ def adopt(
 
 
 def _regrouped(spec: AdoptedPoolSpec, target: str) -> AdoptedPoolSpec:
-    """The same spec of the tars in which the members of every sample were put together."""
+    """Return the same spec for the repacked tars, in which the members of every sample are contiguous."""
     from datacomp_core.pool import sources
     from datacomp_core.pool.regroup import regroup
     from datacomp_core.store import Folder
@@ -209,32 +218,31 @@ def _regrouped(spec: AdoptedPoolSpec, target: str) -> AdoptedPoolSpec:
     shards = spec.shards()
     changed = regroup(Folder(spec.source), shards, Folder(there), spec.members, workers=settings().num_workers)
     typer.echo(
-        f"{len(changed):,} tars of {shards} were packed again, with the members of each sample together, in {there}. No takedown "
-        f"reaches the old tars in {shards}: remove them when the new ones are adopted.",
+        f"{len(changed):,} tars of {shards} were repacked into {there}, with the members of each sample together. Takedowns "
+        f"do not reach the old tars in {shards}: delete them when the new ones are adopted.",
         err=True,
     )
     return spec.model_copy(update={"source": there})
 
 
 def _pairs(given: list[str]) -> dict[str, str]:
-    """OURS=THEIRS, as a mapping."""
+    """Parse OURS=THEIRS into a mapping."""
     for pair in given:
         if not all(pair.partition("=")):
-            raise SpecError(f"--column takes OURS=THEIRS, such as key=id, not {pair!r}.")
+            raise SpecError(f"--column {pair!r} is not of the form OURS=THEIRS, such as key=id.")
     return {ours: theirs for ours, _, theirs in (pair.partition("=") for pair in given)}
 
 
 def _see_indexes(spec: AdoptedPoolSpec) -> None:
-    """An adoption that was found done is of the tars that lie there now. DataError if one was changed meanwhile."""
+    """Check that a finished adoption matches the tars as they are now. DataError if one has changed."""
     from datacomp_core.shards import check_indexes, shard_names
 
     check_indexes(spec.shards(), shard_names(spec.shards()))
 
 
 def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool, check: Callable[[], None] | None = None) -> None:
-    """Run the flow `prepare-pool` for a pool other than the embedded one, and show what it made.
-
-    `check` raises if what was found done is not of the source as it is now: then nothing is shown.
+    """Run the flow `prepare-pool` for a pool other than the embedded one, and show what it made. `check` raises if the
+    finished result does not match the source as it is now; then nothing is shown.
     """
     from deployments.cli.interrupt import ends_at_once
     from deployments.local_server import prefect_api, prepare_environment
@@ -250,7 +258,7 @@ def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool,
     if json:
         terminal.print_json({"pool": candidates.model_dump(mode="json"), "shards": shards.model_dump(mode="json")})
         return
-    # duplicates, repeated uids and rows that were left out, each with its reason
+    # duplicates, repeated uids and skipped rows, each with its reason
     read = [(name, f"{count:,}") for name, count in candidates.counts.items()] or [("rows", f"{candidates.num_samples:,}")]
     terminal.table(f"{candidates.num_samples:,} candidates at {candidates.address}", ("what", "number"), read, right=("number",))
     rows = [(name, f"{count:,}") for name, count in shards.counts.items()]
@@ -259,20 +267,20 @@ def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool,
 
 
 def tell_of_retry(shards: ShardSet, *, was_retried: bool = False) -> None:
-    """Say which command fetches what a download lacks, where another try may bring it."""
+    """Print the command that fetches what a download lacks, if another try may succeed."""
     from datacomp_core.pool.ledger import BLOCKED, TRANSIENT
 
     passing = {reason: count for reason, count in shards.counts.items() if reason in TRANSIENT and count}
     if passing and not was_retried:
         told = ", ".join(f"{reason} {count:,}" for reason, count in passing.items())
         terminal.notes.print(
-            f"{sum(passing.values()):,} images failed for a reason that may pass ({told}). To fetch them again: "
+            f"{sum(passing.values()):,} images failed for a temporary reason ({told}). To fetch them again: "
             f"datacomp pool retry {shards.address}"
         )
     if blocked := shards.counts.get(BLOCKED):
         terminal.notes.print(
-            f"{blocked:,} images were not fetched because their hosts have private addresses. If that web is your own, name its "
-            f"network: datacomp pool retry {shards.address} --open-networks 10.0.0.0/8"
+            f"{blocked:,} images were not fetched because their hosts have private addresses. If the network is your own, "
+            f"allow it: datacomp pool retry {shards.address} --open-networks 10.0.0.0/8"
         )
 
 

@@ -1,4 +1,4 @@
-"""Evaluation tasks of one's own at the command line: from files, from the registry, and in a list."""
+"""Reads and lists custom evaluation tasks for the command line: from files and from the registry."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def given(add_tasks: Sequence[str] | None) -> tuple[TaskRow, ...]:
-    """The tasks of one's own that the options name."""
+    """Return the custom tasks that the options name."""
     from datacomp_core.evaluation import custom
 
     return tuple(row for given in add_tasks or () for row in custom.rows_of(given))
 
 
 def show(more: Sequence[TaskRow], *, json: bool) -> None:
-    """The tasks of each suite, those that are registered or given, and the protocols."""
+    """List the tasks of each suite, registered and given tasks, and the protocols."""
     from datacomp_core.evaluation.catalog import SUITES
     from datacomp_core.evaluation.custom import origin_of
     from datacomp_core.evaluation.protocols import PROTOCOLS, code_of_protocol
@@ -41,7 +41,7 @@ def show(more: Sequence[TaskRow], *, json: bool) -> None:
 
 
 def registered(tasks: Sequence[str], rows: Sequence[TaskRow]) -> tuple[TaskRow, ...]:
-    """The registered tasks that `--tasks` names by their keys."""
+    """Return the registered tasks that `--tasks` names by key."""
     from datacomp_core.registry import TASKS
 
     given = {row.key for row in rows}

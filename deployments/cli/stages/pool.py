@@ -1,4 +1,4 @@
-"""`datacomp pool`: the candidates and their images; what is done with a download has a subcommand each."""
+"""`datacomp pool`: builds the pool and its images; each operation on a download is a subcommand."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def pool(
     context: typer.Context,
     scale: options.Scale = "tiny",
     pool_seed: until.PoolSeed = 0,
-    metadata_only: Annotated[bool, typer.Option("--metadata-only", help="Fetch a CommonPool's metadata, no images.")] = False,
+    metadata_only: Annotated[
+        bool, typer.Option("--metadata-only", help="Fetch only a CommonPool's metadata, no images.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Build the pool and download its images, with a ledger and an index.
@@ -74,7 +76,7 @@ def _metadata(scale: str, pool_seed: int, *, json: bool) -> None:
     if scale != EMBEDDED and scale not in COMMON:
         known = scales.scale(scale).name
         raise SpecError(
-            f"Scale {known} has no pool of its own: `datacomp pool byod`, `folder` and `adopt` make one of your data."
+            f"Scale {known} has no built-in pool: make one from your data with `datacomp pool byod`, `folder` or `adopt`."
         )
     if scale in COMMON:
         made = fetch_metadata(HubPoolSpec.model_validate({"scale": scale}), store=opened())
@@ -87,7 +89,7 @@ def _metadata(scale: str, pool_seed: int, *, json: bool) -> None:
 
 
 def retry(where: Where, open_networks: options.OpenNetworks = "", json: options.Json = False) -> None:
-    """Fetch again what failed for a passing reason (dns, timeout, 5xx, ...), and nothing else.
+    """Fetch again only what failed for a temporary reason (dns, timeout, 5xx, ...).
 
     Example: datacomp pool retry shards/small/small-512px-jpg--0123456789ab
     """
@@ -101,7 +103,7 @@ def retry(where: Where, open_networks: options.OpenNetworks = "", json: options.
     record = _record(store, address)
     made = record.inputs.get("pool")
     if not made or "spec" not in record.spec or (pooled := store.record(made[0]["address"])) is None:
-        raise SpecError(f"{address} is no download of this store, so there is nothing to fetch again.")
+        raise SpecError(f"{address} is not a download in this store: there is nothing to fetch again.")
     of, given = store.artifact(Pool, pooled), record.spec["spec"]
     adopted = AdoptedPoolSpec.model_validate(given) if given.get("scale") == "adopted" else None
     spec = images_of("custom") if adopted else ImageSpec.model_validate(given)
@@ -117,16 +119,16 @@ def retry(where: Where, open_networks: options.OpenNetworks = "", json: options.
     if json:
         terminal.print_json({"tried": told.tried, "arrived": told.arrived, "shards": told.shards.model_dump(mode="json")})
     else:
-        terminal.out.print(f"{told.tried:,} tried again, {told.arrived:,} arrived; {told.shards.num_samples:,} samples in all")
+        terminal.out.print(f"{told.tried:,} tried again, {told.arrived:,} arrived; {told.shards.num_samples:,} samples in total")
         tell_of_retry(told.shards, was_retried=True)
 
 
 def stats(
     where: Where,
-    plot: Annotated[Path | None, typer.Option(help="A png to write: by reason, over time, by host.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for a plot by reason, over time and by host.")] = None,
     json: options.Json = False,
 ) -> None:
-    """Tell what became of a download's candidates: by reason, by host, copies of one picture; and what looks like our own fault.
+    """Show what happened to a download's candidates, by reason and host, with copies of one image and likely faults on our side.
 
     Example: datacomp pool stats shards/small/small-512px-jpg--0123456789ab --plot losses.png
     """
@@ -154,17 +156,17 @@ def stats(
     terminal.table(f"{found.candidates:,} candidates", ("reason", "number", "share"), rows, right=("number", "share"))
     worst = [(host, f"{count:,}", f"{found.arrived_from[host]:,}") for host, count in found.lost_from.most_common(10)]
     if worst:
-        terminal.table("Hosts that lost most", ("host", "lost", "arrived"), worst, right=("lost", "arrived"))
+        terminal.table("Hosts with the most losses", ("host", "lost", "arrived"), worst, right=("lost", "arrived"))
     if behind:
         copies = [(sha256, f"{count:,}") for sha256, count in list(behind.items())[:10]]
-        title = "One picture behind many urls (error pictures? `error_pictures: drop` leaves them out)"
+        title = "One image behind many urls (error images? `error_pictures: drop` drops them)"
         terminal.table(title, ("sha256", "urls"), copies, right=("urls",))
     for line in found.warnings():
         terminal.out.print(f"[yellow]{line}[/]")
 
 
 def intersect(where: Where, other: Where, json: options.Json = False) -> None:
-    """Make a subset of the samples that arrived in both downloads, by which results over both can be compared.
+    """Make a subset of the samples that arrived in both downloads, so that results on both can be compared.
 
     Example: datacomp pool intersect 0123abcd 4567cdef
     """
@@ -183,14 +185,19 @@ def intersect(where: Where, other: Where, json: options.Json = False) -> None:
 def decontaminate(
     where: Where,
     evalsets: Annotated[str, typer.Argument(help="Test sets: their address, or the first digits of their fingerprint.")],
-    distance: Annotated[int, typer.Option(min=0, max=16, help="Bits of 64 that may differ; 0: equal hashes alone.")] = 0,
+    distance: Annotated[
+        int, typer.Option(min=0, max=16, help="Number of the 64 bits that may differ; 0: only equal hashes.")
+    ] = 0,
     embeddings: Annotated[
-        str, typer.Option(help="Compare these embeddings of the pool instead: their address, or digits of their fingerprint.")
+        str,
+        typer.Option(
+            help="Compare these embeddings of the pool instead: their address, or the first digits of their fingerprint."
+        ),
     ] = "",
-    similarity: Annotated[float, typer.Option(help="Cosine from which two pictures count as one, with --embeddings.")] = 0.95,
+    similarity: Annotated[float, typer.Option(help="With --embeddings: cosine from which two images count as the same.")] = 0.95,
     json: options.Json = False,
 ) -> None:
-    """Find the samples that show a test image, by perceptual hash or by embedding; make a subset of all others, and a report.
+    """Find samples that show a test image, by perceptual hash or by embedding. Write a subset of all others, and a report.
 
     Examples:
 
@@ -209,7 +216,10 @@ def decontaminate(
 
             record = find(store, embeddings)
             if not any(given["address"] == shards.address for given in record.inputs.get("shards", [])):
-                raise SpecError(f"{record.address} is not of {shards.address}: `datacomp embed` makes embeddings of a download.")
+                raise SpecError(
+                    f"{record.address} was not made from {shards.address}: make embeddings of this download with `datacomp "
+                    "embed`."
+                )
             spec = SimilaritySpec(similarity=similarity)
             found = store.artifact(Embeddings, record)
             made = decontaminate_by_similarity(spec, found, sets, store=store, device=settings().device, progress=progress)
@@ -232,10 +242,10 @@ def _address(where: str) -> str:
 
 
 def _record(store: Store, address: str) -> Any:
-    """The record at an address, also of an artifact whose change was killed."""
+    """Return the record at an address, even if a change of the artifact was killed."""
     found = store.record(address) or store.interrupted(address)
     if found is None or found.kind != "shards":
-        raise SpecError(f"No download lies at {address!r} in {store.root}.")
+        raise SpecError(f"{store.root} has no download at {address!r}.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""`datacomp subset`: union, intersection, difference and sum of subset files, sorting, and how far two agree; repeats count."""
+"""`datacomp subset`: computes union, intersection, difference and sum of subset files, sorts and compares them. Repeats count."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def subset(
     what: Annotated[What, typer.Argument(help="union: the larger multiplicity; intersection: the smaller; and so on.")],
     files: Annotated[list[str], typer.Argument(help="Subset files, local or in a bucket.")],
     out: Annotated[str | None, typer.Option(help="The subset file to write.")] = None,
-    as_sets: Annotated[bool, typer.Option("--as-sets", help="Count every uid once, however often it stands there.")] = False,
+    as_sets: Annotated[bool, typer.Option("--as-sets", help="Count every uid once, however often it occurs.")] = False,
     json: options.Json = False,
 ) -> None:
     """Combine subset files, or compare two, in bounded memory.
@@ -43,11 +43,11 @@ def subset(
     given = [subset_file(file) for file in files]
     if what == "compare":
         if len(given) != 2:
-            raise SpecError("Two subset files are compared with each other.")
+            raise SpecError("`datacomp subset compare` needs exactly two subset files: give two.")
         _tell(files, subset_files.overlap(given[0], given[1]), json=json)
         return
     if out is None:
-        raise SpecError(f"Say where the {what} goes with --out.")
+        raise SpecError(f"The output file for the {what} is missing: give it with --out.")
     folder, name = until.target(out)
     with folder.writing(name) as path:
         if what == "sort":
@@ -64,19 +64,19 @@ def _sorted(given: list[SubsetFile], path: Path) -> tuple[int, int]:
     from datacomp_core.selection.sorting import sort_subset
 
     if len(given) != 1:
-        raise SpecError("One subset file is sorted at a time; `datacomp subset sum` adds several up.")
+        raise SpecError("`datacomp subset sort` sorts one subset file at a time: use `datacomp subset sum` to add up several.")
     return sort_subset(given[0].folder, given[0].name, path)
 
 
 def subset_file(path: str) -> SubsetFile:
-    """A subset file that is given as one path or url."""
+    """Open a subset file given as one path or url."""
     from datacomp_core.subset_files import SubsetFile
 
     return SubsetFile(*until.place(path))
 
 
 def numbers(found: Overlap) -> dict[str, Any]:
-    """What two subset files share, in numbers."""
+    """Show in numbers what two subset files share."""
     shares = {"jaccard": found.jaccard, "weighted_jaccard": found.weighted_jaccard}
     return found.model_dump(exclude={"only_first", "only_second"}) | shares
 

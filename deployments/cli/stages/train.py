@@ -1,4 +1,4 @@
-"""`datacomp train`: CLIP by the fixed recipe of a scale, on an experiment's subset or on any folder of shards."""
+"""`datacomp train`: trains CLIP with the fixed recipe of a scale, on an experiment's subset or on any folder of shards."""
 
 from __future__ import annotations
 
@@ -24,24 +24,28 @@ def train(
     pool_seed: until.PoolSeed = 0,
     pool: options.Pool = "",
     embed: options.Embed = None,
-    data: Annotated[list[str] | None, typer.Option(help="Folder or bucket of shards, in place of an experiment; repeat.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Folder or bucket of shards, instead of an experiment; repeat for several.")
+    ] = None,
     out: Annotated[str | None, typer.Option(help="With --data: folder or bucket for the checkpoint.")] = None,
-    weight: Annotated[list[float] | None, typer.Option(help="With --data: how often to draw from each, relatively.")] = None,
-    tolerated: Annotated[float, typer.Option(help="With --data: share of unreadable samples that is tolerated.")] = 0.0,
-    accumulation: Annotated[int, typer.Option(min=0, help="With --data: micro-batches a step; 0: as the memory needs.")] = 0,
-    checkpoint_minutes: Annotated[float, typer.Option(help="With --data: a checkpoint to resume from so often.")] = 10.0,
-    processes: Annotated[int, typer.Option(min=0, help="With --data: processes of this node, one a GPU; 0: the setting.")] = 0,
-    nodes: Annotated[int, typer.Option(min=1, help="With --data: nodes that train together.")] = 1,
-    node: Annotated[int, typer.Option(min=0, help="With --nodes: which of them this is; 0 runs the training.")] = 0,
+    weight: Annotated[list[float] | None, typer.Option(help="With --data: relative sampling weight of each folder.")] = None,
+    tolerated: Annotated[float, typer.Option(help="With --data: tolerated share of unreadable samples.")] = 0.0,
+    accumulation: Annotated[int, typer.Option(min=0, help="With --data: micro-batches per step; 0: as memory requires.")] = 0,
+    checkpoint_minutes: Annotated[float, typer.Option(help="With --data: how often to write a checkpoint for resuming.")] = 10.0,
+    processes: Annotated[
+        int, typer.Option(min=0, help="With --data: processes on this node, one per GPU; 0: use the setting.")
+    ] = 0,
+    nodes: Annotated[int, typer.Option(min=1, help="With --data: number of nodes that train together.")] = 1,
+    node: Annotated[int, typer.Option(min=0, help="With --nodes: number of this node; node 0 runs the training.")] = 0,
     rendezvous: Annotated[str, typer.Option(help="With --nodes: host:port of node 0.")] = "",
-    run_id: Annotated[str, typer.Option(help="With --nodes: the same on all of them.")] = "datacomp",
+    run_id: Annotated[str, typer.Option(help="With --nodes: the run's name, the same on all nodes.")] = "datacomp",
     restarts: Annotated[int, typer.Option(min=0, help="With --data: how often lost ranks are replaced.")] = 0,
     trust_times: options.TrustTimes = False,
     captions: options.Captions = "",
     mix: options.Mix = None,
     json: options.Json = False,
 ) -> None:
-    """Train CLIP by the scale's fixed recipe (open_clip under torchrun).
+    """Train CLIP with the scale's fixed recipe (open_clip under torchrun).
 
     Examples:
 
@@ -54,9 +58,11 @@ def train(
         until.run_to("train", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed, **given), json=json)
         return
     if captions:
-        raise SpecError("--captions goes with an experiment; a folder of --data has its captions in it (`datacomp reshard`).")
+        raise SpecError(
+            "--captions works only with an experiment: a folder of --data already contains its captions (`datacomp reshard`)."
+        )
     if mix:
-        raise SpecError("--mix goes with an experiment; of folders give several --data with a --weight for each.")
+        raise SpecError("--mix works only with an experiment: to mix folders, give several --data with one --weight each.")
     if out is None:
         raise SpecError("Training on a folder needs --data and --out together.")
     from datacomp_core.scales import scale as known_scale

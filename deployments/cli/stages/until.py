@@ -1,4 +1,4 @@
-"""What the stage commands share: their options, and running the chain of an experiment up to a stage."""
+"""Shared parts of the stage commands: their options, and a function that runs an experiment's chain up to a stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_RECIPE = "clip_score_tiny"
 
 
 def spec_of(scale: str, recipe: str = DEFAULT_RECIPE, *, seed: int = 0, pool_seed: int = 0, **more: Any) -> ExperimentSpec:
-    """The experiment that a stage command belongs to. SpecError for an unknown scale."""
+    """Return the experiment of a stage command. SpecError for an unknown scale."""
     from datacomp_core.scales import scale as known_scale
 
     known_scale(scale)
@@ -34,7 +34,7 @@ def spec_of(scale: str, recipe: str = DEFAULT_RECIPE, *, seed: int = 0, pool_see
 
 
 def run_to(until: Stage, spec: ExperimentSpec, *, json: bool) -> None:
-    """Run the chain up to a stage, if it is not built, and show what it made."""
+    """Run the chain up to a stage, if it is not built, and show its result."""
     from flows.chain import STAGES, plan
     from tasks.running import store
 
@@ -58,13 +58,13 @@ def run_to(until: Stage, spec: ExperimentSpec, *, json: bool) -> None:
 
 
 def target(out: str) -> tuple[Folder, str]:
-    """`place` of a file to write. What killed commands left of it there is removed."""
+    """Return the `place` of a file to write, and remove what killed commands left there."""
     folder, name = place(out)
     folder.sweep_left_behind(name)
     return folder, name
 
 
 def place(out: str) -> tuple[Folder, str]:
-    """The folder and the name of a file given as one path or url."""
+    """Return the folder and the name of a file given as one path or url."""
     folder, _, name = out.rpartition("/")
     return Folder(folder or "."), name

@@ -1,4 +1,4 @@
-// Colours of points: a few named ones from the page's own palette, hues for many kinds, a ramp for numbers; light and dark.
+// Colours of points: named ones from the page's palette, hues for many kinds, a ramp for numbers; light and dark.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 export const isDark = () => dark.matches;

@@ -1,4 +1,4 @@
-// Small tools: elements made without markup, so that a caption is never read as HTML; questions to the server; numbers for people.
+// DOM tools: builds elements without markup, so that a caption is never parsed as HTML; requests to the server; number formats.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -15,7 +15,7 @@ export function h(tag, given = {}, ...children) {
   return made;
 }
 
-/** Take the place of what is in a node; lists are laid out, nothing is left out as such. */
+/** Replace the children of a node; lists are flattened and empty values are skipped. */
 export function fill(node, ...children) {
   node.replaceChildren(...children.flat(4).filter((child) => child !== null && child !== undefined && child !== false && child !== ""));
 }
@@ -71,7 +71,7 @@ export function toast(text, isError = false) {
   clearTimeout(toastTimer);
   toastTimer = setTimeout(() => { box.hidden = true; }, isError ? 9000 : 5000);
 }
-/** Run something that asks the server; what goes wrong is told, not swallowed. */
+/** Run a request to the server; show errors. */
 export async function trying(work) {
   try { return await work(); } catch (problem) {
     if (problem.name !== "AbortError") toast(problem.message, true);

@@ -1,4 +1,4 @@
-// The page: what was asked for at the start, the map and its colours, searches, and the keys.
+// The page: start-up, the map and its colours, searches, and the keys.
 
 import { $, amount, array, ask, bits, debounce, fill, h, numbers16, percent, plainly, short, tell, toast, trying } from "./dom.js";
 import { css, kind, named, onScheme, ramp, rampCss } from "./colours.js";
@@ -115,7 +115,7 @@ async function recolour() {
   if (state.colouring !== name) return;
   map.setColours(made); standOut();
 }
-/** Which points stand out: what the filter keeps and, where it is drawn against a method, what it loses. */
+/** Highlighted points: what the filter keeps and, when compared with a method, what it loses. */
 function standOut() {
   const { facets, mask, map } = state, before = $("colour").value === "filter" && facets.against >= 0 ? state.columns.get(`method:${facets.against}`) : null;
   if (mask) map.setShown(before ? mask.map((is, row) => is | before[row]) : mask);
@@ -157,7 +157,7 @@ function outside(text, places) {
 async function searchPicture(file) {
   if (!file) return;
   const found = await trying(() => tell("search/picture", file));
-  if (found) state.list(`Nearest to ${file.name || "your picture"}`, found.cards, { note: "Your picture was read by this machine alone and is not kept." });
+  if (found) state.list(`Nearest to ${file.name || "your picture"}`, found.cards, { note: "Only this machine read your image, and it is not kept." });
 }
 function home() {
   if (!state.found) return;
@@ -188,10 +188,10 @@ const tip = debounce(async (row, [left, top]) => {
 // The start ----------------------------------------------------------------------------------------------------------
 
 function helping() {
-  const rows = [["/", "search"], ["1 2 3", "pairs, clusters, near-duplicates"], ["f", "the filter"], ["m", "the map"], ["← ↑ → ↓", "move the map, or through pairs"], ["+ − 0", "zoom in, out, all of it"], ["Enter", "open the pair in the middle"], ["Shift and drag", "pick a box of points"], ["b", "blur on or off"], ["Esc", "close"]];
+  const rows = [["/", "search"], ["1 2 3", "pairs, clusters, near-duplicates"], ["f", "the filter"], ["m", "the map"], ["← ↑ → ↓", "move the map, or through pairs"], ["+ − 0", "zoom in, out, whole map"], ["Enter", "open the pair in the middle"], ["Shift and drag", "pick a box of points"], ["b", "blur on or off"], ["Esc", "close"]];
   const dialog = $("helping");
   fill(dialog, h("h2", { id: "help-title" }, "Keys"), h("dl", {}, rows.flatMap(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)])),
-    h("p", { className: "note" }, `A uniform sample of ${amount(state.about.rows)} of ${amount(state.about.pool)} pairs, placed by ${state.about.map === "pca" ? "the two principal components" : "UMAP"} of their CLIP features. Nothing leaves this machine, and nothing is written but what you save.`),
+    h("p", { className: "note" }, `A uniform sample of ${amount(state.about.rows)} of ${amount(state.about.pool)} pairs, placed by ${state.about.map === "pca" ? "the two principal components" : "UMAP"} of their CLIP features. No data leaves this machine, and only what you save is written.`),
     h("p", { className: "actions" }, h("button", { type: "button", onclick: () => dialog.close() }, "Close")));
   dialog.showModal();
 }
@@ -261,10 +261,10 @@ async function start() {
   document.title = `${about.name}: DataComp explore`;
   fill($("where"), h("b", {}, about.name), about.rows < about.pool ? ` ${amount(about.pool)} pairs, a uniform sample of ${amount(about.rows)}` : ` ${amount(about.pool)} pairs, all of them`);
   $("query").disabled = !about.can_search; $("by-picture").hidden = !about.can_search;
-  if (!about.can_search) $("query").placeholder = about.sides.length ? "The CLIP of these features is not here" : "No features: embed the pool to search it";
+  if (!about.can_search) $("query").placeholder = about.sides.length ? "The CLIP model of these features is not available" : "No features: embed the pool to search it";
   if (!about.sides.includes("txt")) $("side").querySelector("[value=txt]").remove();
   $("scope").querySelector("[value=pool]").hidden = !about.whole_index;
-  $("blur-switch").title = about.harmless ? "The embedded pool's pictures are fit for everybody: none is veiled." : about.nsfw ? `Veils pictures whose ${about.nsfw} is 0.5 or more, or not known.` : "No score of this pool says which pictures are unfit, so all are veiled.";
+  $("blur-switch").title = about.harmless ? "The embedded pool's images are safe: none is blurred." : about.nsfw ? `Blurs images whose ${about.nsfw} is 0.5 or more, or unknown.` : "No score of this pool says which images are unsafe, so all are blurred.";
   state.map = new PointMap($("canvas"), $("over"));
   state.map.labels = about.clusters.filter((one) => one.size && one.words.length).map((one) => ({ x: one.x, y: one.y, name: one.words[0] }));
   if (about.nsfw) state.nsfw = await column(about.nsfw);
@@ -272,11 +272,11 @@ async function start() {
   state.facets = new Facets(about);
   listen();
   state.map.setPoints(await array("points", Float32Array));
-  if (about.on_map < about.rows) { $("map-note").hidden = false; $("map-note").textContent = about.on_map ? `${amount(about.rows - about.on_map)} pairs without features have no place.` : "This pool has no features, so it has no map: embed it, as with datacomp run. The filter and the pairs work without."; }
+  if (about.on_map < about.rows) { $("map-note").hidden = false; $("map-note").textContent = about.on_map ? `${amount(about.rows - about.on_map)} pairs without features have no place.` : "This pool has no features, so it has no map: embed it, for example with datacomp run. The filter and the pairs work without it."; }
   await recolour();
   await state.facets.judge();
   document.body.dataset.ready = "yes";
-  window.datacomp = state;  // for tests and for the curious
+  window.datacomp = state;  // for tests and debugging
 }
 
 start().catch((problem) => { $("where").textContent = problem.message; toast(problem.message, true); });

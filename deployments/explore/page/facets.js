@@ -1,4 +1,4 @@
-// The filter: where to begin, facets over columns, and what they keep of the sample and of the whole pool.
+// The filter: initial filter, facets over columns, and what they keep of the sample and of the whole pool.
 
 import { $, amount, ask, debounce, fill, h, percent, plainly, short, svg, tell, toast, trying } from "./dom.js";
 
@@ -57,7 +57,7 @@ export class Facets extends EventTarget {
     const shown = first.length ? first : numbers.slice(0, FIRST_NUMBERS), rest = numbers.filter((one) => !shown.includes(one));
     fill($("facets"), 
       h("div", { className: "head" }, h("h2", {}, "Filter"), h("button", { type: "button", className: "quiet", id: "reset", onclick: () => this.reset() }, "Reset")),
-      h("p", { className: "note" }, "Try a filter before it runs. Every condition is one of the filters of ", h("code", {}, "datacomp filter"), "."),
+      h("p", { className: "note" }, "Try a filter before you run it. Every condition is a filter of ", h("code", {}, "datacomp filter"), "."),
       h("div", { id: "chips", className: "chips" }),
       this.baseBox(),
       shown.map((one) => this.numberBox(one)),
@@ -157,7 +157,7 @@ export class Facets extends EventTarget {
     this.boxes[key] = () => { chosen.clear(); for (const row of rows) row.querySelector("input").checked = false; };
     this.bars[`words ${column.name}`] = (kept) => counts.forEach(([node, place]) => { node.textContent = `${amount(kept[place])} of ${amount(column.counts[place])}`; });
     const more = rows.length > FIRST_WORDS ? h("button", { type: "button", className: "quiet", onclick: () => { rows.forEach((row) => { row.hidden = false; }); more.remove(); } }, `${rows.length - FIRST_WORDS} more`) : null;
-    return h("fieldset", { className: "facet" }, h("legend", {}, plainly(column.name), looking ? h("small", { title: "No filter says this, so a recipe cannot have it" }, "for looking only") : null), rows, more);
+    return h("fieldset", { className: "facet" }, h("legend", {}, plainly(column.name), looking ? h("small", { title: "No filter can express this, so a recipe cannot contain it" }, "for viewing only") : null), rows, more);
   }
 
   methodBox() {
@@ -173,7 +173,7 @@ export class Facets extends EventTarget {
     const key = "text", field = h("input", { type: "search", placeholder: "letters in the caption", "aria-label": "Captions that contain", maxLength: 500,
       oninput: debounce(() => this.set(key, field.value ? { kind: "text", contains: field.value } : null), 250) });
     this.boxes[key] = () => { field.value = ""; };
-    return h("fieldset", { className: "facet" }, h("legend", {}, "Caption contains", h("small", { title: "No filter says this, so a recipe cannot have it" }, "for looking only")), field);
+    return h("fieldset", { className: "facet" }, h("legend", {}, "Caption contains", h("small", { title: "No filter can express this, so a recipe cannot contain it" }, "for viewing only")), field);
   }
 
   cluster(numbers, drop) {
@@ -187,7 +187,7 @@ export class Facets extends EventTarget {
     this.chosen.clear(); $("base").value = -1; this.begin(-1);
   }
 
-  // What came out --------------------------------------------------------------------------------------------------
+  // Results ---------------------------------------------------------------------------------------------------------
 
   renderChips() {
     const told = (facet) => {
@@ -215,7 +215,7 @@ export class Facets extends EventTarget {
     const share = found.kept / found.rows, sampled = found.rows < found.pool;
     const about_ = sampled ? `about ${amount(found.estimate)} ± ${amount(found.margin)} of ${amount(found.pool)}` : `${amount(found.kept)} of ${amount(found.rows)}`;
     let pool = null;
-    if (exact?.done) pool = h("p", { className: "exact", id: "exact", "data-kept": exact.kept }, h("b", {}, amount(exact.kept)), ` of ${amount(exact.rows)} in the whole pool: counted, nothing is written`);
+    if (exact?.done) pool = h("p", { className: "exact", id: "exact", "data-kept": exact.kept }, h("b", {}, amount(exact.kept)), ` of ${amount(exact.rows)} in the whole pool: counted; nothing is written`);
     else if (exact) pool = h("p", { className: "note" }, `Counting the whole pool… ${exact.told}`);
     else if (!about.automatic) pool = h("button", { type: "button", onclick: () => this.count() }, "Count the whole pool");
     const against = h("select", { "aria-label": "Against", onchange: () => { this.against = Number(against.value); this.judge(); } },
@@ -237,7 +237,7 @@ export class Facets extends EventTarget {
     if (!made) return;
     const dialog = $("saving"), name = h("input", { type: "text", id: "recipe-name", value: "mine", maxLength: 80, required: true, pattern: "[A-Za-z0-9][A-Za-z0-9_.\\-]*", spellcheck: false });
     const replace = h("input", { type: "checkbox" });
-    const looking = this.found?.only_looking.length ? h("p", { className: "warn" }, "Left out: conditions that are for looking only.") : null;
+    const looking = this.found?.only_looking.length ? h("p", { className: "warn" }, "Not saved: conditions for viewing only.") : null;
     const write = async () => {
       const told = await trying(() => tell("save", { name: name.value, wanted: this.wanted, replace: replace.checked }));
       if (!told) return;
@@ -245,15 +245,15 @@ export class Facets extends EventTarget {
       toast(`Saved ${told.file}. Run it: datacomp run -r ${told.file.split("/").pop()}`);
     };
     fill(dialog, h("form", { method: "dialog", onsubmit: (event) => { event.preventDefault(); write(); } },
-      h("h2", { id: "save-title" }, "Save as a recipe"), h("p", { className: "note" }, "Written to ", h("code", {}, this.about.out), "; then run it with ", h("code", {}, "datacomp run -r NAME.yaml"), "."),
+      h("h2", { id: "save-title" }, "Save as a recipe"), h("p", { className: "note" }, "Written to ", h("code", {}, this.about.out), "; run it with ", h("code", {}, "datacomp run -r NAME.yaml"), "."),
       looking, h("pre", { className: "yaml", tabIndex: 0 }, made.text),
-      h("p", { className: "fields" }, h("label", {}, "Name ", name), h("label", { className: "tick" }, replace, " replace a file of this name")),
+      h("p", { className: "fields" }, h("label", {}, "Name ", name), h("label", { className: "tick" }, replace, " overwrite an existing file")),
       h("p", { className: "actions" }, h("button", { type: "submit", className: "strong", id: "write" }, "Save"), h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"))));
     dialog.showModal();
   }
 }
 
-/** The numbers of a filter that a person may want to change: [owner, field, whether it is a whole number]. */
+/** The adjustable numbers of a filter: [owner, field, whether it is an integer]. */
 function numbersIn(tree) {
   const found = [];
   for (const [name, value] of Object.entries(tree)) {

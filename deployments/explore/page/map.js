@@ -1,4 +1,4 @@
-// The map: points by WebGL, or on a plain canvas where there is none; zoom, pan, picking and names of clusters.
+// The map: draws points with WebGL, or on a plain canvas without it; zoom, pan, picking and cluster names.
 
 import { isDark } from "./colours.js";
 
@@ -175,7 +175,7 @@ export class PointMap extends EventTarget {
     }
   }
 
-  /** The nearest shown point within reach of a place of the screen, -1 if there is none. */
+  /** The nearest visible point within reach of a screen position, -1 if there is none. */
   pick(left, top, reach = REACH) {
     if (!this.count) return -1;
     const [x, y] = this.toPlace(left, top), far = reach / (this.view.zoom * this.side);

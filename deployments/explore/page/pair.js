@@ -1,4 +1,4 @@
-// One pair: its picture and caption, what each method says of it, where it came from, and what is like it.
+// One pair: image and caption, each method's verdict, origin, and similar pairs.
 
 import { $, amount, ask, fill, h, plainly, short, tell, toast, trying } from "./dom.js";
 import { card, picture } from "./panels.js";
@@ -23,7 +23,7 @@ export async function showPair(state, row) {
       state.about.sides.includes("txt") ? h("button", { type: "button", onclick: () => likes("txt") }, "Similar captions") : null,
       state.onMap(row) ? h("button", { type: "button", onclick: () => state.goTo(row) }, "Show on the map") : null,
       h("button", { type: "button", className: "danger", onclick: () => takedown(row) }, "Ask for takedown…")),
-    one.methods.length ? h("section", {}, h("h3", {}, "What the methods say"), h("ul", { className: "verdicts" }, one.methods.map((method) => h("li", { className: method.times ? "yes" : "no" },
+    one.methods.length ? h("section", {}, h("h3", {}, "Verdicts of the methods"), h("ul", { className: "verdicts" }, one.methods.map((method) => h("li", { className: method.times ? "yes" : "no" },
       h("b", {}, method.times ? "✓" : "✗"), h("span", {}, method.name), h("small", {}, method.times ? (method.times > 1 ? `kept ${method.times} times` : "kept") : method.reason ? `dropped: ${method.reason}` : "dropped", method.note ? ` (${method.note})` : ""))))) : null,
     one.cluster ? h("section", {}, h("h3", {}, "Cluster"), h("p", {}, h("button", { type: "button", className: "link", onclick: () => state.showCluster(one.cluster.number) }, h("i", { className: "swatch", css: { "--c": state.clusterColour(one.cluster.number) } }), one.cluster.name))) : null,
     one.captions.length ? h("section", {}, h("h3", {}, "Other captions"), h("ul", { className: "variants" }, one.captions.map((other) => h("li", {}, h("small", {}, other.source), h("span", { dir: "auto" }, other.text || "no caption"))))) : null,
@@ -46,10 +46,10 @@ function takedown(row) {
   const send = async () => {
     const told = await trying(() => tell("takedown", { rows: [row] }));
     dialog.close();
-    if (told) toast(`${told.added ? "Noted" : "It was noted before"} in ${told.file} (${amount(told.all)} in all). Nothing is removed until you run: ${told.command}`);
+    if (told) toast(`${told.added ? "Noted" : "Already noted"} in ${told.file} (${amount(told.all)} in total). Nothing is removed until you run: ${told.command}`);
   };
   fill(dialog, h("form", { method: "dialog", onsubmit: (event) => { event.preventDefault(); send(); } },
-    h("h2", { id: "save-title" }, "Ask for takedown"), h("p", {}, "The uid is written to a file of requests. Nothing is removed until somebody runs ", h("code", {}, "datacomp pool takedown"), " with it."),
+    h("h2", { id: "save-title" }, "Ask for takedown"), h("p", {}, "This writes the uid to a file of requests. Nothing is removed until somebody runs ", h("code", {}, "datacomp pool takedown"), " with it."),
     h("p", { className: "actions" }, h("button", { type: "submit", className: "danger", id: "takedown" }, "Write the request"), h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"))));
   dialog.showModal();
 }

@@ -1,8 +1,8 @@
-// What stands beside the map: pairs in a grid, the table of clusters, groups of near-duplicates.
+// The panels next to the map: pairs in a grid, the table of clusters, groups of near-duplicates.
 
 import { $, amount, ask, debounce, fill, h, percent, plainly, trying } from "./dom.js";
 
-/** A picture, veiled where it may be unfit to see; `state.veil(row)` decides. */
+/** An image, blurred if it may be unsafe; `state.veil(row)` decides. */
 export function picture(state, row, has, size = 256, text = "") {
   const box = h("div", { className: "pic" });
   if (!has) { box.classList.add("blank"); box.append("no picture"); return box; }

@@ -49,7 +49,7 @@ def test_a_set_comes_whole_with_its_hashes_and_without_code(hub: LocalHub, tmp_p
 
 def test_a_set_that_breaks_off_is_not_there_and_goes_on_later(hub: LocalHub, tmp_path: Path) -> None:
     hub.changed = {"test/0.tar"}
-    with pytest.raises(DataError, match=r"test/0\.tar came with another hash"):
+    with pytest.raises(DataError, match=r"test/0\.tar has another hash"):
         download([KITTI], Folder(tmp_path))
     assert not complete(Folder(tmp_path / KITTI.folder))
     assert not (tmp_path / KITTI.folder / "test" / "nshards.txt").exists(), "what evaluation opens first comes last"

@@ -59,7 +59,7 @@ WRONG: list[tuple[str, str, str]] = [
     (SCORE, "return np.array(['a'] * 75)", "dtype <U1: one number a row"),
     (RECIPE, "return 3", "builds int: its function must return a filter"),
     ("@register('{name}')\nclass A(Batch):\n    {body}\n", "pass", "The filter '.*' lacks columns and judge: write that method"),
-    ("@register('{name}')\nclass A:\n    {body}\n", "pass", "stands before what is no filter"),
+    ("@register('{name}')\nclass A:\n    {body}\n", "pass", "decorates something that is not a filter"),
     ("{body}  # {name}\n", "sys.exit(3)", r"fails to load at line 8: SystemExit: 3"),
     (
         "@register('words')\nclass A(Rule):  # {name}\n    def expression(self): {body}\n",

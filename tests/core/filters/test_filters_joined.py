@@ -111,7 +111,7 @@ def test_keys_that_repeat(tmp_path: Path) -> None:
     folder = world.write(tmp_path / "m", TABLE)
     table = {"uid": [first, TABLE[1]["uid"], first, TABLE[1]["uid"]], "score": [1.0, 5.0, 2.0, 5.0]}
     pl.DataFrame(table).write_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=f"1 keys of the table repeat with other values, such as {first}"):
+    with pytest.raises(DataError, match=f"1 keys of the table repeat with different values, such as {first}"):
         values(f"column_of:file={tmp_path / 't.parquet'}", folder, tmp_path / "a")
     assert values(f"column_of:file={tmp_path / 't.parquet'},repeated=first", folder, tmp_path / "b")[0][:3] == [1.0, 5.0, None]
     found, counts = values(f"column_of:file={tmp_path / 't.parquet'},repeated=mean", folder, tmp_path / "c")

@@ -64,7 +64,7 @@ def test_a_column_of_no_type_has_no_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wanted", [Threshold(score="mine", at_least=0.7), TopFraction(score="mine", fraction=0.5)])
 def test_text_is_no_score(wanted: Any, tmp_path: Path) -> None:
     home = write(tmp_path / "m", mine=[str(score) for score in SCORES])
-    with pytest.raises(DataError, match=r"The column 'mine' cannot be used as a score: it holds String"):
+    with pytest.raises(DataError, match=r"The column 'mine' cannot be used as a score: it contains String"):
         chosen(wanted, home, tmp_path / "out")
 
 

@@ -74,7 +74,7 @@ def test_all_damaged_tars_are_named_and_nothing_is_written(tmp_path: Path) -> No
     odd = {f"t{n:02d}": made() for n, (made, _) in enumerate(DAMAGED.values())}
     root = folder(tmp_path / "old", good=pack(samples(range(4))), **odd)
     before = sorted(os.listdir(root))
-    with pytest.raises(DataError, match=f"{len(odd)} of the tars in .* cannot be taken in, so nothing was written") as told:
+    with pytest.raises(DataError, match=f"{len(odd)} of the tars in .* cannot be adopted, so nothing was written") as told:
         adopt(root)
     assert all(f"{name}.tar is damaged: " in str(told.value) for name in odd)
     pool = Pool(scale="custom", name="x", data="x", fingerprint="f" * 64, num_samples=4, num_parts=1)
@@ -145,7 +145,7 @@ def test_a_mapping_brings_in_sets_with_other_names(tmp_path: Path, names: dict[s
     tar = pack([(f"{stem.format(n)}.{name}", data) for n in range(5) for name, data in contents(n)])
     root = folder(tmp_path / "old", a=tar)
     with pytest.raises(
-        DataError, match=r"None of the \d samples in .* has both a picture and a caption. Their members are .*--picture"
+        DataError, match=r"None of the \d samples in .* has both an image and a caption. Their members are .*--picture"
     ):
         adopt(root)
     assert os.listdir(root) == ["a.tar"]
@@ -206,10 +206,10 @@ def test_a_tar_that_came_later_is_told(tmp_path: Path) -> None:
     root = folder(tmp_path / "old", a=pack(samples(range(3))))
     adopt(root)
     folder(root, b=pack(samples(range(3, 5))))
-    with pytest.raises(DataError, match=r"changed since: .*/old has 2 tars, and had 1 \(new: b\.tar\).*edition: 2"):
+    with pytest.raises(DataError, match=r"changed since: .*/old now has 2 tars instead of 1 \(new: b\.tar\).*edition: 2"):
         adopt(root)
     assert adopt(root, edition=2)[1].num_samples == 5
-    with pytest.raises(DataError, match=r"changed since: .*/old has 2 tars, and had 1"):
+    with pytest.raises(DataError, match=r"changed since: .*/old now has 2 tars instead of 1"):
         adopt(root)
 
 
@@ -225,7 +225,7 @@ def test_a_table_that_promises_a_sample_the_tar_does_not_have_is_damage(tmp_path
     root = folder(tmp_path / "old", a=pack(samples(range(3))), b=pack(samples(range(3, 6))))
     keys = [f"{n:09d}" for n in range(4)]
     table(root / "a.parquet", key=keys, status=["success"] * 4, error_message=[None] * 4)
-    with pytest.raises(DataError, match=r"a\.tar is damaged: the table beside it says that '000000003' arrived \(1 such\)"):
+    with pytest.raises(DataError, match=r"a\.tar is damaged: the table next to it says that '000000003' arrived \(1 such keys\)"):
         adopt(root)
     shards = adopt(root, damaged="leave_out")[1]
     counts = {"arrived": 3, "damaged_tar": 4, "candidates": 7, "damaged_tars": 1}
@@ -237,7 +237,7 @@ def test_tables_of_other_tools_are_counted_or_refused(tmp_path: Path) -> None:
     keys = [f"{n:09d}" for n in range(3)]
     table(root / "a.parquet", id=[*keys[:2], "x"], caption=["a", "b", "c"], score=[0.1, 0.2, 0.3])
     with pytest.raises(
-        DataError, match=r"a\.parquet has no column 'key'.*it has id, caption, score: name its column.*--column key="
+        DataError, match=r"a\.parquet has no column 'key'.*it has id, caption, score: give its key column.*--column key="
     ):
         adopt(root)
     shards = adopt(root, columns=TableColumns(key="id"))[1]
@@ -272,13 +272,13 @@ def test_all_tables_that_cannot_be_used_are_named_and_nothing_is_written(tmp_pat
         "c": r"column 'key' has the type List\(String\)",
         "d": "column 'url' has the type Binary",
         "e": "no key in common",
-        "f": f"states the uid {uid_of(99)} for the key '000000016', and f.tar {uid_of(16)} \\(1 of 3",
+        "f": f"has the uid {uid_of(99)} for the key '000000016', but f.tar has {uid_of(16)} \\(1 of 3",
     }
     with pytest.raises(DataError) as problem:
         adopt(root)
     for name, words in faults.items():
         assert re.search(rf"{name}\.parquet:? {words}|{name}\.parquet has {words}", str(problem.value)), words
-    assert "6 of the tables beside the tars" in str(problem.value)
+    assert "6 of the tables next to the tars" in str(problem.value)
     assert "h.tar is damaged" in str(problem.value)
     assert "g.parquet" not in str(problem.value)
     with pytest.raises(DataError, match="6 of the tables"):
@@ -310,7 +310,7 @@ def test_metadata_of_another_pool_is_refused_and_a_part_is_counted(tmp_path: Pat
         folder(tmp_path / name / "shards", a=pack(samples(range(4))))
         (tmp_path / name / "metadata").mkdir()
     rows_of([f"http://h/{n}" for n in range(4)]).write_parquet(tmp_path / "other/metadata/0.parquet")
-    with pytest.raises(DataError, match=r"metadata has none of the 4 samples in .*shards: it is of another pool"):
+    with pytest.raises(DataError, match=r"metadata has none of the 4 samples in .*shards: it belongs to another pool"):
         adopt(tmp_path / "other")
     assert not (tmp_path / "other/shards/index").exists()
     uids = [uid_of(n) for n in (0, 1, 7)]
@@ -321,7 +321,7 @@ def test_metadata_of_another_pool_is_refused_and_a_part_is_counted(tmp_path: Pat
 def test_tars_that_would_be_left_out_are_told(tmp_path: Path) -> None:
     root = folder(tmp_path / "old", a=pack(samples(range(2))))
     folder(root / "more", b=pack(samples(range(2, 4))))
-    with pytest.raises(DataError, match=r"more/b\.tar does not lie directly in"):
+    with pytest.raises(DataError, match=r"more/b\.tar is not directly in"):
         adopt(root)
 
 
@@ -387,7 +387,7 @@ def test_metadata_of_equal_size_and_another_content_is_told(tmp_path: Path) -> N
     path.write_bytes(path.read_bytes().replace(b"a dog", b"a cat"))
     later = path.stat().st_mtime_ns + 1_000_000_000
     os.utime(path, ns=(later, later))
-    with pytest.raises(DataError, match=r"changed since: .*others of their content.*edition: 2"):
+    with pytest.raises(DataError, match=r"changed since: .*with different content.*edition: 2"):
         adopt(root)
     again = adopt(root, edition=2)
     assert again[0].content != first[0].content

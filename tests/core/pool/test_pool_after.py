@@ -187,7 +187,7 @@ def take_down(store: Store, uids: set[str]) -> Taken:
 
 
 def test_a_takedown_of_nothing_is_told(world: World) -> None:
-    with pytest.raises(SpecError, match="has no line: one uid or url a line is wanted"):
+    with pytest.raises(SpecError, match="is empty: write one uid or url per line"):
         take_down(world.store, set())
 
 

@@ -108,10 +108,10 @@ def test_the_target_is_a_folder_of_its_own(tmp_path: Path) -> None:
     root = Folder(tmp_path / "old")
     root.write("a.tar", pack(by_kind(0)))
     for other in (root, root / "in", Folder(tmp_path)):
-        with pytest.raises(DataError, match="lie within one another"):
+        with pytest.raises(DataError, match="are nested"):
             regroup(root, root, other, USUAL)
     Folder(tmp_path / "new").write("other.tar", b"x")
-    with pytest.raises(DataError, match=r"other\.tar is none of the tars"):
+    with pytest.raises(DataError, match=r"other\.tar is not one of the tars"):
         regroup(root, root, Folder(tmp_path / "new"), USUAL)
 
 

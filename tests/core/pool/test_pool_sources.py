@@ -220,7 +220,7 @@ def test_one_table_of_captions_is_one_however_it_is_written(tmp_path: Path, monk
         import_folder(specs[0], store=Store.open(str(tmp_path / "store")))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "captions.csv").write_text("file,text\n1.jpg,another\n")
-    with pytest.raises(ValidationError, match="are both there: give the table's absolute path"):
+    with pytest.raises(ValidationError, match="both exist: give the table's absolute path"):
         FolderPoolSpec(source="in", captions="captions.csv")
 
 
@@ -286,7 +286,7 @@ def test_a_changed_picture_is_told(tmp_path: Path) -> None:
 
 def test_a_folder_without_pictures_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    with pytest.raises(DataError, match="has no picture"):
+    with pytest.raises(DataError, match="has no images"):
         import_folder(FolderPoolSpec(source=str(tmp_path / "in")), store=Store.open(str(tmp_path / "store")))
     with pytest.raises(ValueError, match="has no {} for the class"):
         FolderPoolSpec(templates=("a photo",))

@@ -104,7 +104,7 @@ def test_fields_over_several_lines_are_fields(tmp_path: Path) -> None:
 
 def test_a_field_that_contains_rows_is_taken_where_it_is_meant(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", 'url,text\nhttp://h/0,"a csv:\nhttp://x,y\n"\n')
-    with pytest.raises(DataError, match=r"line 2.*looks like whole rows.*--quoting trusted"):
+    with pytest.raises(DataError, match=r"line 2.*seems to contain whole rows.*--quoting trusted"):
         taken(tmp_path, path)
     assert taken(tmp_path, path, quoting="trusted")[1]["text"].to_list() == ["a csv:\nhttp://x,y\n"]
 
@@ -116,8 +116,8 @@ def test_a_field_that_contains_rows_is_taken_where_it_is_meant(tmp_path: Path) -
         (b"url;text\nhttp://h;c\n", r"no column 'url'.*separated by ';'.*--delimiter"),
         ("url,text\nhttp://h,c\n".encode("utf-16"), r"is UTF-16.*--encoding utf-16"),
         (f"url,text\nhttp://0,ok\nhttp://h,{'x' * (1 << 21)}\n".encode(), r"line 3, column 2: a field is longer than 1,048,576"),
-        (b"url,text\nhttp://h,c,extra\n", r"line 2: 3 fields where the header has 2"),
-        (b"url,text\nhttp://h\n", r"line 2: 1 fields where the header has 2"),
+        (b"url,text\nhttp://h,c,extra\n", r"line 2: the row has 3 fields, but the header has 2"),
+        (b"url,text\nhttp://h\n", r"line 2: the row has 1 fields, but the header has 2"),
         (b"http://h/0,a\nhttp://h/1,b\n", r"first line looks like a row.*--header url,text"),
         (b"url,text,text\nhttp://h,c,d\n", r"2 columns 'text'"),
         (b"", r"no column 'url'.*it has no columns"),
@@ -230,7 +230,7 @@ def test_a_folder_that_is_named_like_a_table_is_a_folder(tmp_path: Path) -> None
 def test_a_packed_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
     whole = gzip.compress("".join(f"http://h/{n},{n * n}\n" for n in range(9999)).encode())
     path = written(tmp_path / "a.csv.gz", whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"a\.csv\.gz cannot be read to its end"):
+    with pytest.raises(DataError, match=r"a\.csv\.gz cannot be read completely"):
         taken(tmp_path, path, header=("url", "text"))
 
 

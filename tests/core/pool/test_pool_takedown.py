@@ -333,7 +333,7 @@ def test_a_tar_that_somebody_changed_is_an_error(tmp_path: Path) -> None:
             for name, content in sample(number):
                 add(archive, name, content)
     (tmp_path / "with/00000.tar").write_bytes(data.getvalue())
-    with pytest.raises(DataError, match=r"00000\.tar is not the one its index describes"):
+    with pytest.raises(DataError, match=r"00000\.tar does not match its index"):
         take(store, tmp_path / "lists", uid_of(1))
 
 
