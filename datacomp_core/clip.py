@@ -1,8 +1,7 @@
-"""CLIP models by name or checkpoint, through open_clip: the one place that makes, loads and registers them.
-
-Our own model configurations lie in `clip_models/`. Weights are read by `checkpoints`, never from a hub. The image transform is
-open_clip's own, cut in two: `Pixels` needs no torch, so that light processes can decode and resize, and the normalisation is
-done on the device. Both halves together are bit-equal to open_clip's transform.
+"""Builds, loads and registers CLIP models by name or checkpoint, through open_clip. Our model configurations are in
+`clip_models/`. `checkpoints` reads the weights, never a hub. The image transform is open_clip's, split in two: `Pixels` needs
+no torch, so that light processes can decode and resize, and the device normalises. Both halves together are bit-equal to
+open_clip's transform.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ MODELS = Path(__file__).with_name("clip_models")
 
 HUB_SECONDS = 10
 CONTEXT_LENGTH = 77
-SMALL = 20_000_000  # parameters; on a CPU the work of smaller models is not worth sharing among threads (same bits either way)
+SMALL = 20_000_000  # parameters; on a CPU smaller models are not worth several threads (same bits either way)
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PixelArray = npt.NDArray[np.uint8]
@@ -51,7 +50,7 @@ PixelArray = npt.NDArray[np.uint8]
 class Pixels:
     """PIL image to uint8 pixels, shape (3, height, width): open_clip's resize, centre crop and conversion to RGB, in that order.
 
-    The image keeps its mode until it is cropped, as in open_clip: converting first would change the pixels.
+    As in open_clip, the image keeps its mode until it is cropped: converting first would change the pixels.
     """
 
     height: int
@@ -67,7 +66,7 @@ class Pixels:
             numbers = [isinstance(value, int | float) and math.isfinite(value) for value in values]
             if numbers != [True] * 3 or (name == "std" and min(values) <= 0):
                 wanted = "three finite numbers" + (" above 0" if name == "std" else "")
-                raise DataError(f"The model's preprocessing has the {name} {list(values)}, and {wanted} are needed: correct it.")
+                raise DataError(f"The model's preprocessing has the {name} {list(values)}, but needs {wanted}: correct it.")
 
     def __call__(self, image: Any) -> PixelArray:
         image = self._cropped(self._resized(image))
@@ -76,7 +75,7 @@ class Pixels:
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
     def fast(self, pixels: PixelArray) -> PixelArray:
-        """The same of RGB pixels (height, width, 3), resized by torch: equal to rounding."""
+        """The same for RGB pixels (height, width, 3), resized with torch: equal up to rounding."""
         high, wide = pixels.shape[:2]
         wanted_wide, wanted_high = self._wanted(wide, high)
         made = resized(pixels, (0, 0, wide, high), (wanted_high, wanted_wide), self._filter)
@@ -112,9 +111,8 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Clip:
-    """A model ready to encode: `preprocess` takes a PIL image to a float tensor (3, h, w), `tokenize` texts to (n, context).
-
-    `tokenizer`: the name under which open_clip makes the same tokenizer in another process; empty if it cannot.
+    """A model ready to encode: `preprocess` converts a PIL image to a float tensor (3, h, w), `tokenize` converts texts to (n,
+    context). `tokenizer`: the name with which open_clip makes the same tokenizer in another process; empty if it cannot.
     """
 
     name: str
@@ -128,7 +126,8 @@ class Clip:
     _scale: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def encode_images(self, pixels: PixelArray, precision: Precision = "fp32") -> torch.Tensor:
-        """Normalised image features, float (n, d) on the device, of uint8 pixels (n, 3, h, w); these may be in use until then."""
+        """Return normalised image features, float (n, d) on the device, for uint8 pixels (n, 3, h, w), which stay in use until
+        then."""
         import torch
 
         batch = torch.from_numpy(pixels).to(self.device, non_blocking=True).float().div_(255)
@@ -149,7 +148,7 @@ class Clip:
             return torch.nn.functional.normalize(self._model.encode_text(tokens), dim=-1)
 
     def autocast(self, precision: Precision) -> AbstractContextManager[Any]:
-        """fp32 is no autocast at all."""
+        """fp32 means no autocast."""
         import torch
 
         if precision == "fp32":
@@ -173,7 +172,7 @@ class Clip:
 
 def register() -> None:
     """Make our own model names known to open_clip in this process."""
-    if "torch" not in sys.modules:  # read once, when torch's OpenMP is loaded: threads that wait shall not burn shared cores
+    if "torch" not in sys.modules:  # read once, when torch's OpenMP is loaded: waiting threads must not occupy shared cores
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import open_clip
 
@@ -191,7 +190,7 @@ def config(name: str) -> dict[str, Any] | None:
 
 
 def known(name: str) -> str:
-    """`name`, if it is a model. SpecError names the nearest."""
+    """Return `name` if it is a model. SpecError names the nearest."""
     register()
     import open_clip
 
@@ -208,11 +207,10 @@ def load(
     tag: str = "",
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Clip:
-    """The model `name` in evaluation mode with the weights of an open_clip training checkpoint or state dict (or random).
-
-    `name` is one of open_clip's, or `local-dir:FOLDER` for a folder with an `open_clip_config.json`. `options` go to open_clip's
-    `create_model_and_transforms`. With a `tag` the file is that of open_clip's pretrained weights, whose images and activations
-    are made as its entry says. DataError if the file cannot be read as plain weights or does not fit the model.
+    """Load the model `name` in evaluation mode with the weights of an open_clip training checkpoint or state dict (or random).
+    `name` is an open_clip name, or `local-dir:FOLDER` for a folder with an `open_clip_config.json`. `options` are passed to
+    open_clip's `create_model_and_transforms`. With a `tag` the file contains open_clip's pretrained weights, and preprocessing
+    and activation follow its entry. DataError if the file cannot be read as plain weights or does not fit the model.
     """
     register() if name.startswith(LOCAL) else known(name)
     import open_clip
@@ -239,14 +237,14 @@ def load(
 
 
 def state_dict(checkpoint: Path | IO[bytes], name: str) -> dict[str, Any]:
-    """The weights in a checkpoint file by their plain names. Nothing in it is executed."""
+    """Return the weights in a checkpoint file by their plain names. No code in it is executed."""
     from datacomp_core.checkpoints import read_weights
 
     return read_weights(checkpoint, name)
 
 
 def ready(clip: Clip) -> Clip:
-    """The same, in evaluation mode and with as many threads as it is worth."""
+    """Put the model into evaluation mode with a suitable number of threads."""
     import torch
 
     clip.model.eval()
@@ -256,7 +254,7 @@ def ready(clip: Clip) -> Clip:
 
 
 def as_trained(name: str, tag: str) -> dict[str, Any]:
-    """How weights of a tag want their model made: open_clip itself only warns where that differs from the model's default."""
+    """Return the model options that the weights of a tag require: open_clip itself only warns if they differ from the default."""
     entry = pretrained(name, tag)
     return {
         "force_quick_gelu": bool(entry.get("quick_gelu", False)),
@@ -272,7 +270,7 @@ def _pixels(config: dict[str, Any], name: str) -> Pixels:
     high, wide = (size, size) if isinstance(size, int) else size[-2:]
     mode = config.get("resize_mode") or "shortest"
     if mode == "longest" or (mode == "shortest" and high != wide):
-        raise SpecError(f"The model {name} wants images of {high}x{wide} resized by {mode!r}, which is not supported.")
+        raise SpecError(f"The model {name} needs images of {high}x{wide} resized by {mode!r}, which is not supported.")
     interpolation = config.get("interpolation") or "bicubic"
     mean, std = (value if isinstance(value, list | tuple) else (value,) * 3 for value in (config["mean"], config["std"]))
     try:
@@ -282,10 +280,9 @@ def _pixels(config: dict[str, Any], name: str) -> Pixels:
 
 
 def text_places(name: str) -> dict[str, str]:
-    """Where a model's text tower and tokenizer lie that open_clip would read from the hub: local folders by setting.
-
-    DataError, at once, if they are not on this machine and the hub does not answer: open_clip itself would try five times and
-    end in a traceback. A folder with the files of a tokenizer brings its own; one without takes that which it names.
+    """Return the local folders of a text tower and tokenizer that open_clip would read from the hub, by setting. DataError, at
+    once, if they are not on this machine and the hub does not answer: open_clip itself would try five times and end with a
+    traceback. A folder with tokenizer files uses its own; other folders use the named one.
     """
     found = config_of(name).get("text_cfg") or {}
     own = name.startswith(LOCAL) and any((Path(name.removeprefix(LOCAL)) / file).is_file() for file in TOKENIZER)
@@ -294,7 +291,7 @@ def text_places(name: str) -> dict[str, str]:
 
 
 def config_of(name: str) -> dict[str, Any]:
-    """The configuration of a model by name, or of a folder. DataError if a folder has none."""
+    """Return the configuration of a model by name or folder. DataError if a folder has none."""
     if name.startswith(LOCAL):
         path = Path(name.removeprefix(LOCAL)) / "open_clip_config.json"
         try:
@@ -306,7 +303,7 @@ def config_of(name: str) -> dict[str, Any]:
 
 
 def tokenizer_of(name: str) -> Callable[[list[str]], torch.Tensor]:
-    """open_clip's tokenizer of a model, from files of this machine; its own one with a cache of words."""
+    """Return open_clip's tokenizer of a model from files on this machine; its own tokenizer gets a word cache."""
     register()
     import open_clip
     from open_clip.tokenizer import HFTokenizer
@@ -341,29 +338,29 @@ def _on_this_machine(name: str, repository: str, file: str) -> str:
         told = f"it has no {file}"
     except HFValidationError as problem:
         told = f"{repository!r} is neither a folder nor a repository: {problem}"
-    except Exception as problem:  # of the hub's client, of its HTTP library, of the network
+    except Exception as problem:  # from the hub's client, its HTTP library, or the network
         told = f"the hub does not answer: {type(problem).__name__}"
     raise DataError(
-        f"The model {name.removeprefix(LOCAL)} reads {file} of {repository}, which is not on this machine ({told}): run "
-        f"`hf download {repository}` where there is a network (HF_ENDPOINT may name a mirror) and copy that cache (HF_HOME) here."
+        f"The model {name.removeprefix(LOCAL)} reads {file} of {repository}, which is not on this machine ({told}): run `hf "
+        f"download {repository}` on a machine with a network (HF_ENDPOINT may name a mirror) and copy its cache (HF_HOME) here."
     )
 
 
 @contextmanager
 def _told(name: str) -> Generator[None]:
-    """What open_clip raises where a model cannot be made, as one sentence."""
+    """Convert what open_clip raises when a model cannot be built into one sentence."""
     try:
         yield
-    except Exception as problem:  # of open_clip, timm, transformers and torch: a dozen kinds
+    except Exception as problem:  # from open_clip, timm, transformers and torch: a dozen exception types
         told = refused(problem) or in_short(problem)
-        if isinstance(problem, AssertionError) and not problem.args:  # the failed condition is all that is known
+        if isinstance(problem, AssertionError) and not problem.args:  # only the failed condition is known
             told = f"its configuration fails the check `{traceback.extract_tb(problem.__traceback__)[-1].line}`"
-        raise DataError(f"The model {name.removeprefix(LOCAL)} cannot be made: {told}") from problem
+        raise DataError(f"The model {name.removeprefix(LOCAL)} cannot be built: {told}") from problem
 
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Keep open_clip's remarks on every model, made on the root logger, out of the user's log; its errors stay."""
+    """Keep open_clip's remarks on the root logger out of the user's log; its errors stay."""
 
     def ours(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR or "open_clip" not in record.pathname

@@ -1,8 +1,7 @@
-"""Where a CLIP may come from: a checkpoint file, a step's output, a released checkpoint by name, a folder, the hub.
-
-A source pickles, so that each process of several devices can load the model for itself. It also says what the model is made of,
-without loading it: `made_of` names everything that can move a number, and stands in the key of every kept result. Nothing from
-a hub is executed: weights are safetensors or are read with `weights_only`, and a folder's own code is never imported.
+"""Loads CLIP models from a checkpoint file, a step's output, a released checkpoint by name, a folder, or the hub. A source can
+be pickled, so that the process of each device can load the model. It also describes the model without loading it: `made_of`
+names everything that can change a number, and is part of the key of every kept result. No code from a hub is executed: weights
+are safetensors or are read with `weights_only`, and a folder's code is never imported.
 """
 
 from __future__ import annotations
@@ -37,24 +36,24 @@ ON_HUB = "hf-hub:"
 PLAIN = (".json", ".txt", ".safetensors", ".model")
 SETTINGS = (".json", ".txt", ".model", ".jinja")
 LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers", "tokenizers", "pillow", "numpy")
-"""Their versions stand in the key of kept results: each of them can move a number."""
+"""Their versions are part of the key of kept results: each of them can change a number."""
 
 
 class ModelSource(Protocol):
-    """A model that can be loaded, any number of times. `title` is how a report names it."""
+    """A model that can be loaded any number of times. `title` is its name in reports."""
 
     @property
     def title(self) -> str: ...
     def fingerprint(self) -> str:
-        """The sha256 of its weights, or what stands for them."""
+        """The sha256 of its weights, or a replacement for it."""
         ...
 
     def made_of(self) -> dict[str, str]:
-        """Everything beside its weights that moves a number, by name: configuration, preparation, tokenizer, libraries."""
+        """Everything except its weights that can change a number, by name: configuration, preprocessing, tokenizer, libraries."""
         ...
 
     def dim(self) -> int:
-        """How many dimensions its features have."""
+        """The number of dimensions of its features."""
         ...
 
     def load(self, device: str) -> clip.Clip: ...
@@ -62,9 +61,8 @@ class ModelSource(Protocol):
 
 @dataclass(frozen=True)
 class FileModel:
-    """An open_clip model by name with the weights of a file; None: random ones. `options` are those of `clip.load`.
-
-    With a `tag` it is made as open_clip's entry of these weights says. `place` is the user's file or folder, for errors.
+    """An open_clip model by name with the weights of a file (None: random weights). `options` are passed to `clip.load`. With
+    a `tag` it is built as open_clip's entry of these weights requires. `place` is the user's file or folder, for errors.
     """
 
     title: str
@@ -91,7 +89,7 @@ class FileModel:
 
     @contextmanager
     def _told(self) -> Generator[None]:
-        """Errors name the file or folder that the user gave, not where its configuration is kept."""
+        """Errors name the file or folder that the user gave, not the copy of its configuration."""
         try:
             yield
         except DataError as problem:
@@ -150,11 +148,9 @@ class TransformersModel:
 
 
 def source(model: str, checkpoint: Path | None, kept: Folder) -> ModelSource:
-    """The model that `model` names.
-
-    An open_clip name, with the weights of `checkpoint`; `NAME/TAG` for released weights of open_clip's list; a folder with an
-    `open_clip_config.json` or of transformers; a configuration file of open_clip (.json), with the weights of `checkpoint`;
-    `hf-hub:owner/name`. What comes from the hub is kept below `kept`.
+    """Return the source for `model`: an open_clip name, with the weights of `checkpoint`; `NAME/TAG` for released weights of
+    open_clip's list; a folder with an `open_clip_config.json` or of transformers; an open_clip configuration file (.json), with
+    the weights of `checkpoint`; `hf-hub:owner/name`. Files from the hub are kept below `kept`.
     """
     if model.endswith(".json"):
         return configured(Path(model), _checked(checkpoint))
@@ -165,7 +161,7 @@ def source(model: str, checkpoint: Path | None, kept: Folder) -> ModelSource:
         raise SpecError(f"There is no model at {model}: give a folder with {CONFIG} or a config.json, and weights.")
     if not is_architecture(model):
         if checkpoint is not None:
-            raise SpecError(f"The model {model} has weights of its own: leave --checkpoint out, or name the architecture alone.")
+            raise SpecError(f"The model {model} already has weights: omit --checkpoint, or give only the architecture.")
         return _with_weights(model, kept)
     return FileModel(model, clip.known(model), _checked(checkpoint))
 
@@ -203,7 +199,7 @@ def _checked(checkpoint: Path | None) -> Path | None:
         raise DataError(
             f"{checkpoint} is a folder: give a checkpoint file, or name the folder as the model."
             if checkpoint.is_dir()
-            else f"{checkpoint} is not there."
+            else f"{checkpoint} does not exist."
         )
     return checkpoint
 
@@ -213,7 +209,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def released(name: str, tag: str, kept: Folder) -> ModelSource:
-    """A released checkpoint of open_clip's list, from the hub. SpecError if there is none, or if it does not lie on the hub."""
+    """Return a released checkpoint of open_clip's list, from the hub. SpecError if there is none, or if it is not on the hub."""
     clip.known(name)
     import open_clip
 
@@ -236,14 +232,15 @@ def released(name: str, tag: str, kept: Folder) -> ModelSource:
 
 
 def weights_in(folder: Path) -> Path:
-    """The weights, or the index of their shards, in a model's folder: the usual names first, else the only such file."""
+    """Return the weights file, or the index of its shards, in a model's folder: the usual names first, else the only such
+    file."""
     found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if found is not None:
         return found
     others = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS and path.is_file())
     if len(others) != 1:
         have = f"it has {', '.join(path.name for path in others)}" if others else "it has none"
-        raise DataError(f"{folder} needs one file of weights ({have}): one of {', '.join(WEIGHTS)} is wanted.")
+        raise DataError(f"{folder} does not have exactly one weights file ({have}): provide one of {', '.join(WEIGHTS)}.")
     return others[0]
 
 
@@ -261,13 +258,13 @@ def _of_open_clip(name: str) -> dict[str, str]:
 
 
 def _settings_of(folder: Path) -> dict[str, str]:
-    """The hashes of the small files of a model's folder: configuration, preparation of images, tokenizer."""
+    """Return the hashes of the small files of a model's folder: configuration, preprocessing, tokenizer."""
     paths = sorted(path for path in folder.iterdir() if path.suffix in SETTINGS and path.is_file() and path.name != hub.RECORD)
     return {path.name: hash_file(path) for path in paths if not path.name.endswith(INDEX)}
 
 
 def hash_of(weights: Path) -> str:
-    """The sha256 of a file of weights; of shards, one over theirs."""
+    """Return the sha256 of a weights file; for shards, a hash over theirs."""
     if not weights.name.endswith(INDEX):
         return hash_file(weights)
     return fingerprint({path.name: hash_file(path) for path in shards_of(weights)})
@@ -283,30 +280,27 @@ def _with_weights(model: str, kept: Folder) -> ModelSource:
 
 
 def in_folder(folder: Path) -> ModelSource:
-    """The CLIP in a folder of open_clip or of transformers. DataError or SpecError if there is none."""
+    """Return the CLIP in a folder of open_clip or transformers. DataError or SpecError if there is none."""
     if (folder / CONFIG).is_file():
         return FileModel(folder.name, f"{clip.LOCAL}{folder}", weights_in(folder), place=str(folder))
     found = _json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if "model_type" not in found:
         raise DataError(f"{folder} has neither an open_clip_config.json nor a config.json of a CLIP.")
     if found["model_type"] != "clip":
-        raise SpecError(
-            f"{folder} holds a model of the kind {found['model_type']!r}; of transformers' models only 'clip' can be used."
-        )
+        raise SpecError(f"{folder} contains a transformers model of the kind {found['model_type']!r}: only 'clip' is supported.")
     return TransformersModel(folder)
 
 
 def _json(path: Path) -> dict[str, Any]:
     found = read_json(path)
     if not isinstance(found, dict):
-        raise DataError(f"{path} is not the configuration of a model.")
+        raise DataError(f"{path} is not a model configuration.")
     return found
 
 
 def fetched(repository: str, kept: Path, *, revision: str = "main", file: str = "") -> Path:
-    """The plain files of a model repository, with `file` or the best form of its weights, in the folder `kept`.
-
-    What an earlier call brought of a commit is there without asking the hub.
+    """Fetch the plain files of a model repository, with `file` or the best form of its weights, into the folder `kept`. Files
+    of a commit that an earlier call fetched are reused without asking the hub.
     """
     record = hub.recorded(Folder(kept))
     if record is not None and record["commit"] == revision:
@@ -321,11 +315,11 @@ def fetched(repository: str, kept: Path, *, revision: str = "main", file: str = 
 
 
 def best_weights(found: hub.Snapshot) -> str:
-    """The file of weights of a model repository in its best form. DataError if there is none."""
+    """Return the weights file of a model repository in its best form. DataError if there is none."""
     names = {entry.path for entry in found.files}
     best = next((name for name in WEIGHTS if name in names), "")
     if not best:
-        raise DataError(f"The hub's model {found.repository} has no weights: one of {', '.join(WEIGHTS)} is wanted.")
+        raise DataError(f"The hub's model {found.repository} has no weights: it needs one of {', '.join(WEIGHTS)}.")
     return best
 
 
@@ -334,7 +328,7 @@ def _fetched(repository: str, revision: str = "", *, kept: Folder, file: str = "
 
 
 def _with_shards(best: str, names: Iterable[str]) -> set[str]:
-    """The file of weights, and the shards beside it if it is an index of them."""
+    """Return the weights file, and its shards if it is an index."""
     if not best.endswith(INDEX):
         return {best}
     stem, _, ending = best.removesuffix(INDEX).rpartition(".")

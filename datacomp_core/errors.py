@@ -1,4 +1,4 @@
-"""What can go wrong through no fault of ours, each as one sentence: what, where, what to do.
+"""Defines the errors that users can cause or meet, each as one sentence: what, where, what to do.
 
 Every error a user can cause or meet derives from `DatacompError`; the command line prints its message alone and exits
 with its `exit_status`. A broken rule of our own is an `assert`, and shows its traceback.
@@ -15,7 +15,7 @@ from datacomp_core.torch_files import ADVICE, why_unreadable
 
 
 class DatacompError(Exception):
-    """Base of all errors that are told to the user in one sentence. Secrets in urls and a library's bad advice are taken out."""
+    """Base of all errors that are shown to the user as one sentence. Secrets in urls and harmful library advice are removed."""
 
     exit_status = 1
 
@@ -34,18 +34,18 @@ class StoreError(DatacompError):
 
 
 class DiskFullError(StoreError):
-    """No space is left. Waiting does not make any, so it is never retried."""
+    """No space is left. Waiting does not help, so it is never retried."""
 
     def __init__(self, where: object) -> None:
         super().__init__(f"The disk is full at {where}: free some space and run again; finished work is kept.")
 
 
 class DataError(DatacompError):
-    """Data that a step was given is missing, broken or not what its record says."""
+    """Input data of a step is missing, broken or different from its record."""
 
 
 class MissingFileError(DataError):
-    """The store answered, and this file is not there. Any other failure to read it is a StoreError: nobody can tell."""
+    """The store answered that this file does not exist. Any other read failure is a StoreError, because existence is unknown."""
 
 
 class IncompleteError(DatacompError):
@@ -53,15 +53,15 @@ class IncompleteError(DatacompError):
 
 
 class MissingLibraryError(DatacompError):
-    """A library that is needed cannot be imported."""
+    """A required library cannot be imported."""
 
 
 class LostProcessError(DatacompError):
-    """A process of a step was killed, or its machine went away: nobody's mistake, and a retry goes on where it stopped."""
+    """A process of a step was killed, or its machine was lost. A retry resumes where it stopped."""
 
 
 class StoppedError(DatacompError):
-    """The run was cancelled while this step was at work. What it had finished is kept."""
+    """The run was cancelled during this step. Finished work is kept."""
 
 
 LONG = 500
@@ -85,9 +85,8 @@ def nearest(given: str, known: Iterable[str]) -> list[str]:
 
 
 def in_short(problem: BaseException) -> str:
-    """The kind of an exception from a library and the first line of what it says (two, if that announces the next).
-
-    Of torch's and numpy's advice, our own words.
+    """Return the type of a library's exception and the first line of its text (two lines if the first ends with a colon).
+    Advice of torch and numpy is replaced by ours.
     """
     if ADVICE.search(str(problem)):
         return why_unreadable(problem)

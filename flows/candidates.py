@@ -1,4 +1,4 @@
-"""What every experiment over one pool starts from: the pool and its images, made, named or found in the store."""
+"""Provides the start of every experiment on a pool: the pool and its images, built, given by address or found in the store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tasks.running import store, stored
 
 @dataclass(frozen=True)
 class Candidates:
-    """What every experiment over one pool starts from."""
+    """The start of every experiment on one pool."""
 
     pool: Pool
     shards: ShardSet
@@ -35,16 +35,16 @@ BUILDERS: dict[type, Any] = {
     AdoptedPoolSpec: pooling.adopt_metadata,
     FolderPoolSpec: pooling.import_folder,
 }
-"""What makes a pool of each kind."""
+"""The task that makes each kind of pool."""
 
 
 def metadata(call: Call, spec: Preparation) -> Pool:
-    """The pool alone; no picture is asked for."""
+    """Return only the pool; no image is requested."""
     return stored(Pool, spec.stored_pool) if spec.stored_pool else call(BUILDERS[type(spec.pool)], spec.pool)
 
 
 def candidates(call: Call, spec: Preparation) -> Candidates:
-    """The pool and its images: those that are named, those that the store has of a named pool, else a download."""
+    """Return the pool and its images: the given ones, those in the store for a given pool, else a download."""
     pool = metadata(call, spec)
     if spec.stored_shards:
         return Candidates(pool, stored(ShardSet, spec.stored_shards))
@@ -60,7 +60,7 @@ def candidates(call: Call, spec: Preparation) -> Candidates:
 
 
 def lying_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | None:
-    """What a pool of the store was made as whose images lie where it lies, and are never fetched by url."""
+    """Return how a pool of the store was made, if its images come with it and are never fetched by url."""
     record = store().record(address)
     spec = (record.spec if record else {}).get("spec", {})
     kinds = {"adopted": AdoptedPoolSpec, "folder": FolderPoolSpec}
@@ -68,7 +68,7 @@ def lying_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | None:
 
 
 def images_there(spec: Preparation, pool: Pool) -> ShardSet | None:
-    """The one download of a pool that the store has, unless it has just the one that the scale asks for.
+    """Return the only download of a pool in the store, unless it is exactly the one that the scale requests.
 
     SpecError if there are several.
     """
@@ -87,7 +87,7 @@ def images_there(spec: Preparation, pool: Pool) -> ShardSet | None:
 
 
 def is_own(preparation: Preparation) -> bool:
-    """Whether the pool is of one's own data, whose metadata knows little."""
+    """Return whether the pool was made from custom data, whose metadata has few columns."""
     if not preparation.stored_pool:
         return preparation.pool.scale in OWN
     return kind_of(preparation.stored_pool) in OWN

@@ -1,7 +1,6 @@
-"""The chain of steps from a pool to a leaderboard entry, written once: run by flows, walked by `plan`.
-
-`call(task, *identity)` is how a step is called: submitted to Prefect, run at once, or only planned. Whatever it returns
-(a future, an artifact, a plan) is handed on to the next step unopened, so all three follow the same chain.
+"""Defines the chain of steps from a pool to a leaderboard entry once; flows run it and `plan` walks it. `call(task,
+*identity)` calls a step: it submits the step to Prefect, runs it at once, or only plans it. Its return value (a future, an
+artifact, a plan) is passed to the next step unopened, so all three follow the same chain.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class Curated:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a training set was worth."""
+    """The result of a training set."""
 
     checkpoint: Checkpoint
     report: EvalReport
@@ -46,16 +45,15 @@ class Scored:
 
 
 def curate(call: Call, spec: Curation, preparation: Preparation, found: Candidates) -> Curated:
-    """A subset by one recipe, and its samples as shards of their own. Only a recipe that reads scores waits for them."""
+    """Make a subset with one recipe, and shards of its samples. Only a recipe that reads scores waits for them."""
     read, texts = beside(call, spec.subset, preparation, found, spec.captions)
     subset = call(curating.select_subset, spec.subset, found.pool, read)
     return laid_out(call, spec, subset, found, texts if spec.captions.trains else None)
 
 
 def laid_out(call: Call, spec: Curation, subset: Subset, found: Candidates, texts: Captioned | None = None) -> Curated:
-    """A subset's samples as shards of their own, as a view into the pool's, or mixed with sets of one's own.
-
-    `texts`: their captions by a policy; None: the pool's own.
+    """Write a subset's samples into new shards, as a view into the pool's shards, or mixed with custom sets. `texts`: their
+    captions by a policy; None: the pool's own.
     """
     layout, policy = spec.layout, spec.captions.policy
     faces = None if layout.faces == "leave" else FaceSpec(treatment=layout.faces)
@@ -111,13 +109,13 @@ def experiment(call: Call, spec: ExperimentSpec) -> Scored:
 
 
 def experiments(call: Call, specs: Iterable[ExperimentSpec]) -> list[BoardEntry]:
-    """Many experiments, each step once: what two of them have in common is called once and shared."""
+    """Run many experiments with each step once: shared steps are called once."""
     once = each_once(call)
     return [experiment(once, spec).entry for spec in specs]
 
 
 def each_once(call: Call) -> Call:
-    """`call`, that calls what was called with the same identity before only once."""
+    """Wrap `call` so that it calls a step with the same identity only once."""
     made: dict[Any, Any] = {}
 
     def once(task: Any, /, *identity: Any, **options: Any) -> Any:
@@ -137,11 +135,11 @@ STAGES: dict[str, Callable[[Call, ExperimentSpec], Any]] = {
     "train": lambda call, spec: call(training.train, spec.scoring().train, (training_set(call, spec).shards,)),
     "evaluate": lambda call, spec: experiment(call, spec).report,
 }
-"""An experiment up to a stage, and what it has made by then."""
+"""Run an experiment up to a stage, and return its artifacts."""
 
 
 def _handle(value: Any) -> Any:
-    """What tells two inputs of a call apart: specs by value, artifacts by fingerprint, what is not there yet by itself."""
+    """Return the identity of a call's input: specs by value, artifacts by fingerprint, pending results by object."""
     if isinstance(value, tuple):
         return tuple(_handle(item) for item in value)
     if isinstance(value, Artifact):
@@ -150,7 +148,7 @@ def _handle(value: Any) -> Any:
 
 
 def plan(walk: Callable[[Call], Any], where: Store) -> list[Planned[Any]]:
-    """Every step that `walk` calls, in order, BUILT or TO BUILD. Nothing is run or written."""
+    """Return every step that `walk` calls, in order, as BUILT or TO BUILD. Nothing is run or written."""
     steps: list[Planned[Any]] = []
 
     def look(task: Any, /, *identity: Any, **_: Any) -> Any:

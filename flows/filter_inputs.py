@@ -1,4 +1,5 @@
-"""What a filter reads beside the metadata: CLIP scores, computed scores, what a download has learned, and other captions."""
+"""Provides what a filter reads besides the metadata: CLIP scores, computed scores, image facts from a download, and other
+captions."""
 
 from __future__ import annotations
 
@@ -31,21 +32,21 @@ Beside = Embeddings | tuple[Embeddings | Scores | Captioned, ...] | None
 
 
 def scores(call: Call, spec: Preparation, found: Candidates) -> Embeddings:
-    """CLIP scores of the candidates: by models of open_clip, checkpoints of the store, or a small scorer of our own."""
+    """Compute CLIP scores of the candidates with open_clip models, checkpoints of the store, or our small scorer."""
     stored_ones = tuple(stored(Checkpoint, address) for address in spec.scorers)
     own = stored_ones or ((scorer(call, spec),) if spec.embed.num_checkpoints else ())
     return call(curating.embed, spec.embed, found.pool, found.shards, own)
 
 
 def scorer(call: Call, spec: Preparation) -> Checkpoint:
-    """The CLIP that scores: a checkpoint of the store, or at `tiny` a small one that is trained on the trusted set."""
+    """Return the scoring CLIP: a checkpoint of the store, or at `tiny` a small one trained on the trusted set."""
     if spec.scorers:
         return stored(Checkpoint, spec.scorers[0])
     if spec.scorer is None:
         has = "are computed by default" if spec.stored_pool else "are in its metadata"
         raise SpecError(
-            f"{_pool_of(spec)} needs a score, and no model is named. The scores b32 and l14 {has}; the score tiny exists at the "
-            "scale tiny only. For any other score name its model (`embed`): --embed NAME=checkpoints/ADDRESS or NAME=MODEL@FILE "
+            f"{_pool_of(spec)} needs a score, and no model is given. The scores b32 and l14 {has}; the score tiny exists at the "
+            "scale tiny only. For any other score, give its model (`embed`): --embed NAME=checkpoints/ADDRESS or NAME=MODEL@FILE "
             "makes the column clip_NAME_similarity_score."
         )
     trusted = call(pooling.build_trusted, spec.trusted)
@@ -55,7 +56,7 @@ def scorer(call: Call, spec: Preparation) -> Checkpoint:
 def captioned(
     call: Call, plan: CaptionPlan, spec: SubsetSpec, preparation: Preparation, found: Candidates, embeddings: Embeddings | None
 ) -> Captioned | None:
-    """What a policy makes of the pool's captions; None for its own. Sets are embedded where a score of the new pairs is read."""
+    """Return the pool's captions by a policy; None for its own. Sets are embedded if a score of the new pairs is read."""
     if not plan.edits:
         return None
     sets = tuple(stored(Captions, address) for address in plan.sets)
@@ -94,7 +95,8 @@ def _scorers_of(call: Call, preparation: Preparation, embed: CaptionEmbedSpec) -
 def beside(
     call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates, plan: CaptionPlan = OWN_CAPTIONS
 ) -> tuple[Beside, Captioned | None]:
-    """What a filter reads beside the metadata (embeddings, a column a computed score, captions), and these captions."""
+    """Return what a filter reads besides the metadata (embeddings, one column per computed score, captions), and these
+    captions."""
     _check_filled(spec, preparation, found.pool)
     embeddings = _embeddings(call, spec, preparation, found, plan.policy.score)
     texts = captioned(call, plan, spec, preparation, found, embeddings)
@@ -114,13 +116,13 @@ def beside(
 
 
 def _check_filled(spec: SubsetSpec, preparation: Preparation, pool: Any) -> None:
-    """DataError for a column that is empty in all of the pool, and that nothing of this run fills."""
+    """DataError for a column that is empty in the whole pool and that this run does not fill."""
     made = {encoder.column for encoder in preparation.embed.encoders} if preparation.embeds else set[str]()
     wanted = (spec.columns() & set(SCHEMA.names())) - made - set(LEARNED)
     if not preparation.stored_pool and isinstance(preparation.pool, TinyPoolSpec):
         if lacking := sorted(wanted & RELEASED.keys()):
             raise DataError(
-                f"The embedded pool has no {lacking[0]}: its own score is `tiny` (recipe clip_score_tiny). Or name a model: "
+                f"The embedded pool has no {lacking[0]}: use its own score `tiny` (recipe clip_score_tiny), or give a model: "
                 f"--embed {RELEASED[lacking[0]].prefix}=hf-hub:OWNER/NAME."
             )
         return
@@ -130,14 +132,13 @@ def _check_filled(spec: SubsetSpec, preparation: Preparation, pool: Any) -> None
 
 
 def _asks_the_ledger(spec: SubsetSpec, preparation: Preparation) -> bool:
-    """Whether a filter reads what a pool of one's own lacks in its metadata and its download has learned."""
+    """Return whether a filter reads columns that a custom pool's metadata lacks and its download provides."""
     return bool(spec.columns() & set(LEARNED)) and is_own(preparation)
 
 
 def _embeddings(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates, score: str = "") -> Embeddings | None:
-    """What embedding the pool brings, where the filter or a caption policy needs it (its `score`).
-
-    A pool without a scorer has its features beside the metadata.
+    """Return the embeddings of the pool if the filter or a caption policy needs them (its `score`). A pool without a scorer
+    has its features next to the metadata.
     """
     made = {encoder.column for encoder in preparation.embed.encoders if preparation.embeds}
     if not spec.needs_embeddings() and not made & {*spec.columns(), score}:
@@ -146,8 +147,8 @@ def _embeddings(call: Call, spec: SubsetSpec, preparation: Preparation, found: C
         return scores(call, preparation, found)
     if not preparation.stored_pool and isinstance(preparation.pool, HubPoolSpec) and preparation.pool.features == "leave":
         raise SpecError(
-            f"This filter reads the features of {_pool_of(preparation)}, 25 times the size of its metadata: make the pool with "
-            "prepare-pool and features=fetch, and give its address."
+            f"This filter reads the features of {_pool_of(preparation)}, which are 25 times the size of its metadata and "
+            "were not fetched: make the pool with prepare-pool and features=fetch, and give its address."
         )
     return None
 

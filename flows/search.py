@@ -1,4 +1,5 @@
-"""A search for a filter: batches of trials, each an experiment of the same chain, then fresh runs of the winner and a verdict."""
+"""Flow that searches for a filter: batches of trials, each an experiment of the same chain, then fresh runs of the winner and a
+verdict."""
 
 from __future__ import annotations
 
@@ -21,9 +22,8 @@ from tasks.search import publish_search
 
 @flow(name="search", **options("{scale}-{name}-search"))
 def search(spec: SearchSpec) -> str:
-    """Search until the budget is spent, run the winner again, and say whether it is better. Returns the search's address.
-
-    DataError if no trial came to a score.
+    """Search until the budget is spent, run the winner again, and report whether it is better. Returns the search's address.
+    DataError if no trial has a score.
     """
     loop = SearchLoop(spec, store(), measured)
     try:
@@ -36,7 +36,7 @@ def search(spec: SearchSpec) -> str:
 
 
 def measured(groups: Sequence[Sequence[ExperimentSpec]]) -> list[Measured]:
-    """The entries of each group of experiments, or why it has none; steps that several need are done once."""
+    """Return the entries of each group of experiments, or why it has none; shared steps run once."""
     calls = Submitted()
     once = each_once(calls.call)
     asked: list[tuple[list[Any], list[Any], Exception | None]] = []
@@ -44,7 +44,7 @@ def measured(groups: Sequence[Sequence[ExperimentSpec]]) -> list[Measured]:
         own: list[Any] = []
         try:
             asked.append(([experiment(_noted(once, own), spec).entry for spec in group], own, None))
-        except ValueError as problem:  # the pool lacks what this filter reads, say
+        except ValueError as problem:  # for example, the pool lacks what this filter reads
             asked.append(([], own, problem))
     calls.settled()
     return [_outcome(*one) for one in asked]

@@ -1,8 +1,6 @@
-"""Tables as the world has them: which files of a folder are tables, and their rows as batches of a few columns.
-
-A batch has the wanted columns under our names, as text where the file is text: `007`, `NA` and `1.10` stay what they are, and no
-type is ever guessed. What is wrong with a whole file is a DataError with file and line; what is wrong with one row is told in
-`faults`, and the row is left out by whoever takes the batch.
+"""Finds the tables in a folder and reads their rows as batches of a few columns. A batch has the wanted columns under our
+names, as text if the file is text: `007`, `NA` and `1.10` are kept, and no type is guessed. A fault of a whole file is a
+DataError with file and line; a fault of one row is listed in `faults`, and the consumer of the batch skips the row.
 """
 
 from __future__ import annotations
@@ -30,18 +28,17 @@ class TableFormat(Spec):
 
     encoding: Encoding = Field(default="utf-8", description="Encoding of csv, tsv and jsonl files.")
     delimiter: str = Field(
-        default="", max_length=1, description="What separates the columns of a csv; empty: a comma, in .tsv files a tab."
+        default="", max_length=1, description="Column separator of a csv. Empty: a comma, in .tsv files a tab."
     )
     quoting: Literal["checked", "trusted", "none"] = Field(
         default="checked",
-        description='checked: a quoted field may span lines, but one that seems to contain whole rows is refused (a lone " at '
-        'the start of a caption makes such a field); trusted: it is taken as it stands; none: " is a plain character.',
+        description='checked: a quoted field may span lines, but a field that seems to contain whole rows is rejected (a lone " at the start of a caption causes this); trusted: every field is accepted; none: " is a plain character.',
     )
-    header: tuple[str, ...] = Field(default=(), description="Names of the columns where csv and tsv files have no header line.")
+    header: tuple[str, ...] = Field(default=(), description="Names of the columns, if csv and tsv files have no header line.")
 
 
 class Fault(NamedTuple):
-    """One row that cannot be used as it is: its line (or row) in the file, and the reason that it is counted under."""
+    """One unusable row: its line (or row) in the file, and the reason that it is counted under."""
 
     row: int
     reason: str
@@ -54,20 +51,20 @@ class Batch:
     table: pl.DataFrame
     lines: Sequence[int]
     faults: list[Fault] = field(default_factory=list)
-    """`row` is the place in `table`."""
+    """`row` is the position in `table`."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is read: our column name -> the file's, and how text files are written."""
+    """What to read: our column name -> the file's, and the format of text files."""
 
     columns: dict[str, str]
     how: TableFormat
     fields: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Our column name -> the field of a spec that names it, where that is not one of `columns`."""
+    """Our column name -> the spec field that names it, if that is not one of `columns`."""
 
     def check(self, there: Sequence[str], where: str, hint: str = "") -> None:
-        """DataError if a column is not there, or there twice."""
+        """DataError if a column is missing or duplicated."""
         for ours, theirs in self.columns.items():
             found = list(there).count(theirs)
             if found != 1:
@@ -82,7 +79,7 @@ class Asked:
 
 
 def ending_of(name: str) -> str:
-    """The ending of a table's name in small letters, `.csv` or `.csv.gz`; empty if it is no table."""
+    """Return the extension of a table's name in lower case, `.csv` or `.csv.gz`; empty if it is not a table."""
     low = name.lower()
     packed = next((p for p in PACKED if low.endswith(p)), "")
     ending = next((e for e in ENDINGS if low.removesuffix(packed).endswith(e)), "")
@@ -96,17 +93,16 @@ def format_of(name: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether tools leave such a file beside tables: `.ipynb_checkpoints/`, `._x`, `_metadata`, `_SUCCESS`, `__MACOSX/`."""
+    """Return whether this is a side file of other tools: `.ipynb_checkpoints/`, `._x`, `_metadata`, `_SUCCESS`, `__MACOSX/`."""
     return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
 def source_files(source: str) -> tuple[Folder, list[str], int]:
-    """A folder, the tables in it by relative path in order, and how many hidden files were passed over.
-
-    DataError if there is no table, or tables of several kinds.
+    """Return a folder, its tables by relative path in order, and the number of skipped hidden files. DataError if there is no
+    table, or tables of several kinds.
     """
     if not source:
-        raise DataError("A pool of your own needs `source`: a folder or bucket of parquet, csv, tsv or jsonl files.")
+        raise DataError("No source is given: set `source` to a folder or bucket of parquet, csv, tsv or jsonl files.")
     folder = Folder(source)
     place, _, name = folder.url.rpartition("/")
     if ending_of(name) and Folder(place or "/").is_file(name):
@@ -117,7 +113,7 @@ def source_files(source: str) -> tuple[Folder, list[str], int]:
     if len(kinds) != 1:
         what = f"files of several kinds ({', '.join(sorted(kinds))})" if kinds else "no table"
         hidden = f" ({len(tables)} hidden ones are not read)" if tables and not found else ""
-        raise DataError(f"{source} has {what}{hidden}: a folder of parquet, csv, tsv or jsonl files is wanted.")
+        raise DataError(f"{source} has {what}{hidden}: give a folder of parquet, csv, tsv or jsonl files.")
     return folder, found, len(tables) - len(found)
 
 
@@ -137,4 +133,4 @@ def batches(folder: Folder, name: str, asked: Asked) -> Iterator[Batch]:
             else:
                 yield from delimited.read(file, where, asked, asked.how.delimiter or ("\t" if kind == "tsv" else ","))
         except UNREADABLE as problem:
-            raise DataError(f"{where} cannot be read to its end ({problem}): mend or fetch the file.") from problem
+            raise DataError(f"{where} cannot be read completely ({problem}): correct the file or fetch it again.") from problem

@@ -1,4 +1,4 @@
-"""`datacomp captions`: sets of captions for a pool of the store, or for a plain folder of metadata."""
+"""`datacomp captions`: makes caption sets for a pool of the store or for a plain folder of metadata."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from datacomp_core.captions.choose import Choice
     from datacomp_core.source import Source
 
-Sets = Annotated[list[str] | None, typer.Option("--captions", help="A caption set it is made of: address or folder; repeat.")]
-Metadata = Annotated[str | None, typer.Option(help="Folder or bucket of metadata parquets, in place of a pool of the store.")]
+Sets = Annotated[list[str] | None, typer.Option("--captions", help="Caption set to use: address or folder; repeat for several.")]
+Metadata = Annotated[str | None, typer.Option(help="Folder or bucket of metadata parquets, instead of a pool of the store.")]
 Out = Annotated[str | None, typer.Option(help="With --metadata: folder or bucket for the captions.")]
-Images = Annotated[str, typer.Option("--shards", help="The pool's images: address in the store; with --metadata a folder.")]
+Images = Annotated[str, typer.Option("--shards", help="The pool's images: an address in the store; with --metadata, a folder.")]
 
 
 def add_to(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="Sets of captions: import them, make them, look at them.")
+    group = typer.Typer(no_args_is_help=True, help="Import, make and inspect caption sets.")
     for name, command in COMMANDS.items():
         group.command(name)(command)
     app.add_typer(group, name="captions", rich_help_panel="Stages")
@@ -35,14 +35,16 @@ def add_to(app: typer.Typer) -> None:
 
 def import_(
     source: Annotated[str, typer.Argument(help="File or folder of parquet, csv, tsv or jsonl: local, s3://, https:// or hf://.")],
-    name: Annotated[str, typer.Option(help="What the source of these captions is called.")],
-    by: Annotated[Literal["uid", "key", "url", "sha256"], typer.Option("--by", help="What joins them to the pool.")] = "uid",
-    key_column: Annotated[str, typer.Option(help="The column of the key; left out: as --by says.")] = "",
-    text_column: Annotated[str, typer.Option(help="The column of captions; left out: text or caption.")] = "",
-    score_column: Annotated[str, typer.Option(help="A column of scores.")] = "",
-    score: Annotated[str, typer.Option(help="Which score that is, such as clip_l14_similarity_score.")] = "",
-    source_column: Annotated[str, typer.Option(help="A column with the source of each caption.")] = "",
-    model: Annotated[str, typer.Option(help="The model that wrote them, for the board.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the source of these captions.")],
+    by: Annotated[
+        Literal["uid", "key", "url", "sha256"], typer.Option("--by", help="Join key between captions and pool.")
+    ] = "uid",
+    key_column: Annotated[str, typer.Option(help="Column of the join key. Default: the name given by --by.")] = "",
+    text_column: Annotated[str, typer.Option(help="Column of captions. Default: text or caption.")] = "",
+    score_column: Annotated[str, typer.Option(help="Column of scores.")] = "",
+    score: Annotated[str, typer.Option(help="Name of that score, such as clip_l14_similarity_score.")] = "",
+    source_column: Annotated[str, typer.Option(help="Column with the source of each caption.")] = "",
+    model: Annotated[str, typer.Option(help="Model that wrote the captions, shown on the board.")] = "",
     scale: options.Scale = "tiny",
     pool_seed: until.PoolSeed = 0,
     pool: options.Pool = "",
@@ -51,7 +53,7 @@ def import_(
     out: Out = None,
     json: options.Json = False,
 ) -> None:
-    """Join a table of captions to a pool, in any order, with an account of every row.
+    """Join a table of captions, in any order, to a pool and report every row.
 
     Examples:
 
@@ -79,7 +81,7 @@ def import_(
 
 def template(
     text: Annotated[str, typer.Argument(help="Text with fields in braces: columns, or sources of --captions.")],
-    name: Annotated[str, typer.Option(help="What the source is called.")] = "template",
+    name: Annotated[str, typer.Option(help="Name of the source.")] = "template",
     captions: Sets = None,
     scale: options.Scale = "tiny",
     pool_seed: until.PoolSeed = 0,
@@ -88,7 +90,7 @@ def template(
     out: Out = None,
     json: options.Json = False,
 ) -> None:
-    """Make captions of columns and of other captions, without a model.
+    """Build captions from columns and other captions, without a model.
 
     Example: datacomp captions template "{text}. {category}" --captions captions/ADDRESS --name with-category
     """
@@ -112,7 +114,7 @@ def stats(
     where: Annotated[str, typer.Argument(help="A caption set: its address in the store, or a folder.")],
     json: options.Json = False,
 ) -> None:
-    """Tell what the captions of a set are like: how many, how long, in which languages, of which words.
+    """Describe the captions of a set: number, length, languages, words.
 
     Example: datacomp captions stats captions/tiny/blip2--0123456789ab
     """
@@ -131,7 +133,7 @@ def stats(
 
 
 def choice_of(policy: str, source: Source, *, trains: bool = False) -> Choice:
-    """What a policy chooses from, for a folder of metadata: its sets are folders of captions.
+    """Return what a policy chooses from, for a folder of metadata whose sets are folders of captions.
 
     `trains`: for a training; SpecError if the policy says that the filter alone reads its captions.
     """
@@ -157,7 +159,7 @@ def chosen(choice: Choice, out: Folder, workers: int, progress: Any) -> Captione
 
 
 def found(where: str) -> tuple[Captions, Folder]:
-    """A caption set of the store by its address, or of a plain folder."""
+    """Return a caption set by its address in the store or by its folder."""
     from datacomp_core.artifacts import Captions
     from datacomp_core.caption_sets import SUMMARY, set_in
     from deployments.cli.stages.own_pool import opened
@@ -183,7 +185,7 @@ def in_folder(
     *,
     json: bool,
 ) -> None:
-    """Make captions for a plain folder of metadata; `work` is given the folder to write into and a progress."""
+    """Make captions for a plain folder of metadata; `work` receives the output folder and a progress."""
     from datacomp_core.caption_sets import SUMMARY, set_in, summary
     from datacomp_core.parts import part_names
     from datacomp_core.store.claim import REQUEST, claim
@@ -193,7 +195,7 @@ def in_folder(
         raise SpecError("Captions for a folder of metadata need --metadata and --out together.")
     target, source = Folder(out), Folder(metadata)
     if not target.exists(REQUEST) and target.files():
-        raise SpecError(f"{out} is not empty, and no command of ours began it: choose an empty folder.")
+        raise SpecError(f"{out} is not empty and was not started by this command: choose an empty folder.")
     names = [f"{part}.parquet" for part in part_names(source)]
     claim(
         target,
@@ -201,7 +203,7 @@ def in_folder(
         {"metadata": lambda known: marks(source, only=names, known=known)},
     )
     if target.exists(SUMMARY):
-        terminal.notes.print(f"{out} is built already", markup=False)
+        terminal.notes.print(f"{out} is already built", markup=False)
         _show(set_in(target), target.url, json=json)
         return
     with terminal.shown_progress("captions", quiet=json) as progress:
@@ -224,7 +226,7 @@ def _show(made: Captions, where: str, *, json: bool) -> None:
 def _make(make: Any, sets: Any, scale: str, pool_seed: int, pool: str, shards: str, out: str | None, *, json: bool) -> None:
     """Run the flow `make-captions`, and show what it made."""
     if out is not None:
-        raise SpecError("--out goes with --metadata; captions for a pool of the store lie in the store.")
+        raise SpecError("--out needs --metadata; captions for a pool of the store are written to the store.")
     from datacomp_core.scales import scale as known_scale
 
     known_scale(scale)
@@ -239,23 +241,27 @@ def _make(make: Any, sets: Any, scale: str, pool_seed: int, pool: str, shards: s
     _show(made, made.address, json=json)
 
 
-Library = Annotated[Literal["transformers", "open_clip", "server"], typer.Option(help="Whose model it is.")]
+Library = Annotated[Literal["transformers", "open_clip", "server"], typer.Option(help="Library or server that runs the model.")]
 Weights = Annotated[str, typer.Option(help="open_clip: the tag of the weights.")]
 Revision = Annotated[str, typer.Option(help="transformers: the commit of the model on the hub, 40 hex digits.")]
-Sha256 = Annotated[str, typer.Option(help="Of the weights' file; of several, of the lines of `sha256sum *.safetensors`.")]
-Prompt = Annotated[str, typer.Option(help="What the model is asked, or the beginning of its text.")]
-Several = Annotated[int, typer.Option("--num-captions", min=1, help="Texts for each row.")]
+Sha256 = Annotated[
+    str, typer.Option(help="sha256 of the weights file; for several files, sha256 of the output of `sha256sum *.safetensors`.")
+]
+Prompt = Annotated[str, typer.Option(help="Prompt for the model, or the beginning of its text.")]
+Several = Annotated[int, typer.Option("--num-captions", min=1, help="Texts per row.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest text, in the model's tokens.")]
-Temperature = Annotated[float, typer.Option(min=0, help="0: the likeliest token each time, else a draw.")]
-TopP = Annotated[float, typer.Option(min=0, max=1, help="Draw among the likeliest tokens of this probability in all.")]
-Precision = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Of the model.")]
-WriterSeed = Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")]
-Batch = Annotated[int, typer.Option(min=1, help="Rows asked together.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token; otherwise tokens are sampled.")]
+TopP = Annotated[float, typer.Option(min=0, max=1, help="Sample from the likeliest tokens with this total probability.")]
+Precision = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Precision of the model.")]
+WriterSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampling.")]
+Batch = Annotated[int, typer.Option(min=1, help="Rows per batch.")]
 
 
 def generate(
-    model: Annotated[str, typer.Argument(help="OWNER/NAME of the hub, open_clip's name of a CoCa, or a server's name.")],
-    name: Annotated[str, typer.Option(help="What the source of these captions is called.")],
+    model: Annotated[
+        str, typer.Argument(help="OWNER/NAME on the hub, open_clip's name of a CoCa model, or the model's name on a server.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the source of these captions.")],
     library: Library = "transformers",
     weights: Weights = "",
     revision: Revision = "",
@@ -276,7 +282,7 @@ def generate(
     out: Out = None,
     json: options.Json = False,
 ) -> None:
-    """Let a model write captions of a pool's pictures, on every GPU; run it again to go on where it stopped.
+    """Let a model write captions for a pool's images, on every GPU. Run the command again to resume.
 
     Example: datacomp captions generate OWNER/NAME --name blip --revision COMMIT --sha256 HASH --pool pools/ADDRESS
     """
@@ -290,7 +296,7 @@ def generate(
         _make(spec, (), scale, pool_seed, pool, shards, out, json=json)
         return
     if not shards:
-        raise SpecError("Captions of the pictures of a folder need --metadata, --shards and --out together.")
+        raise SpecError("Captions for the images of a folder need --metadata, --shards and --out together.")
 
     def work(target: Folder, progress: Any) -> Captions:
         own = settings()
@@ -301,18 +307,22 @@ def generate(
 
 
 def translate(
-    model: Annotated[str, typer.Argument(help="OWNER/NAME of a text-to-text model of the hub, or a server's name.")],
-    name: Annotated[str, typer.Option(help="What the source of the translations is called.")],
+    model: Annotated[str, typer.Argument(help="OWNER/NAME of a text-to-text model on the hub, or the model's name on a server.")],
+    name: Annotated[str, typer.Option(help="Name of the source of the translations.")],
     only: Annotated[str, typer.Option(help="all, foreign (not English), or a language such as de.")] = "foreign",
-    of: Annotated[str, typer.Option(help="The source that is translated: raw, or one of --captions.")] = "raw",
-    captions: Annotated[str, typer.Option("--captions", help="The set whose captions are translated: address or folder.")] = "",
-    library: Annotated[Literal["transformers", "server"], typer.Option(help="Whose model it is.")] = "transformers",
+    of: Annotated[str, typer.Option(help="Source to translate: raw, or one of --captions.")] = "raw",
+    captions: Annotated[str, typer.Option("--captions", help="Caption set to translate: address or folder.")] = "",
+    library: Annotated[
+        Literal["transformers", "server"], typer.Option(help="Library or server that runs the model.")
+    ] = "transformers",
     revision: Revision = "",
     sha256: Sha256 = "",
     prompt: Prompt = "",
     num_captions: Several = 1,
-    source_language: Annotated[str, typer.Option(help="For models of many languages: the tokenizer's code.")] = "",
-    target_language: Annotated[str, typer.Option(help="For models of many languages: the code of the translation.")] = "",
+    source_language: Annotated[
+        str, typer.Option(help="For multilingual models: the tokenizer's code of the source language.")
+    ] = "",
+    target_language: Annotated[str, typer.Option(help="For multilingual models: the code of the target language.")] = "",
     max_tokens: MaxTokens = 77,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -326,7 +336,7 @@ def translate(
     out: Out = None,
     json: options.Json = False,
 ) -> None:
-    """Translate the captions of a pool by a text-to-text model.
+    """Translate the captions of a pool with a text-to-text model.
 
     Example: datacomp captions translate OWNER/NAME --name english --revision COMMIT --sha256 HASH --pool pools/ADDRESS
     """

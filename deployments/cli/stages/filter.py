@@ -1,4 +1,4 @@
-"""`datacomp filter`: a subset of a pool, or of plain metadata parquets without a store, a server or a GPU."""
+"""`datacomp filter`: chooses a subset of a pool, or of plain metadata parquets without a store, a server or a GPU."""
 
 from __future__ import annotations
 
@@ -37,30 +37,32 @@ def filter_(
     pool: options.Pool = "",
     embed: options.Embed = None,
     captions: options.Captions = "",
-    metadata: Annotated[str | None, typer.Option(help="A folder or bucket of metadata parquets, in place of a pool.")] = None,
+    metadata: Annotated[str | None, typer.Option(help="A folder or bucket of metadata parquets, instead of a pool.")] = None,
     scores: Annotated[
-        list[str] | None, typer.Option(help="Folders of score parquets beside --metadata; repeat for several.")
+        list[str] | None, typer.Option(help="Folders of score parquets for --metadata; repeat for several.")
     ] = None,
     features: Annotated[
-        list[str] | None, typer.Option(help="Folders of npz files, if embeddings do not lie beside --metadata.")
+        list[str] | None, typer.Option(help="Folders of npz files, if the embeddings are not next to --metadata.")
     ] = None,
     by_position: Annotated[
-        bool, typer.Option("--by-position", help="Scores without a column uid are in the order of the metadata's rows.")
+        bool, typer.Option("--by-position", help="Scores without a uid column are in the order of the metadata's rows.")
     ] = False,
-    shards: Annotated[str | None, typer.Option(help="A folder or bucket of tars with the pictures of --metadata.")] = None,
-    model: Annotated[str, typer.Option(help="With --checkpoint: a CLIP, for scores that encode pictures.")] = "",
+    shards: Annotated[str | None, typer.Option(help="A folder or bucket of tars with the images of --metadata.")] = None,
+    model: Annotated[str, typer.Option(help="With --checkpoint: a CLIP model for scores that encode images.")] = "",
     checkpoint: Annotated[str, typer.Option(help="The checkpoint file of --model.")] = "",
     keep_scores: Annotated[
-        str | None, typer.Option(help="A folder or bucket in which computed scores are kept for later recipes.")
+        str | None, typer.Option(help="A folder or bucket that keeps computed scores for later recipes.")
     ] = None,
     trust_times: options.TrustTimes = False,
-    against: Annotated[list[str] | None, typer.Option(help="Subset files to tell the overlap with; repeat for several.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(help="Subset files to compare the overlap with; repeat for several.")
+    ] = None,
     out: Annotated[str | None, typer.Option(help="With --metadata: the subset file to write.")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Write nothing, only tell what would be kept.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Write nothing; only show what would be kept.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the recipes, filters and scores.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Choose a subset of a pool, or of a folder of metadata parquets, and tell what was dropped and why.
+    """Choose a subset of a pool or of a folder of metadata parquets, and show what was dropped and why.
 
     Examples:
 
@@ -86,7 +88,7 @@ def filter_(
     elif metadata is None:
         until.run_to("filter", until.spec_of(scale, recipe, pool_seed=pool_seed, pool=pool, **given), json=json)
     elif out is None and not explain:
-        raise SpecError("Say where the subset file goes with --out, or ask for a dry run with --explain.")
+        raise SpecError("The output is missing: give the subset file with --out, or ask for a dry run with --explain.")
     else:
         places = Places(
             metadata, scores or [], features or [], shards, (model, checkpoint), keep_scores, trust_times, by_position, captions
@@ -95,7 +97,7 @@ def filter_(
 
 
 def _list_recipes(*, json: bool) -> None:
-    """Recipes, and the filters and scores that a recipe of one's own is made of, those of other packages included."""
+    """List recipes, and the filters and scores for custom recipes, including those of other packages."""
     from datacomp_core.kinds import first_line
     from datacomp_core.registry import FILTERS, RECIPES, SCORES
 
@@ -118,7 +120,7 @@ def _list_recipes(*, json: bool) -> None:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the files of a pool lie that is no artifact."""
+    """Locations of the files of a pool that is not an artifact."""
 
     metadata: str
     scores: list[str]
@@ -142,7 +144,7 @@ def _folders(urls: list[str]) -> tuple[Folder, ...]:
 
 
 def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> None:
-    """What a recipe would keep of a pool of the store. Nothing is built: SpecError if the pool is not there yet."""
+    """Show what a recipe would keep of a pool of the store. Nothing is built: SpecError if the pool does not exist yet."""
     from datacomp_core.parts import FEATURES, METADATA, SCORES
     from datacomp_core.selection.select import select
     from flows.chain import STAGES, plan
@@ -155,7 +157,7 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
     kinds = ("shards", "embeddings", "scores", "captioned")
     made = {kind: [s.artifact for s in steps if s.kind == kind and s.artifact] for kind in kinds}
     if spec.captions.edits and not made["captioned"]:
-        raise SpecError("The captions of this policy are not chosen yet: run `datacomp filter` without --explain first.")
+        raise SpecError("The captions of this policy have not been chosen yet: run `datacomp filter` without --explain first.")
     folders = {kind: [store().folder(one) for one in found] for kind, found in made.items()}
     with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
         chosen = select(
@@ -176,7 +178,7 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
 
 
 def stored_pool(spec: ExperimentSpec) -> Artifact | None:
-    """The pool that a spec names by its address."""
+    """Return the pool that a spec names by its address."""
     from datacomp_core.artifacts import Pool
     from tasks.running import stored
 
@@ -184,7 +186,7 @@ def stored_pool(spec: ExperimentSpec) -> Artifact | None:
 
 
 def _filter_folder(places: Places, recipe: str, out: str | None, against: list[str], *, json: bool) -> None:
-    """A subset file from a folder or bucket of metadata parquets; without `out` a dry run."""
+    """Write a subset file from a folder or bucket of metadata parquets; without `out` do a dry run."""
     from datacomp_core.exchange import exchange
     from datacomp_core.selection.report import keeps_none
 
@@ -217,7 +219,7 @@ def _report(chosen: Selection, overlaps: list[dict[str, Any]], out: str | None, 
 def _chosen(
     places: Places, recipe: str, local: Path, shared: Exchange, target: tuple[Folder | None, str], progress: LogProgress
 ) -> Selection:
-    """The selection, with the scores that its recipe computes. In `shared` lies what its workers read."""
+    """Run the selection, with the scores that its recipe computes. `shared` contains what its workers read."""
     from datacomp_core.scores.compute import computed
     from datacomp_core.selection.aligned import aligned
     from datacomp_core.selection.select import load_recipe, scores_of, select
@@ -251,7 +253,7 @@ def _chosen(
 
 
 def _captioned(source: Source, policy: str, out: Folder, workers: int, progress: LogProgress) -> Source:
-    """The source with the captions of a policy over folders of captions."""
+    """Return the source with the captions of a policy over folders of captions."""
     from datacomp_core.captions.choose import not_used
     from datacomp_core.selection.captioned import captions_in
     from deployments.cli.stages.captions import choice_of, chosen
@@ -265,7 +267,7 @@ def _captioned(source: Source, policy: str, out: Folder, workers: int, progress:
 
 
 def _tell_joins(source: Source) -> None:
-    """What became of the rows of tables from outside."""
+    """Show what happened to the rows of external tables."""
     for folder in source.scores:
         home = Folder(folder.url.rpartition("/")[0])
         if home.exists("join.json"):
@@ -274,7 +276,7 @@ def _tell_joins(source: Source) -> None:
 
 
 def _indexed(shards: Folder | None) -> Folder | None:
-    """Shards whose index tells which uids arrived."""
+    """Return the shards whose index says which uids arrived."""
     from datacomp_core.shards import index_names
 
     return shards if shards is not None and index_names(shards) else None
@@ -288,7 +290,7 @@ def _overlaps(mine: str, against: list[str]) -> list[dict[str, Any]]:
 
 
 def _tell(told: Explanation) -> None:
-    """What each step of a filter kept, and the first reason for which each row was dropped."""
+    """Show what each step of a filter kept, and the first reason for dropping each row."""
     rows = [
         (step.title, "" if step.alone is None else f"{step.alone:,}", f"{step.asked:,}", f"{step.kept:,}") for step in told.steps
     ]
@@ -301,11 +303,11 @@ def _tell(told: Explanation) -> None:
 
 
 def _tell_list(account: ListAccount) -> None:
-    """How a list of uids meets the pool."""
+    """Show how a list of uids matches the pool."""
     rows = [("listed", account.listed), ("unique", account.unique), ("in the pool", account.in_pool)]
     rows += [("arrived in this download", account.arrived)] if account.arrived is not None else []
     rows.append(("not in the pool", account.not_in_pool))
     title = f"List {account.uids}{' (its uids are dropped)' if account.excluded else ''}"
     terminal.table(title, ("what", "uids"), [(what, f"{n:,}") for what, n in rows], right=("uids",))
     if account.examples:
-        terminal.out.print(f"Not in the pool, such as: {', '.join(account.examples)}")
+        terminal.out.print(f"Not in the pool, for example: {', '.join(account.examples)}")

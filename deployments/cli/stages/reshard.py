@@ -1,4 +1,4 @@
-"""`datacomp reshard`: the chosen samples as shards of their own, of a pool or of a plain folder of tars."""
+"""`datacomp reshard`: writes the chosen samples of a pool or of a plain folder of tars into new shards."""
 
 from __future__ import annotations
 
@@ -35,23 +35,27 @@ def reshard(
     embed: options.Embed = None,
     shards: Annotated[
         list[str] | None,
-        typer.Option(help="A folder or bucket of webdataset tars, in place of a pool's images; repeat for several."),
+        typer.Option(help="A folder or bucket of webdataset tars, instead of a pool's images; repeat for several."),
     ] = None,
     subset: Annotated[str | None, typer.Option(help="With --shards: the subset file.")] = None,
     out: Annotated[str | None, typer.Option(help="With --shards: folder or bucket for the new shards.")] = None,
-    samples_per_shard: Annotated[int, typer.Option(min=1, help="With --shards: samples of a new shard, at most.")] = 10_000,
+    samples_per_shard: Annotated[
+        int, typer.Option(min=1, help="With --shards: maximum number of samples per new shard.")
+    ] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="With --shards: seed of the global shuffle.")] = 0,
     shuffle: Annotated[
         Literal["global", "none"], typer.Option(help="With --shards: none keeps the order of the input.")
     ] = "global",
-    tolerated_missing: Annotated[float, typer.Option(min=0, max=1, help="With --shards: share that may be missing.")] = 0.0,
-    first_shard: Annotated[int, typer.Option(min=0, help="With --shards: begin at this one, by name, from 0.")] = 0,
-    num_shards: Annotated[int | None, typer.Option(min=1, help="With --shards: read only so many of them.")] = None,
-    faces: Annotated[
-        Treatment | None, typer.Option(help="With --metadata: blur faces, put boxes into the json, or both.")
-    ] = None,
+    tolerated_missing: Annotated[
+        float, typer.Option(min=0, max=1, help="With --shards: share of samples that may be missing.")
+    ] = 0.0,
+    first_shard: Annotated[
+        int, typer.Option(min=0, help="With --shards: position of the first shard to read, by name, from 0.")
+    ] = 0,
+    num_shards: Annotated[int | None, typer.Option(min=1, help="With --shards: number of shards to read.")] = None,
+    faces: Annotated[Treatment | None, typer.Option(help="With --metadata: blur faces, add boxes to the json, or both.")] = None,
     metadata: Annotated[str | None, typer.Option(help="With --faces or --captions: the pool's metadata folder.")] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="With --faces: of the webp of a blurred image.")] = 100,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="With --faces: webp quality of a blurred image.")] = 100,
     captions: options.Captions = "",
     scores: Annotated[
         list[str] | None, typer.Option(help="With --captions: folders of the scores that the policy compares; repeat.")
@@ -59,12 +63,12 @@ def reshard(
     mix: options.Mix = None,
     weight: Annotated[
         list[float] | None,
-        typer.Option(help="With several --shards, in place of --subset: copies of each sample of each; repeat, one for each."),
+        typer.Option(help="With several --shards, instead of --subset: copies of each sample; repeat, one per --shards."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --shards: account for the subset, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --shards: report on the subset, and write nothing.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Lay out the chosen samples as shards of their own, in a global random order, reading only what was chosen.
+    """Write the chosen samples into new shards in a global random order. Only the chosen samples are read.
 
     Examples:
 
@@ -81,9 +85,9 @@ def reshard(
         until.run_to("reshard", until.spec_of(scale, recipe, pool_seed=pool_seed, **given), json=json)
         return
     if mix:
-        raise SpecError("--mix goes with the store; folders are mixed by several --shards with a --weight for each.")
+        raise SpecError("--mix works only in the store: to mix folders, give several --shards with one --weight each.")
     if weight and (subset is not None or first_shard or num_shards is not None or captions or faces):
-        raise SpecError("--weight mixes whole folders: it goes with --shards, --out, --seed and --samples-per-shard alone.")
+        raise SpecError("--weight mixes whole folders: use it only with --shards, --out, --seed and --samples-per-shard.")
     if (subset is None and not weight) or (out is None and not dry_run):
         raise SpecError("Resharding a folder needs --shards, --subset (or --weight) and --out together.")
     if faces is not None and metadata is None:
@@ -91,7 +95,7 @@ def reshard(
     if captions and metadata is None:
         raise SpecError("Captions need --captions (the policy) and --metadata (the pool's folder) together.")
     if metadata is not None and faces is None and not captions:
-        raise SpecError("--metadata goes with --faces (what to do with faces) or --captions (which captions).")
+        raise SpecError("--metadata needs --faces (what to do with faces) or --captions (which captions): add one of them.")
     if scores and not captions:
         raise SpecError("--scores goes with --captions: a policy may compare scores.")
     from datacomp_core.resharding import reshard as core
@@ -105,7 +109,7 @@ def reshard(
         assert subset is not None
         if out is None or dry_run:
             account, num_bytes = core.account_folders(inputs, subset, spec, workers=workers, progress=progress)
-            _show(f"Would be written of {subset}", "", {**account.counts(), "bytes": num_bytes}, json=json)
+            _show(f"Would be written from {subset}", "", {**account.counts(), "bytes": num_bytes}, json=json)
             account.check(spec, str(inputs))
             return
         faced = core.Faced(core.FaceSpec(treatment=faces, quality=quality), Folder(metadata)) if faces and metadata else None
@@ -117,7 +121,7 @@ def reshard(
 
 
 def _mixed(weights: list[float], seed: int, inputs: Inputs, made: Folder, workers: int, progress: Any) -> tuple[str, Inputs]:
-    """The subset of a mix of folders, and where each of its samples is taken from."""
+    """Return the subset of a mix of folders, and the source of each sample."""
     from datacomp_core.resharding.mix import MixSpec, mix_folders
     from datacomp_core.resharding.planning import PLACES, SUBSET
 
@@ -126,7 +130,7 @@ def _mixed(weights: list[float], seed: int, inputs: Inputs, made: Folder, worker
 
 
 def _captions(policy: str, metadata: str, scores: list[str], local: Path, workers: int, progress: Any) -> CaptionSource:
-    """What a policy makes of the captions of a folder of metadata."""
+    """Apply a policy to the captions of a folder of metadata."""
     from datacomp_core.resharding.captions import CaptionSource
     from datacomp_core.selection.aligned import aligned
     from datacomp_core.source import Source
