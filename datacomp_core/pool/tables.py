@@ -32,7 +32,8 @@ class TableFormat(Spec):
     )
     quoting: Literal["checked", "trusted", "none"] = Field(
         default="checked",
-        description='checked: a quoted field may span lines, but a field that seems to contain whole rows is rejected (a lone " at the start of a caption causes this); trusted: every field is accepted; none: " is a plain character.',
+        description="checked: a quoted field may span lines, but a field that seems to contain whole rows is rejected "
+        '(a lone " at the start of a caption causes this); trusted: every field is accepted; none: " is a plain character.',
     )
     header: tuple[str, ...] = Field(default=(), description="Names of the columns, if csv and tsv files have no header line.")
 
