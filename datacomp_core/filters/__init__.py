@@ -1,6 +1,5 @@
-"""The contents page: every filter that is shipped. A new one is a file beside this one, and its import here registers it.
-
-This package knows no engine, no score's formula and no recipe. Filters from other packages and files need no line here.
+"""Imports and so registers every shipped filter. A new filter is a file next to this one and an import here. This package does
+not depend on an engine, a score's formula or a recipe. Filters from other packages and files need no line here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""Filters made of filters. Order does not change what is kept, but for what ranks the survivors; it does change who is blamed.
-
-Inside `All` the cheap ones are asked first, the costly ones last and only about the survivors.
+"""Combines filters. The order changes what is kept only for filters that rank the survivors; it always changes the reasons for
+drops. Inside `All` cheap filters run first, costly ones last and only on the survivors.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ class All(Filter):
         return " or ".join(each.reason() for each in self.filters)
 
     def expected_share(self, num_rows: int) -> float | None:
-        """Of those that say: what ranks survivors takes its share of what is left, of the others the strictest decides."""
+        """Expected share, of filters that know it: one that ranks survivors takes its share of the rest; of the others the
+        strictest decides."""
         left = 1.0
         for each in self.filters:
             share = each.expected_share(num_rows)
@@ -67,9 +67,9 @@ class Any(Filter):
 
 @register("not")
 class Not(Filter):
-    """Keeps what a filter drops. What that filter has no value for is dropped here too."""
+    """Keeps what a filter drops. A row without a value for that filter is also dropped."""
 
-    filter: Annotated[AnyFilter, Field(description="What it keeps is dropped.")]
+    filter: Annotated[AnyFilter, Field(description="Rows that it keeps are dropped.")]
 
     def columns(self) -> frozenset[str]:
         return self.filter.columns()

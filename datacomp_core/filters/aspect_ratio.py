@@ -1,4 +1,5 @@
-"""Images that are no banners. Reference: `max(width, height) / min(width, height) <= 3.0` of `basic_filter`."""
+"""Filters images by aspect ratio, against banners. Reference: `max(width, height) / min(width, height) <= 3.0` of
+`basic_filter`."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from datacomp_core.filters.image_size import HEIGHT, WIDTH
 
 @register("aspect_ratio")
 class AspectRatio(Rule):
-    """Keeps images whose longer side is at most so many times the shorter one."""
+    """Keeps images with at most this ratio of the longer to the shorter side."""
 
     at_most: float = Field(default=3.0, ge=1, allow_inf_nan=False, description="Longer side / shorter side.")
 

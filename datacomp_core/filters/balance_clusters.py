@@ -1,4 +1,4 @@
-"""Image-based sampling: draws that balance the clusters that images fall into. Source: Gadre et al. 2023, DataComp
+"""Image-based sampling: draws that balance the clusters of images. Source: Gadre et al. 2023, DataComp
 (arXiv:2304.14108), appendix: a cluster of s images is drawn in proportion to s^alpha, its images evenly; alpha = 0.2 did best.
 """
 
@@ -15,12 +15,14 @@ from datacomp_core.vectors.nearest import nearest
 
 @register("balance_clusters")
 class BalanceClusters(BalancedDraw):
-    """Draws with repeats, images of small clusters more often. Only the outermost filter can be one."""
+    """Draws with repeats, with images of small clusters more often. It must be the outermost filter."""
 
     centroids: VectorsName = Field(
         default="small_centroids_l14", description="k-means centroids: a released set, or a file of `datacomp cluster`."
     )
-    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")
+    features: str = Field(
+        default="l14", pattern=r"^[a-z0-9_]+$", description="Name of the embeddings: <features>_img in the npz."
+    )
 
     def columns(self) -> frozenset[str]:
         return frozenset()

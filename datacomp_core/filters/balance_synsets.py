@@ -22,9 +22,9 @@ from datacomp_core.filters.words import WORD
 
 @register("balance_synsets")
 class BalanceSynsets(BalancedDraw):
-    """Draws with repeats, captions about rare ImageNet-21k classes more often. Only the outermost filter can be one."""
+    """Draws with repeats, with captions about rare ImageNet-21k classes more often. It must be the outermost filter."""
 
-    over: Literal["mean", "max"] = Field(default="mean", description="Of several synsets: their mean weight, or the largest.")
+    over: Literal["mean", "max"] = Field(default="mean", description="For several synsets: their mean weight, or the largest.")
 
     def columns(self) -> frozenset[str]:
         return frozenset({"text"})
@@ -45,5 +45,5 @@ class BalanceSynsets(BalancedDraw):
 
 @cache
 def synsets() -> pl.DataFrame:
-    """`word`, `synset` (WordNet 3.0's offset) of every word that names a class; loaded once a process."""
+    """`word`, `synset` (WordNet 3.0's offset) of every word that names a class; loaded once per process."""
     return pl.read_parquet(str(resources.files("datacomp_core.filters") / TABLE)).with_columns(pl.col("synset").cast(pl.Int64))

@@ -1,8 +1,8 @@
-"""Draws that balance what pairs are about: p of a pair falls with how many pairs share its concepts.
+"""Draws that balance the concepts of pairs: p of a pair falls with the number of pairs that share its concepts.
 
 Source: Gadre et al. 2023, DataComp (arXiv:2304.14108), appendix on text-based and image-based sampling. N_j rows have
 concept j, and a row's p is the mean or the largest N_j^(alpha - 1) over its concepts: alpha = 1 draws evenly over rows, alpha = 0
-evenly over concepts. Draws are independent with replacement, and a draw of a row that has its 100 repeats is drawn again.
+evenly over concepts. Draws are independent with replacement, and a draw of a row that already has 100 repeats is repeated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Shares = npt.NDArray[np.float64]
 
 
 class Pairs(NamedTuple):
-    """`(row, concept)` of a part, each once, in order of rows; and the rows that came and have no concept."""
+    """`(row, concept)` of a part, each once, in order of rows; and the incoming rows without a concept."""
 
     rows: Rows
     concepts: Rows
@@ -33,12 +33,12 @@ class Pairs(NamedTuple):
 
 
 class BalancedDraw(Draw):
-    """Base: `concepts` says what the rows of a part are about."""
+    """Base class: `concepts` returns the concepts of the rows of a part."""
 
-    alpha: float = Field(default=0.2, ge=0, le=1, description="1: evenly over rows. 0: evenly over concepts.")
-    num_draws: int = Field(default=0, ge=0, description="Rows of the subset, repeats counted; 0: as many as come to it.")
-    at_most_draws: int = Field(default=100, ge=1, description="How often one row may be drawn (the paper's 100).")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Another seed, another draw.")
+    alpha: float = Field(default=0.2, ge=0, le=1, description="1: uniform over rows. 0: uniform over concepts.")
+    num_draws: int = Field(default=0, ge=0, description="Rows of the subset, including repeats. 0: the number of incoming rows.")
+    at_most_draws: int = Field(default=100, ge=1, description="Maximum number of draws of one row (the paper's 100).")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the draw.")
 
     @abstractmethod
     def concepts(self, view: SurveyView, part: str) -> Pairs:

@@ -1,9 +1,8 @@
-"""What a filter is: a small frozen model with a `kind`, whose fields are its parameters, its YAML and its form.
-
-By what they have to see: a `Rule` is a polars expression over a row; a `Batch` judges many rows by a function and is asked
-last, only about the survivors (a `FeatureBatch` sees their embeddings); a `Ranked` keeps what scores best, which takes a look
-at the whole pool first; a `Survey` decides over all rows that come to it together. Verdicts are three-valued: where a value is
-missing a filter says neither yes nor no, and only a yes is kept. A new filter is a class of one of these sorts with
+"""Defines a filter: a small frozen model with a `kind`, whose fields are its parameters, its YAML and its form. Filters differ
+in what they need to see: a `Rule` is a polars expression over a row; a `Batch` judges many rows with a function and runs last,
+only on the survivors (a `FeatureBatch` sees their embeddings); a `Ranked` keeps the best scores, which needs the whole pool
+first; a `Survey` decides over all incoming rows together. Verdicts are three-valued: for a missing value a filter says neither
+yes nor no, and only a yes is kept. A new filter is a class of one of these sorts with
 `@register("its_kind")`, in this folder, in an installed package or in a single file.
 """
 
@@ -35,12 +34,12 @@ SCORES = {
     "l14": "clip_l14_similarity_score",
     "tiny": "clip_tiny_similarity_score",
 }
-"""Short names of score columns; any other name stands for the column itself."""
+"""Short names of score columns; any other name is a column."""
 SHORT_NAMES = {column: short for short, column in SCORES.items()}
 
 
 def register(kind: str) -> Callable[[type[F]], type[F]]:
-    """The decorator of a filter's class. `kind` is what YAML and recipes call it."""
+    """Decorator of a filter class. `kind` is its name in YAML and recipes."""
     return registers(FILTERS, kind)
 
 
@@ -66,7 +65,7 @@ ScoreName = Annotated[str, BeforeValidator(_canonical)]
 
 
 def score_field(default: str) -> Any:
-    """The field `score`: which column to look at."""
+    """The field `score`: the column to read."""
     return Field(
         default=default,
         min_length=1,
@@ -90,13 +89,13 @@ class Filter(Kinded):
 
     kind: str = ""
     version: ClassVar[int] = 1
-    """Raised by hand when the meaning of this filter changes: subsets made with it are made again."""
+    """Raised by hand when the meaning of this filter changes; its subsets are then made again."""
 
     cost: ClassVar[int] = 0
-    """Cheap filters are asked first. 0: an expression, asked about every row at no noticeable cost."""
+    """Cheap filters run first. 0: an expression, evaluated for every row at no noticeable cost."""
 
     is_outermost: ClassVar[bool] = False
-    """It decides how often a row is taken, so it cannot stand inside another filter."""
+    """It decides how often a row is used, so it cannot be inside another filter."""
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # weights are a dict, which has no hash of its own
@@ -106,26 +105,27 @@ class Filter(Kinded):
         """The columns it reads."""
 
     def title(self) -> str:
-        """What passes, in a few words."""
+        """Return in a few words what passes."""
         given = self.model_dump(include=set(self.parameters()))
         return " ".join([self.kind, ", ".join(f"{name} {value}" for name, value in given.items())]).strip()
 
     def reason(self) -> str:
-        """What a row is that it drops, in a few words."""
+        """Return in a few words why a row is dropped."""
         return f"fails {self.title()}"
 
     def missing(self) -> str:
-        """Why a row is dropped that it cannot judge, in a few words; empty: the columns or features that it reads are missing."""
+        """Return in a few words why a row that it cannot judge is dropped; empty: the columns or features that it reads are
+        missing."""
         return ""
 
     def label(self) -> str:
-        """A short readable name: the kind and what is not the default. It carries no identity."""
+        """Return a short readable name: the kind and non-default values. It is not part of the identity."""
         given = self.model_dump(include=set(self.parameters()), exclude_defaults=True)
         plain = [str(value).rpartition("/")[2] for value in given.values() if isinstance(value, (str, int, float))]
         return "_".join([self.kind, *plain])
 
     def expected_share(self, num_rows: int) -> float | None:
-        """What share of a pool of `num_rows` it is expected to take, repeats counted; None where only the data can tell."""
+        """Return the expected share of a pool of `num_rows`, including repeats; None if only the data can tell."""
         return None
 
 
@@ -158,18 +158,18 @@ AnyFilter = Annotated[Filter, _Nested(FILTERS, lambda kind: not kind.is_outermos
 """A filter inside another."""
 
 WholeFilter = Annotated[Filter, OfRegistry(FILTERS)]
-"""What may stand outermost: any filter, or a sample of what one keeps."""
+"""The outermost filter: any filter, or a sample of what one keeps."""
 
 
 def checked(asked: Filter, expression: Any) -> pl.Expr:
-    """What a filter gave as its expression. SpecError if it is none."""
+    """Return a filter's expression. SpecError if it is not an expression."""
     if not isinstance(expression, pl.Expr):
-        raise SpecError(f"The filter {asked.kind} gives {type(expression).__name__}: a polars expression is wanted.")
+        raise SpecError(f"The filter {asked.kind} returns {type(expression).__name__}: return a polars expression.")
     return expression
 
 
 class Rule(Filter):
-    """Judges a row by itself, by a polars expression."""
+    """Judges each row with a polars expression."""
 
     @abstractmethod
     def expression(self) -> pl.Expr:
@@ -184,20 +184,19 @@ class Rule(Filter):
 
 
 class Batch(Filter):
-    """Judges many rows at once by a function; costly."""
+    """Judges many rows at once with a function; costly."""
 
     cost: ClassVar[int] = 10
 
     @abstractmethod
     def judge(self, rows: pl.DataFrame) -> pl.Series:
-        """One value a row; `rows` has the columns it reads.
-
-        Boolean: kept or not, null where a value is missing. Or text: the reason for the drop, empty where the row is kept.
+        """Return one value per row; `rows` has the columns it reads. Boolean: kept or not, null where a value is missing. Or
+        text: the reason for the drop, empty where the row is kept.
         """
 
 
 class Lookup(Batch):
-    """Judges rows by a table that is prepared once a selection, on the local disk. It is asked about every row of the pool."""
+    """Judges rows with a table that is prepared once per selection, on the local disk. It judges every row of the pool."""
 
     cost: ClassVar[int] = 5
 
@@ -224,11 +223,11 @@ class FeatureBatch(Batch):
 
     @abstractmethod
     def prepare(self) -> Mask:
-        """What has to be known before any row is judged; made once a selection and handed to all its processes."""
+        """Return what must be known before any row is judged; made once per selection and passed to all its processes."""
 
     @abstractmethod
     def judge_features(self, blocks: Iterator[npt.NDArray[np.float32]], prepared: Mask) -> pl.Series:
-        """Boolean, one a row of the blocks (n, d) in order; null where a row's features are missing (NaN)."""
+        """Boolean, one per row of the blocks (n, d) in order; null where a row's features are missing (NaN)."""
 
     def columns(self) -> frozenset[str]:
         return frozenset()
@@ -238,7 +237,7 @@ class FeatureBatch(Batch):
 
 
 class Ranked(Filter):
-    """Keeps the rows that score best among those it is asked about. Missing scores rank last and never pass."""
+    """Keeps the rows with the best scores among those it judges. Missing scores rank last and never pass."""
 
     @abstractmethod
     def score_expression(self) -> pl.Expr:
@@ -255,21 +254,20 @@ class Ranked(Filter):
         return frozenset(checked(self, self.score_expression()).meta.root_names())
 
     def among(self) -> Literal["pool", "survivors"]:
-        """Whether it ranks all rows of the pool, or those that passed the filters before it."""
+        """Whether it ranks all rows of the pool, or only those that passed the filters before it."""
         return "pool"
 
 
 class Survey(Filter):
-    """Decides over all rows that come to it at once, as no row can be judged by itself (duplicates, say).
-
-    It comes after the filters that stand before it, and nothing moves past it.
+    """Decides over all incoming rows at once, because no row can be judged alone (for example duplicates). It runs after the
+    filters before it, and no filter moves past it.
     """
 
     cost: ClassVar[int] = 30
 
     @abstractmethod
     def survey(self, view: SurveyView) -> None:
-        """Read what it needs of the rows of `view` and give a verdict on each (`view.decide`)."""
+        """Read what it needs of the rows of `view` and decide on each (`view.decide`)."""
 
 
 class SurveyView(Protocol):

@@ -1,6 +1,5 @@
-"""Rows by lot. A row's lot is a hash of its uid and the seed: the same in every pool and on every machine.
-
-So a smaller draw with the same seed lies inside a larger one, and a uid that stands in a pool twice is kept twice or never.
+"""Draws rows at random. A row's sampling key is a hash of its uid and the seed: the same in every pool and on every machine.
+So a smaller draw with the same seed is part of a larger one, and a uid that occurs twice in a pool is kept twice or never.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from datacomp_core.lots import lots
 class Random(Ranked):
     """Keeps a random fraction."""
 
-    share: float = Field(default=0.3, gt=0, le=1, description="Of all rows ranked.")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Another seed, another draw.")
+    share: float = Field(default=0.3, gt=0, le=1, description="Fraction of all ranked rows.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the draw.")
     of: Literal["pool", "survivors"] = Field(
         default="survivors", description="Draw from all rows of the pool, or from those that passed the filters before this one."
     )

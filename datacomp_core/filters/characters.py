@@ -1,4 +1,4 @@
-"""Captions of some length in characters. Reference: `len(text) > 5` of `basic_filter`."""
+"""Filters captions by length in characters. Reference: `len(text) > 5` of `basic_filter`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from datacomp_core.filters.base import Rule, register
 
 @register("characters")
 class Characters(Rule):
-    """Keeps captions of at least so many characters (Unicode code points)."""
+    """Keeps captions with at least this many characters (Unicode code points)."""
 
-    at_least: int = Field(default=6, ge=1, description="Code points; the reference's basic filter wants more than 5.")
+    at_least: int = Field(default=6, ge=1, description="Code points; the reference's basic filter requires more than 5.")
 
     def columns(self) -> frozenset[str]:
         return frozenset({"text"})

@@ -1,8 +1,8 @@
-"""Balance by annotations from outside: a pair is kept while one of its concepts is below its quota.
+"""Balances by external annotations: a pair is kept while one of its concepts is below its quota.
 
 After Ghosh et al. 2025, Concept-Aware Batch Sampling (arXiv:2511.20643), whose DataConcept names the objects of DataComp's medium
-pool: there a greedy pass fills a batch up to a target a concept, here it fills the whole subset. Pairs are looked at once, best
-score first (or by lot), and every concept of a pair that is kept is counted. The table is joined by uid in buckets on disk.
+pool: there a greedy pass fills a batch up to a target per concept; here it fills the whole subset. Pairs are processed once,
+best score first (or at random), and every concept of a kept pair is counted. The table is joined by uid in buckets on disk.
 """
 
 from __future__ import annotations
@@ -49,13 +49,11 @@ class ConceptQuota(Survey):
     annotations: Annotated[str, AfterValidator(_pinned)] = Field(
         description="Tables of uids and their concepts: a file or folder of parquet, jsonl or csv; local, s3://, https://, hf://."
     )
-    column: str = Field(
-        default="concepts", min_length=1, description="The column of concepts: lists, or text between separators."
-    )
-    separator: str = Field(default=",", min_length=1, description="Between the concepts, where the column is text.")
-    quota: int = Field(default=20_000, ge=1, description="Pairs that a concept wants.")
-    prefer: ScoreName | None = Field(default=None, description="Score by which pairs are looked at, best first; none: by lot.")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Of the lots, which also decide between equal scores.")
+    column: str = Field(default="concepts", min_length=1, description="Column of concepts: lists, or text with separators.")
+    separator: str = Field(default=",", min_length=1, description="Separator of concepts, if the column is text.")
+    quota: int = Field(default=20_000, ge=1, description="Target number of pairs per concept.")
+    prefer: ScoreName | None = Field(default=None, description="Score that orders pairs, best first. None: random order.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the random order, which also decides between equal scores.")
 
     def columns(self) -> frozenset[str]:
         return frozenset({"uid"} if self.prefer is None else {"uid", score_column(self.prefer)})
@@ -99,7 +97,7 @@ class ConceptQuota(Survey):
             column = column.str.split(self.separator)
         elif frame[self.column].dtype != pl.List(pl.String):
             raise DataError(
-                f"{file}: the column {self.column!r} is {frame[self.column].dtype}; lists of text, or text, are wanted."
+                f"{file}: the column {self.column!r} is {frame[self.column].dtype}: it must contain lists of text, or text."
             )
         rows = frame.select("uid", concept=column).explode("concept").with_columns(pl.col("concept").str.strip_chars())
         rows = rows.filter(pl.col("concept").is_not_null() & (pl.col("concept") != ""))

@@ -1,5 +1,5 @@
-"""D2 pruning: a good pair that nothing near it outshines. Source: Maharana et al. 2023, D2 Pruning: Message Passing for Balancing
-Diversity and Difficulty in Data Pruning (arXiv:2310.07931), with the settings of their `select_d2_datacomp.py`.
+"""D2 pruning: keeps good pairs with no better pair nearby. Source: Maharana et al. 2023, D2 Pruning: Message Passing for
+Balancing Diversity and Difficulty in Data Pruning (arXiv:2310.07931), with the settings of their `select_d2_datacomp.py`.
 
 Forward: a pair's score plus exp(-gamma d) times those of its nearest neighbours (d the squared distance of embeddings). Then the
 best is taken again and again, and each that is taken takes exp(-gamma d) of its score from its neighbours. There neighbours come
@@ -37,13 +37,16 @@ class D2Prune(Survey):
 
     score: ScoreName = score_field("l14")
     centroids: VectorsName = Field(
-        default="small_centroids_l14", description="Neighbours are looked for inside a cluster: a released set, or a file."
+        default="small_centroids_l14",
+        description="Centroids of the clusters in which neighbours are searched: a released set, or a file.",
     )
-    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img and _txt.")
-    distance: Literal["image", "image_text"] = Field(default="image_text", description="Of images, or of images and captions.")
+    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Name of the embeddings: <features>_img and _txt.")
+    distance: Literal["image", "image_text"] = Field(
+        default="image_text", description="Distances of images, or of images and captions."
+    )
     neighbors: int = Field(default=1, ge=1, description="Nearest neighbours (the authors' 1 at DataComp).")
     gamma: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="How fast messages fade with distance.")
-    left: float = Field(default=0.3, gt=0, le=1, description="Fraction of the rows that come to it.")
+    left: float = Field(default=0.3, gt=0, le=1, description="Fraction of the incoming rows.")
     offset: float = Field(default=0.115, ge=0, allow_inf_nan=False, description="Added to every score, so that none is negative.")
 
     def columns(self) -> frozenset[str]:

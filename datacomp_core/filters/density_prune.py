@@ -1,4 +1,4 @@
-"""Density-based pruning: dense, simple clusters give up more of their images. Source: Abbas et al. 2024, Effective pruning of
+"""Density-based pruning: removes more images from dense, simple clusters. Source: Abbas et al. 2024, Effective pruning of
 web-scale datasets based on complexity of concept clusters (arXiv:2401.04578), as in their code (amro-kamal/effective_pruning).
 
 d_intra of a cluster is the mean distance (1 - cosine) of its images to its centroid, d_inter the mean distance of its centroid to
@@ -34,14 +34,20 @@ class DensityPrune(Survey):
         default="small_centroids_l14",
         description="k-means centroids: a file of `datacomp cluster` (the paper's: 100 at medium), or a released set.",
     )
-    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")
-    left: float = Field(default=0.6, gt=0, le=1, description="Fraction of the rows that come to it.")
-    temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False, description="Of the softmax; 0.1 to 0.5 in the paper.")
-    neighbors: int = Field(default=20, ge=1, description="Nearest other centroids that d_inter is the mean over.")
-    balance: float = Field(
-        default=0.0, ge=0, le=1, description="Every cluster keeps at least so much of an even share; 0: at least one image."
+    features: str = Field(
+        default="l14", pattern=r"^[a-z0-9_]+$", description="Name of the embeddings: <features>_img in the npz."
     )
-    keep: Literal["hard", "easy"] = Field(default="hard", description="Of a cluster, what lies far from its centroid, or near.")
+    left: float = Field(default=0.6, gt=0, le=1, description="Fraction of the incoming rows.")
+    temperature: float = Field(
+        default=0.1, gt=0, allow_inf_nan=False, description="Temperature of the softmax; 0.1 to 0.5 in the paper."
+    )
+    neighbors: int = Field(default=20, ge=1, description="Number of nearest other centroids in the mean d_inter.")
+    balance: float = Field(
+        default=0.0, ge=0, le=1, description="Minimum of every cluster, as a share of an even split. 0: at least one image."
+    )
+    keep: Literal["hard", "easy"] = Field(
+        default="hard", description="Which images of a cluster to keep: far from its centroid, or near."
+    )
 
     def columns(self) -> frozenset[str]:
         return frozenset()
@@ -61,7 +67,7 @@ class DensityPrune(Survey):
         buckets = SharedBuckets((view.shared / "clusters").folder, num, RECORD)
         found = dict(view.map(partial(_spill, self, view, buckets), list(enumerate(view.names))))
         sizes, distance = np.zeros(len(centroids), np.int64), np.zeros(len(centroids))
-        for key in sorted(found):  # in order of parts: sums of floats must not depend on who was faster
+        for key in sorted(found):  # in order of parts: sums of floats must not depend on timing
             clusters, counts, sums = found[key]
             sizes[clusters] += counts
             distance[clusters] += sums

@@ -1,7 +1,7 @@
-"""One of each group of copies: equal hashes, captions or urls, or perceptual hashes that differ in few bits.
+"""Keeps one of each group of copies: equal hashes, captions or urls, or perceptual hashes that differ in few bits.
 
-Exact: of the rows with one value the first is kept. Near: a row is dropped if one before it in the order differs by at most so
-many bits, whether or not that one is kept. The order is by a score (best first), then by uid, so it is the same everywhere.
+Exact: of the rows with one value the first is kept. Near: a row is dropped if an earlier row in the order differs by at most
+this many bits, whether or not that row is kept. The order is by a score (best first), then by uid, so it is the same everywhere.
 Paper: Gadre et al. 2023, Table 9 (deduplication alone); perceptual hash: Zauner 2010 (pHash, as in the package ImageHash).
 """
 
@@ -28,7 +28,7 @@ COMPARED_AT_ONCE = 1 << 22
 
 @register("distinct")
 class Distinct(Survey):
-    """Keeps one of each group of copies among the rows that come to it."""
+    """Keeps one of each group of copies among the incoming rows."""
 
     by: ScoreName = Field(
         default="sha256",
@@ -41,7 +41,10 @@ class Distinct(Survey):
     @model_validator(mode="after")
     def _hashes_only(self) -> Distinct:
         if self.at_most_bits and self.by in {"sha256", "text", "url", "uid"}:
-            raise SpecError(f"distinct: {self.by} is equal or not; at_most_bits is for hashes such as perceptual_hash.")
+            raise SpecError(
+                f"distinct: {self.by} can only be compared for equality: use at_most_bits only with hashes such "
+                "as perceptual_hash."
+            )
         return self
 
     def columns(self) -> frozenset[str]:
@@ -108,7 +111,10 @@ def _keys(values: pl.Series, *, exact: bool) -> tuple[npt.NDArray[np.uint64], np
     if values.dtype.is_integer():
         return values.cast(pl.UInt64, wrap_numerical=True).to_numpy(), np.zeros(len(values), np.uint64)
     if not exact:
-        raise DataError(f"Column {values.name!r} holds no 64-bit hashes, so bits cannot be compared.")
+        raise DataError(
+            f"Column {values.name!r} does not contain 64-bit hashes, so bits cannot be compared: use equal "
+            "values, or a hash column."
+        )
     texts = values.cast(pl.String).to_list()
     data = b"".join(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts)
     halves = np.frombuffer(data, np.uint64).reshape(-1, 2)

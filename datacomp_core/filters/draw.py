@@ -1,6 +1,5 @@
-"""Draws with repeats: filters that decide how often each row of what another filter keeps is taken.
-
-Such a filter stands outermost. It gives a verdict on every row, and beside it how often the row is drawn.
+"""Draws with repeats: filters that decide how often each row kept by another filter is used. Such a filter must be outermost.
+It gives a verdict on every row, and the number of draws of the row.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from datacomp_core.filters.base import AnyFilter, Survey, SurveyView
 
 
 class Draw(Survey):
-    """A survey that takes a row any number of times. `survey` calls `note_copies` for every part."""
+    """A survey that uses a row any number of times. `survey` calls `note_copies` for every part."""
 
     is_outermost: ClassVar[bool] = True
-    filter: Annotated[AnyFilter, Field(description="What may be drawn.")]
+    filter: Annotated[AnyFilter, Field(description="The filter whose rows may be drawn.")]
 
 
 def note_copies(view: SurveyView, part: str, copies: npt.NDArray[np.uint32]) -> None:

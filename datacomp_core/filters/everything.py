@@ -1,4 +1,4 @@
-"""No filter at all. Reference: `no_filter`."""
+"""Keeps everything. Reference: `no_filter`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Images that lie near a target set. Reference: `image_based` (`get_centroid_ids_gpu` and `image_filter_helper`).
+"""Keeps images near a target set. Reference: `image_based` (`get_centroid_ids_gpu` and `image_filter_helper`).
 
-A pool's images are clustered (k-means, `datacomp cluster`); the clusters that a target set's images fall into are wanted, and
-an image is kept if its own cluster is one. The paper's target is ImageNet-1k's training set under CLIP L/14.
+A pool's images are clustered (k-means, `datacomp cluster`); an image is kept if images of the target set fall into its
+cluster. The paper's target is ImageNet-1k's training set under CLIP L/14.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class ImageClusters(FeatureBatch):
         description="k-means centroids of the pool: a released set, or a file of `datacomp cluster`.",
     )
     target: VectorsName = Field(default="imagenet1k_l14", description="Embeddings of the target set: a released set, or a file.")
-    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")
+    features: str = Field(
+        default="l14", pattern=r"^[a-z0-9_]+$", description="Name of the embeddings: <features>_img in the npz."
+    )
 
     @classmethod
     def uses(cls, given: Mapping[str, Any]) -> Iterator[Use]:

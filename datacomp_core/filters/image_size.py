@@ -1,4 +1,4 @@
-"""Images of some size. Reference: `min(width, height) >= 200` of `basic_filter`."""
+"""Filters images by size. Reference: `min(width, height) >= 200` of `basic_filter`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ WIDTH, HEIGHT = "original_width", "original_height"
 
 @register("image_size")
 class ImageSize(Rule):
-    """Keeps images whose shorter side has at least so many pixels, as the crawler saw them."""
+    """Keeps images whose shorter side has at least this many pixels, as recorded by the crawler."""
 
-    shorter_side_at_least: int = Field(default=200, ge=1, description="Pixels; the reference's basic filter wants 200.")
+    shorter_side_at_least: int = Field(default=200, ge=1, description="Pixels; the reference's basic filter requires 200.")
 
     def columns(self) -> frozenset[str]:
         return frozenset({WIDTH, HEIGHT})

@@ -1,8 +1,8 @@
-"""Captions that name a class of ImageNet-21k. Reference: `does_contain_text_entity` of `text_based`.
+"""Keeps captions that name a class of ImageNet-21k. Reference: `does_contain_text_entity` of `text_based`.
 
 There a word counts if the first WordNet synset that nltk finds for it, of whatever part of speech, has the offset of a class.
 That depends on the word alone, so all such words are derived once (tests/parity/derive_imagenet21k_words.py) and looked up.
-As there, words are what stands between white space, lower-cased: `dog,` is not `dog`.
+As there, words are separated by white space and lower-cased: `dog,` is not `dog`.
 """
 
 from __future__ import annotations
@@ -46,5 +46,5 @@ class ImagenetWords(Batch):
 
 @cache
 def vocabulary() -> pl.Series:
-    """Every word that hits, in lower case; loaded once a process."""
+    """Every word that hits, in lower case; loaded once per process."""
     return pl.read_parquet(str(resources.files("datacomp_core.filters") / TABLE))["word"]

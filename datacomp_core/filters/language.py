@@ -1,4 +1,4 @@
-"""Captions in one language, by fastText's lid.176 (Joulin et al. 2016). Reference: `get_fasttext_language`.
+"""Keeps captions in one language, by fastText's lid.176 (Joulin et al. 2016). Reference: `get_fasttext_language`.
 
 As there, a newline becomes a space and the best label counts, however unsure. `lid.176.bin` is the reference's model;
 `lid.176.ftz` is the same one quantized, which this package contains.
@@ -17,11 +17,11 @@ from datacomp_core.filters.base import Batch, register
 
 @register("language")
 class Language(Batch):
-    """Keeps captions in one language, as fastText sees it."""
+    """Keeps captions in one language, by fastText."""
 
     language: str = Field(default="en", pattern=r"^[a-z]{2,3}$", description="ISO 639 code as lid.176 has it.")
     model: Literal["lid.176.ftz", "lid.176.bin"] = Field(
-        default="lid.176.ftz", description="lid.176.bin is the reference's and is downloaded (126 MB); lid.176.ftz is at hand."
+        default="lid.176.ftz", description="lid.176.bin is the reference's and is downloaded (126 MB); lid.176.ftz is included."
     )
 
     def columns(self) -> frozenset[str]:

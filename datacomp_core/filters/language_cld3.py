@@ -1,4 +1,4 @@
-"""Captions in one language, by Google's CLD3. Reference: `get_gcld3_language`, used for its LAION-2B reproduction only.
+"""Keeps captions in one language, by Google's CLD3. Reference: `get_gcld3_language`, used for its LAION-2B reproduction only.
 
 `gcld3` of the reference does not build on today's Python; the package `cld3-py` is a maintained fork with the same model and
 the same module name.
@@ -20,7 +20,7 @@ MAX_BYTES = 1000
 
 @register("language_cld3")
 class LanguageCld3(Batch):
-    """Keeps captions in one language, as CLD3 sees it. Needs the package cld3-py."""
+    """Keeps captions in one language, by CLD3. Needs the package cld3-py."""
 
     cld3_language: str = Field(default="en", min_length=2, description="Language code as CLD3 has it.")
 
@@ -44,7 +44,7 @@ class LanguageCld3(Batch):
 
 @cache
 def _model() -> Any:
-    """Loaded once a process, with the reference's limits."""
+    """Loaded once per process, with the reference's limits."""
     try:
         import gcld3
     except ImportError as problem:

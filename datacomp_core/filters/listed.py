@@ -1,7 +1,6 @@
-"""The rows whose uid is on a list: anybody's own choice, which is what the benchmark's rules call an entry.
-
-The list is sorted on the local disk once a selection, whatever its form and order. Where it stands alone its repeats are kept, as
-they are the participant's weights; inside other filters it says yes or no.
+"""Keeps the rows whose uid is on a list: a free choice, which the benchmark's rules call an entry. The list, in any form and
+order, is sorted on the local disk once per selection. If it is the only filter, its repeats are kept as the participant's
+weights; inside other filters it says yes or no.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ Standard = Literal["standardised", "as_is"]
 
 def _finite(weights: dict[str, float]) -> dict[str, float]:
     if any(not np.isfinite(weight) for weight in weights.values()):
-        raise SpecError("The weights of a mix are finite numbers.")
+        raise SpecError("A weight of the mix is not a finite number: correct it.")
     return dict(sorted(weights.items()))
 
 
@@ -37,7 +37,7 @@ class Mix(Survey):
     scale: Standard = Field(
         default="standardised", description="standardised: each column minus its mean over its deviation (of the pool)."
     )
-    best: float = Field(default=0.2, gt=0, le=1, description="Fraction of the rows that come to it.")
+    best: float = Field(default=0.2, gt=0, le=1, description="Fraction of the incoming rows.")
 
     def columns(self) -> frozenset[str]:
         return frozenset(weighted_columns(self.weights))
@@ -108,7 +108,7 @@ def moments(view: SurveyView, columns: Sequence[str]) -> dict[str, Moments]:
     """Mean and standard deviation of columns over all rows that have them, by Chan's pairwise update. 1 for a constant one."""
     count, mean, square = (np.zeros(len(columns)) for _ in range(3))
     found = dict(view.scan(partial(_moments_of, view, list(columns)), view.names))
-    for part in view.names:  # in their order: sums of floats must not depend on who was faster
+    for part in view.names:  # in their order: sums of floats must not depend on timing
         for place, (rows, own, own_square) in enumerate(found[part]):
             if not rows:
                 continue

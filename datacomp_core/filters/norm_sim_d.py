@@ -1,4 +1,4 @@
-"""What is most like the rest of the best, with no target set. Source: Wang et al. 2024 (arXiv:2405.19547), NormSim-D.
+"""Keeps the rows that are most similar to the rest, without a target set. Source: Wang et al. 2024 (arXiv:2405.19547), NormSim-D.
 
 The rows that come to it (the best 30-45 % by a CLIP score, say) are their own first target: with S the matrix of second moments
 of the images that are left, every step drops those of the lowest f' S f, until the wanted fraction is left.
@@ -25,11 +25,13 @@ R = TypeVar("R")
 
 @register("norm_sim_d")
 class NormSimD(Survey):
-    """Keeps the rows that are most like each other, by shrinking a set that is its own target."""
+    """Keeps the rows that are most similar to each other, by shrinking a set that is its own target."""
 
-    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")
-    left: float = Field(default=0.667, gt=0, le=1, description="Fraction of the rows that come to it.")
-    steps: int = Field(default=168, ge=1, description="The authors took 168 at small, 500 at medium.")
+    features: str = Field(
+        default="l14", pattern=r"^[a-z0-9_]+$", description="Name of the embeddings: <features>_img in the npz."
+    )
+    left: float = Field(default=0.667, gt=0, le=1, description="Fraction of the incoming rows.")
+    steps: int = Field(default=168, ge=1, description="Number of steps; the authors used 168 at small, 500 at medium.")
 
     def columns(self) -> frozenset[str]:
         return frozenset()
@@ -81,7 +83,7 @@ def _count(alive: dict[str, Mask]) -> int:
 
 
 def _in_order(found: Iterable[tuple[str, R]], names: Sequence[str]) -> Iterator[tuple[str, R]]:
-    """Results in the order of parts, whichever is done first: sums of floats must not depend on who was faster."""
+    """Yield results in the order of parts: sums of floats must not depend on timing."""
     held: dict[str, R] = {}
     left = deque(names)
     for part, result in found:

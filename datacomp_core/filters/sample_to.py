@@ -1,6 +1,5 @@
-"""A subset of a wanted size: drawn by lot if there are more survivors, repeated if there are fewer.
-
-Repeats are how the rules let one up-weight a pair. Every survivor is repeated equally often, and the rest is drawn by lot.
+"""Makes a subset of a given size: random if there are more survivors, with repeats if there are fewer. The rules allow repeats
+to up-weight a pair. Every survivor is repeated equally often, and the rest is drawn at random.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from datacomp_core.filters.chance import lot
 
 @register("sample_to")
 class SampleTo(Ranked):
-    """Brings what a filter keeps to a wanted number of rows. Only the outermost filter can be one."""
+    """Samples what a filter keeps to a given number of rows. It must be the outermost filter."""
 
     is_outermost: ClassVar[bool] = True
-    filter: Annotated[AnyFilter, Field(description="What may be drawn.")]
-    num_samples: int = Field(default=1_000_000, ge=1, description="Rows of the subset, repeats counted.")
-    at_most_times: int = Field(default=1, ge=1, description="How often one row may be repeated, if there are too few.")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Another seed, another draw.")
+    filter: Annotated[AnyFilter, Field(description="The filter whose rows may be drawn.")]
+    num_samples: int = Field(default=1_000_000, ge=1, description="Rows of the subset, including repeats.")
+    at_most_times: int = Field(default=1, ge=1, description="Maximum number of repeats of one row, if there are too few.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the draw.")
 
     def columns(self) -> frozenset[str]:
         return frozenset({"uid"})
@@ -45,7 +44,7 @@ class SampleTo(Ranked):
         return lot(self.seed)
 
     def times(self, survivors: int) -> int:
-        """How often every survivor is taken before lots are drawn for the rest."""
+        """How often every survivor is used before the rest is drawn at random."""
         return min(self.num_samples // survivors, self.at_most_times) if survivors else 0
 
     def rank(self, num_rows: int) -> tuple[int, bool]:

@@ -1,7 +1,7 @@
-"""One of each group of images that mean the same. Source: Abbas et al. 2023, SemDeDup (arXiv:2303.09540).
+"""Keeps one of each group of semantically equal images. Source: Abbas et al. 2023, SemDeDup (arXiv:2303.09540).
 
 Images are put to their nearest centroid; inside a cluster they are ordered by how far they lie from it (hard ones first), and
-an image is dropped if its cosine with one before it is over 1 - epsilon, whether or not that one is kept.
+an image is dropped if its cosine with an earlier one is over 1 - epsilon, whether or not that one is kept.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ PIECE_BYTES = 128 << 20
 
 @register("sem_dedup")
 class SemDedup(Survey):
-    """Keeps one of each group of images whose embeddings nearly agree, among the rows that come to it."""
+    """Keeps one of each group of images with nearly equal embeddings, among the incoming rows."""
 
     centroids: VectorsName = Field(
         default="small_centroids_l14", description="k-means centroids: a released set, or a file of `datacomp cluster`."
     )
-    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")
+    features: str = Field(
+        default="l14", pattern=r"^[a-z0-9_]+$", description="Name of the embeddings: <features>_img in the npz."
+    )
     epsilon: float = Field(default=0.05, gt=0, lt=1, description="Images with a cosine over 1 - epsilon are copies.")
     keep: Literal["hard", "easy"] = Field(
-        default="hard", description="Of copies, the one farthest from the centroid, or the nearest."
+        default="hard", description="Which copy to keep: the farthest from the centroid, or the nearest."
     )
 
     def columns(self) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """Soft cap sampling: draws with repeats, in which every draw makes a pair less likely to be drawn again.
 
 Source: Shechter and Carmon 2025, FLYT (arXiv:2503.08805), SCS. `num_samples` draws in batches, p = softmax(score); after each
-batch `penalty` is taken from the score for every time a pair was drawn. A good pair comes often, none takes everything over.
+batch `penalty` is taken from the score for every time a pair was drawn. A good pair is drawn often, but none dominates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from datacomp_core.filters.tree_draw import ShareTree
 
 @register("soft_cap")
 class SoftCap(Draw):
-    """Draws a subset of a wanted size with repeats, good pairs more often. Only the outermost filter can be one."""
+    """Draws a subset of a given size with repeats, with good pairs more often. It must be the outermost filter."""
 
     weights: Weights = Field(
         default={"l14": 1.0}, min_length=1, description="The score: a weighted sum of score columns, column -> weight."
@@ -29,11 +29,13 @@ class SoftCap(Draw):
         default="as_is",
         description="standardised: each column less its mean, over its deviation, before it is weighted.",
     )
-    num_samples: int = Field(default=1_000_000, ge=1, description="Rows of the subset, repeats counted.")
-    penalty: float = Field(default=0.15, ge=0, allow_inf_nan=False, description="Taken from a pair's score for each draw of it.")
+    num_samples: int = Field(default=1_000_000, ge=1, description="Rows of the subset, including repeats.")
+    penalty: float = Field(
+        default=0.15, ge=0, allow_inf_nan=False, description="Subtracted from a pair's score for each draw of it."
+    )
     batch: int = Field(default=100_000, ge=1, description="Draws between two updates of the scores (the paper's 100,000).")
-    hard_cap: int = Field(default=0, ge=0, description="A pair is drawn at most so often, give or take a batch; 0: no such cap.")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Another seed, another draw.")
+    hard_cap: int = Field(default=0, ge=0, description="Maximum number of draws of a pair, up to one batch more. 0: no limit.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the draws.")
 
     def columns(self) -> frozenset[str]:
         return frozenset(weighted_columns(self.weights))

@@ -1,5 +1,6 @@
-"""SDM: pairs whose learned concepts cover those of a target, good ones first. Source: SDM (ICLR 2026), as its abstract and notes
-describe it; no code of its authors is public, and what they do not say is ours and stands in `docs/filters.md`.
+"""SDM: keeps pairs whose learned concepts cover the concepts of a target, good ones first. Source: SDM (ICLR 2026), as its
+abstract and notes describe it; no code of its authors is public, and what they do not say is ours and stands in
+`docs/filters.md`.
 
 An image's concepts are the active units of a k-sparse autoencoder of embeddings. A set A is worth
 `weight * sum_i p_i log(1 + m_i(A)) + (1 - weight) * sum_k u_k log(1 + n_k(A))`: m_i rows of A have unit i, p is how often the
@@ -37,19 +38,25 @@ class Submodular(Survey):
 
     score: ScoreName = score_field("l14")
     target: VectorsName = Field(default="imagenet1k_l14", description="Embeddings of the target set: a released set, or a file.")
-    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")
-    left: float = Field(default=0.15, gt=0, le=1, description="Fraction of the rows that come to it.")
-    weight: float = Field(default=0.5, ge=0, le=1, description="Of the concepts; the rest is the quality bins'.")
-    bin_edges: tuple[float, ...] = Field(default=(0.7, 0.85), description="Quantiles of the score between quality bins, rising.")
-    bin_weights: tuple[float, ...] = Field(default=(0.0, 0.01, 0.99), description="The worth of each quality bin, worst first.")
+    features: str = Field(
+        default="l14", pattern=r"^[a-z0-9_]+$", description="Name of the embeddings: <features>_img in the npz."
+    )
+    left: float = Field(default=0.15, gt=0, le=1, description="Fraction of the incoming rows.")
+    weight: float = Field(
+        default=0.5, ge=0, le=1, description="Weight of the concepts; the rest is the weight of the quality bins."
+    )
+    bin_edges: tuple[float, ...] = Field(
+        default=(0.7, 0.85), description="Increasing quantiles of the score between quality bins."
+    )
+    bin_weights: tuple[float, ...] = Field(default=(0.0, 0.01, 0.99), description="Value of each quality bin, worst first.")
     units: int = Field(default=98_304, ge=2, description="Concepts of the autoencoder (the authors' 98,304).")
     active: int = Field(default=32, ge=1, description="Concepts of one image.")
-    training_rows: int = Field(default=500_000, ge=1, description="Images that the autoencoder learns from, all in memory.")
-    epochs: int = Field(default=2, ge=1, description="Passes over them.")
+    training_rows: int = Field(default=500_000, ge=1, description="Number of images that train the autoencoder, all in memory.")
+    epochs: int = Field(default=2, ge=1, description="Training passes over them.")
     epsilon: float = Field(
-        default=0.1, ge=0, lt=1, description="A step looks at n / k log(1 / epsilon) random rows; 0: at all that are left (slow)."
+        default=0.1, ge=0, lt=1, description="A step evaluates n / k log(1 / epsilon) random rows. 0: all remaining rows (slow)."
     )
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Of the autoencoder and of the random rows.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the autoencoder and of the random rows.")
 
     @model_validator(mode="after")
     def _fits(self) -> Submodular:
@@ -58,7 +65,7 @@ class Submodular(Survey):
         if list(self.bin_edges) != sorted(set(self.bin_edges)) or not all(0 < edge < 1 for edge in self.bin_edges):
             raise SpecError("The bin_edges of submodular are quantiles between 0 and 1, each larger than the one before.")
         if self.active > self.units:
-            raise SpecError(f"submodular has {self.units:,} units and {self.active:,} of them active: ask for fewer active ones.")
+            raise SpecError(f"submodular has {self.units:,} units and {self.active:,} active ones: use fewer active units.")
         return self
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Scores of at least some value. Reference: `clip_score` with `--threshold`; the paper's Table 16 lists values."""
+"""Keeps scores of at least a given value. Reference: `clip_score` with `--threshold`; the paper's Table 16 lists values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datacomp_core.filters.base import Rule, ScoreName, register, score_column, 
 
 @register("threshold")
 class Threshold(Rule):
-    """Keeps rows whose score is at least so high."""
+    """Keeps rows with at least this score."""
 
     score: ScoreName = score_field("l14")
     at_least: float = Field(

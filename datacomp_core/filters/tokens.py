@@ -1,4 +1,4 @@
-"""Captions of some length in fastText's tokens. Reference: `len(fasttext.tokenize(text)) > 1` of `caption_filter` (image_based).
+"""Filters captions by length in fastText tokens. Reference: `len(fasttext.tokenize(text)) > 1` of `caption_filter` (image_based).
 
 fastText splits at six ASCII characters only, and each newline is a token of its own, its end of a sentence.
 """
@@ -15,9 +15,9 @@ TOKEN = r"\n|[^ \n\r\t\x0b\x0c\x00]+"
 
 @register("tokens")
 class Tokens(Rule):
-    """Keeps captions of at least so many tokens, as fastText counts them."""
+    """Keeps captions with at least this many fastText tokens."""
 
-    tokens_at_least: int = Field(default=2, ge=1, description="Tokens; the reference's image-based filter wants more than 1.")
+    tokens_at_least: int = Field(default=2, ge=1, description="Tokens; the reference's image-based filter requires more than 1.")
 
     def columns(self) -> frozenset[str]:
         return frozenset({"text"})

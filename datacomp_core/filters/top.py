@@ -1,4 +1,4 @@
-"""The best by a score: a fraction of the pool, or a number. Reference: `clip_score` with `--fraction` and `get_threshold`.
+"""Keeps the best by a score: a fraction of the pool, or a number. Reference: `clip_score` with `--fraction` and `get_threshold`.
 
 The reference sorts all n scores in descending order, takes the one at `int(n * fraction)` (counted from 0) as threshold and
 keeps `>=`: one row more than the fraction, and every tie. Its rows without a score count in n and sort last.
@@ -22,7 +22,7 @@ class TopFraction(Ranked):
     """Keeps the best fraction by a score."""
 
     score: ScoreName = score_field("l14")
-    fraction: float = Field(default=0.3, gt=0, le=1, description="Of all rows ranked, with those that have no score.")
+    fraction: float = Field(default=0.3, gt=0, le=1, description="Fraction of all ranked rows, including rows without a score.")
     of: Among = Field(default="pool", description=OF)
     cut: Literal["reference", "at_fraction"] = Field(
         default="reference",
@@ -59,7 +59,7 @@ class TopFraction(Ranked):
 
 @register("top_count")
 class TopCount(Ranked):
-    """Keeps so many of the best by a score, and whatever ties with the last of them."""
+    """Keeps this many of the best by a score, and all ties with the last one."""
 
     score: ScoreName = score_field("l14")
     count: int = Field(default=1_000_000, ge=1, description="Rows.")

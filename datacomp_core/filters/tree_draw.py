@@ -1,7 +1,6 @@
-"""Many draws in proportion to shares that change in between: a tree of sums with 64 children a node.
-
-A draw costs one path down the tree and a change one path up, so 128 M draws from 128 M rows take minutes and 8 bytes a row;
-a plain softmax would touch every row for every batch.
+"""Makes many draws in proportion to changing shares, with a tree of sums with 64 children per node. A draw costs one path down
+the tree and a change one path up, so 128 M draws from 128 M rows take minutes and 8 bytes per row; a plain softmax would touch
+every row for every batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Captions of some length in words. Reference: `len(text.split()) > 2` of `basic_filter`."""
+"""Filters captions by length in words. Reference: `len(text.split()) > 2` of `basic_filter`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ WORD = f"{NO_SPACE}+"
 
 
 FEW = 20
-"""Up to so many, looking for as many is several times faster than counting all."""
+"""Up to this number, searching for that many words is several times faster than counting all."""
 
 
 @register("words")
 class Words(Rule):
-    """Keeps captions of at least so many words (whatever stands between white space)."""
+    """Keeps captions with at least this many words (separated by white space)."""
 
-    at_least: int = Field(default=3, ge=1, description="Words; the reference's basic filter wants more than 2.")
+    at_least: int = Field(default=3, ge=1, description="Words; the reference's basic filter requires more than 2.")
 
     def columns(self) -> frozenset[str]:
         return frozenset({"text"})

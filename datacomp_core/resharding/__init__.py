@@ -1,1 +1,1 @@
-"""Subset x shards -> shards: only what was chosen, every sample accounted for. See `reshard`."""
+"""Resharding: subset x shards -> shards with only the chosen samples; every sample is counted. See `reshard`."""

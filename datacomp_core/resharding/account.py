@@ -1,7 +1,5 @@
-"""The account of a reshard: every chosen sample is written, or missing for a named reason.
-
-One byte a chosen sample, in a file on scratch disk, says what became of it. A uid that lies in several shards of a folder is
-taken from the first.
+"""Reports a reshard: every chosen sample is written, or missing for a named reason. One byte per chosen sample, in a file on
+scratch disk, records its outcome. A uid in several shards of a folder is read from the first.
 """
 
 from __future__ import annotations
@@ -56,7 +54,7 @@ class Accounting:
         damaged = f"; damaged shards ({len(shards)}): {'; '.join(shards[:TOLD_SHARDS])}" if shards else ""
         raise IncompleteError(
             f"Of {self.subset:,} chosen samples {self.written:,} can be written from {where} and {sum(self.missing.values()):,} "
-            f"are missing ({reasons}{damaged}): mend the shards, or raise `tolerated_missing` (--tolerated-missing of "
+            f"are missing ({reasons}{damaged}): repair the shards, or raise `tolerated_missing` (--tolerated-missing of "
             "`datacomp reshard`) if you accept that loss."
         )
 

@@ -1,4 +1,4 @@
-"""New captions while copying: `.txt` replaced, or every caption of a draw put into the json. Pictures are never decoded.
+"""Writes new captions while copying: replaces `.txt`, or adds every caption of a draw to the json. Images are never decoded.
 
 Captions come from a policy over a pool (`Captioned`), looked up by uid. The old caption stays in the json. A chosen sample
 without a caption is an error: nothing may be trained on a text that the policy left out.
@@ -79,9 +79,7 @@ def _about(members: dict[str, bytes], key: str) -> dict[str, Any]:
         return {"uid": key.partition("-")[0]}
     found = json_object(members["json"])
     if found is None:
-        raise DataError(
-            f"The json of sample {key} cannot be read, so its captions cannot be put there: download its shard again."
-        )
+        raise DataError(f"The json of sample {key} cannot be read, so its captions cannot be added: download its shard again.")
     return found
 
 
@@ -163,8 +161,8 @@ class Texts:
         if without := int((place == 0).sum()):
             raise DataError(
                 f"{without:,} of {len(rows):,} samples of a new shard have no caption by the policy {self.source.made.policy} "
-                f"(uid {uid.unpack(packed[place == 0][:1])[0]}): leave them out of the subset, as `datacomp filter --captions` "
-                f"does, or end the policy with {RAW}."
+                f"(uid {uid.unpack(packed[place == 0][:1])[0]}): remove them from the subset, as `datacomp filter "
+                f"--captions` does, or end the policy with {RAW}."
             )
         found: list[Captions] = []
         for at in place.tolist():
@@ -206,7 +204,9 @@ def inherited(folders: Iterable[Folder]) -> dict[str, Any]:
     found = [folder.read_json(SUMMARY) for folder in folders if folder.exists(SUMMARY)]
     draws = [one for one in found if one.get("draw")]
     if any(one["draw"] != draws[0]["draw"] for one in draws):
-        raise DataError("The captions of these shard sets are drawn differently: train on them as several, or choose one draw.")
+        raise DataError(
+            "The captions of these shard sets are drawn differently: train on the sets separately, or choose one draw."
+        )
     if not draws:
         return {}
     most = {source: max(len(one["fields"].get(source, ())) for one in draws) for source in draws[0]["draw"]}

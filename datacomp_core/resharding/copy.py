@@ -1,8 +1,7 @@
-"""Some output shards at once: byte ranges of input shards, moved as they are, with new tar headers.
-
-Reads go through the input in its order, each range once for all shards of the job; writes go to the place the plan gives
-each sample. Nothing is decoded. Where a sample's new length is not as foreseen, the samples are laid aside in the order of
-the input first and set in the order of the output afterwards.
+"""Writes several output shards at once: copies byte ranges of input shards unchanged, with new tar headers. The input is read
+in its order, each range once for all shards of the job; each sample is written to its planned position. Nothing is decoded. If
+a sample's new length differs from the plan, the samples are first stored in the order of the input and then arranged in the
+order of the output.
 """
 
 from __future__ import annotations
@@ -219,7 +218,7 @@ class _Writing:
         found = self.job.rows[row]
         tar = self.job.tars[found["shard"]]
         return DataError(
-            f"Shard {tar.folder.at(tar.file)} is not the one its index describes, at bytes {found['offset']} to "
+            f"Shard {tar.folder.at(tar.file)} does not match its index at bytes {found['offset']} to "
             f"{found['offset'] + found['length']}: {problem.reason}; index it again or download it anew."
         )
 

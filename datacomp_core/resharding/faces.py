@@ -1,8 +1,8 @@
-"""Faces while copying: blurred, for pools downloaded without blur, or their boxes put into the json for a later hand to blur.
+"""Treats faces while copying: blurs them, for pools downloaded without blur, or adds their boxes to the json for a later blur.
 
 Boxes come from the pool's metadata (`face_bboxes`, shares of width and height). As in the reference's resharder
-(`--apply-blur`, `--inject-blur-metadata`) the blur is img2dataset's and a blurred image is a webp in place of its jpg;
-samples without faces keep their bytes. A chosen sample that the metadata does not have is an error: a face could be in it.
+(`--apply-blur`, `--inject-blur-metadata`) the blur is img2dataset's and a blurred image is a webp instead of its jpg;
+samples without faces keep their bytes. A chosen sample that is missing in the metadata is an error: it could show a face.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class FaceSpec(Spec):
     """What becomes of samples with faces."""
 
     treatment: Literal["blur", "inject", "blur_and_inject"] = Field(
-        default="blur", description="blur: the image is blurred there; inject: the json gets `face_bboxes`; or both."
+        default="blur", description="blur: blur the image there; inject: add `face_bboxes` to the json; or both."
     )
-    quality: int = Field(default=100, ge=1, le=100, description="Of the webp that a blurred image becomes.")
+    quality: int = Field(default=100, ge=1, le=100, description="Quality of the webp of a blurred image.")
 
     def label(self) -> str:
         return f"faces-{self.treatment}"
@@ -65,7 +65,7 @@ class Faces:
         if self.spec.treatment != "inject":
             kind = USUAL.picture_of(members)
             if not kind:
-                raise DataError(f"Sample {key} has faces by the metadata and no image: download its shard again.")
+                raise DataError(f"Sample {key} has faces according to the metadata, but no image: download its shard again.")
             blurred = _blurred(members[kind], boxes, self.spec.quality, key)
             members = {
                 ("webp" if name == kind else name): blurred if name == kind else content for name, content in members.items()
@@ -131,14 +131,17 @@ def _find(wanted: _Wanted, part: str) -> _Found:
     try:
         table = parts.scan(wanted.metadata, part).select("uid", "face_bboxes").collect()
     except pl.exceptions.ColumnNotFoundError as problem:
-        raise DataError(f"{wanted.metadata.at(part)}.parquet has no column face_bboxes: it cannot tell faces.") from problem
+        raise DataError(
+            f"{wanted.metadata.at(part)}.parquet has no column face_bboxes, so faces are unknown: fetch metadata "
+            "with this column."
+        ) from problem
     first, count = locate(wanted.subset, uid.pack(table["uid"]))
     chosen = np.flatnonzero(count > 0)
     boxes = table["face_bboxes"][chosen]
     number = boxes.list.len().fill_null(0).to_numpy().astype(np.int64)
     coordinates = boxes.filter(pl.Series(number > 0)).explode().explode().to_numpy().astype(np.float64)
     if len(coordinates) != 4 * number.sum():
-        raise DataError(f"{wanted.metadata.at(part)}.parquet has face boxes that are not four numbers: get the metadata again.")
+        raise DataError(f"{wanted.metadata.at(part)}.parquet has face boxes that are not four numbers: fetch the metadata again.")
     return _Found(first[chosen], number, coordinates)
 
 
@@ -176,7 +179,7 @@ class Boxes:
         place = np.asarray(self._place[locate(self.subset, packed)[0]])
         if unseen := int((place == 0).sum()):
             raise DataError(
-                f"{unseen} of {len(rows)} samples of a new shard are not in the metadata, so nobody knows whether they show "
+                f"{unseen} of {len(rows)} samples of a new shard are not in the metadata, so it is unknown whether they show "
                 f"faces (uid {uid.unpack(packed[place == 0][:1])[0]}): give the metadata of the whole pool."
             )
         at = place - SEEN - 1

@@ -1,9 +1,8 @@
-"""New names for many samples at once: tar headers rewritten in a buffer, vectorised over the samples, contents untouched.
-
-Two forms are handled here, and they are nearly all there is: plain ustar members, where only name and checksum change, and
-what webdataset's writer leaves (img2dataset's downloads), where each member stands behind a pax header that holds nothing
-but its time: that one is left out, and the member's header becomes the fixed one of `tar.header`, so that the time of a
-download is not in the bytes. Anything else is told as unfit, untouched, for `frame_anew`.
+"""Renames many samples at once: rewrites tar headers in a buffer, vectorised over the samples, without touching contents. Two
+common forms are handled here: plain ustar members, where only name and checksum change, and the output of webdataset's writer
+(img2dataset's downloads), where each member follows a pax header that contains only its time. That header is dropped, and the
+member's header becomes the fixed one of `tar.header`, so that the time of a download is not in the bytes. Anything else is
+reported as unsuitable, unchanged, for `frame_anew`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""Results that come in any order, given on in the order of their shards, in bounded memory.
-
-While one shard hangs the others go on: what is done before its turn waits in memory up to a number, and beyond that on the disk.
+"""Passes on results in the order of their shards, in bounded memory. While one shard hangs, the others continue: early results
+wait in memory up to a limit, and beyond that on disk.
 """
 
 from __future__ import annotations

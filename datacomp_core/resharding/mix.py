@@ -1,4 +1,4 @@
-"""Several shard sets with weights -> Subset: the choice that makes a mix of one's own data and a pool's (BYOD).
+"""Makes a subset from several shard sets with weights: the mix of custom data and a pool's (BYOD).
 
 The subset is a multiset: a weight of 2 takes every sample twice, 0.3 three of ten by a hash of seed and uid, 1.5 every sample
 once and half of them again. `reshard_several` of the same shard sets writes it. A uid of several shard sets is one pair in each
@@ -34,14 +34,14 @@ PLACED = np.dtype([("f0", "u8"), ("f1", "u8"), ("place", PLACE)])
 class MixSpec(Spec):
     """How often each sample of each shard set is taken."""
 
-    weights: tuple[float, ...] = Field(min_length=1, description="Of each shard set, in their order: copies of each sample.")
-    seed: int = Field(default=0, ge=0, description="Of the draw that a broken weight needs.")
+    weights: tuple[float, ...] = Field(min_length=1, description="Copies of each sample, per shard set, in their order.")
+    seed: int = Field(default=0, ge=0, description="Seed of the draw for a fractional weight.")
 
     @field_validator("weights")
     @classmethod
     def _are_numbers(cls, weights: tuple[float, ...]) -> tuple[float, ...]:
         if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
-            raise SpecError(f"The weights of a mix are numbers of 0 and more: {', '.join(f'{one:g}' for one in weights)}.")
+            raise SpecError(f"The weights of a mix must be numbers of 0 or more: {', '.join(f'{one:g}' for one in weights)}.")
         return weights
 
     def label(self) -> str:

@@ -1,8 +1,8 @@
-"""The plan of a reshard: which byte range becomes which sample of which output shard. Reads indices, never images.
+"""Plans a reshard: which byte range becomes which sample of which output shard. Reads indices, never images.
 
 A subset is sorted, so a chosen sample is a position in it, and a repeat is the next position: copy 0, 1, 2... Its place in
 the output is decided by a hash of seed, uid and copy alone, so neither workers nor the pool's sharding move it. Rows are
-bucketed by that hash on scratch disk: memory is bounded by the bucket and by one byte a chosen sample.
+bucketed by that hash on scratch disk: memory is limited to the bucket and one byte per chosen sample.
 """
 
 from __future__ import annotations

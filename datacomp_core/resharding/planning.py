@@ -1,6 +1,5 @@
-"""From inputs and a subset to a plan: every input shard is looked up in the subset, and every chosen sample accounted for.
-
-Reads indices and ledgers (of shards without an index, tar headers) and writes nothing but scratch.
+"""Makes a plan from inputs and a subset: looks up every input shard in the subset and counts every chosen sample. Reads
+indices and ledgers (tar headers of shards without an index) and writes only scratch.
 """
 
 from __future__ import annotations
@@ -134,7 +133,7 @@ def _placed(inputs: Inputs, shared: Exchange, size: int) -> Generator[Reachable 
     with local_copy(inputs.places) as path:
         there = np.load(path, mmap_mode="r", allow_pickle=False)
         if there.dtype != scan.PLACE or there.shape != (size,):
-            raise DataError(f"{inputs.places} is not of this subset of {size:,} samples: mix the shard sets again.")
+            raise DataError(f"{inputs.places} does not belong to this subset of {size:,} samples: mix the shard sets again.")
         yield reachable(shared, inputs.places, path)
 
 

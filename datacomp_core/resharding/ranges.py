@@ -1,8 +1,6 @@
-"""Byte ranges of many input shards, read in the order of the input, neighbours together, in bounded memory.
-
-From a disk, ranges are joined where the gap between them is not worth a call. From a bucket every request costs, so there
-the smallest gaps are read along as long as they sum to no more than a given share of what was asked for: the fewest
-requests for that price.
+"""Reads byte ranges of many input shards in the order of the input, neighbours together, in bounded memory. On a disk, ranges
+are joined if the gap between them is smaller than the cost of a call. In a bucket every request costs, so the smallest gaps are
+read too, as long as they sum to at most a given share of the requested bytes: the fewest requests for that price.
 """
 
 from __future__ import annotations
@@ -79,7 +77,7 @@ def read(rows: Rows, tars: Sequence[Tar], *, overread: float) -> Iterator[Batch]
     ordered = rows[turns]
     remote = not all(tar.folder.is_local for tar in tars)
     if np.any(ordered["offset"] % BLOCK) or np.any(ordered["length"] % BLOCK):
-        raise DataError(f"The index of {tars[0].folder} has byte ranges that are none of a tar: index its shards again.")
+        raise DataError(f"The index of {tars[0].folder} has byte ranges that are not valid in a tar: index its shards again.")
     first = np.flatnonzero(~joined(ordered, remote=remote, overread=overread, window=WINDOW))
     start = ordered["offset"][first]
     stop = np.maximum.reduceat(ordered["offset"] + ordered["length"], first)
@@ -142,6 +140,6 @@ class _Reader:
 
 def _too_short(tar: Tar, run: Run) -> DataError:
     return DataError(
-        f"Shard {tar.folder.at(tar.file)} is not the one its index describes, at bytes {run.start} to {run.stop}: it is "
+        f"Shard {tar.folder.at(tar.file)} does not match its index at bytes {run.start} to {run.stop}: it is "
         "truncated; index it again or download it anew."
     )

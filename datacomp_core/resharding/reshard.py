@@ -1,8 +1,6 @@
-"""Subset x ShardSet -> ShardSet: plan from the indices, then copy byte ranges; account for every chosen sample.
-
-The output is the same bytes for the same inputs, spec and seed, whatever the number of workers. `<shard>_stats.json` is
-written last of a shard: one that has it, its whole index and a tar of the size that the index says is finished, so an interrupted
-reshard goes on with the others.
+"""Subset x ShardSet -> ShardSet: plans from the indices, then copies byte ranges, and counts every chosen sample. The output
+has the same bytes for the same inputs, spec and seed, with any number of workers. `<shard>_stats.json` is written last: a shard
+with it, a complete index and a tar of the size in the index is finished, so an interrupted reshard continues with the others.
 """
 
 from __future__ import annotations

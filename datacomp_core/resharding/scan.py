@@ -1,7 +1,6 @@
-"""One input shard against the subset: which of its samples were chosen, where they lie, and which were lost and why.
-
-Reads the shard's index (or walks its tar once, where there is none) and its ledger: ours, or the parquet that img2dataset
-leaves beside a shard.
+"""Compares one input shard with the subset: which of its samples were chosen, where they are, and which were lost and why.
+Reads the shard's index (or walks its tar once, if there is none) and its ledger: ours, or the parquet that img2dataset writes
+next to a shard.
 """
 
 from __future__ import annotations
@@ -130,9 +129,7 @@ def input_shards(inputs: Inputs) -> list[InputShard]:
     end = None if inputs.num_shards is None else inputs.first_shard + inputs.num_shards
     some = [replace(shard, number=number) for number, shard in enumerate(found[inputs.first_shard : end])]
     if not some:
-        raise SpecError(
-            f"There are {len(found)} input shards, and none of them is at {inputs.first_shard}: choose a lower first shard."
-        )
+        raise SpecError(f"There are {len(found)} input shards, but none at {inputs.first_shard}: choose a lower first shard.")
     return some
 
 

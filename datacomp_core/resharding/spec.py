@@ -1,4 +1,4 @@
-"""What a reshard is to be. All of it changes the bytes that come out, or whether anything does."""
+"""Defines a reshard. Every field changes the output bytes, or whether there is an output."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from datacomp_core.scales import CUSTOM, SCALES
 class ReshardSpec(Spec):
     """How the chosen samples are ordered, cut into shards, and how many may be missing."""
 
-    samples_per_shard: int = Field(default=10_000, gt=0, description="At most so many; all shards are equal to within one.")
-    seed: int = Field(default=0, ge=0, description="Of the global shuffle.")
+    samples_per_shard: int = Field(
+        default=10_000, gt=0, description="Maximum number of samples per shard; all shards are equal to within one."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the global shuffle.")
     shuffle: Literal["global", "none"] = Field(
         default="global",
         description="global: every shard is a random draw from the whole subset; none: the order of the input shards.",
     )
     never_downloaded: Literal["count", "refuse"] = Field(
         default="count",
-        description="What a chosen sample means whose image never arrived, by the download's ledger: a counted loss "
-        "(as in the reference), or one of those that `tolerated_missing` limits.",
+        description="How to treat a chosen sample whose image never arrived according to the download's ledger: as a counted "
+        "loss (as in the reference), or within the limit of `tolerated_missing`.",
     )
     tolerated_missing: float = Field(
         default=0.0,

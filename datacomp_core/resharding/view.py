@@ -1,7 +1,6 @@
-"""Subset x ShardSet -> ShardSet without a copy: the plan of a reshard, kept as an index into the shards that are there.
-
-A view has the shards, the order and the account that `reshard` of the same spec would give, so a training reads the same
-samples at the same steps; each costs a read of its own, so it is for trying out, and a reshard for training long.
+"""Subset x ShardSet -> ShardSet without a copy: the plan of a reshard, stored as an index into the existing shards. A view has
+the same shards, order and report as `reshard` of the same spec, so a training reads the same samples at the same steps. Each
+sample needs its own read, so use a view for experiments and a reshard for long trainings.
 """
 
 from __future__ import annotations

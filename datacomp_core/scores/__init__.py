@@ -1,6 +1,5 @@
-"""The contents page of scores to compute. A new one is a file beside this one, and its import here registers it.
-
-Where a filter has a field `score`, the name of one of these may stand: `neg_clip_loss`, `norm_sim:p=2`.
+"""Imports and so registers the scores to compute. A new one is a file next to this one and an import here. A filter's field
+`score` accepts the name of one of these: `neg_clip_loss`, `norm_sim:p=2`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a score to compute is: a small frozen model that fills one column, part by part. Written `kind:parameter=value,...`.
+"""Defines a score to compute: a small frozen model that fills one column, part by part. Written `kind:parameter=value,...`.
 
 A score depends on the pool and on its parameters, never on what other filters keep, so it is computed once and shared by every
-recipe that reads it. Its column is called as it is written, defaults left out.
+recipe that reads it. Its column has the name as written, without defaults.
 """
 
 from __future__ import annotations

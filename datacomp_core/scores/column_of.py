@@ -1,7 +1,6 @@
-"""A score that somebody else computed: a column of a table from outside, joined to the pool by uid, url or img2dataset's key.
-
-The table may have any number of files in any order; it is joined once and kept as every computed score is. What does not match is
-counted, never guessed.
+"""Reads a score that was computed elsewhere: a column of an external table, joined to the pool by uid, url or img2dataset's
+key. The table may have any number of files in any order; it is joined once and kept like every computed score. Rows that do not
+match are counted, never guessed.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ class ColumnOf(Score):
     paper = "the table's own: whoever made it says what its numbers are"
 
     file: TableName = Field(description="A file or a folder of parquet, csv, jsonl, npz or npy; local, s3://, https:// or hf://.")
-    column: str = Field(default="score", min_length=1, description="The column to take.")
+    column: str = Field(default="score", min_length=1, description="The column to use.")
     key: Literal["uid", "key", "url"] = Field(
-        default="uid", description="What joins it to the pool. key: img2dataset's, through the index of the shards."
+        default="uid", description="Join key. key: img2dataset's, through the index of the shards."
     )
     repeated: Literal["refuse", "first", "mean"] = Field(
-        default="refuse", description="Where a key stands twice with other values: refuse it, take the first, or the mean."
+        default="refuse", description="If a key occurs twice with different values: reject it, use the first, or the mean."
     )
 
     def account(self, out: Folder) -> dict[str, int]:
@@ -84,7 +83,7 @@ class ColumnOf(Score):
 
 def _index(source: Source) -> Iterator[tuple[uid.Uids, uid.Uids]]:
     if source.shards is None or not shards.index_names(source.shards):
-        raise DataError("A join by img2dataset's key goes through the index of the shards: give the shards of this pool.")
+        raise DataError("A join by img2dataset's key needs the index of the shards: give the shards of this pool.")
     for shard in shards.index_names(source.shards):
         rows = shards.read_index(source.shards, shard).drop_nulls(["uid", "key"])
         yield joining.keys_of(rows["key"], "key", shard), uid.pack(rows["uid"].cast(pl.String))

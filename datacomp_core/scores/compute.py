@@ -1,6 +1,5 @@
-"""`score_pool`: one computed score of every row of a pool, as a column beside its metadata; parts that are there are kept.
-
-The file of a part appears whole, and a later attempt goes on behind it; so do the shards of a score of pictures.
+"""`score_pool`: computes one score for every row of a pool, as a column next to its metadata; existing parts are kept. The
+file of a part is written atomically, and a later attempt resumes after it; the same holds for the shards of an image score.
 """
 
 from __future__ import annotations
@@ -144,7 +143,7 @@ def check(score: Score, source: Source, part: str, model: tuple[str, str] | None
         source.require_embeddings(part, key)
     if "images" in score.needs and source.shards is None:
         raise DataError(
-            f"The score {score.kind} reads pictures, and this pool has none: download them, or give their folder (--shards)."
+            f"The score {score.kind} reads images, but this pool has none: download them, or give their folder (--shards)."
         )
     if "model" in score.needs and model is None:
         raise DataError(f"The score {score.kind} needs a CLIP: give --model and --checkpoint.")
@@ -167,7 +166,8 @@ def _numbers(score: Score, given: Any) -> Column:
     values = given if isinstance(given, np.ndarray) else np.asarray(given)
     if values.ndim != 1 or values.dtype.kind not in "fiu":
         raise DataError(
-            f"The score {score.kind} gives an array of shape {values.shape} and dtype {values.dtype}: one number a row is wanted."
+            f"The score {score.kind} returns an array of shape {values.shape} and dtype {values.dtype}: return one number "
+            "per row."
         )
     return values
 

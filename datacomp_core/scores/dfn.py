@@ -1,4 +1,4 @@
-"""A data filtering network on embeddings: what pairs that are trusted look like to a small model trained on them.
+"""A data filtering network on embeddings: scores pairs with a small model trained on trusted pairs.
 Source: Fang et al. 2024, Data Filtering Networks (arXiv:2309.17425).
 
 There a CLIP is trained on trusted pairs and its cosine is the score. Here the towers are a released CLIP's, frozen, and what is
@@ -36,11 +36,11 @@ class Dfn(Score):
     needs = frozenset({"features"})
     trusted_images: VectorsName = Field(description="Image embeddings of trusted pairs, row by row with the texts: a file.")
     trusted_texts: VectorsName = Field(description="Their text embeddings: a file.")
-    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img and _txt.")
+    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Name of the embeddings: <features>_img and _txt.")
     epochs: int = Field(default=10, ge=1, description="Passes over the trusted pairs.")
-    batch: int = Field(default=4096, ge=2, description="Pairs that are told from each other.")
+    batch: int = Field(default=4096, ge=2, description="Pairs per batch.")
     learning_rate: float = Field(default=1e-3, gt=0, description="Of AdamW.")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Order of the pairs.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the order of the pairs.")
 
     def feature_keys(self) -> tuple[str, ...]:
         return f"{self.features}_img", f"{self.features}_txt"

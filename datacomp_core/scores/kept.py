@@ -1,4 +1,4 @@
-"""Where computed scores are kept for later recipes: a folder for each score of each content of what it reads.
+"""Keeps computed scores for later recipes: one folder per score and content of its inputs.
 
 The folder's name follows from the contents of the files, so that a changed pool, features, pictures or model never finds an
 older answer; `made_of.json` lists them, and a warning names what has changed since the same score was kept before.

@@ -1,4 +1,4 @@
-"""Balance over what captions are about. Source: Xu et al. 2024, Demystifying CLIP Data (arXiv:2309.16671), MetaCLIP.
+"""Balances the topics of captions. Source: Xu et al. 2024, Demystifying CLIP Data (arXiv:2309.16671), MetaCLIP.
 
 There a caption is matched with the entries of a word list; an entry with `count` captions is drawn for each of them with
 probability t / max(count, t), and a pair is kept if any of its entries is. With u uniform for each pair and entry, that is
@@ -37,9 +37,9 @@ class MetaClip(Score):
     paper = "Xu et al. 2024, MetaCLIP (arXiv:2309.16671)"
     entries: TextsName = Field(
         default="imagenet21k",
-        description="The word list: imagenet21k (74,796 words, at hand), or a file (.txt, .json) such as MetaCLIP's.",
+        description="The word list: imagenet21k (74,796 words, included), or a file (.txt, .json) such as MetaCLIP's.",
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Another seed, another draw.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the draw.")
 
     def columns(self) -> tuple[str, ...]:
         return "uid", "text"
@@ -99,5 +99,5 @@ def _read(entries: str) -> list[str]:
     found: Any = parse_json(data, path) if path.endswith(".json") else data.splitlines()
     words = [word.strip() for word in found if isinstance(word, str) and word.strip()] if isinstance(found, list) else []
     if not words:
-        raise DataError(f"{path} holds no entries: a line an entry is wanted, or a JSON list of texts.")
+        raise DataError(f"{path} has no entries: write one entry per line, or a JSON list of texts.")
     return words

@@ -1,4 +1,4 @@
-"""How good a pair is among others: CLIP score less what other captions and images would score. Source: Wang et al. 2024
+"""Scores a pair relative to others: CLIP score minus what other captions and images would score. Source: Wang et al. 2024
 (arXiv:2405.19547), negCLIPLoss, computed as in their `vas2.py`: in random batches of one part, averaged over several drawings.
 """
 
@@ -27,11 +27,11 @@ class NegClipLoss(Score):
     on_gpu = True
     paper = "Wang et al. 2024, negCLIPLoss (arXiv:2405.19547)"
     needs = frozenset({"features"})
-    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img and _txt.")
-    temperature: float = Field(default=0.01, gt=0, allow_inf_nan=False, description="tau: that of the model (0.07 for DFN's).")
+    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Name of the embeddings: <features>_img and _txt.")
+    temperature: float = Field(default=0.01, gt=0, allow_inf_nan=False, description="tau of the model (0.07 for DFN's).")
     batch: int = Field(default=32_768, ge=2, description="Pairs that are compared with each other, all of one part.")
-    drawings: int = Field(default=10, ge=1, description="How often batches are drawn anew; 5 suffice by the paper.")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="Another seed, other batches.")
+    drawings: int = Field(default=10, ge=1, description="Number of redrawn batches; 5 are enough according to the paper.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the batches.")
 
     def feature_keys(self) -> tuple[str, ...]:
         return f"{self.features}_img", f"{self.features}_txt"

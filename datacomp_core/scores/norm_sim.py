@@ -1,5 +1,6 @@
-"""How near an image lies to a target set. Source: Wang et al. 2024 (arXiv:2405.19547), NormSim; with p = 2 it ranks as VAS does
-(Wang et al. 2024, arXiv:2402.02055). The paper's targets are the training sets of the evaluation tasks, ImageNet-1k above all.
+"""Scores how near an image is to a target set. Source: Wang et al. 2024 (arXiv:2405.19547), NormSim; with p = 2 it ranks as VAS
+does (Wang et al. 2024, arXiv:2402.02055). The paper's targets are the training sets of the evaluation tasks, ImageNet-1k above
+all.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ class NormSim(Score):
 
     paper = "Wang et al. 2024, NormSim (arXiv:2405.19547); p = 2: VAS (arXiv:2402.02055)"
     needs = frozenset({"features"})
-    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")
+    features: str = Field(
+        default="l14", pattern=r"^[a-z0-9_]+$", description="Name of the embeddings: <features>_img in the npz."
+    )
     target: VectorsName = Field(default="imagenet1k_l14", description="Embeddings of the target set: a released set, or a file.")
     p: Literal["inf", "2"] = Field(default="inf", description="Which norm.")
 

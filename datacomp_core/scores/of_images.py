@@ -1,6 +1,5 @@
-"""Scores of pictures: taken shard by shard from the tars, kept a file a shard, then joined to the metadata by uid.
-
-A pool may lie in its shards in any order. A shard that is done is not read again by a later attempt.
+"""Computes image scores: shard by shard from the tars, one file per shard, then joined to the metadata by uid. A pool may have
+any order in its shards. A later attempt does not read a finished shard again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The perceptual hash of a picture: 64 bits that change little when it is resized or compressed again (Zauner 2010, pHash).
+"""The perceptual hash of an image: 64 bits that change little when it is resized or compressed again (Zauner 2010, pHash).
 
 As the package ImageHash computes `phash`: 32 x 32 grey pixels, a cosine transform, its 8 x 8 lowest frequencies against their
 median. `distinct` compares them.

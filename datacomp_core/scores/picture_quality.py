@@ -1,4 +1,4 @@
-"""How sharp, bright and full of information a picture is, from its pixels: what a look at 10,000 thumbnails would drop first.
+"""Measures the sharpness, brightness and information of an image from its pixels.
 
 sharpness: the variance of the Laplacian of the grey picture (Pech-Pacheco et al. 2000), its longer side brought to 256 pixels if
 it is longer; blurred pictures are low. brightness: the 99th percentile of perceived brightness, so a dark picture has no bright

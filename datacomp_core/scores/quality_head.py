@@ -1,7 +1,7 @@
-"""A small network on top of image features, from a file: LAION's aesthetics predictor, a detector of NSFW, one of your own.
+"""Applies a small network from a file to image features: LAION's aesthetics predictor, an NSFW detector, or your own.
 
 The file has the weights of linear layers (`NAME.weight` (out, in) and `NAME.bias`), applied in the order of their names. It is
-known by its sha256 and read without running anything in it (safetensors, npz, or a torch file of plain tensors).
+identified by its sha256 and read without executing anything in it (safetensors, npz, or a torch file of plain tensors).
 """
 
 from __future__ import annotations
@@ -44,15 +44,19 @@ class QualityHead(Score):
     paper = "Schuhmann et al. 2022, LAION-5B (arXiv:2210.08402), for its aesthetics and NSFW heads; the file's own otherwise"
     needs = frozenset({"features"})
     head: Annotated[str, AfterValidator(_pinned)] = Field(
-        description="The weights: .safetensors, .npz or .pt; local, s3://, https:// or hf://. Known by its sha256."
+        description="The weights: .safetensors, .npz or .pt; local, s3://, https:// or hf://. Identified by its sha256."
     )
-    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")
+    features: str = Field(
+        default="l14", pattern=r"^[a-z0-9_]+$", description="Name of the embeddings: <features>_img in the npz."
+    )
     between: Literal["nothing", "relu"] = Field(
         default="nothing", description="Between layers: nothing (LAION's aesthetics, at inference), or relu (its NSFW head)."
     )
-    after: Literal["nothing", "sigmoid"] = Field(default="nothing", description="Of the last layer; sigmoid makes a probability.")
+    after: Literal["nothing", "sigmoid"] = Field(
+        default="nothing", description="Activation of the last layer; sigmoid gives a probability."
+    )
     output: int = Field(default=0, ge=0, description="Which of the head's outputs, counted from 0.")
-    scale: Literal["unit", "as_is"] = Field(default="unit", description="unit: features of length 1, as LAION's heads want them.")
+    scale: Literal["unit", "as_is"] = Field(default="unit", description="unit: features of length 1, as LAION's heads require.")
 
     def feature_keys(self) -> tuple[str, ...]:
         return (f"{self.features}_img",)
@@ -64,12 +68,12 @@ class QualityHead(Score):
         for number, layer in enumerate(found):
             if layer.weight.shape[1] != width:
                 raise DataError(
-                    f"Layer {number} of {outside.place_of(self.head)} takes {layer.weight.shape[1]} numbers and gets {width}: it "
-                    f"is not a head of {self.features} features."
+                    f"Layer {number} of {outside.place_of(self.head)} expects {layer.weight.shape[1]} numbers and gets "
+                    f"{width}: it is not a head for {self.features} features."
                 )
             width = layer.weight.shape[0]
         if self.output >= width:
-            raise DataError(f"{outside.place_of(self.head)} has {width} outputs and number {self.output} is asked for (from 0).")
+            raise DataError(f"{outside.place_of(self.head)} has {width} outputs, but number {self.output} is requested (from 0).")
         return found
 
     def of_part(self, source: Source, part: str, prepared: tuple[Layer, ...]) -> npt.NDArray[np.float32]:
@@ -92,7 +96,7 @@ def layers(name: str) -> tuple[Layer, ...]:
     path = outside.place_of(name)
     files = outside.local(name, SUFFIXES)
     if len(files) != 1:
-        raise DataError(f"{path} is a folder of {len(files)} files; a head is one file.")
+        raise DataError(f"{path} is a folder of {len(files)} files: give one file.")
     arrays = _arrays(files[0].read_bytes(), path)
     found: dict[tuple[int | str, ...], dict[str, Any]] = {}
     for key, array in arrays.items():

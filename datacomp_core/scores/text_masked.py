@@ -1,4 +1,4 @@
-"""How well a picture fits its caption when its words are covered. Source: Maini et al. 2024 (arXiv:2307.03132), T-MARS.
+"""Scores how well an image fits its caption when its words are covered. Source: Maini et al. 2024 (arXiv:2307.03132), T-MARS.
 
 Text is detected, its boxes are filled with the mean colour of what surrounds them, and CLIP scores the rest. T-MARS detects with
 FAST (fast_tiny_tt_512) and scores with B/32; here the detector is PP-OCR's, which the package rapidocr ships, and the model is
@@ -35,7 +35,7 @@ class TextMasked(ImageScore):
     paper = "Maini et al. 2024, T-MARS (arXiv:2307.03132)"
     needs = frozenset({"images", "model"})
     detector: Literal["pp-ocr"] = Field(default="pp-ocr", description="Which text detector.")
-    sure: float = Field(default=0.6, ge=0, le=1, description="How sure the detector has to be of a box.")
+    sure: float = Field(default=0.6, ge=0, le=1, description="Minimum confidence of a box.")
 
     @classmethod
     def uses(cls, given: Mapping[str, Any]) -> Iterator[Use]:

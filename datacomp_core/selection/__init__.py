@@ -1,1 +1,1 @@
-"""The selection engine: a filter over a pool, part by part, to the sorted multiset of the uids it keeps."""
+"""The selection engine: runs a filter over a pool, part by part, and returns the sorted multiset of kept uids."""

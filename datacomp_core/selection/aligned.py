@@ -1,7 +1,6 @@
-"""Scores and features that lie beside metadata of a plain folder, brought into the order of its rows: by uid, never by guess.
-
-What is aligned already (the same names, the same uids in the same order) is used as it lies. All else is joined by uid into
-another folder. Position is used only where there is no uid and it is asked for.
+"""Brings scores and features of a plain metadata folder into the order of its rows: by uid, never by guess. Aligned files (the
+same names, the same uids in the same order) are used in place. All others are joined by uid into another folder. Position is
+used only if there is no uid and it is requested.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def aligned(
 
 
 def require_aligned(source: Source, *, by_position: bool = False) -> None:
-    """DataError if scores are in another order than the metadata."""
+    """DataError if scores have a different order than the metadata."""
     for folder in source.scores:
         if not _is_aligned(source, folder, ".parquet", by_position=by_position):
             raise DataError(
@@ -140,13 +139,13 @@ def _pool(source: Source) -> Iterator[tuple[str, uid.Uids]]:
 def _scores_by_uid(source: Source, folder: Folder, local: Path, out: Folder) -> tuple[Folder, JoinCounts]:
     files = _files(folder, local, ".parquet")
     if not files:
-        raise DataError(f"{folder} has no parquet files with scores.")
+        raise DataError(f"{folder} has no parquet files with scores: give a folder that has.")
     schema = pl.read_parquet_schema(files[0])
     columns = [name for name, dtype in schema.items() if name != "uid" and (dtype.is_numeric() or dtype == pl.Boolean)]
     if "uid" not in schema:
-        raise SpecError(f"{files[0]} has no column `uid` to join by, and its rows are not those of the metadata's part.")
+        raise SpecError(f"{files[0]} has no column `uid` to join by, and its rows do not match the metadata's part.")
     if not columns:
-        raise DataError(f"{files[0]} has no column of numbers beside the uid.")
+        raise DataError(f"{files[0]} has no numeric column besides the uid.")
     rows = sum(source.num_rows(part) for part in source.parts())
     made = Join(local, source.parts(), len(columns), rows)
     join, counts = joining.by_uid(_pool(source), score_tables.read(files, "uid", columns), made)
@@ -202,5 +201,7 @@ def _gathered(folder: Folder, theirs: Sequence[str], wanted: joining.Values) -> 
                         made.setdefault(key, np.full((len(wanted), array.shape[1]), np.nan, array.dtype))
                         made[key][rows] = array[wanted[rows, 1].astype(np.int64)]
         except (ValueError, zipfile.BadZipFile, IndexError) as problem:
-            raise DataError(f"{folder.at(theirs[int(number)])}.npz cannot be read beside its parquet: {problem}") from problem
+            raise DataError(
+                f"{folder.at(theirs[int(number)])}.npz cannot be read together with its parquet: {problem}"
+            ) from problem
     return made

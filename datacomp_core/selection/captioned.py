@@ -1,4 +1,5 @@
-"""Filtering with other captions than the pool's: filters read the new text, and rows that the policy gives none are dropped."""
+"""Filters with captions other than the pool's: filters read the new text, and rows without a caption by the policy are
+dropped."""
 
 from __future__ import annotations
 

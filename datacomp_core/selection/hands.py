@@ -1,4 +1,4 @@
-"""Who makes a pass over the parts of a pool: threads of this process, or processes that may stand on other machines."""
+"""Chooses who makes a pass over the parts of a pool: threads of this process, or processes, possibly on other machines."""
 
 from __future__ import annotations
 

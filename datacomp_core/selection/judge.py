@@ -1,7 +1,6 @@
-"""A filter tree over one part: which rows are asked what, in which order, and what the answer is.
-
-Cheap filters first, costly ones last and only about the survivors; nothing moves past a filter that ranks survivors, because
-that would change whom it ranks. Pure but for the optional memory of costly verdicts.
+"""Evaluates a filter tree on one part: which filter judges which rows, in which order, with which result. Cheap filters run
+first, costly ones last and only on the survivors; no filter moves past one that ranks survivors, because that would change
+which rows it ranks. Pure, except for the optional memory of costly verdicts.
 """
 
 from __future__ import annotations
@@ -215,7 +214,9 @@ class Judge:
             return _silence(len(reach))
         answers = answers_of(asked, asked.judge(rows), reasons="told")
         if len(answers) != rows.height:
-            raise DataError(f"The filter {asked.kind} gave {len(answers)} answers for {rows.height} rows: it must give one each.")
+            raise DataError(
+                f"The filter {asked.kind} returned {len(answers)} answers for {rows.height} rows: it must return one per row."
+            )
         if answers.dtype == pl.String:
             why = np.full(len(reach), "", object)
             why[reach] = answers.fill_null("").to_list()
@@ -265,7 +266,7 @@ def answers_of(asked: Filter, given: object, *, reasons: Literal["told", "refuse
         return given
     what = f"a series of {given.dtype}" if isinstance(given, pl.Series) else type(given).__name__
     wanted = "booleans, or of reasons as text" if reasons == "told" else "booleans"
-    raise DataError(f"The filter {asked.kind} answers with {what}: a polars series of {wanted} is wanted, one a row.")
+    raise DataError(f"The filter {asked.kind} returns {what}: return a polars series of {wanted}, one per row.")
 
 
 def _at_least(scores: pl.Series, value: float | int | None) -> Mask:

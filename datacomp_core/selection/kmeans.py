@@ -1,4 +1,5 @@
-"""The centroids of a pool's images, by faiss' k-means. Reference: `baselines/image_based_clustering.py`, which made the paper's.
+"""Computes the centroids of a pool's images with faiss' k-means. Reference: `baselines/image_based_clustering.py`, which made
+the paper's.
 
 As there: 20 rounds, every sampled point used, of captions in English with two tokens and six characters or more; 100,000
 clusters, a sample of 1, 1, 0.3 and 0.03 at small to xlarge. The sample is drawn without repeats, by part, from a seed.
@@ -38,11 +39,13 @@ class ClusterSpec(Spec):
     """Which centroids."""
 
     num_clusters: int = Field(default=100_000, ge=1, description="Centroids.")
-    features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Whose embeddings: <features>_img of the npz.")
-    sample_ratio: float = Field(default=1.0, gt=0, le=1, description="Share of each part's rows; all have to fit in memory.")
+    features: str = Field(
+        default="l14", pattern=r"^[a-z0-9_]+$", description="Name of the embeddings: <features>_img in the npz."
+    )
+    sample_ratio: float = Field(default=1.0, gt=0, le=1, description="Share of each part's rows; all must fit in memory.")
     captions: Literal["english", "any"] = Field(default="english", description="english: the caption filter of image_based.")
     rounds: int = Field(default=20, ge=1, description="Rounds of k-means.")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Of the sample and of the first centroids.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of the sample and of the first centroids.")
 
 
 def cluster(
@@ -59,7 +62,9 @@ def cluster(
             progress.advance()
         points = _gathered(names, sizes, shared)
     if len(points) < spec.num_clusters:
-        raise DataError(f"There are {len(points):,} points for {spec.num_clusters:,} clusters: ask for fewer, or sample more.")
+        raise DataError(
+            f"There are only {len(points):,} points for {spec.num_clusters:,} clusters: use fewer clusters, or sample more."
+        )
     return kmeans(points, spec.num_clusters, rounds=spec.rounds, seed=spec.seed)
 
 
@@ -91,7 +96,7 @@ def _gathered(names: Sequence[str], sizes: dict[str, int], shared: Exchange) -> 
     """All samples in order of part, one part at a time into the place it has."""
     total = sum(sizes.values())
     if not total:
-        raise DataError("No row of the pool has a caption and features to cluster.")
+        raise DataError("No row of the pool has both a caption and features to cluster: embed the pool first.")
     points: Vectors | None = None
     start = 0
     for part in names:

@@ -1,4 +1,5 @@
-"""What a selection says of the lists of uids in it: how many were listed, are the pool's, arrived; and a list that stands alone.
+"""Reports on the uid lists in a selection: how many uids are listed, in the pool, and arrived; and handles a list that is the
+only filter.
 
 All files are sorted, so each is read once and memory stays that of a slice.
 """

@@ -1,4 +1,4 @@
-"""One part through a filter: its chosen uids as a sorted run, and the account of every row that was dropped."""
+"""Runs one part through a filter: returns its chosen uids as a sorted run, and the report on every dropped row."""
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
-"""What has to be known of the whole pool before a part can be judged: the cuts of what ranks, the verdicts of surveys.
-
-Each is found after those before it, by passes over the parts in which only as many columns are read as it takes.
+"""Computes what must be known of the whole pool before a part can be judged: the thresholds of ranking filters, the verdicts
+of surveys. Each is computed after the ones before it, by passes over the parts that read only the necessary columns.
 """
 
 from __future__ import annotations

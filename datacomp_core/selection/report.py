@@ -1,4 +1,4 @@
-"""What a selection says about itself: rows by step and by first reason, the score histogram, and samples to look at."""
+"""Builds the report of a selection: rows by step and by first reason, the score histogram, and samples to look at."""
 
 from __future__ import annotations
 

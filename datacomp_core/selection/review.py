@@ -1,6 +1,5 @@
-"""What a filter would do to a pool: the account of all rows, and the verdict and reason of each row of a uniform sample.
-
-Nothing is written. The account is that of `select`: the same passes by the same code.
+"""Previews a filter on a pool: the report on all rows, and the verdict and reason of each row of a uniform sample. Nothing is
+written. The report equals that of `select`: the same passes with the same code.
 """
 
 from __future__ import annotations

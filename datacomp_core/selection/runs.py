@@ -1,4 +1,4 @@
-"""The sorted runs of uids that workers wrote, one a part, as files of the driver's disk, from which they are merged."""
+"""Brings the sorted runs of uids that workers wrote, one per part, to the driver's disk, where they are merged."""
 
 from __future__ import annotations
 

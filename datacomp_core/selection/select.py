@@ -1,7 +1,6 @@
-"""`select_subset`: a filter over a pool, part by part in processes, to the sorted multiset of the uids it keeps.
-
-What ranks the pool takes its cut first, exactly, from a few passes over one column; then every part is judged once. Memory
-is that of one part a worker. `select` does the same for a plain folder of the original tooling.
+"""`select_subset`: runs a filter over a pool, part by part in processes, and writes the sorted multiset of kept uids. Ranking
+filters first get their exact threshold from a few passes over one column; then every part is judged once. Each worker holds one
+part in memory. `select` does the same for a plain folder of the original tooling.
 """
 
 from __future__ import annotations
@@ -54,15 +53,15 @@ FILTER: TypeAdapter[Filter] = TypeAdapter(WholeFilter)
 
 
 class SubsetSpec(Spec):
-    """Which pairs of the pool to train on: a recipe by name, or a filter of one's own. The filter alone is its identity."""
+    """Which pairs of the pool to train on: a recipe by name, or a custom filter. Only the filter is its identity."""
 
     names_for_people: ClassVar[frozenset[str]] = frozenset({"recipe"})
     recipe: str = Field(
-        default="no_filter", min_length=1, description="A known recipe, which brings its filter, or a name for the filter below."
+        default="no_filter",
+        min_length=1,
+        description="A known recipe, which includes its filter, or a name for the filter below.",
     )
-    filter: WholeFilter = Field(
-        default_factory=Everything, description="What is kept. Leave it out where the recipe is a known one."
-    )
+    filter: WholeFilter = Field(default_factory=Everything, description="The filter. Omit it if the recipe is a known one.")
 
     @model_validator(mode="before")
     @classmethod
@@ -77,7 +76,7 @@ class SubsetSpec(Spec):
             return given
         known = recipe(name).filter  # a name that is unknown is refused here; `listed:uids=mine.npy` brings its filter
         if own not in (None, known):
-            raise SpecError(f"{name!r} is a known recipe with another filter than the one given: give yours a name of its own.")
+            raise SpecError(f"{name!r} is a known recipe with a different filter: give your filter another name.")
         return {**given, "filter": known}
 
     def label(self) -> str:

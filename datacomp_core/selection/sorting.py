@@ -1,4 +1,4 @@
-"""Unsorted subset files: sorted by runs on the local disk and merged, so that memory is that of one run. Repeats are kept."""
+"""Sorts unsorted subset files in runs on the local disk and merges them, so memory holds one run. Repeats are kept."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def _uids(path: Path, where: str) -> uid.Uids:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as problem:
-        raise DataError(f"{where} is not there.") from problem
+        raise DataError(f"{where} does not exist.") from problem
     except Exception as problem:  # numpy's reader of headers raises a dozen kinds on bad bytes, tokenize's own among them
         raise DataError(uid.no_subset(where, problem)) from problem
     if not isinstance(found, np.ndarray):
         raise DataError(f"{where} is not a subset file (npy of dtype u8,u8) but an archive of arrays.")
     if isinstance(found, np.memmap) and found.offset + found.nbytes < path.stat().st_size:
-        raise DataError(f"{where} goes on after its {len(found):,} uids: it is damaged, or two files in one; make it again.")
+        raise DataError(f"{where} continues after its {len(found):,} uids: it is damaged, or two files in one; make it again.")
     if found.dtype.newbyteorder("=") == uid.DTYPE and found.ndim == 1:
         return found
     if found.dtype.newbyteorder("=") == np.uint64 and found.ndim == 2 and found.shape[1] == 2 and found.flags.c_contiguous:

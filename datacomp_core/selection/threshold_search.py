@@ -1,6 +1,6 @@
-"""The exact k-th best score of a pool in bounded memory: a histogram over the scores' bits, refined until few are left.
+"""Finds the exact k-th best score of a pool in bounded memory: a histogram over the scores' bits, refined until few are left.
 
-Scores of any number type become unsigned keys in the same order, so 16 bits a pass decide; float32 needs two passes at most.
+Scores of any number type become unsigned keys in the same order, so each pass decides 16 bits; float32 needs two passes at most.
 No process ever holds more than one part's scores, or `FEW` candidates.
 """
 
@@ -97,7 +97,7 @@ def find(every: Pass, rank: Callable[[int], tuple[int, bool]], *, is_few: bool =
     first = _added(every(Window(collect=is_few)))
     found: Any = rank(first.num_rows)
     if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], (int, np.integer))):
-        raise DataError(f"A ranking's `rank` gives {found!r}: the place of the last row that passes and a boolean are wanted.")
+        raise DataError(f"A ranking's `rank` returns {found!r}: return the position of the last row that passes, and a boolean.")
     k, whole = int(found[0]), bool(found[1])
     if k < 0 or first.num_scores == 0 or (k >= first.num_scores and not whole):
         return Cut(None), first.num_rows

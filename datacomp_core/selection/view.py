@@ -1,4 +1,4 @@
-"""What a `Survey` sees: the rows that came to it, part by part, a place that its workers share, and where its verdicts go."""
+"""What a `Survey` sees: its incoming rows, part by part, a place that its workers share, and where its verdicts go."""
 
 from __future__ import annotations
 

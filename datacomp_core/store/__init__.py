@@ -1,4 +1,4 @@
-"""Where artifacts lie and how they come to be there. See `step` for the rule, `folder` for the door to files."""
+"""Stores artifacts. See `step` for the rule, `folder` for file access."""
 
 from datacomp_core.store.folder import FileStat, Folder, scratch
 from datacomp_core.store.step import Outcome, Planned, Step, step

@@ -1,8 +1,7 @@
-"""One try at building one address: a private folder, a lease that says who is at work, and taking over from the dead.
-
-A try that was killed leaves its folder and a lease that nobody renews. The next try at the same address claims that folder
-and goes on in it: files in it are whole (see `folder`), so a step skips what it finds. Two living tries never share one, and a
-folder that a record names is nobody's to go on in.
+"""Manages one attempt at building one address: a private folder, a lease that identifies its owner, and takeover from dead
+owners. A killed attempt leaves its folder and a lease that is no longer renewed. The next attempt at the same address claims
+that folder and resumes in it: its files are complete (see `folder`), so a step skips what it finds. Two live attempts never
+share a folder, and a folder in a record is never resumed.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ class Attempt:
         """LostProcessError if another run took this attempt over, because this process gave no sign of life for too long."""
         if lease.read(self.home, self.name, self.turn + 1) is not None:
             raise LostProcessError(
-                f"Another run has taken over {self.home.at(self.name)}, since this process did not renew its lease in time: run "
-                "again to use what that one makes."
+                f"Another run has taken over {self.home.at(self.name)} because this process did not renew its lease in time: "
+                "run again to use the other run's result."
             )
 
 
@@ -58,7 +57,7 @@ def claim(home: Folder, is_published: Callable[[str], bool] = _nobody) -> Attemp
         if is_published(name):  # between the two looks it ended well, and its leases were taken away
             lease.give_up(home, name, turn + 1)
             continue
-        log.info("going on where an interrupted run stopped: %s", home.at(name))
+        log.info("resuming where an interrupted run stopped: %s", home.at(name))
         _sweep(home / name)
         (home / name).remove(SCRATCH)  # what its workers shared
         return Attempt(name, turn + 1, (home / name).journaled(), home)
@@ -73,7 +72,7 @@ def _sweep(folder: Folder) -> None:
     try:
         folder.sweep()
     except StoreError as problem:
-        log.warning("what a killed process left unfinished in %s could not be removed: %s", folder, problem)
+        log.warning("unfinished files of a killed process in %s could not be removed: %s", folder, problem)
 
 
 def doom(home: Folder, name: str, silent_for: float = 0.0) -> int | None:
@@ -141,4 +140,4 @@ def end_leases(home: Folder, name: str, last: int) -> None:
         for turn in range(1, last + 1):
             home.remove(lease.file_of(name, turn))
     except (DataError, StoreError) as problem:
-        log.warning("could not take away the leases of %s: %s", home.at(name), problem)
+        log.warning("could not remove the leases of %s: %s", home.at(name), problem)

@@ -1,7 +1,6 @@
-"""Files of a bucket, or of any other fsspec file system, when requests fail, replies are lost and bodies are cut.
-
-"Not there" is what the store said; every other failure is an error, tried again if that is harmless. A body is compared with the
-size that the store names. After a refused or failed conditional write the store is asked what lies there.
+"""Accesses files of a bucket, or of any other fsspec file system, when requests fail, replies are lost and bodies are
+truncated. "Not there" is only what the store said; every other failure is an error, retried if that is harmless. A body is
+compared with the size that the store reports. After a refused or failed conditional write the store is asked what is there.
 """
 
 from __future__ import annotations

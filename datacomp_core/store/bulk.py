@@ -1,4 +1,5 @@
-"""Bulk bytes of S3 by obstore (Rust): many ranges, small files read and written. s3fs does the rest, and all that fails here.
+"""Transfers bulk bytes of S3 with obstore (Rust): many ranges, small files read and written. s3fs does the rest, and everything
+that fails here.
 
 A range costs s3fs nine times the CPU, a small file sixteen times (`benchmarks/bucket.py`); a large upload only twice, so it stays
 with s3fs, as do listings, conditional writes and deletions. Endpoint, region and credentials are
@@ -59,7 +60,7 @@ class Bulk:
         """The bulk path failed where s3fs then did not."""
         self._failures += 1
         if self.is_given_up:
-            log.info("%s is read by s3fs alone: obstore cannot", self._bucket)
+            log.info("%s is read only by s3fs: obstore cannot", self._bucket)
 
     def get(self, key: str, most: int) -> tuple[bytes, int] | None:
         """`(bytes, size)` of a file; no bytes if it has more than `most`. None if it failed."""

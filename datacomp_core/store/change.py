@@ -1,7 +1,6 @@
-"""Changing what is published, as retries and takedowns must: the only way in which files of a published artifact may differ.
-
-While it lasts the record is marked as changing, so that no run believes it or builds the artifact anew. The changed artifact
-gets a record of the next generation. A change that was killed stays marked, and the same command takes it up.
+"""Changes published artifacts, for retries and takedowns: the only way in which files of a published artifact may change.
+During a change the record is marked, so that no run uses it or rebuilds the artifact. The changed artifact gets a record of the
+next generation. A killed change stays marked, and the same command resumes it.
 """
 
 from __future__ import annotations
@@ -73,10 +72,8 @@ def finish(
     home = store.home(record.address)
     home.write(outputs.manifest, data)
     if not home.create(record_name(made.generation), made.to_json()):
-        raise StoreError(f"{record.address} was built anew while it was being changed: do it again.")
-    home.write(
-        record_name(record.generation), record.marked("replaced", f"generation {made.generation} took its place").to_json()
-    )
+        raise StoreError(f"{record.address} was rebuilt while it was being changed: run the same command again.")
+    home.write(record_name(record.generation), record.marked("replaced", f"replaced by generation {made.generation}").to_json())
     return made
 
 
@@ -90,8 +87,8 @@ def _files(store: Store, record: Record, changed: dict[str, FileStat], removed: 
     if lost := listing.contradiction(folder, wanted):
         store.mark_lost(record, lost)
         raise StoreError(
-            f"{record.address} was lost while it was being changed ({lost}): what is left of it is set aside under _lost/. Build "
-            "it anew, then run the same command again."
+            f"{record.address} was lost while it was being changed ({lost}): its rest is kept under _lost/. Build it again, "
+            "then run the same command again."
         )
     return [
         known[path] if path in known and known[path].size == size else FileStat(path, size, "") for path, size in there.items()

@@ -1,7 +1,5 @@
-"""A plain folder that a command works in belongs to one request: going on never mixes the results of two.
-
-The request is the settings and the content of all that is read: a folder that was begun from other files is refused, and the
-message names the file.
+"""Binds a command's plain folder to one request, so that resuming never mixes the results of two. The request is the settings
+and the content of all inputs: a folder that was started from other files is rejected, and the message names the file.
 """
 
 from __future__ import annotations
@@ -43,8 +41,8 @@ def claim(
     if before is None:
         if lost := next((name for name in results if (folder / name).files()), ""):
             raise SpecError(
-                f"{folder} has files in {lost}/ and no {REQUEST}, so nothing tells what they were made from: choose an empty "
-                "folder, or remove them."
+                f"{folder} has files in {lost}/ and no {REQUEST}, so their origin is unknown: choose an empty folder, or "
+                "remove them."
             )
         if now:
             folder.write_json(INPUTS, {name: listed(found) for name, found in now.items()})
@@ -53,7 +51,7 @@ def claim(
     told = _differing(before, given, earlier, now)
     if told:
         raise SpecError(
-            f"{folder} was begun with another {', '.join(told)} (its {REQUEST} has it): give the same again to go on, or "
+            f"{folder} was started with another {', '.join(told)} (see its {REQUEST}): give the same again to resume, or "
             "choose another folder."
         )
 

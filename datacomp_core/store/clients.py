@@ -1,4 +1,4 @@
-"""The fsspec file system that serves a url: with the credentials that the environment names now, and without cached listings."""
+"""Opens the fsspec file system of a url, with the current credentials of the environment and without cached listings."""
 
 from __future__ import annotations
 

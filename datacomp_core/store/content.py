@@ -1,7 +1,7 @@
-"""Marks of files: what tells whether a file is still the one that something was made from.
+"""Marks files, to detect whether a file is still the one that something was made from.
 
-Files up to `WHOLE_BYTES` are hashed whole. Larger ones are known by size, time and a hash over blocks spread over the file, and
-objects in a bucket by the ETag that the server states. `trust="times"` takes an earlier mark of the same size and time as it is.
+Files up to `WHOLE_BYTES` are hashed whole. Larger ones are identified by size, time and a hash over blocks spread over the
+file, and objects in a bucket by the server's ETag. `trust="times"` reuses an earlier mark of the same size and time.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def mark(url: str, *, known: Mark | None = None, trust: Trust = "content") -> Ma
     folder = Folder(place or ".")
     found = marks(folder, only=[name], known={name: known} if known else None, trust=trust)
     if name not in found:
-        raise DataError(f"{url} is not there.")
+        raise DataError(f"{url} does not exist.")
     return found[name]
 
 

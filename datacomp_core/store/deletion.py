@@ -1,7 +1,6 @@
-"""The one place where published data is deleted: by `gc`, by a takedown, or by a person; never by a run.
-
-`delete` takes an artifact away, `delete_lost` what was set aside, `drop_attempt` an attempt that no record names. Records go
-first, so nothing half gone counts as built, and what is being removed is marked so that nobody goes on in it.
+"""Deletes published data, for `gc`, a takedown, or a person; never for a run. `delete` removes an artifact, `delete_lost`
+removes set-aside data, `drop_attempt` removes an attempt that is in no record. Records are deleted first, so nothing half
+deleted counts as built, and data under removal is marked so that no run resumes in it.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ def _remove_whole(folder: Folder) -> None:
             return
         if pause is not None:
             time.sleep(pause)
-    raise StoreError(f"{folder} could not be removed whole: run the same command again.")
+    raise StoreError(f"{folder} could not be removed completely: run the same command again.")
 
 
 def drop_attempt(store: Store, address: str, name: str, *, silent_for: float) -> bool:

@@ -1,6 +1,5 @@
-"""What a failed request to a bucket means: no such file, a fault that another try may mend, or a refused condition.
-
-"Not there" is what the store said; every other failure is an error, and it is tried again where that is harmless.
+"""Classifies a failed request to a bucket: no such file, a temporary fault, or a refused condition. "Not there" is only what
+the store said; every other failure is an error, and is retried where that is harmless.
 """
 
 from __future__ import annotations

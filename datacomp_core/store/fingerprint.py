@@ -1,8 +1,8 @@
-"""One stable hash for what a step is: canonical JSON of its identity, then sha256.
+"""Computes one stable hash of a step: canonical JSON of its identity, then sha256.
 
 The identity of a model leaves out fields at their default, so that adding a field with a default leaves every address valid, and
-names that are for people, so that two names of one thing are one thing. A model's `version` is added once it is raised.
-What has no stable form (a set, NaN, an object, a callable) is refused, never guessed: two processes must always agree.
+names for people, so that two names of one thing are one identity. A model's `version` is added once it is raised.
+Values without a stable form (a set, NaN, an object, a callable) are rejected, never guessed: two processes must always agree.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ def canonical(value: Any) -> Any:
         return int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"{value!r} has no stable form: a spec holds finite numbers")
+            raise ValueError(f"{value!r} has no stable form: a spec may contain only finite numbers")
         return value
     if isinstance(value, (list, tuple)):
         return [canonical(item) for item in value]
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
-            raise TypeError("a mapping in a spec has text keys only")
+            raise TypeError("a mapping in a spec may have only text keys")
         return {key: canonical(value[key]) for key in sorted(value)}
     if isinstance(value, PurePath):
-        raise TypeError(f"a path ({value}) is where something lies, not what it is: pass an artifact, or text")
+        raise TypeError(f"a path ({value}) is a location, not an identity: pass an artifact, or text")
     raise TypeError(f"{type(value).__name__} has no stable form: use text, numbers, lists, mappings or specs")
 
 

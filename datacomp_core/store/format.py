@@ -1,4 +1,5 @@
-"""Which form of addresses a store has: `_store.json` at its root. Another form is refused, never read as though it were empty."""
+"""Checks the address format of a store: `_store.json` at its root. A store of another format is rejected, never treated as
+empty."""
 
 from __future__ import annotations
 
@@ -23,11 +24,11 @@ def require_format(store: Store, *, write: bool) -> None:
     if store.root.exists(FILE):
         found: Any = store.root.read_json(FILE)
         if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise StoreError(f"{store.root} is a store of another form ({FILE} says {found}): use the version that made it.")
+            raise StoreError(f"{store.root} is a store of another format ({FILE} says {found}): use the version that made it.")
     elif _has_records(store.root) and not store.root.exists(FILE):
         raise StoreError(
-            f"{store.root} was filled by an earlier version, whose addresses contain the names of filters: none of what is there "
-            "would be found, and all of it built again. Use another store (DATACOMP_STORE), or that version."
+            f"{store.root} was filled by an earlier version, whose addresses contain the names of filters: none of its "
+            "artifacts would be found, and all would be built again. Use another store (DATACOMP_STORE), or that version."
         )
     elif not write:
         return

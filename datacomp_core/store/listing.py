@@ -1,7 +1,6 @@
-"""Listings that are believed: what a store lists is compared with what is known, and asked again before anything is concluded.
-
-A listing that fails is an error. One that answers may still be empty or late (an overloaded gateway, a store that lists what was
-true a moment ago, a disk that was unmounted): nothing is called lost, complete or unused because of one of them alone.
+"""Verifies listings: compares a store's listing with what is known, and repeats it before drawing a conclusion. A failed
+listing is an error. A successful listing may still be empty or outdated (an overloaded gateway, an eventually consistent store,
+an unmounted disk): a single listing never marks anything as lost, complete or unused.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def agreed(ask: Callable[[], T], where: object) -> T:
             return now
         before = now
         time.sleep(pause)
-    raise StoreError(f"Listings of {where} differ from one another although nothing should change there: run again.")
+    raise StoreError(f"Listings of {where} differ although nothing should change there: run again.")
 
 
 def complete(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool = False) -> dict[str, int]:
@@ -51,7 +50,7 @@ def complete(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool =
         if not is_any_there(folder, hidden):
             return found
         time.sleep(pause)
-    raise StoreError(f"A listing of {folder} leaves out files that are there: run again.")
+    raise StoreError(f"A listing of {folder} omits existing files: run again.")
 
 
 def files_of(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool = False) -> list[FileStat]:
@@ -94,7 +93,7 @@ def contradiction(folder: Folder, wanted: dict[str, int]) -> str:
             return ""
         is_lying = any(folder.size(path) == wanted[path] for path in _some(suspects))
     if is_lying:
-        raise StoreError(f"A listing of {folder} leaves out files that are there: run again.")
+        raise StoreError(f"A listing of {folder} omits existing files: run again.")
     if not suspects:
         return ""
     there = found.get(suspects[0])

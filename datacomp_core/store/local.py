@@ -1,4 +1,4 @@
-"""Files of a local disk. What is written appears whole or not at all; an error is never taken for an empty folder."""
+"""Accesses files of a local disk. Writes are atomic; an error is never treated as an empty folder."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Which process wrote something, and whether it is still alive: for leases, unfinished files and scratch folders.
-
-A process is known by machine, boot, pid namespace, pid and start time. Only a process in the same boot and the same pid
-namespace can be looked up; of any other one only the time since it last gave a sign of life is known.
+"""Identifies the process that wrote something, and checks whether it is alive: for leases, unfinished files and scratch
+folders. A process is identified by machine, boot, pid namespace, pid and start time. Only a process of the same boot and pid
+namespace can be checked; for any other one only the time since its last sign of life is known.
 """
 
 from __future__ import annotations

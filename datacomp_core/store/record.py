@@ -1,11 +1,10 @@
-"""The record of one finished step, `_artifact.json`: written last, and the only truth of what is built.
+"""Defines the record of one finished step, `_artifact.json`: written last, and the only truth of what is built. It contains
+the request (spec), the inputs, the result (artifact, and a manifest of files with size and sha256), and how it was run
+(options, host, versions, timings). It never contains a secret: options are reduced to plain values.
 
-It says what was asked (spec), from what (inputs), what came out (artifact, and a manifest of files with size and sha256),
-and how it was run (options, host, versions, timings). It never contains a secret: options are reduced to plain values.
-
-A record is never removed by a run. What takes the place of a lost or changed artifact gets a record of the next generation,
-`_artifact-2.json` and so on; the one before is marked, whoever does it and however often, and stays. So no reply that is lost and
-no run that is late can take away what another one published.
+A run never removes a record. The replacement of a lost or changed artifact gets a record of the next generation,
+`_artifact-2.json` and so on; the previous one is marked, possibly repeatedly, and kept. So a lost reply or a late run cannot
+remove what another run published.
 """
 
 from __future__ import annotations

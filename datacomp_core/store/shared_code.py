@@ -1,4 +1,5 @@
-"""Single files of code in the store, by hash, so that a spec made with one can be read on any machine that shares the store."""
+"""Keeps single files of code in the store, by hash, so that a spec made with one can be read on any machine that shares the
+store."""
 
 from __future__ import annotations
 

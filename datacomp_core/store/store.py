@@ -1,4 +1,4 @@
-"""The object store: a folder or a bucket in which every artifact has one address, and a record that says it is built."""
+"""Defines the object store: a folder or a bucket in which every artifact has one address and a record that says it is built."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Store:
             return
         except (DataError, StoreError) as problem:
             raise StoreError(
-                f"The store {self.root} cannot be used: name another with DATACOMP_STORE, or mend it. {problem}"
+                f"The store {self.root} cannot be used: repair it, or choose another with DATACOMP_STORE. {problem}"
             ) from problem
         if second or kept == b"second":
             raise StoreError(
@@ -70,7 +70,7 @@ class Store:
             )
         if not first or kept != b"first":
             raise StoreError(
-                f"{self.root} did not give back what was just written to it: run again, and look at it if this stays."
+                f"{self.root} did not return what was just written to it: run again, and check the store if this persists."
             )
 
     def folder(self, artifact: Artifact) -> Folder:
@@ -142,7 +142,7 @@ class Store:
                 time.sleep(pause)
         raise StoreError(
             f"{home.at(name)} is damaged ({faults} faults each time it was read): restore it from a copy. Its data is untouched; "
-            "if there is no copy, move the folder away and run again to build the artifact anew."
+            "if there is no copy, move the folder away and run again to rebuild the artifact."
         )
 
     def is_published(self, address: str, attempt: str) -> bool:
@@ -198,7 +198,7 @@ class Store:
         try:
             return kind.model_validate(record.artifact)
         except ValidationError as problem:
-            raise StoreError(f"The record {record.address} is of another version of {kind.__name__}: {problem}") from problem
+            raise StoreError(f"The record {record.address} has another version of {kind.__name__}: {problem}") from problem
 
     def manifest(self, record: Record) -> pl.DataFrame:
         """path, size, sha256 of every file of a record. StoreError if it is not the manifest the record names."""
@@ -262,7 +262,7 @@ class Store:
                     raise
             if pause is not None:
                 time.sleep(pause)
-        raise StoreError(f"{record.address} could not be published, for others publish and delete there: run again.")
+        raise StoreError(f"{record.address} could not be published because other processes publish and delete there: run again.")
 
     def _published(self, record: Record, before: list[Record]) -> Record | None:
         """The record, once it lies behind those `before` it; None if somebody else was first.
@@ -300,9 +300,7 @@ class Store:
         self.home(record.address).write(record_name(record.generation), record.marked("lost", why).to_json())
         if is_moved:
             self.root.move(record.data, aside)
-        log.warning(
-            "%s is lost (%s): what is left of it is set aside, see %s", record.address, why, self.root.at(f"{aside}.json")
-        )
+        log.warning("%s is lost (%s): its rest was set aside, see %s", record.address, why, self.root.at(f"{aside}.json"))
 
     def forget(self, record: Record) -> None:
         """Have an artifact built again, although nothing is lost: its record is marked and its data set aside."""

@@ -1,4 +1,4 @@
-"""A file of a bucket as a stream: read in order or by seeking, in ranges whose length is checked, errors told in a sentence."""
+"""Reads a file of a bucket as a stream: in order or by seeking, in ranges with checked length, with one-sentence errors."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Training: the fixed half of DataComp, by open_clip_train, from shards to a checkpoint. See `train.train`."""
+"""Training: the fixed half of DataComp, with open_clip_train, from shards to a checkpoint. See `train.train`."""

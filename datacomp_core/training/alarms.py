@@ -1,6 +1,5 @@
-"""Early warnings from the learning curve: a run that learns nothing, waits for its data, or stands still.
-
-Pure functions of the rows of the history. A loss that is no number ends the run at once (see `history`).
+"""Raises early warnings from the learning curve: a run that learns nothing, waits for its data, or stalls. Pure functions of
+the rows of the history. A loss that is not finite ends the run at once (see `history`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a recipe means for open_clip: the argument list with which `open_clip_train` would run the same training.
+"""Translates a recipe for open_clip: the argument list with which `open_clip_train` would run the same training.
 
-The list is the reference's (`train.py` of mlfoundations/datacomp) in its order; where ours differs, `DIFFERENCES` says why. Our
-own loop takes its numbers from the same functions, and each run keeps the list in `training.json`.
+The list is the reference's (`train.py` of mlfoundations/datacomp) in its order; where ours differs, `DIFFERENCES` says why.
+Our loop gets its numbers from the same functions, and each run keeps the list in `training.json`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Machine(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: str = Field(default="cpu", description="cpu or cuda.")
-    world_size: int = Field(default=1, ge=1, description="Processes of all nodes together.")
-    accumulation: int = Field(default=1, ge=1, description="Micro-batches a process takes for one optimizer step.")
+    world_size: int = Field(default=1, ge=1, description="Total number of processes on all nodes.")
+    accumulation: int = Field(default=1, ge=1, description="Micro-batches per process and optimizer step.")
     checkpointing: Checkpointing = Field(default="auto", description="Gradient checkpointing; auto: on with CUDA.")
-    compiled: Literal["no", "torch.compile"] = Field(default="no", description="torch.compile: equal to rounding.")
-    optimizer: Literal["foreach", "fused"] = Field(default="foreach", description="AdamW's kernels; fused: equal to rounding.")
+    compiled: Literal["no", "torch.compile"] = Field(default="no", description="torch.compile: equal up to rounding.")
+    optimizer: Literal["foreach", "fused"] = Field(default="foreach", description="AdamW's kernels; fused: equal up to rounding.")
     report_to: tuple[Report, ...] = ()
 
     @property

@@ -1,6 +1,5 @@
-"""Shards on a local disk: where they are, or copies of remote ones that all processes of this machine share.
-
-A copy is made once, under a lock that its maker's death releases, and ahead of its use, so that nobody waits for a download.
+"""Provides shards on a local disk: in place, or copies of remote ones that all processes of this machine share. A copy is made
+once, under a lock that is released if its maker dies, and before its use, so that no process waits for a download.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The learning curves as one SVG: loss, logit scale, learning rate, samples/s, waiting, GPU memory."""
+"""Draws the learning curves as one SVG: loss, logit scale, learning rate, samples/s, waiting, GPU memory."""
 
 from __future__ import annotations
 

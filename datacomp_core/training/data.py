@@ -1,7 +1,6 @@
-"""The training data: batches that are a pure function of the step, from a saved position on.
-
-`open_clip_train.data` shuffles by pid and time, begins anew at every epoch, skips what it cannot read and never ends when
-nothing can be read; none of its code is used.
+"""Reads the training data: batches that are a pure function of the step, from a saved position on. `open_clip_train.data`
+shuffles by pid and time, restarts at every epoch, skips what it cannot read and never ends when nothing can be read; none of
+its code is used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""torchrun that ends when its launcher ends, however that happens: `python -m datacomp_core.training.elastic <its arguments>`."""
+"""Runs torchrun so that it ends whenever its launcher ends: `python -m datacomp_core.training.elastic <its arguments>`."""
 
 from __future__ import annotations
 

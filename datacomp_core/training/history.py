@@ -1,5 +1,5 @@
-"""The learning curve: one JSON line a logged step. Samples that could not be read are kept the same way, a file a rank, so that a
-resumed run counts each once.
+"""Writes the learning curve: one JSON line per logged step. Unreadable samples are recorded in the same way, one file per
+rank, so that a resumed run counts each once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What happens beside the arithmetic of a training: small classes that the loop calls at fixed points, each with its own state.
+"""Hooks of a training: small classes that the loop calls at fixed points, each with its own state.
 
 The order in a run: `restore` (from a checkpoint), `begin`, then `after_logged`, `after_step` and `after_epoch`, and `end`. A hook
 that raises ends the run. `after_logged` is called on the main rank only.
@@ -165,4 +165,6 @@ class WandB(Hook):
         """A training does not end because its report cannot be sent; `history.jsonl` has the same values."""
         self._run = None
         first = next(iter(str(problem).splitlines()), "") or type(problem).__name__
-        log.warning("W&B takes no reports of this run (%s). The training goes on; WANDB_MODE=offline keeps them here.", first)
+        log.warning(
+            "W&B does not accept reports of this run (%s). The training continues; WANDB_MODE=offline keeps them here.", first
+        )

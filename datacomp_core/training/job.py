@@ -1,4 +1,4 @@
-"""What the launcher tells the process of each rank, as one JSON file, and what a rank leaves when it fails."""
+"""Defines the JSON file that the launcher passes to the process of each rank, and what a rank writes when it fails."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Starting the ranks and seeing to it that none outlives its purpose.
-
-The ranks live in a session of their own, below torchrun; they die with it, and it dies with this process. A rank that
-fails ends the others, and its own error is what is raised here.
+"""Starts the ranks and ensures that none outlives its purpose. The ranks run in a separate session, below torchrun; they end
+with it, and it ends with this process. A rank that fails ends the others, and its error is raised here.
 """
 
 from __future__ import annotations
@@ -49,20 +47,20 @@ class Layout(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    processes: int = Field(default=1, ge=1, description="Processes on this node: with CUDA, one a GPU.")
+    processes: int = Field(default=1, ge=1, description="Processes on this node: with CUDA, one per GPU.")
     nodes: int = Field(default=1, ge=1)
-    node: int = Field(default=0, ge=0, description="Which of the nodes this is: 0 runs the step, the others join it.")
-    rendezvous: str = Field(default="", description="host:port of torchrun's rendezvous, on node 0; empty: this machine alone.")
-    run_id: str = Field(default="datacomp", description="Tells rendezvous of several runs apart.")
+    node: int = Field(default=0, ge=0, description="Number of this node: node 0 runs the step, the others join it.")
+    rendezvous: str = Field(default="", description="host:port of torchrun's rendezvous, on node 0. Empty: only this machine.")
+    run_id: str = Field(default="datacomp", description="Distinguishes the rendezvous of several runs.")
     restarts: int = Field(default=0, ge=0, description="How often a lost rank is replaced before the run fails.")
-    threads: int = Field(default=0, ge=0, description="CPU threads of a process; 0: the cores shared among the processes.")
+    threads: int = Field(default=0, ge=0, description="CPU threads per process. 0: the cores divided among the processes.")
 
     @model_validator(mode="after")
     def _meets(self) -> Layout:
         if self.nodes > 1 and not self.rendezvous:
-            raise ValueError("Several nodes need a place to meet: give `rendezvous` as host:port of the first one.")
+            raise ValueError("Several nodes need a rendezvous: give `rendezvous` as host:port of the first one.")
         if self.node >= self.nodes:
-            raise ValueError(f"Nodes are numbered from 0: there is no node {self.node} among {self.nodes}.")
+            raise ValueError(f"There is no node {self.node} among {self.nodes} nodes: number them from 0.")
         return self
 
     @property
@@ -179,8 +177,8 @@ def _reason(job: Job, status: int, log_file: Path, started: int) -> DatacompErro
         return failure.error()
     if killed:
         return LostProcessError(
-            "A rank of the training was killed (SIGKILL), most likely for want of memory: use more accumulation or fewer "
-            "loader workers and run again; it goes on from its last checkpoint."
+            "A rank of the training was killed (SIGKILL), probably because memory ran out: use more accumulation or fewer "
+            "loader workers and run again; it resumes from its last checkpoint."
         )
     if found := NO_MODULE.search(tail):  # of torchrun or of a rank that could not begin
         missing = library_error(ModuleNotFoundError(found.group(), name=found.group(1)))
@@ -196,8 +194,8 @@ def _out_of_memory(job: Job) -> NoMemoryError:
     more = next((n for n in counts if needed(job.spec, machine, switch, n) <= room), batch)
     also = "" if machine.checkpoints_gradients else ", or gradient checkpointing (checkpointing='on')"
     return NoMemoryError(
-        f"The GPU's memory does not hold {batch // machine.accumulation} samples a process: use accumulation {more}{also}. "
-        "It goes on from its last checkpoint."
+        f"The GPU's memory is too small for {batch // machine.accumulation} samples per process: use accumulation "
+        f"{more}{also}. The training resumes from its last checkpoint."
     )
 
 

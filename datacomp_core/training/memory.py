@@ -1,7 +1,6 @@
-"""Does a batch fit a GPU? An estimate made before the start: gradient checkpointing only where it is needed, then accumulation.
-
-Both leave loss and gradients as they are. The estimate is rough; where it says "fits" and the GPU says no, the run goes on
-with the next way that needs less.
+"""Estimates before the start whether a batch fits a GPU: gradient checkpointing only if needed, then accumulation. Neither
+changes loss and gradients. The estimate is rough; if it says "fits" and the GPU runs out of memory, the run continues with the
+next option that needs less.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Several nodes, one training: node 0 runs the step and says in the store where its run lies; the others join it.
-
-Nodes share the store and the run's folder (a shared disk: the store's, or `DATACOMP_HOME` where the store is a bucket). A node
-that does not see this folder says so to node 0, which ends the training with that sentence. Every message is renewed while its
-writer lives, so that a node which was lost is known by its silence.
+"""Runs one training on several nodes: node 0 runs the step and announces its run folder in the store; the others join it.
+Nodes share the store and the run's folder (a shared disk: the store's, or `DATACOMP_HOME` if the store is a bucket). A node
+that does not see this folder reports it to node 0, which ends the training with that sentence. Every message is renewed while
+its writer lives, so that a lost node is detected by missing renewals.
 """
 
 from __future__ import annotations
@@ -139,7 +138,7 @@ def _part(job: Job, layout: Layout, heard: _Heard) -> DatacompError | None:
     """This node's ranks of one launch; the error they ended with. Ended early if node 0 launches anew, or is gone."""
     if job.machine.world_size != layout.world_size:
         return SpecError(
-            f"The training {layout.run_id!r} has {job.machine.world_size} processes in all, and this node was told of "
+            f"The training {layout.run_id!r} has {job.machine.world_size} processes in total, but this node expects "
             f"{layout.world_size}: give every node the same numbers of nodes and processes."
         )
     alone_since: list[float] = []
@@ -174,8 +173,8 @@ def _found(heard: _Heard, layout: Layout, wait_seconds: float) -> Path:
             )
         time.sleep(min(POLL_SECONDS, wait_seconds))
     raise DatacompError(
-        f"No training {layout.run_id!r} that this node can see began within {wait_seconds:.0f} s: start node 0 with the same "
-        f"run id and store ({heard.store.root}), and have the nodes share the disk of its run folder."
+        f"This node found no training {layout.run_id!r} within {wait_seconds:.0f} s: start node 0 with the same run id and "
+        f"store ({heard.store.root}), and let the nodes share the disk of its run folder."
     )
 
 
@@ -197,7 +196,7 @@ def _answer(heard: _Heard, layout: Layout, refusal: SpecError) -> None:
     try:
         heard.store.root.write_json(_refusal(layout), told)
     except StoreError as problem:
-        log.warning("node 0 could not be told that this one cannot take part: %s", problem)
+        log.warning("could not report to node 0 that this node cannot take part: %s", problem)
 
 
 class _Answers:
@@ -255,7 +254,7 @@ def _said(store: Store, name: str, message: dict[str, Any], listen: Callable[[],
             try:
                 store.root.write_json(name, {**message, "beat": beat})
             except StoreError as problem:
-                log.warning("the other nodes could not be told that this one is alive: %s", problem)
+                log.warning("could not report to the other nodes that this node is alive: %s", problem)
             listen()
 
     teller = threading.Thread(target=renew, name="node-0-beats", daemon=True)

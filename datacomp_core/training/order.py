@@ -1,8 +1,7 @@
-"""Which sample stands where in which batch: a pure function of seed, shard sizes, step and position in the global batch.
-
-As the reference does with `--dataset-resampled`, shards are drawn with replacement and read whole, each in an order of its
-own. The global batch is cut into lanes; each lane has its own sequence of drawn shards. Nothing depends on ranks, workers
-or on what was read before, so a resumed run, or one on another number of GPUs, sees what it would have seen.
+"""Decides which sample is where in which batch: a pure function of seed, shard sizes, step and position in the global batch.
+As in the reference with `--dataset-resampled`, shards are drawn with replacement and read completely, each in its own order.
+The global batch is cut into lanes; each lane has its own sequence of drawn shards. Nothing depends on ranks, workers or on what
+was read before, so a resumed run, or one on another number of GPUs, sees what it would have seen.
 """
 
 from __future__ import annotations

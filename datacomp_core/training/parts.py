@@ -1,4 +1,4 @@
-"""The parts of a training, made by open_clip's public functions and torch: model, loss, optimizer, scaler, learning rate.
+"""Builds the parts of a training with open_clip's public functions and torch: model, loss, optimizer, scaler, learning rate.
 
 `open_clip_train.main` makes the same ones in the same order; a test compares every number with it. Nothing here depends on data.
 """

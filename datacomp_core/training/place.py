@@ -1,6 +1,5 @@
-"""Where one rank of a training runs: its number, its device, and the process group that it shares with the others.
-
-torchrun tells each rank its place by environment variables; nothing else is read, so a scheduler's own variables have no effect.
+"""Describes where one rank of a training runs: its number, its device, and its process group. torchrun sets this for each rank
+in environment variables; nothing else is read, so a scheduler's own variables have no effect.
 """
 
 from __future__ import annotations

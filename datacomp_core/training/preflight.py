@@ -1,6 +1,5 @@
-"""The look at every shard before a training starts: there, whole, and holding what the shard set says.
-
-Whatever is wrong is an error here, in seconds, and not a warning in a log that nobody reads (or a loader that spins).
+"""Checks every shard before a training starts: it exists, is complete, and contains what the shard set says. A problem is an
+error here, in seconds, and not a warning in a log or an endless loader.
 """
 
 from __future__ import annotations
@@ -83,8 +82,8 @@ def _trainable(folder: Folder, indexed: Indexed) -> pl.DataFrame:
         USUAL.picture_of(kind) and any(name.startswith(CAPTION) for name in kind) for kind in indexed.kinds
     ):
         raise DataError(
-            f"No sample of shard {folder.at(indexed.shard)}.tar has both a picture and a caption; its members are "
-            f"{', '.join(indexed.kinds[0])}: adopt the folder with --picture and --caption, which say what they are called."
+            f"No sample of shard {folder.at(indexed.shard)}.tar has both an image and a caption; its members are "
+            f"{', '.join(indexed.kinds[0])}: adopt the folder with --picture and --caption, which give their names."
         )
     return rows
 
@@ -95,10 +94,10 @@ def _settled(
     """The source, if the numbers are those of the record."""
     recorded = bool(shards.fingerprint)  # a plain folder has no record to be compared with
     if recorded and len(rows) != shards.num_shards:
-        raise DataError(f"{folder} has {len(rows)} shards, and its record says {shards.num_shards}: make it again.")
+        raise DataError(f"{folder} has {len(rows)} shards, but its record says {shards.num_shards}: make it again.")
     total = sum(row.num_samples for row in rows)
     if recorded and total != shards.num_samples:
-        raise DataError(f"{folder} holds {total} samples, and its record says {shards.num_samples}: make it again.")
+        raise DataError(f"{folder} has {total} samples, but its record says {shards.num_samples}: make it again.")
     if not total:
         raise DataError(f"{shards.name or folder} has no samples, so there is nothing to train on: choose a wider filter.")
     named = tuple((row.shard, row.num_samples) for row in rows)
@@ -127,8 +126,8 @@ def _check(shards: ShardSet, tars: Folder, index: Folder, name: str, sizes: dict
                 raise DataError(f"{shards.name or tars} has no shard {tar}.tar: make it again.")
             if end > sizes[tar]:
                 raise DataError(
-                    f"Shard {tars.at(tar)}.tar has {sizes[tar]} bytes and its index reaches to {end}: it is truncated; "
-                    "make it again."
+                    f"Shard {tars.at(tar)}.tar has {sizes[tar]} bytes, but its index reaches to {end}: it is truncated; make "
+                    "it again."
                 )
         for row in {0, rows.height - 1}:
             _member(tars, rows.row(row, named=True), keyed=not shards.tars)
@@ -144,7 +143,7 @@ def _member(tars: Folder, row: dict[str, Any], *, keyed: bool) -> None:
     key = "" if found is None else names_of(row.get(MEMBERS) or "").split(found.name)[0]
     if not key or (keyed and key != row["key"]):
         raise DataError(
-            f"Shard {tars.at(name)} does not hold sample {row['key']} at byte {offset}, as its index says: index it again."
+            f"Shard {tars.at(name)} does not contain sample {row['key']} at byte {offset}, contrary to its index: index it again."
         )
 
 

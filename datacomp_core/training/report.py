@@ -1,4 +1,4 @@
-"""`training.json`: what was trained, on what, how, and what came of it. Plain JSON in place of the reference's pickle."""
+"""Writes `training.json`: what was trained, on what, how, and the result. Plain JSON instead of the reference's pickle."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def report(
     """The record of a run that has ended. LostProcessError if its last step is missing from the history."""
     spec, rows = job.spec, watch.rows
     if not rows or int(rows[-1]["step"]) + 1 != spec.steps:
-        raise LostProcessError(f"The training ended without its last step {spec.steps}: run again; it goes on where it stopped.")
+        raise LostProcessError(f"The training ended without its last step {spec.steps}: run again to resume.")
     losses = [row["loss"] for row in rows[-max(1, len(rows) // 20) :]]
     has_collapsed = collapsed(spec, losses)
     if has_collapsed:

@@ -1,7 +1,6 @@
-"""What a run keeps so that it can go on after a crash: its local folder, the newest checkpoint that can be read, and, where the
-store is a bucket, a copy there that another machine can go on from.
-
-Copies are made in the background, read back and compared by sha256 before `latest.json` names them; the one before stays.
+"""Keeps what a run needs to resume after a crash: its local folder, the newest readable checkpoint, and, if the store is a
+bucket, a copy there for another machine. Copies are made in the background, read back and compared by sha256 before
+`latest.json` names them; the previous one is kept.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def newest_valid(latest: Path) -> None:
             _check_sums(candidate)
             torch.load(candidate, map_location="cpu", weights_only=True)
         except Exception as problem:
-            log.warning("checkpoint %s cannot be read (%s): an older one is taken", candidate, why_unreadable(problem))
+            log.warning("checkpoint %s cannot be read (%s): using an older one", candidate, why_unreadable(problem))
             candidate.unlink()
             continue
         if candidate != latest:
@@ -110,7 +109,7 @@ def fetch(remote: Folder, folder: Path) -> None:
             stale.unlink()
         for path in copy["beside"]:
             (folder / path).write_bytes(remote.read(f"{copy['name']}/{path}"))
-        log.info("going on from %s", remote.at(copy["name"]))
+        log.info("resuming from %s", remote.at(copy["name"]))
         return
 
 

@@ -1,7 +1,6 @@
-"""Reading one training sample by its place in a shard: decode, crop, tokens, as open_clip's webdataset pipeline makes them.
-
-Pixels stay uint8 until they are on the device; `normalised` there gives bit for bit what open_clip's transform gives. What
-fits `cache_bytes` is kept decoded, for small sets are seen many times.
+"""Reads one training sample by its position in a shard: decode, crop, tokens, as in open_clip's webdataset pipeline. Pixels
+stay uint8 until they are on the device; `normalised` is then bit-equal to open_clip's transform. Samples that fit `cache_bytes`
+are kept decoded, because small sets are seen many times.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ class CaptionDraw(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    weights: dict[str, float] = Field(default_factory=dict, description="Of the sources; empty: there is one caption a sample.")
-    fields: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="The fields of the json that each source has.")
-    overlay: bool = Field(default=False, description="Of a view: whether `captions/<shard>.parquet` lies beside its index.")
+    weights: dict[str, float] = Field(default_factory=dict, description="Weights of the sources. Empty: one caption per sample.")
+    fields: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="The json fields of each source.")
+    overlay: bool = Field(default=False, description="For a view: whether `captions/<shard>.parquet` is next to its index.")
 
 
 class Source(BaseModel):
@@ -126,7 +125,9 @@ class Reader:
         captions = self.shards[shard][0].captions
         chosen = drawn(captions.weights if captions and captions.weights else {"": 1.0}, kept.captions, list(draw))
         if chosen is None:
-            raise DataError(f"Sample {row} of shard {self.shards[shard][1]} has none of the captions that are drawn from.")
+            raise DataError(
+                f"Sample {row} of shard {self.shards[shard][1]} has none of the captions to draw from: reshard it again."
+            )
         return Sample(kept.image, self._tokenized(chosen[1], keep=is_kept))
 
     def _tokenized(self, text: str, *, keep: bool) -> Tokens:
@@ -168,8 +169,8 @@ class Reader:
             told = f"{type(problem).__name__}: {problem}".rstrip(": ")
             raise DataError(
                 f"Sample {row} of shard {source.url}/{tar}.tar (byte {offset}) cannot be read ({told}): download or "
-                "reshard it again, tolerate a share of such samples (tolerated_corrupt), or where its members have other names, "
-                "adopt the folder with --picture and --caption."
+                "reshard it again, tolerate a share of such samples (tolerated_corrupt), or, if its members have other "
+                "names, adopt the folder with --picture and --caption."
             ) from problem
         return _Kept(image, captions)
 
@@ -242,7 +243,7 @@ def _overlay(folder: Folder, shard: str, rows: int) -> pl.Series:
     name = f"{OVERLAY}/{shard}.parquet"
     found = pl.read_parquet(io.BytesIO(folder.read(name)))["captions"]
     if len(found) != rows:
-        raise DataError(f"{folder.at(name)} has {len(found)} rows and the index of its shard {rows}: make the view again.")
+        raise DataError(f"{folder.at(name)} has {len(found)} rows, but the index of its shard has {rows}: make the view again.")
     return found
 
 

@@ -1,7 +1,6 @@
-"""Checkpoints of a run in open_clip's form, to go on from and to keep.
-
-A checkpoint to go on from has two more keys than open_clip's: `steps`, the optimizer steps of the epoch that are done, and
-`hooks`, their states. It is written between two steps, when weights, optimizer and scaler stand still.
+"""Saves checkpoints of a run in open_clip's form, to resume from and to keep. A checkpoint to resume from has two more keys
+than open_clip's: `steps`, the finished optimizer steps of the epoch, and `hooks`, their states. It is written between two
+steps, when weights, optimizer and scaler do not change.
 """
 
 from __future__ import annotations
@@ -42,7 +41,10 @@ class Checkpoints(Hook):
         """Replace the newest checkpoint; the one before stays until this one is whole."""
         epoch, steps = loop.position
         if not math.isfinite(float(loop.parts.bare.logit_scale)):
-            raise DatacompError(f"The weights are not numbers after step {steps} of epoch {epoch}: the training diverged.")
+            raise DatacompError(
+                f"The weights are not finite after step {steps} of epoch {epoch}: the training diverged. "
+                "Lower the learning rate of a custom recipe, or check the data."
+            )
         state = {"epoch": epoch, "steps": steps, "name": self.name_of_run, **loop.parts.state()}
         if states := {hook.name: hook.state() for hook in loop.hooks if hook.state()}:
             state["hooks"] = states

@@ -1,4 +1,4 @@
-"""One rank's run of a job: its parts, its batches from the saved position on, and the hooks of the main rank."""
+"""Runs a job on one rank: its parts, its batches from the saved position on, and the hooks of the main rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training is: a recipe that nobody may change, a seed, and what little a participant may choose.
+"""Defines a training: a fixed recipe, a seed, and the few choices of a participant.
 
 The number of optimizer steps is part of the recipe: it is computed here once, from the reference's own worker count, and
 never from the machine.
@@ -17,13 +17,13 @@ from datacomp_core.scales import SCALES, Scale
 class TrainSpec(Spec):
     """A row of the scales (or a `custom` one, which the board does not rank) and a seed."""
 
-    recipe: Scale = Field(description="The training recipe: a row of the scales, or one of your own named `custom`.")
+    recipe: Scale = Field(description="The training recipe: a row of the scales, or your own named `custom`.")
     seed: int = Field(default=0, ge=0, description="Seeds initial weights, data order and augmentation.")
     data_weights: tuple[float, ...] = Field(
-        default=(), description="How often to draw a shard of each shard set, relative to the others; empty: all alike."
+        default=(), description="Relative sampling weight of each shard set. Empty: all equal."
     )
     tolerated_corrupt: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of drawn samples that may be unreadable; a neighbour takes their place."
+        default=0.0, ge=0, lt=1, description="Share of drawn samples that may be unreadable; a neighbour replaces them."
     )
 
     @model_validator(mode="after")
@@ -36,7 +36,7 @@ class TrainSpec(Spec):
                 "which the board does not rank."
             )
         if any(weight <= 0 or not math.isfinite(weight) for weight in self.data_weights):
-            raise ValueError("Data weights are numbers above 0: leave a shard set out instead of giving it weight 0.")
+            raise ValueError("A data weight is not above 0: omit a shard set instead of giving it weight 0.")
         return self
 
     def label(self) -> str:

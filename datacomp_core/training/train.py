@@ -1,7 +1,6 @@
-"""`train`: shards in, a checkpoint out, by our loop over open_clip under torchrun with the recipe of a scale.
-
-What is learnt depends on the spec and the shards alone. A run that was killed goes on from its last checkpoint with the data
-order it would have had; what it keeps for that lies in `resume/` of the attempt and is gone when the step is published.
+"""`train`: makes a checkpoint from shards, with our loop over open_clip under torchrun and the recipe of a scale. The result
+depends only on the spec and the shards. A killed run resumes from its last checkpoint with the same data order; its state is in
+`resume/` of the attempt and is removed when the step is published.
 """
 
 from __future__ import annotations
@@ -116,7 +115,7 @@ def train_folder(spec: TrainSpec, data: tuple[str, ...], out: str, *, trust: Tru
     """
     folder = Folder(out)
     if folder.exists(RECORD):
-        raise SpecError(f"{folder.at(RECORD)} is there already, so that training has ended: choose another folder.")
+        raise SpecError(f"{folder.at(RECORD)} already exists, so this training has ended: choose another folder.")
     _require_weights(spec, len(data))
     inputs = {f"data {Folder(url).url}": partial(_marks, Folder(url), trust) for url in data}
     given = {"data": [Folder(url).url for url in data], "model_configuration": hash_json(config_of(spec.recipe.model))}
@@ -140,7 +139,7 @@ def _refuse(spec: TrainSpec, shards: tuple[ShardSet, ...], machine: Machine, lay
     if layout.node:
         raise SpecError(f"Node {layout.node} joins a training that node 0 runs: run `datacomp node` there.")
     if not shards:
-        raise SpecError("There is no shard set to train on: give at least one.")
+        raise SpecError("No shard set is given to train on: give at least one.")
     _require_weights(spec, len(shards))
 
 

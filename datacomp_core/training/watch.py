@@ -1,6 +1,5 @@
-"""What is seen of a run while it trains: steps done, the curve in a line, early warnings, and how many samples were lost.
-
-The launcher calls it every quarter of a second; it reads what the ranks leave in the run's folder.
+"""Watches a run while it trains: finished steps, the curve in one line, early warnings, and the number of lost samples. The
+launcher calls it every quarter of a second; it reads what the ranks write into the run's folder.
 """
 
 from __future__ import annotations
@@ -76,7 +75,8 @@ class Watch:
         allowed = self.job.spec.tolerated_corrupt * self.job.spec.samples_seen
         if len(lost) > allowed:
             raise IncompleteError(
-                f"{len(lost)} of the drawn samples could not be read, and {allowed:.0f} are tolerated (the last: {lost[-1]}): "
+                f"{len(lost)} of the drawn samples could not be read, but only {allowed:.0f} are tolerated (the last: "
+                f"{lost[-1]}): "
                 "download or reshard the shards again."
             )
 
@@ -84,8 +84,8 @@ class Watch:
         idle = time.monotonic() - self._fresh
         if len(self.rows) > 1 and self.done < self.job.spec.steps and idle > HUNG * patience(self.rows):
             raise LostProcessError(
-                f"The training made no step for {idle:.0f} s after step {self.done} and was ended: a rank, its storage or its "
-                "network hangs. Run it again; it goes on from its last checkpoint."
+                f"The training made no step for {idle:.0f} s after step {self.done} and was ended: a rank, its storage or "
+                "its network hangs. Run it again; it resumes from its last checkpoint."
             )
         now = {alarm.kind: alarm for alarm in alarms(self.job.spec, self.rows, idle)}
         for kind in now.keys() - self.alarms.keys():

@@ -1,4 +1,4 @@
-"""The process of one rank, which torchrun starts: it runs a job's training and does no other work."""
+"""Runs a job's training in the process of one rank, which torchrun starts."""
 
 from __future__ import annotations
 

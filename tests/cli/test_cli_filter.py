@@ -112,7 +112,7 @@ def test_metadata_and_scores_and_the_subset_may_lie_in_a_bucket(
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
-        (("filter", "--metadata", "metadata", "-r", "near_dedup", "--explain"), 1, "reads pictures, and this pool has none"),
+        (("filter", "--metadata", "metadata", "-r", "near_dedup", "--explain"), 1, "reads images, but this pool has none"),
         (("filter", "--metadata", "metadata", "-r", "sem_dedup:centroids=no.npy", "--explain"), 2, "no.npy cannot be read"),
         (("subset", "compare", "a.npy"), 2, "needs exactly two subset files"),
         (("subset", "union", "a.npy", "b.npy"), 2, "--out"),

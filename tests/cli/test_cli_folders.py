@@ -101,7 +101,7 @@ def test_a_folder_is_embedded_by_a_checkpoint_and_a_second_call_finds_it_done(
     shutil.copyfile(world / "weights.pt", world / "same.pt")
     assert datacomp(f"mine={MODEL}@{world}/same.pt")[0] == 0
     status, _, problem = datacomp(f"other={MODEL}@{world}/weights.pt")
-    assert (status, "was begun with another encoders" in problem.replace("\n", " ")) == (2, True)
+    assert (status, "was started with another encoders" in problem.replace("\n", " ")) == (2, True)
     scores = pl.read_parquet(world / "out/scores/00000000.parquet")["clip_mine_similarity_score"].to_list()
     assert scores[:-1] == pytest.approx(scores_by_hand(world), abs=1e-5)
     assert scores[-1] is None

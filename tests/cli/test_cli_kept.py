@@ -315,7 +315,7 @@ def test_an_interrupted_training_goes_on_with_what_it_began_with_and_nothing_els
 
     def told(*more: object) -> str:
         status, _, problem = datacomp(*call, *more)
-        assert (status, "was begun with another" in problem.replace("\n", " ")) == (2, True), problem
+        assert (status, "was started with another" in problem.replace("\n", " ")) == (2, True), problem
         return problem.replace("\n", " ")
 
     tar, index = world / "shards/00000000.tar", world / "shards/index/00000000.parquet"

@@ -226,7 +226,7 @@ def test_embedding_is_refused_with_the_name_of_what_has_changed(datacomp: Comman
     (CHANGES | POOL)[what](world)
     told = embed(datacomp, world, world / "out")
     named = {"weights": "weights", "metadata": "00000000.parquet has changed", "shards": "00000000.tar has changed"}
-    assert "was begun with another" in told
+    assert "was started with another" in told
     assert named.get(what, "open_clip_config.json") in told
     fresh = embed(datacomp, world, world / "fresh")
     assert not isinstance(fresh, str), "the changed input itself is good"

@@ -29,8 +29,8 @@ from flows.parameters import ExperimentSpec, Preparation, SweepSpec
     [
         ({"recipe": "no_filtr"}, "Unknown recipe"),
         ({"recipe": "mine", "filter": {"kind": "wrds"}}, "wrds"),
-        ({"recipe": "no_filter", "filter": {"kind": "words", "at_least": 4}}, "known recipe with another filter"),
-        ({"recipe": "basic_tiny", "filter": {"kind": "everything"}}, "known recipe with another filter"),
+        ({"recipe": "no_filter", "filter": {"kind": "words", "at_least": 4}}, "known recipe with a different filter"),
+        ({"recipe": "basic_tiny", "filter": {"kind": "everything"}}, "known recipe with a different filter"),
         ({"seed": -1}, "greater than or equal to 0"),
         ({"scale": "huge"}, "Input should be"),
         ({"sed": 1}, "Extra inputs"),

@@ -34,5 +34,5 @@ def test_a_filter_of_ones_own_goes_through_the_form(tmp_path: Path) -> None:
     assert spec.curation().subset.filter == own
     assert hash(spec.curation().subset.filter) == hash(own)
     assert _kinds(store, recipe="mine", filter=own.model_dump()).count("scores") == 1
-    with pytest.raises(ValueError, match="known recipe with another filter"):
+    with pytest.raises(ValueError, match="known recipe with a different filter"):
         ExperimentSpec(recipe="basic_filter", filter=own).curation()

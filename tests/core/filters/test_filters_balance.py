@@ -230,7 +230,7 @@ def test_wrong_annotations_are_told(tmp_path: Path) -> None:
     pl.DataFrame({"uid": ["0" * 32], "things": [3]}).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(SpecError, match="Unknown column of .*'concepts'"):
         world.kept(ConceptQuota(annotations=str(tmp_path / "a.parquet")), folder, tmp_path / "out")
-    with pytest.raises(DataError, match="column 'things' is Int64; lists of text, or text, are wanted"):
+    with pytest.raises(DataError, match="column 'things' is Int64: it must contain lists of text, or text"):
         world.kept(ConceptQuota(annotations=str(tmp_path / "a.parquet"), column="things"), folder, tmp_path / "out")
     with pytest.raises(ValidationError, match="Cannot read .*nowhere"):
         ConceptQuota(annotations=str(tmp_path / "nowhere.parquet"))

@@ -226,7 +226,7 @@ def test_by_key_of_img2dataset_through_the_index_of_the_shards(tmp_path: Path) -
     found, counts = values(text, folder, tmp_path / "out", shards=Folder(tmp_path / "shards"))
     assert found == [SCORES.get(row["uid"]) if row["uid"] in keys else None for row in TABLE]
     assert counts["matched"] == len(scored)
-    with pytest.raises(DataError, match="goes through the index of the shards"):
+    with pytest.raises(DataError, match="needs the index of the shards"):
         values(text, folder, tmp_path / "without")
 
 

@@ -79,7 +79,7 @@ def test_wrong_files(text: str, told: str, tmp_path: Path) -> None:
 def test_the_address_follows_the_filter_and_a_known_name_has_one_filter() -> None:
     own = SubsetSpec(recipe="mine", filter=Words(at_least=2))
     assert own.filter == Words(at_least=2)
-    with pytest.raises(ValidationError, match="give yours a name of its own"):
+    with pytest.raises(ValidationError, match="give your filter another name"):
         SubsetSpec(recipe="basic_filter", filter=Words(at_least=2))
     with pytest.raises(ValidationError, match="Unknown recipe 'mine'"):
         SubsetSpec(recipe="mine")

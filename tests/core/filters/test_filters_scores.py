@@ -230,8 +230,8 @@ def test_a_pool_that_lacks_what_a_score_reads_is_told_so(tmp_path: Path) -> None
     source = Source(world.write(tmp_path / "m", world.rows(9, 8)))
     for text, told in (
         ("neg_clip_loss", "has no embeddings 'l14_img' .there are no npz files"),
-        ("perceptual_hash", "reads pictures, and this pool has none"),
-        ("text_masked", "reads pictures, and this pool has none"),
+        ("perceptual_hash", "reads images, but this pool has none"),
+        ("text_masked", "reads images, but this pool has none"),
     ):
         with pytest.raises(DataError, match=told):
             compute(_score(text), source, Folder(tmp_path / "out"))

@@ -124,9 +124,9 @@ def test_a_file_that_is_no_head_is_one_sentence(tmp_path: Path, capsys: pytest.C
     for name, told in (
         ("cube.pt", "is not the weight .out, in. or bias"),
         ("evil.pt", "is not a torch file of plain tensors"),
-        ("wide.safetensors", "takes 9 numbers and gets 16: it is not a head of l14 features"),
+        ("wide.safetensors", "expects 9 numbers and gets 16: it is not a head for l14 features"),
         ("nan.safetensors", "bias .1,. is not the weight"),
-        ("one.safetensors,output=1", "has 1 outputs and number 1 is asked for"),
+        ("one.safetensors,output=1", "has 1 outputs, but number 1 is requested"),
         ("bad.safetensors", "cannot be read as a head"),
     ):
         score: Any = score_of(f"quality_head:head={tmp_path}/{name}")

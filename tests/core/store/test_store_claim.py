@@ -17,6 +17,6 @@ def test_the_same_request_goes_on_and_another_is_refused(tmp_path: Path) -> None
     before = folder.read(REQUEST)
     claim(folder, {"seed": 0, "shards": ("a", "b")})
     assert folder.read(REQUEST) == before
-    with pytest.raises(SpecError, match=r"begun with another batch, seed \(its request\.json has it\)"):
+    with pytest.raises(SpecError, match=r"started with another batch, seed \(see its request\.json\)"):
         claim(folder, {"seed": 1, "shards": ("a", "b"), "batch": 4})
     assert folder.read(REQUEST) == before

@@ -82,7 +82,7 @@ def test_a_claim_names_the_file_that_has_changed(folder: Path, tmp_path: Path) -
     again(seed=0)
     again(seed=0)
     keep_time(folder / "deep/b.bin", b"3" * 100)
-    with pytest.raises(SpecError, match=r"begun with another pictures \(b\.bin has changed\)"):
+    with pytest.raises(SpecError, match=r"started with another pictures \(b\.bin has changed\)"):
         again(seed=0)
     with pytest.raises(SpecError, match=r"another seed, pictures"):
         again(seed=1)

@@ -112,7 +112,7 @@ def test_an_empty_listing_is_no_proof(store: Store, times: int) -> None:
     made = download(FaultsSpec(), store=store)
     SickFileSystem.faults["ls"] = ["empty"] * times
     if times > 7:  # four listings, and each of them asked for twice
-        with pytest.raises(StoreError, match="leaves out files that are there"):
+        with pytest.raises(StoreError, match="omits existing files"):
             download.run(FaultsSpec(), store=store)
     else:
         assert download.run(FaultsSpec(), store=store).status == "reused"
@@ -235,7 +235,7 @@ def test_adopted_data_that_is_away_is_not_downloaded_anew(store: Store, tmp_path
     source.write("a", b"1")
     download.adopt(FaultsSpec(), made=Pool(num_samples=1, num_parts=1, content="x"), source=source, store=store)
     source.remove()
-    with pytest.raises(DataError, match="Bring them back"):
+    with pytest.raises(DataError, match="Restore them"):
         download.run(FaultsSpec(), store=store)
     source.write("a", b"1")
     assert download.run(FaultsSpec(), store=store).status == "reused"

@@ -29,5 +29,5 @@ def test_a_store_with_records_and_no_mark_is_refused(tmp_path: Path) -> None:
 
 def test_a_store_of_a_later_form_is_refused(tmp_path: Path) -> None:
     (tmp_path / "_store.json").write_text('{"format": 3}')
-    with pytest.raises(StoreError, match="another form"):
+    with pytest.raises(StoreError, match="another format"):
         require_format(Store.open(str(tmp_path)), write=True)

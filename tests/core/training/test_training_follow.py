@@ -75,7 +75,7 @@ def test_nodes_that_were_told_of_other_numbers_say_so(tmp_path: Path) -> None:
         joining.start()
         time.sleep(2.5)
     joining.join(30)
-    assert "has 16 processes in all, and this node was told of 2" in str(problems[0])
+    assert "has 16 processes in total, but this node expects 2" in str(problems[0])
 
 
 def test_two_launches_of_a_training_never_meet(tmp_path: Path) -> None:

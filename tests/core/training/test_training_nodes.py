@@ -160,14 +160,14 @@ def test_a_debug_shaped_model_trains_on_two_ranks_and_reports_everywhere(tmp_pat
 
 def test_what_cannot_be_is_said_at_once(tmp_path: Path) -> None:
     store = store_at(tmp_path)
-    with pytest.raises(ValueError, match="a place to meet"):
+    with pytest.raises(ValueError, match="a rendezvous"):
         Layout(nodes=2)
     with pytest.raises(ValueError, match="no node 2 among 2"):
         Layout(nodes=2, node=2, rendezvous="here:1")
     node = two_nodes(1)[1]
     with pytest.raises(SpecError, match="Node 1 joins a training that node 0 runs"):
         train(SPEC, (noise(NoiseSpec(), store=store),), store=store, device="cpu", layout=node)
-    with pytest.raises(DatacompError, match="No training 'pair' that this node can see began within 0 s"):
+    with pytest.raises(DatacompError, match="This node found no training 'pair' within 0 s"):
         join(store, node, wait_seconds=0.0)
     with pytest.raises(SpecError, match="Node 0 runs the training itself"):
         join(store, two_nodes(1)[0])
@@ -186,7 +186,7 @@ def failed(tmp_path: Path, kind: str, trace: str, log: str, machine: Machine | N
 def test_out_of_memory_names_what_would_fit(tmp_path: Path) -> None:
     problem = failed(tmp_path, "OutOfMemoryError", "", "", Machine(device="cuda", checkpointing="off", accumulation=2))
     assert isinstance(problem, NoMemoryError)
-    assert "does not hold 4 samples a process: use accumulation 4, or gradient checkpointing" in str(problem)
+    assert "is too small for 4 samples per process: use accumulation 4, or gradient checkpointing" in str(problem)
 
 
 def test_a_killed_rank_is_told_from_its_peers_complaint(tmp_path: Path) -> None:

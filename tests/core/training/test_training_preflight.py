@@ -56,7 +56,7 @@ def test_all_shards_missing_ends_at_once(store: Store, shards: ShardSet) -> None
 def test_a_truncated_shard_is_named(store: Store, shards: ShardSet) -> None:
     whole = tar(store, shards).read_bytes()
     tar(store, shards).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"00000001.tar has \d+ bytes and its index reaches to \d+: it is truncated"):
+    with pytest.raises(DataError, match=r"00000001.tar has \d+ bytes, but its index reaches to \d+: it is truncated"):
         train(training(), (shards,), store=store, device="cpu")
 
 
@@ -67,7 +67,7 @@ def test_a_shard_of_noise_is_named(store: Store, shards: ShardSet) -> None:
 
 
 def test_counts_that_disagree_with_the_record_are_an_error(store: Store, shards: ShardSet) -> None:
-    with pytest.raises(DataError, match="holds 40 samples, and its record says 41"):
+    with pytest.raises(DataError, match="has 40 samples, but its record says 41"):
         train(training(), (shards.model_copy(update={"num_samples": 41}),), store=store, device="cpu")
 
 

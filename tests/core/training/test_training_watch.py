@@ -124,7 +124,7 @@ def test_unreadable_samples_are_summed_over_ranks_and_counted_once(tmp_path: Pat
     forget_ranks_beyond(tmp_path, 2, 7)  # gone on with two ranks from step 7
     assert len(unreadable(tmp_path)) == 3
     ranks[0].add(6, ["00000000:9", "00000001:9"])
-    with pytest.raises(IncompleteError, match=r"5 of the drawn samples could not be read, and 4 are tolerated"):
+    with pytest.raises(IncompleteError, match=r"5 of the drawn samples could not be read, but only 4 are tolerated"):
         watch()
 
 
@@ -170,4 +170,4 @@ def test_a_training_goes_on_where_wandb_refuses_its_key(
     hook.end(loop)
     told = [record.message for record in caplog.records if record.name.startswith("datacomp_core")]
     assert len(told) == 1
-    assert told[0].startswith("W&B takes no reports of this run (")
+    assert told[0].startswith("W&B does not accept reports of this run (")
