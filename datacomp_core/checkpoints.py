@@ -150,7 +150,7 @@ def _read(checkpoint: Path | IO[bytes], name: str, where: str) -> Any:
             raise ValueError("a TorchScript archive")
         return torch.load(checkpoint, map_location="cpu", weights_only=True)
     except FileNotFoundError as problem:
-        raise DataError(f"{where} does not exist.") from problem
+        raise DataError(f"{where} is not there.") from problem
     except Exception as problem:  # torch, zipfile and safetensors raise a dozen exception types
         raise DataError(_why_unreadable(checkpoint, name, where, problem)) from problem
 

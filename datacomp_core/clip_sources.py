@@ -199,7 +199,7 @@ def _checked(checkpoint: Path | None) -> Path | None:
         raise DataError(
             f"{checkpoint} is a folder: give a checkpoint file, or name the folder as the model."
             if checkpoint.is_dir()
-            else f"{checkpoint} does not exist."
+            else f"{checkpoint} is not there."
         )
     return checkpoint
 

@@ -37,7 +37,7 @@ def convert(checkpoint: Path, out: Path) -> int:
     if out.suffix != ".safetensors":
         raise SpecError(f"{out} must end with .safetensors.")
     if not checkpoint.is_file():
-        raise DataError(f"{checkpoint} does not exist.")
+        raise DataError(f"{checkpoint} is not there.")
     with scratch() as local:
         command = [*_without_network(), sys.executable, "-m", "datacomp_core.convert", str(checkpoint.resolve()), str(local)]
         environment = {"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(local), "OMP_NUM_THREADS": "1"}

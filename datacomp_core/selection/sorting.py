@@ -36,7 +36,7 @@ def _uids(path: Path, where: str) -> uid.Uids:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as problem:
-        raise DataError(f"{where} does not exist.") from problem
+        raise DataError(f"{where} is not there.") from problem
     except Exception as problem:  # numpy's reader of headers raises a dozen kinds on bad bytes, tokenize's own among them
         raise DataError(uid.no_subset(where, problem)) from problem
     if not isinstance(found, np.ndarray):

@@ -74,7 +74,7 @@ def mark(url: str, *, known: Mark | None = None, trust: Trust = "content") -> Ma
     folder = Folder(place or ".")
     found = marks(folder, only=[name], known={name: known} if known else None, trust=trust)
     if name not in found:
-        raise DataError(f"{url} does not exist.")
+        raise DataError(f"{url} is not there.")
     return found[name]
 
 

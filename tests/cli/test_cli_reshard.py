@@ -126,7 +126,7 @@ def test_folders_are_mixed_by_weights_and_a_uid_of_two_gives_both_pairs(datacomp
     assert Counter(key.partition("-")[0] for key in written) == {name_of(1): 1, name_of(2): 1, name_of(3): 3, name_of(4): 2}
     status, told, _ = datacomp("reshard", *given, "--weight", "1", "--weight", "2", "--out", str(out), "--json")
     assert (status, json.loads(told)["written"]) == (0, 7)
-    for wrong, why in ((["1"], "1 weights for 2 shard sets"), (["1", "nan"], "numbers of 0 and more"), (["0", "0"], "is empty")):
+    for wrong, why in ((["1"], "1 weights for 2 shard sets"), (["1", "nan"], "numbers of 0 or more"), (["0", "0"], "is empty")):
         weights = [word for one in wrong for word in ("--weight", one)]
         status, _, error = datacomp("reshard", *given, *weights, "--out", str(tmp_path / "no"))
         assert status != 0

@@ -383,7 +383,7 @@ def test_an_embedding_reads_columns_of_one_meaning(datacomp: Command, world: Pat
     [
         ("text", list(range(ROWS)), "contains Int64, not text"),
         ("text", [["a"]] * ROWS, "contains List(String), not text"),
-        ("uid", list(range(ROWS)), "holds Int64: uids are 32 hex digits"),
+        ("uid", list(range(ROWS)), "contains Int64, not uids: write 32 hex digits"),
     ],
 )
 def test_an_embedding_refuses_other_columns(datacomp: Command, world: Path, name: str, values: list[Any], told: str) -> None:

@@ -167,5 +167,5 @@ def test_an_address_that_is_none_is_told_with_the_nearest(tmp_path: Path, monkey
     pool, sets = given_pool(spec, store=store()), given_sets(spec, store=store())
     with pytest.raises(SpecError, match=rf"nothing of kind pools at 'pools/x'.*nearest of 1: {pool.address}\."):
         stored(Pool, "pools/x")
-    with pytest.raises(SpecError, match="is of kind evalsets, and pools is wanted"):
+    with pytest.raises(SpecError, match="is of kind evalsets, but pools is required"):
         stored(Pool, sets.address)

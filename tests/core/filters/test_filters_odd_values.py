@@ -81,7 +81,7 @@ def test_uids_of_one_meaning_are_read(kind: str, tmp_path: Path) -> None:
 
 def test_numbers_are_no_uids(tmp_path: Path) -> None:
     home = write(tmp_path / "m", uid=list(range(ROWS)), mine=SCORES)
-    with pytest.raises(DataError, match=r"The column 'uid' of .*00000000.parquet holds Int64: uids are 32 hex digits"):
+    with pytest.raises(DataError, match=r"The column 'uid' of .*00000000.parquet contains Int64, not uids: write 32 hex digits"):
         chosen(Threshold(score="mine", at_least=0.7), home, tmp_path / "out")
 
 
