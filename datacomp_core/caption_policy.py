@@ -1,7 +1,8 @@
-"""Which caption a sample has: the policies, and the draw, which is a pure function of numbers that hang on seed, step and place.
+"""Decides which caption a sample has: the policies, and the draw, a pure function of numbers that depend on seed, step and
+position.
 
 A policy names sources of captions; `raw` is the pool's own caption. A policy without a draw gives each row one caption or none;
-one with a draw gives each row several, of which one is drawn every time that the sample is seen.
+one with a draw gives each row several, and one of them is drawn every time the sample is seen.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ class CaptionPolicy(Spec):
 
     kind: PolicyKind = Field(
         default=RAW,
-        description="raw: the pool's own. replace: that of the source. first_of: of the first source that has one. best: the one "
-        "with the higher score. replace_below: raw where its score reaches the threshold, else the best other one that does. "
-        "draw: one of several, drawn each time that the sample is seen.",
+        description="raw: the pool's caption. replace: the source's caption. first_of: the caption of the first source that "
+        "has one. best: the caption with the highest score. replace_below: raw where its score reaches the threshold, else "
+        "the best other one that does. draw: one of several, drawn each time the sample is seen.",
     )
     sources: tuple[str, ...] = Field(default=(), description="Names of sources, first choice first; best: empty means all.")
-    score: str = Field(default="", description="best, replace_below: the score, of the pool's captions and of the others.")
-    threshold: float | None = Field(default=None, description="replace_below: the least score of a caption that is kept.")
+    score: str = Field(default="", description="best, replace_below: the score for the pool's captions and the others.")
+    threshold: float | None = Field(default=None, description="replace_below: the lowest score of a kept caption.")
     low: Literal["drop", "replace"] = Field(
-        default="drop", description="replace_below: what becomes of a row whose captions are all below the threshold."
+        default="drop", description="replace_below: what happens to a row whose captions are all below the threshold."
     )
     weights: dict[str, float] = Field(
         default_factory=dict,
-        description="draw: how likely each source is, relative to the others; 0: only where no other source has a caption.",
+        description="draw: relative probability of each source. 0: used only where no other source has a caption.",
     )
 
     @model_validator(mode="before")
@@ -53,13 +54,13 @@ class CaptionPolicy(Spec):
         if len(set(self.sources)) < len(self.sources):
             raise SpecError(f"The policy {self.kind} names a source twice: {', '.join(self.sources)}.")
         if self.threshold is not None and not math.isfinite(self.threshold):
-            raise SpecError("The threshold of replace_below is a number.")
+            raise SpecError("The threshold of replace_below is not a number: correct it.")
         if any(not math.isfinite(weight) or weight < 0 for weight in self.weights.values()):
-            raise SpecError("The weights of a draw are numbers of 0 and more.")
+            raise SpecError("A weight of the draw is not a number of 0 or more: correct it.")
         if self.kind == "draw" and not any(self.weights.values()):
             raise SpecError("A draw needs a source with a weight above 0, such as draw: {raw: 0.5, blip2: 0.5}.")
         if self.kind == "replace" and self.sources == (RAW,):
-            raise SpecError("The policy replaces the pool's captions by themselves: name another source, or the policy raw.")
+            raise SpecError("The policy replaces the pool's captions with themselves: choose another source, or the policy raw.")
         return self
 
     def _require_fields(self) -> None:
@@ -79,14 +80,14 @@ class CaptionPolicy(Spec):
         if more := sorted(given - {*mine, *also}):
             raise SpecError(f"The policy {self.kind} has no {' and '.join(more)}.")
         if self.kind == "replace" and len(self.sources) > 1:
-            raise SpecError("The policy replace has one source; first_of takes several.")
+            raise SpecError("The policy replace needs exactly one source: use first_of for several.")
 
     @property
     def draws(self) -> bool:
         return self.kind == "draw"
 
     def named(self) -> tuple[str, ...]:
-        """The sources that it names, the pool's own captions among them where they can be chosen; empty: all there are."""
+        """Return the named sources, including the pool's own captions if they can be chosen. Empty: all sources."""
         if self.kind == RAW:
             return (RAW,)
         if self.kind == "draw":
@@ -117,7 +118,7 @@ def _long_form(given: Any) -> Any:
     if "kind" not in given and len(short) == 1 and len(given) == 1:
         given = _of_kind(short[0], given[short[0]])
     elif "kind" not in given and len(short) > 1:
-        raise SpecError(f"A caption policy is one of {', '.join(KINDS)}, and this one has {' and '.join(short)}: choose one.")
+        raise SpecError(f"The caption policy has {' and '.join(short)}: choose exactly one of {', '.join(KINDS)}.")
     elif "kind" not in given and given:
         known = set(CaptionPolicy.model_fields)
         odd = next((name for name in given if name not in known), "")
@@ -153,7 +154,7 @@ class CaptionPlan(Spec):
     policy: CaptionPolicy = Field(default=CaptionPolicy(), description="Which caption a sample has.")
     use: Literal["filter_and_train", "filter"] = Field(
         default="filter_and_train",
-        description="filter: only the filter reads these captions; training has the pool's own, so that the track is filtering.",
+        description="filter: only the filter reads these captions; training uses the pool's own, so the track is filtering.",
     )
 
     @model_validator(mode="after")
@@ -167,24 +168,26 @@ class CaptionPlan(Spec):
     @model_validator(mode="after")
     def _filters_without_a_draw(self) -> CaptionPlan:
         if self.use == "filter" and self.policy.draws:
-            raise SpecError("A draw is made while training, so a filter cannot read it: choose another policy, or train with it.")
+            raise SpecError(
+                "A filter cannot read a draw, which is made during training: choose another policy, or use it for training."
+            )
         return self
 
     @property
     def edits(self) -> bool:
-        """Whether a filter or a training reads other captions than the pool's."""
+        """Return whether a filter or a training reads captions other than the pool's."""
         return self.policy.kind != RAW
 
     @property
     def trains(self) -> bool:
-        """Whether a training sees them."""
+        """Return whether a training uses them."""
         return self.edits and self.use == "filter_and_train"
 
 
 def plan_of(given: Any, where: str) -> CaptionPlan:
-    """The plan of a mapping `captions: [...]` and `policy: ...` (or the policy's short form in its place). SpecError if wrong."""
+    """Parse a mapping `captions: [...]` and `policy: ...` (or the policy's short form) into a plan. SpecError if it is wrong."""
     if not isinstance(given, Mapping):
-        raise SpecError(f"{where} is not a caption policy: `captions: [ADDRESS, ...]` and `policy: ...` are wanted.")
+        raise SpecError(f"{where} is not a caption policy: write `captions: [ADDRESS, ...]` and `policy: ...`.")
     fields = dict(given)
     if {"captions", "sets"} <= fields.keys():
         raise SpecError(f"{where} has `captions` and `sets`, which are the same: keep one of them.")
@@ -207,10 +210,10 @@ def plan_of(given: Any, where: str) -> CaptionPlan:
 
 
 def drawn(weights: Mapping[str, float], there: Mapping[str, Sequence[str]], numbers: Sequence[float]) -> tuple[str, str] | None:
-    """The source and the caption that two numbers in [0, 1) choose from those that a sample has; None if it has none.
-
-    The first number chooses a source in proportion to the weights of those that have a caption; one of weight 0 is taken, in
-    order, where no other is there. The second chooses among the source's captions. (open_clip's json text keys are drawn so too.)
+    """Return the source and the caption that two numbers in [0, 1) choose from a sample's captions; None if it has none. The
+    first number chooses a source in proportion to the weights of the sources that have a caption; a source of weight 0 is used,
+    in order, only if there is no other. The second chooses among the source's captions. (open_clip draws json text keys in the
+    same way.)
     """
     having = [(name, weight) for name, weight in weights.items() if there.get(name)]
     likely = [(name, weight) for name, weight in having if weight > 0]

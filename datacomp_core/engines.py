@@ -1,10 +1,8 @@
-"""Where a map's items are worked on: processes of this machine ("local"), Ray, or Dask.
-
-An engine says how work is run, never what it is: the results are the same whichever it is. Ray and Dask start a cluster on this
-machine, unless RAY_ADDRESS or DASK_SCHEDULER_ADDRESS names one. Between driver and workers go values and the store, and never a
-path, a descriptor or shared memory: a cluster shares a bucket and nothing else (`exchange` is for what is too large for a
-message). Items travel in batches worth a second, so that milliseconds a call do not count. A lost worker's batch is given to
-another one, by Ray's and Dask's own retries.
+"""Runs the items of a map on processes of this machine ("local"), Ray, or Dask. An engine never changes results. Ray and Dask
+start a cluster on this machine, unless RAY_ADDRESS or DASK_SCHEDULER_ADDRESS names one. Driver and workers exchange values and
+share the store, never a path, a descriptor or shared memory: a cluster shares only a bucket (`exchange` transfers what is too
+large for a message). Items are sent in batches of about a second of work, so that per-call overhead is negligible. Ray's and
+Dask's retries reassign a lost worker's batch.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ ADDRESSES = {"ray": "RAY_ADDRESS", "dask": "DASK_SCHEDULER_ADDRESS"}
 BATCH_SECONDS = 1.0
 MAX_BATCH = 64
 RETRIES = 3
-"""How often a batch is given to another worker after the one that had it was lost."""
+"""How often a batch is reassigned after its worker was lost."""
 WAKE_SECONDS = 0.5
 TELL_SECONDS = 30.0
 START_SECONDS = 900.0
@@ -52,7 +50,7 @@ starting = threading.Lock()
 
 
 def current() -> Engine:
-    """The engine of the maps in this context that name none: that of `using`, else of the settings (DATACOMP_ENGINE)."""
+    """Return the default engine of maps in this context: from `using`, else from the settings (DATACOMP_ENGINE)."""
     if (engine := _engine.get()) is not None:
         return engine
     from datacomp_core.settings import settings
@@ -77,7 +75,7 @@ def using(engine: str) -> Generator[None]:
 
 @contextmanager
 def carrying(value: Any) -> Generator[None]:
-    """`carried()` is this value in the block, and in the workers of the maps that run in it."""
+    """`carried()` returns this value in the block, and in the workers of maps that run in it."""
     token = _carried.set(value)
     try:
         yield
@@ -90,7 +88,7 @@ def carried() -> Any:
 
 
 def required(engine: str) -> Engine:
-    """The engine of that name. SpecError if there is none, or its package is missing."""
+    """Return the engine of that name. SpecError if it is unknown, or its package is missing."""
     if engine not in get_args(Engine):
         raise SpecError(f"Unknown engine {engine!r}: choose one of {', '.join(get_args(Engine))}.")
     if engine in MODULES and importlib.util.find_spec(MODULES[engine]) is None:
@@ -99,13 +97,13 @@ def required(engine: str) -> Engine:
 
 
 def address(engine: str) -> str:
-    """The address of the cluster that the environment names for an engine; empty if we start one on this machine."""
+    """Return the address of an engine's cluster from the environment; empty if we start one on this machine."""
     given = os.environ.get(ADDRESSES.get(engine, ""), "")
     return "" if given == "local" else given
 
 
 def spans_machines(engine: Engine | None = None) -> bool:
-    """Whether workers may stand on other machines than this one."""
+    """Return whether workers may run on other machines."""
     return bool(address(engine or current()))
 
 
@@ -143,16 +141,16 @@ def _no_worker(engine: str, state: str) -> LostProcessError:
 
 
 def worker_killed(detail: str = "") -> LostProcessError:
-    """What is said of a worker that is gone."""
+    """Return the error for a lost worker."""
     return LostProcessError(
-        "A worker process was killed, most likely for want of memory: run again with fewer workers (DATACOMP_WORKERS); "
+        "A worker process was killed, probably because memory ran out: run again with fewer workers (DATACOMP_WORKERS); "
         f"finished work is kept.{f' {detail}' if detail else ''}"
     )
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker of one map is told. `alone`: the function changes its process, which no other map may share."""
+    """The job that every worker of one map receives. `alone`: the function changes its process, so no other map may share it."""
 
     function: Callable[[Any, Any], Any]
     prepare: Callable[[], Any]
@@ -168,7 +166,7 @@ class Job:
             return self.prepare()
 
     def work(self, prepared: Any, number: int, items: Sequence[Any]) -> Done:
-        """The function of each item. An error is handed back as a value, so that no engine wraps it."""
+        """Call the function for each item. An error is returned as a value, so that no engine wraps it."""
         began = time.monotonic()
         results: list[Any] = []
         problem: Exception | None = None
@@ -183,7 +181,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What one batch came to: results up to the first error, the error, the seconds of work, and the machine."""
+    """The result of one batch: results up to the first error, the error, the seconds of work, and the machine."""
 
     number: int
     results: tuple[Any, ...]
@@ -198,9 +196,9 @@ def failed(number: int, problem: Exception) -> Done:
 
 
 def portable(problem: Exception) -> Exception:
-    """An error that can be sent: itself, or one with its words if it does not survive the way."""
+    """Return an error that can be sent: itself, or one with its text if it cannot be pickled."""
     try:
-        same = copy.deepcopy(problem)  # by the same methods as pickling
+        same = copy.deepcopy(problem)  # with the same methods as pickling
         if type(same) is type(problem) and str(same) == str(problem):
             return problem
     except Exception:  # a foreign class may raise anything
@@ -220,19 +218,19 @@ class Crew(Protocol):
         ...
 
     def submit(self, number: int, items: Sequence[Any]) -> None:
-        """Give the next free worker a batch."""
+        """Assign a batch to the next free worker."""
         ...
 
     def next(self, seconds: float) -> Done | None:
-        """A batch that is done; None if none is after so long. LostProcessError if workers die of it again and again."""
+        """Return a finished batch; None after the timeout. LostProcessError if workers repeatedly die of it."""
         ...
 
     def release(self) -> None:
-        """Nothing more is handed out: idle workers may go."""
+        """Mark the end of the work: idle workers may stop."""
         ...
 
     def state(self) -> str:
-        """How many workers there are, for a log line."""
+        """Return the number of workers, for a log line."""
         ...
 
     def close(self) -> None: ...
@@ -248,14 +246,13 @@ def cluster_map(
     alone: bool = False,
     gpus: int = 0,
 ) -> Iterator[tuple[T, R]]:
-    """`parallel.prepared_map` on a cluster: one batch a worker is in flight, and the first error ends the rest.
-
-    `workers` are started as far as the cluster has room; work begins with the first of them. With `gpus` each of them holds so
-    many GPUs.
+    """`parallel.prepared_map` on a cluster: one batch per worker is in flight, and the first error ends the rest. As many of
+    `workers` are started as the cluster has room for; work begins with the first. With `gpus` each of them reserves that many
+    GPUs.
     """
     required(engine)
     left = iter(items)
-    first = list(islice(left, workers))  # more workers than items are of no use
+    first = list(islice(left, workers))  # more workers than items are useless
     if not first:
         return
     left = chain(first, left)
@@ -295,7 +292,7 @@ def cluster_map(
 
 
 class _Waiting:
-    """Tells that a map waits for workers, and gives up if none comes."""
+    """Logs that a map waits for workers, and gives up if none starts."""
 
     def __init__(self, engine: str, crew: Crew) -> None:
         self.engine, self.crew = engine, crew

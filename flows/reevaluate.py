@@ -1,6 +1,5 @@
-"""Scores kept true: checkpoints whose evaluation is missing or of an older suite, or that are named, are evaluated again.
-
-A second evaluation of what was scored before must give the same numbers. Drift beyond the tolerance raises an alarm: an event
+"""Evaluates checkpoints again if their evaluation is missing or from an older suite, or if they are named. A second evaluation
+must give the same numbers. Drift beyond the tolerance raises an alarm: an event
 `datacomp.evaluation.drifted`, an artifact with the tasks that moved, and a failed run.
 """
 
@@ -26,14 +25,17 @@ class ReevaluationSpec(Spec):
     scale: ScaleChoice = "tiny"
     evalsets: EvalsetsAddress = ""
     checkpoints: tuple[str, ...] = Field(
-        default=(), description="Addresses of checkpoints to score anew; none: all without a report of the current suite."
+        default=(),
+        description="Addresses of checkpoints to score again. Empty: all checkpoints without a report of the current suite.",
     )
-    tolerance: float = Field(default=1e-4, ge=0, description="How far a task's main metric may be from the earlier report.")
+    tolerance: float = Field(
+        default=1e-4, ge=0, description="Largest allowed difference of a task's main metric from the earlier report."
+    )
 
 
 @flow(name="reevaluate", **options("{scale}-reevaluate"))
 def reevaluate(spec: ReevaluationSpec) -> State[list[EvalReport]]:
-    """Evaluate what is missing or outdated, and what is named; compare; raise an alarm on drift.
+    """Evaluate missing, outdated and named checkpoints; compare; raise an alarm on drift.
 
     The run's state says how many there were, also where that is none.
     """

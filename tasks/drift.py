@@ -1,4 +1,4 @@
-"""Scoring checkpoints again, and the alarm when a score is not what it was."""
+"""Scores checkpoints again, and raises an alarm when a score has changed."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ DRIFTED = "datacomp.evaluation.drifted"
 EXACT = 4
 """Digits of a percentage in the alarm's table."""
 MEASURED_BY = ("device", "precision", "compiled")
-"""Of two reports: where one of these differs, so may the last digits of every score."""
+"""Fields of a report: if one of them differs between two reports, the last digits of every score may differ."""
 
 
 @dataclass(frozen=True)
 class Moved:
-    """One task whose score is not what it was."""
+    """One task whose score has changed."""
 
     checkpoint: str
     task: str
@@ -46,7 +46,7 @@ class Moved:
 
 
 def waiting(scale: str, spec: evaluation.EvalSpec, evalsets: EvalSets, named: tuple[str, ...] = ()) -> list[Checkpoint]:
-    """The checkpoints to score: the named ones, else all of a scale's recipe that have no report of the current suite."""
+    """Return the checkpoints to score: the named ones, else all of a scale's recipe without a report of the current suite."""
     if named:
         return [stored(Checkpoint, address) for address in named]
     own = (record for record in store().records(Checkpoint.kind) if record.spec["spec"]["recipe"]["name"] == scale)
@@ -66,7 +66,7 @@ def tell_waiting(scale: str, checkpoints: list[Checkpoint], *, named: bool) -> s
 
 
 def earlier(checkpoint: Checkpoint) -> Iterator[Record]:
-    """Every report there is of a checkpoint, the newest first."""
+    """Return every report of a checkpoint, newest first."""
     mine = [
         record
         for record in store().records(EvalReport.kind)
@@ -76,10 +76,10 @@ def earlier(checkpoint: Checkpoint) -> Iterator[Record]:
 
 
 def moved(before: dict[str, Any], now: dict[str, Any], checkpoint: str, tolerance: float) -> list[Moved]:
-    """The tasks that two reports measured alike (same device, precision, protocol and data) and scored apart."""
+    """Return the tasks that two reports measured in the same way (device, precision, protocol and data) with different scores."""
     differing = [name for name in MEASURED_BY if before[name] != now[name]]
     if differing:
-        log.warning("%s is not compared: its earlier report has another %s", checkpoint, ", ".join(differing))
+        log.warning("%s is not compared: its earlier report has a different %s", checkpoint, ", ".join(differing))
         return []
     known = {task["key"]: task for task in before["tasks"]}
     found: list[Moved] = []
@@ -97,7 +97,8 @@ def moved(before: dict[str, Any], now: dict[str, Any], checkpoint: str, toleranc
 def score_again(
     spec: evaluation.EvalSpec, checkpoint: Checkpoint, evalsets: EvalSets, tolerance: float
 ) -> tuple[EvalReport, list[Moved]]:
-    """The report of a checkpoint, made if there is none and otherwise measured once more, beside the store; and what moved."""
+    """Return the report of a checkpoint, and what changed. If there is no report it is made, otherwise the checkpoint is
+    measured again outside the store."""
     planned = evaluation.evaluate.plan(spec, checkpoint, evalsets, store=store())
     before = next(earlier(checkpoint), None)
     if planned.artifact is None:
@@ -131,7 +132,7 @@ def table_row(change: Moved) -> dict[str, str]:
 
 
 def alarm(scale: str, changes: list[Moved], tolerance: float) -> None:
-    """Nothing if nothing moved; else an event, an artifact, and a DataError that fails the run."""
+    """Do nothing if nothing changed; else send an event, write an artifact, and raise a DataError that fails the run."""
     if not changes:
         return
     rows = [asdict(change) | {"by": change.now - change.before} for change in changes]
@@ -145,6 +146,6 @@ def alarm(scale: str, changes: list[Moved], tolerance: float) -> None:
     )
     worst = max(changes, key=lambda change: abs(change.now - change.before))
     raise DataError(
-        f"{len(changes)} scores are not what they were: {worst.task} of {worst.checkpoint} was {worst.before:.6f} and is "
+        f"{len(changes)} scores have changed: {worst.task} of {worst.checkpoint} was {worst.before:.6f} and is now "
         f"{worst.now:.6f}. Compare versions, device and test sets in the two records (`datacomp show`)."
     )

@@ -1,4 +1,4 @@
-"""Fetching from a hostile web: what a download never connects to, never waits for and never reads.
+"""Protects downloads from a hostile web: limits what a download connects to, waits for and reads.
 
 The address is checked on the connection itself: a name is resolved once and the checked address is the one connected to, so
 neither a redirect nor DNS rebinding gets around it. A watcher cuts a connection at its deadline wherever it hangs: in the TLS
@@ -32,7 +32,7 @@ TICK_SECONDS = 0.25
 
 
 class BlockedAddressError(OSError):
-    """The host is an address that nobody may be sent to."""
+    """The host has a forbidden address."""
 
 
 class TooLargeError(OSError):
@@ -45,7 +45,7 @@ class TooSlowError(OSError):
 
 @dataclass(frozen=True)
 class Limits:
-    """`open_networks` are networks that may be reached although they are private."""
+    """`open_networks` are private networks that may be reached."""
 
     max_bytes: int
     max_seconds: float
@@ -53,7 +53,7 @@ class Limits:
 
 
 def networks(text: str) -> tuple[str, ...]:
-    """Networks to open, from text with blanks or commas between. SpecError if one is none."""
+    """Parse the networks to open, separated by blanks or commas. SpecError if one is invalid."""
     found = tuple(text.replace(",", " ").split())
     for name in found:
         try:
@@ -76,7 +76,7 @@ class Watch:
         threading.Thread(target=self._run, daemon=True, name="deadlines").start()
 
     def add(self, connection: socket.socket, deadline: float) -> int:
-        """Watch over a connection; a copy of its handle is held, since TLS takes the handle itself over."""
+        """Watch a connection; keep a copy of its handle, because TLS takes over the handle itself."""
         held = connection.dup()
         with self._guard:
             number = next(self._numbers)
@@ -102,14 +102,14 @@ class Watch:
                     held = self._held.pop(heapq.heappop(self._waiting)[1], None)
                     late += [held] if held else []
             for held in late:
-                with contextlib.suppress(OSError):  # it ended by itself just now
+                with contextlib.suppress(OSError):  # it has just ended by itself
                     held.shutdown(socket.SHUT_RDWR)
                 held.close()
             time.sleep(TICK_SECONDS)
 
 
 class _Request(threading.local):
-    """What the thread's current request is bound by."""
+    """The limits of the thread's current request."""
 
     deadline = 0.0
     depth = 0
@@ -121,7 +121,7 @@ class _Request(threading.local):
 
 
 class SafeOpener(urllib.request.OpenerDirector):
-    """urllib's opener for http and https alone, under `limits`. Proxies are trusted: behind one, it is they who connect."""
+    """urllib's opener for http and https only, under `limits`. Proxies are trusted: behind a proxy, the proxy connects."""
 
     def __init__(self, limits: Limits, proxies: Mapping[str, str]) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class SafeOpener(urllib.request.OpenerDirector):
         if request.depth:  # a redirect
             return super().open(fullurl, data, timeout)
         if request.refused is not None and request.refused[0] == url:
-            raise request.refused[1]  # a retry of what will not change
+            raise request.refused[1]  # a retry would not change this
         request.deadline, request.depth, request.refused = time.monotonic() + self.limits.max_seconds, 1, None
         self.politeness.wait(url, request.deadline)
         try:
@@ -169,7 +169,7 @@ class SafeOpener(urllib.request.OpenerDirector):
         return _Answer(self, url, answer)
 
     def connect(self, address: tuple[str, int], timeout: Any = None, source: Any = None) -> socket.socket:
-        """A connection to a checked address; OSError if there is none."""
+        """Return a connection to a checked address; OSError if there is none."""
         problem: OSError | None = None
         for family, kind, protocol, _, place in socket.getaddrinfo(*address, 0, socket.SOCK_STREAM):
             if address not in self.proxies and is_blocked(str(place[0]), self.networks):
@@ -189,7 +189,7 @@ class SafeOpener(urllib.request.OpenerDirector):
         raise problem or OSError(f"no address associated with {address[0]}")
 
     def end(self) -> None:
-        """The current request is over."""
+        """The current request has ended."""
         for number in self.request.watched:
             self.watch.release(number)
         self.request.watched = []
@@ -211,7 +211,7 @@ class SafeOpener(urllib.request.OpenerDirector):
 
 
 class _Answer:
-    """What img2dataset uses of an answer: headers, and a body that is read within the limits."""
+    """The parts of an answer that img2dataset uses: headers, and a body that is read within the limits."""
 
     def __init__(self, opener: SafeOpener, url: str, answer: Any) -> None:
         self._opener, self._url, self._answer = opener, url, answer

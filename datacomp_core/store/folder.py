@@ -1,8 +1,6 @@
-"""The one door to files: a folder on a local disk or in a bucket, through fsspec.
-
-Whatever is written through this door appears whole or not at all, so a file that exists is a complete one; a step that
-is resumed may skip what it finds. Paths given to a folder are relative to it, with `/` between names; every other
-character of a path stands for itself: `[`, `]`, `*`, `?`, `{` and `}` are never a pattern.
+"""Accesses files in a folder on a local disk or in a bucket, through fsspec. Every write is atomic, so a file that exists is
+complete, and a resumed step may skip what it finds. Paths given to a folder are relative to it, with `/` between names; every
+other character of a path is literal: `[`, `]`, `*`, `?`, `{` and `}` are never a pattern.
 """
 
 from __future__ import annotations
@@ -115,7 +113,7 @@ class Folder:
     def path(self) -> Path:
         """The local path. StoreError if this is not a local folder."""
         if not self.is_local:
-            raise StoreError(f"{self.url} is not a local folder, and this needs one.")
+            raise StoreError(f"{self.url} is not a local folder, which this needs: give a local folder.")
         return Path(self.url)
 
     def at(self, name: str) -> str:
@@ -142,14 +140,14 @@ class Folder:
         except MissingFileError:
             for name in dict.fromkeys(name for name, _, _ in ranges):
                 if self.size(name) is None:
-                    raise MissingFileError(f"{self.at(name)} is not there.") from None
+                    raise MissingFileError(f"{self.at(name)} does not exist.") from None
             raise
         except StoreError:
             self._refuse_short(ranges)  # a bucket refuses a range that begins after the end
             raise
         if any(len(data) != end - start for (_, start, end), data in zip(ranges, found, strict=True)):
             self._refuse_short(ranges)
-            raise StoreError(f"{self.url} gave fewer bytes than it has: the connection was cut. Run it again.")
+            raise StoreError(f"{self.url} returned fewer bytes than it has because the connection was cut: run it again.")
         return found
 
     def _refuse_short(self, ranges: Sequence[tuple[str, int, int]]) -> None:
@@ -183,7 +181,7 @@ class Folder:
         """What tells a changed file from the one that was read before: size, and time or the bucket's etag."""
         found = self._ask(name, lambda: self.disk.mark(self.at(name)))
         if found is None:
-            raise MissingFileError(f"{self.at(name)} is not there.")
+            raise MissingFileError(f"{self.at(name)} does not exist.")
         return found
 
     def size(self, name: str = "") -> int | None:

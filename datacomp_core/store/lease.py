@@ -121,7 +121,7 @@ def give_up(home: Folder, stem: str, turn: int) -> None:
     try:
         home.write(file_of(stem, turn), ended())
     except (DataError, StoreError) as problem:
-        log.warning("could not give up %s: %s", home.at(file_of(stem, turn)), problem)
+        log.warning("could not release %s: %s", home.at(file_of(stem, turn)), problem)
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def alone(home: Folder, stem: str, what: str) -> Generator[None]:
             raise StoreError(f"{stem} is already being changed by {who}: wait until that has ended, then run again to {what}.")
         turn += 1
     if not take(home, stem, turn):
-        raise StoreError(f"{stem} is being changed by another process since just now: run again to {what}.")
+        raise StoreError(f"{stem} has just been taken by another process: run again to {what}.")
     try:
         with renewed(home, stem, turn):
             yield

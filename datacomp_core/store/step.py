@@ -127,8 +127,8 @@ class Step(Generic[A]):
                 return Outcome(made, "reused", "built before", found)
             if found and found.adopted_from:
                 raise DataError(
-                    f"The data of {address}, adopted from {found.adopted_from}, are lost: {lost}. Bring them back, adopt them "
-                    "from where they lie now, or adopt what is left in another edition (--refresh)."
+                    f"The data of {address}, adopted from {found.adopted_from}, are lost: {lost}. Restore them, adopt them "
+                    "from their new location, or adopt the rest in another edition (--refresh)."
                 )
             if found:
                 store.set_aside(found, lost)

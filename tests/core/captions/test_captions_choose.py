@@ -207,7 +207,7 @@ def test_rows_that_the_policy_leaves_out_are_never_kept(tree: Any, made: Choice,
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"captions": "x", "policy": {"replace": "c"}}, "names the caption source 'c', and the given sets have a, b"),
+        ({"captions": "x", "policy": {"replace": "c"}}, "names the caption source 'c', but the given sets have a, b"),
         ({"captions": "x", "policy": {"best": "b32"}}, "compares clip_b32_similarity_score, which the captions a do not have"),
     ],
 )
@@ -222,14 +222,14 @@ def test_a_policy_of_what_is_not_there_is_refused(given: Any, told: str, made: C
         ({"policy": {"replace": "a"}}, "no caption set is given"),
         ({"captions": "x", "policy": "replac"}, "kind"),
         ({"captions": "x", "policy": {"replac": "a"}}, "Unknown caption policy 'replac'"),
-        ({"captions": "x", "policy": {"replace": ["a", "b"]}}, "replace has one source"),
+        ({"captions": "x", "policy": {"replace": ["a", "b"]}}, "replace needs exactly one source"),
         ({"captions": "x", "policy": {"draw": {"a": 0}}}, "a source with a weight above 0"),
-        ({"captions": "x", "policy": {"draw": {"a": -1, "raw": 2}}}, "0 and more"),
+        ({"captions": "x", "policy": {"draw": {"a": -1, "raw": 2}}}, "0 or more"),
         ({"captions": "x", "policy": {"replace_below": 0.3}}, "needs sources"),
-        ({"captions": "x", "policy": {"replace": "raw"}}, "by themselves"),
+        ({"captions": "x", "policy": {"replace": "raw"}}, "with themselves"),
         ({"captions": "x", "policy": {"first_of": ["a", "a"]}}, "twice"),
         ({"captions": "x", "polic": "raw", "policy": "raw"}, "Unknown field of it 'polic'"),
-        ({"captions": "x", "use": "filter", "draw": {"a": 1}}, "a filter cannot read it"),
+        ({"captions": "x", "use": "filter", "draw": {"a": 1}}, "A filter cannot read a draw"),
         ({"captions": "x", "draw": ["raw", "a"]}, "a weight for each source"),
         ({"captions": "x", "replace_below": {"treshold": 0.3, "sources": ["a"]}}, "Did you mean 'threshold'"),
         ({"captions": "x", "sets": "y", "replace": "a"}, "keep one of them"),
@@ -278,5 +278,5 @@ def test_captions_of_another_pool_are_refused_wherever_they_are_read(tmp_path: P
         for part, table in parts.items():
             table.write_parquet(where / f"{part}.parquet")
         for reads in (each, templated, translated):
-            with pytest.raises(DataError, match="is of another pool"):
+            with pytest.raises(DataError, match="belongs to another pool"):
                 reads(where)
