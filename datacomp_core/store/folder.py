@@ -140,7 +140,7 @@ class Folder:
         except MissingFileError:
             for name in dict.fromkeys(name for name, _, _ in ranges):
                 if self.size(name) is None:
-                    raise MissingFileError(f"{self.at(name)} does not exist.") from None
+                    raise MissingFileError(f"{self.at(name)} is not there.") from None
             raise
         except StoreError:
             self._refuse_short(ranges)  # a bucket refuses a range that begins after the end
@@ -181,7 +181,7 @@ class Folder:
         """What tells a changed file from the one that was read before: size, and time or the bucket's etag."""
         found = self._ask(name, lambda: self.disk.mark(self.at(name)))
         if found is None:
-            raise MissingFileError(f"{self.at(name)} does not exist.")
+            raise MissingFileError(f"{self.at(name)} is not there.")
         return found
 
     def size(self, name: str = "") -> int | None:

@@ -46,7 +46,7 @@ WRONG: list[tuple[str, str, str]] = [
     (BATCH, "sys.exit(0)", r"failed at line 11 \(in judge\): SystemExit"),
     (BATCH, "return pl.Series([1] * len(rows))", "answers with a series of Int64: a polars series of booleans, or of reasons"),
     (BATCH, "pass", "returns NoneType"),
-    (BATCH, "return pl.Series([True])", "gave 1 answers for 75 rows"),
+    (BATCH, "return pl.Series([True])", "returned 1 answers for 75 rows"),
     (RULE, "raise KeyError('x')", r"failed at line 10 \(in expression\): KeyError: 'x'"),
     (RULE, "return True", "returns bool: return a polars expression"),
     (RULE, "return pl.col('text').str.len_chars()", "returns a series of UInt32: return a polars series of booleans"),

@@ -57,7 +57,7 @@ def test_well_parted_points_are_found() -> None:
 
 def test_too_few_points_and_no_features_are_told(tmp_path: Path) -> None:
     folder, _, _ = features.embedded(tmp_path / "m", world.rows(6, 30))
-    with pytest.raises(DataError, match="There are 27 points for 100 clusters"):
+    with pytest.raises(DataError, match="There are only 27 points for 100 clusters"):
         cluster(ClusterSpec(num_clusters=100, captions="any"), Source(folder))
     with pytest.raises(DataError, match="has no embeddings 'b32_img' .the npz files have l14_img, l14_txt"):
         cluster(ClusterSpec(num_clusters=2, features="b32"), Source(folder))
