@@ -138,6 +138,7 @@ def command(job: Job, layout: Layout) -> list[str]:
 def _environment(job: Job, layout: Layout) -> dict[str, str]:
     threads = str(layout.threads_each)
     given = {**os.environ, PARENT: str(os.getpid()), "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
+    given["PYTHONSAFEPATH"] = "1"  # a file in the working folder is not the module of its name
     given.setdefault("WANDB_DIR", job.folder)
     # Keep freed memory: glibc gives large blocks back to the kernel, and a step on a CPU spends a third of its time on
     # faulting them in again.
