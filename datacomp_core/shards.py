@@ -114,9 +114,22 @@ def stored_index(folder: Folder, shard: str) -> tuple[pl.DataFrame, str]:
 
 def check_indexes(folder: Folder, shards: list[str]) -> None:
     """See that the indexes of these shards are of the tars that lie there. DataError names one that is not."""
+
+    def see(shard: str) -> None:
+        if _stored_mark(folder, shard) != tar_mark(folder, shard):
+            read_index(folder, shard)
+
     with ThreadPoolExecutor(CHECKERS) as pool:
-        for _ in pool.map(lambda shard: read_index(folder, shard), shards):
+        for _ in pool.map(see, shards):
             pass
+
+
+def _stored_mark(folder: Folder, shard: str) -> str:
+    """The mark of the tar that an index was made of, without its rows; empty if there is none."""
+    try:
+        return pl.read_parquet_metadata(io.BytesIO(folder.read(f"{INDEX}/{shard}.parquet"))).get(MARK, "")
+    except pl.exceptions.PolarsError:
+        return ""
 
 
 def tar_mark(folder: Folder, shard: str) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from datacomp_core.artifacts import Pool, ShardSet
-from datacomp_core.errors import SpecError
+from datacomp_core.errors import DataError, SpecError
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.images import download_images
 from datacomp_core.pool.tiny import TinyPoolSpec
+from datacomp_core.settings import settings
 from flows.calls import Call
 from flows.own_pools import OWN, kind_of
 from flows.parameters import Preparation
@@ -35,12 +38,18 @@ BUILDERS: dict[type, Any] = {
     AdoptedPoolSpec: pooling.adopt_metadata,
     FolderPoolSpec: pooling.import_folder,
 }
-"""The task that makes each kind of pool."""
+"""What makes a pool of each kind."""
+OWN_SPECS: dict[str, Any] = {"byod": ByodPoolSpec, "adopted": AdoptedPoolSpec, "folder": FolderPoolSpec}
+log = logging.getLogger(__name__)
 
 
 def metadata(call: Call, spec: Preparation) -> Pool:
-    """Return only the pool; no image is requested."""
-    return stored(Pool, spec.stored_pool) if spec.stored_pool else call(BUILDERS[type(spec.pool)], spec.pool)
+    """The pool alone; no picture is asked for."""
+    if not spec.stored_pool:
+        return call(BUILDERS[type(spec.pool)], spec.pool)
+    pool = stored(Pool, spec.stored_pool)
+    see_source(settings().store_url, spec.stored_pool)
+    return pool
 
 
 def candidates(call: Call, spec: Preparation) -> Candidates:
@@ -59,12 +68,34 @@ def candidates(call: Call, spec: Preparation) -> Candidates:
         return Candidates(pool, call(pooling.download_images, spec.images, pool))
 
 
-def lying_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | None:
-    """Return how a pool of the store was made, if its images come with it and are never fetched by url."""
+def own_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | ByodPoolSpec | None:
+    """What a pool of one's own data was made as; None for any other pool."""
     record = store().record(address)
     spec = (record.spec if record else {}).get("spec", {})
-    kinds = {"adopted": AdoptedPoolSpec, "folder": FolderPoolSpec}
-    return kinds[spec["scale"]].model_validate(spec) if spec.get("scale") in kinds else None
+    return OWN_SPECS[spec["scale"]].model_validate(spec) if spec.get("scale") in OWN_SPECS else None
+
+
+def lying_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | None:
+    """What a pool of the store was made as whose images lie where it lies, and are never fetched by url."""
+    spec = own_spec(address)
+    return None if isinstance(spec, ByodPoolSpec) else spec
+
+
+@cache
+def see_source(store_url: str, address: str) -> None:
+    """Tell, once a process, what has changed where a stored pool was read: the pool itself stays as it was.
+
+    DataError for an adopted pool, which lies there.
+    """
+    spec = own_spec(address)
+    if spec is None:
+        return
+    try:
+        BUILDERS[type(spec)].fn.step.plan(spec, store=store())
+    except DataError as problem:
+        if isinstance(spec, AdoptedPoolSpec):
+            raise
+        log.warning("%s The pool is used as it was read.", problem)
 
 
 def images_there(spec: Preparation, pool: Pool) -> ShardSet | None:

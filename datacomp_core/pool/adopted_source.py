@@ -1,5 +1,6 @@
-"""Detects changes at the source of an adopted pool: new tars, changed metadata. The indexes detect changes of known tars
-(`shards.read_index`), and the record detects lost ones.
+"""What has changed where an adopted pool lies: tars that came, metadata that is other than it was.
+
+What became of the tars that were there is told by their indexes (`shards.check_indexes`), and of lost ones by the record.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import DataError
 from datacomp_core.parts import METADATA
 from datacomp_core.pool import sources
-from datacomp_core.shards import index_names, shard_names
+from datacomp_core.shards import check_indexes, index_names, shard_names
 from datacomp_core.store import Folder, content
 from datacomp_core.store.content import Marks
 from datacomp_core.store.fingerprint import fingerprint
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 _seen: dict[str, Marks] = {}
 """Marks of metadata that this process has read: a file of the same size and time is not read again."""
+
+_whole: dict[str, dict[str, tuple[int, str, str]]] = {}
+"""Of folders of tars that this process has looked at: the files there, when all tars were those that were indexed."""
 
 
 def changes_of_metadata(spec: AdoptedPoolSpec, pool: Pool, data: Folder) -> str:
@@ -37,9 +41,23 @@ def changes_of_metadata(spec: AdoptedPoolSpec, pool: Pool, data: Folder) -> str:
 
 
 def changes_of_shards(spec: AdoptedPoolSpec, pool: Pool, made: ShardSet, data: Folder) -> str:
-    """Describe new tars at the source since it was adopted; empty if there are none."""
+    """Tars that have come to the source since it was adopted, or were written again; empty if there are none."""
     names, new = _tars(spec)
-    return _refused(spec, made.address, names, made.num_shards, new)
+    return _refused(spec, made.address, names, made.num_shards, new) or _written_again(data)
+
+
+def _written_again(shards: Folder) -> str:
+    """Which tar is other than the one that was indexed. A folder that is as it was at the last look is not read again."""
+    there = shards.details()
+    if not there or _whole.get(shards.url) == there:
+        return ""
+    indexed = [name for name in index_names(shards) if f"{name}.tar" in there]
+    try:
+        check_indexes(shards, indexed)
+    except DataError as problem:
+        return str(problem)
+    _whole[shards.url] = there
+    return ""
 
 
 def metadata_content(metadata: Folder) -> str:

@@ -81,5 +81,5 @@ def refuse(address: str, edition: int, what: str) -> DataError:
     """Return the error for a pool whose source has changed."""
     return DataError(
         f"{address} was made from a source that has changed since: {what}. Read it again with `edition: {edition + 1}` "
-        "(--refresh, or --edition), or restore the old files."
+        "(the command that made it, with --refresh), or bring the old files back."
     )

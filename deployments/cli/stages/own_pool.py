@@ -142,8 +142,6 @@ def _adoption_fits(spec: AdoptedPoolSpec) -> bool:
     try:
         pool = adopt_metadata.plan(spec, store=opened())
         shards = adopt_shards.plan(spec, pool, store=opened())
-        if shards.is_built:
-            _see_indexes(spec)
     except DataError:
         return False
     return not any("lost" in step.why for step in (pool, shards))
@@ -205,7 +203,7 @@ def adopt(
         spec = _regrouped(spec, regroup_to)
     if refresh:
         spec = _refreshed(spec, _adoption_fits)
-    prepare(spec, images_of("custom"), json=json, check=lambda: _see_indexes(spec))
+    prepare(spec, images_of("custom"), json=json)
 
 
 def _regrouped(spec: AdoptedPoolSpec, target: str) -> AdoptedPoolSpec:
@@ -233,17 +231,8 @@ def _pairs(given: list[str]) -> dict[str, str]:
     return {ours: theirs for ours, _, theirs in (pair.partition("=") for pair in given)}
 
 
-def _see_indexes(spec: AdoptedPoolSpec) -> None:
-    """Check that a finished adoption matches the tars as they are now. DataError if one has changed."""
-    from datacomp_core.shards import check_indexes, shard_names
-
-    check_indexes(spec.shards(), shard_names(spec.shards()))
-
-
-def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool, check: Callable[[], None] | None = None) -> None:
-    """Run the flow `prepare-pool` for a pool other than the embedded one, and show what it made. `check` raises if the
-    finished result does not match the source as it is now; then nothing is shown.
-    """
+def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool) -> None:
+    """Run the flow `prepare-pool` for a pool other than the embedded one, and show what it made."""
     from deployments.cli.interrupt import ends_at_once
     from deployments.local_server import prefect_api, prepare_environment
 
@@ -253,8 +242,6 @@ def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool,
 
     with prefect_api(), terminal.shown_steps(quiet=json), ends_at_once():
         candidates, shards, _ = prepare_pool(Preparation(pool=pool_spec, images=images, open_networks=open_networks))
-    if check is not None:
-        check()
     if json:
         terminal.print_json({"pool": candidates.model_dump(mode="json"), "shards": shards.model_dump(mode="json")})
         return

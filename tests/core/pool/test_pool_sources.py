@@ -290,3 +290,30 @@ def test_a_folder_without_pictures_is_one_sentence(tmp_path: Path) -> None:
         import_folder(FolderPoolSpec(source=str(tmp_path / "in")), store=Store.open(str(tmp_path / "store")))
     with pytest.raises(ValueError, match="has no {} for the class"):
         FolderPoolSpec(templates=("a photo",))
+
+
+def test_a_tar_that_was_written_again_is_told_although_all_is_built(tmp_path: Path) -> None:
+    def tar(name: str, *colours: int) -> None:
+        with tarfile.open(tmp_path / "wds" / name, "w") as file:
+            for number, colour in enumerate(colours):
+                for ending, data in (("jpg", jpeg(colour)), ("txt", f"number {colour}".encode())):
+                    member = tarfile.TarInfo(f"{number:03d}.{ending}")
+                    member.size = len(data)
+                    file.addfile(member, io.BytesIO(data))
+
+    (tmp_path / "wds").mkdir()
+    tar("00000.tar", 1, 2)
+    tar("00001.tar", 3)
+    store, spec = Store.open(str(tmp_path / "store")), AdoptedPoolSpec(source=str(tmp_path / "wds"))
+    pool = adopt_metadata(spec, store=store)
+    adopt_shards(spec, pool, store=store)
+    os.utime(tmp_path / "wds/00001.tar")
+    assert adopt_shards.plan(spec, pool, store=store).is_built, "a tar that was only touched is the same"
+    before = os.stat(tmp_path / "wds/00000.tar")
+    tar("00000.tar", 4, 5)
+    os.utime(tmp_path / "wds/00000.tar", ns=(before.st_atime_ns, before.st_mtime_ns - 10_000_000_000))  # older than its index
+    for use in (adopt_shards, adopt_shards.plan):
+        with pytest.raises(DataError, match=r"00000\.tar was changed after it was indexed.*adopt --refresh"):
+            use(spec, pool, store=store)
+    again = spec.model_copy(update={"edition": 2})
+    assert adopt_shards(again, adopt_metadata(again, store=store), store=store).num_samples == 3
