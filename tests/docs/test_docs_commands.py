@@ -16,9 +16,16 @@ from deployments.cli.main import app, register
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = sorted(path for layer in ("datacomp_core", "tasks", "flows", "deployments") for path in (ROOT / layer).rglob("*.py"))
-NAMED = re.compile(r"(?:`|^\s*(?:\$ )?)datacomp ([a-z][^`\n]*)", re.MULTILINE)
+SCRIPTS = [
+    *(ROOT / name for name in ("Makefile", "docker-compose.yml", ".ci/run")),
+    *sorted(path for path in (ROOT / "deployments").rglob("*") if path.suffix in {".yaml", ".sbatch", ".env", ".json"}),
+    ROOT / "deployments/docker/Dockerfile",
+]
+NAMED = re.compile(r"(?<![\w/.:'-])datacomp (?!or\b|and\b)([a-z](?:(?!\bdatacomp )[^`\n])*)")
+KUBECTL = re.compile(r"^.*\bkubectl .*$", re.MULTILINE)  # has a namespace called datacomp
 OPTION = re.compile(r"(?<![\w-])(?<!var\()--[a-z][a-z-]*[a-z](?![\w])")
 ENDS = re.compile(r"\s(?:[|>&;#]|2>|--(?:\s|$))")  # what follows is another command's
+CLOSING = re.compile(r"[\[\]();,]")
 FOREIGN = {
     "the reference": {"--apply-blur", "--inject-blur-metadata", "--fraction", "--threshold", "--dataset-resampled"},
     "tar": {"--sort", "--ignore-zeros", "--dereference", "--hard-dereference", "--sparse"},
@@ -69,9 +76,9 @@ def texts(path: Path) -> list[str]:
     return [text for text in found if " " in text]
 
 
-def faults(text: str) -> Iterator[str]:
-    for named in NAMED.findall(text):
-        words, command, path = ENDS.split(named)[0].split(), COMMANDS["datacomp"], "datacomp"
+def wrong_commands(text: str) -> Iterator[str]:
+    for named in NAMED.findall(KUBECTL.sub("", text)):
+        words, command, path = CLOSING.sub(" ", ENDS.split(named)[0]).split(), COMMANDS["datacomp"], "datacomp"
         while words and words[0] in getattr(command, "commands", {}):
             path = f"{path} {words.pop(0)}"
             command = COMMANDS[path]
@@ -80,6 +87,10 @@ def faults(text: str) -> Iterator[str]:
         lost = set(OPTION.findall(" ".join(words))) - options(command)
         if lost:
             yield f"{path} has no {', '.join(sorted(lost))}"
+
+
+def faults(text: str) -> Iterator[str]:
+    yield from wrong_commands(text)
     for option in sorted(set(OPTION.findall(text)) - KNOWN):
         yield f"no command has {option}"
 
@@ -91,9 +102,20 @@ def test_what_is_named_exists(path: Path) -> None:
     assert not found, "\n".join(found)
 
 
+def test_what_scripts_call_exists() -> None:
+    """Their other options are those of make, docker, Slurm and the like."""
+    found = [f"{file.relative_to(ROOT)}: {fault}" for file in SCRIPTS for fault in wrong_commands(file.read_text())]
+    assert not found, "\n".join(found)
+
+
 def test_the_walk_sees_commands_and_options_that_do_not_exist() -> None:
     assert list(faults("`datacomp pool import x`")) == ["`datacomp pool import x` names no command"]
     assert list(faults("run\n  datacomp convert x")) == ["`datacomp convert x` names no command"]
     assert "datacomp run has no --shard" in list(faults("`datacomp run --shard x`"))
     assert list(faults("(--shardz, if you like)")) == ["no command has --shardz"]
+    assert list(faults("Fetch them: datacomp pool fetch x; then datacomp pool retry y")) == [
+        "`datacomp pool fetch x; then ` names no command"
+    ]
+    assert list(faults("[bold]datacomp show --fast A[/]")) == ["datacomp show has no --fast", "no command has --fast"]
+    assert not list(faults("Examples: datacomp deploy;  datacomp deploy --scale all"))
     assert not list(faults("`datacomp node --nodes 2 -- datacomp worker gpu --limit 1`"))
