@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
@@ -48,7 +50,7 @@ def from_table(
         counts.update(reason for _, reason in batch.faults)
         found.append(batch.table)
     rows = pl.concat(found) if found else pl.DataFrame(schema={FILE: pl.String, TEXT: pl.String})
-    rows = rows.with_columns(pl.col(FILE).str.strip_prefix("./"))
+    rows = rows.with_columns(pl.col(FILE).str.strip_prefix(f"{source.url}/").str.strip_prefix("./"))
     counts["without_caption"] += rows.filter(pl.col(TEXT).is_null()).height
     rows = rows.drop_nulls()
     there = pl.Series(FILE, list(files), pl.String)
@@ -97,23 +99,40 @@ def from_classes(files: Sequence[str], classes: dict[str, str], templates: Seque
 
 
 def class_names(path: str) -> dict[str, str]:
-    """Folder -> class: a JSON object, or lines `n01440764 tench` (a blank, tab or comma between). DataError for anything else."""
+    """Folder -> class: a JSON object, or lines `n01440764 tench` (a blank, tab or comma between). DataError if it is neither.
+
+    Of Keras' `imagenet_class_index.json` (`{"0": ["n01440764", "tench"]}`) the pairs are taken.
+    """
     place, name = placed(Folder("/"), path)
     try:
         text = place.read(name).decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         raise DataError(f"{path}, byte {problem.start}: the class names are not UTF-8: save the file as UTF-8.") from problem
     if text.lstrip().startswith("{"):
-        found = parse_json(text, path)
-        return {str(folder): str(said) for folder, said in found.items()}
+        return dict(_class_of(str(key), said, path) for key, said in parse_json(text, path).items())
     made: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
-        folder, _, said = line.strip().replace("\t", " ").replace(",", " ", 1).partition(" ")
-        if not said.strip():
-            raise DataError(
-                f"{path}, line {number}: the line does not contain a folder and its class: write it like `n01440764 tench`."
-            )
-        made[folder] = said.strip()
+        folder, *said = re.split(r"[\s,]+", line.strip(), maxsplit=1)
+        if not said or not said[0]:
+            raise DataError(f"{path}, line {number}: a folder and its class are wanted, such as `n01440764 tench`.")
+        made[folder] = said[0]
     return made
+
+
+def _class_of(key: str, said: Any, path: str) -> tuple[str, str]:
+    if isinstance(said, str):
+        return key, said
+    if key.isdigit() and isinstance(said, list) and len(said) == 2:
+        return str(said[0]), str(said[1]).replace("_", " ")
+    raise DataError(f"{path}: the class of {key!r} is {said!r}, and its name is wanted.")
+
+
+def advice(table: str, classes: str, first: str) -> str:
+    """What to do where no picture has a caption; `first` is one of them."""
+    if table:
+        return f"{table} must name them by their paths below the folder, such as {first}."
+    if classes:
+        return f"{classes} must name the folders that they lie in, such as {first.rpartition('/')[0] or 'tench'}."
+    return "name a table with `captions` (--captions)."

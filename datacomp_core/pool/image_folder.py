@@ -102,6 +102,8 @@ def pictures(spec: FolderPoolSpec) -> tuple[Folder, list[str], set[str]]:
         raise DataError("No source is given: set `source` to a folder or bucket of images.")
     folder = Folder(spec.source)
     files = folder.files()
+    if not files and not folder.exists():
+        raise DataError(f"{folder} is not there: give a folder or bucket of pictures.")
     found = [name for name in files if captions.is_picture(name)]
     if not found:
         raise DataError(f"{folder} has no images ({', '.join(captions.PICTURES)}): check the path.")
@@ -152,9 +154,8 @@ def import_folder(
     rows, counts = _captioned(spec, folder, found, texts)
     if not rows.height:
         losses = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
-        raise DataError(
-            f"{folder}: none of {len(found):,} images has a caption ({losses}): give a table with `captions` (--captions)."
-        )
+        advice = captions.advice(spec.captions, spec.class_names, found[0])
+        raise DataError(f"{folder}: none of {len(found):,} pictures has a caption ({losses}): {advice}")
     jobs = [
         (n, rows[n * spec.samples_per_shard :][: spec.samples_per_shard])
         for n in range(-(-rows.height // spec.samples_per_shard))

@@ -317,3 +317,33 @@ def test_a_tar_that_was_written_again_is_told_although_all_is_built(tmp_path: Pa
             use(spec, pool, store=store)
     again = spec.model_copy(update={"edition": 2})
     assert adopt_shards(again, adopt_metadata(again, store=store), store=store).num_samples == 3
+
+
+def test_classes_in_the_files_that_people_have(tmp_path: Path) -> None:
+    from datacomp_core.pool.folder_captions import class_names, from_classes
+
+    (tmp_path / "index.json").write_text(json.dumps({"0": ["n01440764", "tench"], "1": ["n01443537", "great_white"]}))
+    assert class_names(str(tmp_path / "index.json")) == {"n01440764": "tench", "n01443537": "great white"}
+    (tmp_path / "mapping.txt").write_text("n01440764 tench, Tinca tinca\nn01443537\tgoldfish\nn1,shark\n")
+    found = class_names(str(tmp_path / "mapping.txt"))
+    assert found == {"n01440764": "tench, Tinca tinca", "n01443537": "goldfish", "n1": "shark"}
+    assert from_classes(["n1/a.jpg"], found, ["a {}."])[0].rows() == [("n1/a.jpg", "a shark.")]
+    (tmp_path / "odd.json").write_text(json.dumps({"n1": ["a", "b"]}))
+    with pytest.raises(DataError, match=r"odd\.json: the class of 'n1' is \['a', 'b'\]"):
+        class_names(str(tmp_path / "odd.json"))
+
+
+def test_a_table_that_names_no_picture_says_how_they_are_named(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jpg").write_bytes(jpeg(1))
+    store = Store.open(str(tmp_path / "store"))
+    for row, names in ((str(tmp_path / "in/a.jpg"), True), ("elsewhere/a.jpg", False)):
+        (tmp_path / "t.csv").write_text(f"file_name,text\n{row},one\n")
+        spec = FolderPoolSpec(source=str(tmp_path / "in"), captions=str(tmp_path / "t.csv"), edition=1 + names)
+        if names:
+            assert import_folder(spec, store=store).num_samples == 1
+            continue
+        with pytest.raises(DataError, match=r"t\.csv must name them by their paths below the folder, such as a\.jpg"):
+            import_folder(spec, store=store)
+    with pytest.raises(DataError, match="none is not there"):
+        import_folder(FolderPoolSpec(source=str(tmp_path / "none")), store=store)
