@@ -19,7 +19,9 @@ _HOST = re.compile(r"[\w.\[/-]|$")
 _AFTER_HOST = re.compile(r"[/?#]")
 _PORT = re.compile(r"\d{1,5}(?=[/?#])")
 _BEFORE_USER = ":,;=\"'([{"
-_BARE_USER = re.compile(r"(?!mailto:)((?:[\w.-]{1,40}=)?(?://)?)[^\s/@:]+:[^\s/@]+@(?!sha256:)(?=[\w.\[-])")
+_BARE_USER = re.compile(
+    r"(?!mailto:)((?:[\w.-]{1,40}=)?(?://)?)[^\s/@:]+:[^\s/@]+@(?!sha256:|SHA256\b|[0-9a-f]{64}\b)(?=[\w.\[-])"
+)
 _VALUE = re.compile(r"=[^&;]*")
 _NAMED_VALUE = re.compile(r"([?&][\w.%\[\]-]{1,80}=)[^&#\s)]*")
 _PATH_QUERY = re.compile(r"(?P<before>\burl: /[^\s\"'<>?#]*\?)(?P<query>[^\s\"'<>#)]*)")  # as urllib3 writes it

@@ -116,7 +116,8 @@ def check_indexes(folder: Folder, shards: list[str]) -> None:
     """See that the indexes of these shards are of the tars that lie there. DataError names one that is not."""
 
     def see(shard: str) -> None:
-        if _stored_mark(folder, shard) != tar_mark(folder, shard):
+        mark = _stored_mark(folder, shard)
+        if not mark or mark != tar_mark(folder, shard):
             read_index(folder, shard)
 
     with ThreadPoolExecutor(CHECKERS) as pool:

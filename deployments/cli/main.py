@@ -73,9 +73,13 @@ def _option(field: str) -> str:
     words = sys.argv[1:]
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
-    plain = f"--{field.replace('_', '-')}"
     known = {option for parameter in command.params for option in parameter.opts}
-    return next((option for option in (plain, plain.removesuffix("s")) if option in known), field)  # one of several: --template
+    for name in (field, field.partition(".")[0]):  # a field inside a field is told by the option of the outer one
+        plain = f"--{name.replace('_', '-')}"
+        for option in (plain, plain.removesuffix("s")):  # one of several: --template
+            if option in known:
+                return option
+    return field
 
 
 def main() -> None:

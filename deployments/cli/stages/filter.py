@@ -11,7 +11,7 @@ import typer
 from datacomp_core.engines import using
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.settings import settings
-from datacomp_core.store import Folder, scratch
+from datacomp_core.store import Folder, Planned, scratch
 from deployments.cli import options, terminal
 from deployments.cli.stages import until
 from deployments.cli.sweeps import captions_of, encoders_of
@@ -144,8 +144,12 @@ def _folders(urls: list[str]) -> tuple[Folder, ...]:
 
 
 def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> None:
-    """Show what a recipe would keep of a pool of the store. Nothing is built: SpecError if the pool does not exist yet."""
+    """What a recipe would keep of a pool of the store. SpecError if the pool is not there yet.
+
+    Nothing is built but the columns that the download of a pool of one's own has learned, if the filter reads them.
+    """
     from datacomp_core.parts import FEATURES, METADATA, SCORES
+    from datacomp_core.pool.learned import LearnedSpec, learned
     from datacomp_core.selection.select import select
     from flows.chain import STAGES, plan
     from tasks.running import store
@@ -154,8 +158,11 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
     pool = next((step.artifact for step in steps if step.kind == "pools"), None) or stored_pool(spec)
     if pool is None:
         raise SpecError(f"The pool of {spec.scale} is not in the store yet: run `datacomp pool --scale {spec.scale}` first.")
-    kinds = ("shards", "embeddings", "scores", "captioned")
+    kinds = ("embeddings", "scores", "captioned")
     made = {kind: [s.artifact for s in steps if s.kind == kind and s.artifact] for kind in kinds}
+    made["shards"] = _images(spec)
+    if made["shards"] and any(s.kind == "scores" and s.name.startswith("learned-") and not s.is_built for s in steps):
+        made["scores"].append(learned(LearnedSpec(), pool, made["shards"][0], store=store()))
     if spec.captions.edits and not made["captioned"]:
         raise SpecError("The captions of this policy have not been chosen yet: run `datacomp filter` without --explain first.")
     folders = {kind: [store().folder(one) for one in found] for kind, found in made.items()}
@@ -175,6 +182,16 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
         )
         overlaps = _overlaps(f"{local}/subset.npy", against)
     _report(chosen, overlaps, None, json=json)
+
+
+def _images(spec: ExperimentSpec) -> list[Any]:
+    """The images of a spec's pool, if the store has them."""
+    from flows.candidates import candidates
+    from tasks.running import store
+
+    found = candidates(lambda task, *identity: task.fn.step.plan(*identity, store=store()), spec.preparation()).shards
+    made = found.artifact if isinstance(found, Planned) else found
+    return [made] if made is not None else []
 
 
 def stored_pool(spec: ExperimentSpec) -> Artifact | None:
