@@ -26,7 +26,10 @@ EMBED = (
     "`datacomp run --pool POOL` computes the scores b32 and l14 by default, and others with --embed NAME=checkpoints/ADDRESS or "
     "NAME=MODEL@FILE; for folders `datacomp embed --metadata` computes them, and `datacomp filter --scores` reads them."
 )
-LEARN = "The download knows it: run the filter with `datacomp run`, which reads its ledger, or name the column of your tables."
+LEARN = (
+    "What a download learned fills it: `datacomp run` and `datacomp filter --pool` read its ledger. Adopted tars state it in the "
+    "json of their samples; tables of your own name it when the pool is made (`datacomp pool byod`)."
+)
 CAPTIONS = (
     "Name the column that has the captions when the pool is made (`datacomp pool byod --text`), or use a filter without text."
 )
