@@ -48,7 +48,8 @@ def metadata(call: Call, spec: Preparation) -> Pool:
     if not spec.stored_pool:
         return call(BUILDERS[type(spec.pool)], spec.pool)
     pool = stored(Pool, spec.stored_pool)
-    see_source(settings().store_url, spec.stored_pool)
+    if told := changes_of_source(settings().store_url, spec.stored_pool):
+        log.warning("%s", told)
     return pool
 
 
@@ -82,20 +83,21 @@ def lying_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | None:
 
 
 @cache
-def see_source(store_url: str, address: str) -> None:
-    """Tell, once a process, what has changed where a stored pool was read: the pool itself stays as it was.
+def changes_of_source(store_url: str, address: str) -> str:
+    """What has changed where a stored pool was read, in a sentence; the pool itself stays as it was. Looked at once a process.
 
     DataError for an adopted pool, which lies there.
     """
     spec = own_spec(address)
     if spec is None:
-        return
+        return ""
     try:
         BUILDERS[type(spec)].fn.step.plan(spec, store=store())
     except DataError as problem:
         if isinstance(spec, AdoptedPoolSpec):
             raise
-        log.warning("%s The pool is used as it was read.", problem)
+        return f"{problem} Until then it is used as it was read."
+    return ""
 
 
 def images_there(spec: Preparation, pool: Pool) -> ShardSet | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deployments.cli import options, terminal
-from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of
+from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of, tell_of_source
 
 if TYPE_CHECKING:
     from datacomp_core.leaderboard.planning.estimate import Estimate, Total, Work
@@ -59,6 +59,7 @@ def plan(
     named = {"recipes": recipe, "subsets": subset, "name": name}
     given = {**encoders_of(embed), **captions_of(captions), **mix_of(mix)}
     spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **given)
+    tell_of_source(spec.pool)
     steps, whole = reckoned(spec, rates)
     if json:
         terminal.print_json({"steps": [step.model_dump() for step in steps], "total": whole.model_dump()})

@@ -10,7 +10,7 @@ import typer
 from datacomp_core.settings import settings
 from deployments.cli import options, planning, terminal
 from deployments.cli.interrupt import ends_at_once
-from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of
+from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of, tell_of_source
 from deployments.local_server import prefect_api
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def planned(spec: SweepSpec) -> tuple[Store, list[Planned[Any]]]:
 def execute(spec: SweepSpec, *, quiet: bool) -> int:
     """Plan, print what is missing, and build it through Prefect. If nothing is missing, no server is started."""
     console = terminal.notes if quiet else terminal.out
+    tell_of_source(spec.pool)
     steps = planned(spec)[1]
     missing = [step for step in steps if not step.is_built]
     console.print(f"[bold]{len(steps)} steps: {len(steps) - len(missing)} built, {len(missing)} to build[/]")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from datacomp_core import clip
 from datacomp_core.errors import SpecError
+from datacomp_core.settings import settings
+from deployments.cli import terminal
 from deployments.local_server import prepare_environment
 
 if TYPE_CHECKING:
@@ -85,6 +87,14 @@ def sweep_of(scale: str, *, subsets: Sequence[str] | None = None, name: str = ""
     if subsets or name:
         fields["filters"], fields["recipes"] = _own(subsets or (), name, list(fields.get("recipes", ())))
     return SweepSpec.model_validate(fields)
+
+
+def tell_of_source(pool: str) -> None:
+    """Say what has changed where the pool of this address was read. DataError if it is adopted and lies there."""
+    from flows.candidates import changes_of_source
+
+    if pool and (told := changes_of_source(settings().store_url, pool)):
+        terminal.notes.print(f"Note: {told}", markup=False)
 
 
 def _own(subsets: Sequence[str], name: str, recipes: list[str]) -> tuple[list[Any], list[str]]:

@@ -9,6 +9,7 @@ import typer
 from datacomp_core.store import Folder
 from deployments.cli import terminal
 from deployments.cli.interrupt import ends_at_once
+from deployments.cli.sweeps import tell_of_source
 from deployments.local_server import prefect_api, prepare_environment
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def run_to(until: Stage, spec: ExperimentSpec, *, json: bool) -> None:
     from flows.chain import STAGES, plan
     from tasks.running import store
 
+    tell_of_source(spec.pool)
     steps = plan(lambda call: STAGES[until](call, spec), store())
     made: Any = steps[-1].artifact
     if all(step.is_built for step in steps):
