@@ -187,11 +187,13 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
 def _images(spec: ExperimentSpec) -> list[Any]:
     """The images of a spec's pool, if the store has them."""
     from flows.candidates import candidates
+    from flows.chain import plan
     from tasks.running import store
 
-    found = candidates(lambda task, *identity: task.fn.step.plan(*identity, store=store()), spec.preparation()).shards
-    made = found.artifact if isinstance(found, Planned) else found
-    return [made] if made is not None else []
+    found: list[Any] = []
+    plan(lambda call: found.append(candidates(call, spec.preparation()).shards), store())
+    made = [one.artifact if isinstance(one, Planned) else one for one in found]
+    return [one for one in made if one is not None]
 
 
 def stored_pool(spec: ExperimentSpec) -> Artifact | None:
