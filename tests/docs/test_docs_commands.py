@@ -38,6 +38,8 @@ FOREIGN = {
         "--bucket",
         "--lifecycle-configuration",
     },
+    "docker compose": {"--detach", "--entrypoint", "--no-build", "--no-deps", "--rm", "--volumes", "--wait"},
+    "pg_restore": {"--clean", "--if-exists"},
     "ray and dask": {"--address", "--head", "--node-ip-address", "--num-gpus", "--resources", "--nthreads", "--nworkers"},
     "our benchmarks": {"--rehearse", "--steps", "--threads"},
 }
