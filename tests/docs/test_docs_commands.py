@@ -41,7 +41,7 @@ FOREIGN = {
     "docker compose": {"--detach", "--entrypoint", "--no-build", "--no-deps", "--rm", "--volumes", "--wait"},
     "pg_restore": {"--clean", "--if-exists"},
     "ray and dask": {"--address", "--head", "--node-ip-address", "--num-gpus", "--resources", "--nthreads", "--nworkers"},
-    "our benchmarks": {"--rehearse", "--steps", "--threads"},
+    "our benchmarks": {"--rehearse", "--requests", "--steps", "--threads"},
 }
 
 
