@@ -44,7 +44,7 @@ RECIPE = "@recipe('{name}')\ndef best(): {body}\n"
 WRONG: list[tuple[str, str, str]] = [
     (BATCH, "return 1 / 0", r"\.py#[0-9a-f]{16} failed at line 11 \(in judge\): ZeroDivisionError: division by zero\.$"),
     (BATCH, "sys.exit(0)", r"failed at line 11 \(in judge\): SystemExit"),
-    (BATCH, "return pl.Series([1] * len(rows))", "answers with a series of Int64: a polars series of booleans, or of reasons"),
+    (BATCH, "return pl.Series([1] * len(rows))", "returns a series of Int64: return a polars series of booleans, or of reasons"),
     (BATCH, "pass", "returns NoneType"),
     (BATCH, "return pl.Series([True])", "returned 1 answers for 75 rows"),
     (RULE, "raise KeyError('x')", r"failed at line 10 \(in expression\): KeyError: 'x'"),
