@@ -39,7 +39,15 @@ def convert(checkpoint: Path, out: Path) -> int:
     if not checkpoint.is_file():
         raise DataError(f"{checkpoint} is not there.")
     with scratch() as local:
-        command = [*_without_network(), sys.executable, "-m", "datacomp_core.convert", str(checkpoint.resolve()), str(local)]
+        command = [
+            *_without_network(),
+            sys.executable,
+            "-P",
+            "-m",
+            "datacomp_core.convert",
+            str(checkpoint.resolve()),
+            str(local),
+        ]
         environment = {"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(local), "OMP_NUM_THREADS": "1"}
         try:
             ended = subprocess.run(

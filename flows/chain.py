@@ -91,9 +91,12 @@ def testsets(call: Call, spec: Scoring) -> EvalSets:
 
 
 def score(call: Call, spec: Scoring, shards: tuple[ShardSet, ...]) -> tuple[Checkpoint, EvalReport]:
-    """A checkpoint and its report."""
+    """A checkpoint and its report. Tasks of one's own have a report beside it, which the board looks up by the checkpoint."""
     evalsets = testsets(call, spec)
     checkpoint = call(training.train, spec.train, shards)
+    if spec.own_tasks.tasks:
+        own = call(evaluating.bring_own_sets, spec.own_tasks.evalsets())
+        call(evaluating.evaluate, spec.own_tasks.evaluation(), checkpoint, own)
     return checkpoint, call(evaluating.evaluate, spec.evaluate, checkpoint, evalsets)
 
 

@@ -32,6 +32,7 @@ from datacomp_core.selection.select import SubsetSpec, load_recipe
 from datacomp_core.training.train import TrainSpec
 from flows.layout import Layout
 from flows.own_pools import empty_columns
+from flows.own_tasks import OwnTasks
 from flows.public_scorers import with_public_scorers
 
 SCORER = {"name": "custom", "train_num_samples": 30_720, "batch_size": 128, "warmup": 15}
@@ -94,6 +95,9 @@ OpenNetworks = Annotated[
 ]
 
 
+OwnTasksField = Annotated[
+    OwnTasks, Field(description="Evaluation tasks of your own: beside the suite, apart from its average, rank and verdict.")
+]
 MadeFrom = Annotated[Said, Field(description=MADE_FROM)]
 
 
@@ -137,6 +141,7 @@ class Scoring(Spec):
     stored_evalsets: str = ""
     evalsets: TinyEvalSpec | DownloadSpec
     evaluate: EvalSpec
+    own_tasks: OwnTasks = OwnTasks()
     entry: EntrySpec
 
 
@@ -159,6 +164,7 @@ class SweepSpec(Spec):
     open_networks: OpenNetworks = ""
     embed: EmbedSpec = Field(default=EmbedSpec(), description="How pairs are scored, if a filter reads such a score.")
     scorers: Scorers = ()
+    own_tasks: OwnTasksField = OwnTasks()
     made_from: MadeFrom = ""
     captions: CaptionPlan = Field(default=CaptionPlan(), description="Captions other than the pool's, for all of them.")
     layout: Layout = Field(default=Layout(), description="The layout of the chosen samples, for all of them.")
@@ -190,7 +196,19 @@ class SweepSpec(Spec):
         """Every combination, recipes innermost: the baseline of a seed is finished before the next seed starts."""
         chosen: list[dict[str, Any]] = [{"recipe": recipe} for recipe in self.recipes]
         chosen += [{"recipe": own.name, "filter": own.filter} for own in self.filters]
-        shared = ("scale", "pool", "shards", "evalsets", "open_networks", "embed", "scorers", "made_from", "captions", "layout")
+        shared = (
+            "scale",
+            "pool",
+            "shards",
+            "evalsets",
+            "open_networks",
+            "embed",
+            "scorers",
+            "made_from",
+            "captions",
+            "layout",
+            "own_tasks",
+        )
         common = {name: getattr(self, name) for name in shared}
         return [
             ExperimentSpec.model_validate({**common, **which, "seed": seed, "pool_seed": pool_seed})
@@ -221,6 +239,7 @@ class ExperimentSpec(Spec):
     )
     scorers: Scorers = ()
     evalsets: EvalsetsAddress = ""
+    own_tasks: OwnTasksField = OwnTasks()
     open_networks: OpenNetworks = ""
     layout: Layout = Field(default=Layout(), description="The layout of the chosen samples.")
     made_from: MadeFrom = ""
@@ -244,7 +263,8 @@ class ExperimentSpec(Spec):
 
     @model_validator(mode="after")
     def _is_known(self) -> ExperimentSpec:
-        """Reject a wrong recipe here, before anything starts; pin the public model that a recipe scores with."""
+        """Reject a wrong recipe or task here, before anything starts; pin the public model that a recipe scores with."""
+        self.own_tasks.require_beside(SCALES[self.scale].suite)
         subset, score = self.subset(), self.captions.policy.score if self.captions.edits else ""
         embed = with_public_scorers(self.embed, {*subset.columns(), score}, subset.features(), partial(empty_columns, self.pool))
         if embed != self.embed:
@@ -292,6 +312,7 @@ class ExperimentSpec(Spec):
             stored_evalsets=self.evalsets,
             evalsets=TinyEvalSpec() if scale.suite == "tiny" else DownloadSpec(suite=scale.suite),
             evaluate=EvalSpec(suite=scale.suite),
+            own_tasks=self.own_tasks,
             entry=EntrySpec(
                 track="byod" if self.layout.mix_in or self.captions.trains else "filtering",
                 method=(self.name or self._method())[:80],

@@ -37,7 +37,7 @@ def publish_board(scale: str) -> Path:
 
 def rows_of(board: Board) -> list[dict[str, Any]]:
     """The leaderboard as a table, its figures as the page writes them."""
-    groups = [column for column in board.columns if column.level != "task"]
+    groups = [column for column in board.columns if column.level not in ("task", "own task")]
     return [
         {
             "place": row.place,

@@ -65,12 +65,13 @@ def tell_waiting(scale: str, checkpoints: list[Checkpoint], *, named: bool) -> s
     return text
 
 
-def earlier(checkpoint: Checkpoint) -> Iterator[Record]:
-    """Return every report of a checkpoint, newest first."""
+def earlier(checkpoint: Checkpoint, suite: str) -> Iterator[Record]:
+    """Return every report of a checkpoint on a suite, of whatever version, newest first."""
     mine = [
         record
         for record in store().records(EvalReport.kind)
-        if checkpoint.fingerprint in {given["fingerprint"] for given in record.inputs["checkpoint"]}
+        if record.artifact.get("suite") == suite
+        and checkpoint.fingerprint in {given["fingerprint"] for given in record.inputs["checkpoint"]}
     ]
     yield from sorted(mine, key=lambda record: record.started, reverse=True)
 
@@ -100,7 +101,7 @@ def score_again(
     """Return the report of a checkpoint, and what changed. If there is no report it is made, otherwise the checkpoint is
     measured again outside the store."""
     planned = evaluation.evaluate.plan(spec, checkpoint, evalsets, store=store())
-    before = next(earlier(checkpoint), None)
+    before = next(earlier(checkpoint, spec.suite), None)
     if planned.artifact is None:
         report = evaluating.evaluate.fn(spec, checkpoint, evalsets)
         now = store().folder(report).read_json(REPORT)

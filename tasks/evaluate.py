@@ -7,6 +7,7 @@ from prefect import task
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, EvalSets, ShardSet, Subset
 from datacomp_core.evaluation import download as downloading
 from datacomp_core.evaluation import evaluate as evaluation
+from datacomp_core.evaluation import own_sets
 from datacomp_core.leaderboard import entry
 from datacomp_core.settings import settings
 from tasks import policies
@@ -18,6 +19,13 @@ from tasks.running import run, runs
 def download_evalsets(spec: downloading.DownloadSpec) -> EvalSets:
     """Test sets from the hub, each complete and with its hashes."""
     return run(downloading.download_evalsets, spec)
+
+
+@task(name="bring-own-sets", **policies.NETWORK)
+@runs(own_sets.bring_own_sets)
+def bring_own_sets(spec: own_sets.OwnSetsSpec) -> EvalSets:
+    """Test sets of one's own, copied into the store."""
+    return run(own_sets.bring_own_sets, spec)
 
 
 @task(name="evaluate", **policies.NETWORK)

@@ -32,7 +32,7 @@ def evaluate_apart(
             "workers": workers,
             "memory": MEMORY_FLOOR + MEMORY_PER_BYTE * checkpoint.stat().st_size,
         }
-        command = [sys.executable, "-m", __name__]
+        command = [sys.executable, "-P", "-m", __name__]
         try:
             done = subprocess.run(command, input=json.dumps(request).encode(), capture_output=True, timeout=seconds, check=False)
         except subprocess.TimeoutExpired as problem:

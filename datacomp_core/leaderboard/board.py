@@ -6,17 +6,19 @@ other; a row that cannot be told from the one that leads its group shares its ra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from datacomp_core.artifacts import BoardEntry, Pool
 from datacomp_core.input_classes import CLASSES
-from datacomp_core.leaderboard import hits
+from datacomp_core.leaderboard import hits, own_tasks
 from datacomp_core.leaderboard.entry import Entry, read
 from datacomp_core.leaderboard.noise import SeedNoise
+from datacomp_core.leaderboard.own_tasks import OwnOf, own_in
 from datacomp_core.leaderboard.provenance import data_of, seedless
 from datacomp_core.leaderboard.reference import published, references
 from datacomp_core.leaderboard.roles import Role, role
@@ -65,7 +67,7 @@ def scales(store: Store) -> list[str]:
 
 def board(store: Store, scale: str) -> Board:
     """The board of a scale, from all its entries and the paper's rows."""
-    return make_board(scale, entries(store, scale), images_in(store))
+    return make_board(scale, entries(store, scale), images_in(store), own_in(store))
 
 
 def images_in(store: Store) -> ImagesOf:
@@ -79,7 +81,9 @@ def images_in(store: Store) -> ImagesOf:
     return lambda row: [of_entry(address) for address in row.entries]
 
 
-def make_board(scale: str, found: Iterable[tuple[str, Entry]], images: ImagesOf = lambda row: ()) -> Board:
+def make_board(
+    scale: str, found: Iterable[tuple[str, Entry]], images: ImagesOf = lambda row: (), own: OwnOf = lambda checkpoint: {}
+) -> Board:
     """As `board`, from entries at hand."""
     found = list(found)
     groups: dict[str, list[tuple[str, Entry]]] = {}
@@ -92,6 +96,7 @@ def make_board(scale: str, found: Iterable[tuple[str, Entry]], images: ImagesOf 
     ranked = sorted((row for row in rows if row.suite == suite and row.average), key=_by_average)
     noise = SeedNoise((row.by, row.average.values) for row in ranked if row.average)
     columns = _columns([entry for _, entry in found if _suite_of(entry) == suite])
+    beside = _set_own(rows, dict(found), own)
     judge = _Judge(columns, noise, images)
     judge.set_verdicts(ranked)
     for track in TRACKS:
@@ -101,7 +106,7 @@ def make_board(scale: str, found: Iterable[tuple[str, Entry]], images: ImagesOf 
     return Board(
         scale=scale,
         suite=suite,
-        columns=columns or _reference_columns(scale),
+        columns=[*(columns or _reference_columns(scale)), *beside],
         rows=ordered + sorted(unranked, key=lambda row: (TRACKS.index(row.track), row.method)),
         noise=noise.deviation(),
         noise_senders=noise.num_senders,
@@ -245,6 +250,16 @@ def _columns(several: list[Entry]) -> list[Column]:
                 continue
             columns.setdefault(key, Column(key=key, title=task.name, level="task", metric=task.metric, scored=task.scored))
     return list(columns.values())
+
+
+def _set_own(rows: Sequence[Row], found: Mapping[str, Entry], own: OwnOf) -> list[Column]:
+    """Give each row its scores on tasks of one's own; the columns of these. A row that lacks one of them has no average."""
+    scores = {row.key: [own(found[address].inputs["checkpoint"]) for address in row.entries] for row in rows}
+    columns = own_tasks.columns(chain.from_iterable(scores.values()))
+    for row in rows:
+        cells = {column.key: _score([own_tasks.value_of(one, column, columns) for one in scores[row.key]]) for column in columns}
+        row.scores |= {key: cell for key, cell in cells.items() if cell is not None}
+    return columns
 
 
 class _Judge:

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from datacomp_core.artifacts import BoardEntry
+from datacomp_core.leaderboard.own_tasks import checkpoint_of, reports
 from datacomp_core.leaderboard.provenance import find, walk
 from datacomp_core.store import Store
 from datacomp_core.store.attempt import PREFIX, is_at_work
@@ -41,7 +42,7 @@ class Unused(BaseModel):
 
 
 def unused(store: Store, *, keep: Iterable[str] = (), older_than_hours: float = 24.0) -> list[Unused]:
-    """What no entry (nor anything in `keep`, by address or fingerprint) came from. Larger things first."""
+    """What no entry (nor anything in `keep`, by address or fingerprint) came from or has beside it. Larger things first."""
     kept = list(keep)
     needed = agreed(lambda: _needed(store, kept), store)
     before = datetime.now(UTC) - timedelta(hours=older_than_hours)
@@ -53,6 +54,12 @@ def unused(store: Store, *, keep: Iterable[str] = (), older_than_hours: float = 
 def _needed(store: Store, keep: Iterable[str]) -> set[str]:
     entries = [address for address in store.places(BoardEntry.kind) if store.certain_generations(address)]
     roots = [*entries, *[find(store, text).address for text in keep]]
+    needed = _walked(store, roots)
+    return needed | _walked(store, [record.address for record in reports(store) if checkpoint_of(record) in needed])
+
+
+def _walked(store: Store, roots: list[str]) -> set[str]:
+    """The addresses of everything that `roots` came from. StoreError where the store cannot tell what is there."""
     links = walk(store, roots) if roots else []
     for link in links:
         if link.state == "missing":

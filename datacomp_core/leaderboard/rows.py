@@ -22,12 +22,12 @@ class Score(BaseModel):
 
 
 class Column(BaseModel):
-    """A score column: the average, a group of tasks, or one task."""
+    """A score column: the average, a group of tasks, one task; apart, the average of one's own tasks, and each of them."""
 
     model_config = ConfigDict(frozen=True)
     key: str
     title: str
-    level: Literal["average", "group", "task"]
+    level: Literal["average", "group", "task", "own", "own task"]
     metric: str = ""
     scored: bool = Field(default=True, description="Whether it counts in the average, and so in a verdict.")
 

@@ -100,7 +100,8 @@ def show_board(scale: str, *, track: str = "", json: bool) -> None:
 def _show_track(scale: str, track: str, made: Board) -> None:
     from datacomp_core.leaderboard.findings import finding, not_helping
 
-    columns = [column for column in made.columns if column.level != "task"]  # the page and --json have the tasks
+    # The page and --json have the tasks.
+    columns = [column for column in made.columns if column.level not in ("task", "own task")]
     titles = ["#", "method", "seeds", "size", "inputs", *[column.title for column in columns], "vs no filter"]
     rows = [
         [

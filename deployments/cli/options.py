@@ -27,6 +27,14 @@ Embed = Annotated[
 ]
 OpenNetworks = Annotated[str, typer.Option("--open-networks", help="Private networks to download from, such as 10.0.0.0/8.")]
 Evalsets = Annotated[str, typer.Option("--evalsets", help="Address of test sets in the store. Default: the scale's own.")]
+AddTasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--add-tasks",
+        help="Your own tasks: a YAML file with one row per task, a Python file, or a registered task. Repeat for several.",
+    ),
+]
+TaskData = Annotated[str, typer.Option("--task-data", help="With --add-tasks: the folder or bucket of their test sets.")]
 Json = Annotated[
     bool,
     typer.Option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deployments.cli import options, terminal
-from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of, tell_of_source
+from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of, tasks_of, tell_of_source
 
 if TYPE_CHECKING:
     from datacomp_core.leaderboard.planning.estimate import Estimate, Total, Work
@@ -35,6 +35,8 @@ def plan(
     pool: options.Pool = "",
     shards: options.Images = "",
     evalsets: options.Evalsets = "",
+    add_tasks: options.AddTasks = None,
+    task_data: options.TaskData = "",
     open_networks: options.OpenNetworks = "",
     embed: options.Embed = None,
     made_from: options.MadeFrom = "",
@@ -57,7 +59,7 @@ def plan(
 
     where = {"pool": pool, "shards": shards, "evalsets": evalsets, "open_networks": open_networks, "made_from": made_from}
     named = {"recipes": recipe, "subsets": subset, "name": name}
-    given = {**encoders_of(embed), **captions_of(captions), **mix_of(mix)}
+    given = {**encoders_of(embed), **captions_of(captions), **mix_of(mix), **tasks_of(add_tasks, task_data)}
     spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **given)
     tell_of_source(spec.pool)
     steps, whole = reckoned(spec, rates)

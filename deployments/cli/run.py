@@ -10,7 +10,7 @@ import typer
 from datacomp_core.settings import settings
 from deployments.cli import options, planning, terminal
 from deployments.cli.interrupt import ends_at_once
-from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of, tell_of_source
+from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of, tasks_of, tell_of_source
 from deployments.local_server import prefect_api
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def run(
     pool: options.Pool = "",
     shards: options.Images = "",
     evalsets: options.Evalsets = "",
+    add_tasks: options.AddTasks = None,
+    task_data: options.TaskData = "",
     open_networks: options.OpenNetworks = "",
     embed: options.Embed = None,
     made_from: options.MadeFrom = "",
@@ -62,7 +64,7 @@ def run(
     """
     where = {"pool": pool, "shards": shards, "evalsets": evalsets, "open_networks": open_networks, "made_from": made_from}
     named = {"recipes": recipe, "subsets": subset, "name": name}
-    given = {**encoders_of(embed), **captions_of(captions), **mix_of(mix)}
+    given = {**encoders_of(embed), **captions_of(captions), **mix_of(mix), **tasks_of(add_tasks, task_data)}
     spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **given)
     if budget is not None:
         from datacomp_core.leaderboard.planning.estimate import require_budget

@@ -92,7 +92,7 @@ def worker(
     own = {"DATACOMP_HOME": str(settings().home.resolve())}
     environment = {**os.environ, **{name: value for name, value in own.items() if name not in os.environ}}
     environment["DATACOMP_HOME"] = own["DATACOMP_HOME"]  # each run works in its own folder
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+    command = [sys.executable, "-P", "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
     if healthcheck:
         command.append("--with-healthcheck")
         environment.setdefault("PREFECT_WORKER_WEBSERVER_HOST", "127.0.0.1")

@@ -72,6 +72,13 @@ def mix_of(given: Sequence[str] | None) -> dict[str, Any]:
     return {"layout": {"mix_in": list(mix), "weights": list(mix.values())}} if mix else {}
 
 
+def tasks_of(add_tasks: Sequence[str] | None, data: str) -> dict[str, Any]:
+    """The field `own_tasks` of the options `--add-tasks` and `--task-data`."""
+    if data and not add_tasks:
+        raise SpecError("--task-data is the folder of the test sets of your own tasks: name the tasks with --add-tasks.")
+    return {"own_tasks": {"tasks": list(add_tasks), "data": data}} if add_tasks else {}
+
+
 def sweep_of(scale: str, *, subsets: Sequence[str] | None = None, name: str = "", **given: Any) -> SweepSpec:
     """`given`: fields of SweepSpec; `subsets`: lists of uids; `name`: the name of the only filter.
 

@@ -11,6 +11,7 @@ from datacomp_core.input_classes import TITLES
 from datacomp_core.leaderboard import findings
 from datacomp_core.leaderboard.board import entries, images_in, make_board
 from datacomp_core.leaderboard.entry import Entry
+from datacomp_core.leaderboard.own_tasks import own_in
 from datacomp_core.leaderboard.rows import Board, Row
 from datacomp_core.leaderboard.site import figures, gather, words
 from datacomp_core.leaderboard.site.theme import NUM_SERIES
@@ -49,7 +50,7 @@ def page(store: Store, scale: str, out_dir: Path | None = None, *, found: dict[s
     The same store gives the same page, but for the line that says when it was made.
     """
     found = dict(entries(store, scale)) if found is None else found
-    board = make_board(scale, found.items(), images_in(store))
+    board = make_board(scale, found.items(), images_in(store), own_in(store))
     names = {row.key: f"{scale}/experiment-{row.key}.html" for row in board.runs()}
     subpages = {key: name for key, name in names.items() if out_dir is not None and (out_dir / name).exists()}
     colors = _colors(board)
@@ -69,8 +70,8 @@ def page(store: Store, scale: str, out_dir: Path | None = None, *, found: dict[s
             by_track=[_Track(name, board.of_track(name)) for name in board.tracks()],
             colors=colors,
             input_titles=TITLES,
-            groups=[column for column in board.columns if column.level == "group"],
-            tasks=[column for column in board.columns if column.level == "task"],
+            groups=[column for column in board.columns if column.level in ("group", "own")],
+            tasks=[column for column in board.columns if column.level in ("task", "own task")],
             ranking=figures.ranking(board.leading().runs(), colors, findings.baseline(board)) if board.runs() else "",
             curves=figures.curves(*_named(losses, board, colors)) if losses else "",
             selections=chosen,

@@ -17,6 +17,7 @@ from datacomp_core.leaderboard.board import entries, images_in, make_board
 from datacomp_core.leaderboard.compare import POOL, Comparison, Contender, compare_methods
 from datacomp_core.leaderboard.entry import Entry
 from datacomp_core.leaderboard.makeup import MakeUp, measure
+from datacomp_core.leaderboard.own_tasks import own_in
 from datacomp_core.leaderboard.provenance import data_of, of_kind
 from datacomp_core.leaderboard.rows import Board, Row
 from datacomp_core.leaderboard.sample import Sample, draw
@@ -37,7 +38,7 @@ class _Site:
     def __init__(self, store: Store, scale: str) -> None:
         self.store, self.scale = store, scale
         self.found: dict[str, Entry] = dict(entries(store, scale))
-        self.board: Board = make_board(scale, self.found.items(), images_in(store))
+        self.board: Board = make_board(scale, self.found.items(), images_in(store), own_in(store))
         self.rows = self.board.runs()
         self.sample: Sample | None = draw(store, {row.method: self.found[row.entries[0]] for row in self.rows})
         self.made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -87,7 +87,7 @@ def _modules() -> list[str]:
 def _run(request: dict[str, Any], errors: Path, seconds: int, *, whole: bool) -> int:
     """Its exit status; -9 if it did not end in time. `whole`: the whole environment, which has the settings of buckets."""
     environment = {name: value for name, value in os.environ.items() if whole or name in KEPT_ENVIRONMENT}
-    command = [sys.executable, "-m", __name__]
+    command = [sys.executable, "-P", "-m", __name__]
     with errors.open("wb") as told:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=told, stderr=told, env=environment | FEW_THREADS | {"PYTHONPATH": _root()}
