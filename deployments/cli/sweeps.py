@@ -72,10 +72,10 @@ def mix_of(given: Sequence[str] | None) -> dict[str, Any]:
     return {"layout": {"mix_in": list(mix), "weights": list(mix.values())}} if mix else {}
 
 
-def tasks_of(add_tasks: Sequence[str] | None, data: str) -> dict[str, Any]:
-    """The field `own_tasks` of the options `--add-tasks` and `--task-data`."""
+def tasks_of(add_tasks: Sequence[str] | None, data: str, option: str = "--task-data") -> dict[str, Any]:
+    """The field `own_tasks` of the options `--add-tasks` and `--task-data`, or another that names the folder."""
     if data and not add_tasks:
-        raise SpecError("--task-data is the folder of the test sets of your own tasks: name the tasks with --add-tasks.")
+        raise SpecError(f"{option} is the folder of the test sets of your own tasks: name the tasks with --add-tasks.")
     return {"own_tasks": {"tasks": list(add_tasks), "data": data}} if add_tasks else {}
 
 

@@ -12,7 +12,7 @@ from datacomp_core.errors import IncompleteError, SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import own_tasks, until
-from deployments.cli.sweeps import encoders_of
+from deployments.cli.sweeps import encoders_of, tasks_of
 
 if TYPE_CHECKING:
     from datacomp_core.evaluation.custom import TaskRow
@@ -44,7 +44,9 @@ def evaluate(
     golden: Annotated[
         str | None, typer.Option(help="Evaluate a released checkpoint and compare it with its published scores.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="With --model: folder or bucket of test sets (wds_*_test).")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="With --model or --add-tasks: folder or bucket of test sets (wds_*_test).")
+    ] = None,
     download: Annotated[
         bool, typer.Option("--download", help="Download the sets that are missing in --data from the hub.")
     ] = False,
@@ -101,9 +103,13 @@ def evaluate(
         raise SpecError(f"--config takes open_clip's configuration file (.json), not {config}: a name or a folder is --model.")
     model = model if config is None else str(config)
     if model is None and golden is None:
-        until.run_to(
-            "evaluate", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed, pool=pool, **encoders_of(embed)), json=json
+        _require_none_of(
+            {"--checkpoint": checkpoint, "--out": out, "--download": download, "--suite": suite, "--tasks": tasks}
+            | {"--precision": precision != "reference", "--compile": compiled, "--batch-size": batch_size != 256}
+            | {"--deviation": deviation, "--few-shot": few_shot, "--linear-probe": linear_probe, "--device": device}
         )
+        given = {**encoders_of(embed), **tasks_of(add_tasks, data or "", option="--data")}
+        until.run_to("evaluate", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed, pool=pool, **given), json=json)
         return
     if data is None or out is None or (model is not None and golden is not None):
         raise SpecError("Evaluating a model needs --model or --config (with --checkpoint) or --golden, and --data and --out.")
@@ -129,6 +135,12 @@ def evaluate(
     named = expected.model if expected else str(model)
     run = _Run(named, checkpoint, data, spec, device, json, trust="times" if trust_times else "content")
     _show(run, out, expected, deviation=deviation)
+
+
+def _require_none_of(options_of_models: dict[str, Any]) -> None:
+    """Raise SpecError for options that an experiment ignores: its scale says how it is evaluated."""
+    if given := [name for name, value in options_of_models.items() if value]:
+        raise SpecError(f"{', '.join(given)}: these are for a model that you name, and none is named: add --model or --golden.")
 
 
 def _spec(data: str, suite: str, rows: tuple[TaskRow, ...], **fields: Any) -> EvalSpec:
