@@ -58,7 +58,11 @@ def test_another_folder_is_read_anew(data: Path, tmp_path: Path) -> None:
         ([{**ROW, "key": "tiny/objects"}], {"data": "sets"}, "tiny/objects is there already"),
         ([ROW, ROW], {"data": "sets"}, "mine/birds is there already"),
         ([{**ROW, "protocol": "clasification"}], {"data": "sets"}, "clasification"),
-        (["mine/bees"], {"data": "sets"}, "Unknown evaluation task"),
+        (
+            ["mine/bees"],
+            {"data": "sets"},
+            "mine/bees is neither a YAML or Python file .* nor the key of a registered evaluation task",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_sentence(
