@@ -65,13 +65,13 @@ def import_(folder: Path) -> None:
 def apply(folder: Path) -> None:
     from datacomp_core.caption_policy import CaptionPolicy
     from datacomp_core.caption_sets import set_in
-    from datacomp_core.captions.choose import Choice, choose_folder
-    from datacomp_core.source import Source
+    from datacomp_core.captions.choose import PolicyInputs, choose_folder
+    from datacomp_core.pool_source import PoolSource
     from datacomp_core.store import Folder
 
     own = Folder(folder / "captions")
     policy = CaptionPolicy.model_validate({"first_of": ["generated", "raw"]})
-    choose_folder(Choice(policy, Source(Folder(folder / "metadata")), ((set_in(own), own),)), Folder(folder / "chosen"))
+    choose_folder(PolicyInputs(policy, PoolSource(Folder(folder / "metadata")), ((set_in(own), own),)), Folder(folder / "chosen"))
 
 
 def _told(work: Callable[[Path], None], folder: Path, found: Any) -> None:

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from datacomp_core.explore import whole
+from datacomp_core.explore import pool_index
 from datacomp_core.progress import NoProgress
 from datacomp_core.uid import subset_bytes, unpack
+from deployments.explore.explore_sources import of_folders
 from deployments.explore.explorer import open_explorer
+from deployments.explore.explorer_api import ExplorerApi, FacetRequest, SearchRequest
 from deployments.explore.export import write_export
-from deployments.explore.origins import of_folders
-from deployments.explore.view import Judge, Search, View
 
 PART = 100_000
 WORDS = [
@@ -122,18 +122,18 @@ def main() -> None:
         origin = of_folders(str(folder / "pool" / "metadata"), [], [], None, [str(folder / "pool" / "subset.npy")], {})
         explorer = timed("sample, map, clusters and their names", lambda: open_explorer(origin, given.rows, folder / "home"))
         timed("the same, kept from before", lambda: open_explorer(origin, given.rows, folder / "home"))
-        view = View(explorer, folder)
+        view = ExplorerApi(explorer, folder)
         timed("what the page loads at its start", view.about, lambda made: f"{len(json.dumps(made)) / 1e3:.0f} kB")
         timed("places of all points", view.points, lambda made: f"{len(made) / 1e6:.0f} MB")
         random = np.random.default_rng(1)
         queries = random.normal(size=(TRIES + 1, given.dimensions)).astype(np.float32)
-        repeated("exact search among all", lambda number: view.found(queries[number], Search(count=60), None))
+        repeated("exact search among all", lambda number: view.found(queries[number], SearchRequest(count=60), None))
         facet = {"kind": "range", "column": "clip_l14_similarity_score"}
         bounds = np.linspace(0.2, 0.3, TRIES + 1)
         repeated(
             "a threshold moved: counts, flips, histograms",
             lambda number: view.judge(
-                Judge.model_validate(
+                FacetRequest.model_validate(
                     {
                         "wanted": {"facets": [{**facet, "at_least": float(bounds[number])}]},
                         "against": 0,
@@ -144,7 +144,7 @@ def main() -> None:
         )
         index = timed(
             "index of the whole pool on disk",
-            lambda: whole.build(origin.source, "l14_img", explorer.sample.vectors("l14_img"), explorer.whole_folder),
+            lambda: pool_index.build(origin.source, "l14_img", explorer.sample.vectors("l14_img"), explorer.whole_folder),
             lambda made: (
                 f"{sum(file.stat().st_size for file in explorer.whole_folder.iterdir()) / 1e9:.2f} GB, {made.num_vectors:,}"
             ),

@@ -83,14 +83,14 @@ def rate(folder: Path, decoding: str, options: dict[str, Any], device: str, *, r
 
     from datacomp_core import clip
     from datacomp_core.scales import SCALES, Scale
-    from datacomp_core.training.arguments import Machine
+    from datacomp_core.training.arguments import RuntimeOptions
+    from datacomp_core.training.components import build
     from datacomp_core.training.hooks import Hook
-    from datacomp_core.training.job import Job
-    from datacomp_core.training.loop import Loop
+    from datacomp_core.training.job import RankJob
+    from datacomp_core.training.loop import TrainingLoop
     from datacomp_core.training.memory import device_bytes, ways
-    from datacomp_core.training.parts import build
-    from datacomp_core.training.place import Place
-    from datacomp_core.training.samples import Source
+    from datacomp_core.training.rank_context import RankContext
+    from datacomp_core.training.samples import ShardSource
     from datacomp_core.training.session import steps_of
     from datacomp_core.training.spec import TrainSpec
 
@@ -99,13 +99,13 @@ def rate(folder: Path, decoding: str, options: dict[str, Any], device: str, *, r
     changes = {"name": "custom", "model": "datacomp-tiny" if rehearse else "ViT-B-32", "batch_size": batch}
     changes |= {"num_checkpoints": 1, "loader_workers": 1, "train_num_samples": batch * steps}
     spec = TrainSpec(recipe=Scale.model_validate(SCALES["small"].model_dump() | changes | {"decoding": decoding or "full"}))
-    machine = ways(spec, Machine(device=device, **options), 0 if device == "cpu" else device_bytes())[0]
-    place = Place(device)
+    machine = ways(spec, RuntimeOptions(device=device, **options), 0 if device == "cpu" else device_bytes())[0]
+    place = RankContext(device)
     parts = build(spec, machine, place)
     times: list[float] = []
 
     class Clock(Hook):
-        def after_step(self, loop: Loop) -> None:
+        def after_step(self, loop: TrainingLoop) -> None:
             if device != "cpu":
                 torch.cuda.synchronize()
             times.append(time.monotonic())
@@ -113,13 +113,13 @@ def rate(folder: Path, decoding: str, options: dict[str, Any], device: str, *, r
     data: Any
     if decoding:
         shards = tuple((path.stem, 16 if rehearse else 100) for path in sorted(folder.glob("*.tar")))
-        source = Source(url=str(folder), index=str(folder), shards=shards)
+        source = ShardSource(url=str(folder), index=str(folder), shards=shards)
         workers = 0 if rehearse else max(1, len(os.sched_getaffinity(0)) - 1)
-        job = Job(spec=spec, machine=machine, sources=(source,), folder=str(folder), loader_workers=workers)
+        job = RankJob(spec=spec, machine=machine, sources=(source,), folder=str(folder), loader_workers=workers)
         data = steps_of(job, place, parts.transform, 0)
     else:
         data = Ceiling(spec.recipe.model, batch // machine.accumulation, device, steps * machine.accumulation)
-    Loop(spec, machine, place, parts, data, [Clock()]).run()
+    TrainingLoop(spec, machine, place, parts, data, [Clock()]).run()
     first = 3 if len(times) > 6 else 0
     found = batch * (len(times) - 1 - first) / (times[-1] - times[first])
     memory = {} if device == "cpu" else {"gpu_gb": round(torch.cuda.max_memory_reserved() / 2**30, 1)}

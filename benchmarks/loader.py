@@ -50,22 +50,24 @@ def make_shards(folder: Path, samples: int, shards: int) -> list[bytes]:
 
 def batches_of(folder: Path, decoding: str, batch: int, samples: int, shards: int) -> Any:
     from datacomp_core import clip
-    from datacomp_core.training.data import Batches, Slice, order_of
-    from datacomp_core.training.samples import Reader, Source
+    from datacomp_core.training.data import BatchSlice, MicroBatchDataset, order_of
+    from datacomp_core.training.samples import SampleReader, ShardSource
 
-    source = Source(url=str(folder), index=str(folder), shards=tuple((f"{n:08d}", samples // shards) for n in range(shards)))
-    reader = Reader((source,), clip.tokenizer_of("ViT-B-32"), cache=str(folder), cache_bytes=0, decoding=decoding)  # pyright: ignore
+    source = ShardSource(url=str(folder), index=str(folder), shards=tuple((f"{n:08d}", samples // shards) for n in range(shards)))
+    reader = SampleReader((source,), clip.tokenizer_of("ViT-B-32"), cache=str(folder), cache_bytes=0, decoding=decoding)  # pyright: ignore
     order = order_of(0, batch, [samples // shards] * shards, [1.0] * shards)
-    return Batches(order, reader, Slice(0, 1, 1), (SIDE, SIDE), tolerant=False)
+    return MicroBatchDataset(order, reader, BatchSlice(0, 1, 1), (SIDE, SIDE), tolerant=False)
 
 
 def ours(folder: Path, decoding: str, given: argparse.Namespace) -> Iterator[int]:
     import torch
 
-    from datacomp_core.training.data import Steps
+    from datacomp_core.training.data import MicroBatchStream
 
     batches = batches_of(folder, decoding, given.batch, given.samples, given.shards)
-    steps = Steps(batches, steps_per_epoch=1 << 20, epochs=1, first=0, workers=given.workers, device=torch.device("cpu"), ahead=0)
+    steps = MicroBatchStream(
+        batches, steps_per_epoch=1 << 20, epochs=1, first=0, workers=given.workers, device=torch.device("cpu"), ahead=0
+    )
     stream = steps._loaded()
     for micro in stream:
         yield len(micro.pixels)

@@ -78,8 +78,8 @@ def measure(contender: str, given: argparse.Namespace, shards: Path, out: Path) 
     from datacomp_core.artifacts import ShardSet
     from datacomp_core.scales import SCALES, Scale
     from datacomp_core.store import Folder
-    from datacomp_core.training.arguments import Machine, arguments
-    from datacomp_core.training.job import JOB, Job
+    from datacomp_core.training.arguments import RuntimeOptions, arguments
+    from datacomp_core.training.job import JOB, RankJob
     from datacomp_core.training.preflight import preflight
     from datacomp_core.training.spec import TrainSpec
 
@@ -87,7 +87,7 @@ def measure(contender: str, given: argparse.Namespace, shards: Path, out: Path) 
     row["batch_size"] = given.batch or row["batch_size"]
     row["train_num_samples"] = row["batch_size"] * given.steps
     spec = TrainSpec(recipe=Scale.model_validate(row))
-    machine = Machine(device=given.device, checkpointing=given.checkpointing)
+    machine = RuntimeOptions(device=given.device, checkpointing=given.checkpointing)
     pattern = f"{shards}/{{00000000..{given.shards - 1:08d}}}.tar"
     argv = arguments(spec, machine, data=pattern, logs=str(out), name="run")
     argv[argv.index("--workers") + 1] = str(given.loader_workers)
@@ -96,7 +96,7 @@ def measure(contender: str, given: argparse.Namespace, shards: Path, out: Path) 
         made = ShardSet(num_samples=given.samples, num_unique=given.samples, num_shards=given.shards, fingerprint="benchmark")
         source, _ = preflight(made, Folder(shards), out, 1.0)
         (out / "run" / "checkpoints").mkdir(parents=True)
-        job = Job(
+        job = RankJob(
             spec=spec, machine=machine, sources=(source,), folder=str(out), name="run", loader_workers=given.loader_workers,
             cache_bytes=1 << 30,
         )  # fmt: skip

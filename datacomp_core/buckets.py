@@ -15,7 +15,7 @@ Columns = Mapping[str, npt.NDArray[Any]]
 Table = dict[str, npt.NDArray[Any]]
 
 
-class Buckets:
+class LocalBuckets:
     """`num` buckets of records with the columns `dtypes` (a scalar type, or one with a shape) in files below `folder`."""
 
     def __init__(self, folder: Path, num: int, record: np.dtype[np.void]) -> None:

@@ -33,7 +33,7 @@ class RowSpan(NamedTuple):
         return f"{CHUNKS}/{self.part}/{self.start:012d}.parquet"
 
 
-class Written:
+class WrittenChunks:
     """The chunks of some parts, and which of them exist."""
 
     def __init__(self, out: Folder, rows: Mapping[str, int], size: int) -> None:
@@ -84,7 +84,7 @@ class Written:
         self.out.remove(f"{CHUNKS}/{part}")
 
 
-class Lines:
+class CaptionLines:
     """The captions of one chunk while it is written, and the outcome of rows without one."""
 
     def __init__(self, source: str) -> None:

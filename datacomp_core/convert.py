@@ -83,13 +83,13 @@ def _without_network() -> list[str]:
 # In the child ---------------------------------------------------------------------------------------------------------
 
 
-class Nothing:
+class InertObject:
     """Replaces every foreign class in a pickle."""
 
     def __init__(self, *given: Any, **named: Any) -> None: ...
 
-    def __call__(self, *given: Any, **named: Any) -> Nothing:
-        return Nothing()
+    def __call__(self, *given: Any, **named: Any) -> InertObject:
+        return InertObject()
 
     def __setstate__(self, state: Any) -> None: ...
 
@@ -111,7 +111,7 @@ class TensorsOnly(pickle.Unpickler):
         is_storage = module_name == "torch" and global_name.endswith("Storage")
         if is_storage or (module_name, global_name) in TENSOR_PARTS:
             return super().find_class(module_name, global_name)
-        return type(global_name, (Nothing,), {})
+        return type(global_name, (InertObject,), {})
 
     def persistent_load(self, pid: Any, /) -> Any:
         """A tensor's numbers: ("storage", type, name, device, count)."""

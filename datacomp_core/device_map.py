@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TypeVar
 
+from datacomp_core.cluster_workers import ClusterWorkers, of_cluster
 from datacomp_core.device import default_device, devices_of, has_cuda
 from datacomp_core.parallel import prepared_map
-from datacomp_core.stations import Stations, of_cluster
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,7 +37,7 @@ def device_map(
     yield from prepared_map(function, items, prepare=partial(_mine, prepare, names), workers=len(names), engine="local")
 
 
-def _alone(prepare: Callable[[str], S], stations: Stations) -> S:
+def _alone(prepare: Callable[[str], S], stations: ClusterWorkers) -> S:
     return prepare(stations.open())
 
 

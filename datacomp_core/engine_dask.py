@@ -14,15 +14,25 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from datacomp_core.engines import RETRIES, START_SECONDS, Crew, Done, Job, address, failed, starting, worker_killed
+from datacomp_core.engines import (
+    RETRIES,
+    START_SECONDS,
+    BatchResult,
+    MapJob,
+    WorkerGroup,
+    address,
+    failed,
+    starting,
+    worker_killed,
+)
 from datacomp_core.errors import LostProcessError, SpecError
 
 FORGOTTEN_SECONDS = 3600.0
 """A worker drops what it prepared for a map after this time without messages: the map's driver was killed."""
 
 
-def crew(job: Job, workers: int) -> Crew:
-    return DaskCrew(job, workers)
+def crew(job: MapJob, workers: int) -> WorkerGroup:
+    return DaskWorkers(job, workers)
 
 
 def size(gpus: int) -> int:
@@ -42,10 +52,10 @@ def machines() -> int:
     return len({worker["host"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()})
 
 
-class DaskCrew:
+class DaskWorkers:
     """Tasks of a shared client; each worker prepares itself when the first batch of a map arrives."""
 
-    def __init__(self, job: Job, workers: int) -> None:
+    def __init__(self, job: MapJob, workers: int) -> None:
         with starting:
             self._client = _client(workers)
         self._workers = workers
@@ -64,7 +74,7 @@ class DaskCrew:
         self._flying.add(task)
         task.add_done_callback(self._done.put)
 
-    def next(self, seconds: float) -> Done | None:
+    def next(self, seconds: float) -> BatchResult | None:
         from concurrent.futures import CancelledError
         from concurrent.futures.process import BrokenProcessPool
 
@@ -102,14 +112,14 @@ class DaskCrew:
 class _Told:
     """A map's job on a worker, where it is sent once."""
 
-    def __init__(self, token: str, job: Job) -> None:
+    def __init__(self, token: str, job: MapJob) -> None:
         self.token, self.job = token, job
 
 
 class _Prepared:
     """What a worker prepared for one map. A map that changes its process gets child processes, one per thread of the worker."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: MapJob) -> None:
         self.job, self.used = job, time.monotonic()
         self.problem: Exception | None = None
         self.idle: list[ProcessPoolExecutor] = []
@@ -120,20 +130,20 @@ class _Prepared:
             except Exception as problem:
                 self.problem = problem
 
-    def work(self, number: int, items: Sequence[Any]) -> Done:
+    def work(self, number: int, items: Sequence[Any]) -> BatchResult:
         self.used = time.monotonic()
         if self.problem is not None:
             return failed(number, self.problem)
         return self._apart(number, items) if self.job.alone else self.job.work(self.value, number, items)
 
-    def _apart(self, number: int, items: Sequence[Any]) -> Done:
+    def _apart(self, number: int, items: Sequence[Any]) -> BatchResult:
         from datacomp_core.parallel import child_process
 
         with self.guard:
             child = self.idle.pop() if self.idle else None
         child = child or child_process(self.job.prepared)
         try:
-            done: Done = child.submit(_in_child, self.job, number, items).result()
+            done: BatchResult = child.submit(_in_child, self.job, number, items).result()
         except BaseException:  # the child is dead: Dask tries again, with another one
             child.shutdown(wait=False, cancel_futures=True)
             raise
@@ -151,7 +161,7 @@ class _Prepared:
 _of_map: dict[str, _Prepared] = {}
 
 
-def _serve(told: _Told, number: int, items: Sequence[Any]) -> Done:
+def _serve(told: _Told, number: int, items: Sequence[Any]) -> BatchResult:
     with starting:
         if told.token not in _of_map:
             for token in [token for token, made in _of_map.items() if time.monotonic() - made.used > FORGOTTEN_SECONDS]:
@@ -160,7 +170,7 @@ def _serve(told: _Told, number: int, items: Sequence[Any]) -> Done:
     return _of_map[told.token].work(number, items)
 
 
-def _in_child(job: Job, number: int, items: Sequence[Any]) -> Done:
+def _in_child(job: MapJob, number: int, items: Sequence[Any]) -> BatchResult:
     from datacomp_core.parallel import prepared_here
 
     try:

@@ -11,12 +11,12 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from datacomp_core.engines import RETRIES, Crew, Done, Job, address, failed, starting, worker_killed
+from datacomp_core.engines import RETRIES, BatchResult, MapJob, WorkerGroup, address, failed, starting, worker_killed
 from datacomp_core.errors import LostProcessError, SpecError
 
 
-def crew(job: Job, workers: int) -> Crew:
-    return RayCrew(job, workers)
+def crew(job: MapJob, workers: int) -> WorkerGroup:
+    return RayWorkers(job, workers)
 
 
 def size(gpus: int) -> int:
@@ -41,7 +41,7 @@ def machines() -> int:
 class _Actor:
     """One worker of one map, in a separate process."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: MapJob) -> None:
         self._job = job
         self._problem: Exception | None = None
         try:
@@ -52,17 +52,17 @@ class _Actor:
     def here(self) -> None:
         """Answers when the actor has started."""
 
-    def work(self, number: int, items: Sequence[Any]) -> Done:
+    def work(self, number: int, items: Sequence[Any]) -> BatchResult:
         return failed(number, self._problem) if self._problem else self._job.work(self._prepared, number, items)
 
 
-class RayCrew:
+class RayWorkers:
     """A pool of actors in Ray's `ActorPool`. An actor joins when it has started, because the cluster may not have room for all
     of them. On a cluster of machines each uses a core (on a GPU machine, its share of the cores); on this machine the number of
     workers limits them.
     """
 
-    def __init__(self, job: Job, workers: int) -> None:
+    def __init__(self, job: MapJob, workers: int) -> None:
         import ray
         from ray.util import ActorPool
 
@@ -84,7 +84,7 @@ class RayCrew:
     def submit(self, number: int, items: Sequence[Any]) -> None:
         self._pool.submit(lambda actor, value: actor.work.remote(*value), (number, items))
 
-    def next(self, seconds: float) -> Done | None:
+    def next(self, seconds: float) -> BatchResult | None:
         from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 
         try:

@@ -24,7 +24,7 @@ from itertools import chain, islice
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from datacomp_core.errors import DatacompError, LostProcessError, SpecError
-from datacomp_core.imports import imports_told
+from datacomp_core.import_errors import imports_told
 from datacomp_core.shared_places import SharedPlace, shared_places
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def worker_killed(detail: str = "") -> LostProcessError:
 
 
 @dataclass(frozen=True)
-class Job:
+class MapJob:
     """The job that every worker of one map receives. `alone`: the function changes its process, so no other map may share it."""
 
     function: Callable[[Any, Any], Any]
@@ -165,7 +165,7 @@ class Job:
                 place.check()
             return self.prepare()
 
-    def work(self, prepared: Any, number: int, items: Sequence[Any]) -> Done:
+    def work(self, prepared: Any, number: int, items: Sequence[Any]) -> BatchResult:
         """Call the function for each item. An error is returned as a value, so that no engine wraps it."""
         began = time.monotonic()
         results: list[Any] = []
@@ -176,11 +176,11 @@ class Job:
                     results.append(self.function(prepared, item))
         except Exception as found:
             problem = portable(found)
-        return Done(number, tuple(results), problem, time.monotonic() - began, socket.gethostname())
+        return BatchResult(number, tuple(results), problem, time.monotonic() - began, socket.gethostname())
 
 
 @dataclass(frozen=True)
-class Done:
+class BatchResult:
     """The result of one batch: results up to the first error, the error, the seconds of work, and the machine."""
 
     number: int
@@ -190,9 +190,9 @@ class Done:
     host: str
 
 
-def failed(number: int, problem: Exception) -> Done:
+def failed(number: int, problem: Exception) -> BatchResult:
     """A batch of a worker that could not prepare itself."""
-    return Done(number, (), portable(problem), 0.0, socket.gethostname())
+    return BatchResult(number, (), portable(problem), 0.0, socket.gethostname())
 
 
 def portable(problem: Exception) -> Exception:
@@ -210,7 +210,7 @@ def portable(problem: Exception) -> Exception:
     return made
 
 
-class Crew(Protocol):
+class WorkerGroup(Protocol):
     """The workers of one map. Each has one batch at a time."""
 
     def has_free(self) -> bool:
@@ -221,7 +221,7 @@ class Crew(Protocol):
         """Assign a batch to the next free worker."""
         ...
 
-    def next(self, seconds: float) -> Done | None:
+    def next(self, seconds: float) -> BatchResult | None:
         """Return a finished batch; None after the timeout. LostProcessError if workers repeatedly die of it."""
         ...
 
@@ -257,7 +257,7 @@ def cluster_map(
         return
     left = chain(first, left)
     places = shared_places(function, prepare, carried(), first) if spans_machines(engine) else ()
-    crew: Crew = _module(engine).crew(Job(function, prepare, alone, gpus, carried(), places), len(first))
+    crew: WorkerGroup = _module(engine).crew(MapJob(function, prepare, alone, gpus, carried(), places), len(first))
     waiting = _Waiting(engine, crew)
     flying: dict[int, Sequence[T]] = {}
     hosts: Counter[str] = Counter()
@@ -294,7 +294,7 @@ def cluster_map(
 class _Waiting:
     """Logs that a map waits for workers, and gives up if none starts."""
 
-    def __init__(self, engine: str, crew: Crew) -> None:
+    def __init__(self, engine: str, crew: WorkerGroup) -> None:
         self.engine, self.crew = engine, crew
         self.began = self.told = time.monotonic()
 

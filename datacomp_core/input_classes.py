@@ -31,7 +31,7 @@ TITLES: dict[InputClass, str] = {
 FETCHABLE = ("hf://", "https://", "http://")
 
 
-class Use(NamedTuple):
+class InputUse(NamedTuple):
     """One input of a recipe. `of` is None if the spec does not say what it was made from. `claimed`: the spec states it, but
     the records cannot prove it.
     """
@@ -41,7 +41,7 @@ class Use(NamedTuple):
     claimed: bool = False
 
 
-class Inputs(BaseModel):
+class RecipeInputs(BaseModel):
     """The class of a recipe, and its reasons."""
 
     model_config = ConfigDict(frozen=True)
@@ -58,7 +58,7 @@ def widest(*several: InputClass) -> InputClass:
     return CLASSES[max(CLASSES.index(one) for one in several)]
 
 
-def judged(uses: Iterable[Use], said: Said = "") -> Inputs:
+def judged(uses: Iterable[InputUse], said: Said = "") -> RecipeInputs:
     """Return the widest class of some uses. `said` applies to uses of unknown origin; it never narrows known ones."""
     each = list(dict.fromkeys(uses))
     has_unknown = any(use.of is None for use in each)
@@ -68,12 +68,12 @@ def judged(uses: Iterable[Use], said: Said = "") -> Inputs:
     why = [f"{use.what} ({TITLES[use.of] if use.of else 'origin not recorded'})" for use in each if use.of != "released"]
     widest = CLASSES[max(CLASSES.index(one) for one in classes)]
     claimed = widest != "private" and (has_unknown or any(use.claimed for use in each))
-    return Inputs(of=widest, claimed=claimed, why=why)
+    return RecipeInputs(of=widest, claimed=claimed, why=why)
 
 
-def of_file(name: str, what: str) -> Use:
+def of_file(name: str, what: str) -> InputUse:
     """Classify a file of a filter or score: a publicly available file is public; for others the origin is not recorded. A file
     is identified by its content; only its author can state its origin.
     """
     short = name.partition("#")[0].rstrip("/").rpartition("/")[2]
-    return Use(f"{what} {short}", "public" if name.startswith(FETCHABLE) else None, claimed=name.startswith(FETCHABLE))
+    return InputUse(f"{what} {short}", "public" if name.startswith(FETCHABLE) else None, claimed=name.startswith(FETCHABLE))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from datacomp_core import uid
-from datacomp_core.buckets import Buckets
+from datacomp_core.buckets import LocalBuckets
 from datacomp_core.errors import DataError
 
 ROWS_A_BUCKET = 4_000_000
@@ -65,9 +65,9 @@ class Join:
         num = max(1, -(-num_rows // ROWS_A_BUCKET))
         wide: Any = ("value", "f8", (num_columns,))
         self.names, self.width, self.policy, self.example = list(names), num_columns, repeated, ""
-        self.table = Buckets(local / "table", num, np.dtype([("high", "u8"), ("low", "u8"), ("order", "i8"), wide]))
-        self.pool = Buckets(local / "pool", num, np.dtype([("high", "u8"), ("low", "u8"), ("part", "i4"), ("row", "i8")]))
-        self.out = Buckets(local / "joined", len(names), np.dtype([("row", "i8"), wide]))
+        self.table = LocalBuckets(local / "table", num, np.dtype([("high", "u8"), ("low", "u8"), ("order", "i8"), wide]))
+        self.pool = LocalBuckets(local / "pool", num, np.dtype([("high", "u8"), ("low", "u8"), ("part", "i4"), ("row", "i8")]))
+        self.out = LocalBuckets(local / "joined", len(names), np.dtype([("row", "i8"), wide]))
         self.seen, self.sizes = 0, dict.fromkeys(names, 0)
 
     def add_table(self, keys: uid.Uids, values: Values) -> None:
@@ -168,8 +168,8 @@ def translated(
     dropped."""
     num = max(1, -(-num_rows // ROWS_A_BUCKET))
     wide: Any = ("value", "f8", (width,))
-    table = Buckets(local / "by_key", num, np.dtype([("high", "u8"), ("low", "u8"), wide]))
-    known = Buckets(local / "index", num, np.dtype([("high", "u8"), ("low", "u8"), ("uid_high", "u8"), ("uid_low", "u8")]))
+    table = LocalBuckets(local / "by_key", num, np.dtype([("high", "u8"), ("low", "u8"), wide]))
+    known = LocalBuckets(local / "index", num, np.dtype([("high", "u8"), ("low", "u8"), ("uid_high", "u8"), ("uid_low", "u8")]))
     for keys, values in pieces:
         spread = (keys["f0"] % np.uint64(num)).astype(np.int64)
         table.add("table", spread, {"high": keys["f0"], "low": keys["f1"], "value": values.reshape(len(keys), width)})

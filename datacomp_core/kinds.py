@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJson
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError, core_schema
 
-from datacomp_core import foreign_code
+from datacomp_core import external_code
 from datacomp_core.errors import SpecError, unknown
-from datacomp_core.input_classes import FETCHABLE, Use, of_file
+from datacomp_core.input_classes import FETCHABLE, InputUse, of_file
 from datacomp_core.registry import Registry
 
 PINNED_FILE = re.compile(r".+#[0-9a-f]{12,64}", re.DOTALL)
@@ -35,13 +35,13 @@ class Kinded(BaseModel):
     """A file in a field is identified by its content, not by its path (store/fingerprint.py)."""
 
     def __reduce__(self) -> Any:
-        return foreign_code.pickled(self) or super().__reduce__()
+        return external_code.pickled(self) or super().__reduce__()
 
     def __reduce_ex__(self, protocol: Any, /) -> Any:
-        return foreign_code.pickled(self) or super().__reduce_ex__(protocol)
+        return external_code.pickled(self) or super().__reduce_ex__(protocol)
 
     @classmethod
-    def uses(cls, given: Mapping[str, Any]) -> Iterator[Use]:
+    def uses(cls, given: Mapping[str, Any]) -> Iterator[InputUse]:
         """Return what it reads beyond the released data, by its parameters as plain data; by default the files it names."""
         for name, value in given.items():
             if isinstance(value, str) and (PINNED_FILE.fullmatch(value) or value.startswith(FETCHABLE)):
@@ -60,7 +60,7 @@ def registers(registry: Registry[Any], kind: str) -> Callable[[M], M]:
         _require_whole(registry, kind, model)
         fields: dict[str, FieldInfo] = dict(model.__pydantic_fields__)
         tags = {"kind": _tag(kind)}
-        if code := foreign_code.code_of(model.__module__):
+        if code := external_code.code_of(model.__module__):
             tags[CODE] = _field(str, default=code, description="The code that this kind comes from; filled in by itself.")
         model.__pydantic_fields__ = {**tags, **{name: field for name, field in fields.items() if name not in tags}}  # pyright: ignore[reportAttributeAccessIssue]
         model.model_rebuild(force=True)
@@ -155,7 +155,7 @@ def _of_code(registry: Registry[Any], kind: str, code: str) -> Any:
     kind."""
     found: Any = registry.of_code(kind, code)
     if found is None:
-        foreign_code.require(code)
+        external_code.require(code)
         found = registry.of_code(kind, code)
     return found
 

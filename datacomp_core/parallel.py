@@ -20,8 +20,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from datacomp_core import engines
 from datacomp_core.engines import Engine
-from datacomp_core.imports import imports_told
-from datacomp_core.waiting import first_done
+from datacomp_core.import_errors import imports_told
+from datacomp_core.interruptible_wait import first_done
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -1,7 +1,7 @@
 """Registries: one table a sort of thing that anybody may add to: filters, scores, recipes, evaluation tasks, protocols.
 
 Three doors lead in: a decorator in this package, a decorator in an installed package that names its module as an entry point of
-the group (`datacomp.filters`), and a decorator in a single file (`datacomp_core/foreign_code.py`). A table is filled when it is
+the group (`datacomp.filters`), and a decorator in a single file (`datacomp_core/external_code.py`). A table is filled when it is
 first read, so that importing one filter loads nothing else.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from datacomp_core.errors import SpecError, unknown
-from datacomp_core.foreign_code import code_of, is_ours, package_of, registers_in
+from datacomp_core.external_code import code_of, is_ours, package_of, registers_in
 
 T = TypeVar("T")
 _loading = threading.RLock()

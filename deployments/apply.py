@@ -23,7 +23,7 @@ from prefect.types.entrypoint import EntrypointType
 from datacomp_core.errors import SpecError
 from datacomp_core.scales import SCALES
 from deployments import automations, forms
-from deployments.catalog import ROWS, Row
+from deployments.catalog import ROWS, DeploymentRow
 from deployments.work_pools import POOLS, Kind, template
 
 TAG = "datacomp"
@@ -32,7 +32,7 @@ WAITS = "waits-for-a-worker"
 ON = "scheduled"
 
 
-def deployment(row: Row, *, active: bool = True, slug: str = ON) -> RunnerDeployment:
+def deployment(row: DeploymentRow, *, active: bool = True, slug: str = ON) -> RunnerDeployment:
     """Convert a row to Prefect's object. The entry point is a module, because a path would load a second copy of it."""
     if row.parameters:
         row.flow.validate_parameters(row.parameters)
@@ -51,7 +51,7 @@ def deployment(row: Row, *, active: bool = True, slug: str = ON) -> RunnerDeploy
     )
 
 
-def chosen_rows(scales: Collection[str] = (), pools: Collection[str] = ()) -> list[Row]:
+def chosen_rows(scales: Collection[str] = (), pools: Collection[str] = ()) -> list[DeploymentRow]:
     """Return the rows of the given scales and work pools; by default all."""
     return [row for row in ROWS if (not scales or row.scale in scales) and (not pools or row.work_pool in pools)]
 
@@ -81,7 +81,7 @@ def apply_all(
     kind: Kind = "process",
     scales: Collection[str] = (),
     pools: Collection[str] = (),
-    applied: Callable[[Row], None] = lambda row: None,
+    applied: Callable[[DeploymentRow], None] = lambda row: None,
 ) -> list[dict[str, str]]:
     """Apply the rows of the given scales and work pools (by default all) to the server; call `applied` for each. Returns plain
     rows."""
@@ -113,7 +113,7 @@ def _ours(client: SyncPrefectClient) -> list[DeploymentResponse]:
     return found
 
 
-def _applied(client: SyncPrefectClient, row: Row, there: DeploymentResponse | None, ready: bool) -> tuple[UUID, bool]:
+def _applied(client: SyncPrefectClient, row: DeploymentRow, there: DeploymentResponse | None, ready: bool) -> tuple[UUID, bool]:
     """Apply one row with its form; return its id and whether its schedule is active."""
     active, slug = (True, ON) if ready else (False, WAITS)
     if there is not None and there.schedules and there.schedules[0].slug != WAITS:
@@ -132,7 +132,7 @@ def _retire(client: SyncPrefectClient, ours: Iterable[DeploymentResponse]) -> No
             client.delete_deployment(one.id)
 
 
-def _told(row: Row, active: bool) -> str:
+def _told(row: DeploymentRow, active: bool) -> str:
     if row.cron is None:
         return ""
     return row.cron if active else f"{row.cron} (off: no worker in pool {row.work_pool} yet)"

@@ -16,13 +16,13 @@ from deployments.lost_runs import HEARTBEAT_SECONDS
 from flows.captioning import CaptioningSpec, make_captions
 from flows.curate import curate
 from flows.experiment import experiment
+from flows.form_defaults import SOURCES
 from flows.gpu_step import gpu_step
 from flows.parameters import ExperimentSpec, SweepSpec
 from flows.prepare_pool import prepare_pool
 from flows.reevaluate import ReevaluationSpec, reevaluate
 from flows.search import search
-from flows.searching import SearchSpec
-from flows.sources import SOURCES
+from flows.search_spec import SearchSpec
 from flows.sweep import sweep
 from flows.train_and_evaluate import TrainingSpec, train, train_and_evaluate
 
@@ -37,7 +37,7 @@ ONE_GPU = {"gpus": 1, "nodes": 1, "memory_gib": 64}
 
 
 @dataclass(frozen=True)
-class Row:
+class DeploymentRow:
     """One deployment. `parameters` are the initial values of the UI form; `machine` is what a run requests of its node.
     `variant` distinguishes it from another row with the same flow and scale.
     """
@@ -73,7 +73,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Machines:
+class ScaleMachines:
     """What one scale requests: memory of a CPU node in GiB, GPUs per node and nodes per training, and how often its board is
     updated. GPUs and nodes are starting values (5 hours at `medium`, 34 at `large`, 81 at `xlarge` by the paper's A100-hours): an
     operator edits the job variables of `gpu-step-SCALE`; any number that divides the batch gives the same training.
@@ -89,17 +89,17 @@ class Machines:
         return {"gpus": self.gpus, "nodes": self.nodes, "memory_gib": 64 * self.gpus}
 
 
-MACHINES: dict[str, Machines] = {
-    "tiny": Machines(8, 1, 1, "0 4 * * *"),
-    "debug": Machines(16, 1, 1, "0 4 * * 1"),
-    "small": Machines(32, 1, 1, "10 4 * * 1"),
-    "medium": Machines(64, 8, 1, "20 4 * * 1"),
-    "large": Machines(128, 8, 4, "30 4 * * 1"),
-    "xlarge": Machines(256, 8, 64, "40 4 * * 1"),
+MACHINES: dict[str, ScaleMachines] = {
+    "tiny": ScaleMachines(8, 1, 1, "0 4 * * *"),
+    "debug": ScaleMachines(16, 1, 1, "0 4 * * 1"),
+    "small": ScaleMachines(32, 1, 1, "10 4 * * 1"),
+    "medium": ScaleMachines(64, 8, 1, "20 4 * * 1"),
+    "large": ScaleMachines(128, 8, 4, "30 4 * * 1"),
+    "xlarge": ScaleMachines(256, 8, 64, "40 4 * * 1"),
 }
 
 
-def machines_of(scale: str) -> Machines:
+def machines_of(scale: str) -> ScaleMachines:
     """Return the machines of a scale. A scale without a row gets the machines of the largest scale here that sees no more
     samples."""
     if scale in MACHINES:
@@ -113,7 +113,7 @@ def _form(spec: Any) -> dict[str, Any]:
     return {"spec": spec.model_dump(mode="json", exclude=set(FROM_PYTHON))}
 
 
-def _rows_of(scale: str) -> Iterator[Row]:
+def _rows_of(scale: str) -> Iterator[DeploymentRow]:
     """Every flow for one scale. Only `tiny` trains where its flow runs; the others hand their GPU steps to GPU workers."""
     asked = machines_of(scale)
     elsewhere = {} if scale == EMBEDDED else {"DATACOMP_GPU_DEPLOYMENT": f"{gpu_step.name}/{gpu_step.name}-{scale}"}
@@ -136,19 +136,19 @@ def _rows_of(scale: str) -> Iterator[Row]:
     )
     memory = {"memory_gib": asked.memory_gib}
     for flow, spec, tag, concurrency in flows:
-        yield Row(flow, scale, _form(spec), "cpu", (scale, tag), concurrency, None, memory, elsewhere)
+        yield DeploymentRow(flow, scale, _form(spec), "cpu", (scale, tag), concurrency, None, memory, elsewhere)
     here = {"DATACOMP_GPU_DEPLOYMENT": ""}
     # It finds built checkpoints by itself and measures on the original device: scores on a CPU differ.
     pool, machine = ("cpu", memory) if scale == EMBEDDED else ("gpu", ONE_GPU)
-    yield Row(reevaluate, scale, _form(again), pool, (scale, "evaluation"), 1, asked.cron, machine, here)
-    yield Row(gpu_step, scale, {}, "gpu", (scale, "gpu"), machine=asked.of_training, environment=here)
+    yield DeploymentRow(reevaluate, scale, _form(again), pool, (scale, "evaluation"), 1, asked.cron, machine, here)
+    yield DeploymentRow(gpu_step, scale, {}, "gpu", (scale, "gpu"), machine=asked.of_training, environment=here)
 
 
-MORE: tuple[Row, ...] = ()
+MORE: tuple[DeploymentRow, ...] = ()
 """Custom deployments, one row each."""
 
 
-def checked(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+def checked(rows: tuple[DeploymentRow, ...]) -> tuple[DeploymentRow, ...]:
     """SpecError for a row with an unknown scale or a duplicate name."""
     for row in rows:
         known_scale(row.scale)
@@ -158,4 +158,4 @@ def checked(rows: tuple[Row, ...]) -> tuple[Row, ...]:
     return rows
 
 
-ROWS: tuple[Row, ...] = checked((*(row for scale in SOURCES for row in _rows_of(scale)), *MORE))
+ROWS: tuple[DeploymentRow, ...] = checked((*(row for scale in SOURCES for row in _rows_of(scale)), *MORE))

@@ -181,7 +181,7 @@ def _hand_in() -> None:
 
 def server_command(port: int) -> list[str]:
     """The foreground command of a local server with its UI. It imports nothing from the working folder."""
-    return [sys.executable, "-P", "-m", "deployments.served", "--host", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-P", "-m", "deployments.prefect_server", "--host", "127.0.0.1", "--port", str(port)]
 
 
 def _end_with_parent() -> None:

@@ -47,7 +47,7 @@ NEVER_STARTED_SECONDS = 900
 container may wait for its image or machine without a limit."""
 
 
-class Watch:
+class LostRunWatcher:
     """Checks one server. `every` and `lost_after` in seconds; runs send a heartbeat every `HEARTBEAT_SECONDS`."""
 
     def __init__(
@@ -194,7 +194,7 @@ def start(client: Callable[[], SyncPrefectClient], every: float = HEARTBEAT_SECO
         while not stop.wait(every):
             try:
                 with client() as connected:
-                    Watch(connected).look()
+                    LostRunWatcher(connected).look()
                 told = ""
             except Exception as problem:  # the server or its database is unavailable: check again later
                 if told != (told := f"{type(problem).__name__}: {problem}".splitlines()[0]):

@@ -23,8 +23,8 @@ from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.leaderboard.board import images_in, make_board
 from datacomp_core.leaderboard.entry import Entry
 from datacomp_core.leaderboard.site.board_page import page
-from datacomp_core.leaderboard.submission import tokens
-from datacomp_core.leaderboard.submission.desk import Desk, NoSpaceError, NotYoursError, TooLargeError
+from datacomp_core.leaderboard.submission import access_tokens
+from datacomp_core.leaderboard.submission.inbox import BundleTooLargeError, NoSpaceError, NotYoursError, SubmissionInbox
 from datacomp_core.scales import SCALES
 
 log = logging.getLogger(__name__)
@@ -38,19 +38,19 @@ GRACE_SECONDS = 60
 
 
 def make_app(
-    desk: Desk, token_file: Path, *, idle_seconds: float = IDLE_SECONDS, grace_seconds: float = GRACE_SECONDS
+    inbox: SubmissionInbox, token_file: Path, *, idle_seconds: float = IDLE_SECONDS, grace_seconds: float = GRACE_SECONDS
 ) -> FastAPI:
     """Return the application. Tokens are read again at each request, so that one can be revoked while it runs."""
     app = FastAPI(title="DataComp leaderboard", openapi_url=None, docs_url=None, redoc_url=None)
-    shown, judging = _Shown(desk), asyncio.Lock()
+    shown, judging = _Shown(inbox), asyncio.Lock()
 
-    def sender(authorization: Annotated[str, Header()] = "") -> tuple[str, tokens.Sender]:
+    def sender(authorization: Annotated[str, Header()] = "") -> tuple[str, access_tokens.Sender]:
         try:
-            known = tokens.read(token_file)
+            known = access_tokens.read(token_file)
         except DataError as problem:
             log.error("cannot accept bundles: %s", problem)
             raise HTTPException(503, "The tokens of this board cannot be read now: contact its operator.") from None
-        name = tokens.owner(known, authorization.removeprefix(SCHEME)) if authorization.startswith(SCHEME) else None
+        name = access_tokens.owner(known, authorization.removeprefix(SCHEME)) if authorization.startswith(SCHEME) else None
         if name is None:
             raise HTTPException(401, "A token is missing: send Authorization: Bearer dc_...", {"WWW-Authenticate": "Bearer"})
         return name, known[name]
@@ -58,18 +58,18 @@ def make_app(
     @app.post("/submissions")
     async def submit(  # pyright: ignore[reportUnusedFunction]
         request: Request,
-        by: tuple[str, tokens.Sender] = Depends(sender),
+        by: tuple[str, access_tokens.Sender] = Depends(sender),
         content_length: Annotated[int | None, Header()] = None,
     ) -> Response:
         announced = content_length or 0
-        if announced > desk.max_bytes:
-            raise HTTPException(413, f"The bundle is too large: this board accepts at most {desk.max_bytes:,} bytes.")
+        if announced > inbox.max_bytes:
+            raise HTTPException(413, f"The bundle is too large: this board accepts at most {inbox.max_bytes:,} bytes.")
         try:
-            desk.require_space(2 * announced)
-            received, sha256 = await desk.receive(_in_time(request.stream(), idle_seconds, grace_seconds))
+            inbox.require_space(2 * announced)
+            received, sha256 = await inbox.receive(_in_time(request.stream(), idle_seconds, grace_seconds))
             async with judging:  # waiting here blocks no thread, so that the board can be read meanwhile
-                made = await run_in_threadpool(desk.judge, received, sha256, by[0], by[1].keys)
-        except TooLargeError as problem:
+                made = await run_in_threadpool(inbox.judge, received, sha256, by[0], by[1].keys)
+        except BundleTooLargeError as problem:
             raise HTTPException(413, str(problem)) from problem
         except NoSpaceError as problem:
             raise HTTPException(507, str(problem)) from problem
@@ -86,9 +86,9 @@ def make_app(
         return JSONResponse(made.model_dump(mode="json"), 422 if made.status == "rejected" else 201)
 
     @app.delete("/submissions/{id_}")
-    def withdraw(id_: str, by: tuple[str, tokens.Sender] = Depends(sender)) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+    def withdraw(id_: str, by: tuple[str, access_tokens.Sender] = Depends(sender)) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
         try:
-            made = desk.withdraw(id_, by[0])
+            made = inbox.withdraw(id_, by[0])
         except NotYoursError as problem:
             raise HTTPException(403, str(problem)) from problem
         if made is None:
@@ -101,7 +101,7 @@ def make_app(
 
     @app.api_route("/submissions/{id_}", methods=READ)
     def submission(id_: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        made = desk.submission(id_)
+        made = inbox.submission(id_)
         if made is None:
             raise HTTPException(404, f"There is no submission {id_[:40]!r}.")
         return JSONResponse(made.model_dump(mode="json"))
@@ -145,8 +145,8 @@ async def _in_time(chunks: AsyncIterator[bytes], idle_seconds: float, grace_seco
 class _Shown:
     """Pages, tables and the list of submissions, each built once per state of the board; concurrent requests wait."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, inbox: SubmissionInbox) -> None:
+        self.inbox = inbox
         self._guard = threading.Lock()
         self._made: dict[tuple[str, str], bytes] = {}
         self._state: tuple[int, int] | None = None
@@ -154,7 +154,7 @@ class _Shown:
     def get(self, scale: str, form: str) -> bytes:
         """The `page` or `json` of a scale (an empty scale is the smallest that has a row), or the `list` of submissions."""
         with self._guard:
-            state = self.desk.change()
+            state = self.inbox.change()
             if state != self._state:
                 self._made, self._state = {}, state
             if (scale, form) not in self._made:
@@ -163,18 +163,18 @@ class _Shown:
 
     def _make(self, scale: str, form: str) -> bytes:
         if form == "list":
-            return json.dumps([made.model_dump(mode="json", exclude={"findings"}) for made in self.desk.submissions()]).encode()
-        there = self.desk.entries()
+            return json.dumps([made.model_dump(mode="json", exclude={"findings"}) for made in self.inbox.submissions()]).encode()
+        there = self.inbox.entries()
         scale = scale or next((name for name in SCALES if any(entry.scale == name for _, entry in there)), "small")
         found = {address: entry for address, entry in there if entry.scale == scale}
         if form == "page":
-            return page(self.desk.board, scale, found=found).encode()
-        return make_board(scale, found.items(), images_in(self.desk.board)).model_dump_json().encode()
+            return page(self.inbox.board, scale, found=found).encode()
+        return make_board(scale, found.items(), images_in(self.inbox.board)).model_dump_json().encode()
 
 
 def evaluate_again(evalsets: str, *, device: str, workers: int) -> Callable[[Path, Entry], Mapping[str, float | None]]:
     """Evaluates a submitted checkpoint again on this server's own test sets, in a separate process."""
-    from datacomp_core.evaluation.again import evaluate_apart
+    from datacomp_core.evaluation.isolated_evaluation import evaluate_apart
 
     def again(checkpoint: Path, entry: Entry) -> Mapping[str, float | None]:
         return evaluate_apart(
@@ -195,7 +195,7 @@ def config(app: FastAPI, host: str, port: int, **options: Any) -> Any:
     """Configure the server: few connections, and a client that sends no request in time is disconnected."""
     import uvicorn
 
-    from deployments.patient_http import BoundedProtocol
+    from deployments.http_timeouts import BoundedProtocol
 
     own: dict[str, Any] = {
         "http": BoundedProtocol,

@@ -22,14 +22,14 @@ from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Cancelling
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from datacomp_core import waiting
+from datacomp_core import interruptible_wait
 from datacomp_core.errors import StoppedError
 from datacomp_core.parallel import end_children
 from flows import naming
 from tasks import lineage
 from tasks.running import STOPPING
 
-# Threads wait more than they work (tasks/slots.py limits the work). A task is submitted after its inputs, and threads take
+# Threads wait more than they work (tasks/concurrency.py limits the work). A task is submitted after its inputs, and threads take
 # tasks in that order, so a waiting task never blocks the last thread for a task it waits for.
 RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=64))  # its declared type is a narrower future
 
@@ -75,7 +75,7 @@ def _stopped(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None
                 client.set_task_run_state(task_run.id, Cancelled(message="Stopped with its run."), force=True)
 
 
-class Options(TypedDict):
+class FlowOptions(TypedDict):
     """The options of every flow."""
 
     flow_run_name: Callable[[], str]
@@ -88,7 +88,7 @@ class Options(TypedDict):
     on_crashed: list[FlowStateHook[..., Any]]
 
 
-def options(run_name: str) -> Options:
+def options(run_name: str) -> FlowOptions:
     """Return the options of every flow. `run_name` is the pattern of its runs' names, over the fields of its `spec`."""
     naming.quieten()
     return {
@@ -113,11 +113,11 @@ def cancel_running() -> None:
 def _wait(future: PrefectFuture[Any]) -> None:
     over = threading.Event()
     future.add_done_callback(lambda _: over.set())
-    waiting.until(over)
+    interruptible_wait.until(over)
     future.wait()
 
 
-class Submitted:
+class SubmittedCalls:
     """The calls of one flow run: `call` submits a task, `results` waits for all of them."""
 
     def __init__(self) -> None:

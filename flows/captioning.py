@@ -12,8 +12,8 @@ from datacomp_core.captions.import_ import CaptionImportSpec
 from datacomp_core.captions.template import TemplateSpec
 from datacomp_core.captions.translate import TranslateSpec
 from datacomp_core.embedding.generate import GenerateSpec
-from datacomp_core.pool.learned import LearnedSpec
-from flows.calls import Call, Submitted, options
+from datacomp_core.pool.download_columns import LearnedSpec
+from flows.calls import Call, SubmittedCalls, options
 from flows.candidates import candidates, is_own, metadata
 from flows.parameters import ExperimentSpec, OpenNetworks, PoolAddress, ScaleChoice, picker
 from tasks import captions as captioning
@@ -69,6 +69,6 @@ def captions(call: Call, spec: CaptioningSpec) -> Any:
 @flow(name="make-captions", **options("{scale}-captions-{make}"))
 def make_captions(spec: CaptioningSpec) -> Captions:
     """Make a caption set for a pool: imported, built from columns, written by a model, or translated."""
-    calls = Submitted()
+    calls = SubmittedCalls()
     [made] = calls.results([captions(calls.call, spec)])
     return made

@@ -13,7 +13,7 @@ from datacomp_core.artifacts import Artifact, BoardEntry, Captioned, Checkpoint,
 from datacomp_core.pool.tiny import TinyEvalSpec
 from datacomp_core.resharding.faces import FaceSpec
 from datacomp_core.resharding.mix import MixSpec
-from datacomp_core.store import Planned, Store
+from datacomp_core.store import PlannedStep, Store
 from datacomp_core.store.fingerprint import fingerprint
 from flows.calls import Call
 from flows.candidates import Candidates, candidates
@@ -150,9 +150,9 @@ def _handle(value: Any) -> Any:
     return (type(value).__name__, fingerprint(value)) if isinstance(value, Spec) else id(value)
 
 
-def plan(walk: Callable[[Call], Any], where: Store) -> list[Planned[Any]]:
+def plan(walk: Callable[[Call], Any], where: Store) -> list[PlannedStep[Any]]:
     """Return every step that `walk` calls, in order, as BUILT or TO BUILD. Nothing is run or written."""
-    steps: list[Planned[Any]] = []
+    steps: list[PlannedStep[Any]] = []
 
     def look(task: Any, /, *identity: Any, **_: Any) -> Any:
         steps.append(task.fn.step.plan(*identity, store=where))

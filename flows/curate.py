@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import ShardSet
-from flows.calls import Submitted, options
+from flows.calls import SubmittedCalls, options
 from flows.chain import training_set
 from flows.parameters import ExperimentSpec
 
@@ -13,6 +13,6 @@ from flows.parameters import ExperimentSpec
 @flow(name="curate", **options("{scale}-{recipe}-curate"))
 def curate(spec: ExperimentSpec) -> ShardSet:
     """Embed, filter, reshard: the shards that a training reads."""
-    calls = Submitted()
+    calls = SubmittedCalls()
     [shards] = calls.results([training_set(calls.call, spec).shards])
     return shards

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import BoardEntry
-from flows.calls import Submitted, options
+from flows.calls import SubmittedCalls, options
 from flows.chain import experiments
 from flows.parameters import ExperimentSpec
 from tasks.board import publish_board
@@ -14,7 +14,7 @@ from tasks.board import publish_board
 @flow(name="experiment", **options("{scale}-{recipe}-seed{seed}"))
 def experiment(spec: ExperimentSpec) -> BoardEntry:
     """Pool, images, scores, filter, reshard, training, evaluation, leaderboard. Finished steps are reused."""
-    calls = Submitted()
+    calls = SubmittedCalls()
     [entry] = calls.results(experiments(calls.call, [spec]))
     publish_board(spec.scale)
     return entry

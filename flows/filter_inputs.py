@@ -11,11 +11,11 @@ from datacomp_core.embedding.captions import CaptionEmbedSpec
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.parts import METADATA, SCHEMA
 from datacomp_core.pool.commonpool import HubPoolSpec
-from datacomp_core.pool.learned import COLUMNS as LEARNED
-from datacomp_core.pool.learned import LearnedSpec
+from datacomp_core.pool.download_columns import COLUMNS as LEARNED
+from datacomp_core.pool.download_columns import LearnedSpec
 from datacomp_core.pool.tiny import TinyPoolSpec
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.selection.select import SubsetSpec
-from datacomp_core.source import Source
 from flows.calls import Call
 from flows.candidates import Candidates, candidates, is_own
 from flows.parameters import ExperimentSpec, Preparation
@@ -127,7 +127,7 @@ def _check_filled(spec: SubsetSpec, preparation: Preparation, pool: Any) -> None
             )
         return
     if isinstance(pool, Pool) and is_own(preparation):
-        source = Source(store().folder(pool) / METADATA)
+        source = PoolSource(store().folder(pool) / METADATA)
         source.check_filled(source.parts(), wanted)
 
 

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 from datacomp_core.artifacts import Pool
 from datacomp_core.parts import METADATA
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.settings import settings
-from datacomp_core.source import Source
 from tasks.running import store, stored
 
 OWN = ("byod", "adopted", "folder")
@@ -30,5 +30,5 @@ def empty_columns(address: str, columns: Iterable[str]) -> frozenset[str]:
 @lru_cache(maxsize=256)
 def _empty(store_url: str, address: str, columns: frozenset[str]) -> frozenset[str]:
     """Artifacts do not change, so each query runs once per process."""
-    source = Source(store().folder(stored(Pool, address)) / METADATA)
+    source = PoolSource(store().folder(stored(Pool, address)) / METADATA)
     return source.empty(source.parts(), columns)

@@ -22,7 +22,7 @@ from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.images import ImageSpec, images_of
-from datacomp_core.pool.safety import networks
+from datacomp_core.pool.safe_http import networks
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec, TrustedSpec
 from datacomp_core.recipes.base import Recipe
 from datacomp_core.recipes.load import is_file, resolved

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import Embeddings, Pool, ShardSet
-from flows.calls import Submitted, options
+from flows.calls import SubmittedCalls, options
 from flows.candidates import candidates
 from flows.filter_inputs import scores
 from flows.parameters import Preparation
@@ -14,7 +14,7 @@ from flows.parameters import Preparation
 @flow(name="prepare-pool", **options("{scale}-prepare-pool"))
 def prepare_pool(spec: Preparation) -> tuple[Pool, ShardSet, Embeddings | None]:
     """Metadata, images with a ledger and an index, and scores if a scorer or an embedding model is given."""
-    calls = Submitted()
+    calls = SubmittedCalls()
     found = candidates(calls.call, spec)
     scored = [scores(calls.call, spec, found)] if spec.embeds else []
     pool, shards, *embeddings = calls.results([found.pool, found.shards, *scored])

@@ -16,7 +16,7 @@ from datacomp_core.artifacts import EvalReport, Spec
 from flows.calls import options
 from flows.chain import testsets
 from flows.parameters import EvalsetsAddress, ExperimentSpec, ScaleChoice
-from tasks import drift
+from tasks import reevaluation
 
 
 class ReevaluationSpec(Spec):
@@ -42,14 +42,14 @@ def reevaluate(spec: ReevaluationSpec) -> State[list[EvalReport]]:
     scoring = ExperimentSpec(scale=spec.scale, recipe="no_filter", evalsets=spec.evalsets).scoring()
     evalsets = testsets(_now, scoring)
     made: list[EvalReport] = []
-    moved: list[drift.Moved] = []
-    waiting = drift.waiting(spec.scale, scoring.evaluate, evalsets, spec.checkpoints)
-    told = drift.tell_waiting(spec.scale, waiting, named=bool(spec.checkpoints))
+    moved: list[reevaluation.ScoreChange] = []
+    waiting = reevaluation.waiting(spec.scale, scoring.evaluate, evalsets, spec.checkpoints)
+    told = reevaluation.tell_waiting(spec.scale, waiting, named=bool(spec.checkpoints))
     for checkpoint in waiting:
-        report, changes = drift.score_again(scoring.evaluate, checkpoint, evalsets, spec.tolerance)
+        report, changes = reevaluation.score_again(scoring.evaluate, checkpoint, evalsets, spec.tolerance)
         made.append(report)
         moved += changes
-    drift.alarm(spec.scale, moved, spec.tolerance)
+    reevaluation.alarm(spec.scale, moved, spec.tolerance)
     return Completed(message=told, data=made)
 
 

@@ -10,11 +10,11 @@ from prefect import flow
 
 from datacomp_core.artifacts import BoardEntry
 from datacomp_core.errors import DataError
-from flows.calls import Call, Submitted, options
+from flows.calls import Call, SubmittedCalls, options
 from flows.chain import each_once, experiment
 from flows.parameters import ExperimentSpec
 from flows.search_loop import Measured, SearchLoop
-from flows.searching import SearchSpec
+from flows.search_spec import SearchSpec
 from tasks.board import publish_board
 from tasks.running import store
 from tasks.search import publish_search
@@ -37,7 +37,7 @@ def search(spec: SearchSpec) -> str:
 
 def measured(groups: Sequence[Sequence[ExperimentSpec]]) -> list[Measured]:
     """Return the entries of each group of experiments, or why it has none; shared steps run once."""
-    calls = Submitted()
+    calls = SubmittedCalls()
     once = each_once(calls.call)
     asked: list[tuple[list[Any], list[Any], Exception | None]] = []
     for group in groups:

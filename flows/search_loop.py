@@ -12,14 +12,14 @@ from typing import Literal
 
 from datacomp_core.artifacts import BoardEntry
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.leaderboard.search.journal import Asked, Batch, Final, Journal, Runs, Trial
-from datacomp_core.leaderboard.search.proposals import Open, propose
+from datacomp_core.leaderboard.search.journal import FinalRuns, Journal, Proposal, SeedRuns, Trial, TrialBatch
+from datacomp_core.leaderboard.search.proposals import RunningProposal, propose
 from datacomp_core.leaderboard.search.study import entry_at, next_batch, run_at, winner_of
-from datacomp_core.leaderboard.search.worth import value
+from datacomp_core.leaderboard.search.trial_value import value
 from datacomp_core.recipes.base import Recipe
 from datacomp_core.store import Store
 from flows.parameters import ExperimentSpec
-from flows.searching import SearchSpec
+from flows.search_spec import SearchSpec
 
 Measured = tuple[list[BoardEntry], Exception | None]
 """The entries of a group of experiments, or why it has none."""
@@ -60,7 +60,7 @@ class SearchLoop:
         theirs = [self.spec.baseline_experiment(seed) for seed in self.spec.final_seeds]
         sides = self._all([ours, theirs])
         runs = [self._runs(name, entries) for name, entries in zip((recipe.name, self.spec.baseline), sides, strict=True)]
-        self.journal.note_final(Final(winner=winner.number, ours=runs[0], theirs=runs[1]))
+        self.journal.note_final(FinalRuns(winner=winner.number, ours=runs[0], theirs=runs[1]))
 
     def _all(self, groups: Sequence[Sequence[ExperimentSpec]]) -> list[list[BoardEntry]]:
         """Return the entries of groups that the search requires; raise the first failure."""
@@ -70,12 +70,12 @@ class SearchLoop:
                 raise problem
         return [entries for entries, _ in found]
 
-    def _runs(self, name: str, entries: Sequence[BoardEntry]) -> Runs:
+    def _runs(self, name: str, entries: Sequence[BoardEntry]) -> SeedRuns:
         values = [value(run_at(self.store, entry.address)) for entry in entries]
         known = [one for one in values if one is not None]
         if len(known) < len(values):
             raise DataError(f"{name} has no score on any task of the suite, so nothing can be compared with it.")
-        return Runs(name=name, entries=[entry.address for entry in entries], values=known)
+        return SeedRuns(name=name, entries=[entry.address for entry in entries], values=known)
 
     def _batch(self, number: int) -> None:
         """Propose a batch, or resume the one that was killed, and run it."""
@@ -88,16 +88,16 @@ class SearchLoop:
         else:
             place = len(batches)
             made = self._proposed(over, (), number)
-            self.journal.note_batch(place, Batch(trials=[one.asked for one in made]))
+            self.journal.note_batch(place, TrialBatch(trials=[one.asked for one in made]))
         for trial in self._tried([one for one in made if one.number not in done]):
             self.journal.note_trial(trial)
-        self.journal.note_batch(place, Batch(trials=[one.asked for one in made], seconds=time.monotonic() - began))
+        self.journal.note_batch(place, TrialBatch(trials=[one.asked for one in made], seconds=time.monotonic() - began))
 
-    def _proposed(self, over: Sequence[Trial], asked: Sequence[Asked], number: int) -> list[Open]:
+    def _proposed(self, over: Sequence[Trial], asked: Sequence[Proposal], number: int) -> list[RunningProposal]:
         spec = self.spec
         return propose(spec.the_space(), over, asked, number, sampler=spec.sampler, pruning=spec.pruning, seed=spec.seed)
 
-    def _tried(self, made: Sequence[Open]) -> list[Trial]:
+    def _tried(self, made: Sequence[RunningProposal]) -> list[Trial]:
         """Run trials through the rungs; on each rung all remaining trials run together."""
         tried = [_Tried(self, one) for one in made]
         rungs = self.spec.rungs()
@@ -115,7 +115,7 @@ class SearchLoop:
 class _Tried:
     """A proposal on its way through the rungs."""
 
-    def __init__(self, loop: SearchLoop, asked: Open) -> None:
+    def __init__(self, loop: SearchLoop, asked: RunningProposal) -> None:
         self.loop, self.asked = loop, asked
         self.entries: list[BoardEntry] = []
         self.values: list[float] = []

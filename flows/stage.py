@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from flows.calls import Submitted, options
+from flows.calls import SubmittedCalls, options
 from flows.chain import STAGES
 from flows.parameters import ExperimentSpec
 
@@ -16,6 +16,6 @@ Stage = Literal["pool", "embed", "filter", "reshard", "train", "evaluate"]
 @flow(name="stage", **options("{scale}-{recipe}-{until}"))
 def stage(spec: ExperimentSpec, until: Stage = "pool") -> Any:
     """Run the chain of an experiment up to `until`; later commands continue from there."""
-    calls = Submitted()
+    calls = SubmittedCalls()
     [made] = calls.results([STAGES[until](calls.call, spec)])
     return made

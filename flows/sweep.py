@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import BoardEntry
-from flows.calls import Submitted, options
+from flows.calls import SubmittedCalls, options
 from flows.chain import experiments
 from flows.parameters import SweepSpec
 from tasks.board import publish_board
@@ -14,7 +14,7 @@ from tasks.board import publish_board
 @flow(name="sweep", **options("{scale}-sweep"))
 def sweep(spec: SweepSpec) -> list[BoardEntry]:
     """Run every recipe with every seed, each a row of the leaderboard."""
-    calls = Submitted()
+    calls = SubmittedCalls()
     try:
         return calls.results(experiments(calls.call, spec.experiments()))
     finally:

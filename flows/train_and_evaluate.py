@@ -8,7 +8,7 @@ from prefect import flow
 from pydantic import Field
 
 from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Spec
-from flows.calls import Submitted, options
+from flows.calls import SubmittedCalls, options
 from flows.chain import score
 from flows.parameters import EvalsetsAddress, ExperimentSpec, ScaleChoice, Scoring
 from tasks import train as training
@@ -38,7 +38,7 @@ def train(spec: TrainingSpec) -> Checkpoint:
 @flow(name="train-and-evaluate", **options("{scale}-train-and-evaluate-seed{seed}"))
 def train_and_evaluate(spec: TrainingSpec) -> EvalReport:
     """Train a checkpoint with the fixed recipe of a scale, and compute its zero-shot scores."""
-    calls = Submitted()
+    calls = SubmittedCalls()
     shards = tuple(stored(ShardSet, address) for address in spec.shards)
     [report] = calls.results([score(calls.call, _scoring(spec), shards)[1]])
     return report

@@ -11,9 +11,9 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from datacomp_core.leaderboard import findings
 from datacomp_core.leaderboard.board import Board, board
-from datacomp_core.leaderboard.rows import Row, Score
+from datacomp_core.leaderboard.rows import BoardRow, BoardScore
 from datacomp_core.leaderboard.site.board_page import write_page
-from datacomp_core.leaderboard.site.words import amount
+from datacomp_core.leaderboard.site.number_format import amount
 from datacomp_core.settings import settings
 from tasks import policies, published
 from tasks.events import StepEvent, tell
@@ -53,12 +53,12 @@ def rows_of(board: Board) -> list[dict[str, Any]]:
     ]
 
 
-def _pairs(row: Row) -> str:
+def _pairs(row: BoardRow) -> str:
     told = amount(row.size)
     return f"{told} ({findings.percent(row.size / row.pool, 0)})" if row.size is not None and row.pool else told
 
 
-def _score(score: Score | None) -> str:
+def _score(score: BoardScore | None) -> str:
     if score is None:
         return "–"
     told = findings.percent(score.mean)

@@ -14,7 +14,7 @@ from datacomp_core.scores import compute
 from datacomp_core.scores.base import Score
 from datacomp_core.selection import select
 from datacomp_core.settings import settings
-from tasks import pictures, policies
+from tasks import filter_figures, policies
 from tasks.running import run, runs
 
 
@@ -41,7 +41,7 @@ def select_subset(
 ) -> Subset:
     """The filter: which uids to train on, and why the others were dropped; with images of both in the UI."""
     subset = run(select.select_subset, spec, pool, beside, workers=settings().num_workers)
-    pictures.leave(subset, pool)
+    filter_figures.leave(subset, pool)
     return subset
 
 

@@ -33,7 +33,7 @@ def tell(event: StepEvent) -> None:
         listener(event)
 
 
-class ToldProgress(LogProgress):
+class EventProgress(LogProgress):
     """Live progress as an event every few seconds."""
 
     def __init__(self, kind: str, name: str, every: float = 2.0) -> None:

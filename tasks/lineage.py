@@ -11,17 +11,17 @@ from uuid import UUID
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 
-from datacomp_core.store import Outcome
+from datacomp_core.store import StepOutcome
 from tasks.reporting import artifact_key
 
 HEAD = "| step | what was done | made from | read by |\n|---|---|---|---|\n"
 
 
 @dataclass(frozen=True)
-class Done:
+class FinishedStep:
     """A step of a flow run, and its table in the UI."""
 
-    outcome: Outcome[Any]
+    outcome: StepOutcome[Any]
     table: UUID
 
     @property
@@ -38,17 +38,17 @@ def breakable(name: str) -> str:
     return re.sub(r"([+_./-])", "\\1\u200b", name)
 
 
-_done: dict[UUID, dict[str, Done]] = {}
+_done: dict[UUID, dict[str, FinishedStep]] = {}
 _lock = threading.Lock()
 
 
-def note(outcome: Outcome[Any], table: UUID | None) -> None:
+def note(outcome: StepOutcome[Any], table: UUID | None) -> None:
     """Record a step of this task's flow run; do nothing outside a flow run."""
     context = TaskRunContext.get()
     if context is None or context.task_run.flow_run_id is None or table is None:
         return
     with _lock:
-        _done.setdefault(context.task_run.flow_run_id, {})[outcome.artifact.address] = Done(outcome, table)
+        _done.setdefault(context.task_run.flow_run_id, {})[outcome.artifact.address] = FinishedStep(outcome, table)
 
 
 def leave() -> None:
@@ -63,7 +63,7 @@ def leave() -> None:
         create_markdown_artifact(_table(steps), key=key, description="Lineage of this run, with a link to the table of each step")
 
 
-def _table(steps: dict[str, Done]) -> str:
+def _table(steps: dict[str, FinishedStep]) -> str:
     """Return Markdown: one row per step by address, in the order in which they ended."""
 
     def links(addresses: list[str]) -> str:

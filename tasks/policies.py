@@ -38,7 +38,7 @@ def is_transient(task: Task[Any, Any], run: object, state: prefect_objects.State
     return False
 
 
-class Policy(TypedDict, total=False):
+class TaskPolicy(TypedDict, total=False):
     """The arguments of `@task` that a policy sets."""
 
     cache_policy: CachePolicy
@@ -49,10 +49,10 @@ class Policy(TypedDict, total=False):
     retry_condition_fn: Callable[..., bool]
 
 
-LOCAL: Policy = {"cache_policy": NO_CACHE, "persist_result": False}
+LOCAL: TaskPolicy = {"cache_policy": NO_CACHE, "persist_result": False}
 """Work on this machine's data: minutes, nothing to wait for."""
 
-NETWORK: Policy = {
+NETWORK: TaskPolicy = {
     **LOCAL,
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(backoff_factor=10),
@@ -61,5 +61,5 @@ NETWORK: Policy = {
 }
 """Reads or writes over a network: a step resumes where it stopped, so a retry is cheap."""
 
-TRAINING: Policy = {**NETWORK, "retries": 2}
+TRAINING: TaskPolicy = {**NETWORK, "retries": 2}
 """Long runs on GPUs: a retry resumes from the last checkpoint."""

@@ -1,5 +1,5 @@
 """Publishes pages and images that the Prefect UI links to: they are kept in the store and served next to the API by
-`deployments/served.py`. Links are paths on the UI's server, so they work from any machine, through any tunnel or proxy.
+`deployments/prefect_server.py`. Links are paths on the UI's server, so they work from any machine, through any tunnel or proxy.
 """
 
 from __future__ import annotations

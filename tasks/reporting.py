@@ -14,9 +14,9 @@ from prefect.context import FlowRunContext, TaskRunContext
 from datacomp_core.artifacts import Artifact
 from datacomp_core.leaderboard.findings import percent
 from datacomp_core.redaction import redact, redact_all
-from datacomp_core.store import Outcome
+from datacomp_core.store import StepOutcome
 from tasks import published
-from tasks.events import ToldProgress
+from tasks.events import EventProgress
 
 AVERAGE, CANDIDATES = "average", "candidates"
 
@@ -34,7 +34,7 @@ def artifact_key(*words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
 
 
-class StepProgress(ToldProgress):
+class StepProgress(EventProgress):
     """Live progress of one step: an event and a Prefect progress artifact, updated in place every few seconds."""
 
     _artifact: UUID | None = None
@@ -66,7 +66,7 @@ def leave_picture(artifact: Artifact, picture: bytes, what: str, *, suffix: str,
     create_image_artifact(url, key=key, description=f"{description or f'{artifact.name}: {what}'} {board}")
 
 
-def leave_summary(outcome: Outcome[Any]) -> UUID | None:
+def leave_summary(outcome: StepOutcome[Any]) -> UUID | None:
     """Write a table of the step's work: reused or built and why, counts by reason, bytes, seconds, address, inputs. Returns its
     id."""
     if not in_task_run():

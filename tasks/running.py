@@ -19,10 +19,10 @@ from datacomp_core.redaction import redact_error
 from datacomp_core.settings import settings
 from datacomp_core.store import Step, Store
 from datacomp_core.store.shared_code import share_code
-from tasks import elsewhere, lineage
+from tasks import lineage, remote
+from tasks.concurrency import slot
 from tasks.events import StepEvent, tell
 from tasks.reporting import StepProgress, leave_summary
-from tasks.slots import slot
 
 A = TypeVar("A", bound=Artifact)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,10 +74,10 @@ def run(step: Step[A], *identity: Any, **options: Any) -> A:
     progress = StepProgress(step.kind, name)
     if "progress" in step.options:
         options["progress"] = progress
-    if elsewhere.belongs_there(step, identity, store()):
+    if remote.belongs_there(step, identity, store()):
         tell(StepEvent(step.kind, name, "started", f"on {settings().gpu_deployment}"))
-        elsewhere.build(step, identity, name)
-    with slot(step.kind, on_gpu=elsewhere.is_for_gpu(step, identity)), engines.using(settings().engine):
+        remote.build(step, identity, name)
+    with slot(step.kind, on_gpu=remote.is_for_gpu(step, identity)), engines.using(settings().engine):
         tell(StepEvent(step.kind, name, "started"))
         began = time.monotonic()
         try:

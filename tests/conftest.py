@@ -44,7 +44,7 @@ def isolated_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 def forgotten_files() -> Iterator[None]:
     """Files of code that a test loads are forgotten after it, so that the tables of kinds are those that the next test knows."""
     yield
-    code = sys.modules.get("datacomp_core.foreign_code")
+    code = sys.modules.get("datacomp_core.external_code")
     names = [name for name in sys.modules if code is not None and name.startswith(code.PREFIX)]
     if not names:
         return

@@ -85,9 +85,9 @@ def load(spec: WriterSpec, device: str, *, of: Literal["pictures", "texts"], ser
             raise SpecError("open_clip has no model that translates: choose one of transformers, or a server.")
         return Coca(spec, device)
     if spec.library == "server":
-        from datacomp_core.captioners.served import Served
+        from datacomp_core.captioners.chat_api import ChatApiCaptioner
 
-        return Served(spec, server)
+        return ChatApiCaptioner(spec, server)
     from datacomp_core.captioners.hub_models import PictureModel, TextModel
 
     return (PictureModel if of == "pictures" else TextModel)(spec, device)

@@ -25,8 +25,8 @@ from datacomp_core.columns import numbers
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import FEATURES, METADATA, SCORES
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.source import Source
 from datacomp_core.store import Folder, Store, step
 
 log = logging.getLogger(__name__)
@@ -38,11 +38,11 @@ SHARE_UNITS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Choice:
+class PolicyInputs:
     """What every part is told: the policy, what the metadata and its scores say, and the caption sets."""
 
     spec: CaptionPolicy
-    source: Source
+    source: PoolSource
     sets: tuple[tuple[Captions, Folder], ...]
 
     def order(self) -> list[str]:
@@ -67,19 +67,19 @@ def choose_captions(
 
     `beside`: embeddings and scores of the pool, for policies that read one. SpecError for a source or a score that is missing.
     """
-    source = Source(
+    source = PoolSource(
         store.folder(pool) / METADATA,
         tuple(store.folder(one) / SCORES for one in beside),
         tuple(store.folder(one) / FEATURES for one in beside if isinstance(one, Embeddings)),
     )
-    choice = Choice(spec, source, tuple((one, store.folder(one)) for one in captions))
+    choice = PolicyInputs(spec, source, tuple((one, store.folder(one)) for one in captions))
     made = choose_folder(choice, out, workers=workers, progress=progress)
     for told in not_used(made.counts):
         log.warning("%s", told)
     return made
 
 
-def choose_folder(choice: Choice, out: Folder, *, workers: int = 1, progress: Progress = NO_PROGRESS) -> Captioned:
+def choose_folder(choice: PolicyInputs, out: Folder, *, workers: int = 1, progress: Progress = NO_PROGRESS) -> Captioned:
     """`choose_captions` for plain folders."""
     spec, sets = choice.spec, [one for one, _ in choice.sets]
     caption_sets.require_sources(spec.named(), sets)
@@ -98,7 +98,7 @@ def choose_folder(choice: Choice, out: Folder, *, workers: int = 1, progress: Pr
     return _made(choice, counts)
 
 
-def _made(choice: Choice, counts: Counter[str]) -> Captioned:
+def _made(choice: PolicyInputs, counts: Counter[str]) -> Captioned:
     spec, chosen = choice.spec, [name for name in choice.order() if counts[f"caption: {name}"]]
     for name in choice.order():
         if spec.draws and counts[f"caption: {name}"]:
@@ -127,7 +127,7 @@ def not_used(counts: Mapping[str, int]) -> list[str]:
     ]
 
 
-def _require_scores(choice: Choice) -> None:
+def _require_scores(choice: PolicyInputs) -> None:
     """SpecError if a policy compares scores and a source that it names has none of that name."""
     spec = choice.spec
     if spec.kind not in ("best", "replace_below"):
@@ -146,7 +146,7 @@ def _require_scores(choice: Choice) -> None:
 # One part ------------------------------------------------------------------------------------------------------------
 
 
-def _one_part(choice: Choice, out: Folder, part: str) -> None:
+def _one_part(choice: PolicyInputs, out: Folder, part: str) -> None:
     source, spec = choice.source, choice.spec
     scores = _pair_scores(choice, part)
     own = source.read(part, ["uid", "text", *scores])
@@ -163,7 +163,7 @@ def _one_part(choice: Choice, out: Folder, part: str) -> None:
     out.write_json(f"tally/{part}.json", dict(counts))
 
 
-def _pair_scores(choice: Choice, part: str) -> list[str]:
+def _pair_scores(choice: PolicyInputs, part: str) -> list[str]:
     """The columns that are scores of picture and caption together: of the pool, of the sets, and the one of the policy."""
     known = choice.source.columns(part)
     found = {name for name in known if OF_A_PAIR.fullmatch(name)}
@@ -171,7 +171,7 @@ def _pair_scores(choice: Choice, part: str) -> list[str]:
     return sorted(found)
 
 
-def _candidates(choice: Choice, part: str, own: pl.DataFrame, scores: Sequence[str]) -> pl.DataFrame:
+def _candidates(choice: PolicyInputs, part: str, own: pl.DataFrame, scores: Sequence[str]) -> pl.DataFrame:
     """Every caption that can be chosen: row, source, text, rank, order, set and its place there (-1: the pool's), scores."""
     wanted = choice.order()
     rank = {name: number for number, name in enumerate(wanted)}
@@ -241,7 +241,7 @@ def picked(spec: CaptionPolicy, candidates: pl.DataFrame) -> pl.DataFrame:
 
 
 def _to_draw(
-    choice: Choice, out: Folder, part: str, own: pl.DataFrame, candidates: pl.DataFrame, counts: Counter[str]
+    choice: PolicyInputs, out: Folder, part: str, own: pl.DataFrame, candidates: pl.DataFrame, counts: Counter[str]
 ) -> pl.DataFrame:
     """Write the captions to draw from, and count what is expected of each source."""
     weights = choice.spec.weights
@@ -269,7 +269,7 @@ def _to_draw(
 # Features ------------------------------------------------------------------------------------------------------------
 
 
-def _write_features(choice: Choice, out: Folder, part: str, made: pl.DataFrame) -> None:
+def _write_features(choice: PolicyInputs, out: Folder, part: str, made: pl.DataFrame) -> None:
     """`<prefix>_txt` of the captions that were chosen, for every prefix of which a set has features; NaN where none is known."""
     found = [(number, _features(folder, part)) for number, (_, folder) in enumerate(choice.sets)]
     keys = sorted({key for _, arrays in found for key in arrays if key.endswith("_txt")})

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from datacomp_core import caption_sets, joining, outside, parts, shards, uid
+from datacomp_core import caption_sets, external_files, joining, parts, shards, uid
 from datacomp_core.artifacts import Captions, Pool, Scores, ShardSet, Spec
 from datacomp_core.caption_policy import score_name
 from datacomp_core.captions import joins, tables
@@ -48,7 +48,7 @@ NO_PROGRESS = NoProgress()
 
 
 def _pinned(name: str) -> str:
-    return outside.pinned(name, tables.SUFFIXES, "a table of captions")
+    return external_files.pinned(name, tables.SUFFIXES, "a table of captions")
 
 
 class CaptionImportSpec(Spec):
@@ -127,7 +127,7 @@ def import_folder_captions(
     """`import_captions` for a plain folder of metadata parquets."""
     if spec.key == "key" and shards is None:
         raise SpecError("A join by img2dataset's key goes through the shards: give those of this pool (--shards).")
-    files = outside.local(spec.file, tables.SUFFIXES)
+    files = external_files.local(spec.file, tables.SUFFIXES)
     sizes = _sizes(metadata)
     num_bytes = sum(file.stat().st_size * (1 if file.suffix.lower() in tables.OF_TEXT else PACKED_TIMES) for file in files)
     progress.start(len(files) + len(sizes), "files and parts")
@@ -224,7 +224,8 @@ def _require_match(spec: CaptionImportSpec, counts: Counter[str], files: Sequenc
         return
     told = ", ".join(f"{name} {counts[name]:,}" for name in ACCOUNT[:6] if counts[name] or name in ("rows", "matched"))
     raise DataError(
-        f"No caption of {outside.place_of(spec.file)} ({len(files)} files) was joined to the pool by {spec.key} ({told}): check "
+        f"No caption of {external_files.place_of(spec.file)} ({len(files)} files) was joined to the pool by {spec.key} ({told}): "
+        f"check "
         "the key (--by, --key-column) and the pool."
     )
 

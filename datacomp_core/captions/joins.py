@@ -18,7 +18,7 @@ import numpy.typing as npt
 import polars as pl
 
 from datacomp_core import uid
-from datacomp_core.buckets import Buckets
+from datacomp_core.buckets import LocalBuckets
 from datacomp_core.joining import bucket_of
 
 ROWS_A_BUCKET = 1_000_000
@@ -102,7 +102,7 @@ def join(
     `sizes` are the rows of each part; `num_bytes` is about the size of the table.
     """
     num = buckets_for(sum(sizes.values()), num_bytes)
-    texts, keys = TextBuckets(local / "texts", num), Buckets(local / "keys", num, KEYS)
+    texts, keys = TextBuckets(local / "texts", num), LocalBuckets(local / "keys", num, KEYS)
     for found, rows in table:
         texts.add(bucket_of(found, num), rows.with_columns(high=pl.Series(found["f0"].copy()), low=pl.Series(found["f1"].copy())))
     names = tuple(sizes)
@@ -139,7 +139,7 @@ def translated(
 ) -> Iterator[tuple[uid.Uids, pl.DataFrame]]:
     """Captions by img2dataset's keys as captions by uid, through an index of `(key, uid)`. What has no uid is unmatched."""
     num = buckets_for(num_rows, num_bytes)
-    texts, known = TextBuckets(local / "by_key", num), Buckets(local / "index", num, INDEX)
+    texts, known = TextBuckets(local / "by_key", num), LocalBuckets(local / "index", num, INDEX)
     for found, rows in table:
         texts.add(bucket_of(found, num), rows.with_columns(high=pl.Series(found["f0"].copy()), low=pl.Series(found["f1"].copy())))
     for keys, uids in index:

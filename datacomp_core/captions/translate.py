@@ -17,7 +17,7 @@ from pydantic import Field
 
 from datacomp_core import caption_sets, parts
 from datacomp_core.artifacts import Captions, Pool
-from datacomp_core.caption_chunks import Lines, RowSpan, Written, artifact_of
+from datacomp_core.caption_chunks import CaptionLines, RowSpan, WrittenChunks, artifact_of
 from datacomp_core.captioners.base import Captioner, WriterSpec, batch_seed, load
 from datacomp_core.columns import plain
 from datacomp_core.device_map import device_map
@@ -81,7 +81,7 @@ def translate_folder(work: TranslateWork, *, device: str = "", progress: Progres
     sizes = {part: parts.scan(work.metadata, part).select(pl.len()).collect().item() for part in parts.part_names(work.metadata)}
     if work.captions is not None:
         caption_sets.require_parts(work.captions, list(sizes), work.metadata)
-    written = Written(work.out, sizes, max(1, CHUNK_ROWS // spec.batch_size) * spec.batch_size)
+    written = WrittenChunks(work.out, sizes, max(1, CHUNK_ROWS // spec.batch_size) * spec.batch_size)
     missing = list(written.missing())
     progress.start(sum(sizes.values()), "rows")
     progress.advance(sum(sizes.values()) - sum(span.stop - span.start for span in missing))
@@ -105,7 +105,7 @@ def _ready(work: TranslateWork, device: str) -> _Translator:
 
 def _write(ready: _Translator, span: RowSpan) -> None:
     work, captioner = ready
-    spec, lines = work.spec, Lines(work.spec.name)
+    spec, lines = work.spec, CaptionLines(work.spec.name)
     wanted = _wanted(work, span, lines.counts)
     for batch in _batches(wanted, span, spec.batch_size):
         texts = captioner.write(batch["text"].to_list(), batch_seed(spec.seed, span.part, int(batch["row"][0])))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from datacomp_core.parts import FEATURES, SCORES
-from datacomp_core.source import Source
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.store.folder import Folder
 
 CHUNKS = "chunks"
@@ -39,7 +39,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Column:
+class EncoderColumn:
     """What one encoder makes: its score column, the prefix of its npz keys, its features' width, and of what the score is."""
 
     score: str
@@ -67,7 +67,7 @@ class Chunk:
     tally: Counter[str] = field(default_factory=Counter[str])
 
     @classmethod
-    def of(cls, columns: tuple[Column, ...], size: int) -> Chunk:
+    def of(cls, columns: tuple[EncoderColumn, ...], size: int) -> Chunk:
         images, texts = ([np.empty((size, column.dim), np.float16) for column in columns] for _ in range(2))
         return cls(images, texts, [np.empty(size, np.float32) for _ in columns], size)
 
@@ -92,7 +92,7 @@ def cut(rows: dict[str, int], batch: int) -> tuple[int, list[Span]]:
 class Filling:
     """Takes encoded rows of chunks in any order and gives a chunk back when it is full."""
 
-    def __init__(self, columns: tuple[Column, ...], step: int, rows: dict[str, int]) -> None:
+    def __init__(self, columns: tuple[EncoderColumn, ...], step: int, rows: dict[str, int]) -> None:
         self.columns, self.step, self.rows = columns, step, rows
         self.open: dict[Span, Chunk] = {}
 
@@ -133,10 +133,12 @@ def keep(out: Folder, span: Span, chunk: Chunk) -> None:
     out.write(kept_name(span), buffer.getvalue())
 
 
-class Parts:
+class PartAssembler:
     """Joins the chunks of each part when the last of them is there."""
 
-    def __init__(self, out: Folder, metadata: Folder, rows: dict[str, int], columns: tuple[Column, ...], batch: int) -> None:
+    def __init__(
+        self, out: Folder, metadata: Folder, rows: dict[str, int], columns: tuple[EncoderColumn, ...], batch: int
+    ) -> None:
         self.out, self.metadata, self.rows, self.columns = out, metadata, rows, columns
         self.step, self.chunks = cut(rows, batch)
         self.waiting: Counter[str] = Counter()
@@ -190,12 +192,12 @@ class Parts:
             pl.Series(column.score, values, dtype=pl.Float32, nan_to_null=True)
             for column, values in zip(self.columns, whole.scores, strict=True)
         ]
-        uids = Source(self.metadata).read(part, ["uid"])
+        uids = PoolSource(self.metadata).read(part, ["uid"])
         with self.out.writing(f"{SCORES}/{part}.parquet") as path:
             uids.with_columns(scores).write_parquet(path, compression="zstd")
 
 
-def _of(column: Column, what: str) -> str:
+def _of(column: EncoderColumn, what: str) -> str:
     """The name under which a chunk counts what differs between encoders."""
     return f"{column.prefix}: {what}"
 

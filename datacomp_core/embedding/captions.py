@@ -26,8 +26,8 @@ from datacomp_core.embedding.embed import local_models
 from datacomp_core.embedding.spec import EmbedSpec, Encoder
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.parts import FEATURES, METADATA
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.source import Source
 from datacomp_core.store import Folder, Store, scratch, step
 
 CHUNK_ROWS = 65_536
@@ -84,7 +84,7 @@ def embed_captions(
     """
     if len(scorers) != spec.num_checkpoints:
         raise SpecError(f"{len(scorers)} checkpoints are given for {spec.num_checkpoints} encoders that name no model.")
-    source = Source(
+    source = PoolSource(
         store.folder(pool) / METADATA,
         (),
         (store.folder(embeddings) / FEATURES,) if embeddings is not None else (),
@@ -101,7 +101,7 @@ def embed_folder_captions(
     models: tuple[ModelSource, ...],
     captions: Captions,
     folder: Folder,
-    source: Source,
+    source: PoolSource,
     out: Folder,
     *,
     device: str = "",
@@ -177,7 +177,7 @@ def _kept(chunk: Chunk) -> str:
     return f"{CHUNKS}/{chunk[0]}/{chunk[1]:012d}.npz"
 
 
-def _finish(work: TextWork, captions: Captions, source: Source, part: str, size: int) -> None:
+def _finish(work: TextWork, captions: Captions, source: PoolSource, part: str, size: int) -> None:
     """Join a part's chunks and take the cosines; the captions are written last and say that the part is done."""
     rows = caption_sets.captions_for(work.captions, part, source.read(part, ["uid"])["uid"], captions.scores)
     chunks = list(_chunks(part, size))
@@ -205,7 +205,7 @@ def _column(name: str, scores: npt.NDArray[np.float32]) -> pl.Series:
 
 
 def _cosines(
-    source: Source, part: str, encoder: Encoder, texts: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]
+    source: PoolSource, part: str, encoder: Encoder, texts: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
     """Of each caption with the picture of its row; NaN where there is no picture. Blocks of image features are read in order."""
     scores = np.full(len(texts), np.nan, np.float32)

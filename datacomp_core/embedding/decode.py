@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from datacomp_core.clip import PixelArray, Pixels
-from datacomp_core.embedding.slots import Slot
+from datacomp_core.embedding.shared_pixels import Slot
 from datacomp_core.members import USUAL, picture_in
 from datacomp_core.pictures import Decoding, opened
 from datacomp_core.shards import read_members
@@ -26,7 +26,7 @@ Tokenizers = dict[str, Callable[[list[str]], Any]]
 
 
 @dataclass(frozen=True)
-class Batch:
+class RowBatch:
     """Rows `start` to `stop` of a part. `located` has the rows with an image: `row` (from `start`), shard, offset, length, uid.
 
     `pixels` are the distinct transforms of the encoders; their results go into `slot`, if there is one.
@@ -68,7 +68,7 @@ class Decoded:
     pixels: list[PixelArray] | None
     tokens: dict[str, Tokens]
 
-    def of(self, batch: Batch) -> list[PixelArray]:
+    def of(self, batch: RowBatch) -> list[PixelArray]:
         """The pixels of `rows`, (n, 3, height, width) a transform."""
         arrays = batch.arrays() if self.pixels is None else self.pixels
         whole = len(self.places) == batch.located.height
@@ -79,7 +79,7 @@ def slot_bytes(pixels: tuple[Pixels, ...], batch_size: int) -> int:
     return batch_size * sum(3 * one.height * one.width for one in pixels)
 
 
-def decode(tokenizers: Tokenizers, batch: Batch) -> Decoded:
+def decode(tokenizers: Tokenizers, batch: RowBatch) -> Decoded:
     """Read and decode the images of a batch. DataError if a shard is missing or is not the one its index describes."""
     arrays = batch.arrays()
     located = batch.located.with_row_index("place")
@@ -103,7 +103,7 @@ def decode(tokenizers: Tokenizers, batch: Batch) -> Decoded:
     )
 
 
-def _into(targets: list[PixelArray], members: dict[str, bytes], batch: Batch) -> str:
+def _into(targets: list[PixelArray], members: dict[str, bytes], batch: RowBatch) -> str:
     """Decode a sample's image into `targets`; why not, if that is impossible."""
     data = picture_in(members)
     if not USUAL.picture_of(members):

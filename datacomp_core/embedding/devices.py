@@ -18,14 +18,14 @@ import numpy as np
 import polars as pl
 
 from datacomp_core import errors
-from datacomp_core.embedding.assemble import Chunk, Parts, Span, keep, kept_name
-from datacomp_core.embedding.encode import Encoding, Work, encode
+from datacomp_core.cluster_workers import ClusterWorkers, decoders, sent
+from datacomp_core.embedding.assemble import Chunk, PartAssembler, Span, keep, kept_name
+from datacomp_core.embedding.encode import EncodeWork, Encoding, encode
 from datacomp_core.errors import DatacompError, LostProcessError
 from datacomp_core.exchange import exchange
-from datacomp_core.imports import imports_told
+from datacomp_core.import_errors import imports_told
 from datacomp_core.parallel import SPAWN, die_with_parent, leave_interrupts, prepared_map
 from datacomp_core.progress import Progress
-from datacomp_core.stations import Stations, decoders, sent
 from datacomp_core.store import Folder
 
 CHUNKS_OF_A_RUN = 16  # that a station of a cluster is given at once: between runs it waits for its last batch
@@ -35,7 +35,9 @@ POLL_SECONDS = 1.0
 DONE, KEPT, FAILED, ENDED = "done", "kept", "failed", "ended"
 
 
-def encode_on_cluster(stations: Stations, work: Work, chunks: list[Span], parts: Parts, progress: Progress) -> None:
+def encode_on_cluster(
+    stations: ClusterWorkers, work: EncodeWork, chunks: list[Span], parts: PartAssembler, progress: Progress
+) -> None:
     """Encode all chunks with the stations of a cluster, a run of chunks after another as they become free, and join the parts.
 
     Every machine decodes for its own devices. A lost station's run is given to another, which skips the chunks that are kept.
@@ -44,10 +46,10 @@ def encode_on_cluster(stations: Stations, work: Work, chunks: list[Span], parts:
     runs = (_run(work, chunks[first : first + size]) for first in range(0, len(chunks), size))
     with exchange(parts.out) as shared, _writer() as later:
         models = tuple(sent(model, shared) for model in work.models)
-        told = replace(work, models=models, located=Sent(), workers=max(1, work.workers // stations.count))
-        prepare = partial(Station, told, stations, Folder(parts.out.url))
+        told = replace(work, models=models, located=SentLocations(), workers=max(1, work.workers // stations.count))
+        prepare = partial(DeviceWorker, told, stations, Folder(parts.out.url))
         for run, found in prepared_map(
-            Station.encode, runs, prepare=prepare, workers=stations.count, one_worker="apart", gpus=stations.gpus
+            DeviceWorker.encode, runs, prepare=prepare, workers=stations.count, one_worker="apart", gpus=stations.gpus
         ):
             for rows, tally in found:
                 progress.advance(rows, **tally)
@@ -59,7 +61,7 @@ Run = tuple[tuple[Span, pl.DataFrame], ...]
 """Chunks, each with the places of its rows."""
 
 
-def _run(work: Work, chunks: list[Span]) -> Run:
+def _run(work: EncodeWork, chunks: list[Span]) -> Run:
     made: list[tuple[Span, pl.DataFrame]] = []
     for chunk in chunks:
         places = work.located.of(chunk)
@@ -68,7 +70,7 @@ def _run(work: Work, chunks: list[Span]) -> Run:
     return tuple(made)
 
 
-class Sent:
+class SentLocations:
     """The places that came with a run."""
 
     def __init__(self) -> None:
@@ -78,11 +80,11 @@ class Sent:
         return self.known[span]
 
 
-class Station:
+class DeviceWorker:
     """One worker of a cluster: its models, loaded once on its device, and processes that decode for it."""
 
-    def __init__(self, work: Work, stations: Stations, out: Folder) -> None:
-        self.out, self.sent = out, Sent()
+    def __init__(self, work: EncodeWork, stations: ClusterWorkers, out: Folder) -> None:
+        self.out, self.sent = out, SentLocations()
         self.told: list[tuple[int, dict[str, int]]] = []
         own = replace(work, located=self.sent, workers=decoders(work.workers))
         self.encoding = Encoding(own, stations.open(), self._full, self._done)
@@ -103,7 +105,9 @@ class Station:
         self.told.append((rows, tally))
 
 
-def encode_on(devices: tuple[str, ...], work: Work, chunks: Iterable[Span], parts: Parts, progress: Progress) -> None:
+def encode_on(
+    devices: tuple[str, ...], work: EncodeWork, chunks: Iterable[Span], parts: PartAssembler, progress: Progress
+) -> None:
     """Encode all chunks on all devices, and join the parts. The first error of a device ends the others and is raised."""
     if len(devices) == 1:
         with imports_told(), _writer() as later:
@@ -116,12 +120,12 @@ def encode_on(devices: tuple[str, ...], work: Work, chunks: Iterable[Span], part
     _apart(devices, work, chunks, parts, progress)
 
 
-def _keep_and_join(parts: Parts, span: Span, chunk: Chunk) -> None:
+def _keep_and_join(parts: PartAssembler, span: Span, chunk: Chunk) -> None:
     keep(parts.out, span, chunk)
     parts.kept(span)
 
 
-def _apart(devices: tuple[str, ...], work: Work, chunks: Iterable[Span], parts: Parts, progress: Progress) -> None:
+def _apart(devices: tuple[str, ...], work: EncodeWork, chunks: Iterable[Span], parts: PartAssembler, progress: Progress) -> None:
     wanted: Any = SPAWN.Queue(AHEAD * len(devices))
     told: Any = SPAWN.Queue()
     processes = [
@@ -177,7 +181,7 @@ def _all_alive(processes: list[Any]) -> None:
             )
 
 
-def _serve(device: str, work: Work, out: Folder, wanted: Any, told: Any) -> None:
+def _serve(device: str, work: EncodeWork, out: Folder, wanted: Any, told: Any) -> None:
     """The process of one device: chunks until there are no more."""
     die_with_parent()
     leave_interrupts()

@@ -18,17 +18,17 @@ import polars as pl
 from datacomp_core.artifacts import Checkpoint, Embeddings, Pool, ShardSet
 from datacomp_core.clip_named import model_of, title
 from datacomp_core.clip_sources import FileModel, ModelSource
+from datacomp_core.cluster_workers import of_cluster
 from datacomp_core.device_map import device_names
-from datacomp_core.embedding.assemble import CHUNKS, ENCODERS, NOT_FINITE, TALLY, Column, Parts, files_of
+from datacomp_core.embedding.assemble import CHUNKS, ENCODERS, NOT_FINITE, TALLY, EncoderColumn, PartAssembler, files_of
 from datacomp_core.embedding.devices import encode_on, encode_on_cluster
-from datacomp_core.embedding.encode import Work
+from datacomp_core.embedding.encode import EncodeWork
 from datacomp_core.embedding.locate import count_rows, locate
 from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.errors import SpecError
 from datacomp_core.parts import FEATURES, METADATA, SCORES, part_names, scan
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import INDEX
-from datacomp_core.stations import of_cluster
 from datacomp_core.store import Folder, Store, scratch, step
 from datacomp_core.store.claim import claim
 from datacomp_core.store.content import Marks, Trust, marks
@@ -122,10 +122,10 @@ def embed_rows(
     progress.advance(sum(rows.values()) - sum(todo.values()))
     if todo:
         columns = tuple(
-            Column(encoder.column, encoder.prefix, model.dim(), encoder.flip)
+            EncoderColumn(encoder.column, encoder.prefix, model.dim(), encoder.flip)
             for encoder, model in zip(spec.encoders, models, strict=True)
         )
-        parts = Parts(out, metadata, todo, columns, spec.batch_size)
+        parts = PartAssembler(out, metadata, todo, columns, spec.batch_size)
         chunks = list(parts.missing())
         progress.advance(sum(todo.values()) - sum(chunk.stop - chunk.start for chunk in chunks))
         todo = {part: count for part, count in todo.items() if parts.waiting[part]}
@@ -133,7 +133,7 @@ def embed_rows(
         devices = devices_of(device) if stations is None else ()
         if chunks:
             located = locate(metadata, todo, shards, local)
-            work = Work(
+            work = EncodeWork(
                 models=models,
                 columns=columns,
                 precision=spec.precision,

@@ -18,18 +18,18 @@ import polars as pl
 
 from datacomp_core import clip
 from datacomp_core.clip_sources import ModelSource
-from datacomp_core.embedding.assemble import Chunk, Column, Features, Filling, Sides, Span
-from datacomp_core.embedding.decode import Batch, Decoded, Tokenizers, decode, slot_bytes
-from datacomp_core.embedding.slots import Slot, Slots
+from datacomp_core.embedding.assemble import Chunk, EncoderColumn, Features, Filling, Sides, Span
+from datacomp_core.embedding.decode import Decoded, RowBatch, Tokenizers, decode, slot_bytes
+from datacomp_core.embedding.shared_pixels import Slot, Slots
 from datacomp_core.parallel import Processes
 from datacomp_core.pictures import Decoding
-from datacomp_core.source import Source
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.store import Folder
 
 IN_FLIGHT = 4  # batches whose features are not asked for yet: a GPU computes while we go on
 
 
-class Places(Protocol):
+class ImageLocations(Protocol):
     """Where the images of a chunk lie."""
 
     def of(self, span: Span) -> pl.DataFrame:
@@ -38,16 +38,16 @@ class Places(Protocol):
 
 
 @dataclass(frozen=True)
-class Work:
+class EncodeWork:
     """What every device is told. `rows` are the parts that are not done, `step` the rows of a chunk."""
 
     models: tuple[ModelSource, ...]
-    columns: tuple[Column, ...]
+    columns: tuple[EncoderColumn, ...]
     precision: clip.Precision
     batch_size: int
     metadata: Folder
     shards: Folder
-    located: Places
+    located: ImageLocations
     rows: dict[str, int]
     step: int
     workers: int
@@ -58,7 +58,7 @@ Done = Callable[[int, dict[str, int]], None]
 Full = Callable[[Span, Chunk], None]
 
 
-def encode(work: Work, device: str, chunks: Iterable[Span], full: Full, done: Done) -> None:
+def encode(work: EncodeWork, device: str, chunks: Iterable[Span], full: Full, done: Done) -> None:
     """Encode chunks as `chunks` gives them, one after another without a pause; `full` takes each when it is whole.
 
     `done` is told of each batch: its rows, and how many of them had what.
@@ -73,13 +73,13 @@ def encode(work: Work, device: str, chunks: Iterable[Span], full: Full, done: Do
 class Encoding:
     """The models of a device, the processes that decode for it, and the batches under way; for runs of chunks."""
 
-    def __init__(self, work: Work, device: str, full: Full, done: Done) -> None:
+    def __init__(self, work: EncodeWork, device: str, full: Full, done: Done) -> None:
         self.work, self.full, self.done = work, full, done
         self.models = [model.load(device) for model in work.models]
         self.cuda = device.startswith("cuda")
         self.pixels = tuple(dict.fromkeys(model.pixels for model in self.models))
         self.filling = Filling(work.columns, work.step, work.rows)
-        self.flying: deque[tuple[Batch, Decoded, list[_Flying]]] = deque()
+        self.flying: deque[tuple[RowBatch, Decoded, list[_Flying]]] = deque()
         self.text_stream = _stream(device)
         self.slots: Slots | None = None
         self.decoders: Processes[Tokenizers] | None = None
@@ -103,17 +103,17 @@ class Encoding:
         if self.slots is not None:
             self.slots.close()
 
-    def _decoded(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Decoded]]:
+    def _decoded(self, batches: Iterator[RowBatch]) -> Iterator[tuple[RowBatch, Decoded]]:
         if self.decoders is not None:
             return self.decoders.map(decode, batches)
         return ((batch, decode({}, batch)) for batch in batches)
 
-    def _batches(self, chunks: Iterable[Span]) -> Iterator[Batch]:
+    def _batches(self, chunks: Iterable[Span]) -> Iterator[RowBatch]:
         work, read = self.work, ""
         table = pl.DataFrame()
         for chunk in chunks:
             if chunk.part != read:
-                table, read = Source(work.metadata).read(chunk.part, ["text", "uid"]), chunk.part
+                table, read = PoolSource(work.metadata).read(chunk.part, ["text", "uid"]), chunk.part
             places = work.located.of(chunk)
             for start in range(chunk.start, chunk.stop, work.batch_size):
                 stop = min(start + work.batch_size, chunk.stop)
@@ -121,9 +121,9 @@ class Encoding:
                 here = here.with_columns(table["uid"].gather(here["row"] + start))
                 slot = self.slots.take() if self.slots is not None else None
                 captions = tuple(table["text"].slice(start, stop - start))
-                yield Batch(chunk.part, start, stop, captions, here, work.shards, self.pixels, slot, work.decoding)
+                yield RowBatch(chunk.part, start, stop, captions, here, work.shards, self.pixels, slot, work.decoding)
 
-    def _launch(self, batch: Batch, decoded: Decoded) -> None:
+    def _launch(self, batch: RowBatch, decoded: Decoded) -> None:
         """Start both towers of every model on a batch; on a GPU they run side by side and are not waited for."""
         pixels = decoded.of(batch) if decoded.rows else []
         flying: list[_Flying] = []
@@ -139,7 +139,7 @@ class Encoding:
     def _images(self, model: clip.Clip, pixels: clip.PixelArray | None) -> _Side:
         return _Side(None if pixels is None else model.encode_images(pixels, self.work.precision))
 
-    def _texts(self, model: clip.Clip, batch: Batch, decoded: Decoded) -> Any:
+    def _texts(self, model: clip.Clip, batch: RowBatch, decoded: Decoded) -> Any:
         if not batch.captions:
             return None
         if model.tokenizer not in decoded.tokens:

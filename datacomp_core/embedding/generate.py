@@ -17,7 +17,7 @@ import polars as pl
 from pydantic import Field
 
 from datacomp_core.artifacts import Captions, Pool, ShardSet
-from datacomp_core.caption_chunks import Lines, RowSpan, Written, artifact_of
+from datacomp_core.caption_chunks import CaptionLines, RowSpan, WrittenChunks, artifact_of
 from datacomp_core.captioners.base import Captioner, WriterSpec, batch_seed, load
 from datacomp_core.device_map import device_map
 from datacomp_core.embedding.assemble import Span
@@ -55,7 +55,7 @@ class WriteWork:
     server: str
 
 
-class Asked(NamedTuple):
+class ChunkImages(NamedTuple):
     """A chunk, and where the pictures of its rows lie: `row` (from the chunk's first), shard, offset, length."""
 
     span: RowSpan
@@ -85,7 +85,7 @@ def generate_folder(work: WriteWork, *, device: str = "", progress: Progress = N
     """`generate_captions` for plain folders, going on where an interrupted run stopped."""
     spec = work.spec
     rows = count_rows(work.metadata, part_names(work.metadata))
-    written = Written(work.out, rows, max(1, CHUNK_ROWS // spec.batch_size) * spec.batch_size)
+    written = WrittenChunks(work.out, rows, max(1, CHUNK_ROWS // spec.batch_size) * spec.batch_size)
     missing = list(written.missing())
     progress.start(sum(rows.values()), "pictures")
     progress.advance(sum(rows.values()) - sum(span.stop - span.start for span in missing))
@@ -101,11 +101,11 @@ def generate_folder(work: WriteWork, *, device: str = "", progress: Progress = N
     return artifact_of(spec.name, spec.title, sum(rows.values()), counts)
 
 
-def _asked(work: WriteWork, rows: dict[str, int], missing: list[RowSpan], local: Path) -> Iterator[Asked]:
+def _asked(work: WriteWork, rows: dict[str, int], missing: list[RowSpan], local: Path) -> Iterator[ChunkImages]:
     wanted = {span.part for span in missing}
     located: Located = locate(work.metadata, {part: count for part, count in rows.items() if part in wanted}, work.shards, local)
     for span in missing:
-        yield Asked(span, between(located.of(Span(*span)), span.start, span.stop))
+        yield ChunkImages(span, between(located.of(Span(*span)), span.start, span.stop))
 
 
 class _Ready(NamedTuple):
@@ -117,12 +117,12 @@ def _ready(work: WriteWork, device: str) -> _Ready:
     return _Ready(work, load(work.spec, device, of="pictures", server=work.server))
 
 
-def _write(ready: _Ready, asked: Asked) -> None:
+def _write(ready: _Ready, asked: ChunkImages) -> None:
     """Write one chunk, batch by batch."""
     work, captioner = ready
     spec, span = work.spec, asked.span
     uids = scan(work.metadata, span.part).select("uid").slice(span.start, span.stop - span.start).collect()["uid"]
-    lines = Lines(spec.name)
+    lines = CaptionLines(spec.name)
     for first in range(span.start, span.stop, spec.batch_size):
         stop = min(first + spec.batch_size, span.stop)
         images = _pictures(work, asked.places, uids, span, first, stop, lines.counts)

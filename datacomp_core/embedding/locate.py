@@ -17,8 +17,8 @@ from datacomp_core import uid
 from datacomp_core.embedding.assemble import Span
 from datacomp_core.errors import DataError
 from datacomp_core.parts import scan, scan_tables
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.shards import INDEX, check_indexes
-from datacomp_core.source import Source
 from datacomp_core.store.folder import Folder
 
 BUCKET_ROWS = 8_000_000
@@ -98,7 +98,7 @@ def _index(shards: Folder, names: list[str]) -> Iterator[Records]:
 
 
 def _wanted(metadata: Folder, part: str, number: int) -> Records:
-    table = Source(metadata).read(part, ["uid"]).with_row_index("row").with_columns(part=pl.lit(number))
+    table = PoolSource(metadata).read(part, ["uid"]).with_row_index("row").with_columns(part=pl.lit(number))
     return _records(table, WANTED, {"part": "part", "row": "row"}, metadata.at(f"{part}.parquet"))
 
 

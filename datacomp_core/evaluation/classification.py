@@ -16,7 +16,7 @@ from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import TestSet, open_tars
 from datacomp_core.evaluation.encode import Encoded
 from datacomp_core.evaluation.model import EvalModel
-from datacomp_core.evaluation.protocol import Arrays, Metrics, Outcome, require
+from datacomp_core.evaluation.protocol import Arrays, Metrics, TaskOutcome, require
 from datacomp_core.store.folder import Folder
 
 TOP = 5
@@ -59,7 +59,7 @@ class Classification:
         self.labels += samples.members["cls"]
         self.metadata += samples.members.get("npy", [])
 
-    def finish(self) -> Outcome:
+    def finish(self) -> TaskOutcome:
         predicted, ranked = np.concatenate(self.predicted), np.concatenate(self.ranked)
         labels, confidence = np.array(self.labels, np.int32), np.concatenate(self.confidence)
         kept: dict[str, npt.NDArray[Any]] = {"labels": labels, "predicted": predicted, "ranked": ranked}
@@ -74,7 +74,7 @@ class Classification:
             "worst_classes": analysis.worst_classes(predicted, labels, self.names),
             "confusions": analysis.confusions(predicted, labels, self.names),
         }
-        return Outcome(self.metrics_of(kept), {**kept, "confidence": confidence.astype(np.float16)}, told)
+        return TaskOutcome(self.metrics_of(kept), {**kept, "confidence": confidence.astype(np.float16)}, told)
 
     @classmethod
     def metrics_of(cls, kept: Arrays, main: str = "") -> Metrics:

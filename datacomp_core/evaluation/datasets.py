@@ -31,7 +31,7 @@ SPLIT = "test"
 IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg", *PICTURES[4:])  # in the reference's order of preference
 
 
-class Batch(Protocol):
+class EvalBatch(Protocol):
     """Samples of a task that are read and decoded together, in any process; `number` counts the task's batches from 0."""
 
     @property
@@ -58,7 +58,7 @@ class TestSet(Protocol):
     def size(self) -> int: ...
     @property
     def num_samples(self) -> int: ...
-    def batches(self, task: str, size: int, pixels: Pixels) -> Iterator[Batch]:
+    def batches(self, task: str, size: int, pixels: Pixels) -> Iterator[EvalBatch]:
         """Cut by position, so the same batches come whatever the workers."""
         ...
 

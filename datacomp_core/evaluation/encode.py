@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.clip_sources import ModelSource
-from datacomp_core.evaluation.datasets import Batch, Samples
+from datacomp_core.cluster_workers import ClusterWorkers, decoders, sent
+from datacomp_core.evaluation.datasets import EvalBatch, Samples
 from datacomp_core.evaluation.model import EvalModel, Exactness
 from datacomp_core.exchange import exchange
 from datacomp_core.parallel import prepared_map, process_map
-from datacomp_core.stations import Stations, decoders, sent
 from datacomp_core.store.folder import Folder
 
 Features = npt.NDArray[np.float32]
@@ -31,10 +31,10 @@ JOBS_A_CHUNK = 16
 
 
 @dataclass(frozen=True)
-class Job:
+class EncodeJob:
     """A batch, and whether the reference encodes its images under autocast."""
 
-    batch: Batch
+    batch: EvalBatch
     half: bool
 
 
@@ -61,15 +61,15 @@ def encode(model: EvalModel, samples: Samples, *, half: bool) -> Encoded:
     return Encoded(samples.keys, features, samples.members, samples.digest)
 
 
-def encode_all(jobs: Iterable[Job], model: EvalModel, *, workers: int) -> Iterator[tuple[Batch, Encoded]]:
+def encode_all(jobs: Iterable[EncodeJob], model: EvalModel, *, workers: int) -> Iterator[tuple[EvalBatch, Encoded]]:
     """With the one model that is here."""
     for job, samples in process_map(_read, jobs, workers=workers):
         yield job.batch, encode(model, samples, half=job.half)
 
 
 def encode_apart(
-    jobs: Iterable[Job], source: ModelSource, exactness: Exactness, *, devices: Sequence[str], workers: int
-) -> Iterator[tuple[Batch, Encoded]]:
+    jobs: Iterable[EncodeJob], source: ModelSource, exactness: Exactness, *, devices: Sequence[str], workers: int
+) -> Iterator[tuple[EvalBatch, Encoded]]:
     """With a model on each device, in a process of its own; `workers` decoders are shared out among them."""
     waiting = multiprocessing.get_context("spawn").SimpleQueue()
     for device in devices:
@@ -82,8 +82,8 @@ def encode_apart(
 
 
 def encode_on_cluster(
-    jobs: Iterable[Job], source: ModelSource, exactness: Exactness, *, stations: Stations, near: Folder, workers: int
-) -> Iterator[tuple[Batch, Encoded]]:
+    jobs: Iterable[EncodeJob], source: ModelSource, exactness: Exactness, *, stations: ClusterWorkers, near: Folder, workers: int
+) -> Iterator[tuple[EvalBatch, Encoded]]:
     """With a model on each station of a cluster, which decodes on its own machine; `near` as in `exchange`."""
     with exchange(near) as shared:
         threads = max(1, workers // stations.count)
@@ -100,14 +100,14 @@ def encode_on_cluster(
             yield from zip((job.batch for job in chunk), found, strict=True)
 
 
-def _read(job: Job) -> Samples:
+def _read(job: EncodeJob) -> Samples:
     return job.batch.read()
 
 
-def _chunks(jobs: Iterable[Job]) -> Iterator[tuple[Job, ...]]:
+def _chunks(jobs: Iterable[EncodeJob]) -> Iterator[tuple[EncodeJob, ...]]:
     """Runs of batches of one task, in order; each is handed on as soon as it is full or its task ends."""
     for _, same in groupby(jobs, key=lambda job: job.batch.task):
-        chunk: list[Job] = []
+        chunk: list[EncodeJob] = []
         for job in same:
             chunk.append(job)
             if len(chunk) == JOBS_A_CHUNK:
@@ -129,10 +129,10 @@ class _Station:
         return cls(EvalModel(source.load(waiting.get()), exactness), threads)
 
     @classmethod
-    def on_cluster(cls, source: ModelSource, exactness: Exactness, stations: Stations, threads: int) -> _Station:
+    def on_cluster(cls, source: ModelSource, exactness: Exactness, stations: ClusterWorkers, threads: int) -> _Station:
         return cls(EvalModel(source.load(stations.open()), exactness), decoders(threads))
 
-    def samples(self, chunk: Sequence[Job]) -> Iterator[Samples]:
+    def samples(self, chunk: Sequence[EncodeJob]) -> Iterator[Samples]:
         flying: deque[Future[Samples]] = deque()
         for job in chunk:
             flying.append(self.pool.submit(job.batch.read))
@@ -142,6 +142,6 @@ class _Station:
             yield flying.popleft().result()
 
 
-def _encode_chunk(station: _Station, chunk: tuple[Job, ...]) -> list[Encoded]:
+def _encode_chunk(station: _Station, chunk: tuple[EncodeJob, ...]) -> list[Encoded]:
     found = zip(chunk, station.samples(chunk), strict=True)
     return [encode(station.model, samples, half=job.half) for job, samples in found]

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from datacomp_core.artifacts import Checkpoint, EvalReport, EvalSets, Spec
 from datacomp_core.clip_sources import ModelSource, StoredModel, source
+from datacomp_core.cluster_workers import ClusterWorkers, of_cluster
 from datacomp_core.device import default_device, devices_of
 from datacomp_core.errors import DataError, IncompleteError, SpecError, unknown
 from datacomp_core.evaluation import hf_cache
@@ -23,10 +24,9 @@ from datacomp_core.evaluation.catalog import SUITES, EvalTask, suite
 from datacomp_core.evaluation.custom import TaskRow, beside
 from datacomp_core.evaluation.model import Compile, EvalModel, Exactness, Mode
 from datacomp_core.evaluation.report import Report, TaskResult
-from datacomp_core.evaluation.run import Expected, Identity, run
+from datacomp_core.evaluation.run import Expected, ResultIdentity, run
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.settings import settings
-from datacomp_core.stations import Stations, of_cluster
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.content import Trust
 
@@ -186,7 +186,7 @@ def _evaluated(
     kind = devices[0].partition(":")[0] if stations is None else stations.kind
     wanted, exactness, weights = spec.wanted(), spec.exactness(), model.fingerprint()
     made_of = model.made_of()
-    identity = Identity(
+    identity = ResultIdentity(
         model=model.title,
         weights=weights,
         precision=spec.precision,
@@ -228,7 +228,7 @@ def _evaluated(
     return made
 
 
-def _own_device(stations: Stations) -> str:
+def _own_device(stations: ClusterWorkers) -> str:
     """Where this process encodes class names and captions while the stations of a cluster encode pictures."""
     own = default_device() if stations.gpus else "cpu"
     if stations.gpus and not own.startswith("cuda"):

@@ -18,7 +18,7 @@ from datacomp_core.evaluation.datasets import TestSet, open_tars
 from datacomp_core.evaluation.encode import Encoded
 from datacomp_core.evaluation.grouped import check_metadata, check_rows, column
 from datacomp_core.evaluation.model import EvalModel
-from datacomp_core.evaluation.protocol import Arrays, Metrics, Outcome, require
+from datacomp_core.evaluation.protocol import Arrays, Metrics, TaskOutcome, require
 from datacomp_core.store.folder import Folder
 
 OBJECTIVES = ("race", "gender", "age", "toxic")
@@ -27,7 +27,7 @@ WHITE = 1
 FIRST_NONHUMAN, FIRST_CRIME = 14, 18
 
 
-class Faces:
+class FaceClassification:
     """See the module."""
 
     version: ClassVar[int] = 1
@@ -58,10 +58,10 @@ class Faces:
                 self.predicted[name].append(logits.argmax(dim=1).cpu().numpy().astype(np.int32))
         self.metadata += samples.members["npy"]
 
-    def finish(self) -> Outcome:
+    def finish(self) -> TaskOutcome:
         predicted = {name: np.concatenate(pieces) for name, pieces in self.predicted.items()}
         kept = {**predicted, "metadata": np.stack(self.metadata)}
-        return Outcome(self.metrics_of(kept), kept)
+        return TaskOutcome(self.metrics_of(kept), kept)
 
     @classmethod
     def metrics_of(cls, kept: Arrays, main: str = "") -> Metrics:

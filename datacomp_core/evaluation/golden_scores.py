@@ -37,7 +37,7 @@ class Golden(Spec):
 
 
 @dataclass(frozen=True)
-class Compared:
+class TaskComparison:
     """One task. `ours` is None if it was not evaluated."""
 
     task: EvalTask
@@ -64,12 +64,12 @@ def golden(name: str) -> Golden:
     return table[found[0]]
 
 
-def compare(expected: Golden, report: Report) -> list[Compared]:
+def compare(expected: Golden, report: Report) -> list[TaskComparison]:
     """Every published score beside ours, in the suite's order; tasks that were not asked for are left out."""
     chosen = suite(expected.suite)
     scores = {chosen.task(key).key: value for key, value in expected.scores.items()}
     return [
-        Compared(chosen.task(result.key), scores[result.key], result.value, tolerance(chosen, result))
+        TaskComparison(chosen.task(result.key), scores[result.key], result.value, tolerance(chosen, result))
         for result in report.tasks
         if result.key in scores
     ]

@@ -25,7 +25,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskOutcome:
     """Metrics under the reference's names (None where it has NaN), and what later tests need of each sample, compactly.
 
     `analysis` is what else is told of the task, in plain JSON; it is no metric of the reference's.
@@ -57,7 +57,7 @@ class EvalProtocol(Protocol):
         """The next batch."""
         ...
 
-    def finish(self) -> Outcome: ...
+    def finish(self) -> TaskOutcome: ...
 
     @classmethod
     def metrics_of(cls, kept: Arrays, main: str = "") -> Metrics:

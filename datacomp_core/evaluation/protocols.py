@@ -7,12 +7,12 @@ from typing import TypeVar
 
 from datacomp_core.errors import SpecError
 from datacomp_core.evaluation.classification import Classification
-from datacomp_core.evaluation.faces import Faces
+from datacomp_core.evaluation.faces import FaceClassification
 from datacomp_core.evaluation.grouped import Camelyon17, DollarStreet, FMoW, GeoDE, IWildCam
 from datacomp_core.evaluation.protocol import EvalProtocol
 from datacomp_core.evaluation.retrieval import Retrieval
 from datacomp_core.evaluation.winogavil import Winogavil
-from datacomp_core.foreign_code import code_of, require
+from datacomp_core.external_code import code_of, require
 from datacomp_core.registry import PROTOCOLS as KNOWN
 from datacomp_core.registry import Registry
 
@@ -39,7 +39,7 @@ SHIPPED: dict[str, type[EvalProtocol]] = {
     "fmow": FMoW,
     "dollar_street": DollarStreet,
     "geode": GeoDE,
-    "faces": Faces,
+    "faces": FaceClassification,
 }
 for _name, _kind in SHIPPED.items():
     PROTOCOLS.add(_name, _kind, __name__)

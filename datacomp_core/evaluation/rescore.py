@@ -17,14 +17,14 @@ from datacomp_core.evaluation.catalog import SUITES, EvalTask, Suite
 from datacomp_core.evaluation.protocol import Arrays, Metrics
 from datacomp_core.evaluation.protocols import PROTOCOLS
 from datacomp_core.evaluation.report import Report, TaskResult
-from datacomp_core.scoring import Predictions, Scores, TaskScore, register
+from datacomp_core.recomputed_scores import Predictions, RecomputedScores, TaskScore, register
 
 TOLERANCE = 1e-6
 """Predictions keep some values in 32 bits."""
 
 
 @register
-def rescore(report: bytes, predictions: Predictions) -> Scores:
+def rescore(report: bytes, predictions: Predictions) -> RecomputedScores:
     """See the module. DataError if it is no report, or of a suite or version that this code does not have."""
     said = _read(report)
     suite = SUITES.get(said.suite)
@@ -39,7 +39,7 @@ def rescore(report: bytes, predictions: Predictions) -> Scores:
     values = {score.key: score.value for score in scores if score.value is not None}
     groups = aggregate.groups(suite, values)
     wrong += _aggregates(said, suite, values)
-    return Scores(suite.name, suite.version, tuple(scores), aggregate.average(suite, values), groups, tuple(wrong))
+    return RecomputedScores(suite.name, suite.version, tuple(scores), aggregate.average(suite, values), groups, tuple(wrong))
 
 
 def _read(report: bytes) -> Report:

@@ -17,7 +17,7 @@ from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import SPLIT, TestSet, open_tars
 from datacomp_core.evaluation.encode import Encoded, Features
 from datacomp_core.evaluation.model import EvalModel
-from datacomp_core.evaluation.protocol import Arrays, Metrics, Outcome, require
+from datacomp_core.evaluation.protocol import Arrays, Metrics, TaskOutcome, require
 from datacomp_core.evaluation.tables import open_captions
 from datacomp_core.store.folder import Folder
 
@@ -52,7 +52,7 @@ class Retrieval:
         self.images.append(samples.features)
         self.captions += samples.members["txt"]
 
-    def finish(self) -> Outcome:
+    def finish(self) -> TaskOutcome:
         import torch
 
         images = torch.from_numpy(np.concatenate(self.images))
@@ -62,7 +62,7 @@ class Retrieval:
         by_text = _hits(scores, lambda row, ranked: image_of[row, None] == ranked)
         by_image = _hits(scores.T, lambda row, ranked: image_of[ranked] == row[:, None])
         kept = {"image_found": by_text, "text_found": by_image, "image_of_text": image_of.numpy()}
-        return Outcome(self.metrics_of(kept, self.main), kept)
+        return TaskOutcome(self.metrics_of(kept, self.main), kept)
 
     @classmethod
     def metrics_of(cls, kept: Arrays, main: str = "") -> Metrics:

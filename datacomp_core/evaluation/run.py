@@ -16,20 +16,20 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from datacomp_core.clip_sources import ModelSource
+from datacomp_core.cluster_workers import ClusterWorkers
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.evaluation import hf_cache
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import TestSet
-from datacomp_core.evaluation.encode import Encoded, Features, Job, encode_all, encode_apart, encode_on_cluster
+from datacomp_core.evaluation.encode import Encoded, EncodeJob, Features, encode_all, encode_apart, encode_on_cluster
 from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.evaluation.probes import Probes, probe
-from datacomp_core.evaluation.protocol import EvalProtocol, Outcome
+from datacomp_core.evaluation.protocol import EvalProtocol, TaskOutcome
 from datacomp_core.evaluation.protocols import protocol_of
 from datacomp_core.evaluation.report import TaskResult
-from datacomp_core.imports import imports_told
+from datacomp_core.import_errors import imports_told
 from datacomp_core.progress import Progress
-from datacomp_core.stations import Stations
-from datacomp_core.store.content import Mark, Marks, Trust, differing, marks
+from datacomp_core.store.content import ContentMark, Marks, Trust, differing, marks
 from datacomp_core.store.folder import Folder
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ TASKS, PREDICTIONS = "tasks", "predictions"
 BYTES_A_WORKER = 32 << 20  # fewer are decoded sooner in this process than a new one is started
 
 
-class Identity(BaseModel):
+class ResultIdentity(BaseModel):
     """What a kept result was made with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,14 +57,14 @@ class Identity(BaseModel):
 NAMES = {"batch_size": "batch size", "few_shot": "few-shot setting", "linear_probe": "linear probe"}
 
 
-class Kept(BaseModel):
+class KeptResult(BaseModel):
     """`tasks/<task>.json`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    identity: Identity
+    identity: ResultIdentity
     task: EvalTask
     expected: Expected
-    files: dict[str, Mark]
+    files: dict[str, ContentMark]
     result: TaskResult
 
 
@@ -88,7 +88,7 @@ class _Run:
         self,
         sets: Folder,
         model: EvalModel,
-        identity: Identity,
+        identity: ResultIdentity,
         expected: Expected,
         out: Folder,
         trust: Trust,
@@ -102,7 +102,7 @@ class _Run:
         self.open: dict[str, _Open] = {}
         self.results: dict[str, TaskResult] = {}
 
-    def jobs(self, tasks: Sequence[EvalTask]) -> Iterator[Job]:
+    def jobs(self, tasks: Sequence[EvalTask]) -> Iterator[EncodeJob]:
         """Open each set when its turn comes; stop reading a set that has failed."""
         for task in tasks:
             began = time.monotonic()
@@ -116,7 +116,7 @@ class _Run:
             for batch in opened.data.batches(task.key, self.identity.batch_size, self.model.clip.pixels):
                 if task.key not in self.open:
                     break
-                yield Job(batch, opened.protocol.half)
+                yield EncodeJob(batch, opened.protocol.half)
 
     def _opened(self, task: EvalTask, began: float) -> _Open:
         protocol = protocol_of(task.protocol, task.code)
@@ -171,7 +171,7 @@ class _Run:
     def _finish(self, opened: _Open) -> None:
         task = opened.task
         with imports_told():
-            outcome: Outcome = opened.protocol.finish()
+            outcome: TaskOutcome = opened.protocol.finish()
         value = outcome.metrics.get(task.metric) if task.metric else None
         if task.metric and value is None:
             raise DataError(f"{opened.data.folder} gives no {task.metric}")
@@ -187,12 +187,12 @@ class _Run:
         with self.out.writing(f"{PREDICTIONS}/{slug(task)}.npz") as path, path.open("wb") as file:
             np.savez_compressed(file, **outcome.predictions)  # pyright: ignore[reportArgumentType]
         files = self.files(task)
-        kept = Kept(identity=self.identity, task=task, expected=self.expected, files=files, result=result)
+        kept = KeptResult(identity=self.identity, task=task, expected=self.expected, files=files, result=result)
         self.out.write(f"{TASKS}/{slug(task)}.json", kept.model_dump_json(indent=1).encode())
         self.results[task.key] = result
         self.progress.advance(0, tasks_done=1)
 
-    def _probed(self, opened: _Open, outcome: Outcome) -> dict[str, Any]:
+    def _probed(self, opened: _Open, outcome: TaskOutcome) -> dict[str, Any]:
         labels = outcome.predictions.get("labels")
         if not self.probes or labels is None:
             return {}
@@ -225,7 +225,7 @@ class _Run:
         if not self.out.exists(name):
             return None
         try:
-            found = Kept.model_validate_json(self.out.read(name))
+            found = KeptResult.model_validate_json(self.out.read(name))
         except (DataError, ValidationError):
             log.warning("%s is evaluated again: what is kept of it is of an earlier version or damaged", task.key)
             return None
@@ -236,7 +236,7 @@ class _Run:
             log.warning("%s is evaluated again: %s", task.key, why)
         return None if why else found.result
 
-    def _differing(self, found: Kept, task: EvalTask) -> str:
+    def _differing(self, found: KeptResult, task: EvalTask) -> str:
         """What of a kept result is not as it is now, in words; empty if all is."""
         before, now = found.identity.model_dump(), self.identity.model_dump()
         made, makes = before.pop("made_of"), now.pop("made_of")
@@ -255,7 +255,7 @@ def run(
     sets: Folder,
     source: ModelSource,
     model: EvalModel,
-    identity: Identity,
+    identity: ResultIdentity,
     *,
     expected: Expected,
     out: Folder,
@@ -263,7 +263,7 @@ def run(
     workers: int,
     trust: Trust = "content",
     progress: Progress,
-    stations: Stations | None = None,
+    stations: ClusterWorkers | None = None,
 ) -> list[TaskResult]:
     """The results of all tasks, in order; a failed one has its `error`. `model` is the one of `source` on the first device.
 

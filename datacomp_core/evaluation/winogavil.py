@@ -16,7 +16,7 @@ from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import TestSet
 from datacomp_core.evaluation.encode import Encoded, Features
 from datacomp_core.evaluation.model import EvalModel
-from datacomp_core.evaluation.protocol import Arrays, Metrics, Outcome, require
+from datacomp_core.evaluation.protocol import Arrays, Metrics, TaskOutcome, require
 from datacomp_core.evaluation.tables import ZipSet, open_associations, stem
 from datacomp_core.store.folder import Folder
 
@@ -39,7 +39,7 @@ class Winogavil:
     def add(self, samples: Encoded) -> None:
         self.images.append(samples.features)
 
-    def finish(self) -> Outcome:
+    def finish(self) -> TaskOutcome:
         import torch
 
         images = torch.from_numpy(np.concatenate(self.images)).to(self.model.clip.device)
@@ -55,7 +55,7 @@ class Winogavil:
             scores[place] = metrics.jaccard(chosen, right)
         sizes = np.array([len(instance.candidates) for instance in self.instances])
         found = self.metrics_of({"jaccard": scores, "candidates": sizes})
-        return Outcome(found, {"jaccard": scores.astype(np.float32), "candidates": sizes.astype(np.int16)})
+        return TaskOutcome(found, {"jaccard": scores.astype(np.float32), "candidates": sizes.astype(np.int16)})
 
     @classmethod
     def metrics_of(cls, kept: Arrays, main: str = "") -> Metrics:

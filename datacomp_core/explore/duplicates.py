@@ -21,7 +21,7 @@ AT_ONCE = 1 << 14
 PROBES = 8
 
 
-class Pairs(NamedTuple):
+class SimilarPairs(NamedTuple):
     """Pairs of rows with their cosine, (n,) each; the first row of a pair is the smaller."""
 
     first: npt.NDArray[np.int64]
@@ -29,7 +29,7 @@ class Pairs(NamedTuple):
     cosine: npt.NDArray[np.float32]
 
 
-def near_pairs(vectors: npt.NDArray[np.floating], lowest: float = LOWEST) -> Pairs:
+def near_pairs(vectors: npt.NDArray[np.floating], lowest: float = LOWEST) -> SimilarPairs:
     """Each row's nearest NEIGHBOURS of a cosine of at least `lowest`."""
     import faiss
 
@@ -55,14 +55,14 @@ def near_pairs(vectors: npt.NDArray[np.floating], lowest: float = LOWEST) -> Pai
         near = (scores.reshape(-1) >= lowest) & (first != second)
         found.append((np.minimum(first, second)[near], np.maximum(first, second)[near], scores.reshape(-1)[near]))
     if not found:
-        return Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+        return SimilarPairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     first, second = np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found])
     cosine = np.concatenate([each[2] for each in found])
     _, once = np.unique(first * len(vectors) + second, return_index=True)
-    return Pairs(first[once], second[once], cosine[once])
+    return SimilarPairs(first[once], second[once], cosine[once])
 
 
-def groups(pairs: Pairs, num_rows: int, at_least: float) -> list[npt.NDArray[np.int64]]:
+def groups(pairs: SimilarPairs, num_rows: int, at_least: float) -> list[npt.NDArray[np.int64]]:
     """The rows of each group, the largest group first."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -16,7 +16,7 @@ import polars as pl
 
 from datacomp_core import shards
 from datacomp_core.errors import DataError
-from datacomp_core.explore.origin import Shards
+from datacomp_core.explore.explore_source import Shards
 from datacomp_core.explore.sample import mapped
 from datacomp_core.members import picture_in
 from datacomp_core.pictures import pillow_image

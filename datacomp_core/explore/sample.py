@@ -22,10 +22,10 @@ import polars as pl
 from datacomp_core import uid
 from datacomp_core.errors import DataError
 from datacomp_core.fasttext.model import language_model
-from datacomp_core.lots import HIGHEST, drawn, last_lot
 from datacomp_core.parallel import process_map
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.source import Source
+from datacomp_core.sampling_key import HIGHEST, is_sampled, last_key
 from datacomp_core.store.local import replacing
 
 DONE = "sample.json"
@@ -39,8 +39,8 @@ Half = npt.NDArray[np.float16]
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The files of a sample in `folder`. `last` is the highest lot that belongs to it (see `lots`)."""
+class PoolSample:
+    """The files of a sample in `folder`. `last` is the highest sampling key that belongs to it (see `sampling_key`)."""
 
     folder: Path
     num_pool: int
@@ -69,7 +69,7 @@ class Sample:
         return uid.pack(self.rows["uid"])
 
 
-def draw(source: Source, num_rows: int, folder: Path, *, workers: int = 1, progress: Progress = NO_PROGRESS) -> Sample:
+def draw(source: PoolSource, num_rows: int, folder: Path, *, workers: int = 1, progress: Progress = NO_PROGRESS) -> PoolSample:
     """The sample of about `num_rows` rows in `folder`, drawn if it is not there. DataError if the pool has no rows."""
     if (folder / DONE).exists():
         return opened(folder)
@@ -78,7 +78,7 @@ def draw(source: Source, num_rows: int, folder: Path, *, workers: int = 1, progr
     num_pool = sum(counts.values())
     if not num_pool:
         raise DataError(f"{source.metadata} has no rows: there is nothing to look at.")
-    last = last_lot(num_rows, num_pool)
+    last = last_key(num_rows, num_pool)
     keys = source.embedding_keys(names[0])
     (folder / PARTS).mkdir(parents=True, exist_ok=True)
     todo = [name for name in names if not (folder / PARTS / f"{name}.arrow").exists()]
@@ -106,17 +106,17 @@ def mapped(file: Path) -> pl.DataFrame:
     return made
 
 
-def opened(folder: Path) -> Sample:
+def opened(folder: Path) -> PoolSample:
     """A sample that was drawn before."""
     told = json.loads((folder / DONE).read_text(encoding="utf-8"))
-    return Sample(folder, told["num_pool"], told["num_rows"], told["last"], tuple(told["parts"]), tuple(told["features"]))
+    return PoolSample(folder, told["num_pool"], told["num_rows"], told["last"], tuple(told["parts"]), tuple(told["features"]))
 
 
-def _draw_part(source: Source, last: int, keys: Sequence[str], folder: Path, part: str) -> None:
+def _draw_part(source: PoolSource, last: int, keys: Sequence[str], folder: Path, part: str) -> None:
     """The sampled rows of a part, then, last, the file that says so."""
     where = source.metadata.at(f"{part}.parquet")
     uids = source.read(part, ["uid"])["uid"]
-    chosen = np.flatnonzero(drawn(uid.pack(uids, where), last)) if last < HIGHEST else np.arange(len(uids))
+    chosen = np.flatnonzero(is_sampled(uid.pack(uids, where), last)) if last < HIGHEST else np.arange(len(uids))
     columns = source.columns(part)
     frame = source.read(part, columns)[chosen] if len(chosen) else source.read(part, columns).clear()
     rows = with_derived(_flat(frame)).with_columns(row=pl.Series(chosen, dtype=pl.UInt32))
@@ -127,7 +127,7 @@ def _draw_part(source: Source, last: int, keys: Sequence[str], folder: Path, par
         rows.write_ipc(temporary, compression="uncompressed")
 
 
-def _features(source: Source, part: str, key: str, chosen: npt.NDArray[np.int64]) -> Half:
+def _features(source: PoolSource, part: str, key: str, chosen: npt.NDArray[np.int64]) -> Half:
     """Features of some rows, block by block."""
     if not source.has_embeddings(part, key):
         return np.full((len(chosen), 0), np.nan, np.float16)

@@ -17,7 +17,7 @@ from datacomp_core.explore.layout import known_rows
 AT_ONCE = 1 << 16
 
 
-class Hits(NamedTuple):
+class Neighbors(NamedTuple):
     """Rows and their cosines, the nearest first."""
 
     rows: npt.NDArray[np.int64]
@@ -32,7 +32,7 @@ class ExactIndex:
     rows: npt.NDArray[np.int64]
     dimensions: int
 
-    def search(self, query: npt.NDArray[np.floating], count: int, among: npt.NDArray[np.bool_] | None = None) -> Hits:
+    def search(self, query: npt.NDArray[np.floating], count: int, among: npt.NDArray[np.bool_] | None = None) -> Neighbors:
         """The nearest to a vector (d,) by cosine; `among` (sample rows,): those that may be found. SpecError for odd vectors."""
         import faiss
 
@@ -44,10 +44,10 @@ class ExactIndex:
             options["params"] = faiss.SearchParameters(sel=selector)  # pyright: ignore[reportCallIssue]
         count = min(count, len(self.rows))
         if not count:
-            return Hits(np.empty(0, np.int64), np.empty(0, np.float32))
+            return Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
         scores, places = self.index.search(wanted[None], count, **options)
         found = places[0] >= 0
-        return Hits(self.rows[places[0][found]], scores[0][found])
+        return Neighbors(self.rows[places[0][found]], scores[0][found])
 
 
 def unit_query(query: npt.NDArray[np.floating], dimensions: int) -> npt.NDArray[np.float32]:

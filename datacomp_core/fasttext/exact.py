@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from datacomp_core.fasttext.pieces import pieces
 from datacomp_core.fasttext.reader import END, LABEL, LanguageFile
+from datacomp_core.fasttext.subwords import pieces
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]

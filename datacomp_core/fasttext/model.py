@@ -18,8 +18,8 @@ import polars as pl
 
 from datacomp_core.assets import asset
 from datacomp_core.fasttext.exact import ExactModel
-from datacomp_core.fasttext.pieces import pieces
 from datacomp_core.fasttext.reader import END, LABEL, LanguageFile
+from datacomp_core.fasttext.subwords import pieces
 
 Floats = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]

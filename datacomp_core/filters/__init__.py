@@ -4,24 +4,23 @@ not depend on an engine, a score's formula or a recipe. Filters from other packa
 
 from __future__ import annotations
 
-from datacomp_core.filters.algebra import All, Any, Not
+from datacomp_core.filters.algebra import AllOf, AnyOf, NotOf
 from datacomp_core.filters.aspect_ratio import AspectRatio
 from datacomp_core.filters.balance_clusters import BalanceClusters
 from datacomp_core.filters.balance_synsets import BalanceSynsets
 from datacomp_core.filters.base import (
     AnyFilter,
-    Batch,
-    FeatureBatch,
+    BatchFilter,
+    FeatureFilter,
     Filter,
-    Lookup,
-    Ranked,
-    Rule,
-    Survey,
-    SurveyView,
+    GlobalFilter,
+    GlobalView,
+    LookupFilter,
+    RankFilter,
+    RowFilter,
     WholeFilter,
     register,
 )
-from datacomp_core.filters.chance import Random
 from datacomp_core.filters.characters import Characters
 from datacomp_core.filters.concept_quota import ConceptQuota
 from datacomp_core.filters.d2_prune import D2Prune
@@ -36,6 +35,7 @@ from datacomp_core.filters.language_cld3 import LanguageCld3
 from datacomp_core.filters.listed import Listed
 from datacomp_core.filters.mix import Mix
 from datacomp_core.filters.norm_sim_d import NormSimD
+from datacomp_core.filters.random_fraction import RandomFraction
 from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.filters.sem_dedup import SemDedup
 from datacomp_core.filters.soft_cap import SoftCap
@@ -46,40 +46,40 @@ from datacomp_core.filters.top import TopCount, TopFraction
 from datacomp_core.filters.words import Words
 
 __all__ = [
-    "All",
-    "Any",
+    "AllOf",
     "AnyFilter",
+    "AnyOf",
     "AspectRatio",
     "BalanceClusters",
     "BalanceSynsets",
-    "Batch",
+    "BatchFilter",
     "Characters",
     "ConceptQuota",
     "D2Prune",
     "DensityPrune",
     "Distinct",
     "Everything",
-    "FeatureBatch",
+    "FeatureFilter",
     "Filter",
+    "GlobalFilter",
+    "GlobalView",
     "ImageClusters",
     "ImageSize",
     "ImagenetWords",
     "Language",
     "LanguageCld3",
     "Listed",
-    "Lookup",
+    "LookupFilter",
     "Mix",
     "NormSimD",
-    "Not",
-    "Random",
-    "Ranked",
-    "Rule",
+    "NotOf",
+    "RandomFraction",
+    "RankFilter",
+    "RowFilter",
     "SampleTo",
     "SemDedup",
     "SoftCap",
     "Submodular",
-    "Survey",
-    "SurveyView",
     "Threshold",
     "Tokens",
     "TopCount",

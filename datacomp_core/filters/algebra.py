@@ -1,5 +1,5 @@
 """Combines filters. The order changes what is kept only for filters that rank the survivors; it always changes the reasons for
-drops. Inside `All` cheap filters run first, costly ones last and only on the survivors.
+drops. Inside `AllOf` cheap filters run first, costly ones last and only on the survivors.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from datacomp_core.filters.base import AnyFilter, Filter, register
 
 
 @register("all")
-class All(Filter):
+class AllOf(Filter):
     """Keeps what every filter keeps."""
 
-    filters: Annotated[tuple[AnyFilter, ...], Field(min_length=1, description="All of these must keep a row.")]
+    filters: Annotated[tuple[AnyFilter, ...], Field(min_length=1, description="AllOf of these must keep a row.")]
 
     def columns(self) -> frozenset[str]:
         return frozenset[str]().union(*(each.columns() for each in self.filters))
@@ -43,7 +43,7 @@ class All(Filter):
 
 
 @register("any")
-class Any(Filter):
+class AnyOf(Filter):
     """Keeps what at least one filter keeps."""
 
     filters: Annotated[tuple[AnyFilter, ...], Field(min_length=1, description="One of these must keep a row.")]
@@ -66,7 +66,7 @@ class Any(Filter):
 
 
 @register("not")
-class Not(Filter):
+class NotOf(Filter):
     """Keeps what a filter drops. A row without a value for that filter is also dropped."""
 
     filter: Annotated[AnyFilter, Field(description="Rows that it keeps are dropped.")]
@@ -89,4 +89,4 @@ class Not(Filter):
 
 
 def _part(each: Filter) -> str:
-    return f"({each.title()})" if isinstance(each, (All, Any)) else each.title()
+    return f"({each.title()})" if isinstance(each, (AllOf, AnyOf)) else each.title()

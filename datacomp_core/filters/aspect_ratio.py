@@ -6,12 +6,12 @@ from __future__ import annotations
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Rule, register
+from datacomp_core.filters.base import RowFilter, register
 from datacomp_core.filters.image_size import HEIGHT, WIDTH
 
 
 @register("aspect_ratio")
-class AspectRatio(Rule):
+class AspectRatio(RowFilter):
     """Keeps images with at most this ratio of the longer to the shorter side."""
 
     at_most: float = Field(default=3.0, ge=1, allow_inf_nan=False, description="Longer side / shorter side.")

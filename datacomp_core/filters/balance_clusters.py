@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from datacomp_core.filters.balanced_draw import BalancedDraw, Pairs
-from datacomp_core.filters.base import SurveyView, register
+from datacomp_core.filters.balanced_draw import BalancedDraw, RowConcepts
+from datacomp_core.filters.base import GlobalView, register
 from datacomp_core.vectors.files import VectorsName, matched
 from datacomp_core.vectors.nearest import nearest
 
@@ -27,10 +27,10 @@ class BalanceClusters(BalancedDraw):
     def columns(self) -> frozenset[str]:
         return frozenset()
 
-    def concepts(self, view: SurveyView, part: str) -> Pairs:
+    def concepts(self, view: GlobalView, part: str) -> RowConcepts:
         rows, clusters = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for places, block in view.blocks(part, f"{self.features}_img"):
             rows.append(places)
             clusters.append(nearest(block, matched(self.centroids, block.shape[1])))
         known = np.concatenate(rows)
-        return Pairs(known, np.concatenate(clusters), np.setdiff1d(np.flatnonzero(view.reached(part)), known))
+        return RowConcepts(known, np.concatenate(clusters), np.setdiff1d(np.flatnonzero(view.reached(part)), known))

@@ -14,8 +14,8 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.balanced_draw import BalancedDraw, Pairs
-from datacomp_core.filters.base import SurveyView, register
+from datacomp_core.filters.balanced_draw import BalancedDraw, RowConcepts
+from datacomp_core.filters.base import GlobalView, register
 from datacomp_core.filters.imagenet_words import TABLE
 from datacomp_core.filters.words import WORD
 
@@ -35,12 +35,12 @@ class BalanceSynsets(BalancedDraw):
     def aggregate(self) -> Literal["mean", "max"]:
         return self.over
 
-    def concepts(self, view: SurveyView, part: str) -> Pairs:
+    def concepts(self, view: GlobalView, part: str) -> RowConcepts:
         frame = view.frame(part, ["text"]).with_columns(pl.col("row").cast(pl.Int64))
         words = frame.select("row", word=pl.col("text").str.to_lowercase().str.extract_all(WORD)).explode("word").drop_nulls()
         found = words.join(synsets(), on="word").select("row", "synset").unique().sort("row", "synset")
         rows = found["row"].to_numpy()
-        return Pairs(rows, found["synset"].to_numpy(), np.setdiff1d(frame["row"].to_numpy(), rows))
+        return RowConcepts(rows, found["synset"].to_numpy(), np.setdiff1d(frame["row"].to_numpy(), rows))
 
 
 @cache

@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.filters.base import SurveyView
-from datacomp_core.filters.draw import Draw, note_copies
+from datacomp_core.filters.base import GlobalView
+from datacomp_core.filters.resampling import ResamplingFilter, note_copies
 
 Rows = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
 
 
-class Pairs(NamedTuple):
+class RowConcepts(NamedTuple):
     """`(row, concept)` of a part, each once, in order of rows; and the incoming rows without a concept."""
 
     rows: Rows
@@ -32,7 +32,7 @@ class Pairs(NamedTuple):
     unknown: Rows
 
 
-class BalancedDraw(Draw):
+class BalancedDraw(ResamplingFilter):
     """Base class: `concepts` returns the concepts of the rows of a part."""
 
     alpha: float = Field(default=0.2, ge=0, le=1, description="1: uniform over rows. 0: uniform over concepts.")
@@ -41,7 +41,7 @@ class BalancedDraw(Draw):
     seed: int = Field(default=0, ge=0, lt=2**32, description="Seed of the draw.")
 
     @abstractmethod
-    def concepts(self, view: SurveyView, part: str) -> Pairs:
+    def concepts(self, view: GlobalView, part: str) -> RowConcepts:
         """The concepts of the rows of a part that came."""
 
     def aggregate(self) -> Literal["mean", "max"]:
@@ -63,7 +63,7 @@ class BalancedDraw(Draw):
     def label(self) -> str:
         return f"{self.filter.label()}_{self.kind}" + (f"_{self.num_draws}" if self.num_draws else "")
 
-    def survey(self, view: SurveyView) -> None:
+    def decide_all(self, view: GlobalView) -> None:
         total: Counter[int] = Counter()
         for _, counted in view.map(partial(_counted, self, view), view.names):
             total.update(counted)
@@ -84,7 +84,7 @@ def chance(key: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
 
 
-def _counted(asked: BalancedDraw, view: SurveyView, part: str) -> dict[int, int]:
+def _counted(asked: BalancedDraw, view: GlobalView, part: str) -> dict[int, int]:
     """Note the concepts of a part's rows; how many rows have each."""
     found = asked.concepts(view, part)
     for name, values in found._asdict().items():
@@ -93,7 +93,7 @@ def _counted(asked: BalancedDraw, view: SurveyView, part: str) -> dict[int, int]
     return dict(zip(concepts.tolist(), counts.tolist(), strict=True))
 
 
-def _weighed(asked: BalancedDraw, view: SurveyView, total: Counter[int], part: str) -> float:
+def _weighed(asked: BalancedDraw, view: GlobalView, total: Counter[int], part: str) -> float:
     """Note the share of each row that has a concept; their sum."""
     rows, concepts = view.shared.load(f"rows/{part}.npy"), view.shared.load(f"concepts/{part}.npy")
     known, starts, sizes = np.unique(rows, return_index=True, return_counts=True)
@@ -111,7 +111,7 @@ def _weighed(asked: BalancedDraw, view: SurveyView, total: Counter[int], part: s
     return float(shares.sum())
 
 
-def _drawn(asked: BalancedDraw, view: SurveyView, job: tuple[str, int, int, int]) -> tuple[int, float]:
+def _drawn(asked: BalancedDraw, view: GlobalView, job: tuple[str, int, int, int]) -> tuple[int, float]:
     """Draw so many rows of a part: how many draws were over the cap, and the sum of the shares that are left.
 
     The job names the round whose counts it goes on from, so that a worker's second try begins where the first did.
@@ -128,7 +128,7 @@ def _drawn(asked: BalancedDraw, view: SurveyView, job: tuple[str, int, int, int]
     return int(np.maximum(wanted - asked.at_most_draws, 0).sum()), float(shares.sum())
 
 
-def _decide(view: SurveyView, job: tuple[str, int]) -> None:
+def _decide(view: GlobalView, job: tuple[str, int]) -> None:
     part, last = job
     counts, known = view.shared.load(f"counts/{part}-{last}.npy"), view.shared.load(f"known/{part}.npy")
     copies = np.zeros(len(view.reached(part)), np.uint32)

@@ -1,8 +1,8 @@
 """Defines a filter: a small frozen model with a `kind`, whose fields are its parameters, its YAML and its form. Filters differ
-in what they need to see: a `Rule` is a polars expression over a row; a `Batch` judges many rows with a function and runs last,
-only on the survivors (a `FeatureBatch` sees their embeddings); a `Ranked` keeps the best scores, which needs the whole pool
-first; a `Survey` decides over all incoming rows together. Verdicts are three-valued: for a missing value a filter says neither
-yes nor no, and only a yes is kept. A new filter is a class of one of these sorts with
+in what they need to see: a `RowFilter` is a polars expression over a row; a `BatchFilter` judges many rows with a function and
+runs last, only on the survivors (a `FeatureFilter` sees their embeddings); a `RankFilter` keeps the best scores, which needs the
+whole pool first; a `GlobalFilter` decides over all incoming rows together. Verdicts are three-valued: for a missing value a
+filter says neither yes nor no, and only a yes is kept. A new filter is a class of one of these sorts with
 `@register("its_kind")`, in this folder, in an installed package or in a single file.
 """
 
@@ -77,7 +77,7 @@ def score_column(score: str) -> str:
     return SCORES.get(score, score)
 
 
-class Verdict(NamedTuple):
+class FilterDecision(NamedTuple):
     """`yes` passes, `no` fails; neither: a value is missing, or the row was not asked about. Both of shape (rows,)."""
 
     yes: Mask
@@ -168,7 +168,7 @@ def checked(asked: Filter, expression: Any) -> pl.Expr:
     return expression
 
 
-class Rule(Filter):
+class RowFilter(Filter):
     """Judges each row with a polars expression."""
 
     @abstractmethod
@@ -183,7 +183,7 @@ class Rule(Filter):
         return frozenset(checked(self, self.expression()).meta.root_names())
 
 
-class Batch(Filter):
+class BatchFilter(Filter):
     """Judges many rows at once with a function; costly."""
 
     cost: ClassVar[int] = 10
@@ -195,7 +195,7 @@ class Batch(Filter):
         """
 
 
-class Lookup(Batch):
+class LookupFilter(BatchFilter):
     """Judges rows with a table that is prepared once per selection, on the local disk. It judges every row of the pool."""
 
     cost: ClassVar[int] = 5
@@ -212,7 +212,7 @@ class Lookup(Batch):
         raise AssertionError("a filter with a table is asked by look_up")
 
 
-class FeatureBatch(Batch):
+class FeatureFilter(BatchFilter):
     """Judges rows by their embeddings."""
 
     cost: ClassVar[int] = 20
@@ -236,7 +236,7 @@ class FeatureBatch(Batch):
         raise AssertionError("a filter of embeddings is asked by judge_features")
 
 
-class Ranked(Filter):
+class RankFilter(Filter):
     """Keeps the rows with the best scores among those it judges. Missing scores rank last and never pass."""
 
     @abstractmethod
@@ -258,7 +258,7 @@ class Ranked(Filter):
         return "pool"
 
 
-class Survey(Filter):
+class GlobalFilter(Filter):
     """Decides over all incoming rows at once, because no row can be judged alone (for example duplicates). It runs after the
     filters before it, and no filter moves past it.
     """
@@ -266,12 +266,13 @@ class Survey(Filter):
     cost: ClassVar[int] = 30
 
     @abstractmethod
-    def survey(self, view: SurveyView) -> None:
+    def decide_all(self, view: GlobalView) -> None:
         """Read what it needs of the rows of `view` and decide on each (`view.decide`)."""
 
 
-class SurveyView(Protocol):
-    """What a `Survey` sees: the rows that came to it, part by part, a place that its workers share, and where its verdicts go.
+class GlobalView(Protocol):
+    """What a `GlobalFilter` sees: the rows that came to it, part by part, a place that its workers share, and where its verdicts
+    go.
 
     Rows are known by their place in a part. It pickles, so that work over it can be shared among processes.
     """
@@ -306,7 +307,7 @@ class SurveyView(Protocol):
     def best(
         self, columns: Iterable[str], values: Callable[[pl.DataFrame], pl.Series], rank: Callable[[int], tuple[int, bool]]
     ) -> float | int | None:
-        """The value of the k-th best of the rows that came (see `Ranked.rank`); None if none passes.
+        """The value of the k-th best of the rows that came (see `RankFilter.rank`); None if none passes.
 
         `values` may run in other processes if it pickles.
         """

@@ -5,11 +5,11 @@ from __future__ import annotations
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Rule, register
+from datacomp_core.filters.base import RowFilter, register
 
 
 @register("characters")
-class Characters(Rule):
+class Characters(RowFilter):
     """Keeps captions with at least this many characters (Unicode code points)."""
 
     at_least: int = Field(default=6, ge=1, description="Code points; the reference's basic filter requires more than 5.")

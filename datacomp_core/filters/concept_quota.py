@@ -19,12 +19,12 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import AfterValidator, Field
 
-from datacomp_core import outside, uid, uid_values
+from datacomp_core import external_files, uid, uid_values
 from datacomp_core.columns import numbers
 from datacomp_core.errors import DataError, unknown
-from datacomp_core.filters.base import ScoreName, Survey, SurveyView, register, score_column
+from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column
 from datacomp_core.joining import bucket_of
-from datacomp_core.lots import lots
+from datacomp_core.sampling_key import sampling_keys
 from datacomp_core.score_tables import frames
 from datacomp_core.shared_buckets import SharedBuckets
 
@@ -39,11 +39,11 @@ Places = npt.NDArray[np.int64]
 
 
 def _pinned(name: str) -> str:
-    return outside.pinned(name, SUFFIXES, "a table of annotations")
+    return external_files.pinned(name, SUFFIXES, "a table of annotations")
 
 
 @register("concept_quota")
-class ConceptQuota(Survey):
+class ConceptQuota(GlobalFilter):
     """Keeps pairs, best first, while one of their annotated concepts is below its quota."""
 
     annotations: Annotated[str, AfterValidator(_pinned)] = Field(
@@ -67,7 +67,7 @@ class ConceptQuota(Survey):
     def missing(self) -> str:
         return "no annotated concept"
 
-    def survey(self, view: SurveyView) -> None:
+    def decide_all(self, view: GlobalView) -> None:
         num = max(1, -(-view.num_reached // ROWS_A_BUCKET))
         shared = view.shared
         pool = SharedBuckets((shared / "pool").folder, num, POOL)
@@ -84,7 +84,7 @@ class ConceptQuota(Survey):
 
     def _table(self) -> Iterator[tuple[uid.Uids, Keys]]:
         """`(uids, concepts)` of the annotations, a row for each concept of a uid; concepts are hashed to 64 bits."""
-        for file in outside.local(self.annotations, SUFFIXES):
+        for file in external_files.local(self.annotations, SUFFIXES):
             for frame in frames(file):
                 yield self._of_frame(frame, file)
 
@@ -108,7 +108,7 @@ class ConceptQuota(Survey):
         codes = rows.join(coded, on="concept", how="left", maintain_order="left")["code"].to_numpy()
         return uid_values.parsed(rows["uid"].cast(pl.String), str(file), 1), codes
 
-    def _decide(self, view: SurveyView, entries: SharedBuckets) -> None:
+    def _decide(self, view: GlobalView, entries: SharedBuckets) -> None:
         """Walk through all annotated pairs in order."""
         counts: Counter[int] = Counter()
         kept, annotated = (defaultdict[int, list[Places]](list) for _ in range(2))
@@ -150,12 +150,12 @@ def concept_code(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def _pooled(asked: ConceptQuota, view: SurveyView, pool: SharedBuckets, job: tuple[int, str]) -> Keys:
+def _pooled(asked: ConceptQuota, view: GlobalView, pool: SharedBuckets, job: tuple[int, str]) -> Keys:
     """Put a part's rows to buckets by uid; a sample of the keys by which they are looked at, lowest first."""
     place, part = job
     frame = view.frame(part, asked.columns())
     uids = uid.pack(frame["uid"])
-    keys = lots(uids, asked.seed)
+    keys = sampling_keys(uids, asked.seed)
     if asked.prefer is not None:
         keys = _ordered(numbers(frame[score_column(asked.prefer)]).cast(pl.Float64).to_numpy(), keys)
     columns = {"high": uids["f0"], "low": uids["f1"], "key": keys, "part": np.full(len(keys), place, np.int32)}

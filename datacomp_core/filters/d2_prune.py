@@ -18,7 +18,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import ScoreName, Survey, SurveyView, register, score_column, score_field
+from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column, score_field
 from datacomp_core.filters.mix import finite
 from datacomp_core.shared_buckets import SharedBuckets
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
@@ -32,7 +32,7 @@ Places = npt.NDArray[np.int64]
 
 
 @register("d2_prune")
-class D2Prune(Survey):
+class D2Prune(GlobalFilter):
     """Keeps a fraction by a score that travels between neighbours, so that of near copies the best stands for the rest."""
 
     score: ScoreName = score_field("l14")
@@ -64,7 +64,7 @@ class D2Prune(Survey):
     def expected_share(self, num_rows: int) -> float:
         return self.left
 
-    def survey(self, view: SurveyView) -> None:
+    def decide_all(self, view: GlobalView) -> None:
         width = self._width(view)
         centroids = vectors(self.centroids)
         own = [("cluster", "i8"), ("part", "i4"), ("row", "i8"), ("score", "f8"), ("vector", "f4", (width,))]
@@ -80,12 +80,12 @@ class D2Prune(Survey):
         for _ in view.map(partial(_decide, view, taken, cut), list(enumerate(view.names))):
             pass
 
-    def _width(self, view: SurveyView) -> int:
+    def _width(self, view: GlobalView) -> int:
         sides = 1 if self.distance == "image" else 2
         block = next((block for part in view.names for _, block in view.blocks(part, f"{self.features}_img")), None)
         return sides * (1 if block is None else block.shape[1])
 
-    def pairs(self, view: SurveyView, part: str) -> tuple[Places, Vectors, Vectors]:
+    def pairs(self, view: GlobalView, part: str) -> tuple[Places, Vectors, Vectors]:
         """Rows that have features, their images (n, d), and what distances are taken of."""
         sides = [_gathered(view, part, f"{self.features}_img")]
         if self.distance == "image_text":
@@ -95,7 +95,7 @@ class D2Prune(Survey):
         return rows, found[0], np.concatenate(found, axis=1)
 
 
-def _gathered(view: SurveyView, part: str, key: str) -> tuple[Places, Vectors]:
+def _gathered(view: GlobalView, part: str, key: str) -> tuple[Places, Vectors]:
     rows, blocks = [np.empty(0, np.int64)], list[Vectors]()
     for places, block in view.blocks(part, key):
         rows.append(places)
@@ -103,7 +103,7 @@ def _gathered(view: SurveyView, part: str, key: str) -> tuple[Places, Vectors]:
     return np.concatenate(rows), np.concatenate(blocks) if blocks else np.empty((0, 1), np.float32)
 
 
-def _spill(asked: D2Prune, view: SurveyView, buckets: SharedBuckets, job: tuple[int, str]) -> None:
+def _spill(asked: D2Prune, view: GlobalView, buckets: SharedBuckets, job: tuple[int, str]) -> None:
     """Put a part's pairs to their clusters, and note the rows that have a score and features."""
     place, part = job
     column = score_column(asked.score)
@@ -173,7 +173,7 @@ def scores_when_taken(scores: Numbers, near: Places, far: Numbers, gamma: float)
     return np.array(found)
 
 
-def _decide(view: SurveyView, taken: SharedBuckets, cut: float, job: tuple[int, str]) -> None:
+def _decide(view: GlobalView, taken: SharedBuckets, cut: float, job: tuple[int, str]) -> None:
     place, part = job
     found = taken.read(place)
     known = view.shared.load(f"known/{part}.npy")

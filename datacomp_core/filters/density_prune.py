@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.filters.base import Survey, SurveyView, register
+from datacomp_core.filters.base import GlobalFilter, GlobalView, register
 from datacomp_core.shared_buckets import SharedBuckets
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
 from datacomp_core.vectors.nearest import nearest
@@ -27,7 +27,7 @@ Places = npt.NDArray[np.int64]
 
 
 @register("density_prune")
-class DensityPrune(Survey):
+class DensityPrune(GlobalFilter):
     """Keeps a fraction with quotas by cluster: more of clusters that are wide and far from others, of each the hardest images."""
 
     centroids: VectorsName = Field(
@@ -61,7 +61,7 @@ class DensityPrune(Survey):
     def expected_share(self, num_rows: int) -> float:
         return self.left
 
-    def survey(self, view: SurveyView) -> None:
+    def decide_all(self, view: GlobalView) -> None:
         centroids = vectors(self.centroids)
         num = min(len(centroids), max(1, -(-view.num_reached // ROWS_A_BUCKET)))
         buckets = SharedBuckets((view.shared / "clusters").folder, num, RECORD)
@@ -122,7 +122,7 @@ def quotas(shares: Numbers, sizes: Places, total: int, balance: float = 0.0) -> 
     return np.rint(np.clip(wished + high, lower, upper)).astype(np.int64)
 
 
-def _spill(asked: DensityPrune, view: SurveyView, buckets: SharedBuckets, job: tuple[int, str]) -> tuple[Places, Places, Numbers]:
+def _spill(asked: DensityPrune, view: GlobalView, buckets: SharedBuckets, job: tuple[int, str]) -> tuple[Places, Places, Numbers]:
     """Put a part's images to their clusters: the clusters that have some, how many, and the sum of their distances."""
     place, part = job
     columns: dict[str, list[npt.NDArray[np.generic]]] = {"cluster": [], "row": [], "near": []}
@@ -155,7 +155,7 @@ def _kept(asked: DensityPrune, buckets: SharedBuckets, quota: Places, number: in
     return np.stack([chosen["part"].astype(np.int64), chosen["row"]], axis=1)
 
 
-def _decide(view: SurveyView, job: tuple[str, Places]) -> None:
+def _decide(view: GlobalView, job: tuple[str, Places]) -> None:
     part, kept = job
     known = view.shared.load(f"known/{part}.npy")
     view.decide(part, kept, unknown=np.setdiff1d(np.flatnonzero(view.reached(part)), known))

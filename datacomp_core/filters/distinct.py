@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.filters.base import ScoreName, Survey, SurveyView, register, score_column
+from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column
 from datacomp_core.shared_buckets import ROW, SharedBuckets
 
 ROWS_A_BUCKET = 1_000_000
@@ -27,7 +27,7 @@ COMPARED_AT_ONCE = 1 << 22
 
 
 @register("distinct")
-class Distinct(Survey):
+class Distinct(GlobalFilter):
     """Keeps one of each group of copies among the incoming rows."""
 
     by: ScoreName = Field(
@@ -56,7 +56,7 @@ class Distinct(Survey):
     def reason(self) -> str:
         return f"a copy by {self.by}" + (f" within {self.at_most_bits} bits" if self.at_most_bits else "")
 
-    def survey(self, view: SurveyView) -> None:
+    def decide_all(self, view: GlobalView) -> None:
         num = max(1, -(-view.num_reached // ROWS_A_BUCKET))
         bands = self.at_most_bits + 1
         buckets = [SharedBuckets((view.shared / f"band{band}").folder, num, RECORD) for band in range(bands)]
@@ -71,7 +71,7 @@ class Distinct(Survey):
             pass
 
 
-def _spill(asked: Distinct, view: SurveyView, buckets: list[SharedBuckets], job: tuple[int, str]) -> None:
+def _spill(asked: Distinct, view: GlobalView, buckets: list[SharedBuckets], job: tuple[int, str]) -> None:
     """Sort a part's rows into the buckets of every band, and note the rows without a value."""
     place, part = job
     column = score_column(asked.by)
@@ -98,7 +98,7 @@ def _spill(asked: Distinct, view: SurveyView, buckets: list[SharedBuckets], job:
     view.shared.save(f"unknown/{part}.npy", frame.filter(missing)["row"].to_numpy().astype(np.int64))
 
 
-def _decide(view: SurveyView, lost: SharedBuckets, job: tuple[int, str]) -> None:
+def _decide(view: GlobalView, lost: SharedBuckets, job: tuple[int, str]) -> None:
     """All rows of a part pass that came, have a value and are no copies."""
     place, part = job
     copies = lost.read(place)["row"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import polars as pl
 
-from datacomp_core.filters.base import Rule, register
+from datacomp_core.filters.base import RowFilter, register
 
 
 @register("everything")
-class Everything(Rule):
+class Everything(RowFilter):
     """Keeps every row of the pool."""
 
     def columns(self) -> frozenset[str]:

@@ -13,14 +13,14 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import FeatureBatch, Mask, register
-from datacomp_core.input_classes import Use
+from datacomp_core.filters.base import FeatureFilter, Mask, register
+from datacomp_core.input_classes import InputUse
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, target_use, vectors
 from datacomp_core.vectors.nearest import nearest
 
 
 @register("image_clusters")
-class ImageClusters(FeatureBatch):
+class ImageClusters(FeatureFilter):
     """Keeps images whose nearest centroid is the nearest of some image of a target set."""
 
     centroids: VectorsName = Field(
@@ -33,7 +33,7 @@ class ImageClusters(FeatureBatch):
     )
 
     @classmethod
-    def uses(cls, given: Mapping[str, Any]) -> Iterator[Use]:
+    def uses(cls, given: Mapping[str, Any]) -> Iterator[InputUse]:
         yield from super().uses(given)
         yield from target_use(given.get("target", cls.model_fields["target"].default))
 

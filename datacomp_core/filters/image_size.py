@@ -5,13 +5,13 @@ from __future__ import annotations
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Rule, register
+from datacomp_core.filters.base import RowFilter, register
 
 WIDTH, HEIGHT = "original_width", "original_height"
 
 
 @register("image_size")
-class ImageSize(Rule):
+class ImageSize(RowFilter):
     """Keeps images whose shorter side has at least this many pixels, as recorded by the crawler."""
 
     shorter_side_at_least: int = Field(default=200, ge=1, description="Pixels; the reference's basic filter requires 200.")

@@ -13,14 +13,14 @@ from typing import ClassVar, Literal
 
 import polars as pl
 
-from datacomp_core.filters.base import Batch, locked, register
+from datacomp_core.filters.base import BatchFilter, locked, register
 from datacomp_core.filters.words import WORD
 
 TABLE = "imagenet21k_words.parquet"
 
 
 @register("imagenet_words")
-class ImagenetWords(Batch):
+class ImagenetWords(BatchFilter):
     """Keeps captions with a word that is a class of ImageNet-21k."""
 
     vocabulary: Literal["imagenet-21k"] = locked("imagenet-21k")

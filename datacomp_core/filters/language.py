@@ -12,11 +12,11 @@ import polars as pl
 from pydantic import Field
 
 from datacomp_core.fasttext.model import language_model
-from datacomp_core.filters.base import Batch, register
+from datacomp_core.filters.base import BatchFilter, register
 
 
 @register("language")
-class Language(Batch):
+class Language(BatchFilter):
     """Keeps captions in one language, by fastText."""
 
     language: str = Field(default="en", pattern=r"^[a-z]{2,3}$", description="ISO 639 code as lid.176 has it.")

@@ -13,13 +13,13 @@ import polars as pl
 from pydantic import Field
 
 from datacomp_core.errors import SpecError
-from datacomp_core.filters.base import Batch, register
+from datacomp_core.filters.base import BatchFilter, register
 
 MAX_BYTES = 1000
 
 
 @register("language_cld3")
-class LanguageCld3(Batch):
+class LanguageCld3(BatchFilter):
     """Keeps captions in one language, by CLD3. Needs the package cld3-py."""
 
     cld3_language: str = Field(default="en", min_length=2, description="Language code as CLD3 has it.")

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import AfterValidator, Field
 
-from datacomp_core import outside, uid, uid_lists
+from datacomp_core import external_files, uid, uid_lists
 from datacomp_core.errors import DataError
-from datacomp_core.filters.base import Lookup, register
+from datacomp_core.filters.base import LookupFilter, register
 from datacomp_core.sorted_lookup import among, begins_of
 
 TABLE, BEGINS = "list.npy", "begins.npy"
@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 1 << 22
 
 
 def _pinned(name: str) -> str:
-    return outside.pinned(name, uid_lists.SUFFIXES, "a list of uids")
+    return external_files.pinned(name, uid_lists.SUFFIXES, "a list of uids")
 
 
 ListName = Annotated[str, AfterValidator(_pinned)]
@@ -32,7 +32,7 @@ ListName = Annotated[str, AfterValidator(_pinned)]
 
 
 @register("listed")
-class Listed(Lookup):
+class Listed(LookupFilter):
     """Keeps the rows whose uid is on a list."""
 
     uids: ListName = Field(description="The list: npy, parquet, csv or txt; local, s3://, https:// or hf://datasets/...")
@@ -50,11 +50,11 @@ class Listed(Lookup):
         return f"listed_{self._short().partition('.')[0]}"
 
     def _short(self) -> str:
-        return outside.place_of(self.uids).rstrip("/").rpartition("/")[2]
+        return external_files.place_of(self.uids).rstrip("/").rpartition("/")[2]
 
     def expected_share(self, num_rows: int) -> float | None:
         """What a local npy of pairs has; of other forms it is not known before they are read."""
-        file = Path(outside.place_of(self.uids))
+        file = Path(external_files.place_of(self.uids))
         if file.suffix != ".npy" or not file.is_file():
             return None
         try:
@@ -65,9 +65,9 @@ class Listed(Lookup):
 
     def prepare_table(self, folder: Path) -> None:
         """`list.npy`: the list as a sorted subset file; `begins.npy`: where each prefix begins in it."""
-        listed, _ = uid_lists.sort_to(uid_lists.read(outside.local(self.uids, uid_lists.SUFFIXES)), folder / TABLE)
+        listed, _ = uid_lists.sort_to(uid_lists.read(external_files.local(self.uids, uid_lists.SUFFIXES)), folder / TABLE)
         if not listed:
-            raise DataError(f"{outside.place_of(self.uids)} contains no uids: give a list with at least one.")
+            raise DataError(f"{external_files.place_of(self.uids)} contains no uids: give a list with at least one.")
         np.save(folder / BEGINS, begins_of(_mapped(folder / TABLE)), allow_pickle=False)
 
     def look_up(self, rows: pl.DataFrame, folder: Path) -> pl.Series:

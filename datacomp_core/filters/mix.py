@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import AfterValidator, Field
 
 from datacomp_core.errors import SpecError
-from datacomp_core.filters.base import ScoreName, Survey, SurveyView, register, score_column
+from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column
 
 Standard = Literal["standardised", "as_is"]
 
@@ -30,7 +30,7 @@ Weights = Annotated[dict[ScoreName, float], AfterValidator(_finite)]
 
 
 @register("mix")
-class Mix(Survey):
+class Mix(GlobalFilter):
     """Keeps the best fraction by a weighted sum of standardised scores."""
 
     weights: Weights = Field(default={"b32": 0.5, "l14": 0.5}, min_length=1, description="Score column -> weight.")
@@ -54,7 +54,7 @@ class Mix(Survey):
     def expected_share(self, num_rows: int) -> float:
         return self.best
 
-    def survey(self, view: SurveyView) -> None:
+    def decide_all(self, view: GlobalView) -> None:
         scaled = mixed(view, self.weights, self.scale)
         columns = weighted_columns(self.weights)
         cut = view.best(columns, scaled, lambda rows: (int(rows * self.best) - 1, True))
@@ -62,7 +62,7 @@ class Mix(Survey):
             pass
 
 
-def _decide(view: SurveyView, columns: list[str], scaled: Scaled, cut: float | None, part: str) -> None:
+def _decide(view: GlobalView, columns: list[str], scaled: Scaled, cut: float | None, part: str) -> None:
     frame = view.frame(part, columns)
     values = scaled(frame)
     rows = frame["row"].to_numpy().astype(np.int64)
@@ -81,7 +81,7 @@ def weighted_columns(weights: Mapping[str, float]) -> list[str]:
     return sorted({score_column(score) for score in weights})
 
 
-def mixed(view: SurveyView, weights: Mapping[str, float], scale: Standard) -> Scaled:
+def mixed(view: GlobalView, weights: Mapping[str, float], scale: Standard) -> Scaled:
     """The weighted sum of a frame's columns as Float64, null where one is missing. It pickles."""
     known = {column: Moments(0.0, 1.0) for column in weighted_columns(weights)}
     if scale == "standardised":
@@ -104,7 +104,7 @@ def finite(column: str) -> pl.Expr:
     return pl.when(values.is_finite()).then(values).alias(column)
 
 
-def moments(view: SurveyView, columns: Sequence[str]) -> dict[str, Moments]:
+def moments(view: GlobalView, columns: Sequence[str]) -> dict[str, Moments]:
     """Mean and standard deviation of columns over all rows that have them, by Chan's pairwise update. 1 for a constant one."""
     count, mean, square = (np.zeros(len(columns)) for _ in range(3))
     found = dict(view.scan(partial(_moments_of, view, list(columns)), view.names))
@@ -121,7 +121,7 @@ def moments(view: SurveyView, columns: Sequence[str]) -> dict[str, Moments]:
     return {column: Moments(float(mean[place]), float(deviation[place]) or 1.0) for place, column in enumerate(columns)}
 
 
-def _moments_of(view: SurveyView, columns: list[str], part: str) -> list[tuple[int, float, float]]:
+def _moments_of(view: GlobalView, columns: list[str], part: str) -> list[tuple[int, float, float]]:
     """Of each column of a part: how many values it has, their mean, and the sum of squares around it."""
     frame = view.all_rows(part, columns).select(finite(column) for column in columns)
     found: list[tuple[int, float, float]] = []

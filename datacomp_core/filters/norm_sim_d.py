@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.filters.base import Mask, Survey, SurveyView, register
+from datacomp_core.filters.base import GlobalFilter, GlobalView, Mask, register
 
 Matrix = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 
 @register("norm_sim_d")
-class NormSimD(Survey):
+class NormSimD(GlobalFilter):
     """Keeps the rows that are most similar to each other, by shrinking a set that is its own target."""
 
     features: str = Field(
@@ -45,7 +45,7 @@ class NormSimD(Survey):
     def expected_share(self, num_rows: int) -> float:
         return self.left
 
-    def survey(self, view: SurveyView) -> None:
+    def decide_all(self, view: GlobalView) -> None:
         moment: Matrix | float = 0.0
         alive: dict[str, Mask] = {}
         for part, (count, own) in _in_order(view.map(partial(_first, self, view), view.names), view.names):
@@ -59,7 +59,7 @@ class NormSimD(Survey):
         for _ in view.scan(partial(_decide, view), ((part, alive[part]) for part in view.names)):
             pass
 
-    def _shrink(self, view: SurveyView, alive: dict[str, Mask], moment: Matrix, size: int) -> Matrix:
+    def _shrink(self, view: GlobalView, alive: dict[str, Mask], moment: Matrix, size: int) -> Matrix:
         """Keep the `size` best (of equals the first); the moments without those that go."""
         parts = [part for part in view.names if alive[part].any()]
         asked = [(part, alive[part]) for part in parts]
@@ -92,18 +92,18 @@ def _in_order(found: Iterable[tuple[str, R]], names: Sequence[str]) -> Iterator[
             yield left[0], held.pop(left.popleft())
 
 
-def _known(view: SurveyView, part: str) -> Rows:
+def _known(view: GlobalView, part: str) -> Rows:
     """The rows of a part that came and have features."""
     return view.shared.load(f"known/{part}.npy")
 
 
-def _decide(view: SurveyView, job: tuple[str, Mask]) -> None:
+def _decide(view: GlobalView, job: tuple[str, Mask]) -> None:
     part, alive = job
     known = _known(view, part)
     view.decide(part, known[alive], unknown=np.setdiff1d(np.flatnonzero(view.reached(part)), known))
 
 
-def _first(asked: NormSimD, view: SurveyView, part: str) -> tuple[int, Matrix | float]:
+def _first(asked: NormSimD, view: GlobalView, part: str) -> tuple[int, Matrix | float]:
     """How many rows have features, and the sum of f f' over them."""
     rows, moment = [np.empty(0, np.int64)], 0.0
     for places, block in view.blocks(part, f"{asked.features}_img"):
@@ -113,7 +113,7 @@ def _first(asked: NormSimD, view: SurveyView, part: str) -> tuple[int, Matrix | 
     return sum(map(len, rows)), moment
 
 
-def _moment_of(asked: NormSimD, view: SurveyView, job: tuple[str, Mask]) -> Matrix | float:
+def _moment_of(asked: NormSimD, view: GlobalView, job: tuple[str, Mask]) -> Matrix | float:
     """The sum of f f' over some of a part's known rows."""
     part, some = job
     rows, moment = _known(view, part)[some], 0.0
@@ -122,7 +122,7 @@ def _moment_of(asked: NormSimD, view: SurveyView, job: tuple[str, Mask]) -> Matr
     return moment
 
 
-def _scored(asked: NormSimD, view: SurveyView, moment: Matrix, job: tuple[str, Mask]) -> Scores:
+def _scored(asked: NormSimD, view: GlobalView, moment: Matrix, job: tuple[str, Mask]) -> Scores:
     """f' S f of the rows of a part that are left."""
     part, alive = job
     left, found = _known(view, part)[alive], [np.empty(0)]

@@ -9,12 +9,12 @@ from typing import Annotated, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import AnyFilter, Ranked, register
-from datacomp_core.filters.chance import lot
+from datacomp_core.filters.base import AnyFilter, RankFilter, register
+from datacomp_core.filters.random_fraction import sampling_key_of
 
 
 @register("sample_to")
-class SampleTo(Ranked):
+class SampleTo(RankFilter):
     """Samples what a filter keeps to a given number of rows. It must be the outermost filter."""
 
     is_outermost: ClassVar[bool] = True
@@ -41,7 +41,7 @@ class SampleTo(Ranked):
         return f"{self.filter.label()}_to_{self.num_samples}"
 
     def score_expression(self) -> pl.Expr:
-        return lot(self.seed)
+        return sampling_key_of(self.seed)
 
     def times(self, survivors: int) -> int:
         """How often every survivor is used before the rest is drawn at random."""

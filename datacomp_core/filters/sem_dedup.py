@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.filters.base import Survey, SurveyView, register
+from datacomp_core.filters.base import GlobalFilter, GlobalView, register
 from datacomp_core.shared_buckets import ROW, SharedBuckets
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
 from datacomp_core.vectors.nearest import nearest
@@ -26,7 +26,7 @@ PIECE_BYTES = 128 << 20
 
 
 @register("sem_dedup")
-class SemDedup(Survey):
+class SemDedup(GlobalFilter):
     """Keeps one of each group of images with nearly equal embeddings, among the incoming rows."""
 
     centroids: VectorsName = Field(
@@ -49,7 +49,7 @@ class SemDedup(Survey):
     def reason(self) -> str:
         return f"an image within {self.epsilon:g} of another"
 
-    def survey(self, view: SurveyView) -> None:
+    def decide_all(self, view: GlobalView) -> None:
         centroids = vectors(self.centroids)
         own = [("cluster", "i8"), ("part", "i4"), ("row", "i8"), ("near", "f4"), ("unit", "f4", (centroids.shape[1],))]
         num = min(len(centroids), max(1, -(-view.num_reached // ROWS_A_BUCKET)))
@@ -63,7 +63,7 @@ class SemDedup(Survey):
             pass
 
 
-def _decide(view: SurveyView, lost: SharedBuckets, job: tuple[int, str]) -> None:
+def _decide(view: GlobalView, lost: SharedBuckets, job: tuple[int, str]) -> None:
     """All rows of a part pass that have features and are no copies."""
     place, part = job
     copies = lost.read(place)["row"]
@@ -71,7 +71,7 @@ def _decide(view: SurveyView, lost: SharedBuckets, job: tuple[int, str]) -> None
     view.decide(part, np.setdiff1d(known, copies), unknown=np.setdiff1d(np.flatnonzero(view.reached(part)), known))
 
 
-def _spill(asked: SemDedup, view: SurveyView, buckets: SharedBuckets, job: tuple[int, str]) -> None:
+def _spill(asked: SemDedup, view: GlobalView, buckets: SharedBuckets, job: tuple[int, str]) -> None:
     """Put a part's images to their clusters, and note the rows that have one."""
     place, part = job
     found = [np.empty(0, np.int64)]

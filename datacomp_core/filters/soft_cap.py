@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.filters.base import SurveyView, register
-from datacomp_core.filters.draw import Draw, note_copies
+from datacomp_core.filters.base import GlobalView, register
 from datacomp_core.filters.mix import Scaled, Standard, Weights, mixed, weighted_columns
-from datacomp_core.filters.tree_draw import ShareTree
+from datacomp_core.filters.resampling import ResamplingFilter, note_copies
+from datacomp_core.filters.sum_tree import SumTree
 
 
 @register("soft_cap")
-class SoftCap(Draw):
+class SoftCap(ResamplingFilter):
     """Draws a subset of a given size with repeats, with good pairs more often. It must be the outermost filter."""
 
     weights: Weights = Field(
@@ -52,7 +52,7 @@ class SoftCap(Draw):
     def label(self) -> str:
         return f"{self.filter.label()}_soft_cap_{self.num_samples}"
 
-    def survey(self, view: SurveyView) -> None:
+    def decide_all(self, view: GlobalView) -> None:
         scaled = mixed(view, self.weights, self.scale)
         found = dict(view.scan(partial(_scored, view, weighted_columns(self.weights), scaled), view.names))
         counts = self._drawn(np.concatenate([np.empty(0, np.float32), *(found[part] for part in view.names)]))
@@ -65,7 +65,7 @@ class SoftCap(Draw):
         counts = np.zeros(len(scores), np.uint32)
         if not len(scores):
             return counts
-        tree = ShareTree(np.exp(scores.astype(np.float64) - float(scores.max())))
+        tree = SumTree(np.exp(scores.astype(np.float64) - float(scores.max())))
         chance = np.random.default_rng(self.seed)
         left = self.num_samples
         while left and tree.total > 0:
@@ -77,7 +77,7 @@ class SoftCap(Draw):
         return counts
 
 
-def _scored(view: SurveyView, columns: list[str], scaled: Scaled, part: str) -> npt.NDArray[np.float32]:
+def _scored(view: GlobalView, columns: list[str], scaled: Scaled, part: str) -> npt.NDArray[np.float32]:
     """The scores of the rows that have one; which rows those are is noted."""
     frame = view.frame(part, columns)
     values = scaled(frame)
@@ -85,7 +85,7 @@ def _scored(view: SurveyView, columns: list[str], scaled: Scaled, part: str) -> 
     return values.drop_nulls().to_numpy().astype(np.float32)
 
 
-def _decide(view: SurveyView, job: tuple[str, npt.NDArray[np.uint32]]) -> None:
+def _decide(view: GlobalView, job: tuple[str, npt.NDArray[np.uint32]]) -> None:
     """Note how often each row of a part was drawn."""
     part, mine = job
     rows, reach = view.shared.load(f"known/{part}.npy"), view.reached(part)

@@ -21,9 +21,9 @@ from pydantic import Field, model_validator
 
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters.balanced_draw import chance
-from datacomp_core.filters.base import ScoreName, Survey, SurveyView, register, score_column, score_field
+from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column, score_field
 from datacomp_core.filters.mix import finite
-from datacomp_core.input_classes import Use
+from datacomp_core.input_classes import InputUse
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, target_use, unit
 from datacomp_core.vectors.sparse_autoencoder import Autoencoder, Codes, train
 
@@ -33,7 +33,7 @@ DRAWS_AT_ONCE = 4096
 
 
 @register("submodular")
-class Submodular(Survey):
+class Submodular(GlobalFilter):
     """Keeps a fraction that covers a target's learned concepts, good pairs first (SDM)."""
 
     score: ScoreName = score_field("l14")
@@ -69,7 +69,7 @@ class Submodular(Survey):
         return self
 
     @classmethod
-    def uses(cls, given: Mapping[str, Any]) -> Iterator[Use]:
+    def uses(cls, given: Mapping[str, Any]) -> Iterator[InputUse]:
         yield from super().uses(given)
         yield from target_use(given.get("target", cls.model_fields["target"].default))
 
@@ -88,7 +88,7 @@ class Submodular(Survey):
     def expected_share(self, num_rows: int) -> float:
         return self.left
 
-    def survey(self, view: SurveyView) -> None:
+    def decide_all(self, view: GlobalView) -> None:
         edges = self._edges(view)
         found = dict(view.map(partial(_training, self, view), view.names))
         rows = [found[part] for part in view.names if len(found[part])]
@@ -97,7 +97,7 @@ class Submodular(Survey):
         sample = np.concatenate(rows)
         learned = train(sample, self.units, self.active, epochs=self.epochs, seed=self.seed)
         sizes = dict(view.map(partial(_coded, self, view, learned, edges), view.names))
-        worth = Worth.of(self.weight, self._target(learned, sample.shape[1]), np.array(self.bin_weights))
+        worth = CoverageGain.of(self.weight, self._target(learned, sample.shape[1]), np.array(self.bin_weights))
         total, before, done = sum(sizes.values()), 0, 0
         for part in view.names:
             before += sizes[part]
@@ -113,7 +113,7 @@ class Submodular(Survey):
             return 0
         return max(1, int(np.ceil(total / max(int(total * self.left), 1) * np.log(1 / self.epsilon))))
 
-    def _edges(self, view: SurveyView) -> Numbers:
+    def _edges(self, view: GlobalView) -> Numbers:
         column = score_column(self.score)
         found = [view.best([column], partial(_values, column), partial(_rank, edge)) for edge in self.bin_edges]
         return np.array([np.inf if edge is None else edge for edge in found], np.float64)
@@ -133,7 +133,7 @@ def _rank(edge: float, rows: int) -> tuple[int, bool]:
     return max(int(rows * (1 - edge)) - 1, 0), True
 
 
-class Worth(NamedTuple):
+class CoverageGain(NamedTuple):
     """What one more row with a concept, or in a bin, adds: `units` (units + 1,), whose last is 0 and stands for none, and `bins`.
 
     `chosen` and `in_bin` count what is taken; all four change with each row that is.
@@ -147,7 +147,7 @@ class Worth(NamedTuple):
     in_bin: Places
 
     @classmethod
-    def of(cls, weight: float, target: Numbers, bin_weights: Numbers) -> Worth:
+    def of(cls, weight: float, target: Numbers, bin_weights: Numbers) -> CoverageGain:
         scale, bin_scale = np.append(weight * target, 0.0), (1 - weight) * bin_weights
         first = np.log(2.0)
         counts = np.zeros(len(scale), np.int64), np.zeros(len(bin_scale), np.int64)
@@ -161,7 +161,7 @@ class Worth(NamedTuple):
         self.bins[own] = self.bin_scale[own] * np.log1p(1 / (1 + self.in_bin[own]))
 
 
-def greedy(worth: Worth, codes: Codes, bins: npt.NDArray[np.uint8], wanted: int, looked_at: int, key: str) -> Places:
+def greedy(worth: CoverageGain, codes: Codes, bins: npt.NDArray[np.uint8], wanted: int, looked_at: int, key: str) -> Places:
     """The rows (up to `wanted`) that greedy takes of a part, in increasing order.
 
     It looks at `looked_at` random rows a step; 0: at all that are left.
@@ -188,7 +188,7 @@ def greedy(worth: Worth, codes: Codes, bins: npt.NDArray[np.uint8], wanted: int,
     return np.array(sorted(chosen), np.int64)
 
 
-def _training(asked: Submodular, view: SurveyView, part: str) -> Vectors:
+def _training(asked: Submodular, view: GlobalView, part: str) -> Vectors:
     """A part's share of the rows that the autoencoder learns from, drawn from a seed."""
     share = min(1.0, asked.training_rows / max(view.num_reached, 1))
     random, found = chance(f"{asked.seed} {part} training"), list[Vectors]()
@@ -197,7 +197,7 @@ def _training(asked: Submodular, view: SurveyView, part: str) -> Vectors:
     return np.concatenate(found) if found else np.empty((0, 1), np.float32)
 
 
-def _coded(asked: Submodular, view: SurveyView, learned: Autoencoder, edges: Numbers, part: str) -> int:
+def _coded(asked: Submodular, view: GlobalView, learned: Autoencoder, edges: Numbers, part: str) -> int:
     """Note the concepts and the quality bin of a part's rows that have a score and features; how many there are."""
     column = score_column(asked.score)
     scores = np.full(len(view.reached(part)), np.nan)

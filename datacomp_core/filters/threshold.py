@@ -5,11 +5,11 @@ from __future__ import annotations
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Rule, ScoreName, register, score_column, score_field
+from datacomp_core.filters.base import RowFilter, ScoreName, register, score_column, score_field
 
 
 @register("threshold")
-class Threshold(Rule):
+class Threshold(RowFilter):
     """Keeps rows with at least this score."""
 
     score: ScoreName = score_field("l14")

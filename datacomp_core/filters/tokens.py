@@ -8,13 +8,13 @@ from __future__ import annotations
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Rule, register
+from datacomp_core.filters.base import RowFilter, register
 
 TOKEN = r"\n|[^ \n\r\t\x0b\x0c\x00]+"
 
 
 @register("tokens")
-class Tokens(Rule):
+class Tokens(RowFilter):
     """Keeps captions with at least this many fastText tokens."""
 
     tokens_at_least: int = Field(default=2, ge=1, description="Tokens; the reference's image-based filter requires more than 1.")

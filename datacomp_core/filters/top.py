@@ -11,14 +11,14 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Ranked, ScoreName, register, score_column, score_field
+from datacomp_core.filters.base import RankFilter, ScoreName, register, score_column, score_field
 
 Among = Literal["pool", "survivors"]
 OF = "Rank all rows of the pool (as the reference does), or only those that passed the filters before this one."
 
 
 @register("top_fraction")
-class TopFraction(Ranked):
+class TopFraction(RankFilter):
     """Keeps the best fraction by a score."""
 
     score: ScoreName = score_field("l14")
@@ -58,7 +58,7 @@ class TopFraction(Ranked):
 
 
 @register("top_count")
-class TopCount(Ranked):
+class TopCount(RankFilter):
     """Keeps this many of the best by a score, and all ties with the last one."""
 
     score: ScoreName = score_field("l14")

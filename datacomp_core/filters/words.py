@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import Rule, register
+from datacomp_core.filters.base import RowFilter, register
 
 SPACE, NO_SPACE = r"[\s\x1c-\x1f]", r"[^\s\x1c-\x1f]"
 WORD = f"{NO_SPACE}+"
@@ -17,7 +17,7 @@ FEW = 20
 
 
 @register("words")
-class Words(Rule):
+class Words(RowFilter):
     """Keeps captions with at least this many words (separated by white space)."""
 
     at_least: int = Field(default=3, ge=1, description="Words; the reference's basic filter requires more than 2.")

@@ -15,16 +15,16 @@ import numpy as np
 
 from datacomp_core.artifacts import BoardEntry, Pool
 from datacomp_core.input_classes import CLASSES
-from datacomp_core.leaderboard import hits, own_tasks
+from datacomp_core.leaderboard import own_tasks, per_image_scores
 from datacomp_core.leaderboard.entry import Entry, read
 from datacomp_core.leaderboard.noise import SeedNoise
 from datacomp_core.leaderboard.own_tasks import OwnOf, own_in
+from datacomp_core.leaderboard.placement import TRACKS, claim_now
 from datacomp_core.leaderboard.provenance import data_of, seedless
-from datacomp_core.leaderboard.reference import published, references
+from datacomp_core.leaderboard.published_results import published, references
 from datacomp_core.leaderboard.roles import Role, role
-from datacomp_core.leaderboard.rows import Board, Column, Row, Score
+from datacomp_core.leaderboard.rows import Board, BoardColumn, BoardRow, BoardScore
 from datacomp_core.leaderboard.rules import POOL_RULE
-from datacomp_core.leaderboard.standing import TRACKS, claim_now
 from datacomp_core.leaderboard.stats import Images, Verdict, compare
 from datacomp_core.leaderboard.variants import names
 from datacomp_core.scales import SCALES
@@ -35,7 +35,7 @@ PAPER_ROLES: dict[str, Role] = {"no_filter": "baseline", "random_50": "control"}
 NOT_OURS = "Not our recipe: trained or evaluated otherwise than the benchmark's fixed recipe does."
 SAME_COVERAGE = 0.01
 """Results whose coverage differs by more are compared with a note."""
-ImagesOf = Callable[[Row], Images]
+ImagesOf = Callable[[BoardRow], Images]
 
 
 def entries(store: Store, scale: str = "") -> list[tuple[str, Entry]]:
@@ -74,9 +74,9 @@ def images_in(store: Store) -> ImagesOf:
     """What the test images scored in the runs of a row: the hits of each entry, read once."""
 
     @cache
-    def of_entry(address: str) -> dict[str, hits.Hits]:
+    def of_entry(address: str) -> dict[str, per_image_scores.PerImageScores]:
         folder = data_of(store, address)
-        return {} if folder is None else hits.read(folder)
+        return {} if folder is None else per_image_scores.read(folder)
 
     return lambda row: [of_entry(address) for address in row.entries]
 
@@ -123,11 +123,11 @@ def _suite_of(entry: Entry) -> str:
     return f"{entry.suite} v{entry.suite_version}"
 
 
-def _by_average(row: Row) -> tuple[bool, float, str]:
+def _by_average(row: BoardRow) -> tuple[bool, float, str]:
     return (not row.our_recipe, -row.average.mean if row.average else 0.0, row.method)
 
 
-def _suite(scale: str, rows: Sequence[Row]) -> str:
+def _suite(scale: str, rows: Sequence[BoardRow]) -> str:
     """The suite that ranks: the scale's own in its newest version, else that of the latest entry."""
     own = SCALES[scale].suite if scale in SCALES else ""
     mine = [row for row in rows if row.suite.rpartition(" v")[0] == own]
@@ -136,7 +136,7 @@ def _suite(scale: str, rows: Sequence[Row]) -> str:
     return max(rows, key=lambda row: row.date).suite if rows else own
 
 
-def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
+def _row(key: str, members: list[tuple[str, Entry]]) -> BoardRow:
     kept = _latest(members)
     several = [entry for _, entry in kept]
     first = several[-1]
@@ -151,7 +151,7 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> Row:
     }
     claimed = {name: value for name, value in amounts.items() if value is not None} if first.submitted else {}
     known: dict[str, Any] = dict.fromkeys(amounts) if first.submitted else amounts
-    return Row(
+    return BoardRow(
         key=key[:12],
         kind="run",
         method=first.method,
@@ -217,15 +217,15 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(there)) if there else None
 
 
-def _score(values: Sequence[float | None]) -> Score | None:
+def _score(values: Sequence[float | None]) -> BoardScore | None:
     """None unless every seed has the value: a mean over some of the seeds would compare unlike with like."""
     there = [value for value in values if value is not None]
     if not there or len(there) < len(values):
         return None
-    return Score(mean=float(np.mean(there)), std=float(np.std(there, ddof=1)) if len(there) > 1 else None, values=there)
+    return BoardScore(mean=float(np.mean(there)), std=float(np.std(there, ddof=1)) if len(there) > 1 else None, values=there)
 
 
-def _scores(several: list[Entry]) -> dict[str, Score]:
+def _scores(several: list[Entry]) -> dict[str, BoardScore]:
     cells = {"average": _score([entry.average for entry in several])}
     for group in several[0].groups:
         cells[f"group:{group}"] = _score([entry.groups.get(group) for entry in several])
@@ -235,24 +235,24 @@ def _scores(several: list[Entry]) -> dict[str, Score]:
     return {key: score for key, score in cells.items() if score is not None}
 
 
-def _columns(several: list[Entry]) -> list[Column]:
+def _columns(several: list[Entry]) -> list[BoardColumn]:
     if not several:
         return []
-    columns = {"average": Column(key="average", title="Average", level="average")}
+    columns = {"average": BoardColumn(key="average", title="Average", level="average")}
     for entry in several:
         for group in entry.groups:
             key = f"group:{group}"
-            columns.setdefault(key, Column(key=key, title=group, level="group"))
+            columns.setdefault(key, BoardColumn(key=key, title=group, level="group"))
     for entry in several:
         for task in entry.tasks:
             key = f"task:{task.key}"
             if not task.metric:  # reported, but without a main metric: FairFace and UTKFace
                 continue
-            columns.setdefault(key, Column(key=key, title=task.name, level="task", metric=task.metric, scored=task.scored))
+            columns.setdefault(key, BoardColumn(key=key, title=task.name, level="task", metric=task.metric, scored=task.scored))
     return list(columns.values())
 
 
-def _set_own(rows: Sequence[Row], found: Mapping[str, Entry], own: OwnOf) -> list[Column]:
+def _set_own(rows: Sequence[BoardRow], found: Mapping[str, Entry], own: OwnOf) -> list[BoardColumn]:
     """Give each row its scores on tasks of one's own; the columns of these. A row that lacks one of them has no average."""
     scores = {row.key: [own(found[address].inputs["checkpoint"]) for address in row.entries] for row in rows}
     columns = own_tasks.columns(chain.from_iterable(scores.values()))
@@ -265,11 +265,11 @@ def _set_own(rows: Sequence[Row], found: Mapping[str, Entry], own: OwnOf) -> lis
 class _Judge:
     """Compares rows of one board, with its noise and the test images of its runs."""
 
-    def __init__(self, columns: Sequence[Column], noise: SeedNoise, images: ImagesOf) -> None:
+    def __init__(self, columns: Sequence[BoardColumn], noise: SeedNoise, images: ImagesOf) -> None:
         self.tasks = [column.key for column in columns if column.level == "task" and column.scored]
         self.noise, self.images = noise, images
 
-    def against(self, row: Row, other: Row) -> Verdict | None:
+    def against(self, row: BoardRow, other: BoardRow) -> Verdict | None:
         ours, theirs = [{key: side.scores[key].values for key in self.tasks if key in side.scores} for side in (row, other)]
         images = [_by_column(self.images(side)) for side in (row, other)]
         borrowed = (self.noise.borrowed_by(row.by), self.noise.borrowed_by(other.by))
@@ -282,7 +282,7 @@ class _Judge:
             notes.append(f"{came:.1%} of its pairs arrived{said}, {theirs_came:.1%} of the other's{theirs_said}")
         return verdict.model_copy(update={"basis": "; ".join([verdict.basis, *notes])}) if notes else verdict
 
-    def set_verdicts(self, ranked: list[Row]) -> None:
+    def set_verdicts(self, ranked: list[BoardRow]) -> None:
         """Each row against the unfiltered pool and the random subset nearest in size, of the same setting.
 
         Where senders share a board, one's own come first and then those that the board evaluated itself; of several strangers'
@@ -299,9 +299,9 @@ class _Judge:
             if nearest is not None and row.role != "control":
                 row.control, row.control_size = self.against(row, nearest), nearest.size
 
-    def set_ranks(self, ranked: list[Row]) -> None:
+    def set_ranks(self, ranked: list[BoardRow]) -> None:
         """1, 1, 3, ...: a row tied with the leader of the group above it shares the leader's rank."""
-        leader: Row | None = None
+        leader: BoardRow | None = None
         for position, row in enumerate((row for row in ranked if not row.breaches + row.unverified), 1):
             verdict = None if leader is None else self.against(row, leader)
             if leader is not None and verdict is not None and verdict.outcome == "tied":
@@ -310,17 +310,17 @@ class _Judge:
                 row.rank, leader = position, row
 
 
-def _distance(row: Row, other: Row) -> int:
+def _distance(row: BoardRow, other: BoardRow) -> int:
     """0 for rows of one sender (or of none), 1 for those that the board made or evaluated itself, 2 for the word of another."""
     return 0 if other.by == row.by else 1 if not other.by or other.evaluated_again else 2
 
 
-def _choice(row: Row, other: Row, apart: float = 0.0) -> tuple[int, float, str]:
+def _choice(row: BoardRow, other: BoardRow, apart: float = 0.0) -> tuple[int, float, str]:
     """The order in which a row chooses what it is judged by; `apart` is how far the other's size is from its own."""
     return _distance(row, other), apart, "" if other.by == row.by else other.since
 
 
-def _realised_notes(row: Row, other: Row) -> list[str]:
+def _realised_notes(row: BoardRow, other: BoardRow) -> list[str]:
     """Whether both used the same downloads; a row that was sent to a board only says which it used."""
     claimed = " (claimed: a bundle cannot prove what arrived)" if row.by or other.by else ""
     if row.pools != other.pools:
@@ -328,7 +328,7 @@ def _realised_notes(row: Row, other: Row) -> list[str]:
     return [f"on the same realised pools{claimed}"] if claimed and row.pools else []
 
 
-def _size(row: Row) -> float:
+def _size(row: BoardRow) -> float:
     return row.size or 0.0
 
 
@@ -336,10 +336,10 @@ def _by_column(images: Images) -> Images:
     return [{f"task:{task}": found for task, found in run.items()} for run in images]
 
 
-def _reference_rows(scale: str) -> list[Row]:
+def _reference_rows(scale: str) -> list[BoardRow]:
     """Published results: never ranked, and those of another training recipe behind the others."""
     return [
-        Row(
+        BoardRow(
             key=f"paper-{scale}-{reference.recipe}" if number < len(references(scale)) else f"published-{scale}-{number}",
             kind="reference",
             method=reference.method,
@@ -354,8 +354,8 @@ def _reference_rows(scale: str) -> list[Row]:
             inputs=reference.inputs,
             our_recipe=reference.our_recipe,
             scores={
-                **({} if reference.average is None else {"average": Score(mean=reference.average)}),
-                **{f"group:{group}": Score(mean=value) for group, value in reference.scores.items()},
+                **({} if reference.average is None else {"average": BoardScore(mean=reference.average)}),
+                **{f"group:{group}": BoardScore(mean=value) for group, value in reference.scores.items()},
             },
             note=" ".join(filter(None, (f"{reference.source}.", "" if reference.our_recipe else NOT_OURS, reference.note))),
         )
@@ -363,9 +363,9 @@ def _reference_rows(scale: str) -> list[Row]:
     ]
 
 
-def _reference_columns(scale: str) -> list[Column]:
+def _reference_columns(scale: str) -> list[BoardColumn]:
     found = references(scale)
     if not found:
         return []
-    groups = [Column(key=f"group:{g}", title=g, level="group") for g in found[0].scores]
-    return [Column(key="average", title="Average", level="average"), *groups]
+    groups = [BoardColumn(key=f"group:{g}", title=g, level="group") for g in found[0].scores]
+    return [BoardColumn(key="average", title="Average", level="average"), *groups]

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from datacomp_core import caption_sets
 from datacomp_core.artifacts import Captions
 from datacomp_core.errors import DataError
-from datacomp_core.leaderboard.evidence import spread
-from datacomp_core.leaderboard.makeup import Quantiles, Share, languages, quantiles_of, top, top_words
+from datacomp_core.leaderboard.composition import Quantiles, ValueShare, languages, quantiles_of, top, top_words
+from datacomp_core.leaderboard.data_check import spread
 from datacomp_core.store import Folder
 
 MAX_PARTS = 32
@@ -33,8 +33,8 @@ class SourceStats(BaseModel):
     share: float = Field(description="Of the pool's rows.")
     num_sampled: int
     measures: dict[str, Quantiles]
-    languages: list[Share]
-    words: list[Share]
+    languages: list[ValueShare]
+    words: list[ValueShare]
 
 
 def stats(made: Captions, folder: Folder) -> list[SourceStats]:

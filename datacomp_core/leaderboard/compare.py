@@ -15,15 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.artifacts import BoardEntry, Subset
 from datacomp_core.errors import SpecError, unknown
-from datacomp_core.leaderboard import makeup
+from datacomp_core.leaderboard import composition
 from datacomp_core.leaderboard.board import entries, images_in, make_board
+from datacomp_core.leaderboard.composition import Composition, Contrast
 from datacomp_core.leaderboard.entry import Entry, read
-from datacomp_core.leaderboard.makeup import Contrast, MakeUp
 from datacomp_core.leaderboard.noise import SeedNoise
+from datacomp_core.leaderboard.placement import TRACKS
 from datacomp_core.leaderboard.provenance import HEX, MIN_PREFIX, find
-from datacomp_core.leaderboard.rows import Board, Row
-from datacomp_core.leaderboard.sample import Sample, draw
-from datacomp_core.leaderboard.standing import TRACKS
+from datacomp_core.leaderboard.rows import Board, BoardRow
+from datacomp_core.leaderboard.sample import SubsetSample, draw
 from datacomp_core.leaderboard.stats import Verdict, compare
 from datacomp_core.store import Folder, Store
 from datacomp_core.subset_files import Overlap, SubsetFile, overlap
@@ -37,7 +37,7 @@ class Contender:
     """One side of a comparison: a method's runs, or one run."""
 
     name: str
-    row: Row
+    row: BoardRow
     runs: list[tuple[str, Entry]]
 
     @property
@@ -59,7 +59,7 @@ class TaskLine(BaseModel):
         return self.values[-1] - self.values[0]
 
 
-class Pair(BaseModel):
+class ExamplePair(BaseModel):
     """One row of the pool."""
 
     model_config = ConfigDict(frozen=True)
@@ -68,15 +68,15 @@ class Pair(BaseModel):
     url: str
 
 
-class Difference(BaseModel):
+class SubsetDifference(BaseModel):
     """Two of the contenders: the overlap of their subsets, and what each chose without the other."""
 
     model_config = ConfigDict(frozen=True)
     first: str
     second: str
     overlap: Overlap
-    only_first: list[Pair] = Field(description="Some pairs the first chose and the second did not.")
-    only_second: list[Pair]
+    only_first: list[ExamplePair] = Field(description="Some pairs the first chose and the second did not.")
+    only_second: list[ExamplePair]
     words: list[Contrast] = Field(
         description="Words that tell apart what each chose alone (all it chose, if nothing): the first's, then the second's."
     )
@@ -91,8 +91,8 @@ class Comparison(BaseModel):
     averages: list[float | None]
     tasks: list[TaskLine] = Field(description="Largest gain of the last over the first on top.")
     verdicts: list[Verdict | None]
-    differences: list[Difference] = Field(description="Of every two.")
-    makeup: MakeUp | None = Field(description="None where no pool's metadata is left.")
+    differences: list[SubsetDifference] = Field(description="Of every two.")
+    makeup: Composition | None = Field(description="None where no pool's metadata is left.")
 
 
 def contenders(store: Store, scale: str, wanted: Sequence[str], track: str = "") -> list[Contender]:
@@ -130,7 +130,7 @@ def _contender(store: Store, board: Board, found: dict[str, Entry], text: str) -
     return Contender(name, next(row for row in alone.rows if row.kind == "run"), [(record.address, entry)])
 
 
-def compare_methods(store: Store, chosen: Sequence[Contender], sample: Sample | None = None) -> Comparison:
+def compare_methods(store: Store, chosen: Sequence[Contender], sample: SubsetSample | None = None) -> Comparison:
     """Compare two or more. SpecError if their suites differ. `sample` may hold the subsets of more methods than these."""
     suites = {(one.first.suite, one.first.suite_version): one.name for one in chosen}
     if len(suites) > 1:
@@ -168,30 +168,30 @@ def _verdict(store: Store, one: Contender, other: Contender, chosen: Sequence[Co
     return compare(ours, theirs, other.name, other.row.key, borrowed, (images[0], images[1]))
 
 
-def _difference(store: Store, first: Contender, second: Contender, sample: Sample | None) -> Difference:
+def _difference(store: Store, first: Contender, second: Contender, sample: SubsetSample | None) -> SubsetDifference:
     common = overlap(SubsetFile(_subset(store, first)), SubsetFile(_subset(store, second)))
     alone = whole = [pl.DataFrame(schema={"uid": pl.String, "text": pl.String, "url": pl.String})] * 2
     if sample is not None:
         alone = [sample.only(first.name, second.name), sample.only(second.name, first.name)]
         whole = [sample.chosen(first.name), sample.chosen(second.name)]
     held = [own if len(own) else all_ for own, all_ in zip(alone, whole, strict=True)]
-    return Difference(
+    return SubsetDifference(
         first=first.name,
         second=second.name,
         overlap=common,
         only_first=_pairs(alone[0]),
         only_second=_pairs(alone[1]),
-        words=makeup.contrast(held[0]["text"], held[1]["text"]),
+        words=composition.contrast(held[0]["text"], held[1]["text"]),
     )
 
 
-def _pairs(rows: pl.DataFrame) -> list[Pair]:
-    return [Pair(**row) for row in rows.head(MAX_SAMPLES).select("uid", "text", "url").iter_rows(named=True)]
+def _pairs(rows: pl.DataFrame) -> list[ExamplePair]:
+    return [ExamplePair(**row) for row in rows.head(MAX_SAMPLES).select("uid", "text", "url").iter_rows(named=True)]
 
 
-def _makeup(sample: Sample, chosen: Sequence[Contender]) -> MakeUp:
+def _makeup(sample: SubsetSample, chosen: Sequence[Contender]) -> Composition:
     groups = {POOL: sample.rows, **{one.name: sample.chosen(one.name) for one in chosen}}
-    return makeup.measure(groups, sample.scores, sample.num_pool)
+    return composition.measure(groups, sample.scores, sample.num_pool)
 
 
 def _subset(store: Store, one: Contender) -> Folder:

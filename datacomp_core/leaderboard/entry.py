@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, ShardSet, Spec, Subset
 from datacomp_core.caption_sets import RAW
 from datacomp_core.errors import DataError
-from datacomp_core.input_classes import Inputs, Said
-from datacomp_core.leaderboard import evidence, hits
+from datacomp_core.input_classes import RecipeInputs, Said
+from datacomp_core.leaderboard import data_check, per_image_scores
 from datacomp_core.leaderboard.inputs import inputs_of
-from datacomp_core.leaderboard.provenance import Link, data_of, of_kind, seedless, walk
-from datacomp_core.leaderboard.rules import Check, check
-from datacomp_core.leaderboard.standing import Track, captions_of, claim, compute_scale, track_of
+from datacomp_core.leaderboard.placement import Track, captions_of, claim, compute_scale, track_of
+from datacomp_core.leaderboard.provenance import ProvenanceLink, data_of, of_kind, seedless, walk
+from datacomp_core.leaderboard.rules import RuleCheck, check
 from datacomp_core.redaction import redact, redact_all
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.fingerprint import fingerprint
@@ -53,7 +53,7 @@ class EntrySpec(Spec):
         return self.method
 
 
-class Task(BaseModel):
+class EntryTask(BaseModel):
     """One evaluation task's main metric; `value` is None where it could not be computed or the task has none."""
 
     model_config = ConfigDict(frozen=True)
@@ -109,8 +109,8 @@ class CaptionUse(BaseModel):
         return f"Captions by {' and '.join(self.policies)}: {shares}{models}."
 
 
-class Submitted(BaseModel):
-    """What the desk of a board knows of a row that was sent to it. Cost and amounts of such a row are its sender's claims."""
+class SubmissionInfo(BaseModel):
+    """What the inbox of a board knows of a row that was sent to it. Cost and amounts of such a row are its sender's claims."""
 
     model_config = ConfigDict(frozen=True)
     id: str = Field(description="The submission it came with.")
@@ -137,20 +137,20 @@ class Entry(BaseModel):
     seeds: dict[str, int] = Field(description="`training`, and `pool` where the pool was made from one.")
     average: float | None
     groups: dict[str, float | None]
-    tasks: list[Task]
+    tasks: list[EntryTask]
     date: str = Field(description="When the evaluation began, ISO 8601, UTC.")
     cost: Cost
     realised_pool: Realised | None
     same_but_for_seeds: str = Field(description="Hash of all specs of the chain without their seeds: one row of the board.")
-    checks: list[Check]
+    checks: list[RuleCheck]
     inputs: dict[str, str] = Field(description="Addresses of report, checkpoint, subset and shards.")
-    chain: list[Link]
-    input_class: Inputs | None = Field(default=None, description="What the filter was made from; None in older entries.")
+    chain: list[ProvenanceLink]
+    input_class: RecipeInputs | None = Field(default=None, description="What the filter was made from; None in older entries.")
     captions: CaptionUse | None = Field(default=None, description="None: the pool's own.")
-    submitted: Submitted | None = Field(default=None, description="Written by the desk of a board alone.")
+    submitted: SubmissionInfo | None = Field(default=None, description="Written by the desk of a board alone.")
 
     def to_bytes(self) -> bytes:
-        """The file `entry.json`; captions stand in it only where they are not the pool's, a desk's word where it wrote one."""
+        """The file `entry.json`; captions stand in it only where they are not the pool's, an inbox's word where it wrote one."""
         plain = self.model_dump(mode="json", exclude={name for name in ("submitted", "captions") if getattr(self, name) is None})
         return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False).encode()
 
@@ -178,9 +178,11 @@ def enter(
     chain = chain_of(store, [artifact.address for artifact in (report, checkpoint, subset, shards)])
     results = store.folder(report).read_json("report.json")
     tasks = [_task(task) for task in results["tasks"]]
-    hits.write(out, hits.gather(store.folder(report), {t.key: (t.metric, t.value) for t in tasks if t.value is not None}))
+    per_image_scores.write(
+        out, per_image_scores.gather(store.folder(report), {t.key: (t.metric, t.value) for t in tasks if t.value is not None})
+    )
     pool = next(iter(_upstream_of(chain, subset.address, "pools")), None)
-    found = evidence.look(
+    found = data_check.look(
         store.folder(subset),
         None if pool is None else data_of(store, pool.address),
         _rows_of(store.record, pool),
@@ -204,12 +206,12 @@ def enter(
     return BoardEntry(recipe=entry.method, seed=checkpoint.seed, average=report.average, scale=entry.scale)
 
 
-def chain_of(store: Store, addresses: list[str]) -> list[Link]:
+def chain_of(store: Store, addresses: list[str]) -> list[ProvenanceLink]:
     """Every step upstream of an entry's four inputs, without the names of machines and the secrets of urls."""
     return [_public(link) for link in walk(store, addresses)]
 
 
-def _public(link: Link) -> Link:
+def _public(link: ProvenanceLink) -> ProvenanceLink:
     source = None if link.adopted_from is None else redact(link.adopted_from)
     return link.model_copy(update={"host": "", "options": redact_all(link.options), "adopted_from": source})
 
@@ -217,12 +219,12 @@ def _public(link: Link) -> Link:
 def compose(
     spec: EntrySpec,
     made: tuple[EvalReport, Checkpoint, Subset, ShardSet],
-    chain: list[Link],
-    tasks: list[Task],
+    chain: list[ProvenanceLink],
+    tasks: list[EntryTask],
     *,
     average: float | None,
     groups: dict[str, float | None],
-    found: evidence.Evidence,
+    found: data_check.DataCheck,
     record: Callable[[str], Record | None],
     said: Callable[[str, str], dict[str, Any]],
 ) -> Entry:
@@ -274,12 +276,12 @@ def read(store: Store, artifact: BoardEntry) -> Entry:
         ) from problem
 
 
-def _task(task: Mapping[str, Any]) -> Task:
+def _task(task: Mapping[str, Any]) -> EntryTask:
     scored = bool(task.get("scored", True))
-    return Task(key=task["key"], name=task["name"], metric=task["main_metric"] or "", scored=scored, value=task["value"])
+    return EntryTask(key=task["key"], name=task["name"], metric=task["main_metric"] or "", scored=scored, value=task["value"])
 
 
-def _size(record: Callable[[str], Record | None], chain: list[Link], subset: Subset, shards: ShardSet) -> Size:
+def _size(record: Callable[[str], Record | None], chain: list[ProvenanceLink], subset: Subset, shards: ShardSet) -> Size:
     pool = next(iter(_upstream_of(chain, subset.address, "pools")), None)
     return Size(
         total=subset.num_samples,
@@ -289,12 +291,12 @@ def _size(record: Callable[[str], Record | None], chain: list[Link], subset: Sub
     )
 
 
-def _rows_of(record: Callable[[str], Record | None], pool: Link | None) -> int:
+def _rows_of(record: Callable[[str], Record | None], pool: ProvenanceLink | None) -> int:
     found = None if pool is None else record(pool.address)
     return 0 if found is None else int(found.artifact["num_samples"])
 
 
-def _seeds(chain: list[Link], checkpoint: Checkpoint, subset: Subset) -> dict[str, int]:
+def _seeds(chain: list[ProvenanceLink], checkpoint: Checkpoint, subset: Subset) -> dict[str, int]:
     seeds = {"training": checkpoint.seed}
     for link in _upstream_of(chain, subset.address, "pools"):
         for spec in link.spec.values():
@@ -303,7 +305,7 @@ def _seeds(chain: list[Link], checkpoint: Checkpoint, subset: Subset) -> dict[st
     return seeds
 
 
-def _cost(said: Callable[[str, str], dict[str, Any]], chain: list[Link]) -> Cost:
+def _cost(said: Callable[[str, str], dict[str, Any]], chain: list[ProvenanceLink]) -> Cost:
     by_kind: dict[str, float] = {}
     for link in chain:
         by_kind[link.kind] = round(by_kind.get(link.kind, 0.0) + link.seconds, 3)
@@ -315,12 +317,12 @@ def _cost(said: Callable[[str, str], dict[str, Any]], chain: list[Link]) -> Cost
     )
 
 
-def cost_of(store: Store, links: list[Link]) -> Cost:
+def cost_of(store: Store, links: list[ProvenanceLink]) -> Cost:
     """What some steps took together, each counted as often as it stands in `links`."""
     return _cost(lambda address, name: _said(data_of(store, address), name), links)
 
 
-def _num_gpus(said: Callable[[str, str], dict[str, Any]], link: Link) -> int:
+def _num_gpus(said: Callable[[str, str], dict[str, Any]], link: ProvenanceLink) -> int:
     """How many GPUs a step was run on. Training and evaluation say which device they chose; else the option stands."""
     device, count = str(link.options.get("device") or ""), int(link.options.get("processes") or 1)
     own = OWN_WORD.get(link.kind)
@@ -331,7 +333,7 @@ def _num_gpus(said: Callable[[str, str], dict[str, Any]], link: Link) -> int:
     return count if device.startswith("cuda") else 0
 
 
-def _realised(record: Callable[[str], Record | None], chain: list[Link], shards: ShardSet) -> Realised | None:
+def _realised(record: Callable[[str], Record | None], chain: list[ProvenanceLink], shards: ShardSet) -> Realised | None:
     """The nearest shards upstream whose content the inputs did not determine: the download (or the adopted set)."""
     for link in _upstream_of(chain, shards.address, "shards", through="shards"):
         known = record(link.address)
@@ -346,7 +348,7 @@ def _realised(record: Callable[[str], Record | None], chain: list[Link], shards:
     return None
 
 
-def _captions(record: Callable[[str], Record | None], chain: list[Link], shards: ShardSet) -> CaptionUse | None:
+def _captions(record: Callable[[str], Record | None], chain: list[ProvenanceLink], shards: ShardSet) -> CaptionUse | None:
     """From the records of the policies and of the shards that were written with them."""
     policies = captions_of(chain, shards.address)
     if not policies:
@@ -369,15 +371,15 @@ def _captions(record: Callable[[str], Record | None], chain: list[Link], shards:
     )
 
 
-def _same_but_for_seeds(spec: EntrySpec, chain: list[Link]) -> str:
+def _same_but_for_seeds(spec: EntrySpec, chain: list[ProvenanceLink]) -> str:
     specs = sorted(fingerprint({"kind": link.kind, "version": link.version, "spec": seedless(link.meaning)}) for link in chain)
     return fingerprint({"track": spec.track, "chain": specs})
 
 
-def _upstream_of(chain: list[Link], start: str, kind: str, through: str = "") -> list[Link]:
+def _upstream_of(chain: list[ProvenanceLink], start: str, kind: str, through: str = "") -> list[ProvenanceLink]:
     """Links of one kind upstream of `start` (itself included), nearest first; only through links of kind `through`, if given."""
     by_address = {link.address: link for link in chain}
-    level, seen, found = [start], {start}, list[Link]()
+    level, seen, found = [start], {start}, list[ProvenanceLink]()
     while level:
         links = [by_address[address] for address in level if address in by_address]
         found += of_kind(links, kind)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
-from datacomp_core.leaderboard.rows import Board, Row
+from datacomp_core.leaderboard.rows import Board, BoardRow
 from datacomp_core.leaderboard.stats import Interval, Verdict, seed_interval
 
 
@@ -40,13 +40,13 @@ def span(interval: Interval) -> str:
     return f"{points(interval.low)} to {points(interval.high)}"
 
 
-def best(board: Board) -> Row | None:
+def best(board: Board) -> BoardRow | None:
     """The leading run of the board's first track that breaks no rule; else the leading run."""
     runs = [row for row in board.leading().runs() if row.average is not None]
     return next((row for row in runs if not row.breaches + row.unverified), runs[0] if runs else None)
 
 
-def baseline(board: Board) -> Row | None:
+def baseline(board: Board) -> BoardRow | None:
     """The row that the best verdict is against."""
     key = next((row.baseline.against_row for row in board.leading().runs() if row.baseline is not None), "")
     return board.row(key)
@@ -62,7 +62,7 @@ def finding(board: Board) -> Finding:
     return Finding(title=_title(board, winner), lead=_lead(board, winner), stats=stats)
 
 
-def _spread(row: Row) -> str:
+def _spread(row: BoardRow) -> str:
     if row.average is None or row.average.std is None:
         return "one seed"
     return f"± {100 * row.average.std:.1f} over {row.num_seeds} seeds"
@@ -75,7 +75,7 @@ def _gain(verdict: Verdict | None, what: str) -> Stat | None:
     return Stat(value=f"{points(verdict.difference)}", label=f"points over {what}: {verdict.outcome}", detail=detail)
 
 
-def _title(board: Board, winner: Row) -> str:
+def _title(board: Board, winner: BoardRow) -> str:
     assert winner.average is not None
     against = winner.baseline
     plain = baseline(board) if against is None else board.row(against.against_row)
@@ -88,7 +88,7 @@ def _title(board: Board, winner: Row) -> str:
     return f"None of the filters clearly beats the unfiltered pool ({percent(plain.average.mean)})"
 
 
-def _lead(board: Board, winner: Row) -> list[str]:
+def _lead(board: Board, winner: BoardRow) -> list[str]:
     lead: list[str] = []
     share = f" ({100 * winner.size / winner.pool:.0f}\u202f% of the pool)" if winner.pool and winner.size else ""
     verdict = winner.baseline
@@ -145,7 +145,7 @@ def not_helping(board: Board) -> list[str]:
     return found + [said[outcome].format(winner.method, ", ".join(tasks)) for outcome, tasks in by_outcome.items() if tasks]
 
 
-def task_outcome(row: Row, against: Row, column: str) -> str:
+def task_outcome(row: BoardRow, against: BoardRow, column: str) -> str:
     """better, worse or tied on one task, by Welch's interval over seeds; empty where one seed leaves the noise unknown."""
     ours, theirs = row.scores.get(column), against.scores.get(column)
     if ours is None or theirs is None or row is against:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import median_low
 
-from datacomp_core.leaderboard.stats import Spread, pooled_spread
+from datacomp_core.leaderboard.stats import SeedVariance, pooled_spread
 
 ENOUGH = 3
 """Other senders with several seeds. With three, the median lies between the values of two of them, whatever the third sends."""
@@ -26,7 +26,7 @@ class SeedNoise:
         spreads = {sender: pooled_spread(methods) for sender, methods in by_sender.items()}
         self._spreads = {sender: spread for sender, spread in spreads.items() if spread is not None}
 
-    def borrowed_by(self, sender: str) -> Spread | None:
+    def borrowed_by(self, sender: str) -> SeedVariance | None:
         """What a row of this sender with one seed takes; None where nothing is known that a stranger could not choose."""
         own = self._spreads.get(sender)
         if own is not None:
@@ -44,7 +44,7 @@ class SeedNoise:
         return len(self._spreads)
 
 
-def _median(spreads: list[Spread]) -> Spread:
+def _median(spreads: list[SeedVariance]) -> SeedVariance:
     """Variance and degrees of freedom each by their own median: a sender of few seeds may otherwise widen every interval."""
     found = [median_low(spread.variance for spread in spreads), median_low(spread.freedom for spread in spreads)]
-    return Spread(variance=found[0], freedom=int(found[1]), num_senders=len(spreads))
+    return SeedVariance(variance=found[0], freedom=int(found[1]), num_senders=len(spreads))

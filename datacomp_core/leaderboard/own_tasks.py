@@ -11,14 +11,14 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from datacomp_core.artifacts import EvalReport
-from datacomp_core.leaderboard.rows import Column
+from datacomp_core.leaderboard.rows import BoardColumn
 from datacomp_core.store import Store
 from datacomp_core.store.record import Record
 
 SUITE = "custom"
 REPORT = "report.json"
 PREFIX = "own:"
-AVERAGE = Column(key="own", title="Own tasks", level="own")
+AVERAGE = BoardColumn(key="own", title="Own tasks", level="own")
 
 
 class OwnScore(NamedTuple):
@@ -73,16 +73,17 @@ def _score(task: dict[str, Any]) -> OwnScore | None:
     return OwnScore(task["key"], task["name"], task["main_metric"], float(task["value"]))
 
 
-def columns(found: Iterable[dict[str, OwnScore]]) -> list[Column]:
+def columns(found: Iterable[dict[str, OwnScore]]) -> list[BoardColumn]:
     """A column for each task that any checkpoint has, behind their average."""
     tasks = {one.key: one for scores in found for one in scores.values()}
     own = [
-        Column(key=PREFIX + one.key, title=one.name, level="own task", metric=one.metric, scored=False) for one in tasks.values()
+        BoardColumn(key=PREFIX + one.key, title=one.name, level="own task", metric=one.metric, scored=False)
+        for one in tasks.values()
     ]
     return [AVERAGE, *own] if own else []
 
 
-def value_of(scores: dict[str, OwnScore], column: Column, all_columns: Sequence[Column]) -> float | None:
+def value_of(scores: dict[str, OwnScore], column: BoardColumn, all_columns: Sequence[BoardColumn]) -> float | None:
     """What a checkpoint has in one of the columns; the average only if it has every task."""
     if column is not AVERAGE:
         found = scores.get(column.key.removeprefix(PREFIX))

@@ -20,7 +20,7 @@ MIN_PREFIX = 4
 HEX = re.compile(r"[0-9a-f]+")
 
 
-class Link(BaseModel):
+class ProvenanceLink(BaseModel):
     """One step of a chain. `state` is `built`, `missing` (no record there) or `changed` (built anew since it was used)."""
 
     model_config = ConfigDict(frozen=True)
@@ -67,7 +67,7 @@ def find(store: Store, text: str) -> Record:
     return hits[0]
 
 
-def walk(store: Store, start: str | Record | Iterable[str]) -> list[Link]:
+def walk(store: Store, start: str | Record | Iterable[str]) -> list[ProvenanceLink]:
     """Every step upstream of `start` (an address, a fingerprint prefix, a record, or several addresses), itself included.
 
     Each once, consumers before what they consumed, so it reads from the result down to the pool.
@@ -100,7 +100,7 @@ def data_of(store: Store, address: str) -> Folder | None:
     return None if record is None else store.data(record)
 
 
-def of_kind(links: Iterable[Link], kind: str) -> list[Link]:
+def of_kind(links: Iterable[ProvenanceLink], kind: str) -> list[ProvenanceLink]:
     """The links of one kind, in the order of the walk."""
     return [link for link in links if link.kind == kind]
 
@@ -126,12 +126,12 @@ def _depths(roots: list[str], records: dict[str, Record | None]) -> dict[str, in
     return depths
 
 
-def _link(address: str, record: Record | None, used_as: str, depth: int) -> Link:
+def _link(address: str, record: Record | None, used_as: str, depth: int) -> ProvenanceLink:
     kind, _, rest = address.partition("/")
     name = rest.rpartition("/")[2].rpartition("--")[0]
     if record is None:
-        return Link(kind=kind, name=name, address=address, fingerprint=used_as, state="missing", depth=depth)
-    return Link(
+        return ProvenanceLink(kind=kind, name=name, address=address, fingerprint=used_as, state="missing", depth=depth)
+    return ProvenanceLink(
         kind=record.kind,
         name=str(record.artifact.get("name") or name),
         address=address,

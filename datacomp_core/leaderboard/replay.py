@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.leaderboard.identity import artifact_of, call_of
 from datacomp_core.leaderboard.provenance import find
+from datacomp_core.leaderboard.recorded_call import artifact_of, call_of
 from datacomp_core.store import Folder, Step, Store
 from datacomp_core.store.record import Record
 
@@ -25,7 +25,7 @@ MAX_FIELDS = 12
 CLOCKS = frozenset({"seconds", "started", "date", "host", "seconds_by_kind", "time"})
 
 
-class Difference(BaseModel):
+class FileDifference(BaseModel):
     """One file that came out differently; `fields` are the paths in a JSON file, clocks aside."""
 
     model_config = ConfigDict(frozen=True)
@@ -34,14 +34,14 @@ class Difference(BaseModel):
     fields: list[str] = Field(default_factory=list[str])
 
 
-class Replayed(BaseModel):
+class ReplayedStep(BaseModel):
     """One step that was run again."""
 
     model_config = ConfigDict(frozen=True)
     address: str
     again: str = Field(description="Its address in the other store; another one if an input came out differently.")
     same_files: int
-    differences: list[Difference]
+    differences: list[FileDifference]
     seconds: tuple[float, float] = Field(description="Then, and now.")
 
     @property
@@ -50,7 +50,7 @@ class Replayed(BaseModel):
         return all(difference.what == "clocks" for difference in self.differences)
 
 
-def replay(store: Store, what: str, run: Run, other: Store, *, depth: int = 0) -> list[Replayed]:
+def replay(store: Store, what: str, run: Run, other: Store, *, depth: int = 0) -> list[ReplayedStep]:
     """Run the step behind an address or fingerprint again, and its upstream to `depth`; upstream first.
 
     SpecError if it was adopted, or if no step of this code has its fingerprint.
@@ -58,7 +58,7 @@ def replay(store: Store, what: str, run: Run, other: Store, *, depth: int = 0) -
     if other.root == store.root:
         raise SpecError("A replay needs a store of its own, so that it cannot touch what it is compared with.")
     made: dict[str, Artifact] = {}
-    told: list[Replayed] = []
+    told: list[ReplayedStep] = []
 
     def again(address: str, left: int) -> Artifact:
         if address not in made:
@@ -110,16 +110,16 @@ def _instead(value: Any, made: dict[str, Artifact]) -> Any:
     return made.get(value.address, value) if isinstance(value, Artifact) else value
 
 
-def _compared(store: Store, record: Record, other: Store, artifact: Artifact) -> Replayed:
+def _compared(store: Store, record: Record, other: Store, artifact: Artifact) -> ReplayedStep:
     now = other.record(artifact.address)
     assert now is not None, "a step that ran has a record"
     old, new = ({row["path"]: row["sha256"] for row in s.manifest(r).to_dicts()} for s, r in ((store, record), (other, now)))
     folders = store.folder(artifact_of(record)), other.folder(artifact)
-    differences = [Difference(file=path, what="is not made any more") for path in sorted(old.keys() - new.keys())]
-    differences += [Difference(file=path, what="was not made before") for path in sorted(new.keys() - old.keys())]
+    differences = [FileDifference(file=path, what="is not made any more") for path in sorted(old.keys() - new.keys())]
+    differences += [FileDifference(file=path, what="was not made before") for path in sorted(new.keys() - old.keys())]
     same = [path for path in old if old[path] == new.get(path)]
     differences += [_difference(*folders, path) for path in sorted((old.keys() & new.keys()) - set(same))]
-    return Replayed(
+    return ReplayedStep(
         address=record.address,
         again=artifact.address,
         same_files=len(same),
@@ -128,11 +128,11 @@ def _compared(store: Store, record: Record, other: Store, artifact: Artifact) ->
     )
 
 
-def _difference(old: Folder, new: Folder, path: str) -> Difference:
+def _difference(old: Folder, new: Folder, path: str) -> FileDifference:
     if not path.endswith(".json"):
-        return Difference(file=path, what="other bytes")
+        return FileDifference(file=path, what="other bytes")
     fields = list(_fields("", old.read_json(path), new.read_json(path)))
-    return Difference(file=path, what="other values" if fields else "clocks", fields=fields[:MAX_FIELDS])
+    return FileDifference(file=path, what="other values" if fields else "clocks", fields=fields[:MAX_FIELDS])
 
 
 def _fields(where: str, old: Any, new: Any) -> Iterator[str]:

@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from datacomp_core.input_classes import InputClass, Inputs
+from datacomp_core.input_classes import InputClass, RecipeInputs
+from datacomp_core.leaderboard.placement import TRACKS, Track
 from datacomp_core.leaderboard.roles import Role
-from datacomp_core.leaderboard.standing import TRACKS, Track
 from datacomp_core.leaderboard.stats import Verdict
 
 
-class Score(BaseModel):
+class BoardScore(BaseModel):
     """Mean over seeds; `std` is the sample standard deviation, None for one seed."""
 
     model_config = ConfigDict(frozen=True)
@@ -21,7 +21,7 @@ class Score(BaseModel):
     values: list[float] = Field(default_factory=list[float])
 
 
-class Column(BaseModel):
+class BoardColumn(BaseModel):
     """A score column: the average, a group of tasks, one task; apart, the average of one's own tasks, and each of them."""
 
     model_config = ConfigDict(frozen=True)
@@ -32,7 +32,7 @@ class Column(BaseModel):
     scored: bool = Field(default=True, description="Whether it counts in the average, and so in a verdict.")
 
 
-class Row(BaseModel):
+class BoardRow(BaseModel):
     """One method. `key` is the same for all runs that differ in their seeds alone."""
 
     key: str
@@ -57,7 +57,7 @@ class Row(BaseModel):
     pool: float | None = None
     arrived: float | None = Field(default=None, description="Share of the chosen pairs that were in the training shards.")
     repeats: float | None = Field(default=None, description="How often a pair of the training set was seen, on average.")
-    scores: dict[str, Score] = Field(description="By column key; a score that is missing has no key.")
+    scores: dict[str, BoardScore] = Field(description="By column key; a score that is missing has no key.")
     pools: list[str] = Field(
         default_factory=list[str],
         description="Hashes of the realised pools that its seeds used; of a row that was sent to a board, as its sender says.",
@@ -96,10 +96,10 @@ class Row(BaseModel):
     @property
     def input_class(self) -> str:
         """The class of inputs in words, empty where it is not stated."""
-        return "" if self.inputs is None else Inputs(of=self.inputs, claimed=self.inputs_claimed).title
+        return "" if self.inputs is None else RecipeInputs(of=self.inputs, claimed=self.inputs_claimed).title
 
     @property
-    def average(self) -> Score | None:
+    def average(self) -> BoardScore | None:
         return self.scores.get("average")
 
 
@@ -108,15 +108,15 @@ class Board(BaseModel):
 
     scale: str
     suite: str
-    columns: list[Column]
-    rows: list[Row]
+    columns: list[BoardColumn]
+    rows: list[BoardRow]
     noise: float | None = Field(default=None, description="Standard deviation of the average over seeds, all methods pooled.")
     noise_senders: int = Field(default=0, description="Senders that it is of: of several, `noise` is the median of theirs.")
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1)
 
-    def runs(self) -> list[Row]:
+    def runs(self) -> list[BoardRow]:
         """Our own rows of the board's suite, best first."""
         return [row for row in self.rows if row.kind == "run" and row.suite == self.suite]
 
@@ -133,5 +133,5 @@ class Board(BaseModel):
         """The rows of the first track that has any: what headlines are about."""
         return self.of_track(next(iter(self.tracks()), "filtering"))
 
-    def row(self, key: str) -> Row | None:
+    def row(self, key: str) -> BoardRow | None:
         return next((row for row in self.rows if row.key == key), None)

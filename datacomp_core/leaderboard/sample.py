@@ -13,8 +13,8 @@ import polars as pl
 
 from datacomp_core import parts
 from datacomp_core.artifacts import Embeddings, Pool
+from datacomp_core.leaderboard.data_check import spread
 from datacomp_core.leaderboard.entry import Entry
-from datacomp_core.leaderboard.evidence import spread
 from datacomp_core.leaderboard.provenance import data_of, of_kind
 from datacomp_core.store import Folder, Store
 from datacomp_core.subset_files import SubsetFile, rows_below
@@ -26,7 +26,7 @@ HEIGHT = 1 << 64
 
 
 @dataclass(frozen=True)
-class Sample:
+class SubsetSample:
     """`rows` has COLUMNS, the pool's score columns, and one column a subset, `times:<name>`: how often it chose the row."""
 
     rows: pl.DataFrame
@@ -43,7 +43,7 @@ class Sample:
         return self.rows.filter((pl.col(f"times:{subset}") > 0) & (pl.col(f"times:{other}") == 0))
 
 
-def draw(store: Store, entries: Mapping[str, Entry], *, max_rows: int = MAX_ROWS) -> Sample | None:
+def draw(store: Store, entries: Mapping[str, Entry], *, max_rows: int = MAX_ROWS) -> SubsetSample | None:
     """Sample the pools of some entries (by the name each goes by). None if no pool of theirs has its metadata any more."""
     pools = _pools(store, entries)
     total = sum(rows for _, rows, _ in pools)
@@ -57,7 +57,7 @@ def draw(store: Store, entries: Mapping[str, Entry], *, max_rows: int = MAX_ROWS
     for name, entry in entries.items():
         rows = _counted(rows, name, data_of(store, entry.inputs["subset"]), high)
     known = tuple(name for name in rows.columns if name not in COLUMNS and not name.startswith("times:"))
-    return Sample(rows, tuple(entries), known, total)
+    return SubsetSample(rows, tuple(entries), known, total)
 
 
 def _pools(store: Store, entries: Mapping[str, Entry]) -> list[tuple[Folder, int, list[Folder]]]:

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.leaderboard.board import board
-from datacomp_core.leaderboard.rows import Board, Row
+from datacomp_core.leaderboard.rows import Board, BoardRow
 from datacomp_core.leaderboard.stats import CONFIDENCE, Floats, Interval
 from datacomp_core.scales import SCALES
 from datacomp_core.store import Store
@@ -25,7 +25,7 @@ LEAST_COMMON = 4
 PUBLISHED = {("small", "medium"): 0.854, ("small", "large"): 0.708, ("medium", "large"): 0.876}
 
 
-class Point(BaseModel):
+class ScalePoint(BaseModel):
     """One method at one scale."""
 
     model_config = ConfigDict(frozen=True)
@@ -34,13 +34,13 @@ class Point(BaseModel):
     average: float
 
 
-class Fit(BaseModel):
+class ScalingFit(BaseModel):
     """logit(average) = intercept + slope * log10(samples seen). `interval` is of the prediction; None for two points."""
 
     model_config = ConfigDict(frozen=True)
     method: str
     suite: str
-    points: list[Point]
+    points: list[ScalePoint]
     intercept: float
     slope: float
     next_scale: str = ""
@@ -48,7 +48,7 @@ class Fit(BaseModel):
     interval: Interval | None = None
 
 
-class Carry(BaseModel):
+class RankCorrelation(BaseModel):
     """How well the order of methods at one scale told that at another: Spearman's rho."""
 
     model_config = ConfigDict(frozen=True)
@@ -62,15 +62,15 @@ class Scaling(BaseModel):
     """See the module."""
 
     model_config = ConfigDict(frozen=True)
-    fits: list[Fit]
-    carries: list[Carry]
+    fits: list[ScalingFit]
+    carries: list[RankCorrelation]
     half_lives: dict[str, float] = Field(description="By scale: after how many passes a sample is worth half; see `half_life`.")
 
 
 def scaling(store: Store) -> Scaling:
     """From all boards of a store and the paper's rows."""
     boards = {name: board(store, name) for name in SCALES}
-    found: dict[tuple[str, str], dict[str, Row]] = {}
+    found: dict[tuple[str, str], dict[str, BoardRow]] = {}
     for name, made in boards.items():
         for row in made.rows:
             if row.average is not None and not row.breaches:
@@ -78,27 +78,30 @@ def scaling(store: Store) -> Scaling:
     fits = [fit(method, suite, _points(rows)) for (method, suite), rows in found.items() if len(rows) > 1]
     return Scaling(
         fits=sorted(fits, key=lambda made: -made.points[-1].average),
-        carries=[*_carries(boards), *[Carry(small=s, large=b, rho=rho, num_methods=None) for (s, b), rho in PUBLISHED.items()]],
+        carries=[
+            *_carries(boards),
+            *[RankCorrelation(small=s, large=b, rho=rho, num_methods=None) for (s, b), rho in PUBLISHED.items()],
+        ],
         half_lives=_half_lives(boards, fits),
     )
 
 
-def _points(rows: Mapping[str, Row]) -> list[Point]:
+def _points(rows: Mapping[str, BoardRow]) -> list[ScalePoint]:
     return [
-        Point(scale=name, samples_seen=SCALES[name].train_num_samples, average=row.average.mean)
+        ScalePoint(scale=name, samples_seen=SCALES[name].train_num_samples, average=row.average.mean)
         for name, row in rows.items()
         if row.average is not None
     ]
 
 
-def fit(method: str, suite: str, points: Sequence[Point]) -> Fit:
+def fit(method: str, suite: str, points: Sequence[ScalePoint]) -> ScalingFit:
     """Least squares through two or more scales, and the prediction for the scale after the largest."""
     ordered = sorted(points, key=lambda point: point.samples_seen)
     x = np.log10([point.samples_seen for point in ordered])
     y = np.array([logit(point.average) for point in ordered])
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
     intercept = float(y.mean() - slope * x.mean())
-    made = Fit(method=method, suite=suite, points=ordered, intercept=intercept, slope=slope)
+    made = ScalingFit(method=method, suite=suite, points=ordered, intercept=intercept, slope=slope)
     following = [row for row in SCALES.values() if row.train_num_samples > ordered[-1].samples_seen]
     if not following:
         return made
@@ -126,7 +129,7 @@ def _prediction(x: Floats, y: Floats, intercept: float, slope: float, at: float)
     return Interval(low=expit(middle - half), high=expit(middle + half))
 
 
-def _carries(boards: Mapping[str, Board]) -> list[Carry]:
+def _carries(boards: Mapping[str, Board]) -> list[RankCorrelation]:
     """Our own runs only, where enough methods were run at both scales."""
     from scipy import stats
 
@@ -134,13 +137,13 @@ def _carries(boards: Mapping[str, Board]) -> list[Carry]:
         name: {row.method: row.average.mean for row in made.runs() if row.average and not row.breaches}
         for name, made in boards.items()
     }
-    names, found = [name for name in means if len(means[name]) >= LEAST_COMMON], list[Carry]()
+    names, found = [name for name in means if len(means[name]) >= LEAST_COMMON], list[RankCorrelation]()
     for place, small in enumerate(names):
         for large in names[place + 1 :]:
             common = sorted(means[small].keys() & means[large].keys())
             if len(common) >= LEAST_COMMON:
                 told: Any = stats.spearmanr([means[small][m] for m in common], [means[large][m] for m in common])
-                found.append(Carry(small=small, large=large, rho=float(told.statistic), num_methods=len(common)))
+                found.append(RankCorrelation(small=small, large=large, rho=float(told.statistic), num_methods=len(common)))
     return found
 
 
@@ -166,7 +169,7 @@ def half_life(loss: float, passes: float) -> float | None:
     return math.sqrt(low * high)
 
 
-def _half_lives(boards: Mapping[str, Board], fits: Sequence[Fit]) -> dict[str, float]:
+def _half_lives(boards: Mapping[str, Board], fits: Sequence[ScalingFit]) -> dict[str, float]:
     """What repeating cost, by the control: a random subset, seen more often, falls behind the curve of the whole pool."""
     found: dict[str, float] = {}
     for name, made in boards.items():

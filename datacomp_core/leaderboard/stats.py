@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from datacomp_core.leaderboard.hits import Hits
+from datacomp_core.leaderboard.per_image_scores import PerImageScores
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
@@ -60,7 +60,7 @@ def paired_bootstrap(differences: Sequence[float] | Floats, *, num_resamples: in
     return Interval(low=float(low), high=float(high))
 
 
-class Spread(BaseModel):
+class SeedVariance(BaseModel):
     """Variance of one run's average over seeds, and the degrees of freedom it was estimated with."""
 
     model_config = ConfigDict(frozen=True)
@@ -69,16 +69,18 @@ class Spread(BaseModel):
     num_senders: int = Field(default=1, description="Senders of a shared board whose median it is; 1: of one sender's own rows.")
 
 
-def pooled_spread(methods: Sequence[Sequence[float]]) -> Spread | None:
+def pooled_spread(methods: Sequence[Sequence[float]]) -> SeedVariance | None:
     """The seed noise common to all methods that have several seeds; None if none has."""
     several = [np.asarray(method, np.float64) for method in methods if len(method) > 1]
     freedom = sum(len(method) - 1 for method in several)
     if not freedom:
         return None
-    return Spread(variance=float(sum(method.var(ddof=1) * (len(method) - 1) for method in several)) / freedom, freedom=freedom)
+    return SeedVariance(
+        variance=float(sum(method.var(ddof=1) * (len(method) - 1) for method in several)) / freedom, freedom=freedom
+    )
 
 
-Borrowed = tuple[Spread | None, Spread | None]
+Borrowed = tuple[SeedVariance | None, SeedVariance | None]
 """The noise that each side takes if it has one seed."""
 
 
@@ -104,7 +106,7 @@ def seed_interval(ours: Sequence[float], theirs: Sequence[float], borrowed: Borr
     return Interval(low=difference - half, high=difference + half)
 
 
-Images = Sequence[Mapping[str, Hits]]
+Images = Sequence[Mapping[str, PerImageScores]]
 """What every image scored, by task: one mapping a run."""
 
 
@@ -133,7 +135,9 @@ def image_bootstrap(
     return Interval(low=float(low), high=float(high)), resampled
 
 
-def _resampled(ours: list[Hits], theirs: list[Hits], generator: np.random.Generator, num_resamples: int) -> Floats:
+def _resampled(
+    ours: list[PerImageScores], theirs: list[PerImageScores], generator: np.random.Generator, num_resamples: int
+) -> Floats:
     """The task's difference in each resample, shape (num_resamples,). Each class or group keeps its number of images."""
     strata, combine = ours[0].strata, ours[0].combine
     scored = np.stack([hits.values for hits in [*ours, *theirs]])

@@ -22,10 +22,10 @@ from datacomp_core.members import MemberNames
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
 from datacomp_core.pool import adopted_source, ledger, sources
+from datacomp_core.pool.adopted_shard import DAMAGED, TableColumns, described, problems, take_in
 from datacomp_core.pool.commonpool import HUBS
 from datacomp_core.pool.footers import count_rows
-from datacomp_core.pool.intake import DAMAGED, TableColumns, described, problems, take_in
-from datacomp_core.pool.unique import Spread, num_buckets, num_unique, read_ahead
+from datacomp_core.pool.unique_uids import UidRanges, num_buckets, num_unique, read_ahead
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import (
     INDEX,
@@ -100,7 +100,7 @@ class AdoptedPoolSpec(Spec):
 
 
 @dataclass(frozen=True)
-class Seen:
+class FoundShard:
     """One shard as it was found: samples, the digest of its uids, the outcome of the candidates, and remarks.
 
     `is_new`: an index and a ledger were staged for it.
@@ -165,7 +165,7 @@ def adopt_shards(
     names = shard_names(shards)
     there = set(shards.files(".parquet"))
     progress.start(len(names), "shards")
-    seen: dict[str, Seen] = {}
+    seen: dict[str, FoundShard] = {}
     for name, found in process_map(partial(_look, spec, shards, out, there), names, workers=workers):
         seen[name] = found
         progress.advance(arrived=found.num_samples)
@@ -216,7 +216,7 @@ def _refuse(spec: AdoptedPoolSpec, shards: Folder, damaged: list[tuple[str, str]
         raise DataError(problems(named, wrong_tables, shards))
 
 
-def _look(spec: AdoptedPoolSpec, shards: Folder, out: Folder, there: set[str], name: str) -> Seen:
+def _look(spec: AdoptedPoolSpec, shards: Folder, out: Folder, there: set[str], name: str) -> FoundShard:
     """Read one tar through the index and the ledger next to it, if they match; else walk it and stage new ones."""
     if {f"{INDEX}/{name}.parquet", f"{LEDGER}/{name}.parquet"} <= there and spec.edition == 1:
         found = _as_indexed(spec, shards, name)
@@ -230,10 +230,12 @@ def _look(spec: AdoptedPoolSpec, shards: Folder, out: Folder, there: set[str], n
     with staged.writing(f"{LEDGER}/{name}.parquet") as path:
         taken.book.write_parquet(path, compression="zstd", statistics=False)
     digest = ledger.digest(rows["uid"])
-    return Seen(rows.height, digest, ledger.tally(taken.book), taken.problem, taken.wrong_table, dict(taken.told), is_new=True)
+    return FoundShard(
+        rows.height, digest, ledger.tally(taken.book), taken.problem, taken.wrong_table, dict(taken.told), is_new=True
+    )
 
 
-def _as_indexed(spec: AdoptedPoolSpec, shards: Folder, name: str) -> Seen | None:
+def _as_indexed(spec: AdoptedPoolSpec, shards: Folder, name: str) -> FoundShard | None:
     """Read a shard from its index and ledger; None if they do not match the tar, or were made with other member names."""
     try:
         rows = read_index(shards, name)
@@ -243,7 +245,7 @@ def _as_indexed(spec: AdoptedPoolSpec, shards: Folder, name: str) -> Seen | None
     named = rows[MEMBERS][0] if MEMBERS in rows.columns and rows.height else ""
     if (named or "") != spec.members.text() or (not rows.height and (book["reason"] == DAMAGED).any()):
         return None
-    return Seen(rows.height, ledger.digest(rows["uid"]), ledger.tally(book), told=ledger.pictures(book))
+    return FoundShard(rows.height, ledger.digest(rows["uid"]), ledger.tally(book), told=ledger.pictures(book))
 
 
 def _publish(shards: Folder, staged: Folder, name: str) -> None:
@@ -258,7 +260,7 @@ def _overlap(pool: Pool, spec: AdoptedPoolSpec, shards: Folder, indexes: dict[st
     if Folder(spec.source).url != pool.data:
         return {}
     number, missing = num_buckets(max(total, pool.num_samples)), 0
-    with Spread(number) as here, Spread(number) as there:
+    with UidRanges(number) as here, UidRanges(number) as there:
         for rows in read_ahead(lambda name: stored_index(indexes[name], name)[0], list(indexes)):
             here.add(uid.pack(rows["uid"]))
         for part in part_names(metadata):

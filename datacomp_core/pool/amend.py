@@ -12,7 +12,7 @@ from datacomp_core.artifacts import ShardSet
 from datacomp_core.pool import ledger
 from datacomp_core.pool.fetch import stats_name
 from datacomp_core.pool.stats import ledger_names, read_ledger
-from datacomp_core.pool.unique import num_unique, read_ahead
+from datacomp_core.pool.unique_uids import num_unique, read_ahead
 from datacomp_core.shards import INDEX, LEDGER, read_index
 from datacomp_core.store import Folder, Store, change
 from datacomp_core.store.fingerprint import fingerprint

@@ -22,8 +22,8 @@ from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA, scan
 from datacomp_core.pool import sources
 from datacomp_core.pool.own_rows import EXAMPLES, Rows, as_metadata
-from datacomp_core.pool.tables import Asked, TableFormat, batches, source_files
-from datacomp_core.pool.unique import Spread, num_buckets, read_ahead
+from datacomp_core.pool.tables import TableFormat, TableRequest, batches, source_files
+from datacomp_core.pool.unique_uids import UidRanges, num_buckets, read_ahead
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.store import Folder, step
 from datacomp_core.store.content import Marks, read_marks
@@ -71,8 +71,8 @@ class ByodPoolSpec(Spec):
     def label(self) -> str:
         return self.name
 
-    def asked(self) -> Asked:
-        return Asked(self.columns.given(), self.tables)
+    def asked(self) -> TableRequest:
+        return TableRequest(self.columns.given(), self.tables)
 
 
 def changes(spec: ByodPoolSpec, pool: Pool, data: Folder) -> str:
@@ -190,7 +190,7 @@ def _repeats(metadata: Folder, parts: list[str], about: int, *, given: bool) -> 
     wanted = ("repeated_uids", "duplicate_rows") if given else ("repeated_uids",)
     found: dict[str, int] = {}
     for what in wanted:
-        with Spread(num_buckets(about)) as spread:
+        with UidRanges(num_buckets(about)) as spread:
             for uids in read_ahead(partial(_uids, metadata, what), parts):
                 spread.add(uid.pack(uids))
             found[what] = about - sum(uid.num_unique(rows) for rows in spread.slices())

@@ -20,8 +20,8 @@ from datacomp_core.errors import DataError
 from datacomp_core.members import picture_in
 from datacomp_core.parallel import process_map
 from datacomp_core.pictures import pillow_image
-from datacomp_core.pool.testimages import images_of
-from datacomp_core.pool.unique import Spread, num_buckets, write_subset
+from datacomp_core.pool.eval_images import images_of
+from datacomp_core.pool.unique_uids import UidRanges, num_buckets, write_subset
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import read_index, read_samples, shard_names
 from datacomp_core.store import Folder, Store, step
@@ -47,7 +47,7 @@ class DecontaminateSpec(Spec):
 
 
 @dataclass(frozen=True)
-class Tests:
+class EvalImages:
     """Every test image: its hash and its location."""
 
     hashes: Hashes
@@ -75,7 +75,7 @@ def decontaminate(
     progress.start(len(names), "shards")
     hits: dict[str, pl.DataFrame] = {}
     unread = 0
-    with Spread(num_buckets(shards.num_samples)) as kept:
+    with UidRanges(num_buckets(shards.num_samples)) as kept:
         for name, (found, clean, bad) in process_map(partial(_judge, spec, folder, tests), names, workers=workers):
             hits[name], unread = found, unread + bad
             kept.add(uid.pack(clean))
@@ -104,7 +104,7 @@ def perceptual_hash(image: bytes) -> int | None:
     return int(np.packbits(low > np.median(low)).view(">u8")[0])
 
 
-def hashes_of(sets: Folder) -> Tests:
+def hashes_of(sets: Folder) -> EvalImages:
     """Return the hashes of all images below a folder of test sets (tars in the layout of `wds_*_test`). DataError if there is
     none."""
     hashes: list[int] = []
@@ -115,10 +115,10 @@ def hashes_of(sets: Folder) -> Tests:
             names.append(name)
     if not hashes:
         raise DataError(f"{sets} has no test images: give a folder of webdataset test sets.")
-    return Tests(np.array(hashes, np.uint64), names)
+    return EvalImages(np.array(hashes, np.uint64), names)
 
 
-def _judge(spec: DecontaminateSpec, folder: Folder, tests: Tests, name: str) -> tuple[pl.DataFrame, pl.Series, int]:
+def _judge(spec: DecontaminateSpec, folder: Folder, tests: EvalImages, name: str) -> tuple[pl.DataFrame, pl.Series, int]:
     """Return hits, clean uids, and the number of a shard's images that could not be decoded."""
     rows: list[tuple[Any, ...]] = []
     clean: list[str] = []

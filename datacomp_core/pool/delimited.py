@@ -14,17 +14,17 @@ from typing import IO, Any
 import polars as pl
 
 from datacomp_core.errors import DataError
-from datacomp_core.pool.tables import BATCH_ROWS, Asked, Batch
-from datacomp_core.pool.text_lines import ESCAPED_BYTE, MAX_LINE, Lines, not_encoded, text_faults
+from datacomp_core.pool.tables import BATCH_ROWS, TableBatch, TableRequest
+from datacomp_core.pool.text_lines import ESCAPED_BYTE, MAX_LINE, LineReader, not_encoded, text_faults
 
 MAX_FIELD = 1 << 20
 URL = re.compile(r'\s*"?[a-zA-Z][a-zA-Z0-9+.-]*://')
 NO_QUOTES = "If a quote has no special meaning in this file, set `quoting` (--quoting none); otherwise correct the file."
 
 
-def read(file: IO[bytes], where: str, asked: Asked, delimiter: str) -> Iterator[Batch]:
+def read(file: IO[bytes], where: str, asked: TableRequest, delimiter: str) -> Iterator[TableBatch]:
     """Batches of text columns, in the order of the file; an empty field is an empty text."""
-    rows = _Rows(Lines(file, where, asked.how.encoding, newline=""), asked, delimiter)
+    rows = _Rows(LineReader(file, where, asked.how.encoding, newline=""), asked, delimiter)
     header = list(asked.how.header) or rows.next_row() or []
     asked.check(header, where, _hint(header, delimiter))
     places = [header.index(theirs) for theirs in asked.columns.values()]
@@ -44,7 +44,7 @@ def read(file: IO[bytes], where: str, asked: Asked, delimiter: str) -> Iterator[
 class _Rows:
     """Records of a csv, each checked against the header."""
 
-    def __init__(self, lines: Lines, asked: Asked, delimiter: str) -> None:
+    def __init__(self, lines: LineReader, asked: TableRequest, delimiter: str) -> None:
         csv.field_size_limit(MAX_FIELD)
         self._lines, self._how, self._delimiter = lines, asked.how, delimiter
         quoting: dict[str, Any] = {"quoting": csv.QUOTE_NONE, "quotechar": None} if asked.how.quoting == "none" else {}
@@ -118,14 +118,14 @@ class _Rows:
         return 1 + max(range(len(fields)), key=lambda place: len(fields[place]))
 
 
-def _batch(rows: list[list[str]], lines: list[int], where: str, asked: Asked) -> Batch:
+def _batch(rows: list[list[str]], lines: list[int], where: str, asked: TableRequest) -> TableBatch:
     columns: dict[str, Sequence[str]] = {}
     for (ours, theirs), values in zip(asked.columns.items(), zip(*rows, strict=True), strict=True):
         for place in text_faults(values):
             if ESCAPED_BYTE.search(values[place]):
                 raise not_encoded(where, lines[place], theirs, values[place])
         columns[ours] = values
-    return Batch(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)), lines)
+    return TableBatch(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)), lines)
 
 
 def _hint(header: Sequence[str], delimiter: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from datacomp_core import engines
 from datacomp_core.engine_ray import start_ray
 from datacomp_core.errors import DatacompError, MissingLibraryError, SpecError
-from datacomp_core.imports import imports_told
+from datacomp_core.import_errors import imports_told
 from datacomp_core.parallel import die_with_parent
 from datacomp_core.pool.fetch import Fetched, ShardPlan, Worker, fetch_shard, set_up, stats_name
 from datacomp_core.shards import shard_name
@@ -30,11 +30,11 @@ LOOK_SECONDS = 1.0
 SHARDS_OF_A_SPARK_JOB = 1000  # img2dataset's default
 
 # In a worker process: what it prepared, and for which job.
-_prepared: dict[Job, Worker] = {}
+_prepared: dict[DistributorJob, Worker] = {}
 
 
 @dataclass(frozen=True)
-class Job:
+class DistributorJob:
     """Called by img2dataset's distributors instead of its downloader: `(True, plan)` if the shard was finished."""
 
     settings: tuple[Any, ...]
@@ -69,7 +69,9 @@ def distribute(
     out: Folder = settings[2]
     waiting = {stats_name(shard_name(plan.number)): plan for plan in plans}
     problems: list[BaseException] = []
-    work = threading.Thread(target=_run, args=(name, plans, Job(settings, log, name == "multiprocessing"), workers, problems))
+    work = threading.Thread(
+        target=_run, args=(name, plans, DistributorJob(settings, log, name == "multiprocessing"), workers, problems)
+    )
     work.daemon = True
     work.start()
     pause = LOOK_SECONDS
@@ -103,7 +105,7 @@ def _missing_library(log: Path) -> str:
     return last
 
 
-def _run(name: str, plans: list[ShardPlan], job: Job, workers: int, problems: list[BaseException]) -> None:
+def _run(name: str, plans: list[ShardPlan], job: DistributorJob, workers: int, problems: list[BaseException]) -> None:
     try:
         with imports_told():
             RUN[name](plans, job, workers)
@@ -111,13 +113,13 @@ def _run(name: str, plans: list[ShardPlan], job: Job, workers: int, problems: li
         problems.append(problem)
 
 
-def _multiprocessing(plans: list[ShardPlan], job: Job, workers: int) -> None:
+def _multiprocessing(plans: list[ShardPlan], job: DistributorJob, workers: int) -> None:
     from img2dataset.distributor import multiprocessing_distributor
 
     multiprocessing_distributor(workers, job, plans, SHARDS_OF_A_SPARK_JOB, 0)
 
 
-def _ray(plans: list[ShardPlan], job: Job, workers: int) -> None:
+def _ray(plans: list[ShardPlan], job: DistributorJob, workers: int) -> None:
     engines.required("ray")
     from img2dataset.distributor import ray_distributor
 
@@ -125,7 +127,7 @@ def _ray(plans: list[ShardPlan], job: Job, workers: int) -> None:
     ray_distributor(workers, job, plans, SHARDS_OF_A_SPARK_JOB, 0)
 
 
-def _pyspark(plans: list[ShardPlan], job: Job, workers: int) -> None:
+def _pyspark(plans: list[ShardPlan], job: DistributorJob, workers: int) -> None:
     try:
         from pyspark.conf import SparkConf  # pyright: ignore[reportMissingImports]
         from pyspark.sql import SparkSession  # pyright: ignore[reportMissingImports]
@@ -147,7 +149,7 @@ def _pyspark(plans: list[ShardPlan], job: Job, workers: int) -> None:
         session.stop()
 
 
-RUN: dict[str, Callable[[list[ShardPlan], Job, int], None]] = {
+RUN: dict[str, Callable[[list[ShardPlan], DistributorJob, int], None]] = {
     "multiprocessing": _multiprocessing,
     "pyspark": _pyspark,
     "ray": _ray,

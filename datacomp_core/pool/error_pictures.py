@@ -13,7 +13,7 @@ import polars as pl
 
 from datacomp_core.pool import removal
 from datacomp_core.pool.stats import ledger_names, read_ledger
-from datacomp_core.pool.unique import MAX_BUCKETS, UIDS_IN_MEMORY, read_ahead
+from datacomp_core.pool.unique_uids import MAX_BUCKETS, UIDS_IN_MEMORY, read_ahead
 from datacomp_core.store import Folder
 
 REASON = "error_picture"

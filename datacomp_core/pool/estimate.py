@@ -18,7 +18,7 @@ RATE_OF_WORKER = 120.0
 SIZES = {"MB": 2, "GB": 3, "TB": 4}
 
 
-class Estimate(BaseModel):
+class DownloadEstimate(BaseModel):
     """The estimate; a factor of two either way is usual."""
 
     model_config = ConfigDict(frozen=True)
@@ -43,11 +43,11 @@ def _time(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:,.1f} minutes"
 
 
-def estimate(candidates: int, spec: ImageSpec, workers: int) -> Estimate:
+def estimate(candidates: int, spec: ImageSpec, workers: int) -> DownloadEstimate:
     """Estimate for a number of candidates with `workers` processes."""
     kept = candidates * ARRIVING * BYTES_KEPT_AT_512
     scaled = kept * min(1.0, (spec.image_size / 512) ** 2)
-    return Estimate(
+    return DownloadEstimate(
         candidates=candidates,
         disk_bytes=int(scaled),
         traffic_bytes=int(kept * BODY_TO_KEPT),

@@ -21,11 +21,11 @@ from typing import IO, Any
 import polars as pl
 
 from datacomp_core.errors import DataError, DiskFullError
-from datacomp_core.foreign import left_out, require_version, timed_downloads
 from datacomp_core.parts import scan
+from datacomp_core.patches import left_out, require_version, timed_downloads
 from datacomp_core.pool import ledger
-from datacomp_core.pool.pixels import CheckedResizer
-from datacomp_core.pool.safety import Limits, SafeOpener
+from datacomp_core.pool.image_header import CheckedResizer
+from datacomp_core.pool.safe_http import RequestLimits, SafeOpener
 from datacomp_core.pool.spec import ImageSpec
 from datacomp_core.shards import LEDGER, ShardWriter, shard_name, write_index
 from datacomp_core.store.folder import FileStat, Folder, scratch
@@ -76,7 +76,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Reach:
+class NetworkAccess:
     """How the web is reached: a proxy, and open private networks."""
 
     http_proxy: str | None = None
@@ -87,8 +87,8 @@ def stats_name(shard: str) -> str:
     return f"{shard}_stats.json"
 
 
-def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, reach: Reach, log: Path | None) -> Worker:
-    """Prepare this dedicated process: its output goes to a file, its urllib obeys the limits of `safety`. `log` is on the
+def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, reach: NetworkAccess, log: Path | None) -> Worker:
+    """Prepare this dedicated process: its output goes to a file, its urllib obeys the limits of `safe_http`. `log` is on the
     driver's machine; None: this is another machine, and output is sent with each shard.
     """
     file = tempfile.TemporaryFile("a+b", buffering=0) if log is None else log.open("ab", buffering=0)  # noqa: SIM115
@@ -99,7 +99,7 @@ def set_up(spec: ImageSpec, metadata: Folder, out: Folder, threads: int, reach: 
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(spec.max_pixels)
     proxies = {"http": reach.http_proxy, "https": reach.http_proxy} if reach.http_proxy else urllib.request.getproxies()
-    limits = Limits(spec.max_bytes, spec.max_seconds, reach.open_networks)
+    limits = RequestLimits(spec.max_bytes, spec.max_seconds, reach.open_networks)
     urllib.request.install_opener(SafeOpener(limits, {name: proxies[name] for name in ("http", "https") if name in proxies}))
     require_version("img2dataset")
     # img2dataset imports webdataset, which imports torch if it can; an engine's process may have other work for both.

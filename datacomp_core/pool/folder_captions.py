@@ -12,7 +12,7 @@ import polars as pl
 
 from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
-from datacomp_core.pool.tables import Asked, TableFormat, batches, ending_of
+from datacomp_core.pool.tables import TableFormat, TableRequest, batches, ending_of
 from datacomp_core.store import Folder
 
 PICTURES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
@@ -45,7 +45,7 @@ def from_table(
         )
     counts: Counter[str] = Counter()
     found: list[pl.DataFrame] = []
-    asked = Asked({FILE: names[0], TEXT: names[1]}, how, {FILE: "file_column", TEXT: "text_column"})
+    asked = TableRequest({FILE: names[0], TEXT: names[1]}, how, {FILE: "file_column", TEXT: "text_column"})
     for batch in batches(place, name, asked):
         counts.update(reason for _, reason in batch.faults)
         found.append(batch.table)

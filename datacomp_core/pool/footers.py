@@ -8,7 +8,7 @@ import polars as pl
 
 from datacomp_core.errors import DataError
 from datacomp_core.parts import scan
-from datacomp_core.pool.unique import read_ahead
+from datacomp_core.pool.unique_uids import read_ahead
 from datacomp_core.store.folder import Folder
 
 

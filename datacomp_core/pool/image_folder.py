@@ -26,11 +26,11 @@ from datacomp_core.pool import ledger, sources
 from datacomp_core.pool.fetch import account_stats, stats_name
 from datacomp_core.pool.odd_pictures import DEEP, TURNED, corrected, oddities
 from datacomp_core.pool.tables import TableFormat
-from datacomp_core.pool.unique import num_unique
+from datacomp_core.pool.unique_uids import num_unique
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import LEDGER, ShardWriter, write_index
 from datacomp_core.store import Folder, Store, step
-from datacomp_core.store.content import Mark, Marks
+from datacomp_core.store.content import ContentMark, Marks
 from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.uid import uid_of
 
@@ -136,7 +136,7 @@ def _hashed(spec: FolderPoolSpec, metadata: Folder, listed: dict[str, tuple[int,
     for part in part_names(metadata):
         for name, sha256 in scan(metadata, part).select("url", "sha256").collect().iter_rows():
             if name in listed:
-                known[name] = Mark(listed[name][0], listed[name][1], f"sha256:{sha256}")
+                known[name] = ContentMark(listed[name][0], listed[name][1], f"sha256:{sha256}")
     return known
 
 

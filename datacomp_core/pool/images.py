@@ -15,20 +15,20 @@ from typing import Any
 
 from datacomp_core import engines
 from datacomp_core.artifacts import Pool, ShardSet
-from datacomp_core.echo import Echo
 from datacomp_core.errors import IncompleteError, MissingLibraryError
 from datacomp_core.parallel import prepared_map
 from datacomp_core.parts import METADATA, part_names
 from datacomp_core.pool import error_pictures, ledger, removal
 from datacomp_core.pool.distributors import Distributor, distribute
-from datacomp_core.pool.fetch import Fetched, Reach, ShardPlan, fetch_shard, set_up, stats_name
+from datacomp_core.pool.fetch import Fetched, NetworkAccess, ShardPlan, fetch_shard, set_up, stats_name
 from datacomp_core.pool.footers import rows_of_parts
-from datacomp_core.pool.safety import networks
+from datacomp_core.pool.safe_http import networks
 from datacomp_core.pool.spec import ImageSpec, images_of
-from datacomp_core.pool.unique import num_unique, read_ahead
+from datacomp_core.pool.unique_uids import num_unique, read_ahead
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.shards import TAKEN_DOWN, shard_name
 from datacomp_core.store import Folder, Store, scratch, step
+from datacomp_core.subprocess_output import SubprocessOutput
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def download_images(
     cause and run again, and incomplete shards are fetched again.
     """
     metadata = store.folder(pool) / METADATA
-    reach = Reach(http_proxy, networks(open_networks))
+    reach = NetworkAccess(http_proxy, networks(open_networks))
     if reach.open_networks:
         log.warning("this download may reach private networks: %s", ", ".join(reach.open_networks))
     plans = list(plan_shards(metadata, spec))
@@ -94,7 +94,7 @@ def download_images(
     return _shard_set(spec, pool, out, plans, arrived)
 
 
-def _forget_short(out: Folder, spec: ImageSpec, reach: Reach) -> None:
+def _forget_short(out: Folder, spec: ImageSpec, reach: NetworkAccess) -> None:
     """Reset finished shards of a run that fell short, and shards that lost images to a network that is now open."""
     fell_short = out.exists(FELL_SHORT)
     if not fell_short and not reach.open_networks:
@@ -194,9 +194,9 @@ def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan],
 
 
 @contextmanager
-def _log_is_told(path: Path) -> Generator[Echo]:
+def _log_is_told(path: Path) -> Generator[SubprocessOutput]:
     """Copy the workers' output to our log and, if the block fails, log its complete end: workers have no terminal."""
-    echo = Echo(path)
+    echo = SubprocessOutput(path)
     try:
         yield echo
         echo.close()

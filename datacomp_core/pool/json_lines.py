@@ -13,15 +13,15 @@ from typing import IO, Any
 import polars as pl
 
 from datacomp_core.errors import DataError
-from datacomp_core.pool.tables import BATCH_ROWS, Asked, Batch, Fault
-from datacomp_core.pool.text_lines import ESCAPED_BYTE, Lines, not_encoded, text_faults
+from datacomp_core.pool.tables import BATCH_ROWS, Fault, TableBatch, TableRequest
+from datacomp_core.pool.text_lines import ESCAPED_BYTE, LineReader, not_encoded, text_faults
 
 JSON_SPACE = " \t\r\n"  # JSON's white space: Python's strip() also removes control characters
 _DECODER = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=lambda name: None)
 SHOWN_KEYS = 40
 
 
-def read(file: IO[bytes], where: str, asked: Asked) -> Iterator[Batch]:
+def read(file: IO[bytes], where: str, asked: TableRequest) -> Iterator[TableBatch]:
     """Batches of text columns; a key that a row lacks, null and NaN are nulls. Lists and objects stay as JSON text.
 
     DataError if a requested key is in no row.
@@ -30,7 +30,7 @@ def read(file: IO[bytes], where: str, asked: Asked) -> Iterator[Batch]:
     rows: list[list[str | None]] = []
     lines: list[int] = []
     faults: list[Fault] = []
-    source = Lines(file, where, asked.how.encoding, newline="\n")
+    source = LineReader(file, where, asked.how.encoding, newline="\n")
     for line in source:
         source.record.clear()
         if not line.strip(JSON_SPACE):
@@ -72,14 +72,14 @@ def _object(line: str, where: str, number: int) -> dict[str, Any]:
     return found
 
 
-def _check_bytes(row: list[str | None], where: str, number: int, asked: Asked) -> None:
+def _check_bytes(row: list[str | None], where: str, number: int, asked: TableRequest) -> None:
     """DataError if a wanted value of a line with bytes of another encoding has one of them."""
     for theirs, value in zip(asked.columns.values(), row, strict=True):
         if value and ESCAPED_BYTE.search(value):
             raise not_encoded(where, number, theirs, value)
 
 
-def _batch(rows: list[list[str | None]], lines: list[int], faults: list[Fault], asked: Asked) -> Batch:
+def _batch(rows: list[list[str | None]], lines: list[int], faults: list[Fault], asked: TableRequest) -> TableBatch:
     columns: dict[str, list[str | None]] = {}
     for ours, values in zip(asked.columns, zip(*rows, strict=True), strict=True):
         column = list(values)
@@ -87,4 +87,4 @@ def _batch(rows: list[list[str | None]], lines: list[int], faults: list[Fault], 
             faults.append(Fault(place, f"lone_surrogate_{ours}"))
             column[place] = None
         columns[ours] = column
-    return Batch(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)), lines, faults)
+    return TableBatch(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)), lines, faults)

@@ -11,7 +11,7 @@ from pydantic import Field
 from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet, Spec, Subset
 from datacomp_core.errors import DataError
-from datacomp_core.pool.unique import Spread, num_buckets, spread_of, write_subset
+from datacomp_core.pool.unique_uids import UidRanges, num_buckets, spread_of, write_subset
 from datacomp_core.shards import shard_names
 from datacomp_core.store import Folder, Store, step
 
@@ -40,7 +40,7 @@ def intersect(spec: OverlapSpec, one: ShardSet, other: ShardSet, *, out: Folder,
     return Subset(scale=one.scale, recipe=spec.name, num_samples=common, num_unique=common, counts=dict(counts))
 
 
-def _common(here: Spread, there: Spread, counts: Counter[str]) -> Iterator[uid.Uids]:
+def _common(here: UidRanges, there: UidRanges, counts: Counter[str]) -> Iterator[uid.Uids]:
     """The uids of both, each once, a range at a time; `counts` is filled."""
     for pair in zip(here.slices(), there.slices(), strict=True):
         ours, theirs = (np.unique(rows) for rows in pair)

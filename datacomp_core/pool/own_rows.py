@@ -10,7 +10,7 @@ import polars as pl
 
 from datacomp_core.errors import DataError
 from datacomp_core.parts import SCHEMA
-from datacomp_core.pool.tables import Batch
+from datacomp_core.pool.tables import TableBatch
 from datacomp_core.uid import uid_of
 
 EXAMPLES = 5
@@ -27,7 +27,7 @@ class Rows(NamedTuple):
     told: list[tuple[int, str]]
 
 
-def as_metadata(batch: Batch, where: str, names: dict[str, str]) -> Rows:
+def as_metadata(batch: TableBatch, where: str, names: dict[str, str]) -> Rows:
     """The rows of a batch in DataComp's schema. A row whose url or caption is missing or not text is skipped. DataError for an
     invalid uid, because anything that refers to it would not find the sample.
     """

@@ -9,12 +9,12 @@ from typing import IO, Any
 import polars as pl
 
 from datacomp_core.errors import DataError
-from datacomp_core.pool.tables import BATCH_ROWS, Asked, Batch, Fault
+from datacomp_core.pool.tables import BATCH_ROWS, Fault, TableBatch, TableRequest
 
 NUMBERS = ("original_width", "original_height")
 
 
-def read(file: IO[bytes], where: str, asked: Asked) -> Iterator[Batch]:
+def read(file: IO[bytes], where: str, asked: TableRequest) -> Iterator[TableBatch]:
     """Batches of text columns; boxes and sizes keep the types that they have. DataError for a column of another kind."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -33,7 +33,7 @@ def read(file: IO[bytes], where: str, asked: Asked) -> Iterator[Batch]:
         raise DataError(f"{where} cannot be read as parquet ({first}): replace the file.") from problem
 
 
-def _batch(batch: Any, row: int, where: str, asked: Asked) -> Batch:
+def _batch(batch: Any, row: int, where: str, asked: TableRequest) -> TableBatch:
     columns: dict[str, pl.Series] = {}
     faults: list[Fault] = []
     for ours, theirs in asked.columns.items():
@@ -48,7 +48,7 @@ def _batch(batch: Any, row: int, where: str, asked: Asked) -> Batch:
         columns[ours], bad = _texts(column, where, theirs)
         faults += [Fault(place, f"not_utf8_{ours}") for place in bad]
     lines = range(row, row + batch.num_rows)
-    return Batch(pl.DataFrame([column.alias(ours) for ours, column in columns.items()]), lines, faults)
+    return TableBatch(pl.DataFrame([column.alias(ours) for ours, column in columns.items()]), lines, faults)
 
 
 def _is_nested(column: Any) -> bool:

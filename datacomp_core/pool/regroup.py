@@ -26,7 +26,7 @@ BLOCK = 512
 AT_ONCE = 1 << 20
 
 
-class Placed(NamedTuple):
+class MovedMember(NamedTuple):
     """A member of a tar: the key of its sample (as bytes would have it), the name that it gets, and the position of its data."""
 
     key: str
@@ -63,16 +63,16 @@ def regroup(root: Folder, shards: Folder, target: Folder, names: MemberNames, *,
     return sorted(changed)
 
 
-def together(members: Sequence[Member], names: MemberNames) -> list[Placed]:
+def together(members: Sequence[Member], names: MemberNames) -> list[MovedMember]:
     """Return the members in the order to write. DataError if their names do not say which belong together."""
     plain = [_cut(member.name, names) for member in members]
     folders = _merged(plain)
-    groups: dict[str, list[Placed]] = {}
-    outside: list[Placed] = []
+    groups: dict[str, list[MovedMember]] = {}
+    outside: list[MovedMember] = []
     seen: set[tuple[str, str]] = set()
     for member, (folder, stem, extension) in zip(members, plain, strict=True):
         if not extension:
-            outside.append(Placed("", member.name, member))
+            outside.append(MovedMember("", member.name, member))
             continue
         merged = folders.get((folder, stem), folder)
         key = f"{merged}/{stem}" if merged else stem
@@ -82,7 +82,7 @@ def together(members: Sequence[Member], names: MemberNames) -> list[Placed]:
                 "which members form a sample: give every sample a unique key"
             )
         seen.add((key, extension.lower()))
-        groups.setdefault(key, []).append(Placed(key, f"{key}.{extension}", member))
+        groups.setdefault(key, []).append(MovedMember(key, f"{key}.{extension}", member))
     return outside + [placed for group in groups.values() for placed in group]
 
 
@@ -147,7 +147,7 @@ def _write(shards: Folder, target: Folder, names: MemberNames, name: str) -> boo
     return True
 
 
-def _pack(file: IO[bytes], placed: Sequence[Placed], path: Path, shard: str, names: MemberNames) -> None:
+def _pack(file: IO[bytes], placed: Sequence[MovedMember], path: Path, shard: str, names: MemberNames) -> None:
     with path.open("wb") as made:
         for one in placed:
             made.write(header(one.name, one.member.size))

@@ -15,12 +15,12 @@ from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import DataError
 from datacomp_core.parts import METADATA, SCHEMA, scan
 from datacomp_core.pool import amend, error_pictures, ledger, removal
+from datacomp_core.pool.adopted_shard import TableColumns, read_table
 from datacomp_core.pool.amend import RETRY
 from datacomp_core.pool.distributors import Distributor
-from datacomp_core.pool.fetch import Reach, ShardPlan, account_stats, stats_name
+from datacomp_core.pool.fetch import NetworkAccess, ShardPlan, account_stats, stats_name
 from datacomp_core.pool.images import fetch_plans, plan_shards
-from datacomp_core.pool.intake import TableColumns, read_table
-from datacomp_core.pool.safety import networks
+from datacomp_core.pool.safe_http import networks
 from datacomp_core.pool.spec import ImageSpec
 from datacomp_core.pool.stats import ledger_names, read_ledger
 from datacomp_core.progress import NoProgress, Progress
@@ -34,7 +34,7 @@ ORIGIN, ORIGIN_KEY = "_ledger", "_key"  # which row of which ledger a row was
 
 
 @dataclass(frozen=True)
-class Retried:
+class RetryResult:
     """The result of a retry."""
 
     shards: ShardSet
@@ -55,7 +55,7 @@ def retry_images(
     distributor: Distributor = "engine",
     tables: TableColumns | None = None,
     progress: Progress = NoProgress(),  # noqa: B008
-) -> Retried:
+) -> RetryResult:
     """Try every row of the download at `address` again whose reason is in `ledger.TRANSIENT`; shards are numbered on.
 
     With `open_networks`, rows that were blocked as private addresses are tried again too.
@@ -76,7 +76,7 @@ def retry_images(
             workers=workers,
             distributor=distributor,
             threads=threads,
-            reach=Reach(http_proxy, networks(open_networks)),
+            reach=NetworkAccess(http_proxy, networks(open_networks)),
             progress=progress,
         )
 
@@ -92,9 +92,9 @@ def _retry(
     workers: int,
     distributor: Distributor,
     threads: int,
-    reach: Reach,
+    reach: NetworkAccess,
     progress: Progress,
-) -> Retried:
+) -> RetryResult:
     folder = store.folder(shards)
     changed: dict[str, FileStat] = {}
     for name in removal.pending(folder):
@@ -114,7 +114,7 @@ def _retry(
         _move_rows(folder, shard_name(fetched.plan.number), changed)
     if spec.error_pictures == "drop":
         error_pictures.drop(folder, spec.error_picture_urls, changed)
-    return Retried(amend.finish(store, record, shards, changed), tried, arrived)
+    return RetryResult(amend.finish(store, record, shards, changed), tried, arrived)
 
 
 def _again(

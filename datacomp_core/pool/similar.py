@@ -23,8 +23,8 @@ from datacomp_core.device import default_device
 from datacomp_core.errors import DataError
 from datacomp_core.parts import SCORES, part_names
 from datacomp_core.pictures import pillow_image
-from datacomp_core.pool.testimages import images_of
-from datacomp_core.pool.unique import Spread, num_buckets, write_subset
+from datacomp_core.pool.eval_images import images_of
+from datacomp_core.pool.unique_uids import UidRanges, num_buckets, write_subset
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.store import Folder, Store, step
 
@@ -75,7 +75,7 @@ def decontaminate_by_similarity(
     parts = part_names(folder / SCORES)
     progress.start(len(parts), "parts")
     unseen, tables = 0, [pl.DataFrame(schema=SCHEMA)]
-    with Spread(num_buckets(embeddings.num_samples)) as clean:
+    with UidRanges(num_buckets(embeddings.num_samples)) as clean:
         for part in parts:
             uids = pl.read_parquet(io.BytesIO((folder / SCORES).read(f"{part}.parquet")), columns=["uid"])["uid"]
             best, nearest = _searched(index, _features(folder, part))

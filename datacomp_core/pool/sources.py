@@ -15,7 +15,7 @@ import polars as pl
 
 from datacomp_core.errors import DataError
 from datacomp_core.store import Folder, content
-from datacomp_core.store.content import Mark, Marks
+from datacomp_core.store.content import ContentMark, Marks
 
 KEPT, FILES = "source.json", "source.parquet"
 SCHEMA = pl.Schema({"file": pl.String, "size": pl.Int64, "time": pl.String, "content": pl.String})
@@ -50,7 +50,7 @@ def changed(data: Folder, found: Callable[[Marks], tuple[Folder, Marks]]) -> str
     if not data.exists(FILES):
         return "" if not data.exists(KEPT) else "the marks of its files are of an earlier version, and cannot be compared"
     rows = pl.read_parquet(io.BytesIO(data.read(FILES))).iter_rows()
-    before = {name: Mark(size, time, hashed) for name, size, time, hashed in rows}
+    before = {name: ContentMark(size, time, hashed) for name, size, time, hashed in rows}
     try:
         folder, now = found(_seen.get(data.url, before))
     except DataError:

@@ -12,7 +12,7 @@ import polars as pl
 
 from datacomp_core.errors import DataError
 from datacomp_core.pool import ledger
-from datacomp_core.pool.unique import read_ahead
+from datacomp_core.pool.unique_uids import read_ahead
 from datacomp_core.shards import LEDGER
 from datacomp_core.store import Folder
 
@@ -22,7 +22,7 @@ MUCH = 0.1
 
 
 @dataclass
-class Tally:
+class LedgerTally:
     """Counts over all ledgers read. `..._at` is by minute, `..._from` by host."""
 
     reasons: Counter[str] = field(default_factory=Counter[str])
@@ -80,9 +80,9 @@ def read_ledger(shards: Folder, name: str) -> pl.DataFrame:
         raise DataError(f"{shards.at(f'{LEDGER}/{name}.parquet')} is not a ledger: {problem}") from problem
 
 
-def tally(shards: Folder) -> Tally:
+def tally(shards: Folder) -> LedgerTally:
     """The tally of a download."""
-    found = Tally()
+    found = LedgerTally()
     for book in read_ahead(lambda name: read_ledger(shards, name), ledger_names(shards)):
         found.reasons.update(ledger.tally(book))
         found.hashes.update(dict(book["hash"].drop_nulls().value_counts().iter_rows()))
@@ -102,7 +102,7 @@ def _count(counter: Counter[str], values: pl.Series) -> None:
         counter.update(dict(kept))
 
 
-def plot(found: Tally) -> bytes:
+def plot(found: LedgerTally) -> bytes:
     """Draw a png: losses by reason, arrivals and losses over time, the hosts with the most losses."""
     import matplotlib
 

@@ -46,7 +46,7 @@ class Fault(NamedTuple):
 
 
 @dataclass
-class Batch:
+class TableBatch:
     """Rows of one file under our column names, with the line (text) or row (parquet) that each begins at."""
 
     table: pl.DataFrame
@@ -56,7 +56,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Asked:
+class TableRequest:
     """What to read: our column name -> the file's, and the format of text files."""
 
     columns: dict[str, str]
@@ -118,7 +118,7 @@ def source_files(source: str) -> tuple[Folder, list[str], int]:
     return folder, found, len(tables) - len(found)
 
 
-def batches(folder: Folder, name: str, asked: Asked) -> Iterator[Batch]:
+def batches(folder: Folder, name: str, asked: TableRequest) -> Iterator[TableBatch]:
     """The rows of one table. DataError names the file, and the line where there is one, that cannot be read."""
     from datacomp_core.pool import delimited, json_lines, parquet_table
 

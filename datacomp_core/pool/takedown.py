@@ -20,10 +20,10 @@ from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.parts import METADATA, part_names, scan
-from datacomp_core.pool import amend, removal, set_aside, unpublished
-from datacomp_core.pool.requests import BEFORE, KNOWN, NOW, Requests, normal_urls
+from datacomp_core.pool import amend, removal, takedown_lost, takedown_unpublished
 from datacomp_core.pool.stats import read_ledger
-from datacomp_core.pool.unique import read_ahead
+from datacomp_core.pool.takedown_requests import BEFORE, KNOWN, NOW, TakedownRequests, normal_urls
+from datacomp_core.pool.unique_uids import read_ahead
 from datacomp_core.shards import INDEX, LEDGER, TAKEN_DOWN, stored_index, tars_of, write_index
 from datacomp_core.store import Folder, Store, scratch
 from datacomp_core.store.folder import FileStat
@@ -38,7 +38,7 @@ MOST_ANSWERS = 100_000
 
 
 @dataclass
-class Taken:
+class TakedownResult:
     """Removed samples by shard set, the addresses of what was made with them, and what could not be checked, with the reason.
     `not_found` counts request lines that match nothing in the store; `places` are all shard sets, by number.
     """
@@ -67,13 +67,13 @@ class _Set:
 
 def take_down_list(
     store: Store, source: Path, answers: Path | None = None, most: int = MOST_ANSWERS
-) -> tuple[Taken, pl.DataFrame]:
+) -> tuple[TakedownResult, pl.DataFrame]:
     """`take_down` for a file with one uid or url per line, and answers: line, request, answer, found. At most `most` answers
     are returned, lines that found nothing first; all of them are written to the csv `answers`, piece by piece, so that memory
     does not grow with the list.
     """
     with scratch() as folder, answers.open("wb") if answers else nullcontext() as table:
-        requests = Requests(folder).read(source)
+        requests = TakedownRequests(folder).read(source)
         taken = take_down(store, requests)
         told = pl.DataFrame()
         for number, piece in enumerate(requests.answers(taken.places)):
@@ -85,12 +85,12 @@ def take_down_list(
         return taken, told.sort("line")
 
 
-def take_down(store: Store, requests: Requests) -> Taken:
+def take_down(store: Store, requests: TakedownRequests) -> TakedownResult:
     """Remove samples from all shard sets of the store and mark what was made with them.
 
     What cannot be read (a pool whose metadata is gone) is listed in `unread` and does not stop the rest.
     """
-    taken = Taken()
+    taken = TakedownResult()
     if requests.has_urls():
         _match_urls(store, requests, taken)
     requests.settle()
@@ -98,12 +98,12 @@ def take_down(store: Store, requests: Requests) -> Taken:
     taken.places = [one.record.address for one in sets]
     hit = {one.record.address for one in sets if not one.shards.tars and _is_concerned(one, requests, taken)}
     _see_metadata(store, requests, taken)
-    aside = set_aside.concerned(store, requests, taken.unread)
+    aside = takedown_lost.concerned(store, requests, taken.unread)
     touched = hit | _makers(store, requests, taken) | _marked_before(store, requests)
     _mark(store, touched, {one.lost.address for one in aside if len(one.uids)}, requests, taken)
-    for note, number in set_aside.delete(aside, requests, taken.places).items():
+    for note, number in takedown_lost.delete(aside, requests, taken.places).items():
         taken.count(note, number)
-    for address, number in unpublished.take_from(store, requests, taken.places, taken.unread).items():
+    for address, number in takedown_unpublished.take_from(store, requests, taken.places, taken.unread).items():
         taken.count(address, number)
     for folder in dict.fromkeys(one.folder for one in sets if not one.shards.tars):
         here = [one for one in sets if one.folder == folder and not one.shards.tars]
@@ -120,7 +120,7 @@ def take_down(store: Store, requests: Requests) -> Taken:
 # Requested samples -----------------------------------------------------------------------------------------------------
 
 
-def _match_urls(store: Store, requests: Requests, taken: Taken) -> None:
+def _match_urls(store: Store, requests: TakedownRequests, taken: TakedownResult) -> None:
     """Find the uids of the urls in the metadata of the store's pools."""
     number = 0
     for record in store.records("pools"):
@@ -134,7 +134,7 @@ def _match_urls(store: Store, requests: Requests, taken: Taken) -> None:
             taken.unread[record.address] = str(problem).split("\n", 1)[0]
 
 
-def _see_metadata(store: Store, requests: Requests, taken: Taken) -> None:
+def _see_metadata(store: Store, requests: TakedownRequests, taken: TakedownResult) -> None:
     """Record uids that are in a pool's metadata but in no shard set: a valid request without bytes here."""
     for record in store.records("pools"):
         metadata = store.data(record) / METADATA
@@ -145,7 +145,7 @@ def _see_metadata(store: Store, requests: Requests, taken: Taken) -> None:
             taken.unread[record.address] = str(problem).split("\n", 1)[0]
 
 
-def _sets(store: Store, taken: Taken) -> Iterator[_Set]:
+def _sets(store: Store, taken: TakedownResult) -> Iterator[_Set]:
     taken.unread |= amend.left_by_older(store)
     for record, is_interrupted in store.standing("shards"):
         try:
@@ -158,7 +158,7 @@ def _sets(store: Store, taken: Taken) -> Iterator[_Set]:
             taken.unread[record.address] = str(problem)
 
 
-def _is_concerned(one: _Set, requests: Requests, taken: Taken) -> bool:
+def _is_concerned(one: _Set, requests: TakedownRequests, taken: TakedownResult) -> bool:
     """Return whether a shard set has requested samples or candidates, or an unfinished removal."""
     concerned = bool(removal.pending(one.folder))
     try:
@@ -182,7 +182,7 @@ def _records_of(folder: Folder, booked: set[str], name: str) -> tuple[str, pl.Da
     return name, stored_index(folder, name)[0], read_ledger(folder, name) if f"{name}.parquet" in booked else None
 
 
-def _in_ledger(book: pl.DataFrame, requests: Requests, rows: pl.DataFrame) -> bool:
+def _in_ledger(book: pl.DataFrame, requests: TakedownRequests, rows: pl.DataFrame) -> bool:
     """Record what a ledger knows about the requested uids; return whether a retry might still fetch some of them."""
     book = book.with_columns(pl.col("uid").str.to_lowercase())
     asked = book.filter(requests.among(book["uid"]))
@@ -193,7 +193,7 @@ def _in_ledger(book: pl.DataFrame, requests: Requests, rows: pl.DataFrame) -> bo
     return bool(left.height)
 
 
-def _makers(store: Store, requests: Requests, taken: Taken) -> set[str]:
+def _makers(store: Store, requests: TakedownRequests, taken: TakedownResult) -> set[str]:
     """Return the subsets that contain one of the uids."""
     found: set[str] = set()
     for record in store.records("subsets"):
@@ -213,7 +213,7 @@ def _makers(store: Store, requests: Requests, taken: Taken) -> set[str]:
 # Derived artifacts ---------------------------------------------------------------------------------------------------
 
 
-def _marked_before(store: Store, requests: Requests) -> set[str]:
+def _marked_before(store: Store, requests: TakedownRequests) -> set[str]:
     """Return what an earlier takedown of some of these uids marked: a killed one may have left work there."""
     found: set[str] = set()
     for record in _all_records(store):
@@ -235,7 +235,7 @@ def _marked_uids(store: Store, address: str) -> uid.Uids:
     return uid.read_subset(store.home(address).read(MARKED_UIDS), f"{address}/{MARKED_UIDS}")
 
 
-def _mark(store: Store, touched: set[str], lost: set[str], requests: Requests, taken: Taken) -> None:
+def _mark(store: Store, touched: set[str], lost: set[str], requests: TakedownRequests, taken: TakedownResult) -> None:
     """Mark `touched`, and everything made from it or from lost data."""
     taken.marked = sorted(_downstream(store, touched | lost) | touched)
     for address in taken.marked:
@@ -269,7 +269,7 @@ def _indexed(folder: Folder) -> list[str]:
     return [name.removesuffix(".parquet") for name in (folder / INDEX).files(".parquet")]
 
 
-def _change(store: Store, here: list[_Set], requests: Requests, taken: Taken) -> None:
+def _change(store: Store, here: list[_Set], requests: TakedownRequests, taken: TakedownResult) -> None:
     """Rewrite the shards of one folder; all shard sets that use it as data get new records."""
     changed: dict[str, FileStat] = {}
     folder = here[0].folder
@@ -290,7 +290,7 @@ def _change(store: Store, here: list[_Set], requests: Requests, taken: Taken) ->
             amend.finish(store, record, shards, changed)
 
 
-def _change_view(store: Store, view: _Set, requests: Requests, taken: Taken) -> None:
+def _change_view(store: Store, view: _Set, requests: TakedownRequests, taken: TakedownResult) -> None:
     """Rewrite the index of a view from the current index of its tars."""
     changed: dict[str, FileStat] = {}
     tars = tars_of(store, view.shards)
@@ -311,7 +311,7 @@ def _change_view(store: Store, view: _Set, requests: Requests, taken: Taken) -> 
         amend.finish(store, record, shards, changed)
 
 
-def _is_out_of_date(folder: Folder, tars: Folder, name: str, requests: Requests) -> bool:
+def _is_out_of_date(folder: Folder, tars: Folder, name: str, requests: TakedownRequests) -> bool:
     rows, _ = stored_index(folder, name)
     asked = requests.among(rows["uid"])
     return bool(asked.any()) or not _placed_anew(tars, rows).equals(rows)

@@ -14,7 +14,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
 
-class Lines:
+class LineReader:
     """An iterator over lines with their line ends. Bytes that are not UTF-8 become lone surrogates, which `not_encoded`
     reports. `number` is the number of the last line, `record` the text since the owner cleared it. DataError for a line that is
     too long.

@@ -45,7 +45,7 @@ class TinyEvalSpec(Spec):
 
 
 @dataclass(frozen=True)
-class Classification:
+class LabeledImages:
     """Images with labels; label = index into `classes`."""
 
     name: str
@@ -80,9 +80,9 @@ def build_tiny_evalsets(spec: TinyEvalSpec, *, out: Folder) -> EvalSets:
     return EvalSets(suite="tiny", num_tasks=len(counts), counts=counts)
 
 
-def _labelled(name: str, named: list[tuple[Drawing, str]], templates: tuple[str, ...]) -> Classification:
+def _labelled(name: str, named: list[tuple[Drawing, str]], templates: tuple[str, ...]) -> LabeledImages:
     classes = sorted({label for _, label in named})
-    return Classification(name, classes, templates, [(drawing.image, classes.index(label)) for drawing, label in named])
+    return LabeledImages(name, classes, templates, [(drawing.image, classes.index(label)) for drawing, label in named])
 
 
 def _clipart_name(drawing: Drawing) -> str:
@@ -90,7 +90,7 @@ def _clipart_name(drawing: Drawing) -> str:
     return CLIPART_NAMES.get(name, name)
 
 
-def _digits() -> Classification:
+def _digits() -> LabeledImages:
     """Handwritten digits (8 x 8, from scikit-learn) at 32 px."""
     from sklearn.datasets import load_digits
 
@@ -100,7 +100,7 @@ def _digits() -> Classification:
     samples = [
         (_webp(Image.fromarray(image).resize((32, 32))), int(label)) for image, label in zip(pixels, labels[chosen], strict=True)
     ]
-    return Classification("digits", list(DIGITS), captions.DIGIT_TEMPLATES, samples)
+    return LabeledImages("digits", list(DIGITS), captions.DIGIT_TEMPLATES, samples)
 
 
 def _webp(image: Image.Image) -> bytes:

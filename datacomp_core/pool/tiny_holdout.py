@@ -26,7 +26,7 @@ from datacomp_core.pool.tiny_source import (
     SHIFTED_SET,
     TRUSTED_SETS,
     Drawing,
-    Name,
+    DrawingName,
     drawings,
     fingerprint,
     of_sets,
@@ -68,8 +68,8 @@ class Holdout:
     """Test drawings by task; their names; and the names of other drawings that resemble one of them."""
 
     tasks: dict[str, list[Drawing]]
-    tests: frozenset[Name]
-    near: frozenset[Name]
+    tests: frozenset[DrawingName]
+    near: frozenset[DrawingName]
 
     def may_train(self, drawing: Drawing) -> bool:
         return drawing.id not in self.tests and drawing.id not in self.near
@@ -80,9 +80,9 @@ def holdout() -> Holdout:
     """The split, as it was written down."""
     by_name = {drawing.id: drawing for drawing in drawings()}
     tasks: dict[str, list[Drawing]] = defaultdict(list)
-    near: set[Name] = set()
+    near: set[DrawingName] = set()
     for task, source, key in pl.read_parquet(SPLIT).iter_rows():
-        name = Name(source, key)
+        name = DrawingName(source, key)
         if task == LOOK_ALIKE:
             near.add(name)
         else:
@@ -149,7 +149,7 @@ def _some_of_each(chance: random.Random, some: list[Drawing], by: Callable[[Draw
 # Near-duplicates ------------------------------------------------------------------------------------------------------
 
 
-def _look_alikes(trainable: list[Drawing], tests: list[Drawing]) -> Iterator[Name]:
+def _look_alikes(trainable: list[Drawing], tests: list[Drawing]) -> Iterator[DrawingName]:
     ours, theirs = _fingerprints(trainable), _fingerprints(tests)
     mirrored = theirs.reshape(-1, FINGERPRINT_SIDE, FINGERPRINT_SIDE, 3)[:, :, ::-1].reshape(len(theirs), -1)
     hits = near(ours, np.concatenate([theirs, mirrored]))

@@ -25,7 +25,7 @@ CLIPART_SET = "openclipart"
 FINGERPRINT_SIDE = 16
 
 
-class Name(NamedTuple):
+class DrawingName(NamedTuple):
     """The key of a drawing: art set and key."""
 
     source: str
@@ -46,8 +46,8 @@ class Drawing(NamedTuple):
     image: bytes
 
     @property
-    def id(self) -> Name:
-        return Name(self.source, self.key)
+    def id(self) -> DrawingName:
+        return DrawingName(self.source, self.key)
 
 
 @lru_cache(maxsize=1)

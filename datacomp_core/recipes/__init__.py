@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from datacomp_core.recipes import baselines, published
-from datacomp_core.recipes.base import Recipe, Row, recipe, register
+from datacomp_core.recipes.base import Recipe, RecipeRow, recipe, register
 
-__all__ = ["Recipe", "Row", "baselines", "published", "recipe", "register"]
+__all__ = ["Recipe", "RecipeRow", "baselines", "published", "recipe", "register"]

@@ -32,7 +32,7 @@ class Recipe(Spec):
         return self.name
 
 
-class Row(NamedTuple):
+class RecipeRow(NamedTuple):
     """One recipe: `build` makes its filter from keyword parameters, all with defaults."""
 
     name: str
@@ -46,7 +46,7 @@ def register(name: str = "", *, description: str = "", source: str = "ours") -> 
 
     def decorate(build: B) -> B:
         told = description or (inspect.getdoc(build) or "").partition("\n")[0]
-        row = Row(name or build.__name__, build, told, source)
+        row = RecipeRow(name or build.__name__, build, told, source)
         RECIPES.add(row.name, row, build.__module__)
         return build
 
@@ -68,7 +68,7 @@ def recipe(text: str) -> Recipe:
     return built(RECIPES.find(name), given, text)
 
 
-def built(row: Row, given: str, text: str) -> Recipe:
+def built(row: RecipeRow, given: str, text: str) -> Recipe:
     """The recipe of a row with parameters `a=1,b=2`."""
     known = inspect.signature(row.build).parameters
     try:

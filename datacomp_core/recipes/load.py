@@ -17,9 +17,9 @@ from pydantic import BaseModel, ValidationError
 
 from datacomp_core.documents import parse_yaml, read_yaml
 from datacomp_core.errors import DataError, SpecError, unknown
-from datacomp_core.foreign_code import code_of, load_file
+from datacomp_core.external_code import code_of, load_file
 from datacomp_core.kinds import CODE, parsed
-from datacomp_core.recipes.base import Recipe, Row, built, recipe
+from datacomp_core.recipes.base import Recipe, RecipeRow, built, recipe
 from datacomp_core.registry import FILTERS, RECIPES
 
 FILES = (".yaml", ".yml", ".json")
@@ -129,7 +129,7 @@ def _from_code(text: str) -> Recipe:
     name, _, given = rest.partition(":")
     if "=" in name:
         name, given = "", rest
-    rows: dict[str, Row] = RECIPES.added_by(module)
+    rows: dict[str, RecipeRow] = RECIPES.added_by(module)
     filters: dict[str, Any] = FILTERS.added_by(module)
     offered = {**filters, **rows}
     if not offered:

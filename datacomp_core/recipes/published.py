@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from datacomp_core.filters import (
-    All,
+    AllOf,
     BalanceClusters,
     BalanceSynsets,
     D2Prune,
@@ -23,7 +23,7 @@ from datacomp_core.filters import (
     Threshold,
     TopFraction,
 )
-from datacomp_core.recipes.base import Row
+from datacomp_core.recipes.base import RecipeRow
 from datacomp_core.registry import RECIPES
 
 
@@ -40,16 +40,16 @@ def norm_sim(
     features: str = "l14",
     temperature: float = 0.01,
     drawings: int = 10,
-) -> All:
+) -> AllOf:
     near = f"norm_sim:features={features},target={target},p={p}"
     first = neg_clip_loss(fraction=fraction, features=features, temperature=temperature, drawings=drawings)
-    return All(filters=(first, TopFraction(score=near, fraction=left, of="survivors", cut="at_fraction")))
+    return AllOf(filters=(first, TopFraction(score=near, fraction=left, of="survivors", cut="at_fraction")))
 
 
-def vas(*, score: str = "l14", fraction: float = 0.45, left: float = 0.667, target: str = "imagenet1k_l14") -> All:
+def vas(*, score: str = "l14", fraction: float = 0.45, left: float = 0.667, target: str = "imagenet1k_l14") -> AllOf:
     near = f"norm_sim:p=2,target={target}"
     best = TopFraction(score=score, fraction=fraction, cut="at_fraction")
-    return All(filters=(best, TopFraction(score=near, fraction=left, of="survivors", cut="at_fraction")))
+    return AllOf(filters=(best, TopFraction(score=near, fraction=left, of="survivors", cut="at_fraction")))
 
 
 def norm_sim_d(
@@ -60,9 +60,9 @@ def norm_sim_d(
     features: str = "l14",
     temperature: float = 0.01,
     drawings: int = 10,
-) -> All:
+) -> AllOf:
     first = neg_clip_loss(fraction=fraction, features=features, temperature=temperature, drawings=drawings)
-    return All(filters=(first, NormSimD(features=features, left=left, steps=steps)))
+    return AllOf(filters=(first, NormSimD(features=features, left=left, steps=steps)))
 
 
 def sem_dedup(*, epsilon: float = 0.05, centroids: str = "small_centroids_l14", features: str = "l14") -> SemDedup:
@@ -115,10 +115,10 @@ def density_prune(
     temperature: float = 0.1,
     centroids: str = "small_centroids_l14",
     features: str = "l14",
-) -> All:
+) -> AllOf:
     copies = SemDedup(epsilon=dedup, centroids=centroids, features=features)
     best = TopFraction(score=score, fraction=fraction, of="survivors", cut="at_fraction")
-    return All(filters=(copies, best, DensityPrune(centroids=centroids, features=features, left=left, temperature=temperature)))
+    return AllOf(filters=(copies, best, DensityPrune(centroids=centroids, features=features, left=left, temperature=temperature)))
 
 
 def d2_prune(
@@ -150,9 +150,9 @@ def clip_score_flipped(*, name: str = "l14_flipped", fraction: float = 0.3) -> T
     return TopFraction(score=f"clip_{name}_similarity_score", fraction=fraction, cut="at_fraction")
 
 
-def clear_pictures(*, sharpness: float = 20.0, brightness: float = 0.32, information: float = 3.0) -> All:
+def clear_pictures(*, sharpness: float = 20.0, brightness: float = 0.32, information: float = 3.0) -> AllOf:
     limits = {"sharpness": sharpness, "brightness": brightness, "information": information}
-    return All(filters=tuple(Threshold(score=f"picture_quality:measure={name}", at_least=at) for name, at in limits.items()))
+    return AllOf(filters=tuple(Threshold(score=f"picture_quality:measure={name}", at_least=at) for name, at in limits.items()))
 
 
 def text_sampling(
@@ -266,4 +266,4 @@ for _each in (
         f"{DATACOMP}, image-based sampling",
     ),
 ):
-    RECIPES.add(_each[0], Row(*_each), __name__)
+    RECIPES.add(_each[0], RecipeRow(*_each), __name__)

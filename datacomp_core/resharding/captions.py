@@ -21,7 +21,7 @@ from datacomp_core.artifacts import Captioned
 from datacomp_core.caption_sets import DRAWS, RAW, json_keys
 from datacomp_core.errors import DataError
 from datacomp_core.exchange import Reachable, exchange, reachable
-from datacomp_core.machine_copy import MachineCopy
+from datacomp_core.machine_cache import CachedFile
 from datacomp_core.members import CAPTION, json_object
 from datacomp_core.parallel import prepared_map
 from datacomp_core.resharding.plan import Positions, Rows, locate
@@ -97,11 +97,11 @@ class _Wanted(NamedTuple):
     folder: Folder
     draws: bool
     subset: uid.Uids
-    held: MachineCopy
+    held: CachedFile
 
 
 def _wanted(folder: Folder, draws: bool, subset: Reachable) -> _Wanted:
-    held = MachineCopy(*subset)
+    held = CachedFile(*subset)
     return _Wanted(folder, draws, np.load(held.path, mmap_mode="r", allow_pickle=False), held)
 
 
@@ -121,7 +121,7 @@ def _find(wanted: _Wanted, part: str) -> _Found:
     return _Found(first[chosen][having], [lists[place] for place in having])
 
 
-class Texts:
+class CaptionTexts:
     """The captions of all chosen samples on scratch disk: `place[p]` leads from a position in the subset to their bytes."""
 
     def __init__(self, source: CaptionSource, subset: uid.Uids, folder: Path) -> None:
@@ -214,12 +214,14 @@ def inherited(folders: Iterable[Folder]) -> dict[str, Any]:
 
 
 @contextmanager
-def texts_of(source: CaptionSource, subset: Path, where: str, *, near: Folder | None = None, workers: int) -> Generator[Texts]:
+def texts_of(
+    source: CaptionSource, subset: Path, where: str, *, near: Folder | None = None, workers: int
+) -> Generator[CaptionTexts]:
     """The captions of a subset's samples, gathered part by part. `subset` is the local copy of the file at `where`."""
     draws = source.made.draws
     names = parts.part_names(source.folder / (DRAWS if draws else parts.SCORES))
     with scratch() as folder, exchange(near) as shared:
-        texts = Texts(source, uid.open_subset(subset), folder)
+        texts = CaptionTexts(source, uid.open_subset(subset), folder)
         workers = min(workers, 1 + len(names) // PARTS_WORTH_A_PROCESS)
         prepare = partial(_wanted, source.folder, draws, reachable(shared, where, subset))
         found = dict[str, _Found]()

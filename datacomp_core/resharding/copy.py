@@ -23,18 +23,18 @@ import polars as pl
 from datacomp_core import uid
 from datacomp_core.errors import DataError, DiskFullError
 from datacomp_core.members import names_of as names_of_members
+from datacomp_core.resharding.byte_ranges import InputTar, SampleBatch, in_order, read
 from datacomp_core.resharding.captions import CaptionEdits
-from datacomp_core.resharding.faces import Faces
-from datacomp_core.resharding.frames import Renamed, frame_anew, json_of, names_of, rename
+from datacomp_core.resharding.faces import FaceEdits
 from datacomp_core.resharding.plan import Positions, Rows
-from datacomp_core.resharding.ranges import Batch, Tar, in_order, read
+from datacomp_core.resharding.tar_headers import Renamed, frame_anew, json_of, names_of, rename
 from datacomp_core.shards import INDEX, INDEX_SCHEMA, index_bytes, see_sample
 from datacomp_core.store.folder import FileStat, Folder
 from datacomp_core.tar import BLOCK, TarDamageError, ending, printable
 
 
 @dataclass(frozen=True)
-class Copy:
+class CopyJob:
     """Output shards to write: `rows[cuts[n]:cuts[n + 1]]` in their order become `shards[n]`; `row["shard"]` is one of `tars`.
 
     `record` says whether sizes and hashes of the written files are wanted: hashing costs as much as copying. `overread` is
@@ -44,16 +44,16 @@ class Copy:
     shards: tuple[str, ...]
     cuts: tuple[int, ...]
     rows: Rows
-    tars: tuple[Tar, ...]
+    tars: tuple[InputTar, ...]
     out: Folder
     record: Literal["files", "nothing"] = "nothing"
     overread: float = 0.1
-    faces: Faces | None = None
+    faces: FaceEdits | None = None
     captions: CaptionEdits | None = None
 
 
 @dataclass(frozen=True)
-class Copied:
+class CopyResult:
     samples: int
     edited: int
     files: tuple[FileStat, ...]
@@ -63,7 +63,7 @@ class _OddError(Exception):
     """A sample whose new length is not the foreseen one."""
 
 
-def copy_shards(job: Copy) -> Copied:
+def copy_shards(job: CopyJob) -> CopyResult:
     """Write each `<shard>.tar`, its index and, last, `<shard>_stats.json`. DataError if the input is not what its index says."""
     out = job.out.journaled() if job.record == "files" else job.out
     writing = _Writing(job)
@@ -80,7 +80,7 @@ def copy_shards(job: Copy) -> Copied:
         index = pl.DataFrame({**columns, "length": writing.lengths[mine]}).with_columns(shard=pl.lit(shard))
         out.write(f"{INDEX}/{shard}.parquet", index_bytes(index.select(INDEX_SCHEMA.names()).cast(INDEX_SCHEMA)))
         out.write_json(f"{shard}_stats.json", {"successes": index.height})
-    return Copied(len(job.rows), writing.edited, tuple(out.journal.values()))
+    return CopyResult(len(job.rows), writing.edited, tuple(out.journal.values()))
 
 
 def keys_of(rows: Rows) -> tuple[pl.Series, pl.Series]:
@@ -94,7 +94,7 @@ def keys_of(rows: Rows) -> tuple[pl.Series, pl.Series]:
 class _Writing:
     """The tars of one job, and where each sample came to lie in them."""
 
-    def __init__(self, job: Copy) -> None:
+    def __init__(self, job: CopyJob) -> None:
         self.job = job
         self.uids, self.keys = keys_of(job.rows)
         self.names = names_of(self.keys.to_list())
@@ -146,7 +146,7 @@ class _Writing:
             lengths[mine] -= (len(blocks) - int(_new_blocks(done, np.array([len(blocks)]))[0])) * BLOCK
         return lengths
 
-    def _batches(self) -> Iterator[tuple[Batch, Positions, Renamed]]:
+    def _batches(self) -> Iterator[tuple[SampleBatch, Positions, Renamed]]:
         """What was read, renamed: which of the batch's samples (one copy of each at a time), and what became of them."""
         for batch in read(self.job.rows, self.job.tars, overread=self.job.overread):
             again = np.concatenate(([False], batch.begins[1:] == batch.begins[:-1]))
@@ -160,7 +160,7 @@ class _Writing:
                 self._see_renamed(batch, rows, done)
                 yield batch, some, done
 
-    def _see_renamed(self, batch: Batch, rows: Positions, done: Renamed) -> None:
+    def _see_renamed(self, batch: SampleBatch, rows: Positions, done: Renamed) -> None:
         """DataError if a sample's bytes are of another one than the index says."""
         data, stems = batch.blocks.reshape(-1).data, done.stems
         where = json_of(batch.blocks, done, self.names[rows])
@@ -242,7 +242,7 @@ def _new_blocks(done: Renamed, size: Positions) -> Positions:
 class _Pieces:
     """The bytes to write for each sample: its range, or its members without what stood before them. `lengths` is of each."""
 
-    def __init__(self, batch: Batch, some: Positions, done: Renamed, lengths: Positions) -> None:
+    def __init__(self, batch: SampleBatch, some: Positions, done: Renamed, lengths: Positions) -> None:
         anew, start = done.fits & done.stripped, batch.begins[some] * BLOCK
         whole = np.flatnonzero(~anew)
         sample, begin, end = [whole], [start[whole]], [(start + lengths)[whole]]

@@ -24,7 +24,7 @@ from datacomp_core import parts, uid
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import DataError
 from datacomp_core.exchange import Reachable, exchange, reachable
-from datacomp_core.machine_copy import MachineCopy
+from datacomp_core.machine_cache import CachedFile
 from datacomp_core.members import USUAL
 from datacomp_core.parallel import prepared_map
 from datacomp_core.resharding.plan import Positions, Rows, locate
@@ -33,7 +33,7 @@ from datacomp_core.store.folder import Folder, scratch
 from datacomp_core.tar import BLOCK, header
 
 PARTS_WORTH_A_PROCESS = 8
-SEEN = 1  # of `Boxes.place`: in the metadata, without a face; larger values lead to the boxes, 0 is in no part
+SEEN = 1  # of `FaceBoxes.place`: in the metadata, without a face; larger values lead to the boxes, 0 is in no part
 
 
 class FaceSpec(Spec):
@@ -49,7 +49,7 @@ class FaceSpec(Spec):
 
 
 @dataclass(frozen=True)
-class Faces:
+class FaceEdits:
     """The boxes of one job's rows: row n has `boxes[starts[n]:starts[n + 1]]`, each left, top, right, bottom."""
 
     spec: FaceSpec
@@ -119,11 +119,11 @@ class _Found(NamedTuple):
 class _Wanted(NamedTuple):
     metadata: Folder
     subset: uid.Uids
-    held: MachineCopy
+    held: CachedFile
 
 
 def _wanted(metadata: Folder, subset: Reachable) -> _Wanted:
-    held = MachineCopy(*subset)
+    held = CachedFile(*subset)
     return _Wanted(metadata, np.load(held.path, mmap_mode="r", allow_pickle=False), held)
 
 
@@ -145,7 +145,7 @@ def _find(wanted: _Wanted, part: str) -> _Found:
     return _Found(first[chosen], number, coordinates)
 
 
-class Boxes:
+class FaceBoxes:
     """The boxes of all chosen samples on scratch disk: `place[p]` leads from a position in the subset to [number, boxes...]."""
 
     def __init__(self, spec: FaceSpec, subset: uid.Uids, folder: Path) -> None:
@@ -172,7 +172,7 @@ class Boxes:
                 end += len(flat)
         self._flat = np.memmap(self._path, np.float64, "r") if end else np.empty(0)
 
-    def of(self, rows: Rows) -> Faces:
+    def of(self, rows: Rows) -> FaceEdits:
         """The boxes of some rows. DataError if the metadata does not know all of them."""
         packed = np.empty(len(rows), uid.DTYPE)
         packed["f0"], packed["f1"] = rows["f0"], rows["f1"]
@@ -186,17 +186,17 @@ class Boxes:
         number = np.where(at >= 0, self._flat[at], 0).astype(np.int64) if len(self._flat) else np.zeros(len(rows), np.int64)
         starts = np.concatenate(([0], np.cumsum(number)))
         pieces = [self._flat[begin + 1 : begin + 1 + 4 * n] for begin, n in zip(at.tolist(), number.tolist(), strict=True) if n]
-        return Faces(self.spec, starts, np.concatenate(pieces or [np.empty(0)]).reshape(-1, 4))
+        return FaceEdits(self.spec, starts, np.concatenate(pieces or [np.empty(0)]).reshape(-1, 4))
 
 
 @contextmanager
 def boxes_of(
     spec: FaceSpec, metadata: Folder, subset: Path, where: str, *, near: Folder | None = None, workers: int
-) -> Generator[Boxes]:
+) -> Generator[FaceBoxes]:
     """The boxes of a subset's samples, gathered part by part. `subset` is the local copy of the file at `where`."""
     names = parts.part_names(metadata)
     with scratch() as folder, exchange(near) as shared:
-        boxes = Boxes(spec, uid.open_subset(subset), folder)
+        boxes = FaceBoxes(spec, uid.open_subset(subset), folder)
         workers = min(workers, 1 + len(names) // PARTS_WORTH_A_PROCESS)
         found = prepared_map(_find, names, prepare=partial(_wanted, metadata, reachable(shared, where, subset)), workers=workers)
         boxes.fill(part for _, part in found)

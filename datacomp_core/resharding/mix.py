@@ -23,8 +23,8 @@ from datacomp_core.errors import DataError, SpecError
 from datacomp_core.parallel import prepared_map
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.resharding.plan import ROW, shuffle_keys
-from datacomp_core.resharding.planning import INDICES_WORTH_A_PROCESS, PLACES, SUBSET
-from datacomp_core.resharding.scan import IS_UID, PLACE, Inputs, InputShard, input_shards, samples_of
+from datacomp_core.resharding.plan_inputs import INDICES_WORTH_A_PROCESS, PLACES, SUBSET
+from datacomp_core.resharding.shard_scan import IS_UID, PLACE, InputShard, ShardFolders, input_shards, samples_of
 from datacomp_core.store import Folder, Store, step
 
 BUCKETS = 256
@@ -96,7 +96,7 @@ def mix_folders(
     """`mix` for plain folders of shards."""
     if len(spec.weights) != len(folders):
         raise SpecError(f"{len(spec.weights)} weights for {len(folders)} shard sets: give one for each.")
-    inputs = Inputs(folders)
+    inputs = ShardFolders(folders)
     listing = input_shards(inputs)
     progress.start(len(listing), "indices")
     counts = {f"input_{number + 1}": 0 for number in range(len(folders))} | {"without_uid": 0}
@@ -138,11 +138,11 @@ def _sorted(buckets: list[IO[bytes]]) -> Iterator[Any]:
         yield rows[np.lexsort((rows["place"], rows["f1"], rows["f0"]))]
 
 
-def _prepared(inputs: Inputs, spec: MixSpec) -> tuple[Inputs, MixSpec]:
+def _prepared(inputs: ShardFolders, spec: MixSpec) -> tuple[ShardFolders, MixSpec]:
     return inputs, spec
 
 
-def _choose(prepared: tuple[Inputs, MixSpec], shard: InputShard) -> _Chosen:
+def _choose(prepared: tuple[ShardFolders, MixSpec], shard: InputShard) -> _Chosen:
     """The uids of one shard, each as often as its weight says. DataError if the shard is damaged."""
     inputs, spec = prepared
     rows, damage = samples_of(inputs.folders[shard.folder], shard)

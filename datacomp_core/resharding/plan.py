@@ -51,7 +51,7 @@ def _mix(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return value ^ (value >> np.uint64(31))
 
 
-class Buckets:
+class SortBuckets:
     """Rows on scratch disk, by the leading part of their sort key, in files without a name: a kill leaves nothing behind."""
 
     def __init__(self, num_rows: int, num_shards: int, seed: int, shuffle: Literal["global", "none"]) -> None:

@@ -23,23 +23,23 @@ from datacomp_core.errors import DataError
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.resharding.account import Accounting
-from datacomp_core.resharding.captions import SUMMARY, CaptionEdits, CaptionSource, Texts, inherited, texts_of
-from datacomp_core.resharding.copy import Copy, copy_shards
-from datacomp_core.resharding.faces import Boxes, FaceSpec, boxes_of
+from datacomp_core.resharding.captions import SUMMARY, CaptionEdits, CaptionSource, CaptionTexts, inherited, texts_of
+from datacomp_core.resharding.copy import CopyJob, copy_shards
+from datacomp_core.resharding.faces import FaceBoxes, FaceSpec, boxes_of
+from datacomp_core.resharding.loss_report import LossReport
 from datacomp_core.resharding.plan import Rows, shard_sizes
-from datacomp_core.resharding.planning import (
+from datacomp_core.resharding.plan_inputs import (
     ACCOUNT,
     PLACES,
     SAMPLE_IDS,
     SUBSET,
-    Planned,
+    ReshardPlan,
     local_copy,
     planned,
     whole_inputs,
     write_missing,
 )
-from datacomp_core.resharding.scan import Inputs, InputShard, input_shards
+from datacomp_core.resharding.shard_scan import InputShard, ShardFolders, input_shards
 from datacomp_core.resharding.spec import ReshardSpec, reshard_of
 from datacomp_core.shards import INDEX, read_index, shard_name
 from datacomp_core.store import Folder, Store, step
@@ -50,11 +50,11 @@ from datacomp_core.tar import ending
 from datacomp_core.wids_index import write_wids
 
 __all__ = [
-    "Accounting",
     "FaceSpec",
-    "Faced",
-    "Inputs",
+    "FaceTreatment",
+    "LossReport",
     "ReshardSpec",
+    "ShardFolders",
     "reshard",
     "reshard_faces",
     "reshard_folders",
@@ -69,7 +69,7 @@ OVERREAD = 0.1
 
 
 @dataclass(frozen=True)
-class Faced:
+class FaceTreatment:
     """What is done with faces, and the folder of metadata parts that tells where they are."""
 
     spec: FaceSpec
@@ -108,7 +108,7 @@ def reshard_faces(
     progress: Progress = NoProgress(),  # noqa: B008
 ) -> ShardSet:
     """`reshard`, with faces blurred or their boxes put into the json, by the face boxes in the pool's metadata."""
-    faced = Faced(faces, store.folder(pool) / METADATA)
+    faced = FaceTreatment(faces, store.folder(pool) / METADATA)
     return _as_step(spec, subset, (shards,), faced, out, store, workers, progress)
 
 
@@ -146,7 +146,7 @@ def reshard_captions(
 
     `draw` is the policy that `captioned` was made by; its weights go with the shards.
     """
-    faced = Faced(faces, store.folder(pool) / METADATA) if faces is not None and pool is not None else None
+    faced = FaceTreatment(faces, store.folder(pool) / METADATA) if faces is not None and pool is not None else None
     source = CaptionSource(captioned, store.folder(captioned), draw.weights)
     return _as_step(spec, subset, shards, faced, out, store, workers, progress, source)
 
@@ -155,7 +155,7 @@ def _as_step(
     spec: ReshardSpec,
     subset: Subset,
     shards: tuple[ShardSet, ...],
-    faced: Faced | None,
+    faced: FaceTreatment | None,
     out: Folder,
     store: Store,
     workers: int,
@@ -179,19 +179,19 @@ def _as_step(
 
 
 def reshard_folders(
-    shards: Folder | Inputs,
+    shards: Folder | ShardFolders,
     subset: str,
     out: Folder,
     spec: ReshardSpec,
     *,
-    faced: Faced | None = None,
+    faced: FaceTreatment | None = None,
     captions: CaptionSource | None = None,
     workers: int = 1,
     progress: Progress = NoProgress(),  # noqa: B008
     record: Literal["files", "nothing"] = "nothing",
     group_bytes: int = GROUP_BYTES,
     overread: float = OVERREAD,
-) -> Accounting:
+) -> LossReport:
     """`reshard` without a store: works on the original tooling's folders, local or in a bucket.
 
     `subset` is the url or path of a subset file. DataError if `out` holds something else than an unfinished or finished
@@ -199,7 +199,7 @@ def reshard_folders(
     a worker writes up to `group_bytes` of shards at once, so that their ranges lie closer together, and reads up to
     `overread` times their bytes in vain where that saves requests.
     """
-    inputs = shards if isinstance(shards, Inputs) else Inputs((shards,))
+    inputs = shards if isinstance(shards, ShardFolders) else ShardFolders((shards,))
     with ExitStack() as stack:
         chosen = stack.enter_context(local_copy(subset))
         listing = input_shards(inputs)
@@ -234,15 +234,15 @@ def reshard_folders(
 
 
 def account_folders(
-    shards: Folder | Inputs,
+    shards: Folder | ShardFolders,
     subset: str,
     spec: ReshardSpec,
     *,
     workers: int = 1,
     progress: Progress = NoProgress(),  # noqa: B008
-) -> tuple[Accounting, int]:
+) -> tuple[LossReport, int]:
     """What a reshard would write and miss, and about how many bytes it would write. Nothing is written or refused."""
-    inputs = shards if isinstance(shards, Inputs) else Inputs((shards,))
+    inputs = shards if isinstance(shards, ShardFolders) else ShardFolders((shards,))
     with local_copy(subset) as chosen:
         listing = input_shards(inputs)
         with planned(inputs, listing, chosen, subset, spec, workers=workers, progress=progress) as plan:
@@ -251,10 +251,10 @@ def account_folders(
 
 def _identity(
     spec: ReshardSpec,
-    faced: Faced | None,
+    faced: FaceTreatment | None,
     captions: CaptionSource | None,
     subset: Path,
-    given: Inputs,
+    given: ShardFolders,
     inputs: list[InputShard],
 ) -> dict[str, Any]:
     listing = hashlib.sha256("".join(f"{shard.name} {shard.size}\n" for shard in inputs).encode()).hexdigest()
@@ -318,29 +318,29 @@ def _is_there(shard: str, there: Mapping[str, int]) -> bool:
 
 
 def _jobs(
-    plan: Planned,
+    plan: ReshardPlan,
     out: Folder,
-    boxes: Boxes | None,
-    texts: Texts | None,
+    boxes: FaceBoxes | None,
+    texts: CaptionTexts | None,
     progress: Progress,
     *,
     group_bytes: int,
     record: Literal["files", "nothing"],
     overread: float,
-) -> Iterator[Copy]:
+) -> Iterator[CopyJob]:
     """What is still to be written, in groups of neighbouring shards; each job knows only the input shards it reads."""
     done = _finished(out, shard_sizes(plan.account.written, plan.samples_per_shard))
     shards: list[str] = []
     pieces: list[Rows] = []
     edits: list[CaptionEdits] = []
 
-    def job() -> Copy:
+    def job() -> CopyJob:
         rows = np.concatenate(pieces)
         used, rows["shard"] = np.unique(rows["shard"], return_inverse=True)
         cuts = tuple(np.cumsum([0, *map(len, pieces)]).tolist())
         faces = boxes.of(rows) if boxes else None
         new = CaptionEdits(edits[0].draws, tuple(one for some in edits for one in some.captions)) if edits else None
-        return Copy(tuple(shards), cuts, rows, tuple(plan.tars[n] for n in used), out, record, overread, faces, new)
+        return CopyJob(tuple(shards), cuts, rows, tuple(plan.tars[n] for n in used), out, record, overread, faces, new)
 
     for number, rows in enumerate(plan.shards()):
         captions = texts.of(rows) if texts else None  # those of finished shards are counted too

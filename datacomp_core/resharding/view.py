@@ -19,8 +19,8 @@ from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.resharding.captions import SUMMARY, CaptionEdits, CaptionSource, texts_of
 from datacomp_core.resharding.copy import keys_of
 from datacomp_core.resharding.plan import Rows
-from datacomp_core.resharding.planning import ACCOUNT, SAMPLE_IDS, SUBSET, local_copy, planned, whole_inputs, write_missing
-from datacomp_core.resharding.scan import input_shards
+from datacomp_core.resharding.plan_inputs import ACCOUNT, SAMPLE_IDS, SUBSET, local_copy, planned, whole_inputs, write_missing
+from datacomp_core.resharding.shard_scan import input_shards
 from datacomp_core.resharding.spec import ReshardSpec
 from datacomp_core.shards import INDEX_SCHEMA, MEMBERS, shard_name, write_index
 from datacomp_core.store import Folder, Store, step

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from datacomp_core.kinds import parsed
 from datacomp_core.registry import SCORES
-from datacomp_core.scores.base import AnyScore, Means, Score, register
+from datacomp_core.scores.base import AnyScore, Score, ScoreContext, register
 from datacomp_core.scores.column_of import ColumnOf
 from datacomp_core.scores.dfn import Dfn
 from datacomp_core.scores.metaclip import MetaClip
@@ -36,7 +36,6 @@ __all__ = [
     "AnyScore",
     "ColumnOf",
     "Dfn",
-    "Means",
     "MetaClip",
     "NegClipLoss",
     "NormSim",
@@ -44,6 +43,7 @@ __all__ = [
     "PictureQuality",
     "QualityHead",
     "Score",
+    "ScoreContext",
     "TextMasked",
     "canonical",
     "register",

@@ -18,9 +18,9 @@ from datacomp_core.artifacts import Spec
 from datacomp_core.exchange import Exchange
 from datacomp_core.kinds import CODE, Kinded, OfRegistry, registers, written
 from datacomp_core.parallel import process_map
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import Progress
 from datacomp_core.registry import SCORES
-from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
 Column = npt.NDArray[np.float32] | npt.NDArray[np.float64] | npt.NDArray[np.int64]
@@ -29,13 +29,13 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Means:
+class ScoreContext:
     """What a computation works with: the pool, a folder kept between attempts, one that is not, processes, a model.
 
     `model` is the name and the checkpoint file of a CLIP, for scores that encode images.
     """
 
-    source: Source
+    source: PoolSource
     names: tuple[str, ...]
     kept: Folder
     shared: Exchange
@@ -97,12 +97,12 @@ class Score(Kinded, Spec):
         """The arrays of the npz that it reads."""
         return ()
 
-    def prepare(self, means: Means) -> Any:
+    def prepare(self, context: ScoreContext) -> Any:
         """What every part needs to know and a look at the whole pool tells; small, and it pickles."""
         return None
 
     @abstractmethod
-    def of_part(self, source: Source, part: str, prepared: Any) -> Column:
+    def of_part(self, source: PoolSource, part: str, prepared: Any) -> Column:
         """One value a row, shape (rows,); NaN where there is none."""
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import polars as pl
 from pydantic import AfterValidator, Field
 
-from datacomp_core import joining, outside, score_tables, shards, uid
+from datacomp_core import external_files, joining, score_tables, shards, uid
 from datacomp_core.errors import DataError
 from datacomp_core.joining import Join
-from datacomp_core.scores.base import Column, Means, Score, register
-from datacomp_core.source import Source
+from datacomp_core.pool_source import PoolSource
+from datacomp_core.scores.base import Column, Score, ScoreContext, register
 from datacomp_core.store import Folder
 from datacomp_core.store.folder import scratch
 
@@ -24,7 +24,7 @@ JOINED, COUNTS = "joined", "join.json"
 
 
 def _pinned(name: str) -> str:
-    return outside.pinned(name, score_tables.SUFFIXES, "a table of scores")
+    return external_files.pinned(name, score_tables.SUFFIXES, "a table of scores")
 
 
 TableName = Annotated[str, AfterValidator(_pinned)]
@@ -54,34 +54,34 @@ class ColumnOf(Score):
     def columns(self) -> tuple[str, ...]:
         return ("url",) if self.key == "url" else ()
 
-    def prepare(self, means: Means) -> Folder:
+    def prepare(self, context: ScoreContext) -> Folder:
         """Join, and put the values of each part into the folder that is kept."""
-        files, names = outside.local(self.file, score_tables.SUFFIXES), means.names
-        rows = sum(means.source.num_rows(part) for part in names)
+        files, names = external_files.local(self.file, score_tables.SUFFIXES), context.names
+        rows = sum(context.source.num_rows(part) for part in names)
         pieces = score_tables.read(files, self.key, [self.column])
-        placed = means.kept / JOINED
+        placed = context.kept / JOINED
         with scratch() as local:
             if self.key == "key":
-                pieces = joining.translated(pieces, _index(means.source), local, rows, 1)
-            join, counts = joining.by_uid(self._pool(means), pieces, Join(local / "join", names, 1, rows, self.repeated))
+                pieces = joining.translated(pieces, _index(context.source), local, rows, 1)
+            join, counts = joining.by_uid(self._pool(context), pieces, Join(local / "join", names, 1, rows, self.repeated))
             for part in names:
                 with placed.writing(f"{part}.npy") as path, path.open("wb") as file:
                     np.save(file, join.values(part)[:, 0])
-        means.kept.write_json(COUNTS, vars(counts))
+        context.kept.write_json(COUNTS, vars(counts))
         return placed
 
-    def of_part(self, source: Source, part: str, prepared: Folder) -> Column:
+    def of_part(self, source: PoolSource, part: str, prepared: Folder) -> Column:
         with prepared.open(f"{part}.npy") as file:
             return np.load(file, allow_pickle=False)
 
-    def _pool(self, means: Means) -> Iterator[tuple[str, uid.Uids]]:
+    def _pool(self, context: ScoreContext) -> Iterator[tuple[str, uid.Uids]]:
         key, column = ("url", "url") if self.key == "url" else ("uid", "uid")
-        for part in means.names:
-            values = means.source.read(part, [column])[column]
+        for part in context.names:
+            values = context.source.read(part, [column])[column]
             yield part, joining.keys_of(values.fill_null("") if key == "url" else values, key, part)
 
 
-def _index(source: Source) -> Iterator[tuple[uid.Uids, uid.Uids]]:
+def _index(source: PoolSource) -> Iterator[tuple[uid.Uids, uid.Uids]]:
     if source.shards is None or not shards.index_names(source.shards):
         raise DataError("A join by img2dataset's key needs the index of the shards: give the shards of this pool.")
     for shard in shards.index_names(source.shards):

@@ -19,12 +19,12 @@ from datacomp_core.artifacts import Captioned, Checkpoint, Embeddings, Pool, Sco
 from datacomp_core.errors import DataError
 from datacomp_core.exchange import Exchange, bring_files, exchange
 from datacomp_core.parts import FEATURES, METADATA, SCORES
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NoProgress, Progress
-from datacomp_core.scores.base import AnyScore, Column, Means, Score
+from datacomp_core.scores.base import AnyScore, Column, Score, ScoreContext
 from datacomp_core.scores.column_of import JOINED, ColumnOf
-from datacomp_core.scores.kept import home_of
-from datacomp_core.scores.of_images import BY_SHARD
-from datacomp_core.source import Source
+from datacomp_core.scores.image_scores import BY_SHARD
+from datacomp_core.scores.score_cache import home_of
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.content import Trust
 
@@ -72,8 +72,8 @@ def score_captioned(
     return _scored(spec, source, scorer, out, store, workers, device, progress)
 
 
-def _source(store: Store, pool: Pool, embeddings: Embeddings | None, shards: ShardSet | None) -> Source:
-    return Source(
+def _source(store: Store, pool: Pool, embeddings: Embeddings | None, shards: ShardSet | None) -> PoolSource:
+    return PoolSource(
         store.folder(pool) / METADATA,
         (store.folder(embeddings) / SCORES,) if embeddings is not None else (),
         (store.folder(embeddings) / FEATURES,) if embeddings is not None else (),
@@ -83,7 +83,7 @@ def _source(store: Store, pool: Pool, embeddings: Embeddings | None, shards: Sha
 
 def _scored(
     spec: Score,
-    source: Source,
+    source: PoolSource,
     scorer: Checkpoint | None,
     out: Folder,
     store: Store,
@@ -103,7 +103,7 @@ def _scored(
 
 def compute(
     score: Score,
-    source: Source,
+    source: PoolSource,
     out: Folder,
     *,
     workers: int = 1,
@@ -120,9 +120,9 @@ def compute(
         with exchange(out) as shared:
             if not isinstance(score, ColumnOf):  # it reads its table here, in `prepare`
                 bring_files(shared, score)
-            means = Means(source, tuple(names), out, shared, workers, progress, _brought(shared, model), device)
-            prepared = score.prepare(means)
-            for _ in means.map(partial(_one_part, score, source, prepared, out / SCORES), todo, f"parts of {score.kind}"):
+            context = ScoreContext(source, tuple(names), out, shared, workers, progress, _brought(shared, model), device)
+            prepared = score.prepare(context)
+            for _ in context.map(partial(_one_part, score, source, prepared, out / SCORES), todo, f"parts of {score.kind}"):
                 pass
         out.remove(BY_SHARD)
         out.remove(JOINED)
@@ -136,7 +136,7 @@ def _brought(shared: Exchange, model: tuple[str, str] | None) -> tuple[str, str]
     return model[0], shared.folder.at(shared.bring(Path(model[1])))
 
 
-def check(score: Score, source: Source, part: str, model: tuple[str, str] | None) -> None:
+def check(score: Score, source: PoolSource, part: str, model: tuple[str, str] | None) -> None:
     """DataError says what the score reads and the pool lacks, before anything is computed."""
     source.check(part, {"uid", *score.columns()})
     for key in score.feature_keys():
@@ -149,7 +149,7 @@ def check(score: Score, source: Source, part: str, model: tuple[str, str] | None
         raise DataError(f"The score {score.kind} needs a CLIP: give --model and --checkpoint.")
 
 
-def _one_part(score: Score, source: Source, prepared: Any, out: Folder, part: str) -> None:
+def _one_part(score: Score, source: PoolSource, prepared: Any, out: Folder, part: str) -> None:
     uids = source.read(part, ["uid"])
     values = _numbers(score, score.of_part(source, part, prepared))
     if len(values) != len(uids):
@@ -181,14 +181,14 @@ def _series(name: str, values: Column) -> pl.Series:
 
 def computed(
     wanted: Sequence[Score],
-    source: Source,
+    source: PoolSource,
     kept: Folder,
     *,
     workers: int = 1,
     model: tuple[str, str] | None = None,
     trust: Trust = "content",
     progress: Progress = NO_PROGRESS,
-) -> Source:
+) -> PoolSource:
     """The source with the columns of some scores beside it: those in `kept` are used, the others are computed into it.
 
     A folder in `kept` belongs to one score of one content of what it reads (`home_of`). `trust="times"` does not read files that

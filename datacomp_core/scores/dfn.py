@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.scores.base import Means, Score, register
-from datacomp_core.source import Source
+from datacomp_core.pool_source import PoolSource
+from datacomp_core.scores.base import Score, ScoreContext, register
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit
 
 TEMPERATURE = 0.07
@@ -45,14 +45,14 @@ class Dfn(Score):
     def feature_keys(self) -> tuple[str, ...]:
         return f"{self.features}_img", f"{self.features}_txt"
 
-    def prepare(self, means: Means) -> Heads:
+    def prepare(self, context: ScoreContext) -> Heads:
         """Train the two maps."""
-        first = next(means.source.embeddings(means.names[0], self.feature_keys()[0], 1))
+        first = next(context.source.embeddings(context.names[0], self.feature_keys()[0], 1))
         images = unit(matched(self.trusted_images, first.shape[1]))
         texts = unit(matched(self.trusted_texts, first.shape[1]))
         return self.trained(images, texts)
 
-    def of_part(self, source: Source, part: str, prepared: Heads) -> npt.NDArray[np.float32]:
+    def of_part(self, source: PoolSource, part: str, prepared: Heads) -> npt.NDArray[np.float32]:
         sides = (source.embeddings(part, key) for key in self.feature_keys())
         found = [np.empty(0, np.float32)]
         for images, texts in zip(*sides, strict=True):

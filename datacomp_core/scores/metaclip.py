@@ -21,9 +21,9 @@ from pydantic import Field
 from datacomp_core import uid
 from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
-from datacomp_core.lots import lots, mixed_bits
-from datacomp_core.scores.base import Means, Score, register
-from datacomp_core.source import Source
+from datacomp_core.pool_source import PoolSource
+from datacomp_core.sampling_key import mixed_bits, sampling_keys
+from datacomp_core.scores.base import Score, ScoreContext, register
 from datacomp_core.word_lists import TextsName, texts
 
 PUNCTUATION = r"([,.;:?!`])"
@@ -44,18 +44,18 @@ class MetaClip(Score):
     def columns(self) -> tuple[str, ...]:
         return "uid", "text"
 
-    def prepare(self, means: Means) -> Counter[int]:
+    def prepare(self, context: ScoreContext) -> Counter[int]:
         """How many captions of the pool hold each entry."""
         total: Counter[int] = Counter()
-        for _, counted in means.map(partial(_counted, self.entries, means.source), means.names, "parts counted"):
+        for _, counted in context.map(partial(_counted, self.entries, context.source), context.names, "parts counted"):
             total.update(counted)
         return total
 
-    def of_part(self, source: Source, part: str, prepared: Counter[int]) -> npt.NDArray[np.float64]:
+    def of_part(self, source: PoolSource, part: str, prepared: Counter[int]) -> npt.NDArray[np.float64]:
         frame = source.read(part, self.columns())
         found = matches(frame["text"], self.entries)
         rows, entries = found["row"].to_numpy(), found["entry"].to_numpy()
-        keys = lots(uid.pack(frame["uid"]), self.seed)[rows]
+        keys = sampling_keys(uid.pack(frame["uid"]), self.seed)[rows]
         chance = (mixed_bits(keys ^ entries.astype(np.uint64)) >> np.uint64(11)).astype(np.float64)
         uniform = (chance + 1) / 2**53  # 0 < u <= 1
         known = np.array(list(prepared), np.int64)
@@ -66,7 +66,7 @@ class MetaClip(Score):
         return np.where(np.isfinite(scores), scores, np.nan)
 
 
-def _counted(entries: str, source: Source, part: str) -> dict[int, int]:
+def _counted(entries: str, source: PoolSource, part: str) -> dict[int, int]:
     found = matches(source.read(part, ["text"])["text"], entries)
     counts = found["entry"].value_counts()
     return dict(zip(counts["entry"].to_list(), counts["count"].to_list(), strict=True))

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from datacomp_core.device import default_device
 from datacomp_core.errors import DataError
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.scores.base import Score, register
-from datacomp_core.source import Source
 from datacomp_core.vectors.files import Vectors, unit
 
 AT_ONCE = 2048
@@ -36,7 +36,7 @@ class NegClipLoss(Score):
     def feature_keys(self) -> tuple[str, ...]:
         return f"{self.features}_img", f"{self.features}_txt"
 
-    def of_part(self, source: Source, part: str, prepared: Any) -> npt.NDArray[np.float32]:
+    def of_part(self, source: PoolSource, part: str, prepared: Any) -> npt.NDArray[np.float32]:
         images, texts = (source.whole(part, key) for key in self.feature_keys())
         if images.shape != texts.shape:
             image, text = self.feature_keys()

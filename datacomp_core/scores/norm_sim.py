@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.input_classes import Use
+from datacomp_core.input_classes import InputUse
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.scores.base import Score, register
-from datacomp_core.source import Source
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, target_use, unit
 from datacomp_core.vectors.nearest import nearest
 
@@ -33,14 +33,14 @@ class NormSim(Score):
     p: Literal["inf", "2"] = Field(default="inf", description="Which norm.")
 
     @classmethod
-    def uses(cls, given: Mapping[str, Any]) -> Iterator[Use]:
+    def uses(cls, given: Mapping[str, Any]) -> Iterator[InputUse]:
         yield from super().uses(given)
         yield from target_use(given.get("target", cls.model_fields["target"].default))
 
     def feature_keys(self) -> tuple[str, ...]:
         return (f"{self.features}_img",)
 
-    def of_part(self, source: Source, part: str, prepared: Any) -> npt.NDArray[np.float32]:
+    def of_part(self, source: PoolSource, part: str, prepared: Any) -> npt.NDArray[np.float32]:
         found = [np.empty(0, np.float32)]
         for block in source.embeddings(part, self.feature_keys()[0]):
             scores = np.full(len(block), np.nan, np.float32)

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from datacomp_core.scores.base import register
-from datacomp_core.scores.of_images import ImageScore
+from datacomp_core.scores.image_scores import ImageScore
 
 SIDE, LOW = 32, 8
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from datacomp_core.scores.base import register
-from datacomp_core.scores.of_images import ImageScore
+from datacomp_core.scores.image_scores import ImageScore
 
 LONGEST = 256
 PERCEIVED = np.array([0.241, 0.691, 0.068])

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, Field
 
-from datacomp_core import outside
+from datacomp_core import external_files
 from datacomp_core.errors import DataError
-from datacomp_core.scores.base import Means, Score, register
-from datacomp_core.source import Source
+from datacomp_core.pool_source import PoolSource
+from datacomp_core.scores.base import Score, ScoreContext, register
 from datacomp_core.torch_files import why_unreadable
 from datacomp_core.vectors.files import Vectors, unit
 
@@ -27,7 +27,7 @@ LAYER = re.compile(r"(?:(.*)\.)?(weight|bias)")
 
 
 def _pinned(name: str) -> str:
-    return outside.pinned(name, SUFFIXES, "a head")
+    return external_files.pinned(name, SUFFIXES, "a head")
 
 
 class Layer(NamedTuple):
@@ -61,22 +61,24 @@ class QualityHead(Score):
     def feature_keys(self) -> tuple[str, ...]:
         return (f"{self.features}_img",)
 
-    def prepare(self, means: Means) -> tuple[Layer, ...]:
+    def prepare(self, context: ScoreContext) -> tuple[Layer, ...]:
         """The layers. DataError if they do not fit each other or the features."""
         found = layers(self.head)
-        width = next(means.source.embeddings(means.names[0], self.feature_keys()[0], 1)).shape[1]
+        width = next(context.source.embeddings(context.names[0], self.feature_keys()[0], 1)).shape[1]
         for number, layer in enumerate(found):
             if layer.weight.shape[1] != width:
                 raise DataError(
-                    f"Layer {number} of {outside.place_of(self.head)} expects {layer.weight.shape[1]} numbers and gets "
+                    f"Layer {number} of {external_files.place_of(self.head)} expects {layer.weight.shape[1]} numbers and gets "
                     f"{width}: it is not a head for {self.features} features."
                 )
             width = layer.weight.shape[0]
         if self.output >= width:
-            raise DataError(f"{outside.place_of(self.head)} has {width} outputs, but number {self.output} is requested (from 0).")
+            raise DataError(
+                f"{external_files.place_of(self.head)} has {width} outputs, but number {self.output} is requested (from 0)."
+            )
         return found
 
-    def of_part(self, source: Source, part: str, prepared: tuple[Layer, ...]) -> npt.NDArray[np.float32]:
+    def of_part(self, source: PoolSource, part: str, prepared: tuple[Layer, ...]) -> npt.NDArray[np.float32]:
         found = [np.empty(0, np.float32)]
         for block in source.embeddings(part, self.feature_keys()[0]):
             found.append(self._of_block(unit(block) if self.scale == "unit" else block, prepared))
@@ -93,8 +95,8 @@ class QualityHead(Score):
 
 def layers(name: str) -> tuple[Layer, ...]:
     """The linear layers of a pinned file. DataError if it holds anything else."""
-    path = outside.place_of(name)
-    files = outside.local(name, SUFFIXES)
+    path = external_files.place_of(name)
+    files = external_files.local(name, SUFFIXES)
     if len(files) != 1:
         raise DataError(f"{path} is a folder of {len(files)} files: give one file.")
     arrays = _arrays(files[0].read_bytes(), path)

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.input_classes import Use
+from datacomp_core.input_classes import InputUse
 from datacomp_core.scores.base import register
-from datacomp_core.scores.of_images import ImageScore
+from datacomp_core.scores.image_scores import ImageScore
 from datacomp_core.store import Folder
 
 Pixels = npt.NDArray[np.uint8]
@@ -38,9 +38,9 @@ class TextMasked(ImageScore):
     sure: float = Field(default=0.6, ge=0, le=1, description="Minimum confidence of a box.")
 
     @classmethod
-    def uses(cls, given: Mapping[str, Any]) -> Iterator[Use]:
+    def uses(cls, given: Mapping[str, Any]) -> Iterator[InputUse]:
         yield from super().uses(given)
-        yield Use("PP-OCR's detector of text", "public")
+        yield InputUse("PP-OCR's detector of text", "public")
 
     def of_samples(self, samples: Sequence[tuple[Any, str]], model: tuple[str, str] | None, device: str) -> list[float]:
         if model is None:

@@ -18,15 +18,15 @@ from datacomp_core import joining, parts, score_tables, uid
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.joining import Join, JoinCounts
 from datacomp_core.parts import FEATURES, SCORES
-from datacomp_core.source import Source
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.store import Folder
 
 BY_POSITION = "give --by-position if the rows are known to be in the order of the metadata's"
 
 
 def aligned(
-    source: Source, local: Path, out: Folder | None = None, *, by_position: bool = False
-) -> tuple[Source, list[tuple[str, JoinCounts]]]:
+    source: PoolSource, local: Path, out: Folder | None = None, *, by_position: bool = False
+) -> tuple[PoolSource, list[tuple[str, JoinCounts]]]:
     """The source with its scores and features in row order, and what each join came to.
 
     The joins work in `local`, a folder of this machine's disk, and write into `out` (by default below it), which the workers of a
@@ -52,10 +52,10 @@ def aligned(
         made, counts = _features_by_uid(source, folder, tables, local / f"features{number}", out / f"features{number}")
         features.append(made)
         told.append((folder.url, counts))
-    return Source(source.metadata, tuple(scores), tuple(features), source.shards), told
+    return PoolSource(source.metadata, tuple(scores), tuple(features), source.shards), told
 
 
-def require_aligned(source: Source, *, by_position: bool = False) -> None:
+def require_aligned(source: PoolSource, *, by_position: bool = False) -> None:
     """DataError if scores have a different order than the metadata."""
     for folder in source.scores:
         if not _is_aligned(source, folder, ".parquet", by_position=by_position):
@@ -75,7 +75,7 @@ def _scores_beside(features: Folder) -> Folder | None:
     return beside if stems and all(f"{stem}.parquet" in there for stem in stems) else None
 
 
-def _require_uids(source: Source, folder: Folder, *, by_position: bool) -> None:
+def _require_uids(source: PoolSource, folder: Folder, *, by_position: bool) -> None:
     """SpecError for npz files without a uid, whose rows could only be taken by position, unless that is asked for."""
     if by_position:
         return
@@ -94,7 +94,7 @@ def _require_uids(source: Source, folder: Folder, *, by_position: bool) -> None:
             )
 
 
-def _is_aligned(source: Source, folder: Folder, suffix: str, *, by_position: bool, of: Folder | None = None) -> bool:
+def _is_aligned(source: PoolSource, folder: Folder, suffix: str, *, by_position: bool, of: Folder | None = None) -> bool:
     """Whether every part has its file, with the same uids in the same order. SpecError where there are no uids to tell.
 
     `of`: the folder with the files of that ending, if it is another than the one with the uids.
@@ -126,17 +126,17 @@ def _files(folder: Folder, local: Path, suffix: str) -> list[Path]:
     return [local / "brought" / name for name in names]
 
 
-def _plain(source: Source) -> Source:
+def _plain(source: PoolSource) -> PoolSource:
     """The metadata alone."""
-    return Source(source.metadata)
+    return PoolSource(source.metadata)
 
 
-def _pool(source: Source) -> Iterator[tuple[str, uid.Uids]]:
+def _pool(source: PoolSource) -> Iterator[tuple[str, uid.Uids]]:
     for part in source.parts():
         yield part, uid.pack(_plain(source).read(part, ["uid"])["uid"])
 
 
-def _scores_by_uid(source: Source, folder: Folder, local: Path, out: Folder) -> tuple[Folder, JoinCounts]:
+def _scores_by_uid(source: PoolSource, folder: Folder, local: Path, out: Folder) -> tuple[Folder, JoinCounts]:
     files = _files(folder, local, ".parquet")
     if not files:
         raise DataError(f"{folder} has no parquet files with scores: give a folder that has.")
@@ -164,7 +164,7 @@ def _kept_type(dtype: pl.DataType) -> pl.DataType | type[pl.DataType]:
     return pl.Float32 if dtype == pl.Float32 else pl.Float64
 
 
-def _features_by_uid(source: Source, folder: Folder, tables: Folder, local: Path, out: Folder) -> tuple[Folder, JoinCounts]:
+def _features_by_uid(source: PoolSource, folder: Folder, tables: Folder, local: Path, out: Folder) -> tuple[Folder, JoinCounts]:
     """Find for every row the place of its features, then bring each array over, one part of theirs at a time.
 
     `tables` has the uids of each part of `folder`.

@@ -25,9 +25,9 @@ from datacomp_core.filters.characters import Characters
 from datacomp_core.filters.language import Language
 from datacomp_core.filters.tokens import Tokens
 from datacomp_core.parallel import process_map
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.selection.view import asked_blocks
-from datacomp_core.source import Source
 from datacomp_core.store import Folder
 from datacomp_core.vectors.files import Vectors
 
@@ -49,7 +49,7 @@ class ClusterSpec(Spec):
 
 
 def cluster(
-    spec: ClusterSpec, source: Source, *, near: Folder | None = None, workers: int = 1, progress: Progress = NO_PROGRESS
+    spec: ClusterSpec, source: PoolSource, *, near: Folder | None = None, workers: int = 1, progress: Progress = NO_PROGRESS
 ) -> Vectors:
     """Centroids (num_clusters, d), float32; `near` as in `exchange`. DataError if there are fewer points than clusters."""
     names = source.parts()
@@ -68,7 +68,7 @@ def cluster(
     return kmeans(points, spec.num_clusters, rounds=spec.rounds, seed=spec.seed)
 
 
-def _sample(spec: ClusterSpec, source: Source, shared: Exchange, part: str) -> int:
+def _sample(spec: ClusterSpec, source: PoolSource, shared: Exchange, part: str) -> int:
     """Write a part's sampled features; how many."""
     asked = _captions(source, part) if spec.captions == "english" else np.ones(source.num_rows(part), np.bool_)
     if spec.sample_ratio < 1:
@@ -84,7 +84,7 @@ def _sample(spec: ClusterSpec, source: Source, shared: Exchange, part: str) -> i
     return len(points)
 
 
-def _captions(source: Source, part: str) -> npt.NDArray[np.bool_]:
+def _captions(source: PoolSource, part: str) -> npt.NDArray[np.bool_]:
     frame = source.read(part, ["text"])
     short = frame.select(Tokens().expression() & Characters().expression()).to_series().fill_null(False).to_numpy()
     asked = np.zeros(frame.height, np.bool_)

@@ -14,10 +14,10 @@ import polars as pl
 
 from datacomp_core import shards as sharding
 from datacomp_core import uid, uid_lists
-from datacomp_core.filters import Not
+from datacomp_core.external_files import place_of
+from datacomp_core.filters import NotOf
 from datacomp_core.filters.listed import TABLE, Listed
-from datacomp_core.outside import place_of
-from datacomp_core.selection.judge import Placed, walk
+from datacomp_core.selection.filter_evaluator import FilterNode, walk
 from datacomp_core.selection.report import ListAccount
 from datacomp_core.sorted_runs import merge, open_header
 from datacomp_core.store import Folder
@@ -27,19 +27,19 @@ EXAMPLES = 10
 ARRIVED = "arrived.npy"
 
 
-def lists_of(root: Placed) -> list[tuple[str, Listed]]:
+def lists_of(root: FilterNode) -> list[tuple[str, Listed]]:
     """The lists of a filter tree and their paths."""
     return [(placed.path, placed.filter) for placed in walk(root) if isinstance(placed.filter, Listed)]
 
 
-def excluded(root: Placed) -> frozenset[str]:
+def excluded(root: FilterNode) -> frozenset[str]:
     """The paths of the lists whose uids are dropped: those below a `not`."""
-    below = [placed for placed in walk(root) if isinstance(placed.filter, Not)]
+    below = [placed for placed in walk(root) if isinstance(placed.filter, NotOf)]
     return frozenset(path for path, _ in lists_of(root) if sum(path.startswith(f"{one.path}.") for one in below) % 2)
 
 
 def accounts(
-    root: Placed, tables: Path, found: Callable[[str], Sequence[Path]], local: Path, shards: Folder | None
+    root: FilterNode, tables: Path, found: Callable[[str], Sequence[Path]], local: Path, shards: Folder | None
 ) -> list[ListAccount]:
     """One account a list. `found`: for the path of a list the runs of those of its uids that each part has."""
     made: list[ListAccount] = []

@@ -10,20 +10,20 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from datacomp_core import uid
-from datacomp_core.filters.base import Filter, Mask, Verdict
-from datacomp_core.filters.draw import Draw
+from datacomp_core.filters.base import Filter, FilterDecision, Mask
+from datacomp_core.filters.resampling import ResamplingFilter
 from datacomp_core.filters.sample_to import SampleTo
-from datacomp_core.lots import drawn, lots
-from datacomp_core.selection.judge import Judge, Placed, cost_of, ranks_survivors, sequence
-from datacomp_core.selection.passes import Place
-from datacomp_core.selection.threshold_search import Cut
-from datacomp_core.source import Source
+from datacomp_core.pool_source import PoolSource
+from datacomp_core.sampling_key import is_sampled, sampling_keys
+from datacomp_core.selection.filter_evaluator import FilterEvaluator, FilterNode, cost_of, ranks_survivors, sequence
+from datacomp_core.selection.pool_passes import SelectionWorkspace
+from datacomp_core.selection.threshold_search import ScoreCutoff
 
 SAMPLES = 200
 SAMPLE_SEED = 0x5EED
 
 
-class Step(BaseModel):
+class FilterStep(BaseModel):
     """How one filter of the sequence did. `asked` rows came to it; `alone`: what it would keep of the whole pool, if asked."""
 
     model_config = ConfigDict(frozen=True)
@@ -37,14 +37,14 @@ class Step(BaseModel):
     reasons: dict[str, int] = {}
     """Of dropped rows, where the filter told why: rows by reason. The others are counted under `reason`."""
 
-    def plus(self, other: Step) -> Step:
+    def plus(self, other: FilterStep) -> FilterStep:
         alone = None if self.alone is None or other.alone is None else self.alone + other.alone
         sums = {name: getattr(self, name) + getattr(other, name) for name in ("asked", "kept", "without_value")}
         reasons = {why: self.reasons.get(why, 0) + other.reasons.get(why, 0) for why in sorted({*self.reasons, *other.reasons})}
         return self.model_copy(update={**sums, "alone": alone, "reasons": reasons})
 
 
-class Sample(BaseModel):
+class ExampleRow(BaseModel):
     """One row to look at: `lot` is its place in a random order, `reason` empty if it was kept."""
 
     model_config = ConfigDict(frozen=True)
@@ -56,46 +56,46 @@ class Sample(BaseModel):
     score: float | None
 
 
-class Judged(BaseModel):
+class PartReport(BaseModel):
     """The account of one part."""
 
     model_config = ConfigDict(frozen=True)
     part: str
     rows: int
-    steps: list[Step]
+    steps: list[FilterStep]
     kept_scores: list[int]
     dropped_scores: list[int]
-    samples: list[Sample]
+    samples: list[ExampleRow]
     watched: list[int] = []
     """For each row of the watched sample, in order: 0 if it was kept, else the place of its reason in `words_of`, from 1."""
 
 
 @dataclass(frozen=True)
-class Job:
+class PartJob:
     """What is done to each part. `edges`: of the histogram of `score`; none if nothing is to be shown."""
 
-    source: Source
+    source: PoolSource
     root: Filter
-    cuts: Mapping[str, Cut]
-    place: Place
+    cuts: Mapping[str, ScoreCutoff]
+    place: SelectionWorkspace
     score: str = ""
     edges: tuple[float, ...] = ()
     samples: int = SAMPLES
     watched: int | None = None
-    """The highest lot of a uniform sample (`lots`) whose every row's reason is wanted; None: of no row."""
+    """The highest sampling key of a uniform sample (`sampling_keys`) whose every row's reason is wanted; None: of no row."""
 
     def columns(self) -> set[str]:
         return {"uid", *self.root.columns(), *([self.score] if self.score else [])}
 
 
-def judge_part(job: Job, part: str) -> Judged:
+def judge_part(job: PartJob, part: str) -> PartReport:
     """Write the run of chosen uids, and the account behind it where both are kept; return the account."""
     frame = job.source.read(part, job.columns())
     place, where = job.place, job.source.metadata.at(f"{part}.parquet")
-    judge = Judge(frame, job.cuts, place.memory, job.source, part, place.masks, place.tables)
+    judge = FilterEvaluator(frame, job.cuts, place.memory, job.source, part, place.masks, place.tables)
     reach, why = judge.everybody(), np.zeros(frame.height, np.int16)
-    steps: list[Step] = []
-    sequenced = sequence(Placed("0", job.root))
+    steps: list[FilterStep] = []
+    sequenced = sequence(FilterNode("0", job.root))
     for placed in sequenced:
         said, alone = _asked(judge, placed, reach)
         missing = reach & ~said.yes & ~said.no
@@ -107,7 +107,7 @@ def judge_part(job: Job, part: str) -> Judged:
     uids = frame["uid"] if judge.found else frame["uid"].filter(pl.Series(reach))
     packed = uid.pack(uids, where)
     chosen = packed[reach] if judge.found else packed
-    is_drawn = isinstance(sequenced[-1].filter, (SampleTo, Draw))
+    is_drawn = isinstance(sequenced[-1].filter, (SampleTo, ResamplingFilter))
     if is_drawn:
         chosen = np.repeat(chosen, judge.copies(sequenced[-1])[reach])
     chosen = uid.sort(chosen)
@@ -118,8 +118,8 @@ def judge_part(job: Job, part: str) -> Judged:
     scores = frame[job.score].cast(pl.Float64).fill_nan(None) if job.score else None
     kept, dropped = (_histogram(scores, mask, job.edges) for mask in (reach, ~reach))
     samples = _samples(job, part, frame["uid"], why, scores, steps) if job.samples else []
-    watched = why[drawn(uid.pack(frame["uid"]), job.watched)].tolist() if job.watched is not None else []
-    made = Judged(
+    watched = why[is_sampled(uid.pack(frame["uid"]), job.watched)].tolist() if job.watched is not None else []
+    made = PartReport(
         part=part,
         rows=frame.height,
         steps=steps,
@@ -138,16 +138,16 @@ def found_name(part: str, path: str) -> str:
     return f"{part}.found.{path}.npy"
 
 
-def _asked(judge: Judge, placed: Placed, reach: Mask) -> tuple[Verdict, int | None]:
+def _asked(judge: FilterEvaluator, placed: FilterNode, reach: Mask) -> tuple[FilterDecision, int | None]:
     """A cheap filter is asked about every row, so that one learns what it does alone; a costly one about `reach` only."""
     if cost_of(placed.filter) or ranks_survivors(placed.filter):
         return judge.verdict(placed, reach), None
     said = judge.verdict(placed, judge.everybody())
-    return Verdict(said.yes & reach, said.no & reach), int(said.yes.sum())
+    return FilterDecision(said.yes & reach, said.no & reach), int(said.yes.sum())
 
 
-def _step(asked: Filter, came: int, kept: int, missing: int, alone: int | None) -> Step:
-    return Step(
+def _step(asked: Filter, came: int, kept: int, missing: int, alone: int | None) -> FilterStep:
+    return FilterStep(
         title=asked.title(),
         reason=asked.reason(),
         missing=_missing(asked),
@@ -183,27 +183,28 @@ def _histogram(scores: pl.Series | None, mask: Mask, edges: tuple[float, ...]) -
     return np.histogram(values, bins=np.array(edges))[0].tolist()
 
 
-def words_of(steps: Sequence[Step]) -> list[str]:
+def words_of(steps: Sequence[FilterStep]) -> list[str]:
     """The reasons of a sequence of steps by their number: 0 is kept."""
     return [""] + [text for step in steps for text in (step.reason, step.missing)]
 
 
 def _samples(
-    job: Job,
+    job: PartJob,
     part: str,
     uids: pl.Series,
     why: np.ndarray[tuple[int], np.dtype[np.int16]],
     scores: pl.Series | None,
-    steps: list[Step],
-) -> list[Sample]:
-    """For every reason (0: kept) the rows with the smallest lots: together with those of other parts, a uniform sample."""
-    order = lots(uid.pack(uids), SAMPLE_SEED)
+    steps: list[FilterStep],
+) -> list[ExampleRow]:
+    """For every reason (0: kept) the rows with the smallest sampling keys: together with those of other parts, a uniform
+    sample."""
+    order = sampling_keys(uid.pack(uids), SAMPLE_SEED)
     words = words_of(steps)
-    found: list[Sample] = []
+    found: list[ExampleRow] = []
     for reason in np.unique(why).tolist():
         rows = np.flatnonzero(why == reason)
         first = rows[np.argsort(order[rows], kind="stable")[: job.samples]]
         for row in first.tolist():
             score = None if scores is None else scores[row]
-            found.append(Sample(lot=int(order[row]), part=part, row=row, uid=uids[row], reason=words[reason], score=score))
+            found.append(ExampleRow(lot=int(order[row]), part=part, row=row, uid=uids[row], reason=words[reason], score=score))
     return found

@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from datacomp_core.outside import place_of
-from datacomp_core.selection.part import SAMPLES, Judged, Sample, Step
-from datacomp_core.selection.runs import concurrently
-from datacomp_core.source import Source
+from datacomp_core.external_files import place_of
+from datacomp_core.pool_source import PoolSource
+from datacomp_core.selection.part import SAMPLES, ExampleRow, FilterStep, PartReport
+from datacomp_core.selection.run_files import concurrently
 
 BINS = 60
 
@@ -42,22 +42,22 @@ class Explanation(BaseModel):
     filter: dict[str, Any]
     rows: int
     kept: int
-    steps: list[Step]
+    steps: list[FilterStep]
     dropped: dict[str, int]
     lists: list[ListAccount] = []
 
 
-class Tally:
+class ReportTally:
     """Adds up the accounts of parts, in any order, in memory that does not grow with their number."""
 
     def __init__(self) -> None:
         self.rows = 0
-        self.steps: list[Step] = []
+        self.steps: list[FilterStep] = []
         self.kept_scores: list[int] = []
         self.dropped_scores: list[int] = []
-        self.samples: dict[str, list[Sample]] = {}
+        self.samples: dict[str, list[ExampleRow]] = {}
 
-    def add(self, part: Judged) -> None:
+    def add(self, part: PartReport) -> None:
         self.rows += part.rows
         self.steps = [a.plus(b) for a, b in zip(self.steps, part.steps, strict=True)] if self.steps else part.steps
         self.kept_scores = _sum(self.kept_scores, part.kept_scores)
@@ -79,10 +79,10 @@ class Tally:
         assert kept + sum(dropped.values()) == self.rows, "a row was dropped for no reason"
         return Explanation(recipe=recipe, filter=tree, rows=self.rows, kept=kept, steps=self.steps, dropped=dropped)
 
-    def kept_samples(self) -> list[Sample]:
+    def kept_samples(self) -> list[ExampleRow]:
         return self.samples.get("", [])[:SAMPLES]
 
-    def dropped_samples(self) -> list[Sample]:
+    def dropped_samples(self) -> list[ExampleRow]:
         """As many of each reason, so that a rare one shows too."""
         reasons = sorted(reason for reason in self.samples if reason)
         turns = [(turn, sample) for reason in reasons for turn, sample in enumerate(self.samples[reason])]
@@ -98,7 +98,7 @@ def keeps_none(recipe: str, told: Explanation, where: str) -> str:
     return f"{recipe} keeps none of the {told.rows:,} rows of {where} ({reasons}): nothing to train on.{listed}"
 
 
-def sample_table(source: Source, samples: Sequence[Sample]) -> pl.DataFrame:
+def sample_table(source: PoolSource, samples: Sequence[ExampleRow]) -> pl.DataFrame:
     """uid, text, reason and score of some rows, in random order. Only the parts they lie in are read."""
     rows: dict[str, list[int]] = {}
     for sample in samples:
@@ -123,7 +123,7 @@ def sample_table(source: Source, samples: Sequence[Sample]) -> pl.DataFrame:
     )
 
 
-def histogram(column: str, edges: Sequence[float], tally: Tally, cut: float | None) -> dict[str, Any]:
+def histogram(column: str, edges: Sequence[float], tally: ReportTally, cut: float | None) -> dict[str, Any]:
     """Pairs by score, and how many of each bin are kept; all empty if there is no score to show."""
     return {
         "column": column,
@@ -152,5 +152,5 @@ def _sum(a: list[int], b: list[int]) -> list[int]:
     return [x + y for x, y in zip(a, b, strict=True)] if a and b else a or b
 
 
-def _by_lot(sample: Sample) -> tuple[int, str, str, int]:
+def _by_lot(sample: ExampleRow) -> tuple[int, str, str, int]:
     return sample.lot, sample.uid, sample.part, sample.row

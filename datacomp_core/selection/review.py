@@ -10,17 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.exchange import bring_files, exchange
-from datacomp_core.filters.base import Lookup
-from datacomp_core.lots import HIGHEST
+from datacomp_core.filters.base import LookupFilter
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.recipes.base import Recipe
-from datacomp_core.selection.hands import Hands
-from datacomp_core.selection.judge import Placed, walk
-from datacomp_core.selection.part import Job, Judged, words_of
-from datacomp_core.selection.passes import find_cuts, prepared
+from datacomp_core.sampling_key import HIGHEST
+from datacomp_core.selection.filter_evaluator import FilterNode, walk
+from datacomp_core.selection.part import PartJob, PartReport, words_of
+from datacomp_core.selection.pool_passes import find_cuts, prepared
 from datacomp_core.selection.report import Explanation
 from datacomp_core.selection.select import TABLES, check, judged_parts, whole_tree
-from datacomp_core.source import Source
+from datacomp_core.selection.worker_pool import WorkerPool
 from datacomp_core.store import scratch
 
 NO_PROGRESS = NoProgress()
@@ -39,23 +39,26 @@ class Review:
         return self.codes == 0
 
 
-def review(wanted: Recipe, source: Source, *, last: int = HIGHEST, workers: int = 1, progress: Progress = NO_PROGRESS) -> Review:
-    """What a recipe keeps of a pool, and why it drops each row of the sample up to the lot `last`. DataError as `select`."""
+def review(
+    wanted: Recipe, source: PoolSource, *, last: int = HIGHEST, workers: int = 1, progress: Progress = NO_PROGRESS
+) -> Review:
+    """What a recipe keeps of a pool, and why it drops each row of the sample up to the sampling key `last`. DataError as
+    `select`."""
     tree, names = whole_tree(wanted.filter), source.parts()
     check(source, names[0], tree)
     source.check_filled(names, tree.columns())
-    hands, root = Hands(workers, source.num_rows(names[0]) * len(names)), Placed("0", tree)
+    workers_of_pass, root = WorkerPool(workers, source.num_rows(names[0]) * len(names)), FilterNode("0", tree)
     codes: dict[str, list[int]] = {}
 
-    def seen(judged: Judged) -> None:
+    def seen(judged: PartReport) -> None:
         codes[judged.part] = judged.watched
 
     with scratch() as local, exchange(None) as shared:
-        bring_files(shared, *(asked for _, asked in walk(root) if not isinstance(asked, Lookup)))
+        bring_files(shared, *(asked for _, asked in walk(root) if not isinstance(asked, LookupFilter)))
         place = prepared(root, shared, None, local / TABLES)
-        cuts = find_cuts(source, names, root, place, hands, progress)
-        job = Job(source, tree, cuts, place, samples=0, watched=last)
-        tally = judged_parts(job, names, hands, progress, seen)
+        cuts = find_cuts(source, names, root, place, workers_of_pass, progress)
+        job = PartJob(source, tree, cuts, place, samples=0, watched=last)
+        tally = judged_parts(job, names, workers_of_pass, progress, seen)
     told = tally.explanation(wanted.name, wanted.filter.model_dump(mode="json"))
     ordered = np.concatenate([np.empty(0, np.int16), *(np.array(codes[name], np.int16) for name in names)])
     return Review(told, ordered.astype(np.int16), tuple(words_of(tally.steps)))

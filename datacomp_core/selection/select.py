@@ -17,29 +17,29 @@ from pydantic import Field, TypeAdapter, model_validator
 from datacomp_core.artifacts import Captioned, Embeddings, Pool, Scores, Spec, Subset
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.exchange import bring_files, exchange
-from datacomp_core.filters import All, Everything, Filter, Ranked, SampleTo, Threshold, WholeFilter
-from datacomp_core.filters.base import Lookup, score_column
-from datacomp_core.filters.chance import Random
-from datacomp_core.filters.draw import Draw
+from datacomp_core.filters import AllOf, Everything, Filter, RankFilter, SampleTo, Threshold, WholeFilter
+from datacomp_core.filters.base import LookupFilter, score_column
 from datacomp_core.filters.listed import TABLE, Listed
+from datacomp_core.filters.random_fraction import RandomFraction
+from datacomp_core.filters.resampling import ResamplingFilter
 from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.recipes.base import Recipe, recipe
 from datacomp_core.recipes.load import load_recipe, resolved
 from datacomp_core.registry import RECIPES
 from datacomp_core.scores import Score, score_of
 from datacomp_core.selection.aligned import require_aligned
-from datacomp_core.selection.captioned import HasCaption, captions_in, tell_outside_scores, with_captions
-from datacomp_core.selection.hands import Hands
-from datacomp_core.selection.judge import Placed, walk
+from datacomp_core.selection.filter_evaluator import FilterNode, walk
 from datacomp_core.selection.lists import accounts, found_file, repeated
-from datacomp_core.selection.part import SAMPLES, Job, Judged, judge_part
-from datacomp_core.selection.passes import find_cuts, prepared
-from datacomp_core.selection.report import Explanation, Tally, edges_of, histogram, keeps_none, sample_table
-from datacomp_core.selection.runs import Runs, concurrently
-from datacomp_core.selection.threshold_search import Cut
+from datacomp_core.selection.part import SAMPLES, PartJob, PartReport, judge_part
+from datacomp_core.selection.pool_passes import find_cuts, prepared
+from datacomp_core.selection.report import Explanation, ReportTally, edges_of, histogram, keeps_none, sample_table
+from datacomp_core.selection.run_files import RunFiles, concurrently
+from datacomp_core.selection.threshold_search import ScoreCutoff
+from datacomp_core.selection.with_captions import HasCaption, captions_in, tell_outside_scores, with_captions
+from datacomp_core.selection.worker_pool import WorkerPool
 from datacomp_core.sorted_runs import merge
-from datacomp_core.source import Source
 from datacomp_core.store import Folder, Store, scratch, step
 
 __all__ = ["RECIPES", "Recipe", "Selection", "SubsetSpec", "load_recipe", "select", "select_subset"]
@@ -96,7 +96,7 @@ class SubsetSpec(Spec):
 
     def features(self) -> frozenset[str]:
         """The prefixes of the features (`l14` of `l14_img`) that its filters and its scores to compute read."""
-        filters = [str(getattr(placed.filter, "features", "")) for placed in walk(Placed("0", whole_tree(self.filter)))]
+        filters = [str(getattr(placed.filter, "features", "")) for placed in walk(FilterNode("0", whole_tree(self.filter)))]
         keys = [key.rpartition("_")[0] for score in self.scores() for key in score.feature_keys()]
         return frozenset(filters + keys) - {""}
 
@@ -105,7 +105,7 @@ class SubsetSpec(Spec):
         return (
             bool(self.columns_to_make())
             or any("features" in score.needs for score in self.scores())
-            or any("features" in type(placed.filter).model_fields for placed in walk(Placed("0", whole_tree(self.filter))))
+            or any("features" in type(placed.filter).model_fields for placed in walk(FilterNode("0", whole_tree(self.filter))))
         )
 
 
@@ -188,7 +188,7 @@ def select(
     samples too. `beside`: whether scores are held against the metadata's uids (DataError if they are in another order: see
     `aligned`), taken by position, or known to be aligned. `captioned`: what a policy made of the captions.
     """
-    source = captions_in(Source(metadata, tuple(scores), tuple(features)), captioned)
+    source = captions_in(PoolSource(metadata, tuple(scores), tuple(features)), captioned)
     tree = whole_tree(wanted.filter) if captioned is None else with_captions(whole_tree(wanted.filter))
     names = source.parts()
     if beside != "as_made":
@@ -196,20 +196,20 @@ def select(
     check(source, names[0], tree)
     source.check_filled(names, tree.columns())
     tell_outside_scores(source, names[0], tree)
-    hands = Hands(workers, source.num_rows(names[0]) * len(names))
-    root = Placed("0", tree)
+    workers_of_pass = WorkerPool(workers, source.num_rows(names[0]) * len(names))
+    root = FilterNode("0", tree)
     with scratch() as local, exchange(kept or out) as shared:
-        bring_files(shared, *(asked for _, asked in walk(root) if not isinstance(asked, Lookup)))
+        bring_files(shared, *(asked for _, asked in walk(root) if not isinstance(asked, LookupFilter)))
         place = prepared(root, shared, kept, local / TABLES)
-        cuts = find_cuts(source, names, root, place, hands, progress)
-        job = Job(source, tree, cuts, place, samples=0)
+        cuts = find_cuts(source, names, root, place, workers_of_pass, progress)
+        job = PartJob(source, tree, cuts, place, samples=0)
         cut = None
         if out is not None and write == "all":
             shown, cut = _shown(root, cuts, source, names[0])
-            job = replace(job, samples=SAMPLES, score=shown, edges=_edges(source, names, shown, hands))
-        tally = judged_parts(job, names, hands, progress)
+            job = replace(job, samples=SAMPLES, score=shown, edges=_edges(source, names, shown, workers_of_pass))
+        tally = judged_parts(job, names, workers_of_pass, progress)
         told = tally.explanation(_label(wanted), wanted.filter.model_dump(mode="json"))
-        runs = Runs(place.runs.folder, tuple(names), local / "runs")
+        runs = RunFiles(place.runs.folder, tuple(names), local / "runs")
         told = told.model_copy(update={"lists": accounts(root, local / TABLES, runs.found, local, shards)})
         num_samples, num_unique = _merge(runs, local, out, name, tree)
     if out is not None and write == "all":
@@ -221,27 +221,31 @@ def _label(wanted: Recipe | SubsetSpec) -> str:
     return wanted.name if isinstance(wanted, Recipe) else wanted.recipe
 
 
-def check(source: Source, part: str, tree: Filter) -> None:
+def check(source: PoolSource, part: str, tree: Filter) -> None:
     """DataError names what the filter reads and the pool lacks, before anything starts."""
     source.check(part, {"uid", *tree.columns()})
-    for placed in walk(Placed("0", tree)):
+    for placed in walk(FilterNode("0", tree)):
         if (features := getattr(placed.filter, "features", "")) and isinstance(features, str):
             source.require_embeddings(part, f"{features}_img")
 
 
 def judged_parts(
-    job: Job, names: Sequence[str], hands: Hands, progress: Progress, seen: Callable[[Judged], None] | None = None
-) -> Tally:
+    job: PartJob,
+    names: Sequence[str],
+    workers_of_pass: WorkerPool,
+    progress: Progress,
+    seen: Callable[[PartReport], None] | None = None,
+) -> ReportTally:
     """Judge every part that no earlier attempt has. The workers write what they made of a part; `seen` is told of each."""
-    tally, runs = Tally(), job.place.runs.folder
+    tally, runs = ReportTally(), job.place.runs.folder
     progress.start(len(names), "parts")
     there = runs.files(".json") if job.place.account == "kept" else {}
     for data in concurrently(runs.read, (f"{part}.json" for part in names if f"{part}.json" in there)):
-        before = Judged.model_validate_json(data)
+        before = PartReport.model_validate_json(data)
         tally.add(before)
         progress.advance(1, rows=before.rows, kept=before.steps[-1].kept)
     todo = [part for part in names if f"{part}.json" not in there]
-    for _, judged in hands.for_filters(job.root, partial(judge_part, job), todo):
+    for _, judged in workers_of_pass.for_filters(job.root, partial(judge_part, job), todo):
         tally.add(judged)
         if seen is not None:
             seen(judged)
@@ -251,50 +255,50 @@ def judged_parts(
 
 def whole_tree(wanted: Filter) -> Filter:
     """A sample is drawn last, from the survivors of its filter."""
-    return All.model_construct(filters=(wanted.filter, wanted)) if isinstance(wanted, (SampleTo, Draw)) else wanted
+    return AllOf.model_construct(filters=(wanted.filter, wanted)) if isinstance(wanted, (SampleTo, ResamplingFilter)) else wanted
 
 
-def _shown(root: Placed, cuts: dict[str, Cut], source: Source, part: str) -> tuple[str, float | None]:
+def _shown(root: FilterNode, cuts: dict[str, ScoreCutoff], source: PoolSource, part: str) -> tuple[str, float | None]:
     """The score to draw, and its cut: that of the first filter on a score, else any score that lies beside the metadata."""
     for placed in walk(root):
         asked = placed.filter
         if isinstance(asked, Threshold):
             return score_column(asked.score), asked.at_least
-        if isinstance(asked, Ranked) and not isinstance(asked, (Random, SampleTo)) and _is_column(asked):
+        if isinstance(asked, RankFilter) and not isinstance(asked, (RandomFraction, SampleTo)) and _is_column(asked):
             (column,) = asked.columns()
             return column, cuts[placed.path].value
     beside = source.score_columns(part)
     return (beside[0], None) if beside else ("", None)
 
 
-def _is_column(asked: Ranked) -> bool:
+def _is_column(asked: RankFilter) -> bool:
     columns = list(asked.columns())
     return len(columns) == 1 and asked.score_expression().meta.eq(pl.col(columns[0]))
 
 
-def _edges(source: Source, names: Sequence[str], column: str, hands: Hands) -> tuple[float, ...]:
+def _edges(source: PoolSource, names: Sequence[str], column: str, workers_of_pass: WorkerPool) -> tuple[float, ...]:
     if not column:
         return ()
-    return edges_of(found for _, found in hands.for_columns(partial(_range, source, column), names))
+    return edges_of(found for _, found in workers_of_pass.for_columns(partial(_range, source, column), names))
 
 
-def _range(source: Source, column: str, part: str) -> tuple[float | None, float | None]:
+def _range(source: PoolSource, column: str, part: str) -> tuple[float | None, float | None]:
     scores = source.read(part, [column])[column].cast(pl.Float64)
     finite = scores.filter(scores.is_finite().fill_null(False))
     low, high = finite.min(), finite.max()
     return (float(low), float(high)) if isinstance(low, float) and isinstance(high, float) else (None, None)
 
 
-def _merge(runs: Runs, local: Path, out: Folder | None, name: str, tree: Filter) -> tuple[int, int]:
+def _merge(runs: RunFiles, local: Path, out: Folder | None, name: str, tree: Filter) -> tuple[int, int]:
     if out is None:
         return _merged(runs, local, local / SUBSET, tree)
     with out.writing(name) as path:
         return _merged(runs, local, path, tree)
 
 
-def _merged(runs: Runs, local: Path, target: Path, tree: Filter) -> tuple[int, int]:
+def _merged(runs: RunFiles, local: Path, target: Path, tree: Filter) -> tuple[int, int]:
     """A list that stands alone (or with captions, see `with_captions`) keeps its repeats, whatever the pool repeats."""
-    inner = tree.filters if isinstance(tree, All) else ()
+    inner = tree.filters if isinstance(tree, AllOf) else ()
     captioned = bool(inner) and isinstance(inner[0], HasCaption)
     alone, path = (inner[1], "0.1") if captioned and len(inner) == 2 else (tree, "0")
     if not isinstance(alone, Listed):
@@ -306,7 +310,7 @@ def _merged(runs: Runs, local: Path, target: Path, tree: Filter) -> tuple[int, i
     return repeated(found, local / TABLES / path / TABLE, target)
 
 
-def _write_report(out: Folder, source: Source, tally: Tally, told: Explanation, drawn: dict[str, Any]) -> None:
+def _write_report(out: Folder, source: PoolSource, tally: ReportTally, told: Explanation, drawn: dict[str, Any]) -> None:
     for name, samples in (("kept", tally.kept_samples()), ("dropped", tally.dropped_samples())):
         table = sample_table(source, samples)
         with out.writing(f"{name}.parquet") as path:

@@ -22,7 +22,7 @@ FEW = 1 << 22
 BITS = {"Float32": 32, "Float64": 64, "UInt64": 64}
 
 
-class Cut(NamedTuple):
+class ScoreCutoff(NamedTuple):
     """Scores of at least `value` pass; none do if it is None. `times`: how often every row is taken before (`SampleTo`)."""
 
     value: float | int | None
@@ -30,7 +30,7 @@ class Cut(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Window:
+class KeyWindow:
     """Keys whose top `digits * 16` bits are `prefix`. `collect`: return them, else count them by their next 16 bits."""
 
     prefix: int = 0
@@ -39,7 +39,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Look:
+class WindowCounts:
     """What one part holds in a window."""
 
     num_rows: int
@@ -49,7 +49,7 @@ class Look:
     keys: Keys | None = None
 
 
-Pass = Callable[[Window], Iterator[Look]]
+Pass = Callable[[KeyWindow], Iterator[WindowCounts]]
 
 
 def keys_of(scores: pl.Series) -> tuple[Keys, str]:
@@ -75,7 +75,7 @@ def value_of(key: int, dtype: str) -> float | int:
     return float(np.array([bits], unsigned).view(floating)[0])
 
 
-def look(scores: pl.Series, num_rows: int, window: Window) -> Look:
+def look(scores: pl.Series, num_rows: int, window: KeyWindow) -> WindowCounts:
     """One part's share in a window; `num_rows` counts the rows without a score too."""
     keys, dtype = keys_of(scores)
     bits = BITS[dtype]
@@ -83,33 +83,33 @@ def look(scores: pl.Series, num_rows: int, window: Window) -> Look:
     if window.digits:
         inside = keys[(keys >> number(bits - DIGIT * window.digits)) == number(window.prefix)]
     if window.collect:
-        return Look(num_rows, len(keys), dtype, keys=inside)
+        return WindowCounts(num_rows, len(keys), dtype, keys=inside)
     digit = (inside >> number(bits - DIGIT * (window.digits + 1))) & number((1 << DIGIT) - 1)
     counts = np.bincount(digit.astype(np.int64), minlength=1 << DIGIT).astype(np.int64)
-    return Look(num_rows, len(keys), dtype, counts=counts)
+    return WindowCounts(num_rows, len(keys), dtype, counts=counts)
 
 
-def find(every: Pass, rank: Callable[[int], tuple[int, bool]], *, is_few: bool = False) -> tuple[Cut, int]:
-    """The score of the k-th best, and the rows ranked; `rank(num_rows)` gives k (see `Ranked.rank`). One to four passes.
+def find(every: Pass, rank: Callable[[int], tuple[int, bool]], *, is_few: bool = False) -> tuple[ScoreCutoff, int]:
+    """The score of the k-th best, and the rows ranked; `rank(num_rows)` gives k (see `RankFilter.rank`). One to four passes.
 
     `is_few`: there are about as few rows as can be collected at once, in one pass.
     """
-    first = _added(every(Window(collect=is_few)))
+    first = _added(every(KeyWindow(collect=is_few)))
     found: Any = rank(first.num_rows)
     if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], (int, np.integer))):
         raise DataError(f"A ranking's `rank` returns {found!r}: return the position of the last row that passes, and a boolean.")
     k, whole = int(found[0]), bool(found[1])
     if k < 0 or first.num_scores == 0 or (k >= first.num_scores and not whole):
-        return Cut(None), first.num_rows
+        return ScoreCutoff(None), first.num_rows
     k = min(k, first.num_scores - 1)
-    return Cut(_best(first, k) if is_few else _refined(every, first, k)), first.num_rows
+    return ScoreCutoff(_best(first, k) if is_few else _refined(every, first, k)), first.num_rows
 
 
 def _refined(every: Pass, seen: _Seen, k: int) -> float | int:
-    window = Window()
+    window = KeyWindow()
     while True:
         digit, k = _digit(seen.counts, k)
-        window = Window((window.prefix << DIGIT) | digit, window.digits + 1)
+        window = KeyWindow((window.prefix << DIGIT) | digit, window.digits + 1)
         if window.digits * DIGIT == BITS[seen.dtype]:
             return value_of(window.prefix, seen.dtype)
         if seen.counts[digit] <= FEW:
@@ -134,7 +134,7 @@ class _Seen:
     keys: list[Keys]
 
 
-def _added(looks: Iterator[Look]) -> _Seen:
+def _added(looks: Iterator[WindowCounts]) -> _Seen:
     seen = _Seen(0, 0, "", np.zeros(1 << DIGIT, np.int64), [])
     for part in looks:
         seen.num_rows, seen.num_scores = seen.num_rows + part.num_rows, seen.num_scores + part.num_scores

@@ -1,4 +1,4 @@
-"""What a `Survey` sees: its incoming rows, part by part, a place that its workers share, and where its verdicts go."""
+"""What a `GlobalFilter` sees: its incoming rows, part by part, a place that its workers share, and where its verdicts go."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from datacomp_core.errors import DataError
 from datacomp_core.exchange import Exchange
 from datacomp_core.filters.base import Mask
 from datacomp_core.parallel import process_map
-from datacomp_core.selection.threshold_search import Look, Window, find, look
-from datacomp_core.source import Block, Source
+from datacomp_core.pool_source import Block, PoolSource
+from datacomp_core.selection.threshold_search import KeyWindow, WindowCounts, find, look
 
 if TYPE_CHECKING:
-    from datacomp_core.selection.hands import Hands
+    from datacomp_core.selection.worker_pool import WorkerPool
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class View:
+class SurvivorView:
     """Rows are known by their place in a part. It pickles, so that work over it can be shared among processes."""
 
-    source: Source
+    source: PoolSource
     names: tuple[str, ...]
     path: str
     memory: Exchange
     shared: Exchange
-    hands: Hands
+    workers_of_pass: WorkerPool
     workers: int
     num_reached: int = 0
 
@@ -59,10 +59,10 @@ class View:
     def best(
         self, columns: Iterable[str], values: Callable[[pl.DataFrame], pl.Series], rank: Callable[[int], tuple[int, bool]]
     ) -> float | int | None:
-        """The value of the k-th best of the rows that came (see `Ranked.rank`); None if none passes."""
+        """The value of the k-th best of the rows that came (see `RankFilter.rank`); None if none passes."""
         wanted = list(columns)
 
-        def every(window: Window) -> Iterator[Look]:
+        def every(window: KeyWindow) -> Iterator[WindowCounts]:
             work = partial(_look, self, wanted, values, window)
             if _pickles(values):
                 yield from (found for _, found in self.scan(work, self.names))
@@ -90,10 +90,12 @@ class View:
 
     def scan(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
         """As `map`, for work that costs little: in threads, unless the pool is large."""
-        return self.hands.for_columns(function, items)
+        return self.workers_of_pass.for_columns(function, items)
 
 
-def _look(view: View, columns: list[str], values: Callable[[pl.DataFrame], pl.Series], window: Window, part: str) -> Look:
+def _look(
+    view: SurvivorView, columns: list[str], values: Callable[[pl.DataFrame], pl.Series], window: KeyWindow, part: str
+) -> WindowCounts:
     frame = view.frame(part, columns)
     return look(values(frame), frame.height, window)
 
@@ -106,7 +108,7 @@ def _pickles(function: object) -> bool:
     return True
 
 
-def asked_blocks(source: Source, part: str, key: str, asked: Mask) -> Iterator[tuple[npt.NDArray[np.int64], Block]]:
+def asked_blocks(source: PoolSource, part: str, key: str, asked: Mask) -> Iterator[tuple[npt.NDArray[np.int64], Block]]:
     """`(rows, features)` of the asked rows that have features. DataError if features and metadata are not aligned."""
     start = 0
     for block in source.embeddings(part, key):

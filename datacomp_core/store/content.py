@@ -28,7 +28,7 @@ TAR_BYTES = 4 << 20
 Trust = Literal["content", "times"]
 
 
-class Mark(NamedTuple):
+class ContentMark(NamedTuple):
     """Of one file: size in bytes, when it was changed, and a hash. Two marks with one `content` are of one content."""
 
     size: int
@@ -36,7 +36,7 @@ class Mark(NamedTuple):
     content: str
 
 
-Marks = dict[str, Mark]
+Marks = dict[str, ContentMark]
 
 
 def marks(
@@ -44,7 +44,7 @@ def marks(
     *,
     suffix: str = "",
     only: Iterable[str] | None = None,
-    known: Mapping[str, Mark] | None = None,
+    known: Mapping[str, ContentMark] | None = None,
     trust: Trust = "content",
     whole_bytes: int = WHOLE_BYTES,
 ) -> Marks:
@@ -57,18 +57,18 @@ def marks(
     names = list(listed)
     before = known or {}
 
-    def one(name: str) -> Mark:
+    def one(name: str) -> ContentMark:
         size, time, tag = listed[name]
         found = before.get(name)
         if trust == "times" and time and found is not None and (found.size, found.time) == (size, time):
             return found
-        return Mark(size, time, _content(folder, name, size, time, tag, whole_bytes))
+        return ContentMark(size, time, _content(folder, name, size, time, tag, whole_bytes))
 
     with ThreadPoolExecutor(THREADS) as pool:
         return dict(zip(names, pool.map(one, names), strict=True))
 
 
-def mark(url: str, *, known: Mark | None = None, trust: Trust = "content") -> Mark:
+def mark(url: str, *, known: ContentMark | None = None, trust: Trust = "content") -> ContentMark:
     """The mark of one file. DataError if it is not there."""
     place, _, name = url.rpartition("/")
     folder = Folder(place or ".")
@@ -78,13 +78,13 @@ def mark(url: str, *, known: Mark | None = None, trust: Trust = "content") -> Ma
     return found[name]
 
 
-def digest(found: Mapping[str, Mark]) -> str:
+def digest(found: Mapping[str, ContentMark]) -> str:
     """64 hex digits over the names and contents of files."""
     lines = "".join(f"{name}\0{found[name].size}\0{found[name].content}\n" for name in sorted(found))
     return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def differing(before: Mapping[str, Mark], now: Mapping[str, Mark]) -> str:
+def differing(before: Mapping[str, ContentMark], now: Mapping[str, ContentMark]) -> str:
     """What became of files, in words: `a.parquet has changed, b.parquet is gone`. Empty if all are as before."""
     told = [f"{name} is gone" for name in before if name not in now]
     told += [f"{name} is new" for name in now if name not in before]
@@ -97,7 +97,7 @@ def differing(before: Mapping[str, Mark], now: Mapping[str, Mark]) -> str:
     return ", ".join(told[:SHOWN]) + more
 
 
-def listed(found: Mapping[str, Mark]) -> dict[str, list[Any]]:
+def listed(found: Mapping[str, ContentMark]) -> dict[str, list[Any]]:
     """Marks as plain JSON."""
     return {name: list(one) for name, one in found.items()}
 
@@ -105,7 +105,7 @@ def listed(found: Mapping[str, Mark]) -> dict[str, list[Any]]:
 def read_marks(given: Any) -> Marks:
     """Marks from plain JSON; none if they are not of that form."""
     try:
-        return {str(name): Mark(int(size), str(time), str(content)) for name, (size, time, content) in given.items()}
+        return {str(name): ContentMark(int(size), str(time), str(content)) for name, (size, time, content) in given.items()}
     except (AttributeError, TypeError, ValueError):
         return {}
 

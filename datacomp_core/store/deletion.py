@@ -13,7 +13,7 @@ from datacomp_core.store.attempt import PREFIX, doom, end_leases, is_at_work
 from datacomp_core.store.folder import Folder
 from datacomp_core.store.lease import turns
 from datacomp_core.store.record import Record, manifests_of, record_name
-from datacomp_core.store.store import Lost, Store
+from datacomp_core.store.store import LostArtifact, Store
 
 
 def delete(store: Store, record: Record) -> bool:
@@ -48,7 +48,7 @@ def delete(store: Store, record: Record) -> bool:
     return True
 
 
-def delete_lost(store: Store, lost: Lost) -> None:
+def delete_lost(store: Store, lost: LostArtifact) -> None:
     """Delete what was set aside as lost, and the note about it."""
     if not lost.record.adopted_from:
         for folder in places_of(store, lost):
@@ -56,7 +56,7 @@ def delete_lost(store: Store, lost: Lost) -> None:
     store.root.remove(lost.note)
 
 
-def places_of(store: Store, lost: Lost) -> list[Folder]:
+def places_of(store: Store, lost: LostArtifact) -> list[Folder]:
     """Where the files of something lost lie: as its note says, and where they were if they were not moved before a kill.
 
     What a record in force names is not lost, whatever a note says: a process may have been killed before it marked the record,

@@ -3,7 +3,7 @@ store."""
 
 from __future__ import annotations
 
-from datacomp_core import foreign_code
+from datacomp_core import external_code
 from datacomp_core.settings import settings
 from datacomp_core.store.folder import Folder
 from datacomp_core.store.store import Store
@@ -13,7 +13,7 @@ CODE = "code"
 
 def share_code(store: Store) -> None:
     """Put the files that this process has loaded into the store, `code/<digits>.py`; those that are there are left."""
-    for digits, (_, data) in foreign_code.loaded_files().items():
+    for digits, (_, data) in external_code.loaded_files().items():
         store.root.create(f"{CODE}/{digits}.py", data)
 
 
@@ -22,4 +22,4 @@ def _from_store(digits: str) -> bytes | None:
     return folder.read(f"{digits}.py") if folder.exists(f"{digits}.py") else None
 
 
-foreign_code.found_by(_from_store)
+external_code.found_by(_from_store)

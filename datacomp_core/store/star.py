@@ -19,7 +19,7 @@ A = TypeVar("A", bound=Artifact)
 
 
 @dataclass(frozen=True)
-class Planned(Generic[A]):
+class PlannedStep(Generic[A]):
     """A step seen from before: `artifact` is None until it is built, and stands for itself as input of further plans."""
 
     kind: str
@@ -99,14 +99,14 @@ def is_named(value: Any) -> bool:
 def settled(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(settled(item) for item in value)
-    return value.artifact if isinstance(value, Planned) else value
+    return value.artifact if isinstance(value, PlannedStep) else value
 
 
 def stand_in(value: Any) -> Any:
     """What a naming function needs of an input that is not built yet: its name."""
     if isinstance(value, tuple):
         return tuple(stand_in(item) for item in value)
-    if isinstance(value, Planned):
+    if isinstance(value, PlannedStep):
         return value.artifact or types.SimpleNamespace(name=value.name, scale="", recipe=value.name)
     return value
 

@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar
 from datacomp_core import engines
 from datacomp_core.artifacts import Artifact, Spec
 from datacomp_core.errors import DataError, StoreError
-from datacomp_core.imports import imports_told
+from datacomp_core.import_errors import imports_told
 from datacomp_core.store import record as records
 from datacomp_core.store.attempt import attempt
 from datacomp_core.store.deletion import drop_own
@@ -26,7 +26,7 @@ from datacomp_core.store.fingerprint import identity as meaning_of
 from datacomp_core.store.folder import Folder
 from datacomp_core.store.format import require_format
 from datacomp_core.store.listing import agreed, files_of
-from datacomp_core.store.star import Planned, checked, flat, hashed, is_named, safe, settled, stand_in
+from datacomp_core.store.star import PlannedStep, checked, flat, hashed, is_named, safe, settled, stand_in
 from datacomp_core.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ _busy_guard = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[A]):
+class StepOutcome(Generic[A]):
     """What a call came to: the artifact, whether it was built now, and why."""
 
     artifact: A
@@ -92,26 +92,26 @@ class Step(Generic[A]):
 
     # How it is run ------------------------------------------------------------------------------------------------
 
-    def plan(self, *identity: Any, store: Store) -> Planned[A]:
+    def plan(self, *identity: Any, store: Store) -> PlannedStep[A]:
         """BUILT or TO BUILD, and why; an input may itself be only planned. Nothing is written."""
         require_format(store, write=False)
         name = self.name(*[stand_in(value) for value in identity])
-        waiting = [value for value in flat(identity) if isinstance(value, Planned) and not value.is_built]
+        waiting = [value for value in flat(identity) if isinstance(value, PlannedStep) and not value.is_built]
         if waiting:
-            return Planned(self.kind, name, f"its {waiting[0].kind} are to be built first", None, None)
+            return PlannedStep(self.kind, name, f"its {waiting[0].kind} are to be built first", None, None)
         inputs = tuple(settled(value) for value in identity)
         address = self._place(inputs, store)
         found = store.record(address)
         if found is None:
             why = "never built" if store.interrupted(address) is None else "its retry or takedown has not ended"
-            return Planned(self.kind, name, why, address, None)
+            return PlannedStep(self.kind, name, why, address, None)
         if lost := store.missing(found):
-            return Planned(self.kind, name, f"its data is lost: {lost}", address, None)
+            return PlannedStep(self.kind, name, f"its data is lost: {lost}", address, None)
         made = store.artifact(self.returns, found)
         self._check_source(inputs, made, store)
-        return Planned(self.kind, name, "built", address, made, found.seconds)
+        return PlannedStep(self.kind, name, "built", address, made, found.seconds)
 
-    def run(self, *identity: Any, store: Store, **options: Any) -> Outcome[A]:
+    def run(self, *identity: Any, store: Store, **options: Any) -> StepOutcome[A]:
         """Reuse what is built, else build it. Calls for one address in one process wait for each other."""
         require_format(store, write=True)
         with _busy_guard:
@@ -124,7 +124,7 @@ class Step(Generic[A]):
                 made = store.artifact(self.returns, found)
                 self._check_source(identity, made, store)
                 log.info("reused %s", address)
-                return Outcome(made, "reused", "built before", found)
+                return StepOutcome(made, "reused", "built before", found)
             if found and found.adopted_from:
                 raise DataError(
                     f"The data of {address}, adopted from {found.adopted_from}, are lost: {lost}. Restore them, adopt them "
@@ -149,7 +149,7 @@ class Step(Generic[A]):
         if self._stale is not None and (what := self._stale(*identity, made, store.folder(made))):
             raise DataError(what)
 
-    def _build(self, address: str, identity: tuple[Any, ...], store: Store, options: dict[str, Any], why: str) -> Outcome[A]:
+    def _build(self, address: str, identity: tuple[Any, ...], store: Store, options: dict[str, Any], why: str) -> StepOutcome[A]:
         started, clock = records.now(), time.monotonic()
         wanted = {name: value for name, value in options.items() if name in self.options}
         assert len(wanted) == len(options), f"{self} has no option {sorted(set(options) - set(wanted))}"
@@ -172,11 +172,11 @@ class Step(Generic[A]):
             stands = store.publish(record, manifest)
             if stands.outputs.manifest != outputs.manifest:
                 drop_own(store, record.model_copy(update={"artifact": {"data": f"{address}/{mine.name}"}}))
-                return Outcome(store.artifact(self.returns, stands), "reused", "another run finished it first", stands)
+                return StepOutcome(store.artifact(self.returns, stands), "reused", "another run finished it first", stands)
         log.info("built %s in %.1f s: %d files, %d bytes", address, record.seconds, len(files), record.outputs.num_bytes)
-        return Outcome(artifact, "built", why, stands)
+        return StepOutcome(artifact, "built", why, stands)
 
-    def adopt(self, *identity: Any, made: A, source: Folder, store: Store) -> Outcome[A]:
+    def adopt(self, *identity: Any, made: A, source: Folder, store: Store) -> StepOutcome[A]:
         """Take in what was made elsewhere, without copying a byte: `made` describes it, `source` is where it lies.
 
         The files are listed, not read; `made.content` should hash what identifies the data, since the identity cannot.
@@ -186,7 +186,7 @@ class Step(Generic[A]):
         if (found := store.record(address)) is not None:
             lost = store.missing(found)
             if not lost:
-                return Outcome(store.artifact(self.returns, found), "reused", "adopted before", found)
+                return StepOutcome(store.artifact(self.returns, found), "reused", "adopted before", found)
             store.set_aside(found, lost)
         store.refuse_interrupted(address)
         files = _listed(source)
@@ -196,7 +196,7 @@ class Step(Generic[A]):
         outputs, manifest = records.outputs_of(files)
         record = self._record(artifact, identity, outputs, {}, records.now(), 0.0, 1, adopted_from=source.url)
         stands = store.publish(record, manifest)
-        return Outcome(store.artifact(self.returns, stands), "built", "adopted", stands)
+        return StepOutcome(store.artifact(self.returns, stands), "built", "adopted", stands)
 
     # ---------------------------------------------------------------------------------------------------------------
 

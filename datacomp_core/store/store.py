@@ -306,7 +306,7 @@ class Store:
         """Have an artifact built again, although nothing is lost: its record is marked and its data set aside."""
         self.set_aside(record, "taken back")
 
-    def lost(self) -> Iterator[Lost]:
+    def lost(self) -> Iterator[LostArtifact]:
         """What was set aside as lost, in order of address."""
         for address in self._places_below(LOST):
             for name in (self.root / LOST / address).names():
@@ -315,10 +315,10 @@ class Store:
                     said = self.root.read_json(note)
                 except MissingFileError:  # cleared meanwhile
                     continue
-                yield Lost(note, address, said["data"], said["why"], said["at"], Record.model_validate(said["record"]))
+                yield LostArtifact(note, address, said["data"], said["why"], said["at"], Record.model_validate(said["record"]))
 
 
-class Lost(NamedTuple):
+class LostArtifact(NamedTuple):
     """Something that was set aside: the note in the store, the address it had, where what is left of it lies, why and when."""
 
     note: str

@@ -30,7 +30,7 @@ BETA1 = 0.9
 LOG_EVERY, LOGGED = 100, 100  # at most so many steps from one logged step to the next, and at least so many logged steps
 
 
-class Machine(BaseModel):
+class RuntimeOptions(BaseModel):
     """How a training is run: nothing here changes what is learnt beyond rounding."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,7 +56,7 @@ class Machine(BaseModel):
         return self.checkpointing == "on" or (self.checkpointing == "auto" and not self.is_cpu)
 
 
-def precision_of(spec: TrainSpec, machine: Machine) -> str:
+def precision_of(spec: TrainSpec, machine: RuntimeOptions) -> str:
     """fp32 on a CPU; the recipe's on a GPU."""
     return "fp32" if machine.is_cpu else spec.recipe.precision
 
@@ -80,12 +80,12 @@ def log_every(spec: TrainSpec) -> int:
     return max(1, min(LOG_EVERY, spec.steps // LOGGED))
 
 
-def world_batch(spec: TrainSpec, machine: Machine) -> int:
+def world_batch(spec: TrainSpec, machine: RuntimeOptions) -> int:
     """Samples of one process and step. SpecError names the world sizes that divide the batch."""
     return _divided(spec, machine.world_size, 1)
 
 
-def device_batch(spec: TrainSpec, machine: Machine) -> int:
+def device_batch(spec: TrainSpec, machine: RuntimeOptions) -> int:
     """Samples of one micro-batch of one process. SpecError names the world sizes that divide the batch."""
     return _divided(spec, machine.world_size, machine.accumulation)
 
@@ -102,7 +102,7 @@ def _divided(spec: TrainSpec, world_size: int, accumulation: int) -> int:
     )
 
 
-def arguments(spec: TrainSpec, machine: Machine, *, data: str, logs: str, name: str, num_sources: int = 1) -> list[str]:
+def arguments(spec: TrainSpec, machine: RuntimeOptions, *, data: str, logs: str, name: str, num_sources: int = 1) -> list[str]:
     """The argument list. `data` are the shards as open_clip_train names them."""
     recipe = spec.recipe
     given = ["--save-frequency", "0", "--ddp-static-graph", "--local-loss", "--gather-with-grad"]
@@ -128,7 +128,7 @@ def arguments(spec: TrainSpec, machine: Machine, *, data: str, logs: str, name: 
     return given + _ours(spec, machine)
 
 
-def _ours(spec: TrainSpec, machine: Machine) -> list[str]:
+def _ours(spec: TrainSpec, machine: RuntimeOptions) -> list[str]:
     recipe = spec.recipe
     given = ["--device", machine.device]
     if recipe.eps is not None:

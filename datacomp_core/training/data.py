@@ -14,9 +14,9 @@ import numpy as np
 
 from datacomp_core.errors import DataError
 from datacomp_core.parallel import die_with_parent
-from datacomp_core.training.ahead import Micro, ahead
-from datacomp_core.training.order import Floats, Ints, Order
-from datacomp_core.training.samples import CROP_NUMBERS, Reader, Sample, Tokens, augmented
+from datacomp_core.training.prefetch import MicroBatch, prefetched
+from datacomp_core.training.sample_order import Floats, Ints, SampleOrder
+from datacomp_core.training.samples import CROP_NUMBERS, SampleReader, Tokens, TrainingSample, augmented
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ EXPECTED_STEPS = 32  # how early a remote shard is copied: a lane reads one for 
 
 
 @dataclass(frozen=True)
-class Slice:
+class BatchSlice:
     """Which part of every global batch is this process's, and in how many micro-batches it takes it."""
 
     rank: int
@@ -39,14 +39,16 @@ class Slice:
         return start, start + size
 
 
-class Batches:
+class MicroBatchDataset:
     """Micro-batch number to micro-batch, for a torch DataLoader with any number of workers."""
 
-    def __init__(self, order: Order, reader: Reader, mine: Slice, size: tuple[int, int], *, tolerant: bool) -> None:
+    def __init__(
+        self, order: SampleOrder, reader: SampleReader, mine: BatchSlice, size: tuple[int, int], *, tolerant: bool
+    ) -> None:
         self.order, self.reader, self.mine, self.size, self.tolerant = order, reader, mine, size, tolerant
         self._remote = any("://" in source.url for source, _ in reader.shards)
 
-    def __getitem__(self, number: int) -> Micro:
+    def __getitem__(self, number: int) -> MicroBatch:
         import torch
 
         step, piece = divmod(number, self.mine.accumulation)
@@ -64,9 +66,9 @@ class Batches:
             unreadable += [f"{self.reader.shards[shard][1]}:{row}"] if skipped else []
             pixels[place] = augmented(sample.image, numbers[place], self.size).transpose(2, 0, 1)
             tokens.append(sample.tokens)
-        return Micro(torch.from_numpy(pixels), torch.from_numpy(np.stack(tokens)), tuple(unreadable))
+        return MicroBatch(torch.from_numpy(pixels), torch.from_numpy(np.stack(tokens)), tuple(unreadable))
 
-    def _readable(self, shard: int, row: int, draw: Floats) -> tuple[Sample, int]:
+    def _readable(self, shard: int, row: int, draw: Floats) -> tuple[TrainingSample, int]:
         """A sample, or the next readable one of its shard and how many had to be skipped for it."""
         size = int(self.order.sizes[shard])
         for skipped in range(size):
@@ -78,15 +80,23 @@ class Batches:
         raise DataError(f"No sample of shard {self.reader.shards[shard][1]} can be read: download or reshard it again.")
 
 
-class Steps:
+class MicroBatchStream:
     """What the loop iterates: the micro-batches of one epoch after another, from a saved position on.
 
     One loader runs through all epochs, so nothing is dropped or waited for between them. On a GPU the next micro-batch is
-    copied while the present one is computed (`ahead`).
+    copied while the present one is computed (`prefetched`).
     """
 
     def __init__(
-        self, batches: Batches, *, steps_per_epoch: int, epochs: int, first: int, workers: int, device: Any, ahead: int = 0
+        self,
+        batches: MicroBatchDataset,
+        *,
+        steps_per_epoch: int,
+        epochs: int,
+        first: int,
+        workers: int,
+        device: Any,
+        ahead: int = 0,
     ) -> None:
         """`first` is the optimizer step to begin with, counted from the start of the run."""
         accumulation = batches.mine.accumulation
@@ -97,7 +107,7 @@ class Steps:
         self.on_unreadable: Callable[[int, tuple[str, ...]], None] = _nothing
         self._total = self.num_batches * epochs
         self._batches, self._workers, self._ahead = batches, workers, ahead
-        self._stream: Iterator[Micro] | None = None
+        self._stream: Iterator[MicroBatch] | None = None
         self._scale: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def normalise_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -114,7 +124,7 @@ class Steps:
         if self._stream is None:
             self._stream = self._loaded()
             if self._ahead:
-                self._stream = ahead(self._stream, self.device, self._ahead)
+                self._stream = prefetched(self._stream, self.device, self._ahead)
         for _ in range(self.num_batches - self.next % self.num_batches):
             began = time.monotonic()
             micro = next(self._stream)
@@ -129,7 +139,7 @@ class Steps:
         mean, std = self._scale
         return pixels.float().div_(255).sub_(mean).div_(std)
 
-    def _loaded(self) -> Iterator[Micro]:
+    def _loaded(self) -> Iterator[MicroBatch]:
         numbers = range(self.next, self._total)
         if not self._workers:
             return (self._batches[number] for number in numbers)
@@ -162,6 +172,6 @@ def _worker(number: int) -> None:
     torch.set_num_threads(1)
 
 
-def order_of(seed: int, batch_size: int, sizes: list[int], weights: list[float]) -> Order:
+def order_of(seed: int, batch_size: int, sizes: list[int], weights: list[float]) -> SampleOrder:
     counts: Ints = np.array(sizes, np.int64)
-    return Order(seed, batch_size, counts, np.array(weights, np.float64))
+    return SampleOrder(seed, batch_size, counts, np.array(weights, np.float64))

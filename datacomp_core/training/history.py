@@ -13,7 +13,7 @@ from datacomp_core.training.hooks import Hook, Logged
 from datacomp_core.training.job import UNREADABLE
 
 if TYPE_CHECKING:
-    from datacomp_core.training.loop import Loop
+    from datacomp_core.training.loop import TrainingLoop
 
 
 class History(Hook):
@@ -22,10 +22,10 @@ class History(Hook):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def begin(self, loop: Loop) -> None:
+    def begin(self, loop: TrainingLoop) -> None:
         keep_before(self.path, loop.done)
 
-    def after_logged(self, loop: Loop, logged: Logged) -> None:
+    def after_logged(self, loop: TrainingLoop, logged: Logged) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(row_of(logged)) + "\n")
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datacomp_core.errors import DatacompError
-from datacomp_core.training.job import Job
+from datacomp_core.training.job import RankJob
 
 if TYPE_CHECKING:
-    from datacomp_core.training.loop import Loop
+    from datacomp_core.training.loop import TrainingLoop
 
 log = logging.getLogger(__name__)
 
@@ -54,15 +54,15 @@ class Hook:
 
     name = ""
 
-    def begin(self, loop: Loop) -> None: ...
+    def begin(self, loop: TrainingLoop) -> None: ...
 
-    def after_logged(self, loop: Loop, logged: Logged) -> None: ...
+    def after_logged(self, loop: TrainingLoop, logged: Logged) -> None: ...
 
-    def after_step(self, loop: Loop) -> None: ...
+    def after_step(self, loop: TrainingLoop) -> None: ...
 
-    def after_epoch(self, loop: Loop) -> None: ...
+    def after_epoch(self, loop: TrainingLoop) -> None: ...
 
-    def end(self, loop: Loop) -> None: ...
+    def end(self, loop: TrainingLoop) -> None: ...
 
     def state(self) -> dict[str, Any]:
         """Plain values that the next attempt needs; empty if there are none."""
@@ -74,7 +74,7 @@ class Hook:
 class StopIfDiverged(Hook):
     """Ends the run at the first logged loss that is not a finite number."""
 
-    def after_logged(self, loop: Loop, logged: Logged) -> None:
+    def after_logged(self, loop: TrainingLoop, logged: Logged) -> None:
         loss = logged.losses["loss"]
         if not math.isfinite(loss):
             raise DatacompError(
@@ -86,7 +86,7 @@ class StopIfDiverged(Hook):
 class TextLog(Hook):
     """A line a logged step in the run's `out.log`, in the form of open_clip_train's."""
 
-    def after_logged(self, loop: Loop, logged: Logged) -> None:
+    def after_logged(self, loop: TrainingLoop, logged: Logged) -> None:
         epoch, step = divmod(logged.step, loop.spec.steps_per_epoch)
         batch, world = loop.spec.recipe.batch_size, loop.place.world_size
         seen, of = (step + 1) * batch, loop.spec.steps_per_epoch * batch
@@ -106,16 +106,16 @@ class TensorBoard(Hook):
         self.folder = folder
         self._writer: Any = None
 
-    def begin(self, loop: Loop) -> None:
+    def begin(self, loop: TrainingLoop) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(self.folder), purge_step=loop.done or None)
 
-    def after_logged(self, loop: Loop, logged: Logged) -> None:
+    def after_logged(self, loop: TrainingLoop, logged: Logged) -> None:
         for name, value in logged.scalars().items():
             self._writer.add_scalar(name, value, logged.step)
 
-    def end(self, loop: Loop) -> None:
+    def end(self, loop: TrainingLoop) -> None:
         self._writer.close()
 
 
@@ -127,7 +127,7 @@ class WandB(Hook):
 
     name = "wandb"
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: RankJob) -> None:
         self.id = f"{job.spec.label()}-{hashlib.sha256(job.folder.encode()).hexdigest()[:8]}"
         self.config = {"spec": job.spec.model_dump(mode="json"), "machine": job.machine.model_dump(mode="json")}
         self._run: Any = None
@@ -138,7 +138,7 @@ class WandB(Hook):
     def restore(self, state: dict[str, Any]) -> None:
         self.id = str(state["id"])
 
-    def begin(self, loop: Loop) -> None:
+    def begin(self, loop: TrainingLoop) -> None:
         import wandb
 
         try:
@@ -146,10 +146,10 @@ class WandB(Hook):
         except (wandb.Error, OSError) as problem:
             self._give_up(problem)
 
-    def after_logged(self, loop: Loop, logged: Logged) -> None:
+    def after_logged(self, loop: TrainingLoop, logged: Logged) -> None:
         self._send(lambda run: run.log({**logged.scalars(), "step": logged.step}, step=logged.step))
 
-    def end(self, loop: Loop) -> None:
+    def end(self, loop: TrainingLoop) -> None:
         self._send(lambda run: run.finish())
 
     def _send(self, report: Callable[[Any], None]) -> None:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from datacomp_core import errors
 from datacomp_core.errors import DatacompError
-from datacomp_core.training.arguments import Machine
-from datacomp_core.training.samples import Source
+from datacomp_core.training.arguments import RuntimeOptions
+from datacomp_core.training.samples import ShardSource
 from datacomp_core.training.spec import TrainSpec
 
 JOB = "job.json"
@@ -24,7 +24,7 @@ FAILURE = "failure-rank"
 TRACEBACK_LINES = 12
 
 
-class Job(BaseModel):
+class RankJob(BaseModel):
     """Everything a rank needs. `folder` is the run's local folder: job, logs, history and checkpoints to resume from.
 
     `launch` tells one start of the ranks from the next, so that no node joins one that is over.
@@ -33,8 +33,8 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec: TrainSpec
-    machine: Machine
-    sources: tuple[Source, ...]
+    machine: RuntimeOptions
+    sources: tuple[ShardSource, ...]
     folder: str
     launch: str = ""
     name: str = RUN

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from datacomp_core.echo import Echo
 from datacomp_core.errors import DatacompError, LostProcessError
-from datacomp_core.imports import NO_MODULE, library_error
+from datacomp_core.import_errors import NO_MODULE, library_error
+from datacomp_core.subprocess_output import SubprocessOutput
 from datacomp_core.training.elastic import PARENT
-from datacomp_core.training.job import FAILURE, JOB, Job, first_failure
+from datacomp_core.training.job import FAILURE, JOB, RankJob, first_failure
 from datacomp_core.training.memory import device_bytes, needed
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class NoMemoryError(DatacompError):
     """A GPU's memory does not hold what was asked of it."""
 
 
-class Layout(BaseModel):
+class TorchrunLayout(BaseModel):
     """Where the ranks run: one machine by default; many share a rendezvous (`host:port`) and a file system."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,7 +56,7 @@ class Layout(BaseModel):
     threads: int = Field(default=0, ge=0, description="CPU threads per process. 0: the cores divided among the processes.")
 
     @model_validator(mode="after")
-    def _meets(self) -> Layout:
+    def _meets(self) -> TorchrunLayout:
         if self.nodes > 1 and not self.rendezvous:
             raise ValueError("Several nodes need a rendezvous: give `rendezvous` as host:port of the first one.")
         if self.node >= self.nodes:
@@ -72,7 +72,7 @@ class Layout(BaseModel):
         return self.threads or max(1, len(os.sched_getaffinity(0)) // self.processes)
 
 
-def launch(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
+def launch(job: RankJob, layout: TorchrunLayout, watch: Callable[[], None]) -> None:
     """Run all ranks to their end, calling `watch` now and then. Raises the error of the rank that failed first."""
     folder = Path(job.folder)
     for stale in [*folder.glob(f"{FAILURE}*.json"), *folder.glob(f"{NODE_FAILED}*")]:
@@ -85,13 +85,13 @@ def launch(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
     watch()
 
 
-def run_node(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
+def run_node(job: RankJob, layout: TorchrunLayout, watch: Callable[[], None]) -> None:
     """Run this node's ranks of a job that lies in its folder. A node that fails ends the others within a minute."""
     folder = Path(job.folder)
     log_file = folder / (OUTPUT if not layout.node else f"ranks-node{layout.node}.log")
     with log_file.open("ab") as output:
         started = output.tell()
-        echo = Echo(log_file, start=started, hushed="| INFO |")  # `watch` tells them shorter, out.log keeps them
+        echo = SubprocessOutput(log_file, start=started, hushed="| INFO |")  # `watch` tells them shorter, out.log keeps them
         process = subprocess.Popen(
             command(job, layout),
             env=_environment(job, layout),
@@ -113,7 +113,7 @@ def run_node(job: Job, layout: Layout, watch: Callable[[], None]) -> None:
         raise _reason(job, process.returncode, log_file, started)
 
 
-def _others_failed(folder: Path, layout: Layout) -> bool:
+def _others_failed(folder: Path, layout: TorchrunLayout) -> bool:
     """Whether another node has given up: its ranks are gone, and ours may wait for them for ever."""
     if layout.nodes == 1:
         return False
@@ -121,7 +121,7 @@ def _others_failed(folder: Path, layout: Layout) -> bool:
     return any(time.time() - path.stat().st_mtime > GRACE_SECONDS for path in found)
 
 
-def command(job: Job, layout: Layout) -> list[str]:
+def command(job: RankJob, layout: TorchrunLayout) -> list[str]:
     """The torchrun of this node, also for one process: the same way at every size, for 3 s of imports."""
     where = ["--standalone"]
     if layout.rendezvous:
@@ -135,7 +135,7 @@ def command(job: Job, layout: Layout) -> list[str]:
     ]
 
 
-def _environment(job: Job, layout: Layout) -> dict[str, str]:
+def _environment(job: RankJob, layout: TorchrunLayout) -> dict[str, str]:
     threads = str(layout.threads_each)
     given = {**os.environ, PARENT: str(os.getpid()), "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
     given["PYTHONSAFEPATH"] = "1"  # a file in the working folder is not the module of its name
@@ -165,7 +165,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _reason(job: Job, status: int, log_file: Path, started: int) -> DatacompError:
+def _reason(job: RankJob, status: int, log_file: Path, started: int) -> DatacompError:
     failure = first_failure(Path(job.folder))
     if failure is not None and failure.kind == "OutOfMemoryError":
         return _out_of_memory(job)
@@ -188,7 +188,7 @@ def _reason(job: Job, status: int, log_file: Path, started: int) -> DatacompErro
     return DatacompError(f"The training ended with status {status}. The end of {log_file}:\n{tail}")
 
 
-def _out_of_memory(job: Job) -> NoMemoryError:
+def _out_of_memory(job: RankJob) -> NoMemoryError:
     machine, batch = job.machine, job.spec.recipe.batch_size // job.machine.world_size
     switch, room = "on" if machine.checkpoints_gradients else "off", device_bytes() or math.inf
     counts = (n for n in range(machine.accumulation * 2, batch + 1) if batch % n == 0)

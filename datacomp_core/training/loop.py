@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from datacomp_core.training.arguments import Machine, log_every
-from datacomp_core.training.data import Steps
+from datacomp_core.training.arguments import RuntimeOptions, log_every
+from datacomp_core.training.components import TrainingComponents
+from datacomp_core.training.data import MicroBatchStream
 from datacomp_core.training.hooks import Hook, Logged
-from datacomp_core.training.parts import Parts
-from datacomp_core.training.place import Place, wait_for_all
+from datacomp_core.training.rank_context import RankContext, wait_for_all
 from datacomp_core.training.spec import TrainSpec
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -25,7 +25,7 @@ SCALARS = ("logit_scale", "logit_bias")  # of a model's output, what is not a ro
 
 
 @dataclass
-class Micro:
+class DeviceMicroBatch:
     """A micro-batch on the device, and its features without gradients where a step has several."""
 
     images: Any
@@ -33,11 +33,17 @@ class Micro:
     features: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
-class Loop:
+class TrainingLoop:
     """One rank's training, from `steps.step` to the last step of the spec. Hooks are called in their order."""
 
     def __init__(
-        self, spec: TrainSpec, machine: Machine, place: Place, parts: Parts, steps: Steps, hooks: Sequence[Hook] = ()
+        self,
+        spec: TrainSpec,
+        machine: RuntimeOptions,
+        place: RankContext,
+        parts: TrainingComponents,
+        steps: MicroBatchStream,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         self.spec, self.machine, self.place = spec, machine, place
         self.parts, self.steps, self.hooks = parts, steps, hooks
@@ -63,18 +69,18 @@ class Loop:
 
     def _epoch(self) -> None:
         """The steps that are left of the present epoch."""
-        parts, held = self.parts, list[Micro]()
+        parts, held = self.parts, list[DeviceMicroBatch]()
         parts.model.train()
         self._begin_window()
         for images, texts in self.steps:
             parts.set_learning_rate(self.done)
-            micro = Micro(images, texts.to(images.device, non_blocking=True))
+            micro = DeviceMicroBatch(images, texts.to(images.device, non_blocking=True))
             if self.machine.accumulation > 1:
                 micro.features = features(parts, micro)
             held.append(micro)
             if len(held) == self.machine.accumulation:
                 self._losses, self._logit_scale = backward(parts, held)
-                held = list[Micro]()
+                held = list[DeviceMicroBatch]()
                 update(parts)
                 self._step_done()
         for hook in self.hooks:
@@ -133,7 +139,7 @@ class Loop:
             yield
 
 
-def features(parts: Parts, micro: Micro) -> dict[str, Any]:
+def features(parts: TrainingComponents, micro: DeviceMicroBatch) -> dict[str, Any]:
     """What the loss needs of a micro-batch as negatives of the others, without gradients."""
     import torch
 
@@ -142,7 +148,7 @@ def features(parts: Parts, micro: Micro) -> dict[str, Any]:
     return {name: value for name, value in made.items() if name not in SCALARS}
 
 
-def backward(parts: Parts, held: Sequence[Micro]) -> tuple[dict[str, Any], Any]:
+def backward(parts: TrainingComponents, held: Sequence[DeviceMicroBatch]) -> tuple[dict[str, Any], Any]:
     """Gradients of one optimizer step, a micro-batch after another; the last one's losses and the logit scale, as tensors.
 
     With several, each is computed again with gradients, and takes the cached features of the others as negatives.
@@ -165,7 +171,7 @@ def backward(parts: Parts, held: Sequence[Micro]) -> tuple[dict[str, Any], Any]:
     return losses, logit_scale
 
 
-def update(parts: Parts) -> None:
+def update(parts: TrainingComponents) -> None:
     """One optimizer step; then the logit scale is clamped to [0, ln(100)]."""
     import torch
 

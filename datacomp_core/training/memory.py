@@ -9,7 +9,7 @@ import subprocess
 from typing import Any
 
 from datacomp_core import clip
-from datacomp_core.training.arguments import Machine, world_batch
+from datacomp_core.training.arguments import RuntimeOptions, world_batch
 from datacomp_core.training.spec import TrainSpec
 
 MAX_TRIES = 3
@@ -30,7 +30,7 @@ def device_bytes() -> int:
         return 0
 
 
-def ways(spec: TrainSpec, machine: Machine, available: int, *, accumulation: int = 0) -> list[Machine]:
+def ways(spec: TrainSpec, machine: RuntimeOptions, available: int, *, accumulation: int = 0) -> list[RuntimeOptions]:
     """`machine` with gradient checkpointing and accumulation set where they are left open (`auto`, 0), to be tried in turn.
 
     The first is the fastest that should fit `available` bytes. On a CPU, or where nothing is known of GPU or model, there is
@@ -47,7 +47,7 @@ def ways(spec: TrainSpec, machine: Machine, available: int, *, accumulation: int
     return [machine.model_copy(update={"checkpointing": switch, "accumulation": count}) for switch, count in kept]
 
 
-def needed(spec: TrainSpec, machine: Machine, checkpointing: str, accumulation: int) -> int:
+def needed(spec: TrainSpec, machine: RuntimeOptions, checkpointing: str, accumulation: int) -> int:
     """Bytes that one process needs, about; 0 if nothing is known of the model."""
     towers = _towers(spec.recipe.model)
     samples = world_batch(spec, machine) // accumulation

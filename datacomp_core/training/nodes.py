@@ -19,8 +19,8 @@ from typing import Any
 from datacomp_core.errors import DatacompError, DataError, LostProcessError, SpecError, StoreError
 from datacomp_core.settings import settings
 from datacomp_core.store import Store
-from datacomp_core.training.job import JOB, Job
-from datacomp_core.training.launch import Layout, run_node
+from datacomp_core.training.job import JOB, RankJob
+from datacomp_core.training.launch import TorchrunLayout, run_node
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ WAIT_SECONDS = 1800.0
 MOUNT_TRIES = 5
 
 
-def this_node() -> Layout:
+def this_node() -> TorchrunLayout:
     """The layout that the settings name: this machine alone, unless a scheduler's script said more."""
     own = settings()
-    return Layout(
+    return TorchrunLayout(
         processes=own.processes,
         nodes=own.nodes,
         node=own.node,
@@ -49,7 +49,7 @@ def this_node() -> Layout:
 
 
 @contextmanager
-def present(store: Store, layout: Layout) -> Generator[None]:
+def present(store: Store, layout: TorchrunLayout) -> Generator[None]:
     """Node 0 is there and may begin trainings, while the block lasts: the others wait for as long."""
     try:
         with _said(store, _presence(layout), {"nodes": layout.nodes}):
@@ -59,7 +59,7 @@ def present(store: Store, layout: Layout) -> Generator[None]:
 
 
 @contextmanager
-def announced(store: Store, layout: Layout, folder: Path) -> Generator[Callable[[], None]]:
+def announced(store: Store, layout: TorchrunLayout, folder: Path) -> Generator[Callable[[], None]]:
     """Tell the other nodes of `layout.run_id` where the run lies, while the block lasts. Nothing is told of a single node.
 
     It yields a function to call now and then: it raises the SpecError of another node that cannot take part.
@@ -81,7 +81,9 @@ def announced(store: Store, layout: Layout, folder: Path) -> Generator[Callable[
             store.root.remove(_refusal(layout))
 
 
-def follow(store: Store, layout: Layout, *, wait_seconds: float = WAIT_SECONDS, ended: Callable[[], bool] = lambda: False) -> int:
+def follow(
+    store: Store, layout: TorchrunLayout, *, wait_seconds: float = WAIT_SECONDS, ended: Callable[[], bool] = lambda: False
+) -> int:
     """Join one training after the other, until node 0 is gone or `ended` says so; how many were joined and completed.
 
     A training that fails is node 0's to report and to begin again, so it ends nothing here. DatacompError if node 0 does not
@@ -110,7 +112,7 @@ def follow(store: Store, layout: Layout, *, wait_seconds: float = WAIT_SECONDS, 
     return completed
 
 
-def join(store: Store, layout: Layout, *, wait_seconds: float = WAIT_SECONDS) -> None:
+def join(store: Store, layout: TorchrunLayout, *, wait_seconds: float = WAIT_SECONDS) -> None:
     """Take part in a training as node `layout.node`, in every launch of it, until node 0 says that it is over.
 
     DatacompError if its last launch failed here, if nobody begins one in time, or if node 0 falls silent.
@@ -134,7 +136,7 @@ def join(store: Store, layout: Layout, *, wait_seconds: float = WAIT_SECONDS) ->
         raise problem
 
 
-def _part(job: Job, layout: Layout, heard: _Heard) -> DatacompError | None:
+def _part(job: RankJob, layout: TorchrunLayout, heard: _Heard) -> DatacompError | None:
     """This node's ranks of one launch; the error they ended with. Ended early if node 0 launches anew, or is gone."""
     if job.machine.world_size != layout.world_size:
         return SpecError(
@@ -159,7 +161,7 @@ def _part(job: Job, layout: Layout, heard: _Heard) -> DatacompError | None:
     return None
 
 
-def _found(heard: _Heard, layout: Layout, wait_seconds: float) -> Path:
+def _found(heard: _Heard, layout: TorchrunLayout, wait_seconds: float) -> Path:
     until = time.monotonic() + wait_seconds
     log.info("waiting for the training %s", layout.run_id)
     while time.monotonic() < until:
@@ -187,7 +189,7 @@ def _is_same(message: dict[str, Any]) -> bool:
     return False
 
 
-def _answer(heard: _Heard, layout: Layout, refusal: SpecError) -> None:
+def _answer(heard: _Heard, layout: TorchrunLayout, refusal: SpecError) -> None:
     """Tell node 0 why this node cannot take part: it would wait for its ranks."""
     message = heard.message()
     if message is None:
@@ -202,7 +204,7 @@ def _answer(heard: _Heard, layout: Layout, refusal: SpecError) -> None:
 class _Answers:
     """In node 0: what another node said that cannot take part in this training."""
 
-    def __init__(self, store: Store, layout: Layout, meeting: str) -> None:
+    def __init__(self, store: Store, layout: TorchrunLayout, meeting: str) -> None:
         self._of_others = _Heard(store, _refusal(layout))
         self._meeting, self._why = meeting, ""
 
@@ -216,28 +218,28 @@ class _Answers:
             raise SpecError(f"Another node cannot take part in this training. {self._why}")
 
 
-def _job(folder: Path) -> Job | None:
+def _job(folder: Path) -> RankJob | None:
     """The launch that lies in a folder; none between two of them."""
     try:
-        return Job.model_validate_json((folder / JOB).read_bytes())
+        return RankJob.model_validate_json((folder / JOB).read_bytes())
     except FileNotFoundError:
         return None
 
 
-def _refuse_first(layout: Layout) -> None:
+def _refuse_first(layout: TorchrunLayout) -> None:
     if not layout.node:
         raise SpecError("Node 0 runs the training itself; the others join it.")
 
 
-def _presence(layout: Layout) -> str:
+def _presence(layout: TorchrunLayout) -> str:
     return f"{MEETINGS}/{layout.run_id}/node0.json"
 
 
-def _training(layout: Layout) -> str:
+def _training(layout: TorchrunLayout) -> str:
     return f"{MEETINGS}/{layout.run_id}/training.json"
 
 
-def _refusal(layout: Layout) -> str:
+def _refusal(layout: TorchrunLayout) -> str:
     return f"{MEETINGS}/{layout.run_id}/refusal.json"
 
 

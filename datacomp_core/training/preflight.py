@@ -19,14 +19,14 @@ from datacomp_core.members import CAPTION, USUAL, names_of
 from datacomp_core.shards import INDEX, MEMBERS, Indexed, index_names, index_shard, read_index, shard_names, write_index
 from datacomp_core.store import Folder
 from datacomp_core.tar import BLOCK, walk
-from datacomp_core.training.samples import CaptionDraw, Source
+from datacomp_core.training.samples import CaptionDraw, ShardSource
 
 THREADS = 64  # they mostly wait: a set of a million shards in a bucket is two million requests
 TABLE = "preflight.parquet"
 HEAD_BLOCKS = 8  # a member's header, with what pax may set before it
 
 
-class Checked(BaseModel):
+class PreflightRow(BaseModel):
     """One row of the preflight table."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +39,7 @@ class Checked(BaseModel):
 
 def preflight(
     shards: ShardSet, folder: Folder, scratch: Path, weight: float, *, tars: Folder | None = None
-) -> tuple[Source, list[Checked]]:
+) -> tuple[ShardSource, list[PreflightRow]]:
     """Open every shard and compare its index and counts. DataError names the shard and what is wrong with it.
 
     `tars` is where the tars of a view lie; otherwise they are in `folder`.
@@ -47,14 +47,14 @@ def preflight(
     return _preflight(shards, folder, scratch, weight) if tars is None else _preflight_view(shards, folder, tars, weight)
 
 
-def _preflight_view(shards: ShardSet, folder: Folder, tars: Folder, weight: float) -> tuple[Source, list[Checked]]:
+def _preflight_view(shards: ShardSet, folder: Folder, tars: Folder, weight: float) -> tuple[ShardSource, list[PreflightRow]]:
     sizes = {name.removesuffix(".tar"): size for name, size in tars.files(".tar").items()}
     with ThreadPoolExecutor(THREADS) as pool:
         rows = list(pool.map(lambda name: _check(shards, tars, folder, name, sizes), index_names(folder)))
     return _settled(shards, folder, tars, folder, weight, rows)
 
 
-def _preflight(shards: ShardSet, folder: Folder, scratch: Path, weight: float) -> tuple[Source, list[Checked]]:
+def _preflight(shards: ShardSet, folder: Folder, scratch: Path, weight: float) -> tuple[ShardSource, list[PreflightRow]]:
     names = shard_names(folder)
     there = folder.files()
     indexed = {f"{INDEX}/{name}.parquet" in there for name in names}
@@ -65,7 +65,7 @@ def _preflight(shards: ShardSet, folder: Folder, scratch: Path, weight: float) -
             raise DataError(f"{shards.name or folder} has no shard {lost[0]}.tar ({len(lost)} are missing): make it again.")
     sizes = {name: there[f"{name}.tar"] for name in names}
 
-    def check(name: str) -> Checked:
+    def check(name: str) -> PreflightRow:
         if indexed != {True}:
             write_index(index, name, _trainable(folder, index_shard(folder, name)))
         return _check(shards, folder, index, name, sizes)
@@ -89,8 +89,8 @@ def _trainable(folder: Folder, indexed: Indexed) -> pl.DataFrame:
 
 
 def _settled(
-    shards: ShardSet, folder: Folder, tars: Folder, index: Folder, weight: float, rows: list[Checked]
-) -> tuple[Source, list[Checked]]:
+    shards: ShardSet, folder: Folder, tars: Folder, index: Folder, weight: float, rows: list[PreflightRow]
+) -> tuple[ShardSource, list[PreflightRow]]:
     """The source, if the numbers are those of the record."""
     recorded = bool(shards.fingerprint)  # a plain folder has no record to be compared with
     if recorded and len(rows) != shards.num_shards:
@@ -101,7 +101,7 @@ def _settled(
     if not total:
         raise DataError(f"{shards.name or folder} has no samples, so there is nothing to train on: choose a wider filter.")
     named = tuple((row.shard, row.num_samples) for row in rows)
-    return Source(url=tars.url, index=index.url, weight=weight, shards=named, captions=captions_of(folder)), rows
+    return ShardSource(url=tars.url, index=index.url, weight=weight, shards=named, captions=captions_of(folder)), rows
 
 
 def captions_of(folder: Folder) -> CaptionDraw | None:
@@ -117,7 +117,7 @@ def captions_of(folder: Folder) -> CaptionDraw | None:
     return draw if draw.weights or overlay else None
 
 
-def _check(shards: ShardSet, tars: Folder, index: Folder, name: str, sizes: dict[str, int]) -> Checked:
+def _check(shards: ShardSet, tars: Folder, index: Folder, name: str, sizes: dict[str, int]) -> PreflightRow:
     rows = read_index(index, name)
     if not rows.is_empty():
         reach = rows.group_by("shard").agg(end=(pl.col("offset") + pl.col("length")).max())
@@ -132,7 +132,7 @@ def _check(shards: ShardSet, tars: Folder, index: Folder, name: str, sizes: dict
         for row in {0, rows.height - 1}:
             _member(tars, rows.row(row, named=True), keyed=not shards.tars)
     size = int(rows["length"].sum()) if shards.tars else sizes[name]
-    return Checked(shard_set=shards.name, shard=name, num_samples=rows.height, num_bytes=size)
+    return PreflightRow(shard_set=shards.name, shard=name, num_samples=rows.height, num_bytes=size)
 
 
 def _member(tars: Folder, row: dict[str, Any], *, keyed: bool) -> None:
@@ -147,7 +147,7 @@ def _member(tars: Folder, row: dict[str, Any], *, keyed: bool) -> None:
         )
 
 
-def table_of(rows: list[Checked]) -> pl.DataFrame:
+def table_of(rows: list[PreflightRow]) -> pl.DataFrame:
     """The preflight table: shard_set, shard, num_samples, num_bytes."""
     return pl.DataFrame([row.model_dump() for row in rows])
 

@@ -11,11 +11,11 @@ from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import LostProcessError
 from datacomp_core.training.alarms import collapsed
 from datacomp_core.training.arguments import arguments
-from datacomp_core.training.job import RUN, Job
-from datacomp_core.training.launch import Layout
-from datacomp_core.training.order import Order
-from datacomp_core.training.preflight import Checked
-from datacomp_core.training.watch import Watch
+from datacomp_core.training.job import RUN, RankJob
+from datacomp_core.training.launch import TorchrunLayout
+from datacomp_core.training.preflight import PreflightRow
+from datacomp_core.training.run_monitor import RunMonitor
+from datacomp_core.training.sample_order import SampleOrder
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,12 @@ NAMED = 20  # unreadable samples that are told by name
 
 
 def report(
-    job: Job, layout: Layout, shards: tuple[ShardSet, ...], table: list[Checked], watch: Watch, seconds: float
+    job: RankJob,
+    layout: TorchrunLayout,
+    shards: tuple[ShardSet, ...],
+    table: list[PreflightRow],
+    watch: RunMonitor,
+    seconds: float,
 ) -> dict[str, Any]:
     """The record of a run that has ended. LostProcessError if its last step is missing from the history."""
     spec, rows = job.spec, watch.rows
@@ -51,12 +56,12 @@ def report(
     }
 
 
-def _sources(job: Job, shards: tuple[ShardSet, ...], table: list[Checked]) -> list[dict[str, Any]]:
+def _sources(job: RankJob, shards: tuple[ShardSet, ...], table: list[PreflightRow]) -> list[dict[str, Any]]:
     """What was drawn from each shard set: counted from the order of the samples, which is a function of the seed."""
     spec = job.spec
     sizes = np.array([row.num_samples for row in table])
     weights = np.array([source.weight for source in job.sources for _ in source.shards])
-    seen = Order(spec.seed, spec.recipe.batch_size, sizes, weights).seen(spec.steps)
+    seen = SampleOrder(spec.seed, spec.recipe.batch_size, sizes, weights).seen(spec.steps)
     cuts = np.cumsum([0, *(item.num_shards for item in shards)]).tolist()
     return [
         {

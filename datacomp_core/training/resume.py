@@ -123,7 +123,7 @@ def _download(remote: Folder, copy: dict[str, Any], target: Path) -> None:
     os.replace(part, target)
 
 
-class Carrier:
+class CheckpointUploader:
     """Copies each new checkpoint of a run to a bucket, in a thread of its own. Nothing is done where the store is a disk."""
 
     def __init__(self, folder: Path, out: Folder) -> None:
@@ -135,7 +135,7 @@ class Carrier:
         self._stamp = 0
         self._thread = None if out.is_local else threading.Thread(target=self._work, daemon=True, name="carrier")
 
-    def __enter__(self) -> Carrier:
+    def __enter__(self) -> CheckpointUploader:
         if self._thread is not None:
             if self.remote.exists(POINTER):
                 self.copies = self.remote.read_json(POINTER)["copies"]

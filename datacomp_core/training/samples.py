@@ -24,8 +24,8 @@ from datacomp_core.members import CAPTION, USUAL, json_object, names_of
 from datacomp_core.pictures import Decoding, opened, pillow_image, resized, rgb
 from datacomp_core.shards import MEMBERS, parse_sample, read_index
 from datacomp_core.store import Folder
-from datacomp_core.training.copies import Copies
-from datacomp_core.training.order import Floats, Ints
+from datacomp_core.training.sample_order import Floats, Ints
+from datacomp_core.training.shard_cache import ShardCache
 
 Pixels = npt.NDArray[np.uint8]
 Tokens = npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ class CaptionDraw(BaseModel):
     overlay: bool = Field(default=False, description="For a view: whether `captions/<shard>.parquet` is next to its index.")
 
 
-class Source(BaseModel):
+class ShardSource(BaseModel):
     """One shard set as the loader sees it: where its tars and its index lie, and how many samples each shard has.
 
     Of a view each sample of a shard may lie in a tar of its own: the index says in which.
@@ -62,7 +62,7 @@ class Source(BaseModel):
     shards: tuple[tuple[str, int], ...] = Field(description="Name and number of samples of each shard.")
 
 
-class Sample(NamedTuple):
+class TrainingSample(NamedTuple):
     image: Any
     tokens: Tokens
 
@@ -85,12 +85,12 @@ class _Rows(NamedTuple):
     captions: pl.Series | None
 
 
-class Reader:
+class SampleReader:
     """Samples of several sources by (shard, row); shards are numbered through all sources. Picklable before first use."""
 
     def __init__(
         self,
-        sources: tuple[Source, ...],
+        sources: tuple[ShardSource, ...],
         tokenize: Tokenizer,
         *,
         cache: str,
@@ -101,14 +101,14 @@ class Reader:
         """`scaled_to` (height, width): let libjpeg halve what stays larger than that; (0, 0): decode all of every image.
         `decoding` says whether samples have a Pillow image or, for the fast way, an array (height, width, 3)."""
         self.shards = [(source, name) for source in sources for name, _ in source.shards]
-        self.tokenize, self.copies, self.cache_bytes = tokenize, Copies(cache), cache_bytes
+        self.tokenize, self.copies, self.cache_bytes = tokenize, ShardCache(cache), cache_bytes
         self.scaled_to, self.decoding = scaled_to, decoding
         self._indexes: OrderedDict[int, _Rows] = OrderedDict()
         self._open: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._kept: dict[tuple[int, int], _Kept] = {}
         self._tokens: dict[str, Tokens] = {}
 
-    def __call__(self, shard: int, row: int, draw: Sequence[float] | Floats = (0.0, 0.0)) -> Sample:
+    def __call__(self, shard: int, row: int, draw: Sequence[float] | Floats = (0.0, 0.0)) -> TrainingSample:
         """The decoded image (RGB) and its tokens; of several captions the one that the two numbers of `draw` choose.
 
         DataError names a sample that cannot be read.
@@ -128,7 +128,7 @@ class Reader:
             raise DataError(
                 f"Sample {row} of shard {self.shards[shard][1]} has none of the captions to draw from: reshard it again."
             )
-        return Sample(kept.image, self._tokenized(chosen[1], keep=is_kept))
+        return TrainingSample(kept.image, self._tokenized(chosen[1], keep=is_kept))
 
     def _tokenized(self, text: str, *, keep: bool) -> Tokens:
         """Tokens are kept apart from pictures, a caption once, and only for samples that are kept."""
@@ -198,7 +198,7 @@ class Reader:
         self._indexes[shard] = _Rows(tars.tolist(), tar, rows["offset"].to_numpy(), rows["length"].to_numpy(), known, laid)
         return self._indexes[shard]
 
-    def _bytes(self, source: Source, tar: str, offset: int, length: int, *, whole: bool) -> bytes:
+    def _bytes(self, source: ShardSource, tar: str, offset: int, length: int, *, whole: bool) -> bytes:
         """A byte range of a tar, which is opened, and copied if it is remote; a remote one that a view only picks from is not."""
         if not whole and not Folder(source.url).is_local:
             return Folder(source.url).read_range(f"{tar}.tar", offset, offset + length)

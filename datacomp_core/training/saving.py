@@ -17,7 +17,7 @@ from datacomp_core.training.hooks import Hook
 from datacomp_core.training.job import LATEST, PREVIOUS
 
 if TYPE_CHECKING:
-    from datacomp_core.training.loop import Loop
+    from datacomp_core.training.loop import TrainingLoop
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +29,15 @@ class Checkpoints(Hook):
         self.folder, self.name_of_run, self.seconds = folder, name, seconds
         self._saved = time.monotonic()
 
-    def after_step(self, loop: Loop) -> None:
+    def after_step(self, loop: TrainingLoop) -> None:
         within = loop.position[1] > 0
         if within and time.monotonic() - self._saved >= self.seconds:
             self.save(loop)
 
-    def after_epoch(self, loop: Loop) -> None:
+    def after_epoch(self, loop: TrainingLoop) -> None:
         self.save(loop)
 
-    def save(self, loop: Loop) -> None:
+    def save(self, loop: TrainingLoop) -> None:
         """Replace the newest checkpoint; the one before stays until this one is whole."""
         epoch, steps = loop.position
         if not math.isfinite(float(loop.parts.bare.logit_scale)):

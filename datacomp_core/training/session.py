@@ -8,14 +8,14 @@ from typing import Any
 
 from datacomp_core import clip
 from datacomp_core.errors import DatacompError
-from datacomp_core.training.data import Batches, Slice, Steps, order_of
+from datacomp_core.training.components import build
+from datacomp_core.training.data import BatchSlice, MicroBatchDataset, MicroBatchStream, order_of
 from datacomp_core.training.history import History, Unreadable, forget_ranks_beyond
 from datacomp_core.training.hooks import Hook, StopIfDiverged, TensorBoard, TextLog, WandB
-from datacomp_core.training.job import FINAL, HISTORY, LATEST, Job
-from datacomp_core.training.loop import Loop
-from datacomp_core.training.parts import build
-from datacomp_core.training.place import Place, join_ranks, leave_ranks, require_equal
-from datacomp_core.training.samples import RATIO, SCALE, Reader
+from datacomp_core.training.job import FINAL, HISTORY, LATEST, RankJob
+from datacomp_core.training.loop import TrainingLoop
+from datacomp_core.training.rank_context import RankContext, join_ranks, leave_ranks, require_equal
+from datacomp_core.training.samples import RATIO, SCALE, SampleReader
 from datacomp_core.training.saving import Checkpoints, read_latest, write_final
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ LOG_FORM, LOG_TIME = "%(asctime)s | %(levelname)s | %(message)s", "%Y-%m-%d,%H:%
 LOGGERS = ("datacomp_core", "open_clip")
 
 
-def run(job: Job) -> None:
+def run(job: RankJob) -> None:
     """Train from the last checkpoint, or from the start, to the end; the main rank then writes the files to keep."""
     clip.register()
     place = join_ranks(job.machine.device)
@@ -37,7 +37,7 @@ def run(job: Job) -> None:
     leave_ranks()
 
 
-def train_rank(job: Job, place: Place) -> None:
+def train_rank(job: RankJob, place: RankContext) -> None:
     parts, hooks = build(job.spec, job.machine, place), hooks_of(job, place)
     done = 0
     if (saved := read_latest(job.checkpoints)) is not None:
@@ -50,10 +50,10 @@ def train_rank(job: Job, place: Place) -> None:
         del saved
     require_equal(place, done, "checkpoints to go on from (by their steps)")
     steps = steps_of(job, place, parts.transform, done)
-    Loop(job.spec, job.machine, place, parts, steps, hooks).run()
+    TrainingLoop(job.spec, job.machine, place, parts, steps, hooks).run()
 
 
-def hooks_of(job: Job, place: Place) -> list[Hook]:
+def hooks_of(job: RankJob, place: RankContext) -> list[Hook]:
     """In the order in which they are called: a diverged step is not written down, and a checkpoint comes after its row."""
     if not place.is_main:
         return []
@@ -66,7 +66,7 @@ def hooks_of(job: Job, place: Place) -> list[Hook]:
     return [*hooks, Checkpoints(job.checkpoints, job.name, job.checkpoint_seconds)]
 
 
-def steps_of(job: Job, place: Place, transform: Any, done: int) -> Steps:
+def steps_of(job: RankJob, place: RankContext, transform: Any, done: int) -> MicroBatchStream:
     """This rank's micro-batches after `done` optimizer steps; what it cannot read is written down."""
     import torch
 
@@ -74,7 +74,7 @@ def steps_of(job: Job, place: Place, transform: Any, done: int) -> Steps:
     shards = [(source, count) for source in job.sources for _, count in source.shards]
     counts, weights = [count for _, count in shards], [source.weight for source, _ in shards]
     size, mean, std = _known(transform)
-    reader = Reader(
+    reader = SampleReader(
         job.sources,
         clip.tokenizer_of(recipe.model),
         cache=f"{job.folder}/shards",
@@ -82,10 +82,10 @@ def steps_of(job: Job, place: Place, transform: Any, done: int) -> Steps:
         scaled_to=size if recipe.decoding == "scaled" else (0, 0),
         decoding="fast" if recipe.decoding == "fast" else "full",
     )
-    mine = Slice(place.rank, place.world_size, job.machine.accumulation)
+    mine = BatchSlice(place.rank, place.world_size, job.machine.accumulation)
     order = order_of(spec.seed, recipe.batch_size, counts, weights)
-    steps = Steps(
-        Batches(order, reader, mine, size, tolerant=spec.tolerated_corrupt > 0),
+    steps = MicroBatchStream(
+        MicroBatchDataset(order, reader, mine, size, tolerant=spec.tolerated_corrupt > 0),
         steps_per_epoch=spec.steps_per_epoch,
         epochs=recipe.num_checkpoints,
         first=done,

@@ -25,18 +25,18 @@ from datacomp_core.shards import INDEX, tars_of
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.claim import claim
 from datacomp_core.store.content import TAR_BYTES, Marks, Trust, hash_json, marks
-from datacomp_core.training.arguments import Checkpointing, Machine, Report, world_batch
+from datacomp_core.training.arguments import Checkpointing, Report, RuntimeOptions, world_batch
 from datacomp_core.training.curve import curves
-from datacomp_core.training.job import FINAL, HISTORY, RUN, Job
-from datacomp_core.training.launch import Layout, NoMemoryError, launch
+from datacomp_core.training.job import FINAL, HISTORY, RUN, RankJob
+from datacomp_core.training.launch import NoMemoryError, TorchrunLayout, launch
 from datacomp_core.training.memory import device_bytes, ways
 from datacomp_core.training.nodes import announced
-from datacomp_core.training.preflight import TABLE, Checked, preflight, table_of
+from datacomp_core.training.preflight import TABLE, PreflightRow, preflight, table_of
 from datacomp_core.training.report import report
-from datacomp_core.training.resume import Carrier, run_folder
-from datacomp_core.training.samples import Source
+from datacomp_core.training.resume import CheckpointUploader, run_folder
+from datacomp_core.training.run_monitor import RunMonitor
+from datacomp_core.training.samples import ShardSource
 from datacomp_core.training.spec import TrainSpec
-from datacomp_core.training.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def train(
     loader_workers: int = -1,
     threads: int = 0,
     checkpoint_seconds: float = 600.0,
-    layout: Layout | None = None,
+    layout: TorchrunLayout | None = None,
     report_to: tuple[Report, ...] | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Checkpoint:
@@ -70,8 +70,8 @@ def train(
     SpecError if the processes do not divide the batch, DataError if a shard is missing or not what its record says,
     DatacompError with the rank's own traceback if a rank fails or the loss is no number.
     """
-    layout = layout or Layout(processes=processes, threads=threads)
-    machine = Machine(
+    layout = layout or TorchrunLayout(processes=processes, threads=threads)
+    machine = RuntimeOptions(
         device=kind_of(device or default_device()),
         world_size=layout.world_size,
         accumulation=accumulation or 1,
@@ -84,7 +84,7 @@ def train(
     machines = ways(spec, machine, 0 if machine.is_cpu else device_bytes(), accumulation=accumulation)
     with run_folder(out) as folder:
         found, table = _checked(spec, shards, store, folder)
-        job = Job(
+        job = RankJob(
             spec=spec,
             machine=machines[0],
             sources=tuple(source for source, _ in found),
@@ -94,7 +94,7 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
         )
         started = time.monotonic()
-        with Carrier(folder, out), announced(store, layout, folder) as others:
+        with CheckpointUploader(folder, out), announced(store, layout, folder) as others:
             job, watch = _run(job, machines, layout, progress, others)
         record = report(job, layout, tuple(item for _, item in found), table, watch, time.monotonic() - started)
         _keep(out, folder, record, table, watch)
@@ -133,7 +133,7 @@ def _marks(data: Folder, trust: Trust, known: Marks) -> Marks:
     return tars | marks(data, only=beside, known=known, trust=trust)
 
 
-def _refuse(spec: TrainSpec, shards: tuple[ShardSet, ...], machine: Machine, layout: Layout) -> None:
+def _refuse(spec: TrainSpec, shards: tuple[ShardSet, ...], machine: RuntimeOptions, layout: TorchrunLayout) -> None:
     """What cannot be right is said before anything is read."""
     world_batch(spec, machine)
     if layout.node:
@@ -148,16 +148,18 @@ def _require_weights(spec: TrainSpec, num_sets: int) -> None:
         raise SpecError(f"{len(spec.data_weights)} data weights for {num_sets} shard sets: give one for each, or none.")
 
 
-def _run(job: Job, machines: list[Machine], layout: Layout, progress: Progress, others: Callable[[], None]) -> tuple[Job, Watch]:
+def _run(
+    job: RankJob, machines: list[RuntimeOptions], layout: TorchrunLayout, progress: Progress, others: Callable[[], None]
+) -> tuple[RankJob, RunMonitor]:
     """Launch, with the next way of using the GPU's memory if it does not hold the first: none of them changes a number.
 
     `others` raises the error of a node that cannot take part.
     """
     for number, machine in enumerate(machines):
         job = job.model_copy(update={"machine": machine})
-        watch = Watch(job, progress)
+        watch = RunMonitor(job, progress)
 
-        def look(watch: Watch = watch) -> None:
+        def look(watch: RunMonitor = watch) -> None:
             others()
             watch()
 
@@ -171,7 +173,7 @@ def _run(job: Job, machines: list[Machine], layout: Layout, progress: Progress, 
     raise AssertionError("no way to run")
 
 
-def _keep(out: Folder, folder: Path, record: dict[str, object], table: list[Checked], watch: Watch) -> None:
+def _keep(out: Folder, folder: Path, record: dict[str, object], table: list[PreflightRow], watch: RunMonitor) -> None:
     for name in ("checkpoint.pt", "checkpoint.safetensors"):
         out.put(name, folder / FINAL / name)
     for path in sorted((folder / RUN / "tensorboard").glob("*")):
@@ -190,10 +192,10 @@ def _keep(out: Folder, folder: Path, record: dict[str, object], table: list[Chec
 
 def _checked(
     spec: TrainSpec, shards: tuple[ShardSet, ...], store: Store, folder: Path
-) -> tuple[list[tuple[Source, ShardSet]], list[Checked]]:
+) -> tuple[list[tuple[ShardSource, ShardSet]], list[PreflightRow]]:
     """Each shard set as a source, beside itself with the numbers that were found, and the table of all shards."""
-    found: list[tuple[Source, ShardSet]] = []
-    table: list[Checked] = []
+    found: list[tuple[ShardSource, ShardSet]] = []
+    table: list[PreflightRow] = []
     for item, weight in zip(shards, spec.data_weights or (1.0,) * len(shards), strict=True):
         tars = tars_of(store, item) if item.tars else None
         source, rows = preflight(item, store.folder(item), folder, weight, tars=tars)
@@ -208,12 +210,12 @@ def kind_of(device: str) -> str:
     return re.split("[:,]", device)[0] if "," in device else device
 
 
-def default_loader_workers(machine: Machine, layout: Layout) -> int:
+def default_loader_workers(machine: RuntimeOptions, layout: TorchrunLayout) -> int:
     """None on a CPU, where decoding and training share the cores; with CUDA, the cores shared among the processes."""
     return 0 if machine.is_cpu else max(1, len(os.sched_getaffinity(0)) // layout.processes - 1)
 
 
-def default_reports(machine: Machine) -> tuple[Report, ...]:
+def default_reports(machine: RuntimeOptions) -> tuple[Report, ...]:
     """TensorBoard with CUDA (on a CPU its import costs as much as a tiny training), and W&B where it is configured."""
     configured = bool(os.environ.get("WANDB_API_KEY")) and importlib.util.find_spec("wandb") is not None
     reports: list[Report] = [] if machine.is_cpu else ["tensorboard"]

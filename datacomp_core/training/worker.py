@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 from datacomp_core.clip import config
-from datacomp_core.foreign import left_out
-from datacomp_core.imports import imports_told
+from datacomp_core.import_errors import imports_told
+from datacomp_core.patches import left_out
 from datacomp_core.training.elastic import end_with_launcher
-from datacomp_core.training.job import JOB, Job, write_failure
+from datacomp_core.training.job import JOB, RankJob, write_failure
 
 
 def main(folder: str) -> None:
     """Run one rank. Whatever ends it is left as a file for the launcher, which tells the user."""
     end_with_launcher()
-    job = Job.model_validate_json((Path(folder) / JOB).read_bytes())
+    job = RankJob.model_validate_json((Path(folder) / JOB).read_bytes())
     rank = int(os.environ.get("RANK", "0"))
     try:
         with imports_told():
@@ -27,7 +27,7 @@ def main(folder: str) -> None:
         raise
 
 
-def run(job: Job) -> None:
+def run(job: RankJob) -> None:
     """Train without libraries that the model has no use for: their import costs as much time as a tiny training."""
     unused = [] if _wants_other_libraries(job.spec.recipe.model) else ["timm", "transformers"]
     with left_out(unused):

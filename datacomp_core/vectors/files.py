@@ -21,7 +21,7 @@ from pydantic import AfterValidator
 from datacomp_core.arrays import read_npy
 from datacomp_core.assets import asset
 from datacomp_core.errors import DataError, SpecError, unknown
-from datacomp_core.input_classes import Use
+from datacomp_core.input_classes import InputUse
 from datacomp_core.pins import require_allowed
 from datacomp_core.torch_files import why_unreadable
 from datacomp_core.word_lists import PIN, read
@@ -93,10 +93,10 @@ def matched(name: str, dimensions: int) -> Vectors:
     return found
 
 
-def target_use(name: Any) -> Iterator[Use]:
+def target_use(name: Any) -> Iterator[InputUse]:
     """What a target set is made of: ImageNet's train images, if it is the released one; a file speaks for itself."""
     if name in NAMED:
-        yield Use(f"the target set {name}", "target")
+        yield InputUse(f"the target set {name}", "target")
 
 
 def unit(rows: Vectors) -> Vectors:

@@ -12,7 +12,7 @@ from datacomp_core.store import Store
 from deployments.cli import options, submission, terminal
 
 if TYPE_CHECKING:
-    from datacomp_core.leaderboard.rows import Board, Row, Score
+    from datacomp_core.leaderboard.rows import Board, BoardRow, BoardScore
 
 
 def add_to(app: typer.Typer) -> None:
@@ -85,7 +85,7 @@ def show_board(scale: str, *, track: str = "", json: bool) -> None:
     """The board of a scale: a table for each track that has results, or JSON."""
     from datacomp_core.errors import unknown
     from datacomp_core.leaderboard.board import board
-    from datacomp_core.leaderboard.standing import TRACKS
+    from datacomp_core.leaderboard.placement import TRACKS
 
     if track not in ("", *TRACKS):
         raise unknown("track", track, TRACKS)
@@ -135,20 +135,20 @@ def _known(scale: str) -> str:
     return known_scale(scale).name
 
 
-def _size(row: Row) -> str:
+def _size(row: BoardRow) -> str:
     share, said = row.coverage
     came = f" ({share:.1%} arrived{said})" if share is not None and share < 0.9995 else ""
     return f"{row.size:,.0f}{came}" if row.size else ""
 
 
-def _cell(score: Score | None) -> str:
+def _cell(score: BoardScore | None) -> str:
     if score is None:
         return ""
     spread = f" ±{100 * score.std:.1f}" if score.std is not None else ""
     return f"{100 * score.mean:.1f}{spread}"
 
 
-def _verdict(row: Row) -> Any:
+def _verdict(row: BoardRow) -> Any:
     if row.kind == "reference":
         return "[dim]paper[/]"
     if row.baseline is None:

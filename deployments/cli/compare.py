@@ -11,8 +11,8 @@ from datacomp_core.store import Store
 from deployments.cli import options, terminal
 
 if TYPE_CHECKING:
-    from datacomp_core.leaderboard.compare import Comparison, Difference
-    from datacomp_core.leaderboard.makeup import MakeUp, Share
+    from datacomp_core.leaderboard.compare import Comparison, SubsetDifference
+    from datacomp_core.leaderboard.composition import Composition, ValueShare
     from datacomp_core.leaderboard.stats import Interval, Verdict
 
 SHOWN = 8
@@ -80,7 +80,7 @@ def _points(value: float) -> str:
     return f"{100 * value:+.1f}"
 
 
-def _difference(found: Difference) -> None:
+def _difference(found: SubsetDifference) -> None:
     both, one, two = found.overlap, found.first, found.second
     rows = [
         ("pairs", f"{both.total[0]:,}", f"{both.total[1]:,}"),
@@ -100,7 +100,7 @@ def _difference(found: Difference) -> None:
             terminal.out.print(f"[bold]Words that {name} prefers:[/] {', '.join(word.value for word in side)}")
 
 
-def _makeup(made: MakeUp) -> None:
+def _makeup(made: Composition) -> None:
     names = [group.name for group in made.groups]
     rows = [("sampled rows", *[f"{group.num_rows:,}" for group in made.groups])]
     for key in made.edges:
@@ -114,5 +114,5 @@ def _makeup(made: MakeUp) -> None:
     terminal.table(title, ("", *names), rows)
 
 
-def _shares(shares: list[Share]) -> str:
+def _shares(shares: list[ValueShare]) -> str:
     return ", ".join(f"{share.value} {share.share:.0%}" for share in shares[:4])

@@ -18,7 +18,7 @@ from deployments.local_server import require_free
 
 if TYPE_CHECKING:
     from datacomp_core.clip_sources import ModelSource
-    from datacomp_core.explore.origin import Origin
+    from datacomp_core.explore.explore_source import ExploreSource
     from deployments.explore.explorer import Explorer
 
 PORT = 4280
@@ -145,9 +145,9 @@ def _opened(
         return open_explorer(origin, rows, settings().home.resolve() / "explore", features=encoder, kind=kind, progress=progress)
 
 
-def _of_store(targets: list[str], scale: str, given: Given, local: Path) -> Origin:
+def _of_store(targets: list[str], scale: str, given: Given, local: Path) -> ExploreSource:
     from datacomp_core.scales import scale as known_scale
-    from deployments.explore.origins import of_store
+    from deployments.explore.explore_sources import of_store
 
     if any(given[1:]):
         raise SpecError("--scores, --features, --shards, --subset, --model and --checkpoint need --metadata: add it.")
@@ -155,10 +155,10 @@ def _of_store(targets: list[str], scale: str, given: Given, local: Path) -> Orig
     return of_store(Store.open(settings().store_url), targets, scale, local)
 
 
-def _of_folders(targets: list[str], given: Given, encoder: str, local: Path) -> Origin:
-    from datacomp_core.source import Source
+def _of_folders(targets: list[str], given: Given, encoder: str, local: Path) -> ExploreSource:
+    from datacomp_core.pool_source import PoolSource
     from datacomp_core.store import Folder
-    from deployments.explore.origins import of_folders
+    from deployments.explore.explore_sources import of_folders
 
     metadata, scores, features, shards, subsets, model, checkpoint = given
     if targets:
@@ -171,7 +171,7 @@ def _of_folders(targets: list[str], given: Given, encoder: str, local: Path) -> 
         from datacomp_core import clip
         from datacomp_core.clip_sources import FileModel
 
-        source = Source(Folder(metadata), (), tuple(Folder(url) for url in features))
+        source = PoolSource(Folder(metadata), (), tuple(Folder(url) for url in features))
         keys = source.embedding_keys(source.parts()[0])
         if not keys:
             raise SpecError(f"{metadata} has no features (npz files) to search with --model: give their folder with --features.")
@@ -187,13 +187,15 @@ def _of_folders(targets: list[str], given: Given, encoder: str, local: Path) -> 
 
 def _index(explorer: Explorer) -> None:
     """Return the index of the whole pool; build it if it does not exist."""
-    from datacomp_core.explore import whole
+    from datacomp_core.explore import pool_index
 
     key = f"{explorer.prefix}_img"
     if key not in explorer.sample.features:
         raise SpecError("This pool has no image features, so it cannot be indexed: run `datacomp embed` first.")
     with terminal.shown_progress("index") as progress:
-        made = whole.build(explorer.origin.source, key, explorer.sample.vectors(key), explorer.whole_folder, progress=progress)
+        made = pool_index.build(
+            explorer.origin.source, key, explorer.sample.vectors(key), explorer.whole_folder, progress=progress
+        )
     terminal.notes.print(f"index of the whole pool: {made.num_vectors:,} images in {explorer.whole_folder}")
 
 
@@ -201,7 +203,7 @@ def _serve(explorer: Explorer, out: Path, port: int) -> None:
     import uvicorn
 
     from deployments.explore.app import make_app
-    from deployments.explore.view import View
+    from deployments.explore.explorer_api import ExplorerApi
 
     sample = explorer.sample
     of = "the whole pool" if sample.is_whole else f"a sample of {sample.num_rows:,}"
@@ -209,7 +211,7 @@ def _serve(explorer: Explorer, out: Path, port: int) -> None:
     terminal.out.print(f"Explore: [bold]http://127.0.0.1:{port}/[/]   (Ctrl-C ends it)")
     threading.Thread(target=explorer.load_model, daemon=True).start()
     uvicorn.run(
-        make_app(View(explorer, out)),
+        make_app(ExplorerApi(explorer, out)),
         host="127.0.0.1",
         port=port,
         log_level="warning",

@@ -15,8 +15,8 @@ from typing import Any
 import typer
 
 from datacomp_core.errors import DatacompError, DiskFullError
-from datacomp_core.foreign_code import blamed
-from datacomp_core.imports import library_error
+from datacomp_core.external_code import blamed
+from datacomp_core.import_errors import library_error
 from datacomp_core.redaction import install, redact
 from deployments.cli.terminal import JsonOutput
 
@@ -34,12 +34,12 @@ app = typer.Typer(
 @cache
 def register() -> None:
     """Register every command group; each has its own module."""
-    from deployments.cli import board, compare, explore, nodes, planning, run, search, server, submission, upkeep
+    from deployments.cli import board, compare, explore, maintenance, nodes, planning, run, search, server, submission
     from deployments.cli.stages import captions, cluster, convert, embed, evaluate, pool, reshard, subset, train
     from deployments.cli.stages import filter as filtering
 
     experiments = (run, planning, search, pool, captions, embed, cluster, filtering, subset, reshard, train, evaluate, convert)
-    for group in (*experiments, board, compare, explore, submission, upkeep, server, nodes):
+    for group in (*experiments, board, compare, explore, submission, maintenance, server, nodes):
         group.add_to(app)
 
 

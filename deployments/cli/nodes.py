@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from datacomp_core import waiting
+from datacomp_core import interruptible_wait
 from datacomp_core.errors import SpecError
 from datacomp_core.parallel import PR_SET_PDEATHSIG
 from datacomp_core.settings import settings
@@ -79,7 +79,7 @@ def _lead(command: list[str]) -> int:
         child.send_signal(early.pop())
     try:
         with present(store, layout):
-            status = waiting.ended(child)
+            status = interruptible_wait.ended(child)
     finally:
         child.terminate()
     return status if status >= 0 else 128 - status

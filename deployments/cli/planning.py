@@ -12,7 +12,7 @@ from deployments.cli import options, terminal
 from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of, tasks_of, tell_of_source
 
 if TYPE_CHECKING:
-    from datacomp_core.leaderboard.planning.estimate import Estimate, Total, Work
+    from datacomp_core.leaderboard.planning.estimate import PlanTotal, StepEstimate, StepWork
     from flows.parameters import SweepSpec
 
 Rates = Annotated[
@@ -70,7 +70,7 @@ def plan(
     require_budget(whole, budget)
 
 
-def reckoned(spec: SweepSpec, rates: Path | None = None) -> tuple[list[Estimate], Total]:
+def reckoned(spec: SweepSpec, rates: Path | None = None) -> tuple[list[StepEstimate], PlanTotal]:
     """Return the steps of a sweep with the cost of each, and the sum. SpecError for a wrong rate or a missing pool."""
     from datacomp_core.leaderboard.planning.estimate import estimate, total
     from datacomp_core.leaderboard.planning.rates import load
@@ -81,9 +81,9 @@ def reckoned(spec: SweepSpec, rates: Path | None = None) -> tuple[list[Estimate]
     return steps, total(steps, table)
 
 
-def _works(spec: SweepSpec) -> list[Work]:
+def _works(spec: SweepSpec) -> list[StepWork]:
     """Return the steps of the chain, each with its amount of work."""
-    from datacomp_core.leaderboard.planning.estimate import Work
+    from datacomp_core.leaderboard.planning.estimate import StepWork
     from flows.chain import experiments
     from flows.chain import plan as plan_chain
     from tasks.running import store
@@ -103,7 +103,7 @@ def _works(spec: SweepSpec) -> list[Work]:
     steps = plan_chain(walk, store())
     candidates = _candidates(spec, identities)
     return [
-        Work(
+        StepWork(
             kind=step.kind,
             what="reshard" if step.kind == "shards" and _subset(identity) is not None else step.kind,
             name=step.name,
@@ -133,7 +133,7 @@ def _candidates(spec: SweepSpec, identities: Sequence[tuple[Any, ...]]) -> int:
 def _num_samples(scale: str, identity: tuple[Any, ...], candidates: int, asked: dict[int, Any]) -> int:
     """Return the samples a training sees, the rows a recipe kept or (by the paper, or its stated share) will keep, else the
     whole pool."""
-    from datacomp_core.leaderboard.planning.share import share
+    from datacomp_core.leaderboard.planning.kept_fraction import share
     from datacomp_core.pool.tiny import TinyPoolSpec
 
     for item in identity:
@@ -163,10 +163,10 @@ def _subset(identity: tuple[Any, ...]) -> Any:
     return next((item for item in identity if getattr(item, "kind", "") == "subsets"), None)
 
 
-def _show(steps: Sequence[Estimate], whole: Total) -> None:
-    from datacomp_core.leaderboard.site.words import duration, volume
+def _show(steps: Sequence[StepEstimate], whole: PlanTotal) -> None:
+    from datacomp_core.leaderboard.site.number_format import duration, volume
 
-    def cells(step: Estimate) -> tuple[str, ...]:
+    def cells(step: StepEstimate) -> tuple[str, ...]:
         if step.built:
             return ("[cyan]built[/]", step.kind, step.name, "", "", "", "", step.why)
         gpu, why = f"{step.gpu_hours:,.1f}" if step.gpu_hours else "", f"{step.why}; {step.source}"

@@ -14,7 +14,7 @@ from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of, t
 from deployments.local_server import prefect_api
 
 if TYPE_CHECKING:
-    from datacomp_core.store import Planned, Store
+    from datacomp_core.store import PlannedStep, Store
     from flows.parameters import SweepSpec
 
 DEMO_RECIPES = ("no_filter", "random_30", "basic_tiny", "clip_score_tiny", "basic_and_clip_tiny")
@@ -91,7 +91,7 @@ def demo(seeds: int = typer.Option(1, "--seeds", min=1, help="Number of training
     raise typer.Exit(status)
 
 
-def planned(spec: SweepSpec) -> tuple[Store, list[Planned[Any]]]:
+def planned(spec: SweepSpec) -> tuple[Store, list[PlannedStep[Any]]]:
     """Return the store and every step of a sweep in it."""
     from flows.chain import experiments
     from flows.chain import plan as plan_chain

@@ -15,7 +15,7 @@ from deployments.local_server import prefect_api, prepare_environment
 
 if TYPE_CHECKING:
     from datacomp_core.leaderboard.search.study import Study
-    from flows.searching import SearchSpec
+    from flows.search_spec import SearchSpec
 
 MAX_ROWS = 10
 
@@ -56,7 +56,7 @@ def search(
     if file.startswith("searches/"):
         _show(file, json=json)
         return
-    from flows.searching import search_of
+    from flows.search_spec import search_of
 
     spec = search_of(Path(file), trials=trials, hours=hours, gpu_hours=gpu_hours, money=money)
     if plan:
@@ -139,7 +139,7 @@ def _show(address: str, *, json: bool) -> None:
 
 
 def _table(study: Study) -> None:
-    from datacomp_core.leaderboard.search.drawings import order, said
+    from datacomp_core.leaderboard.search.plots import order, said
 
     names = list(dict.fromkeys(name for trial in study.trials for name in trial.params))
     rows = [

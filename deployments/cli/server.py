@@ -18,7 +18,7 @@ LIMITS = {"gpu": 1, "cpu": 4}
 ALL = "all"
 
 
-class Pools(StrEnum):
+class PoolType(StrEnum):
     """The types of work pool."""
 
     process = "process"
@@ -33,7 +33,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def deploy(
-    on: Annotated[Pools, typer.Option("--on", help="Type of the work pools: process, docker or kubernetes.")] = Pools.process,
+    on: Annotated[
+        PoolType, typer.Option("--on", help="Type of the work pools: process, docker or kubernetes.")
+    ] = PoolType.process,
     scale: Annotated[
         list[str] | None,
         typer.Option("--scale", help="Scales to deploy; repeat for several, or all. Default: tiny, without a GPU pool."),

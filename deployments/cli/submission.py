@@ -18,7 +18,7 @@ from datacomp_core.store.folder import scratch
 from deployments.cli import options, terminal
 
 if TYPE_CHECKING:
-    from datacomp_core.leaderboard.rules import Check
+    from datacomp_core.leaderboard.rules import RuleCheck
 
 TOKEN = "DATACOMP_TOKEN"
 GIB = 1 << 30
@@ -78,7 +78,7 @@ def verify(bundle: Bundle, pool: Pool = None, downloaded: Downloaded = None, jso
 
     Example: datacomp verify mine.tar
     """
-    from datacomp_core.leaderboard.submission.apart import verify_apart
+    from datacomp_core.leaderboard.submission.isolated_check import verify_apart
 
     import_steps()
     with scratch() as folder:
@@ -171,13 +171,13 @@ def _answer(url: str, bundle: Path) -> tuple[int, dict[str, Any]]:
     return answer.status_code, _json(answer)
 
 
-def _check(found: Any) -> Check:
-    from datacomp_core.leaderboard.rules import Check
+def _check(found: Any) -> RuleCheck:
+    from datacomp_core.leaderboard.rules import RuleCheck
 
-    return Check.model_validate(found)
+    return RuleCheck.model_validate(found)
 
 
-def show_findings(findings: list[Check]) -> None:
+def show_findings(findings: list[RuleCheck]) -> None:
     marks = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[dim]?[/]"}
     terminal.table("Findings", ("", "rule", "finding"), [(marks[f.ok], f.rule, f.reason) for f in findings])
 
@@ -212,9 +212,9 @@ def serve(
 
     Example: datacomp leaderboard serve --folder board --tokens tokens.json --evalsets evalsets
     """
-    from datacomp_core.leaderboard.submission import tokens as token_file
-    from datacomp_core.leaderboard.submission.apart import Limits
-    from datacomp_core.leaderboard.submission.desk import Desk
+    from datacomp_core.leaderboard.submission import access_tokens as token_file
+    from datacomp_core.leaderboard.submission.inbox import SubmissionInbox
+    from datacomp_core.leaderboard.submission.isolated_check import CheckLimits
     from deployments.local_server import require_free
     from deployments.submission_server import evaluate_again, make_app
     from deployments.submission_server import serve as listen
@@ -223,15 +223,15 @@ def serve(
     require_free(port)
     import_steps()
     again = evaluate_again(evalsets, device=settings().device, workers=settings().num_workers) if evalsets else None
-    desk = Desk(
+    inbox = SubmissionInbox(
         folder,
         max_bytes=int(max_gib * GIB),
         pool=None if pool is None else Folder(pool),
         reevaluate=again,
-        limits=Limits(memory_bytes=int(memory_gib * GIB)),
+        limits=CheckLimits(memory_bytes=int(memory_gib * GIB)),
     )
     terminal.out.print(f"Board: [bold]http://{host}:{port}[/]   (Ctrl-C ends it)")
-    listen(make_app(desk, tokens), host, port)
+    listen(make_app(inbox, tokens), host, port)
 
 
 def token(
@@ -245,6 +245,6 @@ def token(
 
     Example: datacomp leaderboard token alice --tokens tokens.json
     """
-    from datacomp_core.leaderboard.submission import tokens as token_file
+    from datacomp_core.leaderboard.submission import access_tokens as token_file
 
     terminal.out.print(token_file.add(tokens, name, key=key.read_text("utf-8") if key else None), markup=False)

@@ -74,7 +74,7 @@ def print_json(value: Any) -> None:
     to.flush()
 
 
-class Steps:
+class StepDisplay:
     """Listens to the steps of this process. On a terminal each running step has a bar; in a pipe each event is a line."""
 
     def __init__(self, console: Console) -> None:
@@ -90,7 +90,7 @@ class Steps:
         self._tasks: dict[tuple[str, str], Any] = {}
         self._guard = threading.Lock()
 
-    def __enter__(self) -> Steps:
+    def __enter__(self) -> StepDisplay:
         if self._console.is_terminal:
             self._bars.start()
         return self
@@ -134,7 +134,7 @@ def shown_steps(*, quiet: bool = False) -> Generator[None]:
     """Show the steps that run in this block."""
     from tasks.events import LISTENERS
 
-    with Steps(notes if quiet else out) as steps:
+    with StepDisplay(notes if quiet else out) as steps:
         LISTENERS.append(steps)
         try:
             yield
@@ -145,10 +145,10 @@ def shown_steps(*, quiet: bool = False) -> Generator[None]:
 @contextmanager
 def shown_progress(what: str, *, quiet: bool = False) -> Generator[LogProgress]:
     """Show a bar (in a pipe: lines) for work outside a flow's steps."""
-    from tasks.events import StepEvent, ToldProgress, tell
+    from tasks.events import EventProgress, StepEvent, tell
 
     with shown_steps(quiet=quiet):
-        progress = ToldProgress(what, "")
+        progress = EventProgress(what, "")
         began = time.monotonic()
         yield progress
         tell(StepEvent(what, "", "built", progress.line().partition(": ")[2], 1.0, time.monotonic() - began))

@@ -23,10 +23,10 @@ from starlette.routing import Route
 from datacomp_core.errors import DatacompError, DataError, SpecError
 from datacomp_core.leaderboard.site import board_page
 from datacomp_core.redaction import redact
-from deployments.explore.view import Judge, Save, Search, Takedown, View
+from deployments.explore.explorer_api import ExplorerApi, FacetRequest, SaveRequest, SearchRequest, TakedownRequest
 
 A = TypeVar("A", bound=BaseModel)
-Find = Callable[[Request], View | str]
+Find = Callable[[Request], ExplorerApi | str]
 """The view of a request, or its preparation progress."""
 
 PAGE = Path(__file__).with_name("page")
@@ -50,7 +50,7 @@ MAX_JSON, MAX_PICTURE = 1 << 20, 32 << 20
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-def make_app(view: View) -> Starlette:
+def make_app(view: ExplorerApi) -> Starlette:
     """Return the application for one view, for this machine only."""
     return Starlette(routes=[*routes(lambda _: view)])
 
@@ -61,7 +61,7 @@ def routes(find: Find, *, only_loopback: bool = True) -> list[Route]:
 
 
 def _guarded(
-    answer: Callable[[View, Request], Awaitable[Response]], find: Find, only_loopback: bool
+    answer: Callable[[ExplorerApi, Request], Awaitable[Response]], find: Find, only_loopback: bool
 ) -> Callable[[Request], Awaitable[Response]]:
     async def handle(request: Request) -> Response:
         if only_loopback and urlsplit(f"//{request.headers.get('host', '')}").hostname not in LOOPBACK:
@@ -92,13 +92,13 @@ def _guarded(
 # Answers ---------------------------------------------------------------------------------------------------------------
 
 
-async def _front(_: View, request: Request) -> Response:
+async def _front(_: ExplorerApi, request: Request) -> Response:
     if not request.url.path.endswith("/"):
         return Response(status_code=307, headers={"Location": request.url.path.rpartition("/")[2] + "/"})
     return Response(_read("explore.html"), media_type="text/html; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
 
-async def _file(_: View, request: Request) -> Response:
+async def _file(_: ExplorerApi, request: Request) -> Response:
     name = request.path_params["name"]
     if name not in FILES:
         raise HTTPException(404, "This file does not exist.")
@@ -110,73 +110,73 @@ def _read(name: str) -> bytes:
     return (LOOK if name == "look.css" else PAGE / name).read_bytes()
 
 
-async def _about(view: View, _: Request) -> Response:
+async def _about(view: ExplorerApi, _: Request) -> Response:
     return await _told(view.about)
 
 
-async def _points(view: View, _: Request) -> Response:
+async def _points(view: ExplorerApi, _: Request) -> Response:
     return Response(await run_in_threadpool(view.points), media_type="application/octet-stream")
 
 
-async def _column(view: View, request: Request) -> Response:
+async def _column(view: ExplorerApi, request: Request) -> Response:
     found = await run_in_threadpool(view.column, request.path_params["name"])
     if found is None:
         raise HTTPException(404, "This column does not exist.")
     return Response(found, media_type="application/octet-stream")
 
 
-async def _search(view: View, request: Request) -> Response:
-    asked = await _body(request, Search)
+async def _search(view: ExplorerApi, request: Request) -> Response:
+    asked = await _body(request, SearchRequest)
     return await _told(view.search, asked)
 
 
-async def _search_picture(view: View, request: Request) -> Response:
+async def _search_picture(view: ExplorerApi, request: Request) -> Response:
     data = await _bytes(request, MAX_PICTURE)
     return await _told(view.search_picture, data, 60)
 
 
-async def _judge(view: View, request: Request) -> Response:
-    return await _told(view.judge, await _body(request, Judge))
+async def _judge(view: ExplorerApi, request: Request) -> Response:
+    return await _told(view.judge, await _body(request, FacetRequest))
 
 
-async def _count(view: View, request: Request) -> Response:
-    return await _told(view.count, (await _body(request, Judge)).wanted)
+async def _count(view: ExplorerApi, request: Request) -> Response:
+    return await _told(view.count, (await _body(request, FacetRequest)).wanted)
 
 
-async def _counted(view: View, request: Request) -> Response:
+async def _counted(view: ExplorerApi, request: Request) -> Response:
     return await _told(view.counted, request.path_params["key"])
 
 
-async def _recipe(view: View, request: Request) -> Response:
-    wanted = (await _body(request, Judge)).wanted
+async def _recipe(view: ExplorerApi, request: Request) -> Response:
+    wanted = (await _body(request, FacetRequest)).wanted
     tree, text = await run_in_threadpool(view.recipe, wanted)
     return JSONResponse({"filter": tree, "text": text})
 
 
-async def _save(view: View, request: Request) -> Response:
-    return await _told(view.save, await _body(request, Save))
+async def _save(view: ExplorerApi, request: Request) -> Response:
+    return await _told(view.save, await _body(request, SaveRequest))
 
 
-async def _takedown(view: View, request: Request) -> Response:
-    return await _told(view.takedown, await _body(request, Takedown))
+async def _takedown(view: ExplorerApi, request: Request) -> Response:
+    return await _told(view.takedown, await _body(request, TakedownRequest))
 
 
-async def _reasons(view: View, request: Request) -> Response:
+async def _reasons(view: ExplorerApi, request: Request) -> Response:
     return await _told(view.reasons, request.path_params["method"])
 
 
-async def _pair(view: View, request: Request) -> Response:
+async def _pair(view: ExplorerApi, request: Request) -> Response:
     return await _told(view.pair, request.path_params["row"])
 
 
-async def _cards(view: View, request: Request) -> Response:
+async def _cards(view: ExplorerApi, request: Request) -> Response:
     given = request.query_params.get("rows", "")
     if not all(row.isdecimal() for row in given.split(",") if row):
         raise HTTPException(400, "Rows are not a list of numbers: separate numbers with commas.")
     return await _told(view.cards, [int(row) for row in given.split(",") if row])
 
 
-async def _groups(view: View, request: Request) -> Response:
+async def _groups(view: ExplorerApi, request: Request) -> Response:
     try:
         at_least = float(request.query_params.get("at_least", "0.99"))
     except ValueError:
@@ -184,7 +184,7 @@ async def _groups(view: View, request: Request) -> Response:
     return await _told(view.groups, at_least)
 
 
-async def _picture(view: View, request: Request) -> Response:
+async def _picture(view: ExplorerApi, request: Request) -> Response:
     try:
         data = await run_in_threadpool(view.picture, request.path_params["row"], request.path_params["size"])
     except DataError as problem:  # an invalid image is not a fault of the page

@@ -16,7 +16,7 @@ HIDDEN = ("uid", "url", "text", "sha256", "part", "row")
 FIRST_WORDS = ("language", "host")
 
 
-class Words(NamedTuple):
+class WordColumn(NamedTuple):
     """A column of words: `codes` (n,) are indices into `values`, or MISSING. `has_other`: the last value stands for rarer
     ones."""
 
@@ -33,9 +33,9 @@ def number_columns(rows: pl.DataFrame) -> dict[str, npt.NDArray[np.float32]]:
     return {name: rows[name].cast(pl.Float32).fill_null(np.nan).to_numpy() for name in ordered}
 
 
-def word_columns(rows: pl.DataFrame) -> dict[str, Words]:
+def word_columns(rows: pl.DataFrame) -> dict[str, WordColumn]:
     """Return columns with few distinct words; for language and host the most frequent ones."""
-    found: dict[str, Words] = {}
+    found: dict[str, WordColumn] = {}
     for name in rows.columns:
         if name in HIDDEN or not (rows[name].dtype == pl.String or rows[name].dtype == pl.Boolean):
             continue
@@ -45,7 +45,7 @@ def word_columns(rows: pl.DataFrame) -> dict[str, Words]:
     return found
 
 
-def words_of(column: pl.Series, *, force: bool = False) -> Words | None:
+def words_of(column: pl.Series, *, force: bool = False) -> WordColumn | None:
     """The codes of a column, the most frequent word first; None if it has too many distinct ones."""
     counted = column.drop_nulls().value_counts(sort=True)
     if not counted.height or (counted.height > MAX_WORDS and not force):
@@ -58,7 +58,7 @@ def words_of(column: pl.Series, *, force: bool = False) -> Words | None:
     if has_other:
         codes[(codes == MISSING) & column.is_not_null().to_numpy()] = len(values)
         values = [*values, OTHER]
-    return Words(values, codes, has_other)
+    return WordColumn(values, codes, has_other)
 
 
 def histogram(values: npt.NDArray[np.float32]) -> dict[str, Any]:

@@ -18,14 +18,14 @@ import numpy.typing as npt
 import polars as pl
 
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.explore import whole
+from datacomp_core.explore import pool_index
 from datacomp_core.explore.clusters import NONE, cluster_names, cluster_words, clustered, num_clusters
-from datacomp_core.explore.duplicates import Pairs, groups, near_pairs
+from datacomp_core.explore.duplicates import SimilarPairs, groups, near_pairs
+from datacomp_core.explore.explore_source import ExploreSource
 from datacomp_core.explore.layout import Kind, layout
-from datacomp_core.explore.origin import Origin
 from datacomp_core.explore.pictures import Pictures
-from datacomp_core.explore.sample import Sample, draw, mapped
-from datacomp_core.explore.search import ExactIndex, Hits, exact_index
+from datacomp_core.explore.sample import PoolSample, draw, mapped
+from datacomp_core.explore.search import ExactIndex, Neighbors, exact_index
 from datacomp_core.pictures import pillow_image
 from datacomp_core.progress import NoProgress, Progress
 from datacomp_core.settings import settings
@@ -33,7 +33,7 @@ from datacomp_core.shards import LEDGER
 from datacomp_core.store.local import replacing
 from datacomp_core.subset_files import SubsetFile
 from datacomp_core.uid import locate, open_subset
-from deployments.explore.columns import Words, number_columns, word_columns, words_of
+from deployments.explore.columns import WordColumn, number_columns, word_columns, words_of
 
 NO_PROGRESS = NoProgress()
 Floats = npt.NDArray[np.floating[Any]]
@@ -46,8 +46,8 @@ class Explorer:
 
     def __init__(
         self,
-        origin: Origin,
-        sample: Sample,
+        origin: ExploreSource,
+        sample: PoolSample,
         home: Path,
         *,
         features: str = "",
@@ -67,7 +67,7 @@ class Explorer:
         self.cluster_names = cluster_names(self.cluster_words)
         self.times = [self._times(number) for number in range(len(origin.methods))]
         self.numbers = number_columns(sample.rows)
-        self.words: dict[str, Words] = {**word_columns(sample.rows), **self._download()}
+        self.words: dict[str, WordColumn] = {**word_columns(sample.rows), **self._download()}
 
     # Features and derived data -------------------------------------------------------------------------------------------
 
@@ -164,10 +164,10 @@ class Explorer:
             clip = self._clip
             return clip.encode_images(clip.pixels(picture)[None])[0].float().cpu().numpy()
 
-    def search(self, query: Floats, count: int, *, side: str = "img", among: npt.NDArray[np.bool_] | None = None) -> Hits:
+    def search(self, query: Floats, count: int, *, side: str = "img", among: npt.NDArray[np.bool_] | None = None) -> Neighbors:
         return self.index(side).search(query, count, among)
 
-    def neighbours(self, row: int, count: int, *, side: str = "img", among: npt.NDArray[np.bool_] | None = None) -> Hits:
+    def neighbours(self, row: int, count: int, *, side: str = "img", among: npt.NDArray[np.bool_] | None = None) -> Neighbors:
         """Return the nearest neighbours of a sample, without itself. SpecError if it has no features."""
         index = self.index(side)
         query = self.sample.vectors(f"{self.prefix}_{side}")[row].astype(np.float32)
@@ -175,22 +175,22 @@ class Explorer:
             raise SpecError("This pair has no features because its image never arrived.")
         found = index.search(query, count + 1, among)
         others = found.rows != row
-        return Hits(found.rows[others][:count], found.scores[others][:count])
+        return Neighbors(found.rows[others][:count], found.scores[others][:count])
 
     @cached_property
-    def whole_index(self) -> whole.WholeIndex | None:
+    def whole_index(self) -> pool_index.PoolIndex | None:
         """The index of the whole pool on disk, if `datacomp explore --index` built it."""
         folder = self.whole_folder
-        return whole.opened(folder) if whole.is_built(folder) else None
+        return pool_index.opened(folder) if pool_index.is_built(folder) else None
 
     @property
     def whole_folder(self) -> Path:
         return self.home.parent / f"whole-{self.prefix}"
 
     @cached_property
-    def near_pairs(self) -> Pairs:
+    def near_pairs(self) -> SimilarPairs:
         kept = self._kept("near", lambda: _table(near_pairs(self.vectors)))
-        return Pairs(kept["first"], kept["second"], kept["cosine"])
+        return SimilarPairs(kept["first"], kept["second"], kept["cosine"])
 
     def groups(self, at_least: float) -> list[npt.NDArray[np.int64]]:
         """Groups of near-duplicates in the sample, the largest first."""
@@ -227,7 +227,7 @@ class Explorer:
         rates = [np.bincount(self.clusters[inside & (times > 0)], minlength=count) / sizes for times in self.times]
         return np.round(np.array(rates).reshape(len(rates), count).T, 4).tolist()
 
-    def _download(self) -> dict[str, Words]:
+    def _download(self) -> dict[str, WordColumn]:
         """The download outcome of each row."""
         table = self.ledger
         if table is None:
@@ -258,7 +258,7 @@ class Explorer:
 
 
 def open_explorer(
-    origin: Origin, num_rows: int, home: Path, *, features: str = "", kind: Kind = "pca", progress: Progress = NO_PROGRESS
+    origin: ExploreSource, num_rows: int, home: Path, *, features: str = "", kind: Kind = "pca", progress: Progress = NO_PROGRESS
 ) -> Explorer:
     """Return the explorer of an origin; draw its sample if it does not exist. Samples of an earlier state of the pool are
     removed."""
@@ -281,7 +281,7 @@ def open_explorer(
         return Explorer(origin, sample, folder, features=features, kind=kind, progress=progress)
 
 
-def _prefix(sample: Sample, wanted: str) -> str:
+def _prefix(sample: PoolSample, wanted: str) -> str:
     known = list(dict.fromkeys(key.rpartition("_")[0] for key in sample.features))
     if wanted and wanted not in known:
         raise SpecError(f"The pool has no features {wanted!r}: it has {', '.join(known) or 'none'}.")
@@ -299,7 +299,7 @@ def _local(file: SubsetFile, local: Path) -> Path:
     return local / "subset.npy"
 
 
-def _table(pairs: Pairs) -> npt.NDArray[Any]:
+def _table(pairs: SimilarPairs) -> npt.NDArray[Any]:
     made = np.empty(len(pairs.first), [("first", np.int64), ("second", np.int64), ("cosine", np.float32)])
     made["first"], made["second"], made["cosine"] = pairs
     return made

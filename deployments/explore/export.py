@@ -21,7 +21,7 @@ from datacomp_core.explore.clusters import NONE
 from datacomp_core.progress import Progress
 from datacomp_core.store import Folder
 from deployments.explore.explorer import Explorer
-from deployments.explore.judging import Judging
+from deployments.explore.facet_counts import FacetCounts
 
 PICTURES = ("bytes", "references", "none")
 FORMS = ("parquet", "huggingface")
@@ -97,7 +97,7 @@ def _verdicts(explorer: Explorer) -> tuple[pl.DataFrame, list[str]]:
         "x": pl.Series(np.array(explorer.places[:, 0])).fill_nan(None),
         "y": pl.Series(np.array(explorer.places[:, 1])).fill_nan(None),
     }
-    judging, untold = Judging(explorer), list[str]()
+    judging, untold = FacetCounts(explorer), list[str]()
     for number, method in enumerate(explorer.origin.methods):
         name = re.sub(r"[^A-Za-z0-9_]+", "_", method.name).strip("_")
         name = name if f"kept_{name}" not in columns else f"{name}_{number}"

@@ -26,7 +26,7 @@ class _Facet(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Range(_Facet):
+class RangeFacet(_Facet):
     """A column of numbers: `at_least <= value < below`."""
 
     kind: Literal["range"]
@@ -35,7 +35,7 @@ class Range(_Facet):
     below: float | None = Field(default=None, allow_inf_nan=False)
 
 
-class Values(_Facet):
+class ValuesFacet(_Facet):
     """A column of words: the value is one of `values`, or none of them."""
 
     kind: Literal["values"]
@@ -44,7 +44,7 @@ class Values(_Facet):
     drop: bool = False
 
 
-class Clusters(_Facet):
+class ClusterFacet(_Facet):
     """Images in some clusters of the map, or in none of them."""
 
     kind: Literal["clusters"]
@@ -52,7 +52,7 @@ class Clusters(_Facet):
     drop: bool = False
 
 
-class OfMethod(_Facet):
+class MethodFacet(_Facet):
     """What a method kept, or dropped."""
 
     kind: Literal["method"]
@@ -60,24 +60,24 @@ class OfMethod(_Facet):
     drop: bool = False
 
 
-class Text(_Facet):
+class TextFacet(_Facet):
     """Captions that contain some letters, ignoring case. For viewing only."""
 
     kind: Literal["text"]
     contains: str = Field(min_length=1, max_length=500)
 
 
-Facet = Annotated[Range | Values | Clusters | OfMethod | Text, Field(discriminator="kind")]
+Facet = Annotated[RangeFacet | ValuesFacet | ClusterFacet | MethodFacet | TextFacet, Field(discriminator="kind")]
 
 
-class Wanted(_Facet):
+class FacetSelection(_Facet):
     """The user's choice: an initial filter (plain data), and facets, all of which must hold."""
 
     base: Tree | None = None
     facets: tuple[Facet, ...] = Field(default=(), max_length=MAX_FACETS)
 
 
-def range_filter(facet: Range) -> Tree:
+def range_filter(facet: RangeFacet) -> Tree:
     """Return the filter for a range of numbers. SpecError if no filter can express it."""
     parts: list[Tree] = []
     for bound, is_upper in ((facet.at_least, False), (facet.below, True)):
@@ -100,18 +100,18 @@ def _at_least(column: str, bound: float) -> Tree:
     return {"kind": "threshold", "score": column, "at_least": bound}
 
 
-def language_filter(facet: Values) -> Tree:
+def language_filter(facet: ValuesFacet) -> Tree:
     some: list[Tree] = [{"kind": "language", "language": value} for value in facet.values]
     return _or_not(some[0] if len(some) == 1 else {"kind": "any", "filters": some}, drop=facet.drop)
 
 
-def cluster_filter(facet: Clusters, centroids: Path, targets: Path, prefix: str) -> Tree:
+def cluster_filter(facet: ClusterFacet, centroids: Path, targets: Path, prefix: str) -> Tree:
     """Return the filter for images whose nearest centroid is one of the chosen; `targets` is the file of these."""
     asked = {"kind": "image_clusters", "centroids": str(centroids), "target": str(targets), "features": prefix}
     return _or_not(asked, drop=facet.drop)
 
 
-def method_filter(facet: OfMethod, subset: str) -> Tree:
+def method_filter(facet: MethodFacet, subset: str) -> Tree:
     return _or_not({"kind": "listed", "uids": subset}, drop=facet.drop)
 
 

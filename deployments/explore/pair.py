@@ -12,14 +12,14 @@ import polars as pl
 from datacomp_core.caption_sets import captions_of
 from datacomp_core.errors import DatacompError, SpecError
 from datacomp_core.explore.clusters import NONE
-from deployments.explore.judging import AUTOMATIC_ROWS, Judging
+from deployments.explore.facet_counts import AUTOMATIC_ROWS, FacetCounts
 
 LONGEST = 20_000
 MAX_CAPTIONS = 200
 DUPLICATE = 0.95
 
 
-def pair(judging: Judging, row: int) -> dict[str, Any]:
+def pair(judging: FacetCounts, row: int) -> dict[str, Any]:
     """See the module; plain values for JSON."""
     explorer = judging.explorer
     sample = explorer.sample
@@ -46,7 +46,7 @@ def pair(judging: Judging, row: int) -> dict[str, Any]:
     }
 
 
-def _method(judging: Judging, number: int, row: int) -> dict[str, Any]:
+def _method(judging: FacetCounts, number: int, row: int) -> dict[str, Any]:
     explorer = judging.explorer
     method, times = explorer.origin.methods[number], int(explorer.times[number][row])
     reason, note = "", ""
@@ -61,7 +61,7 @@ def _method(judging: Judging, number: int, row: int) -> dict[str, Any]:
     return {"name": method.name, "times": times, "reason": reason, "note": note}
 
 
-def _ledger(judging: Judging, uid: str) -> dict[str, Any] | None:
+def _ledger(judging: FacetCounts, uid: str) -> dict[str, Any] | None:
     table = judging.explorer.ledger
     if table is None:
         return None
@@ -69,7 +69,7 @@ def _ledger(judging: Judging, uid: str) -> dict[str, Any] | None:
     return {name: plain_value(value) for name, value in found.row(0, named=True).items()} if found.height else None
 
 
-def _captions(judging: Judging, part: str, place: int) -> list[dict[str, Any]]:
+def _captions(judging: FacetCounts, part: str, place: int) -> list[dict[str, Any]]:
     """The other captions that caption sets of this pool have for the row."""
     made: list[dict[str, Any]] = []
     for folder in judging.explorer.origin.captions:
@@ -78,7 +78,7 @@ def _captions(judging: Judging, part: str, place: int) -> list[dict[str, Any]]:
     return made[:MAX_CAPTIONS]
 
 
-def _duplicates(judging: Judging, row: int) -> list[dict[str, Any]]:
+def _duplicates(judging: FacetCounts, row: int) -> list[dict[str, Any]]:
     """Near-duplicates of the row in the sample, the nearest first."""
     pairs = judging.explorer.near_pairs
     first = (pairs.first == row) & (pairs.cosine >= DUPLICATE)
@@ -88,7 +88,7 @@ def _duplicates(judging: Judging, row: int) -> list[dict[str, Any]]:
     return [{"row": other, "score": round(cosine, 4)} for cosine, other in sorted(near, reverse=True)[:24]]
 
 
-def cards(judging: Judging, rows: list[int], scores: list[float] | None = None) -> list[dict[str, Any]]:
+def cards(judging: FacetCounts, rows: list[int], scores: list[float] | None = None) -> list[dict[str, Any]]:
     """Return what a grid of images shows for some rows."""
     explorer = judging.explorer
     columns = [name for name in ("uid", "text") if name in explorer.sample.rows.columns]

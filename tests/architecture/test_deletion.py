@@ -42,7 +42,7 @@ def test_nothing_else_removes_what_the_store_has() -> None:
 
 
 def test_only_clearing_and_takedowns_delete() -> None:
-    """`delete` is called by the command `gc` (through `garbage`), never by a step."""
+    """`delete` is called by the command `gc` (through `garbage_collection`), never by a step."""
     callers = {
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
@@ -50,8 +50,8 @@ def test_only_clearing_and_takedowns_delete() -> None:
         if "store.deletion import" in path.read_text()
     }
     assert callers <= {
-        "datacomp_core/leaderboard/garbage.py",
-        "datacomp_core/pool/set_aside.py",
+        "datacomp_core/leaderboard/garbage_collection.py",
+        "datacomp_core/pool/takedown_lost.py",
         "datacomp_core/pool/takedown.py",
         "datacomp_core/store/step.py",
     }

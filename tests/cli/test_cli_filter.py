@@ -232,10 +232,10 @@ def test_a_row_without_finite_features_is_dropped_with_a_reason(
 NOISY = """
 import os
 import polars as pl
-from datacomp_core.filters import Batch, register
+from datacomp_core.filters import BatchFilter, register
 
 @register("noisy")
-class Noisy(Batch):
+class Noisy(BatchFilter):
     \"\"\"Prints, as a library may.\"\"\"
 
     def columns(self):

@@ -1,4 +1,4 @@
-"""The desk over real HTTP, and the commands that pack, check and send: with tampered, partial, oversized and unknown senders."""
+"""The inbox over real HTTP, and the commands that pack, check and send: with tampered, partial, oversized and unknown senders."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from datacomp_core.leaderboard.submission import tokens
+from datacomp_core.leaderboard.submission import access_tokens
 from datacomp_core.leaderboard.submission.bundle import write_bundle
-from datacomp_core.leaderboard.submission.desk import Desk
+from datacomp_core.leaderboard.submission.inbox import SubmissionInbox
 from datacomp_core.settings import settings
 from datacomp_core.store import Store
 from deployments.cli.main import main
@@ -48,12 +48,12 @@ def bundle(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(folder: Path, **options: Any) -> Generator[tuple[str, str, Desk]]:
-    """A real server on a free port: its address, a good token, and its desk."""
+def serving(folder: Path, **options: Any) -> Generator[tuple[str, str, SubmissionInbox]]:
+    """A real server on a free port: its address, a good token, and its inbox."""
     folder.mkdir(parents=True, exist_ok=True)
-    token = tokens.add(folder / "tokens.json", "alice")
-    desk = Desk(folder / "desk", max_bytes=MAX_BYTES, **options)
-    server = uvicorn.Server(uvicorn.Config(make_app(desk, folder / "tokens.json"), port=0, log_level="error"))
+    token = access_tokens.add(folder / "tokens.json", "alice")
+    inbox = SubmissionInbox(folder / "desk", max_bytes=MAX_BYTES, **options)
+    server = uvicorn.Server(uvicorn.Config(make_app(inbox, folder / "tokens.json"), port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     for _ in range(400):
@@ -62,14 +62,14 @@ def serving(folder: Path, **options: Any) -> Generator[tuple[str, str, Desk]]:
         time.sleep(0.05)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield f"http://127.0.0.1:{port}", token, desk
+        yield f"http://127.0.0.1:{port}", token, inbox
     finally:
         server.should_exit = True
         thread.join(timeout=20)
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Desk]]:
+def inbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, SubmissionInbox]]:
     with serving(tmp_path_factory.mktemp("served")) as made:
         yield made
 
@@ -84,12 +84,12 @@ def ask(url: str, data: Any = None, token: str = "") -> tuple[int, Any]:
         return problem.code, problem.read()
 
 
-def kept(desk: Desk) -> set[str]:
-    return {path.name for path in (desk.folder / "submissions").iterdir()}
+def kept(inbox: SubmissionInbox) -> set[str]:
+    return {path.name for path in (inbox.folder / "submissions").iterdir()}
 
 
-def test_a_good_bundle_is_published_and_kept(desk: tuple[str, str, Desk], bundle: Path) -> None:
-    url, token, behind = desk
+def test_a_good_bundle_is_published_and_kept(inbox: tuple[str, str, SubmissionInbox], bundle: Path) -> None:
+    url, token, behind = inbox
     assert ask(url)[0] == 200, "an empty board has a page"
     status, body = ask(f"{url}/submissions", bundle.read_bytes(), token)
     told = json.loads(body)
@@ -107,8 +107,8 @@ def test_a_good_bundle_is_published_and_kept(desk: tuple[str, str, Desk], bundle
 
 
 @pytest.mark.parametrize("token", ["", "dc_wrong", "alice"])
-def test_who_has_no_token_is_turned_away(desk: tuple[str, str, Desk], bundle: Path, token: str) -> None:
-    url, _, behind = desk
+def test_who_has_no_token_is_turned_away(inbox: tuple[str, str, SubmissionInbox], bundle: Path, token: str) -> None:
+    url, _, behind = inbox
     before = kept(behind)
     status, body = ask(f"{url}/submissions", bundle.read_bytes(), token)
     assert status == 401
@@ -117,8 +117,8 @@ def test_who_has_no_token_is_turned_away(desk: tuple[str, str, Desk], bundle: Pa
     assert list((behind.folder / "incoming").iterdir()) == []
 
 
-def test_a_tampered_or_partial_bundle_is_refused_and_kept(desk: tuple[str, str, Desk], bundle: Path) -> None:
-    url, token, behind = desk
+def test_a_tampered_or_partial_bundle_is_refused_and_kept(inbox: tuple[str, str, SubmissionInbox], bundle: Path) -> None:
+    url, token, behind = inbox
     data = bundle.read_bytes()
     place = data.index(b"\x93NUMPY") + 130
     for bad in (data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :], data[: len(data) // 2]):
@@ -131,9 +131,9 @@ def test_a_tampered_or_partial_bundle_is_refused_and_kept(desk: tuple[str, str, 
     assert list((behind.folder / "incoming").iterdir()) == []
 
 
-def test_an_oversized_bundle_is_refused_however_it_comes(desk: tuple[str, str, Desk]) -> None:
+def test_an_oversized_bundle_is_refused_however_it_comes(inbox: tuple[str, str, SubmissionInbox]) -> None:
     """Announced, or as chunks without a length: it stops as soon as it is too much."""
-    url, token, behind = desk
+    url, token, behind = inbox
     before = kept(behind)
 
     def endless() -> Iterator[bytes]:
@@ -164,8 +164,8 @@ def test_a_board_that_evaluates_again_publishes_only_what_it_finds_too(store: St
         assert json.loads(ask(f"{url}/board/tiny")[1])["rows"] == []
 
 
-def test_what_is_not_there_is_a_404(desk: tuple[str, str, Desk]) -> None:
-    url = desk[0]
+def test_what_is_not_there_is_a_404(inbox: tuple[str, str, SubmissionInbox]) -> None:
+    url = inbox[0]
     for path in ("submissions/0000000000000000", "submissions/..%2F..%2Ftokens", "board/nowhere", "nowhere.html"):
         assert ask(f"{url}/{path}")[0] == 404
 
@@ -222,10 +222,10 @@ def test_signed_bundles_and_withdrawal(
         by = () if name == "unsigned" else ("--sign", str({"own": own, "other": other}[name]))
         assert run(monkeypatch, capfd, "bundle", address, "--out", str(out), *by)[0] == 0
     assert run(monkeypatch, capfd, "verify", str(sent["own"]))[0] == 0
-    with serving(tmp_path / "served") as (url, _, desk):
+    with serving(tmp_path / "served") as (url, _, inbox):
         file = tmp_path / "served" / "tokens.json"
-        alice = tokens.add(file, "alice", key=Path(f"{own}.pub").read_text())
-        bob = tokens.add(file, "bob")
+        alice = access_tokens.add(file, "alice", key=Path(f"{own}.pub").read_text())
+        bob = access_tokens.add(file, "bob")
         monkeypatch.setenv("DATACOMP_TOKEN", alice)
         for name in ("unsigned", "other"):
             status, told = run(monkeypatch, capfd, "submit", str(sent[name]), url)
@@ -233,7 +233,7 @@ def test_signed_bundles_and_withdrawal(
             assert [found["rule"] for found in told["findings"] if found["ok"] is False] == ["signature"]
         status, told = run(monkeypatch, capfd, "submit", str(sent["own"]), url)
         assert (status, told["status"]) == (0, "published")
-        assert [entry.submitted.signed for _, entry in desk.entries() if entry.submitted] == [True]
+        assert [entry.submitted.signed for _, entry in inbox.entries() if entry.submitted] == [True]
         made = told["id"]
         monkeypatch.setenv("DATACOMP_TOKEN", bob)
         assert run(monkeypatch, capfd, "withdraw", made, url)[1]["http"] == 403
@@ -245,6 +245,6 @@ def test_signed_bundles_and_withdrawal(
         assert (status, told["status"]) == (0, "withdrawn")
         assert json.loads(ask(f"{url}/board/tiny")[1])["rows"] == []
         assert run(monkeypatch, capfd, "withdraw", "0" * 16, url)[0] == 1
-        assert (desk.folder / "submissions" / made / "bundle.tar").read_bytes() == sent["own"].read_bytes()
-        told = [json.loads(line)["what"] for line in (desk.folder / "decisions.jsonl").read_text().splitlines()]
+        assert (inbox.folder / "submissions" / made / "bundle.tar").read_bytes() == sent["own"].read_bytes()
+        told = [json.loads(line)["what"] for line in (inbox.folder / "decisions.jsonl").read_text().splitlines()]
         assert told == ["rejected", "rejected", "published", "withdrawn"]

@@ -16,9 +16,9 @@ import pytest
 import uvicorn
 
 from datacomp_core.errors import DataError
-from datacomp_core.leaderboard.submission import tokens
-from datacomp_core.leaderboard.submission.desk import Desk, Submission
-from deployments.patient_http import BoundedProtocol
+from datacomp_core.leaderboard.submission import access_tokens
+from datacomp_core.leaderboard.submission.inbox import Submission, SubmissionInbox
+from deployments.http_timeouts import BoundedProtocol
 from deployments.submission_server import config, make_app
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -30,8 +30,8 @@ class _Hasty(BoundedProtocol):
     most_connections = 20
 
 
-class _Busy(Desk):
-    """A desk that is at work on a bundle until it is told to go on."""
+class _Busy(SubmissionInbox):
+    """An inbox that is at work on a bundle until it is told to go on."""
 
     go_on = threading.Event()
 
@@ -44,9 +44,9 @@ class _Busy(Desk):
 def served(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[int, str, Path]]:
     """Port, a good token and the file of tokens of a server that waits a second."""
     file = tmp_path / "tokens.json"
-    token = tokens.add(file, "alice")
-    desk = getattr(request, "param", Desk)(tmp_path / "desk", max_bytes=1_000_000, spare_bytes=0)
-    app = make_app(desk, file, idle_seconds=1, grace_seconds=3)
+    token = access_tokens.add(file, "alice")
+    inbox = getattr(request, "param", SubmissionInbox)(tmp_path / "desk", max_bytes=1_000_000, spare_bytes=0)
+    app = make_app(inbox, file, idle_seconds=1, grace_seconds=3)
     server = uvicorn.Server(config(app, "127.0.0.1", 0, http=_Hasty, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -171,12 +171,12 @@ def score(text: str) -> Artifact:
 
 def centroids() -> str:
     """A file that only the driver has."""
+    from datacomp_core.pool_source import PoolSource
     from datacomp_core.selection.kmeans import ClusterSpec, cluster
-    from datacomp_core.source import Source
 
     path = Path("/tmp/centroids.npy")
     if not path.exists():
-        of = Source(store().folder(pool()) / "metadata", features=(store().folder(embedded()) / "features",))
+        of = PoolSource(store().folder(pool()) / "metadata", features=(store().folder(embedded()) / "features",))
         np.save(path, cluster(ClusterSpec(num_clusters=6, features="tiny", rounds=5, captions="any"), of, workers=workers()))
     return str(path)
 
@@ -218,15 +218,15 @@ def selected(asked: Filter) -> Subset:
 
 
 def listed_and_distinct() -> Subset:
-    """A list before a survey: its verdict is remembered between the passes."""
+    """A list before a global filter: its verdict is remembered between the passes."""
     from pydantic import TypeAdapter
 
-    from datacomp_core.filters import All
+    from datacomp_core.filters import AllOf
     from datacomp_core.filters.base import WholeFilter
 
     both = {"kind": "all", "filters": [{"kind": "listed", "uids": listed()}, {"kind": "distinct", "by": "text"}]}
     asked = TypeAdapter(WholeFilter).validate_python(both)
-    assert isinstance(asked, All)
+    assert isinstance(asked, AllOf)
     return selected(asked)
 
 
@@ -234,16 +234,16 @@ def joined() -> Folder:
     """`datacomp filter --metadata --scores --out` with scores in an order of their own."""
     from datacomp_core.exchange import exchange
     from datacomp_core.filters import TopFraction
+    from datacomp_core.pool_source import PoolSource
     from datacomp_core.selection.aligned import aligned
     from datacomp_core.selection.select import SubsetSpec, select
-    from datacomp_core.source import Source
     from datacomp_core.store import scratch
 
     beside, out = store().root / "plain-scores", store().root / "plain-subset"
     rows = range(PARTS * ROWS)[::-1]
     with beside.writing("all.parquet") as path:
         pl.DataFrame({"uid": [uid(row) for row in rows], "own": [float(row * 37 % 101) for row in rows]}).write_parquet(path)
-    given = Source(store().folder(pool()) / "metadata", (beside,))
+    given = PoolSource(store().folder(pool()) / "metadata", (beside,))
     with scratch() as local, exchange(out) as shared:
         source, _ = aligned(given, local / "joins", shared.folder / "aligned")
         spec = SubsetSpec(recipe="own", filter=TopFraction(score="own", fraction=0.3))
@@ -361,12 +361,12 @@ def _plain(name: str, data: bytes) -> bytes:
 def small_is_enough() -> None:
     """Let workers do what is otherwise too little to start a process for."""
     from datacomp_core.evaluation import run
-    from datacomp_core.resharding import faces, mix, planning, reshard
-    from datacomp_core.selection import hands
+    from datacomp_core.resharding import faces, mix, plan_inputs, reshard
+    from datacomp_core.selection import worker_pool
 
-    hands.ROWS_FOR_PROCESSES = 0
-    hands.COSTLY_ROWS_FOR_A_PROCESS = hands.COSTLIEST_ROWS_FOR_A_PROCESS = 1
-    faces.PARTS_WORTH_A_PROCESS = planning.INDICES_WORTH_A_PROCESS = mix.INDICES_WORTH_A_PROCESS = 4
+    worker_pool.ROWS_FOR_PROCESSES = 0
+    worker_pool.COSTLY_ROWS_FOR_A_PROCESS = worker_pool.COSTLIEST_ROWS_FOR_A_PROCESS = 1
+    faces.PARTS_WORTH_A_PROCESS = plan_inputs.INDICES_WORTH_A_PROCESS = mix.INDICES_WORTH_A_PROCESS = 4
     reshard.SAMPLES_WORTH_A_PROCESS = 8
     run.BYTES_A_WORKER = 1
 

@@ -14,8 +14,8 @@ from datacomp_core import columns, score_tables
 from datacomp_core.checkpoints import unnested
 from datacomp_core.errors import DataError, in_short
 from datacomp_core.library_messages import OBJECTS, OTHER, plainly
+from datacomp_core.pool_source import HOW_TO_FILL, PoolSource
 from datacomp_core.selection.sorting import sort_subset
-from datacomp_core.source import HOW_TO_FILL, Source
 from datacomp_core.store import Folder
 
 
@@ -91,6 +91,6 @@ def test_a_column_of_nothing_is_told_with_what_fills_it(tmp_path: Path) -> None:
     table.write_parquet(tmp_path / "00000000.parquet")
     for name, told in (("text", "column that has the captions"), ("url", "Name the column that has it")):
         with pytest.raises(DataError, match=told) as refused:
-            Source(Folder(tmp_path)).check_filled(["00000000"], [name])
+            PoolSource(Folder(tmp_path)).check_filled(["00000000"], [name])
         assert "Embed" not in str(refused.value)
     assert "text" in HOW_TO_FILL

@@ -14,9 +14,9 @@ from datacomp_core.clip import Pixels
 from datacomp_core.embedding import decode
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation import datasets
-from datacomp_core.leaderboard.site import contact
+from datacomp_core.leaderboard.site import contact_sheets
 from datacomp_core.pool.decontaminate import perceptual_hash
-from datacomp_core.scores import of_images
+from datacomp_core.scores import image_scores
 
 HEADER = struct.pack("<7I", 124, 0x1007, 32, 32, 0, 0, 0) + b"\0" * 44 + struct.pack("<2I4s5I", 32, 4, b"ZZZZ", 0, 0, 0, 0, 0)
 DDS = b"DDS " + HEADER + b"\0" * 4116
@@ -32,9 +32,9 @@ def test_each_reader_of_pictures_names_or_counts_it() -> None:
     with pytest.raises(DataError, match="cannot be decoded .UnidentifiedImageError: not a picture of a known format .JPEG, PNG"):
         datasets._decoded({"jpg": DDS}, pixels, hashlib.sha256(), "first")
     assert decode._into([np.zeros((3, 8, 8), np.uint8)], {"jpg": DDS}, (pixels,)) == "corrupt_image"
-    assert of_images._image(DDS) is None
+    assert image_scores._image(DDS) is None
     assert perceptual_hash(DDS) is None
-    assert contact._thumbnail({"jpg": DDS}) == ("", "the picture cannot be read")
+    assert contact_sheets._thumbnail({"jpg": DDS}) == ("", "the picture cannot be read")
 
 
 def test_an_odd_fault_in_a_known_format_is_the_sample_s() -> None:
@@ -44,5 +44,5 @@ def test_an_odd_fault_in_a_known_format_is_the_sample_s() -> None:
     with pytest.raises(DataError, match="cannot be decoded .ValueError"):
         datasets._decoded({"jpg": ppm}, pixels, hashlib.sha256(), "first")
     assert decode._into([np.zeros((3, 8, 8), np.uint8)], {"jpg": ppm}, (pixels,)) == "corrupt_image"
-    assert of_images._image(ppm) is None
+    assert image_scores._image(ppm) is None
     assert perceptual_hash(ppm) is None

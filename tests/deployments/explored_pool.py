@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from datacomp_core.explore.origin import Origin
+from datacomp_core.explore.explore_source import ExploreSource
 from datacomp_core.shards import ShardWriter, write_index
 from datacomp_core.store import Folder
 from datacomp_core.uid import pack, subset_bytes, uid_of
+from deployments.explore.explore_sources import of_folders
 from deployments.explore.explorer import Explorer, open_explorer
-from deployments.explore.origins import of_folders
 
 ROWS, SIZE, LOST = 300, 12, 20
 COLOURS = ((220, 40, 40), (40, 160, 60), (40, 70, 220))
@@ -93,7 +93,7 @@ def with_clip(folder: Path) -> Path:
     return folder
 
 
-def origin_of(folder: Path) -> Origin:
+def origin_of(folder: Path) -> ExploreSource:
     """With the CLIP of its features, if it has one."""
     from datacomp_core.clip_sources import FileModel
 

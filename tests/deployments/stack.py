@@ -199,7 +199,7 @@ def _postgres(home: Path, folder: Path) -> Generator[tuple[str, Service]]:
 
 @contextmanager
 def prefect(folder: Path, environment: dict[str, str], port: int) -> Generator[Service]:
-    command = ["-m", "deployments.served", "--host", "127.0.0.1", "--port", str(port)]
+    command = ["-m", "deployments.prefect_server", "--host", "127.0.0.1", "--port", str(port)]
     own = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_UI_STATIC_DIRECTORY": str(folder / "prefect" / "ui")}
     server = Service(
         lambda: spawn(command, folder / "prefect.log", environment | own),

@@ -11,7 +11,7 @@ import pytest
 from datacomp_core.scales import SCALES
 from deployments.apply import WAITS, apply_all, deployment, start_schedules
 from deployments.automations import lost_runs
-from deployments.catalog import ROWS, Row
+from deployments.catalog import ROWS, DeploymentRow
 from deployments.work_pools import POOLS
 
 
@@ -26,7 +26,7 @@ def on_the_server() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_row_is_complete(row: Row) -> None:
+def test_a_row_is_complete(row: DeploymentRow) -> None:
     module, _, name = row.entrypoint.rpartition(".")
     assert getattr(importlib.import_module(module), name) is row.flow
     if row.parameters:
@@ -35,7 +35,7 @@ def test_a_row_is_complete(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_run_of_any_worker_beats_thrice_before_it_counts_as_lost(row: Row) -> None:
+def test_a_run_of_any_worker_beats_thrice_before_it_counts_as_lost(row: DeploymentRow) -> None:
     environment = deployment(row).job_variables["env"]
     every = float(environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
     assert lost_runs().trigger.within.total_seconds() >= 3 * every  # pyright: ignore[reportAttributeAccessIssue]

@@ -51,7 +51,7 @@ def test_sql_ascii_is_refused(server: str) -> None:
 @pytest.mark.slow
 def test_sql_ascii_is_refused_by_the_server_at_its_start(server: str, tmp_path: Path) -> None:
     own = {"PREFECT_API_DATABASE_CONNECTION_URL": url(server, "ascii"), "PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "deployments.served", "--port", "4299"]
+    command = [sys.executable, "-m", "deployments.prefect_server", "--port", "4299"]
     ended = subprocess.run(command, env=os.environ | own, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 1
     [line] = [line for line in ended.stderr.splitlines() if line.startswith("error:")]

@@ -22,8 +22,8 @@ from datacomp_core.recipes.load import load_recipe
 from datacomp_core.selection.select import select
 from datacomp_core.store import Folder
 from deployments.explore.app import make_app
+from deployments.explore.explorer_api import ExplorerApi
 from deployments.explore.export import write_export
-from deployments.explore.view import View
 
 ASKED = {"X-Datacomp": "explore"}
 
@@ -34,12 +34,12 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def view(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> View:
-    return View(explorer_of(pool, tmp_path_factory.mktemp("home")), tmp_path_factory.mktemp("out"))
+def view(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> ExplorerApi:
+    return ExplorerApi(explorer_of(pool, tmp_path_factory.mktemp("home")), tmp_path_factory.mktemp("out"))
 
 
 @pytest.fixture(scope="module")
-def client(view: View) -> TestClient:
+def client(view: ExplorerApi) -> TestClient:
     return TestClient(make_app(view), base_url="http://127.0.0.1:4280", headers=ASKED)
 
 
@@ -93,7 +93,9 @@ def test_explore_facets_keep_what_polars_keeps(
     assert told["margin"] == 0
 
 
-def test_explore_saves_a_recipe_that_keeps_what_was_counted(client: TestClient, view: View, pool: Path, tmp_path: Path) -> None:
+def test_explore_saves_a_recipe_that_keeps_what_was_counted(
+    client: TestClient, view: ExplorerApi, pool: Path, tmp_path: Path
+) -> None:
     wanted = {
         "base": {"kind": "top_fraction", "score": "l14", "fraction": 0.5},
         "facets": [
@@ -134,7 +136,7 @@ def test_explore_tells_what_flips(client: TestClient, pool: Path) -> None:
 
 
 def test_explore_estimates_the_pool_from_a_smaller_sample(pool: Path, tmp_path: Path) -> None:
-    small = View(explorer_of(pool, tmp_path / "home", 120), tmp_path)
+    small = ExplorerApi(explorer_of(pool, tmp_path / "home", 120), tmp_path)
     told = small.judge(_judge([{"kind": "range", "column": "nsfw", "below": 0.45}]))
     assert 80 < told["rows"] < 160
     assert abs(told["estimate"] - 150) <= 2 * told["margin"]
@@ -144,12 +146,12 @@ def test_explore_estimates_the_pool_from_a_smaller_sample(pool: Path, tmp_path: 
 
 
 def _judge(facets: list[dict[str, Any]]) -> Any:
-    from deployments.explore.view import Judge
+    from deployments.explore.explorer_api import FacetRequest
 
-    return Judge.model_validate({"wanted": {"facets": facets}})
+    return FacetRequest.model_validate({"wanted": {"facets": facets}})
 
 
-def test_explore_searches_and_knows_pairs(client: TestClient, view: View, pool: Path) -> None:
+def test_explore_searches_and_knows_pairs(client: TestClient, view: ExplorerApi, pool: Path) -> None:
     found = client.post("/api/search", json={"row": 7, "count": 40}).json()["cards"]
     vectors = view.explorer.sample.vectors("l14_img").astype(np.float64)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -173,7 +175,7 @@ def test_explore_searches_and_knows_pairs(client: TestClient, view: View, pool: 
     assert len(rows_of(pool)) == ROWS
 
 
-def test_explore_pictures_are_decoded_and_written_again(client: TestClient, view: View) -> None:
+def test_explore_pictures_are_decoded_and_written_again(client: TestClient, view: ExplorerApi) -> None:
     answer = client.get("/api/picture/128/0")
     assert answer.headers["content-type"] == "image/webp"
     assert answer.content[:4] == b"RIFF"
@@ -188,7 +190,7 @@ def test_explore_pictures_are_decoded_and_written_again(client: TestClient, view
     assert told["on_map"] == ROWS - LOST
 
 
-def test_explore_notes_takedown_requests_once(client: TestClient, view: View, pool: Path) -> None:
+def test_explore_notes_takedown_requests_once(client: TestClient, view: ExplorerApi, pool: Path) -> None:
     assert client.post("/api/takedown", json={"rows": [4, 2, 4]}).json()["added"] == 2
     told = client.post("/api/takedown", json={"rows": [2, 5]}).json()
     assert (told["added"], told["all"]) == (1, 3)
@@ -225,7 +227,7 @@ def test_explore_refuses_other_sites_and_odd_questions(client: TestClient) -> No
 
 
 @pytest.mark.parametrize("pictures", ["bytes", "references", "none"])
-def test_explore_exports_all_that_is_known(view: View, pool: Path, tmp_path: Path, pictures: str) -> None:
+def test_explore_exports_all_that_is_known(view: ExplorerApi, pool: Path, tmp_path: Path, pictures: str) -> None:
     made = write_export(
         view.explorer, str(tmp_path / "all.parquet"), only="", pictures=pictures, form="parquet", progress=NoProgress()
     )
@@ -248,7 +250,7 @@ def test_explore_exports_all_that_is_known(view: View, pool: Path, tmp_path: Pat
         assert table["image"][-1] is None
 
 
-def test_explore_exports_a_data_set_folder(view: View, tmp_path: Path) -> None:
+def test_explore_exports_a_data_set_folder(view: ExplorerApi, tmp_path: Path) -> None:
     out = str(tmp_path / "set")
     write_export(view.explorer, out, only="kept", pictures="bytes", form="huggingface", progress=NoProgress())
     [file] = (tmp_path / "set" / "data").iterdir()

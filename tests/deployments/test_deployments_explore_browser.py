@@ -26,7 +26,7 @@ from datacomp_core.selection.select import select
 from datacomp_core.store import Folder
 from deployments.explore.app import make_app
 from deployments.explore.explorer import open_explorer
-from deployments.explore.view import View
+from deployments.explore.explorer_api import ExplorerApi
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 NO_SOFTWARE_GL = ("--disable-software-rasterizer", "--disable-3d-apis")
@@ -45,10 +45,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, View]]:
+def served(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ExplorerApi]]:
     import uvicorn
 
-    view = View(open_explorer(origin_of(pool), 100_000, tmp_path_factory.mktemp("home")), tmp_path_factory.mktemp("out"))
+    view = ExplorerApi(open_explorer(origin_of(pool), 100_000, tmp_path_factory.mktemp("home")), tmp_path_factory.mktemp("out"))
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(make_app(view), host="127.0.0.1", port=port, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -61,7 +61,7 @@ def served(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 
 
 @pytest.fixture
-def page(served: tuple[str, View], tmp_path: Path) -> Iterator[Page]:
+def page(served: tuple[str, ExplorerApi], tmp_path: Path) -> Iterator[Page]:
     assert BROWSER is not None
     with chromium(BROWSER, tmp_path / "browser", NO_SOFTWARE_GL) as opened:
         opened.width(1440)
@@ -83,7 +83,7 @@ def press(page: Page, key: str, **more: Any) -> None:
     page.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code, **more)
 
 
-def test_explore_page_search_finds_what_numpy_finds(page: Page, served: tuple[str, View], pool: Path) -> None:
+def test_explore_page_search_finds_what_numpy_finds(page: Page, served: tuple[str, ExplorerApi], pool: Path) -> None:
     model = clip.load("datacomp-tiny", pool / "clip.pt", "cpu")
     query = model.encode_texts(["a red square"])[0].numpy().astype(np.float64)
     stored = np.concatenate([np.load(file)["tiny_img"] for file in sorted((pool / "metadata").glob("*.npz"))]).astype(np.float64)
@@ -103,7 +103,9 @@ def test_explore_page_search_finds_what_numpy_finds(page: Page, served: tuple[st
     )
 
 
-def test_explore_page_counts_what_the_filter_counts(page: Page, served: tuple[str, View], pool: Path, tmp_path: Path) -> None:
+def test_explore_page_counts_what_the_filter_counts(
+    page: Page, served: tuple[str, ExplorerApi], pool: Path, tmp_path: Path
+) -> None:
     field = "[aria-label='CLIP score, l14, at least, exactly']"
     page.write(field, "0.25")
     page.until("document.getElementById('exact')?.dataset.kept < 300", "the exact count")
@@ -149,7 +151,7 @@ def test_explore_page_is_used_by_keys_alone(page: Page) -> None:
     assert page.nameless() == []
 
 
-def test_explore_page_fits_a_phone_and_the_dark(page: Page, served: tuple[str, View]) -> None:
+def test_explore_page_fits_a_phone_and_the_dark(page: Page, served: tuple[str, ExplorerApi]) -> None:
     light = page.do("getComputedStyle(document.body).backgroundColor")
     page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     page.width(360, 740)

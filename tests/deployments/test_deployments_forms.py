@@ -8,26 +8,26 @@ import pytest
 from prefect.utilities.schema_tools.validation import validate
 from pydantic import ValidationError
 
-from datacomp_core.filters import All
+from datacomp_core.filters import AllOf
 from datacomp_core.registry import RECIPES
-from deployments.catalog import ROWS, Row
+from deployments.catalog import ROWS, DeploymentRow
 from deployments.forms import form, recipes_of
 from flows.parameters import ExperimentSpec, SweepSpec
 
 WITH_FORM = [row for row in ROWS if row.parameters]
 
 
-def errors(row: Row, spec: dict[str, Any]) -> list[str]:
+def errors(row: DeploymentRow, spec: dict[str, Any]) -> list[str]:
     schema = form(row.flow, row.scale).model_dump(exclude_unset=True)
     return [error.message for error in validate({"spec": spec}, schema)]
 
 
-def row_of(name: str) -> Row:
+def row_of(name: str) -> DeploymentRow:
     return next(row for row in ROWS if row.deployment == name)
 
 
 @pytest.mark.parametrize("row", WITH_FORM, ids=lambda row: row.deployment)
-def test_what_a_form_starts_from_is_valid(row: Row) -> None:
+def test_what_a_form_starts_from_is_valid(row: DeploymentRow) -> None:
     assert errors(row, row.parameters["spec"]) == []
 
 
@@ -53,7 +53,7 @@ def test_a_nested_filter_in_yaml_is_the_filter_that_was_written() -> None:
     )
     subset = ExperimentSpec(recipe=text).subset()
     assert subset.recipe == "mine"
-    assert isinstance(subset.filter, All)
+    assert isinstance(subset.filter, AllOf)
     assert [part.model_dump() for part in subset.filter.filters] == [
         {"kind": "words", "at_least": 4},
         {"kind": "characters", "at_least": 9},

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelling, Pending, Running
 
 from deployments import lost_runs
-from deployments.lost_runs import BEAT, TAG, Watch
+from deployments.lost_runs import BEAT, TAG, LostRunWatcher
 
 EVERY, LOST_AFTER = 6.0, 8.0  # the server of the tests writes events down after some seconds
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -69,7 +69,7 @@ def test_silent_runs_are_marked_and_those_with_a_sign_of_life_are_not(client: Sy
     at_a_terminal = client.create_flow_run(waiting, state=Running()).id  # beats, and is of no deployment
     foreign = client.create_flow_run(waiting, state=Running()).id  # a flow that sends no heartbeats
     beat(client, at_a_terminal)
-    watch = Watch(client, EVERY, LOST_AFTER)
+    watch = LostRunWatcher(client, EVERY, LOST_AFTER)
     first = watch.look()
     until = time.monotonic() + 120
     found: list[str] = []

@@ -22,7 +22,7 @@ from datacomp_core.artifacts import Checkpoint
 from datacomp_core.store import Store
 from datacomp_core.training.spec import TrainSpec
 from datacomp_core.training.train import train
-from tasks.elsewhere import key, packed
+from tasks.remote import key, packed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SPEC = TrainSpec(recipe=recipe(train_num_samples=96))

@@ -94,7 +94,7 @@ def test_every_link_of_a_run_leads_somewhere_from_another_machine(tmp_path: Path
     }
     own |= {"PREFECT_UI_STATIC_DIRECTORY": str(tmp_path / "ui"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     page = f"http://{ADDRESS}:{PORT}"
-    command = ["-m", "deployments.served", "--host", "0.0.0.0", "--port", str(PORT)]
+    command = ["-m", "deployments.prefect_server", "--host", "0.0.0.0", "--port", str(PORT)]
     server = spawn(command, tmp_path / "server.log", own, before=within(SERVER))
     try:
         wait_for(lambda: read(f"{page}/api/health"), PATIENCE, "the server")

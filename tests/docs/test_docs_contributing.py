@@ -25,7 +25,7 @@ from datacomp_core.registry import FILTERS, RECIPES, SCORES
 from datacomp_core.recipes.load import load_recipe
 from datacomp_core.scores.compute import computed
 from datacomp_core.selection.select import SubsetSpec, scores_of, select
-from datacomp_core.source import Source
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.store import Folder
 
 metadata, out = Folder("metadata"), Folder("out")
@@ -34,7 +34,7 @@ assert not hasattr(load_recipe("not_shouting").filter, "code"), "what lies in th
 found = {}
 for text in ("not_shouting:capitals_at_most=0.4", "balanced:fraction=0.5", "top_count:score=unusual,count=3"):
     wanted = load_recipe(text)
-    source = computed(scores_of(wanted.filter), Source(metadata), Folder("scores"))
+    source = computed(scores_of(wanted.filter), PoolSource(metadata), Folder("scores"))
     told = select(wanted, metadata, source.scores, out=out)
     found[text.partition(":")[0]] = [int(low) for _, low in np.load("out/subset.npy").tolist()]
 schema = json.dumps(SubsetSpec.model_json_schema())
@@ -111,11 +111,11 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     baselines = core / "recipes" / "baselines.py"
     put(baselines, "\nScore = Literal", "from datacomp_core.filters.shouting import Shouting\n")
     put(baselines, "PAPER = ", recipe + "\n\n")
-    put(baselines, '    Row("no_filter", no_filter', row)
+    put(baselines, '    RecipeRow("no_filter", no_filter', row)
     put(core / "scales.py", '        Scale(name="debug"', scale)
     put(core / "evaluation" / "catalog.py", '    Task("cars"', task)
     catalog = root / "deployments" / "catalog.py"
-    catalog.write_text(catalog.read_text().replace("MORE: tuple[Row, ...] = ()\n", deployment))
+    catalog.write_text(catalog.read_text().replace("MORE: tuple[DeploymentRow, ...] = ()\n", deployment))
     return root
 
 

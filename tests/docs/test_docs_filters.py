@@ -14,12 +14,12 @@ import pytest
 from pydantic import TypeAdapter
 
 from datacomp_core.filters import WholeFilter
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.recipes.base import Recipe
 from datacomp_core.recipes.load import load_recipe
 from datacomp_core.scores import KINDS
 from datacomp_core.scores.compute import computed
 from datacomp_core.selection.select import scores_of, select
-from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
 PAGE = (Path(__file__).parents[2] / "docs" / "filters_tutorial.md").read_text()
@@ -81,7 +81,7 @@ def test_the_score(metadata: Folder, tmp_path: Path) -> None:
     score = _module("unusual", _blocks("python")[1], tmp_path).Unusual
     assert score is KINDS["unusual"]
     recipe = Recipe.model_validate({"name": "t", "filter": {"kind": "top_count", "score": "unusual", "count": 3}})
-    source = computed(scores_of(recipe.filter), Source(metadata), Folder(tmp_path / "scores"))
+    source = computed(scores_of(recipe.filter), PoolSource(metadata), Folder(tmp_path / "scores"))
     told = select(recipe, metadata, source.scores, out=Folder(tmp_path), write="subset")
     rows = np.concatenate([np.load(metadata.path / f"{part:08d}.npz")["l14_img"] for part in range(2)])
     distance = np.linalg.norm(rows - rows.mean(0), axis=1)

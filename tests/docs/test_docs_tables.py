@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from datacomp_core.evaluation.catalog import SUITES
-from datacomp_core.filters.base import Batch, Ranked, Rule, Survey
+from datacomp_core.filters.base import BatchFilter, GlobalFilter, RankFilter, RowFilter
 from datacomp_core.kinds import first_line
 from datacomp_core.registry import FILTERS, PROTOCOLS, RECIPES, SCORES
 
@@ -21,10 +21,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 TABLE = re.compile(r"<!-- table: (\w+) -->\n(.*?)<!-- end of table -->", re.DOTALL)
 HOW = "The table of {} is stale: write it anew with `python tests/docs/test_docs_tables.py`."
 SORTS: tuple[tuple[type, str], ...] = (
-    (Rule, "each row"),
-    (Batch, "many rows"),
-    (Ranked, "ranking"),
-    (Survey, "all rows together"),
+    (RowFilter, "each row"),
+    (BatchFilter, "many rows"),
+    (RankFilter, "ranking"),
+    (GlobalFilter, "all rows together"),
 )
 """How a filter judges, which is what it costs (filters/base.py)."""
 

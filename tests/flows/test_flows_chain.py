@@ -150,14 +150,14 @@ def test_through_prefect_every_step_is_a_task_run_with_its_summary(
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-    from flows.calls import Submitted, options
+    from flows.calls import SubmittedCalls, options
 
     monkeypatch.setenv("DATACOMP_STORE", undisturbed.root.url)
     settings.cache_clear()
 
     @flow(name="small", **options("small"))
     def small() -> list[BoardEntry]:
-        calls = Submitted()
+        calls = SubmittedCalls()
         return calls.results(small_chain(calls.call))
 
     state = small(return_state=True)

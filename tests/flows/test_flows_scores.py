@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datacomp_core.filters import All, SoftCap, TopFraction
+from datacomp_core.filters import AllOf, SoftCap, TopFraction
 from datacomp_core.store import Store
 from flows.chain import STAGES, plan
 from flows.parameters import ExperimentSpec
@@ -29,7 +29,7 @@ def test_only_what_a_recipe_reads_is_planned(tmp_path: Path) -> None:
 
 def test_a_filter_of_ones_own_goes_through_the_form(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path))
-    own = SoftCap(filter=All(filters=(TopFraction(score="tiny"),)), weights={"tiny": 1.0, "metaclip": 0.2}, num_samples=100)
+    own = SoftCap(filter=AllOf(filters=(TopFraction(score="tiny"),)), weights={"tiny": 1.0, "metaclip": 0.2}, num_samples=100)
     spec = ExperimentSpec.model_validate({"recipe": "mine", "filter": own.model_dump(mode="json")})
     assert spec.curation().subset.filter == own
     assert hash(spec.curation().subset.filter) == hash(own)

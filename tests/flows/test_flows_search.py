@@ -16,19 +16,19 @@ from pydantic import ValidationError
 
 from datacomp_core.artifacts import BoardEntry
 from datacomp_core.errors import DataError, SpecError, StoreError
-from datacomp_core.leaderboard import hits
+from datacomp_core.leaderboard import per_image_scores
 from datacomp_core.leaderboard.entry import read
-from datacomp_core.leaderboard.hits import Hits
+from datacomp_core.leaderboard.per_image_scores import PerImageScores
 from datacomp_core.leaderboard.search.budget import Budget, Spent, affordable
 from datacomp_core.leaderboard.search.journal import Journal
 from datacomp_core.leaderboard.search.page import render
 from datacomp_core.leaderboard.search.space import Space
 from datacomp_core.leaderboard.search.study import searches, study_of
-from datacomp_core.leaderboard.search.worth import Run, half_of, judge, scores
+from datacomp_core.leaderboard.search.trial_value import ScoredEntry, half_of, judge, scores
 from datacomp_core.store import Store
 from flows.parameters import ExperimentSpec
 from flows.search_loop import Measured, SearchLoop
-from flows.searching import SearchSpec, search_of
+from flows.search_spec import SearchSpec, search_of
 
 SPACE = {"kind": "top_fraction", "score": "tiny", "fraction": {"low": 0.1, "high": 0.9}}
 
@@ -202,7 +202,7 @@ def test_what_is_left_of_a_budget_is_reckoned_in_trials() -> None:
 
 def test_halves_are_disjoint_and_whole_and_keep_every_class() -> None:
     random = np.random.default_rng(0)
-    every = Hits(np.arange(101.0), random.integers(0, 7, 101), "mean")
+    every = PerImageScores(np.arange(101.0), random.integers(0, 7, 101), "mean")
     sides = [half_of(every, "a", half) for half in ("search", "held_out")]
     assert sorted([*sides[0].values, *sides[1].values]) == list(range(101))
     for stratum in range(7):
@@ -217,7 +217,7 @@ def test_the_verdict_is_over_images_that_the_search_did_not_see(store: Store) ->
     entries = [
         world.run(store, f"r{k}", world.results(center, k, 0.0), seed=k) for k, center in enumerate((0.3, 0.31, 0.2, 0.21))
     ]
-    runs = [Run.of(read(store, one), hits.read(store.folder(one))) for one in entries]
+    runs = [ScoredEntry.of(read(store, one), per_image_scores.read(store.folder(one))) for one in entries]
     made = judge(4, "it", 9, ([0.5], [0.1]), runs[:2], runs[2:])
     held = [scores(run, "held_out") for run in runs]
     seen = [scores(run, "search") for run in runs]

@@ -6,9 +6,9 @@ from typing import Any
 
 from datacomp_core.artifacts import EvalReport, ShardSet
 from datacomp_core.leaderboard.board import Board
-from datacomp_core.leaderboard.rows import Column, Row, Score
+from datacomp_core.leaderboard.rows import BoardColumn, BoardRow, BoardScore
 from datacomp_core.leaderboard.site.board_page import environment
-from tasks import board, drift, pictures, reporting
+from tasks import board, filter_figures, reevaluation, reporting
 
 MADE: dict[str, Any] = {
     "kind": "run",
@@ -23,14 +23,14 @@ MADE: dict[str, Any] = {
 
 def test_the_leaderboard_has_the_figures_of_the_page() -> None:
     columns = [
-        Column(key="average", title="Average", level="average"),
-        Column(key="g", title="VTAB", level="group"),
-        Column(key="t", title="Digits", level="task"),
+        BoardColumn(key="average", title="Average", level="average"),
+        BoardColumn(key="g", title="VTAB", level="group"),
+        BoardColumn(key="t", title="Digits", level="task"),
     ]
-    scores = {"average": Score(mean=0.12345, std=0.004, values=[0.1, 0.2]), "t": Score(mean=0.5)}
+    scores = {"average": BoardScore(mean=0.12345, std=0.004, values=[0.1, 0.2]), "t": BoardScore(mean=0.5)}
     rows = [
-        Row(key="a", method="mine", size=1234, pool=4000, scores=scores, **MADE),
-        Row(key="b", method="theirs", size=None, scores={"average": Score(mean=0.1)}, **MADE),
+        BoardRow(key="a", method="mine", size=1234, pool=4000, scores=scores, **MADE),
+        BoardRow(key="b", method="theirs", size=None, scores={"average": BoardScore(mean=0.1)}, **MADE),
     ]
     mine, theirs = board.rows_of(Board.model_construct(scale="tiny", suite="tiny", columns=columns, rows=rows))
     shown = environment().from_string('{% from "parts.html" import score with context %}{{ score(cell) }}')
@@ -50,7 +50,7 @@ def test_a_filter_says_what_share_each_reason_dropped() -> None:
         "steps": [{"title": "words", "asked": 4000, "kept": 2500}, {"title": "language", "asked": 0, "kept": 0}],
         "dropped": {"words": 1500, "lost": 1500},
     }
-    table = [(row["what"], row["rows"], row["kept"], row["share"]) for row in pictures.steps_of(told)]
+    table = [(row["what"], row["rows"], row["kept"], row["share"]) for row in filter_figures.steps_of(told)]
     assert table == [
         ("asked: words", "4,000", "2,500", "62.5\u202f%"),
         ("asked: language", "0", "0", "–"),
@@ -74,5 +74,5 @@ def test_the_summary_of_a_step_has_averages_in_percent_and_a_download_its_shares
 
 
 def test_an_alarm_shows_a_drift_that_one_digit_would_hide() -> None:
-    row = drift.table_row(drift.Moved("checkpoints/x", "a", 0.5, 0.5002))
+    row = reevaluation.table_row(reevaluation.ScoreChange("checkpoints/x", "a", 0.5, 0.5002))
     assert (row["before"], row["now"], row["by (points)"]) == ("50.0000\u202f%", "50.0200\u202f%", "+0.0200")

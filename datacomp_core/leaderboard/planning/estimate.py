@@ -24,7 +24,7 @@ HOUR = 3600.0
 
 
 @dataclass(frozen=True)
-class Work:
+class StepWork:
     """One step of a plan. `what` is its row in the table of rates: its kind, or `reshard` for shards cut from others."""
 
     kind: str
@@ -38,7 +38,7 @@ class Work:
     address: str | None = None
 
 
-class Estimate(BaseModel):
+class StepEstimate(BaseModel):
     """What one step will take; all zero for one that is built."""
 
     model_config = ConfigDict(frozen=True)
@@ -56,7 +56,7 @@ class Estimate(BaseModel):
     source: str = Field(description="Where the figures are from.")
 
 
-class Total(BaseModel):
+class PlanTotal(BaseModel):
     """The sum over the steps that are to be built."""
 
     model_config = ConfigDict(frozen=True)
@@ -69,7 +69,7 @@ class Total(BaseModel):
     currency: str
 
 
-def estimate(works: Iterable[Work], rates: Rates, store: Store) -> list[Estimate]:
+def estimate(works: Iterable[StepWork], rates: Rates, store: Store) -> list[StepEstimate]:
     """An estimate for each step, in order."""
     records: dict[str, list[Record]] = {}
 
@@ -81,12 +81,12 @@ def estimate(works: Iterable[Work], rates: Rates, store: Store) -> list[Estimate
     return [_estimate(work, rates, of_kind) for work in works]
 
 
-def total(steps: Sequence[Estimate], rates: Rates) -> Total:
+def total(steps: Sequence[StepEstimate], rates: Rates) -> PlanTotal:
     fields = ("hours", "gpu_hours", "core_hours", "disk_bytes", "traffic_bytes", "money")
-    return Total(currency=rates.currency, **{name: float(sum(getattr(step, name) for step in steps)) for name in fields})
+    return PlanTotal(currency=rates.currency, **{name: float(sum(getattr(step, name) for step in steps)) for name in fields})
 
 
-def require_budget(whole: Total, budget: float | None) -> None:
+def require_budget(whole: PlanTotal, budget: float | None) -> None:
     """SpecError if a plan costs more than its budget."""
     if budget is not None and whole.money > budget:
         raise SpecError(
@@ -101,7 +101,7 @@ TINY_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Need:
+class StepCost:
     """What one step takes: seconds of GPUs and of cores in all, bytes written and moved, and wall seconds."""
 
     gpu: float = 0.0
@@ -112,10 +112,10 @@ class Need:
     source: str = ""
 
 
-def _estimate(work: Work, rates: Rates, records: Callable[[str], list[Record]]) -> Estimate:
+def _estimate(work: StepWork, rates: Rates, records: Callable[[str], list[Record]]) -> StepEstimate:
     alike = [] if work.is_built else [r for r in records(work.kind) if _is_alike(work, r)][-LATEST:]
     if work.is_built:
-        need = Need()
+        need = StepCost()
     elif alike:
         need = _recorded(work, alike, rates)
     elif work.scale == "tiny":
@@ -125,7 +125,7 @@ def _estimate(work: Work, rates: Rates, records: Callable[[str], list[Record]]) 
     prices = rates.prices
     money = (need.gpu * prices.gpu_hour + need.core * prices.cpu_core_hour) / HOUR
     money += (need.disk * prices.gb_month + need.traffic * prices.gb_traffic) / GB
-    return Estimate(
+    return StepEstimate(
         kind=work.kind,
         name=work.name,
         built=work.is_built,
@@ -141,23 +141,23 @@ def _estimate(work: Work, rates: Rates, records: Callable[[str], list[Record]]) 
     )
 
 
-def _recorded(work: Work, alike: Sequence[Record], rates: Rates) -> Need:
+def _recorded(work: StepWork, alike: Sequence[Record], rates: Rates) -> StepCost:
     """By the store's own records: the hours are those that the machines took which made them."""
     number = 1 if work.kind in PER_STEP else work.num_samples
     gpu, core, disk, seconds = (number * median(column) for column in zip(*map(_per_sample, alike), strict=True))
     source = f"{len(alike)} record{'s' if len(alike) > 1 else ''} of this store"
-    return Need(gpu, core, disk, _traffic(work, rates), seconds, source)
+    return StepCost(gpu, core, disk, _traffic(work, rates), seconds, source)
 
 
-def _tiny(work: Work, rates: Rates) -> Need:
+def _tiny(work: StepWork, rates: Rates) -> StepCost:
     """What was measured on the embedded pool, by the number of samples where that decides."""
     known = rates.tiny.get(work.what, TinyRates(seconds=0, bytes=0))
     share = work.num_samples / rates.tiny_pairs if work.what in BY_SAMPLES else 1.0
     seconds = max(share * known.seconds, min(known.seconds, TINY_SECONDS))
-    return Need(core=2 * seconds, disk=share * known.bytes, seconds=seconds, source="measured on two CPU cores")
+    return StepCost(core=2 * seconds, disk=share * known.bytes, seconds=seconds, source="measured on two CPU cores")
 
 
-def _documented(work: Work, rates: Rates) -> Need:
+def _documented(work: StepWork, rates: Rates) -> StepCost:
     """By the table, on its machine: GPUs, cores and network (one way in, one way out) work at once, so the slowest decides."""
     known, machine = rates.steps.get(work.what) or StepRates(source="no figure"), rates.machine
     gpu, core = known.gpu_seconds_per_step, known.core_seconds_per_step
@@ -170,17 +170,17 @@ def _documented(work: Work, rates: Rates) -> Need:
     disk = known.bytes_per_sample * work.num_samples + known.bytes_per_step
     traffic = _traffic(work, rates)
     seconds = max(gpu / machine.gpus, core / machine.cpu_cores, 8 * max(traffic, disk) / (machine.gbit_per_second * 1e9))
-    return Need(gpu, core, disk, traffic, seconds, known.source)
+    return StepCost(gpu, core, disk, traffic, seconds, known.source)
 
 
-def _traffic(work: Work, rates: Rates) -> float:
+def _traffic(work: StepWork, rates: Rates) -> float:
     known = rates.steps.get(work.what)
     if known is None or work.scale == "tiny":
         return 0.0
     return known.traffic_per_sample * work.num_samples + known.traffic_per_step
 
 
-def _is_alike(work: Work, record: Record) -> bool:
+def _is_alike(work: StepWork, record: Record) -> bool:
     if record.address.split("/")[1] != work.scale or not _num_samples(record):
         return False
     if work.kind == "shards":

@@ -13,13 +13,13 @@ from datacomp_core.errors import DataError, SpecError
 TABLE = Path(__file__).with_name("rates.yaml")
 
 
-class Row(BaseModel):
+class RateModel(BaseModel):
     """A base that refuses unknown fields, so that a slip in the file is told."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Prices(Row):
+class Prices(RateModel):
     """In the table's currency."""
 
     gpu_hour: float = Field(ge=0)
@@ -28,7 +28,7 @@ class Prices(Row):
     gb_traffic: float = Field(ge=0)
 
 
-class Machine(Row):
+class MachineRates(RateModel):
     """What works on it at once: it turns GPU-hours, core-hours and bytes into hours."""
 
     gpus: int = Field(ge=1)
@@ -36,7 +36,7 @@ class Machine(Row):
     gbit_per_second: float = Field(gt=0)
 
 
-class StepRates(Row):
+class StepRates(RateModel):
     """Documented figures of one kind of step; what is None is not needed for it."""
 
     source: str
@@ -51,19 +51,19 @@ class StepRates(Row):
     core_seconds_per_step: float = 0
 
 
-class TinyRates(Row):
+class TinyRates(RateModel):
     """What one kind of step takes at `tiny`, on two CPU cores."""
 
     seconds: float = Field(ge=0)
     bytes: float = Field(ge=0)
 
 
-class Rates(Row):
+class Rates(RateModel):
     """The whole table."""
 
     currency: str
     prices: Prices
-    machine: Machine
+    machine: MachineRates
     steps: dict[str, StepRates]
     macs: dict[str, float]
     tiny: dict[str, TinyRates]

@@ -17,27 +17,27 @@ State = Literal["complete", "pruned", "failed"]
 BASELINE, FINAL = "baseline.json", "final.json"
 
 
-class Record(BaseModel):
+class JournalModel(BaseModel):
     """A base that reads what a later version may have added."""
 
     model_config = ConfigDict(frozen=True)
 
 
-class Asked(Record):
+class Proposal(JournalModel):
     """One proposal: the values of the free parameters, numbers or labels of options."""
 
     number: int
     params: dict[str, float | int | str]
 
 
-class Batch(Record):
+class TrialBatch(JournalModel):
     """Trials that run at the same time, and how long they took."""
 
-    trials: list[Asked]
+    trials: list[Proposal]
     seconds: float | None = Field(default=None, description="None while it runs, or if it was killed.")
 
 
-class Trial(Record):
+class Trial(JournalModel):
     """What became of a proposal. `values` are what it was worth on each rung, on the search's half of the test images."""
 
     number: int
@@ -53,7 +53,7 @@ class Trial(Record):
     size: int | None = Field(default=None, description="Pairs that it trained on, repeats counted.")
 
 
-class Runs(Record):
+class SeedRuns(JournalModel):
     """A filter with several seeds: the entries, and what each was worth on the search's half."""
 
     name: str
@@ -61,12 +61,12 @@ class Runs(Record):
     values: list[float]
 
 
-class Final(Record):
+class FinalRuns(JournalModel):
     """The winner and what it is held against, with fresh seeds."""
 
     winner: int
-    ours: Runs
-    theirs: Runs
+    ours: SeedRuns
+    theirs: SeedRuns
 
 
 class Journal:
@@ -79,10 +79,10 @@ class Journal:
         """What is asked now: of an earlier request it differs by its budget alone."""
         self.folder.write_json("request.json", request)
 
-    def batches(self) -> list[Batch]:
-        return [self._read(Batch, f"asked/{name}") for name in sorted((self.folder / "asked").files(".json"))]
+    def batches(self) -> list[TrialBatch]:
+        return [self._read(TrialBatch, f"asked/{name}") for name in sorted((self.folder / "asked").files(".json"))]
 
-    def note_batch(self, number: int, batch: Batch) -> None:
+    def note_batch(self, number: int, batch: TrialBatch) -> None:
         self._write(f"asked/{number:05d}.json", batch)
 
     def trials(self) -> list[Trial]:
@@ -92,18 +92,18 @@ class Journal:
     def note_trial(self, trial: Trial) -> None:
         self._write(f"trials/{trial.number:05d}.json", trial)
 
-    def baseline(self) -> Runs | None:
-        return self._read(Runs, BASELINE) if self.folder.exists(BASELINE) else None
+    def baseline(self) -> SeedRuns | None:
+        return self._read(SeedRuns, BASELINE) if self.folder.exists(BASELINE) else None
 
-    def note_baseline(self, runs: Runs) -> None:
+    def note_baseline(self, runs: SeedRuns) -> None:
         self._write(BASELINE, runs)
 
-    def final(self, winner: int) -> Final | None:
+    def final(self, winner: int) -> FinalRuns | None:
         """The final runs of this winner; another one's, of a smaller budget, do not count."""
-        found = self._read(Final, FINAL) if self.folder.exists(FINAL) else None
+        found = self._read(FinalRuns, FINAL) if self.folder.exists(FINAL) else None
         return found if found is not None and found.winner == winner else None
 
-    def note_final(self, final: Final) -> None:
+    def note_final(self, final: FinalRuns) -> None:
         self._write(FINAL, final)
 
     def _write(self, name: str, value: BaseModel) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from datacomp_core.leaderboard.search import drawings
+from datacomp_core.leaderboard.search import plots
 from datacomp_core.leaderboard.search.study import Study, study_of
 from datacomp_core.leaderboard.site.board_page import environment, put
 from datacomp_core.store import Store
@@ -24,10 +24,10 @@ def render(study: Study) -> str:
     rows: list[dict[str, Any]] = [
         {
             "trial": trial,
-            "values": drawings.said(trial.params, names),
+            "values": plots.said(trial.params, names),
             "links": [(f"experiment-{study.rows[entry]}.html", entry) for entry in trial.entries if entry in study.rows],
         }
-        for trial in drawings.order(study.trials)
+        for trial in plots.order(study.trials)
     ]
     drawn = len(study.complete) > 0
     return (
@@ -43,8 +43,8 @@ def render(study: Study) -> str:
             rows=rows,
             names=names,
             asked=json.dumps(study.filter, indent=1),
-            best=drawings.best_so_far(study) if drawn else "",
-            parallel=drawings.parallel(study) if len(study.complete) > 1 else "",
+            best=plots.best_so_far(study) if drawn else "",
+            parallel=plots.parallel(study) if len(study.complete) > 1 else "",
         )
     )
 

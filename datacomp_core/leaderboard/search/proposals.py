@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from datacomp_core.leaderboard.search.journal import Asked, Trial
-from datacomp_core.leaderboard.search.space import Choice, Free, Space
+from datacomp_core.leaderboard.search.journal import Proposal, Trial
+from datacomp_core.leaderboard.search.space import ChoiceParameter, Free, Space
 
 if TYPE_CHECKING:
     import optuna
@@ -24,7 +24,7 @@ RANDOM_FIRST = 8
 BEFORE_PRUNING = 4
 
 
-class Open:
+class RunningProposal:
     """A proposal that runs: what it asks for, and whether it is worth going on with."""
 
     def __init__(self, number: int, params: dict[str, Any], tree: Any, trial: optuna.Trial) -> None:
@@ -36,13 +36,13 @@ class Open:
         return self._trial.should_prune()
 
     @property
-    def asked(self) -> Asked:
-        return Asked(number=self.number, params=self.params)
+    def asked(self) -> Proposal:
+        return Proposal(number=self.number, params=self.params)
 
 
 def propose(
-    space: Space, over: Sequence[Trial], asked: Sequence[Asked], number: int, *, sampler: Sampler, pruning: Pruning, seed: int
-) -> list[Open]:
+    space: Space, over: Sequence[Trial], asked: Sequence[Proposal], number: int, *, sampler: Sampler, pruning: Pruning, seed: int
+) -> list[RunningProposal]:
     """`number` new trials, or those of `asked` again if there are any."""
     import optuna
 
@@ -58,14 +58,14 @@ def propose(
         return [_asked(space, study, first + place) for place in range(len(asked) or number)]
 
 
-def _asked(space: Space, study: optuna.Study, number: int) -> Open:
+def _asked(space: Space, study: optuna.Study, number: int) -> RunningProposal:
     trial = study.ask()
     tree = space.filled(lambda name, free: _suggested(trial, name, free))
-    return Open(number, dict(trial.params), tree, trial)
+    return RunningProposal(number, dict(trial.params), tree, trial)
 
 
 def _suggested(trial: optuna.Trial, name: str, free: Free) -> Any:
-    if isinstance(free, Choice):
+    if isinstance(free, ChoiceParameter):
         return trial.suggest_categorical(name, free.labels)
     if free.is_whole:
         return trial.suggest_int(name, int(free.low), int(free.high), step=int(free.step or 1), log=free.log)
@@ -77,7 +77,7 @@ def distribution(free: Free) -> optuna.distributions.BaseDistribution:
     """As `_suggested` makes it."""
     from optuna import distributions
 
-    if isinstance(free, Choice):
+    if isinstance(free, ChoiceParameter):
         return distributions.CategoricalDistribution(free.labels)
     if free.is_whole:
         return distributions.IntDistribution(int(free.low), int(free.high), log=free.log, step=int(free.step or 1))

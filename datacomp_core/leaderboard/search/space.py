@@ -21,7 +21,7 @@ MAX_FREE = 100
 Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Range(BaseModel):
+class RangeParameter(BaseModel):
     """Numbers from `low` to `high`, both included."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,7 +32,7 @@ class Range(BaseModel):
     name: str = Field(default="", max_length=60)
 
     @model_validator(mode="after")
-    def _is_one(self) -> Range:
+    def _is_one(self) -> RangeParameter:
         if not self.low < self.high:
             raise SpecError(f"A range goes up: low is {self.low} and high {self.high}.")
         if self.log and (self.low <= 0 or self.step is not None):
@@ -46,7 +46,7 @@ class Range(BaseModel):
         return isinstance(self.low, int) and isinstance(self.high, int) and (self.step is None or isinstance(self.step, int))
 
 
-class Choice(BaseModel):
+class ChoiceParameter(BaseModel):
     """One of several values, which may be filters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,13 +63,13 @@ class Choice(BaseModel):
         return self.choose[self.labels.index(label)]
 
 
-Free = Range | Choice
+Free = RangeParameter | ChoiceParameter
 FREE: TypeAdapter[Free] = TypeAdapter(Free)
 Take = Callable[[str, Free], Any]
 """Gives the value of a free parameter by its name: a number, or the label of an option."""
 
 
-class Place:
+class FreeParameter:
     """A free parameter somewhere in a filter. `nested`: it stands inside an option of a choice, and may not be asked about."""
 
     def __init__(self, path: tuple[str, ...], free: Free, *, nested: bool) -> None:
@@ -110,7 +110,7 @@ def is_free(value: Any) -> bool:
 
 
 def _free(value: Any, path: tuple[str, ...]) -> Free:
-    model: Any = Choice if "choose" in value else Range
+    model: Any = ChoiceParameter if "choose" in value else RangeParameter
     try:
         return model.model_validate(value)
     except ValidationError as problem:
@@ -118,11 +118,11 @@ def _free(value: Any, path: tuple[str, ...]) -> Free:
         raise SpecError(f"The free parameter at {'.'.join(path) or 'the top'}: {where}: {why} (given: {given!r}).") from problem
 
 
-def _places(tree: Any, path: tuple[str, ...], *, nested: bool) -> Iterator[Place]:
+def _places(tree: Any, path: tuple[str, ...], *, nested: bool) -> Iterator[FreeParameter]:
     if is_free(tree):
         free = _free(tree, path)
-        yield Place(path, free, nested=nested)
-        if isinstance(free, Choice):
+        yield FreeParameter(path, free, nested=nested)
+        if isinstance(free, ChoiceParameter):
             for place, option in enumerate(free.choose):
                 yield from _places(option, (*path, f"#{place}"), nested=True)
     elif isinstance(tree, Mapping):
@@ -133,7 +133,7 @@ def _places(tree: Any, path: tuple[str, ...], *, nested: bool) -> Iterator[Place
             yield from _places(value, (*path, str(place)), nested=nested)
 
 
-def _names(places: list[Place]) -> dict[tuple[str, ...], str]:
+def _names(places: list[FreeParameter]) -> dict[tuple[str, ...], str]:
     """The name that a person gave, else the field's, with its place in the filter where several would be called the same."""
     short = [place.free.name or _field(place.path) for place in places]
     counts = Counter(name for name, place in zip(short, places, strict=True) if not place.free.name)
@@ -151,7 +151,7 @@ def _field(path: tuple[str, ...]) -> str:
 def _filled(tree: Any, path: tuple[str, ...], names: Mapping[tuple[str, ...], str], take: Take) -> Any:
     if is_free(tree):
         free, value = _free(tree, path), take(names[path], _free(tree, path))
-        if isinstance(free, Range):
+        if isinstance(free, RangeParameter):
             return value
         place = free.labels.index(value)
         return _filled(free.choose[place], (*path, f"#{place}"), names, take)

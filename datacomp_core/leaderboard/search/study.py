@@ -10,16 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.artifacts import BoardEntry
 from datacomp_core.errors import SpecError
-from datacomp_core.leaderboard import hits
+from datacomp_core.leaderboard import per_image_scores
 from datacomp_core.leaderboard.entry import Entry, read
 from datacomp_core.leaderboard.planning.rates import load
 from datacomp_core.leaderboard.provenance import data_of
 from datacomp_core.leaderboard.search.budget import Budget, Spent, affordable, spent
-from datacomp_core.leaderboard.search.journal import Final, Journal, Runs, Trial
+from datacomp_core.leaderboard.search.journal import FinalRuns, Journal, SeedRuns, Trial
 from datacomp_core.leaderboard.search.proposals import importance
 from datacomp_core.leaderboard.search.space import Space
-from datacomp_core.leaderboard.search.worth import Judgement, Run, judge
-from datacomp_core.leaderboard.stats import Spread, pooled_spread
+from datacomp_core.leaderboard.search.trial_value import ScoredEntry, SearchVerdict, judge
+from datacomp_core.leaderboard.stats import SeedVariance, pooled_spread
 from datacomp_core.store import Store
 
 SEARCHES = "searches"
@@ -35,10 +35,10 @@ class Study(BaseModel):
     filter: Any = Field(description="With its ranges and choices.")
     against: str
     trials: list[Trial]
-    baseline: Runs | None
-    final: Final | None
+    baseline: SeedRuns | None
+    final: FinalRuns | None
     best: int | None = Field(description="The number of the trial that the search ranks first.")
-    judgement: Judgement | None = Field(description="None until the final runs are over.")
+    judgement: SearchVerdict | None = Field(description="None until the final runs are over.")
     importance: dict[str, float]
     noise: float | None = Field(description="Deviation of a run between seeds, where several were run.")
     spent: Spent
@@ -64,10 +64,10 @@ def entry_at(store: Store, address: str) -> Entry:
     return read(store, store.artifact(BoardEntry, record))
 
 
-def run_at(store: Store, address: str) -> Run:
+def run_at(store: Store, address: str) -> ScoredEntry:
     """An entry with its hits."""
     folder = data_of(store, address)
-    return Run.of(entry_at(store, address), {} if folder is None else hits.read(folder))
+    return ScoredEntry.of(entry_at(store, address), {} if folder is None else per_image_scores.read(folder))
 
 
 def next_batch(store: Store, journal: Journal, request: dict[str, Any]) -> tuple[int, str]:
@@ -139,7 +139,7 @@ def study_of(store: Store, address: str) -> Study:
     )
 
 
-def _spread(trials: Sequence[Trial], baseline: Runs | None, final: Final | None, seeds: int) -> Spread | None:
+def _spread(trials: Sequence[Trial], baseline: SeedRuns | None, final: FinalRuns | None, seeds: int) -> SeedVariance | None:
     """The noise between seeds, from all that was run with several."""
     several = [trial.values[-seeds:] for trial in trials if trial.state == "complete"]
     several += [baseline.values] if baseline is not None else []

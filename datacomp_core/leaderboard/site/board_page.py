@@ -12,8 +12,8 @@ from datacomp_core.leaderboard import findings
 from datacomp_core.leaderboard.board import entries, images_in, make_board
 from datacomp_core.leaderboard.entry import Entry
 from datacomp_core.leaderboard.own_tasks import own_in
-from datacomp_core.leaderboard.rows import Board, Row
-from datacomp_core.leaderboard.site import figures, gather, words
+from datacomp_core.leaderboard.rows import Board, BoardRow
+from datacomp_core.leaderboard.site import figures, number_format, page_data
 from datacomp_core.leaderboard.site.theme import NUM_SERIES
 from datacomp_core.store import Folder, Store
 
@@ -54,8 +54,8 @@ def page(store: Store, scale: str, out_dir: Path | None = None, *, found: dict[s
     names = {row.key: f"{scale}/experiment-{row.key}.html" for row in board.runs()}
     subpages = {key: name for key, name in names.items() if out_dir is not None and (out_dir / name).exists()}
     colors = _colors(board)
-    losses = [curve for curve in gather.curves(store, board, found) if curve.steps]
-    chosen = gather.selections(store, board, found)
+    losses = [curve for curve in page_data.curves(store, board, found) if curve.steps]
+    chosen = page_data.selections(store, board, found)
     return (
         environment()
         .get_template("page.html")
@@ -80,7 +80,7 @@ def page(store: Store, scale: str, out_dir: Path | None = None, *, found: dict[s
                 for number, made in enumerate(chosen)
                 if made.histogram is not None
             },
-            download=gather.download(store, found),
+            download=page_data.download(store, found),
             provenance=_provenance(board, found),
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
@@ -99,15 +99,15 @@ def _colors(board: Board) -> dict[str, int]:
     return colors
 
 
-def _named(losses: list[gather.Curve], board: Board, colors: dict[str, int]) -> tuple[list[gather.Curve], dict[str, int]]:
+def _named(losses: list[page_data.Curve], board: Board, colors: dict[str, int]) -> tuple[list[page_data.Curve], dict[str, int]]:
     """Curves and colours by the method's name in place of its key."""
     several = len(board.tracks()) > 1
     names = {row.key: f"{row.method} ({row.track})" if several and row.track == "byod" else row.method for row in board.runs()}
-    renamed = [gather.Curve(names[c.method], c.seed, c.steps, c.losses) for c in losses]
+    renamed = [page_data.Curve(names[c.method], c.seed, c.steps, c.losses) for c in losses]
     return renamed, {names[key]: color for key, color in colors.items()}
 
 
-def _provenance(board: Board, found: dict[str, Entry]) -> list[tuple[Row, list[tuple[str, Entry]]]]:
+def _provenance(board: Board, found: dict[str, Entry]) -> list[tuple[BoardRow, list[tuple[str, Entry]]]]:
     return [(row, [(address, found[address]) for address in row.entries]) for row in board.rows if row.kind == "run"]
 
 
@@ -126,9 +126,9 @@ def environment() -> Environment:
         "percent": findings.percent,
         "points": findings.points,
         "span": findings.span,
-        "duration": words.duration,
-        "amount": words.amount,
-        "volume": words.volume,
+        "duration": number_format.duration,
+        "amount": number_format.amount,
+        "volume": number_format.volume,
     }
     environment.filters.update(filters)
     return environment

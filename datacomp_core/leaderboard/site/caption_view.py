@@ -17,11 +17,11 @@ from datacomp_core.artifacts import Captioned, Captions
 from datacomp_core.caption_sets import RAW
 from datacomp_core.errors import DatacompError
 from datacomp_core.leaderboard import caption_stats
+from datacomp_core.leaderboard.data_check import spread
 from datacomp_core.leaderboard.entry import Entry
-from datacomp_core.leaderboard.evidence import spread
 from datacomp_core.leaderboard.provenance import data_of, of_kind
-from datacomp_core.leaderboard.site.contact import MAX_CAPTION, MAX_SHARDS, Card, Wording
-from datacomp_core.source import Source
+from datacomp_core.leaderboard.site.contact_sheets import MAX_CAPTION, MAX_SHARDS, Card, Wording
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.store import Folder, Store
 
 log = logging.getLogger(__name__)
@@ -29,12 +29,12 @@ PAIR_SCORE = r"^clip_(\w+)_similarity_score$"
 
 
 @dataclass(frozen=True)
-class Use:
+class CaptionSources:
     """Where the captions of a policy and the sets that it chose from lie; `source` is the pool's own metadata and scores."""
 
     made: Captioned
     folder: Folder
-    source: Source
+    source: PoolSource
     sets: tuple[tuple[Captions, Folder], ...]
 
 
@@ -47,9 +47,9 @@ class SourceLine:
     stats: caption_stats.SourceStats | None
 
 
-def uses(store: Store, entry: Entry) -> list[Use]:
+def uses(store: Store, entry: Entry) -> list[CaptionSources]:
     """The caption policies of an entry whose files are all there."""
-    found: list[Use] = []
+    found: list[CaptionSources] = []
     for link in of_kind(entry.chain, Captioned.kind):
         record, folder = store.record(link.address), data_of(store, link.address)
         pools = [data_of(store, address) for address in link.inputs.get("pool", [])]
@@ -59,8 +59,8 @@ def uses(store: Store, entry: Entry) -> list[Use]:
             continue
         scores = tuple(one / parts.SCORES for one in beside if one is not None)
         kept = tuple((store.artifact(Captions, known), one) for known, one in sets if known is not None and one is not None)
-        source = Source(pools[0] / parts.METADATA, scores)
-        found.append(Use(store.artifact(Captioned, record), folder, source, kept))
+        source = PoolSource(pools[0] / parts.METADATA, scores)
+        found.append(CaptionSources(store.artifact(Captioned, record), folder, source, kept))
     return found
 
 
@@ -77,7 +77,7 @@ def with_captions(cards: Sequence[Card], store: Store, entry: Entry) -> list[Car
     return made
 
 
-def wordings(use: Use, uids: Sequence[str]) -> dict[str, tuple[Wording, ...]]:
+def wordings(use: CaptionSources, uids: Sequence[str]) -> dict[str, tuple[Wording, ...]]:
     """The captions of some samples, in their order: the pool's own first, then the sets'; the one given is marked."""
     wanted, found = set(uids), dict[str, tuple[Wording, ...]]()
     for part in spread(use.source.parts(), MAX_SHARDS):
@@ -95,7 +95,7 @@ def wordings(use: Use, uids: Sequence[str]) -> dict[str, tuple[Wording, ...]]:
     return {uid: found[uid] for uid in uids if uid in found}
 
 
-def _of_part(use: Use, part: str, rows: pl.DataFrame) -> dict[str, tuple[Wording, ...]]:
+def _of_part(use: CaptionSources, part: str, rows: pl.DataFrame) -> dict[str, tuple[Wording, ...]]:
     known = use.source.columns(part)
     scores = sorted(name for name in known if pl.Series([name]).str.contains(PAIR_SCORE).all())
     own = use.source.read(part, ["uid", "text", *scores])

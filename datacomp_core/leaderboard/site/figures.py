@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from datacomp_core.leaderboard.makeup import MakeUp
-from datacomp_core.leaderboard.rows import Row
-from datacomp_core.leaderboard.scaling import Fit
+from datacomp_core.leaderboard.composition import Composition
+from datacomp_core.leaderboard.rows import BoardRow
+from datacomp_core.leaderboard.scaling import ScalingFit
 from datacomp_core.leaderboard.site import theme
 from datacomp_core.scales import SCALES
 
@@ -50,7 +50,7 @@ def drawing(height: float) -> Generator[tuple[Any, Any]]:
         yield figure, axes
 
 
-def ranking(rows: Sequence[Row], colors: Mapping[str, int], baseline: Row | None) -> str:
+def ranking(rows: Sequence[BoardRow], colors: Mapping[str, int], baseline: BoardRow | None) -> str:
     """One line a method, best on top: every seed as a dot, the mean as a bar's end, the unfiltered pool as a line."""
     shown = [row for row in rows if row.average is not None][:14]
     with drawing(0.75 + 0.46 * len(shown)) as (figure, axes):
@@ -75,7 +75,7 @@ def ranking(rows: Sequence[Row], colors: Mapping[str, int], baseline: Row | None
         return theme.to_svg(figure, "ranking", f"Average score by method: {spoken}")
 
 
-def _top(rows: Sequence[Row]) -> float:
+def _top(rows: Sequence[BoardRow]) -> float:
     return max([100 * value for row in rows if row.average for value in (row.average.mean, *row.average.values)], default=1.0)
 
 
@@ -127,7 +127,7 @@ def _apart(ends: dict[str, tuple[float, float]], axes: Any) -> dict[str, tuple[f
     return placed
 
 
-def distribution(made: MakeUp, measure: str, names: Sequence[str], key: str) -> str:
+def distribution(made: Composition, measure: str, names: Sequence[str], key: str) -> str:
     """One measure of several groups as outlines over the pool in grey, each scaled to the share of its own rows."""
     edges = made.edges[measure]
     with drawing(2.5) as (figure, axes):
@@ -145,7 +145,7 @@ def distribution(made: MakeUp, measure: str, names: Sequence[str], key: str) -> 
         return theme.to_svg(figure, key, f"Distribution of {measure} for {', '.join([made.groups[0].name, *names])}")
 
 
-def scaling(fits: Sequence[Fit]) -> str:
+def scaling(fits: Sequence[ScalingFit]) -> str:
     """Averages over samples seen, a line a method, with the prediction for the next scale and its interval."""
     with drawing(3.6) as (figure, axes):
         for place, fit in enumerate(fits[: theme.NUM_SERIES]):

@@ -15,14 +15,14 @@ from datacomp_core.errors import DataError
 from datacomp_core.leaderboard import findings
 from datacomp_core.leaderboard.board import entries, images_in, make_board
 from datacomp_core.leaderboard.compare import POOL, Comparison, Contender, compare_methods
+from datacomp_core.leaderboard.composition import Composition, measure
 from datacomp_core.leaderboard.entry import Entry
-from datacomp_core.leaderboard.makeup import MakeUp, measure
 from datacomp_core.leaderboard.own_tasks import own_in
 from datacomp_core.leaderboard.provenance import data_of, of_kind
-from datacomp_core.leaderboard.rows import Board, Row
-from datacomp_core.leaderboard.sample import Sample, draw
+from datacomp_core.leaderboard.rows import Board, BoardRow
+from datacomp_core.leaderboard.sample import SubsetSample, draw
 from datacomp_core.leaderboard.scaling import effective_share, scaling
-from datacomp_core.leaderboard.site import caption_view, contact, figures, gather
+from datacomp_core.leaderboard.site import caption_view, contact_sheets, figures, page_data
 from datacomp_core.leaderboard.site.board_page import environment, put, write_page
 from datacomp_core.store import Store
 
@@ -40,15 +40,15 @@ class _Site:
         self.found: dict[str, Entry] = dict(entries(store, scale))
         self.board: Board = make_board(scale, self.found.items(), images_in(store), own_in(store))
         self.rows = self.board.runs()
-        self.sample: Sample | None = draw(store, {row.method: self.found[row.entries[0]] for row in self.rows})
+        self.sample: SubsetSample | None = draw(store, {row.method: self.found[row.entries[0]] for row in self.rows})
         self.made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
-    def contender(self, row: Row) -> Contender:
+    def contender(self, row: BoardRow) -> Contender:
         return Contender(row.method, row, [(address, self.found[address]) for address in row.entries])
 
-    def pairs(self) -> list[tuple[Row, Row]]:
+    def pairs(self) -> list[tuple[BoardRow, BoardRow]]:
         """Which two are compared, the one held against first."""
-        best, pairs = findings.best(self.board), dict[tuple[str, str], tuple[Row, Row]]()
+        best, pairs = findings.best(self.board), dict[tuple[str, str], tuple[BoardRow, BoardRow]]()
         for row in self.rows:
             keys = [verdict.against_row for verdict in (row.baseline, row.control) if verdict is not None]
             keys += [best.key] if best is not None else []
@@ -70,7 +70,7 @@ def write_site(store: Store, out_dir: Path, scale: str) -> Path:
     site, folder = _Site(store, scale), out_dir / scale
     pairs = site.pairs()
     links: Links = [("Leaderboard", f"../{scale}.html"), ("Scaling", f"../{SCALING}")]
-    chosen = {made.key: made for made in gather.selections(store, site.board, site.found)}
+    chosen = {made.key: made for made in page_data.selections(store, site.board, site.found)}
     for one, two in pairs:
         put(folder / compare_name(one, two), _comparison(site, one, two, links, chosen))
     for row in site.rows:
@@ -81,11 +81,11 @@ def write_site(store: Store, out_dir: Path, scale: str) -> Path:
     return write_page(store, out_dir, scale)
 
 
-def experiment_name(row: Row) -> str:
+def experiment_name(row: BoardRow) -> str:
     return f"experiment-{row.key}.html"
 
 
-def compare_name(one: Row, two: Row) -> str:
+def compare_name(one: BoardRow, two: BoardRow) -> str:
     return f"compare-{one.key}-{two.key}.html"
 
 
@@ -93,7 +93,7 @@ def pool_name(address: str) -> str:
     return f"pool-{address.rpartition('--')[2]}.html"
 
 
-def _comparison(site: _Site, one: Row, two: Row, links: Links, chosen: dict[str, gather.Selection]) -> str:
+def _comparison(site: _Site, one: BoardRow, two: BoardRow, links: Links, chosen: dict[str, page_data.RecipeSelection]) -> str:
     found = compare_methods(site.store, [site.contender(one), site.contender(two)], site.sample)
     [difference] = found.differences
     return site.render(
@@ -109,7 +109,7 @@ def _comparison(site: _Site, one: Row, two: Row, links: Links, chosen: dict[str,
     )
 
 
-def _cards(site: _Site, row: Row, found: Comparison, side: int) -> list[contact.Card]:
+def _cards(site: _Site, row: BoardRow, found: Comparison, side: int) -> list[contact_sheets.Card]:
     """Pictures of what only one side kept, from the download it was cut from."""
     import polars as pl
 
@@ -118,20 +118,22 @@ def _cards(site: _Site, row: Row, found: Comparison, side: int) -> list[contact.
     if not pairs or images is None:
         return []
     try:
-        made = contact.cards(images, pl.DataFrame([pair.model_dump() for pair in pairs[: contact.MAX_CARDS]]))
+        made = contact_sheets.cards(images, pl.DataFrame([pair.model_dump() for pair in pairs[: contact_sheets.MAX_CARDS]]))
         return caption_view.with_captions(made, site.store, entry)
     except DataError:
         return []  # the shards have gone since: the captions stand in the comparison's JSON
 
 
-def _drawings(made: MakeUp | None, names: list[str]) -> list[str]:
+def _drawings(made: Composition | None, names: list[str]) -> list[str]:
     if made is None:
         return []
     measures = [name for name in made.edges if name not in ("image, shorter side", "image, aspect ratio")][-MAX_DRAWINGS:]
     return [figures.distribution(made, measure, names, f"d{number}") for number, measure in enumerate(measures)]
 
 
-def _experiment(site: _Site, row: Row, chosen: gather.Selection | None, pairs: list[tuple[Row, Row]], links: Links) -> str:
+def _experiment(
+    site: _Site, row: BoardRow, chosen: page_data.RecipeSelection | None, pairs: list[tuple[BoardRow, BoardRow]], links: Links
+) -> str:
     comparisons = [(a.method if b is row else b.method, compare_name(a, b)) for a, b in pairs if row in (a, b)]
     pools = [(f"Pool {address.rpartition('--')[2][:6]}", pool_name(address)) for address, rows in _pools(site) if row in rows]
     histogram = figures.histogram(chosen.histogram, "hist") if chosen is not None and chosen.histogram is not None else ""
@@ -149,16 +151,16 @@ def _experiment(site: _Site, row: Row, chosen: gather.Selection | None, pairs: l
     )
 
 
-def _pools(site: _Site) -> list[tuple[str, list[Row]]]:
+def _pools(site: _Site) -> list[tuple[str, list[BoardRow]]]:
     """Each pool's address with the rows that used it."""
-    used: dict[str, list[Row]] = {}
+    used: dict[str, list[BoardRow]] = {}
     for row in site.rows:
         for address in dict.fromkeys(link.address for a in row.entries for link in of_kind(site.found[a].chain, Pool.kind)):
             used.setdefault(address, []).append(row)
     return list(used.items())
 
 
-def _pool(site: _Site, address: str, rows: list[Row], links: Links) -> str:
+def _pool(site: _Site, address: str, rows: list[BoardRow], links: Links) -> str:
     record = site.store.record(address)
     pool = None if record is None else site.store.artifact(Pool, record)
     entry = next(site.found[a] for row in rows for a in row.entries if any(x.address == address for x in site.found[a].chain))
@@ -171,8 +173,8 @@ def _pool(site: _Site, address: str, rows: list[Row], links: Links) -> str:
         links,
         address=address,
         pool=pool or Pool(num_samples=0, num_parts=0),
-        counts=gather.reasons_of(pool.counts) if pool else [],
-        download=gather.download(site.store, {"": entry}),
+        counts=page_data.reasons_of(pool.counts) if pool else [],
+        download=page_data.download(site.store, {"": entry}),
         makeup=makeup,
         drawings=[] if makeup is None else _drawings(makeup, []),
         methods=[(row.method, experiment_name(row)) for row in rows],

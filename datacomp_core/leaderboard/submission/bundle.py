@@ -19,10 +19,10 @@ from datacomp_core import parts
 from datacomp_core.artifacts import BoardEntry, Pool
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.leaderboard.entry import ENTRY, Entry, read
-from datacomp_core.leaderboard.hits import HITS, prediction_file
+from datacomp_core.leaderboard.per_image_scores import HITS, prediction_file
 from datacomp_core.leaderboard.provenance import data_of, find
 from datacomp_core.leaderboard.submission import signature
-from datacomp_core.leaderboard.submission.card import card
+from datacomp_core.leaderboard.submission.method_card import card
 from datacomp_core.redaction import redact_all
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.record import MANIFEST, RECORD, Record
@@ -38,7 +38,7 @@ TRAINING = "training.json"
 
 
 @dataclass(frozen=True)
-class Item:
+class BundleItem:
     """One file to pack: from a folder, or from memory."""
 
     name: str
@@ -95,7 +95,7 @@ class _Passing(io.RawIOBase):
         return data
 
 
-def _listing(record: Record, items: list[Item]) -> bytes:
+def _listing(record: Record, items: list[BundleItem]) -> bytes:
     files = {item.name: {"size": item.size, "sha256": item.sha256} for item in items}
     return json.dumps({"format": FORMAT, "entry": record.address, "files": files}, indent=1, sort_keys=True).encode()
 
@@ -106,11 +106,11 @@ def _header(name: str, size: int) -> tarfile.TarInfo:
     return made
 
 
-def _plain(name: str, data: bytes) -> Item:
-    return Item(name, len(data), hashlib.sha256(data).hexdigest(), data=data)
+def _plain(name: str, data: bytes) -> BundleItem:
+    return BundleItem(name, len(data), hashlib.sha256(data).hexdigest(), data=data)
 
 
-def _items(store: Store, record: Record, entry: Entry, *, checkpoint: bool) -> Iterator[Item]:
+def _items(store: Store, record: Record, entry: Entry, *, checkpoint: bool) -> Iterator[BundleItem]:
     for address in [record.address, *dict.fromkeys(link.address for link in entry.chain)]:
         upstream = store.record(address)
         if upstream is None:
@@ -159,7 +159,7 @@ def _impersonal(record: Record) -> bytes:
     return record.model_copy(update=public).to_json()
 
 
-def _of_record(store: Store, address: str, path: str, name: str) -> Iterator[Item]:
+def _of_record(store: Store, address: str, path: str, name: str) -> Iterator[BundleItem]:
     """A file of an artifact, with the hash its manifest gives (adopted files have none there: they are read once)."""
     record, folder = store.record(address), data_of(store, address)
     assert record is not None
@@ -167,10 +167,10 @@ def _of_record(store: Store, address: str, path: str, name: str) -> Iterator[Ite
     rows = store.manifest(record).filter(path=path).to_dicts()
     if rows:
         size, sha256 = int(rows[0]["size"]), str(rows[0]["sha256"]) or _hash(folder, path)
-        yield Item(name, size, sha256, folder, path)
+        yield BundleItem(name, size, sha256, folder, path)
 
 
-def _metadata(store: Store, address: str) -> Iterator[Item]:
+def _metadata(store: Store, address: str) -> Iterator[BundleItem]:
     """The urls and captions of data that no pool of ours has."""
     record, folder = store.record(address), data_of(store, address)
     if record is None or folder is None:

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datacomp_core import scoring
+from datacomp_core import recomputed_scores
 from datacomp_core.arrays import read_npz
 from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Spec, Subset
 from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
-from datacomp_core.leaderboard import hits
-from datacomp_core.leaderboard.entry import OWN_WORD, Entry, EntrySpec, Size, Task, chain_of, compose
-from datacomp_core.leaderboard.evidence import Evidence
-from datacomp_core.leaderboard.identity import Call
+from datacomp_core.leaderboard import per_image_scores
+from datacomp_core.leaderboard.data_check import DataCheck
+from datacomp_core.leaderboard.entry import OWN_WORD, Entry, EntrySpec, EntryTask, Size, chain_of, compose
+from datacomp_core.leaderboard.recorded_call import RecordedCall
 from datacomp_core.leaderboard.submission import bundle as names
 from datacomp_core.leaderboard.submission.unpack import results
-from datacomp_core.scoring import Scores
+from datacomp_core.recomputed_scores import RecomputedScores
 from datacomp_core.store import Store
 from datacomp_core.store.record import Record
 from datacomp_core.subset_files import SUBSET
@@ -36,16 +36,16 @@ FROM_SPEC = ("seed", "samples_seen", "steps", "suite", "suite_version", "recipe"
 
 
 @dataclass(frozen=True)
-class Proved:
+class RecomputedEntry:
     """The entry as the evidence gives it, and what every test image scored."""
 
     entry: Entry
-    hits: dict[str, hits.Hits]
+    hits: dict[str, per_image_scores.PerImageScores]
 
 
-def rescored(folder: Path) -> Scores:
+def rescored(folder: Path) -> RecomputedScores:
     """The scores from the bundle's predictions. DataError if they are not there or make no sense."""
-    compute = scoring.registered()
+    compute = recomputed_scores.registered()
     if compute is None:
         raise DataError("The evaluation's code is not loaded, so that scores cannot be computed again.")
     return compute((folder / names.REPORT).read_bytes(), lambda key: predictions(folder, key))
@@ -53,8 +53,8 @@ def rescored(folder: Path) -> Scores:
 
 def predictions(folder: Path, key: str) -> dict[str, Any] | None:
     """The arrays that were kept of a task; None if the bundle has none."""
-    file = folder / hits.prediction_file(key)
-    return read_npz(file, hits.prediction_file(key), max_bytes=MAX_PREDICTIONS) if file.is_file() else None
+    file = folder / per_image_scores.prediction_file(key)
+    return read_npz(file, per_image_scores.prediction_file(key), max_bytes=MAX_PREDICTIONS) if file.is_file() else None
 
 
 def counted(folder: Path) -> tuple[int, int]:
@@ -63,10 +63,10 @@ def counted(folder: Path) -> tuple[int, int]:
     return len(uids), num_unique(uids)
 
 
-def prove(store: Store, folder: Path, spec: EntrySpec, made: Made, scores: Scores) -> Proved:
+def prove(store: Store, folder: Path, spec: EntrySpec, made: Made, scores: RecomputedScores) -> RecomputedEntry:
     """Make the entry again. `store` has the bundle's records, `made` the four artifacts that its record was made from."""
     reported = [score for score in scores.tasks if score.in_report]
-    tasks = [Task(key=s.key, name=s.name, metric=s.metric, scored=s.scored, value=s.value) for s in reported]
+    tasks = [EntryTask(key=s.key, name=s.name, metric=s.metric, scored=s.scored, value=s.value) for s in reported]
     entry = compose(
         spec,
         made,
@@ -74,16 +74,18 @@ def prove(store: Store, folder: Path, spec: EntrySpec, made: Made, scores: Score
         tasks,
         average=scores.average,
         groups=scores.groups,
-        found=Evidence(),
+        found=DataCheck(),
         record=store.record,
         said=lambda address, name: _said(folder, made, address, name),
     )
     found = {
         task.key: one
         for task in tasks
-        if task.value is not None and (one := _hits(folder, task)) is not None and abs(one.score() - task.value) < hits.TOLERANCE
+        if task.value is not None
+        and (one := _hits(folder, task)) is not None
+        and abs(one.score() - task.value) < per_image_scores.TOLERANCE
     }
-    return Proved(entry, found)
+    return RecomputedEntry(entry, found)
 
 
 def _said(folder: Path, made: Made, address: str, name: str) -> dict[str, Any]:
@@ -94,16 +96,16 @@ def _said(folder: Path, made: Made, address: str, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _hits(folder: Path, task: Task) -> hits.Hits | None:
+def _hits(folder: Path, task: EntryTask) -> per_image_scores.PerImageScores | None:
     kept = predictions(folder, task.key)
-    found = None if kept is None else hits.of_predictions(task.metric, kept)
+    found = None if kept is None else per_image_scores.of_predictions(task.metric, kept)
     return found if found is not None and len(found.values) else None
 
 
 # What the bundle says beside that -----------------------------------------------------------------------------------
 
 
-def score_differences(folder: Path, claimed: Entry, scores: Scores) -> Iterator[str]:
+def score_differences(folder: Path, claimed: Entry, scores: RecomputedScores) -> Iterator[str]:
     """Where entry and results in the original's form have other scores, tasks, metrics or flags than the predictions give."""
     known = {score.key: score for score in scores.tasks}
     if len({task.key for task in claimed.tasks}) != len(claimed.tasks):
@@ -150,7 +152,7 @@ def entry_differences(claimed: Entry, proved: Entry) -> Iterator[str]:
             yield f"itself that it breaks the rule {check.rule!r}: {check.reason[:200]}"
 
 
-def artifact_differences(record: Record, call: Call | None) -> Iterator[str]:
+def artifact_differences(record: Record, call: RecordedCall | None) -> Iterator[str]:
     """Where a record's artifact says something else than the specs that it was made from."""
     for spec in [] if call is None else [value for value in call.identity if isinstance(value, Spec)]:
         for name in FROM_SPEC:
@@ -179,16 +181,16 @@ def amounts_differ(size: Size, made: Made, board: Mapping[str, Any], proved: Ent
         yield f"a record with the average {board.get('average')}, and its predictions give {proved.average}"
 
 
-def hits_differ(folder: Path, known: Mapping[str, hits.Hits]) -> bool:
+def hits_differ(folder: Path, known: Mapping[str, per_image_scores.PerImageScores]) -> bool:
     """Whether the bundle's own `hits.npz` is another than its predictions give."""
-    file = folder / hits.HITS
+    file = folder / per_image_scores.HITS
     if not file.is_file():
         return False
-    said = hits.of_arrays(read_npz(file, hits.HITS, max_bytes=MAX_PREDICTIONS))
+    said = per_image_scores.of_arrays(read_npz(file, per_image_scores.HITS, max_bytes=MAX_PREDICTIONS))
     return not all(key in known and _same(said[key], known[key]) for key in said)
 
 
-def _same(one: hits.Hits, other: hits.Hits) -> bool:
+def _same(one: per_image_scores.PerImageScores, other: per_image_scores.PerImageScores) -> bool:
     return (
         one.pairs_with(other) and len(one.values) == len(other.values) and bool(abs(one.values - other.values).max() < TOLERANCE)
     )

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
 from datacomp_core.leaderboard.submission.bundle import BLOCK, FORMAT, LIST, SIGNATURE
-from datacomp_core.leaderboard.submission.tar import Reader
+from datacomp_core.leaderboard.submission.strict_tar import TarReader
 
 MIB = 1 << 20
 MAX_FILES = 100_000
@@ -33,7 +33,7 @@ NAMES: tuple[tuple[re.Pattern[str], int | None], ...] = (
 )
 
 
-class File(BaseModel):
+class BundleFile(BaseModel):
     """What the manifest says of one file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,20 +41,20 @@ class File(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class Listing(BaseModel):
+class BundleManifest(BaseModel):
     """The manifest of a bundle."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int = Field(ge=1, le=FORMAT)
     entry: str = Field(pattern=r"^entries/[\w.+-]+/[\w.+-]+$", max_length=200)
-    files: dict[str, File] = Field(max_length=MAX_FILES)
+    files: dict[str, BundleFile] = Field(max_length=MAX_FILES)
 
 
-def unpack(bundle: Path, out: Path) -> Listing:
+def unpack(bundle: Path, out: Path) -> BundleManifest:
     """Take a bundle's files into the empty folder `out`. DataError names the first thing that is wrong with it."""
     try:
         with bundle.open("rb") as file:
-            reader = Reader(file)
+            reader = TarReader(file)
             headers = iter(reader)
             listing = _listing(reader, next(headers, None), bundle.stat().st_size, out)
             left = dict(listing.files)
@@ -78,12 +78,12 @@ def most_bytes(name: str) -> int | None:
     raise DataError(f"The bundle holds {name[:200]!r}, which has no place in a bundle.")
 
 
-def _listing(reader: Reader, first: Any, num_bytes: int, out: Path) -> Listing:
+def _listing(reader: TarReader, first: Any, num_bytes: int, out: Path) -> BundleManifest:
     if first is None or first.name != LIST or first.size > MAX_LIST:
         raise DataError(f"This is no bundle: its first member must be {LIST}.")
     data = b"".join(iter(lambda: reader.read(BLOCK), b""))
     try:
-        listing = Listing.model_validate(parse_json(data, LIST))
+        listing = BundleManifest.model_validate(parse_json(data, LIST))
     except ValidationError as problem:
         fault = problem.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in fault["loc"])[:200]
@@ -94,7 +94,7 @@ def _listing(reader: Reader, first: Any, num_bytes: int, out: Path) -> Listing:
     return listing
 
 
-def _take(reader: Reader, name: str, size: int, left: dict[str, File], out: Path) -> None:
+def _take(reader: TarReader, name: str, size: int, left: dict[str, BundleFile], out: Path) -> None:
     most = most_bytes(name)
     if (wanted := left.pop(name, None)) is None:
         raise DataError(f"The bundle holds {name!r}, which its manifest does not name (or it comes twice).")

@@ -19,16 +19,16 @@ from pydantic import ValidationError
 from datacomp_core import pins
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, ShardSet, Subset
 from datacomp_core.errors import DatacompError, DataError
+from datacomp_core.leaderboard.data_check import DataCheck, against_pool
 from datacomp_core.leaderboard.entry import ENTRY, INPUTS, Entry, EntrySpec
-from datacomp_core.leaderboard.evidence import Evidence, against_pool
-from datacomp_core.leaderboard.hits import HITS, PREDICTIONS
-from datacomp_core.leaderboard.identity import Call, artifact_of, call_of
+from datacomp_core.leaderboard.per_image_scores import HITS, PREDICTIONS
 from datacomp_core.leaderboard.provenance import walk
-from datacomp_core.leaderboard.rules import Check, check, recipe_of
-from datacomp_core.leaderboard.submission import arrived, manifest, recompute
+from datacomp_core.leaderboard.recorded_call import RecordedCall, artifact_of, call_of
+from datacomp_core.leaderboard.rules import RuleCheck, check, recipe_of
 from datacomp_core.leaderboard.submission import bundle as names
-from datacomp_core.leaderboard.submission.recompute import Made, Proved
-from datacomp_core.leaderboard.submission.unpack import Listing, unpack
+from datacomp_core.leaderboard.submission import download_check, manifest, recompute
+from datacomp_core.leaderboard.submission.recompute import Made, RecomputedEntry
+from datacomp_core.leaderboard.submission.unpack import BundleManifest, unpack
 from datacomp_core.scales import SCALES
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.record import MANIFEST, Record
@@ -48,14 +48,14 @@ Reevaluate = Callable[[Path, Entry], Mapping[str, float | None]]
 
 
 @dataclass
-class Verified:
+class VerificationResult:
     """What was found. `folder` has the bundle's files; `proved` is the entry made again, of a bundle that holds."""
 
     folder: Path
-    findings: list[Check] = field(default_factory=list[Check])
+    findings: list[RuleCheck] = field(default_factory=list[RuleCheck])
     entry: Entry | None = None
     address: str = ""
-    proved: Proved | None = None
+    proved: RecomputedEntry | None = None
     hidden: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
@@ -67,7 +67,7 @@ class Verified:
         """Add a finding. A reason goes to strangers: it names no path of this machine."""
         for path, name in {str(self.folder): "the bundle", **self.hidden}.items():
             reason = reason.replace(f"{path}/", "").replace(path, name)
-        self.findings.append(Check(rule=rule, ok=ok, reason=reason))
+        self.findings.append(RuleCheck(rule=rule, ok=ok, reason=reason))
         return ok is not False
 
     def say_all(self, rule: str, wrong: Iterator[str] | list[str], said: str, told: str) -> bool:
@@ -85,15 +85,15 @@ def verify(
     downloaded: Folder | None = None,
     reevaluate: Reevaluate | None = None,
     known_only: bool = False,
-) -> Verified:
+) -> VerificationResult:
     """Check a bundle, unpacked into the empty folder `folder`. Never raises for what is wrong with the bundle.
 
     `pool` (a folder with `metadata/`) has the uids that may be used; `downloaded` (a folder with `index/`) has the shards that
     the subset was cut from, as the sender says. `known_only`: a step that this code does not know is a breach; else it is said to
-    be unchecked. Call it in a process of its own (`apart.verify_apart`) for bundles of strangers.
+    be unchecked. Call it in a process of its own (`isolated_check.verify_apart`) for bundles of strangers.
     """
     given = {"the pool": pool, "the shards": downloaded}
-    found = Verified(folder, hidden={place.url: name for name, place in given.items() if place is not None})
+    found = VerificationResult(folder, hidden={place.url: name for name, place in given.items() if place is not None})
     try:
         with pins.refused():
             _check(found, bundle, pool, downloaded, known_only=known_only)
@@ -110,7 +110,7 @@ def verify(
     return found
 
 
-def _check(found: Verified, bundle: Path, pool: Folder | None, downloaded: Folder | None, *, known_only: bool) -> None:
+def _check(found: VerificationResult, bundle: Path, pool: Folder | None, downloaded: Folder | None, *, known_only: bool) -> None:
     listing = unpack(bundle, found.folder)
     found.say("archive", True, f"{len(listing.files)} files, each with the size and sha256 of the manifest.")
     store, record = _records(found, listing)
@@ -119,7 +119,7 @@ def _check(found: Verified, bundle: Path, pool: Folder | None, downloaded: Folde
         _compare_arrived(found, store, downloaded)
 
 
-def _records(found: Verified, listing: Listing) -> tuple[Store, Record]:
+def _records(found: VerificationResult, listing: BundleManifest) -> tuple[Store, Record]:
     """Make a store of the records; read the entry from it."""
     store = Store(Folder(found.folder / names.RECORDS))
     addresses = list(store.addresses())
@@ -145,7 +145,7 @@ def _records(found: Verified, listing: Listing) -> tuple[Store, Record]:
     return store, record
 
 
-def _claims(found: Verified, store: Store, record: Record, pool: Folder | None, *, known_only: bool) -> None:
+def _claims(found: VerificationResult, store: Store, record: Record, pool: Folder | None, *, known_only: bool) -> None:
     entry = found.entry
     assert entry is not None
     _same_chain(found, entry, store)
@@ -181,10 +181,10 @@ def _claims(found: Verified, store: Store, record: Record, pool: Folder | None, 
     looked = _look_up(found, pool)
     checks = check(entry.track, proved.entry.chain, looked, *made)
     found.findings += checks
-    found.proved = Proved(proved.entry.model_copy(update={"checks": checks}), proved.hits)
+    found.proved = RecomputedEntry(proved.entry.model_copy(update={"checks": checks}), proved.hits)
 
 
-def _same_chain(found: Verified, entry: Entry, store: Store) -> None:
+def _same_chain(found: VerificationResult, entry: Entry, store: Store) -> None:
     chain = [link for link in walk(store, found.address) if link.address != found.address]
     claimed = {link.address: link.fingerprint for link in entry.chain}
     proved = {link.address: link.fingerprint for link in chain}
@@ -195,7 +195,7 @@ def _same_chain(found: Verified, entry: Entry, store: Store) -> None:
     found.say("records", not broken, "; ".join(broken[:5]) + "." if broken else told)
 
 
-def _files(found: Verified, entry: Entry, store: Store) -> Iterator[tuple[Record, str, str]]:
+def _files(found: VerificationResult, entry: Entry, store: Store) -> Iterator[tuple[Record, str, str]]:
     """Which record's file each file of the bundle claims to be."""
     predicted = sorted(path.name for path in (found.folder / PREDICTIONS).glob("*.npz"))
     report = entry.inputs["report"]
@@ -219,7 +219,7 @@ def _files(found: Verified, entry: Entry, store: Store) -> Iterator[tuple[Record
             raise DataError(f"{name} is not in the bundle.")
 
 
-def _is_file_of(found: Verified, listed: pl.DataFrame, record: Record, name: str, path: str) -> None:
+def _is_file_of(found: VerificationResult, listed: pl.DataFrame, record: Record, name: str, path: str) -> None:
     from datacomp_core.store.folder import hash_file
 
     rows = listed.filter(path=path).to_dicts()
@@ -230,7 +230,7 @@ def _is_file_of(found: Verified, listed: pl.DataFrame, record: Record, name: str
         found.say("files", True, f"{name} is {path} of {record.address}.")
 
 
-def _fingerprints(found: Verified, store: Store, calls: dict[str, Call | None], *, known_only: bool) -> None:
+def _fingerprints(found: VerificationResult, store: Store, calls: dict[str, RecordedCall | None], *, known_only: bool) -> None:
     """Every fingerprint again from kind, version, specs and inputs: a spec that was changed afterwards shows."""
     unknown = [address for address, call in calls.items() if call is None]
     told = f"{len(calls) - len(unknown)} fingerprints were computed again and agree"
@@ -278,13 +278,13 @@ def _other_inputs(entry: Entry, record: Record, made: Made) -> Iterator[str]:
         yield "has other inputs than those of an entry"
 
 
-def _spec_of(record: Record, call: Call | None) -> EntrySpec:
+def _spec_of(record: Record, call: RecordedCall | None) -> EntrySpec:
     if call is not None:
         return next(value for value in call.identity if isinstance(value, EntrySpec))
     return EntrySpec.model_validate(next(iter(record.spec.values()), {}))
 
 
-def _placed(record: Record, call: Call | None, entry: Entry, known_only: bool) -> Iterator[str]:
+def _placed(record: Record, call: RecordedCall | None, entry: Entry, known_only: bool) -> Iterator[str]:
     """Its own address, and the board it belongs on: that of the scale whose recipe it was trained with."""
     if call is not None and call.step.address(*call.identity) != record.address:
         yield f"that it lies at {record.address} in place of {call.step.address(*call.identity)}"
@@ -295,28 +295,28 @@ def _placed(record: Record, call: Call | None, entry: Entry, known_only: bool) -
         yield "a name of its method that cannot be printed"
 
 
-def _compare_arrived(found: Verified, store: Store, downloaded: Folder) -> None:
+def _compare_arrived(found: VerificationResult, store: Store, downloaded: Folder) -> None:
     """What the bundle says arrived, from the shards of its sender."""
     assert found.proved is not None
-    counted = arrived.count(downloaded, found.folder / names.SAMPLES / SUBSET)
-    wrong = arrived.differences(found.proved.entry, _made(found.proved.entry, store)[3], counted)
+    counted = download_check.count(downloaded, found.folder / names.SAMPLES / SUBSET)
+    wrong = download_check.differences(found.proved.entry, _made(found.proved.entry, store)[3], counted)
     told = f"{counted.num_samples:,} pairs arrived, {counted.chosen:,} of the chosen among them, and the digest is the bundle's."
     found.say_all("arrived", wrong, "The bundle says", told)
 
 
-def _look_up(found: Verified, pool: Folder | None) -> Evidence:
+def _look_up(found: VerificationResult, pool: Folder | None) -> DataCheck:
     """The uids of the subset, in the pool where that is at hand."""
     if pool is None:
-        return Evidence()
+        return DataCheck()
     both = against_pool(Folder(found.folder / names.SAMPLES), pool)
     foreign = both.unique[0] - both.shared
-    return Evidence(uids=both.unique[0], foreign=foreign, example=next(iter(both.only_first), ""))
+    return DataCheck(uids=both.unique[0], foreign=foreign, example=next(iter(both.only_first), ""))
 
 
 # The second evaluation ------------------------------------------------------------------------------------------------
 
 
-def second_evaluation(found: Verified, reevaluate: Reevaluate) -> None:
+def second_evaluation(found: VerificationResult, reevaluate: Reevaluate) -> None:
     """Evaluate the bundle's checkpoint again and compare every task of the suite, and the average of what both have."""
     rule, checkpoint = "evaluated again", found.folder / names.CHECKPOINT
     assert found.proved is not None

@@ -1,1 +1,2 @@
-"""`datacomp pool`, `embed`, `filter`, `reshard`, `train`, `evaluate`: one module per stage; `until.py` has what they share."""
+"""`datacomp pool`, `embed`, `filter`, `reshard`, `train`, `evaluate`: one module per stage; `run_to_stage.py` has what they
+share."""

@@ -12,13 +12,13 @@ from datacomp_core.settings import settings
 from datacomp_core.store import Folder
 from deployments.cli import options, terminal
 from deployments.cli.interrupt import ends_at_once
-from deployments.cli.stages import until
+from deployments.cli.stages import run_to_stage
 from deployments.local_server import prefect_api, prepare_environment
 
 if TYPE_CHECKING:
     from datacomp_core.artifacts import Captioned, Captions
-    from datacomp_core.captions.choose import Choice
-    from datacomp_core.source import Source
+    from datacomp_core.captions.choose import PolicyInputs
+    from datacomp_core.pool_source import PoolSource
 
 Sets = Annotated[list[str] | None, typer.Option("--captions", help="Caption set to use: address or folder; repeat for several.")]
 Metadata = Annotated[str | None, typer.Option(help="Folder or bucket of metadata parquets, instead of a pool of the store.")]
@@ -46,7 +46,7 @@ def import_(
     source_column: Annotated[str, typer.Option(help="Column with the source of each caption.")] = "",
     model: Annotated[str, typer.Option(help="Model that wrote the captions, shown on the board.")] = "",
     scale: options.Scale = "tiny",
-    pool_seed: until.PoolSeed = 0,
+    pool_seed: run_to_stage.PoolSeed = 0,
     pool: options.Pool = "",
     shards: Images = "",
     metadata: Metadata = None,
@@ -84,7 +84,7 @@ def template(
     name: Annotated[str, typer.Option(help="Name of the source.")] = "template",
     captions: Sets = None,
     scale: options.Scale = "tiny",
-    pool_seed: until.PoolSeed = 0,
+    pool_seed: run_to_stage.PoolSeed = 0,
     pool: options.Pool = "",
     metadata: Metadata = None,
     out: Out = None,
@@ -132,21 +132,21 @@ def stats(
         terminal.table("Account", ("what", "number"), [(n, f"{c:,}") for n, c in account(made)], right=("number",))
 
 
-def choice_of(policy: str, source: Source, *, trains: bool = False) -> Choice:
+def choice_of(policy: str, source: PoolSource, *, trains: bool = False) -> PolicyInputs:
     """Return what a policy chooses from, for a folder of metadata whose sets are folders of captions.
 
     `trains`: for a training; SpecError if the policy says that the filter alone reads its captions.
     """
     from datacomp_core.caption_recipes import load_plan
-    from datacomp_core.captions.choose import Choice
+    from datacomp_core.captions.choose import PolicyInputs
 
     plan = load_plan(policy)
     if trains and plan.edits and not plan.trains:
         raise SpecError(f"By `use: filter` of {policy} the new shards keep the pool's own captions: leave --captions out here.")
-    return Choice(plan.policy, source, tuple(found(where) for where in plan.sets))
+    return PolicyInputs(plan.policy, source, tuple(found(where) for where in plan.sets))
 
 
-def chosen(choice: Choice, out: Folder, workers: int, progress: Any) -> Captioned:
+def chosen(choice: PolicyInputs, out: Folder, workers: int, progress: Any) -> Captioned:
     """What a policy makes of the captions of a folder of metadata; how many come from each source is told."""
     from datacomp_core.captions.choose import choose_folder
 
@@ -275,7 +275,7 @@ def generate(
     seed: WriterSeed = 0,
     batch_size: Batch = 32,
     scale: options.Scale = "tiny",
-    pool_seed: until.PoolSeed = 0,
+    pool_seed: run_to_stage.PoolSeed = 0,
     pool: options.Pool = "",
     shards: Images = "",
     metadata: Metadata = None,
@@ -330,7 +330,7 @@ def translate(
     seed: WriterSeed = 0,
     batch_size: Batch = 32,
     scale: options.Scale = "tiny",
-    pool_seed: until.PoolSeed = 0,
+    pool_seed: run_to_stage.PoolSeed = 0,
     pool: options.Pool = "",
     metadata: Metadata = None,
     out: Out = None,

@@ -11,7 +11,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder
 from deployments.cli import options, terminal
-from deployments.cli.stages import until
+from deployments.cli.stages import run_to_stage
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,15 +39,15 @@ def cluster(
     """
     import numpy as np
 
+    from datacomp_core.pool_source import PoolSource
     from datacomp_core.selection.kmeans import ClusterSpec
     from datacomp_core.selection.kmeans import cluster as train
-    from datacomp_core.source import Source
 
     if not out.endswith(".npy"):
         raise SpecError(f"{out!r} does not end with .npy: give a file name that does.")
     spec = ClusterSpec(num_clusters=num_clusters, features=embeddings, sample_ratio=sample_ratio, captions=captions, seed=seed)
-    source = Source(Folder(metadata), features=tuple(Folder(url) for url in features or []))
-    folder, name = until.target(out)
+    source = PoolSource(Folder(metadata), features=tuple(Folder(url) for url in features or []))
+    folder, name = run_to_stage.target(out)
     with using(settings().engine), terminal.shown_progress("cluster", quiet=json) as progress:
         found = train(spec, source, workers=settings().num_workers, near=folder, progress=progress)
     with folder.writing(name) as path, path.open("wb") as file:

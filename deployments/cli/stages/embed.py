@@ -11,7 +11,7 @@ import typer
 from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
-from deployments.cli.stages import until
+from deployments.cli.stages import run_to_stage
 from deployments.cli.sweeps import captions_of, encoders_of, flip_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def embed(
         str,
         typer.Option("--recipe", "-r", help="Compute the scores that this filter reads. Default: clip_score_tiny or clip_score."),
     ] = "",
-    pool_seed: until.PoolSeed = 0,
+    pool_seed: run_to_stage.PoolSeed = 0,
     pool: options.Pool = "",
     model: options.Embed = None,
     captions: Annotated[
@@ -84,7 +84,7 @@ def embed(
       datacomp embed --metadata small/metadata --shards small/shards --out small/embeddings --encoder b32=ViT-B-32@epoch_5.pt
     """
     if metadata is None:
-        until.run_to(
+        run_to_stage.run_to(
             "embed",
             _experiment(scale, recipe, model, pool_seed=pool_seed, pool=pool, shards=shards or "", **captions_of(captions)),
             json=json,
@@ -104,8 +104,8 @@ def embed(
 
 def _experiment(scale: str, recipe: str, model: list[str] | None, **given: Any) -> ExperimentSpec:
     """Return the experiment to score: with the recipe's models, the named models, or the scale's default."""
-    default = "no_filter" if model else until.DEFAULT_RECIPE if scale == "tiny" else "clip_score"
-    return until.spec_of(scale, recipe or default, **given, **encoders_of(model))
+    default = "no_filter" if model else run_to_stage.DEFAULT_RECIPE if scale == "tiny" else "clip_score"
+    return run_to_stage.spec_of(scale, recipe or default, **given, **encoders_of(model))
 
 
 def parsed(text: str) -> tuple[Encoder, ModelSource]:
@@ -163,15 +163,15 @@ def _embed_captions(
     json: bool,
 ) -> None:
     from datacomp_core.embedding.captions import CaptionEmbedSpec, embed_folder_captions
+    from datacomp_core.pool_source import PoolSource
     from datacomp_core.selection.aligned import aligned
-    from datacomp_core.source import Source
     from datacomp_core.store import Folder, scratch
     from deployments.cli.stages.captions import found, in_folder
 
     pairs = [parsed(text) for text in encoders]
     spec = CaptionEmbedSpec(encoders=tuple(own for own, _ in pairs), precision=precision, batch_size=batch_size)
     made, folder = found(captions)
-    source = Source(Folder(metadata), (), (Folder(features),) if features else ())
+    source = PoolSource(Folder(metadata), (), (Folder(features),) if features else ())
 
     def work(target: Folder, progress: Any) -> Captions:
         models = tuple(model for _, model in pairs)

@@ -11,14 +11,14 @@ import typer
 from datacomp_core.errors import IncompleteError, SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
-from deployments.cli.stages import own_tasks, until
+from deployments.cli.stages import own_tasks, run_to_stage
 from deployments.cli.sweeps import encoders_of, tasks_of
 
 if TYPE_CHECKING:
     from datacomp_core.evaluation.custom import TaskRow
     from datacomp_core.evaluation.deviation import Deviation
     from datacomp_core.evaluation.evaluate import EvalSpec, FailedTasksError
-    from datacomp_core.evaluation.golden_scores import Compared, Golden
+    from datacomp_core.evaluation.golden_scores import Golden, TaskComparison
     from datacomp_core.evaluation.report import Report
     from datacomp_core.store.content import Trust
 
@@ -32,10 +32,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def evaluate(
-    recipe: until.Recipe = until.DEFAULT_RECIPE,
+    recipe: run_to_stage.Recipe = run_to_stage.DEFAULT_RECIPE,
     scale: options.Scale = "tiny",
-    seed: until.Seed = 0,
-    pool_seed: until.PoolSeed = 0,
+    seed: run_to_stage.Seed = 0,
+    pool_seed: run_to_stage.PoolSeed = 0,
     pool: options.Pool = "",
     embed: options.Embed = None,
     model: Annotated[str | None, typer.Option(help=f"Instead of an experiment: {MODEL}")] = None,
@@ -109,7 +109,9 @@ def evaluate(
             | {"--deviation": deviation, "--few-shot": few_shot, "--linear-probe": linear_probe, "--device": device}
         )
         given = {**encoders_of(embed), **tasks_of(add_tasks, data or "", option="--data")}
-        until.run_to("evaluate", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed, pool=pool, **given), json=json)
+        run_to_stage.run_to(
+            "evaluate", run_to_stage.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed, pool=pool, **given), json=json
+        )
         return
     if data is None or out is None or (model is not None and golden is not None):
         raise SpecError("Evaluating a model needs --model or --config (with --checkpoint) or --golden, and --data and --out.")
@@ -334,7 +336,7 @@ def _clean_title(report: Report) -> str:
     return f"{number} tasks above chance" if number else "tasks above chance"
 
 
-def _golden(compared: Sequence[Compared]) -> None:
+def _golden(compared: Sequence[TaskComparison]) -> None:
     rows = [
         (
             row.task.name,
@@ -349,7 +351,7 @@ def _golden(compared: Sequence[Compared]) -> None:
     terminal.table("Compared with the published scores", columns, rows, right=columns[1:4])
 
 
-def _golden_row(row: Compared) -> dict[str, Any]:
+def _golden_row(row: TaskComparison) -> dict[str, Any]:
     return {"key": row.task.key, "published": row.published, "here": row.ours, "tolerance": row.tolerance, "holds": row.holds}
 
 

@@ -11,18 +11,18 @@ import typer
 from datacomp_core.engines import using
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.settings import settings
-from datacomp_core.store import Folder, Planned, scratch
+from datacomp_core.store import Folder, PlannedStep, scratch
 from deployments.cli import options, terminal
-from deployments.cli.stages import until
+from deployments.cli.stages import run_to_stage
 from deployments.cli.sweeps import captions_of, encoders_of
 
 if TYPE_CHECKING:
     from datacomp_core.artifacts import Artifact
     from datacomp_core.exchange import Exchange
+    from datacomp_core.pool_source import PoolSource
     from datacomp_core.progress import LogProgress
     from datacomp_core.selection.report import Explanation, ListAccount
     from datacomp_core.selection.select import Selection
-    from datacomp_core.source import Source
     from flows.parameters import ExperimentSpec
 
 
@@ -31,9 +31,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def filter_(
-    recipe: until.Recipe = until.DEFAULT_RECIPE,
+    recipe: run_to_stage.Recipe = run_to_stage.DEFAULT_RECIPE,
     scale: options.Scale = "tiny",
-    pool_seed: until.PoolSeed = 0,
+    pool_seed: run_to_stage.PoolSeed = 0,
     pool: options.Pool = "",
     embed: options.Embed = None,
     captions: options.Captions = "",
@@ -84,13 +84,13 @@ def filter_(
     if list_:
         _list_recipes(json=json)
     elif metadata is None and explain:
-        _explain_stored(until.spec_of(scale, recipe, pool_seed=pool_seed, pool=pool, **given), against or [], json=json)
+        _explain_stored(run_to_stage.spec_of(scale, recipe, pool_seed=pool_seed, pool=pool, **given), against or [], json=json)
     elif metadata is None:
-        until.run_to("filter", until.spec_of(scale, recipe, pool_seed=pool_seed, pool=pool, **given), json=json)
+        run_to_stage.run_to("filter", run_to_stage.spec_of(scale, recipe, pool_seed=pool_seed, pool=pool, **given), json=json)
     elif out is None and not explain:
         raise SpecError("The output is missing: give the subset file with --out, or ask for a dry run with --explain.")
     else:
-        places = Places(
+        places = PoolFolders(
             metadata, scores or [], features or [], shards, (model, checkpoint), keep_scores, trust_times, by_position, captions
         )
         _filter_folder(places, recipe, None if explain else out, against or [], json=json)
@@ -119,7 +119,7 @@ def _list_recipes(*, json: bool) -> None:
 
 
 @dataclass(frozen=True)
-class Places:
+class PoolFolders:
     """Locations of the files of a pool that is not an artifact."""
 
     metadata: str
@@ -132,11 +132,11 @@ class Places:
     by_position: bool = False
     captions: str = ""
 
-    def source(self) -> Source:
-        from datacomp_core.source import Source
+    def source(self) -> PoolSource:
+        from datacomp_core.pool_source import PoolSource
 
         shards = Folder(self.shards) if self.shards else None
-        return Source(Folder(self.metadata), _folders(self.scores), _folders(self.features), shards)
+        return PoolSource(Folder(self.metadata), _folders(self.scores), _folders(self.features), shards)
 
 
 def _folders(urls: list[str]) -> tuple[Folder, ...]:
@@ -149,7 +149,7 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
     Nothing is built but the columns that the download of a pool of one's own has learned, if the filter reads them.
     """
     from datacomp_core.parts import FEATURES, METADATA, SCORES
-    from datacomp_core.pool.learned import LearnedSpec, learned
+    from datacomp_core.pool.download_columns import LearnedSpec, learned
     from datacomp_core.selection.select import select
     from flows.chain import STAGES, plan
     from tasks.running import store
@@ -192,7 +192,7 @@ def _images(spec: ExperimentSpec) -> list[Any]:
 
     found: list[Any] = []
     plan(lambda call: found.append(candidates(call, spec.preparation()).shards), store())
-    made = [one.artifact if isinstance(one, Planned) else one for one in found]
+    made = [one.artifact if isinstance(one, PlannedStep) else one for one in found]
     return [one for one in made if one is not None]
 
 
@@ -204,13 +204,13 @@ def stored_pool(spec: ExperimentSpec) -> Artifact | None:
     return stored(Pool, spec.pool) if spec.pool else None
 
 
-def _filter_folder(places: Places, recipe: str, out: str | None, against: list[str], *, json: bool) -> None:
+def _filter_folder(places: PoolFolders, recipe: str, out: str | None, against: list[str], *, json: bool) -> None:
     """Write a subset file from a folder or bucket of metadata parquets; without `out` do a dry run."""
     from datacomp_core.exchange import exchange
     from datacomp_core.selection.report import keeps_none
 
     with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
-        folder, name = until.target(out) if out else (Folder(local) if against else None, "subset.npy")
+        folder, name = run_to_stage.target(out) if out else (Folder(local) if against else None, "subset.npy")
         with exchange(Folder(places.keep_scores) if places.keep_scores else folder if out else None) as shared:
             chosen = _chosen(places, recipe, local, shared, (folder, name), progress)
         overlaps = _overlaps(f"{folder}/{name}", against)
@@ -236,7 +236,7 @@ def _report(chosen: Selection, overlaps: list[dict[str, Any]], out: str | None, 
 
 
 def _chosen(
-    places: Places, recipe: str, local: Path, shared: Exchange, target: tuple[Folder | None, str], progress: LogProgress
+    places: PoolFolders, recipe: str, local: Path, shared: Exchange, target: tuple[Folder | None, str], progress: LogProgress
 ) -> Selection:
     """Run the selection, with the scores that its recipe computes. `shared` contains what its workers read."""
     from datacomp_core.scores.compute import computed
@@ -271,10 +271,10 @@ def _chosen(
     )
 
 
-def _captioned(source: Source, policy: str, out: Folder, workers: int, progress: LogProgress) -> Source:
+def _captioned(source: PoolSource, policy: str, out: Folder, workers: int, progress: LogProgress) -> PoolSource:
     """Return the source with the captions of a policy over folders of captions."""
     from datacomp_core.captions.choose import not_used
-    from datacomp_core.selection.captioned import captions_in
+    from datacomp_core.selection.with_captions import captions_in
     from deployments.cli.stages.captions import choice_of, chosen
 
     made = chosen(choice_of(policy, source), out, workers, progress)
@@ -285,7 +285,7 @@ def _captioned(source: Source, policy: str, out: Folder, workers: int, progress:
     return captions_in(source, out)
 
 
-def _tell_joins(source: Source) -> None:
+def _tell_joins(source: PoolSource) -> None:
     """Show what happened to the rows of external tables."""
     for folder in source.scores:
         home = Folder(folder.url.rpartition("/")[0])

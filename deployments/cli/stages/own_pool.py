@@ -191,8 +191,8 @@ def adopt(
     """
     from datacomp_core.members import MemberNames
     from datacomp_core.pool.adopt import AdoptedPoolSpec
+    from datacomp_core.pool.adopted_shard import TableColumns
     from datacomp_core.pool.images import images_of
-    from datacomp_core.pool.intake import TableColumns
 
     columns = TableColumns.model_validate(_pairs(column or []))
     members = MemberNames(picture=picture, caption=caption, cut=keys)

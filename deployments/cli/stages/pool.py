@@ -12,7 +12,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.scales import SCALES
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
-from deployments.cli.stages import until
+from deployments.cli.stages import run_to_stage
 from deployments.cli.stages.own_pool import adopt, byod, folder, opened, prepare, tell_of_retry
 from deployments.cli.stages.takedown import takedown
 
@@ -35,7 +35,7 @@ def add_to(app: typer.Typer) -> None:
 def pool(
     context: typer.Context,
     scale: options.Scale = "tiny",
-    pool_seed: until.PoolSeed = 0,
+    pool_seed: run_to_stage.PoolSeed = 0,
     metadata_only: Annotated[
         bool, typer.Option("--metadata-only", help="Fetch only a CommonPool's metadata, no images.")
     ] = False,
@@ -57,7 +57,7 @@ def pool(
         _metadata(scale, pool_seed, json=json)
         return
     if scale not in COMMON:
-        until.run_to("pool", until.spec_of(scale, pool_seed=pool_seed), json=json)
+        run_to_stage.run_to("pool", run_to_stage.spec_of(scale, pool_seed=pool_seed), json=json)
         return
     from datacomp_core.pool.commonpool import HubPoolSpec
     from datacomp_core.pool.estimate import estimate
@@ -138,7 +138,7 @@ def stats(
     store, shards = _shards(where)
     found = counting.tally(store.folder(shards))
     if plot is not None:
-        folder, name = until.target(str(plot))
+        folder, name = run_to_stage.target(str(plot))
         folder.write(name, counting.plot(found))
     behind = error_pictures.find(store.folder(shards))
     if json:

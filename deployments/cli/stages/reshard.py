@@ -12,12 +12,12 @@ from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder, scratch
 from deployments.cli import options, terminal
-from deployments.cli.stages import until
+from deployments.cli.stages import run_to_stage
 from deployments.cli.sweeps import captions_of, encoders_of, mix_of
 
 if TYPE_CHECKING:
     from datacomp_core.resharding.captions import CaptionSource
-    from datacomp_core.resharding.scan import Inputs
+    from datacomp_core.resharding.shard_scan import ShardFolders
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,9 +28,9 @@ Treatment = Literal["blur", "inject", "blur_and_inject"]
 
 
 def reshard(
-    recipe: until.Recipe = until.DEFAULT_RECIPE,
+    recipe: run_to_stage.Recipe = run_to_stage.DEFAULT_RECIPE,
     scale: options.Scale = "tiny",
-    pool_seed: until.PoolSeed = 0,
+    pool_seed: run_to_stage.PoolSeed = 0,
     pool: options.Pool = "",
     embed: options.Embed = None,
     shards: Annotated[
@@ -82,7 +82,7 @@ def reshard(
     """
     if shards is None:
         given: dict[str, Any] = {"pool": pool, **encoders_of(embed), **captions_of(captions), **mix_of(mix)}
-        until.run_to("reshard", until.spec_of(scale, recipe, pool_seed=pool_seed, **given), json=json)
+        run_to_stage.run_to("reshard", run_to_stage.spec_of(scale, recipe, pool_seed=pool_seed, **given), json=json)
         return
     if mix:
         raise SpecError("--mix works only in the store: to mix folders, give several --shards with one --weight each.")
@@ -101,7 +101,7 @@ def reshard(
     from datacomp_core.resharding import reshard as core
 
     spec = core.ReshardSpec(samples_per_shard=samples_per_shard, seed=seed, shuffle=shuffle, tolerated_missing=tolerated_missing)
-    inputs = core.Inputs(tuple(Folder(url) for url in shards), first_shard, num_shards)
+    inputs = core.ShardFolders(tuple(Folder(url) for url in shards), first_shard, num_shards)
     workers = settings().num_workers
     with scratch() as mixed, terminal.shown_progress("reshard", quiet=json) as progress:
         if weight:
@@ -112,7 +112,9 @@ def reshard(
             _show(f"Would be written from {subset}", "", {**account.counts(), "bytes": num_bytes}, json=json)
             account.check(spec, str(inputs))
             return
-        faced = core.Faced(core.FaceSpec(treatment=faces, quality=quality), Folder(metadata)) if faces and metadata else None
+        faced = (
+            core.FaceTreatment(core.FaceSpec(treatment=faces, quality=quality), Folder(metadata)) if faces and metadata else None
+        )
         with scratch() as local:
             texts = _captions(captions, metadata, scores or [], local, workers, progress) if captions and metadata else None
             how: dict[str, Any] = {"faced": faced, "captions": texts, "workers": workers, "progress": progress}
@@ -120,10 +122,12 @@ def reshard(
     _show(f"Resharded into {out}", out, account.counts(), json=json)
 
 
-def _mixed(weights: list[float], seed: int, inputs: Inputs, made: Folder, workers: int, progress: Any) -> tuple[str, Inputs]:
+def _mixed(
+    weights: list[float], seed: int, inputs: ShardFolders, made: Folder, workers: int, progress: Any
+) -> tuple[str, ShardFolders]:
     """Return the subset of a mix of folders, and the source of each sample."""
     from datacomp_core.resharding.mix import MixSpec, mix_folders
-    from datacomp_core.resharding.planning import PLACES, SUBSET
+    from datacomp_core.resharding.plan_inputs import PLACES, SUBSET
 
     mix_folders(MixSpec(weights=tuple(weights), seed=seed), inputs.folders, made, workers=workers, progress=progress)
     return f"{made}/{SUBSET}", replace(inputs, places=f"{made}/{PLACES}")
@@ -131,12 +135,12 @@ def _mixed(weights: list[float], seed: int, inputs: Inputs, made: Folder, worker
 
 def _captions(policy: str, metadata: str, scores: list[str], local: Path, workers: int, progress: Any) -> CaptionSource:
     """Apply a policy to the captions of a folder of metadata."""
+    from datacomp_core.pool_source import PoolSource
     from datacomp_core.resharding.captions import CaptionSource
     from datacomp_core.selection.aligned import aligned
-    from datacomp_core.source import Source
     from deployments.cli.stages.captions import choice_of, chosen
 
-    given, _ = aligned(Source(Folder(metadata), tuple(Folder(url) for url in scores)), local / "scores")
+    given, _ = aligned(PoolSource(Folder(metadata), tuple(Folder(url) for url in scores)), local / "scores")
     choice, out = choice_of(policy, given, trains=True), Folder(local / "captioned")
     return CaptionSource(chosen(choice, out, workers, progress), out, choice.spec.weights)
 

@@ -9,7 +9,7 @@ import typer
 
 from datacomp_core.errors import SpecError
 from deployments.cli import options, terminal
-from deployments.cli.stages import until
+from deployments.cli.stages import run_to_stage
 
 if TYPE_CHECKING:
     from datacomp_core.subset_files import Overlap, SubsetFile
@@ -48,7 +48,7 @@ def subset(
         return
     if out is None:
         raise SpecError(f"The output file for the {what} is missing: give it with --out.")
-    folder, name = until.target(out)
+    folder, name = run_to_stage.target(out)
     with folder.writing(name) as path:
         if what == "sort":
             rows, unique = _sorted(given, path)
@@ -72,7 +72,7 @@ def subset_file(path: str) -> SubsetFile:
     """Open a subset file given as one path or url."""
     from datacomp_core.subset_files import SubsetFile
 
-    return SubsetFile(*until.place(path))
+    return SubsetFile(*run_to_stage.place(path))
 
 
 def numbers(found: Overlap) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
-from deployments.cli.stages import until
+from deployments.cli.stages import run_to_stage
 from deployments.cli.sweeps import captions_of, encoders_of, mix_of
 
 
@@ -18,10 +18,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: until.Recipe = until.DEFAULT_RECIPE,
+    recipe: run_to_stage.Recipe = run_to_stage.DEFAULT_RECIPE,
     scale: options.Scale = "tiny",
-    seed: until.Seed = 0,
-    pool_seed: until.PoolSeed = 0,
+    seed: run_to_stage.Seed = 0,
+    pool_seed: run_to_stage.PoolSeed = 0,
     pool: options.Pool = "",
     embed: options.Embed = None,
     data: Annotated[
@@ -55,7 +55,7 @@ def train(
     """
     if not data:
         given = {"pool": pool, **encoders_of(embed), **captions_of(captions), **mix_of(mix)}
-        until.run_to("train", until.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed, **given), json=json)
+        run_to_stage.run_to("train", run_to_stage.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed, **given), json=json)
         return
     if captions:
         raise SpecError(
@@ -66,11 +66,11 @@ def train(
     if out is None:
         raise SpecError("Training on a folder needs --data and --out together.")
     from datacomp_core.scales import scale as known_scale
-    from datacomp_core.training.launch import Layout
+    from datacomp_core.training.launch import TorchrunLayout
     from datacomp_core.training.spec import TrainSpec
 
     own = settings()
-    layout = Layout(
+    layout = TorchrunLayout(
         processes=processes or own.processes, nodes=nodes, node=node, rendezvous=rendezvous, run_id=run_id, restarts=restarts
     )
     spec = TrainSpec(recipe=known_scale(scale), seed=seed, data_weights=tuple(weight or ()), tolerated_corrupt=tolerated)

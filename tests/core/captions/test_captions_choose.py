@@ -14,12 +14,12 @@ import pytest
 from datacomp_core import caption_sets, uid
 from datacomp_core.artifacts import Captions
 from datacomp_core.caption_policy import CaptionPolicy, drawn, plan_of
-from datacomp_core.captions.choose import Choice, choose_folder, not_used
+from datacomp_core.captions.choose import PolicyInputs, choose_folder, not_used
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import Everything, Filter, Listed, SampleTo, Threshold, Words
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.recipes.base import Recipe
 from datacomp_core.selection.select import select
-from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
 POOL = world.pool(5)
@@ -50,7 +50,7 @@ EVERY: dict[str, Any] = {"raw": RAW, **SETS}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Choice:
+def made(tmp_path_factory: pytest.TempPathFactory) -> PolicyInputs:
     root = tmp_path_factory.mktemp("captions")
     rows = [{**one, "text": RAW[row][0][0], L14: RAW[row][0][1]} for row, one in enumerate(POOL)]
     metadata, sets = world.write_pool(root / "m", rows), []
@@ -64,12 +64,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Choice:
             caption_sets.write_captions(Folder(root / name), f"{part:08d}", table, [L14])
         own = Captions(sources=(name,), scores=(L14,), num_samples=len(POOL), num_captions=0, num_captioned=0, name=name)
         sets.append((own, Folder(root / name)))
-    return Choice(CaptionPolicy(), Source(metadata), tuple(sets))
+    return PolicyInputs(CaptionPolicy(), PoolSource(metadata), tuple(sets))
 
 
-def chosen(choice: Choice, policy: Any, out: Path) -> list[tuple[str | None, str | None, bool, float | None]]:
+def chosen(choice: PolicyInputs, policy: Any, out: Path) -> list[tuple[str | None, str | None, bool, float | None]]:
     made = choose_folder(
-        Choice(plan_of({"captions": ["x"], "policy": policy}, "it").policy, choice.source, choice.sets), Folder(out)
+        PolicyInputs(plan_of({"captions": ["x"], "policy": policy}, "it").policy, choice.source, choice.sets), Folder(out)
     )
     tables = [pl.read_parquet(out / f"scores/{part:08d}.parquet") for part in range(world.PARTS)]
     whole = pl.concat(tables)
@@ -108,7 +108,7 @@ def plain(policy: str, row: int) -> tuple[str, str, float | None] | None:
         ("low", {"replace_below": {"threshold": 0.3, "sources": ["a"], "low": "replace"}}),
     ],
 )
-def test_a_policy_chooses_as_its_words_say(name: str, policy: Any, made: Choice, tmp_path: Path) -> None:
+def test_a_policy_chooses_as_its_words_say(name: str, policy: Any, made: PolicyInputs, tmp_path: Path) -> None:
     found = chosen(made, policy, tmp_path)
     for row, (source, text, changed, score) in enumerate(found):
         wanted, raw = plain(name, row), RAW[row][0]
@@ -121,9 +121,9 @@ def test_a_policy_chooses_as_its_words_say(name: str, policy: Any, made: Choice,
     assert {source for source, *_ in found} >= {"a"}
 
 
-def test_a_draw_lists_every_caption_and_counts_what_is_expected(made: Choice, tmp_path: Path) -> None:
+def test_a_draw_lists_every_caption_and_counts_what_is_expected(made: PolicyInputs, tmp_path: Path) -> None:
     policy = plan_of({"captions": ["x"], "draw": {"a": 3, "raw": 1, "b": 0}}, "it").policy
-    done = choose_folder(Choice(policy, made.source, made.sets), Folder(tmp_path))
+    done = choose_folder(PolicyInputs(policy, made.source, made.sets), Folder(tmp_path))
     rows = pl.concat([pl.read_parquet(tmp_path / f"draws/{part:08d}.parquet") for part in range(world.PARTS)])[
         "captions"
     ].to_list()
@@ -154,13 +154,13 @@ def test_the_draw_is_a_function_of_its_numbers() -> None:
 # Filters -------------------------------------------------------------------------------------------------------------
 
 
-def kept(choice: Choice, tree: Filter, captioned: Path | None, out: Path) -> tuple[list[str], Any]:
+def kept(choice: PolicyInputs, tree: Filter, captioned: Path | None, out: Path) -> tuple[list[str], Any]:
     folder = Folder(captioned) if captioned else None
     done = select(Recipe(name="it", filter=tree), choice.source.metadata, captioned=folder, out=Folder(out))
     return uid.unpack(uid.read_subset((out / "subset.npy").read_bytes(), "it")).to_list(), done.explanation
 
 
-def test_filters_read_the_new_text_and_no_score_of_the_old_pair(made: Choice, tmp_path: Path) -> None:
+def test_filters_read_the_new_text_and_no_score_of_the_old_pair(made: PolicyInputs, tmp_path: Path) -> None:
     unscored = [(one.model_copy(update={"scores": ()}), folder) for one, folder in made.sets]
     for _, folder in unscored:
         for name in (folder / "captions").files(".parquet"):
@@ -171,7 +171,7 @@ def test_filters_read_the_new_text_and_no_score_of_the_old_pair(made: Choice, tm
             (tmp_path / one.name / "captions").mkdir(parents=True, exist_ok=True)
             pl.read_parquet(folder.at(f"captions/{name}")).drop(L14).write_parquet(tmp_path / one.name / "captions" / name)
     policy = CaptionPolicy.model_validate({"first_of": ["a", "raw"]})
-    choice = Choice(policy, made.source, tuple((one, folder) for one, folder in bare))
+    choice = PolicyInputs(policy, made.source, tuple((one, folder) for one, folder in bare))
     [told] = not_used(choose_folder(choice, Folder(tmp_path / "c")).counts)
     assert "have another caption than the one that clip_l14_similarity_score was computed of" in told
     texts = {row: next(iter([t for t, _ in SETS["a"].get(row, [])] + [RAW[row][0][0]])) for row in range(len(POOL))}
@@ -185,8 +185,8 @@ def test_filters_read_the_new_text_and_no_score_of_the_old_pair(made: Choice, tm
 
 
 @pytest.mark.parametrize("tree", [Listed, Everything, SampleTo])
-def test_rows_that_the_policy_leaves_out_are_never_kept(tree: Any, made: Choice, tmp_path: Path) -> None:
-    choose_folder(Choice(CaptionPolicy.model_validate({"replace": "b"}), made.source, made.sets), Folder(tmp_path / "c"))
+def test_rows_that_the_policy_leaves_out_are_never_kept(tree: Any, made: PolicyInputs, tmp_path: Path) -> None:
+    choose_folder(PolicyInputs(CaptionPolicy.model_validate({"replace": "b"}), made.source, made.sets), Folder(tmp_path / "c"))
     having = {POOL[row]["uid"] for row in SETS["b"]}
     if tree is Listed:
         (tmp_path / "l.txt").write_text("\n".join(one["uid"] for one in POOL for _ in range(2)))
@@ -211,9 +211,9 @@ def test_rows_that_the_policy_leaves_out_are_never_kept(tree: Any, made: Choice,
         ({"captions": "x", "policy": {"best": "b32"}}, "compares clip_b32_similarity_score, which the captions a do not have"),
     ],
 )
-def test_a_policy_of_what_is_not_there_is_refused(given: Any, told: str, made: Choice, tmp_path: Path) -> None:
+def test_a_policy_of_what_is_not_there_is_refused(given: Any, told: str, made: PolicyInputs, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=told):
-        choose_folder(Choice(plan_of(given, "it").policy, made.source, made.sets), Folder(tmp_path))
+        choose_folder(PolicyInputs(plan_of(given, "it").policy, made.source, made.sets), Folder(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_captions_of_another_pool_are_refused_wherever_they_are_read(tmp_path: P
 
     def each(where: Path) -> None:
         policy = CaptionPolicy.model_validate({"first_of": ["a", "raw"]})
-        choose_folder(Choice(policy, Source(Folder(where)), ((made, own),)), Folder(where.parent / "chosen"))
+        choose_folder(PolicyInputs(policy, PoolSource(Folder(where)), ((made, own),)), Folder(where.parent / "chosen"))
 
     def templated(where: Path) -> None:
         template_folder(TemplateSpec(template="{a}!"), Folder(where), [(made, own)], Folder(where.parent / "template"))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from datacomp_core import clip, shards
 from datacomp_core.clip_sources import FileModel
-from datacomp_core.embedding.assemble import Column, Filling, Sides, Span
+from datacomp_core.embedding.assemble import EncoderColumn, Filling, Sides, Span
 from datacomp_core.embedding.embed import embed_folder
 from datacomp_core.embedding.spec import EmbedSpec, Encoder
 from datacomp_core.parts import SCHEMA
@@ -90,7 +90,7 @@ def test_one_bad_dimension_takes_the_features_of_its_row_and_no_other(place: int
     right = np.einsum("nd,nd->n", images, texts)
     images[2, place] = bad
     texts[2, place] = 0
-    filling = Filling((Column("score", "mine", 8),), 4, {"part": 4})
+    filling = Filling((EncoderColumn("score", "mine", 8),), 4, {"part": 4})
     full = filling.add(Span("part", 0, 4), [Sides(images.copy(), texts)], [0, 1, 2, 3], {})
     assert full is not None
     made = full[1]

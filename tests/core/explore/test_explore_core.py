@@ -10,15 +10,15 @@ import polars as pl
 import pytest
 
 from datacomp_core.errors import SpecError
-from datacomp_core.explore import whole
+from datacomp_core.explore import pool_index
 from datacomp_core.explore.clusters import NONE, cluster_names, cluster_words, clustered
 from datacomp_core.explore.duplicates import groups, near_pairs
 from datacomp_core.explore.layout import layout
-from datacomp_core.explore.sample import Sample, draw
+from datacomp_core.explore.sample import PoolSample, draw
 from datacomp_core.explore.search import exact_index
-from datacomp_core.lots import lots
+from datacomp_core.pool_source import PoolSource
+from datacomp_core.sampling_key import sampling_keys
 from datacomp_core.selection.select import select
-from datacomp_core.source import Source
 from datacomp_core.store import Folder
 from datacomp_core.uid import pack
 
@@ -39,7 +39,7 @@ def lot_by_hand(uid: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Source:
+def pool(tmp_path_factory: pytest.TempPathFactory) -> PoolSource:
     """Three parts; uids count up, so that they are no hashes; every tenth row has no features."""
     folder, random = tmp_path_factory.mktemp("pool"), np.random.default_rng(3)
     for part in range(3):
@@ -59,33 +59,33 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Source:
             }
         ).write_parquet(folder / f"{part:08d}.parquet")
         np.savez(folder / f"{part:08d}.npz", l14_img=vectors.astype(np.float16), l14_txt=vectors[::-1].astype(np.float16))
-    return Source(Folder(str(folder)))
+    return PoolSource(Folder(str(folder)))
 
 
 @pytest.fixture(scope="module")
-def everything(pool: Source, tmp_path_factory: pytest.TempPathFactory) -> Sample:
+def everything(pool: PoolSource, tmp_path_factory: pytest.TempPathFactory) -> PoolSample:
     return draw(pool, 10_000, tmp_path_factory.mktemp("all"))
 
 
-def features(pool: Source) -> npt.NDArray[np.float32]:
+def features(pool: PoolSource) -> npt.NDArray[np.float32]:
     return np.concatenate([pool.whole(part, "l14_img") for part in pool.parts()]).astype(np.float32)
 
 
-def test_explore_sample_is_what_the_hash_of_the_uid_says(pool: Source, tmp_path: Path) -> None:
+def test_explore_sample_is_what_the_hash_of_the_uid_says(pool: PoolSource, tmp_path: Path) -> None:
     made = draw(pool, 300, tmp_path / "300")
     all_uids = [f"{number:032x}" for number in range(3 * ROWS)]
     by_hand = [uid for uid in all_uids if lot_by_hand(uid) < 300 * (1 << 64) // (3 * ROWS)]
     assert made.rows["uid"].to_list() == by_hand
     assert 230 < made.num_rows < 370
     assert not made.is_whole
-    assert [lot_by_hand(uid) for uid in all_uids[:5]] == lots(pack(pl.Series(all_uids[:5])), 0xE7).tolist()
+    assert [lot_by_hand(uid) for uid in all_uids[:5]] == sampling_keys(pack(pl.Series(all_uids[:5])), 0xE7).tolist()
     smaller = draw(pool, 100, tmp_path / "100")
     assert set(smaller.rows["uid"]) < set(by_hand)
     wanted = features(pool)[[int(uid, 16) for uid in by_hand]]
     np.testing.assert_array_equal(made.vectors("l14_img").astype(np.float32), wanted)
 
 
-def test_explore_sample_that_was_interrupted_ends_with_the_same_bytes(pool: Source, tmp_path: Path) -> None:
+def test_explore_sample_that_was_interrupted_ends_with_the_same_bytes(pool: PoolSource, tmp_path: Path) -> None:
     from datacomp_core.explore.sample import _draw_part, _gathered  # pyright: ignore[reportPrivateUsage]
 
     whole_run, resumed = draw(pool, 300, tmp_path / "one"), tmp_path / "two"
@@ -98,7 +98,7 @@ def test_explore_sample_that_was_interrupted_ends_with_the_same_bytes(pool: Sour
     assert callable(_gathered)
 
 
-def test_explore_sample_knows_words_language_host_and_shape(everything: Sample) -> None:
+def test_explore_sample_knows_words_language_host_and_shape(everything: PoolSample) -> None:
     rows = everything.rows
     assert rows["words"].to_list()[:2] == [None, 6]
     assert set(rows["host"]) == {"host0.example", "host1.example", "host2.example"}
@@ -107,7 +107,7 @@ def test_explore_sample_knows_words_language_host_and_shape(everything: Sample) 
     assert rows["num_face_bboxes"].to_list()[:2] == [1, 1]
 
 
-def test_explore_search_finds_what_numpy_finds(pool: Source, everything: Sample) -> None:
+def test_explore_search_finds_what_numpy_finds(pool: PoolSource, everything: PoolSample) -> None:
     stored, random = features(pool), np.random.default_rng(5)
     known = np.isfinite(stored).all(axis=1)
     unit = stored / np.linalg.norm(stored, axis=1, keepdims=True)
@@ -128,8 +128,8 @@ def test_explore_search_finds_what_numpy_finds(pool: Source, everything: Sample)
             index.search(odd, 5)
 
 
-def test_explore_index_of_the_whole_pool_finds_what_numpy_finds(pool: Source, everything: Sample, tmp_path: Path) -> None:
-    built = whole.build(pool, "l14_img", everything.vectors("l14_img"), tmp_path / "whole")
+def test_explore_index_of_the_whole_pool_finds_what_numpy_finds(pool: PoolSource, everything: PoolSample, tmp_path: Path) -> None:
+    built = pool_index.build(pool, "l14_img", everything.vectors("l14_img"), tmp_path / "whole")
     built.index.nprobe = built.index.nlist  # every list: what is left is the rounding to 8 bits
     stored = features(pool)
     unit = np.nan_to_num(stored / np.linalg.norm(stored, axis=1, keepdims=True))
@@ -140,10 +140,10 @@ def test_explore_index_of_the_whole_pool_finds_what_numpy_finds(pool: Source, ev
         agreed += len(best & {pool.parts().index(part) * ROWS + row for part, row, _ in built.search(query, 10)})
     assert built.num_vectors == int(np.isfinite(stored).all(axis=1).sum())
     assert agreed >= 95
-    assert whole.build(pool, "l14_img", everything.vectors("l14_img"), tmp_path / "whole").num_vectors == built.num_vectors
+    assert pool_index.build(pool, "l14_img", everything.vectors("l14_img"), tmp_path / "whole").num_vectors == built.num_vectors
 
 
-def test_explore_map_is_the_principal_components(pool: Source, everything: Sample) -> None:
+def test_explore_map_is_the_principal_components(pool: PoolSource, everything: PoolSample) -> None:
     places, stored = layout(everything.vectors("l14_img"), "pca"), features(pool)
     known = np.isfinite(stored).all(axis=1)
     centred = stored[known] - stored[known].mean(axis=0)
@@ -199,7 +199,7 @@ def test_explore_clusters_are_named_after_their_words() -> None:
     assert cluster_names([["a", "b"], [], ["a", "b"]]) == ["a, b", "cluster 2", "a, b (2)"]
 
 
-def test_explore_review_counts_what_select_counts(pool: Source, tmp_path: Path) -> None:
+def test_explore_review_counts_what_select_counts(pool: PoolSource, tmp_path: Path) -> None:
     from datacomp_core.recipes.load import load_recipe
     from datacomp_core.selection.review import review
 

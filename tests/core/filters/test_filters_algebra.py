@@ -9,9 +9,8 @@ from typing import Any
 import filter_world as world
 import pytest
 
-from datacomp_core.filters import All, Language, Not, Random, Threshold, TopCount, TopFraction, Words
-from datacomp_core.filters import Any as AnyOf
-from datacomp_core.selection.judge import Placed, sequence
+from datacomp_core.filters import AllOf, AnyOf, Language, NotOf, RandomFraction, Threshold, TopCount, TopFraction, Words
+from datacomp_core.selection.filter_evaluator import FilterNode, sequence
 
 
 def _random_tree(chance: random.Random, depth: int) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def test_random_trees_keep_what_their_definition_keeps(seed: int, tmp_path: Path
 def test_ranking_survivors_ranks_only_them(tmp_path: Path) -> None:
     table = world.rows(1)
     folder = world.write(tmp_path / "metadata", table)
-    tree = All(filters=(Words(at_least=3), TopFraction(score="b32", fraction=0.25, of="survivors", cut="at_fraction")))
+    tree = AllOf(filters=(Words(at_least=3), TopFraction(score="b32", fraction=0.25, of="survivors", cut="at_fraction")))
     found, _ = world.kept(tree, folder, tmp_path / "out")
     survivors = [row for row in table if row["text"] is not None and len(row["text"].split()) >= 3]
     scored = [row for row in survivors if row["clip_b32_similarity_score"] is not None]
@@ -54,7 +53,7 @@ def test_ranking_survivors_ranks_only_them(tmp_path: Path) -> None:
 def test_the_survivors_of_survivors_are_ranked_in_turn(tmp_path: Path) -> None:
     table = world.rows(16)
     best = [TopCount(score=score, count=count, of="survivors") for score, count in (("b32", 90), ("l14", 40), ("b32", 9))]
-    found, _ = world.kept(All(filters=tuple(best)), world.write(tmp_path / "m", table), tmp_path / "out")
+    found, _ = world.kept(AllOf(filters=tuple(best)), world.write(tmp_path / "m", table), tmp_path / "out")
     left = table
     for score, count in (("b32", 90), ("l14", 40), ("b32", 9)):
         name = f"clip_{score}_similarity_score"
@@ -67,7 +66,7 @@ def test_survivors_inside_a_choice_and_after_a_language(tmp_path: Path) -> None:
     """The costly verdict is remembered between the pass for the cut and the last one: the same rows come out of both."""
     table = world.rows(2)
     folder = world.write(tmp_path / "metadata", table)
-    first = All(filters=(Language(), TopCount(score="b32", count=20, of="survivors")))
+    first = AllOf(filters=(Language(), TopCount(score="b32", count=20, of="survivors")))
     english, _ = world.kept(Language(), folder, tmp_path / "english")
     found, _ = world.kept(AnyOf(filters=(first, Threshold(score="l14", at_least=9.0))), folder, tmp_path / "out")
     scores = {row["uid"]: row["clip_b32_similarity_score"] for row in table}
@@ -80,7 +79,7 @@ def test_missing_values_pass_neither_a_filter_nor_its_opposite(tmp_path: Path) -
     folder = world.write(tmp_path / "metadata", table)
     low = Threshold(score="l14", at_least=0.25)
     yes, _ = world.kept(low, folder, tmp_path / "yes")
-    no, done = world.kept(Not(filter=low), folder, tmp_path / "no")
+    no, done = world.kept(NotOf(filter=low), folder, tmp_path / "no")
     nulls = [row["uid"] for row in table if row["clip_l14_similarity_score"] is None]
     assert sorted([*yes, *no, *nulls]) == sorted(row["uid"] for row in table)
     assert done.explanation.dropped["no clip_l14_similarity_score"] == len(nulls) > 0
@@ -88,16 +87,16 @@ def test_missing_values_pass_neither_a_filter_nor_its_opposite(tmp_path: Path) -
 
 def test_cheap_filters_are_asked_first_but_never_past_one_that_ranks_survivors() -> None:
     best = TopCount(score="l14", count=5, of="survivors")
-    tree = All(filters=(Language(), Words(), All(filters=(Threshold(),)), best, Language(language="de"), Words(at_least=9)))
-    order = [placed.path for placed in sequence(Placed("0", tree))]
+    tree = AllOf(filters=(Language(), Words(), AllOf(filters=(Threshold(),)), best, Language(language="de"), Words(at_least=9)))
+    order = [placed.path for placed in sequence(FilterNode("0", tree))]
     assert order == ["0.1", "0.2.0", "0.0", "0.3", "0.5", "0.4"]
 
 
 def test_the_same_bytes_whatever_the_workers_and_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datacomp_core.selection.hands.COSTLY_ROWS_FOR_A_PROCESS", 1)
-    monkeypatch.setattr("datacomp_core.selection.hands.COSTLIEST_ROWS_FOR_A_PROCESS", 1)
+    monkeypatch.setattr("datacomp_core.selection.worker_pool.COSTLY_ROWS_FOR_A_PROCESS", 1)
+    monkeypatch.setattr("datacomp_core.selection.worker_pool.COSTLIEST_ROWS_FOR_A_PROCESS", 1)
     table = world.rows(4)
-    tree = All(filters=(Language(), TopFraction(score="l14", fraction=0.5), Random(share=0.5)))
+    tree = AllOf(filters=(Language(), TopFraction(score="l14", fraction=0.5), RandomFraction(share=0.5)))
     one = world.write(tmp_path / "one", table, num_parts=1)
     many = world.write(tmp_path / "many", table, num_parts=7)
     world.kept(tree, one, tmp_path / "a")

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import (
-    All,
+    AllOf,
     BalanceClusters,
     BalanceSynsets,
     ConceptQuota,
@@ -28,8 +28,8 @@ from datacomp_core.filters import (
 )
 from datacomp_core.filters.balance_synsets import synsets
 from datacomp_core.filters.density_prune import quotas
-from datacomp_core.filters.submodular import Worth, greedy
-from datacomp_core.lots import lots
+from datacomp_core.filters.submodular import CoverageGain, greedy
+from datacomp_core.sampling_key import sampling_keys
 from datacomp_core.vectors import sparse_autoencoder
 
 
@@ -133,14 +133,14 @@ def test_greedy_is_brute_force_greedy_of_the_objective() -> None:
     codes[::7, 0] = -1
     bins = random.integers(0, 3, 40).astype(np.uint8)
     target, bin_weights = random.dirichlet(np.ones(12)), np.array([0.0, 0.01, 0.99])
-    found = greedy(Worth.of(0.6, target, bin_weights), codes, bins, 15, 0, "any")
+    found = greedy(CoverageGain.of(0.6, target, bin_weights), codes, bins, 15, 0, "any")
     chosen: list[int] = []
     for _ in range(15):
         gains = {row: _value((0.6, target, bin_weights), [*chosen, row], codes, bins) for row in range(40) if row not in chosen}
         chosen.append(max(gains, key=lambda row: (round(gains[row], 12), -row)))
     assert found.tolist() == sorted(chosen)
-    again = greedy(Worth.of(0.6, target, bin_weights), codes, bins, 15, 6, "key").tolist()
-    assert again == greedy(Worth.of(0.6, target, bin_weights), codes, bins, 15, 6, "key").tolist()
+    again = greedy(CoverageGain.of(0.6, target, bin_weights), codes, bins, 15, 6, "key").tolist()
+    assert again == greedy(CoverageGain.of(0.6, target, bin_weights), codes, bins, 15, 6, "key").tolist()
     best = _value((0.6, target, bin_weights), chosen, codes, bins)
     assert len(set(again)) == 15
     assert 0.9 * best < _value((0.6, target, bin_weights), again, codes, bins) <= best + 1e-12
@@ -205,7 +205,7 @@ def test_concept_quotas_are_filled_in_order(prefer: Any, form: str, tmp_path: Pa
     tree = ConceptQuota(annotations=str(tmp_path / "concepts.parquet"), quota=12, prefer=prefer, seed=3)
     found, done = world.kept(tree, folder, tmp_path / "out")
     by_lot = dict(
-        zip((row["uid"] for row in table), lots(uid.pack(pl.Series([r["uid"] for r in table])), 3).tolist(), strict=True)
+        zip((row["uid"] for row in table), sampling_keys(uid.pack(pl.Series([r["uid"] for r in table])), 3).tolist(), strict=True)
     )
     column = "clip_b32_similarity_score"
 
@@ -279,5 +279,5 @@ def test_synset_draws_weigh_by_rare_classes_and_are_capped(tmp_path: Path) -> No
     assert capped.total() == min(7000, 100 * sum(bool(own) for own in held))
     few = _drawn(BalanceSynsets(filter=Everything(), num_draws=10**6, at_most_draws=3), folder, tmp_path / "few")
     assert set(few.values()) == {3}
-    even = world.kept(All(filters=(Words(at_least=2),)), folder, tmp_path / "w")[0]
+    even = world.kept(AllOf(filters=(Words(at_least=2),)), folder, tmp_path / "w")[0]
     assert _drawn(BalanceSynsets(filter=Words(at_least=2)), folder, tmp_path / "n").total() == len(even)

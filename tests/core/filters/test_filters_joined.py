@@ -17,12 +17,12 @@ import pytest
 
 from datacomp_core import joining, shards
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.filters import All, TopCount, Words
+from datacomp_core.filters import AllOf, TopCount, Words
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.scores import score_of
 from datacomp_core.scores.compute import compute
 from datacomp_core.selection.aligned import aligned
 from datacomp_core.selection.select import scores_of
-from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
 TABLE = world.rows(7, 240)
@@ -57,7 +57,7 @@ def three_files(folder: Path, form: str) -> None:
 def values(text: str, folder: Folder, out: Path, **source: Any) -> tuple[list[float | None], dict[str, int]]:
     score = score_of(text)
     assert score is not None
-    made = compute(score, Source(folder, **source), Folder(out))
+    made = compute(score, PoolSource(folder, **source), Folder(out))
     tables = [pl.read_parquet(made.at(name)) for name in made.files(".parquet")]
     return pl.concat(tables)[score.column_name].to_list(), Folder(out).read_json("join.json")
 
@@ -70,9 +70,9 @@ def test_a_shuffled_table_of_three_files_is_joined_by_uid(form: str, tmp_path: P
     found, counts = values(f"column_of:file={tmp_path / 't'}", folder, tmp_path / "out")
     assert found == [SCORES.get(row["uid"]) for row in TABLE]
     assert counts == {"matched": 200, "missing": 40, "repeated": 0, "disagreeing": 0, "unknown": 9}
-    tree = All(filters=(Words(at_least=2), TopCount(score={"kind": "column_of", "file": str(tmp_path / "t")}, count=20)))  # pyright: ignore[reportArgumentType]
+    tree = AllOf(filters=(Words(at_least=2), TopCount(score={"kind": "column_of", "file": str(tmp_path / "t")}, count=20)))  # pyright: ignore[reportArgumentType]
     [made] = scores_of(tree)
-    beside = compute(made, Source(folder), Folder(tmp_path / "kept"))
+    beside = compute(made, PoolSource(folder), Folder(tmp_path / "kept"))
     kept, _ = world.kept(tree, folder, tmp_path / "subset", [beside])
     long = [row["uid"] for row in TABLE if row["text"] is not None and len(row["text"].split()) >= 2]
     assert sorted(kept) == sorted(sorted((u for u in long if u in SCORES), key=lambda u: -SCORES[u])[:20])
@@ -170,7 +170,7 @@ def test_an_npz_has_a_number_for_each_uid(score: Any, told: str, tmp_path: Path)
 def test_scores_beside_plain_metadata_are_joined_by_uid_and_never_taken_by_position(tmp_path: Path) -> None:
     folder = world.write(tmp_path / "m", TABLE)
     three_files(tmp_path / "s", "parquet")
-    made, [(_, counts)] = aligned(Source(folder, (Folder(tmp_path / "s"),)), tmp_path / "local")
+    made, [(_, counts)] = aligned(PoolSource(folder, (Folder(tmp_path / "s"),)), tmp_path / "local")
     found = pl.concat([made.read(part, ["score"]) for part in made.parts()])["score"].to_list()
     assert found == [SCORES.get(row["uid"]) for row in TABLE]
     assert (counts.matched, counts.missing, counts.unknown) == (200, 40, 9)
@@ -184,7 +184,7 @@ def test_rows_without_uids_are_taken_by_position_only_if_it_is_asked_for(tmp_pat
     (tmp_path / "s").mkdir()
     for part in range(4):
         pl.DataFrame({"score": np.arange(60.0) + 60 * part}).write_parquet(tmp_path / "s" / f"{part:08d}.parquet")
-    source = Source(folder, (Folder(tmp_path / "s"),))
+    source = PoolSource(folder, (Folder(tmp_path / "s"),))
     with pytest.raises(SpecError, match="no column `uid` to join by: give --by-position"):
         aligned(source, tmp_path / "local")
     assert aligned(source, tmp_path / "local", by_position=True)[0] == source
@@ -196,7 +196,7 @@ def test_features_beside_other_metadata_are_joined_by_uid(tmp_path: Path) -> Non
     mixed = list(TABLE)
     CHANCE.shuffle(mixed)
     ours = [*mixed[:100], *world.rows(99, 5)]
-    source = Source(world.write(tmp_path / "m", ours), (), (Folder(tmp_path / "theirs"),))
+    source = PoolSource(world.write(tmp_path / "m", ours), (), (Folder(tmp_path / "theirs"),))
     made, [(_, counts)] = aligned(source, tmp_path / "local")
     found = np.concatenate([made.whole(part, "l14_img") for part in made.parts()])
     for row, vector in zip(ours, found, strict=True):
@@ -241,7 +241,7 @@ def _moved(tmp_path: Path) -> tuple[list[world.Row], dict[str, Any], Path]:
     return ours, known, tmp_path / "theirs"
 
 
-def _same(source: Source, ours: list[world.Row], known: dict[str, Any]) -> None:
+def _same(source: PoolSource, ours: list[world.Row], known: dict[str, Any]) -> None:
     found = np.concatenate([source.whole(part, "l14_img") for part in source.parts()])
     for row, vector in zip(ours, found, strict=True):
         np.testing.assert_array_equal(vector, known.get(row["uid"], np.full(features.DIMENSIONS, np.nan)))
@@ -253,7 +253,7 @@ def test_features_that_embed_wrote_are_joined_by_the_uids_of_its_scores(tmp_path
         (tmp_path / "out" / name).mkdir(parents=True)
     for file in theirs.iterdir():
         shutil.move(file, tmp_path / "out" / ("features" if file.suffix == ".npz" else "scores") / file.name)
-    source = Source(Folder(tmp_path / "m"), (), (Folder(tmp_path / "out" / "features"),))
+    source = PoolSource(Folder(tmp_path / "m"), (), (Folder(tmp_path / "out" / "features"),))
     made, [(_, counts)] = aligned(source, tmp_path / "local")
     _same(made, ours, known)
     assert (counts.matched, counts.missing) == (100, 5)
@@ -263,7 +263,7 @@ def test_features_without_any_uid_are_taken_by_position_only_if_it_is_asked_for(
     _, _, theirs = _moved(tmp_path)
     for file in theirs.glob("*.parquet"):
         file.unlink()
-    source = Source(Folder(tmp_path / "m"), (), (Folder(theirs),))
+    source = PoolSource(Folder(tmp_path / "m"), (), (Folder(theirs),))
     with pytest.raises(SpecError, match="has no uids .* give --by-position"):
         aligned(source, tmp_path / "local")
     assert aligned(source, tmp_path / "local", by_position=True)[0] == source

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from datacomp_core.errors import DataError
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.selection.kmeans import ClusterSpec, cluster, kmeans
-from datacomp_core.source import Source
 
 faiss = pytest.importorskip("faiss")
 
@@ -29,7 +29,7 @@ def test_centroids_are_the_references_on_the_rows_it_takes(tmp_path: Path) -> No
     for place, row in enumerate(table):
         row["text"] = ["a photo of a red dog on the beach", "der Hund im Garten und das Haus", "dog", None][place % 4]
     folder, images, _ = features.embedded(tmp_path / "m", table)
-    found = cluster(ClusterSpec(num_clusters=5, seed=3), Source(folder), workers=2)
+    found = cluster(ClusterSpec(num_clusters=5, seed=3), PoolSource(folder), workers=2)
     taken = [row for row in range(0, 300, 4) if np.isfinite(images[row, 0])]
     np.testing.assert_array_equal(found, reference_kmeans(images[taken], 5, 3))
 
@@ -37,9 +37,9 @@ def test_centroids_are_the_references_on_the_rows_it_takes(tmp_path: Path) -> No
 def test_a_sample_is_a_share_of_every_part_and_comes_again(tmp_path: Path) -> None:
     folder, images, _ = features.embedded(tmp_path / "m", world.rows(2, 300))
     spec = ClusterSpec(num_clusters=4, captions="any", sample_ratio=0.4)
-    first, again = (cluster(spec, Source(folder)) for _ in range(2))
+    first, again = (cluster(spec, PoolSource(folder)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    other = cluster(spec.model_copy(update={"seed": 1}), Source(folder))
+    other = cluster(spec.model_copy(update={"seed": 1}), PoolSource(folder))
     assert not np.array_equal(first, other)
     assert np.isfinite(first).all()
     assert first.shape == (4, images.shape[1])
@@ -58,6 +58,6 @@ def test_well_parted_points_are_found() -> None:
 def test_too_few_points_and_no_features_are_told(tmp_path: Path) -> None:
     folder, _, _ = features.embedded(tmp_path / "m", world.rows(6, 30))
     with pytest.raises(DataError, match="There are only 27 points for 100 clusters"):
-        cluster(ClusterSpec(num_clusters=100, captions="any"), Source(folder))
+        cluster(ClusterSpec(num_clusters=100, captions="any"), PoolSource(folder))
     with pytest.raises(DataError, match="has no embeddings 'b32_img' .the npz files have l14_img, l14_txt"):
-        cluster(ClusterSpec(num_clusters=2, features="b32"), Source(folder))
+        cluster(ClusterSpec(num_clusters=2, features="b32"), PoolSource(folder))

@@ -16,7 +16,7 @@ import pytest
 from datacomp_core import sorted_lookup, uid, uid_lists
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.filters import All, Listed, Not, SampleTo, Words
+from datacomp_core.filters import AllOf, Listed, NotOf, SampleTo, Words
 from datacomp_core.recipes.load import load_recipe
 from datacomp_core.selection.select import SubsetSpec, select_subset
 from datacomp_core.sorted_lookup import among, begins_of
@@ -291,10 +291,10 @@ def test_inside_other_filters_it_says_yes_or_no(tmp_path: Path) -> None:
     mine = _listed(tmp_path, [*pool[:100], *pool[:30], *UIDS])
     folder = world.write(tmp_path / "m", table)
     long = {row["uid"] for row in table if row["text"] is not None and len(row["text"].split()) >= 3}
-    both, done = world.kept(All(filters=(mine, Words(at_least=3))), folder, tmp_path / "a")
+    both, done = world.kept(AllOf(filters=(mine, Words(at_least=3))), folder, tmp_path / "a")
     assert sorted(both) == sorted(set(pool[:100]) & long)
     assert done.explanation.lists[0].in_pool == 100
-    assert sorted(world.kept(Not(filter=mine), folder, tmp_path / "b")[0]) == sorted(pool[100:])
+    assert sorted(world.kept(NotOf(filter=mine), folder, tmp_path / "b")[0]) == sorted(pool[100:])
     drawn = world.kept(SampleTo(filter=mine, num_samples=250, at_most_times=3), folder, tmp_path / "c")[0]
     assert len(drawn) == 250
     assert set(drawn) == set(pool[:100])
@@ -353,11 +353,11 @@ def test_what_a_list_takes_out_is_no_breach(tmp_path: Path) -> None:
     counted = "not_in_pool, of the lists"
     taken = select_subset(SubsetSpec(recipe="mine", filter=mine), pool, None, store=store)
     assert taken.counts[counted] == len(UIDS)
-    out = select_subset(SubsetSpec(recipe="mine", filter=Not(filter=mine)), pool, None, store=store)
+    out = select_subset(SubsetSpec(recipe="mine", filter=NotOf(filter=mine)), pool, None, store=store)
     assert (counted in out.counts, out.num_samples) == (False, 290)
-    twice = select_subset(SubsetSpec(recipe="mine", filter=Not(filter=Not(filter=mine))), pool, None, store=store)
+    twice = select_subset(SubsetSpec(recipe="mine", filter=NotOf(filter=NotOf(filter=mine))), pool, None, store=store)
     assert twice.counts[counted] == len(UIDS)
-    both = All(filters=(Words(at_least=1), Not(filter=All(filters=(mine, Words(at_least=2))))))
+    both = AllOf(filters=(Words(at_least=1), NotOf(filter=AllOf(filters=(mine, Words(at_least=2))))))
     assert counted not in select_subset(SubsetSpec(recipe="mine", filter=both), pool, None, store=store).counts
 
 

@@ -14,10 +14,10 @@ import pytest
 from datacomp_core import uid
 from datacomp_core.errors import DataError
 from datacomp_core.filters import ImageClusters, Mix, SemDedup, Threshold, TopFraction
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.scores import score_of
 from datacomp_core.scores.compute import compute
 from datacomp_core.selection.select import SubsetSpec, select
-from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
 ROWS = 12
@@ -110,7 +110,7 @@ def test_one_bad_value_takes_its_row_out_and_no_other(value: float, place: int, 
     whole = features(tmp_path / "m", (5, place, value))
     others = [row for row in range(ROWS) if row != 5]
     np.save(tmp_path / "centroids.npy", whole[:3])
-    source = Source(home)
+    source = PoolSource(home)
     for text in ("neg_clip_loss", f"norm_sim:target={tmp_path}/centroids.npy"):
         score = score_of(text)
         assert score is not None

@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from datacomp_core.errors import SpecError
-from datacomp_core.filters import All, Threshold, TopFraction, WholeFilter, Words
+from datacomp_core.filters import AllOf, Threshold, TopFraction, WholeFilter, Words
 from datacomp_core.recipes.load import load_recipe
 from datacomp_core.registry import FILTERS as KINDS
 from datacomp_core.registry import RECIPES
@@ -35,7 +35,7 @@ def test_a_file_may_name_recipes_inside_filters(tmp_path: Path) -> None:
     path.write_text("description: short\nfilter:\n  kind: all\n  filters:\n  - basic_tiny\n  - {kind: words, at_least: 5}\n")
     loaded = load_recipe(str(path))
     assert loaded.name == "mine"
-    assert loaded.filter == All(filters=(load_recipe("basic_tiny").filter, Words(at_least=5)))
+    assert loaded.filter == AllOf(filters=(load_recipe("basic_tiny").filter, Words(at_least=5)))
 
 
 @pytest.mark.parametrize(

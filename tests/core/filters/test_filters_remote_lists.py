@@ -17,10 +17,10 @@ from hub_server import LocalHub, serving
 
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import Listed, Threshold
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.recipes.load import load_recipe
 from datacomp_core.scores import score_of
 from datacomp_core.scores.compute import compute
-from datacomp_core.source import Source
 from datacomp_core.store import Folder
 from datacomp_core.store.fingerprint import fingerprint
 
@@ -121,7 +121,7 @@ def test_a_table_of_scores_in_a_bucket(s3_url: str, tmp_path: Path) -> None:
     score = score_of(f"column_of:file={s3_url}/table.parquet,column=mine")
     assert score is not None
     folder = world.write(tmp_path / "m", TABLE)
-    made = compute(score, Source(folder), Folder(tmp_path / "kept"))
+    made = compute(score, PoolSource(folder), Folder(tmp_path / "kept"))
     best = Threshold(score=score.column_name, at_least=100)
     wanted = sorted(uid for uid, value in scores.items() if value >= 100)
     assert sorted(world.kept(best, folder, tmp_path / "out", [made])[0]) == wanted

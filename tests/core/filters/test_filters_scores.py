@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import Threshold, TopFraction
-from datacomp_core.lots import lots, mixed_bits
+from datacomp_core.pool_source import PoolSource
+from datacomp_core.sampling_key import mixed_bits, sampling_keys
 from datacomp_core.scores import KINDS, canonical, score_of
 from datacomp_core.scores.compute import compute
 from datacomp_core.scores.dfn import Dfn
@@ -27,7 +28,6 @@ from datacomp_core.scores.perceptual_hash import hash_of
 from datacomp_core.scores.text_masked import TextMasked, mask
 from datacomp_core.selection.select import SubsetSpec
 from datacomp_core.shards import ShardWriter, write_index
-from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
 
@@ -37,7 +37,7 @@ def _score(text: str) -> Any:
     return found
 
 
-def _computed(text: str, source: Source, out: Path, **options: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _computed(text: str, source: PoolSource, out: Path, **options: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     score = _score(text)
     folder = compute(score, source, Folder(out), **options)
     values = features.column(folder, score.column_name)
@@ -46,7 +46,7 @@ def _computed(text: str, source: Source, out: Path, **options: Any) -> np.ndarra
 
 def test_neg_clip_loss_is_the_formula_averaged_over_batches(tmp_path: Path) -> None:
     folder, images, texts = features.embedded(tmp_path / "m", world.rows(1, 90))
-    found = _computed("neg_clip_loss:batch=8,drawings=3,temperature=0.05,seed=4", Source(folder), tmp_path / "out")
+    found = _computed("neg_clip_loss:batch=8,drawings=3,temperature=0.05,seed=4", PoolSource(folder), tmp_path / "out")
     score, tau = NegClipLoss(batch=8, drawings=3, temperature=0.05, seed=4), 0.05
     expected = np.full(90, np.nan)
     for number in range(3):
@@ -75,7 +75,7 @@ def test_norm_sim_is_the_norm_of_the_cosines(p: str, tmp_path: Path) -> None:
     folder, images, _ = features.embedded(tmp_path / "m", world.rows(2, 60))
     target = np.random.default_rng(3).normal(size=(25, features.DIMENSIONS))
     name = features.saved(tmp_path / "target.npy", target)
-    found = _computed(f"norm_sim:target={name},p={p}", Source(folder), tmp_path / "out")
+    found = _computed(f"norm_sim:target={name},p={p}", PoolSource(folder), tmp_path / "out")
     cosine = features.unit(images.astype(float)) @ features.unit(target).T
     np.testing.assert_allclose(found, np.linalg.norm(cosine, ord=2, axis=1) if p == "2" else cosine.max(1), atol=1e-6)
 
@@ -86,12 +86,12 @@ def test_metaclip_keeps_what_balancing_at_any_t_keeps(tmp_path: Path) -> None:
     (tmp_path / "entries.txt").write_text("\n".join(entries))
     table[0]["text"] = "photo,dog;Hund."
     text = f"metaclip:entries={tmp_path}/entries.txt,seed=5"
-    found = _computed(text, Source(world.write(tmp_path / "m", table)), tmp_path / "out")
+    found = _computed(text, PoolSource(world.write(tmp_path / "m", table)), tmp_path / "out")
     held = [[e for e in entries if f" {e} " in _spaced(row["text"])] if row["text"] is not None else [] for row in table]
     count = Counter(entry for some in held for entry in some)
     assert held[0] == ["dog", "Hund", "photo"]
     assert len(count) == 6
-    keys = lots(uid.pack(pl.Series([row["uid"] for row in table])), 5)
+    keys = sampling_keys(uid.pack(pl.Series([row["uid"] for row in table])), 5)
     for t in (3, 20, 1000):
         for row, some in enumerate(held):
             draws = [_uniform(keys[row], entries.index(entry)) for entry in some]
@@ -120,7 +120,7 @@ def test_dfn_learns_what_trusted_pairs_look_like(tmp_path: Path) -> None:
     shown = np.where(np.arange(100)[:, None] < 50, texts[500:], np.roll(texts[500:], 1, axis=0))  # later ones are wrong
     np.savez(tmp_path / "m" / "00000000.npz", l14_img=images[500:], l14_txt=shown)
     text = f"dfn:trusted_images={names[0]},trusted_texts={names[1]},epochs=60,batch=100,learning_rate=0.02"
-    found = _computed(text, Source(folder), tmp_path / "out")
+    found = _computed(text, PoolSource(folder), tmp_path / "out")
     assert found[:50].min() > np.quantile(found[50:], 0.95)
     heads = _score(text).trained(*(rows[:500].astype(np.float32) for rows in (images, texts)))
     expected = (features.unit(images[500:550] @ heads.images) * features.unit(texts[500:550] @ heads.texts)).sum(1)
@@ -156,7 +156,7 @@ def test_the_perceptual_hash_is_imagehashs_and_lands_on_its_row(tmp_path: Path) 
     data = {row["uid"]: _jpeg(picture(place)) for place, row in enumerate(table)}
     data[table[3]["uid"]] = b"no picture"
     there = [(name, {"jpg": content}) for name, content in data.items() if name != table[5]["uid"]]
-    source = Source(world.write(tmp_path / "m", table), shards=shards(tmp_path / "shards", there))
+    source = PoolSource(world.write(tmp_path / "m", table), shards=shards(tmp_path / "shards", there))
     folder = compute(_score("perceptual_hash"), source, Folder(tmp_path / "out"), workers=1)
     found = features.column(folder, "perceptual_hash")
     for place, row in enumerate(table):
@@ -227,7 +227,7 @@ def test_a_wrong_score_is_one_sentence(text: str, told: str) -> None:
 
 
 def test_a_pool_that_lacks_what_a_score_reads_is_told_so(tmp_path: Path) -> None:
-    source = Source(world.write(tmp_path / "m", world.rows(9, 8)))
+    source = PoolSource(world.write(tmp_path / "m", world.rows(9, 8)))
     for text, told in (
         ("neg_clip_loss", "has no embeddings 'l14_img' .there are no npz files"),
         ("perceptual_hash", "reads images, but this pool has none"),
@@ -238,17 +238,17 @@ def test_a_pool_that_lacks_what_a_score_reads_is_told_so(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
     np.savez(tmp_path / "m" / "00000000.npz", l14_img=np.zeros((1, 4)), l14_txt=np.zeros((1, 4)))
     with pytest.raises(DataError, match="has 2 rows of metadata and other l14_img features .1 rows in"):
-        compute(_score("neg_clip_loss"), Source(source.metadata), Folder(tmp_path / "out"))
+        compute(_score("neg_clip_loss"), PoolSource(source.metadata), Folder(tmp_path / "out"))
 
 
 def test_a_part_that_is_there_is_not_computed_again(tmp_path: Path) -> None:
     folder, _, _ = features.embedded(tmp_path / "m", world.rows(10, 60))
     score, out = _score("neg_clip_loss:drawings=1"), Folder(tmp_path / "out")
-    made = compute(score, Source(folder), out)
+    made = compute(score, PoolSource(folder), out)
     before = {name: made.read(name) for name in made.files()}
     made.write("00000001.parquet", b"made by somebody else")
     made.remove("00000002.parquet")
-    compute(score, Source(folder), out)
+    compute(score, PoolSource(folder), out)
     assert made.read("00000001.parquet") == b"made by somebody else"
     assert made.read("00000002.parquet") == before["00000002.parquet"]
 
@@ -256,7 +256,7 @@ def test_a_part_that_is_there_is_not_computed_again(tmp_path: Path) -> None:
 def test_a_recipe_reads_the_column_of_a_computed_score(tmp_path: Path) -> None:
     table = world.rows(11, 90)
     folder, _, _ = features.embedded(tmp_path / "m", table)
-    made = compute(_score("neg_clip_loss:drawings=2"), Source(folder), Folder(tmp_path / "out"))
+    made = compute(_score("neg_clip_loss:drawings=2"), PoolSource(folder), Folder(tmp_path / "out"))
     values = features.column(made, "neg_clip_loss:drawings=2")
     middle = float(np.median([value for value in values if value is not None]))
     from datacomp_core.recipes.base import Recipe

@@ -15,8 +15,8 @@ import pytest
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError
-from datacomp_core.filters import Everything, Random, SampleTo, Threshold, TopFraction, Words
-from datacomp_core.lots import lots
+from datacomp_core.filters import Everything, RandomFraction, SampleTo, Threshold, TopFraction, Words
+from datacomp_core.sampling_key import sampling_keys
 from datacomp_core.selection.select import SubsetSpec, load_recipe, select
 from datacomp_core.sorted_runs import merge, write_run
 from datacomp_core.store import Folder
@@ -59,13 +59,13 @@ def test_repeated_uids_stay_repeated(tmp_path: Path) -> None:
 def test_random_is_a_share_by_lot_and_nested_in_a_larger_one(tmp_path: Path) -> None:
     table = world.rows(8, number=1000)
     folder = world.write(tmp_path / "m", table)
-    small, _ = world.kept(Random(share=0.1, seed=3), folder, tmp_path / "a")
-    large, _ = world.kept(Random(share=0.5, seed=3), folder, tmp_path / "b")
-    other, _ = world.kept(Random(share=0.5, seed=4), folder, tmp_path / "c")
+    small, _ = world.kept(RandomFraction(share=0.1, seed=3), folder, tmp_path / "a")
+    large, _ = world.kept(RandomFraction(share=0.5, seed=3), folder, tmp_path / "b")
+    other, _ = world.kept(RandomFraction(share=0.5, seed=4), folder, tmp_path / "c")
     assert (len(small), len(large)) == (100, 500)
     assert set(small) < set(large)
     assert 180 < len(set(large) & set(other)) < 320
-    spread = lots(uid.pack(pl.Series([row["uid"] for row in table])), 3).astype(np.float64) / 2**64
+    spread = sampling_keys(uid.pack(pl.Series([row["uid"] for row in table])), 3).astype(np.float64) / 2**64
     assert abs(spread.mean() - 0.5) < 0.04
     assert np.histogram(spread, 10, (0, 1))[0].min() > 60
 

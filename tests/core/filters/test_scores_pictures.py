@@ -18,11 +18,11 @@ from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
 from datacomp_core.errors import DataError, SpecError
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.scores import score_of
 from datacomp_core.scores.compute import compute
 from datacomp_core.scores.picture_quality import brightness, information, sharpness
 from datacomp_core.shards import ShardWriter, write_index
-from datacomp_core.source import Source
 from datacomp_core.store import Folder
 
 
@@ -65,7 +65,7 @@ def test_picture_quality_lands_on_its_row(tmp_path: Path) -> None:
             name = table[place]["uid"]
             writer.add(name, f"{place:09d}", {"png": buffer.getvalue(), "json": f'{{"uid": "{name}"}}'.encode()})
         write_index(Folder(folder), "00000000", writer.finish())
-    source = Source(world.write(tmp_path / "m", table), shards=Folder(folder))
+    source = PoolSource(world.write(tmp_path / "m", table), shards=Folder(folder))
     for measure, function in (("sharpness", sharpness), ("brightness", brightness), ("information", information)):
         score: Any = score_of(f"picture_quality:measure={measure}")
         found = features.column(compute(score, source, Folder(tmp_path / measure)), score.column_name)
@@ -96,7 +96,7 @@ def test_a_head_is_torchs_network(suffix: str, relu: bool, tmp_path: Path) -> No
     text = f"quality_head:head={path},output=1,after=sigmoid" + (",between=relu" if relu else "")
     score: Any = score_of(text)
     assert score.head.endswith("#" + hashlib.sha256(path.read_bytes()).hexdigest()[:16])
-    found = features.column(compute(score, Source(folder), Folder(tmp_path / "out")), score.column_name)
+    found = features.column(compute(score, PoolSource(folder), Folder(tmp_path / "out")), score.column_name)
     known = np.isfinite(images[:, 0])
     assert [value is None for value in found] == (~known).tolist()
     with torch.no_grad():
@@ -104,7 +104,7 @@ def test_a_head_is_torchs_network(suffix: str, relu: bool, tmp_path: Path) -> No
     np.testing.assert_allclose([value for value in found if value is not None], expected.numpy(), atol=1e-5)
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(DataError, match="is not the file that the recipe was made with"):
-        compute(score, Source(folder), Folder(tmp_path / "again"))
+        compute(score, PoolSource(folder), Folder(tmp_path / "again"))
 
 
 class Evil:
@@ -131,7 +131,7 @@ def test_a_file_that_is_no_head_is_one_sentence(tmp_path: Path, capsys: pytest.C
     ):
         score: Any = score_of(f"quality_head:head={tmp_path}/{name}")
         with pytest.raises(DataError, match=told):
-            compute(score, Source(folder), Folder(tmp_path / "out"))
+            compute(score, PoolSource(folder), Folder(tmp_path / "out"))
     assert "run" not in capsys.readouterr().out
     with pytest.raises(SpecError, match="Cannot read .*nowhere"):
         score_of(f"quality_head:head={tmp_path}/nowhere.pt")

@@ -14,7 +14,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.leaderboard import entry as entries
 from datacomp_core.leaderboard.board import board, make_board, scales
 from datacomp_core.leaderboard.provenance import find, walk
-from datacomp_core.leaderboard.reference import references
+from datacomp_core.leaderboard.published_results import references
 from datacomp_core.scales import scale
 from datacomp_core.store import Folder, Store
 
@@ -211,7 +211,7 @@ def test_a_store_without_entries_has_an_empty_board(tmp_path: Path) -> None:
 def sent(store: Store, recipe: str, center: float, by: str, *, evaluated: bool = False) -> tuple[str, entries.Entry]:
     """An entry as a board has it that was sent to it."""
     entry = entries.read(store, world.run(store, recipe, world.results(center, 0)))
-    submitted = entries.Submitted(id=f"{by}-{recipe}", by=by, evaluated_again=evaluated)
+    submitted = entries.SubmissionInfo(id=f"{by}-{recipe}", by=by, evaluated_again=evaluated)
     return f"entries/tiny/{by}-{recipe}", entry.model_copy(update={"submitted": submitted})
 
 
@@ -239,7 +239,7 @@ def seeds_of(sample: entries.Entry, recipe: str, by: str, *averages: float) -> l
     for seed, average in enumerate(averages):
         tasks = [task.model_copy(update={"value": average}) for task in sample.tasks]
         told = {"tasks": tasks, "average": average, "groups": {}, "seeds": {"training": seed}, "recipe": recipe, "method": recipe}
-        key = {"same_but_for_seeds": f"{by}-{recipe}", "submitted": entries.Submitted(id=f"{by}{recipe}{seed}", by=by)}
+        key = {"same_but_for_seeds": f"{by}-{recipe}", "submitted": entries.SubmissionInfo(id=f"{by}{recipe}{seed}", by=by)}
         made.append((f"entries/tiny/{by}-{recipe}-{seed}", sample.model_copy(update=told | key)))
     return made
 

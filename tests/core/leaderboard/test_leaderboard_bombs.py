@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 from forging import Files, consistent, edit, pack, read, record_of
 
-from datacomp_core.leaderboard.submission.apart import Limits, verify_apart
 from datacomp_core.leaderboard.submission.bundle import write_bundle
-from datacomp_core.leaderboard.submission.verify import Verified, verify
+from datacomp_core.leaderboard.submission.isolated_check import CheckLimits, verify_apart
+from datacomp_core.leaderboard.submission.verify import VerificationResult, verify
 from datacomp_core.store import Store
 
 SMALL = 4 << 20
@@ -36,14 +36,14 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return read(folder / "good.tar")
 
 
-def check(bundle: Path, folder: Path, limits: Limits | None = None) -> Verified:
+def check(bundle: Path, folder: Path, limits: CheckLimits | None = None) -> VerificationResult:
     """In this process, where only the bounds hold; with limits, in one of its own."""
     folder.mkdir()
     check_it = verify if limits is None else partial(verify_apart, limits=limits)
     return check_it(bundle, folder, known_only=True)
 
 
-def reason(found: Verified) -> str:
+def reason(found: VerificationResult) -> str:
     assert not found.ok
     return next(finding.reason for finding in found.findings if finding.ok is False)
 
@@ -224,8 +224,8 @@ def test_headers_that_would_be_read_into_memory_are_refused(good: Files, tmp_pat
 def test_the_process_that_checks_has_a_limit(good: Files, tmp_path: Path) -> None:
     """Whatever gets past the bounds ends there: with so little memory, or time, the code itself does not fit."""
     bundle = pack(good, tmp_path / "good.tar")
-    assert "took more than it may take" in reason(check(bundle, tmp_path / "little", Limits(memory_bytes=16 << 20)))
-    assert "took more than it may take" in reason(check(bundle, tmp_path / "short", Limits(cpu_seconds=0)))
+    assert "took more than it may take" in reason(check(bundle, tmp_path / "little", CheckLimits(memory_bytes=16 << 20)))
+    assert "took more than it may take" in reason(check(bundle, tmp_path / "short", CheckLimits(cpu_seconds=0)))
 
 
 def test_a_long_name_is_read_as_tar_writes_it(good: Files, tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import polars as pl
 from datacomp_core import caption_sets
 from datacomp_core.artifacts import Captions
 from datacomp_core.caption_policy import CaptionPolicy
-from datacomp_core.captions.choose import Choice, choose_folder
+from datacomp_core.captions.choose import PolicyInputs, choose_folder
 from datacomp_core.leaderboard import caption_stats
 from datacomp_core.leaderboard.site.board_page import environment
-from datacomp_core.leaderboard.site.caption_view import SourceLine, Use, wordings
-from datacomp_core.leaderboard.site.contact import Card, Wording
-from datacomp_core.source import Source
+from datacomp_core.leaderboard.site.caption_view import CaptionSources, SourceLine, wordings
+from datacomp_core.leaderboard.site.contact_sheets import Card, Wording
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.store import Folder
 
 L14 = "clip_l14_similarity_score"
@@ -23,7 +23,7 @@ OWN = [("raw 0", 0.4), ("raw 1", 0.1), ("", 0.2), ("raw <b>", None), ("raw 4", 0
 NEW = [(0, "new 0", 0.3), (1, "new 1", 0.35), (1, "new 1 again", None), (3, "new 3", 0.2)]
 
 
-def use_of(root: Path, policy: object) -> tuple[Use, Captions]:
+def use_of(root: Path, policy: object) -> tuple[CaptionSources, Captions]:
     (root / "metadata").mkdir()
     for part, some in (("00000000", slice(0, 2)), ("00000001", slice(2, 5))):
         texts, scores = zip(*OWN[some], strict=True)
@@ -33,9 +33,9 @@ def use_of(root: Path, policy: object) -> tuple[Use, Captions]:
         rows = pl.DataFrame(mine, schema=["row", "uid", "source", "text", L14], orient="row")
         caption_sets.write_captions(Folder(root / "set"), part, rows, [L14])
     made = Captions(sources=("a",), scores=(L14,), num_samples=5, num_captions=4, num_captioned=3)
-    source, own = Source(Folder(root / "metadata")), ((made, Folder(root / "set")),)
-    chosen = choose_folder(Choice(CaptionPolicy.model_validate(policy), source, own), Folder(root / "chosen"))
-    return Use(chosen, Folder(root / "chosen"), source, own), made
+    source, own = PoolSource(Folder(root / "metadata")), ((made, Folder(root / "set")),)
+    chosen = choose_folder(PolicyInputs(CaptionPolicy.model_validate(policy), source, own), Folder(root / "chosen"))
+    return CaptionSources(chosen, Folder(root / "chosen"), source, own), made
 
 
 def told(found: tuple[Wording, ...]) -> list[tuple[str, str, float | None, bool]]:

@@ -12,7 +12,7 @@ import pytest
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.leaderboard import makeup
+from datacomp_core.leaderboard import composition
 from datacomp_core.leaderboard.board import entries
 from datacomp_core.leaderboard.compare import compare_methods, contenders
 from datacomp_core.leaderboard.sample import draw
@@ -107,7 +107,7 @@ def test_the_make_up_is_that_of_the_rows(tmp_path: Path) -> None:
         assert groups[name].measures["caption, characters"].median == np.quantile(lengths, 0.5)
         assert groups[name].scores["clip_score"].low == pytest.approx(np.quantile(scores, 0.1))
         assert sum(groups[name].histograms["clip_score"]) == len(scores)
-        assert groups[name].hosts == [makeup.Share(value="world.invalid", share=1.0)]
+        assert groups[name].hosts == [composition.ValueShare(value="world.invalid", share=1.0)]
         assert groups[name].languages[0].value == "en"
         assert groups[name].measures["image, aspect ratio"].high == 1
     assert groups["clip_score"].words[0].value in ("drawing", "number", "thing")
@@ -116,12 +116,12 @@ def test_the_make_up_is_that_of_the_rows(tmp_path: Path) -> None:
 def test_words_that_tell_two_groups_apart() -> None:
     first = pl.Series([f"a red fox {i}" for i in range(80)] + ["the dog"] * 20)
     second = pl.Series([f"a blue bird {i}" for i in range(80)] + ["the dog"] * 20)
-    found = makeup.contrast(first, second)
+    found = composition.contrast(first, second)
     assert {word.value for word in found if word.log_odds > 0} == {"red", "fox"}
     assert {word.value for word in found if word.log_odds < 0} == {"blue", "bird"}
     assert all((word.first, word.second) in ((0.8, 0), (0, 0.8)) for word in found)
-    assert makeup.contrast(first, first) == []
-    assert makeup.contrast(first.clear(), first.clear()) == []
+    assert composition.contrast(first, first) == []
+    assert composition.contrast(first.clear(), first.clear()) == []
 
 
 def test_a_sample_is_a_share_of_the_pool_and_exact_on_it(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from forging import Files, consistent, edit, pack, read, record_of
 
 from datacomp_core import uid
 from datacomp_core.leaderboard.submission.bundle import write_bundle
-from datacomp_core.leaderboard.submission.verify import Verified, verify
+from datacomp_core.leaderboard.submission.verify import VerificationResult, verify
 from datacomp_core.selection.select import select_subset
 from datacomp_core.store import Store
 from datacomp_core.store.step import STEPS
@@ -34,13 +34,13 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return read(folder / "good.tar")
 
 
-def check(files: Files, tmp_path: Path) -> Verified:
+def check(files: Files, tmp_path: Path) -> VerificationResult:
     folder = tmp_path / f"unpacked-{len(list(tmp_path.iterdir()))}"
     folder.mkdir()
     return verify(pack(files, tmp_path / f"{folder.name}.tar"), folder, known_only=True)
 
 
-def broken(found: Verified) -> set[str]:
+def broken(found: VerificationResult) -> set[str]:
     return {finding.rule for finding in found.findings if finding.ok is False}
 
 

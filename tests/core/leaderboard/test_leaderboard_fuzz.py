@@ -14,9 +14,9 @@ from forging import Files, pack, pack_as_it_is, read
 from fuzzing import Mutation, mutations
 
 from datacomp_core.leaderboard.board import make_board
-from datacomp_core.leaderboard.entry import Submitted
+from datacomp_core.leaderboard.entry import SubmissionInfo
 from datacomp_core.leaderboard.submission.bundle import write_bundle
-from datacomp_core.leaderboard.submission.verify import Verified, verify
+from datacomp_core.leaderboard.submission.verify import VerificationResult, verify
 from datacomp_core.store import Store
 
 
@@ -28,17 +28,17 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return read(folder / "good.tar")
 
 
-def check(bundle: Path) -> Verified:
+def check(bundle: Path) -> VerificationResult:
     folder = bundle.parent / "files"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     return verify(bundle, folder, known_only=True)
 
 
-def shown(found: Verified) -> dict[str, Any]:
+def shown(found: VerificationResult) -> dict[str, Any]:
     """The row that a board of this bundle alone has, but for what is said to be claimed and what its people say it is called."""
     assert found.proved is not None
-    entry = found.proved.entry.model_copy(update={"date": "", "submitted": Submitted(id="0", by="alice")})
+    entry = found.proved.entry.model_copy(update={"date": "", "submitted": SubmissionInfo(id="0", by="alice")})
     [row] = make_board("tiny", [("entries/tiny/it", entry)]).rows
     return row.model_dump(exclude={"claimed"})
 

@@ -15,8 +15,8 @@ from datacomp_core.input_classes import CLASSES, TITLES
 from datacomp_core.leaderboard.board import board
 from datacomp_core.leaderboard.entry import read as read_entry
 from datacomp_core.leaderboard.inputs import inputs_of
-from datacomp_core.leaderboard.provenance import Link
-from datacomp_core.leaderboard.reference import published, references
+from datacomp_core.leaderboard.provenance import ProvenanceLink
+from datacomp_core.leaderboard.published_results import published, references
 from datacomp_core.leaderboard.site.board_page import page
 from datacomp_core.leaderboard.submission.bundle import write_bundle
 from datacomp_core.leaderboard.submission.verify import verify
@@ -34,16 +34,22 @@ SCORE = {"kind": "top_fraction", "score": "l14", "fraction": 0.3}
 SUBSET, POOL, BESIDE = "subsets/tiny/a--0", "pools/tiny/p--0", "beside/tiny/b--0"
 
 
-def chain(chosen: dict[str, Any], *beside: tuple[str, dict[str, Any]], pool: dict[str, Any] | None = None) -> list[Link]:
+def chain(
+    chosen: dict[str, Any], *beside: tuple[str, dict[str, Any]], pool: dict[str, Any] | None = None
+) -> list[ProvenanceLink]:
     others = [
-        Link(kind=kind, name="b", address=f"{kind}/b--{number}", fingerprint="", spec={"spec": spec}, inputs={"pool": [POOL]})
+        ProvenanceLink(
+            kind=kind, name="b", address=f"{kind}/b--{number}", fingerprint="", spec={"spec": spec}, inputs={"pool": [POOL]}
+        )
         for number, (kind, spec) in enumerate(beside)
     ]
     inputs = {"pool": [POOL], "embeddings": [link.address for link in others]}
     return [
-        Link(kind="subsets", name="a", address=SUBSET, fingerprint="", spec={"spec": {"filter": chosen}}, inputs=inputs),
+        ProvenanceLink(
+            kind="subsets", name="a", address=SUBSET, fingerprint="", spec={"spec": {"filter": chosen}}, inputs=inputs
+        ),
         *others,
-        Link(kind="pools", name="p", address=POOL, fingerprint="", spec={"spec": pool or {"scale": "small"}}),
+        ProvenanceLink(kind="pools", name="p", address=POOL, fingerprint="", spec={"spec": pool or {"scale": "small"}}),
     ]
 
 

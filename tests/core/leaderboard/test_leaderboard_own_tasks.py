@@ -10,7 +10,7 @@ import pytest
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, EvalSets, Spec
 from datacomp_core.leaderboard import entry as entries
 from datacomp_core.leaderboard.board import board
-from datacomp_core.leaderboard.garbage import unused
+from datacomp_core.leaderboard.garbage_collection import unused
 from datacomp_core.leaderboard.site.board_page import page
 from datacomp_core.store import Folder, Store, step
 

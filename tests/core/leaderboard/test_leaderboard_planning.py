@@ -11,9 +11,9 @@ from pydantic import TypeAdapter
 
 from datacomp_core.errors import SpecError
 from datacomp_core.filters import WholeFilter
-from datacomp_core.leaderboard.planning.estimate import Work, estimate, require_budget, total
+from datacomp_core.leaderboard.planning.estimate import StepWork, estimate, require_budget, total
+from datacomp_core.leaderboard.planning.kept_fraction import share
 from datacomp_core.leaderboard.planning.rates import load
-from datacomp_core.leaderboard.planning.share import share
 from datacomp_core.scales import SCALES
 from datacomp_core.store import Store
 
@@ -23,11 +23,11 @@ def store(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path / "store"))
 
 
-def works(scale: str, seeds: int = 1) -> list[Work]:
+def works(scale: str, seeds: int = 1) -> list[StepWork]:
     """Images of a pool, and trainings on it with their reports."""
     size, trained = SCALES[scale].train_num_samples, ("checkpoints", "reports")
     kinds = ["shards", *(kind for _ in range(seeds) for kind in trained)]
-    return [Work(kind, kind, kind, scale, size, False, "never built") for kind in kinds]
+    return [StepWork(kind, kind, kind, scale, size, False, "never built") for kind in kinds]
 
 
 def test_documented_figures_give_the_papers_cost(store: Store) -> None:
@@ -44,15 +44,15 @@ def test_records_are_believed_before_documents_and_what_is_built_costs_nothing(s
     world.run(store, "clip_score", world.results(0.1, 0))
     record = next(iter(store.records("checkpoints")))
     seen = int(record.artifact["samples_seen"])
-    new = Work("checkpoints", "checkpoints", "new", "tiny", 2 * seen, False, "never built")
-    built = Work("checkpoints", "checkpoints", "old", "tiny", seen, True, "built")
+    new = StepWork("checkpoints", "checkpoints", "new", "tiny", 2 * seen, False, "never built")
+    built = StepWork("checkpoints", "checkpoints", "old", "tiny", seen, True, "built")
     first, second = estimate([new, built], load(), store)
     assert first.source == "1 record of this store"
     assert first.core_hours * 3600 == pytest.approx(2 * record.seconds)
     assert first.hours * 3600 == pytest.approx(2 * record.seconds), "as long as this machine took"
     assert first.disk_bytes == pytest.approx(2 * record.outputs.num_bytes)
     assert (second.core_hours, second.disk_bytes, second.money, second.source) == (0, 0, 0, "")
-    other = estimate([Work("checkpoints", "checkpoints", "new", "small", 1, False, "never built")], load(), store)
+    other = estimate([StepWork("checkpoints", "checkpoints", "new", "small", 1, False, "never built")], load(), store)
     assert other[0].source.startswith("paper"), "a record of another scale says nothing"
 
 
@@ -93,17 +93,17 @@ def test_shares_are_those_of_the_paper_or_what_the_filter_states() -> None:
 def test_tiny_is_reckoned_by_its_own_table(store: Store) -> None:
     """Its test sets are drawn from a package, not the hub's hundred gigabytes."""
     kinds = ("pools", "shards", "embeddings", "subsets", "reshard", "checkpoints", "evalsets", "reports", "entries")
-    steps = estimate([Work(kind, kind, kind, "tiny", 12_000, False, "never built") for kind in kinds], load(), store)
+    steps = estimate([StepWork(kind, kind, kind, "tiny", 12_000, False, "never built") for kind in kinds], load(), store)
     assert all(0 < step.hours < 0.1 and 0 < step.disk_bytes < 1e9 for step in steps)
     assert sum(step.traffic_bytes for step in steps) == 0
-    small = estimate([Work(kind, kind, kind, "tiny", 1_200, False, "never built") for kind in kinds], load(), store)
+    small = estimate([StepWork(kind, kind, kind, "tiny", 1_200, False, "never built") for kind in kinds], load(), store)
     for before, after in zip(steps, small, strict=True):
         by_samples = before.kind not in ("checkpoints", "evalsets", "reports", "entries")
         assert after.disk_bytes == pytest.approx(before.disk_bytes / (10 if by_samples else 1)), before.kind
 
 
 def test_the_slowest_of_gpus_cores_and_network_decides_the_time(store: Store, tmp_path: Path) -> None:
-    work = [Work("shards", "shards", "images", "small", SCALES["small"].train_num_samples, False, "never built")]
+    work = [StepWork("shards", "shards", "images", "small", SCALES["small"].train_num_samples, False, "never built")]
     (slow,) = estimate(work, load(), store)
     assert slow.hours == pytest.approx(SCALES["small"].train_num_samples / 112 / 16 / 3600)
     thin = tmp_path / "thin.yaml"

@@ -11,7 +11,7 @@ import pytest
 
 from datacomp_core import uid
 from datacomp_core.artifacts import Embeddings, Pool, ShardSet, Subset
-from datacomp_core.leaderboard import evidence, findings, standing
+from datacomp_core.leaderboard import data_check, findings, placement
 from datacomp_core.leaderboard.board import board, entries
 from datacomp_core.leaderboard.entry import EntrySpec, enter
 from datacomp_core.leaderboard.roles import role
@@ -112,7 +112,7 @@ def test_the_suite_of_another_scale_is_a_breach(store: Store) -> None:
 
 
 def test_a_pool_too_large_to_count_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "MAX_POOL_ROWS", 10)
+    monkeypatch.setattr(data_check, "MAX_POOL_ROWS", 10)
     store = Store.open(str(tmp_path))
     world.run(store, "clip_score", world.results(0.1, 0))
     assert "not looked up" in checks(store)["uids of the pool"].reason
@@ -212,7 +212,7 @@ def other_pool(spec: world.WorldPoolSpec, *, out: Folder) -> Pool:
 
 @pytest.mark.parametrize("most", [20_000_000, 1])
 def test_an_adopted_pool_is_held_against_the_scales_own(store: Store, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standing, "MAX_POOL_ROWS", most)
+    monkeypatch.setattr(placement, "MAX_POOL_ROWS", most)
     other_pool(world.WorldPoolSpec(), store=store)
     found = only(store, pool_spec=world.WorldAdoptedSpec())
     check = next(check for check in found.checks if check.rule == "pool of the scale")

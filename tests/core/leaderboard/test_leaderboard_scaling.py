@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from datacomp_core.leaderboard.scaling import Point, effective_share, expit, fit, half_life, logit, scaling
+from datacomp_core.leaderboard.scaling import ScalePoint, effective_share, expit, fit, half_life, logit, scaling
 from datacomp_core.scales import SCALES
 from datacomp_core.store import Folder, Store
 
 
-def points(*averages: float) -> list[Point]:
+def points(*averages: float) -> list[ScalePoint]:
     names = ("small", "medium", "large", "xlarge")
     return [
-        Point(scale=name, samples_seen=SCALES[name].train_num_samples, average=average)
+        ScalePoint(scale=name, samples_seen=SCALES[name].train_num_samples, average=average)
         for name, average in zip(names, averages, strict=False)
     ]
 

@@ -46,7 +46,7 @@ def test_pooled_spread_is_that_of_an_analysis_of_variance() -> None:
 
 def test_one_seed_alone_has_no_seed_interval_and_borrows_the_others() -> None:
     assert stats.seed_interval([0.2], [0.1]) is None
-    pooled = stats.Spread(variance=0.0001, freedom=6)
+    pooled = stats.SeedVariance(variance=0.0001, freedom=6)
     interval = stats.seed_interval([0.2], [0.1], (pooled, pooled))
     assert interval is not None
     half = scipy_stats.t.ppf(0.975, 12) * (2 * 0.0001) ** 0.5

@@ -19,10 +19,10 @@ import pytest
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.leaderboard.submission import tokens
+from datacomp_core.leaderboard.submission import access_tokens
 from datacomp_core.leaderboard.submission.bundle import write_bundle
 from datacomp_core.leaderboard.submission.unpack import unpack
-from datacomp_core.leaderboard.submission.verify import Verified, verify
+from datacomp_core.leaderboard.submission.verify import VerificationResult, verify
 from datacomp_core.store import Folder, Store
 
 Files = dict[str, bytes]
@@ -56,13 +56,13 @@ def pack(files: Files, out: Path) -> Path:
     return out
 
 
-def check(bundle: Path, tmp_path: Path, **options: Any) -> Verified:
+def check(bundle: Path, tmp_path: Path, **options: Any) -> VerificationResult:
     folder = tmp_path / f"unpacked-{len(list(tmp_path.iterdir()))}"
     folder.mkdir()
     return verify(bundle, folder, **options)
 
 
-def broken(found: Verified) -> set[str]:
+def broken(found: VerificationResult) -> set[str]:
     assert not found.ok
     return {finding.rule for finding in found.findings if finding.ok is False}
 
@@ -297,13 +297,17 @@ def test_an_unsorted_subset_is_refused(made: tuple[Store, str, Path], tmp_path: 
 
 def test_tokens_are_stored_as_hashes_and_can_be_renewed(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
-    first, other = tokens.add(path, "alice"), tokens.add(path, "bob")
+    first, other = access_tokens.add(path, "alice"), access_tokens.add(path, "bob")
     assert first not in path.read_text()
     assert path.stat().st_mode & 0o077 == 0
-    known = tokens.read(path)
-    assert (tokens.owner(known, first), tokens.owner(known, other), tokens.owner(known, "dc_wrong")) == ("alice", "bob", None)
-    second = tokens.add(path, "alice")
-    known = tokens.read(path)
-    assert (tokens.owner(known, first), tokens.owner(known, second)) == (None, "alice")
+    known = access_tokens.read(path)
+    assert (access_tokens.owner(known, first), access_tokens.owner(known, other), access_tokens.owner(known, "dc_wrong")) == (
+        "alice",
+        "bob",
+        None,
+    )
+    second = access_tokens.add(path, "alice")
+    known = access_tokens.read(path)
+    assert (access_tokens.owner(known, first), access_tokens.owner(known, second)) == (None, "alice")
     with pytest.raises(DataError, match="datacomp leaderboard token"):
-        tokens.read(tmp_path / "none.json")
+        access_tokens.read(tmp_path / "none.json")

@@ -20,7 +20,7 @@ from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import DataError
 from datacomp_core.members import MemberNames
 from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
-from datacomp_core.pool.intake import TableColumns
+from datacomp_core.pool.adopted_shard import TableColumns
 from datacomp_core.resharding.reshard import ReshardSpec, reshard_folders
 from datacomp_core.shards import read_index, read_samples
 from datacomp_core.store import Folder, Store
@@ -354,12 +354,12 @@ def test_in_a_bucket_too(tmp_path: Path, s3_url: str) -> None:
 
 
 def test_what_is_embedded_and_trained_is_read_by_the_mapping(tmp_path: Path) -> None:
-    from datacomp_core.training.samples import Reader, Source
+    from datacomp_core.training.samples import SampleReader, ShardSource
 
     root = folder(tmp_path / "old", a=pack([(f"{n}.{e}", d) for n in range(3) for e, d in (("x.jpg", picture(n)), ("y", b"w"))]))
     adopt(root, members=MemberNames(picture="x.jpg", caption="y"))
-    source = Source(url=str(root), index=str(root), shards=(("a", 3),))
-    reader = Reader((source,), lambda texts: [[len(texts[0])]], cache=str(tmp_path), cache_bytes=0)
+    source = ShardSource(url=str(root), index=str(root), shards=(("a", 3),))
+    reader = SampleReader((source,), lambda texts: [[len(texts[0])]], cache=str(tmp_path), cache_bytes=0)
     assert np.asarray(reader(0, 1).image).shape == (24, 32, 3)
     assert reader(0, 2).tokens.tolist() == [1]
     assert io.BytesIO(picture(1)).read(2) == b"\xff\xd8"

@@ -23,8 +23,8 @@ from datacomp_core.pool.estimate import estimate
 from datacomp_core.pool.images import ImageSpec, download_images, images_of
 from datacomp_core.pool.overlap import OverlapSpec, intersect
 from datacomp_core.pool.retry import retry_images
-from datacomp_core.pool.stats import Tally, plot, tally
-from datacomp_core.pool.takedown import Taken, take_down_list
+from datacomp_core.pool.stats import LedgerTally, plot, tally
+from datacomp_core.pool.takedown import TakedownResult, take_down_list
 from datacomp_core.shards import index_shard, parse_sample, read_index, shard_names
 from datacomp_core.store import Store
 
@@ -142,10 +142,10 @@ def test_the_tally_tells_reasons_hosts_and_time(world: World) -> None:
 
 
 def test_what_looks_like_our_own_fault_is_said() -> None:
-    assert "resolver" in Tally(reasons=Counter(arrived=800, dns=200)).warnings()[0]
-    assert "threads" in Tally(reasons=Counter(arrived=700, timeout=300)).warnings()[0]
-    assert Tally(reasons=Counter(arrived=900, http_4xx=100)).warnings() == []
-    assert Tally(reasons=Counter(dns=10)).warnings() == []
+    assert "resolver" in LedgerTally(reasons=Counter(arrived=800, dns=200)).warnings()[0]
+    assert "threads" in LedgerTally(reasons=Counter(arrived=700, timeout=300)).warnings()[0]
+    assert LedgerTally(reasons=Counter(arrived=900, http_4xx=100)).warnings() == []
+    assert LedgerTally(reasons=Counter(dns=10)).warnings() == []
 
 
 def test_two_realised_pools_are_cut_to_what_they_have_in_common(world: World) -> None:
@@ -181,7 +181,7 @@ def test_a_takedown_removes_the_bytes_and_marks_what_was_made(world: World) -> N
     assert take_down(world.store, gone).removed == {}
 
 
-def take_down(store: Store, uids: set[str]) -> Taken:
+def take_down(store: Store, uids: set[str]) -> TakedownResult:
     (store.root.path / "requests.txt").write_text("".join(f"{one}\n" for one in sorted(uids)))
     return take_down_list(store, store.root.path / "requests.txt")[0]
 

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from datacomp_core.pool import ledger
 from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
+from datacomp_core.pool.image_header import CheckedResizer
 from datacomp_core.pool.odd_pictures import turned_boxes
-from datacomp_core.pool.pixels import CheckedResizer
 from datacomp_core.store import Store
 
 GRADIENT = np.linspace(0, 65535, 40 * 60).reshape(40, 60).astype(np.uint16)

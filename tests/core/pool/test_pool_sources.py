@@ -20,8 +20,8 @@ from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import DataError
 from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
 from datacomp_core.pool.byod import ByodPoolSpec, import_pool
+from datacomp_core.pool.download_columns import LearnedSpec, learned
 from datacomp_core.pool.image_folder import FolderPoolSpec, import_folder, pack_folder
-from datacomp_core.pool.learned import LearnedSpec, learned
 from datacomp_core.shards import read_index, read_samples
 from datacomp_core.store import Store
 from datacomp_core.store.fingerprint import fingerprint

@@ -27,10 +27,10 @@ from datacomp_core.pool.amend import begin
 from datacomp_core.pool.byod import ByodPoolSpec, Columns, import_pool
 from datacomp_core.pool.images import ImageSpec, download_images, images_of
 from datacomp_core.pool.overlap import OverlapSpec, intersect
-from datacomp_core.pool.requests import normal_url, uid_in_line
 from datacomp_core.pool.retry import retry_images
-from datacomp_core.pool.takedown import Taken, take_down_list
-from datacomp_core.pool.unpublished import AT_WORK
+from datacomp_core.pool.takedown import TakedownResult, take_down_list
+from datacomp_core.pool.takedown_requests import normal_url, uid_in_line
+from datacomp_core.pool.takedown_unpublished import AT_WORK
 from datacomp_core.progress import NoProgress
 from datacomp_core.resharding.reshard import ReshardSpec, reshard
 from datacomp_core.resharding.view import view
@@ -72,7 +72,7 @@ def build(base: str) -> Store:
     return store
 
 
-def take(store: Store, scratch: Path, *lines: str) -> tuple[Taken, dict[str, str]]:
+def take(store: Store, scratch: Path, *lines: str) -> tuple[TakedownResult, dict[str, str]]:
     scratch.mkdir(exist_ok=True)
     (scratch / "list.txt").write_text("\n".join(lines))
     taken, answers = take_down_list(store, scratch / "list.txt")

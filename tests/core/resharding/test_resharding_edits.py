@@ -15,10 +15,17 @@ from reshard_world import expected, name_of, read_tars, write_pool, write_subset
 from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet, Subset
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.resharding import planning
+from datacomp_core.resharding import plan_inputs
 from datacomp_core.resharding.faces import FaceSpec
 from datacomp_core.resharding.mix import MixSpec, mix
-from datacomp_core.resharding.reshard import Faced, ReshardSpec, account_folders, reshard, reshard_folders, reshard_several
+from datacomp_core.resharding.reshard import (
+    FaceTreatment,
+    ReshardSpec,
+    account_folders,
+    reshard,
+    reshard_folders,
+    reshard_several,
+)
 from datacomp_core.resharding.view import view
 from datacomp_core.shards import parse_sample, read_index, tars_of
 from datacomp_core.store import Folder, Store
@@ -61,7 +68,7 @@ def test_faces_are_treated_and_nothing_else(tmp_path: Path, treatment: str, monk
     monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
     uids = pool_with_faces(tmp_path)
     chosen = [*uids, uids[5]]
-    faced = Faced(FaceSpec.model_validate({"treatment": treatment, "quality": 90}), Folder(tmp_path / "metadata"))
+    faced = FaceTreatment(FaceSpec.model_validate({"treatment": treatment, "quality": 90}), Folder(tmp_path / "metadata"))
     subset = write_subset(tmp_path / "s.npy", chosen)
     reshard_folders(Folder(tmp_path / "pool"), subset, Folder(tmp_path / "out"), ReshardSpec(), faced=faced)
     wanted = expected(tmp_path / "pool", chosen)
@@ -79,7 +86,7 @@ def test_faces_are_treated_and_nothing_else(tmp_path: Path, treatment: str, monk
 def test_a_sample_that_the_metadata_does_not_know_might_show_a_face(tmp_path: Path) -> None:
     uids = pool_with_faces(tmp_path)
     (tmp_path / "metadata/1.parquet").unlink()
-    faced = Faced(FaceSpec(treatment="inject"), Folder(tmp_path / "metadata"))
+    faced = FaceTreatment(FaceSpec(treatment="inject"), Folder(tmp_path / "metadata"))
     subset = write_subset(tmp_path / "s.npy", uids)
     with pytest.raises(DataError, match="4 of 8 samples .* are not in the metadata"):
         reshard_folders(Folder(tmp_path / "pool"), subset, Folder(tmp_path / "out"), ReshardSpec(), faced=faced)
@@ -136,7 +143,7 @@ def two_sources(root: Path, names: list[str], told: str) -> None:
 def test_one_uid_of_two_sources_gives_both_pairs_apart(
     weights: tuple[float, float], workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "INDICES_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(plan_inputs, "INDICES_WORTH_A_PROCESS", 1)
     store = Store.open(str(tmp_path / "store"))
     names = [name_of(n) for n in range(40)]
     two_sources(tmp_path / "store/first", names[:30], "first")

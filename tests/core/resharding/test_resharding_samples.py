@@ -63,9 +63,9 @@ def test_index_beside_the_output_is_that_of_a_walk(tmp_path: Path) -> None:
 
 
 def test_same_bytes_whatever_the_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datacomp_core.resharding import planning, reshard
+    from datacomp_core.resharding import plan_inputs, reshard
 
-    monkeypatch.setattr(planning, "INDICES_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(plan_inputs, "INDICES_WORTH_A_PROCESS", 1)
     monkeypatch.setattr(reshard, "SAMPLES_WORTH_A_PROCESS", 1)
     uids = write_pool(tmp_path / "pool")
     subset = write_subset(tmp_path / "s.npy", uids + uids[::3])
@@ -80,9 +80,9 @@ def test_same_bytes_whatever_the_number_of_workers(tmp_path: Path, monkeypatch: 
 def test_same_bytes_on_a_cluster(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
     from datacomp_core import engines
-    from datacomp_core.resharding import planning, reshard
+    from datacomp_core.resharding import plan_inputs, reshard
 
-    monkeypatch.setattr(planning, "INDICES_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(plan_inputs, "INDICES_WORTH_A_PROCESS", 1)
     monkeypatch.setattr(reshard, "SAMPLES_WORTH_A_PROCESS", 1)
     uids = write_pool(tmp_path / "pool")
     subset = write_subset(tmp_path / "s.npy", uids + uids[::3])

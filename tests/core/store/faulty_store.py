@@ -1,9 +1,9 @@
 """A bucket in memory whose every request may fail, and processes that take turns at it, one request after the other.
 
-The real `Store`, `Step`, `change` and `garbage` run on it, through `Folder` and an fsspec file system. A process is a greenlet
-that stops at each of its requests; what happens next (who goes on, which fault its request meets, who is killed) is decided
-outside, so a schedule is a list of decisions and can be repeated. A killed process is never resumed: no `finally` of it touches
-the bucket.
+The real `Store`, `Step`, `change` and `garbage_collection` run on it, through `Folder` and an fsspec file system. A process is a
+greenlet that stops at each of its requests; what happens next (who goes on, which fault its request meets, who is killed) is
+decided outside, so a schedule is a list of decisions and can be repeated. A killed process is never resumed: no `finally` of it
+touches the bucket.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DatacompError
-from datacomp_core.leaderboard import garbage
+from datacomp_core.leaderboard import garbage_collection
 from datacomp_core.store import Folder, Store, failures, lease, listing, process, step
 from datacomp_core.store import format as store_format
 from datacomp_core.store.change import changing, finish
@@ -66,12 +66,14 @@ def collect_garbage(url: str) -> None:
     """`gc --delete` that keeps what is published."""
     store = Store(Folder(url))
     keep = [ADDRESS] if store.record(ADDRESS) else []
-    garbage.remove(store, [one for one in garbage.unused(store, keep=keep, older_than_hours=0) if one.what == "attempt"])
+    garbage_collection.remove(
+        store, [one for one in garbage_collection.unused(store, keep=keep, older_than_hours=0) if one.what == "attempt"]
+    )
 
 
 def delete_all(url: str) -> None:
     store = Store(Folder(url))
-    garbage.remove(store, garbage.unused(store, older_than_hours=0))
+    garbage_collection.remove(store, garbage_collection.unused(store, older_than_hours=0))
 
 
 WORK = {"run": run, "takedown": take_down, "collector": collect_garbage, "gc": delete_all, "check": check}

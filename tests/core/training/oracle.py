@@ -22,10 +22,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from training_world import recipe
 
 from datacomp_core import clip
-from datacomp_core.training.arguments import Machine, arguments
-from datacomp_core.training.loop import Loop
-from datacomp_core.training.parts import build
-from datacomp_core.training.place import Place
+from datacomp_core.training.arguments import RuntimeOptions, arguments
+from datacomp_core.training.components import build
+from datacomp_core.training.loop import TrainingLoop
+from datacomp_core.training.rank_context import RankContext
 from datacomp_core.training.spec import TrainSpec
 
 SIDES = {"ViT-B-32": (32, 64), "ViT-B-16": (16, 48), "ViT-L-14": (14, 42)}
@@ -90,7 +90,7 @@ class Seen:
 class Batches:
     """The micro-batches of all epochs, for both loops: random pixels and tokens, other ones on each rank."""
 
-    def __init__(self, spec: TrainSpec, machine: Machine, side: int, context: int, rank: int) -> None:
+    def __init__(self, spec: TrainSpec, machine: RuntimeOptions, side: int, context: int, rank: int) -> None:
         self.num_batches = spec.steps_per_epoch * machine.accumulation
         self.num_samples = spec.steps_per_epoch * spec.recipe.batch_size
         self.accumulation, self.next, self.waited = machine.accumulation, 0, 0.0
@@ -130,7 +130,7 @@ class OnCpu(DistributedDataParallel):
         super().__init__(module, **options)
 
 
-def theirs(spec: TrainSpec, machine: Machine, case: Case, batches: Batches, out: Path) -> tuple[Seen, Path]:
+def theirs(spec: TrainSpec, machine: RuntimeOptions, case: Case, batches: Batches, out: Path) -> tuple[Seen, Path]:
     import open_clip_train.main as trainer
 
     checkpoints = out / "plain" / "checkpoints"
@@ -146,10 +146,10 @@ def theirs(spec: TrainSpec, machine: Machine, case: Case, batches: Batches, out:
     return seen, checkpoints
 
 
-def ours(spec: TrainSpec, machine: Machine, case: Case, batches: Batches, saved: Path | None = None) -> tuple[Seen, Any]:
+def ours(spec: TrainSpec, machine: RuntimeOptions, case: Case, batches: Batches, saved: Path | None = None) -> tuple[Seen, Any]:
     from open_clip_train.precision import get_autocast
 
-    place = Place("cpu", int(os.environ.get("RANK", "0")), machine.world_size)
+    place = RankContext("cpu", int(os.environ.get("RANK", "0")), machine.world_size)
     parts = build(spec, machine, place)
     if case.precision != "fp32":  # which our recipes take on a GPU only
         parts.autocast = get_autocast(case.precision, device_type="cpu")
@@ -158,13 +158,13 @@ def ours(spec: TrainSpec, machine: Machine, case: Case, batches: Batches, saved:
         parts.load(torch.load(saved, weights_only=True), machine)
         batches.next = batches.num_batches
     with Seen() as seen:
-        Loop(spec, machine, place, parts, batches).run()  # pyright: ignore[reportArgumentType]
+        TrainingLoop(spec, machine, place, parts, batches).run()  # pyright: ignore[reportArgumentType]
     return seen, parts
 
 
 def compare(case: Case, world_size: int, out: Path) -> None:
     """AssertionError unless both trainings are equal, from the start and from open_clip_train's checkpoint of the first epoch."""
-    machine = Machine(world_size=world_size, accumulation=case.accumulation, checkpointing=case.checkpointing)
+    machine = RuntimeOptions(world_size=world_size, accumulation=case.accumulation, checkpointing=case.checkpointing)
     model = f"{case.model}-reduced" if case.model in SIDES else case.model
     spec = TrainSpec(recipe=recipe(model=model, beta2=None, eps=None, train_num_samples=32, warmup=1), seed=3)
     known: dict[str, Any] = open_clip.get_model_config(model) or {}

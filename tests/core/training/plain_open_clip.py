@@ -17,19 +17,19 @@ from torchvision.transforms import RandomResizedCrop
 
 from datacomp_core import clip
 from datacomp_core.training.arguments import arguments
-from datacomp_core.training.job import Job
-from datacomp_core.training.order import Order
-from datacomp_core.training.samples import CROP_NUMBERS, Reader, crop_box
+from datacomp_core.training.job import RankJob
+from datacomp_core.training.sample_order import SampleOrder
+from datacomp_core.training.samples import CROP_NUMBERS, SampleReader, crop_box
 
 
 class Batches(list):
     num_batches = num_samples = 0
 
 
-def batches(job: Job, transform: Any, tokenizer: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batches(job: RankJob, transform: Any, tokenizer: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
     spec, sizes = job.spec, [count for source in job.sources for _, count in source.shards]
-    order = Order(spec.seed, spec.recipe.batch_size, np.array(sizes))
-    reader = Reader(job.sources, lambda texts: tokenizer(texts).numpy(), cache="unused", cache_bytes=0)
+    order = SampleOrder(spec.seed, spec.recipe.batch_size, np.array(sizes))
+    reader = SampleReader(job.sources, lambda texts: tokenizer(texts).numpy(), cache="unused", cache_bytes=0)
     made = []
     for step in range(spec.steps):
         images, tokens = [], []
@@ -57,7 +57,7 @@ class Data:
 def main(job_file: str, out: str) -> None:
     import open_clip_train.main as trainer
 
-    job = Job.model_validate_json(Path(job_file).read_bytes())
+    job = RankJob.model_validate_json(Path(job_file).read_bytes())
     spec = job.spec
     clip.register()
 

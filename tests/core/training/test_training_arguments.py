@@ -9,7 +9,7 @@ from training_world import recipe, training
 
 from datacomp_core.errors import SpecError
 from datacomp_core.scales import SCALES
-from datacomp_core.training.arguments import DIFFERENCES, Machine, arguments, device_batch
+from datacomp_core.training.arguments import DIFFERENCES, RuntimeOptions, arguments, device_batch
 from datacomp_core.training.spec import TrainSpec
 from datacomp_core.training.train import kind_of
 
@@ -24,7 +24,7 @@ def as_table(given: list[str]) -> dict[str, str]:
 
 def ours(case: dict, device: str) -> dict[str, str]:
     options = dict(pairwise(case["options"]))
-    machine = Machine(device=device, world_size=case["world_size"], accumulation=int(options.get("--accum_freq", 1)))
+    machine = RuntimeOptions(device=device, world_size=case["world_size"], accumulation=int(options.get("--accum_freq", 1)))
     spec = TrainSpec(recipe=SCALES[case["scale"]], seed=int(options.get("--seed", 0)))
     return as_table(arguments(spec, machine, data="data/{00000000..00000002}.tar", logs="logs", name="run"))
 
@@ -49,7 +49,7 @@ def test_open_clip_train_understands_every_scale() -> None:
     from open_clip_train.params import parse_args
 
     for row in SCALES.values():
-        parsed = parse_args(arguments(TrainSpec(recipe=row), Machine(), data="x", logs="logs", name="run"))
+        parsed = parse_args(arguments(TrainSpec(recipe=row), RuntimeOptions(), data="x", logs="logs", name="run"))
         assert (parsed.beta1, parsed.lr) == (0.9, row.learning_rate)
         assert parsed.beta2 == (row.beta2 or 0.98), "every model of the scales is a ViT to open_clip, or says its beta2"
         assert parsed.eps == 1e-6
@@ -63,8 +63,8 @@ def test_steps_are_part_of_the_recipe(scale: str, steps: int) -> None:
 
 def test_a_world_that_does_not_divide_the_batch_is_told_those_that_do() -> None:
     with pytest.raises(SpecError, match=r"3 processes .* batch of 4096 .*: use 1, 2, 4, 8, 16"):
-        device_batch(TrainSpec(recipe=SCALES["small"]), Machine(world_size=3))
-    assert device_batch(TrainSpec(recipe=SCALES["xlarge"]), Machine(world_size=11, accumulation=8)) == 1024
+        device_batch(TrainSpec(recipe=SCALES["small"]), RuntimeOptions(world_size=3))
+    assert device_batch(TrainSpec(recipe=SCALES["xlarge"]), RuntimeOptions(world_size=11, accumulation=8)) == 1024
 
 
 def test_the_recipe_of_a_scale_cannot_be_changed() -> None:
@@ -78,11 +78,11 @@ def test_the_recipe_of_a_scale_cannot_be_changed() -> None:
 
 def test_weights_are_one_for_each_shard_set() -> None:
     spec = TrainSpec(recipe=recipe(), data_weights=(1.0, 0.5))
-    given = as_table(arguments(spec, Machine(), data="a::b", logs="l", name="n", num_sources=2))
+    given = as_table(arguments(spec, RuntimeOptions(), data="a::b", logs="l", name="n", num_sources=2))
     assert given["--train-data-upsampling-factors"] == "1::0.5"
     with pytest.raises(SpecError, match="2 data weights for 3 shard sets"):
-        arguments(spec, Machine(), data="a", logs="l", name="n", num_sources=3)
-    assert "--train-data-upsampling-factors" not in arguments(training(), Machine(), data="a", logs="l", name="n")
+        arguments(spec, RuntimeOptions(), data="a", logs="l", name="n", num_sources=3)
+    assert "--train-data-upsampling-factors" not in arguments(training(), RuntimeOptions(), data="a", logs="l", name="n")
 
 
 def test_devices_of_embedding_are_for_training_a_kind() -> None:

@@ -22,9 +22,9 @@ from datacomp_core.resharding.reshard import ReshardSpec, reshard_captions
 from datacomp_core.resharding.view import view_captions
 from datacomp_core.shards import ShardWriter, tars_of, write_index
 from datacomp_core.store import Store
-from datacomp_core.training.data import Batches, Slice, order_of
+from datacomp_core.training.data import BatchSlice, MicroBatchDataset, order_of
 from datacomp_core.training.preflight import preflight
-from datacomp_core.training.samples import Reader, Source
+from datacomp_core.training.samples import SampleReader, ShardSource
 from datacomp_core.training.train import train
 
 
@@ -33,10 +33,10 @@ def coded(texts: list[str]) -> Any:
     return np.array([list(text.encode().ljust(80)[:80]) for text in texts], np.int64)
 
 
-def texts_of(source: Source, steps: int, mine: Slice, *, cache_bytes: int = 0, seed: int = 0) -> list[list[str]]:
+def texts_of(source: ShardSource, steps: int, mine: BatchSlice, *, cache_bytes: int = 0, seed: int = 0) -> list[list[str]]:
     order = order_of(seed, 16, [count for _, count in source.shards], [1.0] * len(source.shards))
-    reader = Reader((source,), coded, cache="unused", cache_bytes=cache_bytes)
-    batches = Batches(order, reader, mine, (32, 32), tolerant=False)
+    reader = SampleReader((source,), coded, cache="unused", cache_bytes=cache_bytes)
+    batches = MicroBatchDataset(order, reader, mine, (32, 32), tolerant=False)
     numbers = range(steps * mine.accumulation)
     return [
         [bytes(row.tolist()).decode().strip() for row in batches[number].tokens.numpy().astype(np.uint8)] for number in numbers
@@ -44,24 +44,24 @@ def texts_of(source: Source, steps: int, mine: Slice, *, cache_bytes: int = 0, s
 
 
 @pytest.fixture
-def drawn(tmp_path: Path) -> Source:
+def drawn(tmp_path: Path) -> ShardSource:
     store = store_at(tmp_path)
     shards = noise(NoiseSpec(drawn=True), store=store)
     return preflight(shards, store.folder(shards), tmp_path, 1.0)[0]
 
 
-def test_the_draw_is_the_same_on_any_number_of_ranks_and_with_a_cache(drawn: Source) -> None:
-    whole = texts_of(drawn, 6, Slice(0, 1, 1))
-    parts = [texts_of(drawn, 6, Slice(rank, 2, 2), cache_bytes=rank << 30) for rank in range(2)]
+def test_the_draw_is_the_same_on_any_number_of_ranks_and_with_a_cache(drawn: ShardSource) -> None:
+    whole = texts_of(drawn, 6, BatchSlice(0, 1, 1))
+    parts = [texts_of(drawn, 6, BatchSlice(rank, 2, 2), cache_bytes=rank << 30) for rank in range(2)]
     for step in range(6):
         pieces = [text for rank in range(2) for piece in range(2) for text in parts[rank][2 * step + piece]]
         assert pieces == whole[step]
-    assert texts_of(drawn, 6, Slice(0, 1, 1), cache_bytes=1 << 30) == whole
-    assert texts_of(drawn, 6, Slice(0, 1, 1), seed=1) != whole
+    assert texts_of(drawn, 6, BatchSlice(0, 1, 1), cache_bytes=1 << 30) == whole
+    assert texts_of(drawn, 6, BatchSlice(0, 1, 1), seed=1) != whole
 
 
-def test_sources_are_drawn_by_their_weights_and_a_source_of_weight_0_only_alone(drawn: Source) -> None:
-    seen = Counter(text for step in texts_of(drawn, 120, Slice(0, 1, 1)) for text in step)
+def test_sources_are_drawn_by_their_weights_and_a_source_of_weight_0_only_alone(drawn: ShardSource) -> None:
+    seen = Counter(text for step in texts_of(drawn, 120, BatchSlice(0, 1, 1)) for text in step)
     raw = sum(n for text, n in seen.items() if text.startswith("a picture"))
     short = sum(n for text, n in seen.items() if text.startswith("colour"))
     long = sum(n for text, n in seen.items() if text.startswith("a square"))
@@ -117,7 +117,7 @@ def test_a_view_with_captions_trains_as_the_reshard_does(draws: bool, tmp_path: 
     view = view_captions(spec, policy, subset, shards, captioned, store=store)
     for made in (whole, view):
         source, _ = preflight(made, store.folder(made), tmp_path, 1.0, tars=tars_of(store, made) if made.tars else None)
-        seen.append(texts_of(source, 8, Slice(0, 1, 1)))
+        seen.append(texts_of(source, 8, BatchSlice(0, 1, 1)))
     assert seen[0] == seen[1]
     texts = {text for step in seen[0] for text in step}
     if draws:

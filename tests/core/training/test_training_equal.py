@@ -11,12 +11,12 @@ import torch
 from training_world import NoiseSpec, noise, recipe, store_at
 
 from datacomp_core.scales import SCALES
-from datacomp_core.training.ahead import Micro, ahead
-from datacomp_core.training.arguments import Machine
-from datacomp_core.training.data import Batches, Slice, Steps, order_of
-from datacomp_core.training.parts import choose_kernels
+from datacomp_core.training.arguments import RuntimeOptions
+from datacomp_core.training.components import choose_kernels
+from datacomp_core.training.data import BatchSlice, MicroBatchDataset, MicroBatchStream, order_of
+from datacomp_core.training.prefetch import MicroBatch, prefetched
 from datacomp_core.training.preflight import preflight
-from datacomp_core.training.samples import CROP_NUMBERS, Reader, crop_box, smallest
+from datacomp_core.training.samples import CROP_NUMBERS, SampleReader, crop_box, smallest
 from datacomp_core.training.spec import TrainSpec
 
 CPU = torch.device("cpu")
@@ -45,19 +45,19 @@ def test_gradient_checkpointing_changes_no_bit_of_loss_and_gradients() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def batches(tmp_path: Path) -> Batches:
+def batches(tmp_path: Path) -> MicroBatchDataset:
     store = store_at(tmp_path)
     shards = noise(NoiseSpec(), store=store)
     source = preflight(shards, store.folder(shards), tmp_path, 1.0)[0]
     order = order_of(0, 16, [count for _, count in source.shards], [1.0] * 2)
-    reader = Reader((source,), lambda texts: np.array([[len(text)] for text in texts]), cache="unused", cache_bytes=0)
-    return Batches(order, reader, Slice(0, 1, 2), (32, 32), tolerant=False)
+    reader = SampleReader((source,), lambda texts: np.array([[len(text)] for text in texts]), cache="unused", cache_bytes=0)
+    return MicroBatchDataset(order, reader, BatchSlice(0, 1, 2), (32, 32), tolerant=False)
 
 
 def test_copies_made_ahead_are_the_same_and_the_position_is_that_of_the_loop(tmp_path: Path) -> None:
     seen = []
     for depth in (0, 2):
-        steps = Steps(batches(tmp_path), steps_per_epoch=3, epochs=2, first=1, workers=0, device=CPU, ahead=depth)
+        steps = MicroBatchStream(batches(tmp_path), steps_per_epoch=3, epochs=2, first=1, workers=0, device=CPU, ahead=depth)
         steps.normalise_by((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
         taken = []
         for epoch in (0, 1):
@@ -73,10 +73,10 @@ def test_copies_made_ahead_are_the_same_and_the_position_is_that_of_the_loop(tmp
 
 def test_an_error_ahead_comes_in_its_turn() -> None:
     def source() -> Any:
-        yield Micro(torch.zeros(1), torch.zeros(1), ())
+        yield MicroBatch(torch.zeros(1), torch.zeros(1), ())
         raise ValueError("broken")
 
-    given = ahead(source(), CPU, 2)
+    given = prefetched(source(), CPU, 2)
     next(given)
     with pytest.raises(ValueError, match="broken"):
         next(given)
@@ -90,7 +90,7 @@ def adamw(kernels: list[str], steps: int = 6) -> list[torch.Tensor]:
     optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.98), eps=1e-6)
     for step in range(steps):
         if kernels:
-            choose_kernels(optimizer, Machine.model_validate({"optimizer": kernels[step % len(kernels)]}))
+            choose_kernels(optimizer, RuntimeOptions.model_validate({"optimizer": kernels[step % len(kernels)]}))
         optimizer.zero_grad()
         sum((weight**3).sum() for weight in weights).backward()  # pyright: ignore[reportAttributeAccessIssue]
         optimizer.step()
@@ -122,7 +122,7 @@ def test_scaled_decoding_is_for_custom_recipes_and_never_enlarges() -> None:
 def test_a_large_jpeg_is_decoded_smaller_and_a_small_one_as_it_is(tmp_path: Path) -> None:
     from datacomp_core.shards import ShardWriter, write_index
     from datacomp_core.store import Folder
-    from datacomp_core.training.samples import Source
+    from datacomp_core.training.samples import ShardSource
 
     folder = Folder(tmp_path)
     noise_of = np.random.default_rng(0)
@@ -131,9 +131,9 @@ def test_a_large_jpeg_is_decoded_smaller_and_a_small_one_as_it_is(tmp_path: Path
         for number, side in enumerate((600, 100)):
             writer.add(f"{number:032x}", f"{number:032x}", {"jpg": jpeg(noise_of, side), "txt": b"x"})
         write_index(folder, "00000000", writer.finish())
-    source = Source(url=folder.url, index=folder.url, shards=(("00000000", 2),))
+    source = ShardSource(url=folder.url, index=folder.url, shards=(("00000000", 2),))
     full, scaled = (
-        Reader((source,), lambda texts: np.zeros((1, 1)), cache="unused", cache_bytes=0, scaled_to=to)
+        SampleReader((source,), lambda texts: np.zeros((1, 1)), cache="unused", cache_bytes=0, scaled_to=to)
         for to in ((0, 0), (64, 64))
     )
     assert (full(0, 0).image.size, scaled(0, 0).image.size) == ((600, 600), (150, 150))
@@ -169,7 +169,7 @@ def test_a_fast_loader_gives_the_same_in_processes_of_its_own(tmp_path: Path) ->
         made = batches(tmp_path / str(workers))
         made.reader.tokenize = lengths
         made.reader.decoding = "fast"
-        steps = Steps(made, steps_per_epoch=2, epochs=1, first=0, workers=workers, device=CPU)
+        steps = MicroBatchStream(made, steps_per_epoch=2, epochs=1, first=0, workers=workers, device=CPU)
         steps.normalise_by((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
         seen.append(list(steps))
     for mine, theirs in zip(*seen, strict=True):

@@ -11,16 +11,16 @@ from training_world import store_at, training
 
 from datacomp_core.errors import DatacompError, SpecError
 from datacomp_core.training import nodes
-from datacomp_core.training.arguments import Machine
-from datacomp_core.training.job import JOB, Job
-from datacomp_core.training.launch import Layout, command
+from datacomp_core.training.arguments import RuntimeOptions
+from datacomp_core.training.job import JOB, RankJob
+from datacomp_core.training.launch import TorchrunLayout, command
 from datacomp_core.training.nodes import announced, follow, join, present
 
-PAIR = [Layout(nodes=2, node=n, rendezvous="127.0.0.1:1", run_id="pair", threads=1) for n in (0, 1)]
+PAIR = [TorchrunLayout(nodes=2, node=n, rendezvous="127.0.0.1:1", run_id="pair", threads=1) for n in (0, 1)]
 
 
-def job(folder: Path, launch: str, world_size: int = 2) -> Job:
-    made = Job(spec=training(), machine=Machine(world_size=world_size), sources=(), folder=str(folder), launch=launch)
+def job(folder: Path, launch: str, world_size: int = 2) -> RankJob:
+    made = RankJob(spec=training(), machine=RuntimeOptions(world_size=world_size), sources=(), folder=str(folder), launch=launch)
     (folder / JOB).write_text(made.model_dump_json())
     return made
 

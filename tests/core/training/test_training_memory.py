@@ -5,16 +5,16 @@ from training_world import recipe
 
 from datacomp_core.errors import SpecError
 from datacomp_core.scales import SCALES
-from datacomp_core.training.arguments import Machine, device_batch
+from datacomp_core.training.arguments import RuntimeOptions, device_batch
 from datacomp_core.training.memory import needed, ways
 from datacomp_core.training.spec import TrainSpec
 
 GB = 1 << 30
 
 
-def first(scale: str, world_size: int, gigabytes: int, accumulation: int = 0, **machine: str) -> Machine:
+def first(scale: str, world_size: int, gigabytes: int, accumulation: int = 0, **machine: str) -> RuntimeOptions:
     spec = TrainSpec(recipe=SCALES[scale])
-    given = Machine.model_validate({"device": "cuda", "world_size": world_size, **machine})
+    given = RuntimeOptions.model_validate({"device": "cuda", "world_size": world_size, **machine})
     return ways(spec, given, gigabytes * GB, accumulation=accumulation)[0]
 
 
@@ -22,7 +22,7 @@ def test_where_nothing_is_known_it_is_the_references_way() -> None:
     for machine in (first("small", 8, 0), first("tiny", 1, 80)):
         assert machine.checkpoints_gradients
         assert machine.accumulation == 1
-    [cpu] = ways(TrainSpec(recipe=SCALES["small"]), Machine(), 0, accumulation=0)
+    [cpu] = ways(TrainSpec(recipe=SCALES["small"]), RuntimeOptions(), 0, accumulation=0)
     assert (cpu.checkpoints_gradients, cpu.accumulation) == (False, 1)
 
 
@@ -46,7 +46,7 @@ def test_accumulation_is_derived_and_divides(scale: str, gigabytes: int) -> None
 
 
 def test_what_is_tried_next_needs_less() -> None:
-    spec, machine = TrainSpec(recipe=SCALES["large"]), Machine(device="cuda", world_size=16)
+    spec, machine = TrainSpec(recipe=SCALES["large"]), RuntimeOptions(device="cuda", world_size=16)
     sizes = [needed(spec, way, way.checkpointing, way.accumulation) for way in ways(spec, machine, 80 * GB)]
     assert sizes[0] == max(sizes)
     assert len(set(sizes)) > 1
@@ -54,4 +54,4 @@ def test_what_is_tried_next_needs_less() -> None:
 
 def test_a_world_that_does_not_divide_is_refused_here_too() -> None:
     with pytest.raises(SpecError, match="do not divide"):
-        ways(TrainSpec(recipe=recipe(model="ViT-B-32")), Machine(device="cuda", world_size=3), 80 * GB)
+        ways(TrainSpec(recipe=recipe(model="ViT-B-32")), RuntimeOptions(device="cuda", world_size=3), 80 * GB)

@@ -22,9 +22,9 @@ from datacomp_core.clip import state_dict
 from datacomp_core.errors import DatacompError, LostProcessError, SpecError
 from datacomp_core.store import Store
 from datacomp_core.training import nodes
-from datacomp_core.training.arguments import Machine
-from datacomp_core.training.job import Failure, Job, first_failure
-from datacomp_core.training.launch import Layout, NoMemoryError, _reason  # pyright: ignore[reportPrivateUsage]
+from datacomp_core.training.arguments import RuntimeOptions
+from datacomp_core.training.job import Failure, RankJob, first_failure
+from datacomp_core.training.launch import NoMemoryError, TorchrunLayout, _reason  # pyright: ignore[reportPrivateUsage]
 from datacomp_core.training.nodes import join
 from datacomp_core.training.spec import TrainSpec
 from datacomp_core.training.train import train
@@ -55,9 +55,9 @@ def built(store: Store, spec: TrainSpec, shards: ShardSet) -> Checkpoint:
     return planned.artifact
 
 
-def two_nodes(port: int, **more: Any) -> list[Layout]:
+def two_nodes(port: int, **more: Any) -> list[TorchrunLayout]:
     """Two "nodes" of one process each, on this machine."""
-    return [Layout(nodes=2, node=n, rendezvous=f"127.0.0.1:{port}", run_id="pair", threads=1, **more) for n in (0, 1)]
+    return [TorchrunLayout(nodes=2, node=n, rendezvous=f"127.0.0.1:{port}", run_id="pair", threads=1, **more) for n in (0, 1)]
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_a_rank_that_is_replaced_goes_on_from_the_last_checkpoint(tmp_path: Path
     """An elastic restart: torchrun starts the ranks again, in one call of `train`, and the same bits come out."""
     store = store_at(tmp_path)
     shards = noise(NoiseSpec(), store=store)
-    started = start(store, SPEC, Layout(processes=2, restarts=1, threads=1))
+    started = start(store, SPEC, TorchrunLayout(processes=2, restarts=1, threads=1))
     folder = reach(started, lambda: run_folder(store), 4)
     os.kill(ranks(folder)[-1], signal.SIGKILL)
     _, told = started.communicate(timeout=300)
@@ -100,7 +100,7 @@ def test_a_rank_that_is_replaced_goes_on_from_the_last_checkpoint(tmp_path: Path
 @pytest.mark.slow
 def test_a_rank_that_crashes_ends_the_run_with_its_traceback(tmp_path: Path) -> None:
     store = store_at(tmp_path)
-    started = start(store, training(train_num_samples=4000), Layout(processes=2, threads=1))
+    started = start(store, training(train_num_samples=4000), TorchrunLayout(processes=2, threads=1))
     folder = reach(started, lambda: run_folder(store), 2)
     (folder / "run" / "checkpoints").rename(tmp_path / "gone")  # rank 0 cannot save any more
     _, told = started.communicate(timeout=60)
@@ -117,7 +117,7 @@ def test_a_lost_machine_is_replaced_by_another_that_goes_on_from_the_bucket(tmp_
     shards = noise(NoiseSpec(), store=store)
     spec = training(train_num_samples=400)
     first = tmp_path / "first"
-    started = start(store, spec, Layout(threads=1), DATACOMP_HOME=str(first))
+    started = start(store, spec, TorchrunLayout(threads=1), DATACOMP_HOME=str(first))
     reach(started, lambda: next(iter(first.glob("training/*")), None), 6)
     wait_for(lambda: any(name.endswith("resume/latest.json") for name in store.root.files()))
     started.kill()
@@ -161,9 +161,9 @@ def test_a_debug_shaped_model_trains_on_two_ranks_and_reports_everywhere(tmp_pat
 def test_what_cannot_be_is_said_at_once(tmp_path: Path) -> None:
     store = store_at(tmp_path)
     with pytest.raises(ValueError, match="a rendezvous"):
-        Layout(nodes=2)
+        TorchrunLayout(nodes=2)
     with pytest.raises(ValueError, match="no node 2 among 2"):
-        Layout(nodes=2, node=2, rendezvous="here:1")
+        TorchrunLayout(nodes=2, node=2, rendezvous="here:1")
     node = two_nodes(1)[1]
     with pytest.raises(SpecError, match="Node 1 joins a training that node 0 runs"):
         train(SPEC, (noise(NoiseSpec(), store=store),), store=store, device="cpu", layout=node)
@@ -173,9 +173,9 @@ def test_what_cannot_be_is_said_at_once(tmp_path: Path) -> None:
         join(store, two_nodes(1)[0])
 
 
-def failed(tmp_path: Path, kind: str, trace: str, log: str, machine: Machine | None = None) -> DatacompError:
+def failed(tmp_path: Path, kind: str, trace: str, log: str, machine: RuntimeOptions | None = None) -> DatacompError:
     """The error made of what the ranks left behind."""
-    job = Job(spec=SPEC, machine=machine or Machine(), sources=(), folder=str(tmp_path))
+    job = RankJob(spec=SPEC, machine=machine or RuntimeOptions(), sources=(), folder=str(tmp_path))
     failure = Failure(rank=1, time=1.0, kind=kind, message="told", trace=trace)
     (tmp_path / "failure-rank1.json").write_text(failure.model_dump_json())
     (tmp_path / "ranks.log").write_text(log)
@@ -184,7 +184,7 @@ def failed(tmp_path: Path, kind: str, trace: str, log: str, machine: Machine | N
 
 
 def test_out_of_memory_names_what_would_fit(tmp_path: Path) -> None:
-    problem = failed(tmp_path, "OutOfMemoryError", "", "", Machine(device="cuda", checkpointing="off", accumulation=2))
+    problem = failed(tmp_path, "OutOfMemoryError", "", "", RuntimeOptions(device="cuda", checkpointing="off", accumulation=2))
     assert isinstance(problem, NoMemoryError)
     assert "is too small for 4 samples per process: use accumulation 4, or gradient checkpointing" in str(problem)
 

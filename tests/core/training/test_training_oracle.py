@@ -15,7 +15,7 @@ from oracle import SIDES, Case, write_models
 from training_world import recipe
 
 from datacomp_core.scales import SCALES
-from datacomp_core.training.arguments import Machine, arguments, beta2_of, eps_of, log_every, precision_of
+from datacomp_core.training.arguments import RuntimeOptions, arguments, beta2_of, eps_of, log_every, precision_of
 from datacomp_core.training.spec import TrainSpec
 
 HERE = Path(__file__).parent
@@ -77,7 +77,7 @@ def test_mixed_precision_with_and_without_a_scaler_is_open_clip_trains(world_siz
 def test_the_loops_numbers_are_those_of_the_argument_list(row: object, device: str) -> None:
     from open_clip_train.params import parse_args
 
-    spec, machine = TrainSpec.model_validate({"recipe": row}), Machine(device=device)
+    spec, machine = TrainSpec.model_validate({"recipe": row}), RuntimeOptions(device=device)
     parsed = parse_args(arguments(spec, machine, data="x", logs="logs", name="run"))
     assert (parsed.beta2, parsed.eps, parsed.wd) == (beta2_of(spec.recipe), eps_of(spec.recipe), spec.recipe.weight_decay)
     assert (parsed.precision, parsed.log_every_n_steps) == (precision_of(spec, machine), log_every(spec))

@@ -11,9 +11,9 @@ from training_world import NoiseSpec, noise, store_at
 
 from datacomp_core.errors import DataError
 from datacomp_core.store import Folder
-from datacomp_core.training.data import Batches, Slice, Steps, order_of
+from datacomp_core.training.data import BatchSlice, MicroBatchDataset, MicroBatchStream, order_of
 from datacomp_core.training.preflight import preflight
-from datacomp_core.training.samples import CROP_NUMBERS, Reader, Source, augmented, crop_box
+from datacomp_core.training.samples import CROP_NUMBERS, SampleReader, ShardSource, augmented, crop_box
 
 
 def no_tokens(texts: list[str]) -> Any:
@@ -21,16 +21,18 @@ def no_tokens(texts: list[str]) -> Any:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
+def source(tmp_path: Path) -> ShardSource:
     store = store_at(tmp_path)
     shards = noise(NoiseSpec(), store=store)
     return preflight(shards, store.folder(shards), tmp_path, 1.0)[0]
 
 
-def batches(source: Source, tolerant: bool = False, cache_bytes: int = 0, mine: Slice | None = None) -> Batches:
+def batches(
+    source: ShardSource, tolerant: bool = False, cache_bytes: int = 0, mine: BatchSlice | None = None
+) -> MicroBatchDataset:
     order = order_of(0, 16, [count for _, count in source.shards], [1.0] * len(source.shards))
-    reader = Reader((source,), no_tokens, cache="unused", cache_bytes=cache_bytes)
-    return Batches(order, reader, mine or Slice(0, 1, 1), (32, 32), tolerant=tolerant)
+    reader = SampleReader((source,), no_tokens, cache="unused", cache_bytes=cache_bytes)
+    return MicroBatchDataset(order, reader, mine or BatchSlice(0, 1, 1), (32, 32), tolerant=tolerant)
 
 
 def test_pixels_are_bit_for_bit_those_of_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +49,7 @@ def test_pixels_are_bit_for_bit_those_of_open_clip(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(
             RandomResizedCrop, "get_params", staticmethod(lambda *_, at=(top, left, bottom - top, right - left): at)
         )
-        steps = Steps.__new__(Steps)
+        steps = MicroBatchStream.__new__(MicroBatchStream)
         steps.device = torch.device("cpu")
         steps.normalise_by(theirs.transforms[-1].mean, theirs.transforms[-1].std)
         pixels = torch.from_numpy(augmented(image, draw, (32, 32)).transpose(2, 0, 1).copy())
@@ -70,18 +72,18 @@ def test_crops_are_drawn_as_torchvision_draws_them() -> None:
         assert np.array_equal(mine.max(0), theirs.max(0))
 
 
-def test_batches_do_not_depend_on_the_cache_or_the_cut(source: Source) -> None:
+def test_batches_do_not_depend_on_the_cache_or_the_cut(source: ShardSource) -> None:
     import torch
 
     cached, fresh = batches(source, cache_bytes=1 << 24), batches(source)
-    halves = [batches(source, mine=Slice(rank, 2, 1)) for rank in (0, 1)]
+    halves = [batches(source, mine=BatchSlice(rank, 2, 1)) for rank in (0, 1)]
     for step in (0, 5, 5, 1):
         assert torch.equal(cached[step].pixels, fresh[step].pixels)
         assert torch.equal(torch.cat([half[step].pixels for half in halves]), fresh[step].pixels)
         assert torch.equal(torch.cat([half[step].tokens for half in halves]), fresh[step].tokens)
 
 
-def damaged(source: Source, tmp_path: Path, row: int) -> Source:
+def damaged(source: ShardSource, tmp_path: Path, row: int) -> ShardSource:
     """The source with one image overwritten by zeros, its tar still well formed."""
     folder = tmp_path / "damaged"
     folder.mkdir()
@@ -97,7 +99,7 @@ def damaged(source: Source, tmp_path: Path, row: int) -> Source:
     return source.model_copy(update={"url": str(folder)})
 
 
-def test_an_unreadable_sample_is_an_error_or_is_counted(source: Source, tmp_path: Path) -> None:
+def test_an_unreadable_sample_is_an_error_or_is_counted(source: ShardSource, tmp_path: Path) -> None:
     bad = damaged(source, tmp_path, 3)
     with pytest.raises(DataError, match=r"Sample 3 of shard .*00000000.tar \(byte \d+\) cannot be read"):
         for step in range(20):

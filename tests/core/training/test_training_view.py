@@ -19,9 +19,9 @@ from datacomp_core.resharding.spec import ReshardSpec
 from datacomp_core.resharding.view import view
 from datacomp_core.shards import tars_of
 from datacomp_core.store import Store
-from datacomp_core.training.data import Batches, Slice, order_of
+from datacomp_core.training.data import BatchSlice, MicroBatchDataset, order_of
 from datacomp_core.training.preflight import preflight
-from datacomp_core.training.samples import Reader
+from datacomp_core.training.samples import SampleReader
 
 
 def pool(root: Path) -> ShardSet:
@@ -54,9 +54,9 @@ def test_batches_through_a_view_are_those_of_the_reshard(tmp_path: Path) -> None
     for make in (reshard, view):
         made = make(ReshardSpec(samples_per_shard=5), subset, shards, store=store)
         source, _ = preflight(made, store.folder(made), tmp_path, 1.0, tars=tars_of(store, made) if made.tars else None)
-        reader = Reader((source,), numbers, cache="unused", cache_bytes=0)
+        reader = SampleReader((source,), numbers, cache="unused", cache_bytes=0)
         order = order_of(0, 6, [size for _, size in source.shards], [1.0] * len(source.shards))
-        batches = Batches(order, reader, Slice(0, 1, 1), (32, 32), tolerant=False)
+        batches = MicroBatchDataset(order, reader, BatchSlice(0, 1, 1), (32, 32), tolerant=False)
         micros = [batches[number] for number in range(6)]
         seen.append([micro.pixels.numpy().tobytes() + micro.tokens.numpy().tobytes() for micro in micros])
     assert seen[0] == seen[1]

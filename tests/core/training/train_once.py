@@ -11,14 +11,14 @@ import sys
 from training_world import NoiseSpec, noise
 
 from datacomp_core.store import Store
-from datacomp_core.training.launch import Layout
+from datacomp_core.training.launch import TorchrunLayout
 from datacomp_core.training.nodes import join, this_node
 from datacomp_core.training.spec import TrainSpec
 from datacomp_core.training.train import train
 
 if __name__ == "__main__":
     store = Store.open(sys.argv[1])
-    layout = Layout.model_validate_json(sys.argv[3]) if len(sys.argv) > 3 else this_node()
+    layout = TorchrunLayout.model_validate_json(sys.argv[3]) if len(sys.argv) > 3 else this_node()
     if layout.node:
         join(store, layout)
     else:

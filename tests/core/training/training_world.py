@@ -22,7 +22,7 @@ from datacomp_core.scales import Scale
 from datacomp_core.shards import ShardWriter, shard_name, write_index
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.training.history import read_history
-from datacomp_core.training.launch import Layout
+from datacomp_core.training.launch import TorchrunLayout
 from datacomp_core.training.resume import RESUME
 from datacomp_core.training.spec import TrainSpec
 
@@ -106,7 +106,7 @@ def store_at(path: Path) -> Store:
 # Whole trainings in processes of their own, to be killed -----------------------------------------------------------
 
 
-def start(store: Store, spec: TrainSpec, layout: Layout, **environment: str) -> subprocess.Popen[bytes]:
+def start(store: Store, spec: TrainSpec, layout: TorchrunLayout, **environment: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(HERE / "train_once.py"), store.root.url, spec.model_dump_json(), layout.model_dump_json()]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, **environment})
 
@@ -152,7 +152,7 @@ def reach(started: subprocess.Popen[bytes], find: Callable[[], Path | None], ste
 
 def kill_at_step(store: Store, spec: TrainSpec, step: int, processes: int, victim: str) -> Path:
     """Start a training and end it with SIGKILL once it has logged `step`. All of its processes are gone within a minute."""
-    started = start(store, spec, Layout(processes=processes, threads=1))
+    started = start(store, spec, TorchrunLayout(processes=processes, threads=1))
     folder = reach(started, lambda: run_folder(store), step)
     os.kill(started.pid if victim == "launcher" else ranks(folder)[-1], signal.SIGKILL)
     started.wait(60)

@@ -1,0 +1,305 @@
+"""Evaluates a filter tree on one part: which filter judges which rows, in which order, with which result. Cheap filters run
+first, costly ones last and only on the survivors; no filter moves past one that ranks survivors, because that would change
+which rows it ranks. Pure, except for the optional memory of costly verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from datacomp_core.columns import numbers
+from datacomp_core.errors import DataError
+from datacomp_core.exchange import Exchange
+from datacomp_core.filters.algebra import AllOf, AnyOf, NotOf
+from datacomp_core.filters.base import (
+    BatchFilter,
+    FeatureFilter,
+    Filter,
+    FilterDecision,
+    GlobalFilter,
+    LookupFilter,
+    Mask,
+    RankFilter,
+    RowFilter,
+    checked,
+)
+from datacomp_core.filters.resampling import ResamplingFilter, read_copies
+from datacomp_core.filters.sample_to import SampleTo
+from datacomp_core.machine_cache import CachedFolder
+from datacomp_core.pool_source import Block, PoolSource
+from datacomp_core.selection.threshold_search import ScoreCutoff
+from datacomp_core.selection.view import asked_blocks, packed_verdict, verdict_name, verdict_of
+
+
+class FilterNode(NamedTuple):
+    """A filter and where it stands in its tree, by which cuts and memories are known."""
+
+    path: str
+    filter: Filter
+
+
+def children(placed: FilterNode) -> list[FilterNode]:
+    inner = placed.filter
+    if isinstance(inner, (AllOf, AnyOf)):
+        return [FilterNode(f"{placed.path}.{number}", each) for number, each in enumerate(inner.filters)]
+    if isinstance(inner, NotOf):
+        return [FilterNode(f"{placed.path}.0", inner.filter)]
+    return []
+
+
+def walk(placed: FilterNode) -> Iterator[FilterNode]:
+    """Every filter of a tree in the order in which it is asked."""
+    yield placed
+    inner = sequence(placed) if isinstance(placed.filter, AllOf) else ordered(children(placed))
+    for each in inner:
+        yield from walk(each)
+
+
+def sequence(placed: FilterNode) -> list[FilterNode]:
+    """The steps of a tree: what its outermost `AllOf`s hold, in the order in which it is asked."""
+    if not isinstance(placed.filter, AllOf):
+        return [placed]
+    return ordered([step for child in children(placed) for step in sequence(child)])
+
+
+def ordered(filters: list[FilterNode]) -> list[FilterNode]:
+    """Cheap ones first, but nothing moves past one that ranks survivors."""
+    done: list[FilterNode] = []
+    run: list[FilterNode] = []
+    for each in filters:
+        if ranks_survivors(each.filter):
+            done += [*_by_cost(run), each]
+            run = []
+        else:
+            run.append(each)
+    return done + _by_cost(run)
+
+
+def ranks_survivors(each: Filter) -> bool:
+    """Whether what it keeps depends on who comes to it."""
+    return any(_looks_at_survivors(placed.filter) for placed in _walk_plain(FilterNode("", each)))
+
+
+def _looks_at_survivors(each: Filter) -> bool:
+    return isinstance(each, GlobalFilter) or (isinstance(each, RankFilter) and each.among() == "survivors")
+
+
+def cost_of(each: Filter) -> int:
+    return max(p.filter.cost for p in _walk_plain(FilterNode("", each)))
+
+
+def _by_cost(run: list[FilterNode]) -> list[FilterNode]:
+    return sorted(run, key=lambda placed: cost_of(placed.filter))
+
+
+def _walk_plain(placed: FilterNode) -> Iterator[FilterNode]:
+    yield placed
+    for each in children(placed):
+        yield from _walk_plain(each)
+
+
+@dataclass
+class FilterEvaluator:
+    """One part's rows. `memory`: where the verdicts of global filters lie, and those of costly filters between passes over this
+    part.
+
+    `source` and `part` are for filters of embeddings, which are never loaded whole; `masks` is what those have prepared, by path,
+    and in `tables` lies what filters with a table have. The last pass has nobody to remember verdicts for (`keeps="nothing"`).
+    """
+
+    frame: pl.DataFrame
+    cuts: Mapping[str, ScoreCutoff]
+    memory: Exchange | None = None
+    source: PoolSource | None = None
+    part: str = ""
+    masks: Mapping[str, Mask] = field(default_factory=dict[str, Mask])
+    tables: CachedFolder | None = None
+    watched: str = ""
+    keeps: Literal["verdicts", "nothing"] = "nothing"
+    reached: Mask | None = None
+    """The rows that came to the filter at `watched`: on whose account this pass is made."""
+    found: dict[str, Mask] = field(default_factory=dict[str, Mask])
+    """What each `LookupFilter` says of all rows of the part, whoever came to it."""
+    reasons: dict[str, pl.Series] = field(default_factory=dict[str, pl.Series])
+    """Of batches that tell one: why each row was dropped, empty where it was not."""
+
+    def everybody(self) -> Mask:
+        return np.ones(self.frame.height, np.bool_)
+
+    def verdict(self, placed: FilterNode, reach: Mask) -> FilterDecision:
+        """What a filter says about the rows in `reach`, shape (rows,)."""
+        path, asked = placed
+        if path == self.watched:
+            self.reached = reach
+        if self.reached is not None:  # what comes after it is not asked: its cut may not be known yet
+            return _silence(len(reach))
+        if isinstance(asked, AllOf):
+            return self._all(placed, reach)
+        if isinstance(asked, AnyOf):
+            return self._any(placed, reach)
+        if isinstance(asked, NotOf):
+            yes, no = self.verdict(children(placed)[0], reach)
+            return FilterDecision(no, yes)
+        return self._leaf(path, asked, reach)
+
+    def _leaf(self, path: str, asked: Filter, reach: Mask) -> FilterDecision:
+        if isinstance(asked, RowFilter):
+            return _within(reach, answers_of(asked, self._series(asked, asked.expression(), asked.numeric_columns())))
+        if isinstance(asked, RankFilter):
+            return self._ranked(asked, self.cuts[path], reach)
+        if isinstance(asked, GlobalFilter):
+            yes, no, _ = verdict_of(self._memory().load(verdict_name(self.part, path)), len(reach))
+            return FilterDecision(yes & reach, no & reach)
+        assert isinstance(asked, BatchFilter), f"{type(asked).__name__} is no sort of filter"
+        return self._batch(path, asked, reach)
+
+    def _all(self, placed: FilterNode, reach: Mask) -> FilterDecision:
+        yes, no = reach.copy(), np.zeros_like(reach)
+        for step in sequence(placed):
+            # Where a value was missing a later no still makes it a no; but only a yes so far is a survivor.
+            said = self.verdict(step, yes if ranks_survivors(step.filter) else reach & ~no)
+            no |= said.no
+            yes = yes & said.yes
+        return FilterDecision(yes, no)
+
+    def _any(self, placed: FilterNode, reach: Mask) -> FilterDecision:
+        yes, no = np.zeros_like(reach), reach.copy()
+        for child in ordered(children(placed)):
+            said = self.verdict(child, reach & ~yes)
+            yes |= said.yes
+            no &= said.no
+        return FilterDecision(yes, no)
+
+    def _ranked(self, asked: RankFilter, cut: ScoreCutoff, reach: Mask) -> FilterDecision:
+        scores = self.scores(asked)
+        known = scores.is_not_null().to_numpy() & reach
+        yes = known if cut.times else known & _at_least(scores, cut.value)
+        return FilterDecision(yes, known & ~yes)
+
+    def copies(self, placed: FilterNode) -> npt.NDArray[np.int64]:
+        """How often a row that passed is taken: once, but for a sample that repeats. Shape (rows,)."""
+        if isinstance(placed.filter, ResamplingFilter):
+            return read_copies(self._memory(), verdict_name(self.part, placed.path), self.frame.height)
+        if not isinstance(placed.filter, SampleTo):
+            return np.ones(self.frame.height, np.int64)
+        cut = self.cuts[placed.path]
+        return cut.times + _at_least(self.scores(placed.filter), cut.value).astype(np.int64)
+
+    def scores(self, asked: RankFilter) -> pl.Series:
+        """A ranking filter's scores as Float32, Float64 or UInt64, null where there is none."""
+        scores = numbers(self._series(asked, asked.score_expression()).alias(", ".join(sorted(asked.columns()))))
+        if not any(scores.dtype == dtype for dtype in (pl.Float32, pl.Float64, pl.UInt64)):
+            scores = scores.cast(pl.Float32 if scores.dtype == pl.Float16 else pl.Float64)
+        return scores.fill_nan(None) if scores.dtype.is_float() else scores
+
+    def _batch(self, path: str, asked: BatchFilter, reach: Mask) -> FilterDecision:
+        name = verdict_name(self.part, path)
+        if self.memory is not None and (kept := self.memory.find(name)) is not None:
+            yes, no, reasons = verdict_of(kept, len(reach))
+            said = FilterDecision(yes, no)
+            if reasons is not None:
+                self.reasons[path] = reasons
+        else:
+            said = self._asked(path, asked, reach)
+            if self.memory is not None and self.keeps == "verdicts":
+                self.memory.save(name, packed_verdict(*said, self.reasons.get(path)))
+        if isinstance(asked, LookupFilter):
+            self.found[path] = said.yes
+            return FilterDecision(said.yes & reach, said.no & reach)
+        return said
+
+    def _asked(self, path: str, asked: BatchFilter, reach: Mask) -> FilterDecision:
+        if isinstance(asked, FeatureFilter):
+            return self._features(path, asked, reach)
+        columns = sorted(asked.columns())
+        if isinstance(asked, LookupFilter):
+            assert self.tables is not None, "a filter with a table that was not prepared"
+            return _within(self.everybody(), asked.look_up(self.frame.select(columns), self.tables.path(path)))
+        rows = self.frame.select(columns).filter(pl.Series(reach))
+        if not rows.height:
+            return _silence(len(reach))
+        answers = answers_of(asked, asked.judge(rows), reasons="told")
+        if len(answers) != rows.height:
+            raise DataError(
+                f"The filter {asked.kind} returned {len(answers)} answers for {rows.height} rows: it must return one per row."
+            )
+        if answers.dtype == pl.String:
+            why = np.full(len(reach), "", object)
+            why[reach] = answers.fill_null("").to_list()
+            self.reasons[path] = pl.Series(why.tolist(), dtype=pl.String)
+            answers = answers == ""
+        return _spread(np.flatnonzero(reach), answers, len(reach))
+
+    def _features(self, path: str, asked: FeatureFilter, reach: Mask) -> FilterDecision:
+        if not reach.any():
+            return _silence(len(reach))
+        assert self.source is not None, "a filter of embeddings without a source"
+        assert path in self.masks, "a filter of embeddings that was not prepared"
+        rows: list[npt.NDArray[np.int64]] = []
+
+        def blocks() -> Iterator[Block]:
+            for places, block in asked_blocks(source, self.part, asked.feature_key(), reach):
+                rows.append(places)
+                yield block
+
+        source = self.source
+        answers = answers_of(asked, asked.judge_features(blocks(), self.masks[path]))
+        return _spread(np.concatenate([np.empty(0, np.int64), *rows]), answers, len(reach))
+
+    def _memory(self) -> Exchange:
+        assert self.memory is not None, "a survey's verdicts lie in the memory"
+        return self.memory
+
+    def _series(self, asked: Filter, expression: pl.Expr, numeric: Iterable[str] = ()) -> pl.Series:
+        """An expression over all rows; a literal becomes as long as the part. `numeric` columns are used as scores."""
+        frame = self.frame.with_columns(numbers(self.frame[name]) for name in numeric)
+        try:
+            found = frame.select(checked(asked, expression).alias("_")).to_series()
+        except pl.exceptions.PolarsError as problem:
+            raise DataError(
+                f"The filter {asked.kind} cannot be evaluated on part {self.part}: {str(problem).splitlines()[0]}."
+            ) from problem
+        return found if len(found) == self.frame.height else found.new_from_index(0, self.frame.height)
+
+
+def answers_of(asked: Filter, given: object, *, reasons: Literal["told", "refused"] = "refused") -> pl.Series:
+    """What a filter answered, as booleans (null: a value is missing), or reasons where it may tell them. DataError if neither."""
+    if isinstance(given, (list, np.ndarray)):
+        given = pl.Series(given)
+    if isinstance(given, pl.Series) and given.dtype == pl.Null:
+        return given.cast(pl.Boolean)
+    if isinstance(given, pl.Series) and (given.dtype == pl.Boolean or (given.dtype == pl.String and reasons == "told")):
+        return given
+    what = f"a series of {given.dtype}" if isinstance(given, pl.Series) else type(given).__name__
+    wanted = "booleans, or of reasons as text" if reasons == "told" else "booleans"
+    raise DataError(f"The filter {asked.kind} returns {what}: return a polars series of {wanted}, one per row.")
+
+
+def _at_least(scores: pl.Series, value: float | int | None) -> Mask:
+    if value is None:
+        return np.zeros(len(scores), np.bool_)
+    return (scores >= pl.Series([value], dtype=scores.dtype)).fill_null(False).to_numpy()
+
+
+def _within(reach: Mask, answers: pl.Series) -> FilterDecision:
+    yes = answers.fill_null(False).to_numpy() & reach
+    known = answers.is_not_null().to_numpy() & reach
+    return FilterDecision(yes, known & ~yes)
+
+
+def _silence(rows: int) -> FilterDecision:
+    return FilterDecision(np.zeros(rows, np.bool_), np.zeros(rows, np.bool_))
+
+
+def _spread(places: npt.NDArray[np.int64], answers: pl.Series, rows: int) -> FilterDecision:
+    """Answers of the rows at `places` as a verdict on all rows."""
+    said = _silence(rows)
+    said.yes[places] = answers.fill_null(False).to_numpy()
+    said.no[places] = (~answers).fill_null(False).to_numpy()
+    return said
