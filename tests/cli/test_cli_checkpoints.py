@@ -339,10 +339,10 @@ def test_what_may_not_be_loaded_is_one_sentence(name: str, weights: Weights, tmp
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"mean": [0.1, 0.2]}, r"the mean \[0.1, 0.2\], and three finite numbers are needed"),
-        ({"mean": "abc"}, r"the mean .*, and three finite numbers are needed"),
-        ({"mean": [float("nan")] * 3}, r"the mean \[nan, nan, nan\], and three finite numbers"),
-        ({"std": [0.2, 0, 0.2]}, r"the std \[0.2, 0, 0.2\], and three finite numbers above 0"),
+        ({"mean": [0.1, 0.2]}, r"the mean \[0.1, 0.2\], but needs three finite numbers"),
+        ({"mean": "abc"}, r"the mean .*, but needs three finite numbers"),
+        ({"mean": [float("nan")] * 3}, r"the mean \[nan, nan, nan\], but needs three finite numbers"),
+        ({"std": [0.2, 0, 0.2]}, r"the std \[0.2, 0, 0.2\], but needs three finite numbers above 0"),
         ({"resize_mode": "zoom"}, r"fails the check `assert .*resize_mode"),
         ({"interpolation": "best"}, r"fails the check `assert .*interpolation"),
     ],
@@ -502,7 +502,7 @@ def test_what_a_processor_does_not_say_is_what_its_kind_does(kind: str, size: An
 def test_an_image_processor_of_another_kind_is_one_sentence(tmp_path: Path) -> None:
     home = transformers_folder(tmp_path / "clip", PROCESSORS["shortest edge"], five=False)
     (home / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "ConvNextImageProcessor", "size": 48}))
-    with pytest.raises(SpecError, match="ConvNextImageProcessor, which is not supported: CLIPImageProcessor"):
+    with pytest.raises(SpecError, match="ConvNextImageProcessor, which is not supported: use one of .*CLIPImageProcessor"):
         loaded(home)
 
 

@@ -49,7 +49,7 @@ def test_an_archive_and_a_file_that_goes_on_are_no_subset(tmp_path: Path) -> Non
     np.save(tmp_path / "long.npy", np.zeros(3, "u8,u8"))
     with (tmp_path / "long.npy").open("ab") as file:
         file.write(bytes(16))
-    with pytest.raises(DataError, match="goes on after its 3 uids"):
+    with pytest.raises(DataError, match="continues after its 3 uids"):
         sort_subset(Folder(tmp_path), "long.npy", tmp_path / "out.npy")
 
 

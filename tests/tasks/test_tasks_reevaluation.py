@@ -36,5 +36,5 @@ def test_another_device_is_no_drift_and_is_told(caplog: pytest.LogCaptureFixture
 def test_the_alarm_names_the_worst_and_silence_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_EVENTS_ENABLED", "false")
     alarm("tiny", [], 0.1)
-    with pytest.raises(DataError, match=r"2 scores .* b of y was 0.5\d* and is 0.9"):
+    with pytest.raises(DataError, match=r"2 scores .* b of y was 0.5\d* and is now 0.9"):
         alarm("tiny", [ScoreChange("x", "a", 0.5, 0.6), ScoreChange("y", "b", 0.5, 0.9)], 0.01)
