@@ -98,6 +98,15 @@ def test_scores_come_from_the_predictions(good: Files, tmp_path: Path, change: C
     assert broken(found) & {"scores", "bundle"}, found.findings
 
 
+def test_an_unscored_task_is_one_of_the_report(good: Files, tmp_path: Path) -> None:
+    extra = {"key": "mine/easy", "name": "Easy", "metric": "acc1", "scored": False, "value": 1.0}
+    files = dict(good)
+    edit(files, ENTRY, lambda said: said["tasks"].append(extra))
+    found = check(consistent(files), tmp_path)
+    assert "scores" in broken(found)
+    assert any("does not have the score of mine/easy that its report has" in finding.reason for finding in found.findings)
+
+
 def subset_of_one(files: Files) -> None:
     files["samples/subset.npy"] = uid.subset_bytes(uid.pack(pl.Series([world.row_uid(0)])))
 
