@@ -53,14 +53,14 @@ def of_engines() -> None:
 def of_prefect(log: Path) -> None:
     from prefect import flow, task
 
-    from flows.calls import OPTIONS
+    from flows.calls import options
 
     bare = task(nothing, name="nothing")
 
-    @flow(name="empty", **OPTIONS)
+    @flow(name="empty", **options("empty"))
     def empty() -> None: ...
 
-    @flow(name="many", **OPTIONS)
+    @flow(name="many", **options("many"))
     def many(count: int) -> None:
         for future in [bare.submit(i) for i in range(count)]:
             future.result()
