@@ -141,6 +141,10 @@ class Checkpoint(Artifact):
     steps: int
 
 
+OWN_SUITE = "custom"
+"""The suite of test sets and reports that contain only the user's own tasks."""
+
+
 class EvalSets(Artifact):
     """Test sets in the layout of the hub repositories `djghosh/wds_*_test`, one folder per set."""
 

@@ -67,10 +67,14 @@ class LogProgress:
 
 
 class NoProgress:
-    """For tests and notebooks."""
+    """Shows nothing."""
 
     def start(self, total: int, unit: str) -> None: ...
 
     def advance(self, amount: int = 1, **tally: int) -> None: ...
 
     def note(self, text: str) -> None: ...
+
+
+NO_PROGRESS = NoProgress()
+"""The default of every function that takes a `Progress`."""

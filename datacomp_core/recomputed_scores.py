@@ -7,7 +7,7 @@ The stages never import one another, so the evaluation registers its function he
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
@@ -38,6 +38,8 @@ class RecomputedScores:
     average: float | None
     groups: dict[str, float | None]
     wrong: tuple[str, ...] = ()
+    outside: dict[str, float | None] = field(default_factory=dict[str, float | None])
+    """What the report says of tasks outside the suite. It is not computed again and never published."""
 
 
 Rescore = Callable[[bytes, Predictions], RecomputedScores]

@@ -1,6 +1,6 @@
-"""Evaluation tasks of one's own in an experiment: their rows and test sets, evaluated beside the suite in a report of their own.
+"""Adds the user's own evaluation tasks to an experiment. They are evaluated after the suite and have a separate report.
 
-So the suite's report and the entry stay what they are, and tasks may be added to what was trained long ago.
+So the suite's report and the entry do not change, and tasks can be added to old trainings.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from datacomp_core.artifacts import Spec
+from datacomp_core.artifacts import OWN_SUITE, Spec
 from datacomp_core.errors import SpecError
 from datacomp_core.evaluation.catalog import suite
 from datacomp_core.evaluation.custom import TaskRow, beside, rows_of
 from datacomp_core.evaluation.evaluate import EvalSpec
-from datacomp_core.evaluation.own_sets import SUITE, OwnSet, OwnSetsSpec, are_of, pinned, root_of
+from datacomp_core.evaluation.own_sets import OwnSet, OwnSetsSpec, are_of, pinned, root_of
 
 
 class OwnTasks(Spec):
-    """Which tasks, and where their test sets lie."""
+    """The tasks, and the folder of their test sets."""
 
-    tasks: tuple[TaskRow, ...] = Field(default=(), description="The tasks, a row each.")
-    data: str = Field(default="", description="The folder or bucket of their test sets, a folder a set.")
+    tasks: tuple[TaskRow, ...] = Field(default=(), description="The tasks, one row per task.")
+    data: str = Field(default="", description="The folder or bucket of their test sets, one folder per set.")
     sets: tuple[OwnSet, ...] = Field(
-        default=(), description="Filled in by itself: the test sets with the digits of their content."
+        default=(), description="Filled in automatically: the test sets with the digits of their content."
     )
 
     @model_validator(mode="before")
     @classmethod
     def _read(cls, given: Any) -> Any:
-        """The place of a file, or the key of a registered task, stands for its rows; the sets are pinned to their content."""
+        """Replace a file's path or a registered task's key by its rows, and pin the sets to their content."""
         if not isinstance(given, dict) or not given.get("tasks"):
             return given
         if not given.get("data"):
@@ -41,14 +41,14 @@ class OwnTasks(Spec):
         return {**given, "tasks": rows, "data": root, "sets": sets}
 
     def require_beside(self, name: str) -> None:
-        """SpecError if a key is one of the suite's, or stands twice."""
+        """SpecError if a key is one of the suite's, or is there twice."""
         beside(suite(name), self.tasks)
 
     def evalsets(self) -> OwnSetsSpec:
         return OwnSetsSpec(sets=self.sets)
 
     def evaluation(self) -> EvalSpec:
-        return EvalSpec(suite=SUITE, extra_tasks=self.tasks)
+        return EvalSpec(suite=OWN_SUITE, extra_tasks=self.tasks)
 
 
 def _row(given: Any) -> TaskRow:

@@ -26,13 +26,12 @@ from datacomp_core.errors import DataError, SpecError
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.pool_source import PoolSource
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import Folder, Store, step
 
 log = logging.getLogger(__name__)
 
 OF_A_PAIR = re.compile(r"clip_\w+_similarity_score")
-NO_PROGRESS = NoProgress()
 SHARE_UNITS = 1_000_000
 """Expected shares of a draw are summed in these, so that sums of parts are exact in any order."""
 

@@ -24,7 +24,7 @@ from datacomp_core.captions import joins, tables
 from datacomp_core.columns import plain
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.parts import METADATA, SCORES
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.folder import scratch
 
@@ -44,7 +44,6 @@ ACCOUNT = (
     "several",
     "uncaptioned",
 )
-NO_PROGRESS = NoProgress()
 
 
 def _pinned(name: str) -> str:

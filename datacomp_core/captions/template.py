@@ -15,10 +15,8 @@ from datacomp_core.artifacts import Captions, Pool, Spec
 from datacomp_core.columns import plain
 from datacomp_core.errors import DataError, SpecError, unknown
 from datacomp_core.parts import METADATA
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import Folder, Store, step
-
-NO_PROGRESS = NoProgress()
 
 
 class TemplateSpec(Spec):

@@ -24,12 +24,11 @@ from datacomp_core.device_map import device_map
 from datacomp_core.errors import DataError
 from datacomp_core.fasttext.model import language_model
 from datacomp_core.parts import METADATA
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import Folder, Store, step
 
 CHUNK_ROWS = 8192
 LANGUAGES = "lid.176.ftz"
-NO_PROGRESS = NoProgress()
 
 
 class TranslateSpec(WriterSpec):

@@ -27,12 +27,11 @@ from datacomp_core.embedding.spec import EmbedSpec, Encoder
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.parts import FEATURES, METADATA
 from datacomp_core.pool_source import PoolSource
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import Folder, Store, scratch, step
 
 CHUNK_ROWS = 65_536
 CHUNKS = "chunks"
-NO_PROGRESS = NoProgress()
 
 
 class CaptionEmbedSpec(EmbedSpec):

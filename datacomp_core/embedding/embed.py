@@ -27,15 +27,13 @@ from datacomp_core.embedding.locate import count_rows, locate
 from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.errors import SpecError
 from datacomp_core.parts import FEATURES, METADATA, SCORES, part_names, scan
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import INDEX
 from datacomp_core.store import Folder, Store, scratch, step
 from datacomp_core.store.claim import claim
 from datacomp_core.store.content import Marks, Trust, marks
 
 log = logging.getLogger(__name__)
-
-NO_PROGRESS = NoProgress()
 
 
 @step("embeddings", version=1, name=lambda spec, pool, shards, scorers: f"{spec.label()}-{pool.name}")

@@ -27,12 +27,11 @@ from datacomp_core.errors import DataError, SpecError
 from datacomp_core.members import picture_in
 from datacomp_core.parts import METADATA, part_names, scan
 from datacomp_core.pictures import opened
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import read_members
 from datacomp_core.store import Folder, Store, scratch, step
 
 CHUNK_ROWS = 1024
-NO_PROGRESS = NoProgress()
 
 
 class GenerateSpec(WriterSpec):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from datacomp_core.artifacts import OWN_SUITE
 from datacomp_core.errors import unknown
 
 IMAGENET = "ImageNet"
@@ -170,7 +171,7 @@ SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
         Suite("datacomp", 1, DATACOMP, (IMAGENET, SHIFTS, VTAB, RETRIEVAL)),
-        Suite("custom", 1, (), ()),  # nothing but tasks of a user's own
+        Suite(OWN_SUITE, 1, (), ()),
         Suite("tiny", 2, TINY, ("Recognition", "Shift", "Retrieval")),
     )
 }

@@ -18,10 +18,9 @@ from datacomp_core.errors import SpecError
 from datacomp_core.evaluation import hf_cache
 from datacomp_core.evaluation.catalog import EvalTask, suite
 from datacomp_core.evaluation.datasets import CLASSNAMES, SPLIT, TEMPLATES
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import Folder, step
 
-NO_PROGRESS = NoProgress()
 LISTED = (CLASSNAMES, TEMPLATES, "dataset_type.txt")
 
 

@@ -25,13 +25,12 @@ from datacomp_core.evaluation.custom import TaskRow, beside
 from datacomp_core.evaluation.model import Compile, EvalModel, Exactness, Mode
 from datacomp_core.evaluation.report import Report, TaskResult
 from datacomp_core.evaluation.run import Expected, ResultIdentity, run
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.content import Trust
 
 log = logging.getLogger(__name__)
-NO_PROGRESS = NoProgress()
 
 
 class EvalSpec(Spec):

@@ -1,35 +1,34 @@
-"""Test sets of one's own, brought into the store: whoever evaluates has them, and a result says what it was measured on."""
+"""Copies the user's own test sets into the store, so that every machine has them and a result names what it was measured on."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
-from datacomp_core.artifacts import EvalSets, Spec
+from datacomp_core.artifacts import OWN_SUITE, EvalSets, Spec
 from datacomp_core.errors import DatacompError, DataError, SpecError
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import Folder, step
 from datacomp_core.store.content import digest, marks
 
-NO_PROGRESS = NoProgress()
-SUITE = "custom"
 PIN = 16
 BLOCK = 8 << 20
 
 
 class OwnSet(Spec):
-    """One test set: its folder below those of all sets, and where it lies. The digits of its content are its identity."""
+    """One test set: its folder in the data directory and its full path. The digits of its content are its identity."""
 
     pins_files: ClassVar[bool] = True
     folder: str = Field(min_length=1, description="Its folder below the data directory.")
-    place: str = Field(min_length=1, description="`PLACE#DIGITS`: where it lies, and the digits of its content.")
+    place: str = Field(min_length=1, description="`PATH#DIGITS`: its full path, and the digits of its content.")
 
 
 class OwnSetsSpec(Spec):
-    """Which test sets."""
+    """The test sets to copy."""
 
     sets: tuple[OwnSet, ...] = Field(min_length=1, description="The sets.")
 
@@ -38,17 +37,17 @@ class OwnSetsSpec(Spec):
 
 
 def root_of(data: str) -> str:
-    """A folder or bucket by its whole name."""
+    """The full name of a folder or bucket."""
     return data.rstrip("/") if "://" in data else str(Path(data).expanduser().resolve())
 
 
 def pinned(root: str, folders: Sequence[str]) -> tuple[OwnSet, ...]:
-    """The sets in these folders below `root`, with the digits of their content. SpecError for one that is not there."""
+    """Return the sets in these folders of `root` with the digits of their content. SpecError if one does not exist."""
     return tuple(OwnSet(folder=one, place=f"{root}/{one}#{_digits(f'{root}/{one}')}") for one in dict.fromkeys(folders))
 
 
 def are_of(sets: Sequence[OwnSet], root: str, folders: Sequence[str]) -> bool:
-    """Whether these are the sets in these folders below `root`, pinned before."""
+    """Whether `sets` are the sets in these folders of `root`, already pinned."""
     return [one.place.rpartition("#")[0] for one in sets] == [f"{root}/{one}" for one in dict.fromkeys(folders)]
 
 
@@ -58,13 +57,13 @@ def _digits(place: str) -> str:
     except (DatacompError, OSError) as problem:
         raise SpecError(f"Cannot read the test set {place}: {problem}") from problem
     if not found:
-        raise SpecError(f"There is no test set at {place}: give the folder in which your sets lie, one folder a set.")
+        raise SpecError(f"There is no test set at {place}: give the folder that contains your sets, one folder per set.")
     return digest(found)[:PIN]
 
 
 @step("evalsets", version=1, name=lambda spec: spec.label())
 def bring_own_sets(spec: OwnSetsSpec, *, out: Folder, progress: Progress = NO_PROGRESS) -> EvalSets:
-    """The sets, a folder each, with every file they have. DataError if one is no longer what it was when it was asked for."""
+    """Copy every file of every set. DataError if a set has changed since it was pinned."""
     copied = 0
     for one in spec.sets:
         place, _, digits = one.place.rpartition("#")
@@ -77,12 +76,11 @@ def bring_own_sets(spec: OwnSetsSpec, *, out: Folder, progress: Progress = NO_PR
             _copy(source, name, target)
             progress.advance(size)
         copied += len(sizes)
-    return EvalSets(suite=SUITE, num_tasks=len(spec.sets), counts={"files": copied})
+    return EvalSets(suite=OWN_SUITE, num_tasks=len(spec.sets), counts={"files": copied})
 
 
 def _copy(source: Folder, name: str, target: Folder) -> None:
     if target.exists(name):
         return
     with target.writing(name) as path, source.open(name) as read, path.open("wb") as written:
-        while block := read.read(BLOCK):
-            written.write(block)
+        shutil.copyfileobj(read, written, BLOCK)

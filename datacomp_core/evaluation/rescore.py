@@ -39,7 +39,10 @@ def rescore(report: bytes, predictions: Predictions) -> RecomputedScores:
     values = {score.key: score.value for score in scores if score.value is not None}
     groups = aggregate.groups(suite, values)
     wrong += _aggregates(said, suite, values)
-    return RecomputedScores(suite.name, suite.version, tuple(scores), aggregate.average(suite, values), groups, tuple(wrong))
+    outside = {key: one.value for key, one in results.items() if key not in {task.key for task in suite.tasks}}
+    return RecomputedScores(
+        suite.name, suite.version, tuple(scores), aggregate.average(suite, values), groups, tuple(wrong), outside
+    )
 
 
 def _read(report: bytes) -> Report:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from datacomp_core.explore.layout import known_rows
 from datacomp_core.explore.search import unit_query
 from datacomp_core.pool_source import PoolSource
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store.local import replacing
 
 TRAINED, MERGED, LISTS, DONE = "trained.index", "merged.index", "merged.ivfdata", "index.json"
@@ -28,7 +28,6 @@ LIST_ROWS = 64
 """Training vectors a list."""
 MAX_LISTS = 1 << 16
 PROBES = 32
-NO_PROGRESS = NoProgress()
 
 
 class PoolNeighbor(NamedTuple):

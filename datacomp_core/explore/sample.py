@@ -24,7 +24,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.fasttext.model import language_model
 from datacomp_core.parallel import process_map
 from datacomp_core.pool_source import PoolSource
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.sampling_key import HIGHEST, is_sampled, last_key
 from datacomp_core.store.local import replacing
 
@@ -34,7 +34,6 @@ PARTS = "parts"
 WORD = r"[^\s\x1c-\x1f]+"
 HOST = r"^[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/?#@]*@)?([^/?#:]+)"
 DERIVED = ("words", "language", "host", "aspect_ratio")
-NO_PROGRESS = NoProgress()
 Half = npt.NDArray[np.float16]
 
 

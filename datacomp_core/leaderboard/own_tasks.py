@@ -1,6 +1,6 @@
-"""Scores on tasks of one's own, beside those of the suite: from the reports that the store has of the checkpoints on the board.
+"""Reads the scores of the board's checkpoints on the user's own tasks, from the reports in the store.
 
-They stand apart: in no average, rank or verdict, and in no entry, so a bundle does not carry them.
+These scores count in no average, rank or verdict. No entry contains them, so a bundle does not either.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from functools import cache
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from datacomp_core.artifacts import EvalReport
+from datacomp_core.artifacts import OWN_SUITE, EvalReport
 from datacomp_core.leaderboard.rows import BoardColumn
 from datacomp_core.store import Store
 from datacomp_core.store.record import Record
 
-SUITE = "custom"
 REPORT = "report.json"
 PREFIX = "own:"
 AVERAGE = BoardColumn(key="own", title="Own tasks", level="own")
@@ -31,12 +30,12 @@ class OwnScore(NamedTuple):
 
 
 OwnOf = Callable[[str], dict[str, OwnScore]]
-"""By the address of a checkpoint: its scores on tasks of one's own, by key."""
+"""From the address of a checkpoint to its scores on own tasks, by key."""
 
 
 def reports(store: Store) -> Iterator[Record]:
-    """The records of reports on nothing but tasks of one's own, oldest first."""
-    found = (record for record in store.records(EvalReport.kind) if record.artifact.get("suite") == SUITE)
+    """Yield the records of reports on own tasks only, oldest first."""
+    found = (record for record in store.records(EvalReport.kind) if record.artifact.get("suite") == OWN_SUITE)
     yield from sorted(found, key=lambda record: record.started)
 
 
@@ -74,7 +73,7 @@ def _score(task: dict[str, Any]) -> OwnScore | None:
 
 
 def columns(found: Iterable[dict[str, OwnScore]]) -> list[BoardColumn]:
-    """A column for each task that any checkpoint has, behind their average."""
+    """Return the average's column, then one for each task that any checkpoint has."""
     tasks = {one.key: one for scores in found for one in scores.values()}
     own = [
         BoardColumn(key=PREFIX + one.key, title=one.name, level="own task", metric=one.metric, scored=False)
@@ -84,7 +83,7 @@ def columns(found: Iterable[dict[str, OwnScore]]) -> list[BoardColumn]:
 
 
 def value_of(scores: dict[str, OwnScore], column: BoardColumn, all_columns: Sequence[BoardColumn]) -> float | None:
-    """What a checkpoint has in one of the columns; the average only if it has every task."""
+    """Return a checkpoint's value in a column; the average only if it has every task."""
     if column is not AVERAGE:
         found = scores.get(column.key.removeprefix(PREFIX))
         return None if found is None else found.value

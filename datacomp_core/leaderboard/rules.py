@@ -12,12 +12,11 @@ from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Subset
 from datacomp_core.leaderboard.data_check import DataCheck
 from datacomp_core.leaderboard.placement import claim, compute_scale
 from datacomp_core.leaderboard.provenance import ProvenanceLink, of_kind
-from datacomp_core.scales import SCALES
+from datacomp_core.scales import CUSTOM, SCALES
 from datacomp_core.store.fingerprint import canonical
 
 # open_clip rounds steps per epoch up to a multiple of the loader's workers: at most 1.4 % more samples at `small`.
 ROUNDING = 0.02
-CUSTOM = "custom"
 POOL_RULE = "pool of the scale"
 LISTED_UNIQUE, NOT_IN_POOL = "unique, of the lists", "not_in_pool, of the lists"
 """Counts of a subset that was chosen by a list of uids (selection/select.py)."""

@@ -26,7 +26,7 @@ from datacomp_core.pool.adopted_shard import DAMAGED, TableColumns, described, p
 from datacomp_core.pool.commonpool import HUBS
 from datacomp_core.pool.footers import count_rows
 from datacomp_core.pool.unique_uids import UidRanges, num_buckets, num_unique, read_ahead
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import (
     INDEX,
     LEDGER,
@@ -121,7 +121,7 @@ def adopt_metadata(
     *,
     out: Folder,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> Pool:
     """Return the pool at the source. Without metadata/, the metadata is made from the samples (uid, url, caption).
 
@@ -155,7 +155,7 @@ def adopt_shards(
     *,
     out: Folder,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> ShardSet:
     """Return the shards in place; write missing or outdated `index/` and `ledger/` next to them. DataError if tars are damaged
     (all are named, and nothing is written), if no sample has both an image and a caption, or if the metadata next to the shards

@@ -24,7 +24,7 @@ from datacomp_core.pool import sources
 from datacomp_core.pool.own_rows import EXAMPLES, Rows, as_metadata
 from datacomp_core.pool.tables import TableFormat, TableRequest, batches, source_files
 from datacomp_core.pool.unique_uids import UidRanges, num_buckets, read_ahead
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import Folder, step
 from datacomp_core.store.content import Marks, read_marks
 from datacomp_core.store.fingerprint import fingerprint
@@ -92,7 +92,7 @@ def import_pool(
     *,
     out: Folder,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> Pool:
     """`metadata/<file>-<piece>.parquet` in DataComp's schema. DataError names the file, line and column that cannot be used."""
     folder, files, hidden = source_files(spec.source)

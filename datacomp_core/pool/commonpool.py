@@ -13,7 +13,7 @@ from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DataError
 from datacomp_core.parts import METADATA
 from datacomp_core.pool.footers import count_rows
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.scales import SCALES
 from datacomp_core.store import Folder, step
 
@@ -53,7 +53,7 @@ def fetch_metadata(
     *,
     out: Folder,
     workers: int = 8,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> Pool:
     """`metadata/<part>.parquet` (and `.npz` if requested), and `metadata/hub.json` with the commit and every file's sha256.
 

@@ -22,7 +22,7 @@ from datacomp_core.parallel import process_map
 from datacomp_core.pictures import pillow_image
 from datacomp_core.pool.eval_images import images_of
 from datacomp_core.pool.unique_uids import UidRanges, num_buckets, write_subset
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import read_index, read_samples, shard_names
 from datacomp_core.store import Folder, Store, step
 
@@ -63,7 +63,7 @@ def decontaminate(
     out: Folder,
     store: Store,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> Subset:
     """`subset.npy`: the uids that do not show a test image; `hits.parquet`: the others, each with the nearest test image. The
     test images' hashes are kept in memory (8 bytes each); shards are read one by one. Images that cannot be decoded are kept and

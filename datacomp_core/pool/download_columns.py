@@ -13,7 +13,7 @@ from datacomp_core.artifacts import Pool, Scores, ShardSet, Spec
 from datacomp_core.parts import METADATA, SCHEMA, SCORES, part_names, scan, scan_tables
 from datacomp_core.pool.footers import rows_of_parts
 from datacomp_core.pool.stats import ledger_names
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import LEDGER
 from datacomp_core.store import Folder, Store, step
 
@@ -39,7 +39,7 @@ def learned(
     *,
     out: Folder,
     store: Store,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> Scores:
     """`scores/<part>.parquet`: uid, original_width, original_height, sha256; null for what never arrived."""
     metadata, ledger = store.folder(pool) / METADATA, store.folder(shards)

@@ -27,7 +27,7 @@ from datacomp_core.pool.fetch import account_stats, stats_name
 from datacomp_core.pool.odd_pictures import DEEP, TURNED, corrected, oddities
 from datacomp_core.pool.tables import TableFormat
 from datacomp_core.pool.unique_uids import num_unique
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import LEDGER, ShardWriter, write_index
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.content import ContentMark, Marks
@@ -36,7 +36,6 @@ from datacomp_core.uid import uid_of
 
 KEPT_AS_THEY_ARE = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 QUALITY = 95
-NO_PROGRESS = NoProgress()
 
 
 class FolderPoolSpec(Spec):

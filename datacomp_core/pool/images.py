@@ -25,7 +25,7 @@ from datacomp_core.pool.footers import rows_of_parts
 from datacomp_core.pool.safe_http import networks
 from datacomp_core.pool.spec import ImageSpec, images_of
 from datacomp_core.pool.unique_uids import num_unique, read_ahead
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import TAKEN_DOWN, shard_name
 from datacomp_core.store import Folder, Store, scratch, step
 from datacomp_core.subprocess_output import SubprocessOutput
@@ -54,7 +54,7 @@ def download_images(
     http_proxy: str | None = None,
     open_networks: str = "",
     distributor: Distributor = "engine",
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> ShardSet:
     """Fetch the images of a pool: `<shard>.tar`, `index/`, `ledger/` and `<shard>_stats.json` of each shard.
 

@@ -23,7 +23,7 @@ from datacomp_core.pool.images import fetch_plans, plan_shards
 from datacomp_core.pool.safe_http import networks
 from datacomp_core.pool.spec import ImageSpec
 from datacomp_core.pool.stats import ledger_names, read_ledger
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import LEDGER, TAKEN_DOWN, shard_name
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.folder import FileStat
@@ -54,7 +54,7 @@ def retry_images(
     open_networks: str = "",
     distributor: Distributor = "engine",
     tables: TableColumns | None = None,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> RetryResult:
     """Try every row of the download at `address` again whose reason is in `ledger.TRANSIENT`; shards are numbered on.
 

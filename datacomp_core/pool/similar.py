@@ -25,7 +25,7 @@ from datacomp_core.parts import SCORES, part_names
 from datacomp_core.pictures import pillow_image
 from datacomp_core.pool.eval_images import images_of
 from datacomp_core.pool.unique_uids import UidRanges, num_buckets, write_subset
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import Folder, Store, step
 
 FEATURES = "features"
@@ -60,7 +60,7 @@ def decontaminate_by_similarity(
     out: Folder,
     store: Store,
     device: str = "",
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> Subset:
     """`subset.npy`: the uids that do not resemble a test image; `hits.parquet`: the others, each with its nearest test image.
     The test images' features are kept in memory, the pool's are read one part at a time. Rows without features are skipped and

@@ -21,7 +21,7 @@ from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet, Spec, Subset
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.parallel import prepared_map
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.resharding.plan import ROW, shuffle_keys
 from datacomp_core.resharding.plan_inputs import INDICES_WORTH_A_PROCESS, PLACES, SUBSET
 from datacomp_core.resharding.shard_scan import IS_UID, PLACE, InputShard, ShardFolders, input_shards, samples_of
@@ -69,7 +69,7 @@ def mix(
     out: Folder,
     store: Store,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> Subset:
     """`subset.npy`, and `places.npy`: from which of the shard sets each of its samples is taken.
 
@@ -91,7 +91,7 @@ def mix_folders(
     out: Folder,
     *,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> Mixed:
     """`mix` for plain folders of shards."""
     if len(spec.weights) != len(folders):

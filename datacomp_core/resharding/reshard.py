@@ -22,7 +22,7 @@ from datacomp_core.caption_policy import CaptionPolicy
 from datacomp_core.errors import DataError
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.resharding.captions import SUMMARY, CaptionEdits, CaptionSource, CaptionTexts, inherited, texts_of
 from datacomp_core.resharding.copy import CopyJob, copy_shards
 from datacomp_core.resharding.faces import FaceBoxes, FaceSpec, boxes_of
@@ -85,7 +85,7 @@ def reshard(
     out: Folder,
     store: Store,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> ShardSet:
     """The chosen samples as `<shard>.tar` with `index/`, `<shard>_stats.json`, `sample_ids.npy` and the account.
 
@@ -105,7 +105,7 @@ def reshard_faces(
     out: Folder,
     store: Store,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> ShardSet:
     """`reshard`, with faces blurred or their boxes put into the json, by the face boxes in the pool's metadata."""
     faced = FaceTreatment(faces, store.folder(pool) / METADATA)
@@ -121,7 +121,7 @@ def reshard_several(
     out: Folder,
     store: Store,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> ShardSet:
     """`reshard` out of several shard sets; a uid is taken from where the mix says, and of another subset from the first."""
     return _as_step(spec, subset, shards, None, out, store, workers, progress)
@@ -140,7 +140,7 @@ def reshard_captions(
     out: Folder,
     store: Store,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> ShardSet:
     """`reshard` with the captions of a policy (`captions.json` says which), and faces treated where they are to be.
 
@@ -187,7 +187,7 @@ def reshard_folders(
     faced: FaceTreatment | None = None,
     captions: CaptionSource | None = None,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
     record: Literal["files", "nothing"] = "nothing",
     group_bytes: int = GROUP_BYTES,
     overread: float = OVERREAD,
@@ -239,7 +239,7 @@ def account_folders(
     spec: ReshardSpec,
     *,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> tuple[LossReport, int]:
     """What a reshard would write and miss, and about how many bytes it would write. Nothing is written or refused."""
     inputs = shards if isinstance(shards, ShardFolders) else ShardFolders((shards,))

@@ -15,7 +15,7 @@ import polars as pl
 from datacomp_core.artifacts import Captioned, ShardSet, Subset
 from datacomp_core.caption_policy import CaptionPolicy
 from datacomp_core.caption_sets import OVERLAY, OVERLAY_SCHEMA
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.resharding.captions import SUMMARY, CaptionEdits, CaptionSource, texts_of
 from datacomp_core.resharding.copy import keys_of
 from datacomp_core.resharding.plan import Rows
@@ -35,7 +35,7 @@ def view(
     out: Folder,
     store: Store,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> ShardSet:
     """`index/<shard>.parquet` of each shard to be, pointing into the tars of `shards`, with `sample_ids.npy` and the account.
 
@@ -55,7 +55,7 @@ def view_captions(
     out: Folder,
     store: Store,
     workers: int = 1,
-    progress: Progress = NoProgress(),  # noqa: B008
+    progress: Progress = NO_PROGRESS,
 ) -> ShardSet:
     """`view` with the captions of a policy: `captions/<shard>.parquet`, a row a sample of the index (see `caption_sets`)."""
     source = CaptionSource(captioned, store.folder(captioned), draw.weights)

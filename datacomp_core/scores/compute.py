@@ -20,15 +20,13 @@ from datacomp_core.errors import DataError
 from datacomp_core.exchange import Exchange, bring_files, exchange
 from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.pool_source import PoolSource
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.scores.base import AnyScore, Column, Score, ScoreContext
 from datacomp_core.scores.column_of import JOINED, ColumnOf
 from datacomp_core.scores.image_scores import BY_SHARD
 from datacomp_core.scores.score_cache import home_of
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.content import Trust
-
-NO_PROGRESS = NoProgress()
 
 
 @step("scores", version=1, name=lambda spec, pool, *_: f"{spec.label()}-{pool.name}")

@@ -26,12 +26,11 @@ from datacomp_core.filters.language import Language
 from datacomp_core.filters.tokens import Tokens
 from datacomp_core.parallel import process_map
 from datacomp_core.pool_source import PoolSource
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.selection.view import asked_blocks
 from datacomp_core.store import Folder
 from datacomp_core.vectors.files import Vectors
 
-NO_PROGRESS = NoProgress()
 EVERY_POINT = 10_000_000
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from datacomp_core.exchange import bring_files, exchange
 from datacomp_core.filters.base import LookupFilter
 from datacomp_core.pool_source import PoolSource
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.recipes.base import Recipe
 from datacomp_core.sampling_key import HIGHEST
 from datacomp_core.selection.filter_evaluator import FilterNode, walk
@@ -22,8 +22,6 @@ from datacomp_core.selection.report import Explanation
 from datacomp_core.selection.select import TABLES, check, judged_parts, whole_tree
 from datacomp_core.selection.worker_pool import WorkerPool
 from datacomp_core.store import scratch
-
-NO_PROGRESS = NoProgress()
 
 
 @dataclass(frozen=True)

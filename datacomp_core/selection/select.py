@@ -24,7 +24,7 @@ from datacomp_core.filters.random_fraction import RandomFraction
 from datacomp_core.filters.resampling import ResamplingFilter
 from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
 from datacomp_core.pool_source import PoolSource
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.recipes.base import Recipe, recipe
 from datacomp_core.recipes.load import load_recipe, resolved
 from datacomp_core.registry import RECIPES
@@ -48,7 +48,6 @@ SUBSET = "subset.npy"
 LISTED = ("listed", "unique", "in_pool", "not_in_pool")
 WORK = "work"
 TABLES = "tables"
-NO_PROGRESS = NoProgress()
 FILTER: TypeAdapter[Filter] = TypeAdapter(WholeFilter)
 
 

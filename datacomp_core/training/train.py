@@ -20,7 +20,7 @@ from datacomp_core.caption_sets import OVERLAY, SUMMARY
 from datacomp_core.clip import config_of
 from datacomp_core.device import default_device
 from datacomp_core.errors import SpecError
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import INDEX, tars_of
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.claim import claim
@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 
 CACHE_BYTES = 1 << 30
 CURVE, RECORD = "curve.svg", "training.json"
-NO_PROGRESS = NoProgress()
 
 
 @step("checkpoints", version=1, name=lambda spec, shards: f"{shards[-1].name}-seed{spec.seed}" if shards else spec.label())

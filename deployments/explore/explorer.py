@@ -27,7 +27,7 @@ from datacomp_core.explore.pictures import Pictures
 from datacomp_core.explore.sample import PoolSample, draw, mapped
 from datacomp_core.explore.search import ExactIndex, Neighbors, exact_index
 from datacomp_core.pictures import pillow_image
-from datacomp_core.progress import NoProgress, Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.settings import settings
 from datacomp_core.shards import LEDGER
 from datacomp_core.store.local import replacing
@@ -35,7 +35,6 @@ from datacomp_core.subset_files import SubsetFile
 from datacomp_core.uid import locate, open_subset
 from deployments.explore.columns import WordColumn, number_columns, word_columns, words_of
 
-NO_PROGRESS = NoProgress()
 Floats = npt.NDArray[np.floating[Any]]
 ARRIVED = "arrived"
 UIDS_AT_ONCE = 1 << 24

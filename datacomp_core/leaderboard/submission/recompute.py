@@ -113,13 +113,12 @@ def score_differences(folder: Path, claimed: Entry, scores: RecomputedScores) ->
     left_out = [score.key for score in scores.tasks if score.in_report and score.key not in {task.key for task in claimed.tasks}]
     if left_out:
         yield f"the entry leaves out {', '.join(left_out[:3])}"
-    own = _own_tasks(folder, known)
     for task in claimed.tasks:
         score = known.get(task.key)
         if score is None:
             if task.scored:
                 yield f"the entry counts {task.key[:60]}, which is no task of the suite {scores.suite}"
-            elif task.key not in own or not close(task.value, own[task.key]):
+            elif task.key not in scores.outside or not close(task.value, scores.outside[task.key]):
                 yield f"the entry does not have the score of {task.key[:60]} that its report has"
             continue
         if (task.name, task.metric, task.scored) != (score.name, score.metric, score.scored):
@@ -136,13 +135,6 @@ def score_differences(folder: Path, claimed: Entry, scores: RecomputedScores) ->
         not close(claimed.groups[g], scores.groups[g]) for g in scores.groups
     ):
         yield "the entry has other averages of groups than its predictions give"
-
-
-def _own_tasks(folder: Path, known: Mapping[str, object]) -> dict[str, Any]:
-    """The values that the report has of tasks outside the suite. They are never published."""
-    said = parse_json((folder / names.REPORT).read_bytes(), names.REPORT)
-    tasks = said.get("tasks", []) if isinstance(said, dict) else []
-    return {task["key"]: task.get("value") for task in tasks if task["key"] not in known}
 
 
 def entry_differences(claimed: Entry, proved: Entry) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from datacomp_core.artifacts import OWN_SUITE
 from datacomp_core.errors import IncompleteError, SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
@@ -161,7 +162,7 @@ def _spec(data: str, suite: str, rows: tuple[TaskRow, ...], **fields: Any) -> Ev
     except DataError:
         if not rows:
             raise
-        suite = "custom"
+        suite = OWN_SUITE
     spec = EvalSpec(suite=suite, extra_tasks=rows, **fields)
     return _there(spec, data) if rows else spec
 
@@ -178,7 +179,7 @@ def _suite_of(tasks: Sequence[str], rows: Sequence[TaskRow], data: str) -> str:
     own = {name for row in rows for name in (row.key, row.name)}
     wanted = {name for name in tasks if name not in own}
     if not wanted:
-        return "custom"
+        return OWN_SUITE
     known = {name: {word for task in found.tasks for word in (task.key, task.name)} for name, found in SUITES.items()}
     fitting = next((name for name, words in known.items() if wanted <= words), "")
     if fitting:
@@ -186,7 +187,7 @@ def _suite_of(tasks: Sequence[str], rows: Sequence[TaskRow], data: str) -> str:
     try:
         return suite_in(Folder(data), {row.folder for row in rows})
     except DataError:
-        return "custom" if rows else "datacomp"
+        return OWN_SUITE if rows else "datacomp"
 
 
 def _there(spec: EvalSpec, data: str) -> EvalSpec:
