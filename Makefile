@@ -7,7 +7,7 @@ SEEDS ?= 1
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-stack check format ui deploy clean
+.PHONY: help setup demo test coverage test-all test-stack check format ui deploy clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ demo: setup  ## the whole chain at `tiny` scale on this machine; SEEDS=3 for the
 	@$(BIN)/datacomp demo --seeds $(SEEDS)
 
 test: setup  ## the tests (without those marked slow or gpu), in JOBS=2 processes
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(JOBS) --dist loadfile $(ARGS)
+
+coverage: setup  ## the same tests with a report of the lines that none of them runs (takes half as long again)
 	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
 
 test-all: setup  ## every test in random order (by module); gpu tests skip themselves without a device
