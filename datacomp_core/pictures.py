@@ -84,6 +84,15 @@ def resized(pixels: PixelRows, box: Box, size: tuple[int, int], kind: Literal["b
     return rows[0].permute(1, 2, 0).numpy()
 
 
+def perceptual_hash(image: Image.Image) -> bytes:
+    """Return the 64 bits of ImageHash's `phash` in 8 bytes, row by row with the first one highest: which of the 8 x 8 lowest
+    frequencies (DCT of 32 x 32 grey values) are above their median (pHash, Zauner 2010).
+    """
+    import imagehash
+
+    return np.packbits(imagehash.phash(image).hash).tobytes()
+
+
 def _vertical_first(width: int, height: int, size: tuple[int, int]) -> bool:
     """Whether Pillow 13 resizes columns before rows, which rounds otherwise: where the height shrinks much more (as observed)."""
     return height > size[0] and height * size[1] > size[0] * (2 * width - size[1])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import expected_skips
 import hypothesis
 import pytest
 import s3_servers
@@ -22,6 +23,8 @@ BUCKET = "datacomp-tests"
 
 hypothesis.settings.register_profile("ours", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("ours")
+
+pytest_configure = expected_skips.pytest_configure
 
 
 @pytest.fixture(autouse=True)

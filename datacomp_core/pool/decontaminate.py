@@ -19,14 +19,13 @@ from datacomp_core.artifacts import EvalSets, ShardSet, Spec, Subset
 from datacomp_core.errors import DataError
 from datacomp_core.members import picture_in
 from datacomp_core.parallel import process_map
-from datacomp_core.pictures import pillow_image
+from datacomp_core.pictures import perceptual_hash, pillow_image
 from datacomp_core.pool.eval_images import images_of
 from datacomp_core.pool.unique_uids import UidRanges, num_buckets, write_subset
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import read_index, read_samples, shard_names
 from datacomp_core.store import Folder, Store, step
 
-SIDE, KEPT = 32, 8
 HITS = "hits.parquet"
 SCHEMA = pl.Schema({"uid": pl.String, "shard": pl.String, "test_set": pl.String, "test_key": pl.String, "distance": pl.UInt8})
 Hashes = npt.NDArray[np.uint64]
@@ -88,20 +87,13 @@ def decontaminate(
     return Subset(scale=shards.scale, recipe=spec.label(), num_samples=rows, num_unique=unique, counts=counts)
 
 
-def perceptual_hash(image: bytes) -> int | None:
-    """Return 64 bits of an image: which of its 8 x 8 lowest frequencies (DCT of 32 x 32 grey values) are above their median.
-    The hash of pHash and `imagehash.phash`. None if the image cannot be decoded.
-    """
-    from PIL import Image
-    from scipy.fftpack import dct
-
+def hash_of(image: bytes) -> int | None:
+    """Return the 64 bits of `perceptual_hash`, or None if the image cannot be decoded."""
     try:
         with pillow_image(image) as opened:
-            grey = np.asarray(opened.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.float64)
+            return int.from_bytes(perceptual_hash(opened), "big")
     except Exception:  # a hostile or broken image may raise anything; it is counted
         return None
-    low = dct(dct(grey, axis=0), axis=1)[:KEPT, :KEPT]
-    return int(np.packbits(low > np.median(low)).view(">u8")[0])
 
 
 def hashes_of(sets: Folder) -> EvalImages:
@@ -110,7 +102,7 @@ def hashes_of(sets: Folder) -> EvalImages:
     hashes: list[int] = []
     names: list[tuple[str, str]] = []
     for name, image in images_of(sets):
-        if (found := perceptual_hash(image)) is not None:
+        if (found := hash_of(image)) is not None:
             hashes.append(found)
             names.append(name)
     if not hashes:
@@ -124,7 +116,7 @@ def _judge(spec: DecontaminateSpec, folder: Folder, tests: EvalImages, name: str
     clean: list[str] = []
     unread = 0
     for one, members in read_samples(folder, read_index(folder, name)):
-        found = perceptual_hash(picture_in(members))
+        found = hash_of(picture_in(members))
         unread += found is None
         distances = None if found is None else np.bitwise_count(tests.hashes ^ np.uint64(found))
         if distances is not None and distances.min() <= spec.distance:

@@ -109,7 +109,9 @@ def _image(data: bytes) -> Any:
 
 
 def _place(source: PoolSource, group: list[str], kept: Folder, placed: Folder) -> None:
-    """Write the values of some parts' rows, in their order. Copies of a sample have one value: the first in order of shard."""
+    """Write the values of some parts' rows, in their order. Copies of a sample have one value: the smallest, whatever their order
+    in the shards.
+    """
     wanted = pl.concat([source.read(part, ["uid"]).with_columns(part=pl.lit(part)) for part in group])
     tables = scan_tables(kept, *kept.files(".parquet"))
     found = tables.join(wanted.lazy().select("uid").unique(), on="uid", how="semi").collect(engine="streaming")

@@ -32,7 +32,7 @@ def test_without_a_gpu_a_stage_says_so(stage: str) -> None:
     import torch
 
     if torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
+        pytest.skip("this machine has a CUDA device")
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_day.py"), stage]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1

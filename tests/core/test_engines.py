@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -21,8 +20,8 @@ from datacomp_core.errors import DatacompError, DataError, LostProcessError, Spe
 from datacomp_core.parallel import prepared_map, process_map
 
 CLUSTERS = [
-    pytest.param("dask", marks=pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="no dask")),
-    pytest.param("ray", marks=[pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray"), pytest.mark.slow]),
+    "dask",
+    pytest.param("ray", marks=pytest.mark.slow),
 ]
 
 
@@ -215,7 +214,6 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="Dask is not installed")
 def test_lost_workers_of_dask_that_take_long_to_begin_again_are_waited_for(tmp_path: Path) -> None:
     """Dask itself gives up lost workers after 15 s; here after 10 ms, and no worker would be left."""
     (tmp_path / "all_die.py").write_text(ALL_DIE)

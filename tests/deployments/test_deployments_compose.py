@@ -243,7 +243,8 @@ def test_slurm_scripts_are_valid_shell_and_drain(script: Path) -> None:
 
 @pytest.mark.slow
 def test_an_element_of_the_slurm_array_brings_a_worker_for_each_gpu_to_a_dask_cluster() -> None:
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     with distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as cluster, distributed.Client(cluster) as client:
         slurm = {"SLURM_GPUS_ON_NODE": "2", "SLURM_CPUS_PER_TASK": "6", "DATACOMP_STORE": "s3://bucket/store"}
         environment = {name: value for name, value in os.environ.items() if name not in ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS")}

@@ -48,8 +48,6 @@ def metadata(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     ],
 )
 def test_same_bytes_as_the_reference(frozen: str, recipe: str, metadata: tuple[str, Folder], tmp_path: Path) -> None:
-    if recipe == "laion2b":
-        pytest.importorskip("gcld3")
     precision, folder = metadata
     select(load_recipe(recipe), folder, out=Folder(tmp_path), write="subset")
     assert (tmp_path / "subset.npy").read_bytes() == (FROZEN / f"{precision}-{frozen}.npy").read_bytes()

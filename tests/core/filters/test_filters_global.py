@@ -68,7 +68,8 @@ def test_nearest_is_exact_where_single_precision_cannot_tell() -> None:
 
 @pytest.mark.gpu
 def test_nearest_on_a_gpu_is_that_of_a_cpu() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     chance = np.random.default_rng(4)

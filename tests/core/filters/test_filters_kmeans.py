@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import faiss
 import feature_world as features
 import filter_world as world
 import numpy as np
@@ -12,8 +13,6 @@ import pytest
 from datacomp_core.errors import DataError
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.selection.kmeans import ClusterSpec, cluster, kmeans
-
-faiss = pytest.importorskip("faiss")
 
 
 def reference_kmeans(points: features.Rows, num: int, seed: int) -> features.Rows:

@@ -74,6 +74,24 @@ def test_picture_quality_lands_on_its_row(tmp_path: Path) -> None:
             assert found[place] == pytest.approx(function(images[place]), rel=1e-6)
 
 
+def test_copies_of_a_sample_have_the_smallest_value_of_them(tmp_path: Path) -> None:
+    table = world.rows(4, 2)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    pictures = [[_picture(1), _picture(2)], [_picture(2), _picture(1)]]  # of either sample, in order of shard
+    for shard in range(2):
+        with (folder / f"{shard:08d}.tar").open("wb") as file:
+            writer = ShardWriter(file, f"{shard:08d}")
+            for row, copies in zip(table, pictures, strict=True):
+                buffer = io.BytesIO()
+                copies[shard].save(buffer, "PNG")
+                writer.add(row["uid"], row["uid"], {"png": buffer.getvalue(), "json": f'{{"uid": "{row["uid"]}"}}'.encode()})
+            write_index(Folder(folder), f"{shard:08d}", writer.finish())
+    source, score = PoolSource(world.write(tmp_path / "m", table, 1), shards=Folder(folder)), score_of("picture_quality")
+    found = features.column(compute(score, source, Folder(tmp_path / "out")), score.column_name)
+    assert found == pytest.approx([min(sharpness(_picture(1)), sharpness(_picture(2)))] * 2)
+
+
 def _head(relu: bool) -> torch.nn.Sequential:
     torch.manual_seed(5)
     between = [torch.nn.ReLU()] if relu else [torch.nn.Dropout(0.5)]

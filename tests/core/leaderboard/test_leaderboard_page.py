@@ -40,7 +40,7 @@ def site(swept: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
     if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
+        pytest.skip("no Chromium: apt install chromium")
     with browser.chromium(CHROMIUM, tmp_path_factory.mktemp("profile")) as opened:
         yield opened
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -18,12 +19,8 @@ SPEC = ImageSpec(image_size=64, samples_per_shard=10, exif="drop")
 
 
 def needed(name: str) -> None:
-    if name == "pyspark":
-        pytest.importorskip("pyspark")
-        if shutil.which("java") is None:
-            pytest.skip("needs a Java runtime")
-    elif name == "ray":
-        pytest.importorskip("ray")
+    if name == "pyspark" and (importlib.util.find_spec("pyspark") is None or shutil.which("java") is None):
+        pytest.skip("needs pyspark and a Java runtime")
 
 
 @pytest.mark.slow

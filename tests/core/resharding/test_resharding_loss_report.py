@@ -37,6 +37,20 @@ def test_what_never_arrived_is_counted_with_the_ledgers_reason(tmp_path: Path) -
     assert not list((tmp_path / "strict").glob("*.tar"))
 
 
+def test_a_uid_that_a_ledger_has_twice_is_counted_with_its_first_reason(tmp_path: Path) -> None:
+    pool = tmp_path / "pool"
+    uids = write_pool(pool, shards=1, samples=10, dead=2)
+    ledger = pl.read_parquet(pool / "ledger/00000000.parquet")
+    failed = ledger.filter(pl.col("reason").is_not_null())
+    pl.concat([ledger, failed.with_columns(reason=pl.lit("timeout"))]).write_parquet(pool / "ledger/00000000.parquet")
+    reshard_folders(Folder(pool), write_subset(tmp_path / "s.npy", uids), Folder(tmp_path / "out"), ReshardSpec())
+    assert missing_of(tmp_path / "out") == {
+        uid: (1, "never_downloaded", reason) for uid, reason in failed.select("uid", "reason").iter_rows()
+    }
+    assert failed.height == 2
+    assert "timeout" not in set(failed["reason"])
+
+
 def test_what_was_taken_down_is_counted_as_such(tmp_path: Path) -> None:
     pool = tmp_path / "pool"
     uids = write_pool(pool, shards=2, samples=10, dead=2)

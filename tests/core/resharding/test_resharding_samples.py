@@ -78,7 +78,6 @@ def test_same_bytes_whatever_the_number_of_workers(tmp_path: Path, monkeypatch: 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ray", "dask"])
 def test_same_bytes_on_a_cluster(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
     from datacomp_core import engines
     from datacomp_core.resharding import plan_inputs, reshard
 
