@@ -84,6 +84,8 @@ def _of_ledgers(ledger: Folder, books: Sequence[str], uids: pl.Series) -> pl.Dat
     some: list[pl.DataFrame] = []
     for begin in range(0, len(books), LEDGERS_AT_ONCE):
         rows = scan_tables(ledger, *books[begin : begin + LEDGERS_AT_ONCE]).filter(pl.col("reason").is_null())
-        found = rows.select("uid", *[pl.col(name).cast(SCHEMA[name]) for name in COLUMNS]).join(wanted, on="uid", how="semi")
+        found = rows.select("uid", *[pl.col(name).cast(SCHEMA[name]) for name in COLUMNS]).join(
+            wanted, on="uid", how="semi", maintain_order="left"
+        )
         some.append(found.collect(engine="streaming"))
     return pl.concat(some).unique("uid", keep="first", maintain_order=True)

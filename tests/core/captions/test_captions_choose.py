@@ -242,6 +242,26 @@ def test_a_wrong_policy_is_one_sentence(given: Any, told: str) -> None:
         plan_of(given, "it")
 
 
+def test_a_template_takes_a_sources_first_caption(tmp_path: Path) -> None:
+    from datacomp_core.captions.template import TemplateSpec, template_folder
+
+    uids = [f"{n * 7919:032x}" for n in range(3)]
+    (tmp_path / "m").mkdir()
+    pl.DataFrame({"uid": uids, "url": ["u"] * 3, "text": ["raw"] * 3}).write_parquet(tmp_path / "m/00000000.parquet")
+    rows = {
+        "row": [0, 0, 2, 2],
+        "uid": [uids[0]] * 2 + [uids[2]] * 2,
+        "source": ["a"] * 4,
+        "text": ["one", "two", "three", "four"],
+    }
+    own = Folder(tmp_path / "set")
+    caption_sets.write_captions(own, "00000000", pl.DataFrame(rows))
+    made = Captions(sources=("a",), num_samples=3, num_captions=4, num_captioned=2)
+    template_folder(TemplateSpec(template="{a}!", name="loud"), Folder(tmp_path / "m"), [(made, own)], Folder(tmp_path / "out"))
+    found = caption_sets.captions_of(Folder(tmp_path / "out"), "00000000")
+    assert found.select("row", "text").rows() == [(0, "one!"), (2, "three!")]
+
+
 def test_captions_of_another_pool_are_refused_wherever_they_are_read(tmp_path: Path) -> None:
     """A set knows its rows by place, so one of another pool (or of one that was put in another order) would get wrong texts."""
     from datacomp_core.captions.template import TemplateSpec, template_folder

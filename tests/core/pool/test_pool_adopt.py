@@ -255,6 +255,19 @@ def test_tables_of_other_tools_are_counted_or_refused(tmp_path: Path) -> None:
     assert dict(book.select("key", "uid").iter_rows()) == {**{key: uid_of(n) for n, key in enumerate(keys)}, "n": None}
 
 
+def test_of_repeated_keys_the_first_counts(tmp_path: Path) -> None:
+    """Of a table's rows as of a tar's samples, which stay samples of their own."""
+    again = [(name.replace("000000001", "000000000"), data) for name, data in sample(1)]
+    root = folder(tmp_path / "old", a=pack([*sample(0), *sample(2), *again]))
+    why = [None, None, "HTTP Error 404", "timed out"]
+    keys = [f"{0:09d}", f"{2:09d}", "n", "n"]
+    table(root / "a.parquet", key=keys, status=["success", "success", "failed", "failed"], error_message=why)
+    shards = adopt(root)[1]
+    assert shards.counts["http_4xx"] == 1
+    book = pl.read_parquet(root / "ledger/a.parquet")
+    assert book.select("key", "uid").rows() == [(keys[0], uid_of(0)), (keys[1], uid_of(2)), ("n", None), (keys[0], uid_of(1))]
+
+
 def test_all_tables_that_cannot_be_used_are_named_and_nothing_is_written(tmp_path: Path) -> None:
     tars = {name: pack(samples(range(3 * n, 3 * n + 3))) for n, name in enumerate("abcdefg")}
     root = folder(tmp_path / "old", **tars, h=b"no tar")

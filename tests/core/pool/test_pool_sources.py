@@ -20,10 +20,10 @@ from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import DataError
 from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
 from datacomp_core.pool.byod import ByodPoolSpec, import_pool
-from datacomp_core.pool.download_columns import LearnedSpec, learned
+from datacomp_core.pool.download_columns import LearnedSpec, _of_ledgers, learned  # pyright: ignore[reportPrivateUsage]
 from datacomp_core.pool.image_folder import FolderPoolSpec, import_folder, pack_folder
 from datacomp_core.shards import read_index, read_samples
-from datacomp_core.store import Store
+from datacomp_core.store import Folder, Store
 from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.uid import uid_of
 
@@ -169,6 +169,19 @@ def packed(tmp_path: Path, **how: object) -> tuple[dict[str, tuple[str, bytes]],
     values = learned(LearnedSpec(), pool, shards, store=store)
     assert values.num_scored == pool.num_samples
     return found, pool.counts, shards.counts
+
+
+def test_of_copies_the_first_shards_columns_are_learned(tmp_path: Path) -> None:
+    uids = [uid_of(str(number), "") for number in range(200)]
+    for shard, reason in enumerate(["dns", None, None]):
+        columns = {"uid": uids, "reason": pl.Series([reason] * 200, dtype=pl.String), "original_width": [shard] * 200}
+        pl.DataFrame({**columns, "original_height": [1] * 200, "sha256": ["x"] * 200}).write_parquet(
+            tmp_path / f"{shard}.parquet"
+        )
+    books = [f"{shard}.parquet" for shard in range(3)]
+    found = _of_ledgers(Folder(tmp_path), books, pl.Series(uids))
+    assert set(found["uid"]) == set(uids)
+    assert set(found["original_width"]) == {1}
 
 
 def test_class_folders_become_a_pool(tmp_path: Path) -> None:
