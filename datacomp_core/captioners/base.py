@@ -28,10 +28,11 @@ class WriterSpec(Spec):
     """A model that writes texts, and how it samples."""
 
     on_gpu: ClassVar[bool] = True
-    name: str = Field(min_length=1, max_length=60, pattern=caption_sets.SOURCE_PATTERN, description="What the source is called.")
+    name: str = Field(min_length=1, max_length=60, pattern=caption_sets.SOURCE_PATTERN, description="Name of the source.")
     library: Literal["open_clip", "transformers", "server"] = Field(
         default="transformers",
-        description="open_clip: a CoCa. transformers: a model of the hub. server: a model behind an API of vLLM's (OpenAI's) "
+        description="open_clip: a CoCa model. transformers: a model of the hub. server: a model behind an API of vLLM's "
+        "(OpenAI's) "
         "shape, whose address is the setting DATACOMP_CAPTION_SERVER.",
     )
     model: str = Field(
@@ -42,16 +43,21 @@ class WriterSpec(Spec):
     sha256: str = Field(
         default="",
         pattern=r"^([0-9a-f]{64})?$",
-        description="Of the weights' file; of several, of the lines of `sha256sum *.safetensors`. Needed but for a server.",
+        description="sha256 of the weights' file; with several files, of the output of `sha256sum *.safetensors`. Required "
+        "except for a server.",
     )
-    prompt: str = Field(default="", max_length=4000, description="What the model is asked, or the beginning of its text.")
-    num_captions: int = Field(default=1, ge=1, le=64, description="Texts for each row; several need a temperature.")
-    max_tokens: int = Field(default=40, ge=1, le=4096, description="Longest text, in the model's tokens.")
-    temperature: float = Field(default=0.0, ge=0, le=5, description="0: the likeliest token each time, else a draw.")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Draw among the likeliest tokens of this probability in all.")
+    prompt: str = Field(default="", max_length=4000, description="The question to the model, or the beginning of its text.")
+    num_captions: int = Field(
+        default=1, ge=1, le=64, description="Number of texts for each row; more than one needs a temperature."
+    )
+    max_tokens: int = Field(default=40, ge=1, le=4096, description="Maximum length of a text in tokens of the model.")
+    temperature: float = Field(default=0.0, ge=0, le=5, description="0: always the most likely token; above 0: random sampling.")
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Sample among the most likely tokens that have this total probability."
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Of the model's weights and sums.")
-    seed: int = Field(default=0, ge=0, description="Of the draws.")
-    batch_size: int = Field(default=32, ge=1, description="Rows that are asked together; it moves the last bits.")
+    seed: int = Field(default=0, ge=0, description="Seed of the sampling.")
+    batch_size: int = Field(default=32, ge=1, description="Number of rows in one batch; it affects the last bits.")
 
     @field_validator("name")
     @classmethod
@@ -62,9 +68,9 @@ class WriterSpec(Spec):
     def _is_pinned(self) -> WriterSpec:
         needed = {"open_clip": ("weights", "sha256"), "transformers": ("revision", "sha256"), "server": ()}[self.library]
         if missing := [name for name in needed if not getattr(self, name)]:
-            raise SpecError(f"A model of {self.library} is pinned: give {' and '.join(missing)} of {self.model}.")
+            raise SpecError(f"A model of {self.library} must be pinned: give {' and '.join(missing)} of {self.model}.")
         if self.num_captions > 1 and not self.temperature:
-            raise SpecError("Several texts for a row would be the same without a draw: give a temperature above 0.")
+            raise SpecError("Several texts for one row would be equal without sampling: give a temperature above 0.")
         return self
 
     def label(self) -> str:
@@ -82,7 +88,7 @@ def load(spec: WriterSpec, device: str, *, of: Literal["pictures", "texts"], ser
         from datacomp_core.captioners.coca import Coca
 
         if of == "texts":
-            raise SpecError("open_clip has no model that translates: choose one of transformers, or a server.")
+            raise SpecError("open_clip has no model that translates: choose a model of transformers, or a server.")
         return Coca(spec, device)
     if spec.library == "server":
         from datacomp_core.captioners.chat_api import ChatApiCaptioner

@@ -26,7 +26,7 @@ class ChatApiCaptioner:
     def __init__(self, spec: WriterSpec, server: str) -> None:
         if not server:
             raise SpecError(
-                f"{spec.model} is to be asked on a server: give its address in DATACOMP_CAPTION_SERVER, such as http://host:8000/v1."
+                f"{spec.model} needs a server: give its address in DATACOMP_CAPTION_SERVER, such as http://host:8000/v1."
             )
         self.spec, self.url = spec, f"{server.rstrip('/')}/chat/completions"
 
@@ -50,7 +50,7 @@ class ChatApiCaptioner:
         try:
             texts = [str(choice["message"]["content"] or "").strip() for choice in answer["choices"]]
         except (KeyError, TypeError, IndexError) as problem:
-            raise DataError(f"{self.url} does not answer as a chat of OpenAI's shape does: {str(answer)[:200]!r}.") from problem
+            raise DataError(f"{self.url} does not answer in the form of OpenAI's chat API: {str(answer)[:200]!r}.") from problem
         if len(texts) != spec.num_captions:
             raise DataError(f"{self.url} gave {len(texts)} texts where {spec.num_captions} were asked for.")
         return texts
@@ -69,9 +69,9 @@ class ChatApiCaptioner:
                     return _json(reply, self.url)
                 told = f"status {reply.status_code}: {reply.text[:200]}"
                 if reply.status_code not in BUSY:
-                    raise SpecError(f"{self.url} refuses the request for {self.spec.model} ({told}).")
+                    raise SpecError(f"{self.url} rejects the request for {self.spec.model} ({told}).")
             time.sleep(min(30, 2**attempt) * 0.25)
-        raise StoreError(f"{self.url} did not answer in {ATTEMPTS} tries ({told}): start it, and run again.")
+        raise StoreError(f"{self.url} did not answer within {ATTEMPTS} tries ({told}): start it, and run again.")
 
 
 def _json(reply: Any, url: str) -> Any:

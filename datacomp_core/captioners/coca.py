@@ -80,7 +80,7 @@ def _loaded(spec: WriterSpec) -> tuple[Any, Any]:
     name = clip.known(spec.model)
     config: Any = open_clip.get_model_config(name) or {}
     if "multimodal_cfg" not in config:
-        raise SpecError(f"{spec.model} of open_clip writes no captions: a CoCa does, such as coca_ViT-B-32.")
+        raise SpecError(f"{spec.model} of open_clip does not write captions: use a CoCa model, such as coca_ViT-B-32.")
     path = weights(name, spec.weights, spec.sha256)
     try:
         model, _, transform = open_clip.create_model_and_transforms(name, pretrained=str(path), weights_only=True)

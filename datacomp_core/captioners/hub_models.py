@@ -27,7 +27,10 @@ def folder_of(spec: WriterSpec) -> Path:
     if not kept.files(".safetensors"):
         there = hub.snapshot("model", spec.model, spec.revision)
         if not any(file.path.endswith(".safetensors") for file in there.files):
-            raise DataError(f"{spec.model} at {spec.revision} has no .safetensors weights, and no pickle from outside is loaded.")
+            raise DataError(
+                f"{spec.model} at {spec.revision} has no .safetensors weights, and external pickle files are not loaded: use "
+                "a revision with .safetensors."
+            )
         hub.fetch(there, kept, only=lambda path: path.endswith(KINDS) and "/" not in path)
     if (found := weights_hash(kept.path)) != spec.sha256:
         raise DataError(f"The weights of {spec.model} at {kept} have sha256 {found} and should have {spec.sha256}.")
@@ -61,7 +64,7 @@ class _Model:
             model, told = loaded
             self.prepare: Any = self._prepared(transformers, options)
         except Exception as problem:  # transformers raises a dozen kinds
-            raise DataError(f"{spec.model} cannot be loaded by transformers: {in_short(problem)}") from problem
+            raise DataError(f"{spec.model} is not loadable with transformers: {in_short(problem)}") from problem
         if wrong := sorted(str(key) for kind_ in ("missing_keys", "mismatched_keys") for key in told.get(kind_, ())):
             raise DataError(f"The weights of {spec.model} lack {len(wrong)} of its values, such as {wrong[0]}.")
         require_finite(model, spec.model)

@@ -103,7 +103,10 @@ def _made(choice: PolicyInputs, counts: Counter[str]) -> Captioned:
         if spec.draws and counts[f"caption: {name}"]:
             counts[f"caption: {name}"] = round(counts[f"caption: {name}"] / SHARE_UNITS)
     if counts["rows"] == counts["without_caption"]:
-        raise DataError(f"The policy {spec.label()} gives none of the {counts['rows']:,} rows a caption: nothing is left.")
+        raise DataError(
+            f"The policy {spec.label()} does not give a caption to any of the {counts['rows']:,} rows: nothing is left. "
+            "Change the policy or its sets."
+        )
     models = [one.model for one, _ in choice.sets if one.model and set(one.sources) & set(chosen)]
     return Captioned(
         policy=spec.label(),
@@ -119,8 +122,9 @@ def _made(choice: PolicyInputs, counts: Counter[str]) -> Captioned:
 def not_used(counts: Mapping[str, int]) -> list[str]:
     """A sentence for each score of the pool that is not used for rows with another caption."""
     return [
-        f"{count:,} of {counts['rows']:,} rows have another caption than the one that {name.partition(': ')[2]} was computed of: "
-        "the score is not used for them. Embed the caption sets to have it of the new pairs."
+        f"{count:,} of {counts['rows']:,} rows have a different caption from the one that {name.partition(': ')[2]} was "
+        "computed for: "
+        "the score is not used for them. Embed the caption sets to compute it for the new pairs."
         for name, count in sorted(counts.items())
         if name.startswith("score_left_out: ") and count
     ]
@@ -133,7 +137,7 @@ def _require_scores(choice: PolicyInputs) -> None:
         return
     for one, _ in choice.sets:
         if set(one.sources) & set(choice.order()) and spec.score not in one.scores:
-            has = f"it has {', '.join(one.scores)}" if one.scores else "it has none"
+            has = f"the set has {', '.join(one.scores)}" if one.scores else "the set has no scores"
             raise SpecError(
                 f"The policy {spec.kind} compares {spec.score}, which the captions {one.name or one.address} do not have "
                 f"({has}): embed them (`datacomp embed --captions`), or import them with --score-column and --score."

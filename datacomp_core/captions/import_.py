@@ -59,17 +59,17 @@ class CaptionImportSpec(Spec):
         description="A file or a folder of parquet, csv, tsv or jsonl (also .gz, .bz2, .xz); local, s3://, https:// or "
         "hf://datasets/OWNER/NAME/PATH."
     )
-    name: str = Field(min_length=1, max_length=60, pattern=caption_sets.SOURCE_PATTERN, description="What the source is called.")
+    name: str = Field(min_length=1, max_length=60, pattern=caption_sets.SOURCE_PATTERN, description="Name of the source.")
     key: Literal["uid", "key", "url", "sha256"] = Field(
-        default="uid", description="What joins it to the pool. key: img2dataset's, through the pool's shards."
+        default="uid", description="How to join it to the pool. key: img2dataset's key, through the pool's shards."
     )
-    key_column: str = Field(default="", description="The column of the key; empty: as `key` says.")
+    key_column: str = Field(default="", description="The column of the key; empty: the column that `key` names.")
     text_column: str = Field(default="", description="The column of captions, texts or lists of texts; empty: text or caption.")
     score_column: str = Field(default="", description="A column of scores; empty: none.")
     score: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9_]*$",
-        description="Which score that is, such as clip_l14_similarity_score, or short l14; empty: the column's name.",
+        description="Name of that score, such as clip_l14_similarity_score, or l14 for short; empty: the column's name.",
     )
     source_column: str = Field(default="", description="A column with the name of each caption's source; empty: `name`.")
     model: str = Field(default="", description="The model that wrote the captions, for the board.")
@@ -82,7 +82,7 @@ class CaptionImportSpec(Spec):
     @model_validator(mode="after")
     def _names_its_score(self) -> CaptionImportSpec:
         if self.score and not self.score_column:
-            raise SpecError(f"There is no column for the score {self.score}: name it (--score-column).")
+            raise SpecError(f"No column is given for the score {self.score}: name it (--score-column).")
         return self
 
     @property
@@ -125,7 +125,7 @@ def import_folder_captions(
 ) -> Captions:
     """`import_captions` for a plain folder of metadata parquets."""
     if spec.key == "key" and shards is None:
-        raise SpecError("A join by img2dataset's key goes through the shards: give those of this pool (--shards).")
+        raise SpecError("A join by img2dataset's key needs the shards: give the shards of this pool (--shards).")
     files = external_files.local(spec.file, tables.SUFFIXES)
     sizes = _sizes(metadata)
     num_bytes = sum(file.stat().st_size * (1 if file.suffix.lower() in tables.OF_TEXT else PACKED_TIMES) for file in files)
@@ -150,8 +150,9 @@ def _made(spec: CaptionImportSpec, counts: Counter[str], sources: set[str], num_
     odd = [name for name in sorted(sources) if pl.Series([name]).str.contains(caption_sets.SOURCE_PATTERN).not_().any()]
     if odd or caption_sets.RAW in sources:
         raise DataError(
-            f"The source column {spec.source_column!r} has the value {(odd or [caption_sets.RAW])[0]!r}: names of sources are "
-            f"letters, digits, `_`, `.`, `+` and `-`, and {caption_sets.RAW} is the pool's own captions."
+            f"The source column {spec.source_column!r} has the value {(odd or [caption_sets.RAW])[0]!r}: names of sources "
+            "may contain "
+            f"letters, digits, `_`, `.`, `+` and `-`, and {caption_sets.RAW} stands for the pool's own captions."
         )
     counts["uncaptioned"] = num_samples - counts["captioned"]
     return Captions(
@@ -248,7 +249,7 @@ def account(made: Captions) -> list[tuple[str, Any]]:
         "not_utf8": "not UTF-8 text",
         "without_key": "without a usable key",
         "without_score": "without a score that is a number",
-        "repeated": "stand in the table again, with the same text",
+        "repeated": "repeated in the table, with the same text",
         "captioned": "pool rows with a caption",
         "several": "pool rows with several",
         "uncaptioned": "pool rows without",

@@ -45,7 +45,7 @@ class CaptionColumns:
     def found(self, there: list[str], where: str) -> CaptionColumns:
         """The same with the names that the table has. DataError names what it lacks."""
         if not there:
-            raise DataError(f"{where} is empty: a table of captions with a header is wanted. Make it again, or move it away.")
+            raise DataError(f"{where} is empty: give a table of captions with a header. Write it again, or move it away.")
         key = self.key_column or next((name for name in OTHER_NAMES[self.key] if name in there), "")
         text = self.text or next((name for name in TEXT_NAMES if name in there), "")
         if self.key == "uid" and not key:
@@ -82,7 +82,7 @@ def read(file: Path, columns: CaptionColumns) -> Iterator[CaptionRows]:
             yield _rows(frame, names, f"{file}", row)
             row += frame.height
     except (pl.exceptions.PolarsError, *text_tables.UNREADABLE) as problem:
-        raise DataError(f"{file} cannot be read as a table: {str(problem).splitlines()[0]}") from problem
+        raise DataError(f"{file} is not readable as a table: {str(problem).splitlines()[0]}") from problem
 
 
 def is_packed(file: Path) -> bool:
@@ -149,7 +149,7 @@ def _texts(column: pl.Series, where: str, name: str) -> tuple[pl.Series, pl.Seri
     if kind == pl.Null or isinstance(kind, pl.Categorical | pl.Enum):
         return column.cast(pl.String), none
     if kind != pl.Binary:
-        raise DataError(f"{where}: the column {name!r} is {kind}; text is wanted.")
+        raise DataError(f"{where}: the column {name!r} is {kind}, but must be text.")
     decoded = [_decoded(value) for value in column.to_list()]
     texts = pl.Series([value if value else None for value, _ in decoded], dtype=pl.String)
     return texts, pl.Series([bad for _, bad in decoded], dtype=pl.Boolean)
@@ -172,7 +172,7 @@ def _scores(frame: pl.DataFrame, name: str, where: str) -> pl.Series:
     values = frame[name]
     made = values.str.strip_chars().cast(pl.Float32, strict=False) if values.dtype == pl.String else values
     if not (made.dtype.is_numeric() or made.dtype == pl.Null):
-        raise DataError(f"{where}: the column {name!r} is {values.dtype}; numbers are wanted.")
+        raise DataError(f"{where}: the column {name!r} is {values.dtype}, but must contain numbers.")
     return made.cast(pl.Float32, strict=False).fill_nan(None).alias("score")
 
 
@@ -242,9 +242,9 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
         found = json.loads(line.decode("utf-8", "surrogateescape").removeprefix(text_tables.BOM))
     except (ValueError, RecursionError) as problem:
-        raise DataError(f"{where} is not JSON ({problem}): one object a line is wanted; mend the file.") from problem
+        raise DataError(f"{where} is not JSON ({problem}): correct the file; it needs one object per line.") from problem
     if not isinstance(found, dict):
-        raise DataError(f"{where} is not a JSON object: one object a line, with a key and a text, is wanted.")
+        raise DataError(f"{where} is not a JSON object: write one object per line, with a key and a text.")
     return found
 
 

@@ -28,15 +28,18 @@ class TemplateSpec(Spec):
     template: str = Field(
         min_length=1,
         max_length=4000,
-        description="Text with fields in braces: columns of the metadata, or sources of other caption sets. {{ is a brace.",
+        description="Text with fields in braces: columns of the metadata, or sources of other caption sets. "
+        "{{ stands for a brace.",
     )
-    name: str = Field(default="template", pattern=caption_sets.SOURCE_PATTERN, description="What the source is called.")
+    name: str = Field(default="template", pattern=caption_sets.SOURCE_PATTERN, description="Name of the source.")
 
     @field_validator("template")
     @classmethod
     def _plain(cls, template: str) -> str:
         if not fields_of(template):
-            raise SpecError(f"The template {template!r} has no field such as {{text}}, so that every caption would be the same.")
+            raise SpecError(
+                f"The template {template!r} has no field such as {{text}}, so every caption would be the same: use a field."
+            )
         return template
 
     @field_validator("name")
@@ -53,7 +56,7 @@ def fields_of(template: str) -> list[str]:
     try:
         pieces = list(string.Formatter().parse(template))
     except ValueError as problem:
-        raise SpecError(f"The template {template!r} cannot be read ({problem}): write {{{{ for a brace.") from problem
+        raise SpecError(f"The template {template!r} is malformed ({problem}): write {{{{ for a brace.") from problem
     for _, name, form, conversion in pieces:
         if name is not None and (not name or form or conversion or not name.replace(".", "_").replace("-", "_").isidentifier()):
             raise SpecError(f"The field {{{name or ''}}} of the template {template!r} is not a name: write a column in braces.")

@@ -38,10 +38,10 @@ class TranslateSpec(WriterSpec):
     kind: Literal["translate"] = Field(
         default="translate", json_schema_extra={"enum": ["translate"]}, description="Captions that a model translates."
     )
-    of: str = Field(default=caption_sets.RAW, description="The source that is translated: raw, or one of the given set.")
+    of: str = Field(default=caption_sets.RAW, description="The source to translate: raw, or a source of the given set.")
     only: str = Field(default="foreign", pattern=r"^(all|foreign|[a-z]{2,3})$", description="all, foreign, or a language.")
-    source_language: str = Field(default="", description="For models of many languages: the code that the tokenizer knows.")
-    target_language: str = Field(default="", description="For models of many languages: the code of the translation.")
+    source_language: str = Field(default="", description="For multilingual models: the tokenizer's code of the source language.")
+    target_language: str = Field(default="", description="For multilingual models: the code of the target language.")
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class CaptionEmbedSpec(EmbedSpec):
     def _keeps_no_mirror(self) -> CaptionEmbedSpec:
         if any(encoder.flip != "none" for encoder in self.encoders):
             raise SpecError(
-                "Captions are scored with the pool's features, which are not kept of mirrored pictures: use an encoder without "
+                "Captions are scored with the pool's features, which do not include mirrored pictures: use an encoder without "
                 "flip=averaged."
             )
         return self
@@ -82,7 +82,7 @@ def embed_captions(
     width than the picture's features, DataError where there are none.
     """
     if len(scorers) != spec.num_checkpoints:
-        raise SpecError(f"{len(scorers)} checkpoints are given for {spec.num_checkpoints} encoders that name no model.")
+        raise SpecError(f"{len(scorers)} checkpoints were given for {spec.num_checkpoints} encoders that do not name a model.")
     source = PoolSource(
         store.folder(pool) / METADATA,
         (),
@@ -213,7 +213,7 @@ def _cosines(
         if block.shape[1] != texts.shape[1]:
             raise DataError(
                 f"The pictures of part {part} have {encoder.prefix}_img features of width {block.shape[1]}, and the captions of "
-                f"width {texts.shape[1]}: name the model that the pictures were embedded with."
+                f"width {texts.shape[1]}: name the model that embedded the pictures."
             )
         first, last = np.searchsorted(rows, [start, start + len(block)]).tolist()
         scores[first:last] = np.einsum("nd,nd->n", block[rows[first:last] - start], texts[first:last])

@@ -175,7 +175,11 @@ def _listen(processes: list[Any], chunks: Iterator[Span], wanted: Any, told: Any
 def _all_alive(processes: list[Any]) -> None:
     for process in processes:
         if process.exitcode not in (None, 0):
-            why = "was killed, most likely for want of memory" if process.exitcode < 0 else "could not start, see its error above"
+            why = (
+                "was killed, most likely because memory ran out"
+                if process.exitcode < 0
+                else "could not start: see its error above"
+            )
             raise LostProcessError(
                 f"The process {process.name} {why} (status {process.exitcode}): run again; finished chunks are kept."
             )

@@ -184,10 +184,13 @@ def _shard_marks(shards: Folder, trust: Trust, known: Marks) -> Marks:
 
 def _refuse(spec: EmbedSpec, shards: ShardSet, scorers: tuple[Checkpoint, ...], metadata: Folder) -> None:
     if shards.tars:
-        raise SpecError(f"{shards.name or shards.data} is a view of other shards: embed those, which hold every row of the pool.")
+        raise SpecError(
+            f"{shards.name or shards.data} is a view of other shards: embed those shards, which contain every row of the pool."
+        )
     if len(scorers) != spec.num_checkpoints:
         raise SpecError(
-            f"{len(scorers)} checkpoints are given for {spec.num_checkpoints} encoders that name no model: give one for each."
+            f"{len(scorers)} checkpoints were given for {spec.num_checkpoints} encoders that do not name a model: give one "
+            "for each."
         )
     _refuse_released(spec, metadata)
 
@@ -195,8 +198,8 @@ def _refuse(spec: EmbedSpec, shards: ShardSet, scorers: tuple[Checkpoint, ...], 
 def _refuse_released(spec: EmbedSpec, metadata: Folder) -> None:
     if spec.released == "keep" and (brought := released(metadata, [encoder.column for encoder in spec.encoders])):
         raise SpecError(
-            f"The pool's metadata brings {', '.join(brought)}, and filters read it as it is: leave it out, or ask for it to be "
-            "computed again (released='recompute')."
+            f"The pool's metadata contains {', '.join(brought)}, and filters use these values: leave the encoder "
+            "out, or compute the scores again (released='recompute')."
         )
 
 

@@ -39,7 +39,7 @@ class GenerateSpec(WriterSpec):
 
     version: ClassVar[int] = 2  # 2: the draws of a batch hang on the part's whole name
     kind: Literal["generate"] = Field(
-        default="generate", json_schema_extra={"enum": ["generate"]}, description="Captions that a model writes of the pictures."
+        default="generate", json_schema_extra={"enum": ["generate"]}, description="Captions that a model writes for the pictures."
     )
 
 
@@ -75,7 +75,9 @@ def generate_captions(
 ) -> Captions:
     """`captions/<part>.parquet` for every row whose picture is there. `server`: the address of a model that is served."""
     if shards.tars:
-        raise SpecError(f"{shards.name or shards.data} is a view: give the shards it points into, which have every picture.")
+        raise SpecError(
+            f"{shards.name or shards.data} is a view: give the shards that it points to, which contain every picture."
+        )
     work = WriteWork(spec, store.folder(pool) / METADATA, store.folder(shards), out, server)
     return generate_folder(work, device=device, progress=progress)
 
@@ -96,7 +98,7 @@ def generate_folder(work: WriteWork, *, device: str = "", progress: Progress = N
                 progress.advance(one.span.stop - one.span.start)
     counts = written.counts()
     if not counts["captions"]:
-        raise DataError(f"{spec.title} wrote no caption for any of the {sum(rows.values()):,} rows ({dict(counts)}).")
+        raise DataError(f"{spec.title} did not write a caption for any of the {sum(rows.values()):,} rows ({dict(counts)}).")
     return artifact_of(spec.name, spec.title, sum(rows.values()), counts)
 
 

@@ -72,7 +72,7 @@ def _pin(block: mmap.mmap) -> Any:
     whole, runtime = torch.frombuffer(block, dtype=torch.uint8), cast("Any", torch.cuda.cudart())
     status = int(runtime.cudaHostRegister(whole.data_ptr(), whole.numel(), 0))
     if status:
-        log.info("shared memory could not be pinned (CUDA error %d)", status)
+        log.info("cannot pin shared memory (CUDA error %d)", status)
     return None if status else whole
 
 

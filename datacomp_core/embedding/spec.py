@@ -38,11 +38,13 @@ class Encoder(Spec):
     )
     flip: Literal["none", "averaged"] = Field(
         default="none",
-        description="`averaged`: the score is the mean of those of the picture and of its mirror image (arXiv:2309.15954), so "
-        "that words written in a picture count for less; twice the work. The features stay the picture's.",
+        description="`averaged`: the score is the mean over the picture and its mirror image (arXiv:2309.15954), so "
+        "that words written in a picture count for less; twice the work. The features are of the picture itself.",
     )
     sha256: str = Field(
-        default="", pattern=r"^([0-9a-f]{64})?$", description="Of the weights; filled in for a file and for a model of the hub."
+        default="",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="sha256 of the weights; filled in for a file and for a model of the hub.",
     )
 
     @model_validator(mode="before")
@@ -58,7 +60,7 @@ class Encoder(Spec):
             require_allowed(weights)
             path = Path(weights).expanduser().resolve()
             if not path.is_file():
-                raise SpecError(f"There are no weights at {weights}: give the path of a checkpoint file, or a tag of open_clip.")
+                raise SpecError(f"No weights exist at {weights}: give the path of a checkpoint file, or a tag of open_clip.")
             found = hash_file(path)
             if given.get("sha256") not in (None, "", found):
                 raise SpecError(f"{weights} has sha256 {found} and should have {given['sha256']}.")
@@ -73,7 +75,7 @@ class Encoder(Spec):
                 raise ValueError(f"{self.model} has weights of its own: leave `weights` out.")
         elif len({bool(self.model), bool(self.weights), bool(self.sha256)}) > 1:
             raise ValueError(
-                "Model, weights and sha256 are given together, or none of them: then a checkpoint is taken. "
+                "Give model, weights and sha256 together, or none of them to use a checkpoint. "
                 "A file of weights and a model of the hub need no sha256."
             )
         return self
@@ -86,7 +88,9 @@ class Encoder(Spec):
     @model_validator(mode="after")
     def _has_weights(self) -> Encoder:
         if is_configuration(self.model) and "#" not in self.weights:
-            raise ValueError(f"The model {self.model} is a configuration: its weights are a file (.pt, .bin or .safetensors).")
+            raise ValueError(
+                f"The model {self.model} is a configuration: give its weights as a file (.pt, .bin or .safetensors)."
+            )
         return self
 
     @property
@@ -121,15 +125,15 @@ def _of_hub(given: dict[str, Any], model: str) -> dict[str, Any]:
 class EmbedSpec(Spec):
     """What to compute for each row of the pool. All encoders share one pass over the images."""
 
-    encoders: tuple[Encoder, ...] = Field(default=(Encoder(),), min_length=1, description="The models and what they make.")
+    encoders: tuple[Encoder, ...] = Field(default=(Encoder(),), min_length=1, description="The models and their columns.")
     precision: clip.Precision = Field(default="fp32", description="fp32, or autocast to bf16 or fp16.")
     decoding: Decoding = Field(
         default="full",
         description="`fast` resizes RGB images by torch, equal to `full` to rounding (single values by a grey level).",
     )
-    batch_size: int = Field(default=256, ge=1, description="Metadata rows encoded together; it moves the last bits.")
+    batch_size: int = Field(default=256, ge=1, description="Metadata rows encoded together; it affects the last bits.")
     released: Literal["keep", "recompute"] = Field(
-        default="keep", description="Scores that the metadata brings are used as they are, unless it says `recompute`."
+        default="keep", description="Scores in the metadata are used unchanged, unless this is `recompute`."
     )
 
     @model_validator(mode="after")

@@ -96,7 +96,7 @@ class Classification:
     def _check(self, samples: Encoded) -> None:
         for key, label in zip(samples.keys, samples.members["cls"], strict=True):
             if not 0 <= label < self.num_classes:
-                raise DataError(f"sample {key}: its label {label} is none of the {self.num_classes} classes")
+                raise DataError(f"sample {key}: its label {label} is not one of the {self.num_classes} classes")
 
 
 def check_classified(kept: Arrays) -> None:
@@ -109,7 +109,7 @@ def check_classified(kept: Arrays) -> None:
             f"{len(labels)} labels, {len(predicted)} predictions and ranks of shape {ranked.shape} do not fit together"
         )
     if min(int(labels.min()), int(predicted.min()), int(ranked.min())) < 0:
-        raise DataError("a class has a number below 0")
+        raise DataError("a class number is below 0")
     ordered = np.sort(ranked, axis=1)
     if (ordered[:, 1:] == ordered[:, :-1]).any():
-        raise DataError("a sample's ranked classes name one class twice")
+        raise DataError("the ranked classes of a sample name one class twice")

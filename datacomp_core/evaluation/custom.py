@@ -37,15 +37,15 @@ class TaskRow(Spec):
     """One task. It is reported beside the suite and counts in the average of one's own tasks."""
 
     key: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+)*$", description="Its key; unique in the report.")
-    folder: str = Field(min_length=1, description="Its folder below the data directory.")
-    name: str = Field(default="", description="As shown. Empty: the key.")
-    protocol: str = Field(default="classification", description="How it is evaluated: a name of evaluation/protocols.py.")
-    metric: str = Field(default="", description="Its main metric. Empty: the protocol's.")
-    size: int | None = Field(default=None, ge=1, description="Test samples, if they are to be checked.")
-    classes: int | None = Field(default=None, ge=1, description="Classes, if they are to be checked.")
-    chance: float | None = Field(default=None, ge=0, lt=1, description="Score of guessing.")
+    folder: str = Field(min_length=1, description="Its folder in the data directory.")
+    name: str = Field(default="", description="Name to show; empty: the key.")
+    protocol: str = Field(default="classification", description="The way to evaluate it: a name of evaluation/protocols.py.")
+    metric: str = Field(default="", description="Its main metric; empty: the metric of the protocol.")
+    size: int | None = Field(default=None, ge=1, description="Number of test samples, to check it.")
+    classes: int | None = Field(default=None, ge=1, description="Number of classes, to check it.")
+    chance: float | None = Field(default=None, ge=0, lt=1, description="Score of random guessing.")
 
-    code: str = Field(default="", description="The code that its protocol comes from, if from outside; filled in by itself.")
+    code: str = Field(default="", description="The code of its protocol, if external; filled in automatically.")
 
     @model_validator(mode="before")
     @classmethod
@@ -82,7 +82,7 @@ def register(build: B) -> B:
     """The decorator of a function without parameters that returns a task. SpecError if it returns something else."""
     row = build()
     if not isinstance(row, TaskRow):
-        raise SpecError(f"{build.__name__} registers an evaluation task and returns {type(row).__name__}: return a TaskRow.")
+        raise SpecError(f"{build.__name__} registers an evaluation task but returns {type(row).__name__}: return a TaskRow.")
     TASKS.add(row.key, row, build.__module__)
     return build
 
@@ -93,14 +93,12 @@ def rows_of(given: str) -> tuple[TaskRow, ...]:
         return read_rows(Path(given))
     if not given.endswith(".py"):
         if given not in TASKS and not list(TASKS):
-            raise SpecError(
-                f"{given} is neither a YAML or Python file that is there nor the key of a registered evaluation task."
-            )
+            raise SpecError(f"{given} is neither an existing YAML or Python file nor the key of a registered evaluation task.")
         return (TASKS.find(given),)
     module = load_file(given).__name__
     rows: dict[str, TaskRow] = TASKS.added_by(module)
     if not rows and not PROTOCOLS.added_by(module):
-        raise SpecError(f"{given} registers no evaluation task: put @register before a function that returns a TaskRow.")
+        raise SpecError(f"{given} does not register an evaluation task: put @register before a function that returns a TaskRow.")
     return tuple(rows.values())
 
 
@@ -132,7 +130,7 @@ def _told(problem: ValidationError, row: str) -> SpecError:
     if first["type"] == "missing":
         return SpecError(f"{row} has no {field}.")
     if first["type"] == "string_pattern_mismatch":
-        return SpecError(f"{row}: the {field} {first['input']!r} needs letters, digits and _ . - alone, as in mine/birds.")
+        return SpecError(f"{row}: the {field} {first['input']!r} may contain only letters, digits and _ . -, as in mine/birds.")
     if first["type"] in ("model_type", "model_attributes_type"):
         return SpecError(f"{row} is {first['input']!r}: write `{{key: mine/birds, folder: wds_birds_test}}`.")
     if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
@@ -146,7 +144,7 @@ def beside(suite: Suite, rows: Iterable[TaskRow]) -> list[EvalTask]:
     found: list[EvalTask] = []
     for row in rows:
         if row.key in taken:
-            raise SpecError(f"The task {row.key} is there already: give yours another key.")
+            raise SpecError(f"The task {row.key} already exists: give yours another key.")
         taken.add(row.key)
         found.append(row.task())
     return found

@@ -131,7 +131,7 @@ def open_tars(folder: Folder, members: tuple[str, ...], *, classes: bool = True)
     tars = [name for name in (folder / SPLIT).files(".tar") if "/" not in name]
     if len(tars) > num_shards:
         raise DataError(
-            f"{folder.at(SPLIT)}/nshards.txt says {num_shards} shards and {len(tars)} tars lie beside it, so samples would "
+            f"{folder.at(SPLIT)}/nshards.txt says {num_shards} shards and {len(tars)} tars exist, so samples would "
             "be left out: correct the number, or download the set again."
         )
     shards = [index_shard(folder / SPLIT, str(number)) for number in range(num_shards)]
@@ -149,7 +149,7 @@ def open_tars(folder: Folder, members: tuple[str, ...], *, classes: bool = True)
         tuple(shard.rows for shard in shards),
     )
     if not found.num_samples:
-        raise DataError(f"{folder} holds no test sample.")
+        raise DataError(f"{folder} does not contain a test sample.")
     return found
 
 
@@ -207,7 +207,7 @@ def _decoded(members: dict[str, bytes], pixels: Pixels, digest: Any, colour: str
         with opened(data) as image:
             return pixels(image.convert("RGB") if colour == "first" else image)
     except Exception as problem:  # Pillow's decoders raise a dozen kinds on bad bytes
-        raise DataError(f"the image cannot be decoded ({type(problem).__name__}: {problem})") from problem
+        raise DataError(f"cannot decode the image ({type(problem).__name__}: {problem})") from problem
 
 
 def _parsed(name: str, members: dict[str, bytes], digest: Any) -> Any:

@@ -29,7 +29,7 @@ class TaskDeviation(BaseModel):
     exact: float | None
     fast: float | None
     flips: int
-    outcomes: int = Field(description="What could have flipped.")
+    outcomes: int = Field(description="Number of predictions that could differ.")
 
     @property
     def difference(self) -> float | None:
@@ -43,7 +43,7 @@ class Deviation(BaseModel):
     exact: str
     fast: str
     largest: float
-    average: float | None = Field(description="Fast minus exact; null without both averages.")
+    average: float | None = Field(description="Fast minus exact; null if an average is missing.")
     tasks: list[TaskDeviation]
 
 
@@ -51,14 +51,14 @@ def measure(exact: Folder, fast: Folder) -> Deviation:
     """Compare two outputs of `evaluate` and write `deviation.json` into `fast`. DataError if they are not comparable."""
     old, new = (Report.model_validate_json(folder.read(REPORT)) for folder in (exact, fast))
     if old.weights != new.weights:
-        raise DataError(f"{exact} and {fast} are of different weights: evaluate one checkpoint in both modes.")
+        raise DataError(f"{exact} and {fast} have different weights: evaluate one checkpoint in both modes.")
     theirs = {task.key: task for task in old.tasks if not task.error}
     found: list[TaskDeviation] = []
     for task in new.tasks:
         if task.error or task.key not in theirs:
             continue
         if task.data != theirs[task.key].data:
-            raise DataError(f"{task.key} had other data in {exact} than in {fast}.")
+            raise DataError(f"{task.key} used different data in {exact} and in {fast}.")
         flips, outcomes = _flips(exact, fast, task.key.replace("/", "-"))
         found.append(
             TaskDeviation(

@@ -28,7 +28,7 @@ class DownloadSpec(Spec):
     """Which test sets, and what they were."""
 
     suite: str = Field(default="datacomp", description="Name of the suite.")
-    tasks: tuple[str, ...] = Field(default=(), description="Only these (keys or names); empty: all.")
+    tasks: tuple[str, ...] = Field(default=(), description="Only these tasks (keys or names); empty: all.")
 
     def label(self) -> str:
         return self.suite

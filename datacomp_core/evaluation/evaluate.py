@@ -37,17 +37,24 @@ class EvalSpec(Spec):
     """Which tasks, and how exactly."""
 
     suite: str = Field(default="tiny", description="Name of the suite: datacomp or tiny.")
-    suite_version: int = Field(default=0, description="What its tasks and metrics mean. 0: the current version.")
-    tasks: tuple[str, ...] = Field(default=(), description="Only these (keys or names); empty: all. Fewer give no average.")
-    precision: Mode = Field(default="reference", description="reference: as the original per tower; fp32; or bf16 (faster).")
+    suite_version: int = Field(default=0, description="Version of its tasks and metrics; 0: the current version.")
+    tasks: tuple[str, ...] = Field(
+        default=(), description="Only these tasks (keys or names); empty: all. A part of them has no average."
+    )
+    precision: Mode = Field(
+        default="reference", description="reference: the original's precision for each tower; fp32; or bf16 (faster)."
+    )
     compile: Compile = Field(
         default="no", description="yes: torch.compile of the image tower (faster on a GPU, other last bits)."
     )
-    batch_size: int = Field(default=256, ge=1, description="Images encoded together; it moves the last bits.")
-    expected: Expected = Field(default="catalog", description="catalog: sample and class counts must be the task's; any.")
+    batch_size: int = Field(default=256, ge=1, description="Images encoded together; it affects the last bits.")
+    expected: Expected = Field(
+        default="catalog",
+        description="catalog: the numbers of samples and classes must match the task; any: they are not checked.",
+    )
     extra_tasks: tuple[TaskRow, ...] = Field(default=(), description="Tasks of your own, shown beside the suite's.")
     few_shot: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(), description="Also classify with so many labelled images a class."
+        default=(), description="Also classify with this number of labelled images per class."
     )
     linear_probe: Literal["no", "yes"] = Field(default="no", description="yes: also by logistic regression on half of the set.")
 
@@ -231,7 +238,7 @@ def _own_device(stations: ClusterWorkers) -> str:
     """Where this process encodes class names and captions while the stations of a cluster encode pictures."""
     own = default_device() if stations.gpus else "cpu"
     if stations.gpus and not own.startswith("cuda"):
-        log.warning("this machine has no GPU: class names and captions are encoded on its CPU, pictures on the cluster's GPUs")
+        log.warning("this machine has no GPU: its CPU encodes class names and captions, the cluster's GPUs encode pictures")
     return own
 
 
@@ -239,7 +246,7 @@ def sets_in(data: str) -> Folder:
     """The folder of test sets. DataError if it is not there."""
     sets = Folder(data)
     if not sets.exists():
-        raise DataError(f"{sets} is not there: give the folder or bucket of the test sets.")
+        raise DataError(f"{sets} does not exist: give the folder or bucket of the test sets.")
     return sets
 
 
@@ -251,4 +258,4 @@ def suite_in(sets: Folder, own: Collection[str] = ()) -> str:
             hf_cache.CACHE in there and any(hf_cache.is_cached(hf_cache.place(sets, task)) for task in found.tasks)
         ):
             return name
-    raise DataError(f"{sets} has no test set of a known suite: a folder such as wds_cifar10_test is wanted.")
+    raise DataError(f"{sets} has no test set of a known suite: give a folder that contains, for example, wds_cifar10_test.")

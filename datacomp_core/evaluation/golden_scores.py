@@ -31,9 +31,9 @@ LEAST, PER_CLASS, MACRO, JACCARD = 5e-4, 2e-3, 5e-3, 1e-3
 class Golden(Spec):
     """A checkpoint and its published scores, by task key or name."""
 
-    model: str = Field(description="As `datacomp evaluate --model` takes it: NAME/TAG, hf-hub:owner/name or a folder.")
+    model: str = Field(description="The value of `datacomp evaluate --model`: NAME/TAG, hf-hub:owner/name or a folder.")
     scores: dict[str, float] = Field(description="Main metric by task key or display name, between 0 and 1.")
-    suite: str = Field(default="datacomp", description="The suite the scores are of.")
+    suite: str = Field(default="datacomp", description="The suite of the scores.")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def golden(name: str) -> Golden:
         raise unknown("golden checkpoint", name, table)
     tag = found[0].partition("/")[2]
     if tag in DOUBTFUL:
-        raise SpecError(f"The published scores of {found[0]} cannot be trusted: {DOUBTFUL[tag]}.")
+        raise SpecError(f"The published scores of {found[0]} are not reliable: {DOUBTFUL[tag]}.")
     return table[found[0]]
 
 

@@ -49,7 +49,7 @@ def check_metadata(samples: Encoded, fields: tuple[str, ...], size: int | None =
     size = size or samples.members["npy"][0].size
     for key, row in zip(samples.keys, samples.members["npy"], strict=True):
         if row.ndim != 1 or row.size < len(fields) or row.dtype.kind not in "iuf":
-            wanted = f"{len(fields)} numbers are wanted: {', '.join(fields)}"
+            wanted = f"{len(fields)} numbers are needed: {', '.join(fields)}"
             raise DataError(f"sample {key}: its npy has shape {row.shape} of {row.dtype}; {wanted}")
         if row.size != size:
             raise DataError(f"sample {key}: its npy has {row.size} numbers, others have {size}")
@@ -69,7 +69,7 @@ def check_rows(metadata: npt.NDArray[Any], fields: tuple[str, ...], num_samples:
         raise DataError(f"metadata of shape {metadata.shape} do not fit {num_samples} samples with {len(fields)} fields")
     used = metadata[:, : len(fields)]
     if not ((used >= 0) & (used < MAX_FIELD) & (used == np.floor(used))).all():
-        raise DataError("a field of the metadata is no whole number from 0 on")
+        raise DataError("a field of the metadata is not a whole number from 0")
 
 
 def _hits(kept: Arrays) -> npt.NDArray[np.bool_]:

@@ -104,7 +104,7 @@ def open_cached(folder: Folder, protocol: str) -> CachedSet | ZipSet:
         opens = open_captions if protocol == "retrieval" else open_associations
         if not found:
             raise DataError(
-                f"{folder} has no *-test.arrow, and {cache.at(DOWNLOADS)} not its table and archive: download the set."
+                f"{folder} has no *-test.arrow, and {cache.at(DOWNLOADS)} does not have its table and archive: download the set."
             )
         return opens(cache / DOWNLOADS, **found)
     inner = folder.url.removeprefix(f"{cache.url}/")
@@ -139,7 +139,7 @@ def located(cache: Folder, path: str) -> str:
     """A picture's path below the cache, wherever the cache lay when it was written. DataError if it was not below one."""
     _, found, below = path.replace("\\", "/").partition(f"/{DOWNLOADS}/")
     if not found or ".." in below.split("/"):
-        raise DataError(f"its picture {path!r} does not lie below {DOWNLOADS}/ of a cache")
+        raise DataError(f"its picture {path!r} is not inside {DOWNLOADS}/ of a cache")
     return f"{DOWNLOADS}/{below}"
 
 

@@ -39,7 +39,7 @@ def evaluate_apart(
             raise DataError(f"it took more than {seconds:,} seconds.") from problem
         verdict = out / "results" / "verdict.json"
         if done.returncode != 0 or not verdict.is_file():
-            raise DataError("the process that evaluated it ended at a fault: it is not a checkpoint of this model, or too large.")
+            raise DataError("the process that evaluated it crashed: it is not a checkpoint of this model, or it is too large.")
         told = json.loads(verdict.read_bytes())
     if told["error"]:
         raise DataError(told["error"])

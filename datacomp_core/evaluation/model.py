@@ -108,7 +108,10 @@ class EvalModel:
                     found = (classes / classes.norm(dim=1, keepdim=True)).T.contiguous()
                 if not bool(torch.isfinite(found).all()):
                     bad = classnames[int((~torch.isfinite(found).all(dim=0)).nonzero()[0])]
-                    raise DataError(f"The prompts of the class {bad!r} cancel each other out, so it has no classifier.")
+                    raise DataError(
+                        f"The prompts of the class {bad!r} cancel each other out, so it has no classifier: change the "
+                        "templates or class names."
+                    )
                 self._write(key, found)
             self._classifiers[key] = found
         return self._classifiers[key]
@@ -138,7 +141,7 @@ class EvalModel:
         if found.shape != (self.clip.dim, num_classes) or found.dtype.kind != "f":
             return None
         if not np.allclose(np.linalg.norm(found, axis=0), 1, atol=UNIT):  # NaN is not close to anything
-            log.warning("%s is damaged and is made again", self.kept.at(name))
+            log.warning("%s is damaged; making it again", self.kept.at(name))
             return None
         return torch.from_numpy(found.astype(np.float32)).to(self.clip.device)
 
@@ -154,7 +157,10 @@ def _filled(template: str, name: str) -> str:
     try:
         found = template.format(c=name)
         if found == template.format(c=f"{name}."):
-            raise DataError(f"The template {template!r} does not contain {{c}}, so that every class has the same prompt.")
+            raise DataError(
+                f"The template {template!r} does not contain {{c}}, so every class would have the same prompt: use {{c}} for "
+                "the class name."
+            )
         return found
     except (AttributeError, KeyError, IndexError, ValueError) as problem:
-        raise DataError(f"The template {template!r} cannot be filled: only {{c}} stands for the class name.") from problem
+        raise DataError(f"The template {template!r} is malformed: only {{c}} stands for the class name.") from problem

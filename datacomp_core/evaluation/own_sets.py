@@ -23,8 +23,8 @@ class OwnSet(Spec):
     """One test set: its folder in the data directory and its full path. The digits of its content are its identity."""
 
     pins_files: ClassVar[bool] = True
-    folder: str = Field(min_length=1, description="Its folder below the data directory.")
-    place: str = Field(min_length=1, description="`PATH#DIGITS`: its full path, and the digits of its content.")
+    folder: str = Field(min_length=1, description="Its folder in the data directory.")
+    place: str = Field(min_length=1, description="`PATH#DIGITS`: its full path and the digits of its content hash.")
 
 
 class OwnSetsSpec(Spec):
@@ -57,7 +57,7 @@ def _digits(place: str) -> str:
     except (DatacompError, OSError) as problem:
         raise SpecError(f"Cannot read the test set {place}: {problem}") from problem
     if not found:
-        raise SpecError(f"There is no test set at {place}: give the folder that contains your sets, one folder per set.")
+        raise SpecError(f"No test set exists at {place}: give the folder that contains your sets, one folder per set.")
     return digest(found)[:PIN]
 
 
@@ -69,7 +69,7 @@ def bring_own_sets(spec: OwnSetsSpec, *, out: Folder, progress: Progress = NO_PR
         place, _, digits = one.place.rpartition("#")
         source, target = Folder(place), out / one.folder
         if digest(marks(source))[:PIN] != digits:
-            raise DataError(f"{place} is not the test set that was asked for: it has changed. Run the command again.")
+            raise DataError(f"{place} is not the requested test set: it has changed. Run the command again.")
         sizes = source.files()
         progress.start(sum(sizes.values()), "bytes")
         for name, size in sizes.items():

@@ -59,5 +59,5 @@ def protocol_of(name: str, code: str = "") -> type[EvalProtocol]:
         require(code)
         found = PROTOCOLS.of_code(name, code)
     if found is None:
-        raise SpecError(f"{code} has no protocol {name!r}: leave the task's `code` out, it is filled in by itself.")
+        raise SpecError(f"{code} has no protocol {name!r}: leave out the task's `code`, which is filled in automatically.")
     return found

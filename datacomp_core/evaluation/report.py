@@ -29,10 +29,10 @@ class TaskResult(BaseModel):
     scored: bool = Field(default=True, description="Whether it counts in the suite's average.")
     value: float | None = None
     metrics: dict[str, float | int | None] = Field(default_factory=dict)
-    count: int = Field(default=0, description="Test samples.")
+    count: int = Field(default=0, description="Number of test samples.")
     seconds: float = 0.0
     analysis: dict[str, Any] = Field(
-        default_factory=dict, description="Calibration, worst classes and confusions; probes, if they were asked for."
+        default_factory=dict, description="Calibration, worst classes and confusions; probes, if requested."
     )
     data: str = Field(default="", description="sha256 over class names, templates and the bytes of all samples, in order.")
     error: str = ""
@@ -51,8 +51,8 @@ class Report(BaseModel):
     suite_version: int
     model: str
     weights: str = Field(description="sha256 of the checkpoint file, or the fingerprint of the artifact.")
-    mode: Literal["exact", "fast"] = Field(description="exact: the reference's precision; fast: something that moves numbers.")
-    precision: str = Field(description="`reference` or what every tower ran in.")
+    mode: Literal["exact", "fast"] = Field(description="exact: the reference's precision; fast: options that affect the numbers.")
+    precision: str = Field(description="`reference`, or the precision of every tower.")
     compiled: bool
     batch_size: int
     device: str
@@ -62,7 +62,7 @@ class Report(BaseModel):
     groups: dict[str, float | None]
     clean_average: float | None
     above_chance_average: float | None
-    own_average: float | None = Field(default=None, description="Mean of the main metrics of one's own tasks.")
+    own_average: float | None = Field(default=None, description="Mean of the main metrics of your own tasks.")
     tasks: list[TaskResult]
 
 

@@ -29,7 +29,7 @@ def rescore(report: bytes, predictions: Predictions) -> RecomputedScores:
     said = _read(report)
     suite = SUITES.get(said.suite)
     if suite is None:
-        raise DataError(f"report.json is of the suite {said.suite!r}, which is not known here.")
+        raise DataError(f"report.json is of the suite {said.suite!r}, which is unknown here.")
     if said.suite_version != suite.version:
         raise DataError(
             f"report.json is of suite {suite.name} version {said.suite_version}; here it is at version {suite.version}."
@@ -73,7 +73,7 @@ def _task(task: EvalTask, said: TaskResult | None, predictions: Predictions, wro
         except DataError as problem:
             raise DataError(f"The predictions of {task.name} are wrong: {problem}.") from problem
     elif said is not None and not said.error:
-        raise DataError(f"The predictions of {task.name} are not in the bundle, so its score cannot be checked.")
+        raise DataError(f"The predictions of {task.name} are not in the bundle, so its score is not verifiable.")
     value = found.get(task.metric) if task.metric else None
     if said is not None:
         wrong += _differences(task, said, found, None if value is None else float(value))
@@ -104,13 +104,13 @@ def _differences(task: EvalTask, said: TaskResult, found: Metrics, value: float 
             yield f"{task.key} has the {name} {str(claimed)[:60]!r} in place of {known!r}"
     if said.error:
         if said.value is not None:
-            yield f"{task.key} failed and has a score"
+            yield f"{task.key} failed but has a score"
         return
     if not close(said.value, value):
         yield f"{task.key} has the score {said.value}, and its predictions give {value}"
     differing = [name for name in said.metrics.keys() | found.keys() if not close(said.metrics.get(name), found.get(name))]
     if differing:
-        yield f"{task.key} has another {sorted(differing)[0][:60]} than its predictions give"
+        yield f"{task.key} has another {sorted(differing)[0][:60]} than its predictions"
 
 
 def _aggregates(said: Report, suite: Suite, values: dict[str, float]) -> Iterator[str]:
@@ -124,12 +124,12 @@ def _aggregates(said: Report, suite: Suite, values: dict[str, float]) -> Iterato
             yield f"the {name} is {claimed} in the report, and {known} from the predictions"
     groups = aggregate.groups(suite, values)
     if said.groups.keys() != groups.keys() or any(not close(said.groups[name], groups[name]) for name in groups):
-        yield "the averages of the groups are not those that the predictions give"
+        yield "the averages of the groups differ from what the predictions give"
     of_suite = {task.key for task in suite.tasks}
     own = [key for key in said.missing if key not in of_suite]
     complete = not missing and not own and not any(task.error for task in said.tasks)
     if (said.complete, said.missing) != (complete, [*missing, *own]):
-        yield "the list of missing tasks is not what the predictions give"
+        yield "the list of missing tasks differs from what the predictions give"
 
 
 def close(one: float | None, other: float | None) -> bool:

@@ -202,7 +202,7 @@ class _Run:
         for name, value in found.items():
             if isinstance(value, dict) and "short_classes" in value:
                 log.warning(
-                    "%s: %s is trained on fewer images than asked in %d classes, in the smallest on %d",
+                    "%s: %s is trained on fewer images than requested in %d classes (%d in the smallest)",
                     opened.task.key,
                     name,
                     value["short_classes"],
@@ -227,7 +227,7 @@ class _Run:
         try:
             found = KeptResult.model_validate_json(self.out.read(name))
         except (DataError, ValidationError):
-            log.warning("%s is evaluated again: what is kept of it is of an earlier version or damaged", task.key)
+            log.warning("%s is evaluated again: its stored result is from an earlier version or damaged", task.key)
             return None
         why = self._differing(found, task)
         if not why and not self.out.exists(f"{PREDICTIONS}/{slug(task)}.npz"):

@@ -54,7 +54,7 @@ class ZipBatch:
                 try:
                     members = {name.rpartition(".")[2].lower(): archive.read(name)}
                 except (zipfile.BadZipFile, zlib.error, KeyError, OSError) as problem:
-                    raise DataError(f"it cannot be read from the archive ({problem})") from problem
+                    raise DataError(f"it is not readable in the archive ({problem})") from problem
                 if self.captions:  # as they are: what is white space and what a control character, the tokenizer decides
                     members["captions"] = json.dumps(self.captions[place]).encode()
                 yield members
@@ -146,9 +146,9 @@ def open_associations(folder: Folder, table: str = "", archive: str = "") -> Zip
 def _wrong_instance(candidates: tuple[str, ...], right: tuple[str, ...]) -> str:
     """Why candidates and those that go with the cue have no Jaccard index; empty if they have one."""
     if len(set(candidates)) < 2:
-        return "one candidate is no choice"
+        return "one candidate is not a choice"
     if not right:
-        return "no candidate goes with its cue"
+        return "no candidate belongs to its cue"
     strange = [name for name in right if name not in candidates]
     return f"the association {strange[0]!r} is not one of its candidates" if strange else ""
 
@@ -176,7 +176,7 @@ def _table(folder: Folder, columns: tuple[tuple[str, ...], ...], name: str = "")
     try:
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=delimiter == "|"))
     except csv.Error as problem:
-        raise DataError(f"{folder.at(name)} is no table that csv can read ({problem}); download the set again.") from problem
+        raise DataError(f"{folder.at(name)} is not a readable csv table ({problem}); download the set again.") from problem
     there = {key.strip(): key for key in (rows[0] if rows else {}) if isinstance(key, str)}
     chosen = {names[0]: next((there[one] for one in names if one in there), None) for names in columns}
     lacking = [column for column, key in chosen.items() if key is None]
@@ -184,7 +184,9 @@ def _table(folder: Folder, columns: tuple[tuple[str, ...], ...], name: str = "")
         raise DataError(f"{folder.at(name)} has no rows with {', '.join(lacking)}; download the set again.")
     for number, row in enumerate(rows, 1):
         if None in row or any(row[str(key)] is None for key in chosen.values()):
-            raise DataError(f"{folder.at(name)}, row {number}: it has not as many cells as the header; download the set again.")
+            raise DataError(
+                f"{folder.at(name)}, row {number}: it does not have as many cells as the header; download the set again."
+            )
     return [{column: row[str(key)] for column, key in chosen.items()} for row in rows], name, folder.at(name)
 
 
@@ -204,7 +206,7 @@ def _opened(file: object, where: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)  # pyright: ignore[reportArgumentType, reportCallIssue]
     except (zipfile.BadZipFile, OSError) as problem:
-        raise DataError(f"{where} is not a whole zip archive ({problem}); download the set again.") from problem
+        raise DataError(f"{where} is not a complete zip archive ({problem}); download the set again.") from problem
 
 
 def _member(name: str, members: dict[str, list[str]], table: str, number: int) -> str:

@@ -28,7 +28,7 @@ READERS = 8
 MAX_KEPT_BYTES = 2 << 30
 SIZES = (128, 256, 1024)
 UID = re.compile(r"[0-9a-f]{32}")
-NOT_HERE = "no picture: it never arrived, or was removed"
+NOT_HERE = "no picture: it was never downloaded, or was removed"
 PLACES = "places.arrow"
 
 
@@ -91,7 +91,7 @@ class Pictures:
         """The bytes of the picture as they lie in the shard. DataError if there are none."""
         found = self._places.get(uid)
         if self.where is None or found is None:
-            raise DataError(NOT_HERE if self.where is not None else "no picture: the shards of this pool are not known")
+            raise DataError(NOT_HERE if self.where is not None else "no picture: the shards of this pool are unknown")
         rows = self._table[found : found + 1]
         [members] = shards.read_members(self.where.tars, rows)
         data = picture_in(members)
@@ -131,5 +131,5 @@ def small_picture(data: bytes, size: int) -> bytes:
             buffer = io.BytesIO()
             made.save(buffer, "WEBP", quality=84)
     except Exception as problem:  # Pillow's decoders raise a dozen kinds on odd bytes
-        raise DataError("the picture cannot be decoded") from problem
+        raise DataError("cannot decode the picture") from problem
     return buffer.getvalue()

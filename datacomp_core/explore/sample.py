@@ -76,7 +76,7 @@ def draw(source: PoolSource, num_rows: int, folder: Path, *, workers: int = 1, p
     counts = {name: source.num_rows(name) for name in names}
     num_pool = sum(counts.values())
     if not num_pool:
-        raise DataError(f"{source.metadata} has no rows: there is nothing to look at.")
+        raise DataError(f"{source.metadata} has no rows: there is nothing to explore.")
     last = last_key(num_rows, num_pool)
     keys = source.embedding_keys(names[0])
     (folder / PARTS).mkdir(parents=True, exist_ok=True)

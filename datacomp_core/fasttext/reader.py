@@ -44,7 +44,7 @@ class LanguageFile:
         magic, _, *arguments = file.take("<2i12id")
         _, _, _, _, _, ngrams, loss, _, buckets, shortest, longest, _, _ = arguments
         if (magic, ngrams, loss) != (MAGIC, 1, TREE_OF_LABELS) or shortest < 2:
-            raise DataError(f"{path} is no fastText model for languages, as lid.176 is one.")
+            raise DataError(f"{path} is not a fastText model for languages such as lid.176.")
         size, num_words, _, _, num_kept = file.take("<3i2q")
         entries = [file.entry() for _ in range(size)]
         places = None

@@ -32,7 +32,7 @@ from datacomp_core.store import Store
 from datacomp_core.store.fingerprint import fingerprint
 
 PAPER_ROLES: dict[str, Role] = {"no_filter": "baseline", "random_50": "control"}
-NOT_OURS = "Not our recipe: trained or evaluated otherwise than the benchmark's fixed recipe does."
+NOT_OURS = "Not our recipe: training or evaluation differs from the benchmark's fixed recipe."
 SAME_COVERAGE = 0.01
 """Results whose coverage differs by more are compared with a note."""
 ImagesOf = Callable[[BoardRow], Images]

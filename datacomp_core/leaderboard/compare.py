@@ -75,7 +75,7 @@ class SubsetDifference(BaseModel):
     first: str
     second: str
     overlap: Overlap
-    only_first: list[ExamplePair] = Field(description="Some pairs the first chose and the second did not.")
+    only_first: list[ExamplePair] = Field(description="Some pairs that the first chose and the second did not.")
     only_second: list[ExamplePair]
     words: list[Contrast] = Field(
         description="Words that tell apart what each chose alone (all it chose, if nothing): the first's, then the second's."
@@ -89,10 +89,10 @@ class Comparison(BaseModel):
     names: list[str]
     addresses: list[list[str]]
     averages: list[float | None]
-    tasks: list[TaskLine] = Field(description="Largest gain of the last over the first on top.")
+    tasks: list[TaskLine] = Field(description="The largest gain of the last over the first comes first.")
     verdicts: list[Verdict | None]
-    differences: list[SubsetDifference] = Field(description="Of every two.")
-    makeup: Composition | None = Field(description="None where no pool's metadata is left.")
+    differences: list[SubsetDifference] = Field(description="For each pair of methods.")
+    makeup: Composition | None = Field(description="None if no metadata of a pool is left.")
 
 
 def contenders(store: Store, scale: str, wanted: Sequence[str], track: str = "") -> list[Contender]:
@@ -123,7 +123,9 @@ def _contender(store: Store, board: Board, found: dict[str, Entry], text: str) -
         raise unknown("method", text, [row.method for row in board.rows if row.kind == "run"])
     record = find(store, text)
     if record.kind != BoardEntry.kind:
-        raise SpecError(f"{text!r} is of the kind {record.kind}: only leaderboard entries can be compared.")
+        raise SpecError(
+            f"{text!r} is an artifact of kind {record.kind}: name leaderboard entries, the only kind that can be compared."
+        )
     entry = read(store, store.artifact(BoardEntry, record))
     alone = make_board(entry.scale, [(record.address, entry)])
     name = f"{entry.method} ({', '.join(f'{kind} seed {seed}' for kind, seed in entry.seeds.items())})"

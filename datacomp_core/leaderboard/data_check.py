@@ -27,11 +27,13 @@ class DataCheck(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     uids: int | None = Field(default=None, description="Distinct uids of the subset that were looked up in the pool.")
-    foreign: int = Field(default=0, description="Of these, how many the pool lacks.")
+    foreign: int = Field(default=0, description="How many of these are not in the pool.")
     captions: int | None = Field(default=None, description="Training samples whose caption was compared with the pool's.")
-    edited: int = Field(default=0, description="Of these, how many have another caption.")
+    edited: int = Field(default=0, description="How many of these have another caption.")
     example: str = Field(default="", description="A uid that breaks a rule.")
-    claim: PoolClaim | None = Field(default=None, description="Whether the pool is what it says; None where nobody looked.")
+    claim: PoolClaim | None = Field(
+        default=None, description="Whether the pool is what it states to be; None if this was not checked."
+    )
 
 
 def look(subset: Folder, pool: Folder | None, num_rows: int, trained: Folder) -> DataCheck:

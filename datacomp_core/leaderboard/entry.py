@@ -44,9 +44,9 @@ class EntrySpec(Spec):
 
     track: Track = Field(
         default="filtering",
-        description="filtering: samples of the scale's own pool alone; byod: any data. Data of one's own make it byod.",
+        description="filtering: samples of the scale's own pool only; byod: any data. Your own data makes it byod.",
     )
-    method: str = Field(default="", description="Name on the board. Empty: the subset's recipe.", max_length=80)
+    method: str = Field(default="", description="Name on the board; empty: the subset's recipe.", max_length=80)
     made_from: Said = Field(default="", description=MADE_FROM)
 
     def label(self) -> str:
@@ -71,7 +71,7 @@ class Size(BaseModel):
     total: int
     unique: int
     pool: int | None = None
-    trained_on: int = Field(description="Pairs that were in the training shards: chosen and arrived.")
+    trained_on: int = Field(description="Pairs in the training shards: chosen and downloaded.")
 
 
 class Realised(BaseModel):
@@ -80,7 +80,7 @@ class Realised(BaseModel):
     model_config = ConfigDict(frozen=True)
     address: str
     fingerprint: str
-    content: str = Field(description="Hash of the uids that arrived.")
+    content: str = Field(description="Hash of the downloaded uids.")
     num_samples: int
 
 
@@ -91,7 +91,7 @@ class Cost(BaseModel):
     seconds: float
     seconds_by_kind: dict[str, float]
     num_bytes: int
-    gpu_hours: float = Field(description="Hours of steps that were run on cuda, times their processes.")
+    gpu_hours: float = Field(description="Hours of the steps that ran on CUDA, times their number of processes.")
 
 
 class CaptionUse(BaseModel):
@@ -99,7 +99,9 @@ class CaptionUse(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     policies: list[str]
-    shares: dict[str, float] = Field(description="Of the training samples; of a draw what is expected. raw: the pool's own.")
+    shares: dict[str, float] = Field(
+        description="Shares of the training samples; expected shares for a random draw. raw: the pool's own captions."
+    )
     models: list[str]
     sets: list[str] = Field(description="Addresses of the caption sets.")
 
@@ -117,7 +119,7 @@ class SubmissionInfo(BaseModel):
     by: str = Field(description="The name of the sender's token.")
     attempt: int = Field(default=1, description="Counts the sender's submissions of the same experiment with the same seeds.")
     signed: bool = False
-    evaluated_again: bool = Field(default=False, description="Whether the board evaluated the checkpoint itself.")
+    evaluated_again: bool = Field(default=False, description="Whether the board itself evaluated the checkpoint.")
 
 
 class Entry(BaseModel):
@@ -134,20 +136,22 @@ class Entry(BaseModel):
     model: str
     samples_seen: int
     size: Size
-    seeds: dict[str, int] = Field(description="`training`, and `pool` where the pool was made from one.")
+    seeds: dict[str, int] = Field(description="`training`, and `pool` if the pool was made from a seed.")
     average: float | None
     groups: dict[str, float | None]
     tasks: list[EntryTask]
     date: str = Field(description="When the evaluation began, ISO 8601, UTC.")
     cost: Cost
     realised_pool: Realised | None
-    same_but_for_seeds: str = Field(description="Hash of all specs of the chain without their seeds: one row of the board.")
+    same_but_for_seeds: str = Field(
+        description="Hash of all specs of the chain without their seeds; entries with the same hash form one row of the board."
+    )
     checks: list[RuleCheck]
     inputs: dict[str, str] = Field(description="Addresses of report, checkpoint, subset and shards.")
     chain: list[ProvenanceLink]
-    input_class: RecipeInputs | None = Field(default=None, description="What the filter was made from; None in older entries.")
-    captions: CaptionUse | None = Field(default=None, description="None: the pool's own.")
-    submitted: SubmissionInfo | None = Field(default=None, description="Written by the desk of a board alone.")
+    input_class: RecipeInputs | None = Field(default=None, description="What the filter was made from; None for older entries.")
+    captions: CaptionUse | None = Field(default=None, description="None: the pool's own captions.")
+    submitted: SubmissionInfo | None = Field(default=None, description="Written only by a board's inbox.")
 
     def to_bytes(self) -> bytes:
         """The file `entry.json`; captions stand in it only where they are not the pool's, an inbox's word where it wrote one."""
@@ -272,7 +276,7 @@ def read(store: Store, artifact: BoardEntry) -> Entry:
         return Entry.model_validate_json(folder.read(ENTRY))
     except ValidationError as problem:
         raise DataError(
-            f"{folder.at(ENTRY)} is not a leaderboard entry ({problem.error_count()} faults): enter it again."
+            f"{folder.at(ENTRY)} is not a leaderboard entry ({problem.error_count()} errors): enter the report again."
         ) from problem
 
 

@@ -56,7 +56,7 @@ def finding(board: Board) -> Finding:
     """The headline of a board."""
     winner = best(board)
     if winner is None or winner.average is None:
-        return Finding(title=f"No result yet at scale {board.scale}", lead=["Run an experiment and this page fills itself."])
+        return Finding(title=f"No result yet at scale {board.scale}", lead=["Run an experiment to fill this page."])
     stats = [Stat(value=percent(winner.average.mean), label=f"{winner.method}, average", detail=_spread(winner))]
     stats += [stat for stat in (_gain(winner.baseline, "no filter"), _gain(winner.control, "a random subset")) if stat]
     return Finding(title=_title(board, winner), lead=_lead(board, winner), stats=stats)
@@ -82,7 +82,7 @@ def _title(board: Board, winner: BoardRow) -> str:
     if plain is winner:
         return f"No filter beats the unfiltered pool: it leads with {percent(winner.average.mean)}"
     if against is None or plain is None or plain.average is None:
-        return f"{winner.method} stands at {percent(winner.average.mean)}"
+        return f"{winner.method} reaches {percent(winner.average.mean)}"
     if against.outcome == "better":
         return f"{winner.method} beats the unfiltered pool: {percent(winner.average.mean)} against {percent(plain.average.mean)}"
     return f"None of the filters clearly beats the unfiltered pool ({percent(plain.average.mean)})"

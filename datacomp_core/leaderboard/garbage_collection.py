@@ -23,8 +23,8 @@ from datacomp_core.store.lease import turns
 from datacomp_core.store.listing import agreed
 from datacomp_core.store.record import Record
 
-LEASE = "the lease of a finished run, which could not take it away"
-UPLOAD = "an upload in parts that was neither ended nor aborted"
+LEASE = "the lease of a finished run that could not remove it"
+UPLOAD = "a multipart upload that was neither completed nor aborted"
 
 
 class Unused(BaseModel):
@@ -71,7 +71,9 @@ def _artifacts(store: Store, needed: set[str], before: datetime) -> Iterator[Unu
     for record in store.records():
         if record.address not in needed and _ended(record) < before:
             size = 0 if record.adopted_from else record.outputs.num_bytes
-            yield Unused(what="artifact", path=record.address, num_bytes=size, built=record.started, why="no entry came from it")
+            yield Unused(
+                what="artifact", path=record.address, num_bytes=size, built=record.started, why="no entry was made from it"
+            )
 
 
 def _ended(record: Record) -> datetime:

@@ -59,7 +59,7 @@ def _uses(links: list[ProvenanceLink]) -> Iterator[InputUse]:
         elif link.kind == Checkpoint.kind:
             yield InputUse(f"the model {link.name}", "public")
         elif link.kind == Pool.kind and is_own(link):
-            yield InputUse(f"data of one's own, {link.address}", None)
+            yield InputUse(f"your own data, {link.address}", None)
         if link.adopted_from is not None and link.kind in (Embeddings.kind, Scores.kind, Checkpoint.kind, Subset.kind):
             yield InputUse(f"{link.address}, which was adopted", None)
 
@@ -95,7 +95,7 @@ def _of_tree(plain: Any, registry: Registry[Any], made: set[str]) -> Iterator[In
         yield from registry[kind].uses({name: value for name, value in own.items() if not _is_score(value)})
         yield from _of_columns(kind, own, made) if registry is FILTERS else ()
     elif kind:
-        yield InputUse(f"{registry.noun} {kind}, which this version does not have", None)
+        yield InputUse(f"{registry.noun} {kind}, which this version does not know", None)
     for value in plain.values():
         if _is_tree(value):
             yield from _of_tree(value, registry, made)
@@ -120,6 +120,6 @@ def _of_columns(kind: str, own: Mapping[str, Any], made: set[str]) -> Iterator[I
         columns: frozenset[str] = model.model_construct(**{**own, **inside}).columns()
         unknown = sorted(column for column in columns - set(SCHEMA.names()) - made if column.partition(":")[0] not in SCORES)
     except Exception:  # a record from a stranger may have anything in its fields
-        unknown = ["that cannot be told"]
+        unknown = ["that are unknown"]
     for column in unknown:
         yield InputUse(f"the column {column} of the metadata", None)

@@ -106,7 +106,7 @@ def claim(store: Store | None, chain: list[ProvenanceLink], trained_on: str, sca
     for pool in sources(chain, trained_on):
         of = _scale_of(pool)
         if of in SCALES and scale in SCALES and scale not in (of, FREE):
-            return PoolClaim(ok=False, reason=f"The pool {pool.address} is of {of}, and the training of {scale}.")
+            return PoolClaim(ok=False, reason=f"The pool {pool.address} is a pool of {of}, but the training is of {scale}.")
         if _spec_of(pool).get("scale") == ADOPTED and of not in OWN:
             found = _unknown(pool, of) if store is None else _verified(store, pool, of)
             if found.ok is not True:
@@ -149,9 +149,9 @@ def _verified(store: Store, pool: ProvenanceLink, of: str) -> PoolClaim:
 
 
 def _unknown(pool: ProvenanceLink, of: str) -> PoolClaim:
-    what = f"Unverified: {pool.address} says that it is {of}, and there is no metadata of {of} here to compare it with: "
+    what = f"Unverified: {pool.address} states to be {of}, but this store has no metadata of {of} to compare it with: "
     return PoolClaim(
-        ok=None, reason=what + f"`datacomp pool --scale {of} --metadata-only` brings it, and the board compares them."
+        ok=None, reason=what + f"`datacomp pool --scale {of} --metadata-only` downloads it, and the board compares them."
     )
 
 
@@ -169,8 +169,10 @@ def _same(store: Store, name: str, of: str) -> PoolClaim:
     one, other = _digest(store, name), _digest(store, of)
     if one == other:
         return PoolClaim(reason=f"{name} has the uids of {of}, all {one[0]:,}.")
-    what = f"Unverified: {name} ({one[0]:,} rows) has not exactly the uids of {of} ({other[0]:,}), and both are too large to be "
-    return PoolClaim(ok=None, reason=what + "compared row by row.", foreign=abs(one[0] - other[0]))
+    what = (
+        f"Unverified: {name} ({one[0]:,} rows) does not have exactly the uids of {of} ({other[0]:,}), and both are too large to "
+    )
+    return PoolClaim(ok=None, reason=what + "compare row by row.", foreign=abs(one[0] - other[0]))
 
 
 def _digest(store: Store, address: str) -> tuple[int, str]:

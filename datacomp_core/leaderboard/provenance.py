@@ -29,7 +29,7 @@ class ProvenanceLink(BaseModel):
     address: str
     fingerprint: str = Field(description="The fingerprint under which it was used.")
     state: str = "built"
-    depth: int = Field(default=0, description="Steps away from where the walk began.")
+    depth: int = Field(default=0, description="Number of steps from the start of the walk.")
     inputs: dict[str, list[str]] = Field(default_factory=dict, description="Parameter name to addresses.")
     spec: dict[str, Any] = Field(default_factory=dict)
     meaning: dict[str, Any] = Field(default_factory=dict, description="The specs without defaults and names.")
@@ -53,7 +53,7 @@ def find(store: Store, text: str) -> Record:
     if "/" in text:
         record = store.record(text)
         if record is None:
-            raise SpecError(f"Nothing is built at {text!r} in {store.root}: `datacomp leaderboard` lists what is.")
+            raise SpecError(f"Nothing is built at {text!r} in {store.root}: `datacomp leaderboard` lists the entries.")
         return record
     if len(text) < MIN_PREFIX or not HEX.fullmatch(text):
         raise SpecError(f"{text!r} is neither an address nor at least {MIN_PREFIX} hex digits of a fingerprint.")

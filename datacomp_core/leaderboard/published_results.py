@@ -31,12 +31,14 @@ class PublishedResult(BaseModel):
     scale: str
     track: Track = "filtering"
     method: str
-    recipe: str = Field(default="", description="The recipe here that does the same.")
+    recipe: str = Field(default="", description="The equivalent recipe of this project.")
     size: int | None
     scores: dict[str, float]
     average: float | None
     inputs: InputClass | None = None
-    our_recipe: bool = Field(default=True, description="Trained by the benchmark's fixed recipe, as every run here is.")
+    our_recipe: bool = Field(
+        default=True, description="Whether it was trained with the benchmark's fixed recipe, like every run here."
+    )
     source: str
     note: str = ""
     suite: str = PAPER_SUITE

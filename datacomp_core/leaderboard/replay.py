@@ -39,10 +39,10 @@ class ReplayedStep(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     address: str
-    again: str = Field(description="Its address in the other store; another one if an input came out differently.")
+    again: str = Field(description="Its address in the other store; a different address if an input differs.")
     same_files: int
     differences: list[FileDifference]
-    seconds: tuple[float, float] = Field(description="Then, and now.")
+    seconds: tuple[float, float] = Field(description="The value then, and the value now.")
 
     @property
     def is_same(self) -> bool:
@@ -56,7 +56,9 @@ def replay(store: Store, what: str, run: Run, other: Store, *, depth: int = 0) -
     SpecError if it was adopted, or if no step of this code has its fingerprint.
     """
     if other.root == store.root:
-        raise SpecError("A replay needs a store of its own, so that it cannot touch what it is compared with.")
+        raise SpecError(
+            "A replay needs a store of its own, so that it cannot change the data it is compared with: give another folder."
+        )
     made: dict[str, Artifact] = {}
     told: list[ReplayedStep] = []
 
@@ -64,7 +66,7 @@ def replay(store: Store, what: str, run: Run, other: Store, *, depth: int = 0) -
         if address not in made:
             record = store.record(address)
             if record is None:
-                raise DataError(f"The record {address} is gone, so what was made from it cannot be built again.")
+                raise DataError(f"The record {address} is gone, so artifacts made from it cannot be built again.")
             if left < 0:
                 made[address] = _in_place(store, record)
             else:
@@ -82,14 +84,14 @@ def replay(store: Store, what: str, run: Run, other: Store, *, depth: int = 0) -
 def _in_place(store: Store, record: Record) -> Artifact:
     """What a record describes, for use from another store: the place of its data is absolute."""
     if lost := store.missing(record):
-        raise DataError(f"The data of {record.address} are gone ({lost}): replay it too, with a greater --depth.")
+        raise DataError(f"The data of {record.address} is gone ({lost}): replay it too, with a greater --depth.")
     artifact = artifact_of(record)
     return artifact.model_copy(update={"data": store.folder(artifact).url})
 
 
 def _call(store: Store, record: Record, made: dict[str, Artifact]) -> tuple[Step[Any], tuple[Any, ...]]:
     if record.adopted_from:
-        raise SpecError(f"{record.address} was adopted from {record.adopted_from}: nothing here built it.")
+        raise SpecError(f"{record.address} was adopted from {record.adopted_from}: it was not built here and cannot be replayed.")
 
     def recorded(address: str) -> Artifact | None:
         upstream = store.record(address)
@@ -115,7 +117,7 @@ def _compared(store: Store, record: Record, other: Store, artifact: Artifact) ->
     assert now is not None, "a step that ran has a record"
     old, new = ({row["path"]: row["sha256"] for row in s.manifest(r).to_dicts()} for s, r in ((store, record), (other, now)))
     folders = store.folder(artifact_of(record)), other.folder(artifact)
-    differences = [FileDifference(file=path, what="is not made any more") for path in sorted(old.keys() - new.keys())]
+    differences = [FileDifference(file=path, what="is no longer made") for path in sorted(old.keys() - new.keys())]
     differences += [FileDifference(file=path, what="was not made before") for path in sorted(new.keys() - old.keys())]
     same = [path for path in old if old[path] == new.get(path)]
     differences += [_difference(*folders, path) for path in sorted((old.keys() & new.keys()) - set(same))]

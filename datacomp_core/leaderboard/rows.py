@@ -29,7 +29,7 @@ class BoardColumn(BaseModel):
     title: str
     level: Literal["average", "group", "task", "own", "own task"]
     metric: str = ""
-    scored: bool = Field(default=True, description="Whether it counts in the average, and so in a verdict.")
+    scored: bool = Field(default=True, description="Whether it counts in the average and in verdicts.")
 
 
 class BoardRow(BaseModel):
@@ -42,25 +42,25 @@ class BoardRow(BaseModel):
     recipe: str
     track: Track
     suite: str
-    setting: str = Field(default="", description="Same for rows that differ in nothing but the filter and seeds.")
+    setting: str = Field(default="", description="The same for rows that differ only in filter and seeds.")
     rank: int | None = None
-    tied: bool = Field(default=False, description="Shares its rank with another row.")
-    role: Role = Field(default="method", description="baseline: the unfiltered pool; control: chosen by lot; method.")
+    tied: bool = Field(default=False, description="Whether it shares its rank with another row.")
+    role: Role = Field(default="method", description="baseline: the unfiltered pool; control: chosen at random; method.")
     num_seeds: int
     seeds: list[dict[str, int]]
-    size: float | None = Field(description="None for a published row whose source does not say.")
+    size: float | None = Field(description="None for a published row if the source does not state it.")
     unique: float | None
-    inputs: InputClass | None = Field(default=None, description="What the filter was made from; None where nobody stated it.")
-    inputs_claimed: bool = Field(default=False, description="The class rests on what the filter's author says.")
-    inputs_why: list[str] = Field(default_factory=list[str], description="What puts the row into its class.")
-    our_recipe: bool = Field(default=True, description="Trained and evaluated by the benchmark's fixed recipe.")
+    inputs: InputClass | None = Field(default=None, description="What the filter was made from; None if this was not stated.")
+    inputs_claimed: bool = Field(default=False, description="Whether the class relies on a statement of the filter's author.")
+    inputs_why: list[str] = Field(default_factory=list[str], description="The reasons for the row's class.")
+    our_recipe: bool = Field(default=True, description="Whether it was trained and evaluated with the benchmark's fixed recipe.")
     pool: float | None = None
     arrived: float | None = Field(default=None, description="Share of the chosen pairs that were in the training shards.")
     repeats: float | None = Field(default=None, description="How often a pair of the training set was seen, on average.")
-    scores: dict[str, BoardScore] = Field(description="By column key; a score that is missing has no key.")
+    scores: dict[str, BoardScore] = Field(description="By column key; a missing score has no key.")
     pools: list[str] = Field(
         default_factory=list[str],
-        description="Hashes of the realised pools that its seeds used; of a row that was sent to a board, as its sender says.",
+        description="Hashes of the realised pools that its seeds used; of a row sent to a board, as stated by its sender.",
     )
     baseline: Verdict | None = Field(default=None, description="Against the unfiltered pool.")
     control: Verdict | None = Field(default=None, description="Against the random subset of the nearest size.")
@@ -70,12 +70,12 @@ class BoardRow(BaseModel):
     num_bytes: float | None = None
     claimed: dict[str, float] = Field(
         default_factory=dict[str, float],
-        description="Of a row that was sent to a board: amounts that its bundle cannot prove, as its sender says them.",
+        description="For a row that was sent to a board: amounts that its bundle cannot prove, as stated by its sender.",
     )
-    by: str = Field(default="", description="Of a row that was sent to a board: who sent it.")
-    evaluated_again: bool = Field(default=False, description="The board evaluated every checkpoint of the row itself.")
+    by: str = Field(default="", description="For a row that was sent to a board: its sender.")
+    evaluated_again: bool = Field(default=False, description="Whether the board itself evaluated every checkpoint of the row.")
     date: str = ""
-    since: str = Field(default="", description="The date of its first entry; `date` is that of the last.")
+    since: str = Field(default="", description="The date of its first entry; `date` is the date of the last entry.")
     breaches: list[str] = Field(default_factory=list[str])
     unverified: list[str] = Field(default_factory=list[str], description="What must be known before the row can be ranked.")
     entries: list[str] = Field(default_factory=list[str], description="Addresses.")
@@ -110,8 +110,10 @@ class Board(BaseModel):
     suite: str
     columns: list[BoardColumn]
     rows: list[BoardRow]
-    noise: float | None = Field(default=None, description="Standard deviation of the average over seeds, all methods pooled.")
-    noise_senders: int = Field(default=0, description="Senders that it is of: of several, `noise` is the median of theirs.")
+    noise: float | None = Field(
+        default=None, description="Standard deviation of the average over seeds, pooled over all methods."
+    )
+    noise_senders: int = Field(default=0, description="Number of senders; with several, `noise` is the median of their values.")
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1)

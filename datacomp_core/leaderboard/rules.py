@@ -67,7 +67,9 @@ def _one_chain(
     for consumer, used in ((report, checkpoint), (checkpoint, shards), (shards, subset)):
         if used.address not in _inputs(chain, consumer.address):
             return RuleCheck(rule=rule, ok=False, reason=f"{consumer.address} was not made from {used.address}.")
-    return RuleCheck(rule=rule, ok=True, reason="The report is of this checkpoint, trained on these shards of this subset.")
+    return RuleCheck(
+        rule=rule, ok=True, reason="The report evaluates this checkpoint, which was trained on these shards of this subset."
+    )
 
 
 def _own_pool(chain: list[ProvenanceLink], found: DataCheck, trained_on: str, scale: str) -> RuleCheck:
@@ -88,7 +90,7 @@ def _one_pool(chain: list[ProvenanceLink], subset: Subset, found: DataCheck) -> 
         unique = counts.get(LISTED_UNIQUE, 0)
         return RuleCheck(rule=rule, ok=False, reason=f"{foreign:,} of {unique:,} listed uids are not in the pool.")
     if not pools:
-        return RuleCheck(rule=rule, ok=None, reason="The subset was not made by our filter step: its uids were not checked.")
+        return RuleCheck(rule=rule, ok=None, reason="The subset was not made by the filter step: its uids were not checked.")
     counted = "they were not looked up there" if found.uids is None else f"all {found.uids:,} uids were found there"
     return RuleCheck(rule=rule, ok=True, reason=f"The subset was selected from {', '.join(pools)} ({counted}).")
 
@@ -97,7 +99,7 @@ def _captions(found: DataCheck) -> RuleCheck:
     """Editing a caption is for the BYOD track (datacomp#43)."""
     rule = "captions unedited"
     if not found.captions:
-        return RuleCheck(rule=rule, ok=None, reason="No training sample could be compared with the pool's metadata.")
+        return RuleCheck(rule=rule, ok=None, reason="No training sample could be compared with the metadata of the pool.")
     text = f"{found.captions:,} training samples were compared with the pool's metadata"
     if found.edited:
         return RuleCheck(rule=rule, ok=False, reason=f"{text}: {found.edited:,} have another caption, such as {found.example}.")
@@ -126,7 +128,7 @@ def _training(chain: list[ProvenanceLink], checkpoint: Checkpoint) -> RuleCheck:
     rule = "training as the scale says"
     recipe = recipe_of(chain, checkpoint.address)
     if recipe is not None and recipe.get("name") == CUSTOM:
-        return RuleCheck(rule=rule, ok=False, reason="A recipe of one's own: it is shown, not ranked.")
+        return RuleCheck(rule=rule, ok=False, reason="A custom training recipe: it is shown, not ranked.")
     if recipe is None or recipe.get("name") not in SCALES:
         named = "no recipe" if recipe is None else f"the scale {recipe.get('name')!r}"
         return RuleCheck(rule=rule, ok=None, reason=f"The training's record names {named}: there is nothing to compare with.")
@@ -142,7 +144,7 @@ def _samples_seen(chain: list[ProvenanceLink], checkpoint: Checkpoint) -> RuleCh
     recipe = recipe_of(chain, checkpoint.address)
     row = SCALES.get(str((recipe or {}).get("name")))
     if row is None:
-        return RuleCheck(rule=rule, ok=None, reason="The scale is not one of ours.")
+        return RuleCheck(rule=rule, ok=None, reason="The scale is unknown.")
     seen, wanted = checkpoint.samples_seen, row.train_num_samples
     ok = wanted <= seen <= wanted * (1 + ROUNDING)
     return RuleCheck(rule=rule, ok=ok, reason=f"{seen:,} seen, {wanted:,} wanted (rounded up to whole steps).")
@@ -150,7 +152,9 @@ def _samples_seen(chain: list[ProvenanceLink], checkpoint: Checkpoint) -> RuleCh
 
 def _learnt(checkpoint: Checkpoint) -> RuleCheck:
     collapsed = bool(checkpoint.counts.get("collapsed"))
-    text = "The loss stayed at that of guessing: nothing was learnt." if collapsed else "The loss fell below that of guessing."
+    text = (
+        "The loss stayed at that of guessing: nothing was learnt." if collapsed else "The loss fell below the loss of guessing."
+    )
     return RuleCheck(rule="training learnt something", ok=not collapsed, reason=text)
 
 

@@ -45,11 +45,11 @@ class Verdict(BaseModel):
     outcome: Outcome
     difference: float
     over_tasks: Interval
-    over_seeds: Interval | None = Field(description="None where neither side, nor any row of the board, has two seeds.")
-    over_images: Interval | None = Field(default=None, description="None where no task's predictions are kept on both sides.")
+    over_seeds: Interval | None = Field(description="None if neither side, nor any row of the board, has two seeds.")
+    over_images: Interval | None = Field(default=None, description="None if no task has predictions on both sides.")
     num_tasks: int
-    num_image_tasks: int = Field(default=0, description="Tasks whose images were resampled; the others stand as they are.")
-    basis: str = Field(description="In words: what the verdict rests on.")
+    num_image_tasks: int = Field(default=0, description="Tasks whose images were resampled; other tasks stay unchanged.")
+    basis: str = Field(description="The basis of the verdict, in words.")
 
 
 def paired_bootstrap(differences: Sequence[float] | Floats, *, num_resamples: int = NUM_RESAMPLES, seed: int = SEED) -> Interval:
@@ -66,7 +66,9 @@ class SeedVariance(BaseModel):
     model_config = ConfigDict(frozen=True)
     variance: float
     freedom: int
-    num_senders: int = Field(default=1, description="Senders of a shared board whose median it is; 1: of one sender's own rows.")
+    num_senders: int = Field(
+        default=1, description="Number of senders of a shared board whose median this is; 1: from the rows of one sender."
+    )
 
 
 def pooled_spread(methods: Sequence[Sequence[float]]) -> SeedVariance | None:

@@ -24,9 +24,9 @@ class Recipe(Spec):
     """A filter with a name. `name` is for people; the filter alone decides what is kept."""
 
     names_for_people: ClassVar[frozenset[str]] = frozenset({"name", "description"})
-    name: str = Field(min_length=1, description="What it is called on the leaderboard.")
-    description: str = Field(default="", description="One sentence.")
-    filter: WholeFilter = Field(default_factory=Everything, description="What is kept.")
+    name: str = Field(min_length=1, description="Name on the leaderboard.")
+    description: str = Field(default="", description="One sentence about it.")
+    filter: WholeFilter = Field(default_factory=Everything, description="The filter.")
 
     def label(self) -> str:
         return self.name
@@ -61,7 +61,7 @@ def recipe(text: str) -> Recipe:
     if name not in RECIPES and name in FILTERS:
         first = next(iter(FILTERS[name].parameters()), "")
         raise SpecError(
-            f"{name!r} is a filter and not a recipe: "
+            f"{name!r} is a filter, not a recipe: "
             + (f"write its parameters, as in {name}:{first}=VALUE, or " if first else "")
             + f"write `filter: {{kind: {name}}}` in a YAML file."
         )

@@ -95,7 +95,9 @@ def _of_text(text: str) -> Recipe:
     if "kind" in content:
         content = {"filter": content}
     elif "filter" not in content:
-        raise SpecError("The recipe has neither a `kind` nor a `filter`: write a filter with its `kind`, or `filter:` above it.")
+        raise SpecError(
+            "The recipe has neither a `kind` nor a `filter`: write a filter with its `kind`, or put `filter:` above it."
+        )
     named = {"name": f"own-{hashlib.sha256(canonical(content['filter'])).hexdigest()[:6]}", **content}
     return _checked(named, "Recipe")
 
@@ -133,7 +135,7 @@ def _from_code(text: str) -> Recipe:
     filters: dict[str, Any] = FILTERS.added_by(module)
     offered = {**filters, **rows}
     if not offered:
-        raise SpecError(f"{path}{CODE_FILE} registers no filter and no recipe: put @register(...) before one.")
+        raise SpecError(f"{path}{CODE_FILE} does not register a filter or recipe: put @register(...) before one.")
     if not name:
         choice = rows or filters
         if len(choice) > 1:

@@ -190,15 +190,25 @@ T_MARS = "Maini et al. 2024 (arXiv:2307.03132)"
 VAS = "Wang et al. 2024 (arXiv:2402.02055)"
 NCL = "Wang et al. 2024 (arXiv:2405.19547)"
 for _each in (
-    ("neg_clip_loss", neg_clip_loss, "The best 30 % by CLIP score less what other pairs would score.", f"{NCL}, negCLIPLoss"),
-    ("norm_sim", norm_sim, "Of the best 30 % by negCLIPLoss, two thirds nearest to ImageNet-1k.", f"{NCL}, NormSim"),
+    (
+        "neg_clip_loss",
+        neg_clip_loss,
+        "The best 30 % by CLIP score minus the score that other pairs would have.",
+        f"{NCL}, negCLIPLoss",
+    ),
+    ("norm_sim", norm_sim, "Of the best 30 % by negCLIPLoss, the two thirds nearest to ImageNet-1k.", f"{NCL}, NormSim"),
     (
         "vas",
         vas,
-        "Of the best 45 % by CLIP score, two thirds most in line with ImageNet-1k.",
+        "Of the best 45 % by CLIP score, the two thirds most aligned with ImageNet-1k.",
         VAS,
     ),
-    ("norm_sim_d", norm_sim_d, "Of the best 45 % by negCLIPLoss, two thirds most like each other.", f"{NCL}, NormSim-D"),
+    (
+        "norm_sim_d",
+        norm_sim_d,
+        "Of the best 45 % by negCLIPLoss, the two thirds most similar to each other.",
+        f"{NCL}, NormSim-D",
+    ),
     ("sem_dedup", sem_dedup, "One of each group of images that mean the same.", "Abbas et al. 2023 (arXiv:2303.09540)"),
     (
         "exact_dedup",

@@ -55,9 +55,7 @@ def pinned(name: str) -> str:
     try:
         return f"{name}#{hashlib.sha256(read(_file(path)[0])).hexdigest()[:PIN]}"
     except DataError as problem:
-        raise SpecError(
-            f"{_file(path)[0]} cannot be read: give the place of a file of vectors, or one of {', '.join(NAMED)}."
-        ) from problem
+        raise SpecError(f"{_file(path)[0]} is not readable: give a file of vectors, or one of {', '.join(NAMED)}.") from problem
 
 
 VectorsName = Annotated[str, AfterValidator(pinned)]
@@ -81,7 +79,7 @@ def vectors(name: str) -> Vectors:
         found = np.load(io.BytesIO(data), allow_pickle=False)
         found = found[key or found.files[0]]
     except Exception as problem:  # zipfile's and numpy's readers raise a dozen kinds on bad bytes
-        raise DataError(f"{path} cannot be read as vectors: {problem}") from problem
+        raise DataError(f"{path} is not readable as vectors: {problem}") from problem
     return _matrix(found, path)
 
 
@@ -132,7 +130,7 @@ class _ArrayOnly(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         if (module_name, global_name) in ARRAY_PARTS:
             return super().find_class(module_name, global_name)
-        raise pickle.UnpicklingError(f"{module_name}.{global_name} is no part of an array")
+        raise pickle.UnpicklingError(f"{module_name}.{global_name} is not part of an array")
 
 
 def _array(data: bytes) -> Any:
@@ -149,8 +147,8 @@ def _array(data: bytes) -> Any:
 def _matrix(found: Any, where: str) -> Vectors:
     array = np.asarray(found)
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating) or not len(array):
-        raise DataError(f"{where} does not hold vectors: an array (n, dimensions) of numbers is wanted, this is {array.shape}.")
+        raise DataError(f"{where} does not contain vectors: give an array (n, dimensions) of numbers; this one is {array.shape}.")
     if not np.isfinite(array).all():
         row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-        raise DataError(f"{where} has NaN or infinity in row {row:,}: every vector must be finite; make it again.")
+        raise DataError(f"{where} has NaN or infinity in row {row:,}: every vector must be finite. Make the file again.")
     return np.ascontiguousarray(array, np.float32)

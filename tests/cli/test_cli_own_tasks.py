@@ -87,7 +87,7 @@ def test_a_file_in_an_empty_folder_brings_a_task_and_its_protocol(
         ("x = 1\n", 2, "mine.py registers no evaluation task"),
         ("1 / 0\n", 2, "mine.py fails to load at line 1: ZeroDivisionError"),
         (CODE.replace(".any(1)", ".any(7)"), 1, "failed at line 14 (in extra): AxisError: axis 7"),
-        (CODE.replace("mine/birds", "cifar10"), 2, "The task cifar10 is there already"),
+        (CODE.replace("mine/birds", "cifar10"), 2, "The task cifar10 already exists"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(
@@ -129,7 +129,7 @@ def test_an_installed_package_brings_a_task_by_its_entry_point(asked: list[str],
     [
         ("- {key: mine/birds, foldr: birds_test}", "Unknown field in rows.yaml, task 1: 'foldr'. Did you mean 'folder'?"),
         ("- {key: mine/birds}", "rows.yaml, task 1 has no folder."),
-        ("- {key: my birds, folder: birds_test}", "rows.yaml, task 1: the key 'my birds' needs letters"),
+        ("- {key: my birds, folder: birds_test}", "rows.yaml, task 1: the key 'my birds' may contain only letters"),
         ("- birds", "rows.yaml, task 1 is 'birds': write `{key: mine/birds"),
         (
             "- {key: a, folder: b, protocol: clasification}",

@@ -59,7 +59,7 @@ def test_a_file_that_fails_is_one_sentence(tmp_path: Path) -> None:
     for code, told in (
         ("x = 1\n1 / 0\n", "line 2: ZeroDivisionError"),
         ("def f(:\n", "line 1: SyntaxError"),
-        ("x = 1\n", "registers no filter"),
+        ("x = 1\n", "does not register a filter"),
     ):
         (tmp_path / "mine.py").write_text(code)
         done = datacomp("filter", "--metadata", "metadata", "--recipe", "mine.py", "--explain", cwd=tmp_path)

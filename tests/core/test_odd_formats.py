@@ -34,7 +34,7 @@ def test_each_reader_of_pictures_names_or_counts_it() -> None:
     assert decode._into([np.zeros((3, 8, 8), np.uint8)], {"jpg": DDS}, (pixels,)) == "corrupt_image"
     assert image_scores._image(DDS) is None
     assert perceptual_hash(DDS) is None
-    assert contact_sheets._thumbnail({"jpg": DDS}) == ("", "the picture cannot be read")
+    assert contact_sheets._thumbnail({"jpg": DDS}) == ("", "cannot read the picture")
 
 
 def test_an_odd_fault_in_a_known_format_is_the_sample_s() -> None:

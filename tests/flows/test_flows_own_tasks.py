@@ -54,7 +54,7 @@ def test_another_folder_is_read_anew(data: Path, tmp_path: Path) -> None:
     ("tasks", "more", "told"),
     [
         ([ROW], {}, "need the folder of their test sets"),
-        ([{**ROW, "folder": "bees"}], {"data": "sets"}, "no test set at .*bees"),
+        ([{**ROW, "folder": "bees"}], {"data": "sets"}, "No test set exists at .*bees"),
         ([{**ROW, "key": "tiny/objects"}], {"data": "sets"}, "tiny/objects is there already"),
         ([ROW, ROW], {"data": "sets"}, "mine/birds is there already"),
         ([{**ROW, "protocol": "clasification"}], {"data": "sets"}, "clasification"),

@@ -264,7 +264,7 @@ def test_free_parameters_are_named_and_filled() -> None:
     ("text", "told"),
     [
         ("filter: {kind: words, at_least: 3}", "nothing to search"),
-        ("filter: {kind: words, at_least: {low: 3, high: 1}}", "A range goes up: low is 3 and high 1"),
+        ("filter: {kind: words, at_least: {low: 3, high: 1}}", "The range is empty: low is 3 and high 1"),
         ("filter: {kind: words, at_least: {low: 3}}", "high: Field required"),
         ("filter: {kind: words, at_least: {low: 3, high: 9, stepp: 1}}", "stepp: Extra inputs"),
         ("filter: {kind: words, at_least: {choose: [3]}}", "at least 2 items"),

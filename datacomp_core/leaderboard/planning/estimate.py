@@ -47,13 +47,13 @@ class StepEstimate(BaseModel):
     built: bool
     why: str
     address: str | None
-    hours: float = Field(description="Wall time: as recorded, else on the machine of the rates.")
+    hours: float = Field(description="Wall time: as recorded, else for the machine of the rates.")
     gpu_hours: float
     core_hours: float
     disk_bytes: float
     traffic_bytes: float
     money: float
-    source: str = Field(description="Where the figures are from.")
+    source: str = Field(description="The source of the figures.")
 
 
 class PlanTotal(BaseModel):

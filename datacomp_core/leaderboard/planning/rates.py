@@ -77,7 +77,7 @@ def load(path: Path | None = None) -> Rates:
         try:
             plain = _merged(plain, read_yaml(path) or {})
         except (DataError, AttributeError) as problem:
-            raise SpecError(f"{path} is not a table of rates ({problem}): write it as {TABLE.name} is written.") from problem
+            raise SpecError(f"{path} is not a table of rates ({problem}): write it in the form of {TABLE.name}.") from problem
     try:
         return Rates.model_validate(plain)
     except ValidationError as problem:

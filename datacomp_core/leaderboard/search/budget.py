@@ -66,7 +66,7 @@ def affordable(budget: Budget, so_far: Spent, at_once: int, runs_a_trial: int, f
         a_trial = taken / so_far.trials if so_far.trials else 0.0
         kept_back = a_trial / runs_a_trial * final_runs
         if taken + kept_back >= limit or (a_trial and limit - taken - kept_back < a_trial):
-            return 0, f"the budget of {limit:g} {what} is spent: {taken:.3g}, and {kept_back:.3g} for the final runs"
+            return 0, f"the budget of {limit:g} {what} is spent: {taken:.3g}, and {kept_back:.3g} is reserved for the final runs"
         if a_trial:
             size = min(size, int((limit - taken - kept_back) / a_trial))
     return max(size, 1), ""

@@ -34,7 +34,7 @@ class TrialBatch(JournalModel):
     """Trials that run at the same time, and how long they took."""
 
     trials: list[Proposal]
-    seconds: float | None = Field(default=None, description="None while it runs, or if it was killed.")
+    seconds: float | None = Field(default=None, description="None while it runs or if it was killed.")
 
 
 class Trial(JournalModel):
@@ -46,11 +46,11 @@ class Trial(JournalModel):
     state: State
     values: list[float] = Field(default_factory=list[float])
     value: float | None = Field(
-        default=None, description="The mean over the seeds at the search's scale; None if it ended before."
+        default=None, description="The mean over the seeds at the search's scale; None if it ended earlier."
     )
-    entries: list[str] = Field(default_factory=list[str], description="Addresses of its leaderboard entries, a rung each.")
+    entries: list[str] = Field(default_factory=list[str], description="Addresses of its leaderboard entries, one for each rung.")
     reason: str = ""
-    size: int | None = Field(default=None, description="Pairs that it trained on, repeats counted.")
+    size: int | None = Field(default=None, description="Number of pairs it trained on, including repeats.")
 
 
 class SeedRuns(JournalModel):
@@ -114,5 +114,5 @@ class Journal:
             return kind.model_validate_json(self.folder.read(name))
         except ValidationError as problem:
             raise DataError(
-                f"{self.folder.at(name)} is damaged ({problem.error_count()} faults): remove it, and its work is done again."
+                f"{self.folder.at(name)} is damaged ({problem.error_count()} errors): remove it to repeat its work."
             ) from problem

@@ -34,11 +34,11 @@ class RangeParameter(BaseModel):
     @model_validator(mode="after")
     def _is_one(self) -> RangeParameter:
         if not self.low < self.high:
-            raise SpecError(f"A range goes up: low is {self.low} and high {self.high}.")
+            raise SpecError(f"The range is empty: low is {self.low} and high is {self.high}; give a low below high.")
         if self.log and (self.low <= 0 or self.step is not None):
-            raise SpecError("A range with log: true begins above 0 and has no step.")
+            raise SpecError("A range with log: true must begin above 0 and must not have a step.")
         if self.step is not None and self.step <= 0:
-            raise SpecError(f"The step of a range is above 0, this is {self.step}.")
+            raise SpecError(f"The step of a range must be above 0, but is {self.step}.")
         return self
 
     @property
@@ -85,7 +85,7 @@ class Space:
         if not self.places:
             raise SpecError("The filter has nothing to search: write {low: 0.1, high: 0.6} or {choose: [...]} for a value.")
         if len(self.places) > MAX_FREE:
-            raise SpecError(f"The filter has {len(self.places)} free parameters; more than {MAX_FREE} cannot be searched.")
+            raise SpecError(f"The filter has {len(self.places)} free parameters; at most {MAX_FREE} can be searched.")
         self._names = _names(self.places)
         self.free: dict[str, Free] = {}
         for place in self.places:

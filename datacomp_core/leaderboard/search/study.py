@@ -37,12 +37,12 @@ class Study(BaseModel):
     trials: list[Trial]
     baseline: SeedRuns | None
     final: FinalRuns | None
-    best: int | None = Field(description="The number of the trial that the search ranks first.")
-    judgement: SearchVerdict | None = Field(description="None until the final runs are over.")
+    best: int | None = Field(description="The number of the best trial of the search.")
+    judgement: SearchVerdict | None = Field(description="None until the final runs have ended.")
     importance: dict[str, float]
-    noise: float | None = Field(description="Deviation of a run between seeds, where several were run.")
+    noise: float | None = Field(description="Standard deviation of a run over seeds, if there were several.")
     spent: Spent
-    stopped: str = Field(description="Why no further trial is run; empty while some are to come.")
+    stopped: str = Field(description="Why the search runs no further trial; empty while it goes on.")
     rows: dict[str, str] = Field(description="Entry's address -> key of its row on the board.")
 
     @property
@@ -60,7 +60,9 @@ def entry_at(store: Store, address: str) -> Entry:
     """SpecError if the entry is gone."""
     record = store.record(address)
     if record is None:
-        raise SpecError(f"The entry {address} of this search is gone: a search needs the entries of its trials.")
+        raise SpecError(
+            f"The entry {address} of this search is gone: the search needs the entries of its trials. Start a new search."
+        )
     return read(store, store.artifact(BoardEntry, record))
 
 
@@ -104,7 +106,7 @@ def study_of(store: Store, address: str) -> Study:
     """A search of the store. SpecError if there is none at the address."""
     folder = store.root / address
     if not address.startswith(f"{SEARCHES}/") or not folder.exists("request.json"):
-        raise SpecError(f"There is no search at {address!r} in {store.root}: `datacomp search --list` names those that are.")
+        raise SpecError(f"There is no search at {address!r} in {store.root}: `datacomp search --list` lists the searches.")
     journal = Journal(folder)
     request = folder.read_json("request.json")
     trials, baseline = journal.trials(), journal.baseline()

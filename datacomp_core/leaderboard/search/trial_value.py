@@ -72,9 +72,9 @@ class SearchVerdict(BaseModel):
     winner: int = Field(description="The number of the trial.")
     against: str
     num_trials: int
-    led_by: float = Field(description="Winner less baseline in the search: its seeds, its half of the images.")
+    led_by: float = Field(description="Winner minus baseline in the search: its seeds, its half of the images.")
     leads_by: float = Field(description="The same with fresh seeds, on the held-out half.")
-    verdict: Verdict | None = Field(description="On fresh seeds and held-out images; None if under two tasks keep them.")
+    verdict: Verdict | None = Field(description="On fresh seeds and held-out images; None if fewer than two tasks have them.")
     sentence: str
 
     @property
@@ -120,7 +120,7 @@ def _sentence(made: SearchVerdict, seeds: int) -> str:
     high = max(interval.high for interval in _intervals(made.verdict))
     said = f"{points(made.leads_by)} points ({points(low)} to {points(high)})"
     found = f"with {seeds} fresh seeds on held-out test images"
-    selected = f"{points(made.curse)} of that was selection among {made.num_trials} trials"
+    selected = f"{points(made.curse)} of that came from selection among {made.num_trials} trials"
     curse = f"In the search it led by {points(made.led_by)}, and {selected}."
     if made.outcome == "better":
         return f"Trial {made.winner} is better than {made.against}: {said} {found}. {curse}"

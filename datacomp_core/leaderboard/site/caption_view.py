@@ -71,7 +71,7 @@ def with_captions(cards: Sequence[Card], store: Store, entry: Entry) -> list[Car
         try:
             found = wordings(use, [card.uid for card in made])
         except DatacompError as problem:
-            log.warning("captions are not shown: %s", problem)
+            log.warning("cannot show captions: %s", problem)
             continue
         made = [replace(card, wordings=found.get(card.uid, card.wordings)) for card in made]
     return made
@@ -134,7 +134,7 @@ def sources(store: Store, entry: Entry) -> list[SourceLine]:
             try:
                 found |= {stats.source: stats for stats in caption_stats.stats(one, folder)}
             except DatacompError as problem:
-                log.warning("captions are not counted: %s", problem)
+                log.warning("cannot count captions: %s", problem)
     names = [*shares, *(name for name in sorted(found) if name not in shares)]
     lines = [SourceLine(name, shares.get(name), found.get(name)) for name in names]
     return sorted(lines, key=lambda line: -(line.share or 0.0))

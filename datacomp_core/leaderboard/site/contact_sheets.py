@@ -65,7 +65,7 @@ def cards(folder: Folder, samples: pl.DataFrame, score: str | None = None) -> li
     pictures = _pictures(folder, samples["uid"].to_list())
     made: list[Card] = []
     for row in samples.iter_rows(named=True):
-        image, why = pictures.get(row["uid"], ("", "no picture: it never arrived"))
+        image, why = pictures.get(row["uid"], ("", "no picture: it was never downloaded"))
         text = row.get("text") or ""
         value = row.get(score) if score else None
         made.append(
@@ -90,7 +90,7 @@ def _pictures(folder: Folder, uids: list[str]) -> dict[str, tuple[str, str]]:
         rows = shards.read_index(folder, name).filter(pl.col("uid").is_in(wanted - found.keys())).sort("offset")
         for uid, members in shards.read_samples(folder, rows):
             found[uid] = _thumbnail(members)
-    unseen = ("", f"not looked up: not in the first {MAX_SHARDS} of {len(names)} shards")
+    unseen = ("", f"not searched: not in the first {MAX_SHARDS} of {len(names)} shards")
     return found if len(names) <= MAX_SHARDS else {**dict.fromkeys(wanted, unseen), **found}
 
 
@@ -103,7 +103,7 @@ def _thumbnail(members: dict[str, bytes]) -> tuple[str, str]:
             small = image.convert("RGBA" if "transparency" in image.info or image.mode == "RGBA" else "RGB")
             small.thumbnail((THUMBNAIL, THUMBNAIL))
     except Exception:  # Pillow's decoders raise a dozen kinds on odd bytes; such a picture is not shown
-        return "", "the picture cannot be read"
+        return "", "cannot read the picture"
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=82)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}", ""

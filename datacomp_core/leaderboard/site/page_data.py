@@ -140,7 +140,7 @@ def _cards(folder: Folder, images: Folder | None, name: str, missing: list[str])
     try:
         samples = contact_sheets.table(folder, name)
         if samples is None or images is None:
-            missing.append(f"{name} was not written" if samples is None else "the downloaded shards are not known")
+            missing.append(f"{name} was not written" if samples is None else "the downloaded shards are unknown")
             return []
         return contact_sheets.cards(images, contact_sheets.choose(samples), "score" if "score" in samples.columns else None)
     except DataError as problem:

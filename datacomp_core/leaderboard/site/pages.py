@@ -191,7 +191,7 @@ def _scaling(site: _Site) -> str:
     ]
     return site.render(
         "scaling.html",
-        "What one scale says of the next",
+        "What one scale predicts for the next",
         "Scaling",
         [("Leaderboard", f"{site.scale}.html")],
         found=found,

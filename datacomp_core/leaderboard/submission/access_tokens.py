@@ -63,7 +63,7 @@ def add(path: Path, name: str, *, key: str | None = None) -> str:
     `key` is the public key that must sign what this name sends; without one, the keys of before stay.
     """
     if not name.strip() or not name.isprintable() or len(name) > MAX_NAME:
-        raise SpecError(f"A token needs the name of who may use it, of at most {MAX_NAME} printable characters.")
+        raise SpecError(f"A token needs the name of its user, with at most {MAX_NAME} printable characters.")
     token = PREFIX + secrets.token_urlsafe(32)
     with _alone(path):
         known = read(path) if path.exists() else {}

@@ -62,7 +62,7 @@ def write_bundle(
     """
     record = find(store, what)
     if record.kind != BoardEntry.kind:
-        raise SpecError(f"{what!r} is of the kind {record.kind}: a bundle is made of a leaderboard entry.")
+        raise SpecError(f"{what!r} is an artifact of kind {record.kind}: give a leaderboard entry to make a bundle.")
     entry = read(store, store.artifact(BoardEntry, record))
     items = sorted(_items(store, record, entry, checkpoint=checkpoint), key=lambda item: item.name)
     items.append(_plain(CARD, card(entry, author, text).encode()))
@@ -114,7 +114,7 @@ def _items(store: Store, record: Record, entry: Entry, *, checkpoint: bool) -> I
     for address in [record.address, *dict.fromkeys(link.address for link in entry.chain)]:
         upstream = store.record(address)
         if upstream is None:
-            raise DataError(f"The record {address} is gone, so this entry can no longer be proved: build it again.")
+            raise DataError(f"The record {address} is gone, so this entry can no longer be proved: build that step again.")
         yield _plain(f"{RECORDS}/{address}/{RECORD}", _impersonal(upstream))
         yield _plain(f"{RECORDS}/{address}/{MANIFEST}", store.manifest_file(upstream))
     wanted = [

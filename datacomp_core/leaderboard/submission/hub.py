@@ -23,7 +23,7 @@ def upload(bundle: Path, repo: str, *, token: str | None = None, endpoint: str |
     from huggingface_hub.errors import HfHubHTTPError
 
     if not REPO.fullmatch(repo):
-        raise SpecError(f"{repo!r} is not the name of a hub repository: owner/name is wanted.")
+        raise SpecError(f"{repo!r} is not the name of a hub repository: give owner/name.")
     with scratch() as folder:
         listing = unpack(bundle, folder)
         scale = listing.entry.split("/")[1]
@@ -38,11 +38,11 @@ def upload(bundle: Path, repo: str, *, token: str | None = None, endpoint: str |
         except HfHubHTTPError as problem:
             raise StoreError(f"The hub refused {repo}: {str(problem).splitlines()[0]}") from problem
         except OSError as problem:
-            raise StoreError(f"The hub cannot be reached for {repo}: {problem}") from problem
+            raise StoreError(f"Cannot reach the hub for {repo}: {problem}") from problem
         except ValueError as problem:
-            raise DataError(f"The hub did not take {repo}: {problem}") from problem
+            raise DataError(f"The hub did not accept {repo}: {problem}") from problem
         except Exception as problem:  # errors of the http library that huggingface_hub uses today are no OSErrors
             if not type(problem).__module__.startswith("http"):
                 raise
-            raise StoreError(f"The hub cannot be reached for {repo}: {problem}") from problem
+            raise StoreError(f"Cannot reach the hub for {repo}: {problem}") from problem
     return str(made.commit_url)

@@ -107,7 +107,9 @@ class SubmissionInbox:
                 async for data in chunks:
                     size += len(data)
                     if size > self.max_bytes:
-                        raise BundleTooLargeError(f"A bundle may have {self.max_bytes:,} bytes here: leave the checkpoint out.")
+                        raise BundleTooLargeError(
+                            f"The limit for a bundle is {self.max_bytes:,} bytes: leave the checkpoint out."
+                        )
                     if size >= looked:
                         self.require_space(LOOK_EVERY + size)
                         looked = size + LOOK_EVERY
@@ -118,7 +120,7 @@ class SubmissionInbox:
             raise
         except OSError as problem:
             target.unlink(missing_ok=True)
-            raise NoSpaceError("The board cannot keep the bundle now: try again later.") from problem
+            raise NoSpaceError("The board cannot store the bundle now: try again later.") from problem
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -163,13 +165,13 @@ class SubmissionInbox:
         file = found.folder / SIGNATURE
         if not keys:
             if file.exists():
-                found.say("signature", None, "It is signed, and the board knows no key of this sender.")
+                found.say("signature", None, "The bundle is signed, but the board has no key of this sender.")
             return False
         if not file.exists():
-            found.say("signature", False, "The board knows a key of this sender: sign the bundle with it (--sign KEY).")
+            found.say("signature", False, "The board has a key of this sender: sign the bundle with it (--sign KEY).")
             return False
         ok = (found.folder / LIST).exists() and signature.is_by(found.folder / LIST, file.read_bytes(), keys)
-        found.say("signature", ok, "Signed by the sender's key." if ok else "It is not signed by a key of this sender.")
+        found.say("signature", ok, "Signed by the sender's key." if ok else "The bundle is not signed by a key of this sender.")
         return ok
 
     def _keep(self, received: Path, sha256: str, sender: str, found: VerificationResult, *, signed: bool) -> Submission:
@@ -250,7 +252,7 @@ class SubmissionInbox:
             if made is None or made.status == "rejected":
                 return None
             if made.sender != sender:
-                raise NotYoursError("Only who sent a row may withdraw it.")
+                raise NotYoursError("Only the sender of a row can withdraw it.")
             if made.status == "published":
                 Folder(self.folder / "submissions" / id_).create(WITHDRAWN, json.dumps({"at": now(), "by": sender}).encode())
                 made = made.model_copy(update={"status": "withdrawn"})
@@ -303,7 +305,7 @@ class SubmissionInbox:
             record = self.board.record(address)
             return None if record is None else read(self.board, self.board.artifact(BoardEntry, record))
         except (DataError, StoreError, ValidationError) as problem:
-            log.error("the published entry %s cannot be read: %s", address, problem)
+            log.error("cannot read the published entry %s: %s", address, problem)
             return None
 
 

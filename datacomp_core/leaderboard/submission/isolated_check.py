@@ -121,9 +121,7 @@ def _read(verdict: Path, files: Path, ended: int, limits: CheckLimits) -> Verifi
             file.seek(max(0, (verdict.parent / ERRORS).stat().st_size - 2000))
             log.warning("the check of a bundle ended with status %d: %s", ended, file.read().decode("utf-8", "replace"))
         most = f"{limits.memory_bytes / GIB:.1f} GiB of memory and the time"
-        found.say(
-            "bundle", False, f"Checking the bundle took more than it may take ({most} that its size allows), or ended at a fault."
-        )
+        found.say("bundle", False, f"The check of the bundle exceeded its limit ({most} for its size), or crashed.")
         return found
     told = json.loads(verdict.read_bytes())
     found.findings = [RuleCheck.model_validate(one) for one in told["findings"]]

@@ -40,16 +40,18 @@ def check(path: Path, record: Record) -> None:
 def _check_footer(footer: Any, num_bytes: int, record: Record, name: str) -> None:
     rows = footer.num_rows
     if rows != record.outputs.num_files:
-        raise DataError(f"{name} has {rows} rows; its record names {record.outputs.num_files} files.")
+        raise DataError(f"{name} has {rows} rows, but its record names {record.outputs.num_files} files.")
     columns = [footer.schema.column(number) for number in range(footer.num_columns)]
     if {one.path: one.physical_type for one in columns} != COLUMNS or len(columns) != len(COLUMNS):
         raise DataError(f"{name} has other columns than {', '.join(COLUMNS)}.")
     groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     decoded = sum(max(group.total_byte_size, 0) for group in groups)
     if rows != sum(group.num_rows for group in groups) or any(group.num_rows < 0 for group in groups):
-        raise DataError(f"{name} has row groups that are not its {rows} rows.")
+        raise DataError(f"{name} has row groups that do not add up to its {rows} rows.")
     if rows > min(MAX_ROWS, num_bytes) or decoded > MAX_ROW_BYTES * rows + (1 << 20):
-        raise DataError(f"{name} has {rows:,} rows and {decoded:,} bytes when decoded, more than is read of {num_bytes:,} bytes.")
+        raise DataError(
+            f"{name} has {rows:,} rows and {decoded:,} bytes when decoded, more than the limit for {num_bytes:,} bytes."
+        )
 
 
 def _check_texts(column: Any, name: str) -> None:
@@ -60,7 +62,7 @@ def _check_texts(column: Any, name: str) -> None:
     for chunk in column.chunks:
         lengths = pc.call_function("binary_length", [chunk.dictionary])
         if (pc.call_function("max", [lengths]).as_py() or 0) > MAX_ROW_BYTES:
-            raise DataError(f"{name} has a text of more than {MAX_ROW_BYTES} bytes, the most that is read.")
+            raise DataError(f"{name} has a text of more than {MAX_ROW_BYTES} bytes, the limit.")
         total += pc.call_function("sum", [lengths.take(chunk.indices)]).as_py() or 0
     if total > MAX_TEXT_BYTES:
-        raise DataError(f"{name} has {total:,} bytes of text when decoded, more than is read.")
+        raise DataError(f"{name} has {total:,} bytes of text when decoded, more than the limit.")

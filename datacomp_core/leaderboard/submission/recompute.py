@@ -47,7 +47,7 @@ def rescored(folder: Path) -> RecomputedScores:
     """The scores from the bundle's predictions. DataError if they are not there or make no sense."""
     compute = recomputed_scores.registered()
     if compute is None:
-        raise DataError("The evaluation's code is not loaded, so that scores cannot be computed again.")
+        raise DataError("The evaluation's code is not loaded: cannot compute scores again.")
     return compute((folder / names.REPORT).read_bytes(), lambda key: predictions(folder, key))
 
 
@@ -117,7 +117,7 @@ def score_differences(folder: Path, claimed: Entry, scores: RecomputedScores) ->
         score = known.get(task.key)
         if score is None:
             if task.scored:
-                yield f"the entry counts {task.key[:60]}, which is no task of the suite {scores.suite}"
+                yield f"the entry counts {task.key[:60]}, which is not a task of the suite {scores.suite}"
             elif task.key not in scores.outside or not close(task.value, scores.outside[task.key]):
                 yield f"the entry does not have the score of {task.key[:60]} that its report has"
             continue

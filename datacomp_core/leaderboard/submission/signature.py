@@ -35,7 +35,7 @@ def is_by(manifest: Path, given: bytes, keys: Sequence[str]) -> bool:
                     [*command, "-s", str(folder / "signature")], stdin=file, capture_output=True, timeout=SECONDS, check=False
                 )
         except (FileNotFoundError, subprocess.TimeoutExpired) as problem:
-            raise SpecError("Signatures are checked by ssh-keygen, which is not there: install openssh-client.") from problem
+            raise SpecError("Cannot check signatures without ssh-keygen: install openssh-client.") from problem
         return done.returncode == 0
 
 
@@ -43,7 +43,7 @@ def public_key(text: str) -> str:
     """The key of a line of a `.pub` file, without its comment. SpecError if it is none."""
     found = PUBLIC_KEY.match(text.strip())
     if found is None:
-        raise SpecError("This is no public key of OpenSSH: the file KEY.pub beside your private key is wanted.")
+        raise SpecError("This is not a public key of OpenSSH: give the file KEY.pub beside your private key.")
     return found.group()
 
 
@@ -51,7 +51,7 @@ def _keygen(*arguments: str) -> None:
     try:
         done = subprocess.run(["ssh-keygen", "-Y", *arguments], capture_output=True, timeout=SECONDS, check=False)
     except (FileNotFoundError, subprocess.TimeoutExpired) as problem:
-        raise SpecError("Bundles are signed by ssh-keygen, which is not there: install openssh-client.") from problem
+        raise SpecError("Cannot sign bundles without ssh-keygen: install openssh-client.") from problem
     if done.returncode != 0:
         told = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
         raise SpecError(f"ssh-keygen cannot sign with this key: {told[-1]}")

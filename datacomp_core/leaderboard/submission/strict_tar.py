@@ -43,29 +43,29 @@ class TarReader:
             while self.read(1 << 20):
                 pass
             if len(self.file.read(self._padding)) != self._padding:
-                raise DataError("The bundle is not a whole tar archive: it ends within a file.")
+                raise DataError("The bundle is not a complete tar archive: it ends within a file.")
         while data := self.file.read(1 << 20):
             if data.strip(b"\0"):
-                raise DataError("The bundle goes on after the end of its tar archive.")
+                raise DataError("The bundle has data after the end of its tar archive.")
 
     def read(self, size: int) -> bytes:
         """Bytes of the current member, none at its end."""
         data = self.file.read(min(size, self._left))
         if not data and self._left:
-            raise DataError("The bundle is not a whole tar archive: it ends within a file.")
+            raise DataError("The bundle is not a complete tar archive: it ends within a file.")
         self._left -= len(data)
         return data
 
     def _block(self) -> bytes:
         block = self.file.read(BLOCK)
         if len(block) != BLOCK:
-            raise DataError("The bundle is not a whole tar archive: its end is missing.")
+            raise DataError("The bundle is not a complete tar archive: its end is missing.")
         return block
 
     def _extended(self, block: bytes) -> dict[str, str]:
         size = _size(block)
         if size > MAX_EXTENDED:
-            raise DataError(f"The bundle has an extended header of {size:,} bytes; {MAX_EXTENDED:,} are the most that is read.")
+            raise DataError(f"The bundle has an extended header of {size:,} bytes; the limit is {MAX_EXTENDED:,}.")
         _check(block)
         data = self.file.read(size)
         self.file.read(-size % BLOCK)
@@ -75,12 +75,12 @@ class TarReader:
 def _header(block: bytes, told: dict[str, str]) -> TarMember:
     _check(block)
     if block[156:157] not in (REGULAR[:1], REGULAR[1:]):
-        raise DataError(f"The bundle has a member of the type {block[156:157]!r}: only plain files have a place in a bundle.")
+        raise DataError(f"The bundle has a member of the type {block[156:157]!r}: a bundle may contain only plain files.")
     prefix = _text(block[345:500]) if block[257:263] == b"ustar\0" else ""
     name = told.get("path") or (f"{prefix}/" if prefix else "") + _text(block[:100])
     given = told.get("size", "")
     if given and not (given.isascii() and given.isdigit() and len(given) < 20):
-        raise DataError("The bundle has an extended header with a size that is no number.")
+        raise DataError("The bundle has an extended header whose size is not a number.")
     return TarMember(name, int(given) if given else _size(block))
 
 
@@ -118,6 +118,6 @@ def _records(data: bytes) -> dict[str, str]:
         record, data = data[len(length) + 1 : int(length)], data[int(length) :]
         key, equals, value = record.removesuffix(b"\n").partition(b"=")
         if not equals or _text(key) not in KNOWN:
-            raise DataError(f"The bundle has an extended header with {key[:40]!r}, which has no place in a bundle.")
+            raise DataError(f"The bundle has an extended header with {key[:40]!r}, which is not allowed in a bundle.")
         found[_text(key)] = _text(value)
     return found

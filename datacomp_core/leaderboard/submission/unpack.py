@@ -64,23 +64,23 @@ def unpack(bundle: Path, out: Path) -> BundleManifest:
                 else:
                     _take(reader, header.name, header.size, left, out)
     except OSError as problem:
-        raise DataError(f"The bundle cannot be unpacked: {problem.strerror or problem}.") from problem
+        raise DataError(f"Cannot unpack the bundle: {problem.strerror or problem}.") from problem
     if left:
         raise DataError(f"The bundle lacks {len(left)} of the files that its manifest names, such as {next(iter(left))}.")
     return listing
 
 
 def most_bytes(name: str) -> int | None:
-    """How large a file of a bundle may be; None: as large as the bundle. DataError if the name has no place in one."""
+    """How large a file of a bundle may be; None: as large as the bundle. DataError if a bundle must not contain it."""
     for pattern, most in NAMES:
         if pattern.fullmatch(name) and not {".", ".."} & set(name.split("/")):
             return most
-    raise DataError(f"The bundle holds {name[:200]!r}, which has no place in a bundle.")
+    raise DataError(f"The bundle contains {name[:200]!r}, which is not allowed in a bundle.")
 
 
 def _listing(reader: TarReader, first: Any, num_bytes: int, out: Path) -> BundleManifest:
     if first is None or first.name != LIST or first.size > MAX_LIST:
-        raise DataError(f"This is no bundle: its first member must be {LIST}.")
+        raise DataError(f"This is not a bundle: its first member must be {LIST}.")
     data = b"".join(iter(lambda: reader.read(BLOCK), b""))
     try:
         listing = BundleManifest.model_validate(parse_json(data, LIST))
@@ -89,7 +89,7 @@ def _listing(reader: TarReader, first: Any, num_bytes: int, out: Path) -> Bundle
         where = ".".join(str(part) for part in fault["loc"])[:200]
         raise DataError(f"{LIST} of the bundle is wrong at {where!r}: {fault['msg']}.") from problem
     if sum(file.size for file in listing.files.values()) > num_bytes:
-        raise DataError(f"{LIST} of the bundle names more bytes than the bundle has.")
+        raise DataError(f"{LIST} of the bundle names more bytes than the bundle contains.")
     (out / LIST).write_bytes(data)
     return listing
 
@@ -97,11 +97,11 @@ def _listing(reader: TarReader, first: Any, num_bytes: int, out: Path) -> Bundle
 def _take(reader: TarReader, name: str, size: int, left: dict[str, BundleFile], out: Path) -> None:
     most = most_bytes(name)
     if (wanted := left.pop(name, None)) is None:
-        raise DataError(f"The bundle holds {name!r}, which its manifest does not name (or it comes twice).")
+        raise DataError(f"The bundle contains {name!r}, which its manifest does not name (or which comes twice).")
     if size != wanted.size:
         raise DataError(f"{name} of the bundle has {size} bytes; its manifest says {wanted.size}.")
     if most is not None and size > most:
-        raise DataError(f"{name} of the bundle has {size:,} bytes; {most:,} are the most that is read.")
+        raise DataError(f"{name} of the bundle has {size:,} bytes; the limit is {most:,}.")
     target, found = out / name, hashlib.sha256()
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("xb") as file:

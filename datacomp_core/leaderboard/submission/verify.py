@@ -102,9 +102,9 @@ def verify(
     except ValidationError as problem:
         fault = problem.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in fault["loc"])[:200]
-        found.say("bundle", False, f"{problem.title} of the bundle is not of a known form, at {where!r}: {fault['msg']}.")
+        found.say("bundle", False, f"{problem.title} of the bundle has an unknown form at {where!r}: {fault['msg']}.")
     except Exception as problem:  # whatever a hostile file makes a library raise is a verdict on the file
-        found.say("bundle", False, f"A file of the bundle is not of a known form ({type(problem).__name__}).")
+        found.say("bundle", False, f"A file of the bundle has an unknown form ({type(problem).__name__}).")
     if found.ok and reevaluate is not None:
         second_evaluation(found, reevaluate)
     return found
@@ -124,17 +124,17 @@ def _records(found: VerificationResult, listing: BundleManifest) -> tuple[Store,
     store = Store(Folder(found.folder / names.RECORDS))
     addresses = list(store.addresses())
     if len(addresses) > MAX_CHAIN:
-        raise DataError(f"The bundle has {len(addresses)} records; {MAX_CHAIN} are the most that is read.")
+        raise DataError(f"The bundle has {len(addresses)} records; the limit is {MAX_CHAIN}.")
     for address in addresses:
         other = store.record(address)
         assert other is not None
         parent, _, last = str(other.artifact["data"]).rpartition("/")
         if other.address != address or other.kind != address.partition("/")[0]:
-            raise DataError(f"The record at {address} is of {other.kind} {other.address}.")
+            raise DataError(f"The record at {address} describes {other.kind} {other.address}.")
         if other.adopted_from is None and (parent != address or not DATA.fullmatch(last)):
             raise DataError(f"The record at {address} has its data in {other.artifact['data']}.")
         if other.adopted_from is not None and other.kind not in ADOPTABLE:
-            raise DataError(f"{address} was adopted: results are of the kind that only a step gives.")
+            raise DataError(f"{address} was adopted: results must be made by a step.")
         manifest.check(found.folder / names.RECORDS / address / MANIFEST, other)
         store.manifest(other)
     record = store.record(listing.entry)
@@ -158,7 +158,7 @@ def _claims(found: VerificationResult, store: Store, record: Record, pool: Folde
     _fingerprints(found, store, calls, known_only=known_only)
     made = _made(entry, store)
     if not found.say_all(
-        "inputs", _other_inputs(entry, record, made), "The entry", "The entry is of the report that its record names."
+        "inputs", _other_inputs(entry, record, made), "The entry", "The entry belongs to the report that its record names."
     ):
         return
     scores = recompute.rescored(found.folder)
@@ -166,7 +166,7 @@ def _claims(found: VerificationResult, store: Store, record: Record, pool: Folde
     told = (
         f"All scores of suite {scores.suite} version {scores.suite_version} were computed again from the predictions and agree."
     )
-    found.say_all("scores", wrong, "Not what the predictions give:", told)
+    found.say_all("scores", wrong, "Different from what the predictions give:", told)
     proved = recompute.prove(store, found.folder, _spec_of(record, calls.get(record.address)), made, scores)
     uids = recompute.counted(found.folder)
     apart = list(recompute.amounts_differ(entry.size, made, record.artifact, proved.entry, uids))
@@ -175,9 +175,9 @@ def _claims(found: VerificationResult, store: Store, record: Record, pool: Folde
         *recompute.entry_differences(entry, proved.entry),
         *_placed(record, calls.get(record.address), proved.entry, known_only),
     ]
-    found.say_all("entry", differ, "The entry says", "The entry says what its records say.")
+    found.say_all("entry", differ, "The entry says", "The entry agrees with its records.")
     if recompute.hits_differ(found.folder, proved.hits):
-        found.say("hits", False, "hits.npz is not what the predictions give.")
+        found.say("hits", False, "hits.npz differs from what the predictions give.")
     looked = _look_up(found, pool)
     checks = check(entry.track, proved.entry.chain, looked, *made)
     found.findings += checks
@@ -189,7 +189,7 @@ def _same_chain(found: VerificationResult, entry: Entry, store: Store) -> None:
     claimed = {link.address: link.fingerprint for link in entry.chain}
     proved = {link.address: link.fingerprint for link in chain}
     broken = [f"{link.address} is {link.state}" for link in chain if link.state != "built"]
-    broken += [f"{address} is not what the records have" for address in claimed if claimed[address] != proved.get(address)]
+    broken += [f"{address} differs from the records" for address in claimed if claimed[address] != proved.get(address)]
     broken += [f"{address} is left out" for address in proved.keys() - claimed.keys()]
     told = f"Entry and records have the same {len(chain)} steps, each used under its own fingerprint."
     found.say("records", not broken, "; ".join(broken[:5]) + "." if broken else told)
@@ -242,7 +242,7 @@ def _fingerprints(found: VerificationResult, store: Store, calls: dict[str, Reco
     wrong += [
         f"{r.address} is at version {r.version}" for r in records if (c := calls[r.address]) and c.step.version != r.version
     ]
-    found.say_all("specs", wrong, "A record says something else than its spec:", "The records say what their specs ask for.")
+    found.say_all("specs", wrong, "A record differs from its spec:", "The records agree with their specs.")
 
 
 def _artifacts(store: Store) -> Callable[[str], Any]:
@@ -262,7 +262,7 @@ def _made(entry: Entry, store: Store) -> Made:
             raise DataError(f"The entry's {name} is {entry.inputs[name]}, whose record is not in the bundle.")
         made.append(store.artifact(kind, record))
         if made[-1].address != record.address or made[-1].fingerprint != record.fingerprint:
-            raise DataError(f"The record {record.address} describes another artifact than its own.")
+            raise DataError(f"The record {record.address} describes an artifact that is not its own.")
     return made[0], made[1], made[2], made[3]
 
 
@@ -321,13 +321,13 @@ def second_evaluation(found: VerificationResult, reevaluate: Reevaluate) -> None
     rule, checkpoint = "evaluated again", found.folder / names.CHECKPOINT
     assert found.proved is not None
     if not checkpoint.exists():
-        found.say(rule, False, "The bundle has no checkpoint, and this board evaluates again: pack it with --checkpoint.")
+        found.say(rule, False, "The bundle has no checkpoint, but this board evaluates again: pack it with --checkpoint.")
         return
     try:
         _check_stored(checkpoint)
         again = reevaluate(checkpoint, found.proved.entry)
     except DatacompError as problem:
-        found.say(rule, False, f"The checkpoint cannot be evaluated: {str(problem).splitlines()[0][:500]}")
+        found.say(rule, False, f"Cannot evaluate the checkpoint: {str(problem).splitlines()[0][:500]}")
         return
     tasks = [task for task in found.proved.entry.tasks if task.metric]
     apart = {task.name: (task.value, again.get(task.key)) for task in tasks if _apart(task.value, again.get(task.key))}
@@ -335,7 +335,9 @@ def second_evaluation(found: VerificationResult, reevaluate: Reevaluate) -> None
     counted = [(task.value, again[task.key]) for task in tasks if task.scored and task.key in again]
     drift = sum((said or 0.0) - (value or 0.0) for said, value in counted) / max(len(counted), 1)
     if not apart and abs(drift) > SECOND_AVERAGE:
-        found.say(rule, False, f"The average is {abs(drift):.4f} from what is found here; {SECOND_AVERAGE} are allowed.")
+        found.say(
+            rule, False, f"The average is {abs(drift):.4f} from the average found here; at most {SECOND_AVERAGE} is allowed."
+        )
         return
     found.say(rule, not apart, told + "." if apart else f"{len(tasks)} tasks give the same scores (to {SECOND_TOLERANCE}).")
 
@@ -353,6 +355,6 @@ def _check_stored(checkpoint: Path) -> None:
     size = checkpoint.stat().st_size
     with zipfile.ZipFile(checkpoint) as archive:
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-            raise DataError("checkpoint.pt is compressed, which no checkpoint of torch is.")
+            raise DataError("checkpoint.pt is compressed; checkpoints of torch are not.")
         if sum(member.file_size for member in archive.infolist()) > size:
-            raise DataError("checkpoint.pt says that it has more bytes than it has.")
+            raise DataError("checkpoint.pt states more bytes than it has.")

@@ -72,7 +72,7 @@ def test_by_img2dataset_key_through_the_shards(indexed: bool, tmp_path: Path) ->
     )
     assert world.read_captions(tmp_path / "out", POOL) == wanted
     assert made.counts == counts
-    with pytest.raises(SpecError, match="give those of this pool"):
+    with pytest.raises(SpecError, match="give the shards of this pool"):
         import_folder_captions(spec, metadata, Folder(tmp_path / "other"))
 
 

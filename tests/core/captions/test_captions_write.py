@@ -207,7 +207,7 @@ def test_coca_of_open_clip(pool: tuple[Folder, Folder], tmp_path: Path) -> None:
                 logits[49406] = -torch.inf
                 tokens = torch.cat([tokens, logits.argmax()[None, None]], 1)
         assert found[row] == [open_clip.decode(tokens[0]).split("<end_of_text>")[0].replace("<start_of_text>", "").strip()]
-    with pytest.raises(SpecError, match="writes no captions"):
+    with pytest.raises(SpecError, match="does not write captions"):
         other = spec.model_copy(update={"model": "ViT-B-32"})
         generate_folder(WriteWork(other, *pool, Folder(tmp_path / "no"), ""), device="cpu")
 
@@ -284,7 +284,7 @@ def test_a_served_model_is_asked_by_pictures_and_retried(pool: tuple[Folder, Fol
     assert first["messages"][0]["content"][1]["text"] == "What is it?"
     with chat(faults=99, status=400) as (url, _), pytest.raises(SpecError, match="refuses the request for big"):
         generate_folder(WriteWork(spec, *pool, Folder(tmp_path / "c"), url), device="cpu")
-    with pytest.raises(StoreError, match="did not answer in 5 tries"):
+    with pytest.raises(StoreError, match="did not answer within 5 tries"):
         generate_folder(WriteWork(spec, *pool, Folder(tmp_path / "d"), "http://127.0.0.1:9"), device="cpu")
     with pytest.raises(SpecError, match="DATACOMP_CAPTION_SERVER"):
         generate_folder(WriteWork(spec, *pool, Folder(tmp_path / "e"), ""), device="cpu")

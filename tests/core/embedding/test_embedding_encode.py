@@ -224,7 +224,7 @@ def test_a_flipped_score_is_the_mean_of_both_sides_and_the_features_are_the_pict
         features = np.load(store.folder(made).path / f"features/{part}.npz")
         np.testing.assert_array_equal(features["flipped_img"], features["tiny_img"])
     assert fingerprint(plain) == fingerprint(Encoder(flip="none")) != fingerprint(Encoder(flip="averaged"))
-    with pytest.raises(ValidationError, match="not kept of mirrored pictures"):
+    with pytest.raises(ValidationError, match="do not include mirrored pictures"):
         CaptionEmbedSpec(encoders=(flipped,))
 
 
@@ -308,11 +308,11 @@ def test_scores_that_the_metadata_brings_are_not_computed_again_unasked(store: S
 
 def test_a_wrong_request_is_refused(store: Store) -> None:
     pool, tars, scorers = inputs(store)
-    with pytest.raises(SpecError, match="2 checkpoints are given for 1 encoders"):
+    with pytest.raises(SpecError, match="2 checkpoints were given for 1 encoders"):
         embed(EmbedSpec(), pool, tars, scorers * 2, store=store, device="cpu")
     with pytest.raises(ValueError, match="Two encoders have the prefix 'tiny'"):
         EmbedSpec(encoders=(Encoder(), Encoder(column="another")))
-    with pytest.raises(ValueError, match="given together"):
+    with pytest.raises(ValueError, match="Give model, weights and sha256 together"):
         Encoder(model="ViT-B-32")
 
 

@@ -93,7 +93,7 @@ def test_cells_and_captions_that_are_missing_are_named(tmp_path: Path) -> None:
         rows = [{"filename": "a.png", "raw": '["one"]'}, {"filename": "b.png", "raw": " "}]
         open_captions(table(tmp_path, rows, ["a.png", "b.png"]))
     (tmp_path / "set.csv").write_text("filename,raw\na.png,one\nb.png\n")
-    with pytest.raises(DataError, match=r"row 2: it has not as many cells as the header"):
+    with pytest.raises(DataError, match=r"row 2: it does not have as many cells as the header"):
         open_captions(Folder(tmp_path))
 
 
@@ -115,10 +115,10 @@ def test_instances_of_winogavil_are_read_as_they_are(delimiter: str, start: str,
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        (instance(associations="[]"), "row 2: no candidate goes with its cue"),  # all were taken for the right ones before
+        (instance(associations="[]"), "row 2: no candidate belongs to its cue"),  # all were taken for the right ones before
         (instance(associations='["a", "d"]'), "row 2: the association 'd' is not one of its candidates"),
-        (instance(candidates='["a"]'), "row 2: one candidate is no choice"),
-        (instance(candidates='["a", "a"]'), "row 2: one candidate is no choice"),
+        (instance(candidates='["a"]'), "row 2: one candidate is not a choice"),
+        (instance(candidates='["a", "a"]'), "row 2: one candidate is not a choice"),
         (instance(candidates="[]"), "row 2: it has no cue or no candidates"),
         (instance(cue=" "), "row 2: it has no cue or no candidates"),
         (instance(candidates='["a", "z"]'), "row 2: the picture 'z' is not in the archive"),
@@ -197,5 +197,5 @@ def test_a_template_without_its_place_and_too_few_shards_end_their_tasks(sets: P
     with pytest.raises(IncompleteError) as failed:
         evaluated(own, tmp_path / "out", tmp_path / "good.pt", "tiny/coarse", "tiny/flags", "tiny/clipart")
     assert "tiny/coarse: The template 'a photo.' does not contain {c}" in str(failed.value)
-    assert "nshards.txt says 1 shards and 2 tars lie beside it" in str(failed.value)
+    assert "nshards.txt says 1 shards and 2 tars exist" in str(failed.value)
     assert "2 of 3 evaluation tasks failed" in str(failed.value)

@@ -33,7 +33,7 @@ def test_every_file_comes_and_a_copy_elsewhere_is_the_same(tmp_path: Path) -> No
 
 
 def test_a_set_that_is_not_there_or_has_changed_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="no test set at .*birds"):
+    with pytest.raises(SpecError, match="No test set exists at .*birds"):
         pinned(str(tmp_path), ["birds"])
     write(tmp_path / "birds", repository(20, 4))
     asked = OwnSetsSpec(sets=pinned(str(tmp_path), ["birds"]))

@@ -274,7 +274,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated tar": (truncated, r"1\.tar is damaged: .* at byte \d+"),
     "missing tar": (lambda home: (home / "test" / "1.tar").unlink(), r"1\.tar is not there"),
     "missing set": (shutil.rmtree, r"nshards\.txt is not there"),
-    "no test sample": (emptied, r"holds no test sample"),
+    "no test sample": (emptied, r"does not contain a test sample"),
     "no class names": (lambda home: (home / "classnames.txt").write_text("\n \n"), r"classnames\.txt is empty"),
     "class names not UTF-8": (
         lambda home: (home / "classnames.txt").write_bytes(b"caf\xe9"),
@@ -282,7 +282,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "bad template": (
         lambda home: (home / "zeroshot_classification_templates.txt").write_text("a {dog}"),
-        r"template 'a \{dog\}' cannot be filled",
+        r"template 'a \{dog\}' is malformed",
     ),
 }
 

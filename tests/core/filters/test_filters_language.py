@@ -173,5 +173,5 @@ def test_a_null_is_neither_and_a_newline_a_space() -> None:
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.bin").write_bytes(bytes(100))
-    with pytest.raises(DataError, match="no fastText model for languages"):
+    with pytest.raises(DataError, match="not a fastText model for languages"):
         LanguageFile.read(tmp_path / "other.bin")

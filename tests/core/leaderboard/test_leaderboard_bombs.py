@@ -224,8 +224,8 @@ def test_headers_that_would_be_read_into_memory_are_refused(good: Files, tmp_pat
 def test_the_process_that_checks_has_a_limit(good: Files, tmp_path: Path) -> None:
     """Whatever gets past the bounds ends there: with so little memory, or time, the code itself does not fit."""
     bundle = pack(good, tmp_path / "good.tar")
-    assert "took more than it may take" in reason(check(bundle, tmp_path / "little", CheckLimits(memory_bytes=16 << 20)))
-    assert "took more than it may take" in reason(check(bundle, tmp_path / "short", CheckLimits(cpu_seconds=0)))
+    assert "exceeded its limit" in reason(check(bundle, tmp_path / "little", CheckLimits(memory_bytes=16 << 20)))
+    assert "exceeded its limit" in reason(check(bundle, tmp_path / "short", CheckLimits(cpu_seconds=0)))
 
 
 def test_a_long_name_is_read_as_tar_writes_it(good: Files, tmp_path: Path) -> None:

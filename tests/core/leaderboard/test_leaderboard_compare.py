@@ -157,7 +157,7 @@ def test_only_entries_of_one_suite_can_be_compared(tmp_path: Path) -> None:
         compare_methods(store, contenders(store, "tiny", [first.address, other.fingerprint]))
     record = store.record(first.address)
     assert record is not None
-    with pytest.raises(SpecError, match="only leaderboard entries"):
+    with pytest.raises(SpecError, match="name leaderboard entries"):
         contenders(store, "tiny", [record.inputs["subset"][0]["address"]])
     with pytest.raises(SpecError, match="Unknown method 'no_filtre'"):
         contenders(store, "tiny", ["no_filtre"])

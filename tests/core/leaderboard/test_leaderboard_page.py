@@ -282,7 +282,7 @@ def test_the_class_of_inputs_chooses_rows(tab: browser.Page, tmp_path: Path) -> 
         assert tab.do(methods) == expected
         assert tab.do("document.getElementById('shown').textContent") == f"{len(expected)} of 3 rows"
         assert tab.do("document.getElementById('no-match').hidden") == bool(expected)
-    assert "No row is of this choice" in tab.do("document.getElementById('no-match').innerText")
+    assert "No row matches these choices" in tab.do("document.getElementById('no-match').innerText")
     shown = "[...document.querySelectorAll('#inputs option')].map(one => one.textContent)"
     assert tab.do(shown) == ["all classes", *TITLES.values(), "not stated"]
     assert tab.complaints == []

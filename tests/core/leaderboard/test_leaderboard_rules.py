@@ -218,7 +218,7 @@ def test_an_adopted_pool_is_held_against_the_scales_own(store: Store, most: int,
     check = next(check for check in found.checks if check.rule == "pool of the scale")
     if most == 1:
         assert check.ok is None
-        assert f"({world.NUM} rows) has not exactly the uids of" in check.reason
+        assert f"({world.NUM} rows) does not have exactly the uids of" in check.reason
     else:
         assert check.ok is False
         assert check.reason.startswith(f"7 of the {world.NUM} uids of pools/adopted/")

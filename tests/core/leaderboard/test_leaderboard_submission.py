@@ -98,7 +98,7 @@ def test_only_an_entry_can_be_packed_and_only_whole(made: tuple[Store, str, Path
     record = store.record(address)
     assert record is not None
     subset = record.inputs["subset"][0]["address"]
-    with pytest.raises(SpecError, match="made of a leaderboard entry"):
+    with pytest.raises(SpecError, match="give a leaderboard entry to make a bundle"):
         write_bundle(store, subset, tmp_path / "no.tar")
     shutil.copytree(store.root.path, tmp_path / "copy")
     other = Store(Folder(tmp_path / "copy"))

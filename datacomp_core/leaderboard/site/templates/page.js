@@ -1,5 +1,5 @@
 "use strict";
-// Sorting, filtering and tabs; without this script every table is still there, in the board's order.
+// Sorting, filtering and tabs; without this script, the tables keep the board's order.
 for (const table of document.querySelectorAll("table[data-sortable]")) {
   const body = table.tBodies[0];
   const heads = [...table.tHead.rows[0].cells];
@@ -16,7 +16,7 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
       const value = (row) => row.cells[column].dataset.v ?? row.cells[column].textContent.trim();
       const rows = [...body.rows].sort((a, b) => {
         const x = value(a), y = value(b);
-        if (x === "" || y === "") return (x === "") - (y === "");  // what is missing stays last
+        if (x === "" || y === "") return (x === "") - (y === "");  // missing values stay last
         const numbers = [Number(x), Number(y)];
         return sign * (numbers.some(Number.isNaN) ? x.localeCompare(y) : numbers[0] - numbers[1]);
       });
@@ -50,7 +50,7 @@ if (search) {
     nothing.hidden = count > 0 || rows.length === 0;
     nothing.textContent = search.value.trim()
       ? `No method matches "${search.value.trim()}": clear the filter to see all ${rows.length} rows.`
-      : `No row is of this choice: choose others to see all ${rows.length} rows.`;
+      : `No row matches these choices: change them to see all ${rows.length} rows.`;
   };
   search.addEventListener("input", apply);
   papers?.addEventListener("change", apply);
