@@ -122,7 +122,7 @@ def test_a_released_score_is_not_used_for_a_changed_caption(world: Path, datacom
         "--json",
     )
     assert (status, json.loads(out)["num_samples"]) == (0, NUM // 4), error
-    assert error.count("20 of 40 rows have another caption than the one that clip_l14_similarity_score was computed of") == 1
+    assert error.count("20 of 40 rows have a different caption from the one that clip_l14_similarity_score was computed for") == 1
 
 
 def test_a_score_from_outside_is_told_where_captions_changed(

@@ -84,7 +84,7 @@ def test_a_file_in_an_empty_folder_brings_a_task_and_its_protocol(
     [
         (CODE.replace('protocol="top3"', 'protocol="top4"'), 2, "Unknown protocol 'top4'. Did you mean 'top3'"),
         (CODE.replace("-> TaskRow:\n    return TaskRow(", "-> dict:\n    return dict("), 2, "returns dict: return a TaskRow"),
-        ("x = 1\n", 2, "mine.py registers no evaluation task"),
+        ("x = 1\n", 2, "mine.py does not register an evaluation task"),
         ("1 / 0\n", 2, "mine.py fails to load at line 1: ZeroDivisionError"),
         (CODE.replace(".any(1)", ".any(7)"), 1, "failed at line 14 (in extra): AxisError: axis 7"),
         (CODE.replace("mine/birds", "cifar10"), 2, "The task cifar10 already exists"),
@@ -168,4 +168,4 @@ def test_a_model_without_weights_and_data_that_is_not_there_are_refused(
     Path("data").rename("elsewhere")
     Path("rows.yaml").write_text("- {key: mine/birds, folder: birds_test}\n")
     status, _, problem = call(capfd, monkeypatch, *asked, "--add-tasks", "rows.yaml")
-    assert (status, "data is not there: give the folder" in problem) == (1, True), problem
+    assert (status, "data does not exist: give the folder" in problem) == (1, True), problem

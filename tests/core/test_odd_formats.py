@@ -29,7 +29,7 @@ def test_pillow_raises_what_nobody_expects() -> None:
 
 def test_each_reader_of_pictures_names_or_counts_it() -> None:
     pixels = Pixels(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    with pytest.raises(DataError, match="cannot be decoded .UnidentifiedImageError: not a picture of a known format .JPEG, PNG"):
+    with pytest.raises(DataError, match="cannot decode the image .UnidentifiedImageError: not a picture of a known format .JPEG, PNG"):
         datasets._decoded({"jpg": DDS}, pixels, hashlib.sha256(), "first")
     assert decode._into([np.zeros((3, 8, 8), np.uint8)], {"jpg": DDS}, (pixels,)) == "corrupt_image"
     assert image_scores._image(DDS) is None
@@ -41,7 +41,7 @@ def test_an_odd_fault_in_a_known_format_is_the_sample_s() -> None:
     pixels, ppm = Pixels(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), b"P6\n40 x\n255\n" + bytes(40)
     with pytest.raises(ValueError, match="invalid literal|Non-decimal"):
         Image.open(io.BytesIO(ppm)).load()
-    with pytest.raises(DataError, match="cannot be decoded .ValueError"):
+    with pytest.raises(DataError, match="cannot decode the image .ValueError"):
         datasets._decoded({"jpg": ppm}, pixels, hashlib.sha256(), "first")
     assert decode._into([np.zeros((3, 8, 8), np.uint8)], {"jpg": ppm}, (pixels,)) == "corrupt_image"
     assert image_scores._image(ppm) is None

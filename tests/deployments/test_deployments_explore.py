@@ -181,7 +181,7 @@ def test_explore_pictures_are_decoded_and_written_again(client: TestClient, view
     assert answer.content[:4] == b"RIFF"
     odd = client.get("/api/picture/128/3")
     assert (odd.status_code, odd.content, odd.headers["x-why"]) == (204, b"", "cannot decode the picture")
-    assert "never arrived" in client.get(f"/api/picture/128/{ROWS - 1}").headers["x-why"]
+    assert "never downloaded" in client.get(f"/api/picture/128/{ROWS - 1}").headers["x-why"]
     assert client.get("/api/picture/77/0").status_code == 204
     assert len(list((view.explorer.home / "pictures" / "small").rglob("*.webp"))) == 1
     told = client.get("/api/about").json()

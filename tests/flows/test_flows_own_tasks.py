@@ -55,13 +55,13 @@ def test_another_folder_is_read_anew(data: Path, tmp_path: Path) -> None:
     [
         ([ROW], {}, "need the folder of their test sets"),
         ([{**ROW, "folder": "bees"}], {"data": "sets"}, "No test set exists at .*bees"),
-        ([{**ROW, "key": "tiny/objects"}], {"data": "sets"}, "tiny/objects is there already"),
-        ([ROW, ROW], {"data": "sets"}, "mine/birds is there already"),
+        ([{**ROW, "key": "tiny/objects"}], {"data": "sets"}, "tiny/objects already exists"),
+        ([ROW, ROW], {"data": "sets"}, "mine/birds already exists"),
         ([{**ROW, "protocol": "clasification"}], {"data": "sets"}, "clasification"),
         (
             ["mine/bees"],
             {"data": "sets"},
-            "mine/bees is neither a YAML or Python file .* nor the key of a registered evaluation task",
+            "mine/bees is neither an existing YAML or Python file nor the key of a registered evaluation task",
         ),
     ],
 )

@@ -191,7 +191,7 @@ def test_what_is_left_of_a_budget_is_reckoned_in_trials() -> None:
     assert affordable(Budget(trials=99, gpu_hours=24.0), so_far, 3, 1, 6) == (2, "")  # 8 spent, 12 kept back for 6 runs
     assert affordable(Budget(trials=99, gpu_hours=21.9), so_far, 3, 1, 6) == (
         0,
-        "the budget of 21.9 GPU-hours is spent: 8, and 12 for the final runs",
+        "the budget of 21.9 GPU-hours is spent: 8, and 12 is reserved for the final runs",
     )
     assert affordable(Budget(trials=99, money=100.0), so_far, 9, 2, 6) == (3, "")  # a trial is two runs: 30 kept back
     assert affordable(Budget(trials=99, hours=1.0), Spent(trials=0, hours=0, gpu_hours=0, money=0, currency=""), 4, 1, 6) == (
@@ -264,7 +264,7 @@ def test_free_parameters_are_named_and_filled() -> None:
     ("text", "told"),
     [
         ("filter: {kind: words, at_least: 3}", "nothing to search"),
-        ("filter: {kind: words, at_least: {low: 3, high: 1}}", "The range is empty: low is 3 and high 1"),
+        ("filter: {kind: words, at_least: {low: 3, high: 1}}", "The range is empty: low is 3 and high is 1"),
         ("filter: {kind: words, at_least: {low: 3}}", "high: Field required"),
         ("filter: {kind: words, at_least: {low: 3, high: 9, stepp: 1}}", "stepp: Extra inputs"),
         ("filter: {kind: words, at_least: {choose: [3]}}", "at least 2 items"),

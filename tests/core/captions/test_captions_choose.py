@@ -173,7 +173,7 @@ def test_filters_read_the_new_text_and_no_score_of_the_old_pair(made: PolicyInpu
     policy = CaptionPolicy.model_validate({"first_of": ["a", "raw"]})
     choice = PolicyInputs(policy, made.source, tuple((one, folder) for one, folder in bare))
     [told] = not_used(choose_folder(choice, Folder(tmp_path / "c")).counts)
-    assert "have another caption than the one that clip_l14_similarity_score was computed of" in told
+    assert "have a different caption from the one that clip_l14_similarity_score was computed for" in told
     texts = {row: next(iter([t for t, _ in SETS["a"].get(row, [])] + [RAW[row][0][0]])) for row in range(len(POOL))}
     found, _ = kept(made, Words(at_least=3), tmp_path / "c", tmp_path / "s")
     assert sorted(found) == sorted(POOL[row]["uid"] for row, text in texts.items() if len(text.split()) >= 3)

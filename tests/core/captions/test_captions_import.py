@@ -114,7 +114,7 @@ def test_a_uid_in_several_rows_of_the_pool_gives_its_captions_to_all(tmp_path: P
         ("t.jsonl", '{"uid": "1", "text": "a"}\nnonsense\n', "line 2 is not JSON"),
         ("t.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("t.parquet", "no parquet", "is not a parquet file"),
-        ("t.csv.gz", "uid,text\n1,a\n", "cannot be read as a table: Not a gzipped file"),
+        ("t.csv.gz", "uid,text\n1,a\n", "is not readable as a table: Not a gzipped file"),
         (
             "t.csv",
             f'uid,text\n{POOL[0]["uid"]},"lone\n{POOL[1]["uid"]},another\n{POOL[2]["uid"]},"third"\n',
@@ -132,7 +132,7 @@ def test_what_cannot_be_joined_is_one_sentence(name: str, text: str, told: str, 
 def test_a_source_is_not_called_raw(tmp_path: Path) -> None:
     pl.DataFrame({"uid": [POOL[0]["uid"]], "text": ["a"], "s": ["raw"]}).write_csv(tmp_path / "t.csv")
     spec = CaptionImportSpec(file=str(tmp_path / "t.csv"), name="x", source_column="s")
-    with pytest.raises(DataError, match="raw is the pool's own captions"):
+    with pytest.raises(DataError, match="raw stands for the pool's own captions"):
         import_folder_captions(spec, world.write_pool(tmp_path / "m", POOL), Folder(tmp_path / "out"))
     with pytest.raises(ValidationError, match="name"):
         CaptionImportSpec(file=str(tmp_path / "t.csv"), name="a;b")

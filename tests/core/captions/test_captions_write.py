@@ -282,7 +282,7 @@ def test_a_served_model_is_asked_by_pictures_and_retried(pool: tuple[Folder, Fol
     first = asked[0]
     assert (first["model"], first["n"], first["temperature"], first["max_tokens"]) == ("big", 2, 0.7, 40)
     assert first["messages"][0]["content"][1]["text"] == "What is it?"
-    with chat(faults=99, status=400) as (url, _), pytest.raises(SpecError, match="refuses the request for big"):
+    with chat(faults=99, status=400) as (url, _), pytest.raises(SpecError, match="rejects the request for big"):
         generate_folder(WriteWork(spec, *pool, Folder(tmp_path / "c"), url), device="cpu")
     with pytest.raises(StoreError, match="did not answer within 5 tries"):
         generate_folder(WriteWork(spec, *pool, Folder(tmp_path / "d"), "http://127.0.0.1:9"), device="cpu")

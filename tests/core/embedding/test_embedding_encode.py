@@ -296,7 +296,7 @@ def test_scores_that_the_metadata_brings_are_not_computed_again_unasked(store: S
         table = pl.read_parquet(metadata.at(f"{part}.parquet"))
         table.with_columns(clip_l14_similarity_score=pl.lit(0.25, pl.Float32)).write_parquet(metadata.at(f"{part}.parquet"))
     l14 = Encoder(column="clip_l14_similarity_score", prefix="l14")
-    with pytest.raises(SpecError, match="metadata brings clip_l14_similarity_score"):
+    with pytest.raises(SpecError, match="metadata contains clip_l14_similarity_score"):
         embed(EmbedSpec(encoders=(l14,)), pool, tars, scorers, store=store, device="cpu")
     made = embed(EmbedSpec(encoders=(l14,), released="recompute"), pool, tars, scorers, store=store, device="cpu")
     assert made.columns == ("clip_l14_similarity_score",)

@@ -266,8 +266,8 @@ def emptied(home: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "undecodable image": (lambda home: rewrite(home, damaged), r"sample s0000003 of .*1\.tar: the image cannot be decoded"),
-    "label out of range": (lambda home: rewrite(home, far_label), r"sample s0000003: its label 6 is none of the 6 classes"),
+    "undecodable image": (lambda home: rewrite(home, damaged), r"sample s0000003 of .*1\.tar: cannot decode the image"),
+    "label out of range": (lambda home: rewrite(home, far_label), r"sample s0000003: its label 6 is not one of the 6 classes"),
     "no label": (lambda home: rewrite(home, no_label), r"sample s0000003 of .*there is no cls"),
     "label not a number": (lambda home: rewrite(home, bad_label), r"sample s0000003 of .*its cls cannot be read"),
     "no image": (lambda home: rewrite(home, no_image), r"sample s0000003 of .*there is no image \(it has cls, txt\)"),

@@ -216,7 +216,7 @@ def test_a_score_has_one_name_and_its_address_follows_the_file(tmp_path: Path) -
         ("neg_clip_loss:sed=1", "Unknown parameter of score neg_clip_loss 'sed'. Did you mean 'seed'"),
         ("neg_clip_loss:seed", "not parameter=value"),
         ("neg_clip_loss:seed=x", "seed: .*valid integer"),
-        ("norm_sim:target=nowhere.npy", r"nowhere\.npy cannot be read: give (the place of )?a file of vectors"),
+        ("norm_sim:target=nowhere.npy", r"nowhere\.npy is not readable: give a file of vectors"),
         ("norm_sim:target=imagnet1k_l14", "Unknown set of vectors 'imagnet1k_l14'. Did you mean 'imagenet1k_l14'"),
         ("metaclip:entries=mine.txt", r"mine\.txt cannot be read: give the place of a word list"),
     ],

@@ -54,5 +54,5 @@ def test_what_cannot_be_uploaded_is_one_sentence(bundle: Path, tmp_path: Path) -
         with pytest.raises(DataError):
             upload(tmp_path / "cut.tar", "me/mine", token=upload_hub.TOKEN, endpoint=hub.url)
         assert hub.files == {}
-    with pytest.raises(StoreError, match="cannot be reached"):
+    with pytest.raises(StoreError, match="Cannot reach the hub"):
         upload(bundle, "me/mine", token=upload_hub.TOKEN, endpoint="http://127.0.0.1:9")
