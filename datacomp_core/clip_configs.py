@@ -24,7 +24,7 @@ def read(path: Path) -> dict[str, Any]:
     `preprocess_cfg`. Folders that lie beside the file (of a tokenizer, of a text tower) become absolute paths.
     """
     if not path.is_file():
-        raise DataError(f"{path} is not there: a configuration of open_clip (.json) is wanted.")
+        raise DataError(f"{path} does not exist: give a configuration of open_clip (.json).")
     found = read_json(path)
     if not isinstance(found, dict):
         raise DataError(f"{path} is not the configuration of a model.")
@@ -44,7 +44,7 @@ def read(path: Path) -> dict[str, Any]:
 def _check_preparation(given: Any, path: Path) -> None:
     """open_clip takes no notice of a name in `preprocess_cfg` that it does not know, and images would be prepared otherwise."""
     if not isinstance(given, dict):
-        raise DataError(f"{path}: preprocess_cfg is {given!r}, and names with values are wanted: mean, std, interpolation, ...")
+        raise DataError(f"{path}: preprocess_cfg is {given!r}, but must map names to values: mean, std, interpolation, ...")
     if odd := sorted(set(given) - set(PREPARATION)):
         raise unknown(f"field in preprocess_cfg of {path}:", odd[0], PREPARATION)
     for name, choices in CHOICES.items():

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ClusterWorkers:
-    """`count` workers of the engine's cluster, each with so many GPUs.
+    """`count` workers of the engine's cluster, each with a number of GPUs.
 
     `device` is what each opens; empty: what it finds. `kind` is what all of them work on, cuda or cpu: it stands in records.
     """
@@ -56,7 +56,7 @@ def _opened(gpus: int, device: str) -> str:
         return own
     if not has_cuda():
         raise SpecError(
-            f"The cluster says that the machine {host} has a GPU, and torch finds no CUDA device there: mend its driver or "
+            f"The cluster says that the machine {host} has a GPU, and torch finds no CUDA device there: repair its driver or "
             "its image, or start it without the GPU (ray start --num-gpus=0, dask worker without --resources), or with "
             "DATACOMP_DEVICE=cpu to work on its CPU."
         )

@@ -38,7 +38,7 @@ def pinned(name: str, suffixes: Sequence[str], what: str) -> str:
         place = name if "://" in name else str(Path(name).expanduser().resolve())
         files = files_of(place, suffixes)
         if not files:
-            raise SpecError(f"{name} is not {what}: one of {', '.join(suffixes)} is wanted, or a folder of them.")
+            raise SpecError(f"{name} is not {what}: give a file with {' or '.join(suffixes)}, or a folder of them.")
         return f"{place}#{_mark_of(place, files, suffixes)}"
     except SpecError:
         raise

@@ -1,4 +1,4 @@
-"""Sets of one's own mixed into a filtered pool (BYOD): which shard sets, and how often each sample of them is taken.
+"""Your own sets mixed into a filtered pool (BYOD): which shard sets, and how often each sample of them is taken.
 
 `--mix shards/ADDRESS=2`, a file of addresses with weights, or a published mix by name: `cc12m_and_pool:cc12m=shards/ADDRESS`.
 """
@@ -96,5 +96,5 @@ def _weight(given: object, address: str) -> float:
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight) or weight <= 0:
-        raise SpecError(f"The weight of {address} in the mix is {given!r}: a number above 0 is wanted (2: each sample twice).")
+        raise SpecError(f"The weight of {address} in the mix is {given!r}: give a number above 0 (2: each sample twice).")
     return weight

@@ -56,7 +56,7 @@ def end_children() -> None:
 
 def child_process(prepare: Callable[[], Any]) -> ProcessPoolExecutor:
     """One process that prepares itself and ends with this one; also of a process that is a daemon (a worker of Dask's)."""
-    multiprocessing.current_process().daemon = False  # a daemon may have no children, lest they outlive it: ours do not
+    multiprocessing.current_process().daemon = False  # a daemon may not have children, which could outlive it: ours do not
     return _pool(1, prepare)
 
 

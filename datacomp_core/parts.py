@@ -47,7 +47,7 @@ def part_names(folder: Folder) -> list[str]:
         log.warning("%s has hidden files that are no parts and are not read: %s", folder, ", ".join(hidden[:3]))
     names = [name.removesuffix(".parquet") for name in there if name not in hidden]
     if not names:
-        raise DataError(f"{folder} has no metadata: a folder of parquet files is wanted.")
+        raise DataError(f"{folder} has no metadata: give a folder of parquet files.")
     return names
 
 

@@ -1,6 +1,6 @@
 """What filters and scores read of a pool: its metadata, the score columns and embeddings that lie beside it, its images.
 
-Only the columns that are wanted are read, and embeddings block by block, so that memory is that of one part's columns.
+Only the requested columns are read, and embeddings block by block, so that memory is that of one part's columns.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ def _header(array: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(array)
     if fortran or dtype.hasobject:
-        raise ValueError("an array in row order is wanted")
+        raise ValueError("the array must be in row order")
     return shape, dtype
 
 

@@ -105,7 +105,7 @@ class Registry(Mapping[str, T], Generic[T]):
             owner = entry.dist.name if entry.dist is not None else entry.value
             raise SpecError(
                 f"The package {owner} offers {self.group} ({entry.value}) and fails to load: "
-                f"{type(problem).__name__}: {problem}. Mend it, or uninstall it."
+                f"{type(problem).__name__}: {problem}. Correct it, or uninstall it."
             ) from problem
 
 

@@ -13,7 +13,7 @@ from datacomp_core.artifacts import Spec
 from datacomp_core.errors import unknown
 
 CUSTOM = "custom"
-"""The name of a recipe of one's own."""
+"""The name of a custom recipe."""
 
 
 def _known(name: str) -> str:
@@ -48,9 +48,7 @@ class Scale(Spec):
     )
     weight_decay: float = Field(default=0.2, description="open_clip's default.")
     train_num_samples: int = Field(description="Samples seen; from `small` on also the size of the pool.")
-    num_checkpoints: int = Field(
-        default=5, description="The run is cut into so many epochs of open_clip, each ending in a checkpoint."
-    )
+    num_checkpoints: int = Field(default=5, description="Number of epochs of open_clip in the run; each ends with a checkpoint.")
     loader_workers: int = Field(
         default=4, description="The reference's worker count, to whose multiple steps per epoch are rounded up."
     )

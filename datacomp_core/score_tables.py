@@ -61,7 +61,7 @@ def _keys(frame: pl.DataFrame, key: Key, file: Path, row: int) -> uid.Uids:
         raise DataError(f"{file} has no column {key!r} to join by; it has {', '.join(frame.columns) or 'no columns'}.")
     values = frame[name]
     if not (values.dtype in TEXT or values.dtype.is_integer()):
-        raise DataError(f"{file}: the column {name!r} is {values.dtype}; text is wanted to join by.")
+        raise DataError(f"{file}: the column {name!r} is {values.dtype}, but must be text to join by.")
     return keys_of(values.cast(pl.String), key, str(file), row + 1)
 
 
@@ -77,7 +77,7 @@ def _numbers(frame: pl.DataFrame, column: str, file: Path, row: int) -> Values:
             raise DataError(f"{file}, row {row + place + 1:,}: {values[place]!r} in the column {column!r} is not a number.")
         values = made
     if not (values.dtype.is_numeric() or isinstance(values.dtype, pl.Boolean | pl.Null)):
-        raise DataError(f"{file}: the column {column!r} is {values.dtype}; numbers are wanted.")
+        raise DataError(f"{file}: the column {column!r} is {values.dtype}, but must contain numbers.")
     made = values.cast(pl.Float64).fill_null(float("nan"))
     if values.dtype.is_integer() and ((values > EXACT) | (values < -EXACT)).any():
         raise _inexact(file, column)
@@ -121,7 +121,7 @@ def _npy(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
     places = [file.with_name("uids.npy"), file.with_name(f"{file.stem}_uids.npy"), file.with_name(f"{file.stem}.uids.npy")]
     uids = next((place for place in places if place.exists()), None)
     if uids is None:
-        raise DataError(f"{file} has no uids beside it: {places[0].name} or {places[1].name} is wanted.")
+        raise DataError(f"{file} has no uids beside it: {places[0].name} or {places[1].name} is needed.")
     try:
         values: Any = np.load(file, mmap_mode="r", allow_pickle=False)
     except Exception as problem:  # numpy's reader of headers raises a dozen kinds on bad bytes
@@ -147,15 +147,15 @@ def _npz(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
     for column, array in zip(columns, arrays, strict=True):
         if array.dtype.kind not in "fiub" or array.size != len(keys) or array.shape[:1] != keys.shape:
             raise DataError(
-                f"{file}: the array {column!r} has shape {array.shape} and dtype {array.dtype}; a number for each of the "
-                f"{len(keys):,} uids is wanted."
+                f"{file}: the array {column!r} has shape {array.shape} and dtype {array.dtype}; it needs a number for each of the "
+                f"{len(keys):,} uids."
             )
     yield keys, np.stack([_floats(a.reshape(-1), file, name) for name, a in zip(columns, arrays, strict=True)], axis=1)
 
 
 def _pairs(uids: Path, values: Any, columns: Sequence[str], file: Path) -> Iterator[Piece]:
     if values.dtype.kind not in "fiub" or values.ndim != 1 or len(columns) != 1:
-        raise DataError(f"{file} has shape {values.shape} and dtype {values.dtype}; one column of numbers is wanted.")
+        raise DataError(f"{file} has shape {values.shape} and dtype {values.dtype}; one column of numbers is needed.")
     start = 0
     for keys in uid_lists.read([uids]):
         some = values[start : start + len(keys)]

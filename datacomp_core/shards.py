@@ -59,7 +59,7 @@ def tars_in(folder: Folder, files: Iterable[str]) -> list[str]:
         )
     names = [name.removesuffix(".tar") for name in here if name.endswith(".tar")]
     if not names:
-        raise DataError(f"{folder} has no shards: a folder of webdataset tars is wanted.")
+        raise DataError(f"{folder} has no shards: give a folder of webdataset tars.")
     return names
 
 

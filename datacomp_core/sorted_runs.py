@@ -31,7 +31,7 @@ def write_run(path: Path, packed: uid.Uids) -> None:
 
 
 def open_header(file: IO[bytes], rows: int) -> None:
-    """Begin a subset file of so many rows."""
+    """Begin a subset file with this number of rows."""
     header = {"descr": np.lib.format.dtype_to_descr(uid.DTYPE), "fortran_order": False, "shape": (rows,)}
     np.lib.format.write_array_header_1_0(file, header)
 

@@ -63,7 +63,7 @@ def pack(uids: pl.Series, where: str = "") -> Uids:
             return numbers.view(DTYPE)
     bad = uids.is_null() | ~uids.str.contains(r"^[0-9a-fA-F]{32}$").fill_null(False)
     file = f"{where}: " if where else ""
-    raise DataError(f"{file}{uids.filter(bad)[0]!r} is not a uid: 32 hex digits are wanted ({int(bad.sum())} such rows).")
+    raise DataError(f"{file}{uids.filter(bad)[0]!r} is not a uid: write 32 hex digits ({int(bad.sum())} such rows).")
 
 
 def _digits(uids: pl.Series) -> memoryview:

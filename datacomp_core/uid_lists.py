@@ -27,7 +27,7 @@ TEXT_BYTES = 1 << 26
 SUFFIXES = (".npy", ".txt", ".csv", ".tsv", ".parquet")
 FULL = re.compile(r"(0[xX])?[0-9a-fA-F]{32}")
 LIKE_A_NAME, LIKE_A_UID = 8, 24
-"""Digits: a first line that has so few before a second that has so many may be a header, such as pandas' `0`."""
+"""Digits: a first line with this few before a second with this many may be a header, such as pandas' `0`."""
 
 
 def read(files: Sequence[Path]) -> Iterator[uid.Uids]:

@@ -140,16 +140,14 @@ def from_columns(columns: list[pl.Series], where: str, row: int) -> uid.Uids:
         if missing.any():
             raise DataError(
                 f"{where}, row {row + 1 + int(missing.arg_max() or 0):,}: ({columns[0].filter(missing)[0]}, "
-                f"{columns[1].filter(missing)[0]}) is not a uid: two whole numbers are wanted."
+                f"{columns[1].filter(missing)[0]}) is not a uid: write two whole numbers."
             )
         out = np.empty(len(first), uid.DTYPE)
         for half, column in zip(("f0", "f1"), columns, strict=True):
             values = column.to_numpy()
             out[half] = values.view(np.uint64) if values.dtype == np.int64 else values
         return out
-    raise DataError(
-        f"{where}: the column {first.name!r} is {first.dtype}; text, 16 bytes or two whole numbers of 64 bits are wanted."
-    )
+    raise DataError(f"{where}: the column {first.name!r} is {first.dtype}; write text, 16 bytes or two whole numbers of 64 bits.")
 
 
 def _from_bytes(values: pl.Series, where: str, row: int) -> uid.Uids:
@@ -160,4 +158,4 @@ def _from_bytes(values: pl.Series, where: str, row: int) -> uid.Uids:
         with suppress(pl.exceptions.ComputeError):  # which is no text
             return parsed(values.cast(pl.String), where, row + 1)
     bad = int((sizes.fill_null(0) != 16).arg_max() or 0)
-    raise DataError(f"{where}, row {row + bad + 1:,}: {values[bad]!r} is not a uid: 16 bytes are wanted.")
+    raise DataError(f"{where}, row {row + bad + 1:,}: {values[bad]!r} is not a uid: write 16 bytes.")

@@ -70,7 +70,7 @@ def candidates(call: Call, spec: Preparation) -> Candidates:
 
 
 def own_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | ByodPoolSpec | None:
-    """What a pool of one's own data was made as; None for any other pool."""
+    """How a pool of the user's own data was made; None for any other pool."""
     record = store().record(address)
     spec = (record.spec if record else {}).get("spec", {})
     return OWN_SPECS[spec["scale"]].model_validate(spec) if spec.get("scale") in OWN_SPECS else None

@@ -91,7 +91,7 @@ def testsets(call: Call, spec: Scoring) -> EvalSets:
 
 
 def score(call: Call, spec: Scoring, shards: tuple[ShardSet, ...]) -> tuple[Checkpoint, EvalReport]:
-    """A checkpoint and its report. Tasks of one's own have a report beside it, which the board looks up by the checkpoint."""
+    """A checkpoint and its report. The user's own tasks have a report beside it, which the board looks up by the checkpoint."""
     evalsets = testsets(call, spec)
     checkpoint = call(training.train, spec.train, shards)
     if spec.own_tasks.tasks:

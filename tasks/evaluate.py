@@ -24,7 +24,7 @@ def download_evalsets(spec: downloading.DownloadSpec) -> EvalSets:
 @task(name="bring-own-sets", **policies.NETWORK)
 @runs(own_sets.bring_own_sets)
 def bring_own_sets(spec: own_sets.OwnSetsSpec) -> EvalSets:
-    """Test sets of one's own, copied into the store."""
+    """Copy the user's own test sets into the store."""
     return run(own_sets.bring_own_sets, spec)
 
 

@@ -34,7 +34,7 @@ MAIN = {
 
 
 class TaskRow(Spec):
-    """One task. It is reported beside the suite and counts in the average of one's own tasks."""
+    """One task. It is reported beside the suite and counts in the average of the user's own tasks."""
 
     key: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9_.-]+)*$", description="Its key; unique in the report.")
     folder: str = Field(min_length=1, description="Its folder in the data directory.")

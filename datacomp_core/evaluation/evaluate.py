@@ -61,7 +61,7 @@ class EvalSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _current(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """The version stands in the spec, and so in the address: a suite that changes its meaning is evaluated anew."""
+        """The version stands in the spec, and so in the address: a suite that changes its meaning is evaluated again."""
         known = suite(str(given.get("suite", "tiny"))).version
         asked = given.get("suite_version") or known
         if asked != known:
@@ -77,14 +77,14 @@ class EvalSpec(Spec):
         return Exactness(self.precision, self.compile)
 
     def wanted(self) -> list[EvalTask]:
-        """The tasks in the suite's order, and then one's own."""
+        """The tasks in the suite's order, then the user's own tasks."""
         known = [*suite(self.suite).tasks, *self.own()]
         if lost := [key for key in self.tasks if not any(key in (task.key, task.name) for task in known)]:
             raise unknown("evaluation task", lost[0], [task.key for task in known])
         return [task for task in known if not self.tasks or task.key in self.tasks or task.name in self.tasks]
 
     def own(self) -> list[EvalTask]:
-        """The tasks of one's own."""
+        """The user's own tasks."""
         return beside(suite(self.suite), self.extra_tasks)
 
 

@@ -1,6 +1,6 @@
 """Released checkpoints whose scores others published, task by task: evaluate one, and see whether this code gives its numbers.
 
-The table is open_clip's (`golden/`, four decimals); a checkpoint of one's own can be given as a YAML file with `model` (as
+The table is open_clip's (`golden/`, four decimals); your own checkpoint can be given as a YAML file with `model` (as
 `clip_sources.source` takes it) and `scores` by task. Published scores were made on GPUs with fp16 texts: single predictions
 may flip, so that each task has the tolerance that a few flips can move.
 """

@@ -20,7 +20,7 @@ MEMORY_PER_BYTE = 8
 def evaluate_apart(
     *, model: str, suite: str, checkpoint: Path, data: str, device: str = "", workers: int = 1, seconds: int = SECONDS
 ) -> Mapping[str, float | None]:
-    """Main metric by task of a checkpoint on test sets of one's own. DataError if it cannot be evaluated, whatever the cause."""
+    """Main metric by task of a checkpoint on your own test sets. DataError if it cannot be evaluated, whatever the cause."""
     with scratch() as out:
         request = {
             "model": model,

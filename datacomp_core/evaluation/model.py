@@ -137,7 +137,7 @@ class EvalModel:
         try:
             found = np.load(io.BytesIO(self.kept.read(name)), allow_pickle=False)
         except (ValueError, EOFError):
-            return None  # not ours; it is made anew
+            return None  # not ours; it is made again
         if found.shape != (self.clip.dim, num_classes) or found.dtype.kind != "f":
             return None
         if not np.allclose(np.linalg.norm(found, axis=0), 1, atol=UNIT):  # NaN is not close to anything

@@ -23,7 +23,7 @@ STEPS = 100
 
 @dataclass(frozen=True)
 class Probes:
-    """Which are wanted: the numbers of images a class, and whether half of the set."""
+    """The requested probes: the numbers of images per class, and whether to use half of the set."""
 
     few_shot: tuple[int, ...] = ()
     linear: bool = False

@@ -66,7 +66,7 @@ class EvalProtocol(Protocol):
 
 
 def require(kept: Arrays, name: str, kinds: str, dims: int) -> npt.NDArray[Any]:
-    """An array that must be there, of these kinds of numbers (numpy's letters), finite, with so many dimensions."""
+    """Return a required array; check its kind of numbers (numpy's letters), number of dimensions, and that it is finite."""
     if name not in kept:
         raise DataError(f"the predictions have no {name}")
     found = kept[name]

@@ -39,7 +39,7 @@ class TaskResult(BaseModel):
 
 
 class Report(BaseModel):
-    """`average` is None unless every scored task of the suite has a value; `own_average` likewise for one's own tasks.
+    """`average` is None unless every scored task of the suite has a value; `own_average` likewise for the user's own tasks.
 
     `missing` names the tasks of both kinds that have no value; `complete` says that there are none
     and that no task failed.

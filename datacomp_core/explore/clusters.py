@@ -25,7 +25,7 @@ Numbers = npt.NDArray[np.uint16]
 
 
 def num_clusters(num_rows: int) -> int:
-    """About so many that a person can look through: 8 to 128."""
+    """A number of clusters that a person can look through: 8 to 128."""
     return int(np.clip(round(np.sqrt(num_rows) / 3), 8, 128))
 
 

@@ -55,7 +55,7 @@ def unit_query(query: npt.NDArray[np.floating], dimensions: int) -> npt.NDArray[
     wanted = np.ascontiguousarray(query, np.float32).reshape(-1)
     length = float(np.linalg.norm(wanted))
     if len(wanted) != dimensions or not np.isfinite(length) or not length:
-        raise SpecError(f"A vector of {dimensions} finite numbers is wanted to search with, and this has {len(wanted)}.")
+        raise SpecError(f"Search needs a vector of {dimensions} finite numbers, but this one has {len(wanted)}.")
     return wanted / length
 
 

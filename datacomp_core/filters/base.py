@@ -247,7 +247,7 @@ class RankFilter(Filter):
     def rank(self, num_rows: int) -> tuple[int, bool]:
         """`(k, whole)`: what scores at least as much as the k-th best (from 0) is kept.
 
-        `whole`: if there are not so many scores, all of them are kept, else none. A negative k keeps none.
+        `whole`: if there are fewer scores, all of them are kept, else none. A negative k keeps none.
         """
 
     def columns(self) -> frozenset[str]:

@@ -253,7 +253,7 @@ def _columns(several: list[Entry]) -> list[BoardColumn]:
 
 
 def _set_own(rows: Sequence[BoardRow], found: Mapping[str, Entry], own: OwnOf) -> list[BoardColumn]:
-    """Give each row its scores on tasks of one's own; the columns of these. A row that lacks one of them has no average."""
+    """Give each row its scores on own tasks; return their columns. A row without one of the scores has no average."""
     scores = {row.key: [own(found[address].inputs["checkpoint"]) for address in row.entries] for row in rows}
     columns = own_tasks.columns(chain.from_iterable(scores.values()))
     for row in rows:
@@ -285,8 +285,8 @@ class _Judge:
     def set_verdicts(self, ranked: list[BoardRow]) -> None:
         """Each row against the unfiltered pool and the random subset nearest in size, of the same setting.
 
-        Where senders share a board, one's own come first and then those that the board evaluated itself; of several strangers'
-        the one that has stood longest. Nobody chooses what another one's row is judged by if there is a choice.
+        If senders share a board, a sender's own rows are preferred, then rows that the board evaluated itself; among rows of
+        several other senders, the oldest. So nobody chooses the row that another sender's row is compared with.
         """
         for row in ranked:
             alike = [other for other in ranked if (other.setting, other.track) == (row.setting, row.track)]

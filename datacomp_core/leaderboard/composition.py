@@ -136,7 +136,7 @@ def top(values: pl.Series, number: int = NUM_TOP) -> list[ValueShare]:
 
 
 def languages(captions: pl.Series) -> pl.Series:
-    """fastText's best label (lid.176) of captions: of the first so many, which is a sample since rows come in order of uid."""
+    """fastText's best label (lid.176) of captions: of the first ones, which are a sample, since rows are in order of uid."""
     texts = captions.drop_nulls().head(MAX_LANGUAGE_ROWS).str.replace_all("\n", " ", literal=True)
     texts = texts.filter(texts.str.strip_chars() != "")
     return language_model("lid.176.ftz").languages(texts).drop_nulls().alias("language")

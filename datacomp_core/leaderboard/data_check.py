@@ -85,5 +85,5 @@ def compare_captions(trained: Folder, pool: Folder) -> tuple[int | None, list[st
 
 
 def spread(names: list[str], most: int) -> list[str]:
-    """At most so many of some names, evenly over their order."""
+    """Return at most this number of the names, spread evenly over their order."""
     return [names[int(place * len(names) / most)] for place in range(most)] if len(names) > most else names

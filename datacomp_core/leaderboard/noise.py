@@ -2,7 +2,7 @@
 
 On a board that several people send to, nobody may move another one's verdict by sending rows whose seeds lie far apart (a
 "better" would become "tied") or close together. So a row takes the noise of its own sender's rows first; of other senders each
-counts once, by the median, and only where there are so many that one of them cannot be the median against the others' will.
+counts once, by the median, and only if there are enough of them that no single one decides the median.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ENOUGH = 3
 
 
 class SeedNoise:
-    """Spreads over seeds by sender, from each row's sender (empty on a board of one's own) and its averages by seed."""
+    """Spreads over seeds by sender, from each row's sender (empty on a private board) and its averages by seed."""
 
     def __init__(self, rows: Iterable[tuple[str, Sequence[float]]]) -> None:
         by_sender: dict[str, list[Sequence[float]]] = {}

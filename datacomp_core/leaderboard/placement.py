@@ -46,7 +46,7 @@ class PoolClaim(BaseModel):
 
 
 def compute_scale(chain: list[ProvenanceLink], checkpoint: Checkpoint) -> str:
-    """The scale whose recipe the training followed; for a recipe of one's own, that of the data."""
+    """The scale whose recipe the training followed; for a custom recipe, the scale of the data."""
     link = next((link for link in of_kind(chain, Checkpoint.kind) if link.address == checkpoint.address), None)
     recipes = [spec.get("recipe") for spec in (link.spec.values() if link else ()) if isinstance(spec, dict)]
     name = next((str(recipe.get("name")) for recipe in recipes if isinstance(recipe, dict)), "")
@@ -87,7 +87,7 @@ def sources(chain: list[ProvenanceLink], trained_on: str) -> list[ProvenanceLink
 
 
 def is_own(pool: ProvenanceLink) -> bool:
-    """Whether a pool is data of one's own."""
+    """Whether a pool is the user's own data."""
     return _scale_of(pool) in OWN
 
 

@@ -21,7 +21,7 @@ HEX = re.compile(r"[0-9a-f]+")
 
 
 class ProvenanceLink(BaseModel):
-    """One step of a chain. `state` is `built`, `missing` (no record there) or `changed` (built anew since it was used)."""
+    """One step of a chain. `state` is `built`, `missing` (no record there) or `changed` (built again since it was used)."""
 
     model_config = ConfigDict(frozen=True)
     kind: str

@@ -22,7 +22,7 @@ class BoardScore(BaseModel):
 
 
 class BoardColumn(BaseModel):
-    """A score column: the average, a group of tasks, one task; apart, the average of one's own tasks, and each of them."""
+    """A score column: the average, a group of tasks, one task; separately, the average of own tasks, and each own task."""
 
     model_config = ConfigDict(frozen=True)
     key: str

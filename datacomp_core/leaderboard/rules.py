@@ -73,7 +73,7 @@ def _one_chain(
 
 
 def _own_pool(chain: list[ProvenanceLink], found: DataCheck, trained_on: str, scale: str) -> RuleCheck:
-    """A pool of one's own that is called a scale's does not stand beside results over that scale."""
+    """An own pool that carries a scale's name is not ranked with results over that scale."""
     told = found.claim or claim(None, chain, trained_on, scale)
     return RuleCheck(rule=POOL_RULE, ok=told.ok, reason=told.reason)
 

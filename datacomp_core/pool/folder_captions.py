@@ -116,7 +116,7 @@ def class_names(path: str) -> dict[str, str]:
             continue
         folder, *said = re.split(r"[\s,]+", line.strip(), maxsplit=1)
         if not said or not said[0]:
-            raise DataError(f"{path}, line {number}: a folder and its class are wanted, such as `n01440764 tench`.")
+            raise DataError(f"{path}, line {number}: write a folder and its class, such as `n01440764 tench`.")
         made[folder] = said[0]
     return made
 
@@ -126,7 +126,7 @@ def _class_of(key: str, said: Any, path: str) -> tuple[str, str]:
         return key, said
     if key.isdigit() and isinstance(said, list) and len(said) == 2:
         return str(said[0]), str(said[1]).replace("_", " ")
-    raise DataError(f"{path}: the class of {key!r} is {said!r}, and its name is wanted.")
+    raise DataError(f"{path}: the class of {key!r} is {said!r}, but must be its name.")
 
 
 def advice(table: str, classes: str, first: str) -> str:

@@ -141,5 +141,5 @@ class _Reader:
 def _too_short(tar: InputTar, run: ByteRun) -> DataError:
     return DataError(
         f"Shard {tar.folder.at(tar.file)} does not match its index at bytes {run.start} to {run.stop}: it is "
-        "truncated; index it again or download it anew."
+        "truncated; index it again or download it again."
     )

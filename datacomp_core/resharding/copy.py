@@ -37,7 +37,7 @@ from datacomp_core.tar import BLOCK, TarDamageError, ending, printable
 class CopyJob:
     """Output shards to write: `rows[cuts[n]:cuts[n + 1]]` in their order become `shards[n]`; `row["shard"]` is one of `tars`.
 
-    `record` says whether sizes and hashes of the written files are wanted: hashing costs as much as copying. `overread` is
+    `record` says whether sizes and hashes of the written files are needed: hashing costs as much as copying. `overread` is
     the share of bytes that may be read in vain for the sake of fewer requests to a bucket.
     """
 
@@ -219,7 +219,7 @@ class _Writing:
         tar = self.job.tars[found["shard"]]
         return DataError(
             f"Shard {tar.folder.at(tar.file)} does not match its index at bytes {found['offset']} to "
-            f"{found['offset'] + found['length']}: {problem.reason}; index it again or download it anew."
+            f"{found['offset'] + found['length']}: {problem.reason}; index it again or download it again."
         )
 
     def _edited(self, row: int, pieces: list[memoryview]) -> list[memoryview]:

@@ -39,7 +39,7 @@ class ReshardSpec(Spec):
 
 
 RESHARDS: dict[str, ReshardSpec] = {"tiny": ReshardSpec(samples_per_shard=250)}
-"""What is resharded otherwise than the reference does; every other scale is as the reference has it."""
+"""Scales that are resharded differently from the reference; all other scales follow the reference."""
 
 
 def reshard_of(scale: str) -> ReshardSpec:

@@ -47,7 +47,7 @@ class RunFiles:
 
 
 def concurrently(function: Callable[[T], R], items: Iterable[T], at_once: int = READERS) -> Iterator[R]:
-    """The results in the order of the items, with so many requests at once and no more than twice as many ahead."""
+    """The results in the order of the items, with this number of requests at a time and at most twice as many started ahead."""
     flying = deque[Future[R]]()
     with ThreadPoolExecutor(at_once) as pool:
         for item in items:

@@ -64,6 +64,6 @@ def tell_outside_scores(source: PoolSource, part: str, tree: Filter) -> None:
         if made is None or isinstance(made, ColumnOf):
             log.warning(
                 "The score %s comes from outside and is used as it is, for rows with another caption too: that is right if it is "
-                "of the picture alone. A score of picture and caption is to be computed anew.",
+                "of the picture alone. A score of picture and caption must be computed again.",
                 name,
             )

@@ -47,7 +47,7 @@ class WorkerPool:
                 yield _landed(*flying.popleft())
 
     def for_filters(self, tree: Filter, function: Callable[[T], R], names: Sequence[T]) -> Iterator[tuple[T, R]]:
-        """A pass with all filters; costly ones are some hundred times slower, and hold Python's lock."""
+        """A pass with all filters; costly filters are about a hundred times slower and hold Python's lock."""
         if cost_of(tree):
             return process_map(function, names, workers=self.costly_processes(tree))
         return self.for_columns(function, names)

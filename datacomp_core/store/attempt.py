@@ -119,7 +119,7 @@ def held(home: Folder, name: str, is_published: Callable[[str], bool]) -> Genera
 
 @contextmanager
 def attempt(home: Folder, is_published: Callable[[str], bool] = _nobody) -> Generator[Attempt]:
-    """Work in a folder of one's own below `home`.
+    """Work in a private folder below `home`.
 
     Leaving the block in peace says that the folder was published or dropped, and ends the lease. After an error the folder
     and a dead lease stay behind, free to be taken over at once.

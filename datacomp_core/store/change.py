@@ -96,7 +96,7 @@ def _files(store: Store, record: Record, changed: dict[str, FileStat], removed: 
 
 
 def _written_since(folder: Folder, record: Record, before: dict[str, FileStat]) -> dict[str, FileStat]:
-    """Files of `before` that a killed change may have written, hashed anew: one of the same size would keep its old hash."""
+    """Files of `before` that a killed change may have written, hashed again: one of the same size would keep its old hash."""
     ended = datetime.fromisoformat(record.started).timestamp() + record.seconds - CLOCKS_DIFFER
     found: dict[str, FileStat] = {}
     for path, (size, time, _) in folder.details().items():

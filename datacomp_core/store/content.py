@@ -21,7 +21,7 @@ BLOCKS, BLOCK_BYTES = 16, 64 << 10
 THREADS = 8
 SHOWN = 3
 FEW = 64
-"""Of so many files each is asked for by name; of more the folder is listed."""
+"""Up to this number of files, each is requested by name; beyond, the folder is listed."""
 TAR_BYTES = 4 << 20
 """`whole_bytes` of tars where few of their bytes are read."""
 

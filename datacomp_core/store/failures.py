@@ -92,7 +92,9 @@ def told(where: str) -> Generator[None]:
     except FileNotFoundError as problem:
         raise MissingFileError(f"{where} is not there.") from problem
     except PermissionError as problem:
-        raise StoreError(f"No permission for {where}: choose another store (DATACOMP_STORE) or mend its rights.") from problem
+        raise StoreError(
+            f"No permission for {where}: choose another store (DATACOMP_STORE) or correct its permissions."
+        ) from problem
     except OSError as problem:
         if problem.errno == errno.ENOSPC:
             raise DiskFullError(where) from problem

@@ -153,7 +153,7 @@ class LocalFiles:
 
 
 def _with_parent(target: Path, write: Callable[[Path], R]) -> R:
-    """Write a file, making its folder anew if an empty one was pruned in between."""
+    """Write a file, creating its folder again if it was empty and was pruned in between."""
     for _ in range(TRIES):
         target.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):

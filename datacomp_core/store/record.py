@@ -50,8 +50,8 @@ class Outputs(BaseModel):
 class Record(BaseModel):
     """See the module. `inputs` maps a parameter's name to the addresses and fingerprints it was given.
 
-    `state`: "built" is in force; "changing" is being amended; "lost" and "replaced" give way to the next generation, `why` says
-    what happened.
+    `state`: "built" is in force; "changing" is being amended; "lost" and "replaced" are followed by the next
+    generation; `why` says what happened.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -343,7 +343,7 @@ def _interrupted(record: Record) -> str:
 def older_change(address: str) -> str:
     return (
         f"A retry or a takedown of {address} was begun by an earlier version of datacomp and has not ended ({AMENDING}): end it "
-        f"with that version, or move the folder {address} out of the store to build it anew."
+        f"with that version, or move the folder {address} out of the store to build it again."
     )
 
 

@@ -15,7 +15,7 @@ Row = dict[str, float]
 WINDOW = 10  # logged steps that are looked at together
 COLLAPSE_MARGIN = 0.02  # of ln(batch): a loss this near to it has learnt nothing
 STARVED = 0.3  # share of the time spent waiting for data
-STALLED_STEPS, STALLED_SECONDS = 20, 600  # no logged step for so many usual ones, and for so long
+STALLED_STEPS, STALLED_SECONDS = 20, 600  # no logged step for this multiple of the usual time, and for at least this long
 SPIKE = 1.5  # times the best loss so far
 
 

@@ -27,7 +27,7 @@ DIFFERENCES = {
 }
 DEFAULT_WEIGHT_DECAY = 0.2
 BETA1 = 0.9
-LOG_EVERY, LOGGED = 100, 100  # at most so many steps from one logged step to the next, and at least so many logged steps
+LOG_EVERY, LOGGED = 100, 100  # the maximum number of steps between two logged steps, and the minimum number of logged steps
 
 
 class RuntimeOptions(BaseModel):

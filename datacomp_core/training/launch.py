@@ -114,7 +114,7 @@ def run_node(job: RankJob, layout: TorchrunLayout, watch: Callable[[], None]) ->
 
 
 def _others_failed(folder: Path, layout: TorchrunLayout) -> bool:
-    """Whether another node has given up: its ranks are gone, and ours may wait for them for ever."""
+    """Whether another node has given up: its ranks are gone, and ours may wait for them forever."""
     if layout.nodes == 1:
         return False
     found = [path for path in folder.glob(f"{NODE_FAILED}*") if path.name != f"{NODE_FAILED}{layout.node}"]

@@ -137,7 +137,7 @@ def join(store: Store, layout: TorchrunLayout, *, wait_seconds: float = WAIT_SEC
 
 
 def _part(job: RankJob, layout: TorchrunLayout, heard: _Heard) -> DatacompError | None:
-    """This node's ranks of one launch; the error they ended with. Ended early if node 0 launches anew, or is gone."""
+    """This node's ranks of one launch; the error they ended with. Ended early if node 0 launches again, or is gone."""
     if job.machine.world_size != layout.world_size:
         return SpecError(
             f"The training {layout.run_id!r} has {job.machine.world_size} processes in total, but this node expects "

@@ -29,7 +29,9 @@ def test_pillow_raises_what_nobody_expects() -> None:
 
 def test_each_reader_of_pictures_names_or_counts_it() -> None:
     pixels = Pixels(8, 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    with pytest.raises(DataError, match="cannot decode the image .UnidentifiedImageError: not a picture of a known format .JPEG, PNG"):
+    with pytest.raises(
+        DataError, match="cannot decode the image .UnidentifiedImageError: not a picture of a known format .JPEG, PNG"
+    ):
         datasets._decoded({"jpg": DDS}, pixels, hashlib.sha256(), "first")
     assert decode._into([np.zeros((3, 8, 8), np.uint8)], {"jpg": DDS}, (pixels,)) == "corrupt_image"
     assert image_scores._image(DDS) is None

@@ -1,7 +1,7 @@
-"""What to try next, by Optuna: from the trials that are over, the same proposals whenever they are asked for.
+"""Proposes the next trials with Optuna: the same finished trials always lead to the same proposals.
 
-Optuna keeps nothing: its study is built anew from the journal for each batch, with a seed that counts the trials. A trial that is
-over has its values by rung (a smaller scale or another seed), by which the median rule ends those that lag behind.
+Optuna stores nothing: its study is built again from the journal for each batch, with the number of trials as seed. A finished
+trial has a value for each rung (a smaller scale or another seed); the median rule uses them to end trials that lag behind.
 """
 
 from __future__ import annotations

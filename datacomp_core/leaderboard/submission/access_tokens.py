@@ -34,14 +34,14 @@ class Sender(NamedTuple):
 
 def read(path: Path) -> dict[str, Sender]:
     """Senders by name. DataError if the file is not there or none of ours."""
-    mend = "`datacomp leaderboard token NAME` makes one."
+    remedy = "`datacomp leaderboard token NAME` makes one."
     try:
         found = parse_json(path.read_bytes(), str(path))
     except (OSError, DataError) as problem:
-        raise DataError(f"{path} is not a file of tokens ({problem}): {mend}") from problem
+        raise DataError(f"{path} is not a file of tokens ({problem}): {remedy}") from problem
     if not isinstance(found, dict):
-        raise DataError(f"{path} is not a file of tokens: {mend}")
-    return {name: _sender(value, f"{path} is not a file of tokens at {name[:60]!r}: {mend}") for name, value in found.items()}
+        raise DataError(f"{path} is not a file of tokens: {remedy}")
+    return {name: _sender(value, f"{path} is not a file of tokens at {name[:60]!r}: {remedy}") for name, value in found.items()}
 
 
 def _sender(value: object, told: str) -> Sender:

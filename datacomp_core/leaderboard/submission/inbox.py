@@ -127,7 +127,7 @@ class SubmissionInbox:
         return target, found.hexdigest()
 
     def require_space(self, num_bytes: int) -> None:
-        """NoSpaceError unless so many more bytes leave the inbox's disk with room to spare."""
+        """Raise NoSpaceError if this number of further bytes would fill the inbox's disk."""
         if shutil.disk_usage(self.folder).free < num_bytes + self.spare_bytes:
             raise NoSpaceError("The board's disk is full: try again later.")
 

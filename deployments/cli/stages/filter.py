@@ -146,7 +146,7 @@ def _folders(urls: list[str]) -> tuple[Folder, ...]:
 def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> None:
     """What a recipe would keep of a pool of the store. SpecError if the pool is not there yet.
 
-    Nothing is built but the columns that the download of a pool of one's own has learned, if the filter reads them.
+    Nothing is built but the columns that the download of an own pool has learned, if the filter reads them.
     """
     from datacomp_core.parts import FEATURES, METADATA, SCORES
     from datacomp_core.pool.download_columns import LearnedSpec, learned

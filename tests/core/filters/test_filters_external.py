@@ -151,7 +151,7 @@ def test_two_packages_may_not_register_one_name(monkeypatch: pytest.MonkeyPatch)
     ("text", "told"),
     [
         ("listed:uids=", "The place of a list of uids is empty"),
-        ("listed:uids=mine.json", r"mine\.json is not a list of uids: one of \.npy"),
+        ("listed:uids=mine.json", r"mine\.json is not a list of uids: give a file with \.npy"),
         ("listed", "'listed' is a filter and not a recipe: write its parameters, as in listed:uids=VALUE"),
     ],
 )
