@@ -15,7 +15,7 @@ from datacomp_core.embedding import decode
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation import datasets
 from datacomp_core.leaderboard.site import contact_sheets
-from datacomp_core.pool.decontaminate import perceptual_hash
+from datacomp_core.pool.decontaminate import hash_of
 from datacomp_core.scores import image_scores
 
 HEADER = struct.pack("<7I", 124, 0x1007, 32, 32, 0, 0, 0) + b"\0" * 44 + struct.pack("<2I4s5I", 32, 4, b"ZZZZ", 0, 0, 0, 0, 0)
@@ -35,7 +35,7 @@ def test_each_reader_of_pictures_names_or_counts_it() -> None:
         datasets._decoded({"jpg": DDS}, pixels, hashlib.sha256(), "first")
     assert decode._into([np.zeros((3, 8, 8), np.uint8)], {"jpg": DDS}, (pixels,)) == "corrupt_image"
     assert image_scores._image(DDS) is None
-    assert perceptual_hash(DDS) is None
+    assert hash_of(DDS) is None
     assert contact_sheets._thumbnail({"jpg": DDS}) == ("", "cannot read the picture")
 
 
@@ -47,4 +47,4 @@ def test_an_odd_fault_in_a_known_format_is_the_sample_s() -> None:
         datasets._decoded({"jpg": ppm}, pixels, hashlib.sha256(), "first")
     assert decode._into([np.zeros((3, 8, 8), np.uint8)], {"jpg": ppm}, (pixels,)) == "corrupt_image"
     assert image_scores._image(ppm) is None
-    assert perceptual_hash(ppm) is None
+    assert hash_of(ppm) is None
