@@ -152,7 +152,7 @@ def test_two_packages_may_not_register_one_name(monkeypatch: pytest.MonkeyPatch)
     [
         ("listed:uids=", "The place of a list of uids is empty"),
         ("listed:uids=mine.json", r"mine\.json is not a list of uids: give a file with \.npy"),
-        ("listed", "'listed' is a filter and not a recipe: write its parameters, as in listed:uids=VALUE"),
+        ("listed", "'listed' is a filter, not a recipe: write its parameters, as in listed:uids=VALUE"),
     ],
 )
 def test_a_list_that_is_named_wrongly(text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
