@@ -62,7 +62,7 @@ def test_what_is_no_configuration_is_one_sentence(tmp_path: Path, weights: Path)
         source(
             str(written(tmp_path / "other.json", {"model_cfg": {"vision_cfg": {}, "text_cfg": {}}})), weights, Folder(tmp_path)
         )
-    with pytest.raises(DataError, match=r"none\.json is not there"):
+    with pytest.raises(DataError, match=r"none\.json does not exist"):
         source(str(tmp_path / "none.json"), weights, Folder(tmp_path))
 
 
