@@ -1,8 +1,9 @@
 """Files from outside the store: local, in a bucket, on a web server, on the hub. Each is known by its content.
 
 In a spec a file's name carries the first digits of a mark of its content (`mine.npy#3fa2b1c04d5e`), so that a changed file is
-told and never silently reused. The mark is the sha256; of a bucket's or a web server's file the etag, size and time; of a local
-file too large to be hashed in seconds its size, time and sampled blocks. A file of the hub is pinned to a commit.
+told and never silently reused. The mark is the sha256; of a bucket's or a web server's file its size and etag or time, if it has
+such; of a local file too large to be hashed in seconds its size, time and sampled blocks. A file of the hub is pinned to a
+commit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from pathlib import Path
 from datacomp_core import hub, pins
 from datacomp_core.errors import DatacompError, DataError, SpecError
 from datacomp_core.settings import settings
-from datacomp_core.store.folder import Folder, hash_file
+from datacomp_core.store.folder import Folder, hash_file, scratch
+from datacomp_core.store.web import WEB
 
 PIN = 16
 HASHED_WHOLE = 4 << 30
@@ -52,6 +54,11 @@ def place_of(name: str) -> str:
     return found[1] if found else name
 
 
+def short_name(name: str) -> str:
+    """What a place is called in titles: its last part, without the query of a web address, which may be a secret."""
+    return _plain(place_of(name)).rstrip("/").rpartition("/")[2]
+
+
 def local(name: str, suffixes: Sequence[str]) -> list[Path]:
     """The local files that a pinned name stands for, in order; remote ones are brought first. DataError if they changed."""
     found = PINNED.fullmatch(name)
@@ -61,20 +68,20 @@ def local(name: str, suffixes: Sequence[str]) -> list[Path]:
     files = files_of(place, suffixes)
     if digits and (not files or _mark_of(place, files, suffixes) != digits):
         raise DataError(f"{place} is not the file that the recipe was made with: it has changed, or is not on this machine.")
-    folder, kept = _folder(place, suffixes), Folder(settings().home / "outside" / (digits or "unpinned"))
+    folder, kept = _folder(place, suffixes), _kept(digits or "unpinned")
     if folder.is_local:
         return [Path(folder.at(file)) for file in files]
     sizes = kept.files()
     for file in files:
-        if file not in sizes:
+        if _name_here(folder, file) not in sizes:
             _bring(folder, file, kept)
-    return [kept.path / file for file in files]
+    return [kept.path / _name_here(folder, file) for file in files]
 
 
 def files_of(place: str, suffixes: Sequence[str]) -> list[str]:
     """The names of a file, or of the files in a folder, relative to its folder, in order."""
     if not _is_folder(place, suffixes):
-        folder, name = _folder(place, suffixes), place.rpartition("/")[2]
+        folder, name = _folder(place, suffixes), _split(place)[1]
         if not folder.exists(name):
             raise DataError(f"{place} is not there.")
         return [name]
@@ -93,12 +100,29 @@ def _tables_in(names: Iterable[str], suffixes: Sequence[str], place: str) -> lis
 
 def _is_folder(place: str, suffixes: Sequence[str]) -> bool:
     """Whether a name that may have any ending is that of a folder."""
-    return not place.lower().endswith(tuple(suffixes)) or ("://" not in place and Path(place).is_dir())
+    return not _plain(place).lower().endswith(tuple(suffixes)) or ("://" not in place and Path(place).is_dir())
 
 
 def _folder(place: str, suffixes: Sequence[str]) -> Folder:
     """The folder that `files_of` counts from."""
-    return Folder(place) if _is_folder(place, suffixes) else Folder(place.rpartition("/")[0] or "/")
+    return Folder(place) if _is_folder(place, suffixes) else Folder(_split(place)[0] or "/")
+
+
+def _split(place: str) -> tuple[str, str]:
+    """The folder and the name of a file. The query of a url is part of the name."""
+    plain = _plain(place)
+    folder, _, name = plain.rpartition("/")
+    return folder, name + place[len(plain) :]
+
+
+def _plain(place: str) -> str:
+    """A place without the query of a web address."""
+    return place.partition("?")[0] if place.startswith(WEB) else place
+
+
+def _name_here(folder: Folder, file: str) -> str:
+    """What a file of another machine is called on this one."""
+    return file.partition("?")[0] if folder.url.startswith(WEB) else file
 
 
 def _mark_of(place: str, files: Sequence[str], suffixes: Sequence[str]) -> str:
@@ -110,7 +134,8 @@ def _mark_of(place: str, files: Sequence[str], suffixes: Sequence[str]) -> str:
 
 def _mark(folder: Folder, file: str) -> str:
     if not folder.is_local:
-        return hashlib.sha256(folder.mark(file).encode()).hexdigest()
+        stated = folder.mark(file)
+        return hashlib.sha256(stated.encode()).hexdigest() if stated else _brought(folder, file)
     path = Path(folder.at(file))
     stat = path.stat()
     if stat.st_size <= HASHED_WHOLE:
@@ -123,10 +148,23 @@ def _mark(folder: Folder, file: str) -> str:
     return digest.hexdigest()
 
 
+def _kept(digits: str) -> Folder:
+    return Folder(settings().home / "outside" / digits)
+
+
 def _bring(folder: Folder, file: str, kept: Folder) -> None:
-    with kept.writing(file) as target, folder.open(file) as source, target.open("wb") as out:
-        while block := source.read(8 << 20):
-            out.write(block)
+    with kept.writing(_name_here(folder, file)) as target:
+        folder.fetch(file, target)
+
+
+def _brought(folder: Folder, file: str) -> str:
+    """The sha256 of a file whose server does not tell when it changes: it is brought each time, and kept by its content."""
+    with scratch() as local:
+        target = local / "brought"
+        folder.fetch(file, target)
+        sha256 = hash_file(target)
+        _kept(sha256[:PIN]).put(_name_here(folder, file), target, sha256=sha256)
+    return sha256
 
 
 def _parts_of_hub(name: str) -> tuple[hub.Kind, str, str, str]:

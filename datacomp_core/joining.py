@@ -61,7 +61,17 @@ def hashed(text: Iterable[str]) -> uid.Uids:
 class Join:
     """One join. Feed the table and the pool, `run`, then read the values of each part."""
 
-    def __init__(self, local: Path, names: Sequence[str], num_columns: int, num_rows: int, repeated: Repeated = "refuse") -> None:
+    def __init__(
+        self,
+        local: Path,
+        names: Sequence[str],
+        num_columns: int,
+        num_rows: int,
+        repeated: Repeated = "refuse",
+        table: str = "the table",
+        advice: str = "choose `first` or `mean` for `repeated`",
+    ) -> None:
+        """`table` and `advice`: what an error says of keys that repeat with other values."""
         num = max(1, -(-num_rows // ROWS_A_BUCKET))
         wide: Any = ("value", "f8", (num_columns,))
         self.names, self.width, self.policy, self.example = list(names), num_columns, repeated, ""
@@ -69,6 +79,7 @@ class Join:
         self.pool = LocalBuckets(local / "pool", num, np.dtype([("high", "u8"), ("low", "u8"), ("part", "i4"), ("row", "i8")]))
         self.out = LocalBuckets(local / "joined", len(names), np.dtype([("row", "i8"), wide]))
         self.seen, self.sizes = 0, dict.fromkeys(names, 0)
+        self.shown, self.advice = table, advice
 
     def add_table(self, keys: uid.Uids, values: Values) -> None:
         """Rows of the table in their order: keys (n,), values (n, columns)."""
@@ -91,8 +102,8 @@ class Join:
             counts.add(self._one(number))
         if counts.disagreeing and self.policy == "refuse":
             raise DataError(
-                f"{counts.disagreeing:,} keys of the table repeat with different values, such as {self.example}: "
-                "choose `first` or `mean` for `repeated`."
+                f"{counts.disagreeing:,} keys of {self.shown} repeat with different values, such as {self.example}: "
+                f"{self.advice}."
             )
         return counts
 
@@ -111,7 +122,7 @@ class Join:
         disagree = self._disagreeing(table, starts)
         values = table["value"][starts]
         if self.policy == "mean" and repeats:
-            values = np.add.reduceat(table["value"], starts, axis=0) / np.diff([*starts, len(table)])[:, None]
+            values = _means(table["value"], starts)
         known = _frame(table[starts], entry=np.arange(len(starts)))
         asked = _frame(pool, place=np.arange(len(pool)))
         hits = asked.join(known, on=["high", "low"], how="inner")
@@ -148,6 +159,14 @@ def _starts(table: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
     return np.concatenate([[0], np.flatnonzero(other) + 1])
 
 
+def _means(values: Values, starts: npt.NDArray[np.int64]) -> Values:
+    """The mean of the rows of each key, column by column, over what is not missing."""
+    known = ~np.isnan(values)
+    numbers = np.add.reduceat(known.astype(np.int64), starts, axis=0)
+    sums = np.add.reduceat(np.where(known, values, 0), starts, axis=0)
+    return np.where(numbers > 0, sums / np.maximum(numbers, 1), np.nan)
+
+
 def _frame(rows: npt.NDArray[np.void], **more: npt.NDArray[np.int64]) -> pl.DataFrame:
     return pl.DataFrame({"high": rows["high"].copy(), "low": rows["low"].copy(), **more})
 
@@ -162,10 +181,15 @@ def by_uid(pool: Iterable[tuple[str, uid.Uids]], table: Iterable[tuple[uid.Uids,
 
 
 def translated(
-    pieces: Iterable[tuple[uid.Uids, Values]], index: Iterable[tuple[uid.Uids, uid.Uids]], local: Path, num_rows: int, width: int
+    pieces: Iterable[tuple[uid.Uids, Values]],
+    index: Iterable[tuple[uid.Uids, uid.Uids]],
+    local: Path,
+    num_rows: int,
+    width: int,
+    counts: JoinCounts,
 ) -> Iterator[tuple[uid.Uids, Values]]:
-    """Convert table rows keyed by img2dataset's key to rows by uid, through an index of `(key, uid)`; unknown keys are
-    dropped."""
+    """Convert table rows keyed by img2dataset's key to rows by uid, through an index of `(key, uid)`; the rows of one key stay in
+    their order. Keys that the index does not have are dropped, and added to the unknown ones of `counts`."""
     num = max(1, -(-num_rows // ROWS_A_BUCKET))
     wide: Any = ("value", "f8", (width,))
     table = LocalBuckets(local / "by_key", num, np.dtype([("high", "u8"), ("low", "u8"), wide]))
@@ -179,7 +203,8 @@ def translated(
     for number in range(num):
         rows, there = table.read(number), known.read(number)
         asked, entries = _frame(rows, place=np.arange(len(rows))), _frame(there, entry=np.arange(len(there)))
-        hits = asked.join(entries, on=["high", "low"], how="inner")
+        hits = asked.join(entries, on=["high", "low"], how="inner", maintain_order="left")
+        counts.unknown += asked.join(entries, on=["high", "low"], how="anti").n_unique(["high", "low"])
         found = there[hits["entry"].to_numpy()]
         uids = np.empty(len(found), uid.DTYPE)
         uids["f0"], uids["f1"] = found["uid_high"], found["uid_low"]

@@ -1,4 +1,4 @@
-"""Tables of scores from outside, read in pieces: parquet, csv, jsonl, npz, or a pair of npy files.
+"""Tables of scores from outside, read in pieces: parquet, csv, tsv, jsonl, npz, or a pair of npy files.
 
 A table has a key column (`uid`, `key` or `url`) and columns of numbers. `scores.npy` has its uids beside it in `uids.npy` (or
 `scores_uids.npy`); an npz has the arrays `uid` (or `uids`) and the column.
@@ -21,8 +21,8 @@ from datacomp_core.joining import Key, Values, keys_of
 AT_ONCE = 1 << 21
 EXACT = 1 << 53
 BLOCK_BYTES = 1 << 26
-SUFFIXES = (".parquet", ".csv", ".jsonl", ".npz", ".npy")
-OTHER_NAMES = {"key": ("key", "__key__"), "uid": ("uid",), "url": ("url",)}
+SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".npz", ".npy")
+OTHER_NAMES = {"key": ("key", "__key__"), "uid": (), "url": ("url",)}
 TEXT: tuple[Any, ...] = (pl.String, pl.Categorical)
 Piece = tuple[uid.Uids, Values]
 
@@ -45,7 +45,7 @@ def read(files: Sequence[Path], key: Key, columns: Sequence[str]) -> Iterator[Pi
 
 def frames(file: Path) -> Iterator[pl.DataFrame]:
     """A table of text or parquet, piece by piece."""
-    reader = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}[file.suffix.lower()]
+    reader = {".parquet": _parquet, ".csv": _csv, ".tsv": _csv}.get(file.suffix.lower(), _jsonl)
     try:
         yield from reader(file)
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as problem:
@@ -53,15 +53,15 @@ def frames(file: Path) -> Iterator[pl.DataFrame]:
 
 
 def _keys(frame: pl.DataFrame, key: Key, file: Path, row: int) -> uid.Uids:
+    if key == "uid" and (uids := uid_values.columns_of(frame.columns)):
+        return uid_values.from_columns([frame[one] for one in uids], str(file), row)
     name = next((name for name in OTHER_NAMES[key] if name in frame.columns), None)
-    pair = next((pair for pair in uid_values.TWO_COLUMNS if set(pair) <= set(frame.columns)), None)
-    if key == "uid" and (name or pair):
-        return uid_values.from_columns([frame[one] for one in ([name] if name else pair or ())], str(file), row)
     if name is None:
         raise DataError(f"{file} has no column {key!r} to join by; it has {', '.join(frame.columns) or 'no columns'}.")
     values = frame[name]
-    if not (values.dtype in TEXT or values.dtype.is_integer()):
-        raise DataError(f"{file}: the column {name!r} is {values.dtype}, but must be text to join by.")
+    if values.dtype not in TEXT:
+        zeros = " (a number has lost the leading zeros of a key)" if values.dtype.is_integer() else ""
+        raise DataError(f"{file}: the column {name!r} is {values.dtype}, but must be text to join by{zeros}.")
     return keys_of(values.cast(pl.String), key, str(file), row + 1)
 
 
@@ -118,10 +118,10 @@ def _jsonl(file: Path) -> Iterator[pl.DataFrame]:
 
 
 def _npy(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
-    places = [file.with_name("uids.npy"), file.with_name(f"{file.stem}_uids.npy"), file.with_name(f"{file.stem}.uids.npy")]
+    places = [file.with_name(f"{file.stem}_uids.npy"), file.with_name(f"{file.stem}.uids.npy"), file.with_name("uids.npy")]
     uids = next((place for place in places if place.exists()), None)
     if uids is None:
-        raise DataError(f"{file} has no uids beside it: {places[0].name} or {places[1].name} is needed.")
+        raise DataError(f"{file} has no uids beside it: {places[0].name} or {places[-1].name} is needed.")
     try:
         values: Any = np.load(file, mmap_mode="r", allow_pickle=False)
     except Exception as problem:  # numpy's reader of headers raises a dozen kinds on bad bytes

@@ -164,11 +164,8 @@ def _parquet(file: Path) -> Iterator[uid.Uids]:
 def _columns(schema: Any, file: Path) -> Sequence[str]:
     """The column `uid`, or the two of its halves, or what there is: one column, or two of 64 bits without a sign."""
     names: list[str] = schema.names
-    known = {name.lower(): name for name in reversed(names)}
-    if "uid" in known:
-        return ["uid" if "uid" in names else known["uid"]]
-    if pair := next((pair for pair in uid_values.TWO_COLUMNS if set(pair) <= set(known)), None):
-        return [known[name] for name in pair]
+    if found := uid_values.columns_of(names):
+        return found
     if len(names) == 1 or (len(names) == 2 and all(str(kind) == "uint64" for kind in schema.types)):
         return names
     raise DataError(f"{file} has no column `uid`; it has {', '.join(names) or 'no columns'}.")

@@ -56,6 +56,14 @@ def high_first(names: Sequence[str]) -> Sequence[str]:
     return names if pair is None else [known[name] for name in pair]
 
 
+def columns_of(names: Sequence[str]) -> list[str]:
+    """The columns of a table that have its uids: `uid`, or the two halves, the high one first, in any case; else none."""
+    known = {name.lower(): name for name in reversed(names)}
+    if "uid" in known:
+        return ["uid" if "uid" in names else known["uid"]]
+    return [known[name] for name in next((pair for pair in TWO_COLUMNS if set(pair) <= set(known)), ())]
+
+
 def require_uids(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None:
     if dtype.names is not None:
         halves = [dtype[name] for name in dtype.names]

@@ -50,7 +50,7 @@ class Listed(LookupFilter):
         return f"listed_{self._short().partition('.')[0]}"
 
     def _short(self) -> str:
-        return external_files.place_of(self.uids).rstrip("/").rpartition("/")[2]
+        return external_files.short_name(self.uids)
 
     def expected_share(self, num_rows: int) -> float | None:
         """What a local npy of pairs has; of other forms it is not known before they are read."""

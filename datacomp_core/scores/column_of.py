@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 
 from datacomp_core import external_files, joining, score_tables, shards, uid
 from datacomp_core.errors import DataError
-from datacomp_core.joining import Join
+from datacomp_core.joining import Join, JoinCounts
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.scores.base import Column, Score, ScoreContext, register
 from datacomp_core.store import Folder
@@ -36,7 +36,9 @@ class ColumnOf(Score):
 
     paper = "the table's own: whoever made it says what its numbers are"
 
-    file: TableName = Field(description="A file or a folder of parquet, csv, jsonl, npz or npy; local, s3://, https:// or hf://.")
+    file: TableName = Field(
+        description="A file or a folder of parquet, csv, tsv, jsonl, npz or npy; local, s3://, https:// or hf://."
+    )
     column: str = Field(default="score", min_length=1, description="The column to use.")
     key: Literal["uid", "key", "url"] = Field(
         default="uid", description="Join key. key: img2dataset's, through the index of the shards."
@@ -59,11 +61,19 @@ class ColumnOf(Score):
         files, names = external_files.local(self.file, score_tables.SUFFIXES), context.names
         rows = sum(context.source.num_rows(part) for part in names)
         pieces = score_tables.read(files, self.key, [self.column])
-        placed = context.kept / JOINED
+        placed, dropped = context.kept / JOINED, JoinCounts()
         with scratch() as local:
             if self.key == "key":
-                pieces = joining.translated(pieces, _index(context.source), local, rows, 1)
-            join, counts = joining.by_uid(self._pool(context), pieces, Join(local / "join", names, 1, rows, self.repeated))
+                pieces = joining.translated(pieces, _index(context.source), local, rows, 1, dropped)
+            table = external_files.short_name(self.file)
+            made = Join(local / "join", names, 1, rows, self.repeated, table, "choose `repeated: first` or `repeated: mean`")
+            join, counts = joining.by_uid(self._pool(context), pieces, made)
+            counts.add(dropped)
+            if not counts.matched:
+                raise DataError(
+                    f"No row of {table} is of this pool (joined by {self.key}): its {counts.unknown:,} keys are unknown, and "
+                    f"{counts.missing:,} rows of the pool have no value. Give the table of this pool, or another `key`."
+                )
             for part in names:
                 with placed.writing(f"{part}.npy") as path, path.open("wb") as file:
                     np.save(file, join.values(part)[:, 0])

@@ -6,7 +6,10 @@ used only if there is no uid and it is requested.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from datacomp_core import joining, parts, score_tables, uid
+from datacomp_core import joining, parts, score_tables, uid, uid_values
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.joining import Join, JoinCounts
 from datacomp_core.parts import FEATURES, SCORES
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.store import Folder
 
+UID_ARRAYS = ("uid", "uids")
 BY_POSITION = "give --by-position if the rows are known to be in the order of the metadata's"
 
 
@@ -36,20 +40,18 @@ def aligned(
     told: list[tuple[str, JoinCounts]] = []
     scores, features = list[Folder](), list[Folder]()
     for number, folder in enumerate(source.scores):
-        if _is_aligned(source, folder, ".parquet", by_position=by_position):
+        if _is_aligned(source, _Rows(folder, ".parquet", folder), by_position=by_position):
             scores.append(folder)
             continue
         made, counts = _scores_by_uid(source, folder, local / f"scores{number}", out / f"scores{number}")
         scores.append(made)
         told.append((folder.url, counts))
     for number, folder in enumerate(source.features):
-        tables = folder if folder.files(".parquet") else _scores_beside(folder)
-        if tables is None:
-            _require_uids(source, folder, by_position=by_position)
-        if tables is None or _is_aligned(source, tables, ".npz", by_position=by_position, of=folder):
+        theirs = _feature_uids(folder, by_position=by_position)
+        if theirs is None or _is_aligned(source, theirs, by_position=by_position):
             features.append(folder)
             continue
-        made, counts = _features_by_uid(source, folder, tables, local / f"features{number}", out / f"features{number}")
+        made, counts = _features_by_uid(source, theirs, local / f"features{number}", out / f"features{number}")
         features.append(made)
         told.append((folder.url, counts))
     return PoolSource(source.metadata, tuple(scores), tuple(features), source.shards), told
@@ -58,7 +60,7 @@ def aligned(
 def require_aligned(source: PoolSource, *, by_position: bool = False) -> None:
     """DataError if scores have a different order than the metadata."""
     for folder in source.scores:
-        if not _is_aligned(source, folder, ".parquet", by_position=by_position):
+        if not _is_aligned(source, _Rows(folder, ".parquet", folder), by_position=by_position):
             raise DataError(
                 f"The scores in {folder} are not in the order of the metadata in {source.metadata} (uids or parts differ): join "
                 "them by uid with `aligned`, as `datacomp filter --scores` does."
@@ -75,42 +77,83 @@ def _scores_beside(features: Folder) -> Folder | None:
     return beside if stems and all(f"{stem}.parquet" in there for stem in stems) else None
 
 
-def _require_uids(source: PoolSource, folder: Folder, *, by_position: bool) -> None:
-    """SpecError for npz files without a uid, whose rows could only be taken by position, unless that is asked for."""
-    if by_position:
-        return
-    for part in source.parts():
-        if not folder.exists(f"{part}.npz"):
-            continue  # said by whoever reads it
-        try:
-            with folder.open(f"{part}.npz") as file, zipfile.ZipFile(file) as archive:
-                names = archive.namelist()
-        except (zipfile.BadZipFile, NotImplementedError) as problem:
-            raise DataError(f"{folder.at(part)}.npz cannot be read ({problem}): make or fetch it again.") from problem
-        if not {"uid.npy", "uids.npy"} & set(names):
-            raise SpecError(
-                f"{folder.at(part)}.npz has no uids (no array `uid`, and no parquet of its name with a column `uid`): "
-                f"{BY_POSITION}."
-            )
+@dataclass(frozen=True)
+class _Rows:
+    """Files of rows, and where their uids are: parquets of their names, or without `tables` an array `uid` of each npz."""
+
+    files: Folder
+    suffix: str
+    tables: Folder | None
+
+    def names(self) -> list[str]:
+        """The names, without their endings, of the files that have uids beside them."""
+        stems = [file.removesuffix(self.suffix) for file in self.files.files(self.suffix)]
+        known = self.tables.files(".parquet") if self.tables is not None else {}
+        return [stem for stem in stems if self.tables is None or f"{stem}.parquet" in known]
+
+    def uids(self, name: str) -> uid.Uids | None:
+        """The uids of a file's rows, in their order; None if its table has no column of them."""
+        if self.tables is None:
+            return _array_of_uids(self.files, name)
+        columns = uid_values.columns_of(parts.scan(self.tables, name).collect_schema().names())
+        if not columns:
+            return None
+        frame = parts.scan(self.tables, name).select(columns).collect()
+        return uid_values.from_columns([frame[column] for column in columns], self.tables.at(f"{name}.parquet"), 0)
 
 
-def _is_aligned(source: PoolSource, folder: Folder, suffix: str, *, by_position: bool, of: Folder | None = None) -> bool:
-    """Whether every part has its file, with the same uids in the same order. SpecError where there are no uids to tell.
+def _array_of_uids(folder: Folder, name: str) -> uid.Uids | None:
+    """The array `uid` of an npz; None if it has none."""
+    with _read_npz(folder, name) as found:
+        array = next((found[key] for key in UID_ARRAYS if key in found.files), None)
+    return None if array is None else uid_values.from_array(array, f"The array of uids in {folder.at(name)}.npz")
 
-    `of`: the folder with the files of that ending, if it is another than the one with the uids.
+
+@contextmanager
+def _read_npz(folder: Folder, name: str) -> Generator[Any]:
+    """An open npz, of which arrays are read when they are asked for. DataError if it cannot be read."""
+    try:
+        with folder.open(f"{name}.npz") as file, np.load(file, allow_pickle=False) as found:
+            yield found
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, EOFError, IndexError) as problem:
+        raise DataError(f"{folder.at(name)}.npz cannot be read ({problem}): make or fetch it again.") from problem
+
+
+def _feature_uids(folder: Folder, *, by_position: bool) -> _Rows | None:
+    """Where the uids of features are: in parquets beside them, or in each npz. None if they are taken by position.
+
+    SpecError for npz files without a uid, whose rows could only be taken by position, unless that is asked for.
     """
-    there, files = folder.files(), (of or folder).files()
+    tables = folder if folder.files(".parquet") else _scores_beside(folder)
+    if tables is not None:
+        return _Rows(folder, ".npz", tables)
+    found = _Rows(folder, ".npz", None)
+    without = next((name for name in found.names() if not _has_uids(folder, name)), None)
+    if without is not None and not by_position:
+        raise SpecError(
+            f"{folder.at(without)}.npz has no uids (no array `uid`, and no parquet of its name with a column `uid`): "
+            f"{BY_POSITION}."
+        )
+    return found if without is None and found.names() else None
+
+
+def _has_uids(folder: Folder, name: str) -> bool:
+    with _read_npz(folder, name) as found:
+        return bool(set(UID_ARRAYS) & set(found.files))
+
+
+def _is_aligned(source: PoolSource, theirs: _Rows, *, by_position: bool) -> bool:
+    """Whether every part has its file, with the same uids in the same order. SpecError where there are no uids to tell."""
+    there = set(theirs.names())
     for part in source.parts():
-        if f"{part}.parquet" not in there or f"{part}{suffix}" not in files:
+        if part not in there:
             return False
-        columns = parts.scan(folder, part).collect_schema().names()
-        if "uid" not in columns:
+        found = theirs.uids(part)
+        if found is None:
             if not by_position:
-                raise SpecError(f"{folder.at(part)}.parquet has no column `uid` to join by: {BY_POSITION}.")
+                raise SpecError(f"{theirs.files.at(part)}.parquet has no column `uid` to join by: {BY_POSITION}.")
             continue
-        theirs = parts.scan(folder, part).select("uid").collect()["uid"]
-        ours = _plain(source).read(part, ["uid"])["uid"]
-        if len(ours) != len(theirs) or not ours.equals(theirs.cast(pl.String, strict=False)):
+        if not np.array_equal(found, uid.pack(_plain(source).read(part, ["uid"])["uid"])):
             return False
     return True
 
@@ -141,13 +184,15 @@ def _scores_by_uid(source: PoolSource, folder: Folder, local: Path, out: Folder)
     if not files:
         raise DataError(f"{folder} has no parquet files with scores: give a folder that has.")
     schema = pl.read_parquet_schema(files[0])
-    columns = [name for name, dtype in schema.items() if name != "uid" and (dtype.is_numeric() or dtype == pl.Boolean)]
-    if "uid" not in schema:
+    keys = uid_values.columns_of(list(schema))
+    columns = [name for name, dtype in schema.items() if name not in keys and (dtype.is_numeric() or dtype == pl.Boolean)]
+    if not keys:
         raise SpecError(f"{files[0]} has no column `uid` to join by, and its rows do not match the metadata's part.")
     if not columns:
         raise DataError(f"{files[0]} has no numeric column besides the uid.")
     rows = sum(source.num_rows(part) for part in source.parts())
-    made = Join(local, source.parts(), len(columns), rows)
+    advice = "remove one of each, or name them in the recipe by the score `column_of`, with `repeated: first` or `mean`"
+    made = Join(local, source.parts(), len(columns), rows, table=folder.url, advice=advice)
     join, counts = joining.by_uid(_pool(source), score_tables.read(files, "uid", columns), made)
     for part in source.parts():
         values = join.values(part)
@@ -164,44 +209,36 @@ def _kept_type(dtype: pl.DataType) -> pl.DataType | type[pl.DataType]:
     return pl.Float32 if dtype == pl.Float32 else pl.Float64
 
 
-def _features_by_uid(source: PoolSource, folder: Folder, tables: Folder, local: Path, out: Folder) -> tuple[Folder, JoinCounts]:
-    """Find for every row the place of its features, then bring each array over, one part of theirs at a time.
-
-    `tables` has the uids of each part of `folder`.
-    """
-    there = folder.files()
-    stems = [name.removesuffix(".parquet") for name in tables.files(".parquet")]
-    theirs = [stem for stem in stems if f"{stem}.npz" in there]
+def _features_by_uid(source: PoolSource, theirs: _Rows, local: Path, out: Folder) -> tuple[Folder, JoinCounts]:
+    """Find for every row the place of its features, then bring each array over, one part of theirs at a time."""
+    stems = theirs.names()
     names, rows = source.parts(), sum(source.num_rows(part) for part in source.parts())
 
     def places() -> Iterator[tuple[uid.Uids, joining.Values]]:
-        for number, part in enumerate(theirs):
-            uids = uid.pack(parts.scan(tables, part).select("uid").collect()["uid"].cast(pl.String))
+        for number, stem in enumerate(stems):
+            uids = theirs.uids(stem)
+            if uids is None:
+                raise SpecError(f"{theirs.files.at(stem)}.npz has no uids in the parquet of its name to join by.")
             yield uids, np.stack([np.full(len(uids), float(number)), np.arange(len(uids), dtype=np.float64)], axis=1)
 
     join, counts = joining.by_uid(_pool(source), places(), Join(local, names, 2, rows, "first"))
     for part in names:
-        wanted = join.values(part)
-        arrays: dict[str, Any] = _gathered(folder, theirs, wanted)
+        arrays: dict[str, Any] = _gathered(theirs.files, stems, join.values(part))
         with out.writing(f"{part}.npz") as path, path.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
     return out, counts
 
 
 def _gathered(folder: Folder, theirs: Sequence[str], wanted: joining.Values) -> dict[str, Any]:
-    """Every array of the npz files for some rows; NaN where there are none."""
+    """Every array of features of the npz files for some rows; NaN where there are none."""
     made: dict[str, npt.NDArray[Any]] = {}
-    for number in np.unique(wanted[~np.isnan(wanted[:, 0]), 0]).astype(int).tolist():
+    numbers = np.unique(wanted[~np.isnan(wanted[:, 0]), 0]).astype(int).tolist()
+    for number in numbers or [0]:
         rows = np.flatnonzero(wanted[:, 0] == number)
-        try:
-            with folder.open(f"{theirs[int(number)]}.npz") as file, np.load(file, allow_pickle=False) as found:
-                for key in found.files:
-                    array = found[key]
-                    if array.ndim == 2:
-                        made.setdefault(key, np.full((len(wanted), array.shape[1]), np.nan, array.dtype))
-                        made[key][rows] = array[wanted[rows, 1].astype(np.int64)]
-        except (ValueError, zipfile.BadZipFile, IndexError) as problem:
-            raise DataError(
-                f"{folder.at(theirs[int(number)])}.npz cannot be read together with its parquet: {problem}"
-            ) from problem
+        with _read_npz(folder, theirs[number]) as found:
+            for key in found.files:
+                array = found[key]
+                if array.ndim == 2 and np.issubdtype(array.dtype, np.floating):
+                    made.setdefault(key, np.full((len(wanted), array.shape[1]), np.nan, array.dtype))
+                    made[key][rows] = array[wanted[rows, 1].astype(np.int64)]
     return made

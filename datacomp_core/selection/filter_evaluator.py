@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -225,10 +226,7 @@ class FilterEvaluator:
         if not rows.height:
             return _silence(len(reach))
         answers = answers_of(asked, asked.judge(rows), reasons="told")
-        if len(answers) != rows.height:
-            raise DataError(
-                f"The filter {asked.kind} returned {len(answers)} answers for {rows.height} rows: it must return one per row."
-            )
+        _require_one_a_row(asked, answers, rows.height)
         if answers.dtype == pl.String:
             why = np.full(len(reach), "", object)
             why[reach] = answers.fill_null("").to_list()
@@ -248,9 +246,14 @@ class FilterEvaluator:
                 rows.append(places)
                 yield block
 
-        source = self.source
-        answers = answers_of(asked, asked.judge_features(blocks(), self.masks[path]))
-        return _spread(np.concatenate([np.empty(0, np.int64), *rows]), answers, len(reach))
+        source, given = self.source, blocks()
+        first = next(given, None)
+        if first is None:  # no row has features
+            return _silence(len(reach))
+        answers = answers_of(asked, asked.judge_features(chain([first], given), self.masks[path]))
+        places = np.concatenate(rows)
+        _require_one_a_row(asked, answers, len(places))
+        return _spread(places, answers, len(reach))
 
     def _memory(self) -> Exchange:
         assert self.memory is not None, "a survey's verdicts lie in the memory"
@@ -279,6 +282,11 @@ def answers_of(asked: Filter, given: object, *, reasons: Literal["told", "refuse
     what = f"a series of {given.dtype}" if isinstance(given, pl.Series) else type(given).__name__
     wanted = "booleans, or of reasons as text" if reasons == "told" else "booleans"
     raise DataError(f"The filter {asked.kind} returns {what}: return a polars series of {wanted}, one per row.")
+
+
+def _require_one_a_row(asked: Filter, answers: pl.Series, rows: int) -> None:
+    if len(answers) != rows:
+        raise DataError(f"The filter {asked.kind} returned {len(answers)} answers for {rows} rows: it must return one per row.")
 
 
 def _at_least(scores: pl.Series, value: float | int | None) -> Mask:

@@ -296,4 +296,4 @@ class BucketFiles:
 def _detail(info: dict[str, Any]) -> tuple[int, str, str]:
     """Size, time and ETag, as far as the server states them."""
     time = str(info.get("LastModified") or info.get("mtime") or info.get("created") or "")
-    return int(info["size"]), time, str(info.get("ETag", ""))
+    return int(info["size"] or 0), time, str(info.get("ETag", ""))

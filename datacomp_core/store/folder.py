@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -23,6 +24,7 @@ from datacomp_core.store.failures import told
 from datacomp_core.store.local import LocalFiles, replacing
 from datacomp_core.store.scratch import hash_file, scratch
 from datacomp_core.store.stream import BLOCK_BYTES, RangeStream
+from datacomp_core.store.web import WEB, WebFiles
 
 __all__ = ["PART_BYTES", "FileStat", "Folder", "Upload", "hash_file", "scratch"]
 
@@ -106,7 +108,8 @@ class Folder:
     def disk(self) -> LocalFiles | BucketFiles:
         """The operations on what lies beneath. StoreError if there is no such file system."""
         if self._disk is None:
-            self._disk = LocalFiles() if self.is_local else BucketFiles(self.url)
+            kind = WebFiles if self.url.startswith(WEB) else BucketFiles
+            self._disk = LocalFiles() if self.is_local else kind(self.url)
         return self._disk
 
     @property
@@ -169,6 +172,15 @@ class Folder:
         size = self._ask(name, lambda: disk.file_size(self.at(name)))
         return io.BufferedReader(RangeStream(self, name, size), BLOCK_BYTES)
 
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy a file to a local path, also from a web server that knows no ranges. MissingFileError if it is not there."""
+        disk = self.disk
+        if isinstance(disk, WebFiles):
+            self._ask(name, lambda: disk.fetch(self.at(name), target))
+            return
+        with self.open(name) as source, target.open("wb") as out:
+            shutil.copyfileobj(source, out, BLOCK_BYTES)
+
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or a folder of that name. StoreError if that cannot be told."""
         return self.size(name) is not None
@@ -178,7 +190,10 @@ class Folder:
         return self._ask(name, lambda: self.disk.mark(self.at(name))) is not None
 
     def mark(self, name: str) -> str:
-        """What tells a changed file from the one that was read before: size, and time or the bucket's etag."""
+        """What tells a changed file from the one that was read before: size, and time or the bucket's etag.
+
+        Empty if a web server states nothing that tells it.
+        """
         found = self._ask(name, lambda: self.disk.mark(self.at(name)))
         if found is None:
             raise MissingFileError(f"{self.at(name)} is not there.")

@@ -106,12 +106,46 @@ def test_by_url(tmp_path: Path) -> None:
     assert found == [SCORES.get(row["uid"]) for row in TABLE]
 
 
+@pytest.mark.parametrize("name", ["t.tsv", "t.ndjson", "t.parquet"])
+def test_other_names_of_tables_and_of_their_uids(name: str, tmp_path: Path) -> None:
+    frame = pl.DataFrame(shuffled(), schema=["UID", "score"], orient="row")
+    write = {
+        "t.tsv": lambda to: frame.write_csv(to, separator="\t"),
+        "t.ndjson": frame.write_ndjson,
+        "t.parquet": frame.write_parquet,
+    }
+    write[name](tmp_path / name)
+    found, _ = values(f"column_of:file={tmp_path / name}", world.write(tmp_path / "m", TABLE), tmp_path / "out")
+    assert found == [SCORES.get(row["uid"]) for row in TABLE]
+
+
+def test_the_uids_of_its_name_belong_to_an_array(tmp_path: Path) -> None:
+    """Two pairs in one folder, one of which has the general name."""
+    pairs = shuffled()
+    for name, some in (("scores", pairs[::-1]), ("clip", pairs)):
+        np.save(tmp_path / f"{name}.npy", np.array([s for _, s in some]))
+        np.save(tmp_path / ("uids.npy" if name == "scores" else f"{name}_uids.npy"), np.array([u for u, _ in some]))
+    folder = world.write(tmp_path / "m", TABLE)
+    for name in ("scores", "clip"):
+        found, _ = values(f"column_of:file={tmp_path / name}.npy", folder, tmp_path / f"out-{name}")
+        assert found == [SCORES.get(row["uid"]) for row in TABLE]
+
+
+def test_a_mean_leaves_out_what_is_missing(tmp_path: Path) -> None:
+    uids = [row["uid"] for row in TABLE[:3]]
+    table = {"uid": [uids[0], uids[1], uids[0], uids[2], uids[0]], "score": [1.0, None, None, 7.0, 4.0]}
+    pl.DataFrame(table).write_parquet(tmp_path / "t.parquet")
+    text = f"column_of:file={tmp_path / 't.parquet'},repeated=mean"
+    found, _ = values(text, world.write(tmp_path / "m", TABLE), tmp_path / "out")
+    assert found[:4] == [2.5, None, 7.0, None]
+
+
 def test_keys_that_repeat(tmp_path: Path) -> None:
     first = TABLE[0]["uid"]
     folder = world.write(tmp_path / "m", TABLE)
     table = {"uid": [first, TABLE[1]["uid"], first, TABLE[1]["uid"]], "score": [1.0, 5.0, 2.0, 5.0]}
     pl.DataFrame(table).write_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=f"1 keys of the table repeat with different values, such as {first}"):
+    with pytest.raises(DataError, match=f"1 keys of t.parquet repeat with different values, such as {first}.*`repeated: first`"):
         values(f"column_of:file={tmp_path / 't.parquet'}", folder, tmp_path / "a")
     assert values(f"column_of:file={tmp_path / 't.parquet'},repeated=first", folder, tmp_path / "b")[0][:3] == [1.0, 5.0, None]
     found, counts = values(f"column_of:file={tmp_path / 't.parquet'},repeated=mean", folder, tmp_path / "c")
@@ -129,6 +163,7 @@ def test_keys_that_repeat(tmp_path: Path) -> None:
         ("t.jsonl", "{", "cannot be read as a table"),
         ("t.jsonl", '{"uid": 12, "score": 1}', "the column 'uid' is Int64"),
         ("t.csv", "uid,score,score\n", "two columns 'score'"),
+        ("t.jsonl", '{"key": 12, "score": 1}', "no column 'uid' to join by; it has key, score"),
         (
             "t.csv",
             f'uid,text,score\n{TABLE[0]["uid"]},"6 in,1\n{TABLE[1]["uid"]},a,2\n{TABLE[2]["uid"]},b",3\n',
@@ -144,11 +179,11 @@ def test_what_is_no_table_is_one_sentence(name: str, text: str, told: str, tmp_p
 
 
 @pytest.mark.parametrize("rows", [[], [(one, 1.0) for one in UNKNOWN]], ids=["no rows", "other rows"])
-def test_a_table_of_which_nothing_is_the_pools_is_counted(rows: list[tuple[str, float]], tmp_path: Path) -> None:
+def test_a_table_of_which_nothing_is_the_pools_is_refused(rows: list[tuple[str, float]], tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("uid,score\n" + "".join(f"{one},{score}\n" for one, score in rows))
-    found, counts = values(f"column_of:file={tmp_path / 't.csv'}", world.write(tmp_path / "m", TABLE), tmp_path / "out")
-    assert found == [None] * len(TABLE)
-    assert (counts["matched"], counts["missing"], counts["unknown"]) == (0, len(TABLE), len(rows))
+    told = f"No row of t.csv is of this pool .joined by uid.: its {len(rows)} keys are unknown, and 240 rows"
+    with pytest.raises(DataError, match=told):
+        values(f"column_of:file={tmp_path / 't.csv'}", world.write(tmp_path / "m", TABLE), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -177,6 +212,35 @@ def test_scores_beside_plain_metadata_are_joined_by_uid_and_never_taken_by_posit
     assert aligned(made, tmp_path / "again")[0] == made
     with pytest.raises(DataError, match="not in the order of the metadata"):
         world.kept(TopCount(score="score", count=3), folder, tmp_path / "out", [Folder(tmp_path / "s")])
+
+
+UIDS_AS: dict[str, Any] = {
+    "upper case": lambda uids: {"uid": [one.upper() for one in uids]},
+    "16 bytes": lambda uids: {"uid": [bytes.fromhex(one) for one in uids]},
+    "UID": lambda uids: {"UID": uids},
+    "two halves": lambda uids: {
+        half: pl.Series([int(one[begin : begin + 16], 16) for one in uids], dtype=pl.UInt64)
+        for half, begin in (("f0", 0), ("f1", 16))
+    },
+}
+
+
+@pytest.mark.parametrize("form", UIDS_AS)
+@pytest.mark.parametrize("order", ["shuffled", "as the rows"])
+def test_scores_beside_plain_metadata_have_uids_of_any_form(form: str, order: str, tmp_path: Path) -> None:
+    folder = world.write(tmp_path / "m", TABLE)
+    uids = [row["uid"] for row in TABLE]
+    if order == "shuffled":
+        CHANCE.shuffle(uids)
+    (tmp_path / "s").mkdir()
+    for number, name in enumerate(folder.files(".parquet")):
+        some = uids[60 * number : 60 * number + 60]
+        made = pl.DataFrame({**UIDS_AS[form](some), "score": [SCORES.get(one) for one in some]})
+        made.write_parquet(tmp_path / "s" / name)
+    source, joins = aligned(PoolSource(folder, (Folder(tmp_path / "s"),)), tmp_path / "local")
+    found = pl.concat([source.read(part, ["score"]) for part in source.parts()])["score"].to_list()
+    assert found == [SCORES.get(row["uid"]) for row in TABLE]
+    assert [counts.matched for _, counts in joins] == ([240] if order == "shuffled" else [])
 
 
 def test_rows_without_uids_are_taken_by_position_only_if_it_is_asked_for(tmp_path: Path) -> None:
@@ -219,13 +283,18 @@ def test_by_key_of_img2dataset_through_the_index_of_the_shards(tmp_path: Path) -
         Folder(tmp_path / "shards").write(f"{number:08d}.tar", data.getvalue())
         shards.write_index(Folder(tmp_path / "shards"), f"{number:08d}", index)
     scored = {keys[uid]: score for uid, score in SCORES.items() if uid in keys}
-    pairs = [*scored.items(), ("999990000", 3.0)]
+    pairs = [*scored.items(), ("999990000", 3.0), ("999990001", 4.0), ("999990001", 4.0)]
     CHANCE.shuffle(pairs)
-    pl.DataFrame({"key": [key for key, _ in pairs], "score": [score for _, score in pairs]}).write_parquet(tmp_path / "t.parquet")
-    text = f"column_of:file={tmp_path / 't.parquet'},key=key"
+    later = [(key, score + 1) for key, score in pairs[:40]]
+    table = pl.DataFrame(pairs + later, schema=["key", "score"], orient="row")
+    table.write_parquet(tmp_path / "t.parquet")
+    text = f"column_of:file={tmp_path / 't.parquet'},key=key,repeated=first"
     found, counts = values(text, folder, tmp_path / "out", shards=Folder(tmp_path / "shards"))
     assert found == [SCORES.get(row["uid"]) if row["uid"] in keys else None for row in TABLE]
-    assert counts["matched"] == len(scored)
+    assert (counts["matched"], counts["missing"], counts["unknown"]) == (len(scored), len(TABLE) - len(scored), 2)
+    table.with_columns(key=pl.col("key").cast(pl.Int64)).write_parquet(tmp_path / "n.parquet")
+    with pytest.raises(DataError, match="lost the leading zeros of a key"):
+        values(f"column_of:file={tmp_path / 'n.parquet'},key=key", folder, tmp_path / "n", shards=Folder(tmp_path / "shards"))
     with pytest.raises(DataError, match="needs the index of the shards"):
         values(text, folder, tmp_path / "without")
 
@@ -254,6 +323,27 @@ def test_features_that_embed_wrote_are_joined_by_the_uids_of_its_scores(tmp_path
     for file in theirs.iterdir():
         shutil.move(file, tmp_path / "out" / ("features" if file.suffix == ".npz" else "scores") / file.name)
     source = PoolSource(Folder(tmp_path / "m"), (), (Folder(tmp_path / "out" / "features"),))
+    made, [(_, counts)] = aligned(source, tmp_path / "local")
+    _same(made, ours, known)
+    assert (counts.matched, counts.missing) == (100, 5)
+
+
+@pytest.mark.parametrize("form", ["hex", "pairs", "two columns"])
+@pytest.mark.parametrize("names", ["the parts'", "others"])
+def test_features_with_uids_inside_are_joined_over_all_files(form: str, names: str, tmp_path: Path) -> None:
+    """Every file has rows of every part."""
+    ours, known, theirs = _moved(tmp_path)
+    uids, vectors = list(known), np.array(list(known.values()))
+    halves = [(int(one[:16], 16), int(one[16:], 16)) for one in uids]
+    arrays = {"hex": np.array(uids), "pairs": np.array(halves, "u8,u8"), "two columns": np.array(halves, np.uint64)}
+    shutil.rmtree(theirs)
+    theirs.mkdir()
+    order = CHANCE.sample(range(len(uids)), len(uids))
+    for number in range(3):
+        name = f"{number:08d}" if names == "the parts'" else f"worker{number}"
+        rows = order[number::3]
+        np.savez(theirs / f"{name}.npz", uid=arrays[form][rows], l14_img=vectors[rows], notes=np.zeros((len(rows), 2), int))
+    source = PoolSource(Folder(tmp_path / "m"), (), (Folder(theirs),))
     made, [(_, counts)] = aligned(source, tmp_path / "local")
     _same(made, ours, known)
     assert (counts.matched, counts.missing) == (100, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -131,19 +132,75 @@ class Silent(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002
 
 
-def test_a_list_on_a_web_server(tmp_path: Path) -> None:
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder, and the url at which Python's own server shows it: it states size and time, and knows no ranges."""
     (tmp_path / "web").mkdir()
-    (tmp_path / "web" / "mine.npy").write_bytes(npy(MINE))
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(tmp_path / "web")))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    try:
-        made = Listed(uids=f"http://127.0.0.1:{server.server_address[1]}/mine.npy")
-        folder = world.write(tmp_path / "m", TABLE)
+    yield tmp_path / "web", f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_list_on_a_web_server(web: tuple[Path, str], tmp_path: Path) -> None:
+    shown, url = web
+    (shown / "mine.npy").write_bytes(npy(MINE))
+    folder = world.write(tmp_path / "m", TABLE)
+    for name in ("mine.npy", "mine.npy?download=true"):
+        made = Listed(uids=f"{url}/{name}")
         assert sorted(world.kept(made, folder, tmp_path / "out")[0]) == sorted(MINE)
-        with pytest.raises(SpecError, match="is not there"):
-            load_recipe(f"listed:uids=http://127.0.0.1:{server.server_address[1]}/other.npy")
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        assert made.title() == "on the list mine.npy"
+    assert fingerprint(made) == fingerprint(Listed(uids=f"{url}/mine.npy")), "a query is a place, not content"
+    with pytest.raises(SpecError, match="is not there"):
+        load_recipe(f"listed:uids={url}/other.npy")
+
+
+def test_a_large_list_on_a_web_server_that_knows_no_ranges(web: tuple[Path, str], tmp_path: Path) -> None:
+    shown, url = web
+    others = [f"{number:032x}" for number in range(1, 600_000)]
+    (shown / "large.npy").write_bytes(npy([*others, *MINE]))
+    folder = world.write(tmp_path / "m", TABLE)
+    assert sorted(world.kept(Listed(uids=f"{url}/large.npy"), folder, tmp_path / "out")[0]) == sorted(MINE)
+
+
+def test_a_list_that_the_web_server_changed_is_another(web: tuple[Path, str], tmp_path: Path) -> None:
+    """Though its size stays."""
+    shown, url = web
+    folder = world.write(tmp_path / "m", TABLE)
+    made: list[Listed] = []
+    for number, uids in enumerate((MINE[:5], MINE[5:10])):
+        (shown / "mine.npy").write_bytes(npy(uids))
+        os.utime(shown / "mine.npy", (number, 1_700_000_000 + number))
+        made.append(Listed(uids=f"{url}/mine.npy"))
+        assert sorted(world.kept(made[-1], folder, tmp_path / f"out{number}")[0]) == sorted(uids)
+    assert fingerprint(made[0]) != fingerprint(made[1])
+    with pytest.raises(DataError, match="it has changed"):
+        world.kept(made[0], folder, tmp_path / "old")
+
+
+def test_a_list_of_a_server_that_states_nothing_is_known_by_its_content(
+    web: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Silent.send_header
+    told = ("Content-Type",)
+    monkeypatch.setattr(Silent, "send_header", lambda self, name, value: plain(self, name, value) if name in told else None)
+    shown, url = web
+    folder = world.write(tmp_path / "m", TABLE)
+    for number, uids in enumerate((MINE[:5], MINE[5:10])):
+        (shown / "mine.npy").write_bytes(npy(uids))
+        (tmp_path / "here.npy").write_bytes(npy(uids))
+        made = Listed(uids=f"{url}/mine.npy")
+        assert fingerprint(made) == fingerprint(Listed(uids=str(tmp_path / "here.npy")))
+        assert sorted(world.kept(made, folder, tmp_path / f"out{number}")[0]) == sorted(uids)
+
+
+def test_a_folder_on_a_web_server(web: tuple[Path, str], tmp_path: Path) -> None:
+    shown, url = web
+    (shown / "lists").mkdir()
+    (shown / "lists" / "a.npy").write_bytes(npy(MINE[:7]))
+    (shown / "lists" / "b.txt").write_text("\n".join(MINE[7:]))
+    folder = world.write(tmp_path / "m", TABLE)
+    assert sorted(world.kept(Listed(uids=f"{url}/lists"), folder, tmp_path / "out")[0]) == sorted(MINE)
