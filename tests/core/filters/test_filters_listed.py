@@ -336,7 +336,7 @@ def test_a_list_is_known_by_its_content(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="is not there"):
         load_recipe(f"listed:uids={tmp_path}/nowhere.npy")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SpecError, match=r"one of \.npy"):
+    with pytest.raises(SpecError, match=r"give a file with \.npy"):
         load_recipe(f"listed:uids={tmp_path}/empty")
 
 
