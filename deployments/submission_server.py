@@ -20,8 +20,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
 from datacomp_core.errors import DatacompError, DataError
-from datacomp_core.leaderboard.board import images_in, make_board
-from datacomp_core.leaderboard.entry import Entry
+from datacomp_core.leaderboard.board.board import images_in, make_board
+from datacomp_core.leaderboard.entries.entry import Entry
 from datacomp_core.leaderboard.site.board_page import page
 from datacomp_core.leaderboard.submission import access_tokens
 from datacomp_core.leaderboard.submission.inbox import BundleTooLargeError, NoSpaceError, NotYoursError, SubmissionInbox

@@ -9,9 +9,9 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 
-from datacomp_core.leaderboard import findings
-from datacomp_core.leaderboard.board import Board, board
-from datacomp_core.leaderboard.rows import BoardRow, BoardScore
+from datacomp_core.leaderboard.board import findings
+from datacomp_core.leaderboard.board.board import Board, board
+from datacomp_core.leaderboard.board.rows import BoardRow, BoardScore
 from datacomp_core.leaderboard.site.board_page import write_page
 from datacomp_core.leaderboard.site.number_format import amount
 from datacomp_core.settings import settings

@@ -14,7 +14,7 @@ from typing import Any
 from prefect.artifacts import create_table_artifact
 
 from datacomp_core.artifacts import Pool, ShardSet, Subset
-from datacomp_core.leaderboard.findings import percent
+from datacomp_core.leaderboard.board.findings import percent
 from datacomp_core.leaderboard.site import contact_sheets
 from datacomp_core.store import Folder
 from datacomp_core.subset_files import SubsetFile, overlap

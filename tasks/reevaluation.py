@@ -16,7 +16,7 @@ from datacomp_core.artifacts import Checkpoint, EvalReport, EvalSets
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation import evaluate as evaluation
 from datacomp_core.evaluation.report import REPORT
-from datacomp_core.leaderboard.findings import percent, points
+from datacomp_core.leaderboard.board.findings import percent, points
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder
 from datacomp_core.store.record import Record

@@ -12,7 +12,7 @@ from prefect.artifacts import create_image_artifact, create_progress_artifact, c
 from prefect.context import FlowRunContext, TaskRunContext
 
 from datacomp_core.artifacts import Artifact
-from datacomp_core.leaderboard.findings import percent
+from datacomp_core.leaderboard.board.findings import percent
 from datacomp_core.redaction import redact, redact_all
 from datacomp_core.store import StepOutcome
 from tasks import published

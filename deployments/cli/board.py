@@ -12,7 +12,7 @@ from datacomp_core.store import Store
 from deployments.cli import options, submission, terminal
 
 if TYPE_CHECKING:
-    from datacomp_core.leaderboard.rows import Board, BoardRow, BoardScore
+    from datacomp_core.leaderboard.board.rows import Board, BoardRow, BoardScore
 
 
 def add_to(app: typer.Typer) -> None:
@@ -67,7 +67,7 @@ def show(
 
     Example: datacomp show entries/tiny/clip_score_tiny-seed0--0123456789ab
     """
-    from datacomp_core.leaderboard.provenance import find, walk
+    from datacomp_core.leaderboard.entries.provenance import find, walk
     from datacomp_core.store.record import describe
 
     store = Store.open(settings().store_url)
@@ -84,8 +84,8 @@ def show(
 def show_board(scale: str, *, track: str = "", json: bool) -> None:
     """The board of a scale: a table for each track that has results, or JSON."""
     from datacomp_core.errors import unknown
-    from datacomp_core.leaderboard.board import board
-    from datacomp_core.leaderboard.placement import TRACKS
+    from datacomp_core.leaderboard.board.board import board
+    from datacomp_core.leaderboard.entries.placement import TRACKS
 
     if track not in ("", *TRACKS):
         raise unknown("track", track, TRACKS)
@@ -98,7 +98,7 @@ def show_board(scale: str, *, track: str = "", json: bool) -> None:
 
 
 def _show_track(scale: str, track: str, made: Board) -> None:
-    from datacomp_core.leaderboard.findings import finding, not_helping
+    from datacomp_core.leaderboard.board.findings import finding, not_helping
 
     # The page and --json have the tasks.
     columns = [column for column in made.columns if column.level not in ("task", "own task")]

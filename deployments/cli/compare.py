@@ -11,9 +11,9 @@ from datacomp_core.store import Store
 from deployments.cli import options, terminal
 
 if TYPE_CHECKING:
-    from datacomp_core.leaderboard.compare import Comparison, SubsetDifference
-    from datacomp_core.leaderboard.composition import Composition, ValueShare
-    from datacomp_core.leaderboard.stats import Interval, Verdict
+    from datacomp_core.leaderboard.board.compare import Comparison, SubsetDifference
+    from datacomp_core.leaderboard.board.composition import Composition, ValueShare
+    from datacomp_core.leaderboard.board.stats import Interval, Verdict
 
 SHOWN = 8
 
@@ -37,7 +37,7 @@ def compare(
 
           datacomp compare no_filter clip_score_tiny --track byod
     """
-    from datacomp_core.leaderboard.compare import compare_methods, contenders
+    from datacomp_core.leaderboard.board.compare import compare_methods, contenders
     from datacomp_core.scales import scale as known_scale
 
     store = Store.open(settings().store_url)

@@ -28,7 +28,7 @@ def replay(
 
         Example: datacomp replay subsets/tiny/clip_score_tiny-pool0--7abb9c0523ef --into again
     """
-    from datacomp_core.leaderboard.replay import replay as build_again
+    from datacomp_core.leaderboard.entries.replay import replay as build_again
 
     store, other = Store.open(settings().store_url), Store.open(str(into))
     told = build_again(store, what, _runner(other), other, depth=depth)
@@ -78,7 +78,7 @@ def gc(
 
     Example: datacomp gc --older-than 48
     """
-    from datacomp_core.leaderboard.garbage_collection import remove, unused
+    from datacomp_core.leaderboard.board.garbage_collection import remove, unused
     from datacomp_core.leaderboard.site.number_format import volume
 
     store = Store.open(settings().store_url)

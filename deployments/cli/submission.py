@@ -18,7 +18,7 @@ from datacomp_core.store.folder import scratch
 from deployments.cli import options, terminal
 
 if TYPE_CHECKING:
-    from datacomp_core.leaderboard.rules import RuleCheck
+    from datacomp_core.leaderboard.entries.rules import RuleCheck
 
 TOKEN = "DATACOMP_TOKEN"
 GIB = 1 << 30
@@ -172,7 +172,7 @@ def _answer(url: str, bundle: Path) -> tuple[int, dict[str, Any]]:
 
 
 def _check(found: Any) -> RuleCheck:
-    from datacomp_core.leaderboard.rules import RuleCheck
+    from datacomp_core.leaderboard.entries.rules import RuleCheck
 
     return RuleCheck.model_validate(found)
 

@@ -50,7 +50,7 @@ def test_only_clearing_and_takedowns_delete() -> None:
         if "store.deletion import" in path.read_text()
     }
     assert callers <= {
-        "datacomp_core/leaderboard/garbage_collection.py",
+        "datacomp_core/leaderboard/board/garbage_collection.py",
         "datacomp_core/pool/takedown_lost.py",
         "datacomp_core/pool/takedown.py",
         "datacomp_core/store/step.py",

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import board_world as world
 import pytest
 import uvicorn
 
@@ -24,9 +25,6 @@ from datacomp_core.settings import settings
 from datacomp_core.store import Store
 from deployments.cli.main import main
 from deployments.submission_server import make_app
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "leaderboard"))
-import board_world as world
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 MAX_BYTES = 2_000_000

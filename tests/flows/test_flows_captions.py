@@ -15,7 +15,7 @@ from datacomp_core.artifacts import BoardEntry, Captioned, Captions, Pool, Shard
 from datacomp_core.captioners.hub_models import weights_hash
 from datacomp_core.captions.import_ import CaptionImportSpec
 from datacomp_core.captions.template import TemplateSpec
-from datacomp_core.leaderboard.entry import Entry, read
+from datacomp_core.leaderboard.entries.entry import Entry, read
 from datacomp_core.leaderboard.site import caption_view
 from datacomp_core.leaderboard.site.pages import write_site
 from datacomp_core.pool.images import ImageSpec

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import board_world as world
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "core" / "leaderboard"))
-import board_world as world
 from pydantic import ValidationError
 
 from datacomp_core.artifacts import BoardEntry
 from datacomp_core.errors import DataError, SpecError, StoreError
-from datacomp_core.leaderboard import per_image_scores
-from datacomp_core.leaderboard.entry import read
-from datacomp_core.leaderboard.per_image_scores import PerImageScores
+from datacomp_core.leaderboard.entries import per_image_scores
+from datacomp_core.leaderboard.entries.entry import read
+from datacomp_core.leaderboard.entries.per_image_scores import PerImageScores
 from datacomp_core.leaderboard.search.budget import Budget, Spent, affordable
 from datacomp_core.leaderboard.search.journal import Journal
 from datacomp_core.leaderboard.search.page import render

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from datacomp_core.artifacts import EvalReport, ShardSet
-from datacomp_core.leaderboard.board import Board
-from datacomp_core.leaderboard.rows import BoardColumn, BoardRow, BoardScore
+from datacomp_core.leaderboard.board.board import Board
+from datacomp_core.leaderboard.board.rows import BoardColumn, BoardRow, BoardScore
 from datacomp_core.leaderboard.site.board_page import environment
 from tasks import board, filter_figures, reevaluation, reporting
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datacomp_core.leaderboard.published_results import references
+from datacomp_core.leaderboard.board.published_results import references
 from datacomp_core.scales import scale as scale_row
 
 

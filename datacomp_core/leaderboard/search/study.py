@@ -10,16 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.artifacts import BoardEntry
 from datacomp_core.errors import SpecError
-from datacomp_core.leaderboard import per_image_scores
-from datacomp_core.leaderboard.entry import Entry, read
+from datacomp_core.leaderboard.board.stats import SeedVariance, pooled_spread
+from datacomp_core.leaderboard.entries import per_image_scores
+from datacomp_core.leaderboard.entries.entry import Entry, read
+from datacomp_core.leaderboard.entries.provenance import data_of
 from datacomp_core.leaderboard.planning.rates import load
-from datacomp_core.leaderboard.provenance import data_of
 from datacomp_core.leaderboard.search.budget import Budget, Spent, affordable, spent
 from datacomp_core.leaderboard.search.journal import FinalRuns, Journal, SeedRuns, Trial
 from datacomp_core.leaderboard.search.proposals import importance
 from datacomp_core.leaderboard.search.space import Space
 from datacomp_core.leaderboard.search.trial_value import ScoredEntry, SearchVerdict, judge
-from datacomp_core.leaderboard.stats import SeedVariance, pooled_spread
 from datacomp_core.store import Store
 
 SEARCHES = "searches"

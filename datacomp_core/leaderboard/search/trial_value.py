@@ -15,10 +15,10 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from datacomp_core.leaderboard.entry import Entry
-from datacomp_core.leaderboard.findings import points
-from datacomp_core.leaderboard.per_image_scores import PerImageScores
-from datacomp_core.leaderboard.stats import Interval, Verdict, compare
+from datacomp_core.leaderboard.board.findings import points
+from datacomp_core.leaderboard.board.stats import Interval, Verdict, compare
+from datacomp_core.leaderboard.entries.entry import Entry
+from datacomp_core.leaderboard.entries.per_image_scores import PerImageScores
 from datacomp_core.sampling_key import mixed_bits
 
 Half = Literal["search", "held_out"]

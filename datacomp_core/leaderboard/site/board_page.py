@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datacomp_core.input_classes import TITLES
-from datacomp_core.leaderboard import findings
-from datacomp_core.leaderboard.board import entries, images_in, make_board
-from datacomp_core.leaderboard.entry import Entry
-from datacomp_core.leaderboard.own_tasks import own_in
-from datacomp_core.leaderboard.rows import Board, BoardRow
+from datacomp_core.leaderboard.board import findings
+from datacomp_core.leaderboard.board.board import entries, images_in, make_board
+from datacomp_core.leaderboard.board.own_tasks import own_in
+from datacomp_core.leaderboard.board.rows import Board, BoardRow
+from datacomp_core.leaderboard.entries.entry import Entry
 from datacomp_core.leaderboard.site import figures, number_format, page_data
 from datacomp_core.leaderboard.site.theme import NUM_SERIES
 from datacomp_core.store import Folder, Store

@@ -16,10 +16,10 @@ from datacomp_core import caption_sets, parts
 from datacomp_core.artifacts import Captioned, Captions
 from datacomp_core.caption_sets import RAW
 from datacomp_core.errors import DatacompError
-from datacomp_core.leaderboard import caption_stats
-from datacomp_core.leaderboard.data_check import spread
-from datacomp_core.leaderboard.entry import Entry
-from datacomp_core.leaderboard.provenance import data_of, of_kind
+from datacomp_core.leaderboard.board import caption_stats
+from datacomp_core.leaderboard.entries.data_check import spread
+from datacomp_core.leaderboard.entries.entry import Entry
+from datacomp_core.leaderboard.entries.provenance import data_of, of_kind
 from datacomp_core.leaderboard.site.contact_sheets import MAX_CAPTION, MAX_SHARDS, Card, Wording
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.store import Folder, Store

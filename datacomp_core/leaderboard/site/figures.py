@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from datacomp_core.leaderboard.composition import Composition
-from datacomp_core.leaderboard.rows import BoardRow
-from datacomp_core.leaderboard.scaling import ScalingFit
+from datacomp_core.leaderboard.board.composition import Composition
+from datacomp_core.leaderboard.board.rows import BoardRow
+from datacomp_core.leaderboard.board.scaling import ScalingFit
 from datacomp_core.leaderboard.site import theme
 from datacomp_core.scales import SCALES
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datacomp_core.errors import DataError
-from datacomp_core.leaderboard.entry import Entry
-from datacomp_core.leaderboard.provenance import data_of
-from datacomp_core.leaderboard.rows import Board, BoardRow
+from datacomp_core.leaderboard.board.rows import Board, BoardRow
+from datacomp_core.leaderboard.entries.entry import Entry
+from datacomp_core.leaderboard.entries.provenance import data_of
 from datacomp_core.leaderboard.site import caption_view, contact_sheets
 from datacomp_core.leaderboard.site.figures import Curve, Histogram
 from datacomp_core.store import Folder, Store

@@ -12,16 +12,16 @@ from typing import Any
 
 from datacomp_core.artifacts import Pool
 from datacomp_core.errors import DataError
-from datacomp_core.leaderboard import findings
-from datacomp_core.leaderboard.board import entries, images_in, make_board
-from datacomp_core.leaderboard.compare import POOL, Comparison, Contender, compare_methods
-from datacomp_core.leaderboard.composition import Composition, measure
-from datacomp_core.leaderboard.entry import Entry
-from datacomp_core.leaderboard.own_tasks import own_in
-from datacomp_core.leaderboard.provenance import data_of, of_kind
-from datacomp_core.leaderboard.rows import Board, BoardRow
-from datacomp_core.leaderboard.sample import SubsetSample, draw
-from datacomp_core.leaderboard.scaling import effective_share, scaling
+from datacomp_core.leaderboard.board import findings
+from datacomp_core.leaderboard.board.board import entries, images_in, make_board
+from datacomp_core.leaderboard.board.compare import POOL, Comparison, Contender, compare_methods
+from datacomp_core.leaderboard.board.composition import Composition, measure
+from datacomp_core.leaderboard.board.own_tasks import own_in
+from datacomp_core.leaderboard.board.rows import Board, BoardRow
+from datacomp_core.leaderboard.board.sample import SubsetSample, draw
+from datacomp_core.leaderboard.board.scaling import effective_share, scaling
+from datacomp_core.leaderboard.entries.entry import Entry
+from datacomp_core.leaderboard.entries.provenance import data_of, of_kind
 from datacomp_core.leaderboard.site import caption_view, contact_sheets, figures, page_data
 from datacomp_core.leaderboard.site.board_page import environment, put, write_page
 from datacomp_core.store import Store

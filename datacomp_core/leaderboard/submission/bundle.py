@@ -18,9 +18,9 @@ from typing import IO
 from datacomp_core import parts
 from datacomp_core.artifacts import BoardEntry, Pool
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.leaderboard.entry import ENTRY, Entry, read
-from datacomp_core.leaderboard.per_image_scores import HITS, prediction_file
-from datacomp_core.leaderboard.provenance import data_of, find
+from datacomp_core.leaderboard.entries.entry import ENTRY, Entry, read
+from datacomp_core.leaderboard.entries.per_image_scores import HITS, prediction_file
+from datacomp_core.leaderboard.entries.provenance import data_of, find
 from datacomp_core.leaderboard.submission import signature
 from datacomp_core.leaderboard.submission.method_card import card
 from datacomp_core.redaction import redact_all

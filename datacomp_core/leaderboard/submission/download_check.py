@@ -14,7 +14,7 @@ from typing import NamedTuple
 from datacomp_core import shards, uid
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import DataError
-from datacomp_core.leaderboard.entry import Entry
+from datacomp_core.leaderboard.entries.entry import Entry
 from datacomp_core.store import Folder
 
 

@@ -25,9 +25,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from datacomp_core.artifacts import BoardEntry
 from datacomp_core.errors import DatacompError, DataError, StoreError
-from datacomp_core.leaderboard.entry import ENTRY, Entry, SubmissionInfo, read
-from datacomp_core.leaderboard.per_image_scores import HITS
-from datacomp_core.leaderboard.rules import RuleCheck
+from datacomp_core.leaderboard.entries.entry import ENTRY, Entry, SubmissionInfo, read
+from datacomp_core.leaderboard.entries.per_image_scores import HITS
+from datacomp_core.leaderboard.entries.rules import RuleCheck
 from datacomp_core.leaderboard.submission import signature
 from datacomp_core.leaderboard.submission.bundle import LIST, SIGNATURE
 from datacomp_core.leaderboard.submission.isolated_check import CheckLimits, verify_apart

@@ -110,8 +110,8 @@ def _root() -> str:
 
 
 def _read(verdict: Path, files: Path, ended: int, limits: CheckLimits) -> VerificationResult:
-    from datacomp_core.leaderboard.entry import Entry
-    from datacomp_core.leaderboard.rules import RuleCheck
+    from datacomp_core.leaderboard.entries.entry import Entry
+    from datacomp_core.leaderboard.entries.rules import RuleCheck
     from datacomp_core.leaderboard.submission.recompute import RecomputedEntry
     from datacomp_core.leaderboard.submission.verify import VerificationResult
 
@@ -153,7 +153,7 @@ def _main() -> None:
     sys.path[:] = request["path"]
     for module in request["modules"]:
         importlib.import_module(module)
-    from datacomp_core.leaderboard import per_image_scores
+    from datacomp_core.leaderboard.entries import per_image_scores
     from datacomp_core.leaderboard.submission.verify import verify
     from datacomp_core.store import Folder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from datacomp_core.leaderboard.entry import Entry
+from datacomp_core.leaderboard.entries.entry import Entry
 
 
 def card(entry: Entry, author: str = "", text: str = "") -> str:

@@ -16,10 +16,10 @@ from datacomp_core.arrays import read_npz
 from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Spec, Subset
 from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
-from datacomp_core.leaderboard import per_image_scores
-from datacomp_core.leaderboard.data_check import DataCheck
-from datacomp_core.leaderboard.entry import OWN_WORD, Entry, EntrySpec, EntryTask, Size, chain_of, compose
-from datacomp_core.leaderboard.recorded_call import RecordedCall
+from datacomp_core.leaderboard.entries import per_image_scores
+from datacomp_core.leaderboard.entries.data_check import DataCheck
+from datacomp_core.leaderboard.entries.entry import OWN_WORD, Entry, EntrySpec, EntryTask, Size, chain_of, compose
+from datacomp_core.leaderboard.entries.recorded_call import RecordedCall
 from datacomp_core.leaderboard.submission import bundle as names
 from datacomp_core.leaderboard.submission.unpack import results
 from datacomp_core.recomputed_scores import RecomputedScores

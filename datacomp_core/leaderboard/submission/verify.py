@@ -19,12 +19,12 @@ from pydantic import ValidationError
 from datacomp_core import pins
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, ShardSet, Subset
 from datacomp_core.errors import DatacompError, DataError
-from datacomp_core.leaderboard.data_check import DataCheck, against_pool
-from datacomp_core.leaderboard.entry import ENTRY, INPUTS, Entry, EntrySpec
-from datacomp_core.leaderboard.per_image_scores import HITS, PREDICTIONS
-from datacomp_core.leaderboard.provenance import walk
-from datacomp_core.leaderboard.recorded_call import RecordedCall, artifact_of, call_of
-from datacomp_core.leaderboard.rules import RuleCheck, check, recipe_of
+from datacomp_core.leaderboard.entries.data_check import DataCheck, against_pool
+from datacomp_core.leaderboard.entries.entry import ENTRY, INPUTS, Entry, EntrySpec
+from datacomp_core.leaderboard.entries.per_image_scores import HITS, PREDICTIONS
+from datacomp_core.leaderboard.entries.provenance import walk
+from datacomp_core.leaderboard.entries.recorded_call import RecordedCall, artifact_of, call_of
+from datacomp_core.leaderboard.entries.rules import RuleCheck, check, recipe_of
 from datacomp_core.leaderboard.submission import bundle as names
 from datacomp_core.leaderboard.submission import download_check, manifest, recompute
 from datacomp_core.leaderboard.submission.recompute import Made, RecomputedEntry

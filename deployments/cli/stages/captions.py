@@ -119,7 +119,7 @@ def stats(
     Example: datacomp captions stats captions/tiny/blip2--0123456789ab
     """
     from datacomp_core.captions.import_ import account
-    from datacomp_core.leaderboard import caption_stats
+    from datacomp_core.leaderboard.board import caption_stats
 
     made, folder = found(where)
     told = caption_stats.stats(made, folder)

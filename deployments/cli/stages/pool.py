@@ -206,7 +206,7 @@ def decontaminate(
       datacomp pool decontaminate 0123abcd 4567cdef --embeddings 89abef01 --similarity 0.9
     """
     from datacomp_core.artifacts import Embeddings, EvalSets
-    from datacomp_core.leaderboard.provenance import find
+    from datacomp_core.leaderboard.entries.provenance import find
 
     store, shards = _shards(where)
     sets = store.artifact(EvalSets, find(store, evalsets))
@@ -236,7 +236,7 @@ def decontaminate(
 
 
 def _address(where: str) -> str:
-    from datacomp_core.leaderboard.provenance import find
+    from datacomp_core.leaderboard.entries.provenance import find
 
     return where.strip("/") if "/" in where else find(opened(), where).address
 

