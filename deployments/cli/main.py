@@ -86,6 +86,7 @@ def main() -> None:
     """Entry point of the console script."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    os.environ["PYTHONSAFEPATH"] = "1"  # processes that are started here import nothing from the working folder
     install()
     try:
         register()
