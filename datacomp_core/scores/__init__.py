@@ -9,6 +9,7 @@ from datacomp_core.registry import SCORES
 from datacomp_core.scores.base import AnyScore, Score, ScoreContext, register
 from datacomp_core.scores.column_of import ColumnOf
 from datacomp_core.scores.dfn import Dfn
+from datacomp_core.scores.image_scores import ImageScore
 from datacomp_core.scores.metaclip import MetaClip
 from datacomp_core.scores.neg_clip_loss import NegClipLoss
 from datacomp_core.scores.norm_sim import NormSim
@@ -36,6 +37,7 @@ __all__ = [
     "AnyScore",
     "ColumnOf",
     "Dfn",
+    "ImageScore",
     "MetaClip",
     "NegClipLoss",
     "NormSim",

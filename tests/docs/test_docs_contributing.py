@@ -99,7 +99,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tests" / "docs").mkdir(parents=True)
     shutil.copy(ROOT / "tests" / "docs" / "test_docs_tables.py", root / "tests" / "docs")
     core = root / "datacomp_core"
-    rule, score, ranking = blocks("docs/filters_tutorial.md")
+    tutorial = blocks("docs/filters_tutorial.md")
+    kinds = ("shouting", "unusual", "balanced")
+    rule, score, ranking = (next(one for one in tutorial if f'@register("{kind}")' in one) for kind in kinds)
     [recipe] = [one for one in blocks("CONTRIBUTING.md") if "@step" not in one]
     row, scale, task, deployment = blocks("CONTRIBUTING.md", "diff")
     (core / "filters" / "shouting.py").write_text(rule)

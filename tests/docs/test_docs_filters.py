@@ -1,7 +1,8 @@
-"""The tutorial on filters, run as it stands: its recipe, its rule and its score, on a small pool, against plain Python."""
+"""The tutorial on filters, run as it stands, on small pools, against plain Python."""
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from pathlib import Path
@@ -11,8 +12,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import typer
+from PIL import Image
 from pydantic import TypeAdapter
+from typer.testing import CliRunner
 
+from datacomp_core import shards
 from datacomp_core.filters import WholeFilter
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.recipes.base import Recipe
@@ -28,6 +33,12 @@ TEXTS = ["a red dog", "A RED DOG", "BUY NOW cheap", None, "12345", "Ein Hund im 
 
 def _blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+def _code(kind: str) -> str:
+    """The one block that registers a kind."""
+    [block] = [block for block in _blocks("python") if f'@register("{kind}")' in block]
+    return block
 
 
 def _module(name: str, source: str, folder: Path) -> ModuleType:
@@ -66,7 +77,7 @@ def test_the_recipe(metadata: Folder, tmp_path: Path) -> None:
 
 
 def test_the_rule(metadata: Folder, tmp_path: Path) -> None:
-    rule = _module("shouting", _blocks("python")[0], tmp_path).Shouting
+    rule = _module("shouting", _code("shouting"), tmp_path).Shouting
     assert rule.__name__ == "Shouting"
     adapter: TypeAdapter[Any] = TypeAdapter(WholeFilter)
     asked = adapter.validate_python({"kind": "shouting", "capitals_at_most": 0.4})
@@ -78,7 +89,7 @@ def test_the_rule(metadata: Folder, tmp_path: Path) -> None:
 
 
 def test_the_score(metadata: Folder, tmp_path: Path) -> None:
-    score = _module("unusual", _blocks("python")[1], tmp_path).Unusual
+    score = _module("unusual", _code("unusual"), tmp_path).Unusual
     assert score is KINDS["unusual"]
     recipe = Recipe.model_validate({"name": "t", "filter": {"kind": "top_count", "score": "unusual", "count": 3}})
     source = computed(scores_of(recipe.filter), PoolSource(metadata), Folder(tmp_path / "scores"))
@@ -91,8 +102,57 @@ def test_the_score(metadata: Folder, tmp_path: Path) -> None:
     assert [(int(high), int(low)) for high, low in packed.tolist()] == expected
 
 
+def test_the_function_that_says_why(metadata: Folder, tmp_path: Path) -> None:
+    (tmp_path / "careful.py").write_text(_code("careful"))
+    told = select(load_recipe(f"{tmp_path}/careful.py:odd_below=0"), metadata).explanation
+    frame = pl.concat([pl.read_parquet(metadata.at(name)) for name in metadata.files(".parquet")])
+    short = [len(set((text or "").lower().split())) < 2 for text in frame["text"]]
+    odd = [not is_short and score < 0 for is_short, score in zip(short, frame["clip_l14_similarity_score"], strict=True)]
+    assert told.dropped == {"one word only": sum(short), "odd": sum(odd)}
+    assert told.kept == len(frame) - sum(short) - sum(odd)
+
+
+def test_the_score_of_pictures_is_computed_once_for_every_threshold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of the page, in a folder with nothing else; for the second one there is no picture any more."""
+    (tmp_path / "bright.py").write_text(_code("brightness"))
+    levels = {f"{number:032x}": 10 * number for number in range(1, 21)}
+    captions = dict(zip(reversed(levels), ["a red dog"] * 11 + ["dog"] * 9, strict=True))
+    (tmp_path / "small" / "metadata").mkdir(parents=True)
+    table = pl.DataFrame(list(captions.items()), schema=["uid", "text"], orient="row")
+    table.write_parquet(tmp_path / "small" / "metadata" / "00000000.parquet")
+    _shard(tmp_path / "small" / "shards", levels)
+    monkeypatch.chdir(tmp_path)
+    commands = [line.split() for line in PAGE.splitlines() if line.startswith("datacomp filter") and "bright.py" in line]
+    for words, at_least in zip(commands, (60, 80), strict=True):
+        done = CliRunner().invoke(_app(), words[1:], catch_exceptions=False)
+        assert done.exit_code == 0
+        kept = {f"{int(high):016x}{int(low):016x}" for high, low in np.load(words[-1]).tolist()}
+        assert kept == {uid for uid, level in levels.items() if level >= at_least and " " in captions[uid]}
+        monkeypatch.setattr("datacomp_core.scores.image_scores.pillow_image", None)
+
+
+def _app() -> typer.Typer:
+    from deployments.cli.main import app, register
+
+    register()
+    return app
+
+
+def _shard(folder: Path, levels: dict[str, int]) -> None:
+    """An indexed tar of grey pictures."""
+    data = io.BytesIO()
+    writer = shards.ShardWriter(data, "00000000")
+    for number, (uid, level) in enumerate(levels.items()):
+        picture = io.BytesIO()
+        Image.fromarray(np.full((8, 8, 3), level, np.uint8)).save(picture, "PNG")
+        writer.add(uid, f"{number:09d}", {"png": picture.getvalue(), "txt": b"a caption"})
+    index = writer.finish()
+    Folder(folder).write("00000000.tar", data.getvalue())
+    shards.write_index(Folder(folder), "00000000", index)
+
+
 def test_the_ranking_over_two_columns(metadata: Folder, tmp_path: Path) -> None:
-    (tmp_path / "balanced.py").write_text(_blocks("python")[2])
+    (tmp_path / "balanced.py").write_text(_code("balanced"))
     recipe = load_recipe(f"{tmp_path}/balanced.py:fraction=0.5")
     told = select(recipe, metadata, out=Folder(tmp_path / "out"), write="all")  # with the report and its histogram
     frame = pl.concat([pl.read_parquet(metadata.at(name)) for name in metadata.files(".parquet")])
