@@ -5,9 +5,18 @@ boundary; tables, images and tensors stay in the store, under `Artifact.data`.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
+
+
+class HoldoutCount(StrEnum):
+    """Names of counts that say that a step compared images with the test sets (rule "no evaluation images" of the board)."""
+
+    LIKE_A_TEST_IMAGE = "like_a_test_image"
+    TEST_IMAGES = "test_images"
+    DROPPED = "dropped_like_test_images"
 
 
 class Spec(BaseModel):

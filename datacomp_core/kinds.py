@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
 from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, validate_call
@@ -25,6 +26,13 @@ R = TypeVar("R")
 CODE = "code"
 TAGS = frozenset({"kind", CODE})
 """Fields that the decorator adds; they are not parameters."""
+
+
+class ControlFilter(StrEnum):
+    """Kinds of the filters that do not judge pairs. The board recognises baselines and controls by them."""
+
+    EVERYTHING = "everything"
+    RANDOM = "random"
 
 
 class Kinded(BaseModel):

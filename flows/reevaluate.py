@@ -13,6 +13,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from datacomp_core.artifacts import EvalReport, Spec
+from datacomp_core.evaluation.score_changes import ScoreChange
 from flows.calls import options
 from flows.chain import testsets
 from flows.parameters import EvalsetsAddress, ExperimentSpec, ScaleChoice
@@ -42,7 +43,7 @@ def reevaluate(spec: ReevaluationSpec) -> State[list[EvalReport]]:
     scoring = ExperimentSpec(scale=spec.scale, recipe="no_filter", evalsets=spec.evalsets).scoring()
     evalsets = testsets(_now, scoring)
     made: list[EvalReport] = []
-    moved: list[reevaluation.ScoreChange] = []
+    moved: list[ScoreChange] = []
     waiting = reevaluation.waiting(spec.scale, scoring.evaluate, evalsets, spec.checkpoints)
     told = reevaluation.tell_waiting(spec.scale, waiting, named=bool(spec.checkpoints))
     for checkpoint in waiting:

@@ -4,30 +4,21 @@ Everything is looked up, never recomputed; outside a Prefect run nothing is writ
 
 from __future__ import annotations
 
-import base64
-import io
-import textwrap
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 from prefect.artifacts import create_table_artifact
 
 from datacomp_core.artifacts import Pool, ShardSet, Subset
 from datacomp_core.leaderboard.board.findings import percent
-from datacomp_core.leaderboard.site import contact_sheets
-from datacomp_core.store import Folder
+from datacomp_core.leaderboard.site.contact_sheet_png import contact_sheet_png
+from datacomp_core.leaderboard.site.figures import Histogram, histogram_png
 from datacomp_core.subset_files import SubsetFile, overlap
 from tasks import published
 from tasks.reporting import artifact_key, in_task_run, leave_picture
 from tasks.running import store
 
-CARDS = 4  # per kind: side by side they fit the page's column
 COMPARED = 12
-FONT_SIZE = 14
-CELL = (contact_sheets.THUMBNAIL + 24, contact_sheets.THUMBNAIL + 24 + 6 * FONT_SIZE)
-MARGIN = 8
-WIDTH = CELL[0] * 10 // (6 * FONT_SIZE)  # characters of a caption per line
 
 
 def leave(subset: Subset, pool: Pool) -> None:
@@ -45,10 +36,16 @@ def leave(subset: Subset, pool: Pool) -> None:
     if rows := list(_overlaps(subset, pool)):
         create_table_artifact(rows, key=_key("overlap", subset), description=f"{subset.recipe} and other subsets of {pool.name}")
     if drawn["edges"]:
-        leave_picture(subset, histogram(drawn), "histogram", suffix=".png", description=f"{drawn['column']} and its threshold.")
+        leave_picture(
+            subset,
+            histogram_png(Histogram(**drawn)),
+            "histogram",
+            suffix=".png",
+            description=f"{drawn['column']} and its threshold.",
+        )
     shards = _shards(pool)
     if shards is not None:
-        sheet = contact_sheet(folder, store().folder(shards))
+        sheet = contact_sheet_png(folder, store().folder(shards))
         leave_picture(subset, sheet, "contact", suffix=".png", description="Above: kept. Below: dropped, and why.")
 
 
@@ -107,56 +104,3 @@ def _shards(pool: Pool) -> ShardSet | None:
         if _is_of(record.inputs.get("pool", []), pool) and not store().missing(record):
             return store().artifact(ShardSet, record)
     return None
-
-
-def histogram(drawn: dict[str, Any]) -> bytes:
-    """Draw scores of the pool in grey, of kept rows in colour, the threshold as a line. Returns PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    axes: Any = figure.add_subplot()
-    edges = drawn["edges"]
-    widths = [high - low for low, high in pairwise(edges)]
-    axes.bar(edges[:-1], drawn["counts"], widths, align="edge", color="#c4c4cc", label="pool")
-    axes.bar(edges[:-1], drawn["kept"], widths, align="edge", color="#3a6ea5", label="kept")
-    if drawn["cut"] is not None:
-        axes.axvline(drawn["cut"], color="#a33", linewidth=1.2, label=f"cut {drawn['cut']:.4g}")
-    axes.set_xlabel(drawn["column"])
-    axes.set_ylabel("pairs")
-    axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
-
-
-def contact_sheet(subset: Folder, shards: Folder) -> bytes:
-    """Draw two rows of small images with captions: some kept, some dropped with reasons. Returns PNG."""
-    from matplotlib import get_data_path
-    from PIL import Image, ImageDraw, ImageFont
-
-    font = ImageFont.truetype(
-        f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", FONT_SIZE
-    )  # Pillow's default font has few letters beyond English
-    sheet = Image.new("RGB", (CARDS * CELL[0], 2 * CELL[1]), "white")
-    draw = ImageDraw.Draw(sheet)
-    for line, name in enumerate(("kept", "dropped")):
-        samples = contact_sheets.table(subset, f"{name}.parquet")
-        chosen = [] if samples is None else contact_sheets.cards(shards, contact_sheets.choose(samples, CARDS))
-        for place, card in enumerate(chosen):
-            left, top = place * CELL[0] + MARGIN, line * CELL[1] + MARGIN
-            if card.image:
-                picture = Image.open(io.BytesIO(base64.b64decode(card.image.partition(",")[2]))).convert("RGB")
-                scale = contact_sheets.THUMBNAIL / max(picture.size)
-                sheet.paste(picture.resize([max(1, round(side * scale)) for side in picture.size]), (left, top))
-            else:
-                draw.text((left, top), "\n".join(_lines(card.why_blank)), fill="gray", font=font)
-            words = [*_lines(card.caption), *_lines(card.reason or name)]
-            draw.text((left, top + contact_sheets.THUMBNAIL + MARGIN), "\n".join(words), fill="black", font=font)
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def _lines(text: str) -> list[str]:
-    """Return two lines for a cell; the rest is truncated."""
-    return [*textwrap.wrap(text, WIDTH, max_lines=2, placeholder="..."), "", ""][:2]

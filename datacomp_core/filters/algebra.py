@@ -33,9 +33,7 @@ class AllOf(Filter):
         for each in self.filters:
             share = each.expected_share(num_rows)
             if share is not None:
-                left = (
-                    left * share if getattr(each, "of", "pool") == "survivors" and hasattr(each, "fraction") else min(left, share)
-                )
+                left = left * share if each.is_relative() else min(left, share)
         return left
 
     def label(self) -> str:

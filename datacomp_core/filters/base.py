@@ -128,6 +128,22 @@ class Filter(Kinded):
         """Return the expected share of a pool of `num_rows`, including repeats; None if only the data can tell."""
         return None
 
+    def is_relative(self) -> bool:
+        """Whether its expected share is a share of the rows that the filters before it keep, not of the pool."""
+        return False
+
+    def feature_prefix(self) -> str:
+        """Return the name of the embeddings that it reads (`l14` of `l14_img`): its field `features`; empty: it reads none."""
+        return str(getattr(self, "features", ""))
+
+    def fixed_cutoff(self) -> tuple[str, float] | None:
+        """Return the score column and the value from which it keeps rows, if it has them; a report draws them."""
+        return None
+
+    def draws_from(self) -> Filter | None:
+        """Return the filter whose rows an outermost filter draws from; None for any other filter."""
+        return None
+
 
 F = TypeVar("F", bound=Filter)
 
@@ -256,6 +272,10 @@ class RankFilter(Filter):
     def among(self) -> Literal["pool", "survivors"]:
         """Whether it ranks all rows of the pool, or only those that passed the filters before it."""
         return "pool"
+
+    def full_rounds(self, num_rows: int) -> int:
+        """Return how often every ranked row is taken before the best are taken once more; 0 but for an outermost filter."""
+        return 0
 
 
 class GlobalFilter(Filter):

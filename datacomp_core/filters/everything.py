@@ -5,9 +5,10 @@ from __future__ import annotations
 import polars as pl
 
 from datacomp_core.filters.base import RowFilter, register
+from datacomp_core.kinds import ControlFilter
 
 
-@register("everything")
+@register(ControlFilter.EVERYTHING.value)
 class Everything(RowFilter):
     """Keeps every row of the pool."""
 

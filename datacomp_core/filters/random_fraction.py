@@ -11,10 +11,11 @@ from pydantic import Field
 
 from datacomp_core import uid
 from datacomp_core.filters.base import RankFilter, register
+from datacomp_core.kinds import ControlFilter
 from datacomp_core.sampling_key import sampling_keys
 
 
-@register("random")
+@register(ControlFilter.RANDOM.value)
 class RandomFraction(RankFilter):
     """Keeps a random fraction."""
 
@@ -35,6 +36,9 @@ class RandomFraction(RankFilter):
 
     def expected_share(self, num_rows: int) -> float:
         return self.share
+
+    def is_relative(self) -> bool:
+        return self.of == "survivors"
 
     def score_expression(self) -> pl.Expr:
         return sampling_key_of(self.seed)

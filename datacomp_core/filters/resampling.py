@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from datacomp_core.exchange import Exchange
-from datacomp_core.filters.base import AnyFilter, GlobalFilter, GlobalView
+from datacomp_core.filters.base import AnyFilter, Filter, GlobalFilter, GlobalView
 
 
 class ResamplingFilter(GlobalFilter):
@@ -19,6 +19,9 @@ class ResamplingFilter(GlobalFilter):
 
     is_outermost: ClassVar[bool] = True
     filter: Annotated[AnyFilter, Field(description="The filter whose rows may be drawn.")]
+
+    def draws_from(self) -> Filter:
+        return self.filter
 
 
 def note_copies(view: GlobalView, part: str, copies: npt.NDArray[np.uint32]) -> None:

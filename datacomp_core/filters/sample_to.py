@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import AnyFilter, RankFilter, register
+from datacomp_core.filters.base import AnyFilter, Filter, RankFilter, register
 from datacomp_core.filters.random_fraction import sampling_key_of
 
 
@@ -43,14 +43,16 @@ class SampleTo(RankFilter):
     def score_expression(self) -> pl.Expr:
         return sampling_key_of(self.seed)
 
-    def times(self, survivors: int) -> int:
-        """How often every survivor is used before the rest is drawn at random."""
-        return min(self.num_samples // survivors, self.at_most_times) if survivors else 0
+    def draws_from(self) -> Filter:
+        return self.filter
+
+    def full_rounds(self, num_rows: int) -> int:
+        return min(self.num_samples // num_rows, self.at_most_times) if num_rows else 0
 
     def rank(self, num_rows: int) -> tuple[int, bool]:
-        if self.times(num_rows) == self.at_most_times:
+        if self.full_rounds(num_rows) == self.at_most_times:
             return -1, False
-        return self.num_samples - self.times(num_rows) * num_rows - 1, True
+        return self.num_samples - self.full_rounds(num_rows) * num_rows - 1, True
 
     def among(self) -> Literal["pool", "survivors"]:
         return "survivors"

@@ -32,6 +32,9 @@ class Threshold(RowFilter):
     def label(self) -> str:
         return f"{self.score}_of_{self.at_least:g}"
 
+    def fixed_cutoff(self) -> tuple[str, float]:
+        return score_column(self.score), self.at_least
+
     def expression(self) -> pl.Expr:
         # The bound is compared in the column's own precision, as numpy does: float32(0.7) passes 0.7.
         return pl.col(score_column(self.score)).fill_nan(None) >= self.at_least

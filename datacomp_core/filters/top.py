@@ -41,6 +41,9 @@ class TopFraction(RankFilter):
     def expected_share(self, num_rows: int) -> float:
         return self.fraction
 
+    def is_relative(self) -> bool:
+        return self.of == "survivors"
+
     def label(self) -> str:
         return f"top_{self.fraction:g}_{self.score}"
 

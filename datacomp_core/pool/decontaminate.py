@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import Field
 
 from datacomp_core import uid
-from datacomp_core.artifacts import EvalSets, ShardSet, Spec, Subset
+from datacomp_core.artifacts import EvalSets, HoldoutCount, ShardSet, Spec, Subset
 from datacomp_core.errors import DataError
 from datacomp_core.members import picture_in
 from datacomp_core.parallel import process_map
@@ -83,7 +83,12 @@ def decontaminate(
     table = pl.concat([hits[name] for name in names])
     with out.writing(HITS) as path:
         table.write_parquet(path)
-    counts = {"clean": rows, "like_a_test_image": table.height, "not_decoded": unread, "test_images": len(tests.hashes)}
+    counts = {
+        "clean": rows,
+        HoldoutCount.LIKE_A_TEST_IMAGE.value: table.height,
+        "not_decoded": unread,
+        HoldoutCount.TEST_IMAGES.value: len(tests.hashes),
+    }
     return Subset(scale=shards.scale, recipe=spec.label(), num_samples=rows, num_unique=unique, counts=counts)
 
 

@@ -17,7 +17,7 @@ import polars as pl
 from pydantic import Field
 
 from datacomp_core import clip, uid
-from datacomp_core.artifacts import Checkpoint, Embeddings, EvalSets, Spec, Subset
+from datacomp_core.artifacts import Checkpoint, Embeddings, EvalSets, HoldoutCount, Spec, Subset
 from datacomp_core.clip_named import model_of
 from datacomp_core.device import default_device
 from datacomp_core.errors import DataError
@@ -88,7 +88,12 @@ def decontaminate_by_similarity(
     hits = pl.concat(tables)
     with out.writing(HITS) as path:
         hits.write_parquet(path)
-    counts = {"clean": rows, "like_a_test_image": hits.height, "without_features": unseen, "test_images": len(names)}
+    counts = {
+        "clean": rows,
+        HoldoutCount.LIKE_A_TEST_IMAGE.value: hits.height,
+        "without_features": unseen,
+        HoldoutCount.TEST_IMAGES.value: len(names),
+    }
     return Subset(scale=embeddings.scale, recipe=spec.label(), num_samples=rows, num_unique=unique, counts=counts)
 
 

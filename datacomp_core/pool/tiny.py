@@ -13,7 +13,7 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.artifacts import Pool, Spec
+from datacomp_core.artifacts import HoldoutCount, Pool, Spec
 from datacomp_core.parts import METADATA, SCHEMA
 from datacomp_core.pool.tiny_evalsets import TinyEvalSpec, build_tiny_evalsets
 from datacomp_core.pool.tiny_holdout import holdout
@@ -58,7 +58,7 @@ def build_tiny_pool(spec: TinyPoolSpec, *, out: Folder) -> Pool:
     out.write(TRUTH, parquet(_truth(rows["uid"], pairs)))
     split = holdout()
     counts = Counter(pair.kind for pair in pairs) + Counter(f"url_{pair.fate}" for pair in pairs)
-    counts |= {"held_out_drawings": len(split.tests), "dropped_like_test_images": len(split.near)}
+    counts |= {"held_out_drawings": len(split.tests), HoldoutCount.DROPPED.value: len(split.near)}
     return Pool(num_samples=len(rows), num_parts=spec.num_parts, counts=dict(sorted(counts.items())))
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from datacomp_core.artifacts import ShardSet, Spec
+from datacomp_core.artifacts import HoldoutCount, ShardSet, Spec
 from datacomp_core.pool import tiny_captions as captions
 from datacomp_core.pool.tiny_holdout import holdout
 from datacomp_core.pool.tiny_source import TRUSTED_SETS, Drawing, of_sets
@@ -45,7 +45,7 @@ def build_trusted(spec: TrustedSpec, *, out: Folder) -> ShardSet:
         start, end = (len(pairs) * edge // spec.num_shards for edge in (number, number + 1))
         _write(out, shard_name(number), [_sample(number, at, *pair) for at, pair in enumerate(pairs[start:end])])
     uids = {_uid(drawing, text) for drawing, text in pairs}
-    counts = {"drawings": len(drawings), "dropped_like_test_images": sum(name.source in TRUSTED_SETS for name in split.near)}
+    counts = {"drawings": len(drawings), HoldoutCount.DROPPED.value: sum(name.source in TRUSTED_SETS for name in split.near)}
     return ShardSet(num_samples=len(pairs), num_unique=len(uids), num_shards=spec.num_shards, counts=counts)
 
 

@@ -31,7 +31,6 @@ from datacomp_core.filters.base import (
     checked,
 )
 from datacomp_core.filters.resampling import ResamplingFilter, read_copies
-from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.machine_cache import CachedFolder
 from datacomp_core.pool_source import Block, PoolSource
 from datacomp_core.selection.threshold_search import ScoreCutoff
@@ -187,7 +186,7 @@ class FilterEvaluator:
         """How often a row that passed is taken: once, but for a sample that repeats. Shape (rows,)."""
         if isinstance(placed.filter, ResamplingFilter):
             return read_copies(self._memory(), verdict_name(self.part, placed.path), self.frame.height)
-        if not isinstance(placed.filter, SampleTo):
+        if not (placed.filter.is_outermost and isinstance(placed.filter, RankFilter)):
             return np.ones(self.frame.height, np.int64)
         cut = self.cuts[placed.path]
         return cut.times + _at_least(self.scores(placed.filter), cut.value).astype(np.int64)

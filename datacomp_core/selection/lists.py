@@ -15,7 +15,7 @@ import polars as pl
 from datacomp_core import shards as sharding
 from datacomp_core import uid, uid_lists
 from datacomp_core.external_files import place_of
-from datacomp_core.filters import NotOf
+from datacomp_core.filters import Filter, NotOf
 from datacomp_core.filters.listed import TABLE, Listed
 from datacomp_core.selection.filter_evaluator import FilterNode, walk
 from datacomp_core.selection.report import ListAccount
@@ -30,6 +30,11 @@ ARRIVED = "arrived.npy"
 def lists_of(root: FilterNode) -> list[tuple[str, Listed]]:
     """The lists of a filter tree and their paths."""
     return [(placed.path, placed.filter) for placed in walk(root) if isinstance(placed.filter, Listed)]
+
+
+def list_table(asked: Filter, folder: Path) -> Path | None:
+    """The prepared table of a list, in its folder; None if the filter is not a list."""
+    return folder / TABLE if isinstance(asked, Listed) else None
 
 
 def excluded(root: FilterNode) -> frozenset[str]:

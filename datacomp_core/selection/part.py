@@ -11,8 +11,6 @@ from pydantic import BaseModel, ConfigDict
 
 from datacomp_core import uid
 from datacomp_core.filters.base import Filter, FilterDecision, Mask
-from datacomp_core.filters.resampling import ResamplingFilter
-from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.sampling_key import is_sampled, sampling_keys
 from datacomp_core.selection.filter_evaluator import FilterEvaluator, FilterNode, cost_of, ranks_survivors, sequence
@@ -108,7 +106,7 @@ def judge_part(job: PartJob, part: str) -> PartReport:
     uids = frame["uid"] if judge.found else frame["uid"].filter(pl.Series(reach))
     packed = uid.pack(uids, where)
     chosen = packed[reach] if judge.found else packed
-    is_drawn = isinstance(sequenced[-1].filter, (SampleTo, ResamplingFilter))
+    is_drawn = sequenced[-1].filter.is_outermost
     if is_drawn:
         chosen = np.repeat(chosen, judge.copies(sequenced[-1])[reach])
     chosen = uid.sort(chosen)
@@ -165,8 +163,7 @@ def _missing(asked: Filter) -> str:
         return told
     if columns := sorted(asked.columns()):
         return f"no {' or '.join(columns)}"
-    features = getattr(asked, "features", "")
-    return f"no finite features {features}_img" if features else "no value"
+    return f"no finite features {features}_img" if (features := asked.feature_prefix()) else "no value"
 
 
 def _told(why: pl.Series | None, dropped: Mask) -> dict[str, int]:

@@ -14,7 +14,6 @@ import polars as pl
 
 from datacomp_core.exchange import Exchange
 from datacomp_core.filters.base import FeatureFilter, GlobalFilter, LookupFilter, Mask, RankFilter
-from datacomp_core.filters.sample_to import SampleTo
 from datacomp_core.machine_cache import CachedFolder
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import Progress
@@ -109,7 +108,7 @@ def _cut(asked: RankFilter, scan: PartScan, names: Sequence[str], workers_of_pas
             yield found
 
     cut, num_rows = find(every, asked.rank, is_few=workers_of_pass.num_rows <= FEW)
-    return cut._replace(times=asked.times(num_rows)) if isinstance(asked, SampleTo) else cut
+    return cut._replace(times=asked.full_rounds(num_rows))
 
 
 def _ask_global(

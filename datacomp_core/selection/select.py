@@ -17,11 +17,8 @@ from pydantic import Field, TypeAdapter, model_validator
 from datacomp_core.artifacts import Captioned, Embeddings, Pool, Scores, Spec, Subset
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.exchange import bring_files, exchange
-from datacomp_core.filters import AllOf, Everything, Filter, RankFilter, SampleTo, Threshold, WholeFilter
-from datacomp_core.filters.base import LookupFilter, score_column
-from datacomp_core.filters.listed import TABLE, Listed
-from datacomp_core.filters.random_fraction import RandomFraction
-from datacomp_core.filters.resampling import ResamplingFilter
+from datacomp_core.filters import AllOf, Everything, Filter, RankFilter, WholeFilter
+from datacomp_core.filters.base import LookupFilter
 from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NO_PROGRESS, Progress
@@ -31,7 +28,7 @@ from datacomp_core.registry import RECIPES
 from datacomp_core.scores import Score, score_of
 from datacomp_core.selection.aligned import require_aligned
 from datacomp_core.selection.filter_evaluator import FilterNode, walk
-from datacomp_core.selection.lists import accounts, found_file, repeated
+from datacomp_core.selection.lists import accounts, found_file, list_table, repeated
 from datacomp_core.selection.part import SAMPLES, PartJob, PartReport, judge_part
 from datacomp_core.selection.pool_passes import find_cuts, prepared
 from datacomp_core.selection.report import Explanation, ReportTally, edges_of, histogram, keeps_none, sample_table
@@ -95,7 +92,7 @@ class SubsetSpec(Spec):
 
     def features(self) -> frozenset[str]:
         """The prefixes of the features (`l14` of `l14_img`) that its filters and its scores to compute read."""
-        filters = [str(getattr(placed.filter, "features", "")) for placed in walk(FilterNode("0", whole_tree(self.filter)))]
+        filters = [placed.filter.feature_prefix() for placed in walk(FilterNode("0", whole_tree(self.filter)))]
         keys = [key.rpartition("_")[0] for score in self.scores() for key in score.feature_keys()]
         return frozenset(filters + keys) - {""}
 
@@ -224,7 +221,7 @@ def check(source: PoolSource, part: str, tree: Filter) -> None:
     """DataError names what the filter reads and the pool lacks, before anything starts."""
     source.check(part, {"uid", *tree.columns()})
     for placed in walk(FilterNode("0", tree)):
-        if (features := getattr(placed.filter, "features", "")) and isinstance(features, str):
+        if features := placed.filter.feature_prefix():
             source.require_embeddings(part, f"{features}_img")
 
 
@@ -254,16 +251,17 @@ def judged_parts(
 
 def whole_tree(wanted: Filter) -> Filter:
     """A sample is drawn last, from the survivors of its filter."""
-    return AllOf.model_construct(filters=(wanted.filter, wanted)) if isinstance(wanted, (SampleTo, ResamplingFilter)) else wanted
+    inner = wanted.draws_from()
+    return wanted if inner is None else AllOf.model_construct(filters=(inner, wanted))
 
 
 def _shown(root: FilterNode, cuts: dict[str, ScoreCutoff], source: PoolSource, part: str) -> tuple[str, float | None]:
     """The score to draw, and its cut: that of the first filter on a score, else any score that lies beside the metadata."""
     for placed in walk(root):
         asked = placed.filter
-        if isinstance(asked, Threshold):
-            return score_column(asked.score), asked.at_least
-        if isinstance(asked, RankFilter) and not isinstance(asked, (RandomFraction, SampleTo)) and _is_column(asked):
+        if fixed := asked.fixed_cutoff():
+            return fixed
+        if isinstance(asked, RankFilter) and _is_column(asked):
             (column,) = asked.columns()
             return column, cuts[placed.path].value
     beside = source.score_columns(part)
@@ -300,13 +298,14 @@ def _merged(runs: RunFiles, local: Path, target: Path, tree: Filter) -> tuple[in
     inner = tree.filters if isinstance(tree, AllOf) else ()
     captioned = bool(inner) and isinstance(inner[0], HasCaption)
     alone, path = (inner[1], "0.1") if captioned and len(inner) == 2 else (tree, "0")
-    if not isinstance(alone, Listed):
+    table = list_table(alone, local / TABLES / path)
+    if table is None:
         return merge(runs.chosen(), target)
     found = found_file(local, path)  # alone it chooses what it finds
     if captioned:
         found = local / "chosen.npy"
         merge(runs.chosen(), found)
-    return repeated(found, local / TABLES / path / TABLE, target)
+    return repeated(found, table, target)
 
 
 def _write_report(out: Folder, source: PoolSource, tally: ReportTally, told: Explanation, drawn: dict[str, Any]) -> None:

@@ -23,7 +23,8 @@ BITS = {"Float32": 32, "Float64": 64, "UInt64": 64}
 
 
 class ScoreCutoff(NamedTuple):
-    """Scores of at least `value` pass; none do if it is None. `times`: how often every row is taken before (`SampleTo`)."""
+    """Scores of at least `value` pass; none do if it is None. `times`: how often every row is taken before
+    (`RankFilter.full_rounds`)."""
 
     value: float | int | None
     times: int = 0

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.documents import yaml_text
 from datacomp_core.errors import SpecError
+from datacomp_core.kinds import ControlFilter
 
 MAX_FACETS = 40
 MAX_VALUES = 500
@@ -123,7 +124,7 @@ def joined(base: Tree | None, filters: Sequence[Tree]) -> Tree:
     """Combine all facets into one filter."""
     parts = [*([base] if base is not None else []), *filters]
     if not parts:
-        return {"kind": "everything"}
+        return {"kind": ControlFilter.EVERYTHING.value}
     return parts[0] if len(parts) == 1 else {"kind": "all", "filters": parts}
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from datacomp_core.errors import DataError
-from tasks.reevaluation import ScoreChange, alarm, moved
+from datacomp_core.evaluation.score_changes import ScoreChange
+from datacomp_core.evaluation.score_changes import changes_between as moved
+from tasks.reevaluation import alarm
 
 
 def report(**values: float | None) -> dict[str, Any]:

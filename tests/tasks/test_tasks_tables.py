@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from datacomp_core.artifacts import EvalReport, ShardSet
+from datacomp_core.evaluation.score_changes import ScoreChange
 from datacomp_core.leaderboard.board.board import Board
 from datacomp_core.leaderboard.board.rows import BoardColumn, BoardRow, BoardScore
 from datacomp_core.leaderboard.site.board_page import environment
@@ -74,5 +75,5 @@ def test_the_summary_of_a_step_has_averages_in_percent_and_a_download_its_shares
 
 
 def test_an_alarm_shows_a_drift_that_one_digit_would_hide() -> None:
-    row = reevaluation.table_row(reevaluation.ScoreChange("checkpoints/x", "a", 0.5, 0.5002))
+    row = reevaluation.table_row(ScoreChange("checkpoints/x", "a", 0.5, 0.5002))
     assert (row["before"], row["now"], row["by (points)"]) == ("50.0000\u202f%", "50.0200\u202f%", "+0.0200")

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from datacomp_core.kinds import ControlFilter
 from datacomp_core.leaderboard.entries.entry import Entry
 
 Role = Literal["baseline", "control", "method"]
-CHANCE, ALL = "random", "everything"
 
 
 def role(entry: Entry) -> Role:
@@ -21,9 +21,9 @@ def role(entry: Entry) -> Role:
     kinds = {kind for spec in specs for kind in _leaves(spec)}
     if not kinds:
         return "method"
-    if kinds == {ALL}:
+    if kinds == {ControlFilter.EVERYTHING}:
         return "baseline"
-    return "control" if kinds <= {ALL, CHANCE} else "method"
+    return "control" if kinds <= set(ControlFilter) else "method"
 
 
 def _leaves(spec: Any) -> Iterator[str]:

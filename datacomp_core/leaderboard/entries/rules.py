@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Subset
+from datacomp_core.artifacts import Checkpoint, EvalReport, HoldoutCount, ShardSet, Subset
 from datacomp_core.leaderboard.entries.data_check import DataCheck
 from datacomp_core.leaderboard.entries.placement import claim, compute_scale
 from datacomp_core.leaderboard.entries.provenance import ProvenanceLink, of_kind
@@ -109,9 +109,7 @@ def _captions(found: DataCheck) -> RuleCheck:
 def _decontaminated(chain: list[ProvenanceLink]) -> RuleCheck:
     """Whether a step upstream looked for the test images and counted what it dropped."""
     rule = "no evaluation images"
-    counted = {
-        name: count for link in chain for name, count in link.counts.items() if "test_image" in name or "decontaminat" in name
-    }
+    counted = {name: count for link in chain for name, count in link.counts.items() if name in set(HoldoutCount)}
     if not counted:
         return RuleCheck(rule=rule, ok=None, reason="No step upstream compared these images with the test sets.")
     told = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in counted.items())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from datacomp_core.leaderboard.board.composition import Composition
 from datacomp_core.leaderboard.board.rows import BoardRow
@@ -81,21 +82,45 @@ def _top(rows: Sequence[BoardRow]) -> float:
 
 def histogram(data: Histogram, key: str) -> str:
     """Scores of the pool in grey, what is kept of them in colour, the cut as a line with its value."""
-    widths = [high - low for low, high in zip(data.edges[:-1], data.edges[1:], strict=True)]
     with drawing(2.5) as (figure, axes):
-        looks = {"align": "edge", "edgecolor": theme.SURFACE, "linewidth": 0.4}
-        axes.bar(data.edges[:-1], data.counts, widths, color=theme.series(0), alpha=0.55, label="dropped", **looks)
-        axes.bar(data.edges[:-1], data.kept, widths, color=theme.series(1), label="kept", **looks)
-        if data.cut is not None:
-            axes.axvline(data.cut, color=theme.INK, linewidth=1.2)
-            axes.text(data.cut, max(data.counts) * 1.02, f" cut {data.cut:.3f}", va="bottom", size=10)
-        axes.set_xlabel(data.column)
-        axes.set_ylabel("pairs")
-        axes.margins(x=0.01, y=0.16)
+        _draw_histogram(axes, data, HistogramColors(theme.SURFACE, theme.series(0), theme.series(1), theme.INK))
         axes.grid(axis="y")
-        axes.legend(frameon=False, loc="upper left", handlelength=1, handleheight=1, fontsize=10)
         cut = "" if data.cut is None else f", cut at {data.cut:.3f}"
         return theme.to_svg(figure, key, f"Histogram of {data.column}: {sum(data.kept):,} of {sum(data.counts):,} kept{cut}")
+
+
+def histogram_png(data: Histogram) -> bytes:
+    """The same drawing as a PNG, for places that show no page."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    _draw_histogram(figure.add_subplot(), data, HistogramColors("white", "#c4c4cc", "#3a6ea5", "#aa3333"))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+class HistogramColors(NamedTuple):
+    """Colours of a histogram's edges, of dropped and kept rows, and of the cut."""
+
+    edge: str
+    dropped: str
+    kept: str
+    cut: str
+
+
+def _draw_histogram(axes: Any, data: Histogram, colors: HistogramColors) -> None:
+    widths = [high - low for low, high in zip(data.edges[:-1], data.edges[1:], strict=True)]
+    looks = {"align": "edge", "edgecolor": colors.edge, "linewidth": 0.4}
+    axes.bar(data.edges[:-1], data.counts, widths, color=colors.dropped, alpha=0.55, label="dropped", **looks)
+    axes.bar(data.edges[:-1], data.kept, widths, color=colors.kept, label="kept", **looks)
+    if data.cut is not None:
+        axes.axvline(data.cut, color=colors.cut, linewidth=1.2)
+        axes.text(data.cut, max(data.counts) * 1.02, f" cut {data.cut:.3f}", va="bottom", size=10)
+    axes.set_xlabel(data.column)
+    axes.set_ylabel("pairs")
+    axes.margins(x=0.01, y=0.16)
+    axes.legend(frameon=False, loc="upper left", handlelength=1, handleheight=1, fontsize=10)
 
 
 def curves(runs: Sequence[Curve], colors: Mapping[str, int]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import filter_world as world
 import pytest
 
-from datacomp_core.filters import AllOf, AnyOf, Language, NotOf, RandomFraction, Threshold, TopCount, TopFraction, Words
+from datacomp_core.filters import AllOf, AnyOf, Filter, Language, NotOf, RandomFraction, Threshold, TopCount, TopFraction, Words
 from datacomp_core.selection.filter_evaluator import FilterNode, sequence
 
 
@@ -106,3 +106,18 @@ def test_the_same_bytes_whatever_the_workers_and_parts(tmp_path: Path, monkeypat
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     for name in ("kept.parquet", "dropped.parquet"):
         assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "c" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("second", "share"),
+    [
+        (RandomFraction(share=0.5, of="survivors"), 0.2),
+        (RandomFraction(share=0.5, of="pool"), 0.4),
+        (TopFraction(fraction=0.5, of="survivors"), 0.2),
+        (TopFraction(fraction=0.5, of="pool"), 0.4),
+        (TopCount(count=300, of="survivors"), 0.3),
+    ],
+)
+def test_a_share_of_the_survivors_is_a_share_of_what_is_left(second: Filter, share: float) -> None:
+    tree = AllOf(filters=(RandomFraction(share=0.4, of="pool"), second))
+    assert tree.expected_share(1000) == pytest.approx(share)
