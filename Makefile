@@ -18,7 +18,7 @@ setup: $(READY)  ## make .venv with every pinned version (nothing is done a seco
 CHECK_PYTHON = import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v[:2] < (3, 15) else \
   "Python 3.11, 3.12, 3.13 or 3.14 is needed, and $(PYTHON) is Python %d.%d: call make with PYTHON=/path/to/python3.13" % v[:2])
 
-# The stamp is made last, so an interrupted set-up is taken up again. `dataclasses` is a backport that img2dataset asks for; it
+# The stamp is made last, so an interrupted set-up continues. `dataclasses` is a backport that img2dataset asks for; it
 # shadows the standard library and ends Prefect's server at its start, and pip cannot be told to leave it out.
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON): install Python 3.11 to 3.14 (on Debian and Ubuntu, apt install python3-venv), or call make with PYTHON=/path/to/python3.13"; exit 1; }

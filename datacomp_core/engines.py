@@ -120,7 +120,7 @@ def cluster_machines(engine: Engine) -> int:
 
 
 def _await_worker(engine: Engine) -> None:
-    """Wait for the first worker: a cluster that begins has none yet, and nobody can tell what it will have."""
+    """Wait for the first worker: a new cluster has none yet, and what it will have is unknown."""
     module = _module(engine)
     began = told = time.monotonic()
     while not (module.size(0) or module.size(1)):

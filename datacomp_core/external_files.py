@@ -1,9 +1,9 @@
 """Files from outside the store: local, in a bucket, on a web server, on the hub. Each is known by its content.
 
 In a spec a file's name carries the first digits of a mark of its content (`mine.npy#3fa2b1c04d5e`), so that a changed file is
-told and never silently reused. The mark is the sha256; of a bucket's or a web server's file its size and etag or time, if it has
-such; of a local file too large to be hashed in seconds its size, time and sampled blocks. A file of the hub is pinned to a
-commit.
+reported and never silently reused. The mark is the sha256; of a bucket's or a web server's file its size and etag or time, if
+it has such; of a local file too large to be hashed in seconds its size, time and sampled blocks. A file of the hub is pinned to
+a commit.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _tables_in(names: Iterable[str], suffixes: Sequence[str], place: str) -> lis
 
 
 def _is_folder(place: str, suffixes: Sequence[str]) -> bool:
-    """Whether a name that may have any ending is that of a folder."""
+    """Whether a name that may have any ending is the name of a folder."""
     return not _plain(place).lower().endswith(tuple(suffixes)) or ("://" not in place and Path(place).is_dir())
 
 

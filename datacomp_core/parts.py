@@ -44,7 +44,7 @@ def part_names(folder: Folder) -> list[str]:
     if odd:
         raise DataError(f"{folder.at(odd[0])} is not read as a part, for its ending is not .parquet in lower case: rename it.")
     if hidden:
-        log.warning("%s has hidden files that are no parts and are not read: %s", folder, ", ".join(hidden[:3]))
+        log.warning("%s has hidden files, which are not parts and are not read: %s", folder, ", ".join(hidden[:3]))
     names = [name.removesuffix(".parquet") for name in there if name not in hidden]
     if not names:
         raise DataError(f"{folder} has no metadata: give a folder of parquet files.")
@@ -68,7 +68,7 @@ def scan(metadata: Folder, part: str, scores: Sequence[Folder] = ()) -> pl.LazyF
 
 
 def scan_tables(folder: Folder, *names: str) -> pl.LazyFrame:
-    """Parquet files of a folder, lazily, one after another. Their names are names: `[`, `*` and `?` are no pattern."""
+    """Parquet files of a folder, lazily, one after another. Their names are names: `[`, `*` and `?` are not patterns."""
     urls = [folder.at(name) for name in names]
     return pl.scan_parquet(urls, storage_options=storage_options(folder), glob=False, hive_partitioning=False)
 

@@ -1,6 +1,6 @@
 """What filters and scores read of a pool: its metadata, the score columns and embeddings that lie beside it, its images.
 
-Only the requested columns are read, and embeddings block by block, so that memory is that of one part's columns.
+Only the requested columns are read, and embeddings block by block, so that memory is bounded by one part's columns.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class PoolSource:
         return order, len(found)
 
     def _check_rows(self, part: str, key: str, found: int, order: tuple[npt.NDArray[np.int64], int] | None, where: str) -> None:
-        """DataError if an array has not a row for each uid of its npz, or without uids for each row of the metadata."""
+        """DataError if an array does not have a row for each uid of its npz, or without uids for each row of the metadata."""
         wanted, of = (self.num_rows(part), "metadata") if order is None else (order[1], "uids")
         if found != wanted:
             raise DataError(

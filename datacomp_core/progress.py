@@ -43,7 +43,7 @@ class LogProgress:
 
     def advance(self, amount: int = 1, **tally: int) -> None:
         self.done += amount
-        self.total = max(self.total, self.done) if self.total else 0  # a total that was stated too low is no limit
+        self.total = max(self.total, self.done) if self.total else 0  # a total that was stated too low is not a limit
         self.tally.update(tally)
         if time.monotonic() - self.told >= self.every:
             self.told = time.monotonic()

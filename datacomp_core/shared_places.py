@@ -45,12 +45,12 @@ def shared_places(*values: Any) -> tuple[SharedPlace, ...]:
 
             if isinstance(obj, Path) or (isinstance(obj, Folder) and obj.is_local):
                 path = str(obj.absolute()) if isinstance(obj, Path) else obj.url
-                with suppress(OSError):  # what is not there yet is made where it is used, or is told there
+                with suppress(OSError):  # what does not exist yet is made or reported where it is used
                     if not isinstance(obj, Path):
                         os.makedirs(path, exist_ok=True)
                     found[path] = SharedPlace(path, os.stat(path).st_ino)
             return None
 
-    with suppress(Exception):  # what cannot be pickled so is told when it is sent
+    with suppress(Exception):  # what cannot be pickled is reported when it is sent
         Finder(io.BytesIO()).dump(values)
     return tuple(found.values())

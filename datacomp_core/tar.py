@@ -224,7 +224,7 @@ def _signed_sum(block: bytes) -> int:
 def _not_a_header(block: bytes, position: int, reason: str) -> TarDamageError:
     for magic, (what, advice) in _OTHERS.items() if not position else ():
         if block.startswith(magic):
-            return TarDamageError(0, f"it is no plain tar but a {what} file", advice)
+            return TarDamageError(0, f"it is not a plain tar but a {what} file", advice)
     return TarDamageError(position, reason)
 
 
@@ -245,7 +245,7 @@ def _extended(kind: bytes, data: bytes, told: _Extended, position: int) -> _Exte
         told = told._replace(name=fields[b"path"].decode("utf-8", "surrogateescape"))
     if b"size" in fields:
         if not fields[b"size"].isdigit() or len(fields[b"size"]) > 20:
-            raise TarDamageError(position, "an extended header states a size that is no number")
+            raise TarDamageError(position, "an extended header states a size that is not a number")
         told = told._replace(size=int(fields[b"size"]))
     return told._replace(is_sparse=told.is_sparse or any(name.startswith(b"GNU.sparse.") for name in fields))
 

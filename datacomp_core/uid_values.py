@@ -1,7 +1,7 @@
 """Values of every form as uids: hex text, 16 bytes, pairs of 64-bit numbers, in arrays and in columns.
 
 Hex is read as the reference's `int(uid, 16)` reads it: upper case, leading zeros left out, `0x`. DataError names where, the row
-and the value that is no uid.
+and the value that is not a uid.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _from_bytes(values: pl.Series, where: str, row: int) -> uid.Uids:
     if not values.null_count() and not (sizes != 16).any():
         return np.frombuffer(uid.contents(values, 16), ">u8").astype(np.uint64).view(uid.DTYPE)
     if not values.null_count() and not (sizes == 16).any():
-        with suppress(pl.exceptions.ComputeError):  # which is no text
+        with suppress(pl.exceptions.ComputeError):  # which is not text
             return parsed(values.cast(pl.String), where, row + 1)
     bad = int((sizes.fill_null(0) != 16).arg_max() or 0)
     raise DataError(f"{where}, row {row + bad + 1:,}: {values[bad]!r} is not a uid: write 16 bytes.")

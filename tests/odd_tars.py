@@ -137,10 +137,10 @@ DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
     "two archives as one": (lambda: whole + pack(samples(range(4, 6))), "is followed by other bytes"),
     "a megabyte of zeros behind": (lambda: whole + bytes(1 << 20), "zeros fill it from there"),
     "no end mark": (lambda: unpadded(whole), "it ends without its end mark"),
-    "gzip": (lambda: gzip.compress(whole), "it is no plain tar but a gzip file"),
-    "a short gzip": (lambda: gzip.compress(b""), "it is no plain tar but a gzip file"),
-    "bzip2": (lambda: bz2.compress(whole), "it is no plain tar but a bzip2 file"),
-    "xz": (lambda: lzma.compress(whole), "it is no plain tar but a xz file"),
+    "gzip": (lambda: gzip.compress(whole), "it is not a plain tar but a gzip file"),
+    "a short gzip": (lambda: gzip.compress(b""), "it is not a plain tar but a gzip file"),
+    "bzip2": (lambda: bz2.compress(whole), "it is not a plain tar but a bzip2 file"),
+    "xz": (lambda: lzma.compress(whole), "it is not a plain tar but a xz file"),
     "a page of html": (lambda: b"<!doctype html>".ljust(2000), "a header is damaged at byte 0"),
     "nothing": (lambda: b"", "it ends without its end mark at byte 0"),
     "a hard link": (
@@ -152,7 +152,7 @@ DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
     "pax sparse": (sparse, "is a sparse file"),
     "a part of a volume": (lambda: with_member("000000002.jpg", b"M", content=b"x" * 512), "multi-volume"),
     "a negative size": (negative_size, "a negative size"),
-    "a pax size that is none": (lambda: pax(size=b"-512"), "a size that is no number"),
+    "a pax size that is none": (lambda: pax(size=b"-512"), "a size that is not a number"),
     "a pax size beyond the end": (lambda: pax(size=b"9" * 15), "it is truncated"),
 }
 """What is damage: the bytes, and what must be said of them."""

@@ -38,7 +38,7 @@ SHARE_UNITS = 1_000_000
 
 @dataclass(frozen=True)
 class PolicyInputs:
-    """What every part is told: the policy, what the metadata and its scores say, and the caption sets."""
+    """The input of every part: the policy, the metadata with its scores, and the caption sets."""
 
     spec: CaptionPolicy
     source: PoolSource

@@ -1,8 +1,8 @@
 """The join of captions with a pool by a key, in any order and number: every caption finds every row that has its key.
 
 As in `joining`, both sides are sorted into buckets on the local disk by 128 bits of the key, and one bucket after the other is
-joined; what matched goes to buckets of neighbouring parts. Memory is that of a bucket. The captions of a row stand in the order
-in which the tables have them.
+joined; what matched goes to buckets of neighbouring parts. Memory is bounded by one bucket. The captions of a row stand in the
+order in which the tables have them.
 """
 
 from __future__ import annotations

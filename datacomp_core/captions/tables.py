@@ -222,7 +222,8 @@ def _csv(file: Path, columns: CaptionColumns) -> Read:
 
 
 def _jsonl(file: Path, columns: CaptionColumns) -> Read:
-    """Lines of objects. The first rows say which columns there are; a value that is no text, number or list of texts is empty."""
+    """Lines of objects. The first rows say which columns there are; a value that is not a text, number or list of texts is "
+    "empty."""
     names: CaptionColumns | None = None
     number = 0
     for block in text_tables.line_blocks(file, BLOCK_BYTES):

@@ -46,7 +46,7 @@ class TranslateSpec(WriterSpec):
 
 @dataclass(frozen=True)
 class TranslateWork:
-    """What every device is told; `captions` is the set that is translated, none: the pool's own captions."""
+    """The input of every device; `captions` is the set that is translated, none: the pool's own captions."""
 
     spec: TranslateSpec
     metadata: Folder

@@ -1,7 +1,7 @@
 """From encoded batches to the files of a part: gathered in chunks that are kept, so that a rerun goes on, then joined.
 
 A part's scores are written last and say that it is done. Chunks may be made by several processes; parts are joined by one.
-Memory is that of the chunks being filled and of one part.
+Memory is bounded by the chunks being filled and one part.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class CaptionEmbedSpec(EmbedSpec):
 
 @dataclass(frozen=True)
 class TextWork:
-    """What every device is told."""
+    """The input of every device."""
 
     spec: EmbedSpec
     models: tuple[ModelSource, ...]

@@ -39,7 +39,7 @@ class ImageLocations(Protocol):
 
 @dataclass(frozen=True)
 class EncodeWork:
-    """What every device is told. `rows` are the parts that are not done, `step` the rows of a chunk."""
+    """The input of every device. `rows` are the parts that are not done, `step` the rows of a chunk."""
 
     models: tuple[ModelSource, ...]
     columns: tuple[EncoderColumn, ...]
@@ -61,7 +61,7 @@ Full = Callable[[Span, Chunk], None]
 def encode(work: EncodeWork, device: str, chunks: Iterable[Span], full: Full, done: Done) -> None:
     """Encode chunks as `chunks` gives them, one after another without a pause; `full` takes each when it is whole.
 
-    `done` is told of each batch: its rows, and how many of them had what.
+    `done` is called for each batch: its rows, and how many of them had what.
     """
     encoding = Encoding(work, device, full, done)
     try:

@@ -45,7 +45,7 @@ class GenerateSpec(WriterSpec):
 
 @dataclass(frozen=True)
 class WriteWork:
-    """What every device is told."""
+    """The input of every device."""
 
     spec: GenerateSpec
     metadata: Folder

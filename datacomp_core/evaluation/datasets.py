@@ -154,7 +154,7 @@ def open_tars(folder: Folder, members: tuple[str, ...], *, classes: bool = True)
 
 
 def _lines(folder: Folder, name: str) -> tuple[str, ...]:
-    """The lines that are not blank, stripped. A blank line is no class: clip-benchmark 1.4, the reference's, drops it."""
+    """The lines that are not blank, stripped. A blank line is not a class: clip-benchmark 1.4, the reference's, drops it."""
     lines = tuple(line.strip() for line in text_of(folder, name).splitlines() if line.strip())
     if not lines:
         raise DataError(f"{folder.at(name)} is empty.")

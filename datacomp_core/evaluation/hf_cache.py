@@ -34,7 +34,7 @@ Place = tuple[str, int, int]
 
 
 def place(sets: Folder, task: EvalTask) -> Folder:
-    """The folder of a task's set: its own below the data, or that of the reference's cache, if there is none."""
+    """The folder of a task's set: its own in the data folder, or the folder of the reference's cache if there is none."""
     own, cached = sets / task.folder, sets / CACHE
     if not task.hub or task.at or own.exists() or not cached.exists():
         return own
@@ -43,7 +43,7 @@ def place(sets: Folder, task: EvalTask) -> Folder:
 
 
 def is_cached(folder: Folder) -> bool:
-    """Whether a folder is that of a set in such a cache."""
+    """Whether a folder contains a set of such a cache."""
     return folder.url.rpartition("/")[0].rpartition("/")[2] == CACHE or bool(_arrows(folder))
 
 

@@ -28,7 +28,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 class TaskOutcome:
     """Metrics under the reference's names (None where it has NaN), and what later tests need of each sample, compactly.
 
-    `analysis` is what else is told of the task, in plain JSON; it is no metric of the reference's.
+    `analysis` is further information about the task, in plain JSON; it is not a metric of the reference.
     """
 
     metrics: Metrics
@@ -39,8 +39,8 @@ class TaskOutcome:
 class EvalProtocol(Protocol):
     """Made once a task, over the set that its `open` gave. Errors are DataError and name the sample.
 
-    `half`: whether the reference encodes its images under autocast. A protocol from outside may state `main_metric`, which is
-    that of a task that names none.
+    `half`: whether the reference encodes its images under autocast. A protocol from outside may state `main_metric`, the
+    default for its tasks.
     """
 
     version: ClassVar[int]

@@ -77,7 +77,7 @@ def make(
     batch_size: int,
     device: str,
 ) -> Report:
-    """The report over what is there, in the suite's order and then that of `own`, all tasks beside the suite."""
+    """The report over what is there, in the order of the suite, then of `own`, the tasks beside the suite."""
     values = {result.key: result.value for result in results if result.value is not None}
     measured = [task for task in own if task.metric]
     missing = [*aggregate.missing(suite, values), *(task.key for task in measured if task.key not in values)]

@@ -25,7 +25,7 @@ TOLERANCE = 1e-6
 
 @register
 def rescore(report: bytes, predictions: Predictions) -> RecomputedScores:
-    """See the module. DataError if it is no report, or of a suite or version that this code does not have."""
+    """See the module. DataError if it is not a report, or has a suite or version that this code does not know."""
     said = _read(report)
     suite = SUITES.get(said.suite)
     if suite is None:

@@ -2,7 +2,7 @@
 
 A row belongs to it if the hash of its uid lies below a bound, so the sample is the same on every machine, and a smaller one is
 part of a larger one. Parts are read one by one, in processes; what an interrupted run has drawn is not drawn again. Memory is
-that of one part a worker.
+bounded by one part for each worker.
 """
 
 from __future__ import annotations

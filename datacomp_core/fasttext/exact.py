@@ -1,6 +1,6 @@
 """fastText's answer about a caption, bit for bit: its additions in its order, in 32-bit floats, and its walk through the labels.
 
-`model.py` adds in another order, which is faster, and asks here where rounding could decide. The order is that of
+`model.py` adds in another order, which is faster, and asks here where rounding could decide. The order follows
 `Dictionary::getLine`, `Model::computeHidden` and `HierarchicalSoftmaxLoss::dfs` of fastText 0.9.2 with k = 1 and threshold 0.
 """
 
@@ -149,7 +149,7 @@ def _chunks(captions: Sequence[str]) -> Iterator[tuple[Integers, list[str]]]:
 
 
 def _tokens(caption: str) -> Iterator[str]:
-    """What fastText reads of a line: labels are no words, and `</s>` is the line's end, wherever it stands."""
+    """What fastText reads of a line: labels are not words, and `</s>` ends the line at any position."""
     for token in SEPARATORS.split(caption):
         if token == END:
             break

@@ -131,7 +131,7 @@ class LanguageModel:
                     at = start + mine[firsts]
                     sums[at, :-1] += np.add.reduceat(self._file.rows[rows], firsts, axis=0)
                     sums[at, -1] += np.diff(np.append(firsts, len(rows)))
-        sums[(tokens == "").to_numpy()] = 0  # what stands between two separators is no token
+        sums[(tokens == "").to_numpy()] = 0  # the text between two separators is not a token
         return sums
 
 

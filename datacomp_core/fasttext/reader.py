@@ -1,6 +1,6 @@
 """What is in a file of fastText's lid.176, quantized (`.ftz`) or not (`.bin`): words, labels and vectors.
 
-The layout is that of `FastText::loadModel` 0.9.2. Other models than classifiers with a tree of labels are refused.
+The layout follows `FastText::loadModel` 0.9.2. Other models than classifiers with a tree of labels are refused.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def _pooled(asked: ConceptQuota, view: GlobalView, pool: SharedBuckets, job: tup
 
 
 def _ordered(scores: npt.NDArray[np.float64], chance: Keys) -> Keys:
-    """Keys that rise as scores (in single precision) fall, and by lot among equals; a missing score comes last."""
+    """Keys that rise as scores (in single precision) fall, and at random among equals; a missing score comes last."""
     bits = np.where(np.isnan(scores), -np.inf, scores).astype(np.float32).view(np.uint32)
     rising = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31)).astype(np.uint64)
     return ((np.uint64(0xFFFFFFFF) - rising) << np.uint64(32)) | (chance >> np.uint64(32))

@@ -99,7 +99,7 @@ def _spill(asked: Distinct, view: GlobalView, buckets: list[SharedBuckets], job:
 
 
 def _decide(view: GlobalView, lost: SharedBuckets, job: tuple[int, str]) -> None:
-    """All rows of a part pass that came, have a value and are no copies."""
+    """Pass all rows of a part that came, have a value and are not copies."""
     place, part = job
     copies = lost.read(place)["row"]
     unknown = view.shared.load(f"unknown/{part}.npy")

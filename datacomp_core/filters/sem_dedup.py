@@ -64,7 +64,7 @@ class SemDedup(GlobalFilter):
 
 
 def _decide(view: GlobalView, lost: SharedBuckets, job: tuple[int, str]) -> None:
-    """All rows of a part pass that have features and are no copies."""
+    """Pass all rows of a part that have features and are not copies."""
     place, part = job
     copies = lost.read(place)["row"]
     known = view.shared.load(f"known/{part}.npy")

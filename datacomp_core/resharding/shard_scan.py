@@ -53,8 +53,8 @@ class ShardFolders:
 
 @dataclass(frozen=True)
 class InputShard:
-    """What lies in an input folder (a position in the list of folders) for one shard; `size` is that of its tar, None if
-    that is gone.
+    """The files of an input folder (a position in the list of folders) for one shard; `size` is the size of its tar, None if
+    the tar is gone.
     """
 
     number: int

@@ -156,7 +156,7 @@ class FilterEvaluator:
         if isinstance(asked, GlobalFilter):
             yes, no, _ = verdict_of(self._memory().load(verdict_name(self.part, path)), len(reach))
             return FilterDecision(yes & reach, no & reach)
-        assert isinstance(asked, BatchFilter), f"{type(asked).__name__} is no sort of filter"
+        assert isinstance(asked, BatchFilter), f"{type(asked).__name__} is not a known sort of filter"
         return self._batch(path, asked, reach)
 
     def _all(self, placed: FilterNode, reach: Mask) -> FilterDecision:

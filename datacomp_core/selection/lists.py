@@ -1,7 +1,7 @@
 """Reports on the uid lists in a selection: how many uids are listed, in the pool, and arrived; and handles a list that is the
 only filter.
 
-All files are sorted, so each is read once and memory stays that of a slice.
+All files are sorted, so each is read once and memory is bounded by a slice.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Previews a filter on a pool: the report on all rows, and the verdict and reason of each row of a uniform sample. Nothing is
-written. The report equals that of `select`: the same passes with the same code.
+written. The report equals the report of `select`: the same passes with the same code.
 """
 
 from __future__ import annotations

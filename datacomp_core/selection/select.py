@@ -232,7 +232,7 @@ def judged_parts(
     progress: Progress,
     seen: Callable[[PartReport], None] | None = None,
 ) -> ReportTally:
-    """Judge every part that no earlier attempt has. The workers write what they made of a part; `seen` is told of each."""
+    """Judge every part that no earlier attempt has. The workers write what they made of a part; `seen` is called for each."""
     tally, runs = ReportTally(), job.place.runs.folder
     progress.start(len(names), "parts")
     there = runs.files(".json") if job.place.account == "kept" else {}
@@ -256,7 +256,7 @@ def whole_tree(wanted: Filter) -> Filter:
 
 
 def _shown(root: FilterNode, cuts: dict[str, ScoreCutoff], source: PoolSource, part: str) -> tuple[str, float | None]:
-    """The score to draw, and its cut: that of the first filter on a score, else any score that lies beside the metadata."""
+    """The score to draw, and its cut: the score of the first filter on a score, else any score beside the metadata."""
     for placed in walk(root):
         asked = placed.filter
         if fixed := asked.fixed_cutoff():

@@ -1,10 +1,10 @@
 """Transfers bulk bytes of S3 with obstore (Rust): many ranges, small files read and written. s3fs does the rest, and everything
 that fails here.
 
-A range costs s3fs nine times the CPU, a small file sixteen times (`benchmarks/bucket.py`); a large upload only twice, so it stays
-with s3fs, as do listings, conditional writes and deletions. Endpoint, region and credentials are
-those of s3fs's client. Nothing is told from an error of obstore's: the caller asks s3fs again, whose errors have a meaning
-("not there", "cannot tell", "try again"), so that no failure is classified twice and no message of another library is shown.
+A range costs s3fs nine times the CPU, a small file sixteen times (`benchmarks/bucket.py`); a large upload only twice, so it
+stays with s3fs, as do listings, conditional writes and deletions. Endpoint, region and credentials are taken from s3fs's
+client. An error of obstore decides nothing: the caller asks s3fs again, whose errors have a meaning ("not there", "cannot
+tell", "try again"), so that no failure is classified twice and no message of another library is shown.
 """
 
 from __future__ import annotations

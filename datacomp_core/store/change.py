@@ -18,7 +18,7 @@ from datacomp_core.store.listing import hash_of
 from datacomp_core.store.record import Record, outputs_of, record_name
 from datacomp_core.store.store import Store
 
-TAKEN_UP = "its change was killed and is taken up"
+TAKEN_UP = "its change was killed and continues"
 CLOCKS_DIFFER = 3600
 """Seconds by which the clocks of a machine and of a bucket may differ."""
 
@@ -27,7 +27,7 @@ CLOCKS_DIFFER = 3600
 def changing(store: Store, address: str, what: str = "") -> Generator[Record]:
     """Be the only one to change the artifact at an address; the record of before. Call `finish` before the block ends.
 
-    `what` is told to others: "retry", "takedown". StoreError if another process is at it; DataError if nothing is built there.
+    `what` is shown to others: "retry", "takedown". StoreError if another process is at it; DataError if nothing is built there.
     """
     with store.alone(address, f"{what or 'change'} it"):
         yield begin(store, address, what)

@@ -39,7 +39,7 @@ def delete(store: Store, record: Record) -> bool:
         for name in home.names():
             if name in theirs or name.startswith(begun):
                 home.remove(name)
-        for name in home.names():  # marks such as that of a takedown; not what a new run writes meanwhile
+        for name in home.names():  # marks such as the mark of a takedown; not what a new run writes meanwhile
             if not name.startswith((PREFIX, "_artifact", "_manifest")):
                 home.remove(name)
         if turn is not None:

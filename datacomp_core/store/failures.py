@@ -60,7 +60,7 @@ def is_transient(problem: BaseException, *, is_write: bool = False) -> bool:
 
 
 def is_of_client(problem: BaseException) -> bool:
-    """An error of the libraries beneath that they do not turn into an OSError, such as that of a body that was cut."""
+    """An error of the libraries beneath that they do not turn into an OSError, such as the error of a truncated body."""
     return type(problem).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp", "fsspec")
 
 
@@ -79,7 +79,7 @@ def _has_code(problem: BaseException | None, codes: Iterable[str]) -> bool:
 
 
 def refuse_lost_bucket(problem: FileNotFoundError) -> None:
-    """A bucket that is not there (or not ours any more) is no empty folder."""
+    """A bucket that does not exist (or is no longer ours) is not an empty folder."""
     if _has_code(problem, ("NoSuchBucket",)):
         raise OSError(errno.EINVAL, "the bucket does not exist") from problem
 

@@ -154,7 +154,7 @@ class Folder:
         return found
 
     def _refuse_short(self, ranges: Sequence[tuple[str, int, int]]) -> None:
-        """DataError if a file really ends before one of the ranges does: bytes that did not come are no proof of that."""
+        """DataError if a file really ends before one of the ranges does: bytes that did not arrive do not prove that."""
         sizes: dict[str, int | None] = {}
         for name, _, end in ranges:
             size = sizes[name] if name in sizes else sizes.setdefault(name, self.size(name))

@@ -78,7 +78,7 @@ class Lease:
 
 
 def read(home: Folder, stem: str, turn: int) -> Lease | None:
-    """A lease; None if its holder has taken it away. One that cannot be understood is alive: nobody knows better."""
+    """A lease; None if its holder has taken it away. An unreadable lease counts as alive."""
     name = file_of(stem, turn)
     try:
         found = home.read_json(name)

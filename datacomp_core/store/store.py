@@ -42,7 +42,7 @@ class Store:
 
     @classmethod
     def open(cls, url: str) -> Store:
-        """The store at `url`. StoreError if it cannot be written, or if it overwrites what it was told only to create."""
+        """The store at `url`. StoreError if it cannot be written, or if it overwrites a file that it should only create."""
         store = cls(Folder(url))
         if store.root.is_local:
             make_private(store.root.path)
@@ -124,8 +124,8 @@ class Store:
             if pause is not None:
                 time.sleep(pause)
         raise StoreError(
-            f"{home.at(unread[0])} is listed, and the store says that it is not there when it is asked for: nobody can tell what "
-            "is published. Nothing was removed; run it again."
+            f"{home.at(unread[0])} is listed, and the store says that it is not there when it is requested: what is published "
+            "is unknown. Nothing was removed; run it again."
         )
 
     def _read_record(self, address: str, generation: int) -> Record | None:

@@ -57,7 +57,7 @@ class Unreadable:
 
 
 def forget_ranks_beyond(folder: Path, world_size: int, step: int) -> None:
-    """Drop what ranks that are no more wrote at or after `step`: the others draw those samples again."""
+    """Drop what ranks that no longer exist wrote at or after `step`: the others draw those samples again."""
     for path in folder.glob(f"{UNREADABLE}*.jsonl"):
         if int(path.stem.removeprefix(UNREADABLE)) >= world_size:
             keep_before(path, step)

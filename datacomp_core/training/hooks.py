@@ -122,7 +122,7 @@ class TensorBoard(Hook):
 class WandB(Hook):
     """One run in Weights & Biases, the same after a crash, also on another machine: its id is kept in the checkpoint.
 
-    Where W&B refuses or fails, that is told once and the training goes on.
+    Where W&B refuses or fails, that is reported once and the training continues.
     """
 
     name = "wandb"

@@ -143,7 +143,7 @@ def _environment(job: RankJob, layout: TorchrunLayout) -> dict[str, str]:
     # Keep freed memory: glibc gives large blocks back to the kernel, and a step on a CPU spends a third of its time on
     # faulting them in again.
     given |= {"MALLOC_TRIM_THRESHOLD_": f"{KEPT_BYTES}", "MALLOC_MMAP_THRESHOLD_": f"{KEPT_BYTES}"}
-    # A rank is told its place by torchrun alone: what this process got from a scheduler is about this process.
+    # A rank learns its place only from torchrun: what this process got from a scheduler is about this process.
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         given.pop(name, None)
     if layout.world_size == 1:

@@ -60,7 +60,7 @@ def present(store: Store, layout: TorchrunLayout) -> Generator[None]:
 
 @contextmanager
 def announced(store: Store, layout: TorchrunLayout, folder: Path) -> Generator[Callable[[], None]]:
-    """Tell the other nodes of `layout.run_id` where the run lies, while the block lasts. Nothing is told of a single node.
+    """Tell the other nodes of `layout.run_id` where the run lies, while the block lasts. A single node writes nothing.
 
     It yields a function to call now and then: it raises the SpecError of another node that cannot take part.
     """

@@ -37,7 +37,7 @@ class ShardCache:
                 path = self._copied(url, name)
 
     def fetch(self, url: str, name: str) -> None:
-        """Begin to copy a shard that will be read soon. Its error, if there is one, is told when it is read."""
+        """Begin to copy a shard that will be read soon. Its error, if there is one, is raised when it is read."""
         if Folder(url).is_local or (url, name) in self._coming or self._at(url, name).exists():
             return
         self._pool = self._pool or ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="shards")

@@ -67,7 +67,7 @@ def train(
     """Write `checkpoint.pt`, `checkpoint.safetensors`, `training.json`, `history.jsonl`, `curve.svg`, ... (docs/training.md).
 
     SpecError if the processes do not divide the batch, DataError if a shard is missing or not what its record says,
-    DatacompError with the rank's own traceback if a rank fails or the loss is no number.
+    DatacompError with the rank's own traceback if a rank fails or the loss is not a number.
     """
     layout = layout or TorchrunLayout(processes=processes, threads=threads)
     machine = RuntimeOptions(

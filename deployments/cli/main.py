@@ -74,7 +74,7 @@ def _option(field: str) -> str:
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
     known = {option for parameter in command.params for option in parameter.opts}
-    for name in (field, field.partition(".")[0]):  # a field inside a field is told by the option of the outer one
+    for name in (field, field.partition(".")[0]):  # a field inside a field is given with the option of the outer one
         plain = f"--{name.replace('_', '-')}"
         for option in (plain, plain.removesuffix("s")):  # one of several: --template
             if option in known:

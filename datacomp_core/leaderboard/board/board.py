@@ -129,7 +129,7 @@ def _by_average(row: BoardRow) -> tuple[bool, float, str]:
 
 
 def _suite(scale: str, rows: Sequence[BoardRow]) -> str:
-    """The suite that ranks: the scale's own in its newest version, else that of the latest entry."""
+    """The suite that ranks: the scale's own in its newest version, else the suite of the latest entry."""
     own = SCALES[scale].suite if scale in SCALES else ""
     mine = [row for row in rows if row.suite.rpartition(" v")[0] == own]
     if mine:

@@ -1,6 +1,6 @@
 """Two or more methods side by side: what changed on each task, how far their subsets overlap, and what each chose alone.
 
-The first is what the others are held against. A method stands for all its seeds in scores and verdicts; its subset is that of
+The first is what the others are compared with. Scores and verdicts of a method are over all its seeds; its subset is the one of
 the first seed.
 """
 

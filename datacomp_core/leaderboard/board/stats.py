@@ -89,7 +89,7 @@ Borrowed = tuple[SeedVariance | None, SeedVariance | None]
 def seed_interval(ours: Sequence[float], theirs: Sequence[float], borrowed: Borrowed = (None, None)) -> Interval | None:
     """Interval of the difference of two means over seeds, unequal variances (Welch).
 
-    A side with one seed takes the noise that it borrows, else that of the other side; None if nothing is known.
+    A side with one seed takes the noise that it borrows, else the noise of the other side; None if nothing is known.
     """
     from scipy import stats
 

@@ -1,7 +1,7 @@
 """What every test image added to a task's main metric, in the few bytes a paired test over images needs.
 
 Read from the predictions that the evaluation keeps, put beside the entry, so that a board needs one file an entry. A task
-whose values do not give its score back (macro F1 is no mean over images) is left out, and said to be.
+whose values do not give its score back (macro F1 is not a mean over images) is left out and reported.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PerImageScores:
 
 
 def of_predictions(metric: str, kept: Arrays) -> PerImageScores | None:
-    """The values behind a main metric, by its name; None for one that is no combination of means over images."""
+    """The values behind a main metric, by its name; None if it is not a combination of means over images."""
     if metric.startswith("mean_recall@") and "text_found" in kept:
         return _recall(RECALLS.index(int(metric.partition("@")[2])), kept)
     if metric.startswith("jaccard_score") and "jaccard" in kept:

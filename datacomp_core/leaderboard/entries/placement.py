@@ -1,8 +1,7 @@
-"""Where a result stands: on the board of which compute scale, in which track, and whether its pool is what it says.
-
-The scale is that of the training's recipe, never that of the pool. The track follows from where the training data came from: a
-sample of anything but a CommonPool scale (or its embedded `tiny`) makes it `byod`. A pool that only says it is a scale's is held
-against that scale's own metadata in the store.
+"""Where a result stands: on the board of which compute scale, in which track, and whether its pool is what it states to be. The
+training's recipe decides the scale, never the pool. The track follows from where the training data came from: a sample of
+anything but a CommonPool scale (or its embedded `tiny`) makes it `byod`. A pool that only says it is a scale's is held against
+that scale's own metadata in the store.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a method is on the board: the unfiltered pool, a control that chooses by lot, or a method that chooses.
+"""What a method is on the board: the unfiltered pool, a control that chooses at random, or a method that judges.
 
-Told from the filter in the subset's record, never from a name: whoever calls a filter `random` has not made it one.
+Decided by the filter in the subset's record, never by a name: whoever calls a filter `random` has not made it one.
 """
 
 from __future__ import annotations

@@ -151,7 +151,9 @@ def _samples_seen(chain: list[ProvenanceLink], checkpoint: Checkpoint) -> RuleCh
 def _learnt(checkpoint: Checkpoint) -> RuleCheck:
     collapsed = bool(checkpoint.counts.get("collapsed"))
     text = (
-        "The loss stayed at that of guessing: nothing was learnt." if collapsed else "The loss fell below the loss of guessing."
+        "The loss stayed at the loss of guessing: nothing was learnt."
+        if collapsed
+        else "The loss fell below the loss of guessing."
     )
     return RuleCheck(rule="training learnt something", ok=not collapsed, reason=text)
 

@@ -192,7 +192,7 @@ def _is_alike(work: StepWork, record: Record) -> bool:
 
 
 def _num_samples(record: Record) -> int:
-    """How many samples a step worked through: what a training saw, what a filter was asked about; 1 where that is no measure."""
+    """How many samples a step worked through: what a training saw, what a filter was asked about; 1 if that is not a measure."""
     if record.kind in PER_STEP:
         return 1
     made, counts = record.artifact, record.artifact.get("counts", {})

@@ -14,7 +14,7 @@ TABLE = Path(__file__).with_name("rates.yaml")
 
 
 class RateModel(BaseModel):
-    """A base that refuses unknown fields, so that a slip in the file is told."""
+    """A base that refuses unknown fields, so that a typing error in the file is reported."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -55,10 +55,10 @@ class BundleItem:
 def write_bundle(
     store: Store, what: str, out: Path, *, checkpoint: bool = False, author: str = "", text: str = "", sign: Path | None = None
 ) -> str:
-    """Pack an entry (by address or fingerprint) into the tar `out`, whole or not at all; the sha256 of its manifest.
+    """Pack an entry (by address or fingerprint) into the tar `out`, atomically; return the sha256 of its manifest.
 
     `text` is what the author says of the method; `sign` is a private key of OpenSSH that signs the manifest. SpecError if it is
-    no entry; DataError if a file is gone or not what its record says.
+    not an entry; DataError if a file is gone or differs from its record.
     """
     record = find(store, what)
     if record.kind != BoardEntry.kind:

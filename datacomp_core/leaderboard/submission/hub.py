@@ -17,7 +17,7 @@ def upload(bundle: Path, repo: str, *, token: str | None = None, endpoint: str |
     """Upload a bundle's files to a model repository (made if there is none) and return the commit's address.
 
     The bundle is unpacked, and so checked against its manifest, first. It honours `HF_ENDPOINT` and `HF_TOKEN`.
-    SpecError for a name that is no repository's; StoreError if the hub refuses or cannot be reached.
+    SpecError for a name that is not the name of a repository; StoreError if the hub refuses or cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -41,7 +41,7 @@ def upload(bundle: Path, repo: str, *, token: str | None = None, endpoint: str |
             raise StoreError(f"Cannot reach the hub for {repo}: {problem}") from problem
         except ValueError as problem:
             raise DataError(f"The hub did not accept {repo}: {problem}") from problem
-        except Exception as problem:  # errors of the http library that huggingface_hub uses today are no OSErrors
+        except Exception as problem:  # errors of the http library that huggingface_hub uses today are not OSErrors
             if not type(problem).__module__.startswith("http"):
                 raise
             raise StoreError(f"Cannot reach the hub for {repo}: {problem}") from problem

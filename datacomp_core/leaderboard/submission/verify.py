@@ -285,7 +285,7 @@ def _spec_of(record: Record, call: RecordedCall | None) -> EntrySpec:
 
 
 def _placed(record: Record, call: RecordedCall | None, entry: Entry, known_only: bool) -> Iterator[str]:
-    """Its own address, and the board it belongs on: that of the scale whose recipe it was trained with."""
+    """Its own address, and the board it belongs on: the board of the scale whose recipe it was trained with."""
     if call is not None and call.step.address(*call.identity) != record.address:
         yield f"that it lies at {record.address} in place of {call.step.address(*call.identity)}"
     trained = (recipe_of(entry.chain, entry.inputs["checkpoint"]) or {}).get("name")

@@ -147,7 +147,7 @@ def choice_of(policy: str, source: PoolSource, *, trains: bool = False) -> Polic
 
 
 def chosen(choice: PolicyInputs, out: Folder, workers: int, progress: Any) -> Captioned:
-    """What a policy makes of the captions of a folder of metadata; how many come from each source is told."""
+    """What a policy makes of the captions of a folder of metadata; it reports how many come from each source."""
     from datacomp_core.captions.choose import choose_folder
 
     made = choose_folder(choice, out, workers=workers, progress=progress)

@@ -41,7 +41,7 @@ export const plainly = (name) => name.replace(/^clip_(.*)_similarity_score$/, "C
 async function answered(response) {
   if (response.ok) return response;
   let told = `The server answered ${response.status}.`;
-  try { told = (await response.json()).error || told; } catch { /* it is no JSON */ }
+  try { told = (await response.json()).error || told; } catch { /* it is not JSON */ }
   throw new Error(told);
 }
 
