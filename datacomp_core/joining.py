@@ -48,8 +48,14 @@ def keys_of(values: pl.Series, key: Key, where: str, first_row: int = 1) -> uid.
         return parsed(values.cast(pl.String), where, first_row)
     if values.null_count():
         raise DataError(f"{where}: the {key} is missing in {values.null_count():,} rows.")
-    text = values.cast(pl.String).to_list()
-    return hashed(text)
+    text = values.cast(pl.String)
+    return hashed((plain_keys(text) if key == "key" else text).to_list())
+
+
+def plain_keys(keys: pl.Series) -> pl.Series:
+    """img2dataset's keys are digits with leading zeros, which a table loses that stores them as numbers: without them."""
+    number = keys.str.contains("^[0-9]+$").fill_null(value=False)
+    return keys.zip_with(~number, keys.str.strip_chars_start("0"))
 
 
 def hashed(text: Iterable[str]) -> uid.Uids:

@@ -211,7 +211,7 @@ def _index(folder: Folder) -> Iterator[tuple[uid.Uids, uid.Uids]]:
     for shard in indexed or shards.shard_names(folder):
         found = shards.read_index(folder, shard) if indexed else shards.index_shard(folder, shard).whole()
         rows = found.drop_nulls(["uid", "key"])
-        yield joining.hashed(rows["key"].to_list()), uid.pack(rows["uid"].cast(pl.String))
+        yield joining.keys_of(rows["key"], "key", shard), uid.pack(rows["uid"].cast(pl.String))
 
 
 def _sizes(metadata: Folder) -> dict[str, int]:

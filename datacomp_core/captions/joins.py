@@ -19,6 +19,7 @@ import polars as pl
 
 from datacomp_core import uid
 from datacomp_core.buckets import LocalBuckets
+from datacomp_core.errors import DataError
 from datacomp_core.joining import bucket_of
 
 ROWS_A_BUCKET = 1_000_000
@@ -152,7 +153,12 @@ def translated(
         there = known.read(number)
         entries = pl.DataFrame({name: there[name].copy() for name in INDEX.names or ()}).unique(maintain_order=True)
         found = rows.join(entries, on=["high", "low"], how="inner", maintain_order="left")
-        counts["unmatched"] += rows.height - int(found["order"].n_unique())
+        if shared := int(found.filter(found["order"].is_duplicated())["order"].n_unique()):
+            raise DataError(
+                f"{shared:,} captions have a key that several samples of the shards share: it is not known whose they are, so "
+                "join them by uid, url or sha256 instead."
+            )
+        counts["unmatched"] += rows.height - found.height
         uids = np.empty(found.height, uid.DTYPE)
         uids["f0"], uids["f1"] = found["uid_high"].to_numpy(), found["uid_low"].to_numpy()
         yield uids, found.drop("high", "low", "uid_high", "uid_low")

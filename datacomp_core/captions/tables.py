@@ -20,7 +20,7 @@ import polars as pl
 
 from datacomp_core import text_tables, uid, uid_values
 from datacomp_core.errors import DataError, unknown
-from datacomp_core.joining import hashed
+from datacomp_core.joining import hashed, plain_keys
 
 OF_TEXT = (".csv", ".tsv", ".jsonl", ".ndjson")
 SUFFIXES = (".parquet", *OF_TEXT, *(ending + packed for ending in OF_TEXT for packed in text_tables.PACKED))
@@ -48,6 +48,10 @@ class CaptionColumns:
             raise DataError(f"{where} is empty: give a table of captions with a header. Write it again, or move it away.")
         key = self.key_column or next((name for name in OTHER_NAMES[self.key] if name in there), "")
         text = self.text or next((name for name in TEXT_NAMES if name in there), "")
+        if not self.text and set(TEXT_NAMES) <= set(there):
+            raise DataError(
+                f"{where} has the columns {' and '.join(TEXT_NAMES)}: say which one has the captions (--text-column)."
+            )
         if self.key == "uid" and not key:
             key = "+".join(next((pair for pair in uid_values.TWO_COLUMNS if set(pair) <= set(there)), ()))
         for name, what in ((key, f"column {self.key!r} to join by"), (text, "column 'text' or 'caption'")):
@@ -129,7 +133,7 @@ def _keys(frame: pl.DataFrame, names: CaptionColumns, where: str, row: int) -> t
         plain = plain.str.to_lowercase()
         good &= plain.str.contains(SHA256)
     good = good.fill_null(False)
-    plain = plain.filter(good)
+    plain = plain_keys(plain.filter(good)) if names.key == "key" else plain.filter(good)
     packed = uid.pack(plain.str.zfill(uid.HEX_DIGITS)) if names.key == "uid" else hashed(plain.to_list())
     return packed, good.to_numpy()
 
