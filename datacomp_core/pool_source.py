@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import polars as pl
 
 from datacomp_core import parts, uid, uid_values
 from datacomp_core.columns import plain
-from datacomp_core.errors import DataError
+from datacomp_core.errors import DataError, SpecError
 from datacomp_core.store import Folder
 
 Block = npt.NDArray[np.float32]
@@ -54,6 +54,15 @@ class PoolSource:
     shards: Folder | None = None
     captioned: Folder | None = None
     """What a policy made of the captions (`Captioned`): where it changed one, text features of the pool's own are none."""
+    by_captions: Mapping[str, PoolSource] = field(default_factory=dict[str, "PoolSource"])
+    """The same pool with the captions of one source each, for filters that name the source."""
+
+    def of(self, captions: str) -> PoolSource:
+        """The pool with the captions of a source. SpecError if they are not given."""
+        if captions not in self.by_captions:
+            known = ", ".join(sorted(self.by_captions)) or "none"
+            raise SpecError(f"The filter names the captions {captions!r}; given are {known}: give their set (--captions).")
+        return replace(self.by_captions[captions], by_captions=self.by_captions)
 
     def parts(self) -> list[str]:
         return parts.part_names(self.metadata)
@@ -132,11 +141,12 @@ class PoolSource:
         return made
 
     def _changed(self, part: str, key: str) -> npt.NDArray[np.bool_] | None:
-        """Which rows have another caption than the one that these features are of; None if none can."""
+        """Which rows have no caption, or another one than these features are of; None if none can."""
         if self.captioned is None or not key.endswith("_txt") or self._features_of(part, key) == self.captioned / parts.FEATURES:
             return None
-        changed = parts.scan_tables(self.captioned / parts.SCORES, f"{part}.parquet").select("caption_changed").collect()
-        return changed["caption_changed"].to_numpy()
+        changed = parts.scan_tables(self.captioned / parts.SCORES, f"{part}.parquet")
+        other = changed.select(pl.col("caption_changed") | pl.col("caption_source").is_null()).collect()
+        return other.to_series().to_numpy()
 
     def _blocks(self, part: str, key: str, rows: int) -> Iterator[npt.NDArray[Any]]:
         folder = self._features_of(part, key)

@@ -17,7 +17,7 @@ from datacomp_core.store import PlannedStep, Store
 from datacomp_core.store.fingerprint import fingerprint
 from flows.calls import Call
 from flows.candidates import Candidates, candidates
-from flows.filter_inputs import beside, embedded
+from flows.filter_inputs import beside, embedded, named_captions
 from flows.parameters import Curation, ExperimentSpec, Preparation, Scoring
 from tasks import captions as captioning
 from tasks import curate as curating
@@ -46,8 +46,13 @@ class Scored:
 
 def curate(call: Call, spec: Curation, preparation: Preparation, found: Candidates) -> Curated:
     """Make a subset with one recipe, and shards of its samples. Only a recipe that reads scores waits for them."""
+    call = each_once(call)
     read, texts = beside(call, spec.subset, preparation, found, spec.captions)
-    subset = call(curating.select_subset, spec.subset, found.pool, read)
+    if spec.subset.captions():
+        named = named_captions(call, spec.subset, preparation, found, spec.captions)
+        subset = call(curating.select_subset_by_captions, spec.subset, found.pool, read, *named)
+    else:
+        subset = call(curating.select_subset, spec.subset, found.pool, read)
     return laid_out(call, spec, subset, found, texts if spec.captions.trains else None)
 
 

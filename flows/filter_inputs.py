@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from datacomp_core.artifacts import Captioned, Captions, Checkpoint, Embeddings, Pool, Scores
-from datacomp_core.caption_policy import CaptionPlan
+from datacomp_core.caption_policy import CaptionPlan, CaptionPolicy
+from datacomp_core.caption_sets import RAW, require_sources
 from datacomp_core.embedding.captions import CaptionEmbedSpec
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.parts import METADATA, SCHEMA
@@ -15,7 +16,8 @@ from datacomp_core.pool.download_columns import COLUMNS as LEARNED
 from datacomp_core.pool.download_columns import LearnedSpec
 from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.pool_source import PoolSource
-from datacomp_core.selection.select import SubsetSpec
+from datacomp_core.scores.base import Score
+from datacomp_core.selection.select import Beside, SubsetSpec
 from flows.calls import Call
 from flows.candidates import Candidates, candidates, is_own
 from flows.parameters import ExperimentSpec, Preparation
@@ -27,8 +29,6 @@ from tasks import train as training
 from tasks.running import store, stored
 
 OWN_CAPTIONS = CaptionPlan()
-Beside = Embeddings | tuple[Embeddings | Scores | Captioned, ...] | None
-"""What a filter reads beside the metadata."""
 
 
 def scores(call: Call, spec: Preparation, found: Candidates) -> Embeddings:
@@ -57,18 +57,60 @@ def captioned(
     call: Call, plan: CaptionPlan, spec: SubsetSpec, preparation: Preparation, found: Candidates, embeddings: Embeddings | None
 ) -> Captioned | None:
     """Return the pool's captions by a policy; None for its own. Sets are embedded if a score of the new pairs is read."""
-    if not plan.edits:
-        return None
     sets = tuple(stored(Captions, address) for address in plan.sets)
-    wanted = {*spec.columns(), plan.policy.score}
+    return _chosen(call, plan.policy, sets, spec, preparation, found, embeddings) if plan.edits else None
+
+
+def _chosen(
+    call: Call,
+    policy: CaptionPolicy,
+    sets: tuple[Captions, ...],
+    spec: SubsetSpec,
+    preparation: Preparation,
+    found: Candidates,
+    embeddings: Embeddings | None,
+) -> Captioned:
+    wanted = {*spec.columns(), policy.score}
     read = [one for one in preparation.embed.encoders if one.column in wanted or one.prefix in spec.features()]
     mine = tuple(read) if embeddings is not None else ()
-    if mine and not plan.policy.draws:
+    if mine and not policy.draws:
         embed = CaptionEmbedSpec.model_validate({**dict(preparation.embed), "encoders": mine})
         models = _scorers_of(call, preparation, embed)
         sets = tuple(call(captioning.embed_captions, embed, one, found.pool, embeddings, models) for one in sets)
-    scored = (embeddings,) if embeddings is not None and not plan.policy.draws else ()
-    return call(captioning.choose_captions, plan.policy, found.pool, sets, scored)
+    scored = (embeddings,) if embeddings is not None and not policy.draws else ()
+    return call(captioning.choose_captions, policy, found.pool, sets, scored)
+
+
+def named_captions(
+    call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates, plan: CaptionPlan
+) -> tuple[tuple[Captioned, ...], tuple[Scores, ...]]:
+    """Return the captions of the sources that a filter names, and the scores of the pairs with them that it reads, in the order
+    of `select_subset_by_captions`."""
+    embeddings = _embeddings(call, spec, preparation, found, plan.policy.score)
+    sets = tuple(stored(Captions, address) for address in plan.sets)
+    require_sources(spec.captions(), sets)
+    captions, scores = list[Captioned](), list[Scores]()
+    for name in spec.captions():
+        texts = None
+        if name != RAW:
+            policy = CaptionPolicy(kind="replace", sources=(name,))
+            mine = tuple(one for one in sets if name in one.sources)
+            texts = _chosen(call, policy, mine, spec, preparation, found, embeddings)
+            captions.append(texts)
+        scores += [_score(call, score, preparation, found, embeddings, texts) for score in spec.scores_of_captions(name)]
+    return tuple(captions), tuple(scores)
+
+
+def _score(
+    call: Call, score: Score, preparation: Preparation, found: Candidates, embeddings: Embeddings | None, texts: Captioned | None
+) -> Scores:
+    """One computed score of the pairs with these captions; None: the pool's own."""
+    features = embeddings if "features" in score.needs else None
+    images = found.shards if "images" in score.needs or score.reads_index() else None
+    model = scorer(call, preparation) if "model" in score.needs else None
+    if texts is None:
+        return call(curating.score, score, found.pool, features, images, model)
+    return call(captioning.score_captioned, score, found.pool, features, images, model, texts)
 
 
 def embedded(call: Call, spec: ExperimentSpec) -> Embeddings | Captions:
@@ -103,14 +145,8 @@ def beside(
     columns: list[Scores | Captioned] = []
     if _asks_the_ledger(spec, preparation):
         columns.append(call(pooling.learned, LearnedSpec(), found.pool, found.shards))
-    for score in spec.scores():
-        features = embeddings if "features" in score.needs else None
-        images = found.shards if "images" in score.needs or score.reads_index() else None
-        model = scorer(call, preparation) if "model" in score.needs else None
-        if texts is None or plan.policy.draws:
-            columns.append(call(curating.score, score, found.pool, features, images, model))
-        else:
-            columns.append(call(captioning.score_captioned, score, found.pool, features, images, model, texts))
+    read = None if plan.policy.draws else texts
+    columns += [_score(call, score, preparation, found, embeddings, read) for score in spec.scores()]
     columns += [texts] if texts is not None else []
     return ((*([embeddings] if embeddings is not None else []), *columns) if columns else embeddings), texts
 

@@ -12,7 +12,7 @@ from datacomp_core.resharding import reshard as resharding
 from datacomp_core.resharding import view as viewing
 from datacomp_core.scores import compute
 from datacomp_core.scores.base import Score
-from datacomp_core.selection import select
+from datacomp_core.selection import select, select_by_captions
 from datacomp_core.settings import settings
 from tasks import filter_figures, policies
 from tasks.running import run, runs
@@ -41,6 +41,18 @@ def select_subset(
 ) -> Subset:
     """The filter: which uids to train on, and why the others were dropped; with images of both in the UI."""
     subset = run(select.select_subset, spec, pool, beside, workers=settings().num_workers)
+    filter_figures.leave(subset, pool)
+    return subset
+
+
+@task(name="select subset by captions", **policies.NETWORK)
+@runs(select_by_captions.select_subset_by_captions)
+def select_subset_by_captions(
+    spec: select.SubsetSpec, pool: Pool, beside: select.Beside, named: tuple[Captioned, ...], scores: tuple[Scores, ...]
+) -> Subset:
+    """The filter, where it names the captions that it reads."""
+    identity = (spec, pool, beside, named, scores)
+    subset = run(select_by_captions.select_subset_by_captions, *identity, workers=settings().num_workers)
     filter_figures.leave(subset, pool)
     return subset
 

@@ -1,7 +1,8 @@
 """`choose_captions`: a policy over caption sets gives every row of a pool its caption, or the captions to draw from.
 
 What comes out lies beside the metadata as a score does, so that filters read the new text by themselves. A CLIP score is of a
-pair: where the caption changed, the pool's own score is left out, and the one of the new pair stands there if it is known.
+pair: where the caption changed, the pool's own score is left out, and the one of the new pair stands there if it is known. A
+row without a caption has no score, so that none takes a place in a ranking of the pool.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class PolicyInputs:
         return list(self.spec.named()) or every
 
 
-@step("captioned", version=1, name=lambda spec, pool, *_: f"{spec.label()}-{pool.name}")
+@step("captioned", version=2, name=lambda spec, pool, *_: f"{spec.label()}-{pool.name}")
 def choose_captions(
     spec: CaptionPolicy,
     pool: Pool,
@@ -222,8 +223,14 @@ def _chosen(
         pl.col("changed").alias("caption_changed"),
         "set",
         "place",
-        *(pl.when("changed").then(f"{name}_new").otherwise(pl.col(name).cast(pl.Float32)).alias(name) for name in scores),
+        *(_score(name) for name in scores),
     )
+
+
+def _score(name: str) -> pl.Expr:
+    """The score of a row's new pair, or of its own pair where the caption is the same; a row without a caption has none."""
+    same = pl.when(pl.col("source").is_not_null()).then(pl.col(name).cast(pl.Float32))
+    return pl.when("changed").then(f"{name}_new").otherwise(same).alias(name)
 
 
 def picked(spec: CaptionPolicy, candidates: pl.DataFrame) -> pl.DataFrame:
@@ -279,13 +286,14 @@ def _write_features(choice: PolicyInputs, out: Folder, part: str, made: pl.DataF
     if not keys:
         return
     changed, sets, places = (made[name].to_numpy() for name in ("caption_changed", "set", "place"))
+    without = made["caption_source"].is_null().to_numpy()
     features: dict[str, Any] = {}
     for key in keys:
         width = next(arrays[key].shape[1] for _, arrays in found if key in arrays)
         whole = np.full((made.height, width), np.nan, np.float16)
         if choice.source.has_embeddings(part, key):
             whole[:] = choice.source.whole(part, key)
-        whole[changed] = np.nan
+        whole[changed | without] = np.nan
         for number, arrays in found:
             mine = np.flatnonzero(changed & (sets == number))
             if key in arrays and len(mine):

@@ -21,6 +21,7 @@ from datacomp_core.filters.base import (
     WholeFilter,
     register,
 )
+from datacomp_core.filters.captions_of import CaptionsOf
 from datacomp_core.filters.characters import Characters
 from datacomp_core.filters.concept_quota import ConceptQuota
 from datacomp_core.filters.d2_prune import D2Prune
@@ -53,6 +54,7 @@ __all__ = [
     "BalanceClusters",
     "BalanceSynsets",
     "BatchFilter",
+    "CaptionsOf",
     "Characters",
     "ConceptQuota",
     "D2Prune",

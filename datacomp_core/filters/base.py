@@ -169,7 +169,7 @@ class _Nested(OfRegistry):
         return {"anyOf": [*drawn.get("oneOf", [drawn]), deeper]}
 
 
-COMBINATIONS = ("all", "any", "not")
+COMBINATIONS = ("all", "any", "not", "captions_of")
 AnyFilter = Annotated[Filter, _Nested(FILTERS, lambda kind: not kind.is_outermost)]
 """A filter inside another."""
 

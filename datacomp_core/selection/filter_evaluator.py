@@ -6,7 +6,7 @@ which rows it ranks. Pure, except for the optional memory of costly verdicts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal, NamedTuple
 
@@ -30,6 +30,7 @@ from datacomp_core.filters.base import (
     RowFilter,
     checked,
 )
+from datacomp_core.filters.captions_of import CaptionsOf
 from datacomp_core.filters.resampling import ResamplingFilter, read_copies
 from datacomp_core.machine_cache import CachedFolder
 from datacomp_core.pool_source import Block, PoolSource
@@ -48,7 +49,7 @@ def children(placed: FilterNode) -> list[FilterNode]:
     inner = placed.filter
     if isinstance(inner, (AllOf, AnyOf)):
         return [FilterNode(f"{placed.path}.{number}", each) for number, each in enumerate(inner.filters)]
-    if isinstance(inner, NotOf):
+    if isinstance(inner, (NotOf, CaptionsOf)):
         return [FilterNode(f"{placed.path}.0", inner.filter)]
     return []
 
@@ -59,6 +60,14 @@ def walk(placed: FilterNode) -> Iterator[FilterNode]:
     inner = sequence(placed) if isinstance(placed.filter, AllOf) else ordered(children(placed))
     for each in inner:
         yield from walk(each)
+
+
+def source_at(root: FilterNode, path: str, source: PoolSource) -> PoolSource:
+    """What the filter at `path` reads: the pool with the captions that the innermost `captions_of` above it names."""
+    for placed in walk(root):  # outer ones come first
+        if isinstance(placed.filter, CaptionsOf) and path.startswith(f"{placed.path}."):
+            source = source.of(placed.filter.captions)
+    return source
 
 
 def sequence(placed: FilterNode) -> list[FilterNode]:
@@ -146,7 +155,19 @@ class FilterEvaluator:
         if isinstance(asked, NotOf):
             yes, no = self.verdict(children(placed)[0], reach)
             return FilterDecision(no, yes)
+        if isinstance(asked, CaptionsOf):
+            return self._with_captions(asked.captions, children(placed)[0], reach)
         return self._leaf(path, asked, reach)
+
+    def _with_captions(self, captions: str, placed: FilterNode, reach: Mask) -> FilterDecision:
+        """What a filter says that reads the captions of another source."""
+        assert self.source is not None, "a filter of named captions without a source"
+        source = self.source.of(captions)
+        frame = source.read(self.part, {"uid", *placed.filter.columns()})
+        other = replace(self, frame=frame, source=source)
+        said = other.verdict(placed, reach)
+        self.reached = other.reached
+        return said
 
     def _leaf(self, path: str, asked: Filter, reach: Mask) -> FilterDecision:
         if isinstance(asked, RowFilter):

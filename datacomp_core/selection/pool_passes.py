@@ -17,7 +17,7 @@ from datacomp_core.filters.base import FeatureFilter, GlobalFilter, LookupFilter
 from datacomp_core.machine_cache import CachedFolder
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import Progress
-from datacomp_core.selection.filter_evaluator import FilterEvaluator, FilterNode, ranks_survivors, walk
+from datacomp_core.selection.filter_evaluator import FilterEvaluator, FilterNode, ranks_survivors, source_at, walk
 from datacomp_core.selection.threshold_search import FEW, KeyWindow, ScoreCutoff, WindowCounts, find, look
 from datacomp_core.selection.view import SurvivorView
 from datacomp_core.selection.worker_pool import WorkerPool
@@ -118,7 +118,7 @@ def _ask_global(
     workers = workers_of_pass.costly_processes(scan.root.filter)
     memory, own = scan.place.memory, scan.place.shared / f"surveys/{scan.placed.path}"
     assert memory is not None, "a survey's verdicts lie in the memory"
-    view = SurvivorView(scan.source, tuple(names), scan.placed.path, memory, own, workers_of_pass, workers)
+    view = SurvivorView(scan.read_by_filter(), tuple(names), scan.placed.path, memory, own, workers_of_pass, workers)
     progress.start(len(names), f"parts for: {asked.title()}")
     num_reached = 0
     for _, came in workers_of_pass.for_filters(scan.root.filter, partial(_note_reached, scan, view), names):
@@ -142,6 +142,10 @@ class PartScan:
     placed: FilterNode
     place: SelectionWorkspace
 
+    def read_by_filter(self) -> PoolSource:
+        """The source with the captions that the filter reads."""
+        return source_at(self.root, self.placed.path, self.source)
+
     def reached(self, part: str) -> tuple[FilterEvaluator, Mask]:
         """A part, judged as far as the filter, and the rows that came to it."""
         frame = self.source.read(part, {"uid", *self.root.filter.columns()})
@@ -157,9 +161,12 @@ class PartScan:
 def _look(scan: PartScan, window: KeyWindow, part: str) -> WindowCounts:
     asked = _ranks(scan.placed)
     if asked.among() == "pool":
-        frame = scan.source.read(part, asked.columns())
+        frame = scan.read_by_filter().read(part, asked.columns())
         return look(FilterEvaluator(frame, {}).scores(asked), frame.height, window)
     judge, reached = scan.reached(part)
+    source = scan.read_by_filter()
+    if source is not scan.source:
+        judge = FilterEvaluator(source.read(part, {"uid", *asked.columns()}), {})
     return look(judge.scores(asked).filter(pl.Series(reached)), int(reached.sum()), window)
 
 

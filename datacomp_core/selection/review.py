@@ -19,7 +19,7 @@ from datacomp_core.selection.filter_evaluator import FilterNode, walk
 from datacomp_core.selection.part import PartJob, PartReport, words_of
 from datacomp_core.selection.pool_passes import find_cuts, prepared
 from datacomp_core.selection.report import Explanation
-from datacomp_core.selection.select import TABLES, check, judged_parts, whole_tree
+from datacomp_core.selection.select import TABLES, check, judged_parts, readings, whole_tree
 from datacomp_core.selection.worker_pool import WorkerPool
 from datacomp_core.store import scratch
 
@@ -44,7 +44,8 @@ def review(
     `select`."""
     tree, names = whole_tree(wanted.filter), source.parts()
     check(source, names[0], tree)
-    source.check_filled(names, tree.columns())
+    for read, asked in readings(source, tree):
+        read.check_filled(names, asked.columns())
     workers_of_pass, root = WorkerPool(workers, source.num_rows(names[0]) * len(names)), FilterNode("0", tree)
     codes: dict[str, list[int]] = {}
 

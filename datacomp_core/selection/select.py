@@ -5,110 +5,46 @@ part in memory. `select` does the same for a plain folder of the original toolin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import polars as pl
-from pydantic import Field, TypeAdapter, model_validator
 
-from datacomp_core.artifacts import Captioned, Embeddings, Pool, Scores, Spec, Subset
-from datacomp_core.errors import DataError, SpecError
+from datacomp_core.artifacts import Captioned, Embeddings, Pool, Scores, Subset
+from datacomp_core.caption_sets import RAW
+from datacomp_core.errors import DataError
 from datacomp_core.exchange import bring_files, exchange
-from datacomp_core.filters import AllOf, Everything, Filter, RankFilter, WholeFilter
+from datacomp_core.filters import AllOf, Filter, RankFilter
 from datacomp_core.filters.base import LookupFilter
-from datacomp_core.parts import FEATURES, METADATA, SCHEMA, SCORES
+from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NO_PROGRESS, Progress
-from datacomp_core.recipes.base import Recipe, recipe
-from datacomp_core.recipes.load import load_recipe, resolved
+from datacomp_core.recipes.base import Recipe
+from datacomp_core.recipes.load import load_recipe
 from datacomp_core.registry import RECIPES
-from datacomp_core.scores import Score, score_of
 from datacomp_core.selection.aligned import require_aligned
-from datacomp_core.selection.filter_evaluator import FilterNode, walk
+from datacomp_core.selection.filter_evaluator import FilterNode, source_at, walk
 from datacomp_core.selection.lists import accounts, found_file, list_table, repeated
 from datacomp_core.selection.part import SAMPLES, PartJob, PartReport, judge_part
 from datacomp_core.selection.pool_passes import find_cuts, prepared
 from datacomp_core.selection.report import Explanation, ReportTally, edges_of, histogram, keeps_none, sample_table
 from datacomp_core.selection.run_files import RunFiles, concurrently
+from datacomp_core.selection.subset_spec import SubsetSpec, named_captions, scores_of, whole_tree
 from datacomp_core.selection.threshold_search import ScoreCutoff
 from datacomp_core.selection.with_captions import HasCaption, captions_in, tell_outside_scores, with_captions
 from datacomp_core.selection.worker_pool import WorkerPool
 from datacomp_core.sorted_runs import merge
 from datacomp_core.store import Folder, Store, scratch, step
 
-__all__ = ["RECIPES", "Recipe", "Selection", "SubsetSpec", "load_recipe", "select", "select_subset"]
+__all__ = ["RECIPES", "Recipe", "Selection", "SubsetSpec", "load_recipe", "scores_of", "select", "select_subset"]
 
 SUBSET = "subset.npy"
 LISTED = ("listed", "unique", "in_pool", "not_in_pool")
 WORK = "work"
 TABLES = "tables"
-FILTER: TypeAdapter[Filter] = TypeAdapter(WholeFilter)
-
-
-class SubsetSpec(Spec):
-    """Which pairs of the pool to train on: a recipe by name, or a custom filter. Only the filter is its identity."""
-
-    names_for_people: ClassVar[frozenset[str]] = frozenset({"recipe"})
-    recipe: str = Field(
-        default="no_filter",
-        min_length=1,
-        description="A known recipe, which includes its filter, or a name for the filter below.",
-    )
-    filter: WholeFilter = Field(default_factory=Everything, description="The filter. Omit it if the recipe is a known one.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _filled(cls, given: Any) -> Any:
-        """A known recipe brings its filter, so that the address follows what is done and not what it is called."""
-        if not isinstance(given, dict):
-            return given
-        own = FILTER.validate_python(resolved(given["filter"])) if "filter" in given else None
-        given = given if own is None else {**given, "filter": own}
-        name = given.get("recipe")
-        if not isinstance(name, str) or (own is not None and name.partition(":")[0] not in RECIPES):
-            return given
-        known = recipe(name).filter  # a name that is unknown is refused here; `listed:uids=mine.npy` brings its filter
-        if own not in (None, known):
-            raise SpecError(f"{name!r} is a known recipe with a different filter: give your filter another name.")
-        return {**given, "filter": known}
-
-    def label(self) -> str:
-        return self.filter.label().replace("-", "_")
-
-    def scores(self) -> tuple[Score, ...]:
-        """The scores to compute that it reads, each once."""
-        return scores_of(self.filter)
-
-    def columns(self) -> frozenset[str]:
-        """The columns of metadata and scores that it reads."""
-        return whole_tree(self.filter).columns()
-
-    def columns_to_make(self) -> frozenset[str]:
-        """The columns that it reads and neither metadata of DataComp's schema nor a score to compute brings."""
-        return self.columns() - {score.column_name for score in self.scores()} - set(SCHEMA.names())
-
-    def features(self) -> frozenset[str]:
-        """The prefixes of the features (`l14` of `l14_img`) that its filters and its scores to compute read."""
-        filters = [placed.filter.feature_prefix() for placed in walk(FilterNode("0", whole_tree(self.filter)))]
-        keys = [key.rpartition("_")[0] for score in self.scores() for key in score.feature_keys()]
-        return frozenset(filters + keys) - {""}
-
-    def needs_embeddings(self) -> bool:
-        """Whether it reads what metadata of DataComp's schema does not carry and embedding the pool makes."""
-        return (
-            bool(self.columns_to_make())
-            or any("features" in score.needs for score in self.scores())
-            or any("features" in type(placed.filter).model_fields for placed in walk(FilterNode("0", whole_tree(self.filter))))
-        )
-
-
-def scores_of(wanted: Filter) -> tuple[Score, ...]:
-    """The scores to compute that a filter reads, each once."""
-    found = (score_of(column) for column in sorted(whole_tree(wanted).columns()))
-    return tuple(score for score in found if score is not None)
 
 
 @dataclass(frozen=True)
@@ -120,11 +56,15 @@ class Selection:
     explanation: Explanation
 
 
+Beside = Embeddings | tuple[Embeddings | Scores | Captioned, ...] | None
+"""What lies beside the metadata."""
+
+
 @step("subsets", version=1, name=lambda spec, pool, embeddings: f"{spec.label()}-{pool.name}")
 def select_subset(
     spec: SubsetSpec,
     pool: Pool,
-    embeddings: Embeddings | tuple[Embeddings | Scores | Captioned, ...] | None,
+    embeddings: Beside,
     *,
     out: Folder,
     store: Store,
@@ -136,6 +76,21 @@ def select_subset(
     `embeddings`: what lies beside the metadata: embeddings, computed scores, and the captions of a policy, which take the place
     of the pool's own; a row that the policy gives none is dropped.
     """
+    return subset_of(spec, pool, embeddings, {}, out=out, store=store, workers=workers, progress=progress)
+
+
+def subset_of(
+    spec: SubsetSpec,
+    pool: Pool,
+    embeddings: Beside,
+    named: Mapping[str, PoolSource],
+    *,
+    out: Folder,
+    store: Store,
+    workers: int = 1,
+    progress: Progress = NO_PROGRESS,
+) -> Subset:
+    """Select with what lies beside the metadata. `named`: the pool with the captions of each source that the filter names."""
     beside = embeddings if isinstance(embeddings, tuple) else (embeddings,) if embeddings is not None else ()
     chosen = select(
         spec,
@@ -143,6 +98,7 @@ def select_subset(
         [store.folder(each) / SCORES for each in beside],
         features=[store.folder(each) / FEATURES for each in beside if isinstance(each, Embeddings)],
         captioned=next((store.folder(each) for each in beside if isinstance(each, Captioned)), None),
+        named=named,
         kept=out / WORK,
         out=out,
         beside="as_made",
@@ -168,6 +124,7 @@ def select(
     features: Sequence[Folder] = (),
     shards: Folder | None = None,
     captioned: Folder | None = None,
+    named: Mapping[str, PoolSource] | None = None,
     kept: Folder | None = None,
     out: Folder | None = None,
     name: str = SUBSET,
@@ -182,16 +139,19 @@ def select(
     with a npz; `shards`: the download, whose index tells which uids of a list arrived; `kept`: where the finished parts of this
     selection lie until it is done. `write`: with "subset" only `name` is written into `out`, else histogram, explanation and
     samples too. `beside`: whether scores are held against the metadata's uids (DataError if they are in another order: see
-    `aligned`), taken by position, or known to be aligned. `captioned`: what a policy made of the captions.
+    `aligned`), taken by position, or known to be aligned. `captioned`: what a policy made of the captions; `named`: the pool with
+    the captions of each source that the filter names.
     """
-    source = captions_in(PoolSource(metadata, tuple(scores), tuple(features)), captioned)
+    own = PoolSource(metadata, tuple(scores), tuple(features))
+    source = replace(captions_in(own, captioned), by_captions={**({} if captioned else {RAW: own}), **(named or {})})
     tree = whole_tree(wanted.filter) if captioned is None else with_captions(whole_tree(wanted.filter))
     names = source.parts()
     if beside != "as_made":
         require_aligned(source, by_position=beside == "by_position")
     check(source, names[0], tree)
-    source.check_filled(names, tree.columns())
-    tell_outside_scores(source, names[0], tree)
+    for read, asked in readings(source, tree):
+        read.check_filled(names, asked.columns())
+        tell_outside_scores(read, names[0], asked)
     workers_of_pass = WorkerPool(workers, source.num_rows(names[0]) * len(names))
     root = FilterNode("0", tree)
     with scratch() as local, exchange(kept or out) as shared:
@@ -219,10 +179,17 @@ def _label(wanted: Recipe | SubsetSpec) -> str:
 
 def check(source: PoolSource, part: str, tree: Filter) -> None:
     """DataError names what the filter reads and the pool lacks, before anything starts."""
-    source.check(part, {"uid", *tree.columns()})
-    for placed in walk(FilterNode("0", tree)):
+    for read, asked in readings(source, tree):
+        read.check(part, {"uid", *asked.columns()})
+    root = FilterNode("0", tree)
+    for placed in walk(root):
         if features := placed.filter.feature_prefix():
-            source.require_embeddings(part, f"{features}_img")
+            source_at(root, placed.path, source).require_embeddings(part, f"{features}_img")
+
+
+def readings(source: PoolSource, tree: Filter) -> list[tuple[PoolSource, Filter]]:
+    """What each filter reads: the tree the captions of the policy, and filters below a `captions_of` those that it names."""
+    return [(source, tree), *((source.of(name), each) for name, some in named_captions(tree).items() for each in some)]
 
 
 def judged_parts(
@@ -249,16 +216,12 @@ def judged_parts(
     return tally
 
 
-def whole_tree(wanted: Filter) -> Filter:
-    """A sample is drawn last, from the survivors of its filter."""
-    inner = wanted.draws_from()
-    return wanted if inner is None else AllOf.model_construct(filters=(inner, wanted))
-
-
 def _shown(root: FilterNode, cuts: dict[str, ScoreCutoff], source: PoolSource, part: str) -> tuple[str, float | None]:
     """The score to draw, and its cut: the score of the first filter on a score, else any score beside the metadata."""
     for placed in walk(root):
         asked = placed.filter
+        if source_at(root, placed.path, source) is not source:
+            continue
         if fixed := asked.fixed_cutoff():
             return fixed
         if isinstance(asked, RankFilter) and _is_column(asked):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from datacomp_core.caption_sets import RAW
 from datacomp_core.engines import using
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.settings import settings
@@ -19,6 +21,7 @@ from deployments.cli.sweeps import captions_of, encoders_of
 if TYPE_CHECKING:
     from datacomp_core.artifacts import Artifact
     from datacomp_core.exchange import Exchange
+    from datacomp_core.filters import Filter
     from datacomp_core.pool_source import PoolSource
     from datacomp_core.progress import LogProgress
     from datacomp_core.selection.report import Explanation, ListAccount
@@ -150,29 +153,43 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
     """
     from datacomp_core.parts import FEATURES, METADATA, SCORES
     from datacomp_core.pool.download_columns import LearnedSpec, learned
+    from datacomp_core.pool_source import PoolSource
     from datacomp_core.selection.select import select
+    from datacomp_core.selection.select_by_captions import by_captions
     from flows.chain import STAGES, plan
     from tasks.running import store
 
-    steps = plan(lambda call: STAGES["filter"](call, spec), store())
+    asked = dict[str, tuple[Any, ...]]()
+    steps = plan(lambda call: STAGES["filter"](_noting(call, asked), spec), store())
     pool = next((step.artifact for step in steps if step.kind == "pools"), None) or stored_pool(spec)
     if pool is None:
         raise SpecError(f"The pool of {spec.scale} is not in the store yet: run `datacomp pool --scale {spec.scale}` first.")
     kinds = ("embeddings", "scores", "captioned")
-    made = {kind: [s.artifact for s in steps if s.kind == kind and s.artifact] for kind in kinds}
+    named, of_named = asked.get("select subset by captions", ((), ()))[-2:]
+    made = {kind: [s.artifact for s in steps if s.kind == kind and s.artifact and s not in of_named] for kind in kinds}
     made["shards"] = _images(spec)
     if made["shards"] and any(s.kind == "scores" and s.name.startswith("learned-") and not s.is_built for s in steps):
-        made["scores"].append(learned(LearnedSpec(), pool, made["shards"][0], store=store()))
-    if spec.captions.edits and not made["captioned"]:
-        raise SpecError("The captions of this policy have not been chosen yet: run `datacomp filter` without --explain first.")
+        made["scores"].insert(0, learned(LearnedSpec(), pool, made["shards"][0], store=store()))
+    if any(step.kind == "captioned" and not step.is_built for step in steps):
+        raise SpecError("The captions of this filter have not been chosen yet: run `datacomp filter` without --explain first.")
+    if any(not step.is_built for step in of_named):
+        raise SpecError("The scores of the captions that this filter names are not there yet: run it without --explain first.")
     folders = {kind: [store().folder(one) for one in found] for kind, found in made.items()}
+    subset, texts = spec.subset(), folders["captioned"][:1] if spec.captions.edits else []
+    own = PoolSource(
+        store().folder(pool) / METADATA,
+        tuple(folder / SCORES for folder in (*folders["embeddings"], *folders["scores"])),
+        tuple(folder / FEATURES for folder in folders["embeddings"]),
+    )
+    read = [[store().folder(step.artifact) for step in some] for some in (named, of_named)]
     with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
         chosen = select(
-            spec.subset(),
-            store().folder(pool) / METADATA,
-            [folder / SCORES for folder in (*folders["embeddings"], *folders["scores"])],
-            features=[folder / FEATURES for folder in folders["embeddings"]],
-            captioned=folders["captioned"][0] if folders["captioned"] and not spec.captions.policy.draws else None,
+            subset,
+            own.metadata,
+            own.scores,
+            features=own.features,
+            captioned=texts[0] if texts and not spec.captions.policy.draws else None,
+            named=by_captions(subset, own, *read),
             shards=folders["shards"][0] if folders["shards"] else None,
             out=Folder(local) if against else None,
             write="subset",
@@ -182,6 +199,16 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
         )
         overlaps = _overlaps(f"{local}/subset.npy", against)
     _report(chosen, overlaps, None, json=json)
+
+
+def _noting(call: Any, asked: dict[str, tuple[Any, ...]]) -> Any:
+    """Wrap `call` so that it notes with what each task is called."""
+
+    def noting(task: Any, /, *identity: Any, **options: Any) -> Any:
+        asked[task.name] = identity
+        return call(task, *identity, **options)
+
+    return noting
 
 
 def _images(spec: ExperimentSpec) -> list[Any]:
@@ -242,6 +269,7 @@ def _chosen(
     from datacomp_core.scores.compute import computed
     from datacomp_core.selection.aligned import aligned
     from datacomp_core.selection.select import load_recipe, scores_of, select
+    from datacomp_core.selection.subset_spec import scores_of_named
 
     wanted, workers = load_recipe(recipe), settings().num_workers
     kept = Folder(places.keep_scores) if places.keep_scores else shared.folder / "scores"
@@ -249,10 +277,14 @@ def _chosen(
     given, joins = aligned(places.source(), local / "aligned", shared.folder / "aligned", by_position=places.by_position)
     for url, counts in joins:
         terminal.notes.print(f"joined by uid: {url}: {', '.join(f'{name} {number:,}' for name, number in vars(counts).items())}")
+    named = {RAW: given}
     if places.captions:
+        named = _named(given, places.captions, wanted.filter, Folder(local) / "named", workers, progress)
         given = _captioned(given, places.captions, Folder(local) / "captioned", workers, progress)
     trust = "times" if places.trust_times else "content"
-    source = computed(scores_of(wanted.filter), given, kept, workers=workers, model=model, trust=trust, progress=progress)
+    scored = partial(computed, kept=kept, workers=workers, model=model, trust=trust, progress=progress)
+    named = {name: scored(scores_of_named(wanted.filter, name), one) for name, one in named.items()}
+    source = scored(scores_of(wanted.filter), given)
     _tell_joins(source)
     texts = source.captioned
     return select(
@@ -261,6 +293,7 @@ def _chosen(
         source.scores,
         features=source.features,
         captioned=texts,
+        named=named,
         shards=_indexed(source.shards),
         out=target[0],
         name=target[1],
@@ -277,12 +310,33 @@ def _captioned(source: PoolSource, policy: str, out: Folder, workers: int, progr
     from datacomp_core.selection.with_captions import captions_in
     from deployments.cli.stages.captions import choice_of, chosen
 
-    made = chosen(choice_of(policy, source), out, workers, progress)
+    choice = choice_of(policy, source)
+    if choice.spec.kind == RAW:
+        return source
+    made = chosen(choice, out, workers, progress)
     if made.draws:
         terminal.notes.print("A draw is made while training: the filter reads the pool's own captions and their scores.")
     for sentence in not_used(made.counts):
         terminal.notes.print(sentence, markup=False)
     return captions_in(source, out)
+
+
+def _named(
+    source: PoolSource, policy: str, wanted: Filter, out: Folder, workers: int, progress: LogProgress
+) -> dict[str, PoolSource]:
+    """Return the pool with the captions of each source that a filter names, by its name, and the pool itself as `raw`."""
+    from datacomp_core.caption_policy import CaptionPolicy
+    from datacomp_core.captions.choose import choose_folder
+    from datacomp_core.selection.subset_spec import named_captions
+    from datacomp_core.selection.with_captions import captions_in
+    from deployments.cli.stages.captions import choice_of
+
+    given, found = choice_of(policy, source), {RAW: source}
+    for name in (name for name in named_captions(wanted) if name != RAW):
+        choice = replace(given, spec=CaptionPolicy(kind="replace", sources=(name,)))
+        choose_folder(choice, out / name, workers=workers, progress=progress)
+        found[name] = captions_in(source, out / name)
+    return found
 
 
 def _tell_joins(source: PoolSource) -> None:
