@@ -13,6 +13,7 @@ from datacomp_core.artifacts import Captions
 from datacomp_core.errors import DataError
 from datacomp_core.leaderboard.board.composition import Quantiles, ValueShare, languages, quantiles_of, top, top_words
 from datacomp_core.leaderboard.entries.data_check import spread
+from datacomp_core.pool_source import PoolSource
 from datacomp_core.store import Folder
 
 MAX_PARTS = 32
@@ -49,9 +50,22 @@ def stats(made: Captions, folder: Folder) -> list[SourceStats]:
             rows[source] += distinct
     sample = pl.concat([_some(folder, part, made.scores, len(names)) for part in spread(names, MAX_PARTS)])
     return [
-        _of(source, captions[source], rows[source], made, sample.filter(pl.col("source") == source))
+        _of(source, (captions[source], rows[source], made.num_samples), made.scores, sample.filter(pl.col("source") == source))
         for source in sorted(captions)
     ]
+
+
+def stats_of_pool(source: PoolSource, scores: Sequence[str], num_samples: int) -> SourceStats:
+    """The group `raw`: the pool's own captions. The number is counted up to `MAX_PARTS` parts, and estimated from these above."""
+    names = spread(source.parts(), MAX_PARTS)
+    pieces, rows, captions = list[pl.DataFrame](), 0, 0
+    for part in names:
+        table = source.read(part, ["text", *scores])
+        there = table.filter(pl.col("text").str.strip_chars() != "")
+        rows, captions = rows + table.height, captions + there.height
+        pieces.append(there.gather_every(max(1, -(-there.height * len(names) // MAX_ROWS))))
+    number = round(captions * num_samples / rows) if rows else 0
+    return _of(caption_sets.RAW, (number, number, num_samples), scores, pl.concat(pieces))
 
 
 def _counted(folder: Folder, part: str) -> pl.DataFrame:
@@ -65,14 +79,16 @@ def _some(folder: Folder, part: str, scores: Sequence[str], num_parts: int) -> p
     return found.gather_every(max(1, -(-found.height // most)))
 
 
-def _of(source: str, captions: int, rows: int, made: Captions, sample: pl.DataFrame) -> SourceStats:
-    columns = {**MEASURES, **{name: pl.col(name) for name in made.scores}}
-    found = {name: sample.select(v=value.cast(pl.Float64))["v"].drop_nulls() for name, value in columns.items()}
+def _of(source: str, numbers_of: tuple[int, int, int], scores: Sequence[str], sample: pl.DataFrame) -> SourceStats:
+    """`numbers_of`: captions, rows of the pool with one, rows of the pool."""
+    captions, rows, num_samples = numbers_of
+    columns = {**MEASURES, **{name: pl.col(name) for name in scores}}
+    found = {name: sample.select(v=value.cast(pl.Float64).fill_nan(None))["v"].drop_nulls() for name, value in columns.items()}
     return SourceStats(
         source=source,
         num_captions=captions,
         num_rows=rows,
-        share=rows / made.num_samples if made.num_samples else 0.0,
+        share=rows / num_samples if num_samples else 0.0,
         num_sampled=sample.height,
         measures={name: quantiles_of(values) for name, values in found.items() if len(values)},
         languages=top(languages(sample["text"]), 5),

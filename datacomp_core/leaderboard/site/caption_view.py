@@ -96,8 +96,7 @@ def wordings(use: CaptionSources, uids: Sequence[str]) -> dict[str, tuple[Wordin
 
 
 def _of_part(use: CaptionSources, part: str, rows: pl.DataFrame) -> dict[str, tuple[Wording, ...]]:
-    known = use.source.columns(part)
-    scores = sorted(name for name in known if pl.Series([name]).str.contains(PAIR_SCORE).all())
+    scores = _pair_scores(use.source, part)
     own = use.source.read(part, ["uid", "text", *scores])
     made: dict[str, tuple[Wording, ...]] = {}
     sets = [(one, caption_sets.captions_of(folder, part, one.scores)) for one, folder in use.sets]
@@ -110,6 +109,12 @@ def _of_part(use: CaptionSources, part: str, rows: pl.DataFrame) -> dict[str, tu
             every += [_wording(each["source"], each["text"], each, one.scores, used) for each in some.iter_rows(named=True)]
         made[row["uid"]] = tuple(every)
     return made
+
+
+def _pair_scores(source: PoolSource, part: str = "") -> list[str]:
+    """The CLIP scores of the pool's pairs, by their columns in a part (the first)."""
+    known = source.columns(part or source.parts()[0])
+    return sorted(name for name in known if pl.Series([name]).str.contains(PAIR_SCORE).all())
 
 
 def _wording(
@@ -130,6 +135,10 @@ def sources(store: Store, entry: Entry) -> list[SourceLine]:
     shares = dict(entry.captions.shares) if entry.captions is not None else {}
     found: dict[str, caption_stats.SourceStats] = {}
     for use in uses(store, entry):
+        try:
+            found[RAW] = caption_stats.stats_of_pool(use.source, _pair_scores(use.source), use.made.num_samples)
+        except DatacompError as problem:
+            log.warning("the pool's own captions are not counted: %s", problem)
         for one, folder in use.sets:
             try:
                 found |= {stats.source: stats for stats in caption_stats.stats(one, folder)}

@@ -79,3 +79,11 @@ def test_the_sheet_and_the_table_show_them_as_text(tmp_path: Path) -> None:
     assert page.count('class="wording used"') == 1
     assert page.count("<tr>") == 3
     assert "60.0" in page
+
+
+def test_the_pools_own_captions_are_described_like_the_others(tmp_path: Path) -> None:
+    use, _ = use_of(tmp_path, {"first_of": ["a", "raw"]})
+    own = caption_stats.stats_of_pool(use.source, [L14], 5)
+    assert (own.source, own.num_captions, own.num_rows, own.share, own.num_sampled) == ("raw", 4, 4, 0.8, 4)
+    assert own.measures["words"].median == 2
+    assert round(own.measures[L14].median, 3) == 0.3  # of 0.4, 0.1, 0.3; one caption has no score
