@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of, t
 
 if TYPE_CHECKING:
     from datacomp_core.leaderboard.planning.estimate import PlanTotal, StepEstimate, StepWork
+    from flows.captioning import CaptioningSpec
     from flows.parameters import SweepSpec
 
 Rates = Annotated[
@@ -63,28 +64,37 @@ def plan(
     spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **given)
     tell_of_source(spec.pool)
     steps, whole = reckoned(spec, rates)
-    if json:
-        terminal.print_json({"steps": [step.model_dump() for step in steps], "total": whole.model_dump()})
-    else:
-        _show(steps, whole)
+    _tell(steps, whole, json=json)
     require_budget(whole, budget)
 
 
 def reckoned(spec: SweepSpec, rates: Path | None = None) -> tuple[list[StepEstimate], PlanTotal]:
     """Return the steps of a sweep with the cost of each, and the sum. SpecError for a wrong rate or a missing pool."""
+    from flows.chain import experiments
+
+    return _reckoned(lambda call: experiments(call, spec.experiments()), spec.scale, spec.pool, rates)
+
+
+def show_captions(spec: CaptioningSpec, rates: Path | None = None, *, json: bool) -> None:
+    """Show the steps that make a caption set, with the cost of each."""
+    from flows.captioning import captions
+
+    _tell(*_reckoned(lambda call: captions(call, spec), spec.scale, spec.pool, rates), json=json)
+
+
+def _reckoned(chain: Callable[[Any], Any], scale: str, pool: str, rates: Path | None) -> tuple[list[StepEstimate], PlanTotal]:
     from datacomp_core.leaderboard.planning.estimate import estimate, total
     from datacomp_core.leaderboard.planning.rates import load
     from tasks.running import store
 
     table = load(rates)
-    steps = estimate(_works(spec), table, store())
+    steps = estimate(_works(chain, scale, pool), table, store())
     return steps, total(steps, table)
 
 
-def _works(spec: SweepSpec) -> list[StepWork]:
-    """Return the steps of the chain, each with its amount of work."""
+def _works(chain: Callable[[Any], Any], scale: str, pool: str) -> list[StepWork]:
+    """Return the steps of a chain, each with its amount of work."""
     from datacomp_core.leaderboard.planning.estimate import StepWork
-    from flows.chain import experiments
     from flows.chain import plan as plan_chain
     from tasks.running import store
 
@@ -98,36 +108,49 @@ def _works(spec: SweepSpec) -> list[StepWork]:
             asked[id(planned)] = identity[0]
             return planned
 
-        experiments(noted, spec.experiments())
+        chain(noted)
 
     steps = plan_chain(walk, store())
-    candidates = _candidates(spec, identities)
+    candidates = _candidates(scale, pool, identities)
     return [
         StepWork(
             kind=step.kind,
-            what="reshard" if step.kind == "shards" and _subset(identity) is not None else step.kind,
+            what=_what(step.kind, identity),
             name=step.name,
-            scale=spec.scale,
-            num_samples=_num_samples(spec.scale, identity, candidates, asked),
+            scale=scale,
+            num_samples=_num_samples(scale, identity, candidates, asked),
             is_built=step.is_built,
             why=step.why,
-            model=next((item.recipe.model for item in identity if _is_training(item)), ""),
+            model=_model(step.kind, identity),
             address=step.address,
         )
         for step, identity in zip(steps, identities, strict=True)
     ]
 
 
-def _candidates(spec: SweepSpec, identities: Sequence[tuple[Any, ...]]) -> int:
+def _what(kind: str, identity: tuple[Any, ...]) -> str:
+    """The row of the table of rates."""
+    if kind == "shards" and _subset(identity) is not None:
+        return "reshard"
+    return str(getattr(identity[0], "kind", kind)) if kind == "captions" else kind
+
+
+def _model(kind: str, identity: tuple[Any, ...]) -> str:
+    """The model that a step trains, or that writes its captions."""
+    trained = next((item.recipe.model for item in identity if _is_training(item)), "")
+    return str(getattr(identity[0], "model", "")) if kind == "captions" else trained
+
+
+def _candidates(scale: str, pool: str, identities: Sequence[tuple[Any, ...]]) -> int:
     """Return the size of the pool: as stored, as requested, or the size of the scale's CommonPool."""
     from datacomp_core.artifacts import Pool
     from datacomp_core.scales import SCALES
     from tasks.running import stored
 
-    if spec.pool:
-        return stored(Pool, spec.pool).num_samples
+    if pool:
+        return stored(Pool, pool).num_samples
     asked = (int(item.num_pairs) for identity in identities for item in identity if hasattr(item, "num_pairs"))
-    return next(asked, SCALES[spec.scale].train_num_samples)
+    return next(asked, SCALES[scale].train_num_samples)
 
 
 def _num_samples(scale: str, identity: tuple[Any, ...], candidates: int, asked: dict[int, Any]) -> int:
@@ -161,6 +184,13 @@ def _is_training(item: Any) -> bool:
 def _subset(identity: tuple[Any, ...]) -> Any:
     """The subset, planned or built, that a step reads."""
     return next((item for item in identity if getattr(item, "kind", "") == "subsets"), None)
+
+
+def _tell(steps: Sequence[StepEstimate], whole: PlanTotal, *, json: bool) -> None:
+    if json:
+        terminal.print_json({"steps": [step.model_dump() for step in steps], "total": whole.model_dump()})
+    else:
+        _show(steps, whole)
 
 
 def _show(steps: Sequence[StepEstimate], whole: PlanTotal) -> None:

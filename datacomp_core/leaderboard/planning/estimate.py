@@ -25,7 +25,9 @@ HOUR = 3600.0
 
 @dataclass(frozen=True)
 class StepWork:
-    """One step of a plan. `what` is its row in the table of rates: its kind, or `reshard` for shards cut from others."""
+    """One step of a plan. `what` is its row in the table of rates: its kind, `reshard` for shards cut from others, or how
+    captions are made (`import`, `template`, `generate`, `translate`; `captions` are their features).
+    """
 
     kind: str
     what: str
@@ -118,7 +120,7 @@ def _estimate(work: StepWork, rates: Rates, records: Callable[[str], list[Record
         need = StepCost()
     elif alike:
         need = _recorded(work, alike, rates)
-    elif work.scale == "tiny":
+    elif work.scale == "tiny" and (work.kind != "captions" or work.what in rates.tiny):
         need = _tiny(work, rates)
     else:
         need = _documented(work, rates)
@@ -186,8 +188,9 @@ def _is_alike(work: StepWork, record: Record) -> bool:
     if work.kind == "shards":
         cut = "subset" in record.inputs
         return cut == (work.what == "reshard")
-    if work.kind == "captions":  # what a plan has of them is their embedding; to import or to write them takes other times
-        return "kind" not in record.spec.get("spec", {})
+    if work.kind == "captions":  # to import, write or embed them takes different times, and so do two models
+        made = record.spec.get("spec", {})
+        return made.get("kind", work.kind) == work.what and work.model in ("", made.get("model"))
     return not work.model or record.artifact.get("model") == work.model
 
 

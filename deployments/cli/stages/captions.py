@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 Sets = Annotated[list[str] | None, typer.Option("--captions", help="Caption set to use: address or folder; repeat for several.")]
 Metadata = Annotated[str | None, typer.Option(help="Folder or bucket of metadata parquets, instead of a pool of the store.")]
 Out = Annotated[str | None, typer.Option(help="With --metadata: folder or bucket for the captions.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Show what is built, what is missing and what it costs; run nothing.")]
 Images = Annotated[str, typer.Option("--shards", help="The pool's images: an address in the store; with --metadata, a folder.")]
 
 
 def add_to(app: typer.Typer) -> None:
+    from deployments.cli.stages.captions_by_model import generate, translate
+
     group = typer.Typer(no_args_is_help=True, help="Import, make and inspect caption sets.")
-    for name, command in COMMANDS.items():
+    for name, command in {**COMMANDS, "generate": generate, "translate": translate}.items():
         group.command(name)(command)
     app.add_typer(group, name="captions", rich_help_panel="Stages")
 
@@ -51,6 +54,7 @@ def import_(
     shards: Images = "",
     metadata: Metadata = None,
     out: Out = None,
+    plan: Plan = False,
     json: options.Json = False,
 ) -> None:
     """Join a table of captions, in any order, to a pool and report every row.
@@ -68,8 +72,9 @@ def import_(
     given: dict[str, Any] = {"key_column": key_column, "text_column": text_column, "score_column": score_column}
     given |= {"score": score, "source_column": source_column, "model": model, "key": by}
     spec = CaptionImportSpec.model_validate({"file": source, "name": name, **given})
+    require_store(plan, metadata)
     if metadata is None:
-        _make(spec, (), scale, pool_seed, pool, shards, out, json=json)
+        make(spec, (), scale, pool_seed, pool, shards, out, plan=plan, json=json)
         return
     images = Folder(shards) if shards else None
 
@@ -88,6 +93,7 @@ def template(
     pool: options.Pool = "",
     metadata: Metadata = None,
     out: Out = None,
+    plan: Plan = False,
     json: options.Json = False,
 ) -> None:
     """Build captions from columns and other captions, without a model.
@@ -97,8 +103,9 @@ def template(
     from datacomp_core.captions.template import TemplateSpec, template_folder
 
     spec = TemplateSpec(template=text, name=name)
+    require_store(plan, metadata)
     if metadata is None:
-        _make(spec, captions or (), scale, pool_seed, pool, "", out, json=json)
+        make(spec, captions or (), scale, pool_seed, pool, "", out, plan=plan, json=json)
         return
     from datacomp_core.caption_sets import set_in
 
@@ -176,6 +183,11 @@ def found(where: str) -> tuple[Captions, Folder]:
     return made, store.folder(made)
 
 
+def require_store(plan: bool, metadata: str | None) -> None:
+    if plan and metadata is not None:
+        raise SpecError("--plan is for a pool of the store: leave --metadata out.")
+
+
 def in_folder(
     make: Any,
     metadata: str,
@@ -223,150 +235,32 @@ def _show(made: Captions, where: str, *, json: bool) -> None:
     terminal.out.print(f"Files: {terminal.bold(where)}" if not made.address else f"Address: [bold]{made.address}[/]")
 
 
-def _make(make: Any, sets: Any, scale: str, pool_seed: int, pool: str, shards: str, out: str | None, *, json: bool) -> None:
-    """Run the flow `make-captions`, and show what it made."""
+def make(
+    how: Any, sets: Any, scale: str, pool_seed: int, pool: str, shards: str, out: str | None, *, plan: bool = False, json: bool
+) -> None:
+    """Run the flow `make-captions`, and show what it made; with `plan` show what it would build and cost."""
     if out is not None:
         raise SpecError("--out needs --metadata; captions for a pool of the store are written to the store.")
     from datacomp_core.scales import scale as known_scale
 
     known_scale(scale)
     prepare_environment()
+    from deployments.cli.planning import show_captions
     from flows.captioning import CaptioningSpec, make_captions
 
-    given = {"scale": scale, "pool_seed": pool_seed, "pool": pool, "shards": shards, "sets": tuple(sets), "make": make}
+    given = {"scale": scale, "pool_seed": pool_seed, "pool": pool, "shards": shards, "sets": tuple(sets), "make": how}
     spec = CaptioningSpec.model_validate(given)
     assert settings().store_url
+    if plan:
+        show_captions(spec, json=json)
+        return
     with prefect_api(), terminal.shown_steps(quiet=json), ends_at_once():
         made = make_captions(spec)
     _show(made, made.address, json=json)
 
 
-Library = Annotated[Literal["transformers", "open_clip", "server"], typer.Option(help="Library or server that runs the model.")]
-Weights = Annotated[str, typer.Option(help="open_clip: the tag of the weights.")]
-Revision = Annotated[str, typer.Option(help="transformers: the commit of the model on the hub, 40 hex digits.")]
-Sha256 = Annotated[
-    str, typer.Option(help="sha256 of the weights file; for several files, sha256 of the output of `sha256sum *.safetensors`.")
-]
-Prompt = Annotated[str, typer.Option(help="Prompt for the model, or the beginning of its text.")]
-Several = Annotated[int, typer.Option("--num-captions", min=1, help="Texts per row.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Longest text, in the model's tokens.")]
-Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token; otherwise tokens are sampled.")]
-TopP = Annotated[float, typer.Option(min=0, max=1, help="Sample from the likeliest tokens with this total probability.")]
-Precision = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="Precision of the model.")]
-WriterSeed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the sampling.")]
-Batch = Annotated[int, typer.Option(min=1, help="Rows per batch.")]
-
-
-def generate(
-    model: Annotated[
-        str, typer.Argument(help="OWNER/NAME on the hub, open_clip's name of a CoCa model, or the model's name on a server.")
-    ],
-    name: Annotated[str, typer.Option(help="Name of the source of these captions.")],
-    library: Library = "transformers",
-    weights: Weights = "",
-    revision: Revision = "",
-    sha256: Sha256 = "",
-    prompt: Prompt = "",
-    num_captions: Several = 1,
-    max_tokens: MaxTokens = 40,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    precision: Precision = "fp32",
-    seed: WriterSeed = 0,
-    batch_size: Batch = 32,
-    scale: options.Scale = "tiny",
-    pool_seed: run_to_stage.PoolSeed = 0,
-    pool: options.Pool = "",
-    shards: Images = "",
-    metadata: Metadata = None,
-    out: Out = None,
-    json: options.Json = False,
-) -> None:
-    """Let a model write captions for a pool's images, on every GPU. Run the command again to resume.
-
-    Example: datacomp captions generate OWNER/NAME --name blip --revision COMMIT --sha256 HASH --pool pools/ADDRESS
-    """
-    from datacomp_core.embedding.generate import GenerateSpec, WriteWork, generate_folder
-
-    how = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "precision": precision, "seed": seed}
-    pinned = {"library": library, "model": model, "weights": weights, "revision": revision, "sha256": sha256}
-    asked = {"prompt": prompt, "num_captions": num_captions, "batch_size": batch_size}
-    spec = GenerateSpec.model_validate({"name": name, **pinned, **asked, **how})
-    if metadata is None:
-        _make(spec, (), scale, pool_seed, pool, shards, out, json=json)
-        return
-    if not shards:
-        raise SpecError("Captions for the images of a folder need --metadata, --shards and --out together.")
-
-    def work(target: Folder, progress: Any) -> Captions:
-        own = settings()
-        told = WriteWork(spec, Folder(metadata), Folder(shards), target, own.caption_server)
-        return generate_folder(told, device=own.device, progress=progress)
-
-    in_folder(spec, metadata, out, work, {"shards": Folder(shards).url}, json=json)
-
-
-def translate(
-    model: Annotated[str, typer.Argument(help="OWNER/NAME of a text-to-text model on the hub, or the model's name on a server.")],
-    name: Annotated[str, typer.Option(help="Name of the source of the translations.")],
-    only: Annotated[str, typer.Option(help="all, foreign (not English), or a language such as de.")] = "foreign",
-    of: Annotated[str, typer.Option(help="Source to translate: raw, or one of --captions.")] = "raw",
-    captions: Annotated[str, typer.Option("--captions", help="Caption set to translate: address or folder.")] = "",
-    library: Annotated[
-        Literal["transformers", "server"], typer.Option(help="Library or server that runs the model.")
-    ] = "transformers",
-    revision: Revision = "",
-    sha256: Sha256 = "",
-    prompt: Prompt = "",
-    num_captions: Several = 1,
-    source_language: Annotated[
-        str, typer.Option(help="For multilingual models: the tokenizer's code of the source language.")
-    ] = "",
-    target_language: Annotated[str, typer.Option(help="For multilingual models: the code of the target language.")] = "",
-    max_tokens: MaxTokens = 77,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    precision: Precision = "fp32",
-    seed: WriterSeed = 0,
-    batch_size: Batch = 32,
-    scale: options.Scale = "tiny",
-    pool_seed: run_to_stage.PoolSeed = 0,
-    pool: options.Pool = "",
-    metadata: Metadata = None,
-    out: Out = None,
-    json: options.Json = False,
-) -> None:
-    """Translate the captions of a pool with a text-to-text model.
-
-    Example: datacomp captions translate OWNER/NAME --name english --revision COMMIT --sha256 HASH --pool pools/ADDRESS
-    """
-    from datacomp_core.captions.translate import TranslateSpec, TranslateWork, translate_folder
-
-    pinned = {"library": library, "model": model, "revision": revision, "sha256": sha256, "prompt": prompt, "name": name}
-    asked = {"only": only, "of": of, "source_language": source_language, "target_language": target_language}
-    asked |= {"num_captions": num_captions, "max_tokens": max_tokens, "batch_size": batch_size}
-    how = {"temperature": temperature, "top_p": top_p, "precision": precision, "seed": seed}
-    spec = TranslateSpec.model_validate({**pinned, **asked, **how})
-    if metadata is None:
-        _make(spec, (captions,) if captions else (), scale, pool_seed, pool, "", out, json=json)
-        return
-    from datacomp_core.caption_sets import require_sources
-
-    given = found(captions) if captions else None
-    require_sources((of,), [given[0]] if given else [])
-
-    def work(target: Folder, progress: Any) -> Captions:
-        own = settings()
-        told = TranslateWork(spec, Folder(metadata), given[1] if given and of != "raw" else None, target, own.caption_server)
-        return translate_folder(told, device=own.device, progress=progress)
-
-    in_folder(spec, metadata, out, work, {"of_set": given[1].url if given else ""}, json=json)
-
-
 COMMANDS: dict[str, Callable[..., None]] = {
     "import": import_,
-    "generate": generate,
-    "translate": translate,
     "template": template,
     "stats": stats,
 }
