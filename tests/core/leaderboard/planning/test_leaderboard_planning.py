@@ -40,6 +40,17 @@ def test_documented_figures_give_the_papers_cost(store: Store) -> None:
         assert images.disk_bytes == pytest.approx({"small": 450e9, "medium": 4.5e12, "xlarge": 450e12}[scale], rel=0.01)
 
 
+def test_captions_cost_what_makes_them(store: Store) -> None:
+    """60,000 images an hour and GPU at small: 213 GPU-hours; at tiny, too, for a model; an import takes minutes of one core."""
+    size = SCALES["small"].train_num_samples
+    kinds = [("generate", "small", size), ("import", "small", size), ("generate", "tiny", 12_000)]
+    made = [StepWork("captions", what, what, scale, number, False, "never built", "m/n") for what, scale, number in kinds]
+    written, imported, tiny = estimate(made, load(), store)
+    assert written.gpu_hours == pytest.approx(size / 60_000, rel=0.03)
+    assert (imported.gpu_hours, imported.core_hours < 0.1) == (0, True)
+    assert tiny.gpu_hours == pytest.approx(12_000 / 60_000, rel=0.03)
+
+
 def test_records_are_believed_before_documents_and_what_is_built_costs_nothing(store: Store) -> None:
     world.run(store, "clip_score", world.results(0.1, 0))
     record = next(iter(store.records("checkpoints")))
