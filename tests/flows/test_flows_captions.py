@@ -11,6 +11,7 @@ import pytest
 import small_writers
 from small_chain import at_once, small_training
 
+from datacomp_core import uid
 from datacomp_core.artifacts import BoardEntry, Captioned, Captions, Pool, ShardSet, Subset
 from datacomp_core.captioners.hub_models import weights_hash
 from datacomp_core.captions.import_ import CaptionImportSpec
@@ -157,6 +158,32 @@ def see_captions_that_only_the_filter_reads_leave_the_training_alone(world: Worl
     assert "captioned" not in record.inputs
 
 
+def see_a_filter_reads_the_captions_that_it_names(world: World) -> None:
+    """A CLIP score of `blip2` and words of the pool's own captions, while the training keeps the pool's own."""
+    named = {"kind": "captions_of", "captions": "blip2", "filter": {"kind": "top_count", "score": "tiny", "count": 20}}
+    tree = {"kind": "all", "filters": [{"kind": "words", "at_least": 2}, named]}
+    spec = ExperimentSpec.model_validate({"recipe": "mine", "filter": tree, "captions": {"sets": [world.blip2.address]}})
+    curation = spec.curation().model_copy(update={"reshard": ReshardSpec(samples_per_shard=64)})
+    made = curate(at_once, curation, world.preparation, world.found)
+    record = world.store.record(made.subset.address)
+    assert record is not None
+    [named_by] = [one["address"] for one in record.inputs["named"]]
+    assert named_by.startswith("captioned/")
+    named_record = world.store.record(named_by)
+    assert named_record is not None
+    folder = world.store.folder(world.store.artifact(Captioned, named_record)) / "scores"
+    texts = pl.concat([pl.read_parquet(folder.at(name)) for name in folder.files(".parquet")])
+    wordy = set(world.rows.filter(pl.col("text").str.split(" ").list.len() >= 2)["uid"])
+    rows = texts.filter(pl.col("uid").is_in(wordy) & pl.col("clip_tiny_similarity_score").is_finite())
+    assert rows["text"].str.starts_with("a caption of ").all()
+    least = rows["clip_tiny_similarity_score"].sort(descending=True)[19]
+    wanted = rows.filter(pl.col("clip_tiny_similarity_score") >= least)["uid"]
+    chosen = uid.unpack(uid.open_subset(Path(world.store.folder(made.subset).at("subset.npy"))))
+    assert sorted(chosen) == sorted(wanted)
+    assert spec.scoring().entry.track == "filtering"
+    assert not [name for name in made.shards.counts if name.startswith("caption: ")]
+
+
 def see_generated_captions_reach_the_board(world: World) -> None:
     """By the flow's own parameters, as the form sends them: a small random BLIP writes them, and the entry names it."""
     folder = settings().home.resolve() / "assets" / "captioners" / "small" / "blip" / ("a" * 40)
@@ -176,6 +203,7 @@ def test_captions_through_the_chain(tmp_path: Path) -> None:
     """One after another over one pool, for it takes a minute to make."""
     world = World(tmp_path)
     see_captions_that_only_the_filter_reads_leave_the_training_alone(world)
+    see_a_filter_reads_the_captions_that_it_names(world)
     see_scores_are_of_the_new_pairs_and_a_view_has_the_captions_of_a_reshard(world)
     see_a_policy_makes_the_experiment_byod_and_its_entry_says_which_captions(world)
     see_generated_captions_reach_the_board(world)

@@ -25,17 +25,23 @@ from datacomp_core.pool_source import PoolSource
 from datacomp_core.store import Folder, Store
 
 log = logging.getLogger(__name__)
+NAMED = "named"
+"""The input of a selection with the captions that its filter names."""
 PAIR_SCORE = r"^clip_(\w+)_similarity_score$"
 
 
 @dataclass(frozen=True)
 class CaptionSources:
-    """Where the captions of a policy and the sets that it chose from lie; `source` is the pool's own metadata and scores."""
+    """Where the captions of a policy and the sets that it chose from lie; `source` is the pool's own metadata and scores.
+
+    `decides`: whether the policy says which caption a sample has; a filter alone reads captions that it names itself.
+    """
 
     made: Captioned
     folder: Folder
     source: PoolSource
     sets: tuple[tuple[Captions, Folder], ...]
+    decides: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,10 @@ class SourceLine:
 
 
 def uses(store: Store, entry: Entry) -> list[CaptionSources]:
-    """The caption policies of an entry whose files are all there."""
+    """The caption policies of an entry whose files are all there, those that decide last."""
     found: list[CaptionSources] = []
+    given = [(name, address) for link in entry.chain for name, some in link.inputs.items() for address in some]
+    decide = {address for name, address in given if name != NAMED}
     for link in of_kind(entry.chain, Captioned.kind):
         record, folder = store.record(link.address), data_of(store, link.address)
         pools = [data_of(store, address) for address in link.inputs.get("pool", [])]
@@ -60,8 +68,8 @@ def uses(store: Store, entry: Entry) -> list[CaptionSources]:
         scores = tuple(one / parts.SCORES for one in beside if one is not None)
         kept = tuple((store.artifact(Captions, known), one) for known, one in sets if known is not None and one is not None)
         source = PoolSource(pools[0] / parts.METADATA, scores)
-        found.append(CaptionSources(store.artifact(Captioned, record), folder, source, kept))
-    return found
+        found.append(CaptionSources(store.artifact(Captioned, record), folder, source, kept, link.address in decide))
+    return sorted(found, key=lambda use: use.decides)
 
 
 def with_captions(cards: Sequence[Card], store: Store, entry: Entry) -> list[Card]:
@@ -102,7 +110,7 @@ def _of_part(use: CaptionSources, part: str, rows: pl.DataFrame) -> dict[str, tu
     sets = [(one, caption_sets.captions_of(folder, part, one.scores)) for one, folder in use.sets]
     for row in rows.iter_rows(named=True):
         raw = own.row(row["row"], named=True)
-        used = (row.get("caption_source"), row.get("text"))
+        used = (row.get("caption_source"), row.get("text")) if use.decides else (None, None)
         every = [_wording(RAW, raw["text"], raw, scores, used)]
         for one, captions in sets:
             some = captions.filter(pl.col("row") == row["row"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -87,3 +88,10 @@ def test_the_pools_own_captions_are_described_like_the_others(tmp_path: Path) ->
     assert (own.source, own.num_captions, own.num_rows, own.share, own.num_sampled) == ("raw", 4, 4, 0.8, 4)
     assert own.measures["words"].median == 2
     assert round(own.measures[L14].median, 3) == 0.3  # of 0.4, 0.1, 0.3; one caption has no score
+
+
+def test_captions_that_a_filter_names_are_shown_without_a_mark(tmp_path: Path) -> None:
+    use, _ = use_of(tmp_path, {"replace": "a"})
+    found = wordings(replace(use, decides=False), UIDS[:2])
+    assert [len(several) for several in found.values()] == [2, 3]
+    assert not any(one.is_used for several in found.values() for one in several)
