@@ -11,7 +11,6 @@ import pytest
 import small_writers
 from small_chain import at_once, small_training
 
-from datacomp_core import uid
 from datacomp_core.artifacts import BoardEntry, Captioned, Captions, Pool, ShardSet, Subset
 from datacomp_core.captioners.hub_models import weights_hash
 from datacomp_core.captions.import_ import CaptionImportSpec
@@ -25,6 +24,7 @@ from datacomp_core.resharding.reshard import ReshardSpec
 from datacomp_core.settings import settings
 from datacomp_core.shards import index_names, read_index, read_samples
 from datacomp_core.store import Store
+from datacomp_core.uid import open_subset, unpack
 from flows.candidates import Candidates, candidates
 from flows.captioning import CaptioningSpec, captions
 from flows.chain import curate, train_and_evaluate
@@ -178,7 +178,7 @@ def see_a_filter_reads_the_captions_that_it_names(world: World) -> None:
     assert rows["text"].str.starts_with("a caption of ").all()
     least = rows["clip_tiny_similarity_score"].sort(descending=True)[19]
     wanted = rows.filter(pl.col("clip_tiny_similarity_score") >= least)["uid"]
-    chosen = uid.unpack(uid.open_subset(Path(world.store.folder(made.subset).at("subset.npy"))))
+    chosen = unpack(open_subset(Path(world.store.folder(made.subset).at("subset.npy"))))
     assert sorted(chosen) == sorted(wanted)
     assert spec.scoring().entry.track == "filtering"
     assert not [name for name in made.shards.counts if name.startswith("caption: ")]
@@ -199,6 +199,7 @@ def see_generated_captions_reach_the_board(world: World) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_captions_through_the_chain(tmp_path: Path) -> None:
     """One after another over one pool, for it takes a minute to make."""
     world = World(tmp_path)

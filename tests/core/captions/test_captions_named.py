@@ -67,7 +67,7 @@ def words(least: int) -> Callable[[Pair], bool]:
 
 
 def scored(least: float) -> Callable[[Pair], bool]:
-    return lambda pair: np.float32(pair[1]) >= np.float32(least)
+    return lambda pair: bool(np.float32(pair[1]) >= np.float32(least))
 
 
 def having(captions: dict[str, Pair], test: Callable[[Pair], bool]) -> set[str]:
