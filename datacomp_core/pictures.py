@@ -46,6 +46,15 @@ def opened(data: bytes) -> Image.Image:
     return image if pixels is None else Image.frombuffer("RGB", image.size, pixels, "raw", "RGB", 0, 1)
 
 
+def picture_size(data: bytes) -> tuple[int | None, int | None]:
+    """Width and height that a picture's header states; (None, None) if it cannot be read."""
+    try:
+        with pillow_image(data) as image:
+            return image.size
+    except Exception:  # Pillow's readers raise a dozen exception types on bad bytes
+        return None, None
+
+
 def rgb(data: bytes) -> PixelRows:
     """The picture as RGB, uint8 (height, width, 3): the pixels of `opened(data).convert("RGB")`."""
     image = pillow_image(data)

@@ -27,8 +27,8 @@ EMBED = (
     "NAME=MODEL@FILE; for folders `datacomp embed --metadata` computes them, and `datacomp filter --scores` reads them."
 )
 LEARN = (
-    "What a download learned fills it: `datacomp run` and `datacomp filter --pool` read its ledger. Adopted tars state it in the "
-    "json of their samples; tables of your own name it when the pool is made (`datacomp pool byod`)."
+    "The images fill it: `datacomp run --pool POOL` and `datacomp filter --pool POOL` read the download's ledger or the adopted "
+    "tars. Tables of your own name it when the pool is made (`datacomp pool byod`)."
 )
 CAPTIONS = (
     "Name the column that has the captions when the pool is made (`datacomp pool byod --text`), or use a filter without text."

@@ -12,9 +12,9 @@ from datacomp_core.captions.import_ import CaptionImportSpec
 from datacomp_core.captions.template import TemplateSpec
 from datacomp_core.captions.translate import TranslateSpec
 from datacomp_core.embedding.generate import GenerateSpec
-from datacomp_core.pool.download_columns import LearnedSpec
 from flows.calls import Call, SubmittedCalls, options
-from flows.candidates import candidates, is_own, metadata
+from flows.candidates import candidates, metadata
+from flows.filter_inputs import learned_spec
 from flows.parameters import ExperimentSpec, OpenNetworks, PoolAddress, ScaleChoice, picker
 from tasks import captions as captioning
 from tasks import pool as pooling
@@ -58,11 +58,12 @@ def captions(call: Call, spec: CaptioningSpec) -> Any:
     if isinstance(make, GenerateSpec):
         there = candidates(call, preparation)
         return call(captioning.generate_captions, make, there.pool, there.shards)
-    by_key, by_picture = make.key == "key", make.key == "sha256" and is_own(preparation)
-    if not by_key and not by_picture:
+    by_key = make.key == "key"
+    by_picture = learned_spec(frozenset({make.key}), preparation)
+    if not by_key and by_picture is None:
         return call(captioning.import_captions, make, metadata(call, preparation), None, None)
     found = candidates(call, preparation)
-    learned = call(pooling.learned, LearnedSpec(), found.pool, found.shards) if by_picture else None
+    learned = call(pooling.learned, by_picture, found.pool, found.shards) if by_picture else None
     return call(captioning.import_captions, make, found.pool, found.shards if by_key else None, learned)
 
 

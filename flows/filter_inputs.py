@@ -11,6 +11,7 @@ from datacomp_core.caption_sets import RAW, require_sources
 from datacomp_core.embedding.captions import CaptionEmbedSpec
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.parts import METADATA, SCHEMA
+from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.download_columns import COLUMNS as LEARNED
 from datacomp_core.pool.download_columns import LearnedSpec
@@ -19,7 +20,7 @@ from datacomp_core.pool_source import PoolSource
 from datacomp_core.scores.base import Score
 from datacomp_core.selection.select import Beside, SubsetSpec
 from flows.calls import Call
-from flows.candidates import Candidates, candidates, is_own
+from flows.candidates import Candidates, candidates, is_own, lying_spec
 from flows.parameters import ExperimentSpec, Preparation
 from flows.public_scorers import RELEASED
 from tasks import captions as captioning
@@ -143,8 +144,8 @@ def beside(
     embeddings = _embeddings(call, spec, preparation, found, plan.policy.score)
     texts = captioned(call, plan, spec, preparation, found, embeddings)
     columns: list[Scores | Captioned] = []
-    if _asks_the_ledger(spec, preparation):
-        columns.append(call(pooling.learned, LearnedSpec(), found.pool, found.shards))
+    if wanted := learned_spec(spec.columns(), preparation):
+        columns.append(call(pooling.learned, wanted, found.pool, found.shards))
     read = None if plan.policy.draws else texts
     columns += [_score(call, score, preparation, found, embeddings, read) for score in spec.scores()]
     columns += [texts] if texts is not None else []
@@ -167,9 +168,15 @@ def _check_filled(spec: SubsetSpec, preparation: Preparation, pool: Any) -> None
         source.check_filled(source.parts(), wanted)
 
 
-def _asks_the_ledger(spec: SubsetSpec, preparation: Preparation) -> bool:
-    """Return whether a filter reads columns that a custom pool's metadata lacks and its download provides."""
-    return bool(spec.columns() & set(LEARNED)) and is_own(preparation)
+def learned_spec(columns: frozenset[str], preparation: Preparation) -> LearnedSpec | None:
+    """Return how the sizes and hashes among `columns` are found that a custom pool's metadata may lack; None if there are none.
+    A download's ledger has all of them; adopted tars may not state them, so they are read from the images.
+    """
+    wanted = sorted(columns & set(LEARNED))
+    if not wanted or not is_own(preparation):
+        return None
+    lying = lying_spec(preparation.stored_pool) if preparation.stored_pool else preparation.pool
+    return LearnedSpec(from_images=tuple(wanted) if isinstance(lying, AdoptedPoolSpec) else ())
 
 
 def _embeddings(call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates, score: str = "") -> Embeddings | None:

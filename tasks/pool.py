@@ -92,7 +92,7 @@ def adopt_shards(spec: adopt.AdoptedPoolSpec, pool: Pool) -> ShardSet:
 @runs(learning.learned)
 def learned(spec: learning.LearnedSpec, pool: Pool, shards: ShardSet) -> Scores:
     """Sizes and hashes of the images from the download, where the metadata lacks them."""
-    return run(learning.learned, spec, pool, shards)
+    return run(learning.learned, spec, pool, shards, workers=settings().num_workers)
 
 
 @task(name="intersect", **policies.NETWORK)

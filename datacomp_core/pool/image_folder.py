@@ -20,7 +20,7 @@ from datacomp_core.artifacts import Pool, ShardSet, Spec
 from datacomp_core.errors import DataError
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
-from datacomp_core.pictures import pillow_image
+from datacomp_core.pictures import picture_size, pillow_image
 from datacomp_core.pool import folder_captions as captions
 from datacomp_core.pool import ledger, sources
 from datacomp_core.pool.fetch import account_stats, stats_name
@@ -185,7 +185,7 @@ def _describe(folder: Folder, out: Folder, job: tuple[int, pl.DataFrame]) -> tup
     for name, text in rows.iter_rows():
         data = folder.read(name)
         sha256 = hashlib.sha256(data).hexdigest()
-        width, height = _size(data)
+        width, height = picture_size(data)
         uid = uid_of(f"sha256:{sha256}", text)
         row = {"uid": uid, "url": name, "text": text, "original_width": width, "original_height": height, "sha256": sha256}
         made.append({**row, "face_bboxes": []})
@@ -193,14 +193,6 @@ def _describe(folder: Folder, out: Folder, job: tuple[int, pl.DataFrame]) -> tup
     with out.writing(f"{METADATA}/{part}.parquet") as path:
         table.write_parquet(path)
     return part, hashlib.sha256(table.write_ndjson().encode()).hexdigest()
-
-
-def _size(data: bytes) -> tuple[int | None, int | None]:
-    try:
-        with pillow_image(data) as image:
-            return image.size
-    except Exception:  # Pillow's readers raise a dozen exception types on bad bytes; the ledger reports it
-        return None, None
 
 
 @step("shards", version=1, name=lambda spec, pool: spec.label())

@@ -13,13 +13,12 @@ from datacomp_core.caption_sets import RAW
 from datacomp_core.engines import using
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.settings import settings
-from datacomp_core.store import Folder, PlannedStep, scratch
+from datacomp_core.store import Folder, scratch
 from deployments.cli import options, terminal
 from deployments.cli.stages import run_to_stage
 from deployments.cli.sweeps import captions_of, encoders_of
 
 if TYPE_CHECKING:
-    from datacomp_core.artifacts import Artifact
     from datacomp_core.exchange import Exchange
     from datacomp_core.filters import Filter
     from datacomp_core.pool_source import PoolSource
@@ -147,50 +146,31 @@ def _folders(urls: list[str]) -> tuple[Folder, ...]:
 
 
 def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> None:
-    """What a recipe would keep of a pool of the store. SpecError if the pool is not there yet.
-
-    Nothing is built but the columns that the download of an own pool has learned, if the filter reads them.
-    """
+    """Show what a recipe would keep of a pool of the store. SpecError if something it reads is not there yet."""
     from datacomp_core.parts import FEATURES, METADATA, SCORES
-    from datacomp_core.pool.download_columns import LearnedSpec, learned
     from datacomp_core.pool_source import PoolSource
     from datacomp_core.selection.select import select
     from datacomp_core.selection.select_by_captions import by_captions
-    from flows.chain import STAGES, plan
+    from flows.explained import filter_inputs
     from tasks.running import store
 
-    asked = dict[str, tuple[Any, ...]]()
-    steps = plan(lambda call: STAGES["filter"](_noting(call, asked), spec), store())
-    pool = next((step.artifact for step in steps if step.kind == "pools"), None) or stored_pool(spec)
-    if pool is None:
-        raise SpecError(f"The pool of {spec.scale} is not in the store yet: run `datacomp pool --scale {spec.scale}` first.")
-    kinds = ("embeddings", "scores", "captioned")
-    named, of_named = asked.get("select subset by captions", ((), ()))[-2:]
-    made = {kind: [s.artifact for s in steps if s.kind == kind and s.artifact and s not in of_named] for kind in kinds}
-    made["shards"] = _images(spec)
-    if made["shards"] and any(s.kind == "scores" and s.name.startswith("learned-") and not s.is_built for s in steps):
-        made["scores"].insert(0, learned(LearnedSpec(), pool, made["shards"][0], store=store()))
-    if any(step.kind == "captioned" and not step.is_built for step in steps):
-        raise SpecError("The captions of this filter have not been chosen yet: run `datacomp filter` without --explain first.")
-    if any(not step.is_built for step in of_named):
-        raise SpecError("The scores of the captions that this filter names are not there yet: run it without --explain first.")
-    folders = {kind: [store().folder(one) for one in found] for kind, found in made.items()}
-    subset, texts = spec.subset(), folders["captioned"][:1] if spec.captions.edits else []
-    own = PoolSource(
-        store().folder(pool) / METADATA,
-        tuple(folder / SCORES for folder in (*folders["embeddings"], *folders["scores"])),
-        tuple(folder / FEATURES for folder in folders["embeddings"]),
-    )
-    read = [[store().folder(step.artifact) for step in some] for some in (named, of_named)]
     with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
+        found, subset = filter_inputs(spec), spec.subset()
+        beside = [(one, store().folder(one)) for one in found.beside if one.kind != "captioned"]
+        own = PoolSource(
+            store().folder(found.pool) / METADATA,
+            tuple(folder / SCORES for _, folder in beside),
+            tuple(folder / FEATURES for one, folder in beside if one.kind == "embeddings"),
+        )
+        named, scores = ([store().folder(one) for one in some] for some in (found.named, found.scores_of_named))
         chosen = select(
             subset,
             own.metadata,
             own.scores,
             features=own.features,
-            captioned=texts[0] if texts and not spec.captions.policy.draws else None,
-            named=by_captions(subset, own, *read),
-            shards=folders["shards"][0] if folders["shards"] else None,
+            captioned=store().folder(found.captioned) if found.captioned and not spec.captions.policy.draws else None,
+            named=by_captions(subset, own, named, scores),
+            shards=store().folder(found.shards) if found.shards else None,
             out=Folder(local) if against else None,
             write="subset",
             beside="as_made",
@@ -199,36 +179,6 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
         )
         overlaps = _overlaps(f"{local}/subset.npy", against)
     _report(chosen, overlaps, None, json=json)
-
-
-def _noting(call: Any, asked: dict[str, tuple[Any, ...]]) -> Any:
-    """Wrap `call` so that it notes with what each task is called."""
-
-    def noting(task: Any, /, *identity: Any, **options: Any) -> Any:
-        asked[task.name] = identity
-        return call(task, *identity, **options)
-
-    return noting
-
-
-def _images(spec: ExperimentSpec) -> list[Any]:
-    """The images of a spec's pool, if the store has them."""
-    from flows.candidates import candidates
-    from flows.chain import plan
-    from tasks.running import store
-
-    found: list[Any] = []
-    plan(lambda call: found.append(candidates(call, spec.preparation()).shards), store())
-    made = [one.artifact if isinstance(one, PlannedStep) else one for one in found]
-    return [one for one in made if one is not None]
-
-
-def stored_pool(spec: ExperimentSpec) -> Artifact | None:
-    """Return the pool that a spec names by its address."""
-    from datacomp_core.artifacts import Pool
-    from tasks.running import stored
-
-    return stored(Pool, spec.pool) if spec.pool else None
 
 
 def _filter_folder(places: PoolFolders, recipe: str, out: str | None, against: list[str], *, json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -360,3 +361,43 @@ def test_a_table_that_names_no_picture_says_how_they_are_named(tmp_path: Path) -
             import_folder(spec, store=store)
     with pytest.raises(DataError, match="none is not there"):
         import_folder(FolderPoolSpec(source=str(tmp_path / "none")), store=store)
+
+
+def bare_tars(root: Path, samples: list[tuple[str, bytes, str]], per_tar: int = 2) -> None:
+    """`0.tar`, `1.tar`, ... with a picture and a txt for each `(name, picture, json)`, and the json if there is one."""
+    root.mkdir()
+    for number in range(0, len(samples), per_tar):
+        with tarfile.open(root / f"{number // per_tar}.tar", "w") as tar:
+            for name, data, about in samples[number : number + per_tar]:
+                key = name.partition(".")[0]
+                for member, content in ((name, data), (f"{key}.json", about.encode()), (f"{key}.txt", key.encode())):
+                    if content:
+                        entry = tarfile.TarInfo(member)
+                        entry.size = len(content)
+                        tar.addfile(entry, io.BytesIO(content))
+
+
+def test_sizes_and_hashes_of_bare_tars_are_read_from_their_images(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (31, 17)).save(buffer, "WEBP")
+    stated = json.dumps({"original_width": 900, "original_height": 800})
+    samples = [("a.jpg", jpeg(1), ""), ("b.webp", buffer.getvalue(), ""), ("c.jpg", jpeg(2), stated), ("d.jpg", b"none", "")]
+    bare_tars(tmp_path / "wds", samples)
+    store, spec = Store.open(str(tmp_path / "store")), AdoptedPoolSpec(source=str(tmp_path / "wds"))
+    pool = adopt_metadata(spec, store=store)
+    shards = adopt_shards(spec, pool, store=store)
+    sizes = {"a": Image.open(io.BytesIO(jpeg(1))).size, "b": (31, 17), "c": (900, 800), "d": (None, None)}
+    hashes = {name[0]: hashlib.sha256(data).hexdigest() for name, data, _ in samples}
+
+    def known(wanted: LearnedSpec) -> dict[str, tuple[tuple[int | None, int | None], str | None]]:
+        made = learned(wanted, pool, shards, store=store)
+        tables = [
+            pl.concat([pl.read_parquet(store.folder(one).path / kind / f"{part}.parquet") for part in "01"])
+            for one, kind in ((pool, "metadata"), (made, "scores"))
+        ]
+        both = tables[0].select("uid", "text").join(tables[1], on="uid", validate="1:1", maintain_order="left")
+        return {text: ((width, height), sha256) for _, text, width, height, sha256 in both.iter_rows()}
+
+    assert known(LearnedSpec()) == {key: (size if key == "c" else (None, None), None) for key, size in sizes.items()}
+    every = LearnedSpec(from_images=("original_height", "original_width", "sha256"))
+    assert known(every) == {key: (size, hashes[key]) for key, size in sizes.items()}
