@@ -40,6 +40,8 @@ def _size(number: float) -> str:
 
 
 def _time(seconds: float) -> str:
+    if seconds < 60:
+        return "less than a minute"
     return f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:,.1f} minutes"
 
 

@@ -37,7 +37,7 @@ TOLD_LOG_CHARACTERS = 2000
 FELL_SHORT = "_fell_short.json"
 MUCH_BLOCKED = 0.01
 BLOCKED_HINT = (
-    "Their hosts have private addresses, which are blocked by default: if the network is your own, allow it with "
+    "{:,} have hosts with private addresses, which are blocked by default: if the network is your own, allow it with "
     "`open_networks` (--open-networks 10.0.0.0/8)."
 )
 
@@ -173,7 +173,8 @@ def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan],
     if not arrived or arrived < spec.min_arrived * candidates:
         losses = ", ".join(f"{reason} {count:,}" for reason, count in found.reasons.most_common() if reason != "arrived")
         out.write_json(FELL_SHORT, found.reasons)
-        private = f" {BLOCKED_HINT}" if found.reasons.get("blocked_address", 0) > MUCH_BLOCKED * candidates else ""
+        blocked = found.reasons.get("blocked_address", 0)
+        private = f" {BLOCKED_HINT.format(blocked)}" if blocked > MUCH_BLOCKED * candidates else ""
         raise IncompleteError(
             f"Only {arrived:,} of {candidates:,} images arrived ({losses or 'the pool is empty'}).{private} The ledger in "
             f"{out} lists each image: fix the cause and run again. Incomplete shards are fetched again, the others are kept."

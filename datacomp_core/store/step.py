@@ -106,6 +106,7 @@ class Step(Generic[A]):
             why = "never built" if store.interrupted(address) is None else "its retry or takedown has not ended"
             return PlannedStep(self.kind, name, why, address, None)
         if lost := store.missing(found):
+            _require_own(found, address, lost)
             return PlannedStep(self.kind, name, f"its data is lost: {lost}", address, None)
         made = store.artifact(self.returns, found)
         self._check_source(inputs, made, store)
@@ -125,12 +126,8 @@ class Step(Generic[A]):
                 self._check_source(identity, made, store)
                 log.info("reused %s", address)
                 return StepOutcome(made, "reused", "built before", found)
-            if found and found.adopted_from:
-                raise DataError(
-                    f"The data of {address}, adopted from {found.adopted_from}, are lost: {lost}. Restore them, adopt them "
-                    "from their new location, or adopt the rest in another edition (--refresh)."
-                )
             if found:
+                _require_own(found, address, lost)
                 store.set_aside(found, lost)
             store.refuse_interrupted(address)
             why = f"its data is lost: {lost}" if lost else "never built"
@@ -252,6 +249,15 @@ class Step(Generic[A]):
     def _fits(self, identity: tuple[Any, ...]) -> None:
         if len(identity) != len(self.identity):
             raise TypeError(f"{self} takes ({', '.join(self.identity)}), {len(identity)} given")
+
+
+def _require_own(found: records.Record, address: str, lost: str) -> None:
+    """DataError if lost data was adopted: no step makes it again."""
+    if found.adopted_from:
+        raise DataError(
+            f"The data of {address}, adopted from {found.adopted_from}, are lost: {lost}. Restore them, adopt them "
+            "from their new location, or adopt the rest in another edition (--refresh)."
+        )
 
 
 def step(
