@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import polars as pl
 
 from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
-from datacomp_core.pool.tables import TableFormat, TableRequest, batches, ending_of
+from datacomp_core.pool.tables import TableFormat, TableRequest, batches, ending_of, is_hidden
 from datacomp_core.store import Folder
 
 PICTURES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 SIDE = ".txt"
 FILE, TEXT = "file", "text"
+TABLES_NOT_READ = "tables_not_read"
+"""The count of tables in a folder of images that no option names."""
 
 
 def is_picture(name: str) -> bool:
@@ -30,6 +32,14 @@ def placed(source: Folder, table: str) -> tuple[Folder, str]:
         return source, table
     path = Folder(table).url
     return Folder(path.rpartition("/")[0] or "/"), path.rpartition("/")[2]
+
+
+def left_over(source: Folder, listed: Iterable[str], read: Iterable[str]) -> Counter[str]:
+    """Count the files of a folder that were not read: tables, which may have the captions, and all others."""
+    used = {source.at(name) if "://" not in name and not name.startswith("/") else name for name in read}
+    others = [name for name in listed if source.at(name) not in used and not is_hidden(name)]
+    tables = sum(bool(ending_of(name)) for name in others)
+    return +Counter({TABLES_NOT_READ: tables, "other_files": len(others) - tables})
 
 
 def from_table(

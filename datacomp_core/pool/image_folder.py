@@ -165,14 +165,25 @@ def import_folder(
         progress.advance(some.height)
         parts[part] = digest
     sources.keep(out, *_marked(spec, _hashed(spec, out / METADATA, listed)))
-    told = {"rows": rows.height, **(+counts)}
+    used = [
+        *found,
+        *(captions.beside(name) for name in found if _uses_texts(spec, found, texts)),
+        spec.captions,
+        spec.class_names,
+    ]
+    told = {"rows": rows.height, **(+counts), **captions.left_over(folder, listed, used)}
     return Pool(num_samples=rows.height, num_parts=len(parts), content=fingerprint(parts), counts=told)
+
+
+def _uses_texts(spec: FolderPoolSpec, found: list[str], texts: set[str]) -> bool:
+    """Return whether the captions are text files next to the images."""
+    return not (spec.captions or spec.templates or spec.class_names) and any(captions.beside(name) in texts for name in found)
 
 
 def _captioned(spec: FolderPoolSpec, folder: Folder, found: list[str], texts: set[str]) -> tuple[pl.DataFrame, Counter[str]]:
     if spec.captions:
         return captions.from_table(folder, spec.captions, (spec.file_column, spec.text_column), spec.tables, found)
-    if not spec.templates and not spec.class_names and any(captions.beside(name) in texts for name in found):
+    if _uses_texts(spec, found, texts):
         return captions.from_files(folder, found, texts)
     return captions.from_classes(found, captions.class_names(spec.class_names) if spec.class_names else {}, spec.templates)
 

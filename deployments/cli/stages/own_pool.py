@@ -232,6 +232,7 @@ def _pairs(given: list[str]) -> dict[str, str]:
 
 def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool) -> None:
     """Run the flow `prepare-pool` for a pool other than the embedded one, and show what it made."""
+    from datacomp_core.pool.folder_captions import TABLES_NOT_READ
     from deployments.cli.interrupt import ends_at_once
     from deployments.local_server import prefect_api, prepare_environment
 
@@ -247,6 +248,11 @@ def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool)
     # duplicates, repeated uids and skipped rows, each with its reason
     read = [(name, f"{count:,}") for name, count in candidates.counts.items()] or [("rows", f"{candidates.num_samples:,}")]
     terminal.table(f"{candidates.num_samples:,} candidates at {candidates.address}", ("what", "number"), read, right=("number",))
+    if tables := candidates.counts.get(TABLES_NOT_READ):
+        terminal.notes.print(
+            f"Tables in {pool_spec.source} that were not read: {tables:,}. If one has the captions, name it with --captions.",
+            markup=False,
+        )
     rows = [(name, f"{count:,}") for name, count in shards.counts.items()]
     terminal.table(f"{shards.num_samples:,} samples at {shards.address}", ("what", "number"), rows, right=("number",))
     tell_of_retry(shards)

@@ -196,6 +196,32 @@ def test_class_folders_become_a_pool(tmp_path: Path) -> None:
     assert losses == {"candidates": 5, "arrived": 4, "not_an_image": 1}
 
 
+@pytest.mark.parametrize("captions", ["classes", "texts", "table"])
+def test_files_of_a_folder_that_are_not_read_are_counted(tmp_path: Path, captions: str) -> None:
+    pictures(tmp_path / "in", ["train/0.jpg", "train/1.jpg"])
+    for name in (
+        "train/metadata.csv",
+        "more.jsonl",
+        "2.heic",
+        "._x.csv",
+        "readme.txt",
+        *(["train/0.txt"] * (captions == "texts")),
+    ):
+        (tmp_path / "in" / name).write_text("file_name,text\n0.jpg,one\n1.jpg,two\n")
+    how = {"captions": str(tmp_path / "in/train/metadata.csv")} if captions == "table" else {}
+    source = str(tmp_path / ("in/train" if captions == "table" else "in"))
+    made = import_folder(FolderPoolSpec.model_validate({"source": source, **how}), store=Store.open(str(tmp_path / "store")))
+    left = {"tables_not_read": 2, "other_files": 2}  # 2.heic and readme.txt
+    assert (
+        made.counts
+        == {
+            "classes": {"rows": 2, **left},
+            "texts": {"rows": 1, "without_caption": 1, **left},
+            "table": {"rows": 2},
+        }[captions]
+    )
+
+
 def test_an_imagenet_style_train_set_takes_templates(tmp_path: Path) -> None:
     made = pictures(tmp_path / "in", [f"train/n0{n % 2}/{n}.jpg" for n in range(8)])
     (tmp_path / "classes.txt").write_text("n00 tench\nn01 great white shark\n")
