@@ -88,6 +88,8 @@ class AdoptedPoolSpec(Spec):
         if not self.source:
             raise DataError("No source is given: set `source` to a folder or bucket with metadata/ and shards/, or with tars.")
         root = Folder(self.source)
+        if not root.exists():
+            raise DataError(f"{root} is not there: give a folder or bucket with metadata/ and shards/, or with tars.")
         found = root / "shards" if (root / "shards").exists() else root
         others = [path for path in root.files(".tar") if root.at(path).rpartition("/")[0] != found.url]
         others = [path for path in others if not any(name.startswith(".") for name in path.split("/"))]

@@ -111,6 +111,8 @@ def source_files(source: str) -> tuple[Folder, list[str], int]:
     tables = [name for name in folder.files() if ending_of(name)]
     found = [name for name in tables if not is_hidden(name)]
     kinds = {format_of(name) for name in found}
+    if not tables and not folder.exists():
+        raise DataError(f"{source} is not there: give a folder or bucket of parquet, csv, tsv or jsonl files.")
     if len(kinds) != 1:
         what = f"files of several kinds ({', '.join(sorted(kinds))})" if kinds else "no table"
         hidden = f" ({len(tables)} hidden ones are not read)" if tables and not found else ""

@@ -305,7 +305,7 @@ def test_a_folder_with_brackets_in_its_name_reads_no_sibling(tmp_path: Path, s3_
         (root / "data1").write("a.csv", b"url,text\nhttp://sibling,c\n")
         (root / "data[1]").write("a*.csv", b"url,text\nhttp://own,c\n")
         assert taken(tmp_path, (root / "data[1]").url)[1]["url"].to_list() == ["http://own"]
-        with pytest.raises(DataError, match="no table"):
+        with pytest.raises(DataError, match=r"data\[2\] is not there"):
             taken(tmp_path, (root / "data[2]").url)
 
 
