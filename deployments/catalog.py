@@ -29,6 +29,7 @@ from flows.train_and_evaluate import TrainingSpec, train, train_and_evaluate
 OF_EVERY_RUN = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),  # a run without heartbeats is lost: see lost_runs.py
     "PREFECT_LOGGING_EXTRA_LOGGERS": "datacomp_core",  # the run's log includes the library's lines
+    "PREFECT_CLIENT_MAX_RETRIES": "7",  # 2, 4 ... 128 s: a run waits four minutes for a server that is away; by default one
 }
 """Set by the deployment and not by its worker: Docker and Kubernetes workers do not pass on their environment."""
 

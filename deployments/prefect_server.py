@@ -24,7 +24,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 DOOR = "/report"
 RECORDER_TRIES = 300
 """About a second each: as long as events wait (`local_server.BATCHES`)."""
+RETRY_SECONDS = 5
 NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*")
 TYPES = {".html": "text/html; charset=utf-8", ".png": "image/png", ".svg": "image/svg+xml"}
 OF_A_PAGE = (
@@ -89,6 +90,7 @@ def make_app(pages: Folder) -> FastAPI:
     app.router.routes.insert(0, Route(f"{DOOR}/{{name:path}}", page))  # before Prefect's route, which answers every path
     app.router.routes.insert(0, door(lambda header: not expected or _knows(header, expected)))
     app.add_middleware(ContentPolicy)
+    app.api_app.add_exception_handler(OSError, _without_database)  # pyright: ignore - Prefect keeps its API there
     app.router.lifespan_context = partial(_recording, app.router.lifespan_context)
     return app
 
@@ -112,6 +114,14 @@ async def _recording(prefects: Callable[[FastAPI], AbstractAsyncContextManager[A
             if not recording.done():
                 await recorder.stop()
             await asyncio.wait([recording])
+
+
+async def _without_database(_: Request, problem: Exception) -> Response:
+    """Answer 503 while the database cannot be reached. Prefect answers 500, which its clients do not retry: a run that writes an
+    artifact then ends. With the header, they retry until the database is back; a query that takes too long is retried five times.
+    """
+    headers = {} if isinstance(problem, TimeoutError) else {"Prefect-Maintenance": "true", "Retry-After": str(RETRY_SECONDS)}
+    return JSONResponse({"exception_message": "The server cannot reach its database."}, 503, headers)
 
 
 def _knows(header: str, expected: str) -> bool:

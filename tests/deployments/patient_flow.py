@@ -1,4 +1,4 @@
-"""A flow for tests of outages: a task a second, until a file says that it may end."""
+"""A flow for tests of outages: a task and an artifact a second, until a file says that it may end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 
 from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
 
 
 @task
 def beat(number: int) -> int:
     time.sleep(1)
+    create_markdown_artifact(str(number), key="beat")
     return number
 
 

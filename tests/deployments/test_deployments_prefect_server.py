@@ -107,3 +107,14 @@ def test_explore_asks_for_the_password_of_the_api(pages: Folder, monkeypatch: py
         for path in ("", "explore.js", "api/about"):
             assert asked.get(f"/explore/pools/tiny/mine--0123456789ab/{path}").status_code == 401
         assert asked.get("/explore/pools/tiny/mine--0123456789ab/", auth=("me", "secret")).status_code == 200
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "no-such-host.invalid:5432"])
+def test_clients_are_asked_to_retry_while_the_database_cannot_be_reached(
+    pages: Folder, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: f"postgresql+asyncpg://prefect:secret@{address}/prefect"}):
+        answer = client(pages).post("/api/flow_runs/filter", json={})
+    assert (answer.status_code, answer.headers["Prefect-Maintenance"], answer.headers["Retry-After"]) == (503, "true", "5")
