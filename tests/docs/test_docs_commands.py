@@ -32,6 +32,7 @@ FOREIGN = {
     "pip and make": {"--all", "--exclude-editable"},
     "docker, kubectl, srun, sbatch, aws": {
         "--array",
+        "--build-arg",
         "--profile",
         "--from-env-file",
         "--ntasks-per-node",
