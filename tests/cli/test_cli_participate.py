@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +26,16 @@ np.save({out!r}, np.array([(int(u[:16], 16), int(u[16:], 16)) for u in chosen + 
 """
 
 
+def block(word: str) -> str:
+    """The one block of Python on the page that has a word."""
+    [code] = [code for code in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL) if word in code]
+    return code
+
+
 def datacomp(*arguments: str, cwd: Path, path: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parents[2]
     known = [str(root), *([str(path)] if path else [])]
-    env = {**os.environ, "DATACOMP_HOME": str(cwd / "home"), "PYTHONPATH": os.pathsep.join(known), **environment}
+    env = {**os.environ, "DATACOMP_HOME": str(cwd / ".datacomp"), "PYTHONPATH": os.pathsep.join(known), **environment}
     command = [sys.executable, "-m", "deployments.cli", *arguments]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=1500)
 
@@ -46,7 +53,7 @@ def kept(folder: Path) -> list[int]:
 
 def test_a_file_in_an_empty_folder(tmp_path: Path) -> None:
     pool(tmp_path)
-    [code] = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    code = block("no_digits")
     (tmp_path / "mine.py").write_text(code)
     for recipe, expected in (("mine.py", [0, 1, 2]), ("mine.py:digits_at_most=0", [0]), ("mine.py:no_digits", [0, 1, 2])):
         done = datacomp("filter", "--metadata", "metadata", "--recipe", recipe, "--out", "subset.npy", cwd=tmp_path)
@@ -84,7 +91,7 @@ def installed(folder: Path, code: str) -> Path:
 
 def test_an_installed_package_with_an_entry_point(tmp_path: Path) -> None:
     pool(tmp_path)
-    [code] = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    code = block("no_digits")
     site = installed(tmp_path, code)
     arguments = ("filter", "--metadata", "metadata", "--recipe", "no_digits:digits_at_most=1", "--out", "subset.npy", "--json")
     done = datacomp(*arguments, cwd=tmp_path, path=site)
@@ -98,7 +105,7 @@ def test_an_installed_package_with_an_entry_point(tmp_path: Path) -> None:
 def test_a_list_written_with_plain_numpy_is_a_line_of_the_board(tmp_path: Path) -> None:
     done = datacomp("pool", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    pattern = str(tmp_path / "home" / "store" / "pools" / "tiny" / "**" / "metadata" / "*.parquet")
+    pattern = str(tmp_path / ".datacomp" / "store" / "pools" / "tiny" / "**" / "metadata" / "*.parquet")
     (tmp_path / "make.py").write_text(LIST.format(pattern=pattern, out=str(tmp_path / "my.npy")))
     subprocess.run([sys.executable, "-I", "make.py"], cwd=tmp_path, check=True)
     done = datacomp("run", "--subset", "my.npy", "--name", "My filter", "--json", cwd=tmp_path)
@@ -111,10 +118,32 @@ def test_a_list_written_with_plain_numpy_is_a_line_of_the_board(tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_page_from_an_empty_folder_to_the_board(tmp_path: Path) -> None:
+    """Its commands for `tiny`, one after another, as they stand."""
+    (tmp_path / "half.py").write_text(block("half"))
+    begin = PAGE.index("```\ndatacomp pool\n") + len("```\n")
+    commands = [shlex.split(line) for line in PAGE[begin : PAGE.index("```", begin)].splitlines()]
+    assert [command[:2] for command in commands].count(["datacomp", "run"]) == 2
+    for command in commands:
+        if command[0] == "python":
+            subprocess.run([sys.executable, "-I", *command[1:]], cwd=tmp_path, check=True)
+            continue
+        done = datacomp(*command[1:], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "My filter" in done.stdout
+    assert "no_filter" in done.stdout
+    listed = np.load(tmp_path / "my.npy")
+    shown = json.loads(datacomp("leaderboard", "--json", cwd=tmp_path).stdout)
+    [row] = [row for row in shown["rows"] if row["method"] == "My filter"]
+    assert row["size"] == len(listed) == len(set(listed.tolist()))
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_file_and_a_package_are_lines_of_the_board(tmp_path: Path) -> None:
     """`mine.py` in an empty folder, and an installed package's entry point, through the real chain."""
-    [code] = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    code = block("no_digits")
     (tmp_path / "mine.py").write_text(code)
     site = installed(tmp_path, code.replace('"no_digits"', '"few_digits"'))
     arguments = ("run", "-r", "mine.py", "-r", "few_digits:digits_at_most=0", "--made-from", "released", "--json")
@@ -122,7 +151,7 @@ def test_a_file_and_a_package_are_lines_of_the_board(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = {row["recipe"]: row for row in json.loads(done.stdout)["rows"] if row["kind"] == "run"}
     assert set(rows) == {"no_digits", "few_digits:digits_at_most=0"}
-    tables = sorted((tmp_path / "home" / "store" / "pools" / "tiny").rglob("metadata/*.parquet"))
+    tables = sorted((tmp_path / ".datacomp" / "store" / "pools" / "tiny").rglob("metadata/*.parquet"))
     texts = pl.concat([pl.read_parquet(table, columns=["text"]) for table in tables])["text"].drop_nulls().to_list()
     digits = [len(re.findall("[0-9]", text)) for text in texts]
     for recipe, most in (("no_digits", 3), ("few_digits:digits_at_most=0", 0)):
