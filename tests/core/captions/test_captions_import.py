@@ -76,6 +76,57 @@ def test_by_img2dataset_key_through_the_shards(indexed: bool, tmp_path: Path) ->
         import_folder_captions(spec, metadata, Folder(tmp_path / "other"))
 
 
+def shard_of(folder: Path, keys: list[str]) -> None:
+    """A tar whose samples have these keys, of the pool's rows in their order."""
+    folder.mkdir()
+    with tarfile.open(folder / "00000000.tar", "w") as tar:
+        for key, row in zip(keys, POOL, strict=False):
+            for extension, content in (("jpg", b"x"), ("json", json.dumps({"uid": row["uid"]}).encode()), ("txt", b"raw")):
+                member = tarfile.TarInfo(f"{key}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, BytesIO(content))
+
+
+@pytest.mark.parametrize("form", ["number", "text", "text without zeros"])
+def test_a_key_of_digits_is_found_without_its_zeros(form: str, tmp_path: Path) -> None:
+    """Tables often store img2dataset's keys as numbers: 000010002 as 10002, and the first of all as 0."""
+    numbers = [0, 1, 10002, 10010]
+    shard_of(tmp_path / "s", [f"{number:09d}" for number in numbers])
+    keys = {"number": numbers, "text": [f"{n:09d}" for n in numbers], "text without zeros": [str(n) for n in numbers]}[form]
+    pl.DataFrame({"key": keys, "text": [f"caption {n}" for n in numbers]}).write_parquet(tmp_path / "t.parquet")
+    spec = CaptionImportSpec(file=str(tmp_path / "t.parquet"), name="x", key="key")
+    metadata = world.write_pool(tmp_path / "m", POOL)
+    made = import_folder_captions(spec, metadata, Folder(tmp_path / "out"), shards=Folder(tmp_path / "s"))
+    found = [captions for captions in world.read_captions(tmp_path / "out", POOL) if captions]
+    assert found == [[f"caption {n}"] for n in numbers]
+    assert made.counts["matched"] == 4
+
+
+def test_a_key_that_several_samples_have_is_refused(tmp_path: Path) -> None:
+    shard_of(tmp_path / "s", ["a/001", "b/001", "c/002"])
+    metadata = world.write_pool(tmp_path / "m", POOL)
+    shards = Folder(tmp_path / "s")
+    index = index_shard(shards, "00000000").whole()
+    write_index(shards, "00000000", index.with_columns(key=pl.Series(["001", "001", "002"])))
+    spec = {"name": "x", "key": "key", "file": str(tmp_path / "t.csv")}
+    (tmp_path / "t.csv").write_text("key,text\n002,alone\n")
+    made = import_folder_captions(CaptionImportSpec.model_validate(spec), metadata, Folder(tmp_path / "one"), shards=shards)
+    assert made.num_captions == 1
+    (tmp_path / "t.csv").write_text("key,text\n002,alone\n1,whose\n")
+    with pytest.raises(DataError, match="1 captions have a key that several samples of the shards share"):
+        import_folder_captions(CaptionImportSpec.model_validate(spec), metadata, Folder(tmp_path / "no"), shards=shards)
+
+
+def test_two_columns_of_captions_are_told_apart_by_the_user(tmp_path: Path) -> None:
+    pl.DataFrame({"uid": [POOL[0]["uid"]], "text": ["old"], "caption": ["new"]}).write_csv(tmp_path / "t.csv")
+    metadata, spec = world.write_pool(tmp_path / "m", POOL), {"name": "x", "file": str(tmp_path / "t.csv")}
+    with pytest.raises(DataError, match="has the columns text and caption: say which one"):
+        import_folder_captions(CaptionImportSpec.model_validate(spec), metadata, Folder(tmp_path / "no"))
+    chosen = CaptionImportSpec.model_validate({**spec, "text_column": "caption"})
+    import_folder_captions(chosen, metadata, Folder(tmp_path / "out"))
+    assert world.read_captions(tmp_path / "out", POOL)[0] == ["new"]
+
+
 def test_lists_scores_and_sources(tmp_path: Path) -> None:
     metadata = world.write_pool(tmp_path / "m", POOL)
     uids = [row["uid"] for row in POOL[:3]]
