@@ -9,8 +9,9 @@ import ctypes
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from functools import partial
@@ -27,6 +28,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
 
+READERS = 16
+"""Requests at once for what lies in a bucket: one after another, 26,000 parts at 50 ms take 22 minutes."""
 PR_SET_PDEATHSIG = 1
 # Of a worker process, which serves one map only.
 _prepared: list[Any] = []
@@ -121,6 +124,20 @@ def _apply(function: Callable[[T], R], item: T) -> R:
 
 def _given(value: T) -> T:
     return value
+
+
+def concurrently(function: Callable[[T], R], items: Iterable[T], at_once: int = READERS) -> Iterator[R]:
+    """Yield the results of threads in the order of the items, with `at_once` calls at a time and at most twice as many started
+    ahead: for many small files of a bucket.
+    """
+    flying = deque[Future[R]]()
+    with ThreadPoolExecutor(at_once) as pool:
+        for item in items:
+            flying.append(pool.submit(function, item))
+            if len(flying) >= 2 * at_once:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()
 
 
 def process_map(

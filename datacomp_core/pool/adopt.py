@@ -19,13 +19,13 @@ from datacomp_core import uid
 from datacomp_core.artifacts import Pool, ShardSet, Spec
 from datacomp_core.errors import DataError, unknown
 from datacomp_core.members import MemberNames
-from datacomp_core.parallel import process_map
+from datacomp_core.parallel import concurrently, process_map
 from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
 from datacomp_core.pool import adopted_source, ledger, sources
 from datacomp_core.pool.adopted_shard import DAMAGED, TableColumns, described, problems, take_in
 from datacomp_core.pool.commonpool import HUBS
 from datacomp_core.pool.footers import count_rows
-from datacomp_core.pool.unique_uids import UidRanges, num_buckets, num_unique, read_ahead
+from datacomp_core.pool.unique_uids import UidRanges, num_buckets, num_unique
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import (
     INDEX,
@@ -263,7 +263,7 @@ def _overlap(pool: Pool, spec: AdoptedPoolSpec, shards: Folder, indexes: dict[st
         return {}
     number, missing = num_buckets(max(total, pool.num_samples)), 0
     with UidRanges(number) as here, UidRanges(number) as there:
-        for rows in read_ahead(lambda name: stored_index(indexes[name], name)[0], list(indexes)):
+        for rows in concurrently(lambda name: stored_index(indexes[name], name)[0], list(indexes)):
             here.add(uid.pack(rows["uid"]))
         for part in part_names(metadata):
             there.add(uid.pack(scan(metadata, part).select("uid").collect()["uid"]))

@@ -9,10 +9,11 @@ from collections import Counter
 from typing import Any
 
 from datacomp_core.artifacts import ShardSet
+from datacomp_core.parallel import concurrently
 from datacomp_core.pool import ledger
 from datacomp_core.pool.fetch import stats_name
 from datacomp_core.pool.stats import ledger_names, read_ledger
-from datacomp_core.pool.unique_uids import num_unique, read_ahead
+from datacomp_core.pool.unique_uids import num_unique
 from datacomp_core.shards import INDEX, LEDGER, read_index
 from datacomp_core.store import Folder, Store, change
 from datacomp_core.store.fingerprint import fingerprint
@@ -58,7 +59,7 @@ def finish(store: Store, record: Record, shards: ShardSet, changed: dict[str, Fi
     folder = store.folder(shards)
     names = [name.removesuffix(".parquet") for name in (folder / INDEX).files(".parquet")]
     total, digest = 0, 0
-    for rows in read_ahead(lambda name: read_index(folder, name), names):
+    for rows in concurrently(lambda name: read_index(folder, name), names):
         total += rows.height
         digest = (digest + ledger.digest(rows["uid"])) % ledger.DIGEST_MODULUS
     update: dict[str, Any] = {
@@ -80,7 +81,7 @@ def _counts(folder: Folder, shards: ShardSet) -> dict[str, int]:
         return shards.counts
     reasons, pictures = Counter[str](), Counter[str]()
     mismatches = 0
-    for book in read_ahead(lambda name: read_ledger(folder, name), ledger_names(folder)):
+    for book in concurrently(lambda name: read_ledger(folder, name), ledger_names(folder)):
         reasons.update(ledger.tally(book))
         pictures.update(ledger.pictures(book))
         mismatches += int((book["hash"] == "mismatch").sum())

@@ -18,12 +18,12 @@ from pydantic import Field, field_validator
 from datacomp_core import uid
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DataError
-from datacomp_core.parallel import process_map
+from datacomp_core.parallel import concurrently, process_map
 from datacomp_core.parts import METADATA, scan
 from datacomp_core.pool import sources
 from datacomp_core.pool.own_rows import EXAMPLES, Rows, as_metadata
 from datacomp_core.pool.tables import TableFormat, TableRequest, batches, source_files
-from datacomp_core.pool.unique_uids import UidRanges, num_buckets, read_ahead
+from datacomp_core.pool.unique_uids import UidRanges, num_buckets
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import Folder, step
 from datacomp_core.store.content import Marks, read_marks
@@ -191,7 +191,7 @@ def _repeats(metadata: Folder, parts: list[str], about: int, *, given: bool) -> 
     found: dict[str, int] = {}
     for what in wanted:
         with UidRanges(num_buckets(about)) as spread:
-            for uids in read_ahead(partial(_uids, metadata, what), parts):
+            for uids in concurrently(partial(_uids, metadata, what), parts):
                 spread.add(uid.pack(uids))
             found[what] = about - sum(uid.num_unique(rows) for rows in spread.slices())
     found.setdefault("duplicate_rows", found["repeated_uids"])

@@ -13,12 +13,11 @@ import polars as pl
 
 from datacomp_core.artifacts import Pool, Scores, ShardSet, Spec
 from datacomp_core.members import picture_in
-from datacomp_core.parallel import process_map
+from datacomp_core.parallel import concurrently, process_map
 from datacomp_core.parts import METADATA, SCHEMA, SCORES, part_names, scan, scan_tables
 from datacomp_core.pictures import picture_size
 from datacomp_core.pool.footers import rows_of_parts
 from datacomp_core.pool.stats import ledger_names
-from datacomp_core.pool.unique_uids import read_ahead
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import LEDGER, index_names, read_index, read_samples
 from datacomp_core.store import Folder, Store, step
@@ -120,7 +119,7 @@ def _of_images(shards: Folder, uids: pl.Series, workers: int) -> pl.DataFrame:
     """Return size and sha256 of the images of some uids, read from the tars; for copies of one sample, the first in order of
     shard counts."""
     wanted, names = uids.to_frame("uid"), index_names(shards)
-    indexes = read_ahead(lambda name: read_index(shards, name).join(wanted, on="uid", how="semi", maintain_order="left"), names)
+    indexes = concurrently(lambda name: read_index(shards, name).join(wanted, on="uid", how="semi", maintain_order="left"), names)
     jobs = ((name, rows) for name, rows in zip(names, indexes, strict=True) if rows.height)
     found = {name: seen for (name, _), seen in process_map(partial(_look, shards), jobs, workers=workers)}
     schema = {"uid": pl.String, **{name: SCHEMA[name] for name in COLUMNS}}

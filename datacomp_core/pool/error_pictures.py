@@ -11,9 +11,10 @@ from contextlib import ExitStack
 import numpy as np
 import polars as pl
 
+from datacomp_core.parallel import concurrently
 from datacomp_core.pool import removal
 from datacomp_core.pool.stats import ledger_names, read_ledger
-from datacomp_core.pool.unique_uids import MAX_BUCKETS, UIDS_IN_MEMORY, read_ahead
+from datacomp_core.pool.unique_uids import MAX_BUCKETS, UIDS_IN_MEMORY
 from datacomp_core.store import Folder
 
 REASON = "error_picture"
@@ -25,12 +26,12 @@ ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("url", "<u8")])
 def find(shards: Folder, least_urls: int = LEAST_URLS) -> dict[str, int]:
     """Return the first 32 hex digits of each sha256 with at least this many different urls -> how many; most first."""
     names = ledger_names(shards)
-    about = sum(rows.height for rows in read_ahead(lambda name: _bodies(shards, name), names[:1])) * len(names)
+    about = sum(rows.height for rows in concurrently(lambda name: _bodies(shards, name), names[:1])) * len(names)
     number = max(1, min(MAX_BUCKETS, about // UIDS_IN_MEMORY))
     found: dict[str, int] = {}
     with ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(number)]
-        for rows in read_ahead(lambda name: _bodies(shards, name), names):
+        for rows in concurrently(lambda name: _bodies(shards, name), names):
             packed = _packed(rows)
             bucket = (packed["high"] >> np.uint64(32)) * np.uint64(number) >> np.uint64(32)
             for one in np.unique(bucket):

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import polars as pl
 
 from datacomp_core.errors import DataError
+from datacomp_core.parallel import concurrently
 from datacomp_core.parts import scan
-from datacomp_core.pool.unique_uids import read_ahead
 from datacomp_core.store.folder import Folder
 
 
@@ -37,7 +37,7 @@ def num_rows(metadata: Folder, part: str, needed: Sequence[str]) -> int:
 
 def rows_of_parts(metadata: Folder, parts: Sequence[str], needed: Sequence[str]) -> Iterator[int]:
     """`num_rows` of each part in order; the footers are read by threads that are never far ahead."""
-    return read_ahead(lambda part: num_rows(metadata, part, needed), parts)
+    return concurrently(lambda part: num_rows(metadata, part, needed), parts)
 
 
 def count_rows(metadata: Folder, parts: Sequence[str], needed: Sequence[str]) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from datacomp_core import engines
 from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import IncompleteError, MissingLibraryError
-from datacomp_core.parallel import prepared_map
+from datacomp_core.parallel import concurrently, prepared_map
 from datacomp_core.parts import METADATA, part_names
 from datacomp_core.pool import error_pictures, ledger, removal
 from datacomp_core.pool.distributors import Distributor, distribute
@@ -24,7 +24,7 @@ from datacomp_core.pool.fetch import Fetched, NetworkAccess, ShardPlan, fetch_sh
 from datacomp_core.pool.footers import rows_of_parts
 from datacomp_core.pool.safe_http import networks
 from datacomp_core.pool.spec import ImageSpec, images_of
-from datacomp_core.pool.unique_uids import num_unique, read_ahead
+from datacomp_core.pool.unique_uids import num_unique
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import TAKEN_DOWN, shard_name
 from datacomp_core.store import Folder, Store, scratch, step
@@ -78,7 +78,7 @@ def download_images(
         log.info("%d of %d shards are already finished", len(finished), len(plans))
     progress.start(sum(plan.count for plan in plans), "images")
     arrived = _Arrived()
-    for stats in read_ahead(lambda plan: out.read_json(stats_name(shard_name(plan.number))), finished):
+    for stats in concurrently(lambda plan: out.read_json(stats_name(shard_name(plan.number))), finished):
         arrived.add(stats)
         progress.advance(stats["count"], **stats["reasons"])
     for fetched in fetch_plans(waiting, (spec, metadata, out, threads, reach), workers, distributor):
@@ -89,7 +89,7 @@ def download_images(
     if spec.error_pictures == "drop" and plans:
         error_pictures.drop(out, spec.error_picture_urls, {})
         arrived = _Arrived()
-        for stats in read_ahead(lambda plan: out.read_json(stats_name(shard_name(plan.number))), plans):
+        for stats in concurrently(lambda plan: out.read_json(stats_name(shard_name(plan.number))), plans):
             arrived.add(stats)
     return _shard_set(spec, pool, out, plans, arrived)
 
@@ -100,7 +100,7 @@ def _forget_short(out: Folder, spec: ImageSpec, reach: NetworkAccess) -> None:
     if not fell_short and not reach.open_networks:
         return
     names = [name for name in out.files("_stats.json") if "/" not in name]
-    for name, stats in zip(names, read_ahead(out.read_json, names), strict=True):
+    for name, stats in zip(names, concurrently(out.read_json, names), strict=True):
         share = stats["reasons"].get("arrived", 0) / max(stats["count"], 1)
         blocked = reach.open_networks and stats["reasons"].get("blocked_address")
         if blocked or (fell_short and share <= spec.min_arrived):

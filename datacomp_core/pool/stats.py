@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from datacomp_core.errors import DataError
+from datacomp_core.parallel import concurrently
 from datacomp_core.pool import ledger
-from datacomp_core.pool.unique_uids import read_ahead
 from datacomp_core.shards import LEDGER
 from datacomp_core.store import Folder
 
@@ -83,7 +83,7 @@ def read_ledger(shards: Folder, name: str) -> pl.DataFrame:
 def tally(shards: Folder) -> LedgerTally:
     """The tally of a download."""
     found = LedgerTally()
-    for book in read_ahead(lambda name: read_ledger(shards, name), ledger_names(shards)):
+    for book in concurrently(lambda name: read_ledger(shards, name), ledger_names(shards)):
         found.reasons.update(ledger.tally(book))
         found.hashes.update(dict(book["hash"].drop_nulls().value_counts().iter_rows()))
         here, lost = book.filter(pl.col("reason").is_null()), book.filter(pl.col("reason").is_not_null())

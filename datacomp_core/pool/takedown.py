@@ -19,11 +19,11 @@ import polars as pl
 from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import DatacompError, DataError
+from datacomp_core.parallel import concurrently
 from datacomp_core.parts import METADATA, part_names, scan
 from datacomp_core.pool import amend, removal, takedown_lost, takedown_unpublished
 from datacomp_core.pool.stats import read_ledger
 from datacomp_core.pool.takedown_requests import BEFORE, KNOWN, NOW, TakedownRequests, normal_urls
-from datacomp_core.pool.unique_uids import read_ahead
 from datacomp_core.shards import INDEX, LEDGER, TAKEN_DOWN, stored_index, tars_of, write_index
 from datacomp_core.store import Folder, Store, scratch
 from datacomp_core.store.folder import FileStat
@@ -163,7 +163,7 @@ def _is_concerned(one: _Set, requests: TakedownRequests, taken: TakedownResult) 
     concerned = bool(removal.pending(one.folder))
     try:
         booked = set((one.folder / LEDGER).files(".parquet"))
-        for name, rows, book in read_ahead(partial(_records_of, one.folder, booked), _indexed(one.folder)):
+        for name, rows, book in concurrently(partial(_records_of, one.folder, booked), _indexed(one.folder)):
             here = rows.filter(requests.among(rows["uid"]))
             if here.height:
                 removal.see_place(one.folder, name)

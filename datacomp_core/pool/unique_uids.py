@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import IO, TypeVar
+from typing import IO
 
 import numpy as np
 
 from datacomp_core import uid
+from datacomp_core.parallel import concurrently
 from datacomp_core.shards import read_index
 from datacomp_core.store.folder import Folder
 
-T = TypeVar("T")
-R = TypeVar("R")
-READERS = 16
 UIDS_IN_MEMORY = 1 << 24
 MAX_BUCKETS = 512
 SUBSET = "subset.npy"
-
-
-def read_ahead(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """Yield `function` of each item in order, with threads of limited lookahead: for many small files of a bucket."""
-    with ThreadPoolExecutor(READERS) as readers:
-        for begin in range(0, len(items), 4 * READERS):
-            yield from readers.map(function, items[begin : begin + 4 * READERS])
 
 
 def num_buckets(about: int) -> int:
@@ -65,7 +55,7 @@ class UidRanges:
 def spread_of(shards: Folder, names: Sequence[str], number: int) -> UidRanges:
     """The uids of the indexes of the shards `names`."""
     spread = UidRanges(number)
-    for rows in read_ahead(lambda name: read_index(shards, name), names):
+    for rows in concurrently(lambda name: read_index(shards, name), names):
         spread.add(uid.pack(rows["uid"]))
     return spread
 

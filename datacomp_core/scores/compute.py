@@ -5,8 +5,8 @@ file of a part is written atomically, and a later attempt resumes after it; the 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from datacomp_core import engines
 from datacomp_core.artifacts import Captioned, Checkpoint, Embeddings, Pool, Scores, ShardSet
 from datacomp_core.errors import DataError
 from datacomp_core.exchange import Exchange, bring_files, exchange
+from datacomp_core.parallel import concurrently
 from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NO_PROGRESS, Progress
@@ -90,13 +91,33 @@ def _scored(
     progress: Progress,
 ) -> Scores:
     model = (scorer.model, store.folder(scorer).at("checkpoint.pt")) if scorer is not None else None
-    compute(spec, source, out, workers=workers, model=model, device=device, progress=progress)
-    rows, scored = 0, 0
-    for part in source.parts():
-        found = pl.read_parquet(io.BytesIO((out / SCORES).read(f"{part}.parquet")), columns=[spec.column_name])
-        rows, scored = rows + len(found), scored + found[spec.column_name].count()
+    there = frozenset((out / SCORES).files(".parquet"))
+    made = ScoreCounts()
+    compute(spec, source, out, workers=workers, model=model, device=device, progress=progress, counted=made.add)
+    for earlier in concurrently(
+        partial(_counts, spec, out / SCORES), [part for part in source.parts() if f"{part}.parquet" in there]
+    ):
+        made.add(earlier)
+    rows, scored = made.rows, made.scored
     counts = {"scored": scored, "without": rows - scored, **spec.account(out)}
     return Scores(column=spec.column_name, num_samples=rows, num_scored=scored, counts=counts)
+
+
+@dataclass
+class ScoreCounts:
+    """Rows, and rows with a score, of the parts that were added."""
+
+    rows: int = 0
+    scored: int = 0
+
+    def add(self, counted: tuple[int, int]) -> None:
+        self.rows, self.scored = self.rows + counted[0], self.scored + counted[1]
+
+
+def _counts(score: Score, out: Folder, part: str) -> tuple[int, int]:
+    """Rows, and rows with a score, of a part that an earlier attempt has made."""
+    found = pl.read_parquet(io.BytesIO(out.read(f"{part}.parquet")), columns=[score.column_name])[score.column_name]
+    return len(found), found.count()
 
 
 def compute(
@@ -108,8 +129,11 @@ def compute(
     model: tuple[str, str] | None = None,
     device: str = "",
     progress: Progress = NO_PROGRESS,
+    counted: Callable[[tuple[int, int]], None] | None = None,
 ) -> Folder:
-    """Fill `scores/` in `out` with a parquet for every part that has none yet. `model`: name and checkpoint of a CLIP."""
+    """Fill `scores/` in `out` with a parquet for every part that has none yet. `model`: name and checkpoint of a CLIP. `counted`
+    is called with the rows, and the rows with a score, of each part that this call makes.
+    """
     names = source.parts()
     check(score, source, names[0], model)
     there = (out / SCORES).files(".parquet")
@@ -120,8 +144,10 @@ def compute(
                 bring_files(shared, score)
             context = ScoreContext(source, tuple(names), out, shared, workers, progress, _brought(shared, model), device)
             prepared = score.prepare(context)
-            for _ in context.map(partial(_one_part, score, source, prepared, out / SCORES), todo, f"parts of {score.kind}"):
-                pass
+            work = partial(_one_part, score, source, prepared, out / SCORES)
+            for _, made in context.map(work, todo, f"parts of {score.kind}"):
+                if counted is not None:
+                    counted(made)
         out.remove(BY_SHARD)
         out.remove(JOINED)
     return out / SCORES
@@ -147,16 +173,19 @@ def check(score: Score, source: PoolSource, part: str, model: tuple[str, str] | 
         raise DataError(f"The score {score.kind} needs a CLIP: give --model and --checkpoint.")
 
 
-def _one_part(score: Score, source: PoolSource, prepared: Any, out: Folder, part: str) -> None:
+def _one_part(score: Score, source: PoolSource, prepared: Any, out: Folder, part: str) -> tuple[int, int]:
+    """Write a part; return its rows, and its rows with a score."""
     uids = source.read(part, ["uid"])
     values = _numbers(score, score.of_part(source, part, prepared))
     if len(values) != len(uids):
         raise DataError(
             f"Part {part} has {len(uids)} rows of metadata and {len(values)} of what {score.kind} reads: fetch them again."
         )
+    series = _series(score.column_name, values)
     buffer = io.BytesIO()
-    uids.with_columns(_series(score.column_name, values)).write_parquet(buffer, compression="zstd")
+    uids.with_columns(series).write_parquet(buffer, compression="zstd")
     out.write(f"{part}.parquet", buffer.getvalue())
+    return len(series), series.count()
 
 
 def _numbers(score: Score, given: Any) -> Column:

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
+from datacomp_core.parallel import concurrently
 from datacomp_core.selection.part import found_name
 from datacomp_core.store import Folder
-
-READERS = 16
-"""Requests at once for what lies in a bucket: one after another, 26,000 parts at 50 ms take 22 minutes."""
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -44,15 +36,3 @@ class RunFiles:
         path = self.local / name
         path.write_bytes(self.folder.read(name))
         return path
-
-
-def concurrently(function: Callable[[T], R], items: Iterable[T], at_once: int = READERS) -> Iterator[R]:
-    """The results in the order of the items, with this number of requests at a time and at most twice as many started ahead."""
-    flying = deque[Future[R]]()
-    with ThreadPoolExecutor(at_once) as pool:
-        for item in items:
-            flying.append(pool.submit(function, item))
-            if len(flying) >= 2 * at_once:
-                yield flying.popleft().result()
-        while flying:
-            yield flying.popleft().result()

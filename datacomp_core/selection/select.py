@@ -19,6 +19,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.exchange import bring_files, exchange
 from datacomp_core.filters import AllOf, Filter, RankFilter
 from datacomp_core.filters.base import LookupFilter
+from datacomp_core.parallel import concurrently
 from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NO_PROGRESS, Progress
@@ -31,7 +32,7 @@ from datacomp_core.selection.lists import accounts, found_file, list_table, repe
 from datacomp_core.selection.part import SAMPLES, PartJob, PartReport, judge_part
 from datacomp_core.selection.pool_passes import find_cuts, prepared
 from datacomp_core.selection.report import Explanation, ReportTally, edges_of, histogram, keeps_none, sample_table
-from datacomp_core.selection.run_files import RunFiles, concurrently
+from datacomp_core.selection.run_files import RunFiles
 from datacomp_core.selection.subset_spec import SubsetSpec, named_captions, scores_of, whole_tree
 from datacomp_core.selection.threshold_search import ScoreCutoff
 from datacomp_core.selection.with_captions import HasCaption, captions_in, tell_outside_scores, with_captions

@@ -6,7 +6,6 @@ first digits of its sha256 (`mine.npy#3fa2b1c04d5e`), so that an address follows
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 import zipfile
@@ -18,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator
 
+from datacomp_core import pinned_files
 from datacomp_core.arrays import read_npy
 from datacomp_core.assets import asset
-from datacomp_core.errors import DataError, SpecError, unknown
+from datacomp_core.errors import DataError
 from datacomp_core.input_classes import InputUse
-from datacomp_core.pins import require_allowed
 from datacomp_core.torch_files import why_unreadable
-from datacomp_core.word_lists import PIN, read
 
 Vectors = npt.NDArray[np.float32]
 NAMED: dict[str, tuple[str, ...]] = {
@@ -46,16 +44,7 @@ FILES = (".npy", ".npz", ".pt")
 
 def pinned(name: str) -> str:
     """The name with the digits of its file's hash, if it is a file. SpecError if it is neither known nor there."""
-    path, _, digits = name.partition("#")
-    if name in NAMED or digits:
-        return name
-    require_allowed(name)
-    if not _file(path)[0].endswith(FILES):
-        raise unknown("set of vectors", name, [*NAMED, "a file (.npy, .npz, .pt)"])
-    try:
-        return f"{name}#{hashlib.sha256(read(_file(path)[0])).hexdigest()[:PIN]}"
-    except DataError as problem:
-        raise SpecError(f"{_file(path)[0]} is not readable: give a file of vectors, or one of {', '.join(NAMED)}.") from problem
+    return pinned_files.pinned(name, _file(name)[0], noun="set of vectors", plain="a file of vectors", known=NAMED, endings=FILES)
 
 
 VectorsName = Annotated[str, AfterValidator(pinned)]
@@ -67,10 +56,8 @@ def vectors(name: str) -> Vectors:
     if name in NAMED:
         return np.concatenate([_matrix(_torch(asset(file).read_bytes(), file), file) for file in NAMED[name]])
     path, _, digits = name.partition("#")
-    data = read(_file(path)[0], digits)
-    if digits and not hashlib.sha256(data).hexdigest().startswith(digits):
-        raise DataError(f"{path} is not the file that the recipe was made with (its sha256 does not begin with {digits}).")
     file, key = _file(path)
+    data = pinned_files.content(path, file, digits)
     if file.endswith(".pt"):
         return _matrix(_torch(data, file), file)
     if file.endswith(".npy"):

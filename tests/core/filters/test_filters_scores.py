@@ -16,11 +16,13 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from datacomp_core import uid
+from datacomp_core.artifacts import Pool
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import Threshold, TopFraction
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.sampling_key import mixed_bits, sampling_keys
 from datacomp_core.scores import KINDS, canonical, score_of
+from datacomp_core.scores import compute as computing
 from datacomp_core.scores.compute import compute
 from datacomp_core.scores.dfn import Dfn
 from datacomp_core.scores.neg_clip_loss import NegClipLoss, batches
@@ -28,7 +30,7 @@ from datacomp_core.scores.perceptual_hash import hash_of
 from datacomp_core.scores.text_masked import TextMasked, mask
 from datacomp_core.selection.select import SubsetSpec
 from datacomp_core.shards import ShardWriter, write_index
-from datacomp_core.store import Folder
+from datacomp_core.store import Folder, Store
 
 
 def _score(text: str) -> Any:
@@ -191,6 +193,30 @@ def test_words_in_a_picture_are_found_and_covered() -> None:
     assert (score._masked(masked) == masked).all()  # pyright: ignore[reportPrivateUsage]
 
 
+def test_only_parts_of_an_earlier_attempt_are_read_to_be_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    world.write(tmp_path / "store/pool/metadata", world.rows(9, 60), 3)
+    pool = Pool(data="pool", num_samples=60, num_parts=3, fingerprint="a" * 64, scale="tiny")
+    scores = pl.concat([pl.read_parquet(path) for path in (tmp_path / "store/pool/metadata").glob("*.parquet")])
+    scores.head(40).select("uid", mine=pl.int_range(40)).write_parquet(tmp_path / "mine.parquet")
+    score = _score(f"column_of:file={tmp_path}/mine.parquet,column=mine")
+    read: list[str] = []
+    counts = computing._counts
+
+    def told(*given: Any) -> tuple[int, int]:
+        read.append(given[-1])
+        return counts(*given)
+
+    monkeypatch.setattr(computing, "_counts", told)
+    made = computing.score_pool(score, pool, None, None, None, store=store)
+    assert (made.num_samples, made.num_scored, read) == (60, 40, [])
+    out = Folder(tmp_path / "out")
+    part = store.folder(made).read("scores/00000001.parquet")
+    out.write("scores/00000001.parquet", part)
+    again = computing.score_pool.function(score, pool, None, None, None, out=out, store=store)
+    assert (again.num_samples, again.num_scored, read) == (60, 40, ["00000001"])
+
+
 def test_a_score_has_one_name_and_its_address_follows_the_file(tmp_path: Path) -> None:
     assert canonical("neg_clip_loss: drawings=10,seed=3") == canonical("neg_clip_loss:seed=3") == "neg_clip_loss:seed=3"
     assert canonical("clip_l14_similarity_score") == "clip_l14_similarity_score"
@@ -218,7 +244,7 @@ def test_a_score_has_one_name_and_its_address_follows_the_file(tmp_path: Path) -
         ("neg_clip_loss:seed=x", "seed: .*valid integer"),
         ("norm_sim:target=nowhere.npy", r"nowhere\.npy is not readable: give a file of vectors"),
         ("norm_sim:target=imagnet1k_l14", "Unknown set of vectors 'imagnet1k_l14'. Did you mean 'imagenet1k_l14'"),
-        ("metaclip:entries=mine.txt", r"mine\.txt cannot be read: give the place of a word list"),
+        ("metaclip:entries=mine.txt", r"mine\.txt is not readable: give a word list"),
     ],
 )
 def test_a_wrong_score_is_one_sentence(text: str, told: str) -> None:
