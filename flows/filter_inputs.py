@@ -59,6 +59,7 @@ def captioned(
 ) -> Captioned | None:
     """Return the pool's captions by a policy; None for its own. Sets are embedded if a score of the new pairs is read."""
     sets = tuple(stored(Captions, address) for address in plan.sets)
+    require_sources(plan.policy.named(), sets)
     return _chosen(call, plan.policy, sets, spec, preparation, found, embeddings) if plan.edits else None
 
 

@@ -15,6 +15,7 @@ from datacomp_core.artifacts import BoardEntry, Captioned, Captions, Pool, Shard
 from datacomp_core.captioners.hub_models import weights_hash
 from datacomp_core.captions.import_ import CaptionImportSpec
 from datacomp_core.captions.template import TemplateSpec
+from datacomp_core.errors import SpecError
 from datacomp_core.leaderboard.entries.entry import Entry, read
 from datacomp_core.leaderboard.site import caption_view
 from datacomp_core.leaderboard.site.pages import write_site
@@ -184,6 +185,17 @@ def see_a_filter_reads_the_captions_that_it_names(world: World) -> None:
     assert not [name for name in made.shards.counts if name.startswith("caption: ")]
 
 
+def see_a_source_that_no_set_has_is_told_before_anything_runs(world: World) -> None:
+    plan = {"sets": [world.blip2.address], "policy": {"draw": {"raw": 0.5, "blip": 0.5}}}
+    spec = ExperimentSpec.model_validate({"recipe": "no_filter", "captions": plan})
+
+    def nothing_runs(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a step ran")
+
+    with pytest.raises(SpecError, match="names the caption source 'blip', but the given sets have blip2"):
+        curate(nothing_runs, spec.curation(), world.preparation, world.found)
+
+
 def see_generated_captions_reach_the_board(world: World) -> None:
     """By the flow's own parameters, as the form sends them: a small random BLIP writes them, and the entry names it."""
     folder = settings().home.resolve() / "assets" / "captioners" / "small" / "blip" / ("a" * 40)
@@ -205,6 +217,7 @@ def test_captions_through_the_chain(tmp_path: Path) -> None:
     world = World(tmp_path)
     see_captions_that_only_the_filter_reads_leave_the_training_alone(world)
     see_a_filter_reads_the_captions_that_it_names(world)
+    see_a_source_that_no_set_has_is_told_before_anything_runs(world)
     see_scores_are_of_the_new_pairs_and_a_view_has_the_captions_of_a_reshard(world)
     see_a_policy_makes_the_experiment_byod_and_its_entry_says_which_captions(world)
     see_generated_captions_reach_the_board(world)
