@@ -174,7 +174,8 @@ class _Run:
             outcome: TaskOutcome = opened.protocol.finish()
         value = outcome.metrics.get(task.metric) if task.metric else None
         if task.metric and value is None:
-            raise DataError(f"{opened.data.folder} gives no {task.metric}")
+            there = ", ".join(sorted(outcome.metrics))
+            raise DataError(f"{opened.data.folder} has no metric {task.metric}: it has {there}. Name one of them.")
         result = _result(
             task,
             value=value,

@@ -224,9 +224,9 @@ def pack_folder(
     names = part_names(metadata)
     todo = [name for name in names if not out.exists(stats_name(name))]
     progress.start(len(names), "shards")
+    progress.advance(len(names) - len(todo))
     for _ in process_map(partial(_pack, spec, folder, metadata, out), todo, workers=workers):
         progress.advance()
-    progress.advance(len(names) - len(todo))
     reasons: Counter[str] = Counter()
     odd: Counter[str] = Counter()
     digest = 0

@@ -67,6 +67,18 @@ def _validation(problem: Any) -> str:
     return f"{f'{where}: ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
 
 
+OPTIONS = {
+    "own_tasks": "--add-tasks",
+    "own_tasks.data": "--task-data",
+    "layout": "--mix",
+    "scorers": "--embed",
+    "filters": "--subset",
+    "cut": "--keys",
+    "damaged": "--tolerate",
+}
+"""The options of spec fields with another name."""
+
+
 def _option(field: str) -> str:
     """Return the user's name for a spec field: the option of the running command, if it has one of that name."""
     command: Any = typer.main.get_command(app)
@@ -74,9 +86,10 @@ def _option(field: str) -> str:
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
     known = {option for parameter in command.params for option in parameter.opts}
-    for name in (field, field.partition(".")[0]):  # a field inside a field is given with the option of the outer one
+    outer, inner = field.partition(".")[0], field.rpartition(".")[2]
+    for name in (field, outer, inner):  # a field inside a field is given with the option of the outer one, or with its own
         plain = f"--{name.replace('_', '-')}"
-        for option in (plain, plain.removesuffix("s")):  # one of several: --template
+        for option in (OPTIONS.get(name, ""), plain, plain.removesuffix("s")):  # one of several: --template
             if option in known:
                 return option
     return field

@@ -169,3 +169,30 @@ def test_a_model_without_weights_and_data_that_is_not_there_are_refused(
     Path("rows.yaml").write_text("- {key: mine/birds, folder: birds_test}\n")
     status, _, problem = call(capfd, monkeypatch, *asked, "--add-tasks", "rows.yaml")
     assert (status, "data does not exist: give the folder" in problem) == (1, True), problem
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "words"),
+    [
+        (
+            "{key: mine/a, foldr: a_test}",
+            ("--task-data", "data"),
+            "error: --add-tasks: Unknown field in rows.yaml, task 1: 'foldr'",
+        ),
+        ("{key: mine/a, folder: a_test}", ("--task-data", "no"), "error: --add-tasks: No test set exists at"),
+        ("{key: mine/a, folder: a_test}", (), "error: --add-tasks: Tasks of your own need the folder of their test sets"),
+    ],
+)
+def test_an_error_names_the_option_and_not_the_field(
+    asked: list[str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    row: str,
+    options: tuple[str, ...],
+    words: str,
+) -> None:
+    (tmp_path / "rows.yaml").write_text(f"- {row}\n")
+    status, _, problem = call(capfd, monkeypatch, "plan", "--recipe", "no_filter", "--add-tasks", "rows.yaml", *options)
+    assert status == 2
+    assert problem.startswith(words)
