@@ -69,3 +69,4 @@ def end(number: int) -> None:
     assert gone, "the engine did not end within five minutes"
     with suppress(ChildProcessError):  # started by hand
         os.waitpid(pid, 0)
+    PID.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from stack import SECRETS, wait_for
 
 pytestmark = MARKS
 ENDED = FINAL - {"CRASHED"}
-"""A run whose process was lost has crashed for a moment, and is begun again."""
+"""A run whose process was lost has crashed for a moment, and is started again."""
 SERVICES = ("database", "store", "prefect", "worker-cpu")
 
 
