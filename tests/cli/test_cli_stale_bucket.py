@@ -61,7 +61,8 @@ def commands(datacomp: Command, world: Path, bucket: Folder) -> dict[str, Run]: 
         return scores, (bucket / out).read("features/00000000.npz")
 
     def choose(out: str) -> Any:
-        places = ("--metadata", bucket.at("metadata"), "--features", bucket.at("features"), "--keep-scores", bucket.at(out))
+        read = ("--metadata", bucket.at("metadata"), "--features", bucket.at("features"), "--by-position")
+        places = (*read, "--keep-scores", bucket.at(out))
         subset = bucket.at("subset.npy")
         status, told, problem = datacomp("filter", *places, "--recipe", "neg_clip_loss", "--out", subset, "--json")
         assert status == 0, problem

@@ -18,7 +18,7 @@ from own_network import DNS, network_of, own_network
 
 STACK = Path(os.environ.get("DATACOMP_STACK", Path.home() / ".cache/datacomp-stack"))
 HOST = f"unix://{STACK / 'docker.sock'}"
-LOG, PID = STACK / "dockerd.log", STACK / "docker.pid"
+LOG, PID, CONTAINERD = STACK / "dockerd.log", STACK / "docker.pid", STACK / "run/containerd/containerd.pid"
 
 
 def running() -> int | None:
@@ -40,7 +40,7 @@ def daemon() -> Generator[None]:
         try:
             yield
         finally:
-            end(signal.SIGTERM)
+            end()
 
 
 def start() -> None:
@@ -57,16 +57,27 @@ def start() -> None:
         time.sleep(0.5)
 
 
-def end(number: int) -> None:
-    """Send the daemon a signal that ends it, and wait until it is gone."""
+def end() -> None:
+    """Tell the daemon to end, which stops its containers, and wait until it is gone."""
     pid = running()
     assert pid is not None
-    os.kill(pid, number)
+    _send(pid, signal.SIGTERM)
+
+
+def kill() -> None:
+    """Kill the daemon and its containerd, as a power cut does."""
+    pid = running()
+    assert pid is not None
+    for one in (pid, int(CONTAINERD.read_text())):
+        _send(one, signal.SIGKILL)
+
+
+def _send(pid: int, number: int) -> None:
     watched = os.pidfd_open(pid)
     os.kill(pid, number)
     gone, _, _ = select.select([watched], [], [], 300)
     os.close(watched)
     assert gone, "the engine did not end within five minutes"
-    with suppress(ChildProcessError):  # started by hand
+    with suppress(ChildProcessError):  # another process started it
         os.waitpid(pid, 0)
     PID.unlink(missing_ok=True)

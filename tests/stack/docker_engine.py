@@ -116,7 +116,7 @@ class Engine:
         """Kill the engine and all containers, and start the engine: what was to run begins again, without Compose."""
         ids = self.docker("ps", "--quiet").split()
         pids = self.docker("inspect", "--format", "{{.State.Pid}}", *ids).split()
-        docker_daemon.end(signal.SIGKILL)
+        docker_daemon.kill()
         for pid in map(int, pids):
             os.kill(pid, signal.SIGKILL)
         docker_daemon.start()
