@@ -21,8 +21,8 @@ MEMORY_GIB = 4
 
 
 @pytest.fixture(scope="module")
-def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """The client's command, over an API that knows the kinds and has no object."""
+def kubectl(docker: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """The client's command, over an API in the engine's network that knows the kinds and has no object."""
     program = shutil.which("kubectl") or str(of_trixie("kubectl", "kubectl"))
     home = tmp_path_factory.mktemp("kubectl")
     with discovery() as address:
