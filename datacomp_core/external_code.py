@@ -127,8 +127,10 @@ def load_bytes(name: str, data: bytes, where: str = "") -> ModuleType:
             del sys.modules[module]
             if isinstance(problem, (SpecError, KeyboardInterrupt)):
                 raise
+            alone = " A file is loaded alone: put what it imports into it, or install it as a package."
+            hint = alone if isinstance(problem, ModuleNotFoundError) else ""
             raise SpecError(
-                f"{name} fails to load{_line(problem, loader.where)}: {type(problem).__name__}: {problem}."
+                f"{name} fails to load{_line(problem, loader.where)}: {type(problem).__name__}: {problem}.{hint}"
             ) from problem
         return made
 

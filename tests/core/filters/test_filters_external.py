@@ -66,6 +66,11 @@ WRONG: list[tuple[str, str, str]] = [
     ("@register('{name}')\nclass A:\n    {body}\n", "pass", "decorates something that is not a filter"),
     ("{body}  # {name}\n", "sys.exit(3)", r"fails to load at line 8: SystemExit: 3"),
     (
+        "{body}  # {name}\n",
+        "import my_helper",
+        r"at line 8: ModuleNotFoundError: .*'my_helper'. A file is loaded alone: put what",
+    ),
+    (
         "@register('words')\nclass A(RowFilter):  # {name}\n    def expression(self): {body}\n",
         "pass",
         r"'words' of \w+\.py#\w+ has the name of",
