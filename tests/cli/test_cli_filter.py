@@ -68,6 +68,10 @@ def test_cluster_then_image_based_then_what_two_subsets_share(
     assert call(capfd, monkeypatch, "filter", *shared, "--out", "b.npy")[0] == 0
     a, b = (set(uid.unpack(uid.read_subset(Path(name).read_bytes(), name)).to_list()) for name in ("a.npy", "b.npy"))
     assert overlap["shared"] == len(a & b)
+    Path("a.txt").write_text("\n".join(sorted(a, key=lambda one: one[::-1])))
+    status, other, errors = call(capfd, monkeypatch, "filter", *shared[:-3], "--against", "a.txt", "--json", "--explain")
+    assert status == 0, errors
+    assert other["overlaps"] == [overlap | {"against": "a.txt"}], "of any form and order"
     status, told, _ = call(capfd, monkeypatch, "subset", "compare", "a.npy", "b.npy", "--json")
     assert told["jaccard"] == pytest.approx(len(a & b) / len(a | b))
     status, told, _ = call(capfd, monkeypatch, "subset", "intersection", "a.npy", "b.npy", "--out", "c.npy", "--json")

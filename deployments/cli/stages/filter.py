@@ -57,7 +57,7 @@ def filter_(
     ] = None,
     trust_times: options.TrustTimes = False,
     against: Annotated[
-        list[str] | None, typer.Option(help="Subset files to compare the overlap with; repeat for several.")
+        list[str] | None, typer.Option(help="Lists of uids, in any form, to compare the overlap with; repeat for several.")
     ] = None,
     out: Annotated[str | None, typer.Option(help="With --metadata: the subset file to write.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Write nothing; only show what would be kept.")] = False,
@@ -163,6 +163,7 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
             tuple(folder / FEATURES for one, folder in beside if one.kind == "embeddings"),
         )
         named, scores = ([store().folder(one) for one in some] for some in (found.named, found.scores_of_named))
+        others = _lists(against, local)
         chosen = select(
             subset,
             own.metadata,
@@ -177,7 +178,7 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
             workers=settings().num_workers,
             progress=progress,
         )
-        overlaps = _overlaps(f"{local}/subset.npy", against)
+        overlaps = _overlaps(f"{local}/subset.npy", others)
     _report(chosen, overlaps, None, json=json)
 
 
@@ -187,10 +188,11 @@ def _filter_folder(places: PoolFolders, recipe: str, out: str | None, against: l
     from datacomp_core.selection.report import keeps_none
 
     with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
+        others = _lists(against, local)
         folder, name = run_to_stage.target(out) if out else (Folder(local) if against else None, "subset.npy")
         with exchange(Folder(places.keep_scores) if places.keep_scores else folder if out else None) as shared:
             chosen = _chosen(places, recipe, local, shared, (folder, name), progress)
-        overlaps = _overlaps(f"{folder}/{name}", against)
+        overlaps = _overlaps(f"{folder}/{name}", others)
     _report(chosen, overlaps, out, json=json)
     if out and folder is not None and not chosen.num_samples:
         folder.remove(name)
@@ -305,11 +307,24 @@ def _indexed(shards: Folder | None) -> Folder | None:
     return shards if shards is not None and index_names(shards) else None
 
 
-def _overlaps(mine: str, against: list[str]) -> list[dict[str, Any]]:
+def _lists(places: list[str], local: Path) -> dict[str, Path]:
+    """Lists of uids of any form, as sorted files of this machine."""
+    from datacomp_core import external_files, uid_lists
+
+    sorted_files: dict[str, Path] = {}
+    for number, place in enumerate(places):
+        name = external_files.pinned(place, uid_lists.SUFFIXES, "a list of uids")
+        sorted_files[place] = local / f"against{number}.npy"
+        uid_lists.sort_to(uid_lists.read(external_files.local(name, uid_lists.SUFFIXES)), sorted_files[place])
+    return sorted_files
+
+
+def _overlaps(mine: str, against: dict[str, Path]) -> list[dict[str, Any]]:
     from datacomp_core.subset_files import overlap
     from deployments.cli.stages.subset import numbers, subset_file
 
-    return [{"against": other, **numbers(overlap(subset_file(mine), subset_file(other)))} for other in against]
+    own = subset_file(mine)
+    return [{"against": place, **numbers(overlap(own, subset_file(str(file))))} for place, file in against.items()]
 
 
 def _tell(told: Explanation) -> None:
