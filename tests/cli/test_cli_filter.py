@@ -117,7 +117,7 @@ def test_metadata_and_scores_and_the_subset_may_lie_in_a_bucket(
     ("arguments", "status", "sentence"),
     [
         (("filter", "--metadata", "metadata", "-r", "near_dedup", "--explain"), 1, "reads images, but this pool has none"),
-        (("filter", "--metadata", "metadata", "-r", "sem_dedup:centroids=no.npy", "--explain"), 2, "no.npy cannot be read"),
+        (("filter", "--metadata", "metadata", "-r", "sem_dedup:centroids=no.npy", "--explain"), 2, "no.npy is not readable"),
         (("subset", "compare", "a.npy"), 2, "needs exactly two subset files"),
         (("subset", "union", "a.npy", "b.npy"), 2, "--out"),
         (("subset", "union", "nowhere.npy", "a.npy", "--out", "c.npy"), 1, "nowhere.npy is not there"),
