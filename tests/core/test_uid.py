@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import io
 
@@ -93,3 +94,45 @@ def test_order_is_numpys_with_any_number_of_ties_and_repeats(spread: int) -> Non
             for some in (packed, np.sort(packed), np.sort(packed)[::-1].copy()):
                 assert (uid.order(some) == np.lexsort((some["f1"], some["f0"]))).all()
                 assert (uid.sort(some) == np.sort(some)).all()
+
+
+def _tuples(packed: uid.Uids) -> list[tuple[int, int]]:
+    return [(int(one["f0"]), int(one["f1"])) for one in packed]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_places_in_a_sorted_multiset_are_those_of_bisect(seed: int) -> None:
+    """Few values, so that both halves tie often; also what is before, between and behind all of them."""
+    chance = np.random.default_rng(seed)
+    subset, wanted = (
+        np.array([tuple(pair) for pair in chance.integers(low, high, (40, 2)).tolist()], uid.DTYPE)
+        for low, high in ((1, 5), (0, 7))
+    )
+    subset = uid.sort(subset)
+    known = _tuples(subset)
+    assert known == sorted(known)
+    first, count = uid.locate(subset, wanted)
+    assert count.tolist() == [known.count(one) for one in _tuples(wanted)]
+    assert [place for place, number in zip(first.tolist(), count.tolist(), strict=True) if number] == [
+        bisect.bisect_left(known, one) for one in _tuples(wanted) if one in known
+    ]
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 40])
+def test_sorted_pieces_are_merged_with_their_repeats(pieces: int) -> None:
+    chance = np.random.default_rng(pieces)
+    parts = [
+        uid.sort(np.array([tuple(pair) for pair in chance.integers(0, 4, (12, 2)).tolist()], uid.DTYPE)) for _ in range(pieces)
+    ]
+    assert _tuples(uid.merged(parts)) == sorted(one for part in parts for one in _tuples(part))
+
+
+def test_the_wanted_part_of_sorted_stretches() -> None:
+    values = np.array([1, 1, 2, 5, 5, 5, 7, 2, 5, 9], np.uint64)
+    first, count = np.array([0, 3, 6, 7, 9]), np.array([3, 3, 1, 2, 1])
+    for wanted in (0, 1, 2, 5, 7, 9, 10):
+        begin, number = uid.stretch(values, first, count, wanted)
+        for start, size, found, times in zip(first, count, begin, number, strict=True):
+            own = values[start : start + size].tolist()
+            assert times == own.count(wanted)
+            assert found == start + bisect.bisect_left(own, wanted)
