@@ -34,6 +34,8 @@ def run_by_form(page: Page, server: str, api: Api, recipe: str) -> str:
     page.until("location.pathname.endsWith('/login')", "the question for the password")
     page.write("input", SECRETS["PREFECT_AUTH"])
     page.click("Login")
+    page.until("document.body.innerText.includes('Deployments')", "the list of deployments")
+    page.visit(f"{server}/v2/deployments?flowOrDeploymentName=experiment-tiny")  # sixty are more than one page
     page.click("experiment-tiny")
     page.click("Run")
     page.click("Custom run")

@@ -32,6 +32,9 @@ def kubectl(docker: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="module")
 def volume(docker: Engine) -> Iterator[str]:
     yield claim(docker, CLAIM, 1000)
+    pods = docker.docker("ps", "--all", "--quiet", "--filter", f"volume={CLAIM}").split()
+    if pods:
+        docker.docker("rm", "--force", *pods)
     docker.docker("volume", "rm", "--force", CLAIM)
 
 
@@ -81,7 +84,6 @@ def test_the_job_of_a_run_does_the_run_as_a_container(
     assert stack_api.run(run)["state"]["type"] == "COMPLETED"
     [limits] = json.loads(docker.docker("inspect", "experiment-x7k2p-0"))
     assert limits["HostConfig"]["Memory"] == MEMORY_GIB << 30
-    docker.docker("rm", "experiment-x7k2p-0")
 
 
 def test_an_indexed_job_trains_over_two_containers(
@@ -100,4 +102,3 @@ def test_an_indexed_job_trains_over_two_containers(
     assert [node.returncode for node in started] == [0, 0], told
     assert stack_api.run(run)["state"]["type"] == "COMPLETED"
     assert "node 1 took part in 1 trainings that completed" in told[1]
-    docker.docker("rm", "pair-x7k2p-0", "pair-x7k2p-1")
