@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from datacomp_core.errors import SpecError
 from datacomp_core.filters import (
@@ -24,7 +26,8 @@ from datacomp_core.filters import (
 from datacomp_core.recipes.base import RecipeRow
 from datacomp_core.registry import RECIPES
 
-Score = Literal["b32", "l14", "tiny"]
+Column = Annotated[str, Field(pattern=r"^clip_[a-z0-9_]+_similarity_score$")]
+Score = Literal["b32", "l14", "tiny"] | Column
 Model = Literal["lid.176.ftz", "lid.176.bin"]
 
 
@@ -162,7 +165,3 @@ for _row in (
     RecipeRow("random_30", random_30, "A random 30 % of the pool: what size alone does.", f"{PAPER}, random subsets"),
 ):
     RECIPES.add(_row.name, _row, __name__)
-
-
-def score_names() -> tuple[str, ...]:
-    return get_args(Score)

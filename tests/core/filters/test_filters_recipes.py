@@ -28,6 +28,8 @@ def test_every_recipe_loads_and_comes_back_from_json(name: str) -> None:
 def test_parameters() -> None:
     assert load_recipe("clip_score:score=b32,fraction=0.2").filter == TopFraction(score="b32", fraction=0.2)
     assert load_recipe("clip_score:threshold=0.28, score=b32").filter == Threshold(score="b32", at_least=0.28)
+    mine = "clip_mine_similarity_score"
+    assert load_recipe(f"clip_score:score={mine},fraction=0.2").filter == TopFraction(score=mine, fraction=0.2)
 
 
 def test_a_file_may_name_recipes_inside_filters(tmp_path: Path) -> None:
