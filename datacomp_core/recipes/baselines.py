@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator
 
 from datacomp_core.errors import SpecError
 from datacomp_core.filters import (
@@ -26,8 +27,14 @@ from datacomp_core.filters import (
 from datacomp_core.recipes.base import RecipeRow
 from datacomp_core.registry import RECIPES
 
-Column = Annotated[str, Field(pattern=r"^clip_[a-z0-9_]+_similarity_score$")]
-Score = Literal["b32", "l14", "tiny"] | Column
+
+def _score(name: str) -> str:
+    if not re.fullmatch(r"b32|l14|tiny|clip_[a-z0-9_]+_similarity_score", name):
+        raise ValueError("give b32, l14, tiny, or the column of a model of your own, such as clip_mine_similarity_score")
+    return name
+
+
+Score = Annotated[str, AfterValidator(_score)]
 Model = Literal["lid.176.ftz", "lid.176.bin"]
 
 
