@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datacomp_core.clip import Pixels
 from datacomp_core.errors import DataError
@@ -21,9 +21,6 @@ from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import Samples, decode
 from datacomp_core.evaluation.tables import Association, NamedPictures, ZipSet, open_associations, open_captions
 from datacomp_core.store.folder import Folder
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 CACHE, DOWNLOADS = "hf_cache", "downloads"
 PICTURES = {"retrieval": "image", "winogavil": "candidate_images"}
@@ -179,13 +176,13 @@ def _downloaded(cache: Folder, repository: str) -> dict[str, str]:
     return found if len(found) == 2 else {}
 
 
-def _table(cache: Folder, arrow: str) -> pa.Table:
+def _table(cache: Folder, arrow: str) -> Any:
     return _mapped(cache, arrow, cache.mark(arrow))
 
 
 @lru_cache(maxsize=8)
-def _mapped(cache: Folder, arrow: str, mark: str) -> pa.Table:
-    """The rows of an arrow file as it is now; on a disk they are mapped, not read."""
+def _mapped(cache: Folder, arrow: str, mark: str) -> Any:
+    """The pyarrow table of an arrow file as it is now; on a disk it is mapped, not read."""
     import pyarrow as pa
 
     try:
