@@ -48,7 +48,9 @@ class Settings(BaseSettings):
     )
     node: int = Field(default=0, ge=0, description="Which of them this is: 0 runs the steps, the others join its trainings.")
     rendezvous: str = Field(default="", description="host:port on node 0 where the others meet it.")
-    run_id: str = Field(default="datacomp", min_length=1, description="Tells one group of nodes from another in one store.")
+    run_id: str = Field(
+        default="datacomp", min_length=1, description="Distinguishes one group of nodes from another in one store."
+    )
 
     caption_server: str = Field(
         default="", description="Address of a server of vLLM's shape for captions, such as http://host:8000/v1."
