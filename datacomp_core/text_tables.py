@@ -24,6 +24,7 @@ BLOCK_BYTES = 1 << 24
 MAX_HEADER = 1 << 20
 SEPARATORS = ("\t", ";", ",")
 BOM = "\ufeff"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
 LIKE_A_KEY = re.compile(r'\s*"?((?=\S*[0-9])[0-9a-fA-F]{5,}|[a-zA-Z][a-zA-Z0-9+.-]*://\S+?)"?\s*')
 PACKED: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
@@ -40,6 +41,7 @@ def first_line(file: Path) -> str:
     """The first line, without its end and a byte order mark. DataError if it is not text."""
     with opened(file) as data:
         line = data.readline(MAX_HEADER)
+    _require_no_utf16(line, file)
     try:
         text = line.decode("utf-8").removeprefix(BOM).rstrip("\r\n")
     except UnicodeDecodeError as problem:
@@ -47,6 +49,11 @@ def first_line(file: Path) -> str:
     if "\r" in text:
         raise DataError(f"{file} ends its lines with carriage returns alone, as old systems did: write it with line feeds.")
     return text
+
+
+def _require_no_utf16(start: bytes, file: Path) -> None:
+    if start.startswith(UTF16) or b"\0" in start[:MAX_HEADER]:
+        raise DataError(f"{file} seems to be text in UTF-16, not UTF-8: write it again as UTF-8 (iconv -f UTF-16 -t UTF-8).")
 
 
 def separator_of(line: str) -> str:
@@ -115,6 +122,7 @@ def line_blocks(file: Path, size: int) -> Iterator[bytes]:
     with opened(file) as data:
         left = b""
         while block := data.read(size):
+            _require_no_utf16(block[:2], file)
             block = left + block
             end = block.rfind(b"\n") + 1
             if end:

@@ -7,6 +7,7 @@ source. A text that is empty or is not UTF-8 has no caption in it. A row without
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -121,9 +122,11 @@ def _keys(frame: pl.DataFrame, names: CaptionColumns, where: str, row: int) -> t
     """128 bits of each usable key, and which rows have one."""
     columns = [frame[name] for name in names.key_column.split("+")]
     first = columns[0]
-    if names.key == "uid" and (len(columns) > 1 or first.dtype.is_nested() or (first.dtype == pl.Binary and _of_halves(first))):
+    if names.key == "uid" and (len(columns) > 1 or first.dtype.is_nested() or _is_halves(first)):
         return uid_values.from_columns(columns, where, row), np.ones(frame.height, np.bool_)
-    text, bad = _texts(first.cast(pl.String) if first.dtype.is_integer() else first, where, names.key_column)
+    if names.key == "sha256" and first.dtype == pl.Binary and first.null_count() < len(first) and _of_bytes(first, 32):
+        first = first.bin.encode("hex")
+    text, bad = _texts(_whole(first, names, where), where, names.key_column)
     plain = text.str.strip_chars() if names.key != "url" else text
     good = plain.is_not_null() & (plain != "") & ~bad
     if names.key == "uid":
@@ -132,16 +135,34 @@ def _keys(frame: pl.DataFrame, names: CaptionColumns, where: str, row: int) -> t
     elif names.key == "sha256":
         plain = plain.str.to_lowercase()
         good &= plain.str.contains(SHA256)
+    elif names.key == "key":
+        plain = plain.str.replace(r"^([0-9]+)\.0$", "${1}")  # pandas writes keys so if one is missing
     good = good.fill_null(False)
     plain = plain_keys(plain.filter(good)) if names.key == "key" else plain.filter(good)
     packed = uid.pack(plain.str.zfill(uid.HEX_DIGITS)) if names.key == "uid" else hashed(plain.to_list())
     return packed, good.to_numpy()
 
 
-def _of_halves(column: pl.Series) -> bool:
-    """Whether a column of bytes holds uids of 16 bytes, not their digits."""
-    sizes = column.bin.size()
-    return not column.null_count() and bool((sizes == 16).all())
+def _is_halves(column: pl.Series) -> bool:
+    """Whether a column holds uids of 16 bytes, not their digits."""
+    return column.dtype == pl.Binary and not column.null_count() and _of_bytes(column, 16)
+
+
+def _of_bytes(column: pl.Series, size: int) -> bool:
+    return bool((column.bin.size() == size).all())
+
+
+def _whole(column: pl.Series, names: CaptionColumns, where: str) -> pl.Series:
+    """Keys that are numbers as text; pandas makes them floats where one is missing."""
+    if column.dtype.is_float() and names.key == "key":
+        there, limit = column.fill_nan(None), 1 << (24 if column.dtype == pl.Float32 else 53)
+        if not ((there.abs() < limit) & (there == there.floor())).all():
+            raise DataError(
+                f"{where}: the column {names.key_column!r} is {column.dtype} and has numbers that are not whole or too large "
+                "to be exact: write the keys as text."
+            )
+        column = there.cast(pl.Int64)
+    return column.cast(pl.String) if column.dtype.is_integer() else column
 
 
 def _texts(column: pl.Series, where: str, name: str) -> tuple[pl.Series, pl.Series]:
@@ -153,7 +174,7 @@ def _texts(column: pl.Series, where: str, name: str) -> tuple[pl.Series, pl.Seri
     if kind == pl.Null or isinstance(kind, pl.Categorical | pl.Enum):
         return column.cast(pl.String), none
     if kind != pl.Binary:
-        raise DataError(f"{where}: the column {name!r} is {kind}, but must be text.")
+        raise DataError(f"{where}: the column {name!r} is {kind}, but must be text: name another column, or write it as text.")
     decoded = [_decoded(value) for value in column.to_list()]
     texts = pl.Series([value if value else None for value, _ in decoded], dtype=pl.String)
     return texts, pl.Series([bad for _, bad in decoded], dtype=pl.Boolean)
@@ -226,8 +247,7 @@ def _csv(file: Path, columns: CaptionColumns) -> Read:
 
 
 def _jsonl(file: Path, columns: CaptionColumns) -> Read:
-    """Lines of objects. The first rows say which columns there are; a value that is not a text, number or list of texts is "
-    "empty."""
+    """Lines of objects. The first rows say which columns there are; a text may be a number or a list of texts."""
     names: CaptionColumns | None = None
     number = 0
     for block in text_tables.line_blocks(file, BLOCK_BYTES):
@@ -240,7 +260,7 @@ def _jsonl(file: Path, columns: CaptionColumns) -> Read:
         if not rows:
             continue
         names = names or columns.found(list(dict.fromkeys(key for row in rows[:1000] for key in row)), str(file))
-        yield _frame(rows, names), names
+        yield _frame(rows, names, str(file)), names
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
@@ -253,8 +273,15 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
     return found
 
 
-def _frame(rows: list[dict[str, Any]], names: CaptionColumns) -> pl.DataFrame:
+def _frame(rows: list[dict[str, Any]], names: CaptionColumns, where: str) -> pl.DataFrame:
     made: dict[str, pl.Series] = {}
+    odd = next((value for row in rows if not _is_texts(value := row.get(names.text))), None)
+    if odd is not None:
+        told = json.dumps(odd)[: uid_values.SHOWN]
+        raise DataError(
+            f"{where}: {told} in {names.text!r} is not a text: write a text or a list of texts there, or name another column "
+            "(--text-column)."
+        )
     for name in names.wanted:
         values = [row.get(name) for row in rows]
         if name == names.score:
@@ -267,9 +294,18 @@ def _frame(rows: list[dict[str, Any]], names: CaptionColumns) -> pl.DataFrame:
     return pl.DataFrame(made)
 
 
+def _is_texts(value: Any) -> bool:
+    return all(_bytes(one) is not None or _is_missing(one) for one in (value if isinstance(value, list) else [value]))
+
+
+def _is_missing(value: Any) -> bool:
+    """null, or the NaN that pandas writes for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def _bytes(value: Any) -> bytes | None:
     """A text's bytes as they stood in the file; a lone surrogate that was escaped becomes bytes that are not UTF-8."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    if isinstance(value, bool) or _is_missing(value) or not isinstance(value, str | int | float):
         return None
     text = str(value)
     try:

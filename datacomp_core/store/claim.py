@@ -5,7 +5,8 @@ and the content of all inputs: a folder that was started from other files is rej
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from datacomp_core.errors import SpecError
@@ -54,6 +55,18 @@ def claim(
             f"{folder} was started with another {', '.join(told)} (see its {REQUEST}): give the same again to resume, or "
             "choose another folder."
         )
+
+
+@contextmanager
+def free_if_nothing_is_made(folder: Folder) -> Generator[None]:
+    """A claimed folder is free for another request if what the block makes is refused before its first file is there."""
+    try:
+        yield
+    except Exception:
+        if set(folder.files()) <= {REQUEST, INPUTS}:
+            folder.remove(REQUEST)
+            folder.remove(INPUTS)
+        raise
 
 
 def _differing(

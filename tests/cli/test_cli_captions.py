@@ -191,3 +191,18 @@ def test_published_policies_are_what_their_papers_say() -> None:
     assert all(recipe.source and recipe.description for recipe in CAPTION_RECIPES.values())
     with pytest.raises(SpecError, match="Unknown"):
         load_plan("nobody")
+
+
+def test_a_refused_first_attempt_does_not_bind_its_folder(world: Path, datacomp: Command) -> None:
+    """A result does: the same folder is refused for another request then, also if a kill left it half done."""
+    there = ("--metadata", "m", "--out", "d")
+    status, _, error = datacomp("captions", "template", "{width_x}", *there)
+    assert (status, "width_x" in error) == (2, True), error
+    (world / "empty.csv").write_text("")
+    assert datacomp("captions", "import", "empty.csv", "--name", "x", *there)[0] == 1
+    status, _, error = datacomp("captions", "template", "{text}, drawn", *there)
+    assert status == 0, error
+    (world / "d/captions.json").unlink()
+    status, _, error = datacomp("captions", "template", "{text}, painted", *there)
+    assert (status, "was started with another template" in error.replace("\n", " ")) == (2, True), error
+    assert datacomp("captions", "template", "{text}, drawn", *there)[0] == 0

@@ -200,7 +200,7 @@ def in_folder(
     """Make captions for a plain folder of metadata; `work` receives the output folder and a progress."""
     from datacomp_core.caption_sets import SUMMARY, set_in, summary
     from datacomp_core.parts import part_names
-    from datacomp_core.store.claim import REQUEST, claim
+    from datacomp_core.store.claim import REQUEST, claim, free_if_nothing_is_made
     from datacomp_core.store.content import marks
 
     if out is None:
@@ -218,7 +218,7 @@ def in_folder(
         terminal.notes.print(f"{out} is already built", markup=False)
         _show(set_in(target), target.url, json=json)
         return
-    with terminal.shown_progress("captions", quiet=json) as progress:
+    with terminal.shown_progress("captions", quiet=json) as progress, free_if_nothing_is_made(target):
         made = work(target, progress)
     target.write_json(SUMMARY, summary(made))
     _show(made, target.url, json=json)

@@ -213,3 +213,60 @@ def test_files_that_are_packed_otherwise_are_not_left_out_unseen(tmp_path: Path)
         (tmp_path / "t" / name).write_text(f"uid,text\n{POOL[0]['uid']},a\n")
     with pytest.raises(ValidationError, match=r"1 files that are packed in a way that is not read \(b.csv.zst\)"):
         CaptionImportSpec(file=str(tmp_path / "t"), name="x")
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+def test_keys_that_pandas_made_floats_are_whole_numbers(form: str, tmp_path: Path) -> None:
+    """A table with one key missing has 10002.0 where 000010002 was."""
+    shard_of(tmp_path / "s", [f"{number:09d}" for number in (0, 10002, 10010)])
+    table = pl.DataFrame({"key": [10002.0, None, 0.0], "text": ["one", "of nothing", "two"]})
+    write = {"parquet": table.write_parquet, "csv": table.write_csv, "jsonl": table.write_ndjson}[form]
+    write(tmp_path / f"t.{form}")
+    spec = CaptionImportSpec(file=str(tmp_path / f"t.{form}"), name="x", key="key")
+    metadata = world.write_pool(tmp_path / "m", POOL)
+    made = import_folder_captions(spec, metadata, Folder(tmp_path / "out"), shards=Folder(tmp_path / "s"))
+    assert world.read_captions(tmp_path / "out", POOL)[:3] == [["two"], ["one"], []]
+    assert (made.counts["matched"], made.counts["without_key"]) == (2, 1)
+
+
+@pytest.mark.parametrize("keys", [[1.5, 2.0], [1.0, 2.0**60]])
+def test_float_keys_that_are_not_exact_are_refused(keys: list[float], tmp_path: Path) -> None:
+    shard_of(tmp_path / "s", ["000000001", "000000002"])
+    pl.DataFrame({"key": keys, "text": ["a", "b"]}).write_parquet(tmp_path / "t.parquet")
+    spec = CaptionImportSpec(file=str(tmp_path / "t.parquet"), name="x", key="key")
+    with pytest.raises(DataError, match="'key' is Float64 and has numbers that are not whole .* write the keys as text"):
+        metadata = world.write_pool(tmp_path / "m", POOL)
+        import_folder_captions(spec, metadata, Folder(tmp_path / "out"), shards=Folder(tmp_path / "s"))
+
+
+def test_a_sha256_of_32_bytes_is_one(tmp_path: Path) -> None:
+    sums = [bytes.fromhex(POOL[3]["sha256"]), None]
+    pl.DataFrame({"sha256": sums, "text": ["a", "of nothing"]}).write_parquet(tmp_path / "t.parquet")
+    spec = CaptionImportSpec(file=str(tmp_path / "t.parquet"), name="x", key="sha256")
+    made = import_folder_captions(spec, world.write_pool(tmp_path / "m", POOL), Folder(tmp_path / "out"))
+    assert world.read_captions(tmp_path / "out", POOL)[3] == ["a"]
+    assert (made.counts["matched"], made.counts["without_key"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("t.jsonl", b'{"uid": "1", "text": {"en": "a"}}\n', r'\{"en": "a"\} in \'text\' is not a text: write .*--text-column'),
+        ("t.jsonl", b'{"uid": "1", "text": ["a", {"en": "a"}]}\n', "is not a text: write a text or a list of texts"),
+        ("t.jsonl", '{"uid": "1", "text": "a"}\n'.encode("utf-16"), "seems to be text in UTF-16, .*iconv"),
+        ("t.csv", "uid,text\n1,a\n".encode("utf-16"), "seems to be text in UTF-16, .*iconv"),
+        ("t.csv", "uid,text\n1,a\n".encode("utf-16-le"), "seems to be text in UTF-16, .*iconv"),
+    ],
+)
+def test_what_is_not_text_is_refused_with_what_to_do(name: str, content: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=told):
+        spec = CaptionImportSpec(file=str(tmp_path / name), name="x")
+        import_folder_captions(spec, world.write_pool(tmp_path / "m", POOL), Folder(tmp_path / "out"))
+
+
+def test_a_column_of_numbers_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    pl.DataFrame({"uid": [POOL[0]["uid"]], "text": [7]}).write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="'text' is Int64, but must be text: name another column, or write it as text"):
+        spec = CaptionImportSpec(file=str(tmp_path / "t.parquet"), name="x")
+        import_folder_captions(spec, world.write_pool(tmp_path / "m", POOL), Folder(tmp_path / "out"))
