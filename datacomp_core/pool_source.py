@@ -19,6 +19,7 @@ from datacomp_core import parts, uid, uid_values
 from datacomp_core.columns import plain
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.store import Folder
+from datacomp_core.store.fingerprint import without_places
 
 Block = npt.NDArray[np.float32]
 BLOCK_ROWS = 8192
@@ -71,7 +72,7 @@ class PoolSource:
         """DataError names a column that is not there, with those that are."""
         with _Told(self, part):
             known = parts.scan(self.metadata, part, self.scores).collect_schema().names()
-        if missing := sorted(set(columns) - set(known)):
+        if missing := sorted(name for name in set(columns) if without_places(name) not in known):
             raise DataError(
                 f"Column {missing[0]!r} is not in part {part} of {self.metadata}; there are {', '.join(known)}. "
                 "Scores of models of our own come from embedding the pool."
@@ -91,8 +92,9 @@ class PoolSource:
                 break
             with _Told(self, part):
                 frame = parts.scan(self.metadata, part, self.scores)
-                there = empty & set(frame.collect_schema().names())
-                counts = frame.select(pl.col(sorted(there)).count()).collect().row(0, named=True) if there else {}
+                schema = frame.collect_schema()
+                there = sorted(name for name in empty if without_places(name) in schema)
+                counts = frame.select(_named(name).count() for name in there).collect().row(0, named=True) if there else {}
             empty = {name for name in empty if not counts.get(name, 0)}
         return frozenset(empty)
 
@@ -115,7 +117,7 @@ class PoolSource:
         """Some columns of one part, at least one."""
         with _Told(self, part):
             try:
-                found = parts.scan(self.metadata, part, self.scores).select(sorted(columns)).collect()
+                found = parts.scan(self.metadata, part, self.scores).select(_named(name) for name in sorted(columns)).collect()
                 return plain(found, self.metadata.at(f"{part}.parquet"))
             except pl.exceptions.ColumnNotFoundError:
                 self.check(part, columns)
@@ -218,6 +220,11 @@ class PoolSource:
             f"Part {part} of {self.metadata} has no embeddings {key!r} ({have}): download them, embed the pool, "
             "or give their folder."
         )
+
+
+def _named(column: str) -> pl.Expr:
+    """A column under the name that is asked for: that of a score to compute may name the place of its file."""
+    return pl.col(without_places(column)).alias(column)
 
 
 def _stored(array: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], rows: int) -> Iterator[npt.NDArray[Any]]:

@@ -57,7 +57,7 @@ def _canonical(score: Any) -> Any:
     if not isinstance(score, str):
         return score
     made = parsed(COMPUTED, score)
-    return SHORT_NAMES.get(score, score) if made is None else made.column_name
+    return SHORT_NAMES.get(score, score) if made is None else made.full_name
 
 
 ScoreName = Annotated[str, BeforeValidator(_canonical)]

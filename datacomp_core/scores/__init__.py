@@ -27,9 +27,9 @@ def score_of(text: str) -> Score | None:
 
 
 def canonical(text: str) -> str:
-    """A score's column: the text itself, or the one way to write a score to compute."""
+    """The one way to write a score: a column's name as it is, or the full name of a score to compute."""
     score = score_of(text)
-    return text if score is None else score.column_name
+    return text if score is None else score.full_name
 
 
 __all__ = [

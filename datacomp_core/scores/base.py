@@ -22,6 +22,7 @@ from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import Progress
 from datacomp_core.registry import SCORES
 from datacomp_core.store import Folder
+from datacomp_core.store.fingerprint import without_places
 
 Column = npt.NDArray[np.float32] | npt.NDArray[np.float64] | npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -55,7 +56,6 @@ class Score(Kinded, Spec):
     """Base of all scores to compute."""
 
     kind: str = ""
-    pins_files: ClassVar[bool] = False  # its column carries the place, so the place is identity
     version: ClassVar[int] = 1
     """Raised by hand when the meaning of this score changes: it is computed again."""
     paper: ClassVar[str] = ""
@@ -71,12 +71,17 @@ class Score(Kinded, Spec):
             cls.on_gpu = True
 
     @property
-    def column_name(self) -> str:
-        """`kind:parameter=value,...`, without what is the default; foreign code is named with its identity."""
+    def full_name(self) -> str:
+        """`kind:parameter=value,...`, without defaults: how filters name it. Foreign code is named with its identity."""
         given = self.model_dump(exclude_defaults=True, exclude={"kind"})
         if code := getattr(self, CODE, ""):
             given = {CODE: code, **given}
         return self.kind + (":" + ",".join(f"{name}={written(given[name])}" for name in sorted(given)) if given else "")
+
+    @property
+    def column_name(self) -> str:
+        """Its column: the full name without the places of files, which are known by their content."""
+        return without_places(self.full_name)
 
     def label(self) -> str:
         return self.kind

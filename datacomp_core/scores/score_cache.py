@@ -18,7 +18,7 @@ from datacomp_core.scores.base import Score
 from datacomp_core.shards import INDEX
 from datacomp_core.store import Folder
 from datacomp_core.store.content import Marks, Trust, differing, digest, listed, mark, marks, read_marks, versions
-from datacomp_core.store.fingerprint import SHORT, canonical, fingerprint
+from datacomp_core.store.fingerprint import SHORT, canonical, fingerprint, of_content
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def home_of(score: Score, source: PoolSource, kept: Folder, model: tuple[str, st
     before = list(_earlier(score, kept))
     known = {group: read_marks(found) for record in before for group, found in record["files"].items()}
     files = {group: found for group, found in _files(score, source, model, known, trust).items() if found}
-    settings = {"score": canonical(score), "model": _model(score, model), "versions": _versions(score)}
+    settings = {"score": of_content(canonical(score)), "model": _model(score, model), "versions": _versions(score)}
     name = f"{score.kind}--{fingerprint([settings, {group: digest(found) for group, found in files.items()}])[:SHORT]}"
     home = kept / name
     home.sweep_left_behind()
@@ -84,6 +84,7 @@ def _versions(score: Score) -> dict[str, str]:
 
 def _earlier(score: Score, kept: Folder) -> Iterator[dict[str, Any]]:
     """What is recorded of the same score in `kept`, whatever it was computed from."""
+    wanted = of_content(canonical(score))
     for name in kept.folders():
         if not name.startswith(f"{score.kind}--") or not (kept / name).exists(MADE_OF):
             continue
@@ -91,7 +92,7 @@ def _earlier(score: Score, kept: Folder) -> Iterator[dict[str, Any]]:
             found = json.loads((kept / name).read(MADE_OF))
         except ValueError:
             continue
-        if isinstance(found, dict) and found.get("score") == canonical(score) and isinstance(found.get("files"), dict):
+        if isinstance(found, dict) and found.get("score") == wanted and isinstance(found.get("files"), dict):
             yield found
 
 

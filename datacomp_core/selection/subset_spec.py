@@ -72,7 +72,7 @@ class SubsetSpec(Spec):
 
     def columns_to_make(self) -> frozenset[str]:
         """The columns that it reads and neither metadata of DataComp's schema nor a score to compute brings."""
-        return self.columns() - {score.column_name for score in self.every_score()} - set(SCHEMA.names())
+        return self.columns() - {score.full_name for score in self.every_score()} - set(SCHEMA.names())
 
     def features(self) -> frozenset[str]:
         """The prefixes of the features (`l14` of `l14_img`) that its filters and its scores to compute read."""

@@ -18,8 +18,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 SHORT = 12
-PINNED_FILE = re.compile(r"(?:https?://[^#]*|[^=,]*)#([0-9a-f]{12,64})")
+PINNED_FILE = re.compile(r".*#([0-9a-f]{12,64})", re.DOTALL)
 """In a filter or score: a file whose name carries the digits of its content, which alone are its identity."""
+PINNED_PARAMETER = re.compile(r'(?<==)(?:"[^"]*#([0-9a-f]{12,64})"|[^",]*#([0-9a-f]{12,64})(?=,|$))')
+WITH_PARAMETERS = re.compile(r"\w+:\w+=")
+"""How the full name of a score to compute begins: `column_of:column=v,file=/tmp/v.csv#5c27719cb8f8201a`."""
 
 
 def canonical(value: Any) -> Any:
@@ -65,17 +68,28 @@ def _of_model(value: BaseModel) -> dict[str, Any]:
         given = getattr(value, name)
         if name in names or not (_is_tag(name, field) or _differs(given, field)):
             continue
-        found[name] = _of_content(identity(given)) if getattr(kind, "pins_files", False) else identity(given)
+        found[name] = of_content(identity(given)) if getattr(kind, "pins_files", False) else identity(given)
     version = getattr(kind, "version", 1)
     if isinstance(version, int) and version != 1 and "version" not in kind.model_fields:
         found["version"] = version
     return found
 
 
-def _of_content(value: Any) -> Any:
-    """The same, with the place of a pinned file left out."""
-    found = PINNED_FILE.fullmatch(value) if isinstance(value, str) else None
-    return f"#{found[1]}" if found else value
+def without_places(text: str) -> str:
+    """`text` with the places of pinned files left out: two copies of one file are one name, wherever they are."""
+    if WITH_PARAMETERS.match(text):
+        return PINNED_PARAMETER.sub(lambda part: f"#{part[1] or part[2]}", text)
+    found = PINNED_FILE.fullmatch(text)
+    return f"#{found[1]}" if found else text
+
+
+def of_content(value: Any) -> Any:
+    """Plain JSON types with the places of pinned files left out of every text and name."""
+    if isinstance(value, list):
+        return [of_content(item) for item in value]
+    if isinstance(value, dict):
+        return {of_content(name): of_content(item) for name, item in value.items()}
+    return without_places(value) if isinstance(value, str) else value
 
 
 def _is_tag(name: str, field: FieldInfo) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from datacomp_core.artifacts import Artifact, Spec
+from datacomp_core.store.fingerprint import canonical, of_content
 from datacomp_core.store.fingerprint import identity as meaning_of
 
 A = TypeVar("A", bound=Artifact)
@@ -92,8 +93,11 @@ def flat(values: Any) -> list[Any]:
 
 
 def is_named(value: Any) -> bool:
-    """Whether the readable name of a spec is one that a person chose, and no part of what it means."""
-    return isinstance(value, Spec) and any(getattr(value, name) == value.label() for name in value.names_for_people)
+    """Whether the readable name of a spec is no part of what it means: a person chose it, or it may be that of a file."""
+    if not isinstance(value, Spec):
+        return False
+    plain = canonical(value)
+    return of_content(plain) != plain or any(getattr(value, name) == value.label() for name in value.names_for_people)
 
 
 def settled(value: Any) -> Any:

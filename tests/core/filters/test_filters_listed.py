@@ -14,10 +14,12 @@ import polars as pl
 import pytest
 
 from datacomp_core import sorted_lookup, uid, uid_lists
-from datacomp_core.artifacts import Pool, Spec
+from datacomp_core.artifacts import Pool, Spec, Subset
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.filters import AllOf, Listed, NotOf, SampleTo, Words
+from datacomp_core.filters import AllOf, Listed, NotOf, SampleTo, TopFraction, Words
 from datacomp_core.recipes.load import load_recipe
+from datacomp_core.scores import score_of
+from datacomp_core.scores.compute import score_pool
 from datacomp_core.selection.select import SubsetSpec, select_subset
 from datacomp_core.sorted_lookup import among, begins_of
 from datacomp_core.store import Folder, Store, step
@@ -366,3 +368,52 @@ def test_a_list_of_which_nothing_is_the_pools_says_what_became_of_it(tmp_path: P
     pool, mine = small_pool(SmallPool(), store=store), _listed(tmp_path, UIDS)
     with pytest.raises(DataError, match=r"keeps none of the 300 .*not on the list mine.txt 300.* 52 listed uids, 0 of them"):
         select_subset(SubsetSpec(recipe="mine", filter=mine), pool, None, store=store)
+
+
+def _copies(folder: Path, name: str, text: str) -> list[Path]:
+    """The same file under another name and in another folder."""
+    (folder / "elsewhere").mkdir(exist_ok=True)
+    places = [folder / name, folder / f"renamed-{name}", folder / "elsewhere" / name]
+    for place in places:
+        place.write_text(text)
+    return places
+
+
+def test_copies_of_a_list_are_one_subset(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    pool, wanted = small_pool(SmallPool(), store=store), [row["uid"] for row in world.rows()[:10]]
+
+    def address(uids: Path) -> str:
+        return select_subset(SubsetSpec(recipe="mine", filter=Listed(uids=str(uids))), pool, None, store=store).address
+
+    assert len({address(one) for one in _copies(tmp_path, "mine.txt", "\n".join(wanted))}) == 1
+    assert len({address(one) for one in _copies(tmp_path, "mine.txt", "\n".join(wanted[1:]))}) == 1
+    assert len(list((tmp_path / "store" / "subsets" / "small").iterdir())) == 2
+
+
+def test_copies_of_a_table_are_one_score_that_each_of_them_names(tmp_path: Path) -> None:
+    """In a filter's field, in the names of weights, and with another cut-off, which reads the kept score by its content."""
+    store, rows = Store.open(str(tmp_path / "store")), world.rows()
+    pool, values = small_pool(SmallPool(), store=store), [CHANCE.random() for _ in rows]
+    text = "uid,v\n" + "".join(f"{row['uid']},{value!r}\n" for row, value in zip(rows, values, strict=True))
+    places = _copies(tmp_path, "v=1, final.csv", text)
+    spelled = [f'column_of:column=v,file="{place}"' for place in places]
+    scores = [score_pool(score_of(one), pool, None, None, None, store=store) for one in spelled]
+    assert len({one.address for one in scores}) == 1
+    assert len({SubsetSpec(recipe="mine", filter=TopFraction(score=one, fraction=0.2)).label() for one in spelled}) == 3
+
+    def kept(number: int, **given: Any) -> Subset:
+        spec = SubsetSpec(recipe="mine", filter=TopFraction(score=spelled[number], **given))
+        return select_subset(spec, pool, (scores[0],), store=store)
+
+    assert len({kept(number, fraction=0.2).address for number in range(3)}) == 1
+    for number, fraction in ((1, 0.3), (2, 0.5)):
+        found = uid.unpack(np.load(store.folder(kept(number, fraction=fraction)).path / "subset.npy"))
+        best = sorted(range(len(rows)), key=lambda row: -np.float32(values[row]))[
+            : int(len(rows) * fraction) + 1
+        ]  # as the reference cuts
+        assert sorted(found) == sorted(rows[row]["uid"] for row in best)
+    weighted = [
+        {"kind": "soft_cap", "filter": {"kind": "everything"}, "num_samples": 9, "weights": {one: 1.0}} for one in spelled
+    ]
+    assert len({fingerprint(SubsetSpec.model_validate({"recipe": "mine", "filter": one})) for one in weighted}) == 1

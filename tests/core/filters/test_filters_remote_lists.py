@@ -123,7 +123,7 @@ def test_a_table_of_scores_in_a_bucket(s3_url: str, tmp_path: Path) -> None:
     assert score is not None
     folder = world.write(tmp_path / "m", TABLE)
     made = compute(score, PoolSource(folder), Folder(tmp_path / "kept"))
-    best = Threshold(score=score.column_name, at_least=100)
+    best = Threshold(score=score.full_name, at_least=100)
     wanted = sorted(uid for uid, value in scores.items() if value >= 100)
     assert sorted(world.kept(best, folder, tmp_path / "out", [made])[0]) == wanted
 
