@@ -39,7 +39,7 @@ def isolated_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
     settings.cache_clear()
     yield
     settings.cache_clear()
-    for name in [name for name in os.environ if name.startswith("PREFECT_") and name not in before]:
+    for name in [name for name in os.environ if name.startswith(("PREFECT_", "PYTHONSAFEPATH")) and name not in before]:
         del os.environ[name]
 
 

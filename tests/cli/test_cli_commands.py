@@ -71,6 +71,9 @@ def datacomp(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
+        for stream in (sys.stdout, sys.__stdout__):  # a console that was made in an earlier test may have the other one
+            if stream is not None:
+                stream.flush()
         return Told(int(str(ended.value.code)), *capfd.readouterr())
 
     return call

@@ -170,8 +170,8 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     "engine",
     [
-        pytest.param("dask", marks=[*CLUSTERS[0].marks, pytest.mark.slow]),
-        pytest.param("ray", marks=CLUSTERS[1].marks),
+        pytest.param("dask", marks=pytest.mark.slow),
+        pytest.param("ray", marks=pytest.mark.slow),
     ],
 )
 def test_workers_hold_a_gpu_each_and_the_chunk_of_a_lost_one_is_done_by_another(engine: str, tmp_path: Path) -> None:

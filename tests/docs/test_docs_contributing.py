@@ -111,7 +111,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put(core / "filters" / "__init__.py", "from datacomp_core.filters.sem_dedup import SemDedup\n", imports)
     put(core / "scores" / "__init__.py", "\nKINDS = SCORES\n", "from datacomp_core.scores.unusual import Unusual\n")
     baselines = core / "recipes" / "baselines.py"
-    put(baselines, "\nScore = Literal", "from datacomp_core.filters.shouting import Shouting\n")
+    put(baselines, "\n\ndef _score(", "from datacomp_core.filters.shouting import Shouting\n")
     put(baselines, "PAPER = ", recipe + "\n\n")
     put(baselines, '    RecipeRow("no_filter", no_filter', row)
     put(core / "scales.py", '        Scale(name="debug"', scale)

@@ -164,7 +164,7 @@ def test_every_form_is_read(form: str, tmp_path: Path) -> None:
         ("old_mac.txt", lambda p: p.write_text("\r".join(UIDS), newline=""), "carriage returns alone"),
         ("half.parquet", lambda p: pl.DataFrame({"f0": [1, None], "f1": [1, 2]}).write_parquet(p), r"row 2: \(None, 2\)"),
         ("short15.parquet", lambda p: pl.DataFrame({"uid": [b"\xcd" * 15]}).write_parquet(p), "row 1: .*16 bytes"),
-        ("utf16.txt", lambda p: p.write_text(UIDS[0], "utf-16"), "not text in UTF-8"),
+        ("utf16.txt", lambda p: p.write_text(UIDS[0], "utf-16"), "text in UTF-16, not UTF-8"),
         (
             "small.parquet",
             lambda p: pl.DataFrame({"f0": [1], "f1": [2]}, {"f0": pl.UInt32, "f1": pl.UInt32}).write_parquet(p),
