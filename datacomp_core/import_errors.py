@@ -67,8 +67,7 @@ def library_error(problem: ImportError) -> Exception:
         )
     return MissingLibraryError(
         f"Cannot import the module {module or importer!r}{wanted} ({text}): its version is incompatible with the others. "
-        "Install the "
-        f"pinned version (pip install -c constraints.txt), {AGAIN}."
+        f"Install the pinned version (pip install -c constraints.txt), {AGAIN}."
     )
 
 

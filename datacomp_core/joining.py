@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from datacomp_core import uid
+from datacomp_core import shards, uid
 from datacomp_core.buckets import LocalBuckets
 from datacomp_core.errors import DataError
+from datacomp_core.store import Folder
 
 ROWS_A_BUCKET = 4_000_000
 Values = npt.NDArray[np.float64]
@@ -50,6 +51,15 @@ def keys_of(values: pl.Series, key: Key, where: str, first_row: int = 1) -> uid.
         raise DataError(f"{where}: the {key} is missing in {values.null_count():,} rows.")
     text = values.cast(pl.String)
     return hashed((plain_keys(text) if key == "key" else text).to_list())
+
+
+def sample_keys(folder: Folder) -> Iterator[tuple[uid.Uids, uid.Uids]]:
+    """Keys and uids of all samples: by the index of the shards, or by a walk over the tars where they have none."""
+    indexed = shards.index_names(folder)
+    for shard in indexed or shards.shard_names(folder):
+        found = shards.read_index(folder, shard) if indexed else shards.index_shard(folder, shard).whole()
+        rows = found.drop_nulls(["uid", "key"])
+        yield keys_of(rows["key"], "key", shard), uid.pack(rows["uid"].cast(pl.String))
 
 
 def plain_keys(keys: pl.Series) -> pl.Series:

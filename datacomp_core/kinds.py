@@ -6,7 +6,6 @@ when it is read; its JSON schema, and so the form, lists every kind that is regi
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, TypeVar
@@ -19,8 +18,8 @@ from datacomp_core import external_code
 from datacomp_core.errors import SpecError, unknown
 from datacomp_core.input_classes import FETCHABLE, InputUse, of_file
 from datacomp_core.registry import Registry
+from datacomp_core.store.fingerprint import PINNED_FILE
 
-PINNED_FILE = re.compile(r".+#[0-9a-f]{12,64}", re.DOTALL)
 M = TypeVar("M", bound=type[BaseModel])
 R = TypeVar("R")
 CODE = "code"

@@ -47,8 +47,8 @@ _registered: list[Rescore] = []
 
 
 def register(function: Rescore) -> Rescore:
-    """Decorator: `function(report.json, predictions)` computes a report again. DataError if it is not a report of a known "
-    "suite."""
+    """Decorator: `function(report.json, predictions)` computes a report again. DataError if it is not a report of a known
+    suite."""
     _registered.append(function)
     return function
 

@@ -148,8 +148,7 @@ def _npz(file: Path, columns: Sequence[str]) -> Iterator[Piece]:
         if array.dtype.kind not in "fiub" or array.size != len(keys) or array.shape[:1] != keys.shape:
             raise DataError(
                 f"{file}: the array {column!r} has shape {array.shape} and dtype {array.dtype}; it needs a number for each "
-                "of the "
-                f"{len(keys):,} uids."
+                f"of the {len(keys):,} uids."
             )
     yield keys, np.stack([_floats(a.reshape(-1), file, name) for name, a in zip(columns, arrays, strict=True)], axis=1)
 

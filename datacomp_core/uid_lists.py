@@ -31,8 +31,8 @@ LIKE_A_NAME, LIKE_A_UID = 8, 24
 
 
 def read(files: Sequence[Path]) -> Iterator[uid.Uids]:
-    """All uids of some files, piece by piece, in their order. DataError names the file, the row and the value that is not a "
-    "uid."""
+    """All uids of some files, piece by piece, in their order. DataError names the file, the row and the value that is not a
+    uid."""
     for file in files:
         reader = {".npy": _npy, ".parquet": _parquet}.get(file.suffix.lower(), _text)
         try:

@@ -74,8 +74,7 @@ def refuse_backport() -> None:
         return
     raise DatacompError(
         "The package 'dataclasses' (a backport that img2dataset asks for) shadows the standard library and stops Prefect's "
-        "server "
-        f"at its start: remove it with {sys.executable} -m pip uninstall -y dataclasses"
+        f"server at its start: remove it with {sys.executable} -m pip uninstall -y dataclasses"
     )
 
 

@@ -32,8 +32,7 @@ class WriterSpec(Spec):
     library: Literal["open_clip", "transformers", "server"] = Field(
         default="transformers",
         description="open_clip: a CoCa model. transformers: a model of the hub. server: a model behind an API of vLLM's "
-        "(OpenAI's) "
-        "shape, whose address is the setting DATACOMP_CAPTION_SERVER.",
+        "(OpenAI's) shape, whose address is the setting DATACOMP_CAPTION_SERVER.",
     )
     model: str = Field(
         min_length=1, description="open_clip's name, such as coca_ViT-B-32; OWNER/NAME of the hub; a server's name."

@@ -124,8 +124,7 @@ def not_used(counts: Mapping[str, int]) -> list[str]:
     """A sentence for each score of the pool that is not used for rows with another caption."""
     return [
         f"{count:,} of {counts['rows']:,} rows have a different caption from the one that {name.partition(': ')[2]} was "
-        "computed for: "
-        "the score is not used for them. Embed the caption sets to compute it for the new pairs."
+        "computed for: the score is not used for them. Embed the caption sets to compute it for the new pairs."
         for name, count in sorted(counts.items())
         if name.startswith("score_left_out: ") and count
     ]

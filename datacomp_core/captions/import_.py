@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from datacomp_core import caption_sets, external_files, joining, parts, shards, uid
+from datacomp_core import caption_sets, external_files, joining, parts, uid
 from datacomp_core.artifacts import Captions, Pool, Scores, ShardSet, Spec
 from datacomp_core.caption_policy import score_name
 from datacomp_core.captions import joins, tables
@@ -135,7 +135,7 @@ def import_folder_captions(
         table = _table(spec, files, counts, progress)
         if spec.key == "key":
             assert shards is not None
-            table = joins.translated(table, _index(shards), local, sum(sizes.values()), num_bytes, counts)
+            table = joins.translated(table, joining.sample_keys(shards), local, sum(sizes.values()), num_bytes, counts)
         found = joins.join(sizes, _pool(spec, metadata, sizes, learned), table, local, num_bytes)
         counts.update(found.counts)
         _require_match(spec, counts, files)
@@ -151,8 +151,7 @@ def _made(spec: CaptionImportSpec, counts: Counter[str], sources: set[str], num_
     if odd or caption_sets.RAW in sources:
         raise DataError(
             f"The source column {spec.source_column!r} has the value {(odd or [caption_sets.RAW])[0]!r}: names of sources "
-            "may contain "
-            f"letters, digits, `_`, `.`, `+` and `-`, and {caption_sets.RAW} stands for the pool's own captions."
+            f"may contain letters, digits, `_`, `.`, `+` and `-`, and {caption_sets.RAW} stands for the pool's own captions."
         )
     counts["uncaptioned"] = num_samples - counts["captioned"]
     return Captions(
@@ -205,15 +204,6 @@ def _column(metadata: Folder, learned: Folder | None, part: str, column: str) ->
         raise DataError(f"{metadata.at(part)}.parquet has no column {column!r} to join captions by.") from problem
 
 
-def _index(folder: Folder) -> Iterator[tuple[uid.Uids, uid.Uids]]:
-    """Keys and uids of all samples: by the index of the shards, or by a walk over the tars where they have none."""
-    indexed = shards.index_names(folder)
-    for shard in indexed or shards.shard_names(folder):
-        found = shards.read_index(folder, shard) if indexed else shards.index_shard(folder, shard).whole()
-        rows = found.drop_nulls(["uid", "key"])
-        yield joining.keys_of(rows["key"], "key", shard), uid.pack(rows["uid"].cast(pl.String))
-
-
 def _sizes(metadata: Folder) -> dict[str, int]:
     return {part: int(parts.scan(metadata, part).select(pl.len()).collect().item()) for part in parts.part_names(metadata)}
 
@@ -225,8 +215,7 @@ def _require_match(spec: CaptionImportSpec, counts: Counter[str], files: Sequenc
     told = ", ".join(f"{name} {counts[name]:,}" for name in ACCOUNT[:6] if counts[name] or name in ("rows", "matched"))
     raise DataError(
         f"No caption of {external_files.place_of(spec.file)} ({len(files)} files) was joined to the pool by {spec.key} ({told}): "
-        f"check "
-        "the key (--by, --key-column) and the pool."
+        "check the key (--by, --key-column) and the pool."
     )
 
 

@@ -80,8 +80,8 @@ class PartJob:
     edges: tuple[float, ...] = ()
     samples: int = SAMPLES
     watched: int | None = None
-    """The highest sampling key of a uniform sample (`sampling_keys`) for which the reason of every row is recorded; None: "
-        "for no row."""
+    """The highest sampling key of a uniform sample (`sampling_keys`) for which the reason of every row is recorded; None:
+    for no row."""
 
     def columns(self) -> set[str]:
         return {"uid", *self.root.columns(), *([self.score] if self.score else [])}

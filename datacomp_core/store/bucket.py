@@ -279,8 +279,8 @@ class BucketFiles:
             again(partial(self.fs.call_s3, "abort_multipart_upload", **asked), is_write=True)
 
     def uploads(self, root: str) -> list[dict[str, Any]]:
-        """Uploads in parts that were begun below `root` and neither completed nor aborted. None if the store has no such "
-        "uploads."""
+        """Uploads in parts that were begun below `root` and neither completed nor aborted. None if the store has no such
+        uploads."""
         if not self.is_s3:
             return []
         bucket, _, key = self.fs._strip_protocol(root).partition("/")

@@ -33,8 +33,8 @@ FILES_AT_ONCE = 64
 CONNECT_SECONDS, READ_SECONDS = "10s", "60s"
 CERTIFICATES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 FAILURES = 3
-"""After this number of consecutive failures that s3fs did not have, a bucket is left to s3fs: its region or gateway is not "
-    "obstore's."""
+"""After this number of consecutive failures that s3fs did not have, a bucket is left to s3fs: its region or gateway is not
+obstore's."""
 KEEP_SECONDS = 300
 """How long credentials are used without asking s3fs's client, which renews them, again."""
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 SHORT = 12
-PINNED_FILE = re.compile(r".*#([0-9a-f]{12,64})", re.DOTALL)
+PINNED_FILE = re.compile(r".+#([0-9a-f]{12,64})", re.DOTALL)
 """In a filter or score: a file whose name carries the digits of its content, which alone are its identity."""
 PINNED_PARAMETER = re.compile(r'(?<==)(?:"[^"]*#([0-9a-f]{12,64})"|[^",]*#([0-9a-f]{12,64})(?=,|$))')
 WITH_PARAMETERS = re.compile(r"\w+:\w+=")

@@ -17,8 +17,8 @@ TOKEN = re.compile(r"(?P<place>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-[0-9a-
 
 
 def started(pid: int) -> str:
-    """A process's start in clock ticks since boot, empty if there is none: with pid and boot it identifies one process "
-    "uniquely."""
+    """A process's start in clock ticks since boot, empty if there is none: with pid and boot it identifies one process
+    uniquely."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
     except (OSError, IndexError):

@@ -76,8 +76,7 @@ class RunMonitor:
         if len(lost) > allowed:
             raise IncompleteError(
                 f"{len(lost)} of the drawn samples could not be read, but only {allowed:.0f} are tolerated (the last: "
-                f"{lost[-1]}): "
-                "download or reshard the shards again."
+                f"{lost[-1]}): download or reshard the shards again."
             )
 
     def _warn(self) -> None:

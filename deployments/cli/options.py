@@ -58,8 +58,7 @@ Mix = Annotated[
     typer.Option(
         "--mix",
         help="Your own shards, in addition to what the filter keeps (track byod): shards/ADDRESS or shards/ADDRESS=WEIGHT "
-        "(2: each "
-        "sample twice), a YAML file, or a published mix by name; repeat for several.",
+        "(2: each sample twice), a YAML file, or a published mix by name; repeat for several.",
     ),
 ]
 Subsets = Annotated[
