@@ -9,8 +9,10 @@ a commit.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from datacomp_core import hub, pins
@@ -18,6 +20,8 @@ from datacomp_core.errors import DatacompError, DataError, SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store.folder import Folder, hash_file, scratch
 from datacomp_core.store.web import WEB
+
+log = logging.getLogger(__name__)
 
 PIN = 16
 HASHED_WHOLE = 4 << 30
@@ -94,8 +98,22 @@ def _tables_in(names: Iterable[str], suffixes: Sequence[str], place: str) -> lis
     packed = tuple(ending + one for ending in suffixes for one in PACKED)
     found = sorted(name for name in ours if name.lower().endswith(endings))
     if other := sorted(name for name in ours if name.lower().endswith(packed) and name not in set(found)):
-        raise DataError(f"{place} has {len(other)} files that are packed in a way that is not read ({other[0]}): unpack them.")
+        raise DataError(
+            f"{place} has files packed in a way that is not read (number: {len(other)}; one is {other[0]}): unpack them."
+        )
+    other = [name for name in ours if name not in set(found) and not name.rpartition("/")[2].startswith((".", "README"))]
+    if found and other:
+        _tell_of_others(place, tuple(sorted(other)))
     return found
+
+
+@cache
+def _tell_of_others(place: str, others: tuple[str, ...]) -> None:
+    """Say once which files of a folder are not read."""
+    shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+    log.warning(
+        "%s has files that are not read, because their names have other endings (number: %d): %s", place, len(others), shown
+    )
 
 
 def _is_folder(place: str, suffixes: Sequence[str]) -> bool:

@@ -21,6 +21,8 @@ from datacomp_core.errors import DataError
 from datacomp_core.store import Folder
 
 ROWS_A_BUCKET = 4_000_000
+LEAST_BYTES_A_ROW = 8
+"""Of a table on disk: half of what a random uid takes, which no format makes smaller."""
 Values = npt.NDArray[np.float64]
 Repeated = Literal["refuse", "first", "mean"]
 Key = Literal["uid", "key", "url"]
@@ -86,9 +88,10 @@ class Join:
         repeated: Repeated = "refuse",
         table: str = "the table",
         advice: str = "choose `first` or `mean` for `repeated`",
+        table_bytes: int = 0,
     ) -> None:
-        """`table` and `advice`: what an error says of keys that repeat with other values."""
-        num = max(1, -(-num_rows // ROWS_A_BUCKET))
+        """`table` and `advice`: what an error says of keys that repeat with other values. `table_bytes`: of its files."""
+        num = num_buckets(num_rows, table_bytes)
         wide: Any = ("value", "f8", (num_columns,))
         self.names, self.width, self.policy, self.example = list(names), num_columns, repeated, ""
         self.table = LocalBuckets(local / "table", num, np.dtype([("high", "u8"), ("low", "u8"), ("order", "i8"), wide]))
@@ -118,8 +121,8 @@ class Join:
             counts.add(self._one(number))
         if counts.disagreeing and self.policy == "refuse":
             raise DataError(
-                f"{counts.disagreeing:,} keys of {self.shown} repeat with different values, such as {self.example}: "
-                f"{self.advice}."
+                f"{self.shown} repeats keys with different values (number of such keys: {counts.disagreeing:,}; one is "
+                f"{self.example}): {self.advice}."
             )
         return counts
 
@@ -159,6 +162,11 @@ class Join:
             keys["f0"], keys["f1"] = table["high"][bad[:1]], table["low"][bad[:1]]
             self.example = f"{uid.unpack(keys)[0]} ({', '.join(f'{value:g}' for value in table['value'][bad[0]])} first)"
         return len(bad)
+
+
+def num_buckets(num_rows: int, table_bytes: int = 0) -> int:
+    """Buckets that fit in memory, for `num_rows` of the pool and a table that may be of a much larger pool."""
+    return max(1, -(-max(num_rows, table_bytes // LEAST_BYTES_A_ROW) // ROWS_A_BUCKET))
 
 
 def bucket_of(keys: uid.Uids, num: int) -> npt.NDArray[np.int64]:
@@ -203,10 +211,11 @@ def translated(
     num_rows: int,
     width: int,
     counts: JoinCounts,
+    table_bytes: int = 0,
 ) -> Iterator[tuple[uid.Uids, Values]]:
     """Convert table rows keyed by img2dataset's key to rows by uid, through an index of `(key, uid)`; the rows of one key stay in
     their order. Keys that the index does not have are dropped, and added to the unknown ones of `counts`."""
-    num = max(1, -(-num_rows // ROWS_A_BUCKET))
+    num = num_buckets(num_rows, table_bytes)
     wide: Any = ("value", "f8", (width,))
     table = LocalBuckets(local / "by_key", num, np.dtype([("high", "u8"), ("low", "u8"), wide]))
     known = LocalBuckets(local / "index", num, np.dtype([("high", "u8"), ("low", "u8"), ("uid_high", "u8"), ("uid_low", "u8")]))

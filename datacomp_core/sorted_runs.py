@@ -1,14 +1,15 @@
 """From sorted runs of uids, one a part, to one subset file, in bounded memory: npy of dtype `u8,u8`, sorted, repeats kept.
 
 The runs are cut at the same values of the high word, and one slice after the other is merged and appended. Slices are small: what
-stays in a core's cache is merged faster, and no fresh memory is asked for. The bytes are those of `uid.subset_bytes`, that is of
-the reference's `np.save` of the sorted whole.
+stays in a core's cache is merged faster, and no fresh memory is asked for. Uids need not be random: a slice that holds far more
+than its share (uids that count up from 0 have one high word) is cut again at its middle. The bytes are those of
+`uid.subset_bytes`, that is of the reference's `np.save` of the sorted whole.
 """
 
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +23,8 @@ ROWS_OF_A_RUN = 1 << 7
 """Of one run in a slice, at least: of very many runs smaller pieces would cost more to find than to sort."""
 
 MOST_RUNS = 512
+MOST_SHARES = 8
+"""Of `slice_rows` that a slice may hold before it is cut again."""
 
 
 def write_run(path: Path, packed: uid.Uids) -> None:
@@ -111,10 +114,33 @@ def _merge(runs: Sequence[Path], target: Path, slice_rows: int) -> tuple[int, in
             edge = np.uint64(2**64 * number // num_slices) if number < num_slices else None
             ends = [len(run) if edge is None else int(np.searchsorted(run["f0"], edge)) for run in mapped]
             pieces = [run[begin:end] for run, begin, end in zip(mapped, begins, ends, strict=True)]
-            some = uid.merged(pieces)
             begins = ends
-            if len(some):
+            for some in _merged_slice(pieces, MOST_SHARES * slice_rows):
                 num_unique += uid.num_unique(some) - int(last is not None and some[0] == last)
                 last = some[-1]
                 file.write(some.view(np.uint8).data)
     return total, num_unique
+
+
+def _merged_slice(pieces: Sequence[uid.Uids], most: int) -> Iterator[uid.Uids]:
+    """Sorted pieces as sorted arrays of at most `most` uids, one behind the other; more only of one uid that repeats so often."""
+    pieces = [piece for piece in pieces if len(piece)]
+    if not pieces:
+        return
+    middle = _middle(pieces)
+    if sum(map(len, pieces)) <= most or all(piece[0] == piece[-1] == middle[0] for piece in pieces):
+        yield uid.merged(pieces)
+        return
+    found = [uid.locate(piece, middle) for piece in pieces]
+    cuts = [(0, int(first[0]), int(first[0] + times[0]), len(piece)) for (first, times), piece in zip(found, pieces, strict=True)]
+    for side in range(3):  # below the middle, equal to it, above it
+        yield from _merged_slice([piece[cut[side] : cut[side + 1]] for piece, cut in zip(pieces, cuts, strict=True)], most)
+
+
+def _middle(pieces: Sequence[uid.Uids]) -> uid.Uids:
+    """A uid (1,) with at least a quarter of all on either side of it, itself counted: the weighted median of their medians."""
+    medians = np.array([piece[len(piece) // 2] for piece in pieces], uid.DTYPE)
+    order = uid.order(medians)
+    behind = np.cumsum([len(pieces[place]) for place in order])
+    place = order[int(np.searchsorted(behind, behind[-1] / 2))]
+    return medians[place : place + 1]

@@ -214,8 +214,8 @@ def _require_match(spec: CaptionImportSpec, counts: Counter[str], files: Sequenc
         return
     told = ", ".join(f"{name} {counts[name]:,}" for name in ACCOUNT[:6] if counts[name] or name in ("rows", "matched"))
     raise DataError(
-        f"No caption of {external_files.place_of(spec.file)} ({len(files)} files) was joined to the pool by {spec.key} ({told}): "
-        "check the key (--by, --key-column) and the pool."
+        f"No caption of {external_files.place_of(spec.file)} (files: {len(files)}) was joined to the pool by {spec.key} "
+        f"({told}): check the key (--by, --key-column) and the pool."
     )
 
 

@@ -24,6 +24,7 @@ from datacomp_core.exchange import Exchange
 from datacomp_core.kinds import Kinded, OfRegistry, parsed, registers, written
 from datacomp_core.registry import FILTERS
 from datacomp_core.registry import SCORES as COMPUTED
+from datacomp_core.store.fingerprint import short_places
 
 Mask = npt.NDArray[np.bool_]
 T = TypeVar("T")
@@ -77,6 +78,11 @@ def score_column(score: str) -> str:
     return SCORES.get(score, score)
 
 
+def score_title(score: str) -> str:
+    """What a score is called in titles and reasons: a file of scores by its name, not by its place on somebody's disk."""
+    return short_places(score_column(score))
+
+
 class FilterDecision(NamedTuple):
     """`yes` passes, `no` fails; neither: a value is missing, or the row was not asked about. Both of shape (rows,)."""
 
@@ -107,7 +113,7 @@ class Filter(Kinded):
     def title(self) -> str:
         """Return in a few words what passes."""
         given = self.model_dump(include=set(self.parameters()))
-        return " ".join([self.kind, ", ".join(f"{name} {value}" for name, value in given.items())]).strip()
+        return " ".join([self.kind, ", ".join(f"{name} {short_places(str(value))}" for name, value in given.items())]).strip()
 
     def reason(self) -> str:
         """Return in a few words why a row is dropped."""
@@ -121,7 +127,7 @@ class Filter(Kinded):
     def label(self) -> str:
         """Return a short readable name: the kind and non-default values. It is not part of the identity."""
         given = self.model_dump(include=set(self.parameters()), exclude_defaults=True)
-        plain = [str(value).rpartition("/")[2] for value in given.values() if isinstance(value, (str, int, float))]
+        plain = [short_places(str(value)).rpartition("/")[2] for value in given.values() if isinstance(value, (str, int, float))]
         return "_".join([self.kind, *plain])
 
     def expected_share(self, num_rows: int) -> float | None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column, score_field
+from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column, score_field, score_title
 from datacomp_core.filters.mix import finite
 from datacomp_core.shared_buckets import SharedBuckets
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
@@ -53,13 +53,13 @@ class D2Prune(GlobalFilter):
         return frozenset({score_column(self.score)})
 
     def title(self) -> str:
-        return f"{self.left:.4g} by {score_column(self.score)} and diversity ({self.neighbors} neighbours)"
+        return f"{self.left:.4g} by {score_title(self.score)} and diversity ({self.neighbors} neighbours)"
 
     def reason(self) -> str:
         return f"outshone by neighbours, or below the top {self.left:.4g} with them"
 
     def missing(self) -> str:
-        return f"no {score_column(self.score)} or no finite features {self.features}_img"
+        return f"no {score_title(self.score)} or no finite features {self.features}_img"
 
     def expected_share(self, num_rows: int) -> float:
         return self.left

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column
+from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column, score_title
 from datacomp_core.shared_buckets import ROW, SharedBuckets
 
 ROWS_A_BUCKET = 1_000_000
@@ -51,10 +51,10 @@ class Distinct(GlobalFilter):
         return frozenset({"uid", score_column(self.by), *([score_column(self.prefer)] if self.prefer else [])})
 
     def title(self) -> str:
-        return f"first of each {self.by}" + (f" within {self.at_most_bits} bits" if self.at_most_bits else "")
+        return f"first of each {score_title(self.by)}" + (f" within {self.at_most_bits} bits" if self.at_most_bits else "")
 
     def reason(self) -> str:
-        return f"a copy by {self.by}" + (f" within {self.at_most_bits} bits" if self.at_most_bits else "")
+        return f"a copy by {score_title(self.by)}" + (f" within {self.at_most_bits} bits" if self.at_most_bits else "")
 
     def decide_all(self, view: GlobalView) -> None:
         num = max(1, -(-view.num_reached // ROWS_A_BUCKET))

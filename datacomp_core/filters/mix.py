@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import AfterValidator, Field
 
 from datacomp_core.errors import SpecError
-from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column
+from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column, score_title
 
 Standard = Literal["standardised", "as_is"]
 
@@ -49,7 +49,7 @@ class Mix(GlobalFilter):
         return f"below the top {self.best:.4g} by {self._sum()}"
 
     def _sum(self) -> str:
-        return " + ".join(f"{weight:g} {score_column(score)}" for score, weight in self.weights.items())
+        return " + ".join(f"{weight:g} {score_title(score)}" for score, weight in self.weights.items())
 
     def expected_share(self, num_rows: int) -> float:
         return self.best

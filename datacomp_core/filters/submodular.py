@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters.balanced_draw import chance
-from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column, score_field
+from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column, score_field, score_title
 from datacomp_core.filters.mix import finite
 from datacomp_core.input_classes import InputUse
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, target_use, unit
@@ -77,13 +77,13 @@ class Submodular(GlobalFilter):
         return frozenset({score_column(self.score)})
 
     def title(self) -> str:
-        return f"{self.left:.4g} that cover {self.units:,} concepts of the target, by {score_column(self.score)}"
+        return f"{self.left:.4g} that cover {self.units:,} concepts of the target, by {score_title(self.score)}"
 
     def reason(self) -> str:
         return f"adds less to the target's concepts than the {self.left:.4g} kept"
 
     def missing(self) -> str:
-        return f"no {score_column(self.score)} or no finite features {self.features}_img"
+        return f"no {score_title(self.score)} or no finite features {self.features}_img"
 
     def expected_share(self, num_rows: int) -> float:
         return self.left

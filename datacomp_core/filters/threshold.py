@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import RowFilter, ScoreName, register, score_column, score_field
+from datacomp_core.filters.base import RowFilter, ScoreName, register, score_column, score_field, score_title
+from datacomp_core.store.fingerprint import short_places
 
 
 @register("threshold")
@@ -24,13 +25,13 @@ class Threshold(RowFilter):
         return self.columns()
 
     def title(self) -> str:
-        return f"{score_column(self.score)} of {self.at_least:g} or more"
+        return f"{score_title(self.score)} of {self.at_least:g} or more"
 
     def reason(self) -> str:
-        return f"{score_column(self.score)} under {self.at_least:g}"
+        return f"{score_title(self.score)} under {self.at_least:g}"
 
     def label(self) -> str:
-        return f"{self.score}_of_{self.at_least:g}"
+        return f"{short_places(self.score)}_of_{self.at_least:g}"
 
     def fixed_cutoff(self) -> tuple[str, float]:
         return score_column(self.score), self.at_least

@@ -11,7 +11,8 @@ from typing import Literal
 import polars as pl
 from pydantic import Field
 
-from datacomp_core.filters.base import RankFilter, ScoreName, register, score_column, score_field
+from datacomp_core.filters.base import RankFilter, ScoreName, register, score_column, score_field, score_title
+from datacomp_core.store.fingerprint import short_places
 
 Among = Literal["pool", "survivors"]
 OF = "Rank all rows of the pool (as the reference does), or only those that passed the filters before this one."
@@ -33,10 +34,10 @@ class TopFraction(RankFilter):
         return frozenset({score_column(self.score)})
 
     def title(self) -> str:
-        return f"top {self.fraction:.4g} of the {self.of} by {score_column(self.score)}"
+        return f"top {self.fraction:.4g} of the {self.of} by {score_title(self.score)}"
 
     def reason(self) -> str:
-        return f"below the top {self.fraction:.4g} of the {self.of} by {score_column(self.score)}"
+        return f"below the top {self.fraction:.4g} of the {self.of} by {score_title(self.score)}"
 
     def expected_share(self, num_rows: int) -> float:
         return self.fraction
@@ -45,7 +46,7 @@ class TopFraction(RankFilter):
         return self.of == "survivors"
 
     def label(self) -> str:
-        return f"top_{self.fraction:g}_{self.score}"
+        return f"top_{self.fraction:g}_{short_places(self.score)}"
 
     def score_expression(self) -> pl.Expr:
         return pl.col(score_column(self.score))
@@ -72,16 +73,16 @@ class TopCount(RankFilter):
         return frozenset({score_column(self.score)})
 
     def title(self) -> str:
-        return f"best {self.count:,} of the {self.of} by {score_column(self.score)}"
+        return f"best {self.count:,} of the {self.of} by {score_title(self.score)}"
 
     def reason(self) -> str:
-        return f"not among the best {self.count:,} of the {self.of} by {score_column(self.score)}"
+        return f"not among the best {self.count:,} of the {self.of} by {score_title(self.score)}"
 
     def expected_share(self, num_rows: int) -> float:
         return min(1.0, self.count / max(num_rows, 1))
 
     def label(self) -> str:
-        return f"top_{self.count}_{self.score}"
+        return f"top_{self.count}_{short_places(self.score)}"
 
     def score_expression(self) -> pl.Expr:
         return pl.col(score_column(self.score))

@@ -58,20 +58,20 @@ class ColumnOf(Score):
     def prepare(self, context: ScoreContext) -> Folder:
         """Join, and put the values of each part into the folder that is kept."""
         files, names = external_files.local(self.file, score_tables.SUFFIXES), context.names
-        rows = sum(context.source.num_rows(part) for part in names)
+        rows, size = sum(context.source.num_rows(part) for part in names), sum(file.stat().st_size for file in files)
         pieces = score_tables.read(files, self.key, [self.column])
         placed, dropped = context.kept / JOINED, JoinCounts()
         with scratch() as local:
             if self.key == "key":
-                pieces = joining.translated(pieces, _index(context.source), local, rows, 1, dropped)
-            table = external_files.short_name(self.file)
-            made = Join(local / "join", names, 1, rows, self.repeated, table, "choose `repeated: first` or `repeated: mean`")
+                pieces = joining.translated(pieces, _index(context.source), local, rows, 1, dropped, size)
+            table, advice = external_files.short_name(self.file), "choose `repeated: first` or `repeated: mean`"
+            made = Join(local / "join", names, 1, rows, self.repeated, table, advice, size)
             join, counts = joining.by_uid(self._pool(context), pieces, made)
             counts.add(dropped)
             if not counts.matched:
                 raise DataError(
-                    f"No row of {table} is of this pool (joined by {self.key}): its {counts.unknown:,} keys are unknown, and "
-                    f"{counts.missing:,} rows of the pool have no value. Give the table of this pool, or another `key`."
+                    f"No row of {table} is of this pool (joined by {self.key}; unknown keys: {counts.unknown:,}, rows of the "
+                    f"pool without a value: {counts.missing:,}). Give the table of this pool, or another `key`."
                 )
             for part in names:
                 with placed.writing(f"{part}.npy") as path, path.open("wb") as file:

@@ -83,6 +83,17 @@ def without_places(text: str) -> str:
     return f"#{found[1]}" if found else text
 
 
+def short_places(text: str) -> str:
+    """`text` with each pinned file called by its name alone, for people: `column_of:column=v,file=v.csv`."""
+    if WITH_PARAMETERS.match(text):
+        return PINNED_PARAMETER.sub(lambda part: _short_place(part[0].strip('"')), text)
+    return _short_place(text) if PINNED_FILE.fullmatch(text) else text
+
+
+def _short_place(name: str) -> str:
+    return name.rpartition("#")[0].rstrip("/").rpartition("/")[2]
+
+
 def of_content(value: Any) -> Any:
     """Plain JSON types with the places of pinned files left out of every text and name."""
     if isinstance(value, list):

@@ -77,6 +77,9 @@ def _gain(verdict: Verdict | None, what: str) -> Stat | None:
 
 def _title(board: Board, winner: BoardRow) -> str:
     assert winner.average is not None
+    if winner.breaches + winner.unverified:
+        why = "breaks a rule of its track" if winner.breaches else "is not verified"
+        return f"No result is ranked yet: {winner.method} ({percent(winner.average.mean)}) {why}"
     against = winner.baseline
     plain = baseline(board) if against is None else board.row(against.against_row)
     if plain is winner:

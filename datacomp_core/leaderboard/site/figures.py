@@ -66,14 +66,18 @@ def ranking(rows: Sequence[BoardRow], colors: Mapping[str, int], baseline: Board
             axes.text(max([mean, *values]) + 0.012 * _top(shown), place, f"  {mean:.1f}", va="center", weight="bold", size=11)
         if baseline is not None and baseline.average is not None:
             axes.axvline(100 * baseline.average.mean, color=theme.MUTED, linewidth=1, linestyle=(0, (3, 3)))
-        axes.set_yticks(range(len(shown)), [row.method for row in shown], color=theme.INK)
+        axes.set_yticks(range(len(shown)), [_called(row) for row in shown], color=theme.INK)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlim(0, 1.14 * _top(shown))
         axes.set_xlabel("Average over all tasks, %")
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
-        spoken = "; ".join(f"{row.method} {100 * row.average.mean:.1f} %" for row in shown if row.average)
+        spoken = "; ".join(f"{_called(row)} {100 * row.average.mean:.1f} %" for row in shown if row.average)
         return theme.to_svg(figure, "ranking", f"Average score by method: {spoken}")
+
+
+def _called(row: BoardRow) -> str:
+    return f"{row.method} (not ranked)" if row.breaches + row.unverified else row.method
 
 
 def _top(rows: Sequence[BoardRow]) -> float:

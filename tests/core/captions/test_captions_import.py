@@ -211,7 +211,7 @@ def test_files_that_are_packed_otherwise_are_not_left_out_unseen(tmp_path: Path)
     (tmp_path / "t/README.md").write_text("captions")
     for name in ("a.csv", "b.csv.zst"):
         (tmp_path / "t" / name).write_text(f"uid,text\n{POOL[0]['uid']},a\n")
-    with pytest.raises(ValidationError, match=r"1 files that are packed in a way that is not read \(b.csv.zst\)"):
+    with pytest.raises(ValidationError, match=r"packed in a way that is not read \(number: 1; one is b.csv.zst\)"):
         CaptionImportSpec(file=str(tmp_path / "t"), name="x")
 
 

@@ -78,6 +78,37 @@ def test_a_shuffled_table_of_three_files_is_joined_by_uid(form: str, tmp_path: P
     assert sorted(kept) == sorted(sorted((u for u in long if u in SCORES), key=lambda u: -SCORES[u])[:20])
 
 
+@pytest.mark.parametrize("form", ["parquet", "csv", "npz"])
+def test_a_table_of_a_much_larger_pool_is_joined_in_small_buckets(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory holds one bucket, so their number follows the larger side."""
+    monkeypatch.setattr(joining, "ROWS_A_BUCKET", 1_000)
+    buckets: list[int] = []
+    one = joining.Join._one
+
+    def counted(join: joining.Join, number: int) -> joining.JoinCounts:
+        buckets.append(len(join.table.read(number)))
+        return one(join, number)
+
+    monkeypatch.setattr(joining.Join, "_one", counted)
+    chance = np.random.default_rng(2)
+    unknown = [row.tobytes().hex() for row in chance.integers(0, 256, (20_000, 16), np.uint8)]
+    pairs = [*SCORES.items(), *((uid, 1.0) for uid in unknown)]
+    CHANCE.shuffle(pairs)
+    frame = pl.DataFrame({"uid": [name for name, _ in pairs], "score": [value for _, value in pairs]})
+    path = tmp_path / f"all.{form}"
+    if form == "npz":
+        np.savez(path, uid=frame["uid"].to_numpy().astype("S32"), score=frame["score"].to_numpy())
+    else:
+        frame.write_parquet(path) if form == "parquet" else frame.write_csv(path)
+    found, counts = values(f"column_of:file={path}", world.write(tmp_path / "m", TABLE), tmp_path / "out")
+    assert dict(zip([row["uid"] for row in TABLE], found, strict=True)) == {row["uid"]: SCORES.get(row["uid"]) for row in TABLE}
+    assert counts["unknown"] == 20_000
+    assert sum(buckets) == 20_200
+    assert max(buckets) <= 1_000
+
+
 def test_a_pair_of_npy_files(tmp_path: Path) -> None:
     pairs = shuffled()
     (tmp_path / "t").mkdir()
@@ -145,7 +176,7 @@ def test_keys_that_repeat(tmp_path: Path) -> None:
     folder = world.write(tmp_path / "m", TABLE)
     table = {"uid": [first, TABLE[1]["uid"], first, TABLE[1]["uid"]], "score": [1.0, 5.0, 2.0, 5.0]}
     pl.DataFrame(table).write_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=f"1 keys of t.parquet repeat with different values, such as {first}.*`repeated: first`"):
+    with pytest.raises(DataError, match=f"t.parquet repeats keys .*number of such keys: 1; one is {first}.*`repeated: first`"):
         values(f"column_of:file={tmp_path / 't.parquet'}", folder, tmp_path / "a")
     assert values(f"column_of:file={tmp_path / 't.parquet'},repeated=first", folder, tmp_path / "b")[0][:3] == [1.0, 5.0, None]
     found, counts = values(f"column_of:file={tmp_path / 't.parquet'},repeated=mean", folder, tmp_path / "c")
@@ -181,7 +212,7 @@ def test_what_is_no_table_is_one_sentence(name: str, text: str, told: str, tmp_p
 @pytest.mark.parametrize("rows", [[], [(one, 1.0) for one in UNKNOWN]], ids=["no rows", "other rows"])
 def test_a_table_of_which_nothing_is_the_pools_is_refused(rows: list[tuple[str, float]], tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("uid,score\n" + "".join(f"{one},{score}\n" for one, score in rows))
-    told = f"No row of t.csv is of this pool .joined by uid.: its {len(rows)} keys are unknown, and 240 rows"
+    told = f"No row of t.csv is of this pool .joined by uid; unknown keys: {len(rows)}, rows of the pool without a value: 240"
     with pytest.raises(DataError, match=told):
         values(f"column_of:file={tmp_path / 't.csv'}", world.write(tmp_path / "m", TABLE), tmp_path / "out")
 

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from datacomp_core import sorted_lookup, uid, uid_lists
+from datacomp_core import external_files, sorted_lookup, uid, uid_lists
 from datacomp_core.artifacts import Pool, Spec, Subset
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import AllOf, Listed, NotOf, SampleTo, TopFraction, Words
@@ -379,6 +379,19 @@ def _copies(folder: Path, name: str, text: str) -> list[Path]:
     return places
 
 
+def test_files_of_a_folder_that_are_not_read_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A list among files of other kinds: which ones were left out is said, once."""
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    for name, text in {"a.txt": UIDS[0], "b.json": "[]", "c.text": UIDS[1], "README.md": "", "_done": ""}.items():
+        (folder / name).write_text(text)
+    listed = Listed(uids=str(folder))
+    assert [file.name for file in external_files.local(listed.uids, uid_lists.SUFFIXES)] == ["a.txt"]
+    assert [one.getMessage() for one in caplog.records] == [
+        f"{folder} has files that are not read, because their names have other endings (number: 2): b.json, c.text"
+    ]
+
+
 def test_copies_of_a_list_are_one_subset(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store"))
     pool, wanted = small_pool(SmallPool(), store=store), [row["uid"] for row in world.rows()[:10]]
@@ -400,7 +413,11 @@ def test_copies_of_a_table_are_one_score_that_each_of_them_names(tmp_path: Path)
     spelled = [f'column_of:column=v,file="{place}"' for place in places]
     scores = [score_pool(score_of(one), pool, None, None, None, store=store) for one in spelled]
     assert len({one.address for one in scores}) == 1
-    assert len({SubsetSpec(recipe="mine", filter=TopFraction(score=one, fraction=0.2)).label() for one in spelled}) == 3
+    filters = [TopFraction(score=one, fraction=0.2) for one in spelled]
+    assert len({SubsetSpec(recipe="mine", filter=one).label() for one in filters}) > 1
+    told = [text for one in filters for text in (one.title(), one.reason(), one.label())]
+    assert not [text for text in told if str(tmp_path) in text], "a place on somebody's disk is no title"
+    assert all("1, final.csv" in text for text in told[:3])
 
     def kept(number: int, **given: Any) -> Subset:
         spec = SubsetSpec(recipe="mine", filter=TopFraction(score=spelled[number], **given))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datacomp_core import uid
+from datacomp_core import sorted_runs, uid
 from datacomp_core.sorted_runs import merge, write_run
 
 FEW_FILES = """
@@ -55,3 +55,35 @@ def test_a_merge_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(ValueError, match="pickle"):
         merge(sorted((tmp_path / "runs").glob("*.npy")), tmp_path / "subset.out")
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def counting(low: np.ndarray, high: int = 0) -> np.ndarray:
+    packed = np.empty(len(low), uid.DTYPE)
+    packed["f0"], packed["f1"] = high, low
+    return packed
+
+
+@pytest.mark.parametrize("way", ["counting up", "one after the other", "two high words", "one uid very often"])
+def test_uids_that_are_not_random_are_merged_in_small_slices_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Uids that count up from 0 all have the same high word, by which slices are cut first."""
+    chance = np.random.default_rng(0)
+    parts = np.array_split(np.arange(20_000) if way == "one after the other" else chance.integers(0, 30_000, 20_000), 40)
+    if way == "one uid very often":
+        parts[3:] = [np.full(500, 77)] * 37
+    chosen = [counting(part, place % 2 if way == "two high words" else 0) for place, part in enumerate(parts)]
+    for place, some in enumerate(chosen):
+        write_run(tmp_path / f"{place:08d}.npy", some)
+    slices: list[int] = []
+    merged = uid.merged
+    monkeypatch.setattr(uid, "merged", lambda pieces: slices.append(sum(map(len, pieces))) or merged(pieces))
+
+    made = merge(sorted(tmp_path.glob("*.npy")), tmp_path / "subset.out", slice_rows=200)
+
+    expected = np.sort(np.concatenate(chosen))
+    assert made == (len(expected), len(np.unique(expected)))
+    assert (np.load(tmp_path / "subset.out") == expected).all()
+    often = 37 * 500 + int((np.concatenate(parts[:3]) == 77).sum()) if way == "one uid very often" else 0
+    most = max(sorted_runs.MOST_SHARES * 200, often)
+    assert max(slices) <= most

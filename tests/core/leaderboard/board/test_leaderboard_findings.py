@@ -50,6 +50,14 @@ def test_what_breaks_a_rule_does_not_lead(store: Store) -> None:
     assert winner.method == "no_filter"
 
 
+def test_a_board_without_a_ranked_row_says_so(store: Store) -> None:
+    generous = scale("tiny").model_copy(update={"train_num_samples": 10**6})
+    world.run(store, "clip_score", world.results(0.3, 0), scale_row=generous, method="cheat")
+    said = finding(board(store, "tiny")).title
+    assert said.startswith("No result is ranked yet: cheat (")
+    assert said.endswith("breaks a rule of its track")
+
+
 def test_an_unfiltered_pool_that_leads_is_no_news(store: Store) -> None:
     world.run(store, "no_filter", world.results(0.3, 0))
     world.run(store, "random", world.results(0.05, 0))
