@@ -36,7 +36,14 @@ def form(flow: Flow[..., Any], scale: str) -> ParameterSchema:
     for definition in schema.definitions.values():
         if set(definition.get("properties", {}).get("scale", {}).get("enum", ())) == set(SCALES):
             _narrow(definition, scale)
+        _number(definition)
     return schema
+
+
+def _number(definition: dict[str, Any]) -> None:
+    """Give each field its place: the page sorts by it, and PostgreSQL does not keep the order of JSON objects."""
+    for position, field in enumerate(definition.get("properties", {}).values()):
+        field["position"] = position
 
 
 def _narrow(definition: dict[str, Any], scale: str) -> None:

@@ -29,12 +29,16 @@ FLAGS = (
 
 
 class Page:
-    """One tab. `complaints` gathers console errors, exceptions and log errors; `requests` every url it asked for."""
+    """One tab. `complaints` gathers console errors, exceptions and log errors; `requests` every url it asked for; `sent` what the
+    page sent, by request, and `refusals` the answers of 400 and more.
+    """
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket, self.numbers = socket, itertools.count(1)
         self.complaints: list[str] = []
         self.requests: list[str] = []
+        self.sent: dict[str, str] = {}
+        self.refusals: list[str] = []
         self.loaded = False
         for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
             self.call(f"{domain}.enable")
@@ -57,6 +61,10 @@ class Page:
             self.complaints.append(given["entry"]["text"])
         elif name == "Network.requestWillBeSent":
             self.requests.append(given["request"]["url"])
+            self.sent[given["requestId"]] = given["request"].get("postData", "")
+        elif name == "Network.responseReceived" and given["response"]["status"] >= 400:
+            answer = given["response"]
+            self.refusals.append(f"{answer['status']} {answer['url']} for {self.sent.get(given['requestId'])}")
         elif name == "Page.loadEventFired":
             self.loaded = True
 
@@ -87,21 +95,38 @@ class Page:
     def text(self) -> str:
         return self.do("document.body.innerText")
 
-    def click(self, text: str) -> None:
-        """Click the innermost visible thing whose whole text is `text`, as a mouse does."""
+    def click(self, text: str, brings: str = "") -> None:
+        """Click the innermost visible thing whose whole text is `text`, as a mouse does, once it lies still and uncovered.
+        `brings` is what the page says then; a page that was not ready and does not say it is clicked again, as people do.
+        """
+        while True:
+            self._click(text)
+            end = time.monotonic() + 10
+            while brings not in self.text():
+                if time.monotonic() > end:
+                    break
+                time.sleep(0.3)
+            else:
+                return
+
+    def _click(self, text: str) -> None:
         find = f"""(() => {{
             const fits = [...document.querySelectorAll("a, button, [role], label, span, p")].filter(
                 (one) => one.textContent.trim() === {json.dumps(text)} && one.getClientRects().length);
             const one = fits.find((one) => !fits.some((other) => other !== one && one.contains(other)));
             if (!one) return null;
             one.scrollIntoView({{block: "center"}});
-            const at = one.getBoundingClientRect();
-            return [at.x + at.width / 2, at.y + at.height / 2];
+            const at = one.getBoundingClientRect(), x = at.x + at.width / 2, y = at.y + at.height / 2;
+            const there = document.elementFromPoint(x, y);
+            return there && (one.contains(there) || there.contains(one)) ? [x, y] : null;
         }})()"""
-        x, y = self.until(find, f"something to click that says {text!r}")
+        what, before = f"something to click that says {text!r}", None
+        while (at := self.until(find, what)) != before:  # menus and dialogs open with a movement
+            before = at
+            time.sleep(0.3)
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
-            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
+            self.call("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], **button)
         time.sleep(0.5)
 
     def write(self, selector: str, text: str) -> None:

@@ -78,10 +78,9 @@ def keep(page: Page, name: str) -> None:
 
 def open_form(page: Page, server: str) -> None:
     page.visit(f"{server}/v2/deployments")
-    page.click("experiment-tiny")
-    page.click("Run")
-    page.click("Custom run")
-    page.until("document.body.innerText.includes('Your own')", "the form")
+    page.click("experiment-tiny", brings="Deployment ID")
+    page.click("Run", brings="Custom run")
+    page.click("Custom run", brings="Your own")
 
 
 def submitted(page: Page, api: Api) -> str:
@@ -95,7 +94,7 @@ def test_a_nested_filter_from_the_form_to_the_report(page: Page, server: str, ap
     open_form(page, server)
     assert page.do("document.documentElement.scrollWidth") <= LAPTOP
     page.click("Your own")
-    page.write("textarea", NESTED)
+    page.write("[role=tabpanel] textarea", NESTED)
     keep(page, "ui-form.png")
     run = submitted(page, api)
     ended = api.wait(run, PATIENCE)
@@ -132,7 +131,7 @@ def test_a_nested_filter_from_the_form_to_the_report(page: Page, server: str, ap
 def test_a_refused_run_says_why_in_one_sentence(page: Page, server: str, api: Api) -> None:
     open_form(page, server)
     page.click("Your own")
-    page.write("textarea", "no_filtr")
+    page.write("[role=tabpanel] textarea", "no_filtr")
     run = submitted(page, api)
     ended = wait_for(lambda: (found := api.run(run))["state"]["name"] == "Refused" and found, 300, "the refusal")
     assert ended["name"] == "tiny-no_filtr-seed0"

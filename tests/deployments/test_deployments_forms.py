@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -87,6 +88,15 @@ def test_a_form_names_only_recipes_that_its_scale_can_answer() -> None:
     assert not {"clip_score_l14", "laion2b", "image_based", "neg_clip_loss"} & set(recipes_of("tiny"))
     assert "clip_score_l14" in recipes_of("small")
     assert set(recipes_of("tiny")) | set(recipes_of("small")) == set(RECIPES)
+
+
+@pytest.mark.parametrize("row", WITH_FORM, ids=lambda row: row.deployment)
+def test_fields_keep_their_order_in_a_database_that_sorts_the_keys_of_objects(row: DeploymentRow) -> None:
+    schema = form(row.flow, row.scale).model_dump(exclude_unset=True)
+    stored = json.loads(json.dumps(schema, sort_keys=True))
+    for name, definition in schema["definitions"].items():
+        fields = stored["definitions"][name].get("properties", {})
+        assert sorted(fields, key=lambda field: fields[field]["position"]) == list(definition.get("properties", {}))
 
 
 def test_what_a_run_needs_is_not_called_optional() -> None:

@@ -69,7 +69,7 @@ def test_the_first_node_passes_stops_on_and_tells_its_commands_status(tmp_path: 
 
 @pytest.mark.skipif(not slurm_cluster.HERE, reason="needs Debian's slurm-wlm, and root")
 def test_a_worker_under_slurm_trains_on_all_nodes_of_its_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with started(tmp_path / "stack") as stack, slurm_cluster.two_nodes(tmp_path / "slurm") as cluster:
+    with started(tmp_path / "stack", "tiny") as stack, slurm_cluster.two_nodes(tmp_path / "slurm") as cluster:
         for name, value in stack.environment.items():
             monkeypatch.setenv(name, value)
         store = Store.open(stack.environment["DATACOMP_STORE"])

@@ -36,15 +36,22 @@ def run_by_form(page: Page, server: str, api: Api, recipe: str) -> str:
     page.click("Login")
     page.until("document.body.innerText.includes('Deployments')", "the list of deployments")
     page.visit(f"{server}/v2/deployments?flowOrDeploymentName=experiment-tiny")  # sixty are more than one page
-    page.click("experiment-tiny")
-    page.click("Run")
-    page.click("Custom run")
-    page.until("document.body.innerText.includes('Your own')", "the form")
+    page.click("experiment-tiny", brings="Deployment ID")
+    page.click("Run", brings="Custom run")
+    page.click("Custom run", brings="Your own")
+    fields = page.do("[...document.querySelectorAll('label')].map((one) => one.innerText)")
+    assert fields.index("Recipe") < fields.index("Name (Optional)"), fields
     page.click("Your own")
-    page.write("textarea", recipe)
+    page.write("[role=tabpanel] textarea", recipe)
     before = asked(api)
     page.click("Submit")
-    return wait_for(lambda: asked(api) - before, 300, "the run").pop()
+
+    def started() -> set[str]:
+        told = page.text()
+        assert not [one for one in page.refusals if "create_flow_run" in one], (told, page.refusals)
+        return asked(api) - before
+
+    return wait_for(started, 300, "the run").pop()
 
 
 def test_the_form_starts_a_run(docker: Engine, stack_api: Api, finished: str, tmp_path: Path) -> None:
