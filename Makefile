@@ -38,14 +38,15 @@ test: setup  ## the tests (without those marked slow or gpu), in JOBS=2 processe
 coverage: setup  ## the same tests with a report of the lines that none of them runs (takes half as long again)
 	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(JOBS) --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
 
-test-all: setup  ## every test in random order (by module), then test-stack; gpu tests skip themselves without a device
+test-all: setup  ## every test in random order (by module), types for the highest Python, then test-stack; gpu tests skip themselves without a device
+	$(BIN)/python .ci/check_types.py 3.14
 	$(BIN)/python -m pytest --random-order $(ARGS)
 	$(MAKE) test-stack
 
 test-stack: setup  ## build the image and run docker-compose.yml in a Docker engine of its own (as root; apt install docker.io debootstrap slirp4netns)
 	DATACOMP_STACK_TESTS=1 $(BIN)/python -m pytest -m stack -v --durations=0 --durations-min=1 $(ARGS) tests/stack
 
-check: setup  ## format, lint, layers, and types (lowest and highest Python) of what changed since the last time
+check: setup  ## format, lint, layers, and types of what changed since the last time
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports

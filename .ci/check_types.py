@@ -1,6 +1,6 @@
-"""Pyright for the lowest and the highest supported Python, on the files that it has not found good before.
+"""Pyright for the lowest supported Python (or the one given), on the files that it has not found good before.
 
-    .venv/bin/python .ci/check_types.py [--all]
+    .venv/bin/python .ci/check_types.py [--all] [3.14]
 
 A file is known to be good by its own content, that of every file of this project that it imports (directly or not), the pinned
 packages, pyright's configuration and version. What is known lies in the user's cache folder, so a fresh clone of what was checked
@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 import tomllib
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "datacomp-types"
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
-VERSIONS = (SETTINGS["tool"]["pyright"]["pythonVersion"], "3.14")
+LOWEST = SETTINGS["tool"]["pyright"]["pythonVersion"]
 FILES = sorted(path for package in SETTINGS["tool"]["pyright"]["include"] for path in (ROOT / package).rglob("*.py"))
 
 
@@ -71,7 +70,7 @@ def check(python: str) -> int:
     say(f"types for Python {python}: {len(FILES) - len(left)} files are known to be good, {len(left)} are checked")
     if not left:
         return 0
-    command = [str(Path(sys.executable).with_name("pyright")), "--outputjson", "--pythonversion", python]
+    command = [str(Path(sys.executable).with_name("pyright")), "--outputjson", "--threads", "--pythonversion", python]
     done = subprocess.run([*command, *map(str, left)], check=False, cwd=ROOT, capture_output=True, text=True)
     try:
         told = json.loads(done.stdout)["generalDiagnostics"]
@@ -99,8 +98,7 @@ def main() -> int:
     if "--all" in sys.argv[1:]:
         for mark in CACHE.iterdir():
             mark.unlink()
-    with ThreadPoolExecutor(len(VERSIONS)) as pool:
-        errors = sum(pool.map(check, VERSIONS))
+    errors = sum(map(check, [word for word in sys.argv[1:] if not word.startswith("-")] or [LOWEST]))
     say(f"{errors} errors" if errors else "no errors")
     return 1 if errors else 0
 

@@ -36,4 +36,16 @@ def test_each_version_of_python_is_checked_for_itself() -> None:
     tool = _tool()
     path = ROOT / "datacomp_core/errors.py"
     assert tool.key(path, "3.11") != tool.key(path, "3.14")
-    assert tool.VERSIONS == ("3.11", "3.14")
+    assert tool.LOWEST == "3.11"
+
+
+@pytest.mark.parametrize(("words", "checked"), [([], ["3.11"]), (["3.14"], ["3.14"]), (["3.11", "3.14"], ["3.11", "3.14"])])
+def test_the_lowest_version_is_checked_unless_others_are_named(
+    words: list[str], checked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool, found = _tool(), list[str]()
+    monkeypatch.setattr(tool, "CACHE", tmp_path)
+    monkeypatch.setattr(tool, "check", lambda python: found.append(python) or len(found) - 1)
+    monkeypatch.setattr("sys.argv", ["check_types.py", *words])
+    assert tool.main() == min(1, len(checked) - 1)
+    assert found == checked
