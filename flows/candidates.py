@@ -9,9 +9,10 @@ from typing import Any
 
 from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import DataError, SpecError
+from datacomp_core.leaderboard.entries.provenance import of_kind, walk
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
-from datacomp_core.pool.commonpool import HubPoolSpec
+from datacomp_core.pool.commonpool import HUBS, HubPoolSpec
 from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.images import download_images
 from datacomp_core.pool.tiny import TinyPoolSpec
@@ -57,7 +58,7 @@ def candidates(call: Call, spec: Preparation) -> Candidates:
     """Return the pool and its images: the given ones, those in the store for a given pool, else a download."""
     pool = metadata(call, spec)
     if spec.stored_shards:
-        return Candidates(pool, stored(ShardSet, spec.stored_shards))
+        return Candidates(pool, given_images(spec, pool))
     lying = spec.pool if not spec.stored_pool else lying_spec(spec.stored_pool)
     if isinstance(lying, FolderPoolSpec):
         return Candidates(pool, call(pooling.pack_folder, lying, pool))
@@ -67,6 +68,23 @@ def candidates(call: Call, spec: Preparation) -> Candidates:
         return Candidates(pool, there)
     with pooling.reaching(spec.open_networks):
         return Candidates(pool, call(pooling.download_images, spec.images, pool))
+
+
+def given_images(spec: Preparation, pool: Pool) -> ShardSet:
+    """Return the images that were named. SpecError if they are images of another pool, with other uids.
+
+    Pools of one published scale have the same uids, so the images of one are also images of another.
+    """
+    shards = stored(ShardSet, spec.stored_shards)
+    pools = {link.address for link in of_kind(walk(store(), shards.address), Pool.kind)}
+    wanted = spec.stored_pool or BUILDERS[type(spec.pool)].fn.step.address(spec.pool)
+    scale = pool.scale if spec.stored_pool else spec.pool.scale
+    if pools and wanted not in pools and not (shards.scale == scale and scale in HUBS):
+        raise SpecError(
+            f"{shards.address} has the images of {', '.join(sorted(pools))}, not of {wanted}: give that pool (--pool), or the "
+            "images of this one (--shards)."
+        )
+    return shards
 
 
 def own_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | ByodPoolSpec | None:

@@ -3,31 +3,26 @@ captions."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from datacomp_core.artifacts import Captioned, Captions, Checkpoint, Embeddings, Pool, Scores
+from datacomp_core.artifacts import Captioned, Captions, Checkpoint, Embeddings, Scores
 from datacomp_core.caption_policy import CaptionPlan, CaptionPolicy
 from datacomp_core.caption_sets import RAW, require_sources
 from datacomp_core.embedding.captions import CaptionEmbedSpec
-from datacomp_core.errors import DataError, SpecError
-from datacomp_core.parts import METADATA, SCHEMA
+from datacomp_core.errors import SpecError
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
 from datacomp_core.pool.download_columns import COLUMNS as LEARNED
 from datacomp_core.pool.download_columns import LearnedSpec
-from datacomp_core.pool.tiny import TinyPoolSpec
-from datacomp_core.pool_source import PoolSource
 from datacomp_core.scores.base import Score
 from datacomp_core.selection.select import Beside, SubsetSpec
 from flows.calls import Call
 from flows.candidates import Candidates, candidates, is_own, lying_spec
 from flows.parameters import ExperimentSpec, Preparation
-from flows.public_scorers import RELEASED
+from flows.required_columns import of_pool, require_columns
 from tasks import captions as captioning
 from tasks import curate as curating
 from tasks import pool as pooling
 from tasks import train as training
-from tasks.running import store, stored
+from tasks.running import stored
 
 OWN_CAPTIONS = CaptionPlan()
 
@@ -46,7 +41,7 @@ def scorer(call: Call, spec: Preparation) -> Checkpoint:
     if spec.scorer is None:
         has = "are computed by default" if spec.stored_pool else "are in its metadata"
         raise SpecError(
-            f"{_pool_of(spec)} needs a score, and no model is given. The scores b32 and l14 {has}; the score tiny exists at the "
+            f"{of_pool(spec)} needs a score, and no model is given. The scores b32 and l14 {has}; the score tiny exists at the "
             "scale tiny only. For any other score, give its model (`embed`): --embed NAME=checkpoints/ADDRESS or NAME=MODEL@FILE "
             "makes the column clip_NAME_similarity_score."
         )
@@ -141,7 +136,7 @@ def beside(
 ) -> tuple[Beside, Captioned | None]:
     """Return what a filter reads besides the metadata (embeddings, one column per computed score, captions), and these
     captions."""
-    _check_filled(spec, preparation, found.pool)
+    require_columns(spec, preparation, found.pool, plan)
     embeddings = _embeddings(call, spec, preparation, found, plan.policy.score)
     texts = captioned(call, plan, spec, preparation, found, embeddings)
     columns: list[Scores | Captioned] = []
@@ -151,22 +146,6 @@ def beside(
     columns += [_score(call, score, preparation, found, embeddings, read) for score in spec.scores()]
     columns += [texts] if texts is not None else []
     return ((*([embeddings] if embeddings is not None else []), *columns) if columns else embeddings), texts
-
-
-def _check_filled(spec: SubsetSpec, preparation: Preparation, pool: Any) -> None:
-    """DataError for a column that is empty in the whole pool and that this run does not fill."""
-    made = {encoder.column for encoder in preparation.embed.encoders} if preparation.embeds else set[str]()
-    wanted = (spec.columns() & set(SCHEMA.names())) - made - set(LEARNED)
-    if not preparation.stored_pool and isinstance(preparation.pool, TinyPoolSpec):
-        if lacking := sorted(wanted & RELEASED.keys()):
-            raise DataError(
-                f"The embedded pool has no {lacking[0]}: use its own score `tiny` (recipe clip_score_tiny), or give a model: "
-                f"--embed {RELEASED[lacking[0]].prefix}=hf-hub:OWNER/NAME."
-            )
-        return
-    if isinstance(pool, Pool) and is_own(preparation):
-        source = PoolSource(store().folder(pool) / METADATA)
-        source.check_filled(source.parts(), wanted)
 
 
 def learned_spec(columns: frozenset[str], preparation: Preparation) -> LearnedSpec | None:
@@ -185,17 +164,13 @@ def _embeddings(call: Call, spec: SubsetSpec, preparation: Preparation, found: C
     has its features next to the metadata.
     """
     made = {encoder.column for encoder in preparation.embed.encoders if preparation.embeds}
-    if not spec.needs_embeddings() and not made & {*spec.columns(), score}:
+    if not spec.needs_features() and not made & {*spec.columns(), score}:
         return None
-    if preparation.embeds or spec.columns_to_make():
+    if preparation.embeds:
         return scores(call, preparation, found)
     if not preparation.stored_pool and isinstance(preparation.pool, HubPoolSpec) and preparation.pool.features == "leave":
         raise SpecError(
-            f"This filter reads the features of {_pool_of(preparation)}, which are 25 times the size of its metadata and "
+            f"This filter reads the features of {of_pool(preparation)}, which are 25 times the size of its metadata and "
             "were not fetched: make the pool with prepare-pool and features=fetch, and give its address."
         )
     return None
-
-
-def _pool_of(spec: Preparation) -> str:
-    return spec.stored_pool or f"CommonPool {spec.scale}"

@@ -8,7 +8,13 @@ import re
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import create_image_artifact, create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import (
+    ProgressArtifact,
+    create_image_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.context import FlowRunContext, TaskRunContext
 
 from datacomp_core.artifacts import Artifact
@@ -43,17 +49,27 @@ class StepProgress(EventProgress):
         super().show()
         if self.share is None or not in_task_run():
             return
-        percent, text = min(100.0, 100 * self.share), redact(self.line())
+        self._leave(min(100.0, 100 * self.share))
+
+    def finish(self) -> None:
+        """Complete the artifact, also one that a killed run left unfinished: the rest of its work may be too short to show."""
+        if self._artifact is not None or (self.total and in_task_run() and self._is_left_unfinished()):
+            self._leave(100.0)
+
+    @property
+    def _key(self) -> str:
+        return artifact_key(self.kind, self.name, "progress")
+
+    def _leave(self, percent: float) -> None:
+        text = redact(self.line())
         if self._artifact is None:
-            self._artifact = _id(
-                create_progress_artifact(percent, key=artifact_key(self.kind, self.name, "progress"), description=text)
-            )
+            self._artifact = _id(create_progress_artifact(percent, key=self._key, description=text))
         else:
             update_progress_artifact(self._artifact, percent, description=text)
 
-    def finish(self) -> None:
-        if self._artifact is not None:
-            update_progress_artifact(self._artifact, 100.0, description=redact(self.line()))
+    def _is_left_unfinished(self) -> bool:
+        found: Any = ProgressArtifact.get(self._key)
+        return found is not None and float(found.data) < 100.0
 
 
 def leave_picture(artifact: Artifact, picture: bytes, what: str, *, suffix: str, description: str = "") -> None:

@@ -33,7 +33,7 @@ from datacomp_core.selection.part import SAMPLES, PartJob, PartReport, judge_par
 from datacomp_core.selection.pool_passes import find_cuts, prepared
 from datacomp_core.selection.report import Explanation, ReportTally, edges_of, histogram, keeps_none, sample_table
 from datacomp_core.selection.run_files import RunFiles
-from datacomp_core.selection.subset_spec import SubsetSpec, named_captions, scores_of, whole_tree
+from datacomp_core.selection.subset_spec import SubsetSpec, columns_of_pool, named_captions, scores_of, whole_tree
 from datacomp_core.selection.threshold_search import ScoreCutoff
 from datacomp_core.selection.with_captions import HasCaption, captions_in, tell_outside_scores, with_captions
 from datacomp_core.selection.worker_pool import WorkerPool
@@ -186,6 +186,14 @@ def check(source: PoolSource, part: str, tree: Filter) -> None:
     for placed in walk(root):
         if features := placed.filter.feature_prefix():
             source_at(root, placed.path, source).require_embeddings(part, f"{features}_img")
+
+
+def require_columns(wanted: Filter, source: PoolSource) -> None:
+    """DataError names a column that a filter or a score that it computes reads, and that is not there or is empty: said before
+    any score is computed. Filters below a `captions_of` are looked at with their own source."""
+    names, columns = source.parts(), columns_of_pool(wanted)
+    source.check(names[0], columns)
+    source.check_filled(names, columns)
 
 
 def readings(source: PoolSource, tree: Filter) -> list[tuple[PoolSource, Filter]]:

@@ -9,7 +9,6 @@ from pydantic import Field, TypeAdapter, model_validator
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import SpecError
 from datacomp_core.filters import AllOf, CaptionsOf, Everything, Filter, WholeFilter
-from datacomp_core.parts import SCHEMA
 from datacomp_core.recipes.base import recipe
 from datacomp_core.recipes.load import resolved
 from datacomp_core.registry import RECIPES
@@ -70,9 +69,10 @@ class SubsetSpec(Spec):
         """All scores to compute, of whichever captions."""
         return (*self.scores(), *(score for name in self.captions() for score in self.scores_of_captions(name)))
 
-    def columns_to_make(self) -> frozenset[str]:
-        """The columns that it reads and neither metadata of DataComp's schema nor a score to compute brings."""
-        return self.columns() - {score.full_name for score in self.every_score()} - set(SCHEMA.names())
+    def columns_of_pool(self) -> frozenset[str]:
+        """The columns of metadata, embeddings and captions that its filters and its scores to compute read."""
+        named = [each for some in named_captions(self.filter).values() for each in some]
+        return columns_of_pool(self.filter).union(*(columns_of_pool(each) for each in named))
 
     def features(self) -> frozenset[str]:
         """The prefixes of the features (`l14` of `l14_img`) that its filters and its scores to compute read."""
@@ -80,12 +80,10 @@ class SubsetSpec(Spec):
         keys = [key.rpartition("_")[0] for score in self.every_score() for key in score.feature_keys()]
         return frozenset(filters + keys) - {""}
 
-    def needs_embeddings(self) -> bool:
-        """Whether it reads what metadata of DataComp's schema does not carry and embedding the pool makes."""
-        return (
-            bool(self.columns_to_make())
-            or any("features" in score.needs for score in self.every_score())
-            or any("features" in type(placed.filter).model_fields for placed in walk(FilterNode("0", whole_tree(self.filter))))
+    def needs_features(self) -> bool:
+        """Whether it reads features of images or captions, which embedding the pool makes."""
+        return any("features" in score.needs for score in self.every_score()) or any(
+            "features" in type(placed.filter).model_fields for placed in walk(FilterNode("0", whole_tree(self.filter)))
         )
 
 
@@ -97,6 +95,13 @@ def scores_of(wanted: Filter) -> tuple[Score, ...]:
 def scores_of_named(wanted: Filter, captions: str) -> tuple[Score, ...]:
     """The scores to compute that a filter reads of the captions of a source, each once."""
     return _scores_in(frozenset[str]().union(*(each.columns() for each in named_captions(wanted).get(captions, ()))))
+
+
+def columns_of_pool(wanted: Filter) -> frozenset[str]:
+    """The columns that a filter and its scores to compute read, without these scores; not those of captions that it names."""
+    scores = scores_of(wanted)
+    made = {score.full_name for score in scores}
+    return (whole_tree(wanted).columns() - made).union(*(score.columns() for score in scores))
 
 
 def _scores_in(columns: frozenset[str]) -> tuple[Score, ...]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from pydantic import ValidationError
 
 from datacomp_core.artifacts import EvalSets, Pool
 from datacomp_core.errors import SpecError
 from datacomp_core.filters import Everything
+from datacomp_core.parts import SCHEMA
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
@@ -82,7 +85,9 @@ class GivenSpec(ExperimentSpec):
 
 @step("pools", version=1, name=lambda spec: "given")
 def given_pool(spec: GivenSpec, *, out: Folder) -> Pool:
-    out.write("metadata/00000000.parquet", b"x")
+    buffer = io.BytesIO()
+    pl.DataFrame(schema=SCHEMA).write_parquet(buffer)
+    out.write("metadata/00000000.parquet", buffer.getvalue())
     return Pool(num_samples=1, num_parts=1)
 
 
@@ -105,7 +110,7 @@ def test_a_pool_of_the_store_needs_no_scorer(scale: str, tmp_path: Path, monkeyp
     chosen = ExperimentSpec.model_validate({**where, "recipe": "clip_score:score=l14,fraction=0.3"})
     steps = plan(lambda call: experiments(call, [chosen]), store())
     assert [one.kind for one in steps] == ["shards", "subsets", "shards", "checkpoints", "reports", "entries"]
-    with pytest.raises(SpecError, match="needs a score, and no model is given"):
+    with pytest.raises(SpecError, match="'clip_tiny_similarity_score', but .* no model is given"):
         plan(lambda call: experiments(call, [chosen.model_copy(update={"recipe": "clip_score_tiny"})]), store())
     assert isinstance(store(), Store)
 

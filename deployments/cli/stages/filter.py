@@ -220,8 +220,8 @@ def _chosen(
     """Run the selection, with the scores that its recipe computes. `shared` contains what its workers read."""
     from datacomp_core.scores.compute import computed
     from datacomp_core.selection.aligned import aligned
-    from datacomp_core.selection.select import load_recipe, scores_of, select
-    from datacomp_core.selection.subset_spec import scores_of_named
+    from datacomp_core.selection.select import load_recipe, require_columns, scores_of, select
+    from datacomp_core.selection.subset_spec import named_captions, scores_of_named
 
     wanted, workers = load_recipe(recipe), settings().num_workers
     kept = Folder(places.keep_scores) if places.keep_scores else shared.folder / "scores"
@@ -233,6 +233,10 @@ def _chosen(
     if places.captions:
         named = _named(given, places.captions, wanted.filter, Folder(local) / "named", workers, progress)
         given = _captioned(given, places.captions, Folder(local) / "captioned", workers, progress)
+    require_columns(wanted.filter, given)
+    for name, some in named_captions(wanted.filter).items():
+        for each in some if name in named else ():
+            require_columns(each, named[name])
     trust = "times" if places.trust_times else "content"
     scored = partial(computed, kept=kept, workers=workers, model=model, trust=trust, progress=progress)
     named = {name: scored(scores_of_named(wanted.filter, name), one) for name, one in named.items()}

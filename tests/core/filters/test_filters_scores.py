@@ -228,8 +228,8 @@ def test_a_score_has_one_name_and_its_address_follows_the_file(tmp_path: Path) -
     assert canonical(f"norm_sim:target={name}") != first
     spec = SubsetSpec(recipe="mine", filter=TopFraction(score=f"norm_sim:target={name}"))
     assert [score.kind for score in spec.scores()] == ["norm_sim"]
-    assert spec.needs_embeddings()
-    assert not SubsetSpec(recipe="metaclip").needs_embeddings()
+    assert spec.needs_features()
+    assert not SubsetSpec(recipe="metaclip").needs_features()
     for model in KINDS.values():
         assert model.paper
         assert model.__doc__
