@@ -45,15 +45,19 @@ class Scored:
 
 
 def curate(call: Call, spec: Curation, preparation: Preparation, found: Candidates) -> Curated:
-    """Make a subset with one recipe, and shards of its samples. Only a recipe that reads scores waits for them."""
+    """Make a subset with one recipe, and shards of its samples."""
+    subset, texts = select(call, spec, preparation, found)
+    return laid_out(call, spec, subset, found, texts if spec.captions.trains else None)
+
+
+def select(call: Call, spec: Curation, preparation: Preparation, found: Candidates) -> tuple[Subset, Captioned | None]:
+    """A subset by one recipe, and the captions of the experiment's policy. Only a recipe that reads scores waits for them."""
     call = each_once(call)
     read, texts = beside(call, spec.subset, preparation, found, spec.captions)
-    if spec.subset.captions():
-        named = named_captions(call, spec.subset, preparation, found, spec.captions)
-        subset = call(curating.select_subset_by_captions, spec.subset, found.pool, read, *named)
-    else:
-        subset = call(curating.select_subset, spec.subset, found.pool, read)
-    return laid_out(call, spec, subset, found, texts if spec.captions.trains else None)
+    if not spec.subset.captions():
+        return call(curating.select_subset, spec.subset, found.pool, read), texts
+    named = named_captions(call, spec.subset, preparation, found, spec.captions)
+    return call(curating.select_subset_by_captions, spec.subset, found.pool, read, *named), texts
 
 
 def laid_out(call: Call, spec: Curation, subset: Subset, found: Candidates, texts: Captioned | None = None) -> Curated:
@@ -105,6 +109,12 @@ def score(call: Call, spec: Scoring, shards: tuple[ShardSet, ...]) -> tuple[Chec
     return checkpoint, call(evaluating.evaluate, spec.evaluate, checkpoint, evalsets)
 
 
+def subset_of(call: Call, spec: ExperimentSpec) -> Subset:
+    """An experiment up to its subset."""
+    preparation = spec.preparation()
+    return select(call, spec.curation(), preparation, candidates(call, preparation))[0]
+
+
 def training_set(call: Call, spec: ExperimentSpec) -> Curated:
     """An experiment up to its shards."""
     preparation = spec.preparation()
@@ -138,7 +148,7 @@ def each_once(call: Call) -> Call:
 STAGES: dict[str, Callable[[Call, ExperimentSpec], Any]] = {
     "pool": lambda call, spec: candidates(call, spec.preparation()).shards,
     "embed": embedded,
-    "filter": lambda call, spec: training_set(call, spec).subset,
+    "filter": subset_of,
     "reshard": lambda call, spec: training_set(call, spec).shards,
     "train": lambda call, spec: call(training.train, spec.scoring().train, (training_set(call, spec).shards,)),
     "evaluate": lambda call, spec: experiment(call, spec).report,

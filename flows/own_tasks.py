@@ -35,9 +35,9 @@ class OwnTasks(Spec):
         if not given.get("data"):
             raise SpecError("Tasks of your own need the folder of their test sets: `data`, or --task-data.")
         rows = [row for one in given["tasks"] for row in (rows_of(one) if isinstance(one, str) else (_row(one),))]
-        root, folders = root_of(str(given["data"])), [row.folder for row in rows]
+        root, protocols = root_of(str(given["data"])), {row.folder: row.protocol for row in rows}
         before = tuple(OwnSet.model_validate(one) for one in given.get("sets", ()))
-        sets = before if are_of(before, root, folders) else pinned(root, folders)
+        sets = before if are_of(before, root, protocols) else pinned(root, protocols)
         return {**given, "tasks": rows, "data": root, "sets": sets}
 
     def require_beside(self, name: str) -> None:

@@ -132,6 +132,14 @@ def files_of(folder: Folder, protocol: str) -> tuple[Folder, list[str]]:
     return data.folder, sorted(paths)
 
 
+def files_to_copy(folder: Folder, protocol: str) -> tuple[Folder, list[str]]:
+    """The cache of a set, and all files below it that a copy of the set needs, also the notes that name its downloads."""
+    cache, (where, names) = _cache_of(folder), files_of(folder, protocol)
+    if where.url == cache.url:
+        return cache, names
+    return cache, sorted(f"{DOWNLOADS}/{name}{end}" for name in names for end in ("", ".json"))
+
+
 def located(cache: Folder, path: str) -> str:
     """A picture's path below the cache, wherever the cache lay when it was written. DataError if it was not below one."""
     _, found, below = path.replace("\\", "/").partition(f"/{DOWNLOADS}/")

@@ -36,3 +36,8 @@ def test_a_filter_of_ones_own_goes_through_the_form(tmp_path: Path) -> None:
     assert _kinds(store, recipe="mine", filter=own.model_dump()).count("scores") == 1
     with pytest.raises(ValueError, match="known recipe with a different filter"):
         ExperimentSpec(recipe="basic_filter", filter=own).curation()
+
+
+def test_a_filter_ends_with_its_subset(tmp_path: Path) -> None:
+    """No sample is copied for it."""
+    assert _kinds(Store.open(str(tmp_path)), recipe="no_filter")[-1] == "subsets"

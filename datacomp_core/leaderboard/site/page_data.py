@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from datacomp_core.errors import DataError
+from datacomp_core.errors import DataError, StoreError
 from datacomp_core.leaderboard.board.rows import Board, BoardRow
 from datacomp_core.leaderboard.entries.entry import Entry
 from datacomp_core.leaderboard.entries.provenance import data_of
@@ -143,7 +143,7 @@ def _cards(folder: Folder, images: Folder | None, name: str, missing: list[str])
             missing.append(f"{name} was not written" if samples is None else "the downloaded shards are unknown")
             return []
         return contact_sheets.cards(images, contact_sheets.choose(samples), "score" if "score" in samples.columns else None)
-    except DataError as problem:
+    except (DataError, StoreError) as problem:  # images of an adopted pool may be in a bucket that this reader cannot use
         log.warning("no contact sheet: %s", problem)
         missing.append(str(problem))
         return []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datacomp_core.store import Folder
+from datacomp_core.store import Folder, PlannedStep
 from deployments.cli import terminal
 from deployments.cli.interrupt import ends_at_once
 from deployments.cli.sweeps import tell_of_source
@@ -40,8 +40,9 @@ def run_to(until: Stage, spec: ExperimentSpec, *, json: bool) -> None:
     from tasks.running import store
 
     tell_of_source(spec.pool)
-    steps = plan(lambda call: STAGES[until](call, spec), store())
-    made: Any = steps[-1].artifact
+    wanted = list[Any]()
+    steps = plan(lambda call: wanted.append(STAGES[until](call, spec)), store())
+    made: Any = wanted[0].artifact if isinstance(wanted[0], PlannedStep) else wanted[0]
     if all(step.is_built for step in steps):
         terminal.notes.print(f"all {len(steps)} steps are built")
     else:

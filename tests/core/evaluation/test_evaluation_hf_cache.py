@@ -15,11 +15,14 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from datacomp_core.evaluation.custom import TaskRow
 from datacomp_core.evaluation.evaluate import EvalSpec, FailedTasksError, evaluate_folder, suite_in
+from datacomp_core.evaluation.own_sets import bring_own_sets
 from datacomp_core.evaluation.report import Report
-from datacomp_core.store import Folder
+from datacomp_core.store import Folder, Store
+from flows.own_tasks import OwnTasks
 
 FLICKR, WINO = "retrieval/flickr_1k_test_image_text_retrieval", "misc/winogavil"
 NAMES = {FLICKR: "flickr_1k_test_image_text_retrieval", WINO: "winogavil"}
@@ -131,6 +134,32 @@ def test_every_form_gives_the_scores_of_table_and_archive(form: str, expected: d
     shutil.move(tmp_path / "data", tmp_path / "moved")
     found, _ = scores(tmp_path / "moved", tmp_path / "out")
     assert found == expected
+
+
+@pytest.mark.parametrize("form", ["paths", "bytes", "downloads"])
+def test_sets_of_the_cache_are_copied_into_the_store_whole(form: str, expected: dict[str, Any], tmp_path: Path) -> None:
+    """The pictures of a set lie beside its folder, and the cache is gone when the copy is evaluated."""
+    if form == "downloads":
+        as_downloads(tmp_path / "data")
+    else:
+        as_rows(tmp_path / "data", whole=form == "bytes")
+    rows = tuple(
+        TaskRow(key=f"mine/{protocol}", folder=f"hf_cache/nlphuji___{NAMES[task]}", protocol=protocol)
+        for task, protocol in ((FLICKR, "retrieval"), (WINO, "winogavil"))
+    )
+    store, spec = Store.open(str(tmp_path / "store")), OwnTasks(tasks=rows, data=str(tmp_path / "data")).evalsets()
+    made = bring_own_sets(spec, store=store)
+    assert OwnTasks(tasks=rows, data=str(tmp_path / "data")).evalsets() == spec
+    shutil.rmtree(tmp_path / "data")
+    found, _ = scores(store.folder(made).path, tmp_path / "out", suite="custom", tasks=(), extra_tasks=rows)
+    assert found == {"mine/retrieval": expected[FLICKR], "mine/winogavil": expected[WINO]}
+
+
+def test_a_set_of_the_cache_needs_its_protocol(tmp_path: Path) -> None:
+    as_rows(tmp_path, whole=True)
+    row = TaskRow(key="mine/flickr", folder=f"hf_cache/nlphuji___{NAMES[FLICKR]}")
+    with pytest.raises(ValidationError, match="is a set in the cache of `datasets`: add `protocol: retrieval or winogavil`"):
+        OwnTasks(tasks=(row,), data=str(tmp_path))
 
 
 def test_own_tasks_name_a_set_of_the_cache(expected: dict[str, Any], tmp_path: Path) -> None:
