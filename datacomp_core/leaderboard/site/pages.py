@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datacomp_core.artifacts import Pool
-from datacomp_core.errors import DataError
+from datacomp_core.errors import DataError, StoreError
 from datacomp_core.leaderboard.board import findings
 from datacomp_core.leaderboard.board.board import entries, images_in, make_board
 from datacomp_core.leaderboard.board.compare import POOL, Comparison, Contender, compare_methods
@@ -120,8 +120,8 @@ def _cards(site: _Site, row: BoardRow, found: Comparison, side: int) -> list[con
     try:
         made = contact_sheets.cards(images, pl.DataFrame([pair.model_dump() for pair in pairs[: contact_sheets.MAX_CARDS]]))
         return caption_view.with_captions(made, site.store, entry)
-    except DataError:
-        return []  # the shards have gone since: the captions stand in the comparison's JSON
+    except (DataError, StoreError):
+        return []  # the shards have gone since, or this reader cannot use them: the captions stand in the comparison's JSON
 
 
 def _drawings(made: Composition | None, names: list[str]) -> list[str]:
