@@ -27,6 +27,11 @@ FLAGS = (
     "--remote-debugging-port=0",
 )
 
+_FOLLOWS = """const following = (text) => {
+    const from = text && [...document.querySelectorAll("*")].filter((one) => one.textContent.trim() === text).pop();
+    return (one) => !text || (from && from.compareDocumentPosition(one) & Node.DOCUMENT_POSITION_FOLLOWING);
+};"""
+
 
 class Page:
     """One tab. `complaints` gathers console errors, exceptions and log errors; `requests` every url it asked for; `sent` what the
@@ -95,12 +100,13 @@ class Page:
     def text(self) -> str:
         return self.do("document.body.innerText")
 
-    def click(self, text: str, brings: str = "") -> None:
-        """Click the innermost visible thing whose whole text is `text`, as a mouse does, once it lies still and uncovered.
-        `brings` is what the page says then; a page that was not ready and does not say it is clicked again, as people do.
+    def click(self, text: str, brings: str = "", after: str = "") -> None:
+        """Click the innermost visible thing whose whole text is `text`, as a mouse does, once it lies still and uncovered; the
+        first one after the text `after`. `brings` is what the page says then; a page that was not ready and does not say it is
+        clicked again, as people do.
         """
         while True:
-            self._click(text)
+            self._click(text, after)
             end = time.monotonic() + 10
             while brings not in self.text():
                 if time.monotonic() > end:
@@ -109,10 +115,12 @@ class Page:
             else:
                 return
 
-    def _click(self, text: str) -> None:
+    def _click(self, text: str, after: str) -> None:
         find = f"""(() => {{
+            {_FOLLOWS}
+            const follows = following({json.dumps(after)});
             const fits = [...document.querySelectorAll("a, button, [role], label, span, p")].filter(
-                (one) => one.textContent.trim() === {json.dumps(text)} && one.getClientRects().length);
+                (one) => one.textContent.trim() === {json.dumps(text)} && one.getClientRects().length && follows(one));
             const one = fits.find((one) => !fits.some((other) => other !== one && one.contains(other)));
             if (!one) return null;
             one.scrollIntoView({{block: "center"}});
@@ -129,10 +137,17 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], **button)
         time.sleep(0.5)
 
-    def write(self, selector: str, text: str) -> None:
-        """Type into the first field that matches."""
-        self.until(f"document.querySelector({json.dumps(selector)}) !== null", selector)
-        self.do(f"document.querySelector({json.dumps(selector)}).focus()")
+    def write(self, selector: str, text: str, after: str = "") -> None:
+        """Type into the first field that matches, after the text `after`, in place of what it has."""
+        find = f"""(() => {{
+            {_FOLLOWS}
+            const one = [...document.querySelectorAll({json.dumps(selector)})].find(following({json.dumps(after)}));
+            if (!one) return false;
+            one.focus();
+            one.select();
+            return true;
+        }})()"""
+        self.until(find, f"{selector} after {after!r}")
         self.call("Input.insertText", text=text)
 
     def width(self, pixels: int, height: int = 900) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +16,13 @@ from typing import Any
 import pytest
 from browser import Page, chromium
 from client import Api
-from conftest import free_port
+from local_ui import PATIENCE, local_ui, open_form, submitted
 from processes import processes_with
-from stack import answers, end, spawn, wait_for
+from stack import wait_for
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SCREENSHOTS = os.environ.get("DATACOMP_SCREENSHOTS", "")  # read before a test has its settings taken away
 LAPTOP = 1280
-PATIENCE = 1800
 NESTED = (
     "name: long and near\nfilter:\n  kind: all\n  filters:\n    - kind: words\n      at_least: 5\n    - kind: not\n"
     "      filter: {kind: language, language: de}\n    - kind: top_fraction\n      score: tiny\n      fraction: 0.3\n"
@@ -39,22 +37,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`datacomp ui`, `deploy` and `worker cpu` on a fresh home; the address of the page."""
-    folder, port = tmp_path_factory.mktemp("laptop"), free_port()
-    page = f"http://127.0.0.1:{port}"
-    own = {"DATACOMP_HOME": str(folder / "home"), "DATACOMP_WORKERS": "2"}
-    with_api = own | {"PREFECT_API_URL": f"{page}/api"}
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        processes.append(spawn(["-m", "deployments.cli", "ui", "--port", str(port)], folder / "ui.log", own))
-        wait_for(lambda: answers(f"{page}/api/health"), PATIENCE, "the server")
-        deploy = spawn(["-m", "deployments.cli", "deploy"], folder / "deploy.log", with_api)
-        assert deploy.wait(PATIENCE) == 0, (folder / "deploy.log").read_text()
-        processes.append(spawn(["-m", "deployments.cli", "worker", "cpu"], folder / "worker.log", with_api))
-        yield page
-    finally:
-        for process in reversed(processes):
-            end(process)
+    """The address of the page."""
+    with local_ui(tmp_path_factory.mktemp("laptop")) as made:
+        yield made.server
 
 
 @pytest.fixture(scope="module")
@@ -76,22 +61,8 @@ def keep(page: Page, name: str) -> None:
         page.screenshot(Path(SCREENSHOTS) / name)
 
 
-def open_form(page: Page, server: str) -> None:
-    page.visit(f"{server}/v2/deployments")
-    page.click("experiment-tiny", brings="Deployment ID")
-    page.click("Run", brings="Custom run")
-    page.click("Custom run", brings="Your own")
-
-
-def submitted(page: Page, api: Api) -> str:
-    """Submit the form; the run that it made."""
-    before = {run["id"] for run in api.runs()}
-    page.click("Submit")
-    return wait_for(lambda: {run["id"] for run in api.runs()} - before, 60, "the run").pop()
-
-
 def test_a_nested_filter_from_the_form_to_the_report(page: Page, server: str, api: Api) -> None:
-    open_form(page, server)
+    open_form(page, server, "experiment-tiny", "Your own")
     assert page.do("document.documentElement.scrollWidth") <= LAPTOP
     page.click("Your own")
     page.write("[role=tabpanel] textarea", NESTED)
@@ -129,7 +100,7 @@ def test_a_nested_filter_from_the_form_to_the_report(page: Page, server: str, ap
 
 
 def test_a_refused_run_says_why_in_one_sentence(page: Page, server: str, api: Api) -> None:
-    open_form(page, server)
+    open_form(page, server, "experiment-tiny", "Your own")
     page.click("Your own")
     page.write("[role=tabpanel] textarea", "no_filtr")
     run = submitted(page, api)
