@@ -70,6 +70,11 @@ class WrittenChunks:
             found.update(self.out.read_json(f"{TALLY}/{part}.json"))
         return found
 
+    def forget(self) -> None:
+        """Remove the counts of a run that wrote no caption, so that it leaves nothing behind."""
+        for part in self.rows:
+            self.out.remove(f"{TALLY}/{part}.json")
+
     def _join(self, part: str) -> None:
         pieces, counts = list[pl.DataFrame](), Counter[str]()
         for span in self.spans(part):

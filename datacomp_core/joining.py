@@ -57,10 +57,8 @@ def keys_of(values: pl.Series, key: Key, where: str, first_row: int = 1) -> uid.
 
 def sample_keys(folder: Folder) -> Iterator[tuple[uid.Uids, uid.Uids]]:
     """Keys and uids of all samples: by the index of the shards, or by a walk over the tars where they have none."""
-    indexed = shards.index_names(folder)
-    for shard in indexed or shards.shard_names(folder):
-        found = shards.read_index(folder, shard) if indexed else shards.index_shard(folder, shard).whole()
-        rows = found.drop_nulls(["uid", "key"])
+    for shard in shards.sample_shards(folder):
+        rows = shards.index_of(folder, shard).drop_nulls(["uid", "key"])
         yield keys_of(rows["key"], "key", shard), uid.pack(rows["uid"].cast(pl.String))
 
 

@@ -82,6 +82,17 @@ def index_names(folder: Folder) -> list[str]:
     return [name.removesuffix(".parquet") for name in (folder / INDEX).files(".parquet")]
 
 
+def sample_shards(folder: Folder) -> list[str]:
+    """Names of the shards to read samples from: those with an index, or every tar of a folder without one."""
+    return index_names(folder) or shard_names(folder)
+
+
+def index_of(folder: Folder, shard: str) -> pl.DataFrame:
+    """A shard's index, or what a walk over the tar finds if it has none. DataError as in `read_index`, or for a damaged tar."""
+    indexed = folder.exists(f"{INDEX}/{shard}.parquet")
+    return read_index(folder, shard) if indexed else index_shard(folder, shard).whole()
+
+
 def index_bytes(rows: pl.DataFrame, mark: str = "", content: str = "") -> bytes:
     buffer = io.BytesIO()
     noted = {name: value for name, value in ((MARK, mark), (CONTENT, content)) if value}

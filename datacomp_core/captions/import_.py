@@ -130,7 +130,7 @@ def import_folder_captions(
     sizes = _sizes(metadata)
     num_bytes = sum(file.stat().st_size * (1 if file.suffix.lower() in tables.OF_TEXT else PACKED_TIMES) for file in files)
     progress.start(len(files) + len(sizes), "files and parts")
-    counts, sources = Counter[str](), set[str]()
+    counts = Counter[str]()
     with scratch() as local:
         table = _table(spec, files, counts, progress)
         if spec.key == "key":
@@ -139,20 +139,24 @@ def import_folder_captions(
         found = joins.join(sizes, _pool(spec, metadata, sizes, learned), table, local, num_bytes)
         counts.update(found.counts)
         _require_match(spec, counts, files)
+        _require_names(spec, found.sources)
         for part, rows in found.parts():
-            sources |= set(rows["source"].unique())
             counts.update(_write(spec, out, metadata, part, rows))
             progress.advance()
-    return _made(spec, counts, sources, sum(sizes.values()))
+    return _made(spec, counts, found.sources, sum(sizes.values()))
 
 
-def _made(spec: CaptionImportSpec, counts: Counter[str], sources: set[str], num_samples: int) -> Captions:
+def _require_names(spec: CaptionImportSpec, sources: set[str]) -> None:
+    """DataError for a source that matched and whose name cannot stand in a policy."""
     odd = [name for name in sorted(sources) if pl.Series([name]).str.contains(caption_sets.SOURCE_PATTERN).not_().any()]
     if odd or caption_sets.RAW in sources:
         raise DataError(
             f"The source column {spec.source_column!r} has the value {(odd or [caption_sets.RAW])[0]!r}: names of sources "
             f"may contain letters, digits, `_`, `.`, `+` and `-`, and {caption_sets.RAW} stands for the pool's own captions."
         )
+
+
+def _made(spec: CaptionImportSpec, counts: Counter[str], sources: set[str], num_samples: int) -> Captions:
     counts["uncaptioned"] = num_samples - counts["captioned"]
     return Captions(
         sources=tuple(sorted(sources)),

@@ -79,6 +79,7 @@ class Joined:
     group_of: dict[str, int]
     found: TextBuckets
     counts: Counter[str] = field(default_factory=Counter[str])
+    sources: set[str] = field(default_factory=set[str])
 
     def parts(self) -> Iterator[tuple[str, pl.DataFrame]]:
         """For each part that has any, its captions: row, order, source, text, score, in the order of the rows."""
@@ -119,6 +120,7 @@ def join(
         if rows.height:
             found, matched = _matched(rows, keys.read(number))
             made.counts.update(matched=matched, unmatched=rows.height - matched)
+            made.sources.update(found["source"].unique())
             made.found.add(group_of_place[found["part"].to_numpy()], found)
     return made
 

@@ -89,6 +89,7 @@ def translate_folder(work: TranslateWork, *, device: str = "", progress: Progres
         progress.advance(span.stop - span.start)
     counts = written.counts()
     if not counts["captions"]:
+        written.forget()
         raise DataError(f"None of the {sum(sizes.values()):,} rows has a caption to translate ({dict(counts)}).")
     return artifact_of(spec.name, spec.title, sum(sizes.values()), counts)
 

@@ -92,19 +92,30 @@ def generate_folder(work: WriteWork, *, device: str = "", progress: Progress = N
     progress.advance(sum(rows.values()) - sum(span.stop - span.start for span in missing))
     if missing:
         with scratch() as local:
-            asked = _asked(work, rows, missing, local)
+            asked = _asked(_located(work, rows, missing, local), missing)
             for one, _ in device_map(_write, asked, prepare=partial(_ready, work), device=device):
                 written.kept(one.span)
                 progress.advance(one.span.stop - one.span.start)
     counts = written.counts()
     if not counts["captions"]:
+        written.forget()
         raise DataError(f"{spec.title} did not write a caption for any of the {sum(rows.values()):,} rows ({dict(counts)}).")
     return artifact_of(spec.name, spec.title, sum(rows.values()), counts)
 
 
-def _asked(work: WriteWork, rows: dict[str, int], missing: list[RowSpan], local: Path) -> Iterator[ChunkImages]:
+def _located(work: WriteWork, rows: dict[str, int], missing: list[RowSpan], local: Path) -> Located:
+    """Where the pictures of the missing rows lie. DataError if nothing was written before and there is not one picture."""
     wanted = {span.part for span in missing}
-    located: Located = locate(work.metadata, {part: count for part, count in rows.items() if part in wanted}, work.shards, local)
+    located = locate(work.metadata, {part: count for part, count in rows.items() if part in wanted}, work.shards, local)
+    if sum(span.stop - span.start for span in missing) == sum(rows.values()) and not located.has_any():
+        raise DataError(
+            f"{work.shards} has no image of the {sum(rows.values()):,} rows of {work.metadata}: no sample there has the uid of a "
+            "row. Give the shards of this pool."
+        )
+    return located
+
+
+def _asked(located: Located, missing: list[RowSpan]) -> Iterator[ChunkImages]:
     for span in missing:
         yield ChunkImages(span, between(located.of(Span(*span)), span.start, span.stop))
 

@@ -18,7 +18,7 @@ from datacomp_core.embedding.assemble import Span
 from datacomp_core.errors import DataError
 from datacomp_core.parts import scan, scan_tables
 from datacomp_core.pool_source import PoolSource
-from datacomp_core.shards import INDEX, check_indexes
+from datacomp_core.shards import INDEX, check_indexes, index_names, index_shard, shard_names
 from datacomp_core.store.folder import Folder
 
 BUCKET_ROWS = 8_000_000
@@ -50,6 +50,10 @@ class Located:
         self._numbers = {part: number for number, part in enumerate(rows)}
         self._last: tuple[str, pl.DataFrame] | None = None
 
+    def has_any(self) -> bool:
+        """Return whether any row has an image."""
+        return any((self.folder / f"placed-{number}").exists() for number in self._numbers.values())
+
     def of(self, span: Span) -> pl.DataFrame:
         """As `part`, of the part of a span; the last one is kept."""
         if self._last is None or self._last[0] != span.part:
@@ -69,14 +73,13 @@ def locate(metadata: Folder, rows: dict[str, int], shards: Folder, into: Path) -
     """Join the parts `rows` with the index of the shards; the files lie in `into`.
 
     If the shards hold a uid more than once, the first in order is taken: they are copies of one sample. A row whose uid
-    occurs twice in the metadata gets the same place as its twin.
+    occurs twice in the metadata gets the same place as its twin. Shards without an index are walked: their headers are read.
     """
-    names = [name.removesuffix(".parquet") for name in (shards / INDEX).files(".parquet")]
-    if not names:
-        raise DataError(f"{shards} has no index/: index the shards first with `datacomp pool adopt`.")
-    check_indexes(shards, names)
+    indexed = index_names(shards)
+    names = indexed or shard_names(shards)
+    check_indexes(shards, indexed)
     buckets = max(1, -(-sum(rows.values()) // BUCKET_ROWS))
-    for entries in _index(shards, names):
+    for entries in _index(shards, names) if indexed else _walked(shards, names):
         _scatter(entries, buckets, into, "index")
     for number, part in enumerate(rows):
         _scatter(_wanted(metadata, part, number), buckets, into, "wanted")
@@ -92,9 +95,19 @@ def _index(shards: Folder, names: list[str]) -> Iterator[Records]:
         frame = scan_tables(shards, *(f"{INDEX}/{name}.parquet" for name in names[first : first + READ_FILES]))
         table = frame.select("uid", "shard", "offset", "length").drop_nulls("uid").collect(engine="streaming")
         for piece in table.join(numbers, on="shard", how="left", maintain_order="left").iter_slices(READ_ROWS):
-            # another uid than one of 32 hex digits is in no pool, so nobody can ask for it
-            known = piece.filter(pl.col("uid").str.contains("^[0-9a-f]{32}$"))
-            yield _records(known, ENTRY, {"shard": "number", "offset": "offset", "length": "length"})
+            yield _entries(piece)
+
+
+def _walked(shards: Folder, names: list[str]) -> Iterator[Records]:
+    """The same of tars without an index, one after the other."""
+    for number, shard in enumerate(names):
+        yield _entries(index_shard(shards, shard).whole().with_columns(number=pl.lit(number, pl.UInt32)))
+
+
+def _entries(samples: pl.DataFrame) -> Records:
+    """Another uid than one of 32 hex digits is in no pool, so nobody can ask for it."""
+    known = samples.filter(pl.col("uid").str.contains("^[0-9a-f]{32}$"))
+    return _records(known, ENTRY, {"shard": "number", "offset": "offset", "length": "length"})
 
 
 def _wanted(metadata: Folder, part: str, number: int) -> Records:

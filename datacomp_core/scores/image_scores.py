@@ -15,7 +15,6 @@ import numpy.typing as npt
 import polars as pl
 
 from datacomp_core import shards
-from datacomp_core.errors import DataError
 from datacomp_core.members import picture_in
 from datacomp_core.parts import scan_tables
 from datacomp_core.pictures import pillow_image
@@ -44,7 +43,7 @@ class ImageScore(Score):
         folder = context.source.shards
         assert folder is not None, "scores of images are not computed without shards"
         done = (context.kept / BY_SHARD).files(".parquet")
-        todo = [name for name in indexed(folder) if f"{name}.parquet" not in done]
+        todo = [name for name in shards.sample_shards(folder) if f"{name}.parquet" not in done]
         for _ in context.map(
             partial(_score_shard, self, folder, context.kept / BY_SHARD, context.model, context.device), todo, "shards"
         ):
@@ -64,14 +63,6 @@ def _with_gaps(values: pl.Series) -> npt.NDArray[Any]:
     return np.ma.masked_array(values.fill_null(0).to_numpy(), values.is_null().to_numpy())
 
 
-def indexed(folder: Folder) -> list[str]:
-    """The shards of a folder that have an index. DataError if there are none."""
-    names = [name.removesuffix(".parquet") for name in (folder / shards.INDEX).files(".parquet")]
-    if not names:
-        raise DataError(f"{folder} has no index/: index the shards first with `datacomp pool adopt`.")
-    return names
-
-
 def _score_shard(score: ImageScore, folder: Folder, kept: Folder, model: tuple[str, str] | None, device: str, name: str) -> None:
     uids: list[str] = []
     values: list[Any] = []
@@ -87,7 +78,7 @@ def _score_shard(score: ImageScore, folder: Folder, kept: Folder, model: tuple[s
 def _pictures(folder: Folder, name: str) -> Iterator[list[tuple[str, Any, str]]]:
     """`(uid, image, caption)` of a shard's samples that can be read, some at a time."""
     some: list[tuple[str, Any, str]] = []
-    for uid, members in shards.read_samples(folder, shards.read_index(folder, name).drop_nulls("uid").sort("offset")):
+    for uid, members in shards.read_samples(folder, shards.index_of(folder, name).drop_nulls("uid").sort("offset")):
         image = _image(picture_in(members))
         if image is not None:
             some.append((uid, image, members.get(CAPTION, b"").decode("utf-8", "replace")))

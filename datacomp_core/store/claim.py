@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from datacomp_core.errors import SpecError
+from datacomp_core.store import process
 from datacomp_core.store.content import Marks, differing, digest, listed, read_marks
 from datacomp_core.store.folder import Folder
 
 REQUEST = "request.json"
 INPUTS = "inputs.json"
 CONTENT = "content"
+STARTED_BY = "started_by"  # in INPUTS: the process that wrote the request
 
 Marking = Callable[[Marks], Marks]
 """Gives the marks of an input, told the earlier ones."""
@@ -30,12 +32,15 @@ def claim(
 ) -> None:
     """Write down what a folder is being made from. SpecError if it was begun for something else, naming what differs.
 
-    `results` are the folders in it whose files a later call takes as done: nothing tells what they were made from if the record
-    is not there, so that is a SpecError too. What killed runs left unfinished in it is removed.
+    A run that ended before its first file was there has begun nothing. `results` are the folders in it whose files a later call
+    takes as done: nothing tells what they were made from if the record is not there, so that is a SpecError too. What killed
+    runs left unfinished in it is removed.
     """
     folder.sweep_left_behind()
     before = folder.read_json(REQUEST) if folder.exists(REQUEST) else None
     noted: dict[str, Any] = folder.read_json(INPUTS) if before is not None and folder.exists(INPUTS) else {}
+    if process.is_left_behind(str(noted.get(STARTED_BY, ""))) and _is_unmade(folder):
+        before, noted = None, {}
     earlier = {name: read_marks(noted.get(name, {})) for name in inputs or {}}
     now = {name: marking(earlier[name]) for name, marking in (inputs or {}).items()}
     given = json.loads(json.dumps(request | ({CONTENT: {name: digest(found) for name, found in now.items()}} if now else {})))
@@ -45,8 +50,8 @@ def claim(
                 f"{folder} has files in {lost}/ and no {REQUEST}, so their origin is unknown: choose an empty folder, or "
                 "remove them."
             )
-        if now:
-            folder.write_json(INPUTS, {name: listed(found) for name, found in now.items()})
+        marked = {name: listed(found) for name, found in now.items()}
+        folder.write_json(INPUTS, {**marked, STARTED_BY: process.token()})
         folder.write_json(REQUEST, given)
         return
     told = _differing(before, given, earlier, now)
@@ -63,10 +68,14 @@ def free_if_nothing_is_made(folder: Folder) -> Generator[None]:
     try:
         yield
     except Exception:
-        if set(folder.files()) <= {REQUEST, INPUTS}:
+        if _is_unmade(folder):
             folder.remove(REQUEST)
             folder.remove(INPUTS)
         raise
+
+
+def _is_unmade(folder: Folder) -> bool:
+    return set(folder.files()) <= {REQUEST, INPUTS}
 
 
 def _differing(

@@ -200,13 +200,13 @@ def in_folder(
     """Make captions for a plain folder of metadata; `work` receives the output folder and a progress."""
     from datacomp_core.caption_sets import SUMMARY, set_in, summary
     from datacomp_core.parts import part_names
-    from datacomp_core.store.claim import REQUEST, claim, free_if_nothing_is_made
+    from datacomp_core.store.claim import INPUTS, REQUEST, claim, free_if_nothing_is_made
     from datacomp_core.store.content import marks
 
     if out is None:
         raise SpecError("Captions for a folder of metadata need --metadata and --out together.")
     target, source = Folder(out), Folder(metadata)
-    if not target.exists(REQUEST) and target.files():
+    if not target.exists(REQUEST) and target.files().keys() - {INPUTS}:
         raise SpecError(f"{out} is not empty and was not started by this command: choose an empty folder.")
     names = [f"{part}.parquet" for part in part_names(source)]
     claim(

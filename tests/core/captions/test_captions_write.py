@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -145,6 +146,21 @@ def test_two_devices_write_what_one_writes(pool: tuple[Folder, Folder], tmp_path
     for name, device in (("one", "cpu"), ("two", "cpu,cpu")):
         generate_folder(WriteWork(spec, *pool, Folder(tmp_path / name), ""), device=device)
     assert texts_of(tmp_path / "one") == texts_of(tmp_path / "two")
+
+
+def test_bare_tars_are_walked_and_those_of_another_pool_are_refused(pool: tuple[Folder, Folder], tmp_path: Path) -> None:
+    metadata, shards = pool
+    spec = spec_of("blip")
+    generate_folder(WriteWork(spec, *pool, Folder(tmp_path / "indexed"), ""), device="cpu")
+    shutil.rmtree(shards.at("index"))
+    generate_folder(WriteWork(spec, *pool, Folder(tmp_path / "bare"), ""), device="cpu")
+    assert texts_of(tmp_path / "bare") == texts_of(tmp_path / "indexed")
+    for part in metadata.files(".parquet"):
+        other = pl.read_parquet(metadata.at(part)).with_columns("f" + pl.col("uid").str.tail(31))
+        other.write_parquet(metadata.at(part))
+    with pytest.raises(DataError, match=r"has no image of the 30 rows of .*/m: .* Give the shards of this pool"):
+        generate_folder(WriteWork(spec, *pool, Folder(tmp_path / "other"), ""), device="cpu")
+    assert not Folder(tmp_path / "other").files()
 
 
 def test_a_model_comes_from_the_hub_and_another_one_is_refused(

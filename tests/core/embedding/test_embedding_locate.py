@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from datacomp_core.embedding.locate import count_rows, locate
 from datacomp_core.embedding.shared_pixels import Slots
 from datacomp_core.errors import DataError, SpecError, StoreError
 from datacomp_core.settings import settings
-from datacomp_core.shards import INDEX_SCHEMA, write_index
+from datacomp_core.shards import INDEX_SCHEMA, ShardWriter, write_index
 from datacomp_core.store import Folder
 
 
@@ -53,11 +56,32 @@ def test_every_row_finds_the_first_sample_with_its_uid(tmp_path: Path, monkeypat
     assert not list(into.glob("index-*")), "what was joined is gone"
 
 
-def test_shards_without_an_index_and_metadata_that_is_none_are_named(tmp_path: Path) -> None:
+def test_bare_tars_are_found_as_indexed_ones_are(tmp_path: Path) -> None:
+    metadata, folder, random = Folder(tmp_path / "m"), Folder(tmp_path / "s"), np.random.default_rng(5)
+    uids = [[uid(number) for number in random.integers(0, 60, 30)] for _ in range(3)]
+    for shard, names in enumerate(uids):
+        buffer = io.BytesIO()
+        writer = ShardWriter(buffer, f"{shard:08d}")
+        for at, name in enumerate(names):
+            writer.add(name, f"{at:09d}", {"jpg": bytes([at]) * (at + 1), "json": json.dumps({"uid": name.upper()}).encode()})
+        write_index(folder, f"{shard:08d}", writer.finish())
+        folder.write(f"{shard:08d}.tar", buffer.getvalue())
+    with metadata.writing("0.parquet") as path:
+        pl.DataFrame({"uid": [uid(number) for number in range(100)]}).write_parquet(path)
+    found: list[pl.DataFrame] = []
+    for into in (tmp_path / "indexed", tmp_path / "bare"):
+        into.mkdir()
+        found.append(locate(metadata, {"0": 100}, folder, into).part("0"))
+        shutil.rmtree(folder.at("index"), ignore_errors=True)
+    assert found[0].height == len({name for names in uids for name in names})
+    assert found[0].equals(found[1])
+
+
+def test_a_folder_without_shards_and_metadata_that_is_none_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"bad\.parquet is not readable metadata"):
         count_rows(Folder(tmp_path), ["bad"])
-    with pytest.raises(DataError, match="has no index"):
+    with pytest.raises(DataError, match="has no shards"):
         locate(Folder(tmp_path), {}, Folder(tmp_path), tmp_path)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,33 @@ def test_the_same_request_goes_on_and_another_is_refused(tmp_path: Path) -> None
     with pytest.raises(SpecError, match=r"started with another batch, seed \(see its request\.json\)"):
         claim(folder, {"seed": 1, "shards": ("a", "b"), "batch": 4})
     assert folder.read(REQUEST) == before
+
+
+CLAIMS = "import sys, time; from datacomp_core.store import Folder; from datacomp_core.store.claim import claim\n"
+CLAIMS += "claim(Folder(sys.argv[1]), {'seed': 0}, {'data': lambda known: {}}); print('claimed', flush=True); time.sleep(600)"
+
+
+def claimed_by_another(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", CLAIMS, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "claimed\n"
+    return process
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_process_that_was_killed_before_its_first_file_has_begun_nothing(made: bool, tmp_path: Path) -> None:
+    """While it lives, the folder is its own; so is one with a file of it in it, whatever became of it."""
+    folder, process = Folder(tmp_path / "out"), claimed_by_another(tmp_path / "out")
+    try:
+        with pytest.raises(SpecError, match="started with another seed"):
+            claim(folder, {"seed": 1}, {"data": lambda known: {}})
+    finally:
+        process.kill()
+        process.wait()
+    if made:
+        folder.write("part.parquet", b"")
+        with pytest.raises(SpecError, match="started with another seed"):
+            claim(folder, {"seed": 1}, {"data": lambda known: {}})
+        return
+    claim(folder, {"seed": 1}, {"data": lambda known: {}})
+    assert folder.read_json(REQUEST)["seed"] == 1

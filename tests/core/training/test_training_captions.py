@@ -23,6 +23,7 @@ from datacomp_core.resharding.view import view_captions
 from datacomp_core.shards import ShardWriter, tars_of, write_index
 from datacomp_core.store import Store
 from datacomp_core.training.data import BatchSlice, MicroBatchDataset, order_of
+from datacomp_core.training.launch import TorchrunLayout
 from datacomp_core.training.preflight import preflight
 from datacomp_core.training.samples import SampleReader, ShardSource
 from datacomp_core.training.train import train
@@ -128,17 +129,18 @@ def test_a_view_with_captions_trains_as_the_reshard_does(draws: bool, tmp_path: 
 
 
 @pytest.mark.slow
-def test_killed_at_random_steps_a_training_with_a_draw_ends_bit_equal(tmp_path: Path) -> None:
-    spec = training(train_num_samples=96)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_random_steps_a_training_with_a_draw_ends_bit_equal(processes: int, tmp_path: Path) -> None:
+    spec, layout = training(train_num_samples=96), TorchrunLayout(processes=processes, threads=1)
     whole, killed, plain = (store_at(tmp_path / name) for name in ("whole", "killed", "plain"))
-    made = train(spec, (noise(NoiseSpec(drawn=True), store=whole),), store=whole, device="cpu", threads=1)
-    own = train(spec, (noise(NoiseSpec(), store=plain),), store=plain, device="cpu", threads=1)
+    made = train(spec, (noise(NoiseSpec(drawn=True), store=whole),), store=whole, device="cpu", layout=layout)
+    own = train(spec, (noise(NoiseSpec(), store=plain),), store=plain, device="cpu", layout=layout)
     steps = sorted(random.SystemRandom().sample(range(1, spec.steps - 2), 2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NOISE_DRAWN", "1")
-        for step in steps:
-            kill_at_step(killed, spec, step, 1, "launcher")
-    again = train(spec, (noise(NoiseSpec(drawn=True), store=killed),), store=killed, device="cpu", threads=1)
+        for step, victim in zip(steps, ("launcher", "rank"), strict=True):
+            kill_at_step(killed, spec, step, processes, victim)
+    again = train(spec, (noise(NoiseSpec(drawn=True), store=killed),), store=killed, device="cpu", layout=layout)
     weights = [store.folder(one).read("checkpoint.safetensors") for store, one in ((whole, made), (killed, again), (plain, own))]
     assert weights[0] == weights[1], f"killed at {steps}"
     assert weights[0] != weights[2]
