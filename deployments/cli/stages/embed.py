@@ -49,7 +49,7 @@ def embed(
     shards: Annotated[
         str | None,
         typer.Option(
-            help="With --metadata: folder or bucket of indexed shards; with --pool: address of its images in the store."
+            help="With --metadata: folder or bucket of shards; with --pool: address of its images in the store."
         ),
     ] = None,
     out: Annotated[str | None, typer.Option(help="With --metadata: folder or bucket for scores/ and features/.")] = None,
