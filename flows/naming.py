@@ -30,10 +30,10 @@ LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 def run_name(pattern: str) -> Callable[[], str]:
     """A name for Prefect's `flow_run_name`, from the parameters of the run: `pattern` as for `str.format`."""
-    return lambda: _filled(pattern, running.parameters)
+    return lambda: filled(pattern, running.parameters)
 
 
-def _filled(pattern: str, parameters: Mapping[str, Any]) -> str:
+def filled(pattern: str, parameters: Mapping[str, Any]) -> str:
     return pattern.format_map(_Asked(parameters))[:MAX_NAME]
 
 
@@ -69,7 +69,7 @@ def refused(pattern: str) -> FlowStateHook[..., Any]:
         if not (state.message or "").startswith(REFUSED):
             return
         with get_client(sync_client=True) as client:
-            client.set_flow_run_name(flow_run.id, _filled(pattern, flow_run.parameters))
+            client.set_flow_run_name(flow_run.id, filled(pattern, flow_run.parameters))
             client.set_flow_run_state(flow_run.id, Failed(name="Refused", message=sentence(state.message or "")), force=True)
 
     return name_refused_run

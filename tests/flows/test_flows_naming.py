@@ -10,7 +10,7 @@ from prefect.exceptions import ParameterTypeError
 from datacomp_core.errors import DataError
 from flows.captioning import CaptioningSpec
 from flows.experiment import experiment
-from flows.naming import LOGGERS, OneSentence, _filled, quieten, sentence
+from flows.naming import LOGGERS, OneSentence, filled, quieten, sentence
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_quietening_twice_adds_one_filter() -> None:
 @pytest.mark.parametrize(("make", "told"), [({"kind": "generate", "name": "blip"}, "blip"), ({}, "?"), (None, "?")])
 def test_a_request_within_a_request_is_called_by_its_name(make: dict[str, str] | None, told: str) -> None:
     spec = {"scale": "tiny"} if make is None else {"scale": "tiny", "make": make}
-    assert _filled("{scale}-captions-{make}", {"spec": spec}) == f"tiny-captions-{told}"
+    assert filled("{scale}-captions-{make}", {"spec": spec}) == f"tiny-captions-{told}"
     if make:
         spec_of_python = CaptioningSpec.model_validate(
-            {"scale": "tiny", "make": {"kind": "template", "name": told, "template": "x"}}
+            {"scale": "tiny", "make": {"kind": "template", "name": told, "template": "{text}"}}
         )
-        assert _filled("{scale}-captions-{make}", {"spec": spec_of_python}) == f"tiny-captions-{told}"
+        assert filled("{scale}-captions-{make}", {"spec": spec_of_python}) == f"tiny-captions-{told}"
