@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +57,5 @@ def open_form(page: Page, server: str, deployment: str, sign: str) -> None:
 def submitted(page: Page, api: Api) -> str:
     """Submit the form; the run that it made."""
     before = {run["id"] for run in api.runs()}
-    page.do("document.activeElement.blur()")  # what the form says of the last field may move the button
-    time.sleep(1)
-    page.click("Submit")
+    page.click("Submit", brings="scheduled to start")
     return wait_for(lambda: {run["id"] for run in api.runs()} - before, 300, "the run").pop()

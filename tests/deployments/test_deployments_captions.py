@@ -80,7 +80,7 @@ def trained(page: Page, ui: LocalUi, captions: str) -> str:
     """Fill in `experiment-tiny` without a filter and with the captions in place of the pool's, and run it."""
     open_form(page, ui.server, "experiment-tiny", "Your own")
     page.click("Your own")
-    page.write("textarea", "no_filter")
+    page.write("[role=tabpanel] textarea", "no_filter")
     page.click("Add item", after="CaptionPlan (Optional)")
     page.write("textarea", captions, after="CaptionPlan (Optional)")
     page.click("raw", after="CaptionPolicy (Optional)")

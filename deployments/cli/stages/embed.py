@@ -48,9 +48,7 @@ def embed(
     ] = None,
     shards: Annotated[
         str | None,
-        typer.Option(
-            help="With --metadata: folder or bucket of shards; with --pool: address of its images in the store."
-        ),
+        typer.Option(help="With --metadata: folder or bucket of shards; with --pool: address of its images in the store."),
     ] = None,
     out: Annotated[str | None, typer.Option(help="With --metadata: folder or bucket for scores/ and features/.")] = None,
     encoder: Annotated[
