@@ -44,6 +44,15 @@ def isolated_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 
 @pytest.fixture(autouse=True)
+def output_given_back() -> Iterator[None]:
+    """A test that only parses `--json`, and does not run the command to its end, leaves standard output to the next test."""
+    yield
+    terminal = sys.modules.get("deployments.cli.terminal")
+    if terminal is not None:
+        terminal.JsonOutput.give_back()
+
+
+@pytest.fixture(autouse=True)
 def forgotten_files() -> Iterator[None]:
     """Files of code that a test loads are forgotten after it, so that the tables of kinds are those that the next test knows."""
     yield
