@@ -19,6 +19,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
+from prefect.utilities.callables import parameter_schema
 
 from datacomp_core.errors import SpecError
 from datacomp_core.scales import SCALES
@@ -30,6 +31,7 @@ TAG = "datacomp"
 WAITS = "waits-for-a-worker"
 """Marks a schedule that was applied inactive because its work pool had no worker."""
 ON = "scheduled"
+COMPARED = ("parameters", "job_variables", "description", "entrypoint", "work_pool_name", "version", "enforce_parameter_schema")
 
 
 def deployment(row: DeploymentRow, *, active: bool = True, slug: str = ON) -> RunnerDeployment:
@@ -118,11 +120,35 @@ def _applied(client: SyncPrefectClient, row: DeploymentRow, there: DeploymentRes
     active, slug = (True, ON) if ready else (False, WAITS)
     if there is not None and there.schedules and there.schedules[0].slug != WAITS:
         active, slug = there.schedules[0].active, ON  # keep what an operator set
-    id_: Any = deployment(row, active=active, slug=slug).apply()
+    wanted, schema = deployment(row, active=active, slug=slug), _schema(row)
+    if there is not None and _is_equal(there, wanted, schema):
+        return there.id, active
+    id_: Any = wanted.apply()
     if row.parameters:
-        schema = forms.form(row.flow, row.scale).model_dump(exclude_unset=True)
         client.update_deployment(id_, DeploymentUpdate(parameter_openapi_schema=schema))
     return id_, active
+
+
+def _schema(row: DeploymentRow) -> dict[str, Any]:
+    """The form of a row that has initial values; else the parameters of its flow."""
+    schema = forms.form(row.flow, row.scale) if row.parameters else parameter_schema(row.flow)
+    return schema.model_dump(exclude_unset=True)
+
+
+def _is_equal(there: DeploymentResponse, wanted: RunnerDeployment, schema: dict[str, Any]) -> bool:
+    """Whether the server already has what would be applied. What is equal is not touched."""
+    limit = there.global_concurrency_limit
+    return (there.parameter_openapi_schema, set(there.tags), limit.limit if limit else None, _schedules(there)) == (
+        schema,
+        set(wanted.tags or ()),
+        wanted.concurrency_limit,
+        _schedules(wanted),
+    ) and all(getattr(there, name) == getattr(wanted, name) for name in COMPARED)
+
+
+def _schedules(one: DeploymentResponse | RunnerDeployment) -> list[tuple[Any, ...]]:
+    found = one.schedules or ()
+    return [(each.schedule and each.schedule.model_dump(), each.active, each.slug) for each in found]
 
 
 def _retire(client: SyncPrefectClient, ours: Iterable[DeploymentResponse]) -> None:

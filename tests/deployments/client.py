@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -45,11 +46,20 @@ class Api:
         return self.run(run)["state"]["type"]
 
     def wait(self, run: str, seconds: float, states: set[str] = FINAL) -> dict[str, Any]:
-        until = time.monotonic() + seconds
-        while (found := self.run(run))["state"]["type"] not in states:
-            assert time.monotonic() < until, f"after {seconds:.0f} s the run {found['name']} is {found['state']['name']}"
+        """The run when it has ended. A server that is too busy for one answer (5xx) is asked again."""
+        until, told = time.monotonic() + seconds, "not known"
+        while True:
+            try:
+                found = self.run(run)
+                if found["state"]["type"] in states:
+                    return found
+                told = f"{found['name']} is {found['state']['name']}"
+            except urllib.error.HTTPError as problem:
+                if problem.code < 500:
+                    raise
+                told = str(problem)
+            assert time.monotonic() < until, f"after {seconds:.0f} s the run {run}: {told}"
             time.sleep(1)
-        return found
 
     def runs(self, **body: Any) -> list[dict[str, Any]]:
         return self.call("POST", "/flow_runs/filter", body)

@@ -73,8 +73,34 @@ def test_applied_twice_is_applied_once(scales: tuple[str, ...]) -> None:
         assert [schedule.schedule.cron for schedule in there.schedules] == ([row.cron] if row.cron else [])
     assert apply_all(scales=scales) == first
     again, pools_again = on_the_server()
-    assert {name: one.id for name, one in again.items()} == {name: one.id for name, one in deployments.items()}
+    known = {name: (one.id, one.updated) for name, one in deployments.items()}
+    assert {name: (one.id, one.updated) for name, one in again.items()} == known, "what is equal is not touched"
     assert {name: pool.id for name, pool in pools_again.items()} == {name: pool.id for name, pool in pools.items()}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_what_was_changed_by_hand_is_as_in_the_catalog_again() -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentUpdate
+
+    apply_all(scales=("tiny",))
+    before = on_the_server()[0]["experiment/experiment-tiny"]
+    changes = [
+        {"parameters": {}},
+        {"job_variables": {"env": {}}},
+        {"description": "Another."},
+        {"parameter_openapi_schema": {"type": "object", "properties": {}}},
+        {"tags": ["datacomp"]},
+        {"concurrency_limit": 3},
+    ]
+    for change in changes:
+        with get_client(sync_client=True) as client:
+            client.update_deployment(before.id, DeploymentUpdate(**change))
+        apply_all(scales=("tiny",))
+        after = on_the_server()[0]["experiment/experiment-tiny"]
+        for name in ("parameters", "job_variables", "description", "parameter_openapi_schema", "global_concurrency_limit"):
+            assert getattr(after, name) == getattr(before, name), change
+        assert set(after.tags) == set(before.tags)
 
 
 @pytest.mark.usefixtures("prefect_server")
