@@ -94,7 +94,8 @@ def files_of(place: str, suffixes: Sequence[str]) -> list[str]:
 
 def _tables_in(names: Iterable[str], suffixes: Sequence[str], place: str) -> list[str]:
     """The names that end so, in order. DataError for one that would if it were unpacked: none is left out unseen."""
-    ours, endings = [name for name in names if not name.startswith("_")], tuple(suffixes)
+    endings, names = tuple(suffixes), list(names)
+    ours = [name for name in names if not name.startswith("_")]
     packed = tuple(ending + one for ending in suffixes for one in PACKED)
     found = sorted(name for name in ours if name.lower().endswith(endings))
     if other := sorted(name for name in ours if name.lower().endswith(packed) and name not in set(found)):
@@ -102,6 +103,7 @@ def _tables_in(names: Iterable[str], suffixes: Sequence[str], place: str) -> lis
             f"{place} has files packed in a way that is not read (number: {len(other)}; one is {other[0]}): unpack them."
         )
     other = [name for name in ours if name not in set(found) and not name.rpartition("/")[2].startswith((".", "README"))]
+    other += [name for name in names if name.startswith("_") and name.lower().endswith(endings)]
     if found and other:
         _tell_of_others(place, tuple(sorted(other)))
     return found
@@ -112,7 +114,10 @@ def _tell_of_others(place: str, others: tuple[str, ...]) -> None:
     """Say once which files of a folder are not read."""
     shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
     log.warning(
-        "%s has files that are not read, because their names have other endings (number: %d): %s", place, len(others), shown
+        "%s has files that are not read, because their names begin with `_` or have other endings (number: %d): %s",
+        place,
+        len(others),
+        shown,
     )
 
 

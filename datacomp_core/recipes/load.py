@@ -157,6 +157,11 @@ def told(problem: ValidationError, what: str) -> SpecError:
     """The first thing that is wrong with a recipe, as one sentence that names the known words."""
     first = problem.errors()[0]
     where, context = [str(part) for part in first["loc"]], first.get("ctx", {})
+    if first["type"] == "union_tag_invalid" and (kind := str(context["tag"])) in FILTERS:
+        return SpecError(
+            f"{what}{_place(where)}: {kind!r} decides how often a pair is used, so it must be the outermost filter: put the "
+            "others into its field `filter`."
+        )
     if first["type"] == "union_tag_invalid":
         return unknown(f"filter kind in {what}", str(context["tag"]), FILTERS)
     if first["type"] == "extra_forbidden":

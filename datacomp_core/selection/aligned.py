@@ -5,6 +5,7 @@ used only if there is no uid and it is requested.
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Generator, Iterator, Sequence
@@ -25,6 +26,8 @@ from datacomp_core.pool_source import PoolSource
 from datacomp_core.store import Folder
 
 UID_ARRAYS = ("uid", "uids")
+OTHER_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+REPEATS = "remove one of each"
 BY_POSITION = "give --by-position if the rows are known to be in the order of the metadata's"
 
 
@@ -40,6 +43,7 @@ def aligned(
     told: list[tuple[str, JoinCounts]] = []
     scores, features = list[Folder](), list[Folder]()
     for number, folder in enumerate(source.scores):
+        _require_parquet_alone(folder)
         if _is_aligned(source, _Rows(folder, ".parquet", folder), by_position=by_position):
             scores.append(folder)
             continue
@@ -55,6 +59,19 @@ def aligned(
         features.append(made)
         told.append((folder.url, counts))
     return PoolSource(source.metadata, tuple(scores), tuple(features), source.shards), told
+
+
+def _require_parquet_alone(folder: Folder) -> None:
+    """DataError for tables of scores that would be left out, because of their names."""
+    names = [name for name in folder.files() if not name.startswith(".")]
+    other = [
+        name for name in names if name.lower().endswith(OTHER_TABLES) or (name.startswith("_") and name.endswith(".parquet"))
+    ]
+    if other:
+        raise DataError(
+            f"{folder} has tables that --scores does not read (number: {len(other)}; one is {other[0]}): write them as parquet "
+            "files whose names do not begin with `_`, or name the folder in the recipe by the score `column_of`."
+        )
 
 
 def require_aligned(source: PoolSource, *, by_position: bool = False) -> None:
@@ -223,11 +240,34 @@ def _features_by_uid(source: PoolSource, theirs: _Rows, local: Path, out: Folder
             yield uids, np.stack([np.full(len(uids), float(number)), np.arange(len(uids), dtype=np.float64)], axis=1)
 
     join, counts = joining.by_uid(_pool(source), places(), Join(local, names, 2, rows, "first"))
+    if counts.repeated:
+        compared = Join(local / "repeats", names, 1, rows, table=f"{theirs.files} (features, by their digests)", advice=REPEATS)
+        counts.disagreeing = _disagreeing_features(theirs, compared)
     for part in names:
         arrays: dict[str, Any] = _gathered(theirs.files, stems, join.values(part))
         with out.writing(f"{part}.npz") as path, path.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
     return out, counts
+
+
+def _disagreeing_features(theirs: _Rows, join: Join) -> int:
+    """Compare the features of uids that repeat, by a digest of each row. DataError if they differ."""
+    for stem in theirs.names():
+        uids = theirs.uids(stem)
+        if uids is None:
+            continue
+        digests = [hashlib.blake2b(digest_size=6) for _ in uids]
+        with _read_npz(theirs.files, stem) as found:
+            for array in (found[key] for key in sorted(found.files)):
+                if _is_of_features(array):
+                    for digest, row in zip(digests, array, strict=True):
+                        digest.update(row.tobytes())
+        join.add_table(uids, np.array([float(int.from_bytes(one.digest(), "big")) for one in digests]))
+    return join.run().disagreeing
+
+
+def _is_of_features(array: npt.NDArray[Any]) -> bool:
+    return array.ndim == 2 and np.issubdtype(array.dtype, np.floating)
 
 
 def _gathered(folder: Folder, theirs: Sequence[str], wanted: joining.Values) -> dict[str, Any]:
@@ -239,7 +279,7 @@ def _gathered(folder: Folder, theirs: Sequence[str], wanted: joining.Values) -> 
         with _read_npz(folder, theirs[number]) as found:
             for key in found.files:
                 array = found[key]
-                if array.ndim == 2 and np.issubdtype(array.dtype, np.floating):
+                if _is_of_features(array):
                     made.setdefault(key, np.full((len(wanted), array.shape[1]), np.nan, array.dtype))
                     made[key][rows] = array[wanted[rows, 1].astype(np.int64)]
     return made

@@ -245,6 +245,16 @@ def test_scores_beside_plain_metadata_are_joined_by_uid_and_never_taken_by_posit
         world.kept(TopCount(score="score", count=3), folder, tmp_path / "out", [Folder(tmp_path / "s")])
 
 
+@pytest.mark.parametrize("name", ["more.csv", "more.jsonl", "_more.parquet"])
+def test_scores_beside_plain_metadata_that_would_be_left_out_are_refused(name: str, tmp_path: Path) -> None:
+    """The subset would lack their rows."""
+    folder = world.write(tmp_path / "m", TABLE)
+    three_files(tmp_path / "s", "parquet")
+    (tmp_path / "s" / name).write_text("uid,score")
+    with pytest.raises(DataError, match=rf"--scores does not read.*{name}.*column_of"):
+        aligned(PoolSource(folder, (Folder(tmp_path / "s"),)), tmp_path / "local")
+
+
 UIDS_AS: dict[str, Any] = {
     "upper case": lambda uids: {"uid": [one.upper() for one in uids]},
     "16 bytes": lambda uids: {"uid": [bytes.fromhex(one) for one in uids]},
@@ -297,6 +307,23 @@ def test_features_beside_other_metadata_are_joined_by_uid(tmp_path: Path) -> Non
     for row, vector in zip(ours, found, strict=True):
         np.testing.assert_array_equal(vector, known.get(row["uid"], np.full(images.shape[1], np.nan)))
     assert (counts.matched, counts.missing) == (100, 5)
+
+
+@pytest.mark.parametrize("differ", [False, True])
+def test_features_of_a_uid_that_repeats_are_used_only_if_they_agree(differ: bool, tmp_path: Path) -> None:
+    folder = world.write(tmp_path / "m", TABLE)
+    (tmp_path / "f").mkdir()
+    uids, vectors = [row["uid"] for row in TABLE], np.arange(2.0 * len(TABLE), dtype=np.float32).reshape(-1, 2)
+    again = vectors[:7] + np.float32(differ)
+    np.savez(tmp_path / "f" / "t.npz", uid=np.array([*uids, *uids[:7]]), l14_img=np.concatenate([vectors, again]))
+    source = PoolSource(folder, (), (Folder(tmp_path / "f"),))
+    if differ:
+        with pytest.raises(DataError, match=r"number of such keys: 7; .*remove one of each"):
+            aligned(source, tmp_path / "local")
+        return
+    made, [(_, counts)] = aligned(source, tmp_path / "local")
+    assert (counts.matched, counts.repeated, counts.disagreeing) == (len(TABLE), 7, 0)
+    np.testing.assert_array_equal(np.concatenate([made.whole(part, "l14_img") for part in made.parts()]), vectors)
 
 
 def test_by_key_of_img2dataset_through_the_index_of_the_shards(tmp_path: Path) -> None:

@@ -383,12 +383,20 @@ def test_files_of_a_folder_that_are_not_read_are_told(tmp_path: Path, caplog: py
     """A list among files of other kinds: which ones were left out is said, once."""
     folder = tmp_path / "lists"
     folder.mkdir()
-    for name, text in {"a.txt": UIDS[0], "b.json": "[]", "c.text": UIDS[1], "README.md": "", "_done": ""}.items():
+    for name, text in {
+        "a.txt": UIDS[0],
+        "b.json": "[]",
+        "c.text": UIDS[1],
+        "README.md": "",
+        "_done": "",
+        "_b.txt": UIDS[2],
+    }.items():
         (folder / name).write_text(text)
     listed = Listed(uids=str(folder))
     assert [file.name for file in external_files.local(listed.uids, uid_lists.SUFFIXES)] == ["a.txt"]
     assert [one.getMessage() for one in caplog.records] == [
-        f"{folder} has files that are not read, because their names have other endings (number: 2): b.json, c.text"
+        f"{folder} has files that are not read, because their names begin with `_` or have other endings (number: 3): "
+        "_b.txt, b.json, c.text"
     ]
 
 

@@ -60,6 +60,7 @@ def test_wrong_names(text: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("filter: {kind: not, filter: {kind: sample_to}}", "at filter.not.filter: 'sample_to' .* must be the outermost filter"),
         ("filter: {kind: wordz}", "Unknown filter kind in .* 'wordz'. Did you mean 'words'"),
         ("filter: {kind: all, filters: [{kind: words, at_lest: 2}]}", "Unknown field .*'at_lest'. Did you mean 'at_least'"),
         ("filter: {kind: words, at_least: many}", "words.at_least: .*valid integer"),
