@@ -160,7 +160,7 @@ def _row(key: str, members: list[tuple[str, Entry]]) -> BoardRow:
         recipe=first.recipe,
         track=first.track,
         suite=_suite_of(first),
-        setting=_setting(first),
+        setting=setting_of(first),
         role=role(first),
         num_seeds=len(several),
         seeds=[entry.seeds for entry in several],
@@ -192,12 +192,15 @@ def _inputs(several: Sequence[Entry]) -> dict[str, Any]:
     return {"inputs": widest.of, "inputs_claimed": widest.claimed, "inputs_why": list(dict.fromkeys(why))}
 
 
-def _setting(entry: Entry) -> str:
-    """Hash of all but the filter that could move a score, seeds aside: pool, download, training, evaluation."""
+def setting_of(entry: Entry) -> str:
+    """Hash of all but the filter that could move a score, seeds aside: pool, captions, download, training, evaluation."""
     used = {entry.inputs["checkpoint"], entry.inputs["report"]}
     used |= {entry.realised_pool.address} if entry.realised_pool else set()
     links = [link for link in entry.chain if link.address in used or link.kind == Pool.kind]
-    return fingerprint(sorted(fingerprint([link.kind, link.version, seedless(link.meaning)]) for link in links))
+    found = sorted(fingerprint([link.kind, link.version, seedless(link.meaning)]) for link in links)
+    if entry.captions is not None:  # the sets are not the same where a filter had them scored
+        found += [*entry.captions.policies, *entry.captions.models]
+    return fingerprint(found)
 
 
 def _newest(members: list[tuple[str, Entry]]) -> Entry:

@@ -11,7 +11,7 @@ import pytest
 
 from datacomp_core.artifacts import BoardEntry
 from datacomp_core.errors import SpecError
-from datacomp_core.leaderboard.board.board import board, make_board, scales
+from datacomp_core.leaderboard.board.board import board, make_board, scales, setting_of
 from datacomp_core.leaderboard.board.published_results import references
 from datacomp_core.leaderboard.entries import entry as entries
 from datacomp_core.leaderboard.entries.provenance import find, walk
@@ -314,3 +314,13 @@ def read_entry(store: Store, address: str) -> entries.Entry:
     record = store.record(address)
     assert record is not None
     return entries.read(store, store.artifact(BoardEntry, record))
+
+
+def test_an_unfiltered_pool_with_other_captions_is_not_what_a_filter_is_compared_with(store: Store) -> None:
+    plain = entries.read(store, world.run(store, "no_filter", world.results(0.1, 0)))
+    use = entries.CaptionUse(policies=["replace_blip"], shares={"blip": 1.0}, models=["small/blip"], sets=["captions/tiny/blip"])
+    replaced = plain.model_copy(update={"captions": use})
+    scored = plain.model_copy(update={"captions": use.model_copy(update={"sets": ["captions/tiny/blip-scored"]})})
+    drawn = plain.model_copy(update={"captions": use.model_copy(update={"policies": ["draw_raw0.5_blip0.5"]})})
+    assert setting_of(replaced) == setting_of(scored)
+    assert len({setting_of(plain), setting_of(replaced), setting_of(drawn)}) == 3
