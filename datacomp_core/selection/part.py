@@ -10,7 +10,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from datacomp_core import uid
-from datacomp_core.filters.base import Filter, FilterDecision, Mask
+from datacomp_core.filters.base import Filter, FilterDecision, Mask, score_title
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.sampling_key import is_sampled, sampling_keys
 from datacomp_core.selection.filter_evaluator import FilterEvaluator, FilterNode, cost_of, ranks_survivors, sequence
@@ -162,7 +162,7 @@ def _missing(asked: Filter) -> str:
     if told := asked.missing():
         return told
     if columns := sorted(asked.columns()):
-        return f"no {' or '.join(columns)}"
+        return f"no {' or '.join(map(score_title, columns))}"
     return f"no finite features {features}_img" if (features := asked.feature_prefix()) else "no value"
 
 

@@ -245,6 +245,18 @@ def test_scores_beside_plain_metadata_are_joined_by_uid_and_never_taken_by_posit
         world.kept(TopCount(score="score", count=3), folder, tmp_path / "out", [Folder(tmp_path / "s")])
 
 
+def test_reasons_call_a_table_by_its_name(tmp_path: Path) -> None:
+    folder = world.write(tmp_path / "m", TABLE)
+    three_files(tmp_path / "t", "parquet")
+    ranked = TopCount(score=f"column_of:file={tmp_path / 't'}", count=3)
+    score = score_of(ranked.score)
+    assert score is not None
+    made = compute(score, PoolSource(folder), Folder(tmp_path / "out"))
+    _, done = world.kept(ranked, folder, tmp_path / "subset", [made])
+    assert any(reason.startswith("no ") for reason in done.explanation.dropped)
+    assert not any(str(tmp_path) in reason for reason in done.explanation.dropped)
+
+
 @pytest.mark.parametrize("name", ["more.csv", "more.jsonl", "_more.parquet"])
 def test_scores_beside_plain_metadata_that_would_be_left_out_are_refused(name: str, tmp_path: Path) -> None:
     """The subset would lack their rows."""
