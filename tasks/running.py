@@ -49,7 +49,7 @@ def stored(kind: type[A], address: str) -> A:
     if found is not None and found.kind != kind.kind:
         raise SpecError(f"{address!r} is of kind {found.kind}, but {kind.kind} is required.")
     if found is None:
-        known = list(store().places(kind.kind))
+        known = list(store().addresses(kind.kind))
         near = difflib.get_close_matches(address, known, n=SHOWN, cutoff=0.0)
         there = f"nearest of {len(known)}: {', '.join(near)}" if known else f"the store has no {kind.kind}"
         raise SpecError(f"{store().root} has nothing of kind {kind.kind} at {address!r}: {there}.")

@@ -24,6 +24,7 @@ from datacomp_core.pool.fetch import Fetched, NetworkAccess, ShardPlan, fetch_sh
 from datacomp_core.pool.footers import rows_of_parts
 from datacomp_core.pool.safe_http import networks
 from datacomp_core.pool.spec import ImageSpec, images_of
+from datacomp_core.pool.stats import blocked_address
 from datacomp_core.pool.unique_uids import num_unique
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import TAKEN_DOWN, shard_name
@@ -37,8 +38,8 @@ TOLD_LOG_CHARACTERS = 2000
 FELL_SHORT = "_fell_short.json"
 MUCH_BLOCKED = 0.01
 BLOCKED_HINT = (
-    "{:,} have hosts with private addresses, which are blocked by default: if the network is your own, allow it with "
-    "`open_networks` (--open-networks 10.0.0.0/8)."
+    "{number:,} have hosts with private addresses, such as {address}, which are blocked by default: if the network is your own, "
+    "allow its range with `open_networks` (such as --open-networks 10.0.0.0/8)."
 )
 
 
@@ -174,7 +175,9 @@ def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan],
         losses = ", ".join(f"{reason} {count:,}" for reason, count in found.reasons.most_common() if reason != "arrived")
         out.write_json(FELL_SHORT, found.reasons)
         blocked = found.reasons.get("blocked_address", 0)
-        private = f" {BLOCKED_HINT.format(blocked)}" if blocked > MUCH_BLOCKED * candidates else ""
+        private = ""
+        if blocked > MUCH_BLOCKED * candidates:
+            private = f" {BLOCKED_HINT.format(number=blocked, address=blocked_address(out))}"
         raise IncompleteError(
             f"Only {arrived:,} of {candidates:,} images arrived ({losses or 'the pool is empty'}).{private} The ledger in "
             f"{out} lists each image: fix the cause and run again. Incomplete shards are fetched again, the others are kept."

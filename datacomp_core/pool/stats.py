@@ -72,6 +72,15 @@ def ledger_names(shards: Folder) -> list[str]:
     return names
 
 
+def blocked_address(shards: Folder) -> str:
+    """Return one of the private addresses that a download was not allowed to reach, from its ledgers; empty if there is none."""
+    for name in ledger_names(shards):
+        blocked = read_ledger(shards, name).filter(pl.col("reason") == ledger.BLOCKED)
+        if blocked.height:
+            return str(blocked["message"][0] or "").rpartition(" ")[2]
+    return ""
+
+
 def read_ledger(shards: Folder, name: str) -> pl.DataFrame:
     """Read one shard's ledger. DataError if it is invalid."""
     try:

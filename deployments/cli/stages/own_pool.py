@@ -270,9 +270,12 @@ def tell_of_retry(shards: ShardSet, *, was_retried: bool = False) -> None:
             f"datacomp pool retry {shards.address}"
         )
     if blocked := shards.counts.get(BLOCKED):
+        from datacomp_core.pool.stats import blocked_address
+
+        address = blocked_address(opened().folder(shards))
         terminal.notes.print(
-            f"{blocked:,} images were not fetched because their hosts have private addresses. If the network is your own, "
-            f"allow it: datacomp pool retry {shards.address} --open-networks 10.0.0.0/8"
+            f"{blocked:,} images were not fetched because their hosts have private addresses, such as {address}. If the network "
+            f"is your own, allow its range: datacomp pool retry {shards.address} --open-networks 10.0.0.0/8"
         )
 
 

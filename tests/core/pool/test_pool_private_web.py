@@ -20,7 +20,9 @@ def test_a_blocked_download_names_the_option_and_a_rerun_with_it_fetches(tmp_pat
     store = Store.open(str(tmp_path))
     with web() as (base, _):
         pool = write_pool(tmp_path / "pool", [rows_of([f"{base}/ok/{n}.jpg" for n in range(6)])])
-        with pytest.raises(IncompleteError, match=r"Only 0 of 6 .*blocked_address 6.* 6 have .*--open-networks"):
+        with pytest.raises(
+            IncompleteError, match=r"Only 0 of 6 .*blocked_address 6.* 6 have .*such as 127\.0\.0\.1,.*--open-networks"
+        ):
             download_images(SPEC, pool, store=store, threads=2)
         made = download_images(SPEC, pool, store=store, threads=2, open_networks=LOOPBACK)
     assert made.num_samples == 6
