@@ -66,7 +66,9 @@ class Pixels:
             numbers = [isinstance(value, int | float) and math.isfinite(value) for value in values]
             if numbers != [True] * 3 or (name == "std" and min(values) <= 0):
                 wanted = "three finite numbers" + (" above 0" if name == "std" else "")
-                raise DataError(f"The model's preprocessing has the {name} {list(values)}, but needs {wanted}: correct it.")
+                raise DataError(
+                    f"The model's preprocessing has the {name} {', '.join(map(str, values))}, but needs {wanted}: correct it."
+                )
 
     def __call__(self, image: Any) -> PixelArray:
         image = self._cropped(self._resized(image))

@@ -7,7 +7,7 @@ with its `exit_status`. A broken rule of our own is an `assert`, and shows its t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from datacomp_core.library_messages import plainly
 from datacomp_core.redaction import redact
@@ -82,6 +82,12 @@ def unknown(what: str, given: str, known: Iterable[str]) -> SpecError:
 def nearest(given: str, known: Iterable[str]) -> list[str]:
     """The three names that are most like `given`, the nearest first."""
     return difflib.get_close_matches(given, sorted(known), n=NEAREST, cutoff=0.0)
+
+
+def tally_of(counts: Mapping[str, int]) -> str:
+    """Counts by reason, the largest first: `dns 12, timeout 3`."""
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count:,}" for name, count in ordered if count)
 
 
 def in_short(problem: BaseException) -> str:

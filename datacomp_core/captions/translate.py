@@ -21,7 +21,7 @@ from datacomp_core.caption_chunks import CaptionLines, RowSpan, WrittenChunks, a
 from datacomp_core.captioners.base import Captioner, WriterSpec, batch_seed, load
 from datacomp_core.columns import plain
 from datacomp_core.device_map import device_map
-from datacomp_core.errors import DataError
+from datacomp_core.errors import DataError, tally_of
 from datacomp_core.fasttext.model import language_model
 from datacomp_core.parts import METADATA
 from datacomp_core.progress import NO_PROGRESS, Progress
@@ -90,7 +90,7 @@ def translate_folder(work: TranslateWork, *, device: str = "", progress: Progres
     counts = written.counts()
     if not counts["captions"]:
         written.forget()
-        raise DataError(f"None of the {sum(sizes.values()):,} rows has a caption to translate ({dict(counts)}).")
+        raise DataError(f"None of the {sum(sizes.values()):,} rows has a caption to translate ({tally_of(counts)}).")
     return artifact_of(spec.name, spec.title, sum(sizes.values()), counts)
 
 

@@ -23,7 +23,7 @@ from datacomp_core.device_map import device_map
 from datacomp_core.embedding.assemble import Span
 from datacomp_core.embedding.encode import between
 from datacomp_core.embedding.locate import Located, count_rows, locate
-from datacomp_core.errors import DataError, SpecError
+from datacomp_core.errors import DataError, SpecError, tally_of
 from datacomp_core.members import picture_in
 from datacomp_core.parts import METADATA, part_names, scan
 from datacomp_core.pictures import opened
@@ -99,7 +99,7 @@ def generate_folder(work: WriteWork, *, device: str = "", progress: Progress = N
     counts = written.counts()
     if not counts["captions"]:
         written.forget()
-        raise DataError(f"{spec.title} did not write a caption for any of the {sum(rows.values()):,} rows ({dict(counts)}).")
+        raise DataError(f"{spec.title} did not write a caption for any of the {sum(rows.values()):,} rows ({tally_of(counts)}).")
     return artifact_of(spec.name, spec.title, sum(rows.values()), counts)
 
 

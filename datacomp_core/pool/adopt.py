@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 
 from datacomp_core import uid
 from datacomp_core.artifacts import Pool, ShardSet, Spec
-from datacomp_core.errors import DataError, unknown
+from datacomp_core.errors import DataError, tally_of, unknown
 from datacomp_core.members import MemberNames
 from datacomp_core.parallel import concurrently, process_map
 from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
@@ -290,7 +290,7 @@ def _nothing(shards: Folder, reasons: Counter[str], told: Counter[str]) -> str:
     """Return why nothing can be adopted, and what would help."""
     seen = [f"{name.removeprefix('members ')} ({count:,})" for name, count in told.most_common(5) if name.startswith("members ")]
     if not seen:
-        lost = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+        lost = tally_of(reasons)
         return f"{shards} does not contain a sample{f' that arrived ({lost})' if lost else ''}: there is nothing to adopt."
     return (
         f"None of the {reasons.total():,} samples in {shards} has both an image and a caption. Their members are "

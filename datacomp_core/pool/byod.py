@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 
 from datacomp_core import uid
 from datacomp_core.artifacts import Pool, Spec
-from datacomp_core.errors import DataError
+from datacomp_core.errors import DataError, tally_of
 from datacomp_core.parallel import concurrently, process_map
 from datacomp_core.parts import METADATA, scan
 from datacomp_core.pool import sources
@@ -109,10 +109,9 @@ def import_pool(
         for example in told["examples"]:
             log.warning("%s", example)
     if not counts["rows"]:
-        losses = ", ".join(f"{name} {count:,}" for name, count in counts.most_common() if count) or "no rows"
-        raise DataError(
-            f"{spec.source} has no row with url and caption ({losses}): check the column names ({spec.columns.given()})."
-        )
+        losses = tally_of(counts) or "no rows"
+        named = ", ".join(f"{ours}: {theirs}" for ours, theirs in spec.columns.given().items())
+        raise DataError(f"{spec.source} has no row with url and caption ({losses}): check the column names ({named}).")
     read = [_told(out, number) for number in range(len(files))]
     sources.keep(out, folder, read_marks({told["file"]: told["content"] for told in read}))
     counts.update(_repeats(out / METADATA, list(parts), counts["rows"], given="uid" in spec.columns.given()))

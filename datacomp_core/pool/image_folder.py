@@ -17,7 +17,7 @@ import polars as pl
 from pydantic import Field, ValidationInfo, field_validator
 
 from datacomp_core.artifacts import Pool, ShardSet, Spec
-from datacomp_core.errors import DataError
+from datacomp_core.errors import DataError, tally_of
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
 from datacomp_core.pictures import picture_size, pillow_image
@@ -152,7 +152,7 @@ def import_folder(
     listed = folder.details()
     rows, counts = _captioned(spec, folder, found, texts)
     if not rows.height:
-        losses = ", ".join(f"{name} {count:,}" for name, count in counts.most_common())
+        losses = tally_of(counts)
         advice = captions.advice(spec.captions, spec.class_names, found[0])
         raise DataError(f"{folder}: none of {len(found):,} pictures has a caption ({losses}): {advice}")
     jobs = [
@@ -237,7 +237,7 @@ def pack_folder(
         digest = (digest + int(told["uids_digest"], 16)) % ledger.DIGEST_MODULUS
     arrived = reasons.get("arrived", 0)
     if not arrived:
-        losses = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+        losses = tally_of(reasons)
         raise DataError(f"None of the {reasons.total():,} images in {folder} can be read ({losses}): check the files.")
     return ShardSet(
         scale=pool.scale,

@@ -285,3 +285,18 @@ def test_a_subset_without_a_row_is_an_error_with_its_reasons_and_no_file(
     assert not (tmp_path / "out.npy").exists()
     status, found, _ = call(capfd, monkeypatch, *told, "--explain")
     assert (status, found["num_samples"]) == (0, 0), "a dry run only tells"
+
+
+def test_a_mistyped_column_is_told_before_a_score_is_computed(
+    metadata: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(
+        "filter: {kind: all, filters: [{kind: top_fraction, score: 'neg_clip_loss:drawings=1', fraction: 0.5}, "
+        "{kind: top_fraction, score: esthetic, fraction: 0.5}]}"
+    )
+    shared = ("--metadata", "metadata", "--keep-scores", "scores", "-r", "mine.yaml", "--out", "a.npy")
+    status, _, errors = call(capfd, monkeypatch, "filter", *shared)
+    assert status != 0
+    assert "Column 'esthetic' is not in part 00000000" in errors
+    assert not list(Path("scores").rglob("*.parquet"))
