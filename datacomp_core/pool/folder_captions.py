@@ -139,10 +139,12 @@ def _class_of(key: str, said: Any, path: str) -> tuple[str, str]:
     raise DataError(f"{path}: the class of {key!r} is {said!r}, but must be its name.")
 
 
-def advice(table: str, classes: str, first: str) -> str:
-    """What to do where no picture has a caption; `first` is one of them."""
+def advice(table: str, classes: str, first: str, listed: Iterable[str]) -> str:
+    """What to do where no picture has a caption; `first` is one of them, and `listed` are all files of the folder."""
     if table:
         return f"{table} must name them by their paths below the folder, such as {first}."
     if classes:
         return f"{classes} must name the folders that they lie in, such as {first.rpartition('/')[0] or 'tench'}."
-    return "name a table with `captions` (--captions)."
+    there = next((name for name in listed if ending_of(name) and not is_hidden(name)), "")
+    named = f", such as {there}" if there else ""
+    return f"name the table that has them with `captions` (--captions){named}."

@@ -153,7 +153,7 @@ def import_folder(
     rows, counts = _captioned(spec, folder, found, texts)
     if not rows.height:
         losses = tally_of(counts)
-        advice = captions.advice(spec.captions, spec.class_names, found[0])
+        advice = captions.advice(spec.captions, spec.class_names, found[0], listed)
         raise DataError(f"{folder}: none of {len(found):,} pictures has a caption ({losses}): {advice}")
     jobs = [
         (n, rows[n * spec.samples_per_shard :][: spec.samples_per_shard])

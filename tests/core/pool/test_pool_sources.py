@@ -373,6 +373,14 @@ def test_classes_in_the_files_that_people_have(tmp_path: Path) -> None:
         class_names(str(tmp_path / "odd.json"))
 
 
+def test_a_folder_whose_table_was_not_named_names_it(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", ["1.jpg"])
+    (tmp_path / "in/metadata.jsonl").write_text('{"file_name": "1.jpg", "text": "one"}\n')
+    spec = FolderPoolSpec(source=str(tmp_path / "in"))
+    with pytest.raises(DataError, match=r"none of 1 pictures has a caption .*--captions\), such as metadata\.jsonl\."):
+        import_folder(spec, store=Store.open(str(tmp_path / "store")))
+
+
 def test_a_table_that_names_no_picture_says_how_they_are_named(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.jpg").write_bytes(jpeg(1))
