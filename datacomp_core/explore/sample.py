@@ -191,9 +191,8 @@ def _joined(folder: Path, key: str, files: Sequence[tuple[Path, int]]) -> None:
     ]
     sizes = {array.shape[1] for array, rows in arrays if rows and array.shape[1]}
     if len(sizes) > 1:
-        raise DataError(
-            f"The features {key} of the parts have different dimensions ({', '.join(map(str, sorted(sizes)))}): embed the pool again."
-        )
+        found = ", ".join(map(str, sorted(sizes)))
+        raise DataError(f"The features {key} of the parts have different dimensions ({found}): embed the pool again.")
     shape = (sum(rows for _, rows in arrays), sizes.pop() if sizes else 0)
     with replacing(folder / f"{key}.npy") as temporary, temporary.open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": shape}
