@@ -41,7 +41,11 @@ def compare(
     from datacomp_core.scales import scale as known_scale
 
     store = Store.open(settings().store_url)
-    made = compare_methods(store, contenders(store, known_scale(scale).name, methods, track))
+    chosen = contenders(store, known_scale(scale).name, methods, track)
+    made = compare_methods(store, chosen)
+    if len({one.row.track for one in chosen}) > 1:
+        told = ", ".join(f"{one.name} ({one.row.track})" for one in chosen)
+        terminal.notes.print(f"Note: these methods are in different tracks, which are ranked separately: {told}.", markup=False)
     if json:
         terminal.print_json(made.model_dump(mode="json"))
         return
