@@ -16,8 +16,8 @@ pytestmark = MARKS
 OURS = "datacomp:latest"
 TESTED = "datacomp:tested"
 GB_AT_MOST = 5.6
-TESTS = ("tests/core/embedding", "tests/core/training", "tests/core/evaluation", "tests/core/explore", "tests/deployments")
-"""Those that load torch, faiss, S3 clients and Prefect's server in all their ways. `ARGS` of pytest may name others."""
+TESTS = ("tests/core/embedding", "tests/core/training", "tests/core/evaluation", "tests/core/explore")
+"""Those that load torch, faiss and S3 clients in all their ways."""
 
 
 def test_the_image_runs_as_a_user_that_owns_its_volume_and_has_no_build_tools(docker: Engine) -> None:
