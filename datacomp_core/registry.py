@@ -21,10 +21,11 @@ _loading = threading.RLock()
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Names to things. `home` is the module whose import registers what this package ships."""
+    """Names to things. `home` is the module whose import registers what this package ships. A module of the entry points `group`
+    or `also` may register it: one module may have a filter and the recipes of it."""
 
-    def __init__(self, noun: str, group: str, home: str) -> None:
-        self.noun, self.group, self.home = noun, group, home
+    def __init__(self, noun: str, group: str, home: str, *also: str) -> None:
+        self.noun, self.groups, self.home = noun, (group, *also), home
         self._known: dict[str, T] = {}
         self._modules: dict[str, str] = {}
         self._added: dict[str, dict[str, T]] = {}
@@ -92,8 +93,9 @@ class Registry(Mapping[str, T], Generic[T]):
             self._is_filled = True  # what is imported below may look something up
             try:
                 importlib.import_module(self.home)
-                for entry in importlib.metadata.entry_points(group=self.group):
-                    self._load(entry)
+                for group in self.groups:
+                    for entry in importlib.metadata.entry_points(group=group):
+                        self._load(entry)
             except BaseException:
                 self._is_filled = False
                 raise
@@ -104,15 +106,17 @@ class Registry(Mapping[str, T], Generic[T]):
         except (Exception, SystemExit) as problem:
             owner = entry.dist.name if entry.dist is not None else entry.value
             raise SpecError(
-                f"The package {owner} offers {self.group} ({entry.value}) and fails to load: "
+                f"The package {owner} offers {entry.group} ({entry.value}) and fails to load: "
                 f"{type(problem).__name__}: {problem}. Correct it, or uninstall it."
             ) from problem
 
 
-FILTERS: Registry[Any] = Registry("filter kind", "datacomp.filters", "datacomp_core.filters")
-SCORES: Registry[Any] = Registry("score", "datacomp.scores", "datacomp_core.scores")
-PROTOCOLS: Registry[Any] = Registry("protocol", "datacomp.protocols", "datacomp_core.evaluation.protocols")
+_FILTERS, _SCORES, _RECIPES = "datacomp.filters", "datacomp.scores", "datacomp.recipes"
+FILTERS: Registry[Any] = Registry("filter kind", _FILTERS, "datacomp_core.filters", _SCORES, _RECIPES)
+SCORES: Registry[Any] = Registry("score", _SCORES, "datacomp_core.scores", _FILTERS, _RECIPES)
+RECIPES: Registry[Any] = Registry("recipe", _RECIPES, "datacomp_core.recipes", _FILTERS, _SCORES)
+_PROTOCOLS, _TASKS = "datacomp.protocols", "datacomp.tasks"
+PROTOCOLS: Registry[Any] = Registry("protocol", _PROTOCOLS, "datacomp_core.evaluation.protocols", _TASKS)
 """How a sort of test set is scored (evaluation/protocol.py)."""
-TASKS: Registry[Any] = Registry("evaluation task", "datacomp.tasks", "datacomp_core.evaluation.custom")
+TASKS: Registry[Any] = Registry("evaluation task", _TASKS, "datacomp_core.evaluation.custom", _PROTOCOLS)
 """Evaluation tasks beside those of the suites, by key (evaluation/custom.py)."""
-RECIPES: Registry[Any] = Registry("recipe", "datacomp.recipes", "datacomp_core.recipes")

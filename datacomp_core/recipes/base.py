@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, validate_call
 
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import SpecError, unknown
+from datacomp_core.external_code import code_of
 from datacomp_core.filters import Everything, Filter, WholeFilter
 from datacomp_core.kinds import first_fault, pairs, parsed
 from datacomp_core.registry import FILTERS, RECIPES
@@ -41,12 +42,13 @@ class RecipeRow(NamedTuple):
     source: str
 
 
-def register(name: str = "", *, description: str = "", source: str = "ours") -> Callable[[B], B]:
-    """The decorator of a function that builds a filter. Its name and docstring are the recipe's, if none are given."""
+def register(name: str = "", *, description: str = "", source: str = "") -> Callable[[B], B]:
+    """The decorator of a function that builds a filter. Its name and docstring are the recipe's, if none are given, and its
+    package or file the source."""
 
     def decorate(build: B) -> B:
         told = description or (inspect.getdoc(build) or "").partition("\n")[0]
-        row = RecipeRow(name or build.__name__, build, told, source)
+        row = RecipeRow(name or build.__name__, build, told, source or code_of(build.__module__) or "ours")
         RECIPES.add(row.name, row, build.__module__)
         return build
 

@@ -100,6 +100,14 @@ def test_an_installed_package_with_an_entry_point(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["filter"]["code"] == "my-package==1.2"
 
 
+def test_the_list_of_recipes_names_the_package_of_each(tmp_path: Path) -> None:
+    code = "from datacomp_core.filters import Everything\nfrom datacomp_core.recipes import register\n\n\n"
+    site = installed(tmp_path, code + '@register()\ndef theirs() -> Everything:\n    """All of it."""\n    return Everything()\n')
+    done = datacomp("filter", "--list", "--json", cwd=tmp_path, path=site)
+    assert done.returncode == 0, done.stderr
+    assert "my-package==1.2" in str(next(row for row in json.loads(done.stdout) if "theirs" in str(row)))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_list_written_with_plain_numpy_is_a_line_of_the_board(tmp_path: Path) -> None:
