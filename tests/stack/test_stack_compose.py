@@ -53,7 +53,7 @@ def test_a_service_that_is_killed_in_mid_training_costs_no_run(
     run = in_training(docker, stack_api, finished, 100 + SERVICES.index(service))
     docker.compose("kill", "--signal", "SIGKILL", service)
     time.sleep(seconds)
-    again = () if service == "worker-cpu" else ("--no-deps", service)  # the first with `setup`, as after a reboot
+    again = () if service == "worker-cpu" else ("--wait", "--no-deps", service)  # the first with `setup`, as after a reboot
     docker.compose("up", "--detach", "--no-build", *again)
     ended = stack_api.wait(run, PATIENCE, ENDED)
     assert ended["state"]["type"] == "COMPLETED", docker.compose("logs", "--tail", "60")
