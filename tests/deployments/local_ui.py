@@ -57,5 +57,5 @@ def open_form(page: Page, server: str, deployment: str, sign: str) -> None:
 def submitted(page: Page, api: Api) -> str:
     """Submit the form; the run that it made."""
     before = {run["id"] for run in api.runs()}
-    page.click("Submit", brings="scheduled to start")
+    page.click("Submit", brings="Deployment ID")
     return wait_for(lambda: {run["id"] for run in api.runs()} - before, 300, "the run").pop()
