@@ -235,7 +235,7 @@ def _write(spec: CaptionImportSpec, out: Folder, metadata: Folder, part: str, ro
 def account(made: Captions) -> list[tuple[str, Any]]:
     """The account in reading order, in plain words."""
     words = {
-        "rows": "captions in the table",
+        "rows": "captions in the table" if "matched" in made.counts else "pool rows",
         "matched": "found in the pool",
         "unmatched": "not in the pool",
         "empty": "empty",

@@ -132,6 +132,12 @@ def _columns(spec: TemplateSpec, metadata: Folder, part: str, sets: Sequence[tup
             raise unknown(f"field of the template {spec.template!r}", name, [*there, *sources])
     own = [name for name in wanted if name not in sources]
     rows = plain(frame.select(list(dict.fromkeys(["uid", *own]))).collect(), metadata.at(part))
+    for name in own:
+        if rows[name].dtype.is_nested() or rows[name].dtype == pl.Binary:
+            raise DataError(
+                f"{metadata.at(part)}.parquet: the column {name!r} of the template {spec.template!r} is {rows[name].dtype}, "
+                "but must be text or a number: use another column."
+            )
     for name in wanted:
         if name in sources:
             found = caption_sets.captions_for(sources[name], part, rows["uid"])

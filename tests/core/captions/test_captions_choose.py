@@ -15,6 +15,7 @@ from datacomp_core import caption_sets, uid
 from datacomp_core.artifacts import Captions
 from datacomp_core.caption_policy import CaptionPolicy, drawn, plan_of
 from datacomp_core.captions.choose import PolicyInputs, choose_folder, not_used
+from datacomp_core.captions.import_ import account
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import Everything, Filter, Listed, SampleTo, Threshold, Words
 from datacomp_core.pool_source import PoolSource
@@ -257,9 +258,11 @@ def test_a_template_takes_a_sources_first_caption(tmp_path: Path) -> None:
     own = Folder(tmp_path / "set")
     caption_sets.write_captions(own, "00000000", pl.DataFrame(rows))
     made = Captions(sources=("a",), num_samples=3, num_captions=4, num_captioned=2)
-    template_folder(TemplateSpec(template="{a}!", name="loud"), Folder(tmp_path / "m"), [(made, own)], Folder(tmp_path / "out"))
+    spec = TemplateSpec(template="{a}!", name="loud")
+    loud = template_folder(spec, Folder(tmp_path / "m"), [(made, own)], Folder(tmp_path / "out"))
     found = caption_sets.captions_of(Folder(tmp_path / "out"), "00000000")
     assert found.select("row", "text").rows() == [(0, "one!"), (2, "three!")]
+    assert account(loud) == [("pool rows", 3), ("pool rows with a caption", 2), ("pool rows without", 1)]
 
 
 def test_captions_of_another_pool_are_refused_wherever_they_are_read(tmp_path: Path) -> None:
@@ -301,3 +304,13 @@ def test_captions_of_another_pool_are_refused_wherever_they_are_read(tmp_path: P
         for reads in (each, templated, translated):
             with pytest.raises(DataError, match=told):
                 reads(where)
+
+
+def test_a_template_refuses_a_column_of_lists_by_name(tmp_path: Path) -> None:
+    from datacomp_core.captions.template import TemplateSpec, template_folder
+
+    (tmp_path / "m").mkdir()
+    rows = pl.DataFrame({"uid": ["0" * 31 + "1"], "text": ["a cat"], "face_bboxes": [[[0.1, 0.2, 0.3, 0.4]]]})
+    rows.write_parquet(tmp_path / "m" / "0.parquet")
+    with pytest.raises(DataError, match="the column 'face_bboxes' of the template .* must be text or a number"):
+        template_folder(TemplateSpec(template="{text} {face_bboxes}"), Folder(tmp_path / "m"), [], Folder(tmp_path / "out"))
