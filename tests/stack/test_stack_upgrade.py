@@ -1,5 +1,5 @@
 """From the last release to this one, as docs/operations.md says it: its database is migrated, and its store, which is of an
-earlier format, is refused in one sentence.
+earlier format, is refused in one sentence; with another prefix (`STORE_PREFIX`) runs go on beside it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from stack import SECRETS
 pytestmark = MARKS
 
 
-def test_runs_of_the_last_release_are_there_after_an_upgrade_and_its_store_is_refused(docker: Engine) -> None:
+def test_runs_of_the_last_release_are_there_after_an_upgrade_and_runs_go_on_beside_its_store(docker: Engine) -> None:
     old = of_last_release(docker)
     ours = replace(old, folder=ROOT, options=old.options[:2])
     api = Api(f"http://127.0.0.1:{old.environment['UI_PORT']}/api", SECRETS["PREFECT_AUTH"])
@@ -28,5 +28,9 @@ def test_runs_of_the_last_release_are_there_after_an_upgrade_and_its_store_is_re
         ended = api.wait(again, PATIENCE)
         assert ended["state"]["type"] != "COMPLETED"
         assert "was filled by an earlier version" in ended["state"]["message"]  # its addresses contain the names of filters
+        beside = replace(ours, environment=ours.environment | {"STORE_PREFIX": "store2"})
+        beside.start()
+        fresh = api.wait(api.start("experiment/experiment-tiny"), PATIENCE)
+        assert fresh["state"]["type"] == "COMPLETED", ours.compose("logs", "--tail", "60")
     finally:
         ours.compose("down", "--volumes")
