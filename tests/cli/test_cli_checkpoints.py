@@ -339,10 +339,10 @@ def test_what_may_not_be_loaded_is_one_sentence(name: str, weights: Weights, tmp
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"mean": [0.1, 0.2]}, r"the mean \[0.1, 0.2\], but needs three finite numbers"),
+        ({"mean": [0.1, 0.2]}, "the mean 0.1, 0.2, but needs three finite numbers"),
         ({"mean": "abc"}, r"the mean .*, but needs three finite numbers"),
-        ({"mean": [float("nan")] * 3}, r"the mean \[nan, nan, nan\], but needs three finite numbers"),
-        ({"std": [0.2, 0, 0.2]}, r"the std \[0.2, 0, 0.2\], but needs three finite numbers above 0"),
+        ({"mean": [float("nan")] * 3}, "the mean nan, nan, nan, but needs three finite numbers"),
+        ({"std": [0.2, 0, 0.2]}, "the std 0.2, 0, 0.2, but needs three finite numbers above 0"),
         ({"resize_mode": "zoom"}, r"fails the check `assert .*resize_mode"),
         ({"interpolation": "best"}, r"fails the check `assert .*interpolation"),
     ],

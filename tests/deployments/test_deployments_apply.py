@@ -7,6 +7,7 @@ import itertools
 from typing import Any
 
 import pytest
+from prefect.deployments.runner import RunnerDeployment
 
 from datacomp_core.scales import SCALES
 from deployments.apply import WAITS, apply_all, deployment, start_schedules
@@ -57,7 +58,7 @@ def test_names_are_unique() -> None:
 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("scales", [("tiny",), pytest.param((), marks=pytest.mark.slow)], ids=["tiny", "all"])
-def test_applied_twice_is_applied_once(scales: tuple[str, ...]) -> None:
+def test_applied_twice_is_applied_once(scales: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row for row in ROWS if not scales or row.scale in scales]
     first = apply_all(scales=scales)
     deployments, pools = on_the_server()
@@ -73,8 +74,14 @@ def test_applied_twice_is_applied_once(scales: tuple[str, ...]) -> None:
         assert [schedule.schedule.cron for schedule in there.schedules] == ([row.cron] if row.cron else [])
     assert apply_all(scales=scales) == first
     again, pools_again = on_the_server()
-    known = {name: (one.id, one.updated) for name, one in deployments.items()}
-    assert {name: (one.id, one.updated) for name, one in again.items()} == known, "what is equal is not touched"
+    assert {name: one.id for name, one in again.items()} == {name: one.id for name, one in deployments.items()}
+    written: list[str] = []
+    write = RunnerDeployment.apply
+    monkeypatch.setattr(
+        RunnerDeployment, "apply", lambda one, *given, **more: written.append(one.name) or write(one, *given, **more)
+    )
+    assert apply_all(scales=scales) == first
+    assert not written, "what is equal is not touched"
     assert {name: pool.id for name, pool in pools_again.items()} == {name: pool.id for name, pool in pools.items()}
 
 
