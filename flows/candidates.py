@@ -133,7 +133,7 @@ def images_there(spec: Preparation, pool: Pool) -> ShardSet | None:
         return None
     if len(records) > 1:
         named = ", ".join(record.address for record in records)
-        raise SpecError(f"The store has several downloads of {pool.address}: choose one with `shards` (--shards): {named}.")
+        raise SpecError(f"The store has several downloads of {pool.address}: choose one with --shards: {named}.")
     return store().artifact(ShardSet, records[0])
 
 

@@ -19,7 +19,7 @@ from datacomp_core.pool.text_lines import ESCAPED_BYTE, MAX_LINE, LineReader, no
 
 MAX_FIELD = 1 << 20
 URL = re.compile(r'\s*"?[a-zA-Z][a-zA-Z0-9+.-]*://')
-NO_QUOTES = "If a quote has no special meaning in this file, set `quoting` (--quoting none); otherwise correct the file."
+NO_QUOTES = "If a quote has no special meaning in this file, set --quoting none; otherwise correct the file."
 
 
 def read(file: IO[bytes], where: str, asked: TableRequest, delimiter: str) -> Iterator[TableBatch]:
@@ -131,7 +131,7 @@ def _batch(rows: list[list[str]], lines: list[int], where: str, asked: TableRequ
 def _hint(header: Sequence[str], delimiter: str) -> str:
     """Return a hint for a header that lacks a column."""
     if any(URL.match(name) for name in header):
-        return "Its first line looks like a row: name the columns with `header` (--header url,text)."
+        return "Its first line looks like a row: name the columns with --header url,text."
     other = next((c for c in ";\t|," if c != delimiter and len(header) == 1 and c in header[0]), "")
     shown = {"\t": "a tab"}.get(other, repr(other))
-    return f"Its columns seem to be separated by {shown}: set `delimiter` (--delimiter)." if other else ""
+    return f"Its columns seem to be separated by {shown}: set --delimiter." if other else ""

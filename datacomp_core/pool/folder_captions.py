@@ -147,4 +147,4 @@ def advice(table: str, classes: str, first: str, listed: Iterable[str]) -> str:
         return f"{classes} must name the folders that they lie in, such as {first.rpartition('/')[0] or 'tench'}."
     there = next((name for name in listed if ending_of(name) and not is_hidden(name)), "")
     named = f", such as {there}" if there else ""
-    return f"name the table that has them with `captions` (--captions){named}."
+    return f"name the table that has them with --captions{named}."

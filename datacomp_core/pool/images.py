@@ -39,7 +39,7 @@ FELL_SHORT = "_fell_short.json"
 MUCH_BLOCKED = 0.01
 BLOCKED_HINT = (
     "{number:,} have hosts with private addresses, such as {address}, which are blocked by default: if the network is your own, "
-    "allow its range with `open_networks` (such as --open-networks 10.0.0.0/8)."
+    "allow its range with --open-networks, such as 10.0.0.0/8 (in a form: `open_networks`)."
 )
 
 

@@ -59,9 +59,7 @@ def networks(text: str) -> tuple[str, ...]:
         try:
             ipaddress.ip_network(name)
         except ValueError as problem:
-            raise SpecError(
-                f"{name!r} is not a network ({problem}): give one such as 10.0.0.0/8 in `open_networks` (--open-networks)."
-            ) from problem
+            raise SpecError(f"{name!r} is not a network ({problem}): give one such as 10.0.0.0/8 (--open-networks).") from problem
     return found
 
 

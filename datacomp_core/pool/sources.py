@@ -80,6 +80,6 @@ def changed(data: Folder, found: Callable[[Marks], tuple[Folder, Marks]]) -> str
 def refuse(address: str, edition: int, what: str) -> DataError:
     """Return the error for a pool whose source has changed."""
     return DataError(
-        f"{address} was made from a source that has changed since: {what}. Read it again with `edition: {edition + 1}` "
-        "(the command that made it, with --refresh), or bring the old files back."
+        f"{address} was made from a source that has changed since: {what}. Read it again with "
+        f"--refresh, on the command that made it (in a form: `edition: {edition + 1}`), or bring the old files back."
     )

@@ -72,10 +72,10 @@ class TableRequest:
                 what = f"{found} columns" if found else "no column"
                 named = self.fields.get(ours, "")
                 option = (named or ours).replace("_", "-")
-                mapped = f"name it with `{named}`" if named else "map it in `columns`"
+                place = named or f"columns: {{{ours}: NAME}}"
                 raise DataError(
-                    f"{where} has {what} {theirs!r} for {ours!r}: {mapped}; "
-                    f"it has {', '.join(map(str, there)) or 'no columns'}. " + (hint or f"On the command line: --{option} NAME.")
+                    f"{where} has {what} {theirs!r} for {ours!r}; it has {', '.join(map(str, there)) or 'no columns'}. "
+                    f"Name the column with --{option} NAME (in a form: `{place}`)." + (f" {hint}" if hint else "")
                 )
 
 

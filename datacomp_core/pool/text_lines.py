@@ -51,7 +51,7 @@ def _text(file: IO[bytes], where: str, encoding: str, newline: str) -> io.TextIO
     start = file.read(4)
     if encoding == "utf-8":
         if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start:
-            raise DataError(f"{where} is UTF-16, not UTF-8, by its first bytes: set `encoding` (--encoding utf-16).")
+            raise DataError(f"{where} is UTF-16, not UTF-8, by its first bytes: set --encoding utf-16.")
         encoding, errors = "utf-8-sig", "surrogateescape"
     else:
         errors = "strict"
@@ -87,6 +87,6 @@ def not_encoded(where: str, line: int, column: str, value: str) -> DataError:
     """The error for a field with bytes of another encoding."""
     byte = ord(ESCAPED_BYTE.findall(value)[0]) - 0xDC00
     return DataError(
-        f"{where}, line {line}, column {column!r}: byte 0x{byte:02x} is not UTF-8: set the file's `encoding` (--encoding "
-        "latin-1, cp1252 or utf-16), or correct the file."
+        f"{where}, line {line}, column {column!r}: byte 0x{byte:02x} is not UTF-8: set --encoding (latin-1, cp1252 or "
+        "utf-16), or correct the file."
     )

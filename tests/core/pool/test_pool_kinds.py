@@ -134,7 +134,9 @@ def test_own_tables_become_a_pool_with_stable_uids(tmp_path: Path, kind: str) ->
 def test_a_wrong_mapping_or_uid_names_file_and_column(tmp_path: Path) -> None:
     pl.DataFrame({"url": ["u"], "caption": ["c"], "id": ["12"]}).write_parquet(tmp_path / "a.parquet")
     store, source = Store.open(str(tmp_path / "store")), str(tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"has no column 'text' for 'text': map it in `columns`; it has url, caption, id"):
+    with pytest.raises(
+        DataError, match=r"no column 'text' for 'text'; it has url, caption, id\. Name the column with --text NAME"
+    ):
         import_pool(ByodPoolSpec(source=source), store=store)
     with pytest.raises(DataError, match=r"a\.parquet has the uid '12'"):
         import_pool(ByodPoolSpec(source=source, columns=Columns(text="caption", uid="id")), store=store)
