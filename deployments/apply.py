@@ -49,6 +49,7 @@ def deployment(row: DeploymentRow, *, active: bool = True, slug: str = ON) -> Ru
         work_pool_name=row.work_pool,
         job_variables=row.job_variables,
         description=row.flow.description,
+        version=row.flow.version,  # else Prefect writes git's commit where there is one, and each commit makes all rows unequal
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
 
