@@ -18,6 +18,7 @@ from pathlib import Path
 from datacomp_core import hub, pins
 from datacomp_core.errors import DatacompError, DataError, SpecError
 from datacomp_core.settings import settings
+from datacomp_core.store.fingerprint import without_query
 from datacomp_core.store.folder import Folder, hash_file, scratch
 from datacomp_core.store.web import WEB
 
@@ -58,11 +59,6 @@ def place_of(name: str) -> str:
     return found[1] if found else name
 
 
-def short_name(name: str) -> str:
-    """What a place is called in titles: its last part, without the query of a web address, which may be a secret."""
-    return _plain(place_of(name)).rstrip("/").rpartition("/")[2]
-
-
 def local(name: str, suffixes: Sequence[str]) -> list[Path]:
     """The local files that a pinned name stands for, in order; remote ones are brought first. DataError if they changed."""
     found = PINNED.fullmatch(name)
@@ -97,16 +93,16 @@ def _tables_in(names: Iterable[str], suffixes: Sequence[str], place: str) -> lis
     endings, names = tuple(suffixes), list(names)
     ours = [name for name in names if not name.startswith("_")]
     packed = tuple(ending + one for ending in suffixes for one in PACKED)
-    found = sorted(name for name in ours if name.lower().endswith(endings))
-    if other := sorted(name for name in ours if name.lower().endswith(packed) and name not in set(found)):
+    found = {name for name in ours if name.lower().endswith(endings)}
+    if other := sorted(name for name in ours if name.lower().endswith(packed) and name not in found):
         raise DataError(
             f"{place} has files packed in a way that is not read (number: {len(other)}; one is {other[0]}): unpack them."
         )
-    other = [name for name in ours if name not in set(found) and not name.rpartition("/")[2].startswith((".", "README"))]
+    other = [name for name in ours if name not in found and not name.rpartition("/")[2].startswith((".", "README"))]
     other += [name for name in names if name.startswith("_") and name.lower().endswith(endings)]
     if found and other:
         _tell_of_others(place, tuple(sorted(other)))
-    return found
+    return sorted(found)
 
 
 @cache
@@ -123,7 +119,7 @@ def _tell_of_others(place: str, others: tuple[str, ...]) -> None:
 
 def _is_folder(place: str, suffixes: Sequence[str]) -> bool:
     """Whether a name that may have any ending is the name of a folder."""
-    return not _plain(place).lower().endswith(tuple(suffixes)) or ("://" not in place and Path(place).is_dir())
+    return not without_query(place).lower().endswith(tuple(suffixes)) or ("://" not in place and Path(place).is_dir())
 
 
 def _folder(place: str, suffixes: Sequence[str]) -> Folder:
@@ -133,14 +129,9 @@ def _folder(place: str, suffixes: Sequence[str]) -> Folder:
 
 def _split(place: str) -> tuple[str, str]:
     """The folder and the name of a file. The query of a url is part of the name."""
-    plain = _plain(place)
+    plain = without_query(place)
     folder, _, name = plain.rpartition("/")
     return folder, name + place[len(plain) :]
-
-
-def _plain(place: str) -> str:
-    """A place without the query of a web address."""
-    return place.partition("?")[0] if place.startswith(WEB) else place
 
 
 def _name_here(folder: Folder, file: str) -> str:

@@ -93,8 +93,9 @@ class Registry(Mapping[str, T], Generic[T]):
             self._is_filled = True  # what is imported below may look something up
             try:
                 importlib.import_module(self.home)
+                installed = importlib.metadata.entry_points()
                 for group in self.groups:
-                    for entry in importlib.metadata.entry_points(group=group):
+                    for entry in installed.select(group=group):
                         self._load(entry)
             except BaseException:
                 self._is_filled = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import shutil
 import subprocess
 import time
 import urllib.request
@@ -13,7 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from websockets.sync.client import ClientConnection, connect
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NO_BROWSER = "no Chromium: apt install chromium"
+NEEDS_BROWSER = pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
 
 FLAGS = (
     "--headless",
@@ -174,10 +180,11 @@ class Page:
 
 
 @contextmanager
-def chromium(program: str, home: Path, more: tuple[str, ...] = ()) -> Generator[Page]:
+def chromium(home: Path, more: tuple[str, ...] = ()) -> Generator[Page]:
     """A browser with a fresh profile in `home` and `more` flags, ended with the block."""
+    assert BROWSER is not None
     process = subprocess.Popen(
-        [program, *FLAGS, *more, f"--user-data-dir={home}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [BROWSER, *FLAGS, *more, f"--user-data-dir={home}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         port = _port(process, home / "DevToolsActivePort")

@@ -18,6 +18,7 @@ from datacomp_core import external_files, uid, uid_lists
 from datacomp_core.errors import DataError
 from datacomp_core.filters.base import LookupFilter, register
 from datacomp_core.sorted_lookup import among, begins_of
+from datacomp_core.store.fingerprint import short_place
 
 TABLE, BEGINS = "list.npy", "begins.npy"
 ROWS_AT_ONCE = 1 << 22
@@ -50,7 +51,7 @@ class Listed(LookupFilter):
         return f"listed_{self._short().partition('.')[0]}"
 
     def _short(self) -> str:
-        return external_files.short_name(self.uids)
+        return short_place(self.uids)
 
     def expected_share(self, num_rows: int) -> float | None:
         """What a local npy of pairs has; of other forms it is not known before they are read."""

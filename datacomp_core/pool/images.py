@@ -15,7 +15,7 @@ from typing import Any
 
 from datacomp_core import engines
 from datacomp_core.artifacts import Pool, ShardSet
-from datacomp_core.errors import IncompleteError, MissingLibraryError
+from datacomp_core.errors import IncompleteError, MissingLibraryError, tally_of
 from datacomp_core.parallel import concurrently, prepared_map
 from datacomp_core.parts import METADATA, part_names
 from datacomp_core.pool import error_pictures, ledger, removal
@@ -172,7 +172,7 @@ class _Arrived:
 def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan], found: _Arrived) -> ShardSet:
     arrived, candidates = found.reasons.get("arrived", 0), found.reasons.total()
     if not arrived or arrived < spec.min_arrived * candidates:
-        losses = ", ".join(f"{reason} {count:,}" for reason, count in found.reasons.most_common() if reason != "arrived")
+        losses = tally_of({reason: count for reason, count in found.reasons.items() if reason != "arrived"})
         out.write_json(FELL_SHORT, found.reasons)
         blocked = found.reasons.get("blocked_address", 0)
         private = ""

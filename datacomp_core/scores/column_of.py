@@ -17,6 +17,7 @@ from datacomp_core.joining import Join, JoinCounts
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.scores.base import Column, Score, ScoreContext, register
 from datacomp_core.store import Folder
+from datacomp_core.store.fingerprint import short_place
 from datacomp_core.store.folder import scratch
 
 JOINED, COUNTS = "joined", "join.json"
@@ -64,7 +65,7 @@ class ColumnOf(Score):
         with scratch() as local:
             if self.key == "key":
                 pieces = joining.translated(pieces, _index(context.source), local, rows, 1, dropped, size)
-            table, advice = external_files.short_name(self.file), "choose `repeated: first` or `repeated: mean`"
+            table, advice = short_place(self.file), "choose `repeated: first` or `repeated: mean`"
             made = Join(local / "join", names, 1, rows, self.repeated, table, advice, size)
             join, counts = joining.by_uid(self._pool(context), pieces, made)
             counts.add(dropped)

@@ -208,7 +208,7 @@ def _scores_by_uid(source: PoolSource, folder: Folder, local: Path, out: Folder)
     if not columns:
         raise DataError(f"{files[0]} has no numeric column besides the uid.")
     rows = sum(source.num_rows(part) for part in source.parts())
-    advice = "remove one of each, or name them in the recipe by the score `column_of`, with `repeated: first` or `mean`"
+    advice = f"{REPEATS}, or name them in the recipe by the score `column_of`, with `repeated: first` or `mean`"
     size = sum(file.stat().st_size for file in files)
     made = Join(local, source.parts(), len(columns), rows, table=folder.url, advice=advice, table_bytes=size)
     join, counts = joining.by_uid(_pool(source), score_tables.read(files, "uid", columns), made)

@@ -86,12 +86,19 @@ def without_places(text: str) -> str:
 def short_places(text: str) -> str:
     """`text` with each pinned file called by its name alone, for people: `column_of:column=v,file=v.csv`."""
     if WITH_PARAMETERS.match(text):
-        return PINNED_PARAMETER.sub(lambda part: _short_place(part[0].strip('"')), text)
-    return _short_place(text) if PINNED_FILE.fullmatch(text) else text
+        return PINNED_PARAMETER.sub(lambda part: short_place(part[0].strip('"')), text)
+    return short_place(text) if PINNED_FILE.fullmatch(text) else text
 
 
-def _short_place(name: str) -> str:
-    return name.rpartition("#")[0].rstrip("/").rpartition("/")[2]
+def short_place(name: str) -> str:
+    """What a place is called in titles: its last part, without the query of a web address, which may be a secret."""
+    place = name.rpartition("#")[0] if PINNED_FILE.fullmatch(name) else name
+    return without_query(place).rstrip("/").rpartition("/")[2]
+
+
+def without_query(place: str) -> str:
+    """A place without the query of a web address."""
+    return place.partition("?")[0] if place.startswith(("http://", "https://")) else place
 
 
 def of_content(value: Any) -> Any:

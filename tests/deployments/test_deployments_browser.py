@@ -7,20 +7,18 @@ cancel a run. With DATACOMP_SCREENSHOTS=FOLDER it leaves the pictures of docs/.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Page, chromium
+from browser import NEEDS_BROWSER, Page, chromium
 from client import Api
 from local_ui import PATIENCE, local_ui, open_form, submitted
 from processes import processes_with
 from stack import wait_for
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SCREENSHOTS = os.environ.get("DATACOMP_SCREENSHOTS", "")  # read before a test has its settings taken away
 LAPTOP = 1280
 NESTED = (
@@ -31,7 +29,7 @@ NESTED = (
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt install chromium"),
+    NEEDS_BROWSER,
 ]
 
 
@@ -49,8 +47,7 @@ def api(server: str) -> Api:
 
 @pytest.fixture
 def page(server: str, tmp_path: Path) -> Iterator[Page]:
-    assert BROWSER is not None
-    with chromium(BROWSER, tmp_path / "browser") as opened:
+    with chromium(tmp_path / "browser") as opened:
         opened.width(LAPTOP)
         yield opened
 

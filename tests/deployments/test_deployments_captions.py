@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 import small_writers
-from browser import Page, chromium
+from browser import NEEDS_BROWSER, Page, chromium
 from client import Api
 from local_ui import PATIENCE, LocalUi, local_ui, open_form, submitted
 
@@ -22,13 +21,12 @@ from datacomp_core.leaderboard.entries.entry import Entry, read
 from datacomp_core.shards import index_names, read_index, read_samples
 from datacomp_core.store import Store
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 REVISION = "a" * 40
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt install chromium"),
+    NEEDS_BROWSER,
 ]
 
 
@@ -40,8 +38,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalUi]:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Page]:
-    assert BROWSER is not None
-    with chromium(BROWSER, tmp_path / "browser") as opened:
+    with chromium(tmp_path / "browser") as opened:
         opened.width(1280)
         yield opened
 

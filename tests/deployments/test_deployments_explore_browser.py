@@ -6,7 +6,6 @@ The features are by a CLIP of random weights, and what it finds is held against 
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from browser import Page, chromium
+from browser import NEEDS_BROWSER, Page, chromium
 from conftest import free_port
 from explored_pool import HOSTILE, ROWS, make_pool, origin_of, with_clip
 
@@ -28,13 +27,12 @@ from deployments.explore.app import make_app
 from deployments.explore.explorer import open_explorer
 from deployments.explore.explorer_api import ExplorerApi
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 NO_SOFTWARE_GL = ("--disable-software-rasterizer", "--disable-3d-apis")
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt install chromium"),
+    NEEDS_BROWSER,
 ]
 
 
@@ -62,8 +60,7 @@ def served(pool: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 
 @pytest.fixture
 def page(served: tuple[str, ExplorerApi], tmp_path: Path) -> Iterator[Page]:
-    assert BROWSER is not None
-    with chromium(BROWSER, tmp_path / "browser", NO_SOFTWARE_GL) as opened:
+    with chromium(tmp_path / "browser", NO_SOFTWARE_GL) as opened:
         opened.width(1440)
         ready(opened, served[0])
         yield opened

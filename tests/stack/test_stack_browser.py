@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from browser import Page, chromium
+from browser import NEEDS_BROWSER, Page, chromium
 from client import Api
 from docker_engine import MARKS, PAGE, PATIENCE, Engine
 from kubernetes_jobs import NETWORK, secret
 from s3_servers import free_ports
 from stack import SECRETS, wait_for
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [*MARKS, pytest.mark.skipif(BROWSER is None, reason="no Chromium: apt install chromium")]
+pytestmark = [*MARKS, NEEDS_BROWSER]
 FILTER = "name: long captions\nfilter: {kind: words, at_least: 6}\n"
 
 
@@ -55,8 +53,7 @@ def run_by_form(page: Page, server: str, api: Api, recipe: str) -> str:
 
 
 def test_the_form_starts_a_run(docker: Engine, stack_api: Api, finished: str, tmp_path: Path) -> None:
-    assert BROWSER is not None
-    with chromium(BROWSER, tmp_path / "browser") as page:
+    with chromium(tmp_path / "browser") as page:
         run = run_by_form(page, PAGE, stack_api, FILTER)
         assert stack_api.wait(run, PATIENCE)["state"]["type"] == "COMPLETED", docker.compose("logs", "--tail", "60")
         page.visit(f"{PAGE}/v2/runs/flow-run/{run}")
@@ -87,7 +84,6 @@ def tls(docker: Engine, tmp_path: Path) -> Iterator[tuple[str, str]]:
 def test_browser_and_worker_go_through_a_proxy_with_tls(
     docker: Engine, stack_api: Api, finished: str, tls: tuple[str, str], tmp_path: Path
 ) -> None:
-    assert BROWSER is not None
     server, known = tls
     docker.compose("stop", "worker-cpu")
     own = secret() | {"PREFECT_API_URL": "https://proxy/api", "PREFECT_API_SSL_CERT_FILE": "/tls/server.crt"}
@@ -96,7 +92,7 @@ def test_browser_and_worker_go_through_a_proxy_with_tls(
     worker = ["datacomp", "worker", "cpu", "--limit", "1"]
     docker.docker("run", "--detach", "--name", "tls", "--network", NETWORK, *words, *mount, "datacomp:latest", *worker)
     try:
-        with chromium(BROWSER, tmp_path / "browser", (f"--ignore-certificate-errors-spki-list={known}",)) as page:
+        with chromium(tmp_path / "browser", (f"--ignore-certificate-errors-spki-list={known}",)) as page:
             run = run_by_form(page, server, stack_api, FILTER.replace("6", "7"))
             assert stack_api.wait(run, PATIENCE)["state"]["type"] == "COMPLETED", docker.docker("logs", "--tail", "60", "tls")
             page.visit(f"{server}/v2/runs/flow-run/{run}")

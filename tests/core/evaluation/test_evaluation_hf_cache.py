@@ -110,6 +110,14 @@ def as_downloads(data: Path) -> None:
         (home / f"{number}script.py.json").write_text(json.dumps({"url": f"https://hub/nlphuji/{name}.py", "etag": None}))
 
 
+def in_cache(data: Path, form: str) -> None:
+    """The sets in one of the forms that the cache has."""
+    if form == "downloads":
+        as_downloads(data)
+    else:
+        as_rows(data, whole=form == "bytes")
+
+
 def scores(data: Path, out: Path, **how: Any) -> tuple[dict[str, dict[str, float | None]], Report]:
     spec = EvalSpec(**{"suite": "datacomp", "tasks": (FLICKR, WINO), "expected": "any", **how})
     torch.manual_seed(0)  # the model's weights are drawn
@@ -126,10 +134,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, fl
 
 @pytest.mark.parametrize("form", ["paths", "bytes", "downloads"])
 def test_every_form_gives_the_scores_of_table_and_archive(form: str, expected: dict[str, Any], tmp_path: Path) -> None:
-    if form == "downloads":
-        as_downloads(tmp_path / "data")
-    else:
-        as_rows(tmp_path / "data", whole=form == "bytes")
+    in_cache(tmp_path / "data", form)
     assert suite_in(Folder(tmp_path / "data")) == "datacomp"
     shutil.move(tmp_path / "data", tmp_path / "moved")
     found, _ = scores(tmp_path / "moved", tmp_path / "out")
@@ -139,10 +144,7 @@ def test_every_form_gives_the_scores_of_table_and_archive(form: str, expected: d
 @pytest.mark.parametrize("form", ["paths", "bytes", "downloads"])
 def test_sets_of_the_cache_are_copied_into_the_store_whole(form: str, expected: dict[str, Any], tmp_path: Path) -> None:
     """The pictures of a set lie beside its folder, and the cache is gone when the copy is evaluated."""
-    if form == "downloads":
-        as_downloads(tmp_path / "data")
-    else:
-        as_rows(tmp_path / "data", whole=form == "bytes")
+    in_cache(tmp_path / "data", form)
     rows = tuple(
         TaskRow(key=f"mine/{protocol}", folder=f"hf_cache/nlphuji___{NAMES[task]}", protocol=protocol)
         for task, protocol in ((FLICKR, "retrieval"), (WINO, "winogavil"))

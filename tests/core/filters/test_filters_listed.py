@@ -23,7 +23,7 @@ from datacomp_core.scores.compute import score_pool
 from datacomp_core.selection.select import SubsetSpec, select_subset
 from datacomp_core.sorted_lookup import among, begins_of
 from datacomp_core.store import Folder, Store, step
-from datacomp_core.store.fingerprint import fingerprint
+from datacomp_core.store.fingerprint import fingerprint, short_places
 
 
 class SmallPool(Spec):
@@ -442,3 +442,10 @@ def test_copies_of_a_table_are_one_score_that_each_of_them_names(tmp_path: Path)
         {"kind": "soft_cap", "filter": {"kind": "everything"}, "num_samples": 9, "weights": {one: 1.0}} for one in spelled
     ]
     assert len({fingerprint(SubsetSpec.model_validate({"recipe": "mine", "filter": one})) for one in weighted}) == 1
+
+
+def test_no_title_has_the_query_of_a_web_address() -> None:
+    """It may be a secret, and titles stand on the board."""
+    place = "https://h.org/a/v.csv?token=SECRET#5c27719cb8f8201a"
+    for one in (place, f"column_of:column=v,file={place}", f'column_of:column=v,file="{place}"'):
+        assert short_places(one) == one.replace(place, "v.csv").replace('"', "")

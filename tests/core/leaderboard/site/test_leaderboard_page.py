@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,8 +14,6 @@ from datacomp_core.input_classes import TITLES
 from datacomp_core.leaderboard.site.board_page import page, write_page
 from datacomp_core.leaderboard.site.pages import write_site
 from datacomp_core.store import Store
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +36,9 @@ def site(swept: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: apt install chromium")
-    with browser.chromium(CHROMIUM, tmp_path_factory.mktemp("profile")) as opened:
+    if browser.BROWSER is None:
+        pytest.skip(browser.NO_BROWSER)
+    with browser.chromium(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
 
 
