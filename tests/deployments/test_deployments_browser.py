@@ -1,7 +1,7 @@
 """What a person does in Prefect's UI, in a real browser against a real server and worker, at a laptop's width.
 
-Find `experiment-tiny`, fill in a nested filter, run it, open the report through the link of an artifact, see a refused run,
-cancel a run. With DATACOMP_SCREENSHOTS=FOLDER it leaves the pictures of docs/.
+Find `experiment-tiny`, fill in a nested filter or a list of uids, run it, open the report through the link of an artifact, see a
+refused run, cancel a run. With DATACOMP_SCREENSHOTS=FOLDER it leaves the pictures of docs/.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 from browser import NEEDS_BROWSER, Page, chromium
 from client import Api
-from local_ui import PATIENCE, local_ui, open_form, submitted
+from local_ui import PATIENCE, LocalUi, local_ui, open_form, submitted
 from processes import processes_with
 from stack import wait_for
 
@@ -34,10 +36,15 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the page."""
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalUi]:
     with local_ui(tmp_path_factory.mktemp("laptop")) as made:
-        yield made.server
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(ui: LocalUi) -> str:
+    """The address of the page."""
+    return ui.server
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +101,24 @@ def test_a_nested_filter_from_the_form_to_the_report(page: Page, server: str, ap
     time.sleep(2)  # it is drawn by WebGL, which says nothing when it is done
     keep(page, "ui-run.png")
     assert not [url for url in page.requests if not url.startswith((server, "data:", "blob:"))], "the page asked another host"
+
+
+def test_a_list_of_uids_from_the_form_to_the_report(page: Page, ui: LocalUi, api: Api, tmp_path: Path) -> None:
+    pool = api.wait(api.start("prepare-pool/prepare-pool-tiny"), PATIENCE)
+    assert pool["state"]["type"] == "COMPLETED", pool["state"]
+    files = (ui.home / "store/pools/tiny").rglob("metadata/*.parquet")
+    listed = sorted(one for file in files for one in pl.read_parquet(file)["uid"])[::2]
+    wanted = np.array([(int(one[:16], 16), int(one[16:], 16)) for one in listed], "u8,u8")
+    np.save(tmp_path / "my.npy", wanted[::-1])
+    open_form(page, ui.server, "experiment-tiny", "Your own")
+    page.click("Your own")
+    page.write("[role=tabpanel] textarea", f"listed:uids={tmp_path}/my.npy")
+    ended = api.wait(submitted(page, api), PATIENCE)
+    assert ended["state"]["type"] == "COMPLETED", ended["state"]
+    subsets = [np.load(file) for file in (ui.home / "store/subsets").rglob("subset.npy")]
+    assert any(np.array_equal(one, wanted) for one in subsets)
+    page.visit(f"{ui.server}/report/tiny.html")
+    page.until("document.body.innerText.includes('listed')", "the list on the report")
 
 
 def test_a_refused_run_says_why_in_one_sentence(page: Page, server: str, api: Api) -> None:
