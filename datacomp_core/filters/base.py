@@ -339,6 +339,12 @@ class GlobalView(Protocol):
         """
         ...
 
+    def best_of(
+        self, scores: Callable[[T], pl.Series], items: Iterable[T], rank: Callable[[int], tuple[int, bool]]
+    ) -> float | int | None:
+        """As `best`, of the scores that a function returns for each item; it is called again for each item in each pass."""
+        ...
+
     def decide(self, part: str, yes: npt.NDArray[np.int64], *, unknown: npt.NDArray[np.int64] | None = None) -> None:
         """The rows (by place) that pass; those that cannot be judged; the rest of those that came fail."""
         ...

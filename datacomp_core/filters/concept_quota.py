@@ -8,7 +8,7 @@ best score first (or at random), and every concept of a kept pair is counted. Th
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ LOOKED_AT = 1000
 POOL = np.dtype([("high", "u8"), ("low", "u8"), ("key", "u8"), ("part", "i4"), ("row", "i8")])
 TABLE = np.dtype([("high", "u8"), ("low", "u8"), ("concept", "u8")])
 ENTRY = np.dtype([("key", "u8"), ("part", "i4"), ("row", "i8"), ("concept", "u8")])
+DECIDED = np.dtype([("row", "i8"), ("kept", "?")])
 Keys = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.int64]
 
@@ -78,9 +79,10 @@ class ConceptQuota(GlobalFilter):
         for number, (keys, concepts) in enumerate(self._table()):
             columns = {"high": keys["f0"], "low": keys["f1"], "concept": concepts}
             table.add(f"{number:08d}", bucket_of(keys, num), columns)
-        for _ in view.map(partial(_joined, pool, table, entries, edges), range(num)):
+        buckets = pool.regrouped(view.map), table.regrouped(view.map)
+        for _ in view.map(partial(_joined, *buckets, entries, edges), range(num)):
             pass
-        self._decide(view, entries)
+        self._decide(view, entries.regrouped(view.map))
 
     def _table(self) -> Iterator[tuple[uid.Uids, Keys]]:
         """`(uids, concepts)` of the annotations, a row for each concept of a uid; concepts are hashed to 64 bits."""
@@ -111,21 +113,16 @@ class ConceptQuota(GlobalFilter):
     def _decide(self, view: GlobalView, entries: SharedBuckets) -> None:
         """Walk through all annotated pairs in order."""
         counts: Counter[int] = Counter()
-        kept, annotated = (defaultdict[int, list[Places]](list) for _ in range(2))
+        decided = SharedBuckets((view.shared / "decided").folder, len(view.names), DECIDED)
         for number in range(entries.num):
             rows = entries.read(number)
             rows = rows[np.lexsort((rows["concept"], rows["row"], rows["part"], rows["key"]))]
             starts = _starts(rows)
             first = rows[starts]
             good = self._walk(np.split(rows["concept"], starts[1:]) if len(rows) else [], counts)
-            for into, some in ((annotated, first), (kept, first[good])):
-                for part in np.unique(some["part"]).tolist():
-                    into[part].append(some["row"][some["part"] == part])
-        nobody = np.empty(0, np.int64)
-        for place, part in enumerate(view.names):
-            known = np.concatenate([nobody, *annotated[place]])
-            without = np.setdiff1d(np.flatnonzero(view.reached(part)), known)
-            view.decide(part, np.concatenate([nobody, *kept[place]]), unknown=without)
+            decided.add(f"{number:08d}", first["part"].astype(np.int64), {"row": first["row"], "kept": good})
+        for _ in view.scan(partial(_decide, view, decided.regrouped(view.map)), list(enumerate(view.names))):
+            pass
 
     def _walk(self, pairs: list[Keys], counts: Counter[int]) -> npt.NDArray[np.bool_]:
         """Which pairs are kept, in order, of the concepts of each; `counts` are those of the pairs kept so far."""
@@ -135,6 +132,13 @@ class ConceptQuota(GlobalFilter):
                 good[place] = True
                 counts.update(own)
         return good
+
+
+def _decide(view: GlobalView, decided: SharedBuckets, job: tuple[int, str]) -> None:
+    place, part = job
+    rows = decided.read(place)
+    without = np.setdiff1d(np.flatnonzero(view.reached(part)), rows["row"])
+    view.decide(part, rows["row"][rows["kept"]], unknown=without)
 
 
 def _starts(rows: npt.NDArray[np.void]) -> Places:

@@ -10,6 +10,7 @@ rises from one to the next, so clusters are worked through one by one and their 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
@@ -23,8 +24,9 @@ from datacomp_core.filters.mix import finite
 from datacomp_core.shared_buckets import SharedBuckets
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
 from datacomp_core.vectors.nearest import nearest
+from datacomp_core.vectors.pieces import Piece, pieces
 
-ROWS_A_BUCKET = 200_000
+ROWS_A_BUCKET = 100_000
 LEAST = 1e-7
 TAKEN = np.dtype([("row", "i8"), ("value", "f8")])
 Numbers = npt.NDArray[np.float64]
@@ -73,11 +75,11 @@ class D2Prune(GlobalFilter):
         taken = SharedBuckets((view.shared / "taken").folder, len(view.names), TAKEN)
         for _ in view.map(partial(_spill, self, view, buckets), list(enumerate(view.names))):
             pass
-        values = [found for _, found in view.map(partial(_taken, self, buckets, taken), range(buckets.num))]
-        every = np.concatenate([np.empty(0), *values])
-        count = int(len(every) * self.left)
-        cut = float(np.partition(every, len(every) - count)[len(every) - count]) if count else np.inf
-        for _ in view.map(partial(_decide, view, taken, cut), list(enumerate(view.names))):
+        for _ in view.map(partial(_taken, self, buckets.regrouped(view.map), taken), range(buckets.num)):
+            pass
+        by_part = taken.regrouped(view.map)
+        cut = view.best_of(partial(_values, by_part), range(by_part.num), lambda rows: (int(rows * self.left) - 1, True))
+        for _ in view.map(partial(_decide, view, by_part, np.inf if cut is None else cut), list(enumerate(view.names))):
             pass
 
     def _width(self, view: GlobalView) -> int:
@@ -85,48 +87,57 @@ class D2Prune(GlobalFilter):
         block = next((block for part in view.names for _, block in view.blocks(part, f"{self.features}_img")), None)
         return sides * (1 if block is None else block.shape[1])
 
-    def pairs(self, view: GlobalView, part: str) -> tuple[Places, Vectors, Vectors]:
-        """Rows that have features, their images (n, d), and what distances are taken of."""
-        sides = [_gathered(view, part, f"{self.features}_img")]
-        if self.distance == "image_text":
-            sides.append(_gathered(view, part, f"{self.features}_txt"))
-        rows = sides[0][0] if len(sides) == 1 else np.intersect1d(sides[0][0], sides[1][0], assume_unique=True)
-        found = [block[np.isin(places, rows)] for places, block in sides]
-        return rows, found[0], np.concatenate(found, axis=1)
+    def pairs(self, view: GlobalView, part: str) -> Iterator[tuple[Places, Vectors, Vectors]]:
+        """Rows that have features, their images (n, d), and what distances are taken of, piece by piece."""
+        images = pieces(view.blocks(part, f"{self.features}_img"))
+        if self.distance == "image":
+            yield from ((rows, block, block) for rows, block in images)
+            return
+        for rows, image, text in of_both(images, pieces(view.blocks(part, f"{self.features}_txt"))):
+            yield rows, image, np.concatenate([image, text], axis=1)
 
 
-def _gathered(view: GlobalView, part: str, key: str) -> tuple[Places, Vectors]:
-    rows, blocks = [np.empty(0, np.int64)], list[Vectors]()
-    for places, block in view.blocks(part, key):
-        rows.append(places)
-        blocks.append(block)
-    return np.concatenate(rows), np.concatenate(blocks) if blocks else np.empty((0, 1), np.float32)
+def of_both(left: Iterator[Piece], right: Iterator[Piece]) -> Iterator[tuple[Places, Vectors, Vectors]]:
+    """The rows that two streams of features have, in order, with the features of each."""
+    ours, theirs = next(left, None), next(right, None)
+    while ours is not None and theirs is not None:
+        last = min(ours[0][-1], theirs[0][-1])
+        rows, here, there = np.intersect1d(ours[0], theirs[0], assume_unique=True, return_indices=True)
+        if len(rows):
+            yield rows, ours[1][here], theirs[1][there]
+        ours = _after(ours, last) or next(left, None)
+        theirs = _after(theirs, last) or next(right, None)
+
+
+def _after(piece: Piece, last: int) -> Piece | None:
+    """What of a piece comes after a row; None if nothing does."""
+    start = int(np.searchsorted(piece[0], last, side="right"))
+    return (piece[0][start:], piece[1][start:]) if start < len(piece[0]) else None
 
 
 def _spill(asked: D2Prune, view: GlobalView, buckets: SharedBuckets, job: tuple[int, str]) -> None:
     """Put a part's pairs to their clusters, and note the rows that have a score and features."""
     place, part = job
     column = score_column(asked.score)
+    scores = np.full(len(view.reached(part)), np.nan)
     frame = view.frame(part, [column]).select("row", finite(column)).drop_nulls()
-    rows, images, found = asked.pairs(view, part)
-    scored = frame.with_columns(pl.col("row").cast(pl.Int64))
-    here = np.isin(rows, scored["row"].to_numpy(), assume_unique=True)
-    rows, images, found = rows[here], images[here], found[here]
-    scores = scored.filter(pl.col("row").is_in(pl.Series(rows).implode()))[column].to_numpy()
-    view.shared.save(f"known/{part}.npy", rows)
-    if not len(rows):
-        return
-    directions = unit(images)
-    cluster = nearest(directions, unit(matched(asked.centroids, images.shape[1])))
-    columns = {"cluster": cluster, "part": np.full(len(rows), place, np.int32), "row": rows, "score": scores, "vector": found}
-    buckets.add(f"{place:08d}", cluster % buckets.num, columns)
+    scores[frame["row"].to_numpy()] = frame[column].to_numpy()
+    known = [np.empty(0, np.int64)]
+    for number, (rows, images, points) in enumerate(asked.pairs(view, part)):
+        here = ~np.isnan(scores[rows])
+        known.append(rows[here])
+        cluster = nearest(unit(images[here]), unit(matched(asked.centroids, images.shape[1])))
+        whose = {"cluster": cluster, "part": np.full(len(cluster), place, np.int32), "row": rows[here]}
+        columns = {**whose, "score": scores[rows[here]], "vector": points[here]}
+        buckets.add(f"{place:08d}-{number:08d}", cluster % buckets.num, columns)
+    view.shared.save(f"known/{part}.npy", np.concatenate(known))
 
 
-def _taken(asked: D2Prune, buckets: SharedBuckets, taken: SharedBuckets, number: int) -> Numbers:
-    """Write the score at which each pair of a bucket is taken, by part; all of them."""
+def _taken(asked: D2Prune, buckets: SharedBuckets, taken: SharedBuckets, number: int) -> None:
+    """Write the score at which each pair of a bucket is taken, by part."""
     rows = buckets.read(number)
     if not len(rows):
-        return np.empty(0)
+        return
     rows = rows[np.lexsort((rows["row"], rows["part"], rows["cluster"]))]
     starts = np.flatnonzero(np.diff(rows["cluster"], prepend=-1))
     values = np.empty(len(rows))
@@ -134,7 +145,10 @@ def _taken(asked: D2Prune, buckets: SharedBuckets, taken: SharedBuckets, number:
         scores = np.maximum(rows["score"][start:stop] + asked.offset, LEAST)
         values[start:stop] = scores_when_taken(scores, *neighbors(rows["vector"][start:stop], asked.neighbors), asked.gamma)
     taken.add(f"{number:08d}", rows["part"].astype(np.int64), {"row": rows["row"], "value": values})
-    return values
+
+
+def _values(taken: SharedBuckets, place: int) -> pl.Series:
+    return pl.Series(np.ascontiguousarray(taken.read(place)["value"]))
 
 
 def neighbors(points: Vectors, count: int) -> tuple[Places, Numbers]:

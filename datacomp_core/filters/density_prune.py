@@ -16,7 +16,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from datacomp_core.filters.base import GlobalFilter, GlobalView, register
-from datacomp_core.shared_buckets import SharedBuckets
+from datacomp_core.parallel import results_in_order
+from datacomp_core.shared_buckets import ROW, SharedBuckets
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
 from datacomp_core.vectors.nearest import nearest
 
@@ -65,20 +66,16 @@ class DensityPrune(GlobalFilter):
         centroids = vectors(self.centroids)
         num = min(len(centroids), max(1, -(-view.num_reached // ROWS_A_BUCKET)))
         buckets = SharedBuckets((view.shared / "clusters").folder, num, RECORD)
-        found = dict(view.map(partial(_spill, self, view, buckets), list(enumerate(view.names))))
+        kept = SharedBuckets((view.shared / "kept").folder, len(view.names), ROW)
+        parts = list(enumerate(view.names))
         sizes, distance = np.zeros(len(centroids), np.int64), np.zeros(len(centroids))
-        for key in sorted(found):  # in order of parts: sums of floats must not depend on timing
-            clusters, counts, sums = found[key]
+        for clusters, counts, sums in results_in_order(view.map(partial(_spill, self, view, buckets), parts), parts):
             sizes[clusters] += counts
             distance[clusters] += sums
         quotas = self.quotas(centroids, sizes, distance)
-        kept: dict[int, list[Places]] = {}
-        for _, rows in view.map(partial(_kept, self, buckets, quotas), range(buckets.num)):
-            for part in np.unique(rows[:, 0]).tolist():
-                kept.setdefault(part, []).append(rows[rows[:, 0] == part, 1])
-        nobody = np.empty(0, np.int64)
-        chosen = ((part, np.concatenate([nobody, *kept.get(place, [])])) for place, part in enumerate(view.names))
-        for _ in view.scan(partial(_decide, view), chosen):
+        for _ in view.map(partial(_note_kept, self, buckets.regrouped(view.map), kept, quotas), range(num)):
+            pass
+        for _ in view.scan(partial(_decide, view, kept.regrouped(view.map)), parts):
             pass
 
     def quotas(self, centroids: Vectors, sizes: Places, distance: Numbers) -> Places:
@@ -142,20 +139,20 @@ def _spill(asked: DensityPrune, view: GlobalView, buckets: SharedBuckets, job: t
     return clusters, counts, far
 
 
-def _kept(asked: DensityPrune, buckets: SharedBuckets, quota: Places, number: int) -> Places:
-    """`(part, row)` of what a bucket's clusters keep, shape (n, 2)."""
+def _note_kept(asked: DensityPrune, buckets: SharedBuckets, kept: SharedBuckets, quota: Places, number: int) -> None:
+    """Write the rows that a bucket's clusters keep, by part."""
     rows = buckets.read(number)
     if not len(rows):
-        return np.empty((0, 2), np.int64)
+        return
     near = rows["near"] if asked.keep == "hard" else -rows["near"]
     rows = rows[np.lexsort((rows["row"], rows["part"], near, rows["cluster"]))]
     clusters, starts, sizes = np.unique(rows["cluster"], return_index=True, return_counts=True)
     rank = np.arange(len(rows)) - np.repeat(starts, sizes)
     chosen = rows[rank < np.repeat(quota[clusters], sizes)]
-    return np.stack([chosen["part"].astype(np.int64), chosen["row"]], axis=1)
+    kept.add(f"{number:08d}", chosen["part"].astype(np.int64), {"row": chosen["row"]})
 
 
-def _decide(view: GlobalView, job: tuple[str, Places]) -> None:
-    part, kept = job
+def _decide(view: GlobalView, kept: SharedBuckets, job: tuple[int, str]) -> None:
+    place, part = job
     known = view.shared.load(f"known/{part}.npy")
-    view.decide(part, kept, unknown=np.setdiff1d(np.flatnonzero(view.reached(part)), known))
+    view.decide(part, kept.read(place)["row"], unknown=np.setdiff1d(np.flatnonzero(view.reached(part)), known))

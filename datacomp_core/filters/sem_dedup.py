@@ -6,7 +6,6 @@ an image is dropped if its cosine with an earlier one is over 1 - epsilon, wheth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Literal
 
@@ -18,11 +17,10 @@ from datacomp_core.filters.base import GlobalFilter, GlobalView, register
 from datacomp_core.shared_buckets import ROW, SharedBuckets
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
 from datacomp_core.vectors.nearest import nearest
+from datacomp_core.vectors.pieces import pieces
 
 COMPARED_AT_ONCE = 1 << 24
 ROWS_A_BUCKET = 200_000
-PIECE_BYTES = 128 << 20
-"""Of features in one file of a part: a bucket is a range of every file."""
 
 
 @register("sem_dedup")
@@ -75,7 +73,7 @@ def _spill(asked: SemDedup, view: GlobalView, buckets: SharedBuckets, job: tuple
     """Put a part's images to their clusters, and note the rows that have one."""
     place, part = job
     found = [np.empty(0, np.int64)]
-    for number, (rows, block) in enumerate(_pieces(view.blocks(part, f"{asked.features}_img"))):
+    for number, (rows, block) in enumerate(pieces(view.blocks(part, f"{asked.features}_img"))):
         centroids = matched(asked.centroids, block.shape[1])
         directions = unit(block)
         cluster = nearest(block, centroids)
@@ -84,22 +82,6 @@ def _spill(asked: SemDedup, view: GlobalView, buckets: SharedBuckets, job: tuple
         buckets.add(f"{place:08d}-{number:08d}", cluster % buckets.num, columns)
         found.append(rows)
     view.shared.save(f"known/{part}.npy", np.concatenate(found))
-
-
-def _pieces(blocks: Iterable[tuple[npt.NDArray[np.int64], Vectors]]) -> Iterator[tuple[npt.NDArray[np.int64], Vectors]]:
-    """Blocks put together to pieces that are worth a file of their own."""
-    held: list[tuple[npt.NDArray[np.int64], Vectors]] = []
-    for rows, block in blocks:
-        held.append((rows, block))
-        if sum(found.nbytes for _, found in held) >= PIECE_BYTES:
-            yield _joined(held)
-            held = []
-    if held:
-        yield _joined(held)
-
-
-def _joined(held: list[tuple[npt.NDArray[np.int64], Vectors]]) -> tuple[npt.NDArray[np.int64], Vectors]:
-    return np.concatenate([rows for rows, _ in held]), np.concatenate([block for _, block in held])
 
 
 def _note_copies(asked: SemDedup, buckets: SharedBuckets, lost: SharedBuckets, number: int) -> None:

@@ -23,7 +23,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.exchange import Reachable, exchange, reachable
 from datacomp_core.machine_cache import CachedFile
 from datacomp_core.members import CAPTION, json_object
-from datacomp_core.parallel import prepared_map
+from datacomp_core.parallel import prepared_map, results_in_order
 from datacomp_core.resharding.plan import Positions, Rows, locate
 from datacomp_core.shards import parse_sample
 from datacomp_core.store.folder import Folder, scratch
@@ -224,16 +224,5 @@ def texts_of(
         texts = CaptionTexts(source, uid.open_subset(subset), folder)
         workers = min(workers, 1 + len(names) // PARTS_WORTH_A_PROCESS)
         prepare = partial(_wanted, source.folder, draws, reachable(shared, where, subset))
-        found = dict[str, _Found]()
-        texts.fill(_in_order(prepared_map(_find, names, prepare=prepare, workers=workers), names, found))
+        texts.fill(results_in_order(prepared_map(_find, names, prepare=prepare, workers=workers), names))
         yield texts
-
-
-def _in_order(done: Iterable[tuple[str, _Found]], names: list[str], early: dict[str, _Found]) -> Generator[_Found]:
-    """Parts in their order, whoever is done first."""
-    turn = 0
-    for part, found in done:
-        early[part] = found
-        while turn < len(names) and names[turn] in early:
-            yield early.pop(names[turn])
-            turn += 1

@@ -71,6 +71,13 @@ class SurvivorView:
 
         return find(every, rank)[0].value
 
+    def best_of(
+        self, scores: Callable[[T], pl.Series], items: Iterable[T], rank: Callable[[int], tuple[int, bool]]
+    ) -> float | int | None:
+        """As `best`, of the scores that a function returns for each item; it is called again for each item in each pass."""
+        wanted = list(items)
+        return find(lambda window: (found for _, found in self.scan(partial(_look_at, scores, window), wanted)), rank)[0].value
+
     def blocks(self, part: str, key: str) -> Iterator[tuple[npt.NDArray[np.int64], Block]]:
         """`(rows, features (n, d))` of the rows that came and have features, block by block."""
         yield from asked_blocks(self.source, part, key, self.reached(part))
@@ -98,6 +105,11 @@ def _look(
 ) -> WindowCounts:
     frame = view.frame(part, columns)
     return look(values(frame), frame.height, window)
+
+
+def _look_at(scores: Callable[[T], pl.Series], window: KeyWindow, item: T) -> WindowCounts:
+    values = scores(item)
+    return look(values, len(values), window)
 
 
 def _pickles(function: object) -> bool:

@@ -27,10 +27,22 @@ from datacomp_core.filters import (
     Words,
 )
 from datacomp_core.filters.balance_synsets import synsets
+from datacomp_core.filters.d2_prune import of_both
 from datacomp_core.filters.density_prune import quotas
 from datacomp_core.filters.submodular import CoverageGain, greedy
 from datacomp_core.sampling_key import sampling_keys
 from datacomp_core.vectors import sparse_autoencoder
+
+
+@pytest.fixture(params=["few files", "as if many"])
+def as_if_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of every pool in many buckets that are brought together first, features in many pieces, as of a very large one."""
+    if request.param == "as if many":
+        monkeypatch.setattr("datacomp_core.shared_buckets.FILES_AT_ONCE", 1)
+        monkeypatch.setattr("datacomp_core.shared_buckets.RANGES_WORTH_REGROUPING", 1)
+        monkeypatch.setattr("datacomp_core.vectors.pieces.PIECE_BYTES", 600)
+        monkeypatch.setattr("datacomp_core.selection.threshold_search.FEW", 3)
+        monkeypatch.setattr("datacomp_core.filters.concept_quota.ROWS_A_BUCKET", 20)
 
 
 def _uids(table: list[world.Row], rows: Any) -> list[str]:
@@ -63,6 +75,7 @@ def test_quotas_are_those_of_the_authors_quadratic_programme() -> None:
     assert quotas(np.array([1.0, 0.0, 0.0]), np.array([9, 9, 9]), 12, 1.0).tolist() == [4, 4, 4]
 
 
+@pytest.mark.usefixtures("as_if_many")
 @pytest.mark.parametrize("keep", ["hard", "easy"])
 def test_density_prune_keeps_quotas_of_clusters(keep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datacomp_core.filters.density_prune.ROWS_A_BUCKET", 40)
@@ -88,6 +101,7 @@ def test_density_prune_keeps_quotas_of_clusters(keep: Any, tmp_path: Path, monke
     assert done.explanation.steps[0].without_value == 20
 
 
+@pytest.mark.usefixtures("as_if_many")
 @pytest.mark.parametrize(("neighbors", "distance"), [(1, "image_text"), (3, "image")])
 def test_d2_takes_the_best_again_and_again(
     neighbors: int, distance: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -116,6 +130,23 @@ def test_d2_takes_the_best_again_and_again(
         for other in near[best]:
             now[other] -= now[best] * np.exp(-far[best][other])
     assert found == _uids(table, taken)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_images_and_captions_of_a_part_meet_however_their_blocks_are_cut(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    sides, streams = list[np.ndarray[Any, Any]](), list[list[Any]]()
+    for _ in range(2):
+        rows = np.flatnonzero(random.random(50) < random.choice([0.0, 0.3, 0.9]))
+        edges = np.unique(random.integers(1, 50, random.integers(0, 9)))
+        blocks = np.split(rows, np.searchsorted(rows, edges))
+        sides.append(rows)
+        streams.append([(some, some[:, None] + 100 * len(sides)) for some in blocks if len(some)])
+    found = list(of_both(iter(streams[0]), iter(streams[1])))
+    expected = sorted(set(sides[0].tolist()) & set(sides[1].tolist()))
+    assert [row for rows, _, _ in found for row in rows.tolist()] == expected
+    assert [row for _, images, _ in found for row in (images[:, 0] - 100).tolist()] == expected
+    assert [row for _, _, texts in found for row in (texts[:, 0] - 200).tolist()] == expected
 
 
 def _value(worth: tuple[Any, ...], chosen: list[int], codes: Any, bins: Any) -> float:
@@ -188,6 +219,7 @@ def test_submodular_keeps_its_share_of_good_rows_that_cover_the_target(tmp_path:
         Submodular(target=name, bin_edges=(0.9, 0.5))
 
 
+@pytest.mark.usefixtures("as_if_many")
 @pytest.mark.parametrize("prefer", [None, "b32"])
 @pytest.mark.parametrize("form", ["list", "text"])
 def test_concept_quotas_are_filled_in_order(prefer: Any, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
