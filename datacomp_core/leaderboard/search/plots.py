@@ -14,6 +14,8 @@ from datacomp_core.leaderboard.site import theme
 from datacomp_core.leaderboard.site.figures import drawing
 
 MAX_AXES = 9
+CHARACTERS = 72
+"""That fit below the axes together."""
 
 
 def best_so_far(study: Study) -> str:
@@ -31,6 +33,7 @@ def best_so_far(study: Study) -> str:
         if study.baseline is not None:
             level = 100 * float(np.mean(study.baseline.values))
             axes.axhline(level, color=theme.INK, linewidth=1, linestyle="--", label=study.against)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("trial")
         axes.set_ylabel("average on the search's images, %")
         axes.grid(axis="y")
@@ -62,7 +65,7 @@ def parallel(study: Study) -> str:
         for place, name in enumerate(names):
             _ends(axes, place, *_labels(space.free[name]))
         _ends(axes, len(names), f"{100 * low:.2f}", f"{100 * high:.2f}")
-        axes.set_xticks(range(len(names) + 1), [*(_short(name) for name in names), "average, %"])
+        axes.set_xticks(range(len(names) + 1), [*(_short(name, CHARACTERS // (len(names) + 1)) for name in names), "average, %"])
         axes.set_yticks([])
         axes.set_xlim(-0.4, len(names) + 0.4)
         axes.set_ylim(-0.14, 1.14)
@@ -77,8 +80,8 @@ def _ends(axes: Any, place: int, low: str, high: str) -> None:
         axes.text(place, height, text, ha="center", va=side, fontsize=8, color=theme.MUTED)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else f"…{name[-15:]}"
+def _short(name: str, room: int = 16) -> str:
+    return name if len(name) <= room else f"…{name[1 - room :]}"
 
 
 def _height(free: Free, value: float | int | str) -> float:
