@@ -191,6 +191,21 @@ def _init_ray() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # its workers can import what we can import
     try:
         if not ray.is_initialized():
-            ray.init(include_dashboard=False, configure_logging=False, log_to_driver=False)
+            ray.init(include_dashboard=False, configure_logging=False, log_to_driver=False, job_config=_job_config())
     finally:
         os.environ.pop("PYTHONPATH") if before is None else os.environ.__setitem__("PYTHONPATH", before)
+
+
+def _job_config() -> Any:
+    """Return Ray's own settings of a job, without folders that we import nothing from. Ray puts the driver's working folder first
+    on the path of each worker, where a `tasks.py` of the user would hide ours; no parameter of `ray.init` prevents it.
+    """
+    from ray.job_config import JobConfig
+
+    class OurPath(JobConfig):
+        def _serialize(self) -> str:
+            ours = {os.path.abspath(path) for path in sys.path}
+            self._py_driver_sys_path = [path for path in self._py_driver_sys_path if path in ours]
+            return super()._serialize()
+
+    return OurPath()

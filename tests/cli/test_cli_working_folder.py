@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from client import Api
@@ -95,6 +96,46 @@ def test_a_command_on_plain_folders(place: Place) -> None:
     )
     place.datacomp("filter", "--metadata", "metadata", "-r", "mine.py", "--out", "subset.npy", DATACOMP_WORKERS="2")
     place.datacomp("filter", "--metadata", "metadata", "-r", "english", "--out", "subset.npy", DATACOMP_WORKERS="2")
+
+
+COSTLY = """
+import os, sys
+import polars as pl
+from datacomp_core.filters import RowFilter, register
+from datacomp_core.filters.base import FeatureFilter
+
+
+@register("in_workers")
+class InWorkers(RowFilter):
+    \"\"\"Every second row, and who says so.\"\"\"
+
+    cost = FeatureFilter.cost
+
+    def expression(self) -> pl.Expr:
+        with open({seen!r}, "a") as file:
+            file.write(f"{{os.getpid()}} {{' '.join(sys.orig_argv)}} {{sys.path}}\\n")
+        return pl.col("text").str.ends_with("even")
+"""
+
+
+@pytest.mark.parametrize("engine", [pytest.param("ray", marks=pytest.mark.slow), pytest.param("dask", marks=pytest.mark.slow)])
+def test_workers_of_a_cluster_import_nothing_from_it(engine: str, place: Place) -> None:
+    """Ray puts the driver's working folder first on its workers' path."""
+    (place.work / "metadata").mkdir()
+    for part in range(4):
+        uids = [f"{10_000 * part + row:032x}" for row in range(10_000)]
+        table = pl.DataFrame({"uid": uids, "text": [("odd" if int(uid, 16) % 2 else "even") for uid in uids]})
+        table.write_parquet(place.work / "metadata" / f"{part:08d}.parquet")
+    seen = place.work.parent / "seen"
+    (place.work / "mine.py").write_text(COSTLY.format(seen=str(seen)))
+    command = ("filter", "--metadata", "metadata", "-r", "mine.py", "--out", "subset.npy")
+    place.datacomp(*command, DATACOMP_WORKERS="2", DATACOMP_ENGINE=engine)
+    by = {"ray": "default_worker.py", "dask": "multiprocessing"}[engine]
+    workers = [line for line in seen.read_text().splitlines() if by in line]
+    assert workers, seen.read_text()
+    assert not any(f"'{place.work}'" in line or "''" in line for line in workers), workers[0]
+    chosen = np.load(place.work / "subset.npy")
+    assert len(chosen) == 20_000
 
 
 @pytest.mark.slow
