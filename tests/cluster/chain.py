@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from datacomp_core import engines
-from datacomp_core.artifacts import Artifact, Checkpoint, Embeddings, EvalSets, Pool, ShardSet, Spec, Subset
+from datacomp_core.artifacts import Artifact, Captioned, Checkpoint, Embeddings, EvalSets, Pool, ShardSet, Spec, Subset
 from datacomp_core.filters import Filter
 from datacomp_core.parts import SCHEMA
 from datacomp_core.settings import settings
@@ -277,6 +277,122 @@ def evaluated() -> Artifact:
     return evaluate(spec, made_checkpoint(Made(), store=store()), sets, store=store(), device="cpu,cpu", workers=workers())
 
 
+def captioned(**policy: Any) -> Captioned:
+    """Each pair with its own caption or one of a template."""
+    from datacomp_core.caption_policy import CaptionPolicy
+    from datacomp_core.captions.choose import choose_captions
+    from datacomp_core.captions.template import TemplateSpec, template_captions
+
+    made = template_captions(TemplateSpec(template="a picture of {text}"), pool(), (), store=store())
+    spec = CaptionPolicy(**policy or {"kind": "replace", "sources": ("template",)})
+    return choose_captions(spec, pool(), (made,), (), store=store(), workers=workers())
+
+
+DRAW: dict[str, Any] = {"kind": "draw", "weights": {"raw": 1, "template": 1}}
+
+
+def embedded_captions() -> Artifact:
+    from datacomp_core.captions.template import TemplateSpec, template_captions
+    from datacomp_core.embedding.captions import CaptionEmbedSpec, embed_captions
+
+    made = template_captions(TemplateSpec(template="a picture of {text}"), pool(), (), store=store())
+    scorers = (made_checkpoint(Made(), store=store()),)
+    spec = CaptionEmbedSpec(batch_size=16)
+    return embed_captions(spec, made, pool(), embedded(), scorers, store=store(), device=settings().device)
+
+
+def scored_captions() -> Artifact:
+    from datacomp_core.scores import score_of
+    from datacomp_core.scores.compute import score_captioned
+
+    wanted = score_of("metaclip")
+    assert wanted is not None
+    return score_captioned(wanted, pool(), None, None, None, captioned(), store=store(), workers=workers())
+
+
+def captioned_subset() -> Subset:
+    from datacomp_core.recipes.load import load_recipe
+    from datacomp_core.selection.select import SubsetSpec, select_subset
+
+    spec = SubsetSpec(recipe="text_based", filter=load_recipe("text_based").filter)
+    return select_subset(spec, pool(), (captioned(),), store=store(), workers=workers())
+
+
+def captioned_shards(is_view: bool) -> ShardSet:
+    from datacomp_core.caption_policy import CaptionPolicy
+    from datacomp_core.resharding.reshard import ReshardSpec, reshard_captions
+    from datacomp_core.resharding.view import view_captions
+
+    spec, draw = ReshardSpec(samples_per_shard=32, tolerated_missing=0.5), CaptionPolicy(**DRAW)
+    of = captioned(**DRAW)
+    if is_view:
+        return view_captions(spec, draw, chosen(), images(), of, store=store(), workers=workers())
+    return reshard_captions(spec, None, draw, chosen(), (images(),), of, None, store=store(), workers=workers())
+
+
+def viewed() -> ShardSet:
+    from datacomp_core.resharding.reshard import ReshardSpec
+    from datacomp_core.resharding.view import view
+
+    return view(ReshardSpec(tolerated_missing=0.5), chosen(), images(), store=store(), workers=workers())
+
+
+def learned() -> Artifact:
+    from datacomp_core.pool.download_columns import COLUMNS, LearnedSpec
+    from datacomp_core.pool.download_columns import learned as learn
+
+    return learn(LearnedSpec(from_images=COLUMNS), pool(), images(), store=store(), workers=workers())
+
+
+def clean(by: str) -> Artifact:
+    from datacomp_core.pool.decontaminate import DecontaminateSpec, decontaminate
+    from datacomp_core.pool.similar import SimilaritySpec, decontaminate_by_similarity
+
+    sets = made_sets(Made(), store=store())
+    if by == "hash":
+        return decontaminate(DecontaminateSpec(distance=16), images(), sets, store=store(), workers=workers())
+    return decontaminate_by_similarity(SimilaritySpec(similarity=0.9), embedded(), sets, store=store(), device="cpu")
+
+
+def imported_table() -> Pool:
+    """Urls and captions in a bucket, as somebody else left them there."""
+    from datacomp_core.pool.byod import ByodPoolSpec, import_pool
+
+    source = store().root / "given-tables"
+    if not source.files():
+        for number in range(3):
+            rows = [f"{WEB}/{row}.jpg,caption {row} of {number}" for row in range(number * 20, number * 20 + 30)]
+            source.write(f"{number}.csv", "\n".join(["url,text", *rows]).encode())
+    return import_pool(ByodPoolSpec(source=source.url, rows_per_part=20), store=store(), workers=workers())
+
+
+def imported_pictures(packed: bool) -> Pool | ShardSet:
+    from pictures import picture
+
+    from datacomp_core.pool.image_folder import FolderPoolSpec, import_folder, pack_folder
+
+    source = store().root / "given-pictures"
+    if not source.files():
+        for number in range(20):
+            source.write(f"class {number % 3}/{number}.jpg", picture(number))
+    spec = FolderPoolSpec(source=source.url, samples_per_shard=6)
+    made = import_folder(spec, store=store(), workers=workers())
+    return pack_folder(spec, made, store=store(), workers=workers()) if packed else made
+
+
+def adopted(shards: bool) -> Pool | ShardSet:
+    """Tars without any table or index."""
+    from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
+
+    source, ours = store().root / "given-tars", store().folder(images())
+    if not source.files():
+        for name in ours.files(".tar"):
+            source.write(name, ours.read(name))
+    spec = AdoptedPoolSpec(source=source.url)
+    made = adopt_metadata(spec, store=store(), workers=workers())
+    return adopt_shards(spec, made, store=store(), workers=workers()) if shards else made
+
+
 def trained() -> Checkpoint:
     """On all nodes of the settings."""
     from datacomp_core.scales import scale
@@ -331,11 +447,36 @@ STEPS: dict[str, Callable[[], Any]] = {
     "reshard": lambda: resharded(False),
     "reshard-faces": lambda: resharded(True),
     "mix": mixed,
+    "view": viewed,
+    "captions": captioned,
+    "captions-drawn": lambda: captioned(**DRAW),
+    "captions-embedded": embedded_captions,
+    "captions-scored": scored_captions,
+    "captions-filter": captioned_subset,
+    "captions-reshard": lambda: captioned_shards(False),
+    "captions-view": lambda: captioned_shards(True),
+    "learned": learned,
+    "clean": lambda: clean("hash"),
+    "clean-similar": lambda: clean("similarity"),
+    "import-table": imported_table,
+    "import-pictures": lambda: imported_pictures(False),
+    "import-packed": lambda: imported_pictures(True),
+    "adopt-pool": lambda: adopted(False),
+    "adopt-shards": lambda: adopted(True),
     "evaluate": evaluated,
 }
 OTHER_STEPS: dict[str, Callable[[], Any]] = {"train": trained}
 """Only where they are asked for."""
-UNSTEADY = ("_artifact.json", "_manifest.parquet", "report.json", "eval_results.jsonl", "reshard.json", "inputs.json")
+UNSTEADY = (
+    "_artifact.json",
+    "_manifest.parquet",
+    "report.json",
+    "eval_results.jsonl",
+    "reshard.json",
+    "inputs.json",
+    "source.parquet",
+    "source.json",
+)
 
 
 def digests(made: Any) -> dict[str, str]:
@@ -343,7 +484,11 @@ def digests(made: Any) -> dict[str, str]:
     if isinstance(made, Path):
         return {made.name: hashlib.sha256(made.read_bytes()).hexdigest()}
     folder = store().folder(made) if isinstance(made, Artifact) else made
-    names = [name for name in folder.files() if name.rsplit("/", 1)[-1] not in UNSTEADY and not name.startswith("tasks/")]
+    names = [
+        name
+        for name in folder.files()
+        if name.rsplit("/", 1)[-1] not in UNSTEADY and not name.startswith(("tasks/", "imported/"))
+    ]
     return {name: hashlib.sha256(_plain(name, folder.read(name))).hexdigest() for name in names}
 
 
@@ -361,11 +506,12 @@ def _plain(name: str, data: bytes) -> bytes:
 def small_is_enough() -> None:
     """Let workers do what is otherwise too little to start a process for."""
     from datacomp_core.evaluation import run
-    from datacomp_core.resharding import faces, mix, plan_inputs, reshard
+    from datacomp_core.resharding import captions, faces, mix, plan_inputs, reshard
     from datacomp_core.selection import worker_pool
 
     worker_pool.ROWS_FOR_PROCESSES = 0
     worker_pool.COSTLY_ROWS_FOR_A_PROCESS = worker_pool.COSTLIEST_ROWS_FOR_A_PROCESS = 1
+    captions.PARTS_WORTH_A_PROCESS = 1
     faces.PARTS_WORTH_A_PROCESS = plan_inputs.INDICES_WORTH_A_PROCESS = mix.INDICES_WORTH_A_PROCESS = 4
     reshard.SAMPLES_WORTH_A_PROCESS = 8
     run.BYTES_A_WORKER = 1
