@@ -163,7 +163,7 @@ def _one_part(choice: PolicyInputs, out: Folder, part: str) -> None:
         _write_features(choice, out, part, made)
     with out.writing(f"{SCORES}/{part}.parquet") as path:
         made.drop("place", "set", strict=False).write_parquet(path, compression="zstd")
-    out.write_json(f"tally/{part}.json", dict(counts))
+    out.write_json(f"tally/{part}.json", dict(sorted(counts.items())))
 
 
 def _pair_scores(choice: PolicyInputs, part: str) -> list[str]:

@@ -1,5 +1,5 @@
 """Accesses files of a bucket, or of any other fsspec file system, when requests fail, replies are lost and bodies are
-truncated. "Not there" is only what the store said; every other failure is an error, retried if that is harmless. A body is
+truncated. "Not there" is only what the store said twice; every other failure is an error, retried if that is harmless. A body is
 compared with the size that the store reports. After a refused or failed conditional write the store is asked what is there.
 """
 
@@ -18,7 +18,7 @@ from datacomp_core.errors import StoreError
 from datacomp_core.store import failures
 from datacomp_core.store.bulk import Bulk, bulk_of, is_plain
 from datacomp_core.store.clients import filesystem
-from datacomp_core.store.failures import CutError, again, is_refused, is_transient, refuse_lost_bucket, whole
+from datacomp_core.store.failures import CutError, again, is_refused, is_transient, refuse_lost_bucket, twice, whole
 from datacomp_core.store.local import is_unfinished
 
 PART_BYTES = 8 << 20
@@ -51,7 +51,7 @@ class BucketFiles:
         bulk, (key,) = self._bulk(path)
         if bulk is not None and (got := bulk.get(key, WHOLE_BYTES)) is not None and got[1] <= WHOLE_BYTES:
             return whole(*got, path)
-        data = self._read_by_s3fs(path)
+        data = twice(lambda: self._read_by_s3fs(path)) if bulk is None else self._read_by_s3fs(path)
         if bulk is not None and len(data) <= WHOLE_BYTES:
             bulk.failed()
         return data
@@ -89,7 +89,7 @@ class BucketFiles:
         bulk, keys = self._bulk(*paths)
         if bulk is not None and (quick := bulk.ranges(list(zip(keys, starts, ends, strict=True)))) is not None:
             return quick
-        found: list[bytes] = self.fs.cat_ranges(paths, starts, ends, on_error="raise")
+        found: list[bytes] = twice(lambda: self.fs.cat_ranges(paths, starts, ends, on_error="raise"))
         for path, start, end, data in zip(paths, starts, ends, found, strict=True):
             if len(data) != end - start:
                 raise CutError(errno.EIO, f"{len(data)} bytes came in place of {end - start}", path)
@@ -109,7 +109,7 @@ class BucketFiles:
 
     def file_size(self, path: str) -> int:
         """Bytes of a file. FileNotFoundError if there is no file."""
-        return again(lambda: self._file_size(path))
+        return again(lambda: twice(lambda: self._file_size(path)))
 
     def size(self, path: str) -> int | None:
         info = self._info(path)
@@ -126,7 +126,7 @@ class BucketFiles:
     def _info(self, path: str) -> dict[str, Any] | None:
         def ask() -> dict[str, Any] | None:
             try:
-                return self.fs.info(path)
+                return twice(lambda: self.fs.info(path))
             except FileNotFoundError as problem:
                 refuse_lost_bucket(problem)
                 return None

@@ -48,6 +48,14 @@ def again(request: Callable[[], R], *, is_write: bool = False) -> R:
     raise AssertionError("the last try returns or raises")
 
 
+def twice(request: Callable[[], R]) -> R:
+    """The answer of a read. "Not there" is believed once the store has said it twice, as an empty listing is."""
+    try:
+        return request()
+    except FileNotFoundError:
+        return request()
+
+
 def is_transient(problem: BaseException, *, is_write: bool = False) -> bool:
     """Whether another try may go better. A "not found" in answer to a write is: its own retry found an upload already ended."""
     if isinstance(problem, FileNotFoundError):
