@@ -189,18 +189,6 @@ def prepared_map(
         processes.close()
 
 
-def results_in_order(done: Iterable[tuple[T, R]], items: Iterable[T]) -> Iterator[R]:
-    """Yield the results of a map in the order of its (hashable) items; those that come early are kept until their turn."""
-    early: dict[T, R] = {}
-    waiting = iter(items)
-    turn = next(waiting, None)
-    for item, result in done:
-        early[item] = result
-        while turn in early:
-            yield early.pop(turn)
-            turn = next(waiting, None)
-
-
 class Processes(Generic[S]):
     """Processes of this machine, each with what it prepared once, for one map after another. They end with this one."""
 

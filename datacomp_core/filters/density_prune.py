@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from datacomp_core.filters.base import GlobalFilter, GlobalView, register
-from datacomp_core.parallel import results_in_order
+from datacomp_core.ordered_results import results_in_order
 from datacomp_core.shared_buckets import ROW, SharedBuckets
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
 from datacomp_core.vectors.nearest import nearest

@@ -6,21 +6,20 @@ of the images that are left, every step drops those of the lowest f' S f, until 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from datacomp_core.filters.base import GlobalFilter, GlobalView, Mask, register
+from datacomp_core.ordered_results import results_in_order
 
 Matrix = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
-R = TypeVar("R")
+MOST_IN_MEMORY = 64
+"""Matrices of parts that wait for a part before them: 5 MB each with 768 features."""
 
 
 @register("norm_sim_d")
@@ -48,7 +47,8 @@ class NormSimD(GlobalFilter):
     def decide_all(self, view: GlobalView) -> None:
         moment: Matrix | float = 0.0
         alive: dict[str, Mask] = {}
-        for part, (count, own) in _in_order(view.map(partial(_first, self, view), view.names), view.names):
+        found = results_in_order(view.map(partial(_first, self, view), view.names), view.names, MOST_IN_MEMORY)
+        for part, (count, own) in zip(view.names, found, strict=True):
             alive[part] = np.ones(count, np.bool_)
             moment = moment + own
         start = _count(alive)
@@ -73,23 +73,13 @@ class NormSimD(GlobalFilter):
                 gone[part][np.flatnonzero(alive[part])[~mine]] = True
                 alive[part] &= ~gone[part]
         lost = ((part, own) for (part, _), own in view.map(partial(_moment_of, self, view), gone.items()))
-        for _, own in _in_order(lost, list(gone)):
+        for own in results_in_order(lost, gone, MOST_IN_MEMORY):  # sums of floats must not depend on timing
             moment = moment - own
         return moment
 
 
 def _count(alive: dict[str, Mask]) -> int:
     return sum(int(mask.sum()) for mask in alive.values())
-
-
-def _in_order(found: Iterable[tuple[str, R]], names: Sequence[str]) -> Iterator[tuple[str, R]]:
-    """Yield results in the order of parts: sums of floats must not depend on timing."""
-    held: dict[str, R] = {}
-    left = deque(names)
-    for part, result in found:
-        held[part] = result
-        while left and left[0] in held:
-            yield left[0], held.pop(left.popleft())
 
 
 def _known(view: GlobalView, part: str) -> Rows:

@@ -23,13 +23,16 @@ from datacomp_core.errors import DataError
 from datacomp_core.exchange import Reachable, exchange, reachable
 from datacomp_core.machine_cache import CachedFile
 from datacomp_core.members import CAPTION, json_object
-from datacomp_core.parallel import prepared_map, results_in_order
+from datacomp_core.ordered_results import results_in_order
+from datacomp_core.parallel import prepared_map
 from datacomp_core.resharding.plan import Positions, Rows, locate
 from datacomp_core.shards import parse_sample
 from datacomp_core.store.folder import Folder, scratch
 from datacomp_core.tar import BLOCK, header
 
 PARTS_WORTH_A_PROCESS = 8
+MOST_PARTS_IN_MEMORY = 16
+"""Whose captions wait there for a part before them that takes longer."""
 SUMMARY = "captions.json"
 Captions = list[tuple[str, str]]
 """Source and text of each caption of a sample."""
@@ -224,5 +227,5 @@ def texts_of(
         texts = CaptionTexts(source, uid.open_subset(subset), folder)
         workers = min(workers, 1 + len(names) // PARTS_WORTH_A_PROCESS)
         prepare = partial(_wanted, source.folder, draws, reachable(shared, where, subset))
-        texts.fill(results_in_order(prepared_map(_find, names, prepare=prepare, workers=workers), names))
+        texts.fill(results_in_order(prepared_map(_find, names, prepare=prepare, workers=workers), names, MOST_PARTS_IN_MEMORY))
         yield texts

@@ -18,12 +18,12 @@ from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.exchange import Exchange, Reachable, exchange, reachable
+from datacomp_core.ordered_results import in_turn
 from datacomp_core.parallel import prepared_map
 from datacomp_core.progress import Progress
 from datacomp_core.resharding import shard_scan
 from datacomp_core.resharding.byte_ranges import InputTar
 from datacomp_core.resharding.loss_report import LossLedger, LossReport, open_ledger
-from datacomp_core.resharding.ordered_results import in_turn
 from datacomp_core.resharding.plan import Rows, SortBuckets, cut
 from datacomp_core.resharding.shard_scan import InputShard, ShardFolders
 from datacomp_core.resharding.spec import ReshardSpec

@@ -24,6 +24,7 @@ from datacomp_core.filters import (
     SoftCap,
     Threshold,
     Words,
+    norm_sim_d,
 )
 from datacomp_core.filters.sum_tree import SumTree
 from datacomp_core.store import Folder
@@ -145,7 +146,13 @@ def test_sem_dedup_drops_what_is_like_one_before(keep: Any, tmp_path: Path, monk
     assert len(expected) < len(known) - 10
 
 
-def test_norm_sim_d_shrinks_a_set_that_is_its_own_target(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held", [64, 0])
+def test_norm_sim_d_shrinks_a_set_that_is_its_own_target(held: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where matrices of parts that are done before their turn wait on the disk."""
+    monkeypatch.setattr(norm_sim_d, "MOST_IN_MEMORY", held)
+    if held == 0:
+        in_order = norm_sim_d.results_in_order
+        monkeypatch.setattr(norm_sim_d, "results_in_order", lambda done, *given: in_order(reversed(list(done)), *given))
     table = world.rows(10, 100)
     folder, images, _ = features.embedded(tmp_path / "m", table)
     tree = AllOf(filters=(Threshold(score="b32", at_least=-0.5), NormSimD(left=0.4, steps=7)))

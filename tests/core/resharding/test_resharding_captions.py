@@ -14,8 +14,8 @@ import reshard_world as world
 from datacomp_core.artifacts import Captioned
 from datacomp_core.caption_sets import json_keys
 from datacomp_core.errors import DataError
+from datacomp_core.resharding import captions, reshard
 from datacomp_core.resharding import copy as copying
-from datacomp_core.resharding import reshard
 from datacomp_core.resharding.captions import CaptionSource
 from datacomp_core.resharding.reshard import ReshardSpec, reshard_folders
 from datacomp_core.store import Folder
@@ -109,6 +109,22 @@ def test_a_killed_reshard_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch:
     other, _ = captioned(tmp_path / "d", uids[::-1], draws=False)
     with pytest.raises(DataError, match="captions differ"):
         reshard_folders(Folder(tmp_path / "pool"), where, Folder(tmp_path / "out"), SPEC, captions=other)
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_parts_that_are_read_before_their_turn_wait_on_the_disk(
+    draws: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first part takes longest, and no more than one part's captions are held."""
+    uids = world.write_pool(tmp_path / "pool")
+    source, _ = captioned(tmp_path / "c", uids, draws=draws)
+    where = world.write_subset(tmp_path / "s.npy", sorted(uids))
+    reshard_folders(Folder(tmp_path / "pool"), where, Folder(tmp_path / "whole"), SPEC, captions=source)
+    in_order = captions.prepared_map
+    monkeypatch.setattr(captions, "MOST_PARTS_IN_MEMORY", 0)
+    monkeypatch.setattr(captions, "prepared_map", lambda *given, **how: reversed(list(in_order(*given, **how))))
+    reshard_folders(Folder(tmp_path / "pool"), where, Folder(tmp_path / "out"), SPEC, captions=source)
+    assert world.files_of(tmp_path / "out") == world.files_of(tmp_path / "whole")
 
 
 def test_a_chosen_sample_without_a_caption_is_an_error(tmp_path: Path) -> None:

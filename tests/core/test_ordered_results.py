@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 import tracemalloc
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datacomp_core.ordered_results import MOST_IN_MEMORY, in_turn, results_in_order
 from datacomp_core.progress import LogProgress
 from datacomp_core.resharding import shard_scan
-from datacomp_core.resharding.ordered_results import MOST_IN_MEMORY, in_turn
 from datacomp_core.resharding.plan import ROW
 from datacomp_core.resharding.shard_scan import InputShard, LostSamples, ScannedShard
 
@@ -82,4 +83,19 @@ def test_a_hanging_shard_bounds_the_memory_and_is_named(number: int, hung: int, 
     assert peak < 4 * MOST_IN_MEMORY * made(0).nbytes + 300 * number
     assert any(f"wait for s3://bucket/{hung:08d}" in line for line in lines)
     assert "wait for" not in last
+    assert list(tmp_path.iterdir()) == [], "nothing is left on the disk"
+
+
+@pytest.mark.parametrize("most", [0, 1, 5, 1000])
+def test_results_come_in_the_order_of_their_items_whatever_was_done_first(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    items = [f"part {number}" for number in range(60)]
+    done = [(item, {"of": item, "values": np.arange(3)}) for item in items]
+    random.Random(most).shuffle(done)
+    found = list(results_in_order(done, items, most))
+    assert [one["of"] for one in found] == items
+    assert all((one["values"] == [0, 1, 2]).all() for one in found)
+    assert list(results_in_order([], [])) == []
     assert list(tmp_path.iterdir()) == [], "nothing is left on the disk"

@@ -1,16 +1,18 @@
-"""Passes on results in the order of their shards, in bounded memory. While one shard hangs, the others continue: early results
+"""Passes on results in the order of their shards or parts, in bounded memory. While one hangs, the others continue: early results
 wait in memory up to a limit, and beyond that on disk.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from datacomp_core.progress import Progress
+from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import scratch
 
+T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_IN_MEMORY = 1024
@@ -18,12 +20,29 @@ TELL_WAITING = 256
 """Results that wait for one shard, from which on the progress says which it is."""
 
 
+def results_in_order(done: Iterable[tuple[T, R]], items: Iterable[T], most_in_memory: int = MOST_IN_MEMORY) -> Iterator[R]:
+    """The results of a map in the order of its (hashable) items. `most_in_memory` of them wait there, the others on the disk."""
+    number = {item: place for place, item in enumerate(items)}
+    found = ((number[item], result) for item, result in done)
+    return in_turn(found, {}, _pickled, _unpickled, most_in_memory=most_in_memory)
+
+
+def _pickled(path: Path, result: Any) -> None:
+    with path.open("wb") as file:
+        pickle.dump(result, file, pickle.HIGHEST_PROTOCOL)
+
+
+def _unpickled(path: Path, number: int) -> Any:
+    return pickle.loads(path.read_bytes())
+
+
 def in_turn(
     found: Iterable[tuple[int, R]],
     names: dict[int, str],
     save: Callable[[Path, R], None],
     load: Callable[[Path, int], R],
-    progress: Progress,
+    progress: Progress = NO_PROGRESS,
+    most_in_memory: int = MOST_IN_MEMORY,
 ) -> Iterator[R]:
     """The results of `(number, result)` by number, from 0 on without a gap. `names` are of the shards, for the progress.
 
@@ -35,7 +54,7 @@ def in_turn(
         disk: set[int] = set()
         for number, result in found:
             progress.advance()
-            if number == turn or len(memory) < MOST_IN_MEMORY:
+            if number == turn or len(memory) < most_in_memory:
                 memory[number] = result
             else:
                 save(_file(local, number), result)
@@ -59,4 +78,4 @@ def in_turn(
 
 
 def _file(local: Path, number: int) -> Path:
-    return local / f"{number:08d}.npz"
+    return local / f"{number:08d}"
