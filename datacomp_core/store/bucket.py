@@ -156,8 +156,15 @@ class BucketFiles:
         return None if info is None or info["type"] == "directory" else _detail(info)
 
     def _listed(self, root: str) -> list[dict[str, Any]]:
-        """As `_found`. A listing without a file is asked for again before it is believed."""
-        return again(lambda: list(self._found(root))) or again(lambda: list(self._found(root)))
+        """As `_found`. A listing without a file is asked for again before it is believed, and once more where s3fs, which then asks
+        for `root` itself, answers that it is a folder.
+        """
+        for left in (2, 1, 0):
+            found = again(lambda: list(self._found(root)))
+            files = [info for info in found if info["type"] != "directory"]
+            if files or not left or (left == 1 and not found):
+                return files
+        raise AssertionError("the last listing is believed")
 
     def _found(self, root: str) -> Iterator[dict[str, Any]]:
         """Every file below `root`. fsspec's own `find` takes a folder that cannot be listed for an empty one; s3fs's does not."""

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from machines import BUCKET, SHARED, TREE, Machine, machines, why_not
-from two_sides import dask_cluster, ray_cluster
+from two_sides import dask_cluster, join_dask, join_ray, ray_cluster
 
 REASON = why_not()
 pytestmark = [
@@ -69,6 +69,48 @@ def test_a_worker_that_is_killed_in_mid_step_does_not_end_it(engine: str) -> Non
             shared, _ = run(a, {**store("shared"), **cluster, "DATACOMP_ENGINE": engine}, "images")
         assert killed[-1] == 1
         assert shared == alone
+
+
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+def test_a_machine_that_is_taken_away_in_mid_step_does_not_end_it(engine: str) -> None:
+    """All that runs on one of two workers' machines is gone at once, and does not come back."""
+    with machines("machine-a", "machine-b", "machine-c") as (a, b, c):
+        alone, _ = run(a, store("alone"), "images")
+        cluster = ray_cluster(a, b) if engine == "ray" else dask_cluster(a, b)
+        join_ray(a, c, cpus=2) if engine == "ray" else join_dask(a, c)
+        given = {**store("shared"), "DATACOMP_WORKERS": "4", **cluster, "DATACOMP_ENGINE": engine}
+        with killing(lambda: b.kill_all("(ray|distributed|multiprocessing)") if _some_are_written(a, "shared") else 0) as killed:
+            shared, log = run(a, given, "images")
+        assert killed[-1] > 1
+        assert shared == alone
+        assert "items on machine-c" in log
+
+
+def test_two_drivers_on_two_machines_at_one_address_make_one_artifact() -> None:
+    """Both begin at once; both end with the same; one of two more is killed, and the other's is what it would have made."""
+    with machines("machine-a", "machine-b") as (a, b):
+        alone, _ = run(a, store("alone"), "images")
+        given = {"PYTHONPATH": str(TREE), "DATACOMP_DEVICE": "cpu", **store("both")}
+        command = [sys.executable, "-u", CHAIN, "images"]
+        other = b.start(command, given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        both, _ = run(a, store("both"), "images")
+        told, log = other.communicate(timeout=1500)
+        assert other.returncode == 0, log[-3000:]
+        assert json.loads(told.splitlines()[-1])["digests"] == both["images"] == alone["images"]
+        assert len(records(a, "both")) == 1
+        other = b.start(command, {**given, **store("killed")}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with killing(lambda: b.kill_all("chain.py") if _some_are_written(a, "killed") else 0) as killed:
+            ended, _ = run(a, store("killed"), "images")
+            other.wait(timeout=1500)
+        assert ended == alone
+        assert len(records(a, "killed")) == 1
+        del killed  # one of them may have ended before a picture was seen
+
+
+def records(machine: Machine, name: str) -> list[str]:
+    script = f"import s3fs; print('\\n'.join(s3fs.S3FileSystem().find({BUCKET + '/' + name + '/shards'!r})))"
+    found = machine.run([sys.executable, "-c", script]).stdout.splitlines()
+    return [line for line in found if line.rsplit("/", 1)[-1].startswith("_artifact")]
 
 
 def _some_are_written(machine: Machine, name: str) -> bool:

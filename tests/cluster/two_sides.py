@@ -39,10 +39,15 @@ def dask_cluster(driver: Machine, other: Machine, workers: int = 2, gpus: int = 
     scheduler = ["distributed.cli.dask_scheduler", f"--host={driver.address}", "--port=8786", "--no-dashboard"]
     driver.start([*_python(*scheduler)], HERE, **quiet)
     time.sleep(2)
+    join_dask(driver, other, workers, gpus)
+    return {"DATACOMP_ENGINE": "dask", "DASK_SCHEDULER_ADDRESS": f"tcp://{driver.address}:8786"}
+
+
+def join_dask(driver: Machine, other: Machine, workers: int = 2, gpus: int = 0) -> None:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     worker = ["distributed.cli.dask_worker", f"tcp://{driver.address}:8786", f"--host={other.address}", f"--nworkers={workers}"]
     resources = ["--resources", f"GPU={gpus}"] if gpus else []
     other.start([*_python(*worker), "--nthreads=1", "--no-dashboard", "--memory-limit=0", *resources], HERE, **quiet)
-    return {"DATACOMP_ENGINE": "dask", "DASK_SCHEDULER_ADDRESS": f"tcp://{driver.address}:8786"}
 
 
 def _python(module: str, *arguments: str) -> list[str]:

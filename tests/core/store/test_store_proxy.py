@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,41 @@ def check(spec: ProxySpec, store: Store) -> None:
     found = store.folder(outcome.artifact)
     assert {name: found.read(name) for name in found.files()} == FILES
     assert store.missing(outcome.record) == ""
+
+
+def test_one_answer_that_nothing_is_there_is_believed_by_no_reader(
+    proxy: FaultyProxy, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty listing or a 404 at any request of a reading, and of a removal, as the real client meets them."""
+    calm = Folder(s3_url)
+    for name in ("a/x", "a/y", "b"):
+        calm.write(name, name.encode())
+    asked: dict[str, tuple[Callable[[Folder], Any], Any]] = {
+        "files": (lambda folder: list(folder.files()), ["a/x", "a/y", "b"]),
+        "files below": (lambda folder: list((folder / "a").files()), ["x", "y"]),
+        "details": (lambda folder: list((folder / "a").details()), ["x", "y"]),
+        "names": (lambda folder: (folder.names(), folder.folders()), (["b"], ["a"])),
+        "exists": (lambda folder: [folder.exists(name) for name in ("a/x", "b", "a", "c")], [True, True, True, False]),
+        "mark": (lambda folder: folder.mark("b"), calm.mark("b")),
+        "size": (lambda folder: folder.size("a/y"), 3),
+        "read": (lambda folder: folder.read("a/x"), b"a/x"),
+        "range": (lambda folder: folder.read_range("a/x", 1, 3), b"/x"),
+        "stream": (lambda folder: folder.open("b").read(), b"b"),
+    }
+    for what, (ask, expected) in asked.items():
+        for fault in ("empty list", "404"):
+            with through(proxy, monkeypatch, s3_url) as store:
+                proxy.number, proxy.planned = 0, {}
+                assert ask(store.root) == expected
+                for number in range(proxy.number):
+                    proxy.number, proxy.planned = 0, {number: fault}
+                    assert ask(store.root) == expected, (what, fault, number)
+    for number in range(6):
+        calm.write("gone/z", b"z")
+        with through(proxy, monkeypatch, s3_url) as store:
+            proxy.number, proxy.planned = 0, {number: "empty list"}
+            store.root.remove("gone")
+        assert calm.size("gone/z") is None, "a removal that says it is done has removed"
 
 
 @pytest.mark.slow
