@@ -156,8 +156,8 @@ class BucketFiles:
         return None if info is None or info["type"] == "directory" else _detail(info)
 
     def _listed(self, root: str) -> list[dict[str, Any]]:
-        """As `_found`. A listing without a file is asked for again before it is believed, and once more where s3fs, which then asks
-        for `root` itself, answers that it is a folder.
+        """The files of `_found`. A listing without one is asked for again before it is believed, and once more where s3fs, which
+        then asks for `root` itself, answers that it is a folder.
         """
         for left in (2, 1, 0):
             found = again(lambda: list(self._found(root)))

@@ -230,6 +230,18 @@ def listed_and_distinct() -> Subset:
     return selected(asked)
 
 
+def quota() -> Subset:
+    """Concepts in a table that only the driver has."""
+    from pydantic import TypeAdapter
+
+    from datacomp_core.filters.base import WholeFilter
+
+    path = Path("/tmp/concepts.jsonl")
+    lines = [{"uid": uid(row), "concepts": [f"c{row % 7}", f"d{row % 5}"]} for row in range(0, PARTS * ROWS, 2)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return selected(TypeAdapter(WholeFilter).validate_python({"kind": "concept_quota", "annotations": str(path), "quota": 20}))
+
+
 def joined() -> Folder:
     """`datacomp filter --metadata --scores --out` with scores in an order of their own."""
     from datacomp_core.exchange import exchange
@@ -440,6 +452,17 @@ STEPS: dict[str, Callable[[], Any]] = {
     "filter-sem": lambda: subset(f"sem_dedup:features=tiny,epsilon=0.2,centroids={centroids()}"),
     "filter-sim": lambda: subset(
         "norm_sim_d:features=tiny,fraction=0.8,steps=4,drawings=2", scores=["neg_clip_loss:drawings=2,features=tiny"]
+    ),
+    "filter-density": lambda: subset(f"density_prune:features=tiny,centroids={centroids()},dedup=0.2,fraction=0.7"),
+    "filter-d2": lambda: subset(f"d2_prune:features=tiny,centroids={centroids()},neighbors=2,left=0.5"),
+    "filter-submodular": lambda: subset(f"submodular:features=tiny,target={centroids()},units=64,active=8,left=0.5"),
+    "filter-sampling": lambda: subset("text_sampling:num_draws=200"),
+    "filter-clusters-sampling": lambda: subset(f"image_cluster_sampling:features=tiny,centroids={centroids()},num_draws=200"),
+    "filter-quota": quota,
+    "filter-metaclip": lambda: subset("metaclip:t=2", scores=["metaclip"]),
+    "filter-clear": lambda: subset(
+        "clear_pictures:sharpness=1,brightness=0.1,information=0.1",
+        scores=[f"picture_quality:measure={name}" for name in ("sharpness", "brightness", "information")],
     ),
     "filter-listed": lambda: subset(f"listed:uids={listed()}"),
     "filter-listed-distinct": listed_and_distinct,
