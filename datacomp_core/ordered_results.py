@@ -4,10 +4,11 @@ wait in memory up to a limit, and beyond that on disk.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import scratch
@@ -20,20 +21,31 @@ TELL_WAITING = 256
 """Results that wait for one shard, from which on the progress says which it is."""
 
 
-def results_in_order(done: Iterable[tuple[T, R]], items: Iterable[T], most_in_memory: int = MOST_IN_MEMORY) -> Iterator[R]:
-    """The results of a map in the order of its (hashable) items. `most_in_memory` of them wait there, the others on the disk."""
+def results_in_order(
+    done: Iterable[tuple[T, R]],
+    items: Iterable[T],
+    most_in_memory: int = MOST_IN_MEMORY,
+    save: Callable[[Path, R], None] | None = None,
+    load: Callable[[Path, int], R] | None = None,
+) -> Iterator[R]:
+    """The results of a map in the order of its (hashable) items. `most_in_memory` of them wait there, the others on the disk.
+
+    Without `save` and `load` they are tuples of arrays and numbers.
+    """
     number = {item: place for place, item in enumerate(items)}
     found = ((number[item], result) for item, result in done)
-    return in_turn(found, {}, _pickled, _unpickled, most_in_memory=most_in_memory)
+    return in_turn(found, {}, save or _save_arrays, load or _load_arrays, most_in_memory=most_in_memory)
 
 
-def _pickled(path: Path, result: Any) -> None:
+def _save_arrays(path: Path, result: Any) -> None:
     with path.open("wb") as file:
-        pickle.dump(result, file, pickle.HIGHEST_PROTOCOL)
+        np.savez(file, *result)
 
 
-def _unpickled(path: Path, number: int) -> Any:
-    return pickle.loads(path.read_bytes())
+def _load_arrays(path: Path, number: int) -> Any:
+    with np.load(path, allow_pickle=False) as kept:
+        found = [kept[f"arr_{place}"] for place in range(len(kept.files))]
+    return tuple(one if one.ndim else one.item() for one in found)
 
 
 def in_turn(

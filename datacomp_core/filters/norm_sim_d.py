@@ -72,8 +72,8 @@ class NormSimD(GlobalFilter):
                 gone[part] = np.zeros(len(alive[part]), np.bool_)
                 gone[part][np.flatnonzero(alive[part])[~mine]] = True
                 alive[part] &= ~gone[part]
-        lost = ((part, own) for (part, _), own in view.map(partial(_moment_of, self, view), gone.items()))
-        for own in results_in_order(lost, gone, MOST_IN_MEMORY):  # sums of floats must not depend on timing
+        lost = ((part, (own,)) for (part, _), own in view.map(partial(_moment_of, self, view), gone.items()))
+        for (own,) in results_in_order(lost, gone, MOST_IN_MEMORY):  # sums of floats must not depend on timing
             moment = moment - own
         return moment
 

@@ -227,5 +227,18 @@ def texts_of(
         texts = CaptionTexts(source, uid.open_subset(subset), folder)
         workers = min(workers, 1 + len(names) // PARTS_WORTH_A_PROCESS)
         prepare = partial(_wanted, source.folder, draws, reachable(shared, where, subset))
-        texts.fill(results_in_order(prepared_map(_find, names, prepare=prepare, workers=workers), names, MOST_PARTS_IN_MEMORY))
+        found = prepared_map(_find, names, prepare=prepare, workers=workers)
+        texts.fill(results_in_order(found, names, MOST_PARTS_IN_MEMORY, _save, _load))
         yield texts
+
+
+def _save(path: Path, found: _Found) -> None:
+    captions = json.dumps(found.captions, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    with path.open("wb") as file:
+        np.savez(file, first=found.first, captions=np.frombuffer(captions, np.uint8))
+
+
+def _load(path: Path, number: int) -> _Found:
+    with np.load(path, allow_pickle=False) as kept:
+        captions = json.loads(kept["captions"].tobytes().decode("utf-8", "surrogatepass"))
+        return _Found(kept["first"], [[(source, text) for source, text in some] for some in captions])

@@ -92,10 +92,9 @@ def test_results_come_in_the_order_of_their_items_whatever_was_done_first(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     items = [f"part {number}" for number in range(60)]
-    done = [(item, {"of": item, "values": np.arange(3)}) for item in items]
+    done = [(item, (place, np.full(3, place), 0.5)) for place, item in enumerate(items)]
     random.Random(most).shuffle(done)
     found = list(results_in_order(done, items, most))
-    assert [one["of"] for one in found] == items
-    assert all((one["values"] == [0, 1, 2]).all() for one in found)
+    assert [(place, values.tolist(), half) for place, values, half in found] == [(n, [n, n, n], 0.5) for n in range(60)]
     assert list(results_in_order([], [])) == []
     assert list(tmp_path.iterdir()) == [], "nothing is left on the disk"
