@@ -300,6 +300,43 @@ def captioned(**policy: Any) -> Captioned:
     return choose_captions(spec, pool(), (made,), (), store=store(), workers=workers())
 
 
+def template_set() -> str:
+    """The captions of a template, as a plain folder of the bucket has them."""
+    from datacomp_core.captions.template import TemplateSpec, template_captions
+
+    return template_captions(TemplateSpec(template="a picture of {text}"), pool(), (), store=store()).address
+
+
+def command(*words: str) -> None:
+    """`datacomp WORDS`, in this process."""
+    from deployments.cli import main
+
+    if not main.app.registered_commands:
+        main.register()
+    main.app(list(words), standalone_mode=False)
+
+
+def command_filter() -> Folder:
+    """Captions and a costly filter over a plain folder of the bucket; the subset is written to the driver's own disk."""
+    metadata, out = (store().folder(pool()) / "metadata").url, Path("/tmp/plain/subset.npy")
+    out.parent.mkdir(exist_ok=True)
+    out.unlink(missing_ok=True)
+    plan = Path("/tmp/policy.yaml")
+    plan.write_text(json.dumps({"captions": [template_set()], "policy": {"first_of": ["template", "raw"]}}))
+    command("filter", "--metadata", metadata, "--captions", str(plan), "-r", "text_based", "--out", str(out))
+    return Folder(out.parent)
+
+
+def command_reshard() -> Folder:
+    metadata, shards = (store().folder(pool()) / "metadata").url, store().folder(images()).url
+    plan, out = Path("/tmp/policy.yaml"), store().root / "plain-shards"
+    plan.write_text(json.dumps({"captions": [template_set()], "policy": {"first_of": ["template", "raw"]}}))
+    subset = store().folder(chosen()).at("subset.npy")
+    given = ("--metadata", metadata, "--captions", str(plan), "--samples-per-shard", "32", "--tolerated-missing", "0.5")
+    command("reshard", "--shards", shards, "--subset", subset, "--out", out.url, *given)
+    return out
+
+
 DRAW: dict[str, Any] = {"kind": "draw", "weights": {"raw": 1, "template": 1}}
 
 
@@ -478,6 +515,8 @@ STEPS: dict[str, Callable[[], Any]] = {
     "captions-filter": captioned_subset,
     "captions-reshard": lambda: captioned_shards(False),
     "captions-view": lambda: captioned_shards(True),
+    "command-filter": command_filter,
+    "command-reshard": command_reshard,
     "learned": learned,
     "clean": lambda: clean("hash"),
     "clean-similar": lambda: clean("similarity"),

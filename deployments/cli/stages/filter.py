@@ -231,8 +231,8 @@ def _chosen(
         terminal.notes.print(f"joined by uid: {url}: {', '.join(f'{name} {number:,}' for name, number in vars(counts).items())}")
     named = {RAW: given}
     if places.captions:
-        named = _named(given, places.captions, wanted.filter, Folder(local) / "named", workers, progress)
-        given = _captioned(given, places.captions, Folder(local) / "captioned", workers, progress)
+        named = _named(given, places.captions, wanted.filter, shared.folder / "named", workers, progress)
+        given = _captioned(given, places.captions, shared.folder / "captioned", workers, progress)
     require_columns(wanted.filter, given)
     for name, some in named_captions(wanted.filter).items():
         for each in some if name in named else ():

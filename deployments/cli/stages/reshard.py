@@ -16,6 +16,7 @@ from deployments.cli.stages import run_to_stage
 from deployments.cli.sweeps import captions_of, encoders_of, mix_of
 
 if TYPE_CHECKING:
+    from datacomp_core.exchange import Exchange
     from datacomp_core.resharding.captions import CaptionSource
     from datacomp_core.resharding.shard_scan import ShardFolders
 
@@ -98,6 +99,7 @@ def reshard(
         raise SpecError("--metadata needs --faces (what to do with faces) or --captions (which captions): add one of them.")
     if scores and not captions:
         raise SpecError("--scores goes with --captions: a policy may compare scores.")
+    from datacomp_core.exchange import exchange
     from datacomp_core.resharding import reshard as core
 
     spec = core.ReshardSpec(samples_per_shard=samples_per_shard, seed=seed, shuffle=shuffle, tolerated_missing=tolerated_missing)
@@ -115,8 +117,10 @@ def reshard(
         faced = (
             core.FaceTreatment(core.FaceSpec(treatment=faces, quality=quality), Folder(metadata)) if faces and metadata else None
         )
-        with scratch() as local:
-            texts = _captions(captions, metadata, scores or [], local, workers, progress) if captions and metadata else None
+        with scratch() as local, exchange(Folder(out)) as shared:
+            texts = (
+                _captions(captions, metadata, scores or [], local, shared, workers, progress) if captions and metadata else None
+            )
             how: dict[str, Any] = {"faced": faced, "captions": texts, "workers": workers, "progress": progress}
             account = core.reshard_folders(inputs, subset, Folder(out), spec, **how)
     _show(f"Resharded into {out}", out, account.counts(), json=json)
@@ -133,15 +137,19 @@ def _mixed(
     return f"{made}/{SUBSET}", replace(inputs, places=f"{made}/{PLACES}")
 
 
-def _captions(policy: str, metadata: str, scores: list[str], local: Path, workers: int, progress: Any) -> CaptionSource:
-    """Apply a policy to the captions of a folder of metadata."""
+def _captions(
+    policy: str, metadata: str, scores: list[str], local: Path, shared: Exchange, workers: int, progress: Any
+) -> CaptionSource:
+    """Apply a policy to the captions of a folder of metadata. `shared` contains what the workers write and read."""
     from datacomp_core.pool_source import PoolSource
     from datacomp_core.resharding.captions import CaptionSource
     from datacomp_core.selection.aligned import aligned
     from deployments.cli.stages.captions import choice_of, chosen
 
-    given, _ = aligned(PoolSource(Folder(metadata), tuple(Folder(url) for url in scores)), local / "scores")
-    choice, out = choice_of(policy, given, trains=True), Folder(local / "captioned")
+    given, _ = aligned(
+        PoolSource(Folder(metadata), tuple(Folder(url) for url in scores)), local / "joins", shared.folder / "aligned"
+    )
+    choice, out = choice_of(policy, given, trains=True), shared.folder / "captioned"
     return CaptionSource(chosen(choice, out, workers, progress), out, choice.spec.weights)
 
 
