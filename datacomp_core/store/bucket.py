@@ -27,6 +27,7 @@ MOST_PARTS = 10_000
 WHOLE_BYTES = 32 << 20
 """A larger file is read in ranges of this size at once."""
 DELETE_KEYS = 1000
+OLD_UPLOAD_SECONDS = 24 * 3600
 
 
 class BucketFiles:
@@ -272,6 +273,16 @@ class BucketFiles:
     def sweep(self, root: str) -> None:
         """Abort the uploads in parts below `root` that killed writers left."""
         self._abort(root, self.uploads(root))
+
+    def sweep_left_behind(self, root: str) -> None:
+        """Abort the uploads in parts below `root` that are too old for a writer to be at work. A key that may not list uploads
+        leaves them to a lifecycle rule.
+        """
+        before = time.time() - OLD_UPLOAD_SECONDS
+        try:
+            self._abort(root, [upload for upload in self.uploads(root) if upload["Initiated"].timestamp() < before])
+        except PermissionError:
+            return
 
     def abort(self, path: str, before: float) -> None:
         """Abort the uploads of one file that were begun before a time (seconds since 1970)."""

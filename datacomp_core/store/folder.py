@@ -309,13 +309,16 @@ class Folder:
             self._ask(name, lambda: disk.abort(self.at(name), before))
 
     def sweep_left_behind(self, name: str = "") -> None:
-        """Remove the unfinished files of processes of this machine that have ended, while others may be at work.
+        """Remove the unfinished files of processes of this machine that have ended, while others may be at work; in a bucket,
+        uploads in parts that are a day old.
 
-        With a `name` only those of this file: for a file in a folder that is not ours.
+        With a `name` only those of this file on a disk: for a file in a folder that is not ours.
         """
         if isinstance(self.disk, LocalFiles):
             sweep = self.disk.sweep_beside if name else self.disk.sweep_left_behind
             self._ask(name, partial(sweep, self.at(name) if name else self.url))
+        elif isinstance(self.disk, BucketFiles) and not name:
+            self._ask("", partial(self.disk.sweep_left_behind, self.url))
 
     # ---------------------------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ POOL = ("--metadata", "metadata", "--features", "features", "--by-position")
 COMMANDS: dict[str, Callable[[str], tuple[str, ...]]] = {
     "filter": lambda out: ("filter", *POOL, "--keep-scores", f"{out}/kept", "-r", "neg_clip_loss", "--out", f"{out}/subset.npy"),
     "cluster": lambda out: ("cluster", *POOL[:4], "--num-clusters", "3", "--captions", "any", "--out", f"{out}/centroids.npy"),
+    "captions": lambda out: ("captions", "template", "a picture of {text}", "--metadata", "metadata", "--out", out),
     "subset": lambda out: ("subset", "union", "one.npy", "two.npy", "--out", f"{out}/both.npy"),
     "convert": lambda out: ("convert-checkpoint", "model.pt", f"{out}/weights.safetensors"),
     "embed": lambda out: ("embed", *POOL[:2], "--shards", "shards", "--encoder", "mine=./model", "--out", out),
