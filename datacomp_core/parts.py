@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from datacomp_core.errors import DataError
+from datacomp_core.errors import DataError, StoreError
 from datacomp_core.store.folder import Folder
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,17 @@ def scan_tables(folder: Folder, *names: str) -> pl.LazyFrame:
     """Parquet files of a folder, lazily, one after another. Their names are names: `[`, `*` and `?` are not patterns."""
     urls = [folder.at(name) for name in names]
     return pl.scan_parquet(urls, storage_options=storage_options(folder), glob=False, hive_partitioning=False)
+
+
+def store_fault(problem: BaseException, folder: Folder, name: str) -> StoreError | None:
+    """The error to raise if polars could not read a file of a bucket for a reason that does not lie in the file: a failing
+    server, an expired token, a cut connection, a 404 for what is there. None if the file itself is at fault, or on a disk.
+    """
+    if folder.is_local or not isinstance(problem, OSError):
+        return None
+    if isinstance(problem, FileNotFoundError) and not folder.exists(name):
+        return None
+    return StoreError(f"Cannot read {folder.at(name)}: {str(problem).strip().splitlines()[0]}")
 
 
 def storage_options(folder: Folder) -> dict[str, Any] | None:

@@ -273,6 +273,9 @@ class _Told:
 
     def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
         if isinstance(problem, (pl.exceptions.PolarsError, OSError)):
+            for folder in (self.source.metadata, *self.source.scores):
+                if fault := parts.store_fault(problem, folder, f"{self.part}.parquet"):
+                    raise fault from problem
             where = " or ".join(folder.at(f"{self.part}.parquet") for folder in (self.source.metadata, *self.source.scores))
             reason = str(problem).strip().splitlines()[0]
             raise DataError(f"{where} cannot be read ({reason}): make or fetch it again.") from problem

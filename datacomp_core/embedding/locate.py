@@ -16,7 +16,7 @@ import polars as pl
 from datacomp_core import uid
 from datacomp_core.embedding.assemble import Span
 from datacomp_core.errors import DataError
-from datacomp_core.parts import scan, scan_tables
+from datacomp_core.parts import scan, scan_tables, store_fault
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.shards import INDEX, check_indexes, index_names, index_shard, shard_names
 from datacomp_core.store.folder import Folder
@@ -38,6 +38,8 @@ def count_rows(metadata: Folder, parts: list[str]) -> dict[str, int]:
         try:
             counts[part] = int(scan(metadata, part).select(pl.len()).collect().item())
         except (pl.exceptions.PolarsError, OSError) as problem:
+            if fault := store_fault(problem, metadata, f"{part}.parquet"):
+                raise fault from problem
             raise DataError(f"{metadata.at(part)}.parquet is not readable metadata: {problem}") from problem
     return counts
 

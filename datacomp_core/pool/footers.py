@@ -8,7 +8,7 @@ import polars as pl
 
 from datacomp_core.errors import DataError
 from datacomp_core.parallel import concurrently
-from datacomp_core.parts import scan
+from datacomp_core.parts import scan, store_fault
 from datacomp_core.store.folder import Folder
 
 
@@ -20,6 +20,8 @@ def num_rows(metadata: Folder, part: str, needed: Sequence[str]) -> int:
         columns = frame.collect_schema().names()
         rows = int(frame.select(pl.len()).collect().item())
     except (pl.exceptions.PolarsError, OSError) as problem:
+        if fault := store_fault(problem, metadata, f"{part}.parquet"):
+            raise fault from problem
         first = str(problem).split("\n", 1)[0]
         raise DataError(f"{where} cannot be read as parquet ({first}): fetch the metadata again.") from problem
     if "uid" in needed and (kind := frame.collect_schema().get("uid", pl.String())) != pl.String:

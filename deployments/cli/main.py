@@ -52,13 +52,20 @@ def sentence(problem: BaseException) -> tuple[str, int]:
     error = blamed(problem) or (library_error(problem) if isinstance(problem, ImportError) else None)
     if isinstance(error, DatacompError):
         return str(error), error.exit_status
-    if isinstance(problem, OSError) and problem.errno == errno.ENOSPC:
-        return str(DiskFullError(problem.filename)), 1
-    if isinstance(problem, PermissionError):
-        return f"No permission for {problem.filename}.", 1
+    if isinstance(problem, OSError) and (told := _of_files(problem)):
+        return told, 1
     if type(problem).__module__.startswith("httpx") and "PREFECT_API_URL" in os.environ:
         return f"The Prefect server at {os.environ['PREFECT_API_URL']} does not answer: start it, or unset PREFECT_API_URL.", 1
     raise problem
+
+
+def _of_files(problem: OSError) -> str:
+    """One sentence for a disk or a bucket that failed; empty for what is a bug of ours."""
+    if problem.errno == errno.ENOSPC:
+        return str(DiskFullError(problem.filename))
+    if str(problem).startswith("object-store error"):  # polars' client of buckets
+        return f"A file of the bucket cannot be read: {str(problem).splitlines()[0]}. Run the same command again."
+    return f"No permission for {problem.filename}." if isinstance(problem, PermissionError) else ""
 
 
 def _validation(problem: Any) -> str:

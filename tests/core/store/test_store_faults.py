@@ -14,9 +14,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import DataError, MissingFileError, StoreError
 from datacomp_core.leaderboard.board.garbage_collection import remove, unused
-from datacomp_core.store import Folder, Store, failures, lease, listing, scratch, step
+from datacomp_core.store import Folder, Store, bucket, failures, lease, listing, scratch, step
 from datacomp_core.store import format as store_format
 from datacomp_core.store.change import begin, changing, finish
+from datacomp_core.store.claim import claim
 from datacomp_core.store.format import require_format
 from datacomp_core.store.local import temporary_of
 
@@ -420,6 +421,19 @@ def test_uploads_of_killed_processes_are_shown_and_swept(s3_url: str) -> None:
     assert found.path == "pools/x/y/attempt-1/a.tar"
     remove(store, [found])
     assert unused(store, older_than_hours=0) == []
+
+
+def test_old_uploads_below_a_plain_folder_are_swept_by_the_next_command(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    fs, (name, _, prefix) = s3fs.S3FileSystem(), s3_url.removeprefix("s3://").partition("/")
+    fs.call_s3("create_multipart_upload", Bucket=name, Key=f"{prefix}/out/a.tar")
+    fs.call_s3("create_multipart_upload", Bucket=name, Key=f"{prefix}/another/a.tar")
+    claim(Folder(f"{s3_url}/out"), {"of": "it"})
+    assert [one.name for one in Folder(s3_url).uploads()] == ["another/a.tar", "out/a.tar"], "somebody may be at work"
+    monkeypatch.setattr(bucket, "OLD_UPLOAD_SECONDS", -60)
+    claim(Folder(f"{s3_url}/out"), {"of": "it"})
+    assert [one.name for one in Folder(s3_url).uploads()] == ["another/a.tar"]
 
 
 def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
