@@ -35,6 +35,7 @@ class Attempt:
 
     def check_still_ours(self) -> None:
         """LostProcessError if another run took this attempt over, because this process gave no sign of life for too long."""
+        self.out.require_ours()
         if lease.read(self.home, self.name, self.turn + 1) is not None:
             raise LostProcessError(
                 f"Another run has taken over {self.home.at(self.name)} because this process did not renew its lease in time: "
@@ -126,7 +127,8 @@ def attempt(home: Folder, is_published: Callable[[str], bool] = _nobody) -> Gene
     """
     mine = claim(home, is_published)
     try:
-        with lease.renewed(home, mine.name, mine.turn):
+        with lease.renewed(home, mine.name, mine.turn) as held:
+            mine.out.guard(held.require)
             yield mine
     except BaseException:
         lease.give_up(home, mine.name, mine.turn)

@@ -61,6 +61,7 @@ class Folder:
         self.url = os.path.abspath(os.path.expanduser(text)) if self.is_local else text.rstrip("/")
         self._journal: dict[str, FileStat] | None = None
         self._prefix = ""
+        self._guard: Callable[[], None] | None = None
         self._disk: LocalFiles | BucketFiles | None = None
 
     def __repr__(self) -> str:
@@ -87,12 +88,23 @@ class Folder:
             return self
         child = Folder(f"{self.url}/{name}")
         child._journal, child._prefix, child._disk = self._journal, f"{self._prefix}{name}/", self._disk
+        child._guard = self._guard
         return child
 
     def journaled(self) -> Folder:
         copy = Folder(self.url)
         copy._journal = {}
         return copy
+
+    def guard(self, check: Callable[[], None]) -> None:
+        """Call `check` before each change through this folder, and those made from it in this process: it raises if the folder is
+        not ours any more.
+        """
+        self._guard = check
+
+    def require_ours(self) -> None:
+        if self._guard is not None:
+            self._guard()
 
     @property
     def journal(self) -> dict[str, FileStat]:
@@ -229,6 +241,7 @@ class Folder:
 
     def write(self, name: str, data: bytes) -> FileStat:
         """Put `data` at `name` at once, over whatever was there."""
+        self.require_ours()
         self._ask(name, lambda: self.disk.write(self.at(name), data))
         return self._noted(FileStat(name, len(data), hashlib.sha256(data).hexdigest()))
 
@@ -237,6 +250,7 @@ class Folder:
 
     def put(self, name: str, source: Path, *, sha256: str | None = None) -> FileStat:
         """Put a local file at `name` at once: moved if both lie on one local file system, else uploaded and removed."""
+        self.require_ours()
         stat = FileStat(name, source.stat().st_size, sha256 or hash_file(source))
         self._ask(name, lambda: self.disk.put(self.at(name), source, stat.size))
         return self._noted(stat)
@@ -244,6 +258,7 @@ class Folder:
     @contextmanager
     def writing(self, name: str) -> Generator[Path]:
         """A local path to write to with any library; what it holds appears at `name` when the block ends without error."""
+        self.require_ours()
         if not self.is_local:
             with scratch() as folder:
                 temporary = folder / Path(name).name
@@ -255,6 +270,7 @@ class Folder:
             target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as temporary:
             yield temporary
+            self.require_ours()
         if self._journal is not None:
             self._noted(FileStat(name, target.stat().st_size, hash_file(target)))
 
@@ -271,6 +287,7 @@ class Folder:
 
         For scratch and for what was never published. Published data is removed by `deletion.delete` alone.
         """
+        self.require_ours()
         self._ask(name, lambda: self.disk.remove(self.at(name) if name else self.url))
         if self._journal is not None:
             gone = f"{self._prefix}{name}".rstrip("/")

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from datacomp_core.errors import DataError, MissingFileError, StoreError
+from datacomp_core.errors import DataError, LostProcessError, MissingFileError, StoreError
 from datacomp_core.store import clock, process
 from datacomp_core.store.folder import Folder
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 RENEW_SECONDS = 20
 DEAD_AFTER_SECONDS = 180
+MARGIN_SECONDS = 10
+SETTLE_SECONDS = 5
 
 
 def content(**more: Any) -> bytes:
@@ -95,22 +97,66 @@ def take(home: Folder, stem: str, turn: int, **more: Any) -> bool:
     return home.create(file_of(stem, turn), content(**more))
 
 
+class HeldLease:
+    """A lease of this process. After a silence in which another machine may have taken it for dead (this one was suspended, or
+    could not reach the store) it is seen whether one has, before anything else is written.
+    """
+
+    def __init__(self, home: Folder, stem: str, turn: int) -> None:
+        self.home, self.stem, self.turn = home, stem, turn
+        self._last, self._lost, self._lock = _now(), False, threading.Lock()
+
+    def require(self) -> None:
+        """LostProcessError if another run has the next turn, or has had it and ended."""
+        if not self._lost and _now() - self._last < DEAD_AFTER_SECONDS - MARGIN_SECONDS:
+            return
+        with self._lock:
+            if not self._lost and _now() - self._last >= DEAD_AFTER_SECONDS - MARGIN_SECONDS:
+                self._look()
+        if self._lost:
+            raise LostProcessError(
+                f"Another run has taken over {self.home.at(self.stem)} because this process did not renew its lease in time: "
+                "run again to use the other run's result."
+            )
+
+    def renew(self) -> None:
+        self.require()
+        began = _now()
+        self.home.write(file_of(self.stem, self.turn), content())
+        self._last = began
+
+    def _look(self) -> None:
+        """Who has just found the old lease dead takes it within moments, so we say that we live, wait, and look."""
+        began = _now()
+        self._lost = read(self.home, self.stem, self.turn) is None
+        if not self._lost:
+            self.home.write(file_of(self.stem, self.turn), content())
+            time.sleep(SETTLE_SECONDS)
+            self._lost = read(self.home, self.stem, self.turn + 1) is not None
+            self._last = began
+
+
+def _now() -> float:
+    """Seconds that go on while the machine sleeps, where the system counts them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 @contextmanager
-def renewed(home: Folder, stem: str, turn: int) -> Generator[None]:
+def renewed(home: Folder, stem: str, turn: int) -> Generator[HeldLease]:
     """Renew a lease that was taken, while the block lasts."""
-    done, name = threading.Event(), file_of(stem, turn)
+    done, held = threading.Event(), HeldLease(home, stem, turn)
 
     def renew() -> None:
         while not done.wait(RENEW_SECONDS):
             try:
-                home.write(name, content())
+                held.renew()
             except Exception as problem:  # the work itself will meet a lasting fault and say so
-                log.warning("could not renew %s: %s", home.at(name), problem)
+                log.warning("could not renew %s: %s", home.at(file_of(stem, turn)), problem)
 
     thread = threading.Thread(target=renew, daemon=True, name="lease")
     thread.start()
     try:
-        yield
+        yield held
     finally:
         done.set()
         thread.join()

@@ -85,7 +85,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.register_implementation("faulty", FaultyFileSystem, clobber=True)
     for module, pauses in ((failures, (0, 0)), (listing, (0, 0, 0))):
         monkeypatch.setattr(module, "PAUSES", pauses)
-    monkeypatch.setattr(lease, "threading", SimpleNamespace(Event=threading.Event, Thread=NoThread))
+    monkeypatch.setattr(lease, "threading", SimpleNamespace(Event=threading.Event, Lock=threading.Lock, Thread=NoThread))
     monkeypatch.setattr(process, "identity", identity)
     monkeypatch.setattr(process, "is_gone", is_gone)
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=FaultyFileSystem.bucket.chance.getrandbits(128), version=4))
