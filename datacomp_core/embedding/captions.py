@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,13 +18,15 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import model_validator
 
-from datacomp_core import caption_sets, clip
+from datacomp_core import caption_sets, clip, engines
 from datacomp_core.artifacts import Captions, Checkpoint, Embeddings, Pool
 from datacomp_core.clip_sources import ModelSource
+from datacomp_core.cluster_workers import sent
 from datacomp_core.device_map import device_map
 from datacomp_core.embedding.embed import local_models
 from datacomp_core.embedding.spec import EmbedSpec, Encoder
 from datacomp_core.errors import DataError, SpecError
+from datacomp_core.exchange import exchange
 from datacomp_core.parts import FEATURES, METADATA
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NO_PROGRESS, Progress
@@ -120,11 +122,13 @@ def embed_folder_captions(
     progress.advance(sum(sizes[part] for part in parts if part not in todo))
     chunks = [chunk for part in todo for chunk in _chunks(part, sizes[part])]
     waiting = Counter(part for part, *_ in chunks)
-    for (part, start, stop), _ in device_map(_encode, chunks, prepare=partial(_ready, work), device=device):
-        progress.advance(stop - start)
-        waiting[part] -= 1
-        if not waiting[part]:
-            _finish(work, captions, source, part, sizes[part])
+    with exchange(out) as shared:
+        told = replace(work, models=tuple(sent(model, shared) for model in models) if engines.spans_machines() else models)
+        for (part, start, stop), _ in device_map(_encode, chunks, prepare=partial(_ready, told), device=device):
+            progress.advance(stop - start)
+            waiting[part] -= 1
+            if not waiting[part]:
+                _finish(work, captions, source, part, sizes[part])
     counts = Counter[str]()
     for part in parts:
         counts.update(out.read_json(f"tally/{part}.json"))

@@ -229,6 +229,12 @@ def listed_and_distinct() -> Subset:
     return selected(asked)
 
 
+def density() -> Subset:
+    from datacomp_core.filters import DensityPrune
+
+    return selected(DensityPrune(centroids=centroids(), features="tiny", left=0.6))
+
+
 def quota() -> Subset:
     """Concepts in a table that only the driver has."""
     from pydantic import TypeAdapter
@@ -489,7 +495,7 @@ STEPS: dict[str, Callable[[], Any]] = {
     "filter-sim": lambda: subset(
         "norm_sim_d:features=tiny,fraction=0.8,steps=4,drawings=2", scores=["neg_clip_loss:drawings=2,features=tiny"]
     ),
-    "filter-density": lambda: subset(f"density_prune:features=tiny,centroids={centroids()},dedup=0.0001,fraction=0.8"),
+    "filter-density": density,
     "filter-d2": lambda: subset(f"d2_prune:features=tiny,centroids={centroids()},neighbors=2,left=0.5"),
     "filter-submodular": lambda: subset(f"submodular:features=tiny,target={centroids()},units=64,active=8,left=0.5"),
     "filter-sampling": lambda: subset("text_sampling:num_draws=200"),
