@@ -1,7 +1,8 @@
 """The stages of `gpu_day.sh`, each a process of its own: `gpu_day.py STAGE [--rehearse]`. Prints lines of JSON.
 
-tests: tests/gpu. train: samples/s of `small`'s recipe on batches that cost nothing (the ceiling), then through the loader, exact
-and fast, with fused AdamW, and compiled; hours for `small`. embed, evaluate: those benchmarks. nearest: by torch and by faiss.
+tests: tests/gpu. train: samples/s of `small`'s recipe on batches that cost nothing (the ceiling), then through the loader, exact,
+fast and decoded on the GPU; with fused AdamW, and compiled; hours for `small`. embed, evaluate: those benchmarks. nearest:
+image_based's nearest centroids by torch and by faiss, and k-means on this device and on the CPU.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def train(device: str, *, rehearse: bool) -> None:
             ("ceiling, fused", "", {"optimizer": "fused"}),
             ("full", "full", {"optimizer": "fused"}),
             ("fast", "fast", {"optimizer": "fused"}),
+            ("cuda", "cuda", {"optimizer": "fused"}),
         ]
         variants += [] if rehearse else [("ceiling, fused, compiled", "", {"optimizer": "fused", "compiled": "torch.compile"})]
         for name, decoding, options in variants:
@@ -85,6 +87,7 @@ def rate(folder: Path, decoding: str, options: dict[str, Any], device: str, *, r
     from datacomp_core.scales import SCALES, Scale
     from datacomp_core.training.arguments import RuntimeOptions
     from datacomp_core.training.components import build
+    from datacomp_core.training.cuda_decoding import decoder_name
     from datacomp_core.training.hooks import Hook
     from datacomp_core.training.job import RankJob
     from datacomp_core.training.loop import TrainingLoop
@@ -96,6 +99,7 @@ def rate(folder: Path, decoding: str, options: dict[str, Any], device: str, *, r
 
     clip.register()
     batch, steps = (8, 3) if rehearse else (4096, 12)
+    libraries = {"jpegs_by": decoder_name(device)} if decoding == "cuda" else {}
     changes = {"name": "custom", "model": "datacomp-tiny" if rehearse else "ViT-B-32", "batch_size": batch}
     changes |= {"num_checkpoints": 1, "loader_workers": 1, "train_num_samples": batch * steps}
     spec = TrainSpec(recipe=Scale.model_validate(SCALES["small"].model_dump() | changes | {"decoding": decoding or "full"}))
@@ -124,7 +128,13 @@ def rate(folder: Path, decoding: str, options: dict[str, Any], device: str, *, r
     found = batch * (len(times) - 1 - first) / (times[-1] - times[first])
     memory = {} if device == "cpu" else {"gpu_gb": round(torch.cuda.max_memory_reserved() / 2**30, 1)}
     way = {"accumulation": machine.accumulation, "checkpointing": machine.checkpointing}
-    return {"samples_per_second": round(found, 1), "hours_small": round(SMALL_SAMPLES / found / 3600, 2), **way, **memory}
+    return {
+        "samples_per_second": round(found, 1),
+        "hours_small": round(SMALL_SAMPLES / found / 3600, 2),
+        **way,
+        **memory,
+        **libraries,
+    }
 
 
 def embed(device: str, *, rehearse: bool) -> None:
@@ -137,7 +147,8 @@ def embed(device: str, *, rehearse: bool) -> None:
 
 def evaluate(device: str, *, rehearse: bool) -> None:
     workers = "1" if rehearse else str(len(os.sched_getaffinity(0)))
-    _benchmark("evaluate", "evaluate.py", ["--images", "20" if rehearse else "1000", "--workers", workers], device="cpu")
+    size = ["--images", "20"] if rehearse else ["--images", "1000", "--model", "ViT-B-32"]
+    _benchmark("evaluate", "evaluate.py", [*size, "--device", device, "--workers", workers], device=device)
 
 
 def _benchmark(stage: str, script: str, options: list[str], **named: Any) -> None:
@@ -148,6 +159,7 @@ def _benchmark(stage: str, script: str, options: list[str], **named: Any) -> Non
 
 
 def nearest(device: str, *, rehearse: bool) -> None:
+    from datacomp_core.selection.kmeans import kmeans
     from datacomp_core.vectors.nearest import by_faiss, by_torch
 
     rows, centroids, width = (2_000, 500, 64) if rehearse else (200_000, 100_000, 768)
@@ -164,6 +176,14 @@ def nearest(device: str, *, rehearse: bool) -> None:
     _, places = by_torch(vectors, near, 2, device)
     seconds["torch"] = time.monotonic() - began
     equal = float((places[: len(few), 0] == by_cpu[:, 0]).mean())
+    points, clusters, rounds = (vectors, 50, 3) if rehearse else (vectors[:50_000], 1_000, 20)
+    for where in dict.fromkeys((device, "cpu")):
+        os.environ["DATACOMP_DEVICE"] = where
+        began = time.monotonic()
+        kmeans(points, clusters, rounds=rounds)
+        seconds[f"kmeans_{where}"] = time.monotonic() - began
+    import faiss
+
     tell(
         "nearest",
         device=device,
@@ -171,6 +191,7 @@ def nearest(device: str, *, rehearse: bool) -> None:
         centroids=centroids,
         seconds={k: round(v, 3) for k, v in seconds.items()},
         equal=equal,
+        faiss_gpus=getattr(faiss, "get_num_gpus", lambda: 0)(),
     )
 
 

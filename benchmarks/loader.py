@@ -48,14 +48,23 @@ def make_shards(folder: Path, samples: int, shards: int) -> list[bytes]:
     return jpegs
 
 
-def batches_of(folder: Path, decoding: str, batch: int, samples: int, shards: int) -> Any:
+def made_of(folder: Path) -> tuple[tuple[str, int], ...]:
+    """Names and sizes of the shards of a folder, by their index."""
+    import polars as pl
+
+    found = sorted((folder / "index").glob("*.parquet"))
+    return tuple((path.stem, pl.scan_parquet(path).select(pl.len()).collect().item()) for path in found)
+
+
+def batches_of(folder: Path, decoding: str, batch: int, shards: tuple[tuple[str, int], ...]) -> Any:
     from datacomp_core import clip
     from datacomp_core.training.data import BatchSlice, MicroBatchDataset, order_of
     from datacomp_core.training.samples import SampleReader, ShardSource
 
-    source = ShardSource(url=str(folder), index=str(folder), shards=tuple((f"{n:08d}", samples // shards) for n in range(shards)))
-    reader = SampleReader((source,), clip.tokenizer_of("ViT-B-32"), cache=str(folder), cache_bytes=0, decoding=decoding)  # pyright: ignore
-    order = order_of(0, batch, [samples // shards] * shards, [1.0] * shards)
+    source = ShardSource(url=str(folder), index=str(folder), shards=shards)
+    way: dict[str, Any] = {"jpeg_room": 3 * SIDE * SIDE} if decoding == "cuda" else {"decoding": decoding}
+    reader = SampleReader((source,), clip.tokenizer_of("ViT-B-32"), cache=str(folder), cache_bytes=0, **way)
+    order = order_of(0, batch, [count for _, count in shards], [1.0] * len(shards))
     return MicroBatchDataset(order, reader, BatchSlice(0, 1, 1), (SIDE, SIDE), tolerant=False)
 
 
@@ -64,7 +73,7 @@ def ours(folder: Path, decoding: str, given: argparse.Namespace) -> Iterator[int
 
     from datacomp_core.training.data import MicroBatchStream
 
-    batches = batches_of(folder, decoding, given.batch, given.samples, given.shards)
+    batches = batches_of(folder, decoding, given.batch, made_of(folder))
     steps = MicroBatchStream(
         batches, steps_per_epoch=1 << 20, epochs=1, first=0, workers=given.workers, device=torch.device("cpu"), ahead=0
     )

@@ -209,6 +209,10 @@ class Processes(Generic[S]):
         except BrokenProcessPool as problem:
             raise engines.worker_killed() from problem
 
+    def submit(self, function: Callable[[S, T], R], item: T) -> Future[R]:
+        """Begin `function(prepared, item)`. Its result is BrokenProcessPool if a process was killed."""
+        return self._pool.submit(_work, function, item)
+
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 

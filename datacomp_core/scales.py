@@ -5,7 +5,7 @@ Values: the reference's `scale_configs.py` and the paper's Table 14; `tiny` is o
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
@@ -27,6 +27,10 @@ def _names(schema: dict[str, Any]) -> None:
     """A form offers the names that there are."""
     schema["enum"] = [*SCALES, CUSTOM]
 
+
+TrainDecoding = Literal["full", "scaled", "fast", "cuda"]
+RANKED_DECODINGS: tuple[TrainDecoding, ...] = ("full",)
+"""What a ranked training may use: pixels whose scores were shown to be the same within the noise of seeds (docs/training.md)."""
 
 ScaleName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_names)]
 """A row of the table below, or `custom`: a new scale is one row there and stands nowhere else."""
@@ -55,10 +59,10 @@ class Scale(Spec):
     precision: Literal["amp", "amp_bfloat16", "fp32"] = Field(
         default="amp", description="The reference's slurm_train.sh: amp, and amp_bfloat16 at xlarge."
     )
-    decoding: Literal["full", "scaled", "fast"] = Field(
+    decoding: TrainDecoding = Field(
         default="full",
-        description="`fast` resizes by torch, equal to `full` to rounding (single values by a grey level). `scaled` lets "
-        "libjpeg halve large images while it decodes: other pixels.",
+        description="`fast` resizes by torch, equal to `full` to rounding (single values by a grey level). `scaled` lets libjpeg "
+        "halve large images while it decodes, and `cuda` decodes on the GPU: other pixels.",
     )
     suite: str = Field(default="datacomp", description="The evaluation suite that scores it.")
     hub: str | None = Field(default=None, description="Hub data set with the pool's metadata.")
@@ -130,3 +134,13 @@ def scale(name: str) -> Scale:
     if name not in SCALES:
         raise unknown("scale", name, SCALES)
     return SCALES[name]
+
+
+def with_decoding(row: Scale, decoding: str) -> Scale:
+    """The recipe of a scale with this decoding: named `custom` if no ranked training may use it. SpecError if it is unknown."""
+    if decoding == row.decoding:
+        return row
+    if decoding not in get_args(TrainDecoding):
+        raise unknown("decoding", decoding, get_args(TrainDecoding))
+    name = row.name if decoding in RANKED_DECODINGS else CUSTOM
+    return row.model_copy(update={"decoding": decoding, "name": name})

@@ -27,7 +27,7 @@ from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec, TrustedSpec
 from datacomp_core.recipes.base import Recipe
 from datacomp_core.recipes.load import is_file, resolved
 from datacomp_core.resharding.reshard import ReshardSpec, reshard_of
-from datacomp_core.scales import SCALES
+from datacomp_core.scales import SCALES, TrainDecoding, with_decoding
 from datacomp_core.selection.select import SubsetSpec, load_recipe
 from datacomp_core.training.train import TrainSpec
 from flows.layout import Layout
@@ -99,6 +99,13 @@ OwnTasksField = Annotated[
     OwnTasks, Field(description="Evaluation tasks of your own: beside the suite, apart from its average, rank and verdict.")
 ]
 MadeFrom = Annotated[Said, Field(description=MADE_FROM)]
+DecodingField = Annotated[
+    TrainDecoding,
+    Field(
+        description="How training images are decoded. full: exactly; fast: resized by torch, equal to rounding; scaled, cuda: "
+        "other pixels. Only full is ranked."
+    ),
+]
 
 
 class Preparation(Spec):
@@ -167,6 +174,7 @@ class SweepSpec(Spec):
     own_tasks: OwnTasksField = OwnTasks()
     made_from: MadeFrom = ""
     captions: CaptionPlan = Field(default=CaptionPlan(), description="Captions other than the pool's, for all of them.")
+    decoding: DecodingField = "full"
     layout: Layout = Field(default=Layout(), description="The layout of the chosen samples, for all of them.")
 
     @field_validator("recipes")
@@ -206,6 +214,7 @@ class SweepSpec(Spec):
             "scorers",
             "made_from",
             "captions",
+            "decoding",
             "layout",
             "own_tasks",
         )
@@ -247,6 +256,7 @@ class ExperimentSpec(Spec):
         default=CaptionPlan(),
         description="Captions other than the pool's: sets of the store and a policy. The track is then byod.",
     )
+    decoding: DecodingField = "full"
 
     @model_validator(mode="before")
     @classmethod
@@ -282,9 +292,10 @@ class ExperimentSpec(Spec):
         return f"{self.scale}-{self.subset().recipe}-seed{self.seed}"
 
     def _method(self) -> str:
-        """The recipe, the policy of captions if there is one, and what is mixed in."""
+        """The recipe, the policy of captions if there is one, what is mixed in, and how images are decoded if not exactly."""
         captions = [self.captions.policy.label()] if self.captions.edits else []
-        return " + ".join([self.subset().recipe, *captions, *self.layout.mixed()])
+        decoding = [] if self.decoding == "full" else [f"{self.decoding} decoding"]
+        return " + ".join([self.subset().recipe, *captions, *self.layout.mixed(), *decoding])
 
     def preparation(self) -> Preparation:
         """The specs of everything before the filter."""
@@ -308,7 +319,7 @@ class ExperimentSpec(Spec):
         """The specs of training, evaluation and entry."""
         scale = SCALES[self.scale]
         return Scoring(
-            train=TrainSpec(recipe=scale, seed=self.seed),
+            train=TrainSpec(recipe=with_decoding(scale, self.decoding), seed=self.seed),
             stored_evalsets=self.evalsets,
             evalsets=TinyEvalSpec() if scale.suite == "tiny" else DownloadSpec(suite=scale.suite),
             evaluate=EvalSpec(suite=scale.suite),

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import polars as pl
 
 from datacomp_core.clip import PixelArray, Pixels
-from datacomp_core.embedding.shared_pixels import Slot
 from datacomp_core.members import USUAL, picture_in
 from datacomp_core.pictures import Decoding, opened
 from datacomp_core.shards import read_members
+from datacomp_core.shared_pixels import Slot
 from datacomp_core.store.folder import Folder
 
 Tokens = npt.NDArray[np.int64]

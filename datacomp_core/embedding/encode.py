@@ -20,10 +20,10 @@ from datacomp_core import clip
 from datacomp_core.clip_sources import ModelSource
 from datacomp_core.embedding.assemble import Chunk, EncoderColumn, Features, Filling, Sides, Span
 from datacomp_core.embedding.decode import Decoded, RowBatch, Tokenizers, decode, slot_bytes
-from datacomp_core.embedding.shared_pixels import Slot, Slots
 from datacomp_core.parallel import Processes
 from datacomp_core.pictures import Decoding
 from datacomp_core.pool_source import PoolSource
+from datacomp_core.shared_pixels import Slot, Slots
 from datacomp_core.store import Folder
 
 IN_FLIGHT = 4  # batches whose features are not asked for yet: a GPU computes while we go on

@@ -1,4 +1,5 @@
-"""Zero-shot classification as clip_benchmark does it: accuracy@1, accuracy@5 and mean per-class recall.
+"""Zero-shot classification as clip_benchmark does it: accuracy@1 (scikit-learn's `accuracy_score`), accuracy@5 (ours, equal to
+clip_benchmark's `accuracy`) and mean per-class recall (scikit-learn's `recall_score`, equal to its `balanced_accuracy_score`).
 
 Logits are 100 times the cosine with the classifier, and are ranked on the CPU as in the reference, so that ties fall alike.
 """
@@ -82,8 +83,8 @@ class Classification:
         check_classified(kept)
         labels, predicted, ranked = kept["labels"], kept["predicted"], kept["ranked"]
         found: Metrics = {
-            "acc1": metrics.accuracy(metrics.topk_hits(ranked, labels, 1)),
-            "acc5": metrics.accuracy(metrics.topk_hits(ranked, labels, TOP)) if ranked.shape[1] >= TOP else None,
+            "acc1": metrics.accuracy(ranked[:, 0], labels),
+            "acc5": metrics.hit_rate(metrics.topk_hits(ranked, labels, TOP)) if ranked.shape[1] >= TOP else None,
             "mean_per_class_recall": metrics.mean_per_class_recall(predicted, labels),
         }
         return {**found, **cls.extra(kept)}

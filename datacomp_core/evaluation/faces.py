@@ -1,4 +1,5 @@
 """FairFace and UTKFace: four classifiers on each face (race, gender, age, and what no face is), reported and not scored.
+Shares by group are `metrics.grouped`, equal to wilds' `standard_group_eval`.
 
 Class names and templates carry the classifier as a prefix (`race:`, `gender:`, `age:`, `toxic:`). The numbers of classes
 and columns are the reference's: race 1 is "White"; toxic 14..17 are not human, 18 and above are crimes.

@@ -1,37 +1,85 @@
-"""The metrics, pure: arrays in, numbers out. Each names the function of the reference that it equals."""
+"""The metrics, pure: arrays in, numbers out. They are scikit-learn's and clip_benchmark's own functions; where one of those
+cannot serve, ours names it, says why, and a test compares the two.
+
+Predictions may come from strangers, so no function here may need memory that grows with the square of their class numbers.
+scikit-learn costs a second of imports once a run, and 0.1 s at the largest task (SUN397); it is imported in the functions.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    import torch
+
 Ints = npt.NDArray[np.integer]
+Hits = npt.NDArray[np.bool_]
 
 
-def accuracy(hits: npt.NDArray[np.bool_]) -> float:
-    """Share of hits, shape (n,)."""
+def accuracy(predicted: Ints, labels: Ints) -> float:
+    """Share of right predictions, both shape (n,): scikit-learn's `accuracy_score`."""
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(labels, predicted))
+
+
+def hit_rate(hits: Hits) -> float:
+    """Share of hits, shape (n,): the mean that clip_benchmark's `accuracy` takes for each k. Ours: see `topk_hits`."""
     return float(np.count_nonzero(hits)) / len(hits)
 
 
-def topk_hits(ranked: Ints, labels: Ints, k: int) -> npt.NDArray[np.bool_]:
-    """Whether the label is among the first k of `ranked` (n, >= k): clip_benchmark's `accuracy`."""
+def topk_hits(ranked: Ints, labels: Ints, k: int) -> Hits:
+    """Whether the label is among the first k of `ranked` (n, >= k): clip_benchmark's `accuracy`.
+
+    Ours, because that function ends in a TypeError with numpy 2.4 (it converts an array of one number), and needs all logits,
+    of which a report keeps the first five classes.
+    """
     return (ranked[:, :k] == labels[:, None]).any(axis=1)
 
 
+def recall_hits(best: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+    """Whether a partner is among the first k candidates of each query, (n,): clip_benchmark's `recall_at_k` is above 0.
+
+    `best` (n, k) are the scores of the candidates that `topk` ranks first, `positive` (n, k) says which are partners. The
+    function gets these columns alone: over all candidates its one-hot array (n, k, candidates) takes ten times their ranking.
+    """
+    from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k
+
+    return recall_at_k(best, positive, best.shape[1]) > 0
+
+
 def mean_per_class_recall(predicted: Ints, labels: Ints) -> float:
-    """Mean recall over the classes that occur in `labels`: scikit-learn's `balanced_accuracy_score`."""
-    present, place = np.unique(labels, return_inverse=True)
-    right = np.bincount(place, weights=predicted == labels, minlength=len(present))
-    return float(np.mean(right / np.bincount(place)))
+    """Mean recall over the classes that occur in `labels`: scikit-learn's `recall_score(average="macro")` over them.
+
+    That is `balanced_accuracy_score`, bit for bit, which is not called: it warns of predicted classes that do not occur, and
+    makes a table of all classes against all.
+    """
+    from sklearn.metrics import recall_score
+
+    return float(recall_score(labels, predicted, average="macro", labels=np.unique(labels)))
 
 
 def macro_f1(predicted: Ints, labels: Ints) -> float:
-    """Mean F1 over the classes that occur in `labels`; others count only as errors: wilds' `F1(average="macro")`."""
-    scores: list[float] = []
-    for cls in np.unique(labels):
-        both = np.count_nonzero((predicted == cls) & (labels == cls))
-        scores.append(2 * both / (np.count_nonzero(predicted == cls) + np.count_nonzero(labels == cls)))
-    return float(np.mean(scores))
+    """Mean F1 over the classes that occur in `labels`; others count only as errors: scikit-learn's `f1_score(average="macro")`,
+    as wilds' `F1` calls it."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predicted, average="macro", labels=np.unique(labels)))
+
+
+def jaccard(chosen: Hits, right: Hits) -> npt.NDArray[np.float64]:
+    """Intersection over union of each row's two masks, shapes (n, candidates), 0 where both are empty: float64 (n,).
+
+    scikit-learn's `jaccard_score`, once for all rows, which are its labels: 3,563 single calls would take 5 s.
+    """
+    from sklearn.metrics import jaccard_score
+
+    if len(chosen) == 1:  # a single label would be taken for a binary problem's classes
+        return np.array([jaccard_score(right[0], chosen[0], zero_division=0)])
+    return np.asarray(jaccard_score(right.T, chosen.T, average=None, zero_division=0), np.float64)  # pyright: ignore
 
 
 def group_means(values: npt.NDArray[np.bool_], groups: Ints, num_groups: int) -> tuple[list[float | None], list[int]]:
@@ -41,12 +89,6 @@ def group_means(values: npt.NDArray[np.bool_], groups: Ints, num_groups: int) ->
     with np.errstate(invalid="ignore", divide="ignore"):
         means = sums / counts.astype(np.float32)
     return [float(mean) if count else None for mean, count in zip(means, counts, strict=True)], [int(c) for c in counts]
-
-
-def jaccard(chosen: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_]) -> float:
-    """Intersection over union of two boolean masks; 0 where both are empty: scikit-learn's `jaccard_score`."""
-    union = np.count_nonzero(chosen | right)
-    return float(np.count_nonzero(chosen & right)) / union if union else 0.0
 
 
 def grouped(name: str, values: npt.NDArray[np.bool_], fields: dict[str, Ints]) -> dict[str, float | int | None]:
@@ -62,7 +104,7 @@ def grouped(name: str, values: npt.NDArray[np.bool_], fields: dict[str, Ints]) -
         groups += column.astype(np.int64) * factor
         factor *= sizes[field]
     means, counts = group_means(values, groups, factor)
-    found: dict[str, float | int | None] = {f"{name}_avg": accuracy(values)}
+    found: dict[str, float | int | None] = {f"{name}_avg": hit_rate(values)}
     for group, (mean, count) in enumerate(zip(means, counts, strict=True)):
         rest, label = group, list[str]()
         for field, size in sizes.items():

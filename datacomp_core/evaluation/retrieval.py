@@ -1,4 +1,4 @@
-"""Image-text retrieval as clip_benchmark does it: recall@k both ways over one matrix of fp32 scores on the CPU.
+"""Image-text retrieval as clip_benchmark does it: its `recall_at_k` both ways over one matrix of fp32 scores on the CPU.
 
 The set is a webdataset with captions, or a table and an archive as on the hub. A query counts if at least one of its partners
 is among the first k; all captions of an image are used.
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.errors import DataError
-from datacomp_core.evaluation import hf_cache
+from datacomp_core.evaluation import hf_cache, metrics
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import SPLIT, TestSet, open_tars
 from datacomp_core.evaluation.encode import Encoded, Features
@@ -58,9 +58,7 @@ class Retrieval:
         images = torch.from_numpy(np.concatenate(self.images))
         texts = self.model.texts([text for captions in self.captions for text in captions]).cpu().float()
         image_of = torch.tensor([row for row, captions in enumerate(self.captions) for _ in captions])
-        scores = texts @ images.T
-        by_text = _hits(scores, lambda row, ranked: image_of[row, None] == ranked)
-        by_image = _hits(scores.T, lambda row, ranked: image_of[ranked] == row[:, None])
+        by_text, by_image = recalled(texts @ images.T, image_of)
         kept = {"image_found": by_text, "text_found": by_image, "image_of_text": image_of.numpy()}
         return TaskOutcome(self.metrics_of(kept, self.main), kept)
 
@@ -80,6 +78,15 @@ class Retrieval:
         return found
 
 
+def recalled(scores: torch.Tensor, image_of: torch.Tensor) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """For each text, and for each image, whether a partner is among the first k of KS: (texts, 3) and (images, 3).
+
+    `scores` (texts, images); `image_of` (texts,) is each text's image.
+    """
+    by_text = _hits(scores, lambda row, ranked: image_of[row, None] == ranked)
+    return by_text, _hits(scores.T, lambda row, ranked: image_of[ranked] == row[:, None])
+
+
 def _hits(scores: torch.Tensor, partner: Any) -> npt.NDArray[np.bool_]:
     """For each query (row) and each k of KS whether a partner is among the first k. Ties fall as in the reference's topk."""
     import torch
@@ -88,8 +95,8 @@ def _hits(scores: torch.Tensor, partner: Any) -> npt.NDArray[np.bool_]:
     for start in range(0, len(scores), QUERIES):
         rows = torch.arange(start, min(start + QUERIES, len(scores)))
         some = scores[start : start + QUERIES]
-        best = [torch.topk(some, min(k, some.shape[1]), dim=1)[1] for k in KS]
-        found.append(torch.stack([partner(rows, ranked).any(dim=1) for ranked in best], dim=1))
+        best = [torch.topk(some, min(k, some.shape[1]), dim=1) for k in KS]
+        found.append(torch.stack([metrics.recall_hits(top, partner(rows, places)) for top, places in best], dim=1))
     return torch.cat(found).numpy()
 
 

@@ -1,4 +1,4 @@
-"""WinoGAViL: which candidates go with a cue, scored by the Jaccard index, as the reference does it.
+"""WinoGAViL: which candidates go with a cue, scored by scikit-learn's `jaccard_score`, as the reference does it.
 
 Each image is encoded once, not once an instance. On a GPU the reference has features and similarities in fp16, where ties
 are likely; they go to the later candidate (the end of an ascending `argsort`).
@@ -44,16 +44,16 @@ class Winogavil:
 
         images = torch.from_numpy(np.concatenate(self.images)).to(self.model.clip.device)
         texts = self.model.texts([prompt(instance.cue) for instance in self.instances])
-        scores = np.zeros(len(self.instances))
+        sizes = np.array([len(instance.candidates) for instance in self.instances])
+        chosen, right = (np.zeros((len(sizes), int(sizes.max())), np.bool_) for _ in range(2))
         for place, instance in enumerate(self.instances):
             rows = torch.tensor([self.row[stem(name)] for name in instance.candidates], device=images.device)
             with torch.inference_mode(), self.model.clip.autocast(self.model.precision(half=True)):
                 similar = (texts[place, None] @ images[rows].T).squeeze(0).cpu()
             order = np.argsort((similar.float() if similar.dtype == torch.bfloat16 else similar).numpy())
-            right = np.isin(instance.candidates, instance.associations)
-            chosen = np.isin(np.arange(len(rows)), order[-int(right.sum()) :])
-            scores[place] = metrics.jaccard(chosen, right)
-        sizes = np.array([len(instance.candidates) for instance in self.instances])
+            right[place, : len(rows)] = np.isin(instance.candidates, instance.associations)
+            chosen[place, order[-int(right[place].sum()) :]] = True
+        scores = metrics.jaccard(chosen, right)
         found = self.metrics_of({"jaccard": scores, "candidates": sizes})
         return TaskOutcome(found, {"jaccard": scores.astype(np.float32), "candidates": sizes.astype(np.int16)})
 

@@ -8,20 +8,30 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from datacomp_core.errors import DataError
-from datacomp_core.parallel import die_with_parent
+from datacomp_core.training.cuda_decoding import ABOUT, decoded, keep_encoded
+from datacomp_core.training.loader import loaded
 from datacomp_core.training.prefetch import MicroBatch, prefetched
 from datacomp_core.training.sample_order import Floats, Ints, SampleOrder
-from datacomp_core.training.samples import CROP_NUMBERS, SampleReader, Tokens, TrainingSample, augmented
+from datacomp_core.training.samples import (
+    CROP_NUMBERS,
+    EncodedJpeg,
+    Pixels,
+    SampleReader,
+    Tokens,
+    TrainingSample,
+    augmented,
+    crop_box,
+)
 
 if TYPE_CHECKING:
     import torch
 
-PREFETCH = 2
 EXPECTED_STEPS = 32  # how early a remote shard is copied: a lane reads one for more than a hundred steps
 
 
@@ -40,7 +50,7 @@ class BatchSlice:
 
 
 class MicroBatchDataset:
-    """Micro-batch number to micro-batch, for a torch DataLoader with any number of workers."""
+    """Micro-batch number to micro-batch, in this process or, in pieces, in others (`loader`)."""
 
     def __init__(
         self, order: SampleOrder, reader: SampleReader, mine: BatchSlice, size: tuple[int, int], *, tolerant: bool
@@ -48,25 +58,54 @@ class MicroBatchDataset:
         self.order, self.reader, self.mine, self.size, self.tolerant = order, reader, mine, size, tolerant
         self._remote = any("://" in source.url for source, _ in reader.shards)
 
+    @property
+    def count(self) -> int:
+        """Samples of a micro-batch."""
+        start, stop = self.mine.part(self.order.batch_size, 0)
+        return stop - start
+
+    @cached_property
+    def context(self) -> int:
+        """Tokens of a sample."""
+        return int(np.asarray(self.reader.tokenize([""])).shape[1])
+
     def __getitem__(self, number: int) -> MicroBatch:
+        """A micro-batch in memory of its own."""
         import torch
 
+        pixels = np.empty((self.count, 3, *self.size), np.uint8)
+        tokens = np.empty((self.count, self.context), np.int64)
+        about = np.zeros((self.count, ABOUT), np.int64)
+        unreadable = self.fill(number, 0, pixels, tokens, about)
+        return self.micro(torch.from_numpy(pixels), torch.from_numpy(tokens), torch.from_numpy(about), unreadable)
+
+    def micro(self, pixels: torch.Tensor, tokens: torch.Tensor, about: torch.Tensor, unreadable: tuple[str, ...]) -> MicroBatch:
+        return MicroBatch(pixels, tokens, unreadable, about if self.reader.jpeg_room else None)
+
+    def fill(self, number: int, begin: int, pixels: Pixels, tokens: Tokens, about: Ints) -> tuple[str, ...]:
+        """Write a run of samples of a micro-batch, from its sample `begin` on: pixels (n, 3, h, w) and tokens (n, context).
+
+        What is left to the GPU is written as it is, and `about` (n, 5) says of each sample what it is. Returns the names of the
+        unreadable samples that others replace.
+        """
         step, piece = divmod(number, self.mine.accumulation)
-        start, stop = self.mine.part(self.order.batch_size, piece)
+        start = self.mine.part(self.order.batch_size, piece)[0] + begin
+        stop = start + len(pixels)
         shards, rows = self.order.batch(step, start, stop)
         if self._remote:
             self.reader.expect(self.order.shards(step + EXPECTED_STEPS, start, stop))
         numbers = self.order.crops(step, start, stop, CROP_NUMBERS)
         draws = self.order.captions(step, start, stop)
-        pixels = np.empty((stop - start, 3, *self.size), np.uint8)
-        tokens: list[Tokens] = []
         unreadable: list[str] = []
         for place, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
             sample, skipped = self._readable(shard, row, draws[place])
             unreadable += [f"{self.reader.shards[shard][1]}:{row}"] if skipped else []
-            pixels[place] = augmented(sample.image, numbers[place], self.size).transpose(2, 0, 1)
-            tokens.append(sample.tokens)
-        return MicroBatch(torch.from_numpy(pixels), torch.from_numpy(np.stack(tokens)), tuple(unreadable))
+            tokens[place], image = sample.tokens, sample.image
+            if isinstance(image, EncodedJpeg):
+                keep_encoded(image.data, crop_box(*image.size, numbers[place]), pixels[place], about[place])
+            else:
+                pixels[place], about[place] = augmented(image, numbers[place], self.size).transpose(2, 0, 1), 0
+        return tuple(unreadable)
 
     def _readable(self, shard: int, row: int, draw: Floats) -> tuple[TrainingSample, int]:
         """A sample, or the next readable one of its shard and how many had to be skipped for it."""
@@ -127,12 +166,12 @@ class MicroBatchStream:
                 self._stream = prefetched(self._stream, self.device, self._ahead)
         for _ in range(self.num_batches - self.next % self.num_batches):
             began = time.monotonic()
-            micro = next(self._stream)
+            micro = decoded(next(self._stream), self.device)
             self.waited += time.monotonic() - began
             if micro.unreadable:
                 self.on_unreadable(self.step, micro.unreadable)
             self.next += 1
-            yield self.normalised(micro.pixels.to(self.device, non_blocking=True)), micro.tokens
+            yield self.normalised(micro.pixels.to(self.device)), micro.tokens.to(self.device, copy=True)
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
         assert self._scale is not None
@@ -143,33 +182,11 @@ class MicroBatchStream:
         numbers = range(self.next, self._total)
         if not self._workers:
             return (self._batches[number] for number in numbers)
-        from torch.utils.data import DataLoader
-
-        # spawn: a forked copy of s3fs, polars or CUDA may hang
-        options: dict[str, Any] = {"multiprocessing_context": "spawn", "prefetch_factor": PREFETCH}
-        pinned = getattr(self.device, "type", "cpu") == "cuda"
-        return iter(
-            DataLoader(
-                self._batches,  # pyright: ignore[reportArgumentType]
-                batch_size=None,
-                sampler=numbers,
-                num_workers=self._workers,
-                worker_init_fn=_worker,
-                pin_memory=pinned,
-                **options,
-            )
-        )
+        return loaded(self._batches, numbers, self._workers, pinned=getattr(self.device, "type", "cpu") == "cuda")
 
 
 def _nothing(step: int, names: tuple[str, ...]) -> None:
     return
-
-
-def _worker(number: int) -> None:
-    import torch
-
-    die_with_parent()
-    torch.set_num_threads(1)
 
 
 def order_of(seed: int, batch_size: int, sizes: list[int], weights: list[float]) -> SampleOrder:

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 
 class MicroBatch(NamedTuple):
-    """One micro-batch: uint8 pixels (n, 3, h, w), tokens (n, context), and the names of the unreadable samples it lacks."""
+    """One micro-batch: uint8 pixels (n, 3, h, w), tokens (n, context), and the names of the unreadable samples it lacks.
+
+    Its memory may be used again when the next one is asked for.
+    """
 
     pixels: torch.Tensor
     tokens: torch.Tensor
     unreadable: tuple[str, ...]
+    about: torch.Tensor | None = None  # of what is still encoded (cuda_decoding.ABOUT)
 
 
 def prefetched(source: Iterator[MicroBatch], device: Any, depth: int) -> Iterator[MicroBatch]:
@@ -57,13 +61,17 @@ def _stream(device: Any) -> Any:
 def _copied(micro: MicroBatch, device: Any, stream: Any) -> tuple[MicroBatch, Any]:
     import torch
 
+    from datacomp_core.training.cuda_decoding import decoded
+
     if stream is None:
-        return micro, None
+        micro = decoded(micro, device)
+        return micro._replace(pixels=micro.pixels.clone(), tokens=micro.tokens.clone()), None
     with torch.cuda.stream(stream):
+        micro = decoded(micro, device)
         pixels, tokens = (part.to(device, non_blocking=True) for part in (micro.pixels, micro.tokens))
         copied = torch.cuda.Event()
         copied.record(stream)
-    copied.synchronize()  # the pinned memory may be used again only then; it is this thread that waits
+    copied.synchronize()  # the slot is filled again only then; it is this thread that waits
     return micro._replace(pixels=pixels, tokens=tokens), copied
 
 

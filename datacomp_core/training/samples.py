@@ -24,6 +24,7 @@ from datacomp_core.members import CAPTION, USUAL, json_object, names_of
 from datacomp_core.pictures import Decoding, opened, pillow_image, resized, rgb
 from datacomp_core.shards import MEMBERS, parse_sample, read_index
 from datacomp_core.store import Folder
+from datacomp_core.training.cuda_decoding import encoded_size
 from datacomp_core.training.sample_order import Floats, Ints
 from datacomp_core.training.shard_cache import ShardCache
 
@@ -62,6 +63,13 @@ class ShardSource(BaseModel):
     shards: tuple[tuple[str, int], ...] = Field(description="Name and number of samples of each shard.")
 
 
+class EncodedJpeg(NamedTuple):
+    """A JPEG that the GPU is to decode; `size` is its width and height."""
+
+    data: bytes
+    size: tuple[int, int]
+
+
 class TrainingSample(NamedTuple):
     image: Any
     tokens: Tokens
@@ -97,12 +105,14 @@ class SampleReader:
         cache_bytes: int,
         scaled_to: tuple[int, int] = (0, 0),
         decoding: Decoding = "full",
+        jpeg_room: int = 0,
     ) -> None:
         """`scaled_to` (height, width): let libjpeg halve what stays larger than that; (0, 0): decode all of every image.
-        `decoding` says whether samples have a Pillow image or, for the fast way, an array (height, width, 3)."""
+        `decoding` says whether samples have a Pillow image or, for the fast way, an array (height, width, 3). Ordinary JPEGs of
+        at most `jpeg_room` bytes are given as they are."""
         self.shards = [(source, name) for source in sources for name, _ in source.shards]
         self.tokenize, self.copies, self.cache_bytes = tokenize, ShardCache(cache), cache_bytes
-        self.scaled_to, self.decoding = scaled_to, decoding
+        self.scaled_to, self.decoding, self.jpeg_room = scaled_to, decoding, jpeg_room
         self._indexes: OrderedDict[int, _Rows] = OrderedDict()
         self._open: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._kept: dict[tuple[int, int], _Kept] = {}
@@ -175,6 +185,8 @@ class SampleReader:
         return _Kept(image, captions)
 
     def _decoded(self, data: bytes) -> Any:
+        if self.jpeg_room and (encoded := encoded_size(data, self.jpeg_room)) is not None:
+            return EncodedJpeg(data, encoded)
         if self.decoding == "fast":
             return rgb(data)
         if not all(self.scaled_to):
@@ -279,7 +291,7 @@ def _central(width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def size_of(image: Any) -> tuple[int, int]:
-    """Width and height of a Pillow image or of an array."""
+    """Width and height of a Pillow image, of a JPEG that is not decoded, or of an array."""
     return (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
 
 

@@ -81,6 +81,7 @@ def steps_of(job: RankJob, place: RankContext, transform: Any, done: int) -> Mic
         cache_bytes=job.cache_bytes,
         scaled_to=size if recipe.decoding == "scaled" else (0, 0),
         decoding="fast" if recipe.decoding == "fast" else "full",
+        jpeg_room=3 * size[0] * size[1] if recipe.decoding == "cuda" else 0,
     )
     mine = BatchSlice(place.rank, place.world_size, job.machine.accumulation)
     order = order_of(spec.seed, recipe.batch_size, counts, weights)

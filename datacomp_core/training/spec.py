@@ -11,7 +11,7 @@ import math
 from pydantic import Field, model_validator
 
 from datacomp_core.artifacts import Spec
-from datacomp_core.scales import SCALES, Scale
+from datacomp_core.scales import SCALES, Scale, with_decoding
 
 
 class TrainSpec(Spec):
@@ -29,7 +29,8 @@ class TrainSpec(Spec):
     @model_validator(mode="after")
     def _is_a_fair_recipe(self) -> TrainSpec:
         row = SCALES.get(self.recipe.name)
-        if row is not None and row != self.recipe:
+        if row is not None and self.recipe != (allowed := with_decoding(row, self.recipe.decoding)):
+            row = allowed if allowed.name == row.name else row
             changed = [name for name in Scale.model_fields if getattr(row, name) != getattr(self.recipe, name)]
             raise ValueError(
                 f"The recipe of scale {row.name!r} is fixed, and {', '.join(changed)} differ: name your recipe 'custom', "

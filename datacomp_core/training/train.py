@@ -26,6 +26,7 @@ from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.claim import claim
 from datacomp_core.store.content import TAR_BYTES, Marks, Trust, hash_json, marks
 from datacomp_core.training.arguments import Checkpointing, Report, RuntimeOptions, world_batch
+from datacomp_core.training.cuda_decoding import require_cuda
 from datacomp_core.training.curve import curves
 from datacomp_core.training.job import FINAL, HISTORY, RUN, RankJob
 from datacomp_core.training.launch import NoMemoryError, TorchrunLayout, launch
@@ -135,6 +136,8 @@ def _marks(data: Folder, trust: Trust, known: Marks) -> Marks:
 def _refuse(spec: TrainSpec, shards: tuple[ShardSet, ...], machine: RuntimeOptions, layout: TorchrunLayout) -> None:
     """What cannot be right is said before anything is read."""
     world_batch(spec, machine)
+    if spec.recipe.decoding == "cuda":
+        require_cuda(machine.device)
     if layout.node:
         raise SpecError(f"Node {layout.node} joins a training that node 0 runs: run `datacomp node` there.")
     if not shards:

@@ -65,6 +65,13 @@ Subsets = Annotated[
     list[str] | None,
     typer.Option("--subset", help="Your own list of uids: npy, parquet, csv or txt; a path or url; repeat for several."),
 ]
+Decoding = Annotated[
+    str,
+    typer.Option(
+        help="How training images are decoded. full: exactly; fast: resized by torch, equal to rounding; scaled, cuda: other "
+        "pixels. Only full is ranked."
+    ),
+]
 MadeFrom = Annotated[
     str,
     typer.Option(

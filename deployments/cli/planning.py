@@ -43,6 +43,7 @@ def plan(
     made_from: options.MadeFrom = "",
     captions: options.Captions = "",
     mix: options.Mix = None,
+    decoding: options.Decoding = "full",
     rates: Rates = None,
     budget: Budget = None,
     json: options.Json = False,
@@ -59,6 +60,7 @@ def plan(
     from datacomp_core.leaderboard.planning.estimate import require_budget
 
     where = {"pool": pool, "shards": shards, "evalsets": evalsets, "open_networks": open_networks, "made_from": made_from}
+    where["decoding"] = decoding
     named = {"recipes": recipe, "subsets": subset, "name": name}
     given = {**encoders_of(embed), **captions_of(captions), **mix_of(mix), **tasks_of(add_tasks, task_data)}
     spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **given)

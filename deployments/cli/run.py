@@ -42,6 +42,7 @@ def run(
     made_from: options.MadeFrom = "",
     captions: options.Captions = "",
     mix: options.Mix = None,
+    decoding: options.Decoding = "full",
     rates: planning.Rates = None,
     budget: planning.Budget = None,
     json: options.Json = False,
@@ -63,6 +64,7 @@ def run(
       datacomp run --scale small -r clip_score --mix cc12m_and_pool:cc12m=shards/ADDRESS
     """
     where = {"pool": pool, "shards": shards, "evalsets": evalsets, "open_networks": open_networks, "made_from": made_from}
+    where["decoding"] = decoding
     named = {"recipes": recipe, "subsets": subset, "name": name}
     given = {**encoders_of(embed), **captions_of(captions), **mix_of(mix), **tasks_of(add_tasks, task_data)}
     spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **given)

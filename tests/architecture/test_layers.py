@@ -138,39 +138,105 @@ PATCHES = {
 
 
 def changed_modules(source: str) -> list[str]:
-    """Attributes of imported modules that a file assigns or deletes, `setattr` on them, and entries of `sys.modules`."""
-    tree, imported = ast.parse(source), dict[str, str]()
+    """How a file changes modules of other packages: attributes of imported modules and of what is imported from them that it
+    assigns or deletes, by whatever name (`m = torch`, `importlib.import_module`, `vars(m)`, `m.__dict__`), `setattr` and its
+    kin on them, entries of `sys.modules`, and any use of `unittest.mock.patch` or pytest's monkeypatch. `os.environ |=` is none.
+    """
+    tree = ast.parse(source)
+    imported, found = _imported(tree), list[str]()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imported |= {(name.asname or name.name).partition(".")[0]: name.name for name in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            imported |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
-    targets: list[ast.expr] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign | ast.Delete):
-            targets += node.targets
-        elif isinstance(node, ast.AugAssign | ast.AnnAssign):
-            targets.append(node.target)
-        elif isinstance(node, ast.Call):
-            name, calls = ast.unparse(node.func), node.args
-            if name in {"setattr", "delattr"} and isinstance(calls[0], ast.Name | ast.Attribute):
-                targets.append(ast.Attribute(calls[0], "?"))
-            elif name.startswith("sys.modules.") and name.rpartition(".")[2] in {"setdefault", "update", "pop", "clear"}:
-                targets.append(ast.Subscript(ast.parse("sys.modules", mode="eval").body, ast.Constant("?")))
-    flat = [one for target in targets for one in (target.elts if isinstance(target, ast.Tuple | ast.List) else [target])]
-    found: list[str] = []
-    for target in flat:
-        words = ast.unparse(target)
-        root = words.partition(".")[0].partition("[")[0]
-        plain = isinstance(target, ast.Attribute) and "(" not in words and "[" not in words and root in imported
-        foreign = plain and imported[root].partition(".")[0] not in PACKAGES
-        if foreign or words.startswith("sys.modules["):
-            found.append(words)
+        for target in _targets(node):
+            environment = isinstance(node, ast.AugAssign) and ast.unparse(target) == "os.environ"
+            if not environment and isinstance(target, ast.Attribute | ast.Subscript) and _is_foreign(target, imported):
+                found.append(ast.unparse(target))
+        if isinstance(node, ast.Call):
+            name, given = _full(node.func, imported), node.args
+            last = name.rpartition(".")[2]
+            setting = last in {"setattr", "delattr", "__setattr__", "__delattr__"} and given and _is_module(given[0], imported)
+            filling = last in DICTIONARY and isinstance(node.func, ast.Attribute) and _is_dictionary(node.func.value, imported)
+            if setting or filling or re.search(r"(^|\.)mock\.patch\b|MonkeyPatch$", name):
+                found.append(ast.unparse(node.func))
     return found
 
 
+DICTIONARY = {"setdefault", "update", "pop", "popitem", "clear", "__setitem__", "__delitem__"}
+
+
+def _imported(tree: ast.AST) -> dict[str, str]:
+    """Names that are modules, or things of modules, with their full names; also what is made of them by a plain assignment."""
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.asname or name.name.partition(".")[0]: name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
+    for _ in range(2):  # of another name of another name
+        for node in ast.walk(tree):
+            alias = isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
+            if alias and (name := _module(node.value, found)):
+                found.setdefault(ast.unparse(node.targets[0]), name)
+    return found
+
+
+def _full(node: ast.expr, imported: dict[str, str]) -> str:
+    """The dotted name of an expression, from the module on that its first name is; as it is written where it has none."""
+    words = ast.unparse(node)
+    root, dot, rest = words.partition(".")
+    return f"{imported.get(root, root)}{dot}{rest}"
+
+
+def _module(node: ast.expr, imported: dict[str, str]) -> str:
+    """The module, or thing of one, that an expression is; empty if it is anything else."""
+    if isinstance(node, ast.Call):
+        name, given = _full(node.func, imported), [one.value for one in node.args if isinstance(one, ast.Constant)]
+        if name.endswith("import_module") or name == "__import__":
+            return str(given[0]) if given else "?"
+        return _module(node.args[0], imported) if name == "getattr" and node.args else ""
+    if isinstance(node, ast.Subscript):
+        return "?" if _full(node.value, imported) == "sys.modules" else ""
+    if isinstance(node, ast.Attribute):
+        inside = _module(node.value, imported)
+        return f"{inside}.{node.attr}" if inside else ""
+    return imported.get(node.id, "") if isinstance(node, ast.Name) else ""
+
+
+def _is_module(node: ast.expr, imported: dict[str, str]) -> bool:
+    name = _module(node, imported)
+    return bool(name) and name.partition(".")[0] not in PACKAGES
+
+
+def _is_dictionary(node: ast.expr, imported: dict[str, str]) -> bool:
+    """`sys.modules`, `vars(m)` or `m.__dict__`."""
+    if _full(node, imported) == "sys.modules":
+        return True
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "vars":
+        return bool(node.args) and _is_module(node.args[0], imported)
+    return isinstance(node, ast.Attribute) and node.attr == "__dict__" and _is_module(node.value, imported)
+
+
+def _is_foreign(target: ast.Attribute | ast.Subscript, imported: dict[str, str]) -> bool:
+    return (_is_dictionary if isinstance(target, ast.Subscript) else _is_module)(target.value, imported)
+
+
+def _targets(node: ast.AST) -> list[ast.expr]:
+    """Everything that a statement writes to."""
+    if isinstance(node, ast.Assign | ast.Delete):
+        given = list(node.targets)
+    elif isinstance(node, ast.AugAssign | ast.AnnAssign | ast.For | ast.AsyncFor | ast.comprehension):
+        given = [node.target]
+    elif isinstance(node, ast.withitem) and node.optional_vars is not None:
+        given = [node.optional_vars]
+    else:
+        return []
+    while nested := [one for one in given if isinstance(one, ast.Tuple | ast.List | ast.Starred)]:
+        given = [one for one in given if one not in nested]
+        given += [inner for one in nested for inner in ([one.value] if isinstance(one, ast.Starred) else one.elts)]
+    return given
+
+
 def test_no_module_of_another_package_is_changed() -> None:
-    for path in python_files():
+    """In the product, and in benchmarks, whose figures would be of another library."""
+    for path in [*python_files(), *sorted((ROOT / "benchmarks").glob("*.py"))]:
         name = str(path.relative_to(ROOT))
         found = changed_modules(path.read_text())
         assert not found or name in PATCHES, f"{name} changes {', '.join(found)}: patches stand in datacomp_core/patches.py"
@@ -183,14 +249,45 @@ def test_no_module_of_another_package_is_changed() -> None:
         "import torch.nn as nn\nnn.Linear = None",
         "from img2dataset import downloader as theirs\ntheirs.fetch, a = 1, 2",
         "import os\nsetattr(os.path, 'join', None)",
+        "import os\nobject.__setattr__(os, 'sep', None)",
         "import sys\nsys.modules['torch'] = None",
         "import sys\nsys.modules.setdefault('torch', None)",
+        "import sys\nsetattr(sys.modules['torch'], 'a', 1)",
+        "import sys\nsys.modules['torch'].a = 1",
+        "import sys as system\nsystem.modules['torch'] = None",
+        "from sys import modules\nmodules['torch'] = None",
+        "from sys import modules as them\nthem.update(torch=None)",
+        "import sys\nm = sys.modules['torch']\nm.load = None",
         "from PIL import Image\ndel Image.open",
+        "import torch\nm = torch\nm.load = None",
+        "import torch\nm = torch.nn\nn = m\nn.Linear = None",
+        "import importlib\nimportlib.import_module('torch').load = None",
+        "from importlib import import_module\nm = import_module('torch')\nm.load = None",
+        "__import__('torch').load = None",
+        "import torch\nvars(torch)['load'] = None",
+        "import torch\ntorch.__dict__['load'] = None",
+        "import torch\ntorch.__dict__.update(load=None)",
+        "import torch\ngetattr(torch, 'nn').Linear = None",
+        "import torch\nfor torch.load in [None]: pass",
+        "import torch\nwith open('a') as torch.load: pass",
+        "import torch\n[torch.load, *torch.rest] = 1, 2",
+        "from unittest import mock\nmock.patch('torch.load')",
+        "from unittest.mock import patch\nwith patch.object(object, 'a'): pass",
+        "from unittest.mock import patch as change\nchange.dict('sys.modules', torch=None)",
+        "import unittest.mock\nunittest.mock.patch('torch.load')",
+        "import pytest\npytest.MonkeyPatch().setattr('torch.load', None)",
+        "from pytest import MonkeyPatch as Other\nOther()",
+        "def f():\n    import torch\n    torch.load = None",
     ],
 )
 def test_a_change_of_another_module_would_be_seen(source: str) -> None:
     assert changed_modules(source)
-    assert not changed_modules("import os\nos.environ['A'] = 'b'\nclass Own: pass\nOwn.x = 1\nx = Own()\nx.y = 2")
+
+
+def test_what_is_ours_may_be_changed() -> None:
+    own = "import os\nos.environ['A'] = 'b'\nclass Own: pass\nOwn.x = 1\nx = Own()\nx.y = 2\nsetattr(x, 'y', 3)\nx.z.w = {}\n"
+    own += "import torch\nmodel = torch.nn.Linear(1, 1)\nmodel.weight = None\nobject.__setattr__(x, 'y', 4)\nvars(x)['y'] = 5"
+    assert changed_modules(own) == []
 
 
 def test_the_engine_names_no_leaf_filter() -> None:

@@ -23,7 +23,7 @@ def test_every_stage_tells_lines_of_json() -> None:
     assert done.returncode == 0, lines
     assert {line["stage"] for line in lines} == {"tests", "train", "embed", "evaluate", "nearest"}
     rates = {line["variant"]: line["samples_per_second"] for line in lines if line["stage"] == "train"}
-    assert {"ceiling", "ceiling, fused", "full", "fast"} == rates.keys()
+    assert {"ceiling", "ceiling, fused", "full", "fast", "cuda"} == rates.keys()
     assert all(rate > 0 for rate in rates.values())
 
 

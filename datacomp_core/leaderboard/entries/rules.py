@@ -12,8 +12,7 @@ from datacomp_core.artifacts import Checkpoint, EvalReport, HoldoutCount, ShardS
 from datacomp_core.leaderboard.entries.data_check import DataCheck
 from datacomp_core.leaderboard.entries.placement import claim, compute_scale
 from datacomp_core.leaderboard.entries.provenance import ProvenanceLink, of_kind
-from datacomp_core.scales import CUSTOM, SCALES
-from datacomp_core.store.fingerprint import canonical
+from datacomp_core.scales import CUSTOM, RANKED_DECODINGS, SCALES, Scale
 
 # open_clip rounds steps per epoch up to a multiple of the loader's workers: at most 1.4 % more samples at `small`.
 ROUNDING = 0.02
@@ -51,7 +50,7 @@ def check(
     return [
         _one_chain(chain, report, checkpoint, subset, shards),
         *of_track,
-        _training(chain, checkpoint),
+        training(chain, checkpoint),
         _samples_seen(chain, checkpoint),
         _learnt(checkpoint),
         _evaluation(report, scale),
@@ -122,7 +121,7 @@ def recipe_of(chain: list[ProvenanceLink], checkpoint: str) -> dict[str, object]
     return next((recipe for recipe in specs if isinstance(recipe, dict)), None)
 
 
-def _training(chain: list[ProvenanceLink], checkpoint: Checkpoint) -> RuleCheck:
+def training(chain: list[ProvenanceLink], checkpoint: Checkpoint) -> RuleCheck:
     rule = "training as the scale says"
     recipe = recipe_of(chain, checkpoint.address)
     if recipe is not None and recipe.get("name") == CUSTOM:
@@ -130,11 +129,16 @@ def _training(chain: list[ProvenanceLink], checkpoint: Checkpoint) -> RuleCheck:
     if recipe is None or recipe.get("name") not in SCALES:
         named = "no recipe" if recipe is None else f"the scale {recipe.get('name')!r}"
         return RuleCheck(rule=rule, ok=None, reason=f"The training's record names {named}: there is nothing to compare with.")
-    wanted = canonical(SCALES[str(recipe["name"])])
-    wrong = [f"{key} {recipe.get(key)} in place of {value}" for key, value in wanted.items() if recipe.get(key) != value]
+    row, used = SCALES[str(recipe["name"])], recipe.get("decoding", "full")
+    if used in RANKED_DECODINGS:
+        row = row.model_copy(update={"decoding": used})
+    wanted = row.model_dump(mode="json")
+    given = {name: field.default for name, field in Scale.model_fields.items()} | recipe  # records leave out defaults
+    wrong = [f"{key} {value} in place of {wanted.get(key)}" for key, value in given.items() if wanted.get(key) != value]
     if wrong:
         return RuleCheck(rule=rule, ok=False, reason=f"Changed: {'; '.join(wrong)}.")
-    return RuleCheck(rule=rule, ok=True, reason=f"All arguments are those of {recipe['name']}.")
+    decoding = "" if used == "full" else f", with decoding: {used}, which ranked trainings may use"
+    return RuleCheck(rule=rule, ok=True, reason=f"All arguments are those of {recipe['name']}{decoding}.")
 
 
 def _samples_seen(chain: list[ProvenanceLink], checkpoint: Checkpoint) -> RuleCheck:

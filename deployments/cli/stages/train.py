@@ -43,6 +43,7 @@ def train(
     trust_times: options.TrustTimes = False,
     captions: options.Captions = "",
     mix: options.Mix = None,
+    decoding: options.Decoding = "full",
     json: options.Json = False,
 ) -> None:
     """Train CLIP with the scale's fixed recipe (open_clip under torchrun).
@@ -54,7 +55,7 @@ def train(
       datacomp train --scale small --data small/basic --out small/checkpoint --processes 8
     """
     if not data:
-        given = {"pool": pool, **encoders_of(embed), **captions_of(captions), **mix_of(mix)}
+        given = {"pool": pool, "decoding": decoding, **encoders_of(embed), **captions_of(captions), **mix_of(mix)}
         run_to_stage.run_to("train", run_to_stage.spec_of(scale, recipe, seed=seed, pool_seed=pool_seed, **given), json=json)
         return
     if captions:
@@ -66,6 +67,7 @@ def train(
     if out is None:
         raise SpecError("Training on a folder needs --data and --out together.")
     from datacomp_core.scales import scale as known_scale
+    from datacomp_core.scales import with_decoding
     from datacomp_core.training.launch import TorchrunLayout
     from datacomp_core.training.spec import TrainSpec
 
@@ -73,7 +75,12 @@ def train(
     layout = TorchrunLayout(
         processes=processes or own.processes, nodes=nodes, node=node, rendezvous=rendezvous, run_id=run_id, restarts=restarts
     )
-    spec = TrainSpec(recipe=known_scale(scale), seed=seed, data_weights=tuple(weight or ()), tolerated_corrupt=tolerated)
+    spec = TrainSpec(
+        recipe=with_decoding(known_scale(scale), decoding),
+        seed=seed,
+        data_weights=tuple(weight or ()),
+        tolerated_corrupt=tolerated,
+    )
     given = {"accumulation": accumulation, "checkpoint_seconds": 60 * checkpoint_minutes, "device": own.device}
     given["trust"] = "times" if trust_times else "content"
     _train_folder(spec, tuple(data), out, layout, given, json=json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datacomp_core.embedding.shared_pixels import Slot
+from datacomp_core.shared_pixels import Slot
 
 
 def fill(slot: Slot, value: int) -> None:

@@ -18,10 +18,10 @@ from shared_pixels_filler import fill
 from datacomp_core import clip, weights
 from datacomp_core.embedding import locate as locating
 from datacomp_core.embedding.locate import count_rows, locate
-from datacomp_core.embedding.shared_pixels import Slots
 from datacomp_core.errors import DataError, SpecError, StoreError
 from datacomp_core.settings import settings
 from datacomp_core.shards import INDEX_SCHEMA, ShardWriter, write_index
+from datacomp_core.shared_pixels import Slots
 from datacomp_core.store import Folder
 
 

@@ -32,17 +32,20 @@ def weights(store: Store, made: Checkpoint) -> dict[str, Any]:
 
 
 def test_killed_and_resumed_it_ends_as_plain_open_clip_train_does(tmp_path: Path) -> None:
-    """SIGKILL in the middle of an epoch, a rerun, and the same bits as open_clip_train undisturbed on the same batches."""
+    """SIGKILL in the middle of an epoch, a rerun, and the same bits as open_clip_train undisturbed on the same batches.
+
+    The first run loads with two processes, the second with one: they write into shared batches, and change no bit.
+    """
     import torch
 
     store, spec = store_at(tmp_path), training(train_num_samples=96)
-    folder = kill_at_step(store, spec, 7, 1, "launcher")
+    folder = kill_at_step(store, spec, 7, 1, "launcher", LOADER_WORKERS="2")
     assert len(read_history(folder / "history.jsonl")) < spec.steps
     job = tmp_path / "job.json"
     job.write_bytes((folder / JOB).read_bytes())
     log = (folder / "run" / "out.log").read_text()
     shards = noise(NoiseSpec(), store=store)
-    made = train(spec, (shards,), store=store, device="cpu", threads=1)
+    made = train(spec, (shards,), store=store, device="cpu", threads=1, loader_workers=1)
     out = store.folder(made)
     assert "resuming checkpoint" in out.read("out.log").decode()
     assert "resuming checkpoint" not in log

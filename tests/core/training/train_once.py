@@ -30,4 +30,5 @@ if __name__ == "__main__":
             device="cpu",
             layout=layout,
             checkpoint_seconds=0,
+            loader_workers=int(os.environ.get("LOADER_WORKERS", "-1")),
         )

@@ -150,9 +150,9 @@ def reach(started: subprocess.Popen[bytes], find: Callable[[], Path | None], ste
     return folder
 
 
-def kill_at_step(store: Store, spec: TrainSpec, step: int, processes: int, victim: str) -> Path:
+def kill_at_step(store: Store, spec: TrainSpec, step: int, processes: int, victim: str, **environment: str) -> Path:
     """Start a training and end it with SIGKILL once it has logged `step`. All of its processes are gone within a minute."""
-    started = start(store, spec, TorchrunLayout(processes=processes, threads=1))
+    started = start(store, spec, TorchrunLayout(processes=processes, threads=1), **environment)
     folder = reach(started, lambda: run_folder(store), step)
     os.kill(started.pid if victim == "launcher" else ranks(folder)[-1], signal.SIGKILL)
     started.wait(60)

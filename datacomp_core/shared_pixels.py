@@ -1,4 +1,4 @@
-"""Memory that decoding processes write pixels into and the encoding one reads from: nothing is copied through a pipe.
+"""Memory that decoding processes write pixels into and the one that feeds a model reads from: nothing goes through a pipe.
 
 It is an anonymous file (memfd) that children open through /proc: no name that a killed run could leave behind, and no /dev/shm,
 which many containers cut to 64 MB.
@@ -10,6 +10,7 @@ import itertools
 import logging
 import mmap
 import os
+from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -66,14 +67,22 @@ class Slots:
 
 
 def _pin(block: mmap.mmap) -> Any:
-    """Tell CUDA that the block does not move, so that copies from it need not be waited for."""
+    """Tell CUDA that the block does not move, so that copies from it need not be waited for. None where it cannot be told, as
+    for a process with a small limit of locked memory: copies are then slower, and the same."""
     import torch
 
-    whole, runtime = torch.frombuffer(block, dtype=torch.uint8), cast("Any", torch.cuda.cudart())
-    status = int(runtime.cudaHostRegister(whole.data_ptr(), whole.numel(), 0))
-    if status:
-        log.info("cannot pin shared memory (CUDA error %d)", status)
-    return None if status else whole
+    whole = torch.frombuffer(block, dtype=torch.uint8)
+    try:
+        status = int(cast("Any", torch.cuda.cudart()).cudaHostRegister(whole.data_ptr(), whole.numel(), 0))
+    except (AssertionError, RuntimeError) as problem:  # torch has no CUDA, or finds no device
+        log.info("cannot pin shared memory (%s)", problem)
+        return None
+    if not status:
+        return whole
+    log.info("cannot pin shared memory (CUDA error %d)", status)
+    with suppress(RuntimeError):  # the runtime keeps its last error, and the next kernel would raise it
+        torch.zeros(1, device="cuda").add_(1)
+    return None
 
 
 def _unpin(whole: Any) -> None:
