@@ -35,7 +35,7 @@ INTEGER = 8  # bytes of a token
 
 
 @dataclass(frozen=True)
-class Layout:
+class BatchLayout:
     """Where tokens (n, context), what is known of each sample (n, 5) and pixels (n, 3, height, width) lie in a slot."""
 
     count: int
@@ -64,7 +64,7 @@ class Piece(NamedTuple):
     begin: int
     end: int
     slot: Slot
-    layout: Layout
+    layout: BatchLayout
 
 
 Flying = tuple[Slot, list[Future[tuple[str, ...]]]]
@@ -75,7 +75,7 @@ def loaded(batches: MicroBatchDataset, numbers: Iterable[int], workers: int, *, 
 
     LostProcessError if a process was killed.
     """
-    layout = Layout(batches.count, batches.context, batches.size)
+    layout = BatchLayout(batches.count, batches.context, batches.size)
     pieces = -(-layout.count // PIECE)
     ahead = 1 + -(-PIECES_A_PROCESS * workers // pieces)
     slots = Slots(ahead, layout.slot_bytes, pinned=pinned)
@@ -93,7 +93,7 @@ def loaded(batches: MicroBatchDataset, numbers: Iterable[int], workers: int, *, 
         slots.close()
 
 
-def _begun(processes: Processes[MicroBatchDataset], number: int, slot: Slot, layout: Layout) -> Flying:
+def _begun(processes: Processes[MicroBatchDataset], number: int, slot: Slot, layout: BatchLayout) -> Flying:
     ranges = ((begin, min(begin + PIECE, layout.count)) for begin in range(0, layout.count, PIECE))
     try:
         return slot, [processes.submit(_fill, Piece(number, begin, end, slot, layout)) for begin, end in ranges]
@@ -101,7 +101,7 @@ def _begun(processes: Processes[MicroBatchDataset], number: int, slot: Slot, lay
         raise _killed() from problem
 
 
-def _landed(batch: Flying, batches: MicroBatchDataset, layout: Layout, slots: Slots) -> Iterator[MicroBatch]:
+def _landed(batch: Flying, batches: MicroBatchDataset, layout: BatchLayout, slots: Slots) -> Iterator[MicroBatch]:
     """The micro-batch once all its pieces are written; its slot is free when the next one is asked for."""
     import torch
 
