@@ -153,10 +153,12 @@ def main() -> None:
             "loader, fast": lambda: ours(folder, "fast", given),
             "open_clip's pipeline": lambda: plain(folder, given),
         }
-        best: dict[str, tuple[float, float]] = {}
-        for name, make in contenders.items():
-            runs = [measured(make(), given.seconds / given.rounds) for _ in range(given.rounds)]
-            best[name] = min(cpu for cpu, _ in runs), max(rate for _, rate in runs)
+        runs: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+        for _ in range(given.rounds):  # in turn, so that other work on the machine disturbs all alike
+            for name, make in contenders.items():
+                runs[name].append(measured(make(), given.seconds / given.rounds))
+        best = {name: (min(cpu for cpu, _ in some), max(rate for _, rate in some)) for name, some in runs.items()}
+        for name in contenders:
             row = {"contender": name, "cpu_ms": round(best[name][0], 3), "samples_per_second": round(best[name][1], 1)}
             sys.stdout.write(json.dumps(row | {"workers": given.workers}) + "\n")
     print(f"\n{'':24}{'CPU ms/sample':>15}{'samples/s':>12}{'of floor':>10}")

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from datacomp_core.clip_configs import refused
 from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, SpecError, in_short, unknown
-from datacomp_core.pictures import resized
+from datacomp_core.pictures import Decoding, resized
 from datacomp_core.tokens import cached
 from datacomp_core.weights import pretrained
 
@@ -50,7 +50,8 @@ PixelArray = npt.NDArray[np.uint8]
 class Pixels:
     """PIL image to uint8 pixels, shape (3, height, width): open_clip's resize, centre crop and conversion to RGB, in that order.
 
-    As in open_clip, the image keeps its mode until it is cropped: converting first would change the pixels.
+    As in open_clip, the image keeps its mode until it is cropped: converting first would change the pixels. `decoding` fast:
+    images that are RGB are resized with torch.
     """
 
     height: int
@@ -59,6 +60,7 @@ class Pixels:
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
+    decoding: Decoding = field(default="full", repr=False)
 
     def __post_init__(self) -> None:
         given: dict[str, tuple[Any, ...]] = {"mean": self.mean, "std": self.std}
@@ -71,6 +73,8 @@ class Pixels:
                 )
 
     def __call__(self, image: Any) -> PixelArray:
+        if self.decoding == "fast" and image.mode == "RGB":
+            return self.fast(np.asarray(image))
         image = self._cropped(self._resized(image))
         if image.mode != "RGB":
             image = image.convert("RGB")

@@ -25,6 +25,7 @@ from datacomp_core.evaluation.custom import TaskRow, beside
 from datacomp_core.evaluation.model import Compile, EvalModel, Exactness, Mode
 from datacomp_core.evaluation.report import Report, TaskResult
 from datacomp_core.evaluation.run import Expected, ResultIdentity, run
+from datacomp_core.pictures import Decoding
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder, Store, step
@@ -46,6 +47,9 @@ class EvalSpec(Spec):
     )
     compile: Compile = Field(
         default="no", description="yes: torch.compile of the image tower (faster on a GPU, other last bits)."
+    )
+    decoding: Decoding = Field(
+        default="full", description="full: exact pixels; fast: resized by torch, equal to rounding; the report's mode is fast."
     )
     batch_size: int = Field(default=256, ge=1, description="Images encoded together; it affects the last bits.")
     expected: Expected = Field(
@@ -74,7 +78,7 @@ class EvalSpec(Spec):
         return self.suite
 
     def exactness(self) -> Exactness:
-        return Exactness(self.precision, self.compile)
+        return Exactness(self.precision, self.compile, self.decoding)
 
     def wanted(self) -> list[EvalTask]:
         """The tasks in the suite's order, then the user's own tasks."""
@@ -203,7 +207,8 @@ def _evaluated(
         linear_probe=spec.linear_probe == "yes",
     )
     here = EvalModel(model.load(devices[0]), exactness, kept=out, made_of=made_of)
-    identity = identity.model_copy(update={"made_of": made_of | {"preparation of images": repr(here.clip.pixels)}})
+    prepared = repr(here.clip.pixels) if spec.decoding == "full" else f"{here.clip.pixels!r}, {spec.decoding} decoding"
+    identity = identity.model_copy(update={"made_of": made_of | {"preparation of images": prepared}})
     results = run(
         wanted,
         sets,

@@ -11,14 +11,15 @@ import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from datacomp_core.clip import Clip, PixelArray, Precision
+from datacomp_core.clip import Clip, PixelArray, Pixels, Precision
 from datacomp_core.errors import DataError
+from datacomp_core.pictures import Decoding
 from datacomp_core.store.folder import Folder
 
 if TYPE_CHECKING:
@@ -36,10 +37,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Exactness:
-    """What moves the last bits: the precision, and whether the image tower is compiled."""
+    """What moves the last bits: the precision, whether the image tower is compiled, and how images are resized."""
 
     precision: Mode = "reference"
     compile: Compile = "no"
+    decoding: Decoding = "full"
 
 
 EXACT = Exactness()
@@ -72,6 +74,11 @@ class EvalModel:
         if self.exactness.precision != "reference":
             return self.exactness.precision
         return "fp16" if half and self.clip.device.startswith("cuda") else "fp32"
+
+    @property
+    def pixels(self) -> Pixels:
+        """The preparation of images."""
+        return replace(self.clip.pixels, decoding=self.exactness.decoding)
 
     def images(self, pixels: PixelArray, *, half: bool = False) -> torch.Tensor:
         """Normalised features (n, d) on the device."""

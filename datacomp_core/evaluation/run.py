@@ -113,7 +113,7 @@ class _Run:
                 self._fail(task, str(problem), began)
                 continue
             self.open[task.key] = opened
-            for batch in opened.data.batches(task.key, self.identity.batch_size, self.model.clip.pixels):
+            for batch in opened.data.batches(task.key, self.identity.batch_size, self.model.pixels):
                 if task.key not in self.open:
                     break
                 yield EncodeJob(batch, opened.protocol.half)

@@ -64,6 +64,7 @@ def evaluate(
     ] = None,
     precision: Annotated[str, typer.Option(help="reference (exact), fp32 or bf16.")] = "reference",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the image tower (faster on a GPU).")] = False,
+    decoding: Annotated[str, typer.Option(help="full (exact), or fast: resized by torch, equal to rounding.")] = "full",
     batch_size: Annotated[int, typer.Option(help="Images per batch.")] = 256,
     deviation: Annotated[
         bool, typer.Option("--deviation", help="Also evaluate in the exact mode, and show the differences.")
@@ -107,6 +108,7 @@ def evaluate(
         _require_none_of(
             {"--checkpoint": checkpoint, "--out": out, "--download": download, "--suite": suite, "--tasks": tasks}
             | {"--precision": precision != "reference", "--compile": compiled, "--batch-size": batch_size != 256}
+            | {"--decoding": decoding != "full"}
             | {"--deviation": deviation, "--few-shot": few_shot, "--linear-probe": linear_probe, "--device": device}
         )
         given = {**encoders_of(embed), **tasks_of(add_tasks, data or "", option="--data")}
@@ -129,6 +131,7 @@ def evaluate(
         tasks=tuple(tasks or ()),
         precision=precision,
         compile="yes" if compiled else "no",
+        decoding=decoding,
         batch_size=batch_size,
         few_shot=tuple(few_shot or ()),
         linear_probe="yes" if linear_probe else "no",
@@ -263,7 +266,7 @@ def _show(run: _Run, out: str, expected: Golden | None, *, deviation: bool) -> N
     compared = golden_scores.compare(expected, report) if expected else []
     measured: Deviation | None = None
     if deviation:
-        run(f"{out}/exact", precision="reference", compile="no", batch_size=256)
+        run(f"{out}/exact", precision="reference", compile="no", decoding="full", batch_size=256)
         measured = deviations.measure(Folder(f"{out}/exact"), Folder(out))
     if run.json:
         shown = report.model_dump(mode="json")

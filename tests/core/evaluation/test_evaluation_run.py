@@ -135,6 +135,18 @@ def test_the_numbers_are_clip_benchmarks(prepared: Path, tmp_path: Path) -> None
     assert lines[0]["metrics"]["main_metric"] == lines[0]["metrics"]["acc5"]
 
 
+def test_fast_decoding_moves_features_by_rounding_and_is_told(prepared: Path, tmp_path: Path) -> None:
+    """Nothing that was kept of the exact run is taken for it, and the other way round."""
+    chosen = ("tiny/coarse",)
+    exact = scored(prepared, prepared / "sets", tmp_path / "out", spec=EvalSpec(tasks=chosen))
+    fast = scored(prepared, prepared / "sets", tmp_path / "out", spec=EvalSpec(tasks=chosen, decoding="fast"))
+    again = scored(prepared, prepared / "sets", tmp_path / "out", spec=EvalSpec(tasks=chosen))
+    losses = [made.tasks[0].analysis["calibration"]["negative_log_likelihood"] for made in (exact, fast, again)]
+    assert [made.mode for made in (exact, fast, again)] == ["exact", "fast", "exact"]
+    assert losses[0] == losses[2] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], abs=0.05)
+
+
 def test_predictions_give_the_metrics_again(prepared: Path, tmp_path: Path) -> None:
     made = scored(prepared, prepared / "sets", tmp_path / "out", spec=EvalSpec(tasks=("tiny/coarse",)))
     kept = np.load(tmp_path / "out" / "predictions" / "tiny-coarse.npz")
