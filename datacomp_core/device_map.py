@@ -34,7 +34,8 @@ def device_map(
         yield from prepared_map(function, items, prepare=ready, workers=stations.count, one_worker="apart", gpus=stations.gpus)
         return
     names = device_names(device)
-    yield from prepared_map(function, items, prepare=partial(_mine, prepare, names), workers=len(names), engine="local")
+    ready = partial(_mine, prepare, names)
+    yield from prepared_map(function, items, prepare=ready, workers=len(names), processes="own", engine="local")
 
 
 def _alone(prepare: Callable[[str], S], stations: ClusterWorkers) -> S:

@@ -23,6 +23,7 @@ from datacomp_core import engines
 from datacomp_core.engines import Engine
 from datacomp_core.import_errors import imports_told
 from datacomp_core.interruptible_wait import first_done
+from datacomp_core.reused_processes import fits, reused_map
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,7 +32,7 @@ S = TypeVar("S")
 READERS = 16
 """Requests at once for what lies in a bucket: one after another, 26,000 parts at 50 ms take 22 minutes."""
 PR_SET_PDEATHSIG = 1
-# Of a worker process, which serves one map only.
+# Of a worker process that serves one map, or one `Processes`.
 _prepared: list[Any] = []
 _unready: list[Exception] = []
 
@@ -91,6 +92,14 @@ def leave_interrupts() -> None:
 
 def _pool(workers: int, prepare: Callable[[], Any]) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=SPAWN, initializer=_ready, initargs=(os.getpid(), prepare))
+
+
+def _nothing() -> None:
+    """What a process prepares that serves several maps."""
+
+
+def _unprepared(workers: int) -> ProcessPoolExecutor:
+    return _pool(workers, _nothing)
 
 
 def prepared_here() -> Any:
@@ -159,14 +168,16 @@ def prepared_map(
     prepare: Callable[[], S],
     workers: int,
     one_worker: Literal["here", "apart"] = "here",
+    processes: Literal["reused", "own"] = "reused",
     engine: Engine | None = None,
     gpus: int = 0,
 ) -> Iterator[tuple[T, R]]:
     """`process_map` for `function(prepared, item)`, where each process makes `prepared` once, by `prepare()`.
 
     What is prepared is handed over, never left in a global: several maps may run in threads of one process. `one_worker` is
-    "apart" for functions that change their process. `engine` is where the workers are; by default what `engines.using` says.
-    On a cluster each worker holds `gpus` GPUs of it.
+    "apart" for functions that change their process. Their processes end with the map, as do the "own" `processes` of functions
+    that hold a device; others serve the next map too. `engine` is where the workers are; by default what `engines.using` says. On
+    a cluster each worker holds `gpus` GPUs of it.
     """
     if workers <= 1 and one_worker == "here":
         with imports_told():
@@ -182,11 +193,17 @@ def prepared_map(
         alone = one_worker == "apart"
         yield from engines.cluster_map(function, items, prepare=prepare, workers=workers, engine=engine, alone=alone, gpus=gpus)
         return
-    processes = Processes(workers, prepare)
+    if processes == "reused" and one_worker == "here" and fits(prepare):
+        try:
+            yield from reused_map(function, items, prepare=prepare, workers=workers, start=_unprepared)
+        except BrokenProcessPool as problem:
+            raise engines.worker_killed() from problem
+        return
+    own = Processes(workers, prepare)
     try:
-        yield from processes.map(function, items)
+        yield from own.map(function, items)
     finally:
-        processes.close()
+        own.close()
 
 
 class Processes(Generic[S]):
