@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -19,13 +19,13 @@ from datacomp_core import uid
 from datacomp_core.artifacts import Pool, ShardSet, Spec
 from datacomp_core.errors import DataError, tally_of, unknown
 from datacomp_core.members import MemberNames
-from datacomp_core.parallel import concurrently, process_map
+from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
 from datacomp_core.pool import adopted_source, ledger, sources
 from datacomp_core.pool.adopted_shard import DAMAGED, TableColumns, described, problems, take_in
 from datacomp_core.pool.commonpool import HUBS
 from datacomp_core.pool.footers import count_rows
-from datacomp_core.pool.unique_uids import UidRanges, num_buckets, num_unique
+from datacomp_core.pool.unique_uids import UidRanges, num_buckets
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import (
     INDEX,
@@ -34,7 +34,6 @@ from datacomp_core.shards import (
     index_bytes,
     read_index,
     shard_names,
-    stored_index,
     tar_content,
     tar_mark,
 )
@@ -103,12 +102,13 @@ class AdoptedPoolSpec(Spec):
 
 @dataclass(frozen=True)
 class FoundShard:
-    """One shard as it was found: samples, the digest of its uids, the outcome of the candidates, and remarks.
+    """One shard as it was found: its uids (packed bytes), their digest, the outcome of the candidates, and remarks.
 
     `is_new`: an index and a ledger were staged for it.
     """
 
     num_samples: int
+    uids: bytes
     digest: int
     reasons: dict[str, int]
     problem: str = ""
@@ -168,23 +168,24 @@ def adopt_shards(
     there = set(shards.files(".parquet"))
     progress.start(len(names), "shards")
     seen: dict[str, FoundShard] = {}
-    for name, found in process_map(partial(_look, spec, shards, out, there), names, workers=workers):
-        seen[name] = found
-        progress.advance(arrived=found.num_samples)
-    damaged = [(name, found.problem) for name, found in seen.items() if found.problem]
-    _refuse(spec, shards, damaged, [found.wrong_table for found in seen.values() if found.wrong_table])
-    reasons, told = Counter[str](), Counter[str]()
-    for found in seen.values():
-        reasons.update(found.reasons)
-        told.update(found.told)
-    total = sum(found.num_samples for found in seen.values())
-    if not total:
-        raise DataError(problems(damaged, [], shards) if damaged else _nothing(shards, reasons, told))
+    with UidRanges(num_buckets(pool.num_samples)) as uids:
+        for name, found in process_map(partial(_look, spec, shards, out, there), names, workers=workers):
+            uids.add(np.frombuffer(found.uids, uid.DTYPE))
+            seen[name] = replace(found, uids=b"")
+            progress.advance(arrived=found.num_samples)
+        damaged = [(name, found.problem) for name, found in seen.items() if found.problem]
+        _refuse(spec, shards, damaged, [found.wrong_table for found in seen.values() if found.wrong_table])
+        reasons, told = Counter[str](), Counter[str]()
+        for found in seen.values():
+            reasons.update(found.reasons)
+            told.update(found.told)
+        total = sum(found.num_samples for found in seen.values())
+        if not total:
+            raise DataError(problems(damaged, [], shards) if damaged else _nothing(shards, reasons, told))
+        unique, more = _compared(pool, spec, shards, uids, total)
     staged = [name for name in names if seen[name].is_new]
-    more = _overlap(pool, spec, shards, {name: out / STAGED if seen[name].is_new else shards for name in names}, total)
     for _ in process_map(partial(_publish, shards, out / STAGED), staged, workers=workers):
         pass
-    unique = num_unique(shards, names, total)
     if unique < total:
         more["repeated_uids"] = total - unique
     if damaged:
@@ -231,9 +232,15 @@ def _look(spec: AdoptedPoolSpec, shards: Folder, out: Folder, there: set[str], n
     staged.write(f"{INDEX}/{name}.parquet", index_bytes(rows, tar_mark(shards, name), content))
     with staged.writing(f"{LEDGER}/{name}.parquet") as path:
         taken.book.write_parquet(path, compression="zstd", statistics=False)
-    digest = ledger.digest(rows["uid"])
     return FoundShard(
-        rows.height, digest, ledger.tally(taken.book), taken.problem, taken.wrong_table, dict(taken.told), is_new=True
+        rows.height,
+        uid.pack(rows["uid"]).tobytes(),
+        ledger.digest(rows["uid"]),
+        ledger.tally(taken.book),
+        taken.problem,
+        taken.wrong_table,
+        dict(taken.told),
+        is_new=True,
     )
 
 
@@ -247,7 +254,8 @@ def _as_indexed(spec: AdoptedPoolSpec, shards: Folder, name: str) -> FoundShard 
     named = rows[MEMBERS][0] if MEMBERS in rows.columns and rows.height else ""
     if (named or "") != spec.members.text() or (not rows.height and (book["reason"] == DAMAGED).any()):
         return None
-    return FoundShard(rows.height, ledger.digest(rows["uid"]), ledger.tally(book), told=ledger.pictures(book))
+    uids = uid.pack(rows["uid"]).tobytes()
+    return FoundShard(rows.height, uids, ledger.digest(rows["uid"]), ledger.tally(book), told=ledger.pictures(book))
 
 
 def _publish(shards: Folder, staged: Folder, name: str) -> None:
@@ -256,25 +264,27 @@ def _publish(shards: Folder, staged: Folder, name: str) -> None:
         shards.write(path, staged.read(path))
 
 
-def _overlap(pool: Pool, spec: AdoptedPoolSpec, shards: Folder, indexes: dict[str, Folder], total: int) -> dict[str, int]:
-    """Count the samples that are missing from the metadata next to the shards. DataError if all are missing."""
+def _compared(pool: Pool, spec: AdoptedPoolSpec, shards: Folder, uids: UidRanges, total: int) -> tuple[int, dict[str, int]]:
+    """Count the distinct uids of the samples, and the samples that are missing from the metadata next to the shards. DataError if
+    all are missing.
+    """
     metadata = Folder(spec.source) / METADATA
-    if Folder(spec.source).url != pool.data:
-        return {}
-    number, missing = num_buckets(max(total, pool.num_samples)), 0
-    with UidRanges(number) as here, UidRanges(number) as there:
-        for rows in concurrently(lambda name: stored_index(indexes[name], name)[0], list(indexes)):
-            here.add(uid.pack(rows["uid"]))
-        for part in part_names(metadata):
-            there.add(uid.pack(scan(metadata, part).select("uid").collect()["uid"]))
-        for ours, theirs in zip(here.slices(), there.slices(), strict=True):
+    has_metadata = Folder(spec.source).url == pool.data
+    unique = missing = 0
+    with UidRanges(uids.number) as of_metadata:
+        for part in part_names(metadata) if has_metadata else ():
+            of_metadata.add(uid.pack(scan(metadata, part).select("uid").collect()["uid"]))
+        for ours, theirs in zip(uids.slices(), of_metadata.slices(), strict=True):
+            unique += uid.num_unique(ours)
             missing += int((~np.isin(ours.view("V16"), theirs.view("V16"))).sum()) if len(theirs) else len(ours)
+    if not has_metadata:
+        return unique, {}
     if missing == total:
         raise DataError(
             f"The metadata in {metadata} has none of the {total:,} samples in {shards}: it belongs to another pool, or the "
             "tars do not contain the uids of their samples. Move it away, or adopt only the tars."
         )
-    return {"not_in_metadata": missing} if missing else {}
+    return unique, {"not_in_metadata": missing} if missing else {}
 
 
 def _worth_telling(told: Counter[str]) -> dict[str, int]:

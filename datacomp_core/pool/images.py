@@ -6,7 +6,6 @@ download resumes and ends with the samples of an undisturbed one.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,11 +17,12 @@ from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import IncompleteError, MissingLibraryError, tally_of
 from datacomp_core.parallel import concurrently, prepared_map
 from datacomp_core.parts import METADATA, part_names
-from datacomp_core.pool import error_pictures, ledger, removal
+from datacomp_core.pool import error_pictures, removal
 from datacomp_core.pool.distributors import Distributor, distribute
 from datacomp_core.pool.fetch import Fetched, NetworkAccess, ShardPlan, fetch_shard, set_up, stats_name
 from datacomp_core.pool.footers import rows_of_parts
 from datacomp_core.pool.safe_http import networks
+from datacomp_core.pool.shard_statistics import ShardStatistics
 from datacomp_core.pool.spec import ImageSpec, images_of
 from datacomp_core.pool.stats import blocked_address
 from datacomp_core.pool.unique_uids import num_unique
@@ -78,7 +78,7 @@ def download_images(
     if finished:
         log.info("%d of %d shards are already finished", len(finished), len(plans))
     progress.start(sum(plan.count for plan in plans), "images")
-    arrived = _Arrived()
+    arrived = ShardStatistics()
     for stats in concurrently(lambda plan: out.read_json(stats_name(shard_name(plan.number))), finished):
         arrived.add(stats)
         progress.advance(stats["count"], **stats["reasons"])
@@ -89,7 +89,7 @@ def download_images(
         progress.advance(fetched.plan.count, **fetched.stats["reasons"])
     if spec.error_pictures == "drop" and plans:
         error_pictures.drop(out, spec.error_picture_urls, {})
-        arrived = _Arrived()
+        arrived = ShardStatistics()
         for stats in concurrently(lambda plan: out.read_json(stats_name(shard_name(plan.number))), plans):
             arrived.add(stats)
     return _shard_set(spec, pool, out, plans, arrived)
@@ -154,22 +154,7 @@ def plan_shards(metadata: Folder, spec: ImageSpec) -> Iterator[ShardPlan]:
             number += 1
 
 
-class _Arrived:
-    """The sums over the stats of all shards."""
-
-    def __init__(self) -> None:
-        self.reasons: Counter[str] = Counter()
-        self.mismatches = self.digest = 0
-        self.pictures: Counter[str] = Counter()
-
-    def add(self, stats: dict[str, Any]) -> None:
-        self.reasons.update(stats["reasons"])
-        self.mismatches += stats["hash_mismatches"]
-        self.pictures.update({name: stats[name] for name in ("deep_pictures", "turned_pictures") if name in stats})
-        self.digest = (self.digest + int(stats["uids_digest"], 16)) % ledger.DIGEST_MODULUS
-
-
-def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan], found: _Arrived) -> ShardSet:
+def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan], found: ShardStatistics) -> ShardSet:
     arrived, candidates = found.reasons.get("arrived", 0), found.reasons.total()
     if not arrived or arrived < spec.min_arrived * candidates:
         losses = tally_of({reason: count for reason, count in found.reasons.items() if reason != "arrived"})
@@ -188,12 +173,7 @@ def _shard_set(spec: ImageSpec, pool: Pool, out: Folder, plans: list[ShardPlan],
         num_unique=num_unique(out, [shard_name(plan.number) for plan in plans], arrived),
         num_shards=len(plans),
         content=f"{found.digest:064x}",
-        counts={
-            "candidates": candidates,
-            **dict(sorted(found.reasons.items())),
-            "hash_mismatches": found.mismatches,
-            **found.pictures,
-        },
+        counts=found.counts(),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -114,7 +115,7 @@ def _retry(
         _move_rows(folder, shard_name(fetched.plan.number), changed)
     if spec.error_pictures == "drop":
         error_pictures.drop(folder, spec.error_picture_urls, changed)
-    return RetryResult(amend.finish(store, record, shards, changed), tried, arrived)
+    return RetryResult(amend.finish(store, record, shards, changed, RETRY), tried, arrived)
 
 
 def _again(
@@ -214,11 +215,20 @@ def _move_rows(shards: Folder, name: str, changed: dict[str, FileStat]) -> None:
         column, its = ("key", ORIGIN_KEY) if ORIGIN_KEY in some.columns else ("uid", "uid")
         moved = ledger.is_transient(ledger.BLOCKED) & pl.col(column).is_in(some[its].implode())
         kept = book.filter(~moved.fill_null(value=False))
-        if kept.height < book.height:
+        counted, has_moved = account_stats(kept), kept.height < book.height
+        if has_moved:
             buffer = io.BytesIO()
             kept.write_parquet(buffer, compression="zstd", statistics=False)
-            for file in (
-                shards.write(f"{LEDGER}/{origin}.parquet", buffer.getvalue()),
-                shards.write_json(stats_name(str(origin)), account_stats(kept)),
-            ):
-                changed[file.path] = file
+            file = shards.write(f"{LEDGER}/{origin}.parquet", buffer.getvalue())
+            changed[file.path] = file
+        if has_moved or _is_older(shards, str(origin), counted):
+            file = shards.write_json(stats_name(str(origin)), counted)
+            changed[file.path] = file
+
+
+def _is_older(shards: Folder, name: str, counted: dict[str, Any]) -> bool:
+    """Whether a killed retry wrote the ledger of a shard and not its statistics."""
+    if not shards.exists(stats_name(name)):
+        return False
+    found = shards.read_json(stats_name(name))
+    return "uids_digest" in found and found != counted  # without it they are img2dataset's own

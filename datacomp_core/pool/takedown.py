@@ -287,7 +287,7 @@ def _change(store: Store, here: list[_Set], requests: TakedownRequests, taken: T
                 requests.note(hit, NOW, taken.places.index(one.record.address))
                 taken.count(one.record.address, gone)
         for record, shards in begun:
-            amend.finish(store, record, shards, changed)
+            amend.finish(store, record, shards, changed, amend.TAKEDOWN)
 
 
 def _change_view(store: Store, view: _Set, requests: TakedownRequests, taken: TakedownResult) -> None:
@@ -308,7 +308,7 @@ def _change_view(store: Store, view: _Set, requests: TakedownRequests, taken: Ta
             if not kept.equals(rows):
                 file = write_index(view.folder, name, kept)
                 changed[file.path] = file
-        amend.finish(store, record, shards, changed)
+        amend.finish(store, record, shards, changed, amend.TAKEDOWN)
 
 
 def _is_out_of_date(folder: Folder, tars: Folder, name: str, requests: TakedownRequests) -> bool:
