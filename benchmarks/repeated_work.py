@@ -4,8 +4,8 @@
 
 "maps" are eight maps of eight short items with two workers: processes that serve them all against processes started for each.
 "folder" is what a small run does to a folder of tars: adopt it, compute a score in two passes, reshard it; likewise with both.
-"adopt" and "takedown" (one sample, from a download of ours) run in this checkout and, with `--before`, in another one, in turn. Each
-is a process of its own. Files read are those of the driver, CPU seconds those of all processes without the driver's start.
+"adopt" and "takedown" (one sample, from a download of ours) run in this checkout and, with `--before`, in another one, in turn.
+Each is a process of its own. Files read are those of the driver, CPU seconds those of all processes without the driver's start.
 """
 
 from __future__ import annotations

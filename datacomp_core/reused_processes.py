@@ -151,12 +151,13 @@ def reused_map(
 ) -> Iterator[tuple[T, R]]:
     """`parallel.prepared_map` in processes that may have served another map. BrokenProcessPool if one of them is killed."""
     starter, key, name = _starter(start), _key(workers), uuid.uuid4().hex
+    work: Callable[[T], R] = partial(_work, name, prepare, function)
     flying: dict[Future[R], T] = {}
     pool: ProcessPoolExecutor | None = None
     try:
         for item in items:
             pool = pool or starter.call(partial(starter.take, key))
-            flying[starter.call(partial(pool.submit, _work, name, prepare, function, item))] = item
+            flying[starter.call(partial(_submitted, pool, work, item))] = item
             if len(flying) >= 2 * workers:
                 yield from _landed(flying)
         while flying:
@@ -170,6 +171,10 @@ def reused_map(
         _drop(flying)  # after an error, or where nobody takes the rest
         if pool is not None:
             starter.call(partial(starter.give_back, pool, key))
+
+
+def _submitted(pool: ProcessPoolExecutor, work: Callable[[T], R], item: T) -> Future[R]:
+    return pool.submit(work, item)
 
 
 def _drop(flying: dict[Future[R], T]) -> None:
