@@ -98,8 +98,26 @@ def _nothing() -> None:
     """What a process prepares that serves several maps."""
 
 
-def _unprepared(workers: int) -> ProcessPoolExecutor:
-    return _pool(workers, _nothing)
+class _Recording(_Spawning):
+    """Knows the processes that it has started."""
+
+    def __init__(self) -> None:
+        self.started: list[SpawnProcess] = []
+
+    def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # noqa: N802 # pyright: ignore[reportIncompatibleVariableOverride]
+        self.started.append(_Spawned(*args, **kwargs))
+        return self.started[-1]
+
+
+class _Unprepared(ProcessPoolExecutor):
+    """Processes that serve several maps."""
+
+    def __init__(self, workers: int) -> None:
+        self._context = _Recording()
+        super().__init__(workers, mp_context=self._context, initializer=_ready, initargs=(os.getpid(), _nothing))
+
+    def are_alive(self) -> bool:
+        return all(process.is_alive() for process in self._context.started)
 
 
 def prepared_here() -> Any:
@@ -195,7 +213,7 @@ def prepared_map(
         return
     if processes == "reused" and one_worker == "here" and fits(prepare):
         try:
-            yield from reused_map(function, items, prepare=prepare, workers=workers, start=_unprepared)
+            yield from reused_map(function, items, prepare=prepare, workers=workers, start=_Unprepared)
         except BrokenProcessPool as problem:
             raise engines.worker_killed() from problem
         return

@@ -17,11 +17,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from datacomp_core.import_errors import imports_told
 from datacomp_core.interruptible_wait import first_done
@@ -29,6 +29,7 @@ from datacomp_core.interruptible_wait import first_done
 T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
+P = ParamSpec("P")
 
 IDLE_SECONDS = 10.0
 """How long processes wait for another map; 0: none is kept."""
@@ -37,6 +38,18 @@ MAX_BYTES = 1 << 16
 
 _prepared: list[tuple[str, Any, Exception | None]] = []
 """Of a worker process: what it prepared last, for which map, or why that failed."""
+
+
+class StartedProcesses(Protocol):
+    """Processes of this machine that wait for calls: a ProcessPoolExecutor."""
+
+    def are_alive(self) -> bool:
+        """Whether none of those that were started has ended."""
+        ...
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
+
+    def shutdown(self, wait: bool = True) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,7 @@ class _Idle:
     """Processes that wait for a map of this kind."""
 
     key: Key
-    pool: ProcessPoolExecutor
+    pool: StartedProcesses
     since: float
 
 
@@ -60,7 +73,7 @@ class _Idle:
 class _Starter:
     """The thread that starts and ends all kept processes."""
 
-    start: Callable[[int], ProcessPoolExecutor]
+    start: Callable[[int], StartedProcesses]
     idle: list[_Idle] = field(default_factory=list[_Idle])
     calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = field(default_factory=queue.SimpleQueue)
 
@@ -91,18 +104,16 @@ class _Starter:
             self.idle.remove(one)
             one.pool.shutdown(wait=False)
 
-    def take(self, key: Key) -> ProcessPoolExecutor:
+    def take(self, key: Key) -> StartedProcesses:
         """Idle processes of this kind, else new ones."""
         for one in [one for one in self.idle if one.key == key]:
             self.idle.remove(one)
-            try:
-                one.pool.submit(os.getpid).result()
+            if one.pool.are_alive():
                 return one.pool
-            except BrokenProcessPool:  # one was killed meanwhile
-                one.pool.shutdown()
+            one.pool.shutdown()  # one was killed meanwhile
         return self.start(key.workers)
 
-    def give_back(self, pool: ProcessPoolExecutor, key: Key) -> None:
+    def give_back(self, pool: StartedProcesses, key: Key) -> None:
         """Keep processes for the next map, and end those of another environment, or more than the machine has cores."""
         if not IDLE_SECONDS:
             pool.shutdown()
@@ -117,7 +128,7 @@ _lock = threading.Lock()
 _starters: list[_Starter] = []
 
 
-def _starter(start: Callable[[int], ProcessPoolExecutor]) -> _Starter:
+def _starter(start: Callable[[int], StartedProcesses]) -> _Starter:
     with _lock:
         if not _starters:
             multiprocessing.current_process().daemon = False  # as of `Processes`
@@ -147,13 +158,13 @@ def reused_map(
     *,
     prepare: Callable[[], S],
     workers: int,
-    start: Callable[[int], ProcessPoolExecutor],
+    start: Callable[[int], StartedProcesses],
 ) -> Iterator[tuple[T, R]]:
     """`parallel.prepared_map` in processes that may have served another map. BrokenProcessPool if one of them is killed."""
     starter, key, name = _starter(start), _key(workers), uuid.uuid4().hex
     work: Callable[[T], R] = partial(_work, name, prepare, function)
     flying: dict[Future[R], T] = {}
-    pool: ProcessPoolExecutor | None = None
+    pool: StartedProcesses | None = None
     try:
         for item in items:
             pool = pool or starter.call(partial(starter.take, key))
@@ -173,7 +184,7 @@ def reused_map(
             starter.call(partial(starter.give_back, pool, key))
 
 
-def _submitted(pool: ProcessPoolExecutor, work: Callable[[T], R], item: T) -> Future[R]:
+def _submitted(pool: StartedProcesses, work: Callable[[T], R], item: T) -> Future[R]:
     return pool.submit(work, item)
 
 

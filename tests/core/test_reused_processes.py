@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,9 +29,20 @@ def pid_of(prepared: object, seconds: float) -> tuple[int, object]:
     return os.getpid(), prepared
 
 
-def pids(number: int = 4, *, workers: int = 2, prepared: int = 0) -> set[int]:
-    found = list(prepared_map(pid_of, [0.1] * number, prepare=partial(int, prepared), workers=workers))
+def meet(prepared: object, place: tuple[str, int]) -> tuple[int, object]:
+    """Wait until this number of processes of one map are here, so that each of them has an item."""
+    folder, number = place
+    Path(folder, str(os.getpid())).touch()
+    _until(lambda: len(os.listdir(folder)) >= number)
+    return os.getpid(), prepared
+
+
+def pids(*, workers: int = 2, prepared: int = 0) -> set[int]:
+    """The processes of one map, all of which have had an item."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = list(prepared_map(meet, [(folder, workers)] * workers, prepare=partial(int, prepared), workers=workers))
     assert {one for _, (_, one) in found} == {prepared}
+    assert len(found) == workers
     return {pid for _, (pid, _) in found}
 
 
@@ -71,12 +83,13 @@ def test_the_next_map_has_the_same_processes_with_what_it_prepares() -> None:
 
 
 def test_a_map_prepares_each_process_once(tmp_path: Path) -> None:
-    file = tmp_path / "prepared"
-    for times in (1, 2):
-        list(prepared_map(pid_of, [0.05] * 6, prepare=partial(count_preparations, file), workers=2))
-        made = file.read_text().split()
-        assert len(made) == len(set(made)) * times
-        assert 1 <= len(set(made)) <= 2
+    processes = pids()
+    for number in range(2):
+        file = tmp_path / f"prepared-{number}"
+        found = list(prepared_map(pid_of, [0.05] * 6, prepare=partial(count_preparations, file), workers=2))
+        made = [int(pid) for pid in file.read_text().split()]
+        assert len(made) == len(set(made))
+        assert set(made) == {pid for _, (pid, _) in found} <= processes
 
 
 def test_a_map_from_a_thread_that_has_ended_leaves_its_processes_to_the_next() -> None:
@@ -114,7 +127,9 @@ def test_a_killed_process_ends_its_map_and_not_the_next_one() -> None:
     with pytest.raises(DatacompError, match="worker process was killed"):
         list(process_map(die, range(3), workers=2))
     found = pids()
-    os.kill(next(iter(found)), signal.SIGKILL)  # while it waits for a map
+    killed = next(iter(found))
+    os.kill(killed, signal.SIGKILL)  # while it waits for a map
+    _until(lambda: not _lives(killed))
     again = pids()
     assert len(again) == 2
     assert not found & again
@@ -133,11 +148,8 @@ def test_processes_of_another_environment_or_folder_are_not_reused(tmp_path: Pat
 def test_processes_that_are_not_needed_end(monkeypatch: pytest.MonkeyPatch) -> None:
     found = pids()
     monkeypatch.setattr(reused_processes, "IDLE_SECONDS", 0.05)
-    pids(2, workers=3)  # the thread sees the new time when it has something to do
-    deadline = time.monotonic() + 60
-    while any(_lives(pid) for pid in found):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    pids(workers=3)  # the thread sees the new time when it has something to do
+    _until(lambda: not any(_lives(pid) for pid in found))
 
 
 def test_what_is_too_large_to_be_sent_with_every_item_goes_to_new_processes() -> None:
@@ -160,3 +172,10 @@ def _lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def _until(condition: Callable[[], bool], patience: float = 120) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
