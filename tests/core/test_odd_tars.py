@@ -121,3 +121,34 @@ def test_compressed_tars_beside_plain_ones_are_never_left_out_unseen(tmp_path: P
     (tmp_path / "1.tar.gz").write_bytes(b"")
     with pytest.raises(DataError, match=r"1\.tar\.gz is not a plain \.tar"):
         shard_names(Folder(tmp_path))
+
+
+def test_a_checksum_over_signed_bytes_is_read_as_tarfile_reads_it() -> None:
+    """Some old tars have it; it differs where a name has bytes over 127."""
+    data = bytearray(pack([("é.jpg", picture(0)), ("é.txt", b"a caption")]))
+    at = 0
+    while at < len(data) and data[at]:
+        block = data[at : at + 512]
+        signed = sum(byte - 256 if byte > 127 else byte for byte in block[:148] + block[156:]) + 8 * ord(" ")
+        data[at + 148 : at + 156] = f"{signed:06o}\0 ".encode()
+        at += 512 + -(-int(block[124:135], 8) // 512) * 512
+    with tarfile.open(fileobj=io.BytesIO(bytes(data))) as archive:
+        assert archive.getnames() == ["é.jpg", "é.txt"]
+    indexed = index_tar(io.BytesIO(bytes(data)), "00000007")
+    assert indexed.damage == ""
+    assert indexed.rows["key"].to_list() == ["é"]
+    data[148:156] = b"000001\0 "
+    assert "checksum is wrong" in index_tar(io.BytesIO(bytes(data)), "00000007").damage
+
+
+def test_a_name_in_two_fields_of_a_header_is_joined_by_a_slash() -> None:
+    """ustar splits names over 100 bytes into prefix and name."""
+    folder = "/".join(["long" * 10] * 3)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for extension, content in (("jpg", picture(0)), ("txt", b"a caption")):
+            info = tarfile.TarInfo(f"{folder}/000000001.{extension}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    assert buffer.getvalue()[345:350] == b"longl"
+    assert index_tar(io.BytesIO(buffer.getvalue()), "00000007").rows["key"].to_list() == [f"{folder}/000000001"]

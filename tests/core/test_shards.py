@@ -178,3 +178,28 @@ def test_shards_in_a_bucket(s3_url: str) -> None:
     rows = index_shard(folder, "00000000").whole()
     assert rows.equals(index_tar(io.BytesIO(data), "00000000").rows)
     assert [uid for uid, _ in read_samples(folder, rows[::3])] == rows["uid"].to_list()[::3]
+
+
+def test_neighbouring_samples_are_read_together_and_gaps_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes and requests: samples with small gaps between them are one request, of at most about READ_AHEAD bytes."""
+    folder = Folder(tmp_path)
+    folder.write("00000000.tar", tar(pairs(40)))
+    rows = index_shard(folder, "00000000").whole()
+    asked: list[tuple[int, int]] = []
+    read = Folder.read_range
+    monkeypatch.setattr(
+        Folder, "read_range", lambda at, name, begin, end: asked.append((begin, end)) or read(at, name, begin, end)
+    )
+    size = rows["length"].max()
+    monkeypatch.setattr("datacomp_core.shards.GAP", size + 1)  # one sample between two may be read along, two may not
+    chosen = rows[[0, 1, 3, 6, 7, 20]]
+    assert [uid for uid, _ in read_samples(folder, chosen)] == chosen["uid"].to_list()
+    ends = (rows["offset"] + rows["length"]).to_list()
+    starts = rows["offset"].to_list()
+    assert asked == [(starts[0], ends[3]), (starts[6], ends[7]), (starts[20], ends[20])]
+    asked.clear()
+    monkeypatch.setattr("datacomp_core.shards.READ_AHEAD", 2 * size)
+    assert len(list(read_samples(folder, rows))) == 40
+    assert all(end - begin <= 3 * size for begin, end in asked)
+    assert [begin for begin, _ in asked[1:]] == [end for _, end in asked[:-1]]
+    assert len(asked) < 40

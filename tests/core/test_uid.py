@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import io
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -136,3 +137,20 @@ def test_the_wanted_part_of_sorted_stretches() -> None:
             own = values[start : start + size].tolist()
             assert times == own.count(wanted)
             assert found == start + bisect.bisect_left(own, wanted)
+
+
+@given(st.lists(HEX, max_size=20), st.integers(0, 20))
+def test_the_digest_is_a_sum_of_hashes_that_parts_add_up_to(uids: list[str], at: int) -> None:
+    total = sum(int(hashlib.sha256(one.encode()).hexdigest(), 16) for one in uids)
+    assert uid.digest(uids) == uid.digest(reversed(uids)) == total % 2**256
+    assert (uid.digest(uids[:at]) + uid.digest(uids[at:])) % uid.DIGEST_MODULUS == uid.digest(uids)
+
+
+def test_a_mapped_subset_file_is_whole(tmp_path: Path) -> None:
+    packed = np.array([(0, 9), (1, 2), (1, 2), (3, 1)], uid.DTYPE)
+    path = tmp_path / "subset.npy"
+    path.write_bytes(uid.subset_bytes(packed))
+    assert uid.open_subset(path).tolist() == packed.tolist()
+    path.write_bytes(uid.subset_bytes(packed) + b"x")
+    with pytest.raises(DataError, match="after its 4 uids"):
+        uid.open_subset(path)

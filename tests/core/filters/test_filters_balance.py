@@ -313,3 +313,11 @@ def test_synset_draws_weigh_by_rare_classes_and_are_capped(tmp_path: Path) -> No
     assert set(few.values()) == {3}
     even = world.kept(AllOf(filters=(Words(at_least=2),)), folder, tmp_path / "w")[0]
     assert _drawn(BalanceSynsets(filter=Words(at_least=2)), folder, tmp_path / "n").total() == len(even)
+
+
+def test_a_cluster_keeps_at_most_all_but_one_of_its_images_by_the_minimum() -> None:
+    """A minimum above a cluster's size: the authors' lower bound is one image less than it has."""
+    sizes = np.array([2, 50, 50])
+    found = quotas(np.array([0.0, 0.5, 0.5]), sizes, total=30, balance=0.9)
+    assert found.tolist() == [1, 14, 14] or found.tolist() == [1, 15, 15]
+    assert quotas(np.array([0.0, 1.0]), np.array([0, 9]), total=5, balance=0.9).tolist() == [0, 5]

@@ -101,3 +101,33 @@ def test_a_gain_on_one_task_alone_is_a_tie() -> None:
 def test_fewer_than_two_shared_tasks_give_no_verdict() -> None:
     assert stats.compare({"a": [0.1]}, {"a": [0.2]}, "other") is None
     assert stats.compare({"a": [0.1], "b": []}, {"a": [0.2], "b": [0.1]}, "other") is None
+
+
+@pytest.mark.parametrize(
+    ("seeds", "borrowed", "said"),
+    [
+        ((3, 3), (None, None), "7 tasks, 3 against 3 seeds"),
+        ((3, 1), (None, None), "7 tasks, 3 against 1 seed; seed noise taken from the other side"),
+        ((1, 3), (None, None), "7 tasks, 1 against 3 seeds; seed noise taken from the other side"),
+        ((1, 1), (None, None), "7 tasks, 1 against 1 seed; seed noise unknown"),
+        ((1, 3), (0.0004, None), "7 tasks, 1 against 3 seeds; seed noise (0.0200) taken from the other methods"),
+        ((3, 1), (None, 0.0009), "7 tasks, 3 against 1 seed; seed noise (0.0300) taken from the other methods"),
+    ],
+)
+def test_a_verdict_says_whose_noise_it_knows(
+    seeds: tuple[int, int], borrowed: tuple[float | None, float | None], said: str
+) -> None:
+    noise = np.random.default_rng(3)
+    sides = [{task: scores[:number] for task, scores in _scores(0.1, noise, 0.02).items()} for number in seeds]
+    spread = tuple(None if one is None else stats.SeedVariance(variance=one, freedom=6) for one in borrowed)
+    verdict = stats.compare(*sides, "other", borrowed=spread)
+    assert verdict is not None
+    assert verdict.basis == said
+
+
+def test_the_noise_of_several_senders_is_named_as_theirs() -> None:
+    spread = stats.SeedVariance(variance=0.0004, freedom=6, num_senders=3)
+    one = {f"t{task}": [0.1 + 0.01 * task] for task in range(4)}
+    verdict = stats.compare(one, one, "other", borrowed=(spread, spread))
+    assert verdict is not None
+    assert verdict.basis == "4 tasks, 1 against 1 seed; seed noise (0.0200) taken from the rows of 3 senders (their median)"
