@@ -101,13 +101,13 @@ class _Starter:
 
     def _end_idle(self, some: list[_Idle]) -> None:
         for one in some:
-            self.idle.remove(one)
+            self.idle = [other for other in self.idle if other is not one]
             one.pool.shutdown(wait=False)
 
     def take(self, key: Key) -> StartedProcesses:
         """Idle processes of this kind, else new ones."""
         for one in [one for one in self.idle if one.key == key]:
-            self.idle.remove(one)
+            self.idle = [other for other in self.idle if other is not one]
             if one.pool.are_alive():
                 return one.pool
             one.pool.shutdown()  # one was killed meanwhile
