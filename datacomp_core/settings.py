@@ -28,42 +28,45 @@ class Settings(BaseSettings):
     workers: int = Field(
         default=0,
         ge=0,
-        description="Worker processes of a sharded step. 0: one a core of this machine, or of the engine's cluster.",
+        description="Number of worker processes of a sharded step. 0: one per core of this machine, or of the engine's cluster.",
     )
     device: str = Field(
         default="", description="Torch device for embedding and evaluation. Empty: cuda if there is one, else cpu."
     )
 
     engine: Literal["local", "ray", "dask"] = Field(
-        default="local", description="Where sharded steps work: processes of this machine, Ray (RAY_ADDRESS) or Dask."
+        default="local", description="What runs sharded steps: processes of this machine (local), Ray (RAY_ADDRESS) or Dask."
     )
     distributor: Literal["engine", "multiprocessing", "pyspark", "ray"] = Field(
-        default="engine", description="What hands out a download's shards: the engine above, or one of img2dataset's own."
+        default="engine",
+        description="What assigns a download's shards to workers: the engine above, or a distributor of img2dataset.",
     )
-    steps: int = Field(default=0, ge=0, description="Steps at work at once in one process. 0: one a core.")
-    processes: int = Field(default=1, ge=1, description="torchrun processes of one training: with CUDA, one a GPU.")
+    steps: int = Field(
+        default=0, ge=0, description="Maximum number of steps that run at the same time in one process. 0: one per core."
+    )
+    processes: int = Field(default=1, ge=1, description="Number of torchrun processes of one training: with CUDA, one per GPU.")
 
     nodes: int = Field(
-        default=1, ge=1, description="Machines that a training spans; `datacomp node` sets this and the next three."
+        default=1, ge=1, description="Number of machines of one training; `datacomp node` sets this and the next three."
     )
-    node: int = Field(default=0, ge=0, description="Which of them this is: 0 runs the steps, the others join its trainings.")
-    rendezvous: str = Field(default="", description="host:port on node 0 where the others meet it.")
+    node: int = Field(default=0, ge=0, description="Number of this machine: 0 runs the steps, the others join its trainings.")
+    rendezvous: str = Field(default="", description="host:port of node 0 to which the others connect.")
     run_id: str = Field(
         default="datacomp", min_length=1, description="Distinguishes one group of nodes from another in one store."
     )
 
     caption_server: str = Field(
-        default="", description="Address of a server of vLLM's shape for captions, such as http://host:8000/v1."
+        default="", description="Address of a caption server with vLLM's API, such as http://host:8000/v1."
     )
     gpu_deployment: str = Field(
         default="",
-        description="Deployment that GPU steps are handed to, such as gpu-step/gpu-step-small. Empty: they are done here.",
+        description="Deployment that runs GPU steps, such as gpu-step/gpu-step-small. Empty: this process runs them.",
     )
     pages: str = Field(
         default="/report",
-        description="Where the Prefect UI finds report pages and pictures: a path on its own server, or the url of another.",
+        description="Address of report pages and pictures for the Prefect UI: a path on its own server, or the url of another.",
     )
-    attempts: int = Field(default=4, ge=1, description="How often a flow run whose process was lost is begun in all.")
+    attempts: int = Field(default=4, ge=1, description="Maximum number of starts of a flow run whose process was lost.")
 
     @property
     def store_url(self) -> str:

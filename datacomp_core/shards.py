@@ -206,7 +206,7 @@ def parse_sample(data: bytes, names: MemberNames = USUAL, *, uid: str | None = N
     for member in walk(file, len(data), whole=False):
         stem, extension = names.split(member.name)
         if stem and found and stem != found:
-            raise TarDamageError(member.start, f"it holds samples {found!r} and {stem!r}")
+            raise TarDamageError(member.start, f"it contains samples {found!r} and {stem!r}")
         if stem:
             found = stem
             members[extension] = data[member.data : member.data + member.size]
@@ -221,19 +221,19 @@ def see_sample(found: str, about: bytes | None, uid: str | None, key: str | None
     The uid decides where the bytes state one, else the key; the keys of a view and of a resharded set are made of the uid.
     """
     if not found:
-        raise TarDamageError(0, "it holds no sample")
+        raise TarDamageError(0, "it contains no sample")
     if uid is not None:
         if about is not None and uid.encode() in about:
             return
         stated = (uid_in(json_object(about)) if about is not None else None) or uid_of_key(found)
         if stated is not None:
             if stated != uid.lower():
-                raise TarDamageError(0, f"it holds sample {stated} in place of {uid}")
+                raise TarDamageError(0, f"it contains sample {stated} in place of {uid}")
             return
         if key is not None and uid_of_key(key) == uid.lower():
             return
     if key is not None and key != found:
-        raise TarDamageError(0, f"it holds sample {found!r} in place of {key!r}")
+        raise TarDamageError(0, f"it contains sample {found!r} in place of {key!r}")
 
 
 def read_samples(folder: Folder, rows: pl.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -230,7 +230,7 @@ def _loaded(source: io.BytesIO | Path, where: str) -> Uids:
     if packed.dtype != DTYPE or packed.ndim != 1:
         raise DataError(no_subset_dtype(where, packed.dtype, packed.shape))
     if _goes_on(source, packed):
-        raise DataError(f"{where} goes on after its {len(packed):,} uids: it is damaged, or two files in one; make it again.")
+        raise DataError(f"{where} continues after its {len(packed):,} uids: it is damaged, or two files in one; make it again.")
     for begin in range(0, len(packed), CHECKED_AT_ONCE):
         if not is_sorted(packed[begin : begin + CHECKED_AT_ONCE + 1]):
             raise DataError(

@@ -52,7 +52,7 @@ def _npy(file: Path) -> Iterator[uid.Uids]:
     if there < start + size:
         raise DataError(f"{file} is truncated: its header says {shape[0]:,} uids, and it ends before.")
     if there > start + size:
-        raise DataError(f"{file} goes on after its {shape[0]:,} uids: it is damaged, or two files in one; write it again.")
+        raise DataError(f"{file} continues after its {shape[0]:,} uids: it is damaged, or two files in one; write it again.")
     if not size:
         return
     rows: Any = np.memmap(file, dtype, "r", start, tuple(shape), order="F" if fortran else "C")

@@ -27,10 +27,10 @@ class SampleTo(RankFilter):
         return frozenset({"uid"})
 
     def title(self) -> str:
-        return f"{self.num_samples:,} by lot (seed {self.seed})"
+        return f"{self.num_samples:,} at random (seed {self.seed})"
 
     def reason(self) -> str:
-        return f"not drawn ({self.num_samples:,} by lot, seed {self.seed})"
+        return f"not drawn ({self.num_samples:,} at random, seed {self.seed})"
 
     def expected_share(self, num_rows: int) -> float:
         inner = self.filter.expected_share(num_rows)

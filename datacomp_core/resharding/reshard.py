@@ -283,11 +283,11 @@ def _claim(out: Folder, identity: dict[str, Any]) -> None:
     if claimed and fingerprint(out.read_json(IDENTITY)) == fingerprint(identity):
         return
     if any(name.endswith(".tar") for name in out.files()):
-        whose = "holds shards that no reshard of ours made"
+        whose = "contains shards that no reshard of ours made"
         if claimed:
             before = out.read_json(IDENTITY)
             names = [name for name in sorted(before.keys() | identity.keys()) if before.get(name) != identity.get(name)]
-            whose = f"holds a reshard of another subset, spec or pool (its {', '.join(names)} differ)"
+            whose = f"contains a reshard of another subset, spec or pool (its {', '.join(names)} differ)"
         raise DataError(f"{out} {whose}: choose an empty folder, or remove it.")
     if claimed:
         out.write_json(IDENTITY, identity)

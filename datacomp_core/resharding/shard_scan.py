@@ -218,7 +218,7 @@ def _lost(wanted: ScanInputs, shard: InputShard, present: set[int], damage: str)
         elif detail is not None:
             yield LostSamples(NEVER_DOWNLOADED, str(detail), *stretch)
         else:
-            yield LostSamples(SHARD_GONE if shard.size is None else CORRUPT, damage or "its shard does not hold it", *stretch)
+            yield LostSamples(SHARD_GONE if shard.size is None else CORRUPT, damage or "its shard does not contain it", *stretch)
 
 
 def _ledger(folder: Folder, name: str) -> pl.DataFrame:

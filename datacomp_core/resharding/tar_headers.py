@@ -209,7 +209,7 @@ def frame_anew(data: bytes, key: str, names: MemberNames = USUAL) -> tuple[str, 
             stems.add(stem)
             members[extension] = data[member.data : member.data + member.size]
     if len(stems) != 1:
-        raise TarDamageError(0, f"it holds {len(stems)} samples")
+        raise TarDamageError(0, f"it contains {len(stems)} samples")
     pieces: list[bytes] = []
     for extension, content in names.canonical(members).items():
         pieces += (header(f"{key}.{extension}", len(content)), content, bytes(-len(content) % BLOCK))

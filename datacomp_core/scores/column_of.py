@@ -34,7 +34,7 @@ TableName = Annotated[str, AfterValidator(_pinned)]
 class ColumnOf(Score):
     """A column of a table, by a key."""
 
-    paper = "the table's own: whoever made it says what its numbers are"
+    paper = "given by the author of the table"
 
     file: TableName = Field(
         description="A file or a folder of parquet, csv, tsv, jsonl, npz or npy; local, s3://, https:// or hf://."

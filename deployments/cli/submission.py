@@ -88,7 +88,7 @@ def verify(bundle: Bundle, pool: Pool = None, downloaded: Downloaded = None, jso
         terminal.print_json({"ok": found.ok, "entry": found.address, "findings": [f.model_dump() for f in found.findings]})
     else:
         show_findings(found.findings)
-        terminal.out.print("[green]It holds.[/]" if found.ok else "[red]The bundle failed verification.[/]")
+        terminal.out.print("[green]The bundle is valid.[/]" if found.ok else "[red]The bundle failed verification.[/]")
     raise typer.Exit(0 if found.ok else 1)
 
 

@@ -104,7 +104,7 @@ def test_a_real_run_is_submitted_and_shows_no_secret(tmp_path: Path, arguments: 
     [entry] = [path.parent.relative_to(store) for path in store.glob("entries/*/*/_artifact.json")]
     [evalsets] = [Path(json.loads(path.read_bytes())["artifact"]["data"]) for path in store.glob("evalsets/*/*/_artifact.json")]
     datacomp("bundle", str(entry), "--out", "mine.tar", "--checkpoint", home=home)
-    assert "It holds." in datacomp("verify", "mine.tar", home=home)
+    assert "The bundle is valid." in datacomp("verify", "mine.tar", home=home)
     token = datacomp("leaderboard", "token", "alice", "--tokens", "tokens.json", home=home).strip()
     with board(tmp_path, store / evalsets, home) as (url, log):
         told = json.loads(datacomp("submit", "mine.tar", url, "--json", home=home, DATACOMP_TOKEN=token))

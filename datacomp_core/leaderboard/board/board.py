@@ -1,7 +1,7 @@
 """The board of one scale: a row per method, its seeds merged to mean and spread, with verdicts that know the noise.
 
 Rebuilt from the entries of a store at any time. Only rows of one suite and version that break no rule are ranked against each
-other; a row that cannot be told from the one that leads its group shares its rank.
+other; a row that is not clearly different from the one that leads its group shares its rank.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def not_helping(board: Board) -> list[str]:
         verdict = row.baseline
         if verdict is not None and verdict.outcome != "better":
             interval = verdict.over_seeds or verdict.over_tasks
-            word = "cannot be told from" if verdict.outcome == "tied" else "is worse than"
+            word = "is not clearly different from" if verdict.outcome == "tied" else "is worse than"
             found.append(f"{row.method} {word} no filter: {points(verdict.difference)} points (95\u202f% {span(interval)}).")
     winner, plain = best(board), baseline(board)
     if winner is None or plain is None or winner is plain:

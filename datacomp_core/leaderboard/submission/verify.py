@@ -1,7 +1,7 @@
 """Is a bundle what it says? Every claim is followed to the records, and every record to its fingerprint.
 
 Nothing of the bundle's own numbers and verdicts is believed: scores are computed again from its predictions, uids are counted
-again, the entry is made again from its records, rules are checked again. What cannot be told from a bundle (was it really
+again, the entry is made again from its records, rules are checked again. What a bundle cannot show (was it really
 trained so?) only a second evaluation can.
 """
 

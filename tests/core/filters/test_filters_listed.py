@@ -148,7 +148,7 @@ def test_every_form_is_read(form: str, tmp_path: Path) -> None:
         ("deep.npy", lambda p: p.write_bytes(_header_of("(" * 90)), "is not an npy file"),
         ("huge.npy", lambda p: p.write_bytes(_header_of(_array_of(1 << 62))), "truncated"),
         ("negative.npy", lambda p: p.write_bytes(_header_of(_array_of(-5))), "its shape is"),
-        ("twice.npy", lambda p: p.write_bytes(_twice(np.array(halves(UIDS), "u8,u8"))), "goes on after its 52 uids"),
+        ("twice.npy", lambda p: p.write_bytes(_twice(np.array(halves(UIDS), "u8,u8"))), "continues after its 52 uids"),
         ("gap.csv", lambda p: p.write_text(f"row,uid\n1,{UIDS[0]}\n2,\n"), "row 3: None is not a uid"),
         ("quote.csv", lambda p: p.write_text(f'uid,text\n{UIDS[0]},"6 in\n{UIDS[1]},b\n{UIDS[2]},5"\n'), "takes in the row"),
         ("ragged.csv", lambda p: p.write_text(f"row,uid\n1\n2,{UIDS[0]}\n"), "Expected 2 columns"),

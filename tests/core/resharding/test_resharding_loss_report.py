@@ -164,9 +164,9 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     out = Folder(tmp_path / "out")
     some, others = (write_subset(tmp_path / f"{n}.npy", uids[n::2]) for n in (0, 1))
     reshard_folders(Folder(tmp_path / "pool"), some, out, ReshardSpec())
-    with pytest.raises(DataError, match="holds a reshard of another subset"):
+    with pytest.raises(DataError, match="contains a reshard of another subset"):
         reshard_folders(Folder(tmp_path / "pool"), others, out, ReshardSpec())
-    with pytest.raises(DataError, match="holds a reshard of another subset"):
+    with pytest.raises(DataError, match="contains a reshard of another subset"):
         reshard_folders(Folder(tmp_path / "pool"), some, out, ReshardSpec(seed=1))
     with pytest.raises(DataError, match="no reshard of ours"):
         reshard_folders(Folder(tmp_path / "pool"), some, Folder(tmp_path / "pool"), ReshardSpec())

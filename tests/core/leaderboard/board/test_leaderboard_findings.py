@@ -34,7 +34,7 @@ def test_a_difference_within_the_noise_is_no_win(store: Store) -> None:
             world.run(store, recipe, dict(scores), seed=seed)
     made = board(store, "tiny")
     assert finding(made).title.startswith("None of the filters clearly beats")
-    assert "clip_score cannot be told from no filter" in " ".join(not_helping(made))
+    assert "clip_score is not clearly different from no filter" in " ".join(not_helping(made))
     assert {row.place for row in made.rows} == {"=1"}
 
 
