@@ -143,7 +143,7 @@ class SubmittedCalls:
         others is kept. A call that never started because an input failed is not a separate error: the original failure is raised.
         """
         self.settled()
-        lineage.leave()
+        lineage.publish()
         failed = [future for future in self._futures if future.state.is_failed() or future.state.is_crashed()]
         for future in failed:
             future.result()

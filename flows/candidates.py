@@ -59,7 +59,7 @@ def candidates(call: Call, spec: Preparation) -> Candidates:
     pool = metadata(call, spec)
     if spec.stored_shards:
         return Candidates(pool, given_images(spec, pool))
-    lying = spec.pool if not spec.stored_pool else lying_spec(spec.stored_pool)
+    lying = spec.pool if not spec.stored_pool else own_source_spec(spec.stored_pool)
     if isinstance(lying, FolderPoolSpec):
         return Candidates(pool, call(pooling.pack_folder, lying, pool))
     if isinstance(lying, AdoptedPoolSpec):
@@ -87,16 +87,16 @@ def given_images(spec: Preparation, pool: Pool) -> ShardSet:
     return shards
 
 
-def own_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | ByodPoolSpec | None:
+def own_pool_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | ByodPoolSpec | None:
     """How a pool of the user's own data was made; None for any other pool."""
     record = store().record(address)
     spec = (record.spec if record else {}).get("spec", {})
     return OWN_SPECS[spec["scale"]].model_validate(spec) if spec.get("scale") in OWN_SPECS else None
 
 
-def lying_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | None:
+def own_source_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | None:
     """What a pool of the store was made as whose images lie where it lies, and are never fetched by url."""
-    spec = own_spec(address)
+    spec = own_pool_spec(address)
     return None if isinstance(spec, ByodPoolSpec) else spec
 
 
@@ -106,7 +106,7 @@ def changes_of_source(store_url: str, address: str) -> str:
 
     DataError for an adopted pool, which lies there.
     """
-    spec = own_spec(address)
+    spec = own_pool_spec(address)
     if spec is None:
         return ""
     try:

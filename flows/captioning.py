@@ -14,7 +14,7 @@ from datacomp_core.captions.translate import TranslateSpec
 from datacomp_core.embedding.generate import GenerateSpec
 from flows.calls import Call, SubmittedCalls, options
 from flows.candidates import candidates, metadata
-from flows.filter_inputs import learned_spec
+from flows.filter_inputs import download_columns_spec
 from flows.parameters import ExperimentSpec, OpenNetworks, PoolAddress, ScaleChoice, picker
 from tasks import captions as captioning
 from tasks import pool as pooling
@@ -59,7 +59,7 @@ def captions(call: Call, spec: CaptioningSpec) -> Any:
         there = candidates(call, preparation)
         return call(captioning.generate_captions, make, there.pool, there.shards)
     by_key = make.key == "key"
-    by_picture = learned_spec(frozenset({make.key}), preparation)
+    by_picture = download_columns_spec(frozenset({make.key}), preparation)
     if not by_key and by_picture is None:
         return call(captioning.import_captions, make, metadata(call, preparation), None, None)
     found = candidates(call, preparation)

@@ -15,7 +15,7 @@ from datacomp_core.pool.download_columns import LearnedSpec
 from datacomp_core.scores.base import Score
 from datacomp_core.selection.select import Beside, SubsetSpec
 from flows.calls import Call
-from flows.candidates import Candidates, candidates, is_own, lying_spec
+from flows.candidates import Candidates, candidates, is_own, own_source_spec
 from flows.parameters import ExperimentSpec, Preparation
 from flows.required_columns import of_pool, require_columns
 from tasks import captions as captioning
@@ -140,7 +140,7 @@ def beside(
     embeddings = _embeddings(call, spec, preparation, found, plan.policy.score)
     texts = captioned(call, plan, spec, preparation, found, embeddings)
     columns: list[Scores | Captioned] = []
-    if wanted := learned_spec(spec.columns(), preparation):
+    if wanted := download_columns_spec(spec.columns(), preparation):
         columns.append(call(pooling.learned, wanted, found.pool, found.shards))
     read = None if plan.policy.draws else texts
     columns += [_score(call, score, preparation, found, embeddings, read) for score in spec.scores()]
@@ -148,14 +148,14 @@ def beside(
     return ((*([embeddings] if embeddings is not None else []), *columns) if columns else embeddings), texts
 
 
-def learned_spec(columns: frozenset[str], preparation: Preparation) -> LearnedSpec | None:
+def download_columns_spec(columns: frozenset[str], preparation: Preparation) -> LearnedSpec | None:
     """Return how the sizes and hashes among `columns` are found that a custom pool's metadata may lack; None if there are none.
     A download's ledger has all of them; adopted tars may not state them, so they are read from the images.
     """
     wanted = sorted(columns & set(LEARNED))
     if not wanted or not is_own(preparation):
         return None
-    lying = lying_spec(preparation.stored_pool) if preparation.stored_pool else preparation.pool
+    lying = own_source_spec(preparation.stored_pool) if preparation.stored_pool else preparation.pool
     return LearnedSpec(from_images=tuple(wanted) if isinstance(lying, AdoptedPoolSpec) else ())
 
 

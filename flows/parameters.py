@@ -16,7 +16,7 @@ from datacomp_core.evaluation.download import DownloadSpec
 from datacomp_core.evaluation.evaluate import EvalSpec
 from datacomp_core.filters import WholeFilter
 from datacomp_core.input_classes import Said
-from datacomp_core.leaderboard.entries.entry import MADE_FROM, EntrySpec
+from datacomp_core.leaderboard.entries.enter import MADE_FROM, EntrySpec
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec

@@ -45,9 +45,9 @@ def reevaluate(spec: ReevaluationSpec) -> State[list[EvalReport]]:
     made: list[EvalReport] = []
     moved: list[ScoreChange] = []
     waiting = reevaluation.waiting(spec.scale, scoring.evaluate, evalsets, spec.checkpoints)
-    told = reevaluation.tell_waiting(spec.scale, waiting, named=bool(spec.checkpoints))
+    told = reevaluation.publish_waiting(spec.scale, waiting, named=bool(spec.checkpoints))
     for checkpoint in waiting:
-        report, changes = reevaluation.score_again(scoring.evaluate, checkpoint, evalsets, spec.tolerance)
+        report, changes = reevaluation.reevaluate_checkpoint(scoring.evaluate, checkpoint, evalsets, spec.tolerance)
         made.append(report)
         moved += changes
     reevaluation.alarm(spec.scale, moved, spec.tolerance)

@@ -27,7 +27,7 @@ def publish_board(scale: str) -> Path:
     began = time.monotonic()
     made = board(store(), scale)
     page = write_page(store(), settings().home / "report", scale=scale)
-    link = published.leave(f"{scale}.html", page.read_bytes())
+    link = published.publish(f"{scale}.html", page.read_bytes())
     tell(StepEvent("page", scale, "built", page.resolve().as_uri(), 1.0, time.monotonic() - began))
     if in_task_run():
         create_table_artifact(rows_of(made), key=artifact_key("leaderboard", scale), description=f"Leaderboard of scale {scale}")

@@ -41,7 +41,7 @@ def select_subset(
 ) -> Subset:
     """The filter: which uids to train on, and why the others were dropped; with images of both in the UI."""
     subset = run(select.select_subset, spec, pool, beside, workers=settings().num_workers)
-    filter_figures.leave(subset, pool)
+    filter_figures.publish(subset, pool)
     return subset
 
 
@@ -53,7 +53,7 @@ def select_subset_by_captions(
     """The filter, where it names the captions that it reads."""
     identity = (spec, pool, beside, named, scores)
     subset = run(select_by_captions.select_subset_by_captions, *identity, workers=settings().num_workers)
-    filter_figures.leave(subset, pool)
+    filter_figures.publish(subset, pool)
     return subset
 
 

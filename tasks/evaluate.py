@@ -8,7 +8,7 @@ from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, EvalSets
 from datacomp_core.evaluation import download as downloading
 from datacomp_core.evaluation import evaluate as evaluation
 from datacomp_core.evaluation import own_sets
-from datacomp_core.leaderboard.entries import entry
+from datacomp_core.leaderboard.entries import enter as entering
 from datacomp_core.settings import settings
 from tasks import policies
 from tasks.running import run, runs
@@ -36,7 +36,7 @@ def evaluate(spec: evaluation.EvalSpec, checkpoint: Checkpoint, evalsets: EvalSe
 
 
 @task(name="enter", **policies.NETWORK)
-@runs(entry.enter)
-def enter(spec: entry.EntrySpec, report: EvalReport, checkpoint: Checkpoint, subset: Subset, shards: ShardSet) -> BoardEntry:
+@runs(entering.enter)
+def enter(spec: entering.EntrySpec, report: EvalReport, checkpoint: Checkpoint, subset: Subset, shards: ShardSet) -> BoardEntry:
     """The leaderboard entry of one report, with its complete provenance."""
-    return run(entry.enter, spec, report, checkpoint, subset, shards)
+    return run(entering.enter, spec, report, checkpoint, subset, shards)

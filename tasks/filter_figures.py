@@ -15,13 +15,13 @@ from datacomp_core.leaderboard.site.contact_sheet_png import contact_sheet_png
 from datacomp_core.leaderboard.site.figures import Histogram, histogram_png
 from datacomp_core.subset_files import SubsetFile, overlap
 from tasks import published
-from tasks.reporting import artifact_key, in_task_run, leave_picture
+from tasks.reporting import artifact_key, in_task_run, publish_picture
 from tasks.running import store
 
 COMPARED = 12
 
 
-def leave(subset: Subset, pool: Pool) -> None:
+def publish(subset: Subset, pool: Pool) -> None:
     """Artifacts of one subset."""
     if not in_task_run():
         return
@@ -36,7 +36,7 @@ def leave(subset: Subset, pool: Pool) -> None:
     if rows := list(_overlaps(subset, pool)):
         create_table_artifact(rows, key=_key("overlap", subset), description=f"{subset.recipe} and other subsets of {pool.name}")
     if drawn["edges"]:
-        leave_picture(
+        publish_picture(
             subset,
             histogram_png(Histogram(**drawn)),
             "histogram",
@@ -46,7 +46,7 @@ def leave(subset: Subset, pool: Pool) -> None:
     shards = _shards(pool)
     if shards is not None:
         sheet = contact_sheet_png(folder, store().folder(shards))
-        leave_picture(subset, sheet, "contact", suffix=".png", description="Above: kept. Below: dropped, and why.")
+        publish_picture(subset, sheet, "contact", suffix=".png", description="Above: kept. Below: dropped, and why.")
 
 
 def _key(what: str, subset: Subset) -> str:

@@ -42,7 +42,7 @@ _done: dict[UUID, dict[str, FinishedStep]] = {}
 _lock = threading.Lock()
 
 
-def note(outcome: StepOutcome[Any], table: UUID | None) -> None:
+def record_step(outcome: StepOutcome[Any], table: UUID | None) -> None:
     """Record a step of this task's flow run; do nothing outside a flow run."""
     context = TaskRunContext.get()
     if context is None or context.task_run.flow_run_id is None or table is None:
@@ -51,7 +51,7 @@ def note(outcome: StepOutcome[Any], table: UUID | None) -> None:
         _done.setdefault(context.task_run.flow_run_id, {})[outcome.artifact.address] = FinishedStep(outcome, table)
 
 
-def leave() -> None:
+def publish() -> None:
     """Write the table of the current flow run and clear its steps."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:

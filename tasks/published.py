@@ -17,7 +17,7 @@ def folder() -> Folder:
     return Folder(settings().store_url) / PAGES
 
 
-def leave(name: str, data: bytes) -> str:
+def publish(name: str, data: bytes) -> str:
     """Keep a page or an image under a relative name such as `tiny.html`. Returns the link to it."""
     folder().write(name, data)
     return link(name)

@@ -37,7 +37,7 @@ def waiting(scale: str, spec: evaluation.EvalSpec, evalsets: EvalSets, named: tu
     return score_changes.without_report(store(), scale, spec, evalsets)
 
 
-def tell_waiting(scale: str, checkpoints: list[Checkpoint], *, named: bool) -> str:
+def publish_waiting(scale: str, checkpoints: list[Checkpoint], *, named: bool) -> str:
     """Say in an artifact how many checkpoints are evaluated, and why no others are. Returns the sentence, for the run's state."""
     why = "named in the request" if named else f"of scale {scale}, without a report of the current suite"
     text = f"{len(checkpoints)} to evaluate: checkpoints {why}."
@@ -49,7 +49,7 @@ def tell_waiting(scale: str, checkpoints: list[Checkpoint], *, named: bool) -> s
 
 
 @task(name="score again", **policies.LOCAL)
-def score_again(
+def reevaluate_checkpoint(
     spec: evaluation.EvalSpec, checkpoint: Checkpoint, evalsets: EvalSets, tolerance: float
 ) -> tuple[EvalReport, list[ScoreChange]]:
     """Return the report of a checkpoint, and what changed. If there is no report it is made, otherwise the checkpoint is

@@ -32,7 +32,7 @@ OVER_NODES = frozenset({"checkpoints"})
 UNDER_WAY = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED)
 
 
-def belongs_there(step: Step[Any], identity: tuple[Any, ...], store: Store) -> bool:
+def needs_gpu_worker(step: Step[Any], identity: tuple[Any, ...], store: Store) -> bool:
     """Return whether a step is for a GPU worker, a deployment for it exists, and it is not built yet."""
     return bool(settings().gpu_deployment) and is_for_gpu(step, identity) and not step.plan(*identity, store=store).is_built
 

@@ -49,18 +49,18 @@ class StepProgress(EventProgress):
         super().show()
         if self.share is None or not in_task_run():
             return
-        self._leave(min(100.0, 100 * self.share))
+        self._publish(min(100.0, 100 * self.share))
 
     def finish(self) -> None:
         """Complete the artifact, also one that a killed run left unfinished: the rest of its work may be too short to show."""
         if self._artifact is not None or (self.total and in_task_run() and self._is_left_unfinished()):
-            self._leave(100.0)
+            self._publish(100.0)
 
     @property
     def _key(self) -> str:
         return artifact_key(self.kind, self.name, "progress")
 
-    def _leave(self, percent: float) -> None:
+    def _publish(self, percent: float) -> None:
         text = redact(self.line())
         if self._artifact is None:
             self._artifact = _id(create_progress_artifact(percent, key=self._key, description=text))
@@ -72,17 +72,17 @@ class StepProgress(EventProgress):
         return found is not None and float(found.data) < 100.0
 
 
-def leave_picture(artifact: Artifact, picture: bytes, what: str, *, suffix: str, description: str = "") -> None:
+def publish_picture(artifact: Artifact, picture: bytes, what: str, *, suffix: str, description: str = "") -> None:
     """Write a picture of a step's result as an image artifact, with a link to the page of its scale."""
     if not in_task_run():
         return
     key = artifact_key(artifact.kind, artifact.name, what)
-    url = published.leave(f"pictures/{published.file_name(key, suffix=suffix)}", picture)
+    url = published.publish(f"pictures/{published.file_name(key, suffix=suffix)}", picture)
     board = f"[Report page of {artifact.scale}]({published.link(f'{artifact.scale}.html')})"
     create_image_artifact(url, key=key, description=f"{description or f'{artifact.name}: {what}'} {board}")
 
 
-def leave_summary(outcome: StepOutcome[Any]) -> UUID | None:
+def publish_summary(outcome: StepOutcome[Any]) -> UUID | None:
     """Write a table of the step's work: reused or built and why, counts by reason, bytes, seconds, address, inputs. Returns its
     id."""
     if not in_task_run():

@@ -22,7 +22,7 @@ from datacomp_core.store.shared_code import share_code
 from tasks import lineage, remote
 from tasks.concurrency import slot
 from tasks.events import StepEvent, tell
-from tasks.reporting import StepProgress, leave_summary
+from tasks.reporting import StepProgress, publish_summary
 
 A = TypeVar("A", bound=Artifact)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,7 +74,7 @@ def run(step: Step[A], *identity: Any, **options: Any) -> A:
     progress = StepProgress(step.kind, name)
     if "progress" in step.options:
         options["progress"] = progress
-    if remote.belongs_there(step, identity, store()):
+    if remote.needs_gpu_worker(step, identity, store()):
         tell(StepEvent(step.kind, name, "started", f"on {settings().gpu_deployment}"))
         remote.build(step, identity, name)
     with slot(step.kind, on_gpu=remote.is_for_gpu(step, identity)), engines.using(settings().engine):
@@ -89,7 +89,7 @@ def run(step: Step[A], *identity: Any, **options: Any) -> A:
             tell(StepEvent(step.kind, name, "failed", str(problem) or type(problem).__name__, None, time.monotonic() - began))
             raise
     progress.finish()
-    lineage.note(outcome, leave_summary(outcome))
+    lineage.record_step(outcome, publish_summary(outcome))
     tell(StepEvent(step.kind, name, outcome.status, outcome.why, 1.0, time.monotonic() - began))
     return outcome.artifact
 

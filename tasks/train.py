@@ -10,7 +10,7 @@ from datacomp_core.settings import settings
 from datacomp_core.training import train as training
 from datacomp_core.training.nodes import this_node
 from tasks import policies
-from tasks.reporting import leave_picture
+from tasks.reporting import publish_picture
 from tasks.running import run, runs, store
 
 TRAINED = "datacomp.checkpoint.created"
@@ -23,7 +23,7 @@ def train(spec: training.TrainSpec, shards: tuple[ShardSet, ...]) -> Checkpoint:
     made = run(training.train, spec, shards, device=settings().device, layout=this_node())
     folder = store().folder(made)
     if folder.exists(training.CURVE):
-        leave_picture(made, folder.read(training.CURVE), "curves", suffix=".svg")
+        publish_picture(made, folder.read(training.CURVE), "curves", suffix=".svg")
     return made
 
 

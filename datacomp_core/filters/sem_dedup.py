@@ -92,11 +92,11 @@ def _note_copies(asked: SemDedup, buckets: SharedBuckets, lost: SharedBuckets, n
     near = rows["near"] if asked.keep == "hard" else -rows["near"]
     rows = rows[np.lexsort((rows["row"], rows["part"], near, rows["cluster"]))]
     clusters = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows["cluster"])) + 1)
-    copies = np.concatenate([some[after_a_like(rows["unit"][some], 1 - asked.epsilon)] for some in clusters])
+    copies = np.concatenate([some[is_near_earlier(rows["unit"][some], 1 - asked.epsilon)] for some in clusters])
     lost.add(f"{number:08d}", rows["part"][copies].astype(np.int64), {"row": rows["row"][copies]})
 
 
-def after_a_like(directions: Vectors, over: float) -> npt.NDArray[np.bool_]:
+def is_near_earlier(directions: Vectors, over: float) -> npt.NDArray[np.bool_]:
     """Of unit rows (n, d) in order: whether one before has a cosine over `over`. Shape (n,)."""
     lost = np.zeros(len(directions), np.bool_)
     step = max(1, COMPARED_AT_ONCE // max(len(directions), 1))

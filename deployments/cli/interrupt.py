@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 
 @contextmanager
-def ends_at_once() -> Generator[None]:
+def exits_at_interrupt() -> Generator[None]:
     """In this block an interrupt tells the server, then ends the process; children die with it (PR_SET_PDEATHSIG)."""
     before = signal.signal(signal.SIGINT, _stop)
     try:

@@ -65,26 +65,26 @@ def plan(
     given = {**encoders_of(embed), **captions_of(captions), **mix_of(mix), **tasks_of(add_tasks, task_data)}
     spec = sweep_of(scale, **named, seeds=seed, pool_seeds=pool_seed, **where, **given)
     tell_of_source(spec.pool)
-    steps, whole = reckoned(spec, rates)
+    steps, whole = estimated_plan(spec, rates)
     _tell(steps, whole, json=json)
     require_budget(whole, budget)
 
 
-def reckoned(spec: SweepSpec, rates: Path | None = None) -> tuple[list[StepEstimate], PlanTotal]:
+def estimated_plan(spec: SweepSpec, rates: Path | None = None) -> tuple[list[StepEstimate], PlanTotal]:
     """Return the steps of a sweep with the cost of each, and the sum. SpecError for a wrong rate or a missing pool."""
     from flows.chain import experiments
 
-    return _reckoned(lambda call: experiments(call, spec.experiments()), spec.scale, spec.pool, rates)
+    return _estimated(lambda call: experiments(call, spec.experiments()), spec.scale, spec.pool, rates)
 
 
 def show_captions(spec: CaptioningSpec, rates: Path | None = None, *, json: bool) -> None:
     """Show the steps that make a caption set, with the cost of each."""
     from flows.captioning import captions
 
-    _tell(*_reckoned(lambda call: captions(call, spec), spec.scale, spec.pool, rates), json=json)
+    _tell(*_estimated(lambda call: captions(call, spec), spec.scale, spec.pool, rates), json=json)
 
 
-def _reckoned(chain: Callable[[Any], Any], scale: str, pool: str, rates: Path | None) -> tuple[list[StepEstimate], PlanTotal]:
+def _estimated(chain: Callable[[Any], Any], scale: str, pool: str, rates: Path | None) -> tuple[list[StepEstimate], PlanTotal]:
     from datacomp_core.leaderboard.planning.estimate import estimate, total
     from datacomp_core.leaderboard.planning.rates import load
     from tasks.running import store

@@ -9,7 +9,7 @@ import typer
 
 from datacomp_core.settings import settings
 from deployments.cli import options, planning, terminal
-from deployments.cli.interrupt import ends_at_once
+from deployments.cli.interrupt import exits_at_interrupt
 from deployments.cli.sweeps import captions_of, encoders_of, mix_of, sweep_of, tasks_of, tell_of_source
 from deployments.local_server import prefect_api
 
@@ -71,7 +71,7 @@ def run(
     if budget is not None:
         from datacomp_core.leaderboard.planning.estimate import require_budget
 
-        require_budget(planning.reckoned(spec, rates)[1], budget)
+        require_budget(planning.estimated_plan(spec, rates)[1], budget)
     status = execute(spec, quiet=json)
     show_result(spec.scale, json=json)
     raise typer.Exit(status)
@@ -121,7 +121,7 @@ def execute(spec: SweepSpec, *, quiet: bool) -> int:
         console.print(f"Prefect UI while this runs: [bold]{api.removesuffix('/api')}[/]")
         from flows.sweep import sweep
 
-        with terminal.shown_steps(quiet=quiet), ends_at_once():
+        with terminal.shown_steps(quiet=quiet), exits_at_interrupt():
             sweep(spec)
     return 0
 

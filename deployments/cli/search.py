@@ -10,7 +10,7 @@ import typer
 from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
-from deployments.cli.interrupt import ends_at_once
+from deployments.cli.interrupt import exits_at_interrupt
 from deployments.local_server import prefect_api, prepare_environment
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def execute(spec: SearchSpec, *, quiet: bool) -> None:
         console.print(f"Prefect UI while this runs: [bold]{api.removesuffix('/api')}[/]")
         from flows.search import search as flow
 
-        with terminal.shown_steps(quiet=quiet), ends_at_once():
+        with terminal.shown_steps(quiet=quiet), exits_at_interrupt():
             flow(spec)
 
 

@@ -52,7 +52,7 @@ class _Opening:
             self.problem = DatacompError(f"{address} cannot be opened ({type(problem).__name__}: {problem}).")
 
 
-class Openings:
+class OpenExplorers:
     """The open addresses, least recently used first."""
 
     def __init__(self) -> None:
@@ -93,6 +93,6 @@ class _Guarded:
 
 def door(allowed: Callable[[str], bool]) -> Mount:
     """Return the application below DOOR. `allowed` decides whether an Authorization header is valid."""
-    openings = Openings()
+    openings = OpenExplorers()
     inner: list[Route] = routes(openings.find, only_loopback=False)
     return Mount(DOOR + "/{kind}/{scale}/{address_name}", app=_Guarded(Router(routes=inner), allowed))

@@ -21,7 +21,7 @@ from datacomp_core.store import Step, Store
 from datacomp_core.store.step import STEPS
 from datacomp_core.training.train import TrainSpec
 from tasks import captions, curate, evaluate, train
-from tasks.remote import belongs_there, is_for_gpu, key, packed, unpacked
+from tasks.remote import is_for_gpu, key, needs_gpu_worker, packed, unpacked
 
 POOL = Pool(num_samples=10, num_parts=1, fingerprint="1" * 64, scale="tiny")
 SHARDS = ShardSet(num_samples=8, num_unique=8, num_shards=2, fingerprint="2" * 64, scale="tiny", counts={"lost": 2})
@@ -60,14 +60,14 @@ def test_an_identity_survives_plain_json(step: Step[Any], identity: tuple[Any, .
 def test_only_what_needs_a_gpu_and_is_not_built_is_handed_on(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.open(str(tmp_path))
     step, identity = CALLS[0]
-    assert not belongs_there(step, identity, store)
+    assert not needs_gpu_worker(step, identity, store)
     monkeypatch.setenv("DATACOMP_GPU_DEPLOYMENT", "gpu-step/gpu-step-small")
     settings.cache_clear()
-    assert belongs_there(step, identity, store)
-    assert not belongs_there(curate.reshard.fn.step, (), store)
+    assert needs_gpu_worker(step, identity, store)
+    assert not needs_gpu_worker(curate.reshard.fn.step, (), store)
     for scoring, given in CALLS[2:4]:
-        assert belongs_there(scoring, given, store), "a score that needs a model"
-    assert not belongs_there(curate.score.fn.step, (MetaClip(), POOL, None, None, None), store)
+        assert needs_gpu_worker(scoring, given, store), "a score that needs a model"
+    assert not needs_gpu_worker(curate.score.fn.step, (MetaClip(), POOL, None, None, None), store)
 
 
 def test_whatever_is_handed_on_is_known_to_the_gpu_step() -> None:

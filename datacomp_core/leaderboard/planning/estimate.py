@@ -1,7 +1,7 @@
 """What the steps of a plan will take, each from the records of the store where there are any, else from documented figures.
 
 A record counts for a step of the same kind and scale (a training also of the same model); the median of the latest decides.
-What a step costs is reckoned as GPU-hours and core-hours; its hours are those of the records, else those of the table's machine.
+What a step costs is estimated in GPU-hours and core-hours; its hours are those of the records, else those of the table's machine.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def _num_samples(record: Record) -> int:
 
 
 def _per_sample(record: Record) -> tuple[float, float, float, float]:
-    """GPU-seconds, core-seconds, bytes, wall seconds a sample. What ran on a GPU is reckoned by GPUs, else by its workers."""
+    """GPU-seconds, core-seconds, bytes, wall seconds a sample. What ran on a GPU is estimated by GPUs, else by its workers."""
     number, processes = _num_samples(record), int(record.options.get("processes") or 1)
     on_gpu = str(record.options.get("device") or "").startswith("cuda")
     cores = int(record.options.get("workers") or processes)

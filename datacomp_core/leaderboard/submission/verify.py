@@ -20,7 +20,8 @@ from datacomp_core import pins
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, ShardSet, Subset
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.leaderboard.entries.data_check import DataCheck, against_pool
-from datacomp_core.leaderboard.entries.entry import ENTRY, INPUTS, Entry, EntrySpec
+from datacomp_core.leaderboard.entries.enter import INPUTS, EntrySpec
+from datacomp_core.leaderboard.entries.entry import ENTRY, Entry
 from datacomp_core.leaderboard.entries.per_image_scores import HITS, PREDICTIONS
 from datacomp_core.leaderboard.entries.provenance import walk
 from datacomp_core.leaderboard.entries.recorded_call import RecordedCall, artifact_of, call_of

@@ -11,7 +11,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder
 from deployments.cli import options, terminal
-from deployments.cli.interrupt import ends_at_once
+from deployments.cli.interrupt import exits_at_interrupt
 from deployments.cli.stages import run_to_stage
 from deployments.local_server import prefect_api, prepare_environment
 
@@ -254,7 +254,7 @@ def make(
     if plan:
         show_captions(spec, json=json)
         return
-    with prefect_api(), terminal.shown_steps(quiet=json), ends_at_once():
+    with prefect_api(), terminal.shown_steps(quiet=json), exits_at_interrupt():
         made = make_captions(spec)
     _show(made, made.address, json=json)
 

@@ -233,14 +233,14 @@ def _pairs(given: list[str]) -> dict[str, str]:
 def prepare(pool_spec: Any, images: Any, open_networks: str = "", *, json: bool) -> None:
     """Run the flow `prepare-pool` for a pool other than the embedded one, and show what it made."""
     from datacomp_core.pool.folder_captions import TABLES_NOT_READ
-    from deployments.cli.interrupt import ends_at_once
+    from deployments.cli.interrupt import exits_at_interrupt
     from deployments.local_server import prefect_api, prepare_environment
 
     prepare_environment()
     from flows.parameters import Preparation
     from flows.prepare_pool import prepare_pool
 
-    with prefect_api(), terminal.shown_steps(quiet=json), ends_at_once():
+    with prefect_api(), terminal.shown_steps(quiet=json), exits_at_interrupt():
         candidates, shards, _ = prepare_pool(Preparation(pool=pool_spec, images=images, open_networks=open_networks))
     if json:
         terminal.print_json({"pool": candidates.model_dump(mode="json"), "shards": shards.model_dump(mode="json")})

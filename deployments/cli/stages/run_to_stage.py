@@ -8,7 +8,7 @@ import typer
 
 from datacomp_core.store import Folder, PlannedStep
 from deployments.cli import terminal
-from deployments.cli.interrupt import ends_at_once
+from deployments.cli.interrupt import exits_at_interrupt
 from deployments.cli.sweeps import tell_of_source
 from deployments.local_server import prefect_api, prepare_environment
 
@@ -46,7 +46,7 @@ def run_to(until: Stage, spec: ExperimentSpec, *, json: bool) -> None:
     if all(step.is_built for step in steps):
         terminal.notes.print(f"all {len(steps)} steps are built")
     else:
-        with prefect_api(), terminal.shown_steps(quiet=json), ends_at_once():
+        with prefect_api(), terminal.shown_steps(quiet=json), exits_at_interrupt():
             from flows.stage import stage
 
             made = stage(spec, until)
