@@ -65,11 +65,15 @@ def end() -> None:
 
 
 def kill() -> None:
-    """Kill the daemon and its containerd, as a power cut does."""
+    """Kill the daemon and its containerd, as a power cut does.
+
+    Their pid files go, as all of /run goes in a reboot: a killed process that this machine's init has not reaped looks alive.
+    """
     pid = running()
     assert pid is not None
     for one in (pid, int(CONTAINERD.read_text())):
         _send(one, signal.SIGKILL)
+    CONTAINERD.unlink()
 
 
 def _send(pid: int, number: int) -> None:
