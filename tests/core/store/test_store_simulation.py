@@ -27,6 +27,8 @@ from datacomp_core.store.change import changing, finish
 
 SCHEDULES = 2_500
 LONG = 60_000
+LONGEST = 7200
+"""Seconds: twenty minutes on a free core."""
 
 
 class DownloadSpec(Spec):
@@ -217,6 +219,7 @@ def test_random_schedules_lose_nothing() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONGEST)
 def test_very_many_random_schedules_lose_nothing() -> None:
     for seed in range(SCHEDULES, LONG):
         play(seed, num_faults=0.05 + seed % 5 * 0.05)
@@ -286,6 +289,7 @@ def test_no_schedule_that_hypothesis_finds_loses_anything() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONGEST)
 def test_no_schedule_that_a_long_search_finds_loses_anything() -> None:
     run_state_machine_as_test(Machine, settings=machine_settings(5_000))
 
