@@ -334,7 +334,7 @@ class Folder:
         if isinstance(self.disk, LocalFiles):
             sweep = self.disk.sweep_beside if name else self.disk.sweep_left_behind
             self._ask(name, partial(sweep, self.at(name) if name else self.url))
-        elif isinstance(self.disk, BucketFiles) and not name:
+        elif not name:
             self._ask("", partial(self.disk.sweep_left_behind, self.url))
 
     # ---------------------------------------------------------------------------------------------------------------
