@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow
 
 from datacomp_core.artifacts import BoardEntry
-from datacomp_core.errors import DataError
+from datacomp_core.errors import DataError, SpecError
 from flows.calls import Call, SubmittedCalls, options
 from flows.chain import each_once, experiment
 from flows.parameters import ExperimentSpec
@@ -39,15 +39,18 @@ def measured(groups: Sequence[Sequence[ExperimentSpec]]) -> list[Measured]:
     """Return the entries of each group of experiments, or why it has none; shared steps run once."""
     calls = SubmittedCalls()
     once = each_once(calls.call)
-    asked: list[tuple[list[Any], list[Any], Exception | None]] = []
-    for group in groups:
-        own: list[Any] = []
-        try:
-            asked.append(([experiment(_noted(once, own), spec).entry for spec in group], own, None))
-        except ValueError as problem:  # for example, the pool lacks what this filter reads
-            asked.append(([], own, problem))
+    asked = [requested(once, group) for group in groups]
     calls.settled()
     return [_outcome(*one) for one in asked]
+
+
+def requested(call: Call, group: Sequence[ExperimentSpec]) -> tuple[list[Any], list[Any], Exception | None]:
+    """Call the steps of a group: its entries, all that was called, and why it cannot be done, such as a column the pool lacks."""
+    own: list[Any] = []
+    try:
+        return [experiment(_noted(call, own), spec).entry for spec in group], own, None
+    except (DataError, SpecError) as problem:
+        return [], own, problem
 
 
 def _noted(call: Call, made: list[Any]) -> Call:

@@ -99,10 +99,21 @@ class SearchSpec(Spec):
         if smaller != sorted(set(smaller)) or (smaller and smaller[-1] >= SCALES[self.scale].train_num_samples):
             raise SpecError(f"first_scales must be smaller than {self.scale}, and each larger than the one before.")
         load_recipe(self.baseline)
-        self.recipe_of(
-            self.the_space().filled(_first), "0"
-        )  # a filter that is invalid for every value is rejected before anything runs
+        self._check_extremes()
         return self
+
+    def _check_extremes(self) -> None:
+        """SpecError for an end of a range, or an option, with which the filter is invalid whatever the other parameters are."""
+        for name, value, trees in self.the_space().extremes():
+            faults = list[SpecError]()
+            for tree in trees:
+                try:
+                    self.recipe_of(tree, "0")
+                    break
+                except SpecError as problem:
+                    faults.append(problem)
+            else:
+                raise SpecError(f"{faults[0]} This is with {name} = {value}.")
 
     @property
     def baseline(self) -> str:
@@ -148,10 +159,6 @@ class SearchSpec(Spec):
         return ExperimentSpec.model_validate({**{name: getattr(self, name) for name in shared}, **known, "seed": seed})
 
 
-def _first(name: str, free: Any) -> Any:
-    return free.labels[0] if hasattr(free, "labels") else free.low
-
-
 def search_of(path: Path, **changes: Any) -> SearchSpec:
     """Read a search from a YAML file: fields of `SearchSpec`, the filter under `filter`. SpecError if it is wrong."""
     try:
@@ -168,8 +175,6 @@ def search_of(path: Path, **changes: Any) -> SearchSpec:
     for name in given:
         if name not in SearchSpec.model_fields:
             raise unknown(f"field of the search file {path}", name, [*SearchSpec.model_fields, "filter"])
-    if isinstance(given.get("budget"), Mapping):
-        given |= given.pop("budget")
     stem = re.sub(r"[^a-z0-9_]+", "-", path.stem.lower()).strip("-_")[:40]
     named = {"name": stem or "search", **given}
     try:

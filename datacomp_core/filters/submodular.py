@@ -89,10 +89,19 @@ class Submodular(GlobalFilter):
         return self.left
 
     def decide_all(self, view: GlobalView) -> None:
+        if not view.num_reached:
+            for part in view.names:
+                view.decide(part, np.empty(0, np.int64))
+            return
         edges = self._edges(view)
         found = dict(view.map(partial(_training, self, view), view.names))
         rows = [found[part] for part in view.names if len(found[part])]
         if not rows:
+            if self._share(view) < 1:
+                raise DataError(
+                    f"None of the about {self.training_rows:,} rows that were drawn to train submodular has features "
+                    f"{self.features}_img: use more training_rows, or embed the pool."
+                )
             raise DataError(f"No row that comes to submodular has features {self.features}_img: embed the pool, or fetch them.")
         sample = np.concatenate(rows)
         learned = train(sample, self.units, self.active, epochs=self.epochs, seed=self.seed)
@@ -106,6 +115,10 @@ class Submodular(GlobalFilter):
             chosen = greedy(worth, codes, bins, wanted, self.looked_at(total), f"{self.seed} {part}")
             done += len(chosen)
             view.decide(part, known[chosen], unknown=np.setdiff1d(np.flatnonzero(view.reached(part)), known))
+
+    def _share(self, view: GlobalView) -> float:
+        """The share of the incoming rows that train the autoencoder."""
+        return min(1.0, self.training_rows / max(view.num_reached, 1))
 
     def looked_at(self, total: int) -> int:
         """How many random rows a step looks at; 0: all."""
@@ -190,7 +203,7 @@ def greedy(worth: CoverageGain, codes: Codes, bins: npt.NDArray[np.uint8], wante
 
 def _training(asked: Submodular, view: GlobalView, part: str) -> Vectors:
     """A part's share of the rows that the autoencoder learns from, drawn from a seed."""
-    share = min(1.0, asked.training_rows / max(view.num_reached, 1))
+    share = asked._share(view)  # pyright: ignore[reportPrivateUsage] - of the same file
     random, found = chance(f"{asked.seed} {part} training"), list[Vectors]()
     for _, block in view.blocks(part, f"{asked.features}_img"):
         found.append(unit(block[random.random(len(block)) < share] if share < 1 else block))

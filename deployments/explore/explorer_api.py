@@ -19,7 +19,7 @@ from deployments.explore import pair as pairs
 from deployments.explore.columns import histogram
 from deployments.explore.explorer import Explorer
 from deployments.explore.facet_counts import AUTOMATIC_ROWS, FacetCounts, flips, recipe_of, word_counts
-from deployments.explore.facets import NAME, ClusterFacet, FacetSelection, Tree, recipe_text
+from deployments.explore.facets import NAME, ClusterFacet, Facet, FacetSelection, RangeFacet, Tree, ValuesFacet, recipe_text
 
 MAX_HITS = 500
 MAX_GROUPS = 200
@@ -94,7 +94,10 @@ class ExplorerApi:
             "automatic": sample.num_pool <= AUTOMATIC_ROWS,
             "out": str(self.out.resolve()),
             "methods": [self._method(number) for number in range(len(origin.methods))],
-            "numbers": [{"name": name, **histogram(values)} for name, values in explorer.numbers.items()],
+            "numbers": [
+                {"name": name, "looking": not self.judging.has_filter(name), **histogram(values)}
+                for name, values in explorer.numbers.items()
+            ],
             "words": [self._words(name) for name in explorer.words],
             "clusters": self._clusters(),
         }
@@ -287,7 +290,7 @@ class ExplorerApi:
         """Return the chosen filter and the text of its recipe file."""
         tree = self.judging.tree(wanted)
         recipe_of(tree, name)
-        looking = [facet.kind for facet in wanted.facets if self.judging.tree_of(facet) is None]
+        looking = [_named(facet) for facet in wanted.facets if self.judging.tree_of(facet) is None]
         left_out = f" Not saved, for viewing only: {', '.join(looking)}." if looking else ""
         return tree, recipe_text(name, tree, f"Chosen in datacomp explore over {self.explorer.origin.name}.{left_out}")
 
@@ -326,3 +329,8 @@ class ExplorerApi:
             temporary.replace(file)
         command = f"datacomp pool takedown {file.resolve()}"
         return {"file": str(file.resolve()), "added": len(fresh), "all": len(there) + len(fresh), "command": command}
+
+
+def _named(facet: Facet) -> str:
+    """How a facet is called in a recipe's description: its column, if it has one."""
+    return facet.column if isinstance(facet, RangeFacet | ValuesFacet) else facet.kind

@@ -136,7 +136,7 @@ def _write(
     for table in _tables(explorer, rows, verdicts, pictures):
         found: Any = table.to_arrow(compat_level=pl.CompatLevel.oldest())
         if writer is None:
-            schema = found.schema.with_metadata(_features(found.schema) if pictures == "bytes" else None)
+            schema = _schema(found.schema) if pictures == "bytes" else found.schema.with_metadata(None)
             writer = pq.ParquetWriter(str(path), schema, compression="zstd")
         writer.write_table(found.cast(writer.schema))
         without += (
@@ -145,6 +145,14 @@ def _write(
         progress.advance(table.height)
     writer.close()
     return without
+
+
+def _schema(given: Any) -> Any:
+    """With the type of images and the metadata by which the `datasets` library reads them; other types stay dictionaries."""
+    import pyarrow as pa
+
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return given.set(given.get_field_index("image"), pa.field("image", picture)).with_metadata(_features(given))
 
 
 def _tables(explorer: Explorer, rows: npt.NDArray[np.int64], verdicts: pl.DataFrame, pictures: str) -> Iterator[pl.DataFrame]:

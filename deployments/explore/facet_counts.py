@@ -67,7 +67,7 @@ class FacetCounts:
         explorer = self.explorer
         if isinstance(facet, asked.RangeFacet):
             self._require(facet.column, explorer.numbers)
-            return asked.range_filter(facet)
+            return asked.range_filter(facet) if self.has_filter(facet.column) else None
         if isinstance(facet, asked.ClusterFacet):
             return asked.cluster_filter(facet, explorer.centroid_file, self._targets(facet), explorer.prefix)
         if isinstance(facet, asked.MethodFacet):
@@ -75,6 +75,15 @@ class FacetCounts:
         if isinstance(facet, asked.ValuesFacet) and facet.column == "language":
             return asked.language_filter(facet)
         return None
+
+    def has_filter(self, column: str) -> bool:
+        """Whether a filter can read a column of numbers. The page also shows the length of each list, such as num_face_bboxes."""
+        return column in asked.COMPUTED or column in self._pool_columns
+
+    @cached_property
+    def _pool_columns(self) -> frozenset[str]:
+        source = self.explorer.origin.source
+        return frozenset(source.columns(source.parts()[0]))
 
     def tree(self, wanted: FacetSelection) -> Tree:
         """Return the filter of everything that a recipe can express."""
@@ -149,6 +158,11 @@ class FacetCounts:
     def _looked_at(self, facet: Facet) -> tuple[Mask, int]:
         """Evaluate a facet that no filter can express."""
         explorer = self.explorer
+        if isinstance(facet, asked.RangeFacet):
+            asked.range_filter(facet)  # refuses a range without limits
+            values = explorer.numbers[facet.column]
+            low, high = (-np.inf if facet.at_least is None else facet.at_least), (np.inf if facet.below is None else facet.below)
+            return (values >= low) & (values < high), int(np.isnan(values).sum())
         if isinstance(facet, asked.TextFacet):
             captions = explorer.sample.rows["text"] if "text" in explorer.sample.rows.columns else None
             if captions is None:

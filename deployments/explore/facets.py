@@ -20,6 +20,8 @@ MAX_FACETS = 40
 MAX_VALUES = 500
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 AT_LEAST = {"words": ("words", "at_least"), "characters": ("characters", "at_least")}
+COMPUTED = frozenset({*AT_LEAST, "aspect_ratio"})
+"""Columns of numbers that the metadata lacks and for which there is a filter."""
 Tree = dict[str, Any]
 
 

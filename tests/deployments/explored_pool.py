@@ -44,6 +44,7 @@ def make_pool(folder: Path) -> Path:
             "original_height": [64] * ROWS,
             "clip_l14_similarity_score": scores,
             "nsfw": [row % 10 / 10 for row in range(ROWS)],
+            "face_bboxes": [[[0.0, 0.0, 0.5, 0.5]] * (row % 4) for row in range(ROWS)],
         }
     )
     (folder / "metadata").mkdir(parents=True)

@@ -74,6 +74,7 @@ FACETS: list[tuple[list[dict[str, Any]], pl.Expr]] = [
         [{"kind": "range", "column": "nsfw", "at_least": 0.5}, {"kind": "range", "column": "original_width", "below": 90}],
         (pl.col("nsfw") >= 0.5) & (pl.col("original_width") < 90),
     ),
+    ([{"kind": "range", "column": "num_face_bboxes", "at_least": 1, "below": 3}], pl.col("face_bboxes").list.len().is_in([1, 2])),
     ([{"kind": "text", "contains": "RED square"}], pl.col("text").str.contains("red square")),
     ([{"kind": "method", "method": 0, "drop": True}], pl.col("clip_l14_similarity_score") <= 0.2),
 ]
@@ -103,10 +104,13 @@ def test_explore_saves_a_recipe_that_keeps_what_was_counted(
             {"kind": "clusters", "clusters": [0, 2]},
             {"kind": "method", "method": 0},
             {"kind": "text", "contains": "square"},
+            {"kind": "range", "column": "num_face_bboxes", "at_least": 1},
         ],
     }
     told = client.post("/api/judge", json={"wanted": wanted}).json()
-    assert told["only_looking"] == [3]
+    assert told["only_looking"] == [3, 4]
+    about = client.get("/api/about").json()
+    assert [one["name"] for one in about["numbers"] if one["looking"]] == ["num_face_bboxes"]
     started = client.post("/api/count", json={"wanted": wanted}).json()
     view.judging.counted(started["key"]).done.wait(60)  # pyright: ignore[reportOptionalMemberAccess]
     counted = client.get(f"/api/count/{started['key']}").json()
@@ -115,7 +119,7 @@ def test_explore_saves_a_recipe_that_keeps_what_was_counted(
     chosen = select(load_recipe(saved.json()["file"]), Folder(str(pool / "metadata")), out=Folder(str(tmp_path)), write="subset")
     assert counted["kept"] == chosen.num_samples > 0
     assert sorted(counted["dropped"].values()) == sorted(chosen.explanation.dropped.values())
-    assert "for viewing only: text" in saved.json()["text"]
+    assert "for viewing only: text, num_face_bboxes" in saved.json()["text"]
     again = client.post("/api/save", json={"name": "mine", "wanted": wanted})
     assert again.status_code == 400
     assert "already exists" in again.json()["error"]
@@ -232,7 +236,9 @@ def test_explore_exports_all_that_is_known(view: ExplorerApi, pool: Path, tmp_pa
         view.explorer, str(tmp_path / "all.parquet"), only="", pictures=pictures, form="parquet", progress=NoProgress()
     )
     table, rows = pl.read_parquet(tmp_path / "all.parquet"), rows_of(pool)
-    assert table.select(rows.columns).equals(rows)
+    plain = rows.drop("face_bboxes")
+    assert table.select(plain.columns).equals(plain)
+    assert table["num_face_bboxes"].to_list() == rows["face_bboxes"].list.len().to_list()
     scores = rows["clip_l14_similarity_score"]
     assert table["kept_kept"].to_list() == (scores > 0.2).to_list()
     assert set(table["times_twice"]) == {0, 2}
@@ -254,7 +260,11 @@ def test_explore_exports_a_data_set_folder(view: ExplorerApi, tmp_path: Path) ->
     out = str(tmp_path / "set")
     write_export(view.explorer, out, only="kept", pictures="bytes", form="huggingface", progress=NoProgress())
     [file] = (tmp_path / "set" / "data").iterdir()
-    told = json.loads(pq.read_schema(file).metadata[b"huggingface"])
+    schema = pq.read_schema(file)
+    told = json.loads(schema.metadata[b"huggingface"])
+    assert (
+        str(schema.field("image").type) == "struct<bytes: binary, path: string>"
+    )  # as `datasets` writes an Image, or it is none
     assert told["info"]["features"]["image"] == {"_type": "Image"}
     assert told["info"]["features"]["uid"]["_type"] == "Value"
     assert all(pl.read_parquet(file)["kept_kept"])

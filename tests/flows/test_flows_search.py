@@ -24,6 +24,7 @@ from datacomp_core.leaderboard.search.study import searches, study_of
 from datacomp_core.leaderboard.search.trial_value import ScoredEntry, half_of, judge, scores
 from datacomp_core.store import Store
 from flows.parameters import ExperimentSpec
+from flows.search import requested
 from flows.search_loop import Measured, SearchLoop
 from flows.search_spec import SearchSpec, search_of
 
@@ -266,6 +267,18 @@ def test_free_parameters_are_named_and_filled() -> None:
         ("filter: {kind: words, at_least: {low: 3, high: 9, stepp: 1}}", "stepp: Extra inputs"),
         ("filter: {kind: words, at_least: {choose: [3]}}", "at least 2 items"),
         ("filter: {kind: words, at_least: {low: 0, high: 9}}", "words.at_least: .*greater than or equal to 1"),
+        (
+            "filter: {kind: top_fraction, score: l14, fraction: {low: 0.1, high: 2}}",
+            "less than or equal to 1 .*with fraction = 2",
+        ),
+        ("filter: {kind: top_fraction, score: l14, fraction: {choose: [0.2, best]}}", "valid number.*with fraction = best"),
+        ("filter: {kind: words, at_least: {low: 1, high: 9, step: 10}}", "The step 10 is larger than the range from 1 to 9"),
+        (
+            "filter: {choose: [basic_tiny, {kind: words, at_least: {low: 0, high: 9}}]}",
+            "or equal to 1 .*with (filter = words|at_least = 0)",
+        ),
+        ("filter: {choose: [basic_tiny, {kind: words, at_least: {low: 1, high: 9.5}}]}", "valid integer.*with at_least = 9.5"),
+        ("filter: {choose: [basic_tiny, {kind: wordz, at_least: 3}]}", "wordz"),
         ("filter: {kind: wordz, at_least: {low: 1, high: 9}}", "Unknown filter kind|wordz"),
         (
             "filter: {kind: words, at_least: {low: 1, high: 9}}\ntrails: 3",
@@ -286,6 +299,26 @@ def test_a_wrong_search_is_one_sentence(text: str, told: str, tmp_path: Path) ->
     path.write_text(text)
     with pytest.raises(SpecError, match=told):
         search_of(path)
+
+
+def test_an_end_is_refused_only_if_no_other_parameter_can_make_it_valid(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    np.save(tmp_path / "target.npy", np.eye(4, dtype=np.float32))
+    units = "kind: submodular, target: target.npy, active: {low: 1, high: 64}, units: {choose: [32, 128]}"
+    path.write_text(f"filter: {{{units}}}\n".replace("target.npy", str(tmp_path / "target.npy")))
+    assert list(search_of(path).the_space().free) == ["active", "units"]
+    path.write_text(path.read_text().replace("128", "48"))
+    with pytest.raises(SpecError, match="use fewer active units.*with active = 64"):
+        search_of(path)
+
+
+def test_a_filter_that_reads_what_the_pool_lacks_is_told_and_not_raised() -> None:
+    spec = _search(space={"kind": "threshold", "score": "l14", "at_least": {"low": 0.1, "high": 0.3}})
+    asked = spec.experiment(spec.recipe_of({"kind": "threshold", "score": "l14", "at_least": 0.2}, 0), "tiny", 0)
+    entries, _, problem = requested(lambda *_, **__: None, [asked])  # pyright: ignore[reportArgumentType]
+    assert not entries
+    assert isinstance(problem, DataError)
+    assert str(problem).startswith("The embedded pool has no clip_l14_similarity_score")
 
 
 def test_what_a_search_is_and_how_much_it_may_take(tmp_path: Path) -> None:

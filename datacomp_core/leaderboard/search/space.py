@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -39,7 +40,16 @@ class RangeParameter(BaseModel):
             raise SpecError("A range with log: true must begin above 0 and must not have a step.")
         if self.step is not None and self.step <= 0:
             raise SpecError(f"The step of a range must be above 0, but is {self.step}.")
+        if self.step is not None and self.step > self.high - self.low:
+            raise SpecError(f"The step {self.step} is larger than the range from {self.low} to {self.high}: give a smaller step.")
         return self
+
+    @property
+    def ends(self) -> tuple[int | float, int | float]:
+        """The smallest and the largest value that can be proposed."""
+        if self.step is None:
+            return self.low, self.high
+        return self.low, self.low + math.floor((self.high - self.low) / self.step + 1e-9) * self.step
 
     @property
     def is_whole(self) -> bool:
@@ -52,6 +62,11 @@ class ChoiceParameter(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     choose: tuple[Any, ...] = Field(min_length=2)
     name: str = Field(default="", max_length=60)
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """All labels."""
+        return tuple(self.labels)
 
     @property
     def labels(self) -> list[str]:
@@ -103,6 +118,25 @@ class Space:
             return taken[name]
 
         return _filled(self.tree, (), self._names, once)
+
+    def extremes(self) -> Iterator[tuple[str, str | int | float, tuple[Any, Any]]]:
+        """`(name, value, filters)`: each end of each range and each option, in two filters: all other parameters are at their
+        first end in one, and at their last in the other.
+        """
+        choices = {place.path: self._names[place.path] for place in self.places if isinstance(place.free, ChoiceParameter)}
+        for place in self.places:
+            own = self._names[place.path]
+            above: dict[str, int] = {}  # the options in which it stands
+            for depth, key in enumerate(place.path):
+                if key.startswith("#") and place.path[:depth] in choices:
+                    above[choices[place.path[:depth]]] = int(key[1:])
+            for value in place.free.ends:
+                first, last = (self.filled(partial(_end, {own: value}, above, which)) for which in (0, -1))
+                yield own, value, (first, last)
+
+
+def _end(values: Mapping[str, Any], above: Mapping[str, int], which: int, name: str, free: Free) -> Any:
+    return values[name] if name in values else free.ends[above.get(name, which)]
 
 
 def is_free(value: Any) -> bool:

@@ -118,7 +118,7 @@ export class Facets extends EventTarget {
     };
     const from = end("at_least", "at least"), to = end("below", "below");
     this.boxes[key] = () => { for (const one of [from, to]) { one.field.value = ""; } from.slider.value = 0; to.slider.value = 1000; state.at_least = state.below = null; drawing.cut(null, null); };
-    return h("fieldset", { className: "facet" }, h("legend", {}, plainly(column.name), column.missing ? h("small", {}, `${amount(column.missing)} have none`) : null),
+    return h("fieldset", { className: "facet" }, h("legend", {}, plainly(column.name), column.missing ? h("small", {}, `${amount(column.missing)} have none`) : null, column.looking ? lookingOnly() : null),
       drawing.node, h("div", { className: "ends" }, from.slider, to.slider), h("div", { className: "fields" }, from.field, h("span", {}, "to below"), to.field));
   }
   drawing(column) {
@@ -157,7 +157,7 @@ export class Facets extends EventTarget {
     this.boxes[key] = () => { chosen.clear(); for (const row of rows) row.querySelector("input").checked = false; };
     this.bars[`words ${column.name}`] = (kept) => counts.forEach(([node, place]) => { node.textContent = `${amount(kept[place])} of ${amount(column.counts[place])}`; });
     const more = rows.length > FIRST_WORDS ? h("button", { type: "button", className: "quiet", onclick: () => { rows.forEach((row) => { row.hidden = false; }); more.remove(); } }, `${rows.length - FIRST_WORDS} more`) : null;
-    return h("fieldset", { className: "facet" }, h("legend", {}, plainly(column.name), looking ? h("small", { title: "No filter can express this, so a recipe cannot contain it" }, "for viewing only") : null), rows, more);
+    return h("fieldset", { className: "facet" }, h("legend", {}, plainly(column.name), looking ? lookingOnly() : null), rows, more);
   }
 
   methodBox() {
@@ -251,6 +251,10 @@ export class Facets extends EventTarget {
       h("p", { className: "actions" }, h("button", { type: "submit", className: "strong", id: "write" }, "Save"), h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"))));
     dialog.showModal();
   }
+}
+
+function lookingOnly() {
+  return h("small", { title: "No filter can express this, so a recipe cannot contain it" }, "for viewing only");
 }
 
 /** The adjustable numbers of a filter: [owner, field, whether it is an integer]. */

@@ -219,6 +219,16 @@ def test_submodular_keeps_its_share_of_good_rows_that_cover_the_target(tmp_path:
         Submodular(target=name, bin_edges=(0.9, 0.5))
 
 
+def test_submodular_of_no_row_keeps_none_and_says_what_it_lacks(tmp_path: Path) -> None:
+    folder, images, _ = features.embedded(tmp_path / "m", world.rows(27, 60))
+    name = features.saved(tmp_path / "t.npy", images[1:9])
+    tree = Submodular(target=name, units=8, active=2)
+    found, _ = world.kept(AllOf(filters=(Words(at_least=99), tree)), folder, tmp_path / "out")
+    assert found == []
+    with pytest.raises(DataError, match="None of the about 1 rows that were drawn .* use more training_rows"):
+        world.kept(tree.model_copy(update={"training_rows": 1, "seed": 3}), folder, tmp_path / "few")
+
+
 @pytest.mark.usefixtures("as_if_many")
 @pytest.mark.parametrize("prefer", [None, "b32"])
 @pytest.mark.parametrize("form", ["list", "text"])
