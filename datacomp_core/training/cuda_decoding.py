@@ -123,7 +123,7 @@ def decoder_of(kind: str) -> Decoder:
 def decoder_name(kind: str) -> str:
     """The library that `decoder_of` takes."""
     found = decoder_of(kind)
-    return {_nvimgcodec: "nvimgcodec", _torchvision: "torchvision"}.get(found, "torchcodec")
+    return "nvimgcodec" if found is _nvimgcodec else "torchvision" if found is _torchvision else "torchcodec"
 
 
 def _has(module: str) -> bool:
