@@ -8,6 +8,7 @@ evenly over concepts. Draws are independent with replacement, and a draw of a ro
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import abstractmethod
 from collections import Counter
 from functools import partial
@@ -20,6 +21,7 @@ from pydantic import Field
 from datacomp_core.filters.base import GlobalView
 from datacomp_core.filters.resampling import ResamplingFilter, note_copies
 
+log = logging.getLogger(__name__)
 Rows = npt.NDArray[np.int64]
 Shares = npt.NDArray[np.float64]
 
@@ -76,6 +78,11 @@ class BalancedDraw(ResamplingFilter):
             for (part, *_), (again, mass) in view.map(partial(_drawn, self, view), jobs):
                 left, masses[part], last[part] = left + again, mass, number
             number += 1
+        if left:
+            log.warning(
+                f"{self.title()}: {left:,} draws found no row, since every row that has a concept was drawn "
+                f"{self.at_most_draws:,} times. Lower num_draws, or raise at_most_draws."
+            )
         for _ in view.scan(partial(_decide, view), last.items()):
             pass
 

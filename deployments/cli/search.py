@@ -111,11 +111,12 @@ def _plan(spec: SearchSpec, *, json: bool) -> None:
         return
     counts = f"{spec.trials} trials, {over} finished, {spec.at_once} at a time"
     terminal.out.print(f"Search {terminal.bold(spec.name)} at {spec.scale}: {counts}.")
-    rows = [(name, str(free)) for name, free in told["parameters"].items()]
+    rows = [(name, free.in_words) for name, free in spec.the_space().free.items()]
     terminal.table("Free parameters", ("name", "values"), rows)
     runs, final = told["runs_a_trial"], told["final_runs"]
     terminal.out.print(
-        f"A trial runs up to {runs} trainings; the final test runs {final} with fresh seeds, against {spec.baseline}."
+        f"A trial runs up to {runs} training{'s' if runs > 1 else ''}; "
+        f"the final test runs {final} with fresh seeds, against {spec.baseline}."
     )
 
 

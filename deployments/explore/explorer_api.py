@@ -176,6 +176,8 @@ class ExplorerApi:
         index = self.explorer.whole_index
         if index is None:
             raise SpecError("There is no index of the whole pool: build one with `datacomp explore --index`.")
+        if asked.side == "txt" or asked.within is not None:
+            raise SpecError("The index of the whole pool has pictures only: search captions, or within a filter, in the sample.")
         return {"places": [self._outside(*place) for place in index.search(query, asked.count)]}
 
     def _outside(self, part: str, row: int, score: float) -> Answer:

@@ -17,13 +17,15 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from datacomp_core.errors import SpecError
+from datacomp_core.explore import pool_index
 from datacomp_core.progress import NoProgress
 from datacomp_core.recipes.load import load_recipe
 from datacomp_core.selection.select import select
 from datacomp_core.store import Folder
 from deployments.explore.app import make_app
-from deployments.explore.explorer_api import ExplorerApi
+from deployments.explore.explorer_api import ExplorerApi, SearchRequest
 from deployments.explore.export import write_export
+from deployments.explore.facets import FacetSelection
 
 ASKED = {"X-Datacomp": "explore"}
 
@@ -275,3 +277,19 @@ def test_explore_exports_a_data_set_folder(view: ExplorerApi, tmp_path: Path) ->
         given: Any = {"only": "", "pictures": "none", "form": "parquet", **odd}
         with pytest.raises(SpecError, match=r"nobody|all|csv"):
             write_export(view.explorer, str(tmp_path / "x.parquet"), progress=NoProgress(), **given)
+
+
+def test_the_index_of_the_whole_pool_is_asked_by_pictures_and_refuses_what_it_does_not_have(pool: Path, tmp_path: Path) -> None:
+    explorer = explorer_of(pool, tmp_path / "home")
+    sample = explorer.sample.vectors("l14_img")
+    pool_index.build(explorer.origin.source, "l14_img", sample, explorer.whole_folder)
+    view = ExplorerApi(explorer, tmp_path)
+    query = np.asarray(sample[7], np.float32)
+    vectors = np.nan_to_num(np.asarray(sample, np.float32))
+    cosine = vectors @ query / np.maximum(np.linalg.norm(vectors, axis=1), 1e-9)
+    found = view.found(query, SearchRequest(scope="pool", count=5), None)["places"]
+    assert {one["uid"] for one in found} <= set(rows_of(pool)["uid"].gather(np.argsort(-cosine)[:9]).to_list())
+    assert found[0]["uid"] == rows_of(pool)["uid"][7]
+    for asked in (SearchRequest(scope="pool", side="txt"), SearchRequest(scope="pool", within=FacetSelection())):
+        with pytest.raises(SpecError, match="has pictures only"):
+            view.found(query, asked, None)

@@ -254,6 +254,7 @@ def test_free_parameters_are_named_and_filled() -> None:
     assert made["filters"][2] == "clip_score_tiny:fraction=0.4"
     assert made["filters"][3]["fraction"] == 0.4
     assert space.free["filters"].labels == ["basic_tiny", "clip_score_tiny"]  # type: ignore[union-attr]
+    assert [one.in_words for one in list(space.free.values())[1:3]] == ["0.01 to 1, by ratio", "basic_tiny | clip_score_tiny"]
     twice = Space([{"a": {"low": 1, "high": 2}}, {"a": {"low": 1, "high": 3}}])
     assert list(twice.free) == ["0.a", "1.a"]
 

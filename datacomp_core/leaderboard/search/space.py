@@ -52,6 +52,11 @@ class RangeParameter(BaseModel):
         return self.low, self.low + math.floor((self.high - self.low) / self.step + 1e-9) * self.step
 
     @property
+    def in_words(self) -> str:
+        how = ", by ratio" if self.log else "" if self.step is None else f", in steps of {self.step:g}"
+        return f"{self.low:g} to {self.high:g}{how}"
+
+    @property
     def is_whole(self) -> bool:
         return isinstance(self.low, int) and isinstance(self.high, int) and (self.step is None or isinstance(self.step, int))
 
@@ -67,6 +72,10 @@ class ChoiceParameter(BaseModel):
     def ends(self) -> tuple[str, ...]:
         """All labels."""
         return tuple(self.labels)
+
+    @property
+    def in_words(self) -> str:
+        return " | ".join(self.labels)
 
     @property
     def labels(self) -> list[str]:

@@ -143,7 +143,8 @@ async function search() {
   if (!text) return home();
   $("find").classList.add("busy");
   const scope = $("scope").value === "pool" ? "pool" : "sample";
-  const found = await trying(() => tell("search", { text, side: $("side").value, count: 60, scope, within: state.within() }));
+  const side = scope === "pool" ? "img" : $("side").value;
+  const found = await trying(() => tell("search", { text, side, count: 60, scope, within: state.within() }));
   $("find").classList.remove("busy");
   if (!found) return;
   if (found.places) return outside(text, found.places);
@@ -202,7 +203,7 @@ function keys(event) {
     return;
   }
   const does = {
-    "/": () => $("query").focus(), "?": helping, b: () => $("blur").click(), f: () => { view("filter"); $("base").focus(); }, m: () => { view("map"); $("canvas").focus(); },
+    "/": () => $("query").focus(), "?": helping, b: () => $("blur").click(), f: () => { view("filter"); $("filter").focus(); }, m: () => { view("map"); $("canvas").focus(); },
     1: () => { tab("results"); view("side"); }, 2: () => { tab("clusters"); view("side"); }, 3: () => { tab("groups"); view("side"); },
     Escape: () => { if (!$("pair").hidden) state.close(); },
   }[event.key];
@@ -217,6 +218,7 @@ function listen() {
   addEventListener("dragover", (event) => event.preventDefault());
   addEventListener("drop", (event) => { event.preventDefault(); searchPicture(event.dataTransfer.files[0]); });
   addEventListener("paste", (event) => searchPicture(event.clipboardData?.files[0]));
+  $("scope").addEventListener("change", () => { $("side").disabled = $("scope").value === "pool"; });  // its index has pictures
   $("colour").addEventListener("change", recolour);
   $("labels").addEventListener("change", () => { map.showNames = $("labels").checked; map.draw(); });
   $("only").addEventListener("change", () => { map.onlyKept = $("only").checked; map.draw(); });

@@ -299,7 +299,7 @@ def test_cluster_draws_are_in_proportion_to_the_size_to_alpha(tmp_path: Path) ->
         assert abs(counts[table[row]["uid"]] - expected) <= 6 * np.sqrt(expected)
 
 
-def test_synset_draws_weigh_by_rare_classes_and_are_capped(tmp_path: Path) -> None:
+def test_synset_draws_weigh_by_rare_classes_and_are_capped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = world.rows(33, 90)
     for place, row in enumerate(table):
         row["text"] = ["a dog", "dogs in a garden", "two dogs", "a beach", "nothing of it und", None][place % 6]
@@ -319,8 +319,10 @@ def test_synset_draws_weigh_by_rare_classes_and_are_capped(tmp_path: Path) -> No
     capped = _drawn(BalanceSynsets(filter=Everything(), num_draws=7000, at_most_draws=100, alpha=0.0), folder, tmp_path / "c")
     assert max(capped.values()) == 100
     assert capped.total() == min(7000, 100 * sum(bool(own) for own in held))
+    caplog.clear()
     few = _drawn(BalanceSynsets(filter=Everything(), num_draws=10**6, at_most_draws=3), folder, tmp_path / "few")
     assert set(few.values()) == {3}
+    assert f"{10**6 - few.total():,} draws found no row" in caplog.text
     even = world.kept(AllOf(filters=(Words(at_least=2),)), folder, tmp_path / "w")[0]
     assert _drawn(BalanceSynsets(filter=Words(at_least=2)), folder, tmp_path / "n").total() == len(even)
 
