@@ -21,7 +21,7 @@ def read(path: Path) -> dict[str, Any]:
     """The configuration in the hub's form (`model_cfg`, `preprocess_cfg`). DataError or SpecError if it is none.
 
     The bare form has `embed_dim`, `vision_cfg` and `text_cfg` at the top; the hub's has that as `model_cfg` and may have a
-    `preprocess_cfg`. Folders that lie beside the file (of a tokenizer, of a text tower) become absolute paths.
+    `preprocess_cfg`. Folders that are beside the file (of a tokenizer, of a text tower) become absolute paths.
     """
     if not path.is_file():
         raise DataError(f"{path} does not exist: give a configuration of open_clip (.json).")

@@ -119,7 +119,7 @@ def sent(source: ModelSource, shared: Exchange) -> ModelSource:
 
 @dataclass(frozen=True)
 class SharedModel:
-    """A file's model, whose file lies where every machine of a cluster reaches it."""
+    """A model of a file that every machine of a cluster can reach."""
 
     model: FileModel
     sha256: str

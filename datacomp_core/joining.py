@@ -1,6 +1,6 @@
 """Joins rows of a pool with outside tables by a key, for any order, files or sharding of either side. Both sides are
 partitioned into buckets on the local disk by 128 bits of the key (the uid itself; for other text its blake2b). Buckets are
-joined one by one, so memory holds one bucket. Every row is counted.
+joined one by one, so only one bucket is in memory. Every row is counted.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 READERS = 16
-"""Requests at once for what lies in a bucket: one after another, 26,000 parts at 50 ms take 22 minutes."""
+"""Requests at once for what is in a bucket: one after another, 26,000 parts at 50 ms take 22 minutes."""
 PR_SET_PDEATHSIG = 1
 # Of a worker process that serves one map, or one `Processes`.
 _prepared: list[Any] = []

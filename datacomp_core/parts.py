@@ -1,6 +1,6 @@
 """Metadata parts: one parquet of DataComp's schema each, with scores and features of the same name beside it.
 
-Parts are the unit of parallel work over a pool: nothing ever holds the rows of a whole pool in one process.
+Parts are the unit of parallel work over a pool: no process ever loads the rows of a whole pool.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def part_names(folder: Folder) -> list[str]:
 
 
 def scan(metadata: Folder, part: str, scores: Sequence[Folder] = ()) -> pl.LazyFrame:
-    """One part, lazily, with the score columns of the same rows joined on (files of other pipelines may lie in `scores`).
+    """One part, lazily, with the score columns of the same rows joined on (files of other pipelines may be in `scores`).
 
     A score column that the metadata has too takes its place. Rows are aligned, never matched: DataError if counts differ.
     """
@@ -74,7 +74,7 @@ def scan_tables(folder: Folder, *names: str) -> pl.LazyFrame:
 
 
 def store_fault(problem: BaseException, folder: Folder, name: str) -> StoreError | None:
-    """The error to raise if polars could not read a file of a bucket for a reason that does not lie in the file: a failing
+    """The error to raise if polars could not read a file of a bucket for a reason other than the file: a failing
     server, an expired token, a cut connection, a 404 for what is there. None if the file itself is at fault, or on a disk.
     """
     if folder.is_local or not isinstance(problem, OSError):

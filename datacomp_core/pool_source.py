@@ -1,4 +1,4 @@
-"""What filters and scores read of a pool: its metadata, the score columns and embeddings that lie beside it, its images.
+"""What filters and scores read of a pool: its metadata, the score columns and embeddings that are beside it, its images.
 
 Only the requested columns are read, and embeddings block by block, so that memory is bounded by one part's columns.
 """
@@ -46,7 +46,7 @@ HOW_TO_FILL: dict[str, str] = {
 class PoolSource:
     """A metadata folder; folders of scores with a parquet of the same name for each part; folders of `<part>.npz`; shards.
 
-    DataComp's own npz files lie beside the metadata, where they are looked for if no folder of `features` has the array.
+    DataComp's own npz files are beside the metadata, where they are looked for if no folder of `features` has the array.
     """
 
     metadata: Folder
@@ -99,7 +99,7 @@ class PoolSource:
         return frozenset(empty)
 
     def columns(self, part: str) -> list[str]:
-        """The columns of the metadata and of what lies beside it."""
+        """The columns of the metadata and of what is beside it."""
         with _Told(self, part):
             return parts.scan(self.metadata, part, self.scores).collect_schema().names()
 
@@ -108,7 +108,7 @@ class PoolSource:
             return int(parts.scan(self.metadata, part).select(pl.len()).collect().item())
 
     def score_columns(self, part: str) -> list[str]:
-        """The columns of numbers that lie beside the metadata."""
+        """The columns of numbers that are beside the metadata."""
         with _Told(self, part):
             schemas = [parts.scan_tables(folder, f"{part}.parquet").collect_schema() for folder in self.scores]
             return [name for schema in schemas for name, kind in schema.items() if kind.is_numeric()]

@@ -14,7 +14,7 @@ class Progress(Protocol):
     """`start` once, `advance` often from one process; both are cheap."""
 
     def start(self, total: int, unit: str) -> None:
-        """`total` units of work lie ahead (0: unknown)."""
+        """`total` units of work are ahead (0: unknown)."""
         ...
 
     def advance(self, amount: int = 1, **tally: int) -> None:

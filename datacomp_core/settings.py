@@ -1,4 +1,4 @@
-"""Where things lie and how this machine is used: one typed class, read from the environment (`DATACOMP_...`) and `datacomp.env`.
+"""Where things are and how this machine is used: one typed class, read from the environment (`DATACOMP_...`) and `datacomp.env`.
 
 Nothing here is ever hashed or stored in a record. The table in the README is held against it by a test.
 """

@@ -1,7 +1,7 @@
 """Webdataset shards and their index: the common ground of those who write shards and those who read them.
 
-A shard is `<8 digits>.tar` with members `<key>.<extension>`; all members of a sample lie side by side. Its index,
-`index/<8 digits>.parquet`, has one row a sample, in order: the byte range that holds the sample's members whole, headers
+A shard is `<8 digits>.tar` with members `<key>.<extension>`; all members of a sample are side by side. Its index,
+`index/<8 digits>.parquet`, has one row per sample, in order: the byte range that contains the sample's members whole, headers
 and padding included, so that a reader fetches one range and a writer copies it. The index of a view has the same form and points
 into the tars of another folder (`tars_of`): its column `shard` names a tar there.
 """
@@ -73,7 +73,7 @@ def index_shard(folder: Folder, shard: str, names: MemberNames = USUAL) -> Index
 
 
 def tars_of(store: Store, shards: ShardSet) -> Folder:
-    """Where the tars of a shard set lie: in its own folder, or where a view points to."""
+    """Where the tars of a shard set are: in its own folder, or where a view points to."""
     return store.folder(shards.model_copy(update={"data": shards.tars}) if shards.tars else shards)
 
 
@@ -107,14 +107,14 @@ def write_index(out: Folder, shard: str, rows: pl.DataFrame, mark: str = "", con
 
 
 def read_index(folder: Folder, shard: str) -> pl.DataFrame:
-    """A shard's index. DataError if it is missing, is none, or is of another tar than the one that lies there now."""
+    """A shard's index. DataError if it is missing, is none, or is of another tar than the one that is there now."""
     rows, mark = stored_index(folder, shard)
     _see_mark(folder, shard, rows, mark)
     return rows
 
 
 def stored_index(folder: Folder, shard: str) -> tuple[pl.DataFrame, str]:
-    """A shard's index as it lies there, and the mark of the tar it was made of (empty: a tar of ours)."""
+    """A shard's stored index, and the mark of the tar it was made of (empty: a tar of ours)."""
     data = folder.read(f"{INDEX}/{shard}.parquet")
     try:
         rows = _in_schema(pl.read_parquet(io.BytesIO(data)))
@@ -124,7 +124,7 @@ def stored_index(folder: Folder, shard: str) -> tuple[pl.DataFrame, str]:
 
 
 def check_indexes(folder: Folder, shards: list[str]) -> None:
-    """See that the indexes of these shards are of the tars that lie there. DataError names one that is not."""
+    """See that the indexes of these shards are of the tars that are there. DataError names one that is not."""
 
     def see(shard: str) -> None:
         mark = _stored_mark(folder, shard)

@@ -133,7 +133,7 @@ def _batches(sizes: list[int], num: int, width: int) -> Iterator[FileBatch]:
 
 
 def _bring_together(buckets: SharedBuckets, width: int, batch: FileBatch) -> None:
-    """Write the rows of a group's buckets that lie in some files as one file."""
+    """Write the rows of a group's buckets that are in some files as one file."""
     first = batch.group * width
     last = min(first + width, buckets.num)
     names = buckets._names_in(ROWS)[batch.first : batch.last]  # pyright: ignore[reportPrivateUsage] - of the same file

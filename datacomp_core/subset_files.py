@@ -1,6 +1,6 @@
 """Subset files side by side, as multisets: how far two overlap, and union, intersection, difference and sum of several.
 
-All are sorted, so one pass takes equal ranges of uids from each: memory does not grow with them, and they may lie in a bucket.
+All are sorted, so one pass takes equal ranges of uids from each: memory does not grow with them, and they may be in a bucket.
 A uid's multiplicity is how often it stands in a file; it is counted, never dropped.
 """
 
@@ -36,7 +36,7 @@ OPERATIONS: dict[str, Callable[[Counts], Counts]] = {
 
 
 class SubsetFile(NamedTuple):
-    """Where one lies: local, or in a bucket."""
+    """Where one is: local, or in a bucket."""
 
     folder: Folder
     name: str = SUBSET
@@ -148,7 +148,7 @@ def _counted(some: Sequence[Uids]) -> tuple[Uids, Counts]:
 
 
 def rows_below(file: SubsetFile, high: int | None, *, chunk: int = CHUNK) -> Uids:
-    """The rows whose first half lies below `high`, repeats included; all of them without `high`."""
+    """The rows whose first half is below `high`, repeats included; all of them without `high`."""
     taken: list[Uids] = [np.empty(0, DTYPE)]
     with file.folder.open(file.name) as source:
         rows = _Rows(source, str(file), chunk)

@@ -116,7 +116,7 @@ def order(packed: Uids) -> Positions:
 
 
 def merge_order(packed: Uids) -> Positions:
-    """The places that sort sorted stretches which lie one behind the other. A merge is several times faster than a sort."""
+    """The order that sorts consecutive sorted stretches. A merge is several times faster than a sort."""
     high = np.ascontiguousarray(packed["f0"])
     ordered = np.argsort(high, kind="stable")  # numpy finds the stretches and merges them
     high = high[ordered]

@@ -1,6 +1,6 @@
 """Lists of uids in every form that participants write, read in pieces and sorted on disk in bounded memory.
 
-npy: `(u8,u8)`, (n, 2) whole numbers of 64 bits, text of hex digits (`S32`, `U32`), either byte order. txt, csv: a uid a line,
+npy: `(u8,u8)`, (n, 2) whole numbers of 64 bits, text of hex digits (`S32`, `U32`), either byte order. txt, csv: one uid per line,
 or a column `uid`. parquet: a column `uid` of text, of 16 bytes, or of two whole numbers. Hex is read as the reference's
 `int(uid, 16)` reads it: upper case, leading zeros left out, `0x`. Repeats are kept: they are the participant's weights.
 """
@@ -173,7 +173,7 @@ def _columns(schema: Any, file: Path) -> Sequence[str]:
 
 
 def sort_to(pieces: Iterable[uid.Uids], target: Path) -> tuple[int, int]:
-    """Write all uids as one sorted subset file, repeats kept: `(rows, distinct uids)`. Runs lie beside `target` meanwhile.
+    """Write all uids as one sorted subset file, repeats kept: `(rows, distinct uids)`. Runs are beside `target` meanwhile.
 
     Stretches that are sorted already go on in one run, so a sorted list is written once and never sorted.
     """

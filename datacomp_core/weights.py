@@ -1,6 +1,6 @@
 """Pretrained CLIP weights by open_clip's tag and their sha256: a file whose hash differs is never used.
 
-Downloads lie in `<home>/assets/clip`; put a file there by hand when offline, under the name `<sha256>` with its own ending.
+Downloads are in `<home>/assets/clip`; put a file there by hand when offline, under the name `<sha256>` with its own ending.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def own_pool_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | ByodPoolSp
 
 
 def own_source_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | None:
-    """What a pool of the store was made as whose images lie where it lies, and are never fetched by url."""
+    """How a pool of the store was made whose images are at its source and are never fetched by url."""
     spec = own_pool_spec(address)
     return None if isinstance(spec, ByodPoolSpec) else spec
 
@@ -104,7 +104,7 @@ def own_source_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | None:
 def changes_of_source(store_url: str, address: str) -> str:
     """What has changed where a stored pool was read, in a sentence; the pool itself stays as it was. Looked at once a process.
 
-    DataError for an adopted pool, which lies there.
+    DataError for an adopted pool, which stays at its source.
     """
     spec = own_pool_spec(address)
     if spec is None:

@@ -22,7 +22,7 @@ QUICK = (pooling.learned, curating.score)
 
 @dataclass(frozen=True)
 class FilterInputs:
-    """What a filter reads: the pool, its images if the store has them, and what lies beside the metadata."""
+    """What a filter reads: the pool, its images if the store has them, and what is beside the metadata."""
 
     pool: Pool
     shards: ShardSet | None

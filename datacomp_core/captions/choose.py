@@ -1,6 +1,6 @@
 """`choose_captions`: a policy over caption sets gives every row of a pool its caption, or the captions to draw from.
 
-What comes out lies beside the metadata as a score does, so that filters read the new text by themselves. A CLIP score is of a
+The result is next to the metadata, as scores are, so that filters read the new text by themselves. A CLIP score is of a
 pair: where the caption changed, the pool's own score is left out, and the one of the new pair stands there if it is known. A
 row without a caption has no score, so that none takes a place in a ranking of the pool.
 """

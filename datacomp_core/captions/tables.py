@@ -144,7 +144,7 @@ def _keys(frame: pl.DataFrame, names: CaptionColumns, where: str, row: int) -> t
 
 
 def _is_halves(column: pl.Series) -> bool:
-    """Whether a column holds uids of 16 bytes, not their digits."""
+    """Whether a column contains uids of 16 bytes, not their digits."""
     return column.dtype == pl.Binary and not column.null_count() and _of_bytes(column, 16)
 
 

@@ -57,7 +57,7 @@ class RowBatch:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The rows with pixels, in order; why others have none; the pixels, unless they lie in the slot; tokens by tokenizer.
+    """The rows with pixels, in order; why others have none; the pixels, unless they are in the slot; tokens by tokenizer.
 
     Pixels stand at `places` of the batch's arrays.
     """

@@ -1,4 +1,4 @@
-"""Chunks handed out to devices as they become free: one process a device, and none of them waits for another.
+"""Chunks handed out to devices as they become free: one process per device, and none of them waits for another.
 
 With one device everything runs in this process. Writing and joining are done in a thread, so that no device waits for a disk.
 """

@@ -30,7 +30,7 @@ IN_FLIGHT = 4  # batches whose features are not asked for yet: a GPU computes wh
 
 
 class ImageLocations(Protocol):
-    """Where the images of a chunk lie."""
+    """Where the images of a chunk are."""
 
     def of(self, span: Span) -> pl.DataFrame:
         """`row` (counted from the part's first), `shard`, `offset`, `length` of at least the rows of a span, in order."""

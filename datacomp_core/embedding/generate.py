@@ -55,7 +55,7 @@ class WriteWork:
 
 
 class ChunkImages(NamedTuple):
-    """A chunk, and where the pictures of its rows lie: `row` (from the chunk's first), shard, offset, length."""
+    """A chunk, and where the pictures of its rows are: `row` (from the chunk's first), shard, offset, length."""
 
     span: RowSpan
     places: pl.DataFrame
@@ -104,7 +104,7 @@ def generate_folder(work: WriteWork, *, device: str = "", progress: Progress = N
 
 
 def _located(work: WriteWork, rows: dict[str, int], missing: list[RowSpan], local: Path) -> Located:
-    """Where the pictures of the missing rows lie. DataError if nothing was written before and there is not one picture."""
+    """Where the pictures of the missing rows are. DataError if nothing was written before and there is no picture at all."""
     wanted = {span.part for span in missing}
     located = locate(work.metadata, {part: count for part, count in rows.items() if part in wanted}, work.shards, local)
     if sum(span.stop - span.start for span in missing) == sum(rows.values()) and not located.has_any():

@@ -1,4 +1,4 @@
-"""Where the image of each metadata row lies: a join by uid of metadata parts with the index of the shards.
+"""Where the image of each metadata row is: a join by uid of metadata parts with the index of the shards.
 
 Shards may hold the samples in any order, and a resharded pool does. Both sides are read once and cut by uid into buckets on
 the local disk, each small enough to be joined in memory: time and disk grow with the rows, memory does not.
@@ -72,7 +72,7 @@ class Located:
 
 
 def locate(metadata: Folder, rows: dict[str, int], shards: Folder, into: Path) -> Located:
-    """Join the parts `rows` with the index of the shards; the files lie in `into`.
+    """Join the parts `rows` with the index of the shards; the files are in `into`.
 
     If the shards hold a uid more than once, the first in order is taken: they are copies of one sample. A row whose uid
     occurs twice in the metadata gets the same place as its twin. Shards without an index are walked: their headers are read.

@@ -26,7 +26,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Shards:
-    """Where pictures lie: a folder with an index, the folder of the tars, and the folder with the ledger, if there is one."""
+    """Where pictures are: a folder with an index, the folder of the tars, and the folder with the ledger, if there is one."""
 
     index: Folder
     tars: Folder

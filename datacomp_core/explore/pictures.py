@@ -33,7 +33,7 @@ PLACES = "places.arrow"
 
 
 class Pictures:
-    """`kept`: a folder for small pictures and for where each sample lies. Its methods may be called from several threads."""
+    """`kept`: a folder for small pictures and for where each sample is. Its methods may be called from several threads."""
 
     def __init__(self, where: Shards | None, kept: Path) -> None:
         self.where, self.kept = where, kept
@@ -44,7 +44,7 @@ class Pictures:
         self.num_unseen = 0
 
     def locate(self, uids: pl.Series) -> None:
-        """Find where samples lie: each file of the index is read once, and what was found is kept."""
+        """Find where samples are: each file of the index is read once, and what was found is kept."""
         if self.where is None:
             return
         file = self.kept / PLACES
@@ -88,7 +88,7 @@ class Pictures:
         return made
 
     def original(self, uid: str) -> bytes:
-        """The bytes of the picture as they lie in the shard. DataError if there are none."""
+        """The bytes of the picture as they are in the shard. DataError if there are none."""
         found = self._places.get(uid)
         if self.where is None or found is None:
             raise DataError(NOT_HERE if self.where is not None else "no picture: the shards of this pool are unknown")

@@ -1,6 +1,6 @@
 """A uniform sample of a pool on this machine's disk: every column of its rows, and their features.
 
-A row belongs to it if the hash of its uid lies below a bound, so the sample is the same on every machine, and a smaller one is
+A row belongs to it if the hash of its uid is below a bound, so the sample is the same on every machine, and a smaller one is
 part of a larger one. Parts are read one by one, in processes; what an interrupted run has drawn is not drawn again. Memory is
 bounded by one part for each worker.
 """

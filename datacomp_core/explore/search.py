@@ -1,6 +1,6 @@
 """The nearest of the sampled vectors to a query, exactly (faiss, every vector is compared), among all or among some of the rows.
 
-Features lie on disk in half precision, and the index keeps them so: two bytes a dimension and sample.
+Features are on disk in half precision, and the index keeps them so: two bytes a dimension and sample.
 """
 
 from __future__ import annotations

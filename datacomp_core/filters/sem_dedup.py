@@ -1,6 +1,6 @@
 """Keeps one of each group of semantically equal images. Source: Abbas et al. 2023, SemDeDup (arXiv:2303.09540).
 
-Images are put to their nearest centroid; inside a cluster they are ordered by how far they lie from it (hard ones first), and
+Images are put to their nearest centroid; inside a cluster they are ordered by their distance from it (hard ones first), and
 an image is dropped if its cosine with an earlier one is over 1 - epsilon, whether or not that one is kept.
 """
 

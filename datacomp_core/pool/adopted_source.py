@@ -1,4 +1,4 @@
-"""What has changed where an adopted pool lies: tars that came, metadata that is other than it was.
+"""What has changed where an adopted pool is: tars that came, metadata that is other than it was.
 
 What became of the tars that were there is known from their indexes (`shards.check_indexes`), and of lost ones by the record.
 """

@@ -1,6 +1,6 @@
 """Handles images that img2dataset stores incorrectly: more than 8 bits per channel, or rotated by their EXIF orientation.
 OpenCV reads both without conversion. A value over 255 is clipped when it is stored as 8 bits, so that the image becomes nearly
-white; an EXIF-rotated image lies on its side (except a TIFF, which OpenCV and Pillow both rotate). The reference keeps them so;
+white; an EXIF-rotated image is on its side (except a TIFF, which OpenCV and Pillow both rotate). The reference keeps them so;
 `ImageSpec` can correct or drop them.
 """
 
@@ -20,7 +20,7 @@ BITS_PER_SAMPLE = 258
 PNG_DEPTH = 24  # position of the bits per channel in a png's header
 PNG, JPEG, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", (b"II*\0", b"MM\0*")
 EXIF = b"Exif\0\0"
-HEAD = 4096  # where the EXIF of a jpeg begins, and the tags of its first directory lie
+HEAD = 4096  # the EXIF of a jpeg, with the tags of its first directory, begins within these bytes
 LARGEST_TIFF = 64 << 20
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 

@@ -151,7 +151,7 @@ class SafeOpener(urllib.request.OpenerDirector):
             if "@" in urlsplit(url).netloc:
                 raise InvalidURL("user name in the url")
             answer = super().open(fullurl, data, timeout)
-        except urllib.error.HTTPError as error:  # it holds the connection
+        except urllib.error.HTTPError as error:  # it contains the connection
             self.politeness.heed(url, error)
             error.close()
             self.end()

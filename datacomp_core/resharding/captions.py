@@ -40,7 +40,7 @@ Captions = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class CaptionSource:
-    """What a policy made of a pool's captions, and the folder where it lies."""
+    """What a policy made of a pool's captions, and the folder where it is."""
 
     made: Captioned
     folder: Folder

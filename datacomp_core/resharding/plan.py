@@ -20,7 +20,7 @@ from datacomp_core.uid import Positions, locate
 __all__ = ["locate"]
 
 ROW = np.dtype([("f0", "u8"), ("f1", "u8"), ("copy", "u4"), ("shard", "u4"), ("offset", "i8"), ("length", "i8"), ("key", "u4")])
-"""One sample to write: its uid, which copy of it, where it lies (`shard` is a position in the list of shards), and the crc32 of
+"""One sample to write: its uid, which copy of it, where it is (`shard` is a position in the list of shards), and the crc32 of
 the key that it has there, by which its bytes are known again."""
 
 BUCKET_ROWS = 4_000_000

@@ -196,7 +196,7 @@ def reshard_folders(
 
     `subset` is the url or path of a subset file. DataError if `out` holds something else than an unfinished or finished
     reshard of the same inputs. `record="files"` notes sizes and hashes of what is written in `out`'s journal. From a bucket
-    a worker writes up to `group_bytes` of shards at once, so that their ranges lie closer together, and reads up to
+    a worker writes up to `group_bytes` of shards at once, so that their ranges are closer together, and reads up to
     `overread` times their bytes in vain where that saves requests.
     """
     inputs = shards if isinstance(shards, ShardFolders) else ShardFolders((shards,))

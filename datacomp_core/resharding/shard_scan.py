@@ -136,7 +136,7 @@ def input_shards(inputs: ShardFolders) -> list[InputShard]:
 
 @dataclass(frozen=True)
 class ScanInputs:
-    """Where the shards lie, and the subset, mapped, so that all processes of a machine share its pages."""
+    """Where the shards are, and the subset, mapped, so that all processes of a machine share its pages."""
 
     folders: tuple[Folder, ...]
     subset: uid.Uids
@@ -159,7 +159,7 @@ def wanted(folders: tuple[Folder, ...], subset: Reachable, places: Reachable | N
 
 
 def scan_shard(wanted: ScanInputs, shard: InputShard) -> ScannedShard:
-    """What of the subset lies in a shard, and what of it should."""
+    """What of the subset is in a shard, and what of it should."""
     folder = wanted.folders[shard.folder]
     rows, damage = samples_of(folder, shard)
     packed, rows = _addressable(rows)

@@ -67,7 +67,7 @@ def names_of(keys: list[str]) -> Bytes:
 def rename(blocks: Bytes, begins: Ints, ends: Ints, names: Bytes, usual: Flags | None = None) -> Renamed:
     """Rename the members of n samples to `<key>.<extension>`, in place.
 
-    `blocks` has shape (b, 512); sample i lies in blocks `begins[i]` to `ends[i]`, no two of them in the same; `names` is of
+    `blocks` has shape (b, 512); sample i is in blocks `begins[i]` to `ends[i]`, no two of them in the same; `names` is of
     `names_of`. What does not fit (other extended headers, other things between members, members of two samples, a wrong
     checksum), or whose members have other names (not `usual`), is left as it is.
     """
@@ -198,7 +198,7 @@ def _octal(digits: Bytes) -> tuple[Ints, Flags]:
 
 
 def frame_anew(data: bytes, key: str, names: MemberNames = USUAL) -> tuple[str, bytes | None, bytes]:
-    """One sample with new headers, whatever the old ones look like; what lies between its members is left out.
+    """One sample with new headers, whatever the old ones look like; bytes between its members are left out.
 
     Returns the key that it had, its json, and the bytes. TarDamageError if it is not whole, or not one sample.
     """
@@ -217,7 +217,7 @@ def frame_anew(data: bytes, key: str, names: MemberNames = USUAL) -> tuple[str, 
 
 
 def json_of(blocks: Bytes, done: Renamed, names: Bytes) -> list[tuple[int, int]]:
-    """Where in `blocks` (in bytes, padding included) the json of each renamed sample lies; (0, 0) for one without."""
+    """Where in `blocks` (in bytes, padding included) the json of each renamed sample is; (0, 0) for one without."""
     found = [(0, 0)] * len(done.fits)
     for members in done.members:
         mine = done.fits[members.sample]

@@ -57,7 +57,7 @@ def view_captions(
     workers: int = 1,
     progress: Progress = NO_PROGRESS,
 ) -> ShardSet:
-    """`view` with the captions of a policy: `captions/<shard>.parquet`, a row a sample of the index (see `caption_sets`)."""
+    """`view` with the captions of a policy: `captions/<shard>.parquet`, a row per sample of the index (see `caption_sets`)."""
     source = CaptionSource(captioned, store.folder(captioned), draw.weights)
     return _view(spec, subset, shards, source, out, store, workers, progress)
 

@@ -39,7 +39,7 @@ class ImageScore(Score):
         """One value for each `(PIL image, caption)`, None where there is none."""
 
     def prepare(self, context: ScoreContext) -> Folder:
-        """Score all shards, then put the values to the parts; the folder where they lie."""
+        """Score all shards, then put the values to the parts; the folder where they are."""
         folder = context.source.shards
         assert folder is not None, "scores of images are not computed without shards"
         done = (context.kept / BY_SHARD).files(".parquet")

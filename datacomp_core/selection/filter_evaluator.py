@@ -115,11 +115,11 @@ def _walk_plain(placed: FilterNode) -> Iterator[FilterNode]:
 
 @dataclass
 class FilterEvaluator:
-    """One part's rows. `memory`: where the verdicts of global filters lie, and those of costly filters between passes over this
+    """One part's rows. `memory`: where the verdicts of global filters are, and those of costly filters between passes over this
     part.
 
     `source` and `part` are for filters of embeddings, which are never loaded whole; `masks` is what those have prepared, by path,
-    and in `tables` lies what filters with a table have. The last pass has nobody to remember verdicts for (`keeps="nothing"`).
+    and `tables` contains the tables of filters that look rows up. The last pass does not keep verdicts (`keeps="nothing"`).
     """
 
     frame: pl.DataFrame

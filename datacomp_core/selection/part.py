@@ -133,7 +133,7 @@ def judge_part(job: PartJob, part: str) -> PartReport:
 
 
 def found_name(part: str, path: str) -> str:
-    """Where the uids of a part that are on the list at `path` lie among the runs."""
+    """Where the uids of a part that are on the list at `path` are among the runs."""
     return f"{part}.found.{path}.npy"
 
 

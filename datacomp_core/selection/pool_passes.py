@@ -41,7 +41,7 @@ class SelectionWorkspace:
 
     @property
     def memory(self) -> Exchange | None:
-        """Where verdicts lie between the passes; None if the last pass is the only one that judges."""
+        """Where verdicts are between the passes; None if the last pass is the only one that judges."""
         return self.shared / "memory" if self.remembers else None
 
 

@@ -99,7 +99,7 @@ def keeps_none(recipe: str, told: Explanation, where: str) -> str:
 
 
 def sample_table(source: PoolSource, samples: Sequence[ExampleRow]) -> pl.DataFrame:
-    """uid, text, reason and score of some rows, in random order. Only the parts they lie in are read."""
+    """uid, text, reason and score of some rows, in random order. Only the parts they are in are read."""
     rows: dict[str, list[int]] = {}
     for sample in samples:
         rows.setdefault(sample.part, []).append(sample.row)
@@ -109,7 +109,7 @@ def sample_table(source: PoolSource, samples: Sequence[ExampleRow]) -> pl.DataFr
         return dict(zip([(part, row) for row in rows[part]], found, strict=True))
 
     texts: dict[tuple[str, int], str | None] = {}
-    for some in concurrently(of_part, sorted(rows), at_once=4):  # each holds a part's texts
+    for some in concurrently(of_part, sorted(rows), at_once=4):  # each loads a part's texts
         texts |= some
     ordered = sorted(samples, key=_by_lot)
     return pl.DataFrame(

@@ -12,7 +12,7 @@ from datacomp_core.store import Folder
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Runs in `folder`, which are fetched into `local` where they lie in a bucket."""
+    """Runs in `folder`, which are fetched into `local` where they are in a bucket."""
 
     folder: Folder
     names: tuple[str, ...]

@@ -1,5 +1,5 @@
 """`select_subset`: runs a filter over a pool, part by part in processes, and writes the sorted multiset of kept uids. Ranking
-filters first get their exact threshold from a few passes over one column; then every part is judged once. Each worker holds one
+filters first get their exact threshold from a few passes over one column; then every part is judged once. Each worker loads one
 part in memory. `select` does the same for a plain folder of the original tooling.
 """
 
@@ -58,7 +58,7 @@ class Selection:
 
 
 Beside = Embeddings | tuple[Embeddings | Scores | Captioned, ...] | None
-"""What lies beside the metadata."""
+"""What is beside the metadata."""
 
 
 @step("subsets", version=1, name=lambda spec, pool, embeddings: f"{spec.label()}-{pool.name}")
@@ -74,7 +74,7 @@ def select_subset(
 ) -> Subset:
     """`subset.npy`, `explain.json`, `histogram.json`, `kept.parquet` and `dropped.parquet` (samples to look at).
 
-    `embeddings`: what lies beside the metadata: embeddings, computed scores, and the captions of a policy, which take the place
+    `embeddings`: what is beside the metadata: embeddings, computed scores, and the captions of a policy, which take the place
     of the pool's own; a row that the policy gives none is dropped.
     """
     return subset_of(spec, pool, embeddings, {}, out=out, store=store, workers=workers, progress=progress)
@@ -91,7 +91,7 @@ def subset_of(
     workers: int = 1,
     progress: Progress = NO_PROGRESS,
 ) -> Subset:
-    """Select with what lies beside the metadata. `named`: the pool with the captions of each source that the filter names."""
+    """Select with what is beside the metadata. `named`: the pool with the captions of each source that the filter names."""
     beside = embeddings if isinstance(embeddings, tuple) else (embeddings,) if embeddings is not None else ()
     chosen = select(
         spec,
@@ -138,7 +138,7 @@ def select(
 
     `scores`: folders with a parquet of the same name for each part (uid and score columns, rows aligned); `features`: folders
     with a npz; `shards`: the download, whose index tells which uids of a list arrived; `kept`: where the finished parts of this
-    selection lie until it is done. `write`: with "subset" only `name` is written into `out`, else histogram, explanation and
+    selection are until it is done. `write`: with "subset" only `name` is written into `out`, else histogram, explanation and
     samples too. `beside`: whether scores are held against the metadata's uids (DataError if they are in another order: see
     `aligned`), taken by position, or known to be aligned. `captioned`: what a policy made of the captions; `named`: the pool with
     the captions of each source that the filter names.

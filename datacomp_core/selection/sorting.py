@@ -1,4 +1,4 @@
-"""Sorts unsorted subset files in runs on the local disk and merges them, so memory holds one run. Repeats are kept."""
+"""Sorts unsorted subset files in runs on the local disk and merges them, so only one run is in memory. Repeats are kept."""
 
 from __future__ import annotations
 

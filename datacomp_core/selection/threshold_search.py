@@ -1,7 +1,7 @@
 """Finds the exact k-th best score of a pool in bounded memory: a histogram over the scores' bits, refined until few are left.
 
 Scores of any number type become unsigned keys in the same order, so each pass decides 16 bits; float32 needs two passes at most.
-No process ever holds more than one part's scores, or `FEW` candidates.
+No process ever loads more than one part's scores, or `FEW` candidates.
 """
 
 from __future__ import annotations

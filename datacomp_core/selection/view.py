@@ -138,7 +138,7 @@ def asked_blocks(source: PoolSource, part: str, key: str, asked: Mask) -> Iterat
 
 
 def verdict_name(part: str, path: str) -> str:
-    """Where the verdict of the filter at `path` on a part lies in the memory."""
+    """Where the verdict of the filter at `path` on a part is in the memory."""
     return f"{part}/{path}.npy"
 
 

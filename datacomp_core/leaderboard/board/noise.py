@@ -1,6 +1,6 @@
 """The noise of training that a row with one seed borrows from rows with several.
 
-On a board that several people send to, nobody may move another one's verdict by sending rows whose seeds lie far apart (a
+On a board that several people send to, nobody may move another one's verdict by sending rows whose seeds are far apart (a
 "better" would become "tied") or close together. So a row takes the noise of its own sender's rows first; of other senders each
 counts once, by the median, and only if there are enough of them that no single one decides the median.
 """
@@ -13,7 +13,7 @@ from statistics import median_low
 from datacomp_core.leaderboard.board.stats import SeedVariance, pooled_spread
 
 ENOUGH = 3
-"""Other senders with several seeds. With three, the median lies between the values of two of them, whatever the third sends."""
+"""Other senders with several seeds. With three, the median is between the values of two of them, whatever the third sends."""
 
 
 class SeedNoise:

@@ -1,6 +1,6 @@
 """A sample of a pool's rows with what several subsets made of each: small enough for memory at any scale, and fair.
 
-Uids are hashes, so the rows whose uid lies below a bound are a random sample of the pool, and in each sorted subset file
+Uids are hashes, so the rows whose uid is below a bound are a random sample of the pool, and in each sorted subset file
 they are one stretch at the beginning. A limited number of parts of the metadata is read, spread evenly over the pool.
 """
 

@@ -1,7 +1,7 @@
 """One line of the leaderboard as plain JSON: scores, what was trained on, seeds, cost, rules, and the chain it came from.
 
-An entry is complete in itself: a board can be rebuilt from entries alone. It says nothing that its records and data do not
-say, and holds no clock of its own, so making it twice gives the same bytes. Beside it lies `hits.npz`, for tests over images.
+An entry is self-contained: a board can be rebuilt from entries alone. It states only what its records and data state, and does
+not contain a time of its own, so making it twice gives the same bytes. `hits.npz` is next to it, for tests over images.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def put(target: Path, text: str) -> Path:
 
 
 def page(store: Store, scale: str, out_dir: Path | None = None, *, found: dict[str, Entry] | None = None) -> str:
-    """The page's HTML, with links to the pages of its methods that lie in `out_dir`; of all entries, or of those in `found`.
+    """The page's HTML, with links to the pages of its methods that are in `out_dir`; of all entries, or of those in `found`.
 
     The same store gives the same page, but for the line that says when it was made.
     """

@@ -32,7 +32,7 @@ PAIR_SCORE = r"^clip_(\w+)_similarity_score$"
 
 @dataclass(frozen=True)
 class CaptionSources:
-    """Where the captions of a policy and the sets that it chose from lie; `source` is the pool's own metadata and scores.
+    """Where the captions of a policy and the sets that it chose from are; `source` is the pool's own metadata and scores.
 
     `decides`: whether the policy says which caption a sample has; a filter alone reads captions that it names itself.
     """

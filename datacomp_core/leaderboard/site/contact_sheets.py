@@ -61,7 +61,7 @@ def choose(samples: pl.DataFrame, limit: int = MAX_CARDS) -> pl.DataFrame:
 
 
 def cards(folder: Folder, samples: pl.DataFrame, score: str | None = None) -> list[Card]:
-    """A card for every row (`uid`, `text`, and `reason` where there is one). `folder` holds the downloaded shards."""
+    """A card for every row (`uid`, `text`, and `reason` where there is one). `folder` contains the downloaded shards."""
     pictures = _pictures(folder, samples["uid"].to_list())
     made: list[Card] = []
     for row in samples.iter_rows(named=True):

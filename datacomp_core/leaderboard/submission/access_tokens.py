@@ -26,7 +26,7 @@ MAX_NAME = 60
 
 
 class Sender(NamedTuple):
-    """Who holds a token. With `keys`, bundles must be signed by one of them."""
+    """The owner of a token. With `keys`, bundles must be signed by one of them."""
 
     token: str
     keys: tuple[str, ...] = ()

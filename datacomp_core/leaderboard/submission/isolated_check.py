@@ -105,7 +105,7 @@ def _run(request: dict[str, Any], errors: Path, seconds: int, *, whole: bool) ->
 
 
 def _root() -> str:
-    """The folder in which this package lies."""
+    """The folder in which this package is."""
     return str(Path(__file__).parents[3])
 
 

@@ -16,7 +16,7 @@ PUBLIC_KEY = re.compile(r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-
 
 
 def sign(manifest: bytes, key: Path) -> bytes:
-    """The signature of a manifest by a private key (which may lie in an agent). SpecError if it cannot be made."""
+    """The signature of a manifest by a private key (which may be in an agent). SpecError if it cannot be made."""
     with scratch() as folder:
         (folder / "manifest").write_bytes(manifest)
         _keygen("sign", "-f", str(key), "-n", NAMESPACE, str(folder / "manifest"))

@@ -1,6 +1,6 @@
 """A bundle out of its tar, trusting nothing: plain files with known names, as many and as large as its manifest says.
 
-Only what belongs in a bundle comes out, into a folder of its own; a hostile archive is refused at its first lie.
+Only what belongs in a bundle comes out, into a folder of its own; a hostile archive is refused at its first false statement.
 """
 
 from __future__ import annotations
