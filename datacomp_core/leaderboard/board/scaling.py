@@ -79,7 +79,7 @@ def scaling(store: Store) -> Scaling:
     return Scaling(
         fits=sorted(fits, key=lambda made: -made.points[-1].average),
         carries=[
-            *_carries(boards),
+            *rank_correlations(boards),
             *[RankCorrelation(small=s, large=b, rho=rho, num_methods=None) for (s, b), rho in PUBLISHED.items()],
         ],
         half_lives=_half_lives(boards, fits),
@@ -129,7 +129,7 @@ def _prediction(x: Floats, y: Floats, intercept: float, slope: float, at: float)
     return Interval(low=expit(middle - half), high=expit(middle + half))
 
 
-def _carries(boards: Mapping[str, Board]) -> list[RankCorrelation]:
+def rank_correlations(boards: Mapping[str, Board]) -> list[RankCorrelation]:
     """Our own runs only, where enough methods were run at both scales."""
     from scipy import stats
 

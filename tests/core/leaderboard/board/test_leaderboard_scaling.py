@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from datacomp_core.leaderboard.board.scaling import ScalePoint, effective_share, expit, fit, half_life, logit, scaling
+from datacomp_core.leaderboard.board.rows import Board, BoardRow, BoardScore
+from datacomp_core.leaderboard.board.scaling import (
+    ScalePoint,
+    effective_share,
+    expit,
+    fit,
+    half_life,
+    logit,
+    rank_correlations,
+    scaling,
+)
 from datacomp_core.scales import SCALES
 from datacomp_core.store import Folder, Store
 
@@ -62,3 +72,44 @@ def test_the_papers_rows_give_curves_and_the_worth_of_repeats(tmp_path: Path) ->
     assert made.half_lives.keys() == {"medium", "large"}, "at small the random half was no worse"
     assert all(1 < life < 20 for life in made.half_lives.values())
     assert {(c.small, c.large): c.rho for c in made.carries}[("small", "large")] == 0.708
+
+
+def a_board(averages: dict[str, float | None], **more: dict[str, object]) -> Board:
+    """Runs by method; `more` are fields of single rows."""
+    rows = [
+        BoardRow.model_construct(
+            **{
+                "kind": "run",
+                "method": method,
+                "suite": "s",
+                "scores": {} if mean is None else {"average": BoardScore(mean=mean)},
+                "breaches": [],
+                **more.get(method, {}),
+            }
+        )
+        for method, mean in averages.items()
+    ]
+    return Board.model_construct(suite="s", rows=rows)
+
+
+def test_own_methods_that_ran_at_two_scales_are_ranked_at_both() -> None:
+    """Against scipy, over the methods that two boards share; of four at least."""
+    small = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4, "e": 0.5}
+    medium = {"b": 0.21, "a": 0.35, "e": 0.61, "d": 0.44, "f": 0.9, "g": 0.1}
+    large = {"f": 0.5, "g": 0.2, "a": 0.3, "b": 0.4, "c": 0.1}
+    few = {"a": 0.1, "b": 0.2, "c": 0.3}
+    boards = {name: a_board(rows) for name, rows in (("small", small), ("few", few), ("medium", medium), ("large", large))}
+    found = {(one.small, one.large): one for one in rank_correlations(boards)}
+    assert found.keys() == {("small", "medium"), ("medium", "large")}  # small and large share three
+    for (one, two), names in ((("small", "medium"), "abde"), (("medium", "large"), "abfg")):
+        sides = {"small": small, "medium": medium, "large": large}
+        expected = scipy_stats.spearmanr([sides[one][name] for name in names], [sides[two][name] for name in names])
+        assert found[(one, two)].rho == pytest.approx(expected.statistic)
+        assert found[(one, two)].num_methods == 4
+
+
+def test_rows_that_break_a_rule_or_have_no_average_do_not_count_for_the_correlation() -> None:
+    small = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}
+    assert len(rank_correlations({"small": a_board(small), "medium": a_board(small)})) == 1
+    for change in ({"d": {"breaches": ["x"]}}, {"d": {"kind": "reference"}}, {"d": {"suite": "other"}}, {"d": {"scores": {}}}):
+        assert rank_correlations({"small": a_board(small), "medium": a_board(small, **change)}) == []
