@@ -110,6 +110,7 @@ def test_own_methods_that_ran_at_two_scales_are_ranked_at_both() -> None:
 
 def test_rows_that_break_a_rule_or_have_no_average_do_not_count_for_the_correlation() -> None:
     small = {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4}
-    assert len(rank_correlations({"small": a_board(small), "medium": a_board(small)})) == 1
+    for four_or_more in (small, small | {"e": 0.5}):
+        assert len(rank_correlations({"small": a_board(four_or_more), "medium": a_board(four_or_more)})) == 1
     for change in ({"d": {"breaches": ["x"]}}, {"d": {"kind": "reference"}}, {"d": {"suite": "other"}}, {"d": {"scores": {}}}):
         assert rank_correlations({"small": a_board(small), "medium": a_board(small, **change)}) == []
