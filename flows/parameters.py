@@ -103,7 +103,7 @@ DecodingField = Annotated[
     TrainDecoding,
     Field(
         description="How training images are decoded. full: exactly; fast: resized by torch, equal to rounding; scaled, cuda: "
-        "other pixels. Only full is ranked."
+        "other pixels. full and fast are ranked."
     ),
 ]
 

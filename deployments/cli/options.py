@@ -69,7 +69,7 @@ Decoding = Annotated[
     str,
     typer.Option(
         help="How training images are decoded. full: exactly; fast: resized by torch, equal to rounding; scaled, cuda: other "
-        "pixels. Only full is ranked."
+        "pixels. full and fast are ranked."
     ),
 ]
 MadeFrom = Annotated[
