@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.util import Finalize
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from datacomp_core.import_errors import imports_told
@@ -35,6 +36,9 @@ IDLE_SECONDS = 10.0
 """How long processes wait for another map; 0: none is kept."""
 MAX_BYTES = 1 << 16
 """Of what prepares a worker, pickled: more is sent to new processes, once to each."""
+
+BEFORE_QUEUES = 100
+"""When kept processes end as this process ends: before the queues that tell them so, whose priority is 10."""
 
 _prepared: list[tuple[str, Any, Exception | None]] = []
 """Of a worker process: what it prepared last, for which map, or why that failed."""
@@ -133,7 +137,25 @@ def _starter(start: Callable[[int], StartedProcesses]) -> _Starter:
         if not _starters:
             multiprocessing.current_process().daemon = False  # as of `Processes`
             _starters.append(_Starter(start))
+            Finalize(None, _end_all, exitpriority=BEFORE_QUEUES)
         return _starters[0]
+
+
+def _end_all() -> None:
+    """End what waits: a process of multiprocessing that ends joins its own processes, and would wait for these forever."""
+    for starter in _starters:
+        for one in starter.idle:
+            one.pool.shutdown()
+
+
+def _forget() -> None:
+    """In a forked process: the thread and the processes are those of the other process."""
+    global _lock  # noqa: PLW0603 - somebody may have held it
+    _lock = threading.Lock()
+    _starters.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _key(workers: int) -> Key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -165,6 +167,22 @@ def test_what_is_too_large_to_be_sent_with_every_item_goes_to_new_processes() ->
 def test_processes_that_hold_a_device_end_with_their_map() -> None:
     [(_, (pid, _))] = prepared_map(pid_of, [0.0], prepare=int, workers=2, processes="own")
     assert not _lives(pid)
+
+
+def _map_in(path: Path) -> None:
+    path.write_text(" ".join(map(str, sorted(pids()))))
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_process_of_multiprocessing_that_ran_a_map_ends_and_its_processes_too(method: str, tmp_path: Path) -> None:
+    pids()  # of this process: a forked one has neither their thread nor them
+    process: Any = multiprocessing.get_context(method).Process(target=_map_in, args=(tmp_path / "pids",))
+    process.start()
+    process.join(120)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 0
+    assert not [pid for pid in map(int, (tmp_path / "pids").read_text().split()) if _lives(pid)]
 
 
 def _lives(pid: int) -> bool:
