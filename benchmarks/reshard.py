@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--fractions", type=float, nargs="+", default=(0.03, 0.1, 0.3, 1.0), help="sizes of the subset")
     parser.add_argument("--reference", type=Path, help="a checkout of mlfoundations/datacomp")
     parser.add_argument("--reference-shards", type=int, help="how many of the shards the reference is given (default: all)")
-    parser.add_argument("--s3", action="store_true", help="the pool in a bucket, in place of a folder")
+    parser.add_argument("--s3", action="store_true", help="the pool in a bucket, instead of a folder")
     parser.add_argument("--keep", action="store_true", help="leave the pool for the next run")
     given = parser.parse_args()
     os.environ["DATACOMP_WORKERS"] = str(given.workers)

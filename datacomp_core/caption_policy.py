@@ -180,7 +180,7 @@ class CaptionPlan(Spec):
 
     @property
     def trains(self) -> bool:
-        """Return whether a training uses them."""
+        """Whether training uses the edited captions."""
         return self.edits and self.use == "filter_and_train"
 
 

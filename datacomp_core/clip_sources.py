@@ -176,7 +176,7 @@ def require_weights(model: str, checkpoint: Path | None) -> None:
     if checkpoint is None and is_architecture(model):
         if not model.endswith(".json"):
             clip.known(model)
-        raise SpecError(f"{model} has no weights of its own: give them with --checkpoint FILE.")
+        raise SpecError(f"{model} has no pretrained weights: give them with --checkpoint FILE.")
     if checkpoint is None and (Path(model) / CONFIG).is_file() and not _has_weights(Path(model)):
         raise SpecError(f"{model} has an {CONFIG} and no weights: give them with --checkpoint FILE, or put them there.")
 

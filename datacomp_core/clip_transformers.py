@@ -102,7 +102,7 @@ def load(folder: Path, weights: Path, device: str) -> clip.Clip:
     wrong = sorted(str(key) for kind in ("missing_keys", "mismatched_keys", "error_msgs") for key in told.get(kind, ()))
     if wrong:
         raise DataError(
-            f"{weights} does not fit {folder}/config.json: {len(wrong)} weights are missing or of another "
+            f"{weights} does not fit {folder}/config.json: {len(wrong)} weights are missing or have a different "
             f"shape, such as {wrong[0]}."
         )
     require_finite(model, str(weights))

@@ -1,4 +1,4 @@
-"""Who encodes on a cluster: workers that hold a GPU each, or one a machine where there are none."""
+"""Starts the encoding workers of a cluster: one per GPU, or one per machine without GPUs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _opened(gpus: int, device: str) -> str:
         return checked(device or default_device())
     own, host = settings().device, socket.gethostname()
     if own.startswith("cpu") and not device:
-        log.warning("a worker that holds a GPU works on the CPU, as DATACOMP_DEVICE says on %s", host)
+        log.warning("the worker on %s has a GPU but encodes on the CPU, because DATACOMP_DEVICE is cpu there", host)
         return own
     if not has_cuda():
         raise SpecError(

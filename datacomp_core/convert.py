@@ -124,7 +124,7 @@ class TensorsOnly(pickle.Unpickler):
 
 
 def tensors_in(checkpoint: str) -> Any:
-    """Return the content of a torch file, with empty objects in place of everything foreign."""
+    """Return the content of a torch file, with empty objects instead of everything foreign."""
     with zipfile.ZipFile(checkpoint) as archive:
         name = next(name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl"))
         return TensorsOnly(archive, name).load()

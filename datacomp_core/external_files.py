@@ -184,7 +184,7 @@ def _brought(folder: Folder, file: str) -> str:
 def _parts_of_hub(name: str) -> tuple[hub.Kind, str, str, str]:
     found = ON_HUB.fullmatch(name)
     if found is None:
-        raise SpecError(f"{name} is not a place on the hub: hf://datasets/OWNER/NAME@REVISION/path/of/file is.")
+        raise SpecError(f"{name} is not a valid hub path: use hf://datasets/OWNER/NAME@REVISION/path/to/file.")
     return ("dataset" if found[1] == "datasets" else "model"), found[2], found[3] or "main", (found[4] or "").strip("/")
 
 

@@ -147,7 +147,7 @@ class _Rows:
     def _open(self, key: str, extension: str, start: int) -> None:
         before = self._seen.get(key)
         if before is not None and extension not in _plain(self.kinds[before]):
-            raise PiecesError(start, f"the members of sample {key!r} are not side by side: its {extension} stands apart", REPACK)
+            raise PiecesError(start, f"the members of sample {key!r} are not adjacent: its {extension} is elsewhere", REPACK)
         self.key, self.start, self.uid = key, start, uid_of_key(key)
 
     def _read_json(self, member: Member, file: IO[bytes]) -> None:
@@ -186,7 +186,7 @@ class _Rows:
         if one.isdisjoint(two) and _is_picture(one, self.names) != _is_picture(two, self.names):
             raise PiecesError(
                 self.start,
-                f"the members of sample {stem!r} lie in folders of their own ({first or '.'} and {folder or '.'})",
+                f"the members of sample {stem!r} are in different folders ({first or '.'} and {folder or '.'})",
                 "pack it again with the members of each sample side by side and under one name",
             )
 

@@ -19,7 +19,7 @@ WAKE_SECONDS = 0.5
 
 
 def until(event: threading.Event) -> None:
-    """Until it is set."""
+    """Wait until the event is set."""
     while not event.wait(WAKE_SECONDS):
         pass
 

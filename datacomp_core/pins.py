@@ -1,4 +1,4 @@
-"""Whether a spec may read the files that it names, to pin them to their content.
+"""Decides whether a spec may read the files that it names, to pin them to their content.
 
 A person's recipe may. A record that a stranger sent may not: its files are pinned already, and whoever reads it must not be made
 to open a local file or to fetch a url.

@@ -45,10 +45,10 @@ class Scale(Spec):
     learning_rate: float
     warmup: int = Field(description="Linear warm-up, in optimizer steps.")
     beta2: float | None = Field(
-        default=None, description="AdamW's beta2; null leaves open_clip's choice by model name (.98 for ViT)."
+        default=None, description="AdamW's beta2; null uses open_clip's default by model name (.98 for ViT)."
     )
     eps: float | None = Field(
-        default=None, description="AdamW's eps; null leaves open_clip's choice by model name (1e-6 for ViT)."
+        default=None, description="AdamW's eps; null uses open_clip's default by model name (1e-6 for ViT)."
     )
     weight_decay: float = Field(default=0.2, description="open_clip's default.")
     train_num_samples: int = Field(description="Samples seen; from `small` on also the size of the pool.")

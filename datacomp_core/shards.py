@@ -228,12 +228,12 @@ def see_sample(found: str, about: bytes | None, uid: str | None, key: str | None
         stated = (uid_in(json_object(about)) if about is not None else None) or uid_of_key(found)
         if stated is not None:
             if stated != uid.lower():
-                raise TarDamageError(0, f"it contains sample {stated} in place of {uid}")
+                raise TarDamageError(0, f"it contains sample {stated} instead of {uid}")
             return
         if key is not None and uid_of_key(key) == uid.lower():
             return
     if key is not None and key != found:
-        raise TarDamageError(0, f"it contains sample {found!r} in place of {key!r}")
+        raise TarDamageError(0, f"it contains sample {found!r} instead of {key!r}")
 
 
 def read_samples(folder: Folder, rows: pl.DataFrame) -> Iterator[tuple[str, dict[str, bytes]]]:

@@ -92,7 +92,7 @@ def fan_in() -> int:
 
 
 def _merged_first(group: list[Path], target: Path, slice_rows: int, own: set[Path]) -> Path:
-    """One file in place of some runs; those that were made here before are removed. Its name says that it is unfinished."""
+    """One file instead of some runs; those that were made here before are removed. Its name says that it is unfinished."""
     made = temporary_of(target)
     own.add(made)
     _merge(group, made, slice_rows)

@@ -105,7 +105,7 @@ def combine(
 ) -> tuple[int, int]:
     """Write the result of an operation as a subset file: `(rows, distinct uids)`. `as_sets`: every multiplicity counts as 1."""
     if len(files) < 2:
-        raise SpecError(f"A {operation} is one of two subset files or more.")
+        raise SpecError(f"A {operation} needs at least two subset files.")
     total = unique = 0
     for _, times in slices(files, chunk=chunk, as_sets=as_sets):  # the header says how many rows follow
         total += int(OPERATIONS[operation](times).sum())

@@ -167,7 +167,7 @@ def _ended(file: IO[bytes], position: int, start: int, size: int, *, whole: bool
     if not is_marked:
         return
     if not whole:
-        raise TarDamageError(position, "zeros stand where a file should")
+        raise TarDamageError(position, "zeros where a file header should be")
     at = position
     while at < size:
         some = _read(file, at, min(AT_ONCE, size - at))

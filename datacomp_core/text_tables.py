@@ -72,7 +72,7 @@ def tables(file: Path, names: Sequence[str], *, header: bool) -> Iterator[pl.Dat
     import pyarrow.csv as pc
 
     if twice := sorted({name for name in names if list(names).count(name) > 1}):
-        raise DataError(f"{file} has two columns {twice[0]!r}.")
+        raise DataError(f"{file} has two columns named {twice[0]!r}: rename one of them.")
     separator = separator_of(first_line(file)) or ","
     read = pc.ReadOptions(block_size=BLOCK_BYTES, column_names=list(names), skip_rows=int(header), use_threads=False)
     parse = pc.ParseOptions(delimiter=separator, newlines_in_values=True)

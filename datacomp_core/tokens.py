@@ -1,7 +1,7 @@
 """open_clip's own tokenizer in a fraction of its time, token for token: plain captions need no repair, and words are looked up.
 
 Most captions are printable ASCII without `&`, of which ftfy and HTML unescaping change nothing; all others go through them.
-A word of 100,000 letters, as of a picture's bytes in a caption, takes a second; open_clip's own merges take hours, and keep it.
+A word of 100,000 letters (such as base64 in a caption) takes a second; open_clip's own merges take hours and cache it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-WORDS = 1 << 18  # that are kept with their tokens
-LONGEST = 64  # letters of a word that is kept
+WORDS = 1 << 18  # number of words whose tokens are cached
+LONGEST = 64  # longer words are not cached
 
 
 class CachedTokenizer:

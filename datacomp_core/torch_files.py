@@ -1,4 +1,4 @@
-"""What is said of a torch file that cannot be read as plain tensors: what it is and what to do, never torch's own advice.
+"""Explains torch files that cannot be read as plain tensors: what they are and what to do, never torch's own advice.
 
 torch tells whoever cannot read a file to load it without `weights_only`, which runs whatever code stands in it.
 """
@@ -27,7 +27,7 @@ def why_unreadable(problem: BaseException) -> str:
     if OBJECTS.search(text):
         found = GLOBAL.search(text)
         named = f" ({found.group(1)})" if found else ""
-        return f"it has Python objects{named} beside or in place of plain tensors, and code in a file is never run: {PLAIN}"
+        return f"it has Python objects{named} beside or instead of plain tensors, and code in a file is never run: {PLAIN}"
     if ADVICE.search(text):
         return f"it is damaged, or has Python objects, and code in a file is never run: copy it again, or {PLAIN}"
     if type(problem).__name__ in DAMAGED or DAMAGE.search(text) or isinstance(problem, NOT_PICKLED):

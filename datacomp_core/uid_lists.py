@@ -50,7 +50,7 @@ def _npy(file: Path) -> Iterator[uid.Uids]:
     uid_values.require_uids(shape, dtype, str(file))
     size, there = math.prod(shape) * dtype.itemsize, file.stat().st_size
     if there < start + size:
-        raise DataError(f"{file} is truncated: its header says {shape[0]:,} uids, and it ends before.")
+        raise DataError(f"{file} is truncated: it ends before the {shape[0]:,} uids that its header states; write it again.")
     if there > start + size:
         raise DataError(f"{file} continues after its {shape[0]:,} uids: it is damaged, or two files in one; write it again.")
     if not size:

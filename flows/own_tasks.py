@@ -33,7 +33,7 @@ class OwnTasks(Spec):
         if not isinstance(given, dict) or not given.get("tasks"):
             return given
         if not given.get("data"):
-            raise SpecError("Tasks of your own need the folder of their test sets: `data`, or --task-data.")
+            raise SpecError("Your own tasks need the folder of their test sets: `data`, or --task-data.")
         rows = [row for one in given["tasks"] for row in (rows_of(one) if isinstance(one, str) else (_row(one),))]
         root, protocols = root_of(str(given["data"])), {row.folder: row.protocol for row in rows}
         before = tuple(OwnSet.model_validate(one) for one in given.get("sets", ()))

@@ -96,7 +96,7 @@ OpenNetworks = Annotated[
 
 
 OwnTasksField = Annotated[
-    OwnTasks, Field(description="Evaluation tasks of your own: beside the suite, apart from its average, rank and verdict.")
+    OwnTasks, Field(description="Your own evaluation tasks: shown next to the suite, not part of its average, rank or verdict.")
 ]
 MadeFrom = Annotated[Said, Field(description=MADE_FROM)]
 DecodingField = Annotated[

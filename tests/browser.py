@@ -144,7 +144,7 @@ class Page:
         time.sleep(0.5)
 
     def write(self, selector: str, text: str, after: str = "") -> None:
-        """Type into the first field that matches, after the text `after`, in place of what it has."""
+        """Type into the first field that matches, after the text `after`, instead of what it has."""
         find = f"""(() => {{
             {_FOLLOWS}
             const one = [...document.querySelectorAll({json.dumps(selector)})].find(following({json.dumps(after)}));

@@ -122,9 +122,9 @@ by_kind = sorted(samples(range(3)), key=lambda member: member[0].rpartition(".")
 folders = [(f"{name.rpartition('.')[2]}/{name}", data) for name, data in by_kind]
 whole = pack(samples(range(4)))
 DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
-    "all pictures, then all json, then all captions": (lambda: pack(by_kind), "sample '000000000' are not side by side"),
+    "all pictures, then all json, then all captions": (lambda: pack(by_kind), "sample '000000000' are not adjacent"),
     "a folder for each kind": (lambda: pack(folders), "sample '000000000' lie in folders of their own"),
-    "a late caption": (lambda: pack([*sample(0)[:2], *sample(1), sample(0)[2]]), "'000000000' are not side by side: its txt"),
+    "a late caption": (lambda: pack([*sample(0)[:2], *sample(1), sample(0)[2]]), "'000000000' are not adjacent: its txt"),
     "a zero block inside": (
         lambda: zeroed(whole, second_start(whole), second_start(whole) + BLOCK),
         "is followed by other bytes",
@@ -133,7 +133,7 @@ DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: zeroed(whole, second_start(whole), second_start(whole) + 1024),
         "is followed by other bytes",
     ),
-    "zeros in place of the second half": (lambda: zeroed(whole, second_start(whole), len(whole)), "zeros fill it from there"),
+    "zeros instead of the second half": (lambda: zeroed(whole, second_start(whole), len(whole)), "zeros fill it from there"),
     "two archives as one": (lambda: whole + pack(samples(range(4, 6))), "is followed by other bytes"),
     "a megabyte of zeros behind": (lambda: whole + bytes(1 << 20), "zeros fill it from there"),
     "no end mark": (lambda: unpadded(whole), "it ends without its end mark"),

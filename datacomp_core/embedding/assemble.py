@@ -134,7 +134,7 @@ def keep(out: Folder, span: Span, chunk: Chunk) -> None:
 
 
 class PartAssembler:
-    """Joins the chunks of each part when the last of them is there."""
+    """Joins the chunks of each part when its last chunk exists."""
 
     def __init__(
         self, out: Folder, metadata: Folder, rows: dict[str, int], columns: tuple[EncoderColumn, ...], batch: int

@@ -109,7 +109,7 @@ def _located(work: WriteWork, rows: dict[str, int], missing: list[RowSpan], loca
     located = locate(work.metadata, {part: count for part, count in rows.items() if part in wanted}, work.shards, local)
     if sum(span.stop - span.start for span in missing) == sum(rows.values()) and not located.has_any():
         raise DataError(
-            f"{work.shards} has no image of the {sum(rows.values()):,} rows of {work.metadata}: no sample there has the uid of a "
+            f"{work.shards} has no images for {sum(rows.values()):,} rows of {work.metadata}: no sample there has the uid of a "
             "row. Give the shards of this pool."
         )
     return located

@@ -22,7 +22,7 @@ from datacomp_core.shards import INDEX, check_indexes, index_names, index_shard,
 from datacomp_core.store.folder import Folder
 
 BUCKET_ROWS = 8_000_000
-READ_ROWS = 4_000_000  # of the index at a time
+READ_ROWS = 4_000_000  # rows of the index read at a time
 READ_FILES = 512
 
 ENTRY = np.dtype([("f0", "<u8"), ("f1", "<u8"), ("shard", "<u4"), ("offset", "<i8"), ("length", "<i8")])

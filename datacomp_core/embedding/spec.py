@@ -72,7 +72,7 @@ class Encoder(Spec):
     def _is_whole(self) -> Encoder:
         if self.is_of_hub:
             if self.weights:
-                raise ValueError(f"{self.model} has weights of its own: leave `weights` out.")
+                raise ValueError(f"{self.model} already has weights: omit `weights`.")
         elif len({bool(self.model), bool(self.weights), bool(self.sha256)}) > 1:
             raise ValueError(
                 "Give model, weights and sha256 together, or none of them to use a checkpoint. "

@@ -56,7 +56,7 @@ class EvalSpec(Spec):
         default="catalog",
         description="catalog: the numbers of samples and classes must match the task; any: they are not checked.",
     )
-    extra_tasks: tuple[TaskRow, ...] = Field(default=(), description="Tasks of your own, shown beside the suite's.")
+    extra_tasks: tuple[TaskRow, ...] = Field(default=(), description="Your own tasks, reported next to the suite's.")
     few_shot: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(), description="Also classify with this number of labelled images per class."
     )

@@ -87,7 +87,7 @@ def tolerance(chosen: Suite, result: TaskResult) -> float:
 
 @cache
 def _table() -> dict[str, Golden]:
-    names = {task.name for task in suite("datacomp").scored}  # one that was added since has no published score
+    names = {task.name for task in suite("datacomp").scored}  # tasks added later have no published score
     with TABLE.open(newline="", encoding="utf-8") as file:
         return {
             f"{row['name']}/{row['pretrained']}": Golden(

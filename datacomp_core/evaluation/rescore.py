@@ -101,7 +101,7 @@ def _differences(task: EvalTask, said: TaskResult, found: Metrics, value: float 
         ("scored", said.scored, task.is_scored),
     ):
         if claimed != known:
-            yield f"{task.key} has the {name} {str(claimed)[:60]!r} in place of {known!r}"
+            yield f"{task.key} has the {name} {str(claimed)[:60]!r} instead of {known!r}"
     if said.error:
         if said.value is not None:
             yield f"{task.key} failed but has a score"

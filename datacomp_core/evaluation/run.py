@@ -238,7 +238,7 @@ class _Run:
         return None if why else found.result
 
     def _differing(self, found: KeptResult, task: EvalTask) -> str:
-        """What of a kept result is not as it is now, in words; empty if all is."""
+        """Describes how a stored result differs from the current setup; empty if it does not."""
         before, now = found.identity.model_dump(), self.identity.model_dump()
         made, makes = before.pop("made_of"), now.pop("made_of")
         names = [name for name in now if before[name] != now[name]]
@@ -268,7 +268,7 @@ def run(
 ) -> list[TaskResult]:
     """The results of all tasks, in order; a failed one has its `error`. `model` is the one of `source` on the first device.
 
-    The stations of a cluster encode in place of the devices.
+    The stations of a cluster encode instead of the devices.
     """
     work = _Run(sets, model, identity, expected, out, trust, progress)
     work.results = {task.key: found for task in tasks if (found := work.kept(task))}

@@ -21,7 +21,7 @@ class Method:
     filter: dict[str, Any] | None = None
     num_samples: int | None = None
     own_captions: bool = False
-    """Whether it saw other captions than the pool's, so that its filter says other things of the pool's own."""
+    """Whether the method saw captions other than the pool's; its filter then gives other results on the pool's own captions."""
 
 
 @dataclass(frozen=True)

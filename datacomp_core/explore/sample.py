@@ -106,7 +106,7 @@ def mapped(file: Path) -> pl.DataFrame:
 
 
 def opened(folder: Path) -> PoolSample:
-    """A sample that was drawn before."""
+    """Open a sample that was drawn earlier."""
     told = json.loads((folder / DONE).read_text(encoding="utf-8"))
     return PoolSample(folder, told["num_pool"], told["num_rows"], told["last"], tuple(told["parts"]), tuple(told["features"]))
 

@@ -22,7 +22,7 @@ from datacomp_core.filters.words import WORD
 
 @register("balance_synsets")
 class BalanceSynsets(BalancedDraw):
-    """Draws with repeats, with captions about rare ImageNet-21k classes more often. It must be the outermost filter."""
+    """Samples with repeats; captions about rare ImageNet-21k classes are drawn more often. It must be the outermost filter."""
 
     over: Literal["mean", "max"] = Field(default="mean", description="For several synsets: their mean weight, or the largest.")
 
@@ -45,5 +45,5 @@ class BalanceSynsets(BalancedDraw):
 
 @cache
 def synsets() -> pl.DataFrame:
-    """`word`, `synset` (WordNet 3.0's offset) of every word that names a class; loaded once per process."""
+    """The table of `word` and `synset` (WordNet 3.0 offset) for every class name; loaded once per process."""
     return pl.read_parquet(str(resources.files("datacomp_core.filters") / TABLE)).with_columns(pl.col("synset").cast(pl.Int64))

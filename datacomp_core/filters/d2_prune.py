@@ -35,7 +35,7 @@ Places = npt.NDArray[np.int64]
 
 @register("d2_prune")
 class D2Prune(GlobalFilter):
-    """Keeps a fraction by a score that travels between neighbours, so that of near copies the best stands for the rest."""
+    """Keeps a fraction by a score that is passed between neighbours: the best of several near copies represents the others."""
 
     score: ScoreName = score_field("l14")
     centroids: VectorsName = Field(
@@ -44,7 +44,7 @@ class D2Prune(GlobalFilter):
     )
     features: str = Field(default="l14", pattern=r"^[a-z0-9_]+$", description="Name of the embeddings: <features>_img and _txt.")
     distance: Literal["image", "image_text"] = Field(
-        default="image_text", description="Distances of images, or of images and captions."
+        default="image_text", description="Distances between images, or between image-caption pairs."
     )
     neighbors: int = Field(default=1, ge=1, description="Nearest neighbours (the authors' 1 at DataComp).")
     gamma: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="How fast messages fade with distance.")
@@ -110,7 +110,7 @@ def of_both(left: Iterator[Piece], right: Iterator[Piece]) -> Iterator[tuple[Pla
 
 
 def _after(piece: Piece, last: int) -> Piece | None:
-    """What of a piece comes after a row; None if nothing does."""
+    """The rest of a piece after a row; None if it is empty."""
     start = int(np.searchsorted(piece[0], last, side="right"))
     return (piece[0][start:], piece[1][start:]) if start < len(piece[0]) else None
 

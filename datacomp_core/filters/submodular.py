@@ -102,7 +102,7 @@ class Submodular(GlobalFilter):
                     f"None of the about {self.training_rows:,} rows that were drawn to train submodular has features "
                     f"{self.features}_img: use more training_rows, or embed the pool."
                 )
-            raise DataError(f"No row that comes to submodular has features {self.features}_img: embed the pool, or fetch them.")
+            raise DataError(f"No row that reaches submodular has features {self.features}_img: embed the pool, or fetch them.")
         sample = np.concatenate(rows)
         learned = train(sample, self.units, self.active, epochs=self.epochs, seed=self.seed)
         sizes = dict(view.map(partial(_coded, self, view, learned, edges), view.names))

@@ -144,7 +144,7 @@ def advice(table: str, classes: str, first: str, listed: Iterable[str]) -> str:
     if table:
         return f"{table} must name them by their paths below the folder, such as {first}."
     if classes:
-        return f"{classes} must name the folders that they lie in, such as {first.rpartition('/')[0] or 'tench'}."
+        return f"{classes} must name the folders that contain them, such as {first.rpartition('/')[0] or 'tench'}."
     there = next((name for name in listed if ending_of(name) and not is_hidden(name)), "")
     named = f", such as {there}" if there else ""
     return f"name the table that has them with --captions{named}."

@@ -200,7 +200,7 @@ class SafeOpener(urllib.request.OpenerDirector):
 
     def _told(self, url: str, error: Exception) -> Exception:
         if self.is_late():
-            return TooSlowError(f"timed out: not all there after {self.limits.max_seconds:g} s")
+            return TooSlowError(f"timed out: incomplete after {self.limits.max_seconds:g} s")
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, BlockedAddressError):
             self.remember(url, cause)
@@ -239,10 +239,10 @@ class _Answer:
             raise
         except (OSError, HTTPException) as error:
             if self._opener.is_late():
-                raise TooSlowError(f"timed out: not all there after {self._opener.limits.max_seconds:g} s") from error
+                raise TooSlowError(f"timed out: incomplete after {self._opener.limits.max_seconds:g} s") from error
             raise
         if self._opener.is_late():
-            raise TooSlowError(f"timed out: not all there after {self._opener.limits.max_seconds:g} s")
+            raise TooSlowError(f"timed out: incomplete after {self._opener.limits.max_seconds:g} s")
         if length.isdigit() and size < int(length):
             raise HTTPException(f"IncompleteRead({size} bytes read, {int(length) - size} more expected)")
         return b"".join(blocks)

@@ -147,7 +147,7 @@ class _Writing:
         return lengths
 
     def _batches(self) -> Iterator[tuple[SampleBatch, Positions, Renamed]]:
-        """What was read, renamed: which of the batch's samples (one copy of each at a time), and what became of them."""
+        """The renamed bytes of a batch: which samples they are (one copy of each at a time), and their outcome."""
         for batch in read(self.job.rows, self.job.tars, overread=self.job.overread):
             again = np.concatenate(([False], batch.begins[1:] == batch.begins[:-1]))
             here = np.arange(len(again))

@@ -99,7 +99,7 @@ def _blurred(data: bytes, boxes: list[list[float]], quality: int, key: str) -> b
 
 @cache
 def _blurrer() -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks a server of its maker on import
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations contacts its update server on import
     from img2dataset.blurrer import BoundingBoxBlurrer
 
     return BoundingBoxBlurrer()

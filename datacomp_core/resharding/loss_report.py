@@ -75,7 +75,7 @@ class LossLedger:
 
     def __post_init__(self) -> None:
         self.causes += [(self.otherwise, ""), ("", "")]
-        with tempfile.TemporaryFile() as file:  # mapped, so that it need not fit into memory
+        with tempfile.TemporaryFile() as file:  # memory-mapped: it may be larger than memory
             file.truncate(max(len(self.subset), 1))
             self.fate = np.memmap(file, np.uint8, "r+", shape=(len(self.subset),))  # pyright: ignore[reportArgumentType]
 
@@ -132,7 +132,7 @@ class LossLedger:
         reasons = np.array([reason for reason, _ in self.causes])
         details = np.array([detail for _, detail in self.causes])
         for begin, fate, is_first in self._pieces():
-            begins = is_first.copy()  # copies of one uid from several shard sets have several fates
+            begins = is_first.copy()  # copies of one uid from several shard sets may be lost for different reasons
             begins[1:] |= fate[1:] != fate[:-1]
             at = np.flatnonzero((fate != WRITTEN) & begins)
             if not len(at):

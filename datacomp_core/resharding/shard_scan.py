@@ -159,7 +159,7 @@ def wanted(folders: tuple[Folder, ...], subset: Reachable, places: Reachable | N
 
 
 def scan_shard(wanted: ScanInputs, shard: InputShard) -> ScannedShard:
-    """What of the subset is in a shard, and what of it should."""
+    """Which samples of the subset a shard contains, and which it should contain."""
     folder = wanted.folders[shard.folder]
     rows, damage = samples_of(folder, shard)
     packed, rows = _addressable(rows)

@@ -41,7 +41,7 @@ class Members(NamedTuple):
 
 
 class Renamed(NamedTuple):
-    """`fits`: the sample was renamed in place; `stripped`: what is to be written are its members alone, one after another.
+    """`fits`: the sample was renamed in place; `stripped`: only its members are written, one after another.
 
     `stems` are the keys that the samples had, each with its dot, shape (n, 100).
     """

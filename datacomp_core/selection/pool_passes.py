@@ -134,7 +134,7 @@ def _ranks(placed: FilterNode) -> RankFilter:
 
 @dataclass(frozen=True)
 class PartScan:
-    """A look at the rows that come to one filter, in every part."""
+    """Scans the rows that reach one filter, in every part."""
 
     source: PoolSource
     root: FilterNode
@@ -154,7 +154,7 @@ class PartScan:
             frame, self.cuts, place.memory, self.source, part, place.masks, place.tables, self.placed.path, keeps="verdicts"
         )
         judge.verdict(self.root, judge.everybody())
-        assert judge.reached is not None, "a filter that nobody comes to"
+        assert judge.reached is not None, "no row reaches this filter"
         return judge, judge.reached
 
 

@@ -1,4 +1,4 @@
-"""What a `GlobalFilter` sees: its incoming rows, part by part, a place that its workers share, and where its verdicts go."""
+"""Gives a `GlobalFilter` its incoming rows part by part, a folder that its workers share, and the files for its verdicts."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class HasCaption(RowFilter):
 
 
 def captions_in(source: PoolSource, captioned: Folder | None) -> PoolSource:
-    """The source with the captions of a policy in place of the pool's."""
+    """The source with the captions of a policy instead of the pool's."""
     if captioned is None:
         return source
     features = (captioned / FEATURES, *source.features)

@@ -26,7 +26,7 @@ COSTLIEST_ROWS_FOR_A_PROCESS = 10_000
 
 @dataclass(frozen=True)
 class WorkerPool:
-    """Who makes a pass. Starting a process costs a second, in which this one reads millions of rows."""
+    """The processes that make a pass. Starting one takes a second, in which this process reads millions of rows."""
 
     workers: int
     num_rows: int

@@ -93,7 +93,7 @@ class BucketFiles:
         found: list[bytes] = twice(lambda: self.fs.cat_ranges(paths, starts, ends, on_error="raise"))
         for path, start, end, data in zip(paths, starts, ends, found, strict=True):
             if len(data) != end - start:
-                raise CutError(errno.EIO, f"{len(data)} bytes came in place of {end - start}", path)
+                raise CutError(errno.EIO, f"{len(data)} bytes arrived instead of {end - start}", path)
         if bulk is not None:
             bulk.failed()
         return found

@@ -29,7 +29,7 @@ class CutError(OSError):
 def whole(data: bytes, size: int, path: str) -> bytes:
     """The body of a file, if it has as many bytes as the store says. CutError if not."""
     if len(data) != size:
-        raise CutError(errno.EIO, f"{len(data)} bytes came in place of {size}", path)
+        raise CutError(errno.EIO, f"{len(data)} bytes arrived instead of {size}", path)
     return data
 
 

@@ -1,4 +1,4 @@
-"""Who is at work: small files that are renewed while their writer lives.
+"""Marks live writers: small files that a writer renews while it lives.
 
 A lease is taken by creating the file of the next turn, which only one writer can. Whether its holder is dead is seen from its
 process where that can be looked up, and from three minutes of silence elsewhere: by the clock of the store, since those of the
@@ -180,7 +180,7 @@ def alone(home: Folder, stem: str, what: str) -> Generator[None]:
     while (holder := read(home, stem, turn)) is not None:
         if not holder.is_dead:
             who = f"process {holder.said.get('pid')} on {holder.said.get('host')}"
-            raise StoreError(f"{stem} is already being changed by {who}: wait until that has ended, then run again to {what}.")
+            raise StoreError(f"{stem} is already being changed by {who}: wait until it has finished, then run again to {what}.")
         turn += 1
     if not take(home, stem, turn):
         raise StoreError(f"{stem} has just been taken by another process: run again to {what}.")

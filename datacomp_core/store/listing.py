@@ -97,7 +97,7 @@ def contradiction(folder: Folder, wanted: dict[str, int]) -> str:
     if not suspects:
         return ""
     there = found.get(suspects[0])
-    return f"{suspects[0]} is gone" if there is None else f"{suspects[0]} has {there} bytes in place of {wanted[suspects[0]]}"
+    return f"{suspects[0]} is gone" if there is None else f"{suspects[0]} has {there} bytes instead of {wanted[suspects[0]]}"
 
 
 def _suspects(found: dict[str, int], wanted: dict[str, int]) -> list[str]:
@@ -105,7 +105,7 @@ def _suspects(found: dict[str, int], wanted: dict[str, int]) -> list[str]:
 
 
 def is_any_there(folder: Folder, paths: Collection[str]) -> bool:
-    """Whether one of some files, of many a sample, is there although a listing does not name it."""
+    """Whether any of some files exists although a listing does not name it; of many files only a sample is tested."""
     return any(folder.exists(path) for path in _some(paths))
 
 

@@ -39,7 +39,7 @@ def identity() -> dict[str, Any]:
 
 
 def is_gone(other: dict[str, Any]) -> bool | None:
-    """Whether the process of an `identity` has ended; None if that cannot be seen from here."""
+    """Whether the process of an `identity` has ended; None if this machine cannot tell."""
     here = identity()
     if other.get("host") != here["host"]:
         return None

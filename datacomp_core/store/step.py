@@ -41,7 +41,7 @@ _busy_guard = threading.Lock()
 
 @dataclass(frozen=True)
 class StepOutcome(Generic[A]):
-    """What a call came to: the artifact, whether it was built now, and why."""
+    """The result of a call: the artifact, whether it was built now, and why."""
 
     artifact: A
     status: Status
@@ -98,7 +98,7 @@ class Step(Generic[A]):
         name = self.name(*[stand_in(value) for value in identity])
         waiting = [value for value in flat(identity) if isinstance(value, PlannedStep) and not value.is_built]
         if waiting:
-            return PlannedStep(self.kind, name, f"its {waiting[0].kind} are to be built first", None, None)
+            return PlannedStep(self.kind, name, f"its {waiting[0].kind} must be built first", None, None)
         inputs = tuple(settled(value) for value in identity)
         address = self._place(inputs, store)
         found = store.record(address)

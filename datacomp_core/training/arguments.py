@@ -23,7 +23,7 @@ DIFFERENCES = {
     "--log-every-n-steps": "at least a hundred points a run, so that short runs have a curve; the reference logs every 100",
     "--device": "said, not guessed",
     "--eps": "only where a recipe of ours says it (open_clip guesses it from the model's name)",
-    "--wd": "only where a recipe of ours differs from open_clip's 0.2",
+    "--wd": "only if our recipe's value differs from open_clip's default of 0.2",
 }
 DEFAULT_WEIGHT_DECAY = 0.2
 BETA1 = 0.9

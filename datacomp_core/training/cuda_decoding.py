@@ -33,8 +33,8 @@ def require_cuda(device: str) -> None:
     """SpecError if the training is not on a CUDA device."""
     if not device.startswith("cuda"):
         raise SpecError(
-            f"The recipe decodes on the GPU (decoding: cuda), but the training runs on {device}: use a CUDA device, or give "
-            "decoding fast or full."
+            f"The recipe decodes on the GPU (decoding: cuda), but the training runs on {device}: use a CUDA device, or set "
+            "decoding to fast or full."
         )
 
 

@@ -251,7 +251,7 @@ def _laid_out(laid: Any) -> dict[str, list[str]]:
 
 
 def _overlay(folder: Folder, shard: str, rows: int) -> pl.Series:
-    """The captions that a view has in place of those in the tars. DataError if they are of another index."""
+    """The captions that a view has instead of those in the tars. DataError if they are of another index."""
     name = f"{OVERLAY}/{shard}.parquet"
     found = pl.read_parquet(io.BytesIO(folder.read(name)))["captions"]
     if len(found) != rows:
@@ -267,7 +267,7 @@ def smallest(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
 
 
 def crop_box(width: int, height: int, numbers: Floats) -> tuple[int, int, int, int]:
-    """left, top, right, bottom as torchvision's RandomResizedCrop draws them; `numbers`, shape (40,), in place of its own."""
+    """left, top, right, bottom as torchvision's RandomResizedCrop draws them; `numbers`, shape (40,), instead of its own."""
     area = width * height
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     for a in range(0, CROP_NUMBERS, 4):

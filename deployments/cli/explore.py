@@ -29,7 +29,7 @@ Targets = Annotated[
     list[str] | None,
     typer.Argument(help="A pool, subsets or entries by address, or methods by name. Default: the newest pool of the scale."),
 ]
-Metadata = Annotated[str | None, typer.Option(help="A folder or bucket of metadata parquets, in place of the store.")]
+Metadata = Annotated[str | None, typer.Option(help="A folder or bucket of metadata parquets, instead of the store.")]
 Scores = Annotated[list[str] | None, typer.Option(help="Folders of score parquets for --metadata; repeat for several.")]
 Features = Annotated[list[str] | None, typer.Option(help="Folders of npz files, if they are not next to --metadata.")]
 Shards = Annotated[str | None, typer.Option(help="A folder or bucket of indexed tars with the images of --metadata.")]

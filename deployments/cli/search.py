@@ -26,7 +26,7 @@ def add_to(app: typer.Typer) -> None:
 
 def search(
     file: Annotated[
-        str, typer.Argument(help="A YAML file of a filter with ranges and choices in place of values, or searches/ADDRESS.")
+        str, typer.Argument(help="A YAML file of a filter with ranges and choices instead of values, or searches/ADDRESS.")
     ] = "",
     trials: Annotated[int | None, typer.Option(min=1, help="Maximum number of filters to try.")] = None,
     hours: Annotated[float | None, typer.Option(help="Budget of wall time.")] = None,

@@ -197,7 +197,7 @@ class ExplorerApi:
 
     def _row(self, row: int) -> int:
         if row >= self.explorer.sample.num_rows:
-            raise SpecError(f"The sample has {self.explorer.sample.num_rows:,} rows and no row {row:,}.")
+            raise SpecError(f"The sample has {self.explorer.sample.num_rows:,} rows: row {row:,} does not exist.")
         return row
 
     def cards(self, rows: list[int]) -> Answer:

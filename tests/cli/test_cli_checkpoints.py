@@ -512,7 +512,7 @@ def test_a_weight_that_is_missing_is_not_made_up(tmp_path: Path) -> None:
     home = transformers_folder(tmp_path / "clip", PROCESSORS["shortest edge"], five=False)
     weights = load_file(home / "model.safetensors")
     save_file({key: value for key, value in weights.items() if key != "visual_projection.weight"}, home / "model.safetensors")
-    with pytest.raises(DataError, match=r"1 weights are missing or of another shape, such as visual_projection.weight"):
+    with pytest.raises(DataError, match=r"1 weights are missing or have a different shape, such as visual_projection.weight"):
         loaded(home)
 
 

@@ -61,7 +61,7 @@ def call(command: str, home: Path, world: Path) -> list[object]:  # noqa: F811
 
 
 def later(home: Path, data: bytes | None) -> None:
-    """Another tar in place of the one that was indexed, of another time."""
+    """Another tar instead of the one that was indexed, of another time."""
     path = home / "shards" / NAME
     before = path.stat()
     if data is None:

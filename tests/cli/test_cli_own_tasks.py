@@ -164,7 +164,7 @@ def test_a_model_without_weights_and_data_that_is_not_there_are_refused(
     checkpoint = asked.index("--checkpoint")
     bare = [*asked[:checkpoint], *asked[checkpoint + 2 :]]
     status, _, problem = call(capfd, monkeypatch, *bare)
-    assert (status, problem) == (2, f"error: {MODEL} has no weights of its own: give them with --checkpoint FILE.\n")
+    assert (status, problem) == (2, f"error: {MODEL} has no pretrained weights: give them with --checkpoint FILE.\n")
     Path("data").rename("elsewhere")
     Path("rows.yaml").write_text("- {key: mine/birds, folder: birds_test}\n")
     status, _, problem = call(capfd, monkeypatch, *asked, "--add-tasks", "rows.yaml")
@@ -180,7 +180,7 @@ def test_a_model_without_weights_and_data_that_is_not_there_are_refused(
             "error: --add-tasks: Unknown field in rows.yaml, task 1: 'foldr'",
         ),
         ("{key: mine/a, folder: a_test}", ("--task-data", "no"), "error: --add-tasks: No test set exists at"),
-        ("{key: mine/a, folder: a_test}", (), "error: --add-tasks: Tasks of your own need the folder of their test sets"),
+        ("{key: mine/a, folder: a_test}", (), "error: --add-tasks: Your own tasks need the folder of their test sets"),
     ],
 )
 def test_an_error_names_the_option_and_not_the_field(

@@ -62,12 +62,12 @@ def test_a_sample_is_known_again_by_its_uid_or_its_key() -> None:
     indexed = index_tar(io.BytesIO(data), "s").rows
     piece = data[indexed["offset"][0] : indexed["offset"][0] + indexed["length"][0]]
     assert set(parse_sample(piece, uid=uid_of(1), key="another")) == {"jpg", "json", "txt"}  # a view gives keys of its own
-    with pytest.raises(TarDamageError, match=f"it contains sample {uid_of(1)} in place of {uid_of(2)}"):
+    with pytest.raises(TarDamageError, match=f"it contains sample {uid_of(1)} instead of {uid_of(2)}"):
         parse_sample(piece, uid=uid_of(2), key="000000001")
     plain = pack([("a.jpg", b"1"), ("a.txt", b"2")])[: 4 * 512]
     assert set(parse_sample(plain, uid=uid_of(5), key="a")) == {"jpg", "txt"}
     assert set(parse_sample(plain, uid=uid_of(5), key=f"{uid_of(5)}-1")) == {"jpg", "txt"}
-    with pytest.raises(TarDamageError, match="it contains sample 'a' in place of 'b'"):
+    with pytest.raises(TarDamageError, match="it contains sample 'a' instead of 'b'"):
         parse_sample(plain, uid=uid_of(5), key="b")
     with pytest.raises(TarDamageError, match="it contains no sample"):
         parse_sample(b"", uid=uid_of(5), key="b")
@@ -84,7 +84,7 @@ def test_a_tar_that_changed_places_is_never_read_by_its_old_index(tmp_path: Path
     path.write_bytes(pack(samples(range(4))))
     write_index(folder, "0", index_shard(folder, "0").whole())  # ours: no mark
     path.write_bytes(pack([m for n in (1, 0, 3, 2) for m in sample(n)]))
-    with pytest.raises(DataError, match=r"0\.tar is not the one .*: it contains sample 0{31}1 in place of 0{32}"):
+    with pytest.raises(DataError, match=r"0\.tar is not the one .*: it contains sample 0{31}1 instead of 0{32}"):
         list(read_samples(folder, read_index(folder, "0")))
 
 

@@ -73,7 +73,7 @@ def _write_shard(folder: Path, uids: list[str]) -> None:
 
 
 def with_clip(folder: Path) -> Path:
-    """Features by a small CLIP of random weights, `clip.pt`, in place of the made-up ones."""
+    """Features by a small CLIP of random weights, `clip.pt`, instead of the made-up ones."""
     import torch
 
     from datacomp_core import clip

@@ -74,7 +74,7 @@ def generated(page: Page, ui: LocalUi) -> str:
 
 
 def trained(page: Page, ui: LocalUi, captions: str) -> str:
-    """Fill in `experiment-tiny` without a filter and with the captions in place of the pool's, and run it."""
+    """Fill in `experiment-tiny` without a filter and with the captions instead of the pool's, and run it."""
     open_form(page, ui.server, "experiment-tiny", "Your own")
     page.click("Your own")
     page.write("[role=tabpanel] textarea", "no_filter")

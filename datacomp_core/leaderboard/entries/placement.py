@@ -1,6 +1,6 @@
-"""Where a result stands: on the board of which compute scale, in which track, and whether its pool is what it states to be. The
+"""Decides the compute scale and the track of a result, and checks that its pool is the one it claims to be. The
 training's recipe decides the scale, never the pool. The track follows from where the training data came from: a sample of
-anything but a CommonPool scale (or its embedded `tiny`) makes it `byod`. A pool that only says it is a scale's is held against
+anything but a CommonPool scale (or its embedded `tiny`) makes it `byod`. A pool that claims to be a scale's is compared with
 that scale's own metadata in the store.
 """
 
@@ -73,7 +73,7 @@ def captions_of(chain: list[ProvenanceLink], trained_on: str) -> list[Provenance
 
 
 def sources(chain: list[ProvenanceLink], trained_on: str) -> list[ProvenanceLink]:
-    """The pools that the samples of the training shards came from; pools that only a score's model saw are none of them."""
+    """The pools that the samples of the training shards came from, without pools that only a score's model saw."""
     by_address = {link.address: link for link in chain}
     level, seen, found = [trained_on], {trained_on}, list[ProvenanceLink]()
     while level:

@@ -57,7 +57,7 @@ def replay(store: Store, what: str, run: Run, other: Store, *, depth: int = 0) -
     """
     if other.root == store.root:
         raise SpecError(
-            "A replay needs a store of its own, so that it cannot change the data it is compared with: give another folder."
+            "A replay needs a separate store, so that it cannot change the data that it compares: give another folder."
         )
     made: dict[str, Artifact] = {}
     told: list[ReplayedStep] = []

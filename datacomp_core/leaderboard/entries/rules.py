@@ -134,7 +134,7 @@ def training(chain: list[ProvenanceLink], checkpoint: Checkpoint) -> RuleCheck:
         row = row.model_copy(update={"decoding": used})
     wanted = row.model_dump(mode="json")
     given = {name: field.default for name, field in Scale.model_fields.items()} | recipe  # records leave out defaults
-    wrong = [f"{key} {value} in place of {wanted.get(key)}" for key, value in given.items() if wanted.get(key) != value]
+    wrong = [f"{key} {value} instead of {wanted.get(key)}" for key, value in given.items() if wanted.get(key) != value]
     if wrong:
         return RuleCheck(rule=rule, ok=False, reason=f"Changed: {'; '.join(wrong)}.")
     decoding = "" if used == "full" else f", with decoding: {used}, which ranked trainings may use"

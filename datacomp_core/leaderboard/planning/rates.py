@@ -71,7 +71,7 @@ class Rates(RateModel):
 
 
 def load(path: Path | None = None) -> Rates:
-    """The table, with the fields of the user's file in place of its own. SpecError names what is wrong in the file."""
+    """The table, with the fields of the user's file instead of its own. SpecError names what is wrong in the file."""
     plain = read_yaml(TABLE)
     if path is not None:
         try:

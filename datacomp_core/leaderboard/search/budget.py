@@ -1,4 +1,4 @@
-"""What a search has taken, and how many more trials its budget allows. The final runs are kept back from it.
+"""Computes what a search has spent, and how many more trials its budget allows after reserving the final runs.
 
 GPU-hours and money are those of every step that its entries came from, each once, as the records tell; hours are what the batches
 took by the clock. A step that was built before the search began counts too: what a method costs does not depend on who paid.

@@ -42,7 +42,7 @@ class Study(BaseModel):
     importance: dict[str, float]
     noise: float | None = Field(description="Standard deviation of a run over seeds, if there were several.")
     spent: Spent
-    stopped: str = Field(description="Why the search runs no further trial; empty while it goes on.")
+    stopped: str = Field(description="Why the search stopped; empty while it continues.")
     rows: dict[str, str] = Field(description="Entry's address -> key of its row on the board.")
 
     @property

@@ -79,7 +79,7 @@ class SearchVerdict(BaseModel):
 
     @property
     def curse(self) -> float:
-        """What of the lead was selection."""
+        """The part of the lead that is due to selection."""
         return self.led_by - self.leads_by
 
 

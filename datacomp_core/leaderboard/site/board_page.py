@@ -100,7 +100,7 @@ def _colors(board: Board) -> dict[str, int]:
 
 
 def _named(losses: list[page_data.Curve], board: Board, colors: dict[str, int]) -> tuple[list[page_data.Curve], dict[str, int]]:
-    """Curves and colours by the method's name in place of its key."""
+    """Curves and colours by the method's name instead of its key."""
     several = len(board.tracks()) > 1
     names = {row.key: f"{row.method} ({row.track})" if several and row.track == "byod" else row.method for row in board.runs()}
     renamed = [page_data.Curve(names[c.method], c.seed, c.steps, c.losses) for c in losses]

@@ -14,12 +14,12 @@ from datacomp_core.leaderboard.board.scaling import ScalingFit
 from datacomp_core.leaderboard.site import theme
 from datacomp_core.scales import SCALES
 
-WIDTH = 5.5  # inches of 72 px: narrow, so that a phone need not shrink the words much
+WIDTH = 5.5  # inches of 72 px: narrow, so that text stays readable on a phone
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """`counts[i]` pairs have a score in `edges[i]..edges[i + 1]`, `kept[i]` of them are kept; `cut` is None without one."""
+    """`counts[i]` pairs have a score in `edges[i]..edges[i + 1]`, `kept[i]` of them are kept; `cut` is the cutoff, or None."""
 
     column: str
     edges: list[float]

@@ -1,4 +1,4 @@
-"""Who may submit: a file of names with the sha256 of each one's token, and public keys that must sign what they send.
+"""Decides who may submit: a file of names with the sha256 of each user's token, and the public keys that must sign their bundles.
 
 A token itself is shown once and stored nowhere.
 """

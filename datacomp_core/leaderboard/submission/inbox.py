@@ -296,7 +296,7 @@ class SubmissionInbox:
         return stat.st_size, stat.st_mtime_ns
 
     def _of_sender(self, sender: str) -> list[Entry]:
-        """What a sender has published so far, also what was withdrawn since."""
+        """Everything that a sender has published, including rows withdrawn since."""
         mine = [made.address for made in self.submissions() if made.sender == sender and made.status != "rejected"]
         return [entry for address in mine if (entry := self._published(address)) is not None]
 

@@ -38,7 +38,7 @@ FROM_SPEC = ("seed", "samples_seen", "steps", "suite", "suite_version", "recipe"
 
 @dataclass(frozen=True)
 class RecomputedEntry:
-    """The entry as the evidence gives it, and what every test image scored."""
+    """The entry recomputed from the predictions, and the score of every test image."""
 
     entry: Entry
     hits: dict[str, per_image_scores.PerImageScores]
@@ -144,7 +144,7 @@ def entry_differences(claimed: Entry, proved: Entry) -> Iterator[str]:
     said, known = (entry.model_dump(mode="json", exclude=apart) for entry in (claimed, proved))
     for name, value in known.items():
         if said[name] != value:
-            yield f"{name} {_short(said[name])} in place of {_short(value)}"
+            yield f"{name} {_short(said[name])} instead of {_short(value)}"
     if claimed.submitted is not None:
         yield "who submitted it, which is the board's to say"
     rules = [check.rule for check in proved.checks]
@@ -179,7 +179,7 @@ def amounts_differ(size: Size, made: Made, board: Mapping[str, Any], proved: Ent
     wanted = {"recipe": proved.method, "seed": made[1].seed, "scale": proved.scale}
     for name, value in wanted.items():
         if board.get(name) != value:
-            yield f"a record with the {name} {_short(board.get(name))} in place of {value!r}"
+            yield f"a record with the {name} {_short(board.get(name))} instead of {value!r}"
     if not close(board.get("average"), proved.average):
         yield f"a record with the average {board.get('average')}, and its predictions give {proved.average}"
 

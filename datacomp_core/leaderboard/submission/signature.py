@@ -40,7 +40,7 @@ def is_by(manifest: Path, given: bytes, keys: Sequence[str]) -> bool:
 
 
 def public_key(text: str) -> str:
-    """The key of a line of a `.pub` file, without its comment. SpecError if it is none."""
+    """The key in a line of a `.pub` file, without its comment. SpecError if the line contains no key."""
     found = PUBLIC_KEY.match(text.strip())
     if found is None:
         raise SpecError("This is not a public key of OpenSSH: give the file KEY.pub beside your private key.")

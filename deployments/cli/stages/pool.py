@@ -119,7 +119,7 @@ def retry(where: Where, open_networks: options.OpenNetworks = "", json: options.
     if json:
         terminal.print_json({"tried": told.tried, "arrived": told.arrived, "shards": told.shards.model_dump(mode="json")})
     else:
-        terminal.out.print(f"{told.tried:,} tried again, {told.arrived:,} arrived; {told.shards.num_samples:,} samples in total")
+        terminal.out.print(f"{told.tried:,} retried, {told.arrived:,} arrived; {told.shards.num_samples:,} samples in total")
         tell_of_retry(told.shards, was_retried=True)
 
 

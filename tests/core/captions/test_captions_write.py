@@ -158,7 +158,7 @@ def test_bare_tars_are_walked_and_those_of_another_pool_are_refused(pool: tuple[
     for part in metadata.files(".parquet"):
         other = pl.read_parquet(metadata.at(part)).with_columns(uid="f" + pl.col("uid").str.tail(31))
         other.write_parquet(metadata.at(part))
-    with pytest.raises(DataError, match=r"has no image of the 30 rows of .*/m: .* Give the shards of this pool"):
+    with pytest.raises(DataError, match=r"has no images for 30 rows of .*/m: .* Give the shards of this pool"):
         generate_folder(WriteWork(spec, *pool, Folder(tmp_path / "other"), ""), device="cpu")
     assert not Folder(tmp_path / "other").files()
 

@@ -193,7 +193,7 @@ def test_keys_that_repeat(tmp_path: Path) -> None:
         ("t.csv", "uid,clip\n" + TABLE[0]["uid"] + ",1\n", "Unknown column of .* 'score'"),
         ("t.jsonl", "{", "cannot be read as a table"),
         ("t.jsonl", '{"uid": 12, "score": 1}', "the column 'uid' is Int64"),
-        ("t.csv", "uid,score,score\n", "two columns 'score'"),
+        ("t.csv", "uid,score,score\n", "two columns named 'score'"),
         ("t.jsonl", '{"key": 12, "score": 1}', "no column 'uid' to join by; it has key, score"),
         (
             "t.csv",

@@ -83,7 +83,7 @@ def test_a_small_file_of_the_hub_is_known_by_its_sha256_as_well(hub: LocalHub, t
     [
         (f"{ON_HUB}/nothing.npy", "has no file nothing.npy"),
         ("hf://datasets/apf1/other/x.npy", "The hub has no"),
-        ("hf://apf1/lists/x.npy", "is not a place on the hub"),
+        ("hf://apf1/lists/x.npy", "is not a valid hub path"),
     ],
 )
 def test_a_wrong_place_on_the_hub_is_one_sentence(hub: LocalHub, name: str, told: str) -> None:

@@ -130,7 +130,7 @@ def test_lost_data_is_built_again_and_the_reason_is_told(store: Store) -> None:
 def test_a_truncated_output_is_noticed(store: Store) -> None:
     pool = make_pool(PoolSpec(), store=store)
     store.folder(pool).write("metadata/part.txt", b"0")
-    assert "in place of" in make_pool.plan(PoolSpec(), store=store).why
+    assert "instead of" in make_pool.plan(PoolSpec(), store=store).why
 
 
 def test_content_enters_the_fingerprint_of_what_inputs_do_not_determine(store: Store) -> None:
@@ -273,7 +273,7 @@ def test_plan_runs_nothing_and_sees_through_what_is_not_built(store: Store) -> N
     subset = pick.plan(PickSpec(), pool, store=store)
     assert (pool.is_built, subset.is_built, subset.address) == (False, False, None)
     assert subset.name == "every2-of-rows3"
-    assert "pools are to be built first" in subset.why
+    assert "pools must be built first" in subset.why
     assert CALLS == []
     assert set(store.root.files()) == before
     built = make_pool(PoolSpec(), store=store)

@@ -107,7 +107,7 @@ def test_a_jpeg_that_the_gpu_refuses_goes_to_the_cpu_and_a_broken_one_is_named(t
 def test_without_a_cuda_device_it_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     shards = ShardSet(num_samples=1, num_unique=1, num_shards=1, data="nowhere")
     spec = TrainSpec(recipe=recipe(decoding="cuda"))
-    with pytest.raises(SpecError, match="decoding: cuda.*runs on cpu: use a CUDA device, or give decoding fast or full"):
+    with pytest.raises(SpecError, match="decoding: cuda.*runs on cpu: use a CUDA device, or set decoding to fast or full"):
         train.function(spec, (shards,), out=Folder(tmp_path), store=Store(Folder(tmp_path)), device="cpu")
 
 

@@ -128,7 +128,7 @@ def test_other_settings_make_another_row(store: Store) -> None:
     assert [row.baseline for row in made.rows] == [None, None], "each is the baseline of its own setting"
     breaches = [row.breaches for row in made.rows if row.breaches]
     assert len(breaches) == 1
-    assert "learning_rate 0.5 in place of 0.002" in breaches[0][0]
+    assert "learning_rate 0.5 instead of 0.002" in breaches[0][0]
 
 
 def test_an_incomplete_or_older_evaluation_is_shown_but_not_ranked(store: Store) -> None:

@@ -32,11 +32,11 @@ def test_a_row_is_itself_with_and_without_its_defaults(scale: str) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"batch_size": 1}, "batch_size 1 in place of 4096"),
-        ({"beta2": 0.5}, "beta2 0.5 in place of None"),  # the row leaves it at the default
-        ({"decoding": "scaled"}, "decoding scaled in place of full"),
-        ({"decoding": "cuda"}, "decoding cuda in place of full"),
-        ({"tricks": 1}, "tricks 1 in place of None"),
+        ({"batch_size": 1}, "batch_size 1 instead of 4096"),
+        ({"beta2": 0.5}, "beta2 0.5 instead of None"),  # the row leaves it at the default
+        ({"decoding": "scaled"}, "decoding scaled instead of full"),
+        ({"decoding": "cuda"}, "decoding cuda instead of full"),
+        ({"tricks": 1}, "tricks 1 instead of None"),
     ],
 )
 def test_a_change_of_any_argument_is_told(change: dict[str, Any], told: str) -> None:
