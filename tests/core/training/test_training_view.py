@@ -40,7 +40,7 @@ def pool(root: Path) -> ShardSet:
 
 
 def numbers(texts: list[str]) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-    return np.array([[int(text.split()[1])] for text in texts])
+    return np.array([[int(text.split()[1]) if text else 0] for text in texts])  # the loader asks "" for the length
 
 
 def test_batches_through_a_view_are_those_of_the_reshard(tmp_path: Path) -> None:
