@@ -123,7 +123,7 @@ folders = [(f"{name.rpartition('.')[2]}/{name}", data) for name, data in by_kind
 whole = pack(samples(range(4)))
 DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
     "all pictures, then all json, then all captions": (lambda: pack(by_kind), "sample '000000000' are not adjacent"),
-    "a folder for each kind": (lambda: pack(folders), "sample '000000000' lie in folders of their own"),
+    "a folder for each kind": (lambda: pack(folders), "sample '000000000' are in different folders"),
     "a late caption": (lambda: pack([*sample(0)[:2], *sample(1), sample(0)[2]]), "'000000000' are not adjacent: its txt"),
     "a zero block inside": (
         lambda: zeroed(whole, second_start(whole), second_start(whole) + BLOCK),

@@ -71,7 +71,7 @@ def test_a_sample_is_known_again_by_its_uid_or_its_key() -> None:
         parse_sample(plain, uid=uid_of(5), key="b")
     with pytest.raises(TarDamageError, match="it contains no sample"):
         parse_sample(b"", uid=uid_of(5), key="b")
-    with pytest.raises(TarDamageError, match="zeros stand"):
+    with pytest.raises(TarDamageError, match="zeros where a file header should be"):
         parse_sample(bytes(1024), uid=uid_of(5), key="b")
     two = pack([("a.jpg", b"1"), ("b.jpg", b"2")])[: 4 * 512]
     with pytest.raises(TarDamageError, match="it contains samples 'a' and 'b'"):
