@@ -17,6 +17,8 @@ from datacomp_core.scales import CUSTOM, RANKED_DECODINGS, SCALES, Scale
 # open_clip rounds steps per epoch up to a multiple of the loader's workers: at most 1.4 % more samples at `small`.
 ROUNDING = 0.02
 POOL_RULE = "pool of the scale"
+EXACT_EVALUATION = {"precision": "reference", "compile": "no", "decoding": "full", "expected": "catalog"}
+"""The fields of an evaluation's spec that change scores or what they are of, as a ranked result must have them."""
 LISTED_UNIQUE, NOT_IN_POOL = "unique, of the lists", "not_in_pool, of the lists"
 """Counts of a subset that was chosen by a list of uids (selection/select.py)."""
 
@@ -53,7 +55,7 @@ def check(
         training(chain, checkpoint),
         _samples_seen(chain, checkpoint),
         _learnt(checkpoint),
-        _evaluation(report, scale),
+        evaluation(report, scale, chain),
         _intact(chain),
     ]
 
@@ -162,16 +164,22 @@ def _learnt(checkpoint: Checkpoint) -> RuleCheck:
     return RuleCheck(rule="training learnt something", ok=not collapsed, reason=text)
 
 
-def _evaluation(report: EvalReport, scale: str) -> RuleCheck:
-    """Complete, and of the scale's own suite. That its version is the current one is the board's to say, each time it is made."""
+def evaluation(report: EvalReport, scale: str, chain: list[ProvenanceLink]) -> RuleCheck:
+    """Complete, exact, and of the scale's own suite. That its version is the current one is the board's to say, each time it is
+    made."""
     rule = "evaluation complete"
     text = f"{report.num_tasks} tasks of suite {report.suite} version {report.suite_version}."
     row = SCALES.get(scale)
     if row is not None and report.suite != row.suite:
         return RuleCheck(rule=rule, ok=False, reason=f"{text} The scale {row.name} is scored by the suite {row.suite}.")
-    return RuleCheck(
-        rule=rule, ok=report.average is not None, reason=text if report.average is not None else f"Incomplete: {text}"
-    )
+    if report.average is None:
+        return RuleCheck(rule=rule, ok=False, reason=f"Incomplete: {text}")
+    specs = [link.spec for link in of_kind(chain, "reports") if link.address == report.address]
+    given = {name: value for found in specs for spec in found.values() if isinstance(spec, dict) for name, value in spec.items()}
+    wrong = [f"{name} {given[name]}" for name, exact in EXACT_EVALUATION.items() if given.get(name, exact) != exact]
+    if wrong:
+        return RuleCheck(rule=rule, ok=False, reason=f"{text} Not the exact evaluation: {', '.join(wrong)}.")
+    return RuleCheck(rule=rule, ok=True, reason=text)
 
 
 def _intact(chain: list[ProvenanceLink]) -> RuleCheck:
