@@ -163,7 +163,7 @@ DICTIONARY = {"setdefault", "update", "pop", "popitem", "clear", "__setitem__", 
 
 
 def _imported(tree: ast.AST) -> dict[str, str]:
-    """Names that are modules, or things of modules, with their full names; also what is made of them by a plain assignment."""
+    """Names that are modules, or things of modules, with their full names; also what is another name of them."""
     found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -172,10 +172,30 @@ def _imported(tree: ast.AST) -> dict[str, str]:
             found |= {name.asname or name.name: f"{node.module}.{name.name}" for name in node.names}
     for _ in range(2):  # of another name of another name
         for node in ast.walk(tree):
-            alias = isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
-            if alias and (name := _module(node.value, found)):
-                found.setdefault(ast.unparse(node.targets[0]), name)
+            for target, value in _aliases(node):
+                if isinstance(target, ast.Name) and (name := _module(value, found)):
+                    found.setdefault(target.id, name)
     return found
+
+
+def _aliases(node: ast.AST) -> list[tuple[ast.expr, ast.expr]]:
+    """The names that a statement, a walrus, a loop over a literal or a default gives to values."""
+    pairs: list[tuple[ast.expr, ast.expr]] = []
+    if isinstance(node, ast.Assign):
+        pairs = [(target, node.value) for target in node.targets]
+    elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+        pairs = [(node.target, node.value)]
+    elif isinstance(node, ast.withitem) and node.optional_vars is not None:
+        pairs = [(node.optional_vars, node.context_expr)]
+    elif isinstance(node, ast.For | ast.comprehension) and isinstance(node.iter, ast.Tuple | ast.List | ast.Set):
+        pairs = [(node.target, value) for value in node.iter.elts]
+    elif isinstance(node, ast.arguments):
+        named = [*node.posonlyargs, *node.args][-len(node.defaults) :] if node.defaults else []
+        given = [*zip(named, node.defaults, strict=True), *zip(node.kwonlyargs, node.kw_defaults, strict=True)]
+        pairs = [(ast.Name(argument.arg), value) for argument, value in given if value is not None]
+    spread = [pair for pair in pairs if all(isinstance(one, ast.Tuple | ast.List) for one in pair)]
+    pairs += [inner for target, value in spread for inner in zip(target.elts, value.elts, strict=False)]  # pyright: ignore
+    return pairs
 
 
 def _full(node: ast.expr, imported: dict[str, str]) -> str:
@@ -189,9 +209,12 @@ def _module(node: ast.expr, imported: dict[str, str]) -> str:
     """The module, or thing of one, that an expression is; empty if it is anything else."""
     if isinstance(node, ast.Call):
         name, given = _full(node.func, imported), [one.value for one in node.args if isinstance(one, ast.Constant)]
-        if name.endswith("import_module") or name == "__import__":
+        if name.endswith("import_module") or name in {"__import__", "sys.modules.get"}:
             return str(given[0]) if given else "?"
         return _module(node.args[0], imported) if name == "getattr" and node.args else ""
+    if isinstance(node, ast.NamedExpr | ast.IfExp):
+        values = [node.value] if isinstance(node, ast.NamedExpr) else [node.body, node.orelse]
+        return next(filter(None, (_module(value, imported) for value in values)), "")
     if isinstance(node, ast.Subscript):
         return "?" if _full(node.value, imported) == "sys.modules" else ""
     if isinstance(node, ast.Attribute):
@@ -278,6 +301,17 @@ def test_no_module_of_another_package_is_changed() -> None:
         "import pytest\npytest.MonkeyPatch().setattr('torch.load', None)",
         "from pytest import MonkeyPatch as Other\nOther()",
         "def f():\n    import torch\n    torch.load = None",
+        "import torch\nm: object = torch\nm.load = None",
+        "import torch\nm = n = torch\nn.load = None",
+        "import torch\nm, n = torch, 1\nm.load = None",
+        "import torch\n(m := torch).load = None",
+        "import torch\nif m := torch:\n    m.load = None",
+        "import torch\nfor m in (torch, torch.nn):\n    m.load = None",
+        "import torch\nwith torch as m:\n    m.load = None",
+        "import torch\ndef f(a, m=torch):\n    m.load = None",
+        "import torch\ndef f(a, *, m=torch):\n    m.load = None",
+        "import torch\n(torch if f() else None).load = None",
+        "import sys\nsys.modules.get('torch').load = None",
     ],
 )
 def test_a_change_of_another_module_would_be_seen(source: str) -> None:
