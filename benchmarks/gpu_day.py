@@ -105,6 +105,9 @@ def rate(folder: Path, decoding: str, options: dict[str, Any], device: str, *, r
     spec = TrainSpec(recipe=Scale.model_validate(SCALES["small"].model_dump() | changes | {"decoding": decoding or "full"}))
     machine = ways(spec, RuntimeOptions(device=device, **options), 0 if device == "cpu" else device_bytes())[0]
     place = RankContext(device)
+    if device != "cpu":  # the variants run in one process: neither memory nor its peak is another one's
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     parts = build(spec, machine, place)
     times: list[float] = []
 
