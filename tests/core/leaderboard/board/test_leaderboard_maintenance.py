@@ -60,7 +60,7 @@ def test_what_comes_out_differently_is_named_by_file_and_field(store: Store, tmp
 def test_a_replay_that_cannot_be_is_refused(store: Store, tmp_path: Path) -> None:
     made = world.run(store, "clip_score", world.results(0.14, 0))
     other, chain = Store.open(str(tmp_path / "other")), walk(store, made.address)
-    with pytest.raises(SpecError, match="store of its own"):
+    with pytest.raises(SpecError, match="a separate store"):
         replay(store, made.address, lambda step, *identity: step(*identity, store=store), store)
     pool = next(link.address for link in chain if link.kind == "pools")
     home = store.home(pool)
