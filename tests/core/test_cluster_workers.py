@@ -31,7 +31,7 @@ def test_a_worker_that_is_told_to_use_its_cpu_says_so(monkeypatch: pytest.Monkey
     settings.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert ClusterWorkers(2, 1, "", "cpu").open() == "cpu"
-    assert "works on the CPU, as DATACOMP_DEVICE says" in caplog.text
+    assert "encodes on the CPU, because DATACOMP_DEVICE is cpu" in caplog.text
 
 
 def test_a_worker_without_a_gpu_works_on_its_cpu() -> None:

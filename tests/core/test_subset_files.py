@@ -54,5 +54,5 @@ def test_what_is_no_subset_file_is_told(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", unsorted)
     with pytest.raises(DataError, match=r"b\.npy is not sorted"):
         combine("union", [a, b], tmp_path / "out.npy", chunk=2)
-    with pytest.raises(SpecError, match="two subset files or more"):
+    with pytest.raises(SpecError, match="needs at least two subset files"):
         combine("union", [a], tmp_path / "out.npy")
