@@ -313,7 +313,7 @@ def test_metadata_whose_uids_are_numbers_is_refused(tmp_path: Path) -> None:
 def test_tars_without_a_sample_are_counted(tmp_path: Path) -> None:
     root = folder(tmp_path / "old", a=pack(samples(range(3))), b=bytes(10_240))
     assert adopt(root)[1].counts == {"candidates": 3, "arrived": 3, "empty_tars": 1}
-    with pytest.raises(DataError, match=r"c\.tar is damaged: the members of sample '000000000' are not side by side"):
+    with pytest.raises(DataError, match=r"c\.tar is damaged: the members of sample '000000000' are not adjacent"):
         adopt(folder(tmp_path / "pieces", c=pack([*sample(0)[:2], *sample(1), sample(0)[2]])), damaged="leave_out")
 
 
