@@ -9,10 +9,11 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, TypeVar
 
+T = TypeVar("T")
 R = TypeVar("R")
 
 WAKE_SECONDS = 0.5
@@ -31,6 +32,12 @@ def first_done(futures: Iterable[Future[R]]) -> set[Future[R]]:
     while some and not done:
         done, _ = wait(some, timeout=WAKE_SECONDS, return_when=FIRST_COMPLETED)
     return done
+
+
+def landed(flying: dict[Future[R], T]) -> Iterator[tuple[T, R]]:
+    """Wait until at least one is done; take those that are out of `flying`, and yield their items and results."""
+    for future in first_done(flying):
+        yield flying.pop(future), future.result()
 
 
 def ended(process: subprocess.Popen[Any]) -> int:

@@ -22,7 +22,7 @@ from typing import Any, Generic, Literal, TypeVar
 from datacomp_core import engines
 from datacomp_core.engines import Engine
 from datacomp_core.import_errors import imports_told
-from datacomp_core.interruptible_wait import first_done
+from datacomp_core.interruptible_wait import landed
 from datacomp_core.reused_processes import fits, reused_map
 
 T = TypeVar("T")
@@ -238,9 +238,9 @@ class Processes(Generic[S]):
             for item in items:
                 flying[self._pool.submit(_work, function, item)] = item
                 if len(flying) >= 2 * self._workers:
-                    yield from _landed(flying)
+                    yield from landed(flying)
             while flying:
-                yield from _landed(flying)
+                yield from landed(flying)
         except BrokenProcessPool as problem:
             raise engines.worker_killed() from problem
 
@@ -250,8 +250,3 @@ class Processes(Generic[S]):
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _landed(flying: dict[Future[R], T]) -> Iterator[tuple[T, R]]:
-    for future in first_done(flying):
-        yield flying.pop(future), future.result()

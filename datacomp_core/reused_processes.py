@@ -25,7 +25,7 @@ from multiprocessing.util import Finalize
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from datacomp_core.import_errors import imports_told
-from datacomp_core.interruptible_wait import first_done
+from datacomp_core.interruptible_wait import first_done, landed
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -192,9 +192,9 @@ def reused_map(
             pool = pool or starter.call(partial(starter.take, key))
             flying[starter.call(partial(_submitted, pool, work, item))] = item
             if len(flying) >= 2 * workers:
-                yield from _landed(flying)
+                yield from landed(flying)
         while flying:
-            yield from _landed(flying)
+            yield from landed(flying)
     except BrokenProcessPool:
         if pool is not None:
             starter.call(pool.shutdown)
@@ -216,11 +216,6 @@ def _drop(flying: dict[Future[R], T]) -> None:
     while left:
         done = first_done(left)
         left = [future for future in left if future not in done]
-
-
-def _landed(flying: dict[Future[R], T]) -> Iterator[tuple[T, R]]:
-    for future in first_done(flying):
-        yield flying.pop(future), future.result()
 
 
 def _work(name: str, prepare: Callable[[], S], function: Callable[[S, T], R], item: T) -> R:

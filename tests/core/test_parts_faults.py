@@ -28,13 +28,19 @@ READERS: dict[str, Callable[[Folder], Any]] = {
 }
 
 
+def one_part(url: str) -> Folder:
+    """A folder of one part with one row."""
+    folder = Folder(url)
+    with folder.writing("0.parquet") as path:
+        pl.DataFrame({"uid": ["a" * 32], "text": ["b"]}).write_parquet(path)
+    return folder
+
+
 @pytest.mark.parametrize("fault", ["403", pytest.param("500", marks=pytest.mark.slow)])
 def test_a_part_that_a_bucket_does_not_give_is_no_damaged_part(
     fault: str, s3_server: str, s3_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Folder(s3_url)
-    with folder.writing("0.parquet") as path:
-        pl.DataFrame({"uid": ["a" * 32], "text": ["b"]}).write_parquet(path)
+    folder = one_part(s3_url)
     with faulty_proxy(s3_server) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         for read in READERS.values():
@@ -48,9 +54,7 @@ def test_a_part_that_a_bucket_does_not_give_is_no_damaged_part(
 
 
 def test_a_part_that_is_said_not_to_be_there_once_is_read(s3_server: str, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = Folder(s3_url)
-    with folder.writing("0.parquet") as path:
-        pl.DataFrame({"uid": ["a" * 32], "text": ["b"]}).write_parquet(path)
+    folder = one_part(s3_url)
     with faulty_proxy(s3_server) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         for read in READERS.values():

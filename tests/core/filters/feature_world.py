@@ -9,6 +9,7 @@ import filter_world as world
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pytest
 
 from datacomp_core.store import Folder
 
@@ -45,3 +46,9 @@ def saved(path: Path, rows: npt.NDArray[Any]) -> str:
 
 def column(folder: Folder, name: str) -> list[Any]:
     return [value for file in folder.files(".parquet") for value in pl.read_parquet(folder.at(file))[name].to_list()]
+
+
+def regroup_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buckets are brought together however few they are, as those of a very large pool."""
+    monkeypatch.setattr("datacomp_core.shared_buckets.FILES_AT_ONCE", 1)
+    monkeypatch.setattr("datacomp_core.shared_buckets.RANGES_WORTH_REGROUPING", 1)

@@ -38,8 +38,7 @@ from datacomp_core.vectors import sparse_autoencoder
 def as_if_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows of every pool in many buckets that are brought together first, features in many pieces, as of a very large one."""
     if request.param == "as if many":
-        monkeypatch.setattr("datacomp_core.shared_buckets.FILES_AT_ONCE", 1)
-        monkeypatch.setattr("datacomp_core.shared_buckets.RANGES_WORTH_REGROUPING", 1)
+        features.regroup_always(monkeypatch)
         monkeypatch.setattr("datacomp_core.vectors.pieces.PIECE_BYTES", 600)
         monkeypatch.setattr("datacomp_core.selection.threshold_search.FEW", 3)
         monkeypatch.setattr("datacomp_core.filters.concept_quota.ROWS_A_BUCKET", 20)

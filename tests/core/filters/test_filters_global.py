@@ -35,8 +35,7 @@ from datacomp_core.vectors.nearest import by_torch, decided, nearest
 def as_if_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows of every pool in many buckets that are brought together first, as those of a very large one."""
     if request.param == "as if many":
-        monkeypatch.setattr("datacomp_core.shared_buckets.FILES_AT_ONCE", 1)
-        monkeypatch.setattr("datacomp_core.shared_buckets.RANGES_WORTH_REGROUPING", 1)
+        features.regroup_always(monkeypatch)
         monkeypatch.setattr("datacomp_core.filters.distinct.ROWS_A_BUCKET", 10)
 
 
