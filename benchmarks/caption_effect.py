@@ -102,7 +102,7 @@ def _whole(policy: Any, threshold: float) -> Any:
 
 def prepared(seed: int) -> tuple[str, float]:
     """The address of the imported captions, and the scorer's score that 30 % of the pool's own pairs reach."""
-    from datacomp_core.captions.import_ import CaptionImportSpec
+    from datacomp_core.captions.import_captions import CaptionImportSpec
     from datacomp_core.parts import SCORES
     from flows import candidates, filter_inputs
     from flows.parameters import ExperimentSpec

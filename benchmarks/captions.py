@@ -54,7 +54,7 @@ def make(folder: Path, rows: int, form: str) -> None:
 
 def import_(folder: Path) -> None:
     from datacomp_core.caption_sets import SUMMARY, summary
-    from datacomp_core.captions.import_ import CaptionImportSpec, import_folder_captions
+    from datacomp_core.captions.import_captions import CaptionImportSpec, import_folder_captions
     from datacomp_core.store import Folder
 
     spec = CaptionImportSpec(file=str(folder / "table"), name="generated")
@@ -65,7 +65,7 @@ def import_(folder: Path) -> None:
 def apply(folder: Path) -> None:
     from datacomp_core.caption_policy import CaptionPolicy
     from datacomp_core.caption_sets import set_in
-    from datacomp_core.captions.choose import PolicyInputs, choose_folder
+    from datacomp_core.captions.choose_captions import PolicyInputs, choose_folder
     from datacomp_core.pool_source import PoolSource
     from datacomp_core.store import Folder
 
@@ -75,8 +75,8 @@ def apply(folder: Path) -> None:
 
 
 def _told(work: Callable[[Path], None], folder: Path, found: Any) -> None:
-    import datacomp_core.captions.choose
-    import datacomp_core.captions.import_  # noqa: F401 # what is loaded anyway is no cost of the rows
+    import datacomp_core.captions.choose_captions
+    import datacomp_core.captions.import_captions  # noqa: F401 # what is loaded anyway is no cost of the rows
 
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     work(folder)

@@ -66,7 +66,7 @@ import sys
 from pathlib import Path
 import polars as pl
 from datacomp_core.artifacts import Pool
-from datacomp_core.pool.images import ImageSpec, download_images
+from datacomp_core.pool.download_images import ImageSpec, download_images
 from datacomp_core.store import Store
 if __name__ == "__main__":
     folder = Path(sys.argv[2])

@@ -105,7 +105,7 @@ def plain(folder: Path, given: argparse.Namespace) -> Iterator[int]:
 
 
 def floor(jpegs: list[bytes], decoding: str, *, decode_only: bool = False) -> Callable[[], Iterator[int]]:
-    from datacomp_core.pictures import opened, rgb
+    from datacomp_core.pictures import open_picture, rgb
     from datacomp_core.training.samples import CROP_NUMBERS, augmented
 
     numbers = np.random.default_rng(0).random(CROP_NUMBERS)
@@ -113,7 +113,7 @@ def floor(jpegs: list[bytes], decoding: str, *, decode_only: bool = False) -> Ca
     def run() -> Iterator[int]:
         while True:
             for data in jpegs:
-                image = rgb(data) if decoding == "fast" or decode_only else opened(data)
+                image = rgb(data) if decoding == "fast" or decode_only else open_picture(data)
                 if not decode_only:
                     augmented(image, numbers, (SIDE, SIDE))
                 yield 1

@@ -113,7 +113,7 @@ def takedown(work: Path) -> None:
 
 def as_downloaded(work: Path) -> None:
     """Statistics beside the adopted tars as a download of ours has them: a takedown takes such a folder for one."""
-    from datacomp_core.pool.fetch import account_stats, stats_name
+    from datacomp_core.pool.download_shard import account_stats, stats_name
 
     adopt(work)
     for file in sorted((work / "tars/ledger").iterdir()):

@@ -22,12 +22,12 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from datacomp_core.clip_configs import refused
+from datacomp_core.clip_configs import refused_name
 from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, SpecError, in_short, unknown
 from datacomp_core.pictures import Decoding, resized
+from datacomp_core.pretrained_weights import pretrained
 from datacomp_core.tokens import cached
-from datacomp_core.weights import pretrained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -358,7 +358,7 @@ def _told(name: str) -> Generator[None]:
     try:
         yield
     except Exception as problem:  # from open_clip, timm, transformers and torch: a dozen exception types
-        told = refused(problem) or in_short(problem)
+        told = refused_name(problem) or in_short(problem)
         if isinstance(problem, AssertionError) and not problem.args:  # only the failed condition is known
             told = f"its configuration fails the check `{traceback.extract_tb(problem.__traceback__)[-1].line}`"
         raise DataError(f"The model {name.removeprefix(LOCAL)} cannot be built: {told}") from problem

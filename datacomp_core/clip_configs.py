@@ -65,7 +65,7 @@ def _beside(model: Any, folder: Path) -> Any:
     return {**model, "text_cfg": {**text, **there}}
 
 
-def refused(problem: BaseException) -> str:
+def refused_name(problem: BaseException) -> str:
     """Which name of a configuration open_clip does not take, with the nearest that it does; empty for any other error."""
     found = UNEXPECTED.search(str(problem)) if isinstance(problem, TypeError) else None
     if found is None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from datacomp_core import clip, clip_hub
 from datacomp_core.clip_sources import ON_HUB, FileModel, ModelSource, configured
 from datacomp_core.errors import DataError
+from datacomp_core.pretrained_weights import weights as released
 from datacomp_core.store.folder import hash_file
-from datacomp_core.weights import weights as released
 
 PIN = 16
 

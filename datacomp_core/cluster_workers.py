@@ -11,8 +11,8 @@ from datacomp_core import engines
 from datacomp_core.clip import Clip
 from datacomp_core.clip_sources import FileModel, ModelSource
 from datacomp_core.device import checked, default_device, has_cuda
+from datacomp_core.driver_files import Exchange, Reachable
 from datacomp_core.errors import SpecError
-from datacomp_core.exchange import Exchange, Reachable
 from datacomp_core.machine_cache import CachedFile
 from datacomp_core.parallel import prepared_map
 from datacomp_core.settings import settings

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
-from datacomp_core import hub, pins
+from datacomp_core import file_access, hub
 from datacomp_core.errors import DatacompError, DataError, SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store.fingerprint import without_query
@@ -38,7 +38,7 @@ def pinned(name: str, suffixes: Sequence[str], what: str) -> str:
         return name
     if not name.strip():
         raise SpecError(f"The place of {what} is empty: give a file, a folder or a url.")
-    pins.require_allowed(name)
+    file_access.require_allowed(name)
     try:
         if name.startswith("hf://"):
             return _of_hub(name, suffixes, what)

@@ -19,7 +19,7 @@ R = TypeVar("R")
 WAKE_SECONDS = 0.5
 
 
-def until(event: threading.Event) -> None:
+def wait_for_event(event: threading.Event) -> None:
     """Wait until the event is set."""
     while not event.wait(WAKE_SECONDS):
         pass

@@ -202,7 +202,7 @@ def by_uid(pool: Iterable[tuple[str, uid.Uids]], table: Iterable[tuple[uid.Uids,
     return join, join.run()
 
 
-def translated(
+def translate_uids(
     pieces: Iterable[tuple[uid.Uids, Values]],
     index: Iterable[tuple[uid.Uids, uid.Uids]],
     local: Path,

@@ -34,7 +34,7 @@ def pillow_image(data: bytes | IO[bytes]) -> Image.Image:
         raise UnidentifiedImageError(f"not a picture of a known format ({', '.join(FORMATS)})") from None
 
 
-def opened(data: bytes) -> Image.Image:
+def open_picture(data: bytes) -> Image.Image:
     """What `pillow_image` gives, with an ordinary JPEG's pixels decoded already: the same pixels, modes and errors.
 
     A JPEG that libjpeg-turbo warns about is left to Pillow, which knows what to forgive.

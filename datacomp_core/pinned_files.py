@@ -8,9 +8,9 @@ import hashlib
 from collections.abc import Collection
 from pathlib import Path
 
+from datacomp_core.driver_files import brought
 from datacomp_core.errors import DataError, SpecError, unknown
-from datacomp_core.exchange import brought
-from datacomp_core.pins import require_allowed
+from datacomp_core.file_access import require_allowed
 from datacomp_core.store import Folder
 
 DIGITS = 12

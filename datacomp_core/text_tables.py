@@ -31,7 +31,7 @@ UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
 """What reading a file raises that is cut off, damaged, or not packed as its name says."""
 
 
-def opened(file: Path) -> IO[bytes]:
+def open_unpacked(file: Path) -> IO[bytes]:
     """The bytes of a file, unpacked if its name ends in .gz, .bz2 or .xz."""
     unpack = PACKED.get(file.suffix.lower())
     return unpack(file) if unpack else file.open("rb")
@@ -39,7 +39,7 @@ def opened(file: Path) -> IO[bytes]:
 
 def first_line(file: Path) -> str:
     """The first line, without its end and a byte order mark. DataError if it is not text."""
-    with opened(file) as data:
+    with open_unpacked(file) as data:
         line = data.readline(MAX_HEADER)
     _require_no_utf16(line, file)
     try:
@@ -78,7 +78,7 @@ def tables(file: Path, names: Sequence[str], *, header: bool) -> Iterator[pl.Dat
     parse = pc.ParseOptions(delimiter=separator, newlines_in_values=True)
     convert = pc.ConvertOptions(column_types=dict.fromkeys(names, pa.binary()), check_utf8=False)
     try:
-        with opened(file) as data:
+        with open_unpacked(file) as data:
             for batch in pc.open_csv(data, read, parse, convert):
                 found: Any = pl.from_arrow(batch)
                 frame = found.select(_as_text(column) for column in found)
@@ -119,7 +119,7 @@ def _is_like_a_row(fields: Sequence[str], width: int) -> bool:
 
 def line_blocks(file: Path, size: int) -> Iterator[bytes]:
     """A file of text, packed or not, in pieces of whole lines."""
-    with opened(file) as data:
+    with open_unpacked(file) as data:
         left = b""
         while block := data.read(size):
             _require_no_utf16(block[:2], file)

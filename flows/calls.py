@@ -97,7 +97,7 @@ def options(run_name: str) -> FlowOptions:
         "persist_result": False,
         "on_running": [_began],
         "on_completion": [_ended],
-        "on_failure": [_ended, naming.refused(run_name)],
+        "on_failure": [_ended, naming.name_refused_runs(run_name)],
         "on_cancellation": [_ended, _stopped],
         "on_crashed": [_ended, _stopped],
     }
@@ -113,7 +113,7 @@ def cancel_running() -> None:
 def _wait(future: PrefectFuture[Any]) -> None:
     over = threading.Event()
     future.add_done_callback(lambda _: over.set())
-    interruptible_wait.until(over)
+    interruptible_wait.wait_for_event(over)
     future.wait()
 
 

@@ -13,8 +13,8 @@ from datacomp_core.leaderboard.entries.provenance import of_kind, walk
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HUBS, HubPoolSpec
+from datacomp_core.pool.download_images import download_images
 from datacomp_core.pool.image_folder import FolderPoolSpec
-from datacomp_core.pool.images import download_images
 from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.settings import settings
 from flows.calls import Call

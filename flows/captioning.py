@@ -8,7 +8,7 @@ from prefect import flow
 from pydantic import Field
 
 from datacomp_core.artifacts import Captions, Spec
-from datacomp_core.captions.import_ import CaptionImportSpec
+from datacomp_core.captions.import_captions import CaptionImportSpec
 from datacomp_core.captions.template import TemplateSpec
 from datacomp_core.captions.translate import TranslateSpec
 from datacomp_core.embedding.generate import GenerateSpec

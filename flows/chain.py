@@ -17,7 +17,7 @@ from datacomp_core.store import PlannedStep, Store
 from datacomp_core.store.fingerprint import fingerprint
 from flows.calls import Call
 from flows.candidates import Candidates, candidates
-from flows.filter_inputs import beside, embedded, named_captions
+from flows.filter_inputs import embedded, extra_inputs, named_captions
 from flows.parameters import Curation, ExperimentSpec, Preparation, Scoring
 from tasks import captions as captioning
 from tasks import curate as curating
@@ -53,7 +53,7 @@ def curate(call: Call, spec: Curation, preparation: Preparation, found: Candidat
 def select(call: Call, spec: Curation, preparation: Preparation, found: Candidates) -> tuple[Subset, Captioned | None]:
     """A subset by one recipe, and the captions of the experiment's policy. Only a recipe that reads scores waits for them."""
     call = each_once(call)
-    read, texts = beside(call, spec.subset, preparation, found, spec.captions)
+    read, texts = extra_inputs(call, spec.subset, preparation, found, spec.captions)
     if not spec.subset.captions():
         return call(curating.select_subset, spec.subset, found.pool, read), texts
     named = named_captions(call, spec.subset, preparation, found, spec.captions)

@@ -11,7 +11,7 @@ from datacomp_core.artifacts import Captioned, Embeddings, Pool, Scores, ShardSe
 from datacomp_core.errors import SpecError
 from datacomp_core.store import PlannedStep
 from flows.candidates import candidates
-from flows.filter_inputs import beside, named_captions
+from flows.filter_inputs import extra_inputs, named_captions
 from flows.parameters import ExperimentSpec
 from tasks import curate as curating
 from tasks import pool as pooling
@@ -40,7 +40,7 @@ def filter_inputs(spec: ExperimentSpec) -> FilterInputs:
     images: Any = found.shards
     if isinstance(found.pool, PlannedStep):
         raise SpecError(f"The pool of {spec.scale} is not in the store yet: run `datacomp pool --scale {spec.scale}` first.")
-    read, texts = beside(_built_or_quick, curation.subset, preparation, found, curation.captions)
+    read, texts = extra_inputs(_built_or_quick, curation.subset, preparation, found, curation.captions)
     several: tuple[Any, ...] = read if isinstance(read, tuple) else (read,) if read is not None else ()
     named = named_captions(_built_or_quick, curation.subset, preparation, found, curation.captions)
     for one in (*several, *(one for some in named for one in some)):

@@ -131,7 +131,7 @@ def _scorers_of(call: Call, preparation: Preparation, embed: CaptionEmbedSpec) -
     return tuple(one for encoder, one in zip(named, own, strict=False) if encoder in embed.encoders)
 
 
-def beside(
+def extra_inputs(
     call: Call, spec: SubsetSpec, preparation: Preparation, found: Candidates, plan: CaptionPlan = OWN_CAPTIONS
 ) -> tuple[Beside, Captioned | None]:
     """Return what a filter reads besides the metadata (embeddings, one column per computed score, captions), and these

@@ -62,7 +62,7 @@ def _recipe(spec: Any, given: str) -> str:
         return "own filter"
 
 
-def refused(pattern: str) -> FlowStateHook[..., Any]:
+def name_refused_runs(pattern: str) -> FlowStateHook[..., Any]:
     """Hook for failed runs: a run with rejected parameters gets the name of its request and a one-sentence message."""
 
     def name_refused_run(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:

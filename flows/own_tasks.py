@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from datacomp_core.artifacts import OWN_SUITE, Spec
 from datacomp_core.errors import SpecError
 from datacomp_core.evaluation.catalog import suite
-from datacomp_core.evaluation.custom import TaskRow, beside, rows_of
+from datacomp_core.evaluation.custom import TaskRow, rows_of, tasks_of_rows
 from datacomp_core.evaluation.evaluate import EvalSpec
 from datacomp_core.evaluation.own_sets import OwnSet, OwnSetsSpec, are_of, pinned, root_of
 
@@ -42,7 +42,7 @@ class OwnTasks(Spec):
 
     def require_beside(self, name: str) -> None:
         """SpecError if a key is one of the suite's, or is there twice."""
-        beside(suite(name), self.tasks)
+        tasks_of_rows(suite(name), self.tasks)
 
     def evalsets(self) -> OwnSetsSpec:
         return OwnSetsSpec(sets=self.sets)

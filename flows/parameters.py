@@ -16,12 +16,12 @@ from datacomp_core.evaluation.download import DownloadSpec
 from datacomp_core.evaluation.evaluate import EvalSpec
 from datacomp_core.filters import WholeFilter
 from datacomp_core.input_classes import Said
-from datacomp_core.leaderboard.entries.enter import MADE_FROM, EntrySpec
+from datacomp_core.leaderboard.entries.make_entry import MADE_FROM, EntrySpec
 from datacomp_core.pool.adopt import AdoptedPoolSpec
 from datacomp_core.pool.byod import ByodPoolSpec
 from datacomp_core.pool.commonpool import HubPoolSpec
+from datacomp_core.pool.download_images import ImageSpec, images_of
 from datacomp_core.pool.image_folder import FolderPoolSpec
-from datacomp_core.pool.images import ImageSpec, images_of
 from datacomp_core.pool.safe_http import networks
 from datacomp_core.pool.tiny import TinyEvalSpec, TinyPoolSpec, TrustedSpec
 from datacomp_core.recipes.base import Recipe

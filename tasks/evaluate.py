@@ -8,7 +8,7 @@ from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, EvalSets
 from datacomp_core.evaluation import download as downloading
 from datacomp_core.evaluation import evaluate as evaluation
 from datacomp_core.evaluation import own_sets
-from datacomp_core.leaderboard.entries import enter as entering
+from datacomp_core.leaderboard.entries import make_entry as entering
 from datacomp_core.settings import settings
 from tasks import policies
 from tasks.running import run, runs

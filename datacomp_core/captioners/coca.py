@@ -10,7 +10,7 @@ from datacomp_core.captioners.base import WriterSpec
 from datacomp_core.checkpoints import require_finite
 from datacomp_core.device import checked
 from datacomp_core.errors import SpecError, in_short
-from datacomp_core.weights import weights
+from datacomp_core.pretrained_weights import weights
 
 START, END = 49406, 49407
 

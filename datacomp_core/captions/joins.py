@@ -132,7 +132,7 @@ def _matched(rows: pl.DataFrame, pool: npt.NDArray[np.void]) -> tuple[pl.DataFra
     return found, int(found["order"].n_unique())
 
 
-def translated(
+def translate_uids(
     table: Iterable[tuple[uid.Uids, pl.DataFrame]],
     index: Iterable[tuple[uid.Uids, uid.Uids]],
     local: Path,

@@ -23,10 +23,10 @@ from datacomp_core.artifacts import Captions, Checkpoint, Embeddings, Pool
 from datacomp_core.clip_sources import ModelSource
 from datacomp_core.cluster_workers import sent
 from datacomp_core.device_map import device_map
+from datacomp_core.driver_files import exchange
 from datacomp_core.embedding.embed import local_models
 from datacomp_core.embedding.spec import EmbedSpec, Encoder
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.exchange import exchange
 from datacomp_core.parts import FEATURES, METADATA
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NO_PROGRESS, Progress

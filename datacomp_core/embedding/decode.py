@@ -16,7 +16,7 @@ import polars as pl
 
 from datacomp_core.clip import PixelArray, Pixels
 from datacomp_core.members import USUAL, picture_in
-from datacomp_core.pictures import Decoding, opened
+from datacomp_core.pictures import Decoding, open_picture
 from datacomp_core.shards import read_members
 from datacomp_core.shared_pixels import Slot
 from datacomp_core.store.folder import Folder
@@ -109,7 +109,7 @@ def _into(targets: list[PixelArray], members: dict[str, bytes], batch: RowBatch)
     if not USUAL.picture_of(members):
         return "no_image_member"
     try:
-        with opened(data) as image:
+        with open_picture(data) as image:
             rows = np.asarray(image) if batch.decoding == "fast" and image.mode == "RGB" else None
             for target, transform in zip(targets, batch.pixels, strict=True):
                 target[:] = transform(image) if rows is None else transform.fast(rows)

@@ -19,10 +19,10 @@ import polars as pl
 
 from datacomp_core import errors
 from datacomp_core.cluster_workers import ClusterWorkers, decoders, sent
+from datacomp_core.driver_files import exchange
 from datacomp_core.embedding.assemble import Chunk, PartAssembler, Span, keep, kept_name
 from datacomp_core.embedding.encode import EncodeWork, Encoding, encode
 from datacomp_core.errors import DatacompError, LostProcessError
-from datacomp_core.exchange import exchange
 from datacomp_core.import_errors import imports_told
 from datacomp_core.parallel import SPAWN, die_with_parent, leave_interrupts, prepared_map
 from datacomp_core.progress import Progress

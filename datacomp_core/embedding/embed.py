@@ -30,8 +30,8 @@ from datacomp_core.parts import FEATURES, METADATA, SCORES, part_names, scan
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import INDEX
 from datacomp_core.store import Folder, Store, scratch, step
-from datacomp_core.store.claim import claim
 from datacomp_core.store.content import Marks, Trust, marks
+from datacomp_core.store.folder_request import bind_folder
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def embed_folder(
     stations = of_cluster(device)
     kind = devices_of(device)[0].partition(":")[0] if stations is None else stations.kind
     inputs = {"metadata": partial(_metadata_marks, folders[0], trust), "shards": partial(_shard_marks, folders[1], trust)}
-    claim(folders[2], request | {"device": kind}, inputs, results=(SCORES, FEATURES, TALLY, CHUNKS))
+    bind_folder(folders[2], request | {"device": kind}, inputs, results=(SCORES, FEATURES, TALLY, CHUNKS))
     with scratch() as local:
         return embed_rows(spec, models, *folders, local, workers=workers, device=device, progress=progress)
 

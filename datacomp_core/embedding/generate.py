@@ -26,7 +26,7 @@ from datacomp_core.embedding.locate import Located, count_rows, locate
 from datacomp_core.errors import DataError, SpecError, tally_of
 from datacomp_core.members import picture_in
 from datacomp_core.parts import METADATA, part_names, scan
-from datacomp_core.pictures import opened
+from datacomp_core.pictures import open_picture
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import read_members
 from datacomp_core.store import Folder, Store, scratch, step
@@ -166,7 +166,7 @@ def _pictures(
 
 def _decoded(data: bytes) -> Any:
     try:
-        with opened(data) as image:
+        with open_picture(data) as image:
             return image.convert("RGB")
     except Exception:  # Pillow's decoders raise a dozen kinds on bad bytes
         return None

@@ -12,8 +12,8 @@ from datacomp_core.artifacts import Spec
 from datacomp_core.clip_named import is_configuration, pinned_configuration
 from datacomp_core.clip_sources import ON_HUB
 from datacomp_core.errors import SpecError
+from datacomp_core.file_access import require_allowed
 from datacomp_core.pictures import Decoding
-from datacomp_core.pins import require_allowed
 from datacomp_core.store.folder import hash_file
 
 PIN = 16

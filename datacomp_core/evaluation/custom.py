@@ -138,7 +138,7 @@ def _told(problem: ValidationError, row: str) -> SpecError:
     return SpecError(f"{row}: {f'{field}: ' if field else ''}{first['msg']} (given: {first['input']!r}).")
 
 
-def beside(suite: Suite, rows: Iterable[TaskRow]) -> list[EvalTask]:
+def tasks_of_rows(suite: Suite, rows: Iterable[TaskRow]) -> list[EvalTask]:
     """The tasks of the rows. SpecError if a key is taken."""
     taken = {task.key for task in suite.tasks}
     found: list[EvalTask] = []

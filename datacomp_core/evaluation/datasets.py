@@ -21,7 +21,7 @@ from datacomp_core.arrays import read_npy
 from datacomp_core.clip import PixelArray, Pixels
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.members import PICTURES
-from datacomp_core.pictures import opened
+from datacomp_core.pictures import open_picture
 from datacomp_core.shards import index_shard, read_samples
 from datacomp_core.store.folder import Folder
 
@@ -204,7 +204,7 @@ def _decoded(members: dict[str, bytes], pixels: Pixels, digest: Any, colour: str
         raise DataError(f"there is no image (it has {', '.join(sorted(members)) or 'nothing'})")
     digest.update(len(data).to_bytes(8, "big") + data)
     try:
-        with opened(data) as image:
+        with open_picture(data) as image:
             return pixels(image.convert("RGB") if colour == "first" else image)
     except Exception as problem:  # Pillow's decoders raise a dozen kinds on bad bytes
         raise DataError(f"cannot decode the image ({type(problem).__name__}: {problem})") from problem

@@ -21,7 +21,7 @@ from datacomp_core.errors import DataError, IncompleteError, SpecError, unknown
 from datacomp_core.evaluation import hf_cache
 from datacomp_core.evaluation import report as reports
 from datacomp_core.evaluation.catalog import SUITES, EvalTask, suite
-from datacomp_core.evaluation.custom import TaskRow, beside
+from datacomp_core.evaluation.custom import TaskRow, tasks_of_rows
 from datacomp_core.evaluation.model import Compile, EvalModel, Exactness, Mode
 from datacomp_core.evaluation.report import Report, TaskResult
 from datacomp_core.evaluation.run import Expected, ResultIdentity, run
@@ -89,7 +89,7 @@ class EvalSpec(Spec):
 
     def own(self) -> list[EvalTask]:
         """The user's own tasks."""
-        return beside(suite(self.suite), self.extra_tasks)
+        return tasks_of_rows(suite(self.suite), self.extra_tasks)
 
 
 class FailedTasksError(IncompleteError):

@@ -17,7 +17,7 @@ import polars as pl
 from datacomp_core import shards
 from datacomp_core.errors import DataError
 from datacomp_core.explore.explore_source import Shards
-from datacomp_core.explore.sample import mapped
+from datacomp_core.explore.sample import map_arrow_file
 from datacomp_core.members import picture_in
 from datacomp_core.pictures import pillow_image
 from datacomp_core.store.local import replacing
@@ -54,7 +54,7 @@ class Pictures:
             table = pl.concat(tables, how="diagonal") if tables else pl.DataFrame(schema=shards.INDEX_SCHEMA)
             with replacing(file) as temporary:
                 table.unique("uid", keep="first", maintain_order=True).write_ipc(temporary)
-        self._table = mapped(file)
+        self._table = map_arrow_file(file)
         self._places = {name: place for place, name in enumerate(self._table["uid"].to_list())}
 
     def _found(self, uids: pl.Series) -> Iterator[pl.DataFrame]:

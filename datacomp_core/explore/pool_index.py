@@ -66,7 +66,7 @@ def build(
 ) -> PoolIndex:
     """The index of the array `key` over all parts in `folder`; `sampled` features train its lists."""
     if is_built(folder):
-        return opened(folder)
+        return open_index(folder)
     import faiss
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,10 +91,10 @@ def build(
         temporary.write_text(json.dumps(told), encoding="utf-8")
     for name in names:
         (folder / f"{name}.index").unlink()
-    return opened(folder)
+    return open_index(folder)
 
 
-def opened(folder: Path) -> PoolIndex:
+def open_index(folder: Path) -> PoolIndex:
     """An index that was built before, its lists mapped from disk."""
     import faiss
 

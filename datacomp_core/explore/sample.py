@@ -56,7 +56,7 @@ class PoolSample:
     @cached_property
     def rows(self) -> pl.DataFrame:
         """Mapped from disk: `part` (its number), `row` (in the part), the columns of the pool and DERIVED."""
-        return mapped(self.folder / ROWS)
+        return map_arrow_file(self.folder / ROWS)
 
     def vectors(self, key: str) -> Half:
         """Features (num_rows, d) of one array of the npz files, mapped from disk; NaN where a row has none."""
@@ -71,7 +71,7 @@ class PoolSample:
 def draw(source: PoolSource, num_rows: int, folder: Path, *, workers: int = 1, progress: Progress = NO_PROGRESS) -> PoolSample:
     """The sample of about `num_rows` rows in `folder`, drawn if it is not there. DataError if the pool has no rows."""
     if (folder / DONE).exists():
-        return opened(folder)
+        return open_sample(folder)
     names = source.parts()
     counts = {name: source.num_rows(name) for name in names}
     num_pool = sum(counts.values())
@@ -87,15 +87,15 @@ def draw(source: PoolSource, num_rows: int, folder: Path, *, workers: int = 1, p
     for _ in process_map(work, todo, workers=min(workers, max(1, num_pool // 200_000))):
         progress.advance()
     _gathered(folder, names, keys)
-    made = mapped(folder / ROWS).height
+    made = map_arrow_file(folder / ROWS).height
     told = {"num_pool": num_pool, "num_rows": made, "last": last, "parts": names, "features": keys}
     with replacing(folder / DONE) as temporary:
         temporary.write_text(json.dumps(told), encoding="utf-8")
     shutil.rmtree(folder / PARTS)
-    return opened(folder)
+    return open_sample(folder)
 
 
-def mapped(file: Path) -> pl.DataFrame:
+def map_arrow_file(file: Path) -> pl.DataFrame:
     """An arrow file, mapped from disk where its types allow."""
     import pyarrow as pa
 
@@ -105,7 +105,7 @@ def mapped(file: Path) -> pl.DataFrame:
     return made
 
 
-def opened(folder: Path) -> PoolSample:
+def open_sample(folder: Path) -> PoolSample:
     """Open a sample that was drawn earlier."""
     told = json.loads((folder / DONE).read_text(encoding="utf-8"))
     return PoolSample(folder, told["num_pool"], told["num_rows"], told["last"], tuple(told["parts"]), tuple(told["features"]))
@@ -176,7 +176,9 @@ def with_derived(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _gathered(folder: Path, names: Sequence[str], keys: Sequence[str]) -> None:
     """The files of all parts as one file each: rows in the order of the parts."""
-    tables = [mapped(folder / PARTS / f"{name}.arrow").with_columns(part=pl.lit(n, pl.UInt32)) for n, name in enumerate(names)]
+    tables = [
+        map_arrow_file(folder / PARTS / f"{name}.arrow").with_columns(part=pl.lit(n, pl.UInt32)) for n, name in enumerate(names)
+    ]
     with replacing(folder / ROWS) as temporary:
         pl.concat(tables, how="diagonal_relaxed").write_ipc(temporary, compression="uncompressed")
     heights = [table.height for table in tables]

@@ -19,8 +19,8 @@ import polars as pl
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic_core import core_schema
 
+from datacomp_core.driver_files import Exchange
 from datacomp_core.errors import SpecError
-from datacomp_core.exchange import Exchange
 from datacomp_core.kinds import Kinded, OfRegistry, parsed, registers, written
 from datacomp_core.registry import FILTERS
 from datacomp_core.registry import SCORES as COMPUTED

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from datacomp_core.exchange import Exchange
+from datacomp_core.driver_files import Exchange
 from datacomp_core.filters.base import AnyFilter, Filter, GlobalFilter, GlobalView
 
 

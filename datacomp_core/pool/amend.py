@@ -12,7 +12,7 @@ from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.parallel import concurrently
 from datacomp_core.pool import ledger
-from datacomp_core.pool.fetch import account_stats, stats_name
+from datacomp_core.pool.download_shard import account_stats, stats_name
 from datacomp_core.pool.shard_statistics import ShardStatistics
 from datacomp_core.pool.stats import ledger_names, read_ledger
 from datacomp_core.pool.unique_uids import UidRanges, num_buckets

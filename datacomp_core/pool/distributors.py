@@ -21,7 +21,7 @@ from datacomp_core.engine_ray import start_ray
 from datacomp_core.errors import DatacompError, MissingLibraryError, SpecError
 from datacomp_core.import_errors import imports_told
 from datacomp_core.parallel import die_with_parent
-from datacomp_core.pool.fetch import Fetched, ShardPlan, Worker, fetch_shard, set_up, stats_name
+from datacomp_core.pool.download_shard import Fetched, ShardPlan, Worker, fetch_shard, set_up, stats_name
 from datacomp_core.shards import shard_name
 from datacomp_core.store import Folder
 

@@ -75,17 +75,17 @@ def from_files(source: Folder, files: Sequence[str], texts: set[str]) -> tuple[p
     rows: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
     for name in files:
-        if beside(name) not in texts:
+        if caption_file_of(name) not in texts:
             counts["without_caption"] += 1
             continue
         try:
-            rows.append((name, source.read(beside(name)).decode("utf-8-sig").strip()))
+            rows.append((name, source.read(caption_file_of(name)).decode("utf-8-sig").strip()))
         except UnicodeDecodeError:
             counts["not_utf8_text"] += 1
     return pl.DataFrame(rows, schema={FILE: pl.String, TEXT: pl.String}, orient="row"), counts
 
 
-def beside(name: str) -> str:
+def caption_file_of(name: str) -> str:
     """Return the text file of an image."""
     return name.rpartition(".")[0] + SIDE
 

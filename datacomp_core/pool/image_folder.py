@@ -23,7 +23,7 @@ from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
 from datacomp_core.pictures import picture_size, pillow_image
 from datacomp_core.pool import folder_captions as captions
 from datacomp_core.pool import ledger, sources
-from datacomp_core.pool.fetch import account_stats, stats_name
+from datacomp_core.pool.download_shard import account_stats, stats_name
 from datacomp_core.pool.odd_pictures import DEEP, TURNED, corrected, oddities
 from datacomp_core.pool.tables import TableFormat
 from datacomp_core.pool.unique_uids import num_unique
@@ -167,7 +167,7 @@ def import_folder(
     sources.keep(out, *_marked(spec, _hashed(spec, out / METADATA, listed)))
     used = [
         *found,
-        *(captions.beside(name) for name in found if _uses_texts(spec, found, texts)),
+        *(captions.caption_file_of(name) for name in found if _uses_texts(spec, found, texts)),
         spec.captions,
         spec.class_names,
     ]
@@ -177,7 +177,9 @@ def import_folder(
 
 def _uses_texts(spec: FolderPoolSpec, found: list[str], texts: set[str]) -> bool:
     """Return whether the captions are text files next to the images."""
-    return not (spec.captions or spec.templates or spec.class_names) and any(captions.beside(name) in texts for name in found)
+    return not (spec.captions or spec.templates or spec.class_names) and any(
+        captions.caption_file_of(name) in texts for name in found
+    )
 
 
 def _captioned(spec: FolderPoolSpec, folder: Folder, found: list[str], texts: set[str]) -> tuple[pl.DataFrame, Counter[str]]:

@@ -19,8 +19,8 @@ from datacomp_core.pool import amend, error_pictures, ledger, removal
 from datacomp_core.pool.adopted_shard import TableColumns, read_table
 from datacomp_core.pool.amend import RETRY
 from datacomp_core.pool.distributors import Distributor
-from datacomp_core.pool.fetch import NetworkAccess, ShardPlan, account_stats, stats_name
-from datacomp_core.pool.images import fetch_plans, plan_shards
+from datacomp_core.pool.download_images import fetch_plans, plan_shards
+from datacomp_core.pool.download_shard import NetworkAccess, ShardPlan, account_stats, stats_name
 from datacomp_core.pool.safe_http import networks
 from datacomp_core.pool.spec import ImageSpec
 from datacomp_core.pool.stats import ledger_names, read_ledger

@@ -10,7 +10,7 @@ import polars as pl
 
 from datacomp_core.errors import DatacompError
 from datacomp_core.pool import removal
-from datacomp_core.pool.fetch import stats_name
+from datacomp_core.pool.download_shard import stats_name
 from datacomp_core.pool.stats import read_ledger
 from datacomp_core.pool.takedown_requests import BEFORE, KNOWN, NOW, TakedownRequests
 from datacomp_core.shards import INDEX, LEDGER, TAKEN_DOWN, index_shard, stored_index

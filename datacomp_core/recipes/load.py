@@ -112,7 +112,7 @@ def _checked(content: dict[str, Any], what: str) -> Recipe:
     try:
         return Recipe.model_validate(resolved(content))
     except ValidationError as problem:
-        raise told(problem, what) from problem
+        raise spec_error(problem, what) from problem
     except RecursionError:
         raise SpecError(f"{what} nests its filters too deeply.") from None
 
@@ -153,7 +153,7 @@ def _first_line(model: type[BaseModel]) -> str:
     return (model.__doc__ or "").strip().partition("\n")[0]
 
 
-def told(problem: ValidationError, what: str) -> SpecError:
+def spec_error(problem: ValidationError, what: str) -> SpecError:
     """The first thing that is wrong with a recipe, as one sentence that names the known words."""
     first = problem.errors()[0]
     where, context = [str(part) for part in first["loc"]], first.get("ctx", {})

@@ -19,8 +19,8 @@ import numpy as np
 from datacomp_core import parts, uid
 from datacomp_core.artifacts import Captioned
 from datacomp_core.caption_sets import DRAWS, RAW, json_keys
+from datacomp_core.driver_files import Reachable, exchange, reachable
 from datacomp_core.errors import DataError
-from datacomp_core.exchange import Reachable, exchange, reachable
 from datacomp_core.machine_cache import CachedFile
 from datacomp_core.members import CAPTION, json_object
 from datacomp_core.ordered_results import results_in_order

@@ -22,8 +22,8 @@ from pydantic import Field
 
 from datacomp_core import parts, uid
 from datacomp_core.artifacts import Spec
+from datacomp_core.driver_files import Reachable, exchange, reachable
 from datacomp_core.errors import DataError
-from datacomp_core.exchange import Reachable, exchange, reachable
 from datacomp_core.machine_cache import CachedFile
 from datacomp_core.members import USUAL
 from datacomp_core.parallel import prepared_map

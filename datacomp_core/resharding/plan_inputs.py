@@ -16,8 +16,8 @@ import numpy as np
 
 from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet
+from datacomp_core.driver_files import Exchange, Reachable, exchange, reachable
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.exchange import Exchange, Reachable, exchange, reachable
 from datacomp_core.ordered_results import in_turn
 from datacomp_core.parallel import prepared_map
 from datacomp_core.progress import Progress

@@ -18,8 +18,8 @@ import numpy as np
 import polars as pl
 
 from datacomp_core import uid
+from datacomp_core.driver_files import Reachable
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.exchange import Reachable
 from datacomp_core.machine_cache import CachedFile
 from datacomp_core.resharding.plan import ROW, Positions, Rows, locate
 from datacomp_core.shards import INDEX, INDEX_SCHEMA, LEDGER, MEMBERS, TAKEN_DOWN, index_shard, read_index, stored_index, tars_in

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.artifacts import Spec
-from datacomp_core.exchange import Exchange
+from datacomp_core.driver_files import Exchange
 from datacomp_core.kinds import CODE, Kinded, OfRegistry, registers, written
 from datacomp_core.parallel import process_map
 from datacomp_core.pool_source import PoolSource

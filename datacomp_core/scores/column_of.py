@@ -64,7 +64,7 @@ class ColumnOf(Score):
         placed, dropped = context.kept / JOINED, JoinCounts()
         with scratch() as local:
             if self.key == "key":
-                pieces = joining.translated(pieces, _index(context.source), local, rows, 1, dropped, size)
+                pieces = joining.translate_uids(pieces, _index(context.source), local, rows, 1, dropped, size)
             table, advice = short_place(self.file), "choose `repeated: first` or `repeated: mean`"
             made = Join(local / "join", names, 1, rows, self.repeated, table, advice, size)
             join, counts = joining.by_uid(self._pool(context), pieces, made)

@@ -16,8 +16,8 @@ import polars as pl
 
 from datacomp_core import engines
 from datacomp_core.artifacts import Captioned, Checkpoint, Embeddings, Pool, Scores, ShardSet
+from datacomp_core.driver_files import Exchange, bring_files, exchange
 from datacomp_core.errors import DataError
-from datacomp_core.exchange import Exchange, bring_files, exchange
 from datacomp_core.parallel import concurrently
 from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.pool_source import PoolSource

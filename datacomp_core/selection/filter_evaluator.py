@@ -15,8 +15,8 @@ import numpy.typing as npt
 import polars as pl
 
 from datacomp_core.columns import numbers
+from datacomp_core.driver_files import Exchange
 from datacomp_core.errors import DataError
-from datacomp_core.exchange import Exchange
 from datacomp_core.filters.algebra import AllOf, AnyOf, NotOf
 from datacomp_core.filters.base import (
     BatchFilter,

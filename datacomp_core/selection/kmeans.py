@@ -19,8 +19,8 @@ from pydantic import Field
 
 from datacomp_core.artifacts import Spec
 from datacomp_core.device import default_device
+from datacomp_core.driver_files import Exchange, exchange
 from datacomp_core.errors import DataError
-from datacomp_core.exchange import Exchange, exchange
 from datacomp_core.filters.characters import Characters
 from datacomp_core.filters.language import Language
 from datacomp_core.filters.tokens import Tokens

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import polars as pl
 
-from datacomp_core.exchange import Exchange
+from datacomp_core.driver_files import Exchange
 from datacomp_core.filters.base import FeatureFilter, GlobalFilter, LookupFilter, Mask, RankFilter
 from datacomp_core.machine_cache import CachedFolder
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import Progress
 from datacomp_core.selection.filter_evaluator import FilterEvaluator, FilterNode, ranks_survivors, source_at, walk
-from datacomp_core.selection.threshold_search import FEW, KeyWindow, ScoreCutoff, WindowCounts, find, look
+from datacomp_core.selection.threshold_search import FEW, KeyWindow, ScoreCutoff, WindowCounts, count_window, find
 from datacomp_core.selection.view import SurvivorView
 from datacomp_core.selection.worker_pool import WorkerPool
 from datacomp_core.store import Folder, scratch
@@ -162,12 +162,12 @@ def _look(scan: PartScan, window: KeyWindow, part: str) -> WindowCounts:
     asked = _ranks(scan.placed)
     if asked.among() == "pool":
         frame = scan.read_by_filter().read(part, asked.columns())
-        return look(FilterEvaluator(frame, {}).scores(asked), frame.height, window)
+        return count_window(FilterEvaluator(frame, {}).scores(asked), frame.height, window)
     judge, reached = scan.reached(part)
     source = scan.read_by_filter()
     if source is not scan.source:
         judge = FilterEvaluator(source.read(part, {"uid", *asked.columns()}), {})
-    return look(judge.scores(asked).filter(pl.Series(reached)), int(reached.sum()), window)
+    return count_window(judge.scores(asked).filter(pl.Series(reached)), int(reached.sum()), window)
 
 
 def _note_reached(scan: PartScan, view: SurvivorView, part: str) -> int:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from datacomp_core.external_files import place_of
 from datacomp_core.parallel import concurrently
 from datacomp_core.pool_source import PoolSource
-from datacomp_core.selection.part import SAMPLES, ExampleRow, FilterStep, PartReport
+from datacomp_core.selection.select_part import SAMPLES, ExampleRow, FilterStep, PartReport
 
 BINS = 60
 

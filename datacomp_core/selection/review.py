@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from datacomp_core.exchange import bring_files, exchange
+from datacomp_core.driver_files import bring_files, exchange
 from datacomp_core.filters.base import LookupFilter
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.recipes.base import Recipe
 from datacomp_core.sampling_key import HIGHEST
 from datacomp_core.selection.filter_evaluator import FilterNode, walk
-from datacomp_core.selection.part import PartJob, PartReport, words_of
 from datacomp_core.selection.pool_passes import find_cuts, prepared
 from datacomp_core.selection.report import Explanation
 from datacomp_core.selection.select import TABLES, check, judged_parts, readings, whole_tree
+from datacomp_core.selection.select_part import PartJob, PartReport, words_of
 from datacomp_core.selection.worker_pool import WorkerPool
 from datacomp_core.store import scratch
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datacomp_core.parallel import concurrently
-from datacomp_core.selection.part import found_name
+from datacomp_core.selection.select_part import found_name
 from datacomp_core.store import Folder
 
 

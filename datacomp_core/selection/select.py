@@ -15,8 +15,8 @@ import polars as pl
 
 from datacomp_core.artifacts import Captioned, Embeddings, Pool, Scores, Subset
 from datacomp_core.caption_sets import RAW
+from datacomp_core.driver_files import bring_files, exchange
 from datacomp_core.errors import DataError
-from datacomp_core.exchange import bring_files, exchange
 from datacomp_core.filters import AllOf, Filter, RankFilter
 from datacomp_core.filters.base import LookupFilter
 from datacomp_core.parallel import concurrently
@@ -29,10 +29,10 @@ from datacomp_core.registry import RECIPES
 from datacomp_core.selection.aligned import require_aligned
 from datacomp_core.selection.filter_evaluator import FilterNode, source_at, walk
 from datacomp_core.selection.lists import accounts, found_file, list_table, repeated
-from datacomp_core.selection.part import SAMPLES, PartJob, PartReport, judge_part
 from datacomp_core.selection.pool_passes import find_cuts, prepared
 from datacomp_core.selection.report import Explanation, ReportTally, edges_of, histogram, keeps_none, sample_table
 from datacomp_core.selection.run_files import RunFiles
+from datacomp_core.selection.select_part import SAMPLES, PartJob, PartReport, judge_part
 from datacomp_core.selection.subset_spec import SubsetSpec, columns_of_pool, named_captions, scores_of, whole_tree
 from datacomp_core.selection.threshold_search import ScoreCutoff
 from datacomp_core.selection.with_captions import HasCaption, captions_in, tell_outside_scores, with_captions

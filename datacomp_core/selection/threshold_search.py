@@ -76,7 +76,7 @@ def value_of(key: int, dtype: str) -> float | int:
     return float(np.array([bits], unsigned).view(floating)[0])
 
 
-def look(scores: pl.Series, num_rows: int, window: KeyWindow) -> WindowCounts:
+def count_window(scores: pl.Series, num_rows: int, window: KeyWindow) -> WindowCounts:
     """One part's share in a window; `num_rows` counts the rows without a score too."""
     keys, dtype = keys_of(scores)
     bits = BITS[dtype]

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from datacomp_core.driver_files import Exchange
 from datacomp_core.errors import DataError
-from datacomp_core.exchange import Exchange
 from datacomp_core.filters.base import Mask
 from datacomp_core.parallel import process_map
 from datacomp_core.pool_source import Block, PoolSource
-from datacomp_core.selection.threshold_search import KeyWindow, WindowCounts, find, look
+from datacomp_core.selection.threshold_search import KeyWindow, WindowCounts, count_window, find
 
 if TYPE_CHECKING:
     from datacomp_core.selection.worker_pool import WorkerPool
@@ -104,12 +104,12 @@ def _look(
     view: SurvivorView, columns: list[str], values: Callable[[pl.DataFrame], pl.Series], window: KeyWindow, part: str
 ) -> WindowCounts:
     frame = view.frame(part, columns)
-    return look(values(frame), frame.height, window)
+    return count_window(values(frame), frame.height, window)
 
 
 def _look_at(scores: Callable[[T], pl.Series], window: KeyWindow, item: T) -> WindowCounts:
     values = scores(item)
-    return look(values, len(values), window)
+    return count_window(values, len(values), window)
 
 
 def _pickles(function: object) -> bool:

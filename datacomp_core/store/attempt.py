@@ -47,7 +47,7 @@ def _nobody(name: str) -> bool:
     return False
 
 
-def claim(home: Folder, is_published: Callable[[str], bool] = _nobody) -> Attempt:
+def take_attempt(home: Folder, is_published: Callable[[str], bool] = _nobody) -> Attempt:
     """The folder of a dead try that `is_published` does not know, else a new one."""
     for name, turn in sorted(lease.turns(home).items()):
         if not name.startswith(PREFIX) or is_published(name):
@@ -76,7 +76,7 @@ def _sweep(folder: Folder) -> None:
         log.warning("unfinished files of a killed process in %s could not be removed: %s", folder, problem)
 
 
-def doom(home: Folder, name: str, silent_for: float = 0.0) -> int | None:
+def take_for_removal(home: Folder, name: str, silent_for: float = 0.0) -> int | None:
     """Take an attempt over in order to remove it, for good: nobody goes on in what may be half removed.
 
     The turn that was taken; None if somebody is at work in it, or was less than `silent_for` seconds ago.
@@ -125,7 +125,7 @@ def attempt(home: Folder, is_published: Callable[[str], bool] = _nobody) -> Gene
     Leaving the block in peace says that the folder was published or dropped, and ends the lease. After an error the folder
     and a dead lease stay behind, free to be taken over at once.
     """
-    mine = claim(home, is_published)
+    mine = take_attempt(home, is_published)
     try:
         with lease.renewed(home, mine.name, mine.turn) as held:
             mine.out.guard(held.require)

@@ -18,7 +18,7 @@ from datacomp_core.errors import StoreError
 from datacomp_core.store import failures
 from datacomp_core.store.bulk import Bulk, bulk_of, is_plain
 from datacomp_core.store.clients import filesystem
-from datacomp_core.store.failures import CutError, again, is_refused, is_transient, refuse_lost_bucket, twice, whole
+from datacomp_core.store.failures import CutError, is_refused, is_transient, refuse_lost_bucket, twice, whole, with_retries
 from datacomp_core.store.local import is_unfinished
 
 PART_BYTES = 8 << 20
@@ -46,7 +46,7 @@ class BucketFiles:
     # Reading ------------------------------------------------------------------------------------------------------
 
     def read(self, path: str) -> bytes:
-        return again(lambda: self._read(path))
+        return with_retries(lambda: self._read(path))
 
     def _read(self, path: str) -> bytes:
         bulk, (key,) = self._bulk(path)
@@ -84,7 +84,7 @@ class BucketFiles:
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """The bytes of each (path, start, end), asked for at once. An OSError if one of the files is shorter."""
-        return again(lambda: self._ranges([r[0] for r in ranges], [r[1] for r in ranges], [r[2] for r in ranges]))
+        return with_retries(lambda: self._ranges([r[0] for r in ranges], [r[1] for r in ranges], [r[2] for r in ranges]))
 
     def _ranges(self, paths: list[str], starts: list[int], ends: list[int]) -> list[bytes]:
         bulk, keys = self._bulk(*paths)
@@ -110,7 +110,7 @@ class BucketFiles:
 
     def file_size(self, path: str) -> int:
         """Bytes of a file. FileNotFoundError if there is no file."""
-        return again(lambda: twice(lambda: self._file_size(path)))
+        return with_retries(lambda: twice(lambda: self._file_size(path)))
 
     def size(self, path: str) -> int | None:
         info = self._info(path)
@@ -132,7 +132,7 @@ class BucketFiles:
                 refuse_lost_bucket(problem)
                 return None
 
-        return again(ask)
+        return with_retries(ask)
 
     def _file_size(self, path: str) -> int:
         info = self.fs.info(path)
@@ -161,7 +161,7 @@ class BucketFiles:
         then asks for `root` itself, answers that it is a folder.
         """
         for left in (2, 1, 0):
-            found = again(lambda: list(self._found(root)))
+            found = with_retries(lambda: list(self._found(root)))
             files = [info for info in found if info["type"] != "directory"]
             if files or not left or (left == 1 and not found):
                 return files
@@ -194,7 +194,7 @@ class BucketFiles:
         own = self.fs._strip_protocol(root)
         files: list[str] = []
         folders: list[str] = []
-        for info in again(ask) or again(ask):
+        for info in with_retries(ask) or with_retries(ask):
             name = info["name"].rstrip("/")
             if name != own:
                 (folders if info["type"] == "directory" else files).append(name.rsplit("/", 1)[-1])
@@ -203,7 +203,7 @@ class BucketFiles:
     # Writing ------------------------------------------------------------------------------------------------------
 
     def write(self, path: str, data: bytes) -> None:
-        again(lambda: self._write(path, data), is_write=True)
+        with_retries(lambda: self._write(path, data), is_write=True)
 
     def _write(self, path: str, data: bytes) -> None:
         bulk, (key,) = self._bulk(path) if len(data) <= PART_BYTES else (None, ("",))
@@ -215,7 +215,7 @@ class BucketFiles:
 
     def put(self, path: str, source: Path, size: int) -> None:
         parts = {"chunksize": max(PART_BYTES, -(-size // MOST_PARTS))} if self.is_s3 else {}
-        again(lambda: self.fs.put_file(str(source), path, **parts), is_write=True)
+        with_retries(lambda: self.fs.put_file(str(source), path, **parts), is_write=True)
         source.unlink()
 
     def create(self, path: str, data: bytes) -> bool:
@@ -251,7 +251,7 @@ class BucketFiles:
             doomed = [self.fs._strip_protocol(path)] if self.size(path) is not None else []
         for begin in range(0, len(doomed), DELETE_KEYS):
             some = doomed[begin : begin + DELETE_KEYS]
-            again(lambda some=some: self._delete(some), is_write=True)
+            with_retries(lambda some=some: self._delete(some), is_write=True)
         self.fs.invalidate_cache()
 
     def _delete(self, names: Sequence[str]) -> None:
@@ -294,7 +294,7 @@ class BucketFiles:
         bucket = self.fs._strip_protocol(url).split("/", 1)[0]
         for upload in uploads:
             asked = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-            again(partial(self.fs.call_s3, "abort_multipart_upload", **asked), is_write=True)
+            with_retries(partial(self.fs.call_s3, "abort_multipart_upload", **asked), is_write=True)
 
     def uploads(self, root: str) -> list[dict[str, Any]]:
         """Uploads in parts that were begun below `root` and neither completed nor aborted. None if the store has no such
@@ -305,7 +305,7 @@ class BucketFiles:
         found: list[dict[str, Any]] = []
         asked: dict[str, Any] = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
         while True:
-            page = again(partial(self.fs.call_s3, "list_multipart_uploads", **asked))
+            page = with_retries(partial(self.fs.call_s3, "list_multipart_uploads", **asked))
             found += page.get("Uploads", [])
             if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
                 return found

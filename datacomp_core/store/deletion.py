@@ -9,7 +9,7 @@ import time
 
 from datacomp_core.errors import StoreError
 from datacomp_core.store import listing
-from datacomp_core.store.attempt import PREFIX, doom, end_leases, is_at_work
+from datacomp_core.store.attempt import PREFIX, end_leases, is_at_work, take_for_removal
 from datacomp_core.store.folder import Folder
 from datacomp_core.store.lease import turns
 from datacomp_core.store.record import Record, manifests_of, record_name
@@ -27,7 +27,7 @@ def delete(store: Store, record: Record) -> bool:
         if not generations or generations[-1].to_json() != record.to_json():
             return False
         is_ours = not record.adopted_from and record.data.startswith(f"{record.address}/{PREFIX}")
-        turn = doom(home, record.data.rpartition("/")[2]) if is_ours else None
+        turn = take_for_removal(home, record.data.rpartition("/")[2]) if is_ours else None
         if is_ours and turn is None:
             raise StoreError(f"{record.address} is still being finished by another run: delete it later.")
         for one in reversed(generations):
@@ -103,7 +103,11 @@ def drop_attempt(store: Store, address: str, name: str, *, silent_for: float) ->
     False if that is not so (any more).
     """
     home = store.home(address)
-    if store.has_older_change(address) or store.is_published(address, name) or (turn := doom(home, name, silent_for)) is None:
+    if (
+        store.has_older_change(address)
+        or store.is_published(address, name)
+        or (turn := take_for_removal(home, name, silent_for)) is None
+    ):
         return False
     if store.is_published(address, name):  # between the two looks it was published, and its leases were taken away
         end_leases(home, name, turn)

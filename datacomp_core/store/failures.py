@@ -33,7 +33,7 @@ def whole(data: bytes, size: int, path: str) -> bytes:
     return data
 
 
-def again(request: Callable[[], R], *, is_write: bool = False) -> R:
+def with_retries(request: Callable[[], R], *, is_write: bool = False) -> R:
     """The answer of a request that may be made twice; a transient failure is followed by another try."""
     for pause in (*PAUSES, None):
         try:
@@ -93,7 +93,7 @@ def refuse_lost_bucket(problem: FileNotFoundError) -> None:
 
 
 @contextmanager
-def told(where: str) -> Generator[None]:
+def as_store_errors(where: str) -> Generator[None]:
     """Turn the errors of disks and buckets into one sentence; leave the errors of the caller's block alone."""
     try:
         yield

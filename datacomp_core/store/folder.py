@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError, MissingFileError, StoreError
 from datacomp_core.store.bucket import PART_BYTES, BucketFiles
-from datacomp_core.store.failures import told
+from datacomp_core.store.failures import as_store_errors
 from datacomp_core.store.local import LocalFiles, replacing
 from datacomp_core.store.scratch import hash_file, scratch
 from datacomp_core.store.stream import BLOCK_BYTES, RangeStream
@@ -266,7 +266,7 @@ class Folder:
                 self.put(name, temporary)
             return
         target = Path(self.at(name))
-        with told(self._where(name)):
+        with as_store_errors(self._where(name)):
             target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as temporary:
             yield temporary
@@ -302,7 +302,7 @@ class Folder:
     def move(self, name: str, to: str) -> None:
         """Rename a file or a folder of a local folder at once. What is not there is not moved."""
         target = self.path / to
-        with told(self._where(name)):
+        with as_store_errors(self._where(name)):
             target.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):
                 os.rename(self.at(name), target)
@@ -344,7 +344,7 @@ class Folder:
         return stat
 
     def _ask(self, name: str, request: Callable[[], R]) -> R:
-        with told(self._where(name)):
+        with as_store_errors(self._where(name)):
             return request()
 
     def _where(self, name: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datacomp_core.store.bucket import BucketFiles
-from datacomp_core.store.failures import again
+from datacomp_core.store.failures import with_retries
 
 if TYPE_CHECKING:
     from httpx import Response
@@ -29,7 +29,7 @@ class WebFiles(BucketFiles):
     def fetch(self, path: str, target: Path) -> None:
         """Copy a file to a local path in one request; another try goes on where a server with ranges and an etag lets it."""
         target.write_bytes(b"")
-        again(_Download(path, target).go_on)
+        with_retries(_Download(path, target).go_on)
 
     def mark(self, path: str) -> str | None:
         """Size and etag or time; empty if the server states neither. None if there is no file."""
@@ -46,7 +46,7 @@ class WebFiles(BucketFiles):
             except FileNotFoundError:
                 return None
 
-        return again(ask)
+        return with_retries(ask)
 
 
 def _stated(url: str) -> dict[str, Any]:

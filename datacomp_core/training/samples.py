@@ -21,7 +21,7 @@ from datacomp_core.caption_policy import drawn
 from datacomp_core.caption_sets import OVERLAY
 from datacomp_core.errors import DataError
 from datacomp_core.members import CAPTION, USUAL, json_object, names_of
-from datacomp_core.pictures import Decoding, opened, pillow_image, resized, rgb
+from datacomp_core.pictures import Decoding, open_picture, pillow_image, resized, rgb
 from datacomp_core.shards import MEMBERS, parse_sample, read_index
 from datacomp_core.store import Folder
 from datacomp_core.training.cuda_decoding import encoded_size
@@ -190,7 +190,7 @@ class SampleReader:
         if self.decoding == "fast":
             return rgb(data)
         if not all(self.scaled_to):
-            return opened(data).convert("RGB")
+            return open_picture(data).convert("RGB")
         image = pillow_image(data)
         image.draft("RGB", smallest(image.size, self.scaled_to))
         return image.convert("RGB")

@@ -23,8 +23,8 @@ from datacomp_core.errors import SpecError
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import INDEX, tars_of
 from datacomp_core.store import Folder, Store, step
-from datacomp_core.store.claim import claim
 from datacomp_core.store.content import TAR_BYTES, Marks, Trust, hash_json, marks
+from datacomp_core.store.folder_request import bind_folder
 from datacomp_core.training.arguments import Checkpointing, Report, RuntimeOptions, world_batch
 from datacomp_core.training.cuda_decoding import require_cuda
 from datacomp_core.training.curve import curves
@@ -119,7 +119,7 @@ def train_folder(spec: TrainSpec, data: tuple[str, ...], out: str, *, trust: Tru
     _require_weights(spec, len(data))
     inputs = {f"data {Folder(url).url}": partial(_marks, Folder(url), trust) for url in data}
     given = {"data": [Folder(url).url for url in data], "model_configuration": hash_json(config_of(spec.recipe.model))}
-    claim(folder, spec.model_dump(mode="json") | given, inputs)
+    bind_folder(folder, spec.model_dump(mode="json") | given, inputs)
     shards = tuple(
         ShardSet(num_samples=0, num_unique=0, num_shards=0, data=Folder(url).url, name=Folder(url).url) for url in data
     )

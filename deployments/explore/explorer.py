@@ -24,7 +24,7 @@ from datacomp_core.explore.duplicates import SimilarPairs, groups, near_pairs
 from datacomp_core.explore.explore_source import ExploreSource
 from datacomp_core.explore.layout import Kind, layout
 from datacomp_core.explore.pictures import Pictures
-from datacomp_core.explore.sample import PoolSample, draw, mapped
+from datacomp_core.explore.sample import PoolSample, draw, map_arrow_file
 from datacomp_core.explore.search import ExactIndex, Neighbors, exact_index
 from datacomp_core.pictures import pillow_image
 from datacomp_core.progress import NO_PROGRESS, Progress
@@ -33,7 +33,7 @@ from datacomp_core.shards import LEDGER
 from datacomp_core.store.local import replacing
 from datacomp_core.subset_files import SubsetFile
 from datacomp_core.uid import locate, open_subset
-from deployments.explore.columns import WordColumn, number_columns, word_columns, words_of
+from deployments.explore.facet_columns import WordColumn, number_columns, word_columns, words_of
 
 Floats = npt.NDArray[np.floating[Any]]
 ARRIVED = "arrived"
@@ -180,7 +180,7 @@ class Explorer:
     def whole_index(self) -> pool_index.PoolIndex | None:
         """The index of the whole pool on disk, if `datacomp explore --index` built it."""
         folder = self.whole_folder
-        return pool_index.opened(folder) if pool_index.is_built(folder) else None
+        return pool_index.open_index(folder) if pool_index.is_built(folder) else None
 
     @property
     def whole_folder(self) -> Path:
@@ -253,7 +253,7 @@ class Explorer:
             table = pl.concat([one for one in tables if one.height] or tables[:1], how="diagonal_relaxed")
             with replacing(file) as temporary:
                 table.unique("uid", keep="first", maintain_order=True).write_ipc(temporary)
-        return mapped(file)
+        return map_arrow_file(file)
 
 
 def open_explorer(

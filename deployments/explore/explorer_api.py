@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from datacomp_core.errors import SpecError
 from datacomp_core.explore.clusters import NONE
 from deployments.explore import pair as pairs
-from deployments.explore.columns import histogram
 from deployments.explore.explorer import Explorer
+from deployments.explore.facet_columns import histogram
 from deployments.explore.facet_counts import AUTOMATIC_ROWS, FacetCounts, flips, recipe_of, word_counts
 from deployments.explore.facets import NAME, ClusterFacet, Facet, FacetSelection, RangeFacet, Tree, ValuesFacet, recipe_text
 

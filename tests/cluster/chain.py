@@ -142,7 +142,7 @@ def pool() -> Pool:
 
 
 def images() -> ShardSet:
-    from datacomp_core.pool.images import ImageSpec, download_images
+    from datacomp_core.pool.download_images import ImageSpec, download_images
 
     spec = ImageSpec(image_size=64, samples_per_shard=SHARD_ROWS, exif="drop", faces="leave", timeout_seconds=30)
     return download_images(spec, pool(), store=store(), workers=workers(), threads=8, open_networks=OPEN_NETWORKS)
@@ -249,7 +249,7 @@ def quota() -> Subset:
 
 def joined() -> Folder:
     """`datacomp filter --metadata --scores --out` with scores in an order of their own."""
-    from datacomp_core.exchange import exchange
+    from datacomp_core.driver_files import exchange
     from datacomp_core.filters import TopFraction
     from datacomp_core.pool_source import PoolSource
     from datacomp_core.selection.aligned import aligned
@@ -297,7 +297,7 @@ def evaluated() -> Artifact:
 def captioned(**policy: Any) -> Captioned:
     """Each pair with its own caption or one of a template."""
     from datacomp_core.caption_policy import CaptionPolicy
-    from datacomp_core.captions.choose import choose_captions
+    from datacomp_core.captions.choose_captions import choose_captions
     from datacomp_core.captions.template import TemplateSpec, template_captions
 
     made = template_captions(TemplateSpec(template="a picture of {text}"), pool(), (), store=store())

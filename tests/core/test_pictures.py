@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from datacomp_core.clip import Pixels
-from datacomp_core.pictures import opened, pillow_image, resized, rgb
+from datacomp_core.pictures import open_picture, pillow_image, resized, rgb
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 SAVED: list[dict[str, Any]] = [
@@ -56,7 +56,7 @@ def by_pillow(data: bytes) -> tuple[str, bytes] | str:
 
 def by_us(data: bytes) -> tuple[str, bytes] | str:
     try:
-        image = opened(data)
+        image = open_picture(data)
         image.load()
     except Exception as problem:
         return type(problem).__name__
@@ -134,7 +134,7 @@ def test_the_fast_transform_of_an_encoder_is_equal_to_rounding(mode: str, interp
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n%%EOF\n"
 READERS: dict[str, Callable[[bytes], Any]] = {
-    "opened": lambda data: opened(data).convert("RGB"),
+    "opened": lambda data: open_picture(data).convert("RGB"),
     "rgb": rgb,
     "pillow_image": lambda data: pillow_image(data).load(),
 }
@@ -167,5 +167,5 @@ def test_no_picture_starts_a_program(started: Path, reader: str) -> None:
 @pytest.mark.parametrize("kind", ["BMP", "DIB", "PPM", "JPEG2000", "AVIF", *OTHERS])
 def test_the_known_formats_are_read(kind: str) -> None:
     data = saved(picture(32, 24), kind)
-    assert opened(data).convert("RGB").size == (32, 24)
+    assert open_picture(data).convert("RGB").size == (32, 24)
     assert np.array_equal(rgb(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from datacomp_core.artifacts import BoardEntry
-from datacomp_core.pool.images import ImageSpec
+from datacomp_core.pool.download_images import ImageSpec
 from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.resharding.reshard import ReshardSpec
 from datacomp_core.scales import SCALES

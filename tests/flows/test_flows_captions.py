@@ -13,13 +13,13 @@ from small_chain import at_once, small_training
 
 from datacomp_core.artifacts import BoardEntry, Captioned, Captions, Pool, ShardSet, Subset
 from datacomp_core.captioners.hub_models import weights_hash
-from datacomp_core.captions.import_ import CaptionImportSpec
+from datacomp_core.captions.import_captions import CaptionImportSpec
 from datacomp_core.captions.template import TemplateSpec
 from datacomp_core.errors import SpecError
 from datacomp_core.leaderboard.entries.entry import Entry, read
 from datacomp_core.leaderboard.site import caption_view
 from datacomp_core.leaderboard.site.pages import write_site
-from datacomp_core.pool.images import ImageSpec
+from datacomp_core.pool.download_images import ImageSpec
 from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.resharding.reshard import ReshardSpec
 from datacomp_core.settings import settings

@@ -25,8 +25,8 @@ from datacomp_core.artifacts import ShardSet, Subset
 from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.errors import DataError
 from datacomp_core.parts import SCHEMA
+from datacomp_core.pool.download_images import download_images
 from datacomp_core.pool.image_folder import FolderPoolSpec
-from datacomp_core.pool.images import download_images
 from datacomp_core.settings import settings
 from datacomp_core.uid import uid_of
 from flows.chain import STAGES

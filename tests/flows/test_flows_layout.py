@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from small_chain import at_once
 
 from datacomp_core.errors import SpecError
-from datacomp_core.pool.images import ImageSpec
+from datacomp_core.pool.download_images import ImageSpec
 from datacomp_core.pool.tiny import TinyPoolSpec, TrustedSpec, build_trusted
 from datacomp_core.resharding.reshard import ReshardSpec
 from datacomp_core.shards import index_names, read_index, shard_names

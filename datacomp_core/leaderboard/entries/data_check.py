@@ -36,7 +36,7 @@ class DataCheck(BaseModel):
     )
 
 
-def look(subset: Folder, pool: Folder | None, num_rows: int, trained: Folder) -> DataCheck:
+def check_data(subset: Folder, pool: Folder | None, num_rows: int, trained: Folder) -> DataCheck:
     """Compare a subset and its training shards with the pool they came from (a folder with `metadata/`), if there is one."""
     if pool is None:
         return DataCheck()

@@ -100,7 +100,7 @@ def _scale_of(pool: ProvenanceLink | Record) -> str:
     return str(spec.get("of") or "custom") if spec.get("scale") == ADOPTED else str(spec.get("scale", ""))
 
 
-def claim(store: Store | None, chain: list[ProvenanceLink], trained_on: str, scale: str) -> PoolClaim:
+def pool_claim(store: Store | None, chain: list[ProvenanceLink], trained_on: str, scale: str) -> PoolClaim:
     """Whether the pools of a result of the filtering track are those of its scale. Without a store the records alone tell."""
     for pool in sources(chain, trained_on):
         of = _scale_of(pool)
@@ -123,7 +123,7 @@ def claim_now(store: Store, address: str, chain: list[ProvenanceLink], trained_o
     rests_on = fingerprint([[pool.fingerprint for pool in pools], published, scale])
     kept = home.read_json(CLAIMED) if home.exists(CLAIMED) else {}
     if kept.get("rests_on") != rests_on:
-        found = claim(store, chain, trained_on, scale)
+        found = pool_claim(store, chain, trained_on, scale)
         kept = {"rests_on": rests_on, "claim": found.model_dump(mode="json")}
         with suppress(StoreError):  # a reader of a board that may not write there compares again
             home.write_json(CLAIMED, kept)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from datacomp_core.artifacts import Checkpoint, EvalReport, HoldoutCount, ShardSet, Subset
 from datacomp_core.leaderboard.entries.data_check import DataCheck
-from datacomp_core.leaderboard.entries.placement import claim, compute_scale
+from datacomp_core.leaderboard.entries.placement import compute_scale, pool_claim
 from datacomp_core.leaderboard.entries.provenance import ProvenanceLink, of_kind
 from datacomp_core.scales import CUSTOM, RANKED_DECODINGS, SCALES, Scale
 
@@ -75,7 +75,7 @@ def _one_chain(
 
 def _own_pool(chain: list[ProvenanceLink], found: DataCheck, trained_on: str, scale: str) -> RuleCheck:
     """An own pool that carries a scale's name is not ranked with results over that scale."""
-    told = found.claim or claim(None, chain, trained_on, scale)
+    told = found.claim or pool_claim(None, chain, trained_on, scale)
     return RuleCheck(rule=POOL_RULE, ok=told.ok, reason=told.reason)
 
 

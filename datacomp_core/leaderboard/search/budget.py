@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from datacomp_core.leaderboard.entries.enter import cost_of
 from datacomp_core.leaderboard.entries.entry import Entry
+from datacomp_core.leaderboard.entries.make_entry import cost_of
 from datacomp_core.leaderboard.planning.rates import Rates
 from datacomp_core.leaderboard.search.journal import Journal
 from datacomp_core.store import Store

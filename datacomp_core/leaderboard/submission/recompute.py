@@ -18,8 +18,8 @@ from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
 from datacomp_core.leaderboard.entries import per_image_scores
 from datacomp_core.leaderboard.entries.data_check import DataCheck
-from datacomp_core.leaderboard.entries.enter import OWN_WORD, EntrySpec, chain_of, compose
 from datacomp_core.leaderboard.entries.entry import Entry, EntryTask, Size
+from datacomp_core.leaderboard.entries.make_entry import OWN_WORD, EntrySpec, chain_of, compose
 from datacomp_core.leaderboard.entries.recorded_call import RecordedCall
 from datacomp_core.leaderboard.submission import bundle as names
 from datacomp_core.leaderboard.submission.unpack import results

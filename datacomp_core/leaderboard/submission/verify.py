@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from datacomp_core import pins
+from datacomp_core import file_access
 from datacomp_core.artifacts import BoardEntry, Checkpoint, EvalReport, ShardSet, Subset
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.leaderboard.entries.data_check import DataCheck, against_pool
-from datacomp_core.leaderboard.entries.enter import INPUTS, EntrySpec
 from datacomp_core.leaderboard.entries.entry import ENTRY, Entry
+from datacomp_core.leaderboard.entries.make_entry import INPUTS, EntrySpec
 from datacomp_core.leaderboard.entries.per_image_scores import HITS, PREDICTIONS
 from datacomp_core.leaderboard.entries.provenance import walk
 from datacomp_core.leaderboard.entries.recorded_call import RecordedCall, artifact_of, call_of
@@ -96,7 +96,7 @@ def verify(
     given = {"the pool": pool, "the shards": downloaded}
     found = VerificationResult(folder, hidden={place.url: name for name, place in given.items() if place is not None})
     try:
-        with pins.refused():
+        with file_access.refuse_unpinned():
             _check(found, bundle, pool, downloaded, known_only=known_only)
     except DatacompError as problem:
         found.say("bundle", False, str(problem).splitlines()[0][:500])

@@ -17,7 +17,7 @@ from deployments.local_server import prefect_api, prepare_environment
 
 if TYPE_CHECKING:
     from datacomp_core.artifacts import Captioned, Captions
-    from datacomp_core.captions.choose import PolicyInputs
+    from datacomp_core.captions.choose_captions import PolicyInputs
     from datacomp_core.pool_source import PoolSource
 
 Sets = Annotated[list[str] | None, typer.Option("--captions", help="Caption set to use: address or folder; repeat for several.")]
@@ -67,7 +67,7 @@ def import_(
 
       datacomp captions import blip2.csv --name blip2 --metadata small/metadata --out small/blip2
     """
-    from datacomp_core.captions.import_ import CaptionImportSpec, import_folder_captions
+    from datacomp_core.captions.import_captions import CaptionImportSpec, import_folder_captions
 
     given: dict[str, Any] = {"key_column": key_column, "text_column": text_column, "score_column": score_column}
     given |= {"score": score, "source_column": source_column, "model": model, "key": by}
@@ -125,7 +125,7 @@ def stats(
 
     Example: datacomp captions stats captions/tiny/blip2--0123456789ab
     """
-    from datacomp_core.captions.import_ import account
+    from datacomp_core.captions.import_captions import account
     from datacomp_core.leaderboard.board import caption_stats
 
     made, folder = found(where)
@@ -145,7 +145,7 @@ def choice_of(policy: str, source: PoolSource, *, trains: bool = False) -> Polic
     `trains`: for a training; SpecError if the policy says that the filter alone reads its captions.
     """
     from datacomp_core.caption_recipes import load_plan
-    from datacomp_core.captions.choose import PolicyInputs
+    from datacomp_core.captions.choose_captions import PolicyInputs
 
     plan = load_plan(policy)
     if trains and plan.edits and not plan.trains:
@@ -155,7 +155,7 @@ def choice_of(policy: str, source: PoolSource, *, trains: bool = False) -> Polic
 
 def chosen(choice: PolicyInputs, out: Folder, workers: int, progress: Any) -> Captioned:
     """What a policy makes of the captions of a folder of metadata; it reports how many come from each source."""
-    from datacomp_core.captions.choose import choose_folder
+    from datacomp_core.captions.choose_captions import choose_folder
 
     made = choose_folder(choice, out, workers=workers, progress=progress)
     counts = {name.removeprefix("caption: "): count for name, count in made.counts.items() if name.startswith("caption: ")}
@@ -169,11 +169,11 @@ def found(where: str) -> tuple[Captions, Folder]:
     """Return a caption set by its address in the store or by its folder."""
     from datacomp_core.artifacts import Captions
     from datacomp_core.caption_sets import SUMMARY, set_in
-    from deployments.cli.stages.own_pool import opened
+    from deployments.cli.stages.own_pool import open_store
 
     if Folder(where).exists(SUMMARY):
         return set_in(Folder(where)), Folder(where)
-    store = opened()
+    store = open_store()
     record = store.record(where)
     if record is None or record.kind != Captions.kind:
         raise SpecError(
@@ -200,8 +200,8 @@ def in_folder(
     """Make captions for a plain folder of metadata; `work` receives the output folder and a progress."""
     from datacomp_core.caption_sets import SUMMARY, set_in, summary
     from datacomp_core.parts import part_names
-    from datacomp_core.store.claim import INPUTS, REQUEST, claim, free_if_nothing_is_made
     from datacomp_core.store.content import marks
+    from datacomp_core.store.folder_request import INPUTS, REQUEST, bind_folder, free_if_nothing_is_made
 
     if out is None:
         raise SpecError("Captions for a folder of metadata need --metadata and --out together.")
@@ -209,7 +209,7 @@ def in_folder(
     if not target.exists(REQUEST) and target.files().keys() - {INPUTS}:
         raise SpecError(f"{out} is not empty and was not started by this command: choose an empty folder.")
     names = [f"{part}.parquet" for part in part_names(source)]
-    claim(
+    bind_folder(
         target,
         {**make.model_dump(mode="json"), **(asked or {})},
         {"metadata": lambda known: marks(source, only=names, known=known)},
@@ -225,7 +225,7 @@ def in_folder(
 
 
 def _show(made: Captions, where: str, *, json: bool) -> None:
-    from datacomp_core.captions.import_ import account
+    from datacomp_core.captions.import_captions import account
 
     if json:
         terminal.print_json({**made.model_dump(mode="json"), "out": where})

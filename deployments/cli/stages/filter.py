@@ -19,7 +19,7 @@ from deployments.cli.stages import run_to_stage
 from deployments.cli.sweeps import captions_of, encoders_of
 
 if TYPE_CHECKING:
-    from datacomp_core.exchange import Exchange
+    from datacomp_core.driver_files import Exchange
     from datacomp_core.filters import Filter
     from datacomp_core.pool_source import PoolSource
     from datacomp_core.progress import LogProgress
@@ -184,7 +184,7 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
 
 def _filter_folder(places: PoolFolders, recipe: str, out: str | None, against: list[str], *, json: bool) -> None:
     """Write a subset file from a folder or bucket of metadata parquets; without `out` do a dry run."""
-    from datacomp_core.exchange import exchange
+    from datacomp_core.driver_files import exchange
     from datacomp_core.selection.report import keeps_none
 
     with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
@@ -262,7 +262,7 @@ def _chosen(
 
 def _captioned(source: PoolSource, policy: str, out: Folder, workers: int, progress: LogProgress) -> PoolSource:
     """Return the source with the captions of a policy over folders of captions."""
-    from datacomp_core.captions.choose import not_used
+    from datacomp_core.captions.choose_captions import not_used
     from datacomp_core.selection.with_captions import captions_in
     from deployments.cli.stages.captions import choice_of, chosen
 
@@ -282,7 +282,7 @@ def _named(
 ) -> dict[str, PoolSource]:
     """Return the pool with the captions of each source that a filter names, by its name, and the pool itself as `raw`."""
     from datacomp_core.caption_policy import CaptionPolicy
-    from datacomp_core.captions.choose import choose_folder
+    from datacomp_core.captions.choose_captions import choose_folder
     from datacomp_core.selection.subset_spec import named_captions
     from datacomp_core.selection.with_captions import captions_in
     from deployments.cli.stages.captions import choice_of

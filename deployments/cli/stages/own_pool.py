@@ -49,7 +49,7 @@ def byod(
     Example: datacomp pool byod s3://bucket/tables --url link --text caption --name birds
     """
     from datacomp_core.pool.byod import ByodPoolSpec, Columns, import_pool
-    from datacomp_core.pool.images import images_of
+    from datacomp_core.pool.download_images import images_of
 
     columns = Columns(
         url=url,
@@ -95,8 +95,8 @@ def folder(
 
       datacomp pool folder imagenet/train --class-names classes.json --template "a photo of a {}."
     """
+    from datacomp_core.pool.download_images import images_of
     from datacomp_core.pool.image_folder import FolderPoolSpec, import_folder
-    from datacomp_core.pool.images import images_of
 
     how: dict[str, Any] = {"captions": captions, "file_column": file_column, "text_column": text_column}
     how |= {"class_names": class_names, "tables": _format(encoding, delimiter, quoting, header)}
@@ -127,7 +127,7 @@ def _step_fits(step: Any) -> Callable[[Any], bool]:
 
     def fits(spec: Any) -> bool:
         try:
-            step.plan(spec, store=opened())
+            step.plan(spec, store=open_store())
         except DataError:
             return False
         return True
@@ -140,7 +140,7 @@ def _adoption_fits(spec: AdoptedPoolSpec) -> bool:
     from datacomp_core.pool.adopt import adopt_metadata, adopt_shards
 
     try:
-        adopt_shards.plan(spec, adopt_metadata.plan(spec, store=opened()), store=opened())
+        adopt_shards.plan(spec, adopt_metadata.plan(spec, store=open_store()), store=open_store())
     except DataError:
         return False
     return True
@@ -191,7 +191,7 @@ def adopt(
     from datacomp_core.members import MemberNames
     from datacomp_core.pool.adopt import AdoptedPoolSpec
     from datacomp_core.pool.adopted_shard import TableColumns
-    from datacomp_core.pool.images import images_of
+    from datacomp_core.pool.download_images import images_of
 
     columns = TableColumns.model_validate(_pairs(column or []))
     members = MemberNames(picture=picture, caption=caption, cut=keys)
@@ -272,14 +272,14 @@ def tell_of_retry(shards: ShardSet, *, was_retried: bool = False) -> None:
     if blocked := shards.counts.get(BLOCKED):
         from datacomp_core.pool.stats import blocked_address
 
-        address = blocked_address(opened().folder(shards))
+        address = blocked_address(open_store().folder(shards))
         terminal.notes.print(
             f"{blocked:,} images were not fetched because their hosts have private addresses, such as {address}. If the network "
             f"is your own, allow its range: datacomp pool retry {shards.address} --open-networks 10.0.0.0/8"
         )
 
 
-def opened() -> Store:
+def open_store() -> Store:
     """The store of the settings."""
     from datacomp_core.store import Store
 

@@ -13,7 +13,7 @@ from datacomp_core.scales import SCALES
 from datacomp_core.settings import settings
 from deployments.cli import options, terminal
 from deployments.cli.stages import run_to_stage
-from deployments.cli.stages.own_pool import adopt, byod, folder, opened, prepare, tell_of_retry
+from deployments.cli.stages.own_pool import adopt, byod, folder, open_store, prepare, tell_of_retry
 from deployments.cli.stages.takedown import takedown
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def pool(
         run_to_stage.run_to("pool", run_to_stage.spec_of(scale, pool_seed=pool_seed), json=json)
         return
     from datacomp_core.pool.commonpool import HubPoolSpec
+    from datacomp_core.pool.download_images import images_of
     from datacomp_core.pool.estimate import estimate
-    from datacomp_core.pool.images import images_of
     from datacomp_core.scales import SCALES
 
     candidates = SCALES[scale].train_num_samples if scale in SCALES else 1_400_000_000
@@ -79,9 +79,9 @@ def _metadata(scale: str, pool_seed: int, *, json: bool) -> None:
             f"Scale {known} has no built-in pool: make one from your data with `datacomp pool byod`, `folder` or `adopt`."
         )
     if scale in COMMON:
-        made = fetch_metadata(HubPoolSpec.model_validate({"scale": scale}), store=opened())
+        made = fetch_metadata(HubPoolSpec.model_validate({"scale": scale}), store=open_store())
     else:
-        made = build_tiny_pool(TinyPoolSpec.model_validate({"scale": scale, "seed": pool_seed}), store=opened())
+        made = build_tiny_pool(TinyPoolSpec.model_validate({"scale": scale, "seed": pool_seed}), store=open_store())
     if json:
         terminal.print_json(made.model_dump(mode="json"))
     else:
@@ -95,11 +95,11 @@ def retry(where: Where, open_networks: options.OpenNetworks = "", json: options.
     """
     from datacomp_core.artifacts import Pool
     from datacomp_core.pool.adopt import AdoptedPoolSpec
-    from datacomp_core.pool.images import ImageSpec, images_of
+    from datacomp_core.pool.download_images import ImageSpec, images_of
     from datacomp_core.pool.retry import retry_images
     from datacomp_core.pool.tiny import serve
 
-    store, address = opened(), _address(where)
+    store, address = open_store(), _address(where)
     record = _record(store, address)
     made = record.inputs.get("pool")
     if not made or "spec" not in record.spec or (pooled := store.record(made[0]["address"])) is None:
@@ -238,7 +238,7 @@ def decontaminate(
 def _address(where: str) -> str:
     from datacomp_core.leaderboard.entries.provenance import find
 
-    return where.strip("/") if "/" in where else find(opened(), where).address
+    return where.strip("/") if "/" in where else find(open_store(), where).address
 
 
 def _record(store: Store, address: str) -> Any:
@@ -252,5 +252,5 @@ def _record(store: Store, address: str) -> Any:
 def _shards(where: str) -> tuple[Store, ShardSet]:
     from datacomp_core.artifacts import ShardSet
 
-    store, address = opened(), _address(where)
+    store, address = open_store(), _address(where)
     return store, store.artifact(ShardSet, _record(store, address))

@@ -16,7 +16,7 @@ from deployments.cli.stages import run_to_stage
 from deployments.cli.sweeps import captions_of, encoders_of, mix_of
 
 if TYPE_CHECKING:
-    from datacomp_core.exchange import Exchange
+    from datacomp_core.driver_files import Exchange
     from datacomp_core.resharding.captions import CaptionSource
     from datacomp_core.resharding.shard_scan import ShardFolders
 
@@ -99,7 +99,7 @@ def reshard(
         raise SpecError("--metadata needs --faces (what to do with faces) or --captions (which captions): add one of them.")
     if scores and not captions:
         raise SpecError("--scores goes with --captions: a policy may compare scores.")
-    from datacomp_core.exchange import exchange
+    from datacomp_core.driver_files import exchange
     from datacomp_core.resharding import reshard as core
 
     spec = core.ReshardSpec(samples_per_shard=samples_per_shard, seed=seed, shuffle=shuffle, tolerated_missing=tolerated_missing)

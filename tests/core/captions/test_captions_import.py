@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from datacomp_core.captions import joins, tables
-from datacomp_core.captions.import_ import CaptionImportSpec, import_folder_captions
+from datacomp_core.captions.import_captions import CaptionImportSpec, import_folder_captions
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.shards import index_shard, write_index
 from datacomp_core.store import Folder

@@ -13,8 +13,8 @@ import pytest
 
 from datacomp_core import uid
 from datacomp_core.caption_policy import CaptionPolicy
-from datacomp_core.captions.choose import PolicyInputs, choose_folder
-from datacomp_core.captions.import_ import CaptionImportSpec, import_folder_captions
+from datacomp_core.captions.choose_captions import PolicyInputs, choose_folder
+from datacomp_core.captions.import_captions import CaptionImportSpec, import_folder_captions
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.selection.select import SubsetSpec, select

@@ -15,7 +15,7 @@ import pytest
 import torch
 from shared_pixels_filler import fill
 
-from datacomp_core import clip, weights
+from datacomp_core import clip, pretrained_weights
 from datacomp_core.embedding import locate as locating
 from datacomp_core.embedding.locate import count_rows, locate
 from datacomp_core.errors import DataError, SpecError, StoreError
@@ -107,12 +107,12 @@ def test_pretrained_weights_are_known_by_their_hash(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     given = hashlib.sha256(b"weights").hexdigest()
     (folder / f"{given}.safetensors").write_bytes(b"weights")
-    assert weights.weights("ViT-B-32", "openai", given) == folder / f"{given}.safetensors"
+    assert pretrained_weights.weights("ViT-B-32", "openai", given) == folder / f"{given}.safetensors"
     (folder / f"{given}.safetensors").write_bytes(b"others")
     with pytest.raises(DataError, match="is not the file its name says"):
-        weights.weights("ViT-B-32", "openai", given)
+        pretrained_weights.weights("ViT-B-32", "openai", given)
     with pytest.raises(SpecError, match="Unknown weights of ViT-B-32 'opena'. Did you mean 'openai'"):
-        weights.weights("ViT-B-32", "opena", "0" * 64)
+        pretrained_weights.weights("ViT-B-32", "opena", "0" * 64)
 
 
 def test_weights_of_a_tag_are_loaded_into_the_model_they_were_trained_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,4 +149,4 @@ def test_weights_that_cannot_be_fetched_say_where_to_put_them(monkeypatch: pytes
     entry = {"url": "http://127.0.0.1:9/weights.pt", "hf_hub": ""}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "datacomp-tiny", {"stand_in": entry})
     with pytest.raises(StoreError, match=r"Cannot fetch the weights 'stand_in' .*: put the file with sha256 0+ at .*assets/clip"):
-        weights.weights("datacomp-tiny", "stand_in", "0" * 64)
+        pretrained_weights.weights("datacomp-tiny", "stand_in", "0" * 64)

@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 
 from datacomp_core.selection import threshold_search as cut
-from datacomp_core.selection.threshold_search import KeyWindow, WindowCounts, find, keys_of, look, value_of
+from datacomp_core.selection.threshold_search import KeyWindow, WindowCounts, count_window, find, keys_of, value_of
 
 
 def _find(parts: list[pl.Series], k: int, *, is_few: bool = False) -> float | int | None:
     def every(window: KeyWindow) -> Iterator[WindowCounts]:
         for part in parts:
-            yield look(part, len(part), window)
+            yield count_window(part, len(part), window)
 
     return find(every, lambda rows: (k, False), is_few=is_few)[0].value
 

@@ -11,7 +11,7 @@ from odd_tars import pack, samples
 
 from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
 from datacomp_core.pool.adopted_shard import TableColumns
-from datacomp_core.pool.images import ImageSpec
+from datacomp_core.pool.download_images import ImageSpec
 from datacomp_core.pool.retry import retry_images
 from datacomp_core.shards import read_index, read_samples
 from datacomp_core.store import Folder, Store

@@ -19,8 +19,8 @@ from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import SpecError
 from datacomp_core.pool import ledger
 from datacomp_core.pool.amend import begin
+from datacomp_core.pool.download_images import ImageSpec, download_images, images_of
 from datacomp_core.pool.estimate import estimate
-from datacomp_core.pool.images import ImageSpec, download_images, images_of
 from datacomp_core.pool.overlap import OverlapSpec, intersect
 from datacomp_core.pool.retry import retry_images
 from datacomp_core.pool.stats import LedgerTally, plot, tally

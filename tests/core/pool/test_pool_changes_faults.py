@@ -19,7 +19,7 @@ from images_world import LOOPBACK, jpeg, rows_of, untimed
 from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import DatacompError
 from datacomp_core.pool.byod import ByodPoolSpec, Columns, import_pool
-from datacomp_core.pool.images import ImageSpec, download_images
+from datacomp_core.pool.download_images import ImageSpec, download_images
 from datacomp_core.pool.overlap import OverlapSpec, intersect
 from datacomp_core.pool.retry import retry_images
 from datacomp_core.pool.takedown import take_down_list

@@ -14,7 +14,7 @@ from PIL import Image
 from datacomp_core import uid
 from datacomp_core.artifacts import EvalSets
 from datacomp_core.pool.decontaminate import DecontaminateSpec, decontaminate, hash_of
-from datacomp_core.pool.images import ImageSpec, download_images
+from datacomp_core.pool.download_images import ImageSpec, download_images
 from datacomp_core.store import Store
 
 

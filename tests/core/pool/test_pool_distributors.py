@@ -12,7 +12,7 @@ from images_world import LOOPBACK, rows_of, untimed, web, write_pool
 
 from datacomp_core.errors import DatacompError
 from datacomp_core.pool.distributors import Distributor
-from datacomp_core.pool.images import ImageSpec, download_images
+from datacomp_core.pool.download_images import ImageSpec, download_images
 from datacomp_core.store import Store
 
 SPEC = ImageSpec(image_size=64, samples_per_shard=10, exif="drop")

@@ -10,7 +10,7 @@ import pytest
 from images_world import LOOPBACK, jpeg, rows_of, sha256, web, write_pool
 
 from datacomp_core.pool import error_pictures, ledger, removal
-from datacomp_core.pool.images import ImageSpec, download_images
+from datacomp_core.pool.download_images import ImageSpec, download_images
 from datacomp_core.shards import index_shard, read_index, shard_names
 from datacomp_core.store import Store
 

@@ -14,7 +14,7 @@ import pytest
 from images_world import LOOPBACK, rows_of, web, write_pool
 from PIL import Image
 
-from datacomp_core.pool.images import ImageSpec, download_images
+from datacomp_core.pool.download_images import ImageSpec, download_images
 from datacomp_core.pool.safe_http import RequestLimits, SafeOpener
 from datacomp_core.store import Store
 

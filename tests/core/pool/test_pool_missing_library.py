@@ -10,7 +10,7 @@ from images_world import LOOPBACK, rows_of, web, write_pool
 
 from datacomp_core.errors import MissingLibraryError
 from datacomp_core.pool.distributors import Distributor
-from datacomp_core.pool.images import ImageSpec, download_images
+from datacomp_core.pool.download_images import ImageSpec, download_images
 from datacomp_core.store import Store
 
 

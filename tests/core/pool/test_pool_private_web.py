@@ -8,7 +8,7 @@ import pytest
 from images_world import rows_of, web, write_pool
 
 from datacomp_core.errors import IncompleteError, SpecError
-from datacomp_core.pool.images import ImageSpec, download_images
+from datacomp_core.pool.download_images import ImageSpec, download_images
 from datacomp_core.pool.retry import retry_images
 from datacomp_core.store import Store
 

@@ -17,7 +17,7 @@ from odd_tars import pack, samples
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
 from datacomp_core.pool.byod import ByodPoolSpec, Columns, import_pool
-from datacomp_core.pool.images import ImageSpec, download_images
+from datacomp_core.pool.download_images import ImageSpec, download_images
 from datacomp_core.pool.retry import retry_images
 from datacomp_core.pool.takedown import take_down_list
 from datacomp_core.store import Folder, Store

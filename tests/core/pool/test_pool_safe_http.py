@@ -23,7 +23,7 @@ import polars as pl
 import pytest
 from images_world import jpeg, rows_of, write_pool
 
-from datacomp_core.pool.images import ImageSpec, download_images
+from datacomp_core.pool.download_images import ImageSpec, download_images
 from datacomp_core.pool.safe_http import (
     BlockedAddressError,
     BodyTooLargeError,

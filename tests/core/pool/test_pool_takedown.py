@@ -25,7 +25,7 @@ from datacomp_core.errors import DataError, StoreError
 from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
 from datacomp_core.pool.amend import begin
 from datacomp_core.pool.byod import ByodPoolSpec, Columns, import_pool
-from datacomp_core.pool.images import ImageSpec, download_images, images_of
+from datacomp_core.pool.download_images import ImageSpec, download_images, images_of
 from datacomp_core.pool.overlap import OverlapSpec, intersect
 from datacomp_core.pool.retry import retry_images
 from datacomp_core.pool.takedown import TakedownResult, take_down_list

@@ -10,8 +10,8 @@ import pytest
 from datacomp_core.errors import SpecError
 from datacomp_core.store import Folder
 from datacomp_core.store import content as contents
-from datacomp_core.store.claim import claim
 from datacomp_core.store.content import differing, digest, listed, marks, read_marks
+from datacomp_core.store.folder_request import bind_folder
 
 
 def keep_time(path: Path, data: bytes) -> None:
@@ -77,7 +77,7 @@ def test_a_claim_names_the_file_that_has_changed(folder: Path, tmp_path: Path) -
     out = Folder(tmp_path / "out")
 
     def again(**request: int) -> None:
-        claim(out, request, {"pictures": lambda known: marks(Folder(folder / "deep"), known=known)})
+        bind_folder(out, request, {"pictures": lambda known: marks(Folder(folder / "deep"), known=known)})
 
     again(seed=0)
     again(seed=0)

@@ -17,7 +17,7 @@ from datacomp_core.leaderboard.board.garbage_collection import remove, unused
 from datacomp_core.store import Folder, Store, bucket, failures, lease, listing, scratch, step
 from datacomp_core.store import format as store_format
 from datacomp_core.store.change import begin, changing, finish
-from datacomp_core.store.claim import claim
+from datacomp_core.store.folder_request import bind_folder
 from datacomp_core.store.format import require_format
 from datacomp_core.store.local import temporary_of
 
@@ -429,10 +429,10 @@ def test_old_uploads_below_a_plain_folder_are_swept_by_the_next_command(s3_url: 
     fs, (name, _, prefix) = s3fs.S3FileSystem(), s3_url.removeprefix("s3://").partition("/")
     fs.call_s3("create_multipart_upload", Bucket=name, Key=f"{prefix}/out/a.tar")
     fs.call_s3("create_multipart_upload", Bucket=name, Key=f"{prefix}/another/a.tar")
-    claim(Folder(f"{s3_url}/out"), {"of": "it"})
+    bind_folder(Folder(f"{s3_url}/out"), {"of": "it"})
     assert {one.name for one in Folder(s3_url).uploads()} == {"another/a.tar", "out/a.tar"}, "somebody may be at work"
     monkeypatch.setattr(bucket, "OLD_UPLOAD_SECONDS", -60)
-    claim(Folder(f"{s3_url}/out"), {"of": "it"})
+    bind_folder(Folder(f"{s3_url}/out"), {"of": "it"})
     assert [one.name for one in Folder(s3_url).uploads()] == ["another/a.tar"]
 
 

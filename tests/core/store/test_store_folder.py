@@ -16,7 +16,7 @@ from s3_servers import ministack
 from datacomp_core.errors import DataError, DiskFullError, StoreError
 from datacomp_core.store import Folder, Store
 from datacomp_core.store.bucket import BucketFiles
-from datacomp_core.store.failures import told
+from datacomp_core.store.failures import as_store_errors
 from datacomp_core.store.folder import PART_BYTES
 from datacomp_core.store.local import LocalFiles
 
@@ -133,7 +133,7 @@ def test_no_permission_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DiskFullError, match="disk is full"), told("x"), open("/dev/full", "wb", buffering=0) as full:
+    with pytest.raises(DiskFullError, match="disk is full"), as_store_errors("x"), open("/dev/full", "wb", buffering=0) as full:
         full.write(b"x" * 4096)
 
 

@@ -14,7 +14,7 @@ from datacomp_core.artifacts import Embeddings, Pool, ShardSet, Subset
 from datacomp_core.leaderboard.board import findings
 from datacomp_core.leaderboard.board.board import board, entries
 from datacomp_core.leaderboard.entries import data_check, placement
-from datacomp_core.leaderboard.entries.enter import EntrySpec, enter
+from datacomp_core.leaderboard.entries.make_entry import EntrySpec, enter
 from datacomp_core.leaderboard.entries.roles import role
 from datacomp_core.store import Folder, Store, step
 

@@ -10,7 +10,7 @@ import polars as pl
 from datacomp_core import caption_sets
 from datacomp_core.artifacts import Captions
 from datacomp_core.caption_policy import CaptionPolicy
-from datacomp_core.captions.choose import PolicyInputs, choose_folder
+from datacomp_core.captions.choose_captions import PolicyInputs, choose_folder
 from datacomp_core.leaderboard.board import caption_stats
 from datacomp_core.leaderboard.site.board_page import environment
 from datacomp_core.leaderboard.site.caption_view import CaptionSources, SourceLine, wordings

@@ -19,7 +19,7 @@ from datacomp_core.parallel import concurrently, prepared_map
 from datacomp_core.parts import METADATA, part_names
 from datacomp_core.pool import error_pictures, removal
 from datacomp_core.pool.distributors import Distributor, distribute
-from datacomp_core.pool.fetch import Fetched, NetworkAccess, ShardPlan, fetch_shard, set_up, stats_name
+from datacomp_core.pool.download_shard import Fetched, NetworkAccess, ShardPlan, fetch_shard, set_up, stats_name
 from datacomp_core.pool.footers import rows_of_parts
 from datacomp_core.pool.safe_http import networks
 from datacomp_core.pool.shard_statistics import ShardStatistics

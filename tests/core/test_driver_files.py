@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from datacomp_core import engines
-from datacomp_core.exchange import SILENT_SECONDS, STALE_SECONDS, exchange
+from datacomp_core.driver_files import SILENT_SECONDS, STALE_SECONDS, exchange
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder, clock
 
@@ -23,7 +23,7 @@ ELSEWHERE = {"DATACOMP_ENGINE": "dask", "DASK_SCHEDULER_ADDRESS": "tcp://127.0.0
 SCRIPT = """
 import sys, time
 import numpy as np
-from datacomp_core.exchange import exchange
+from datacomp_core.driver_files import exchange
 from datacomp_core.store import Folder
 with exchange(Folder(sys.argv[1])) as shared:
     shared.save("large", np.arange(9))

@@ -20,7 +20,7 @@ from PIL import Image
 from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import DataError, IncompleteError, SpecError
 from datacomp_core.pool import ledger
-from datacomp_core.pool.images import ImageSpec, download_images, images_of, plan_shards
+from datacomp_core.pool.download_images import ImageSpec, download_images, images_of, plan_shards
 from datacomp_core.shards import index_shard, read_index
 from datacomp_core.store import Folder, Store
 

@@ -10,22 +10,24 @@ import pytest
 
 from datacomp_core.errors import SpecError
 from datacomp_core.store import Folder
-from datacomp_core.store.claim import REQUEST, claim
+from datacomp_core.store.folder_request import REQUEST, bind_folder
 
 
 def test_the_same_request_goes_on_and_another_is_refused(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    claim(folder, {"seed": 0, "shards": ("a", "b")})
+    bind_folder(folder, {"seed": 0, "shards": ("a", "b")})
     before = folder.read(REQUEST)
-    claim(folder, {"seed": 0, "shards": ("a", "b")})
+    bind_folder(folder, {"seed": 0, "shards": ("a", "b")})
     assert folder.read(REQUEST) == before
     with pytest.raises(SpecError, match=r"started with another batch, seed \(see its request\.json\)"):
-        claim(folder, {"seed": 1, "shards": ("a", "b"), "batch": 4})
+        bind_folder(folder, {"seed": 1, "shards": ("a", "b"), "batch": 4})
     assert folder.read(REQUEST) == before
 
 
-CLAIMS = "import sys, time; from datacomp_core.store import Folder; from datacomp_core.store.claim import claim\n"
-CLAIMS += "claim(Folder(sys.argv[1]), {'seed': 0}, {'data': lambda known: {}}); print('claimed', flush=True); time.sleep(600)"
+CLAIMS = "import sys, time; from datacomp_core.store import Folder; from datacomp_core.store.folder_request import bind_folder\n"
+CLAIMS += (
+    "bind_folder(Folder(sys.argv[1]), {'seed': 0}, {'data': lambda known: {}}); print('claimed', flush=True); time.sleep(600)"
+)
 
 
 def claimed_by_another(folder: Path) -> subprocess.Popen[str]:
@@ -41,14 +43,14 @@ def test_a_process_that_was_killed_before_its_first_file_has_begun_nothing(made:
     folder, process = Folder(tmp_path / "out"), claimed_by_another(tmp_path / "out")
     try:
         with pytest.raises(SpecError, match="started with another seed"):
-            claim(folder, {"seed": 1}, {"data": lambda known: {}})
+            bind_folder(folder, {"seed": 1}, {"data": lambda known: {}})
     finally:
         process.kill()
         process.wait()
     if made:
         folder.write("part.parquet", b"")
         with pytest.raises(SpecError, match="started with another seed"):
-            claim(folder, {"seed": 1}, {"data": lambda known: {}})
+            bind_folder(folder, {"seed": 1}, {"data": lambda known: {}})
         return
-    claim(folder, {"seed": 1}, {"data": lambda known: {}})
+    bind_folder(folder, {"seed": 1}, {"data": lambda known: {}})
     assert folder.read_json(REQUEST)["seed"] == 1

@@ -16,7 +16,7 @@ _allowed: ContextVar[bool] = ContextVar("pinning_allowed", default=True)
 
 
 @contextmanager
-def refused() -> Generator[None]:
+def refuse_unpinned() -> Generator[None]:
     """Within it a name that is not pinned is an error, and nothing is opened or fetched for it."""
     token = _allowed.set(False)
     try:

@@ -13,7 +13,7 @@ from datacomp_core.input_classes import Said
 from datacomp_core.leaderboard.entries import data_check, per_image_scores
 from datacomp_core.leaderboard.entries.entry import ENTRY, CaptionUse, Cost, Entry, EntryTask, Realised, Size
 from datacomp_core.leaderboard.entries.inputs import inputs_of
-from datacomp_core.leaderboard.entries.placement import Track, captions_of, claim, compute_scale, track_of
+from datacomp_core.leaderboard.entries.placement import Track, captions_of, compute_scale, pool_claim, track_of
 from datacomp_core.leaderboard.entries.provenance import ProvenanceLink, data_of, of_kind, seedless, walk
 from datacomp_core.leaderboard.entries.rules import check
 from datacomp_core.redaction import redact, redact_all
@@ -74,7 +74,7 @@ def enter(
         out, per_image_scores.gather(store.folder(report), {t.key: (t.metric, t.value) for t in tasks if t.value is not None})
     )
     pool = next(iter(_upstream_of(chain, subset.address, "pools")), None)
-    found = data_check.look(
+    found = data_check.check_data(
         store.folder(subset),
         None if pool is None else data_of(store, pool.address),
         _rows_of(store.record, pool),
@@ -82,7 +82,7 @@ def enter(
     )
     scale = compute_scale(chain, checkpoint)
     if track_of(spec.track, chain, shards.address) == "filtering":
-        found = found.model_copy(update={"claim": claim(store, chain, shards.address, scale)})
+        found = found.model_copy(update={"claim": pool_claim(store, chain, shards.address, scale)})
     entry = compose(
         spec,
         (report, checkpoint, subset, shards),

@@ -135,7 +135,7 @@ def import_folder_captions(
         table = _table(spec, files, counts, progress)
         if spec.key == "key":
             assert shards is not None
-            table = joins.translated(table, joining.sample_keys(shards), local, sum(sizes.values()), num_bytes, counts)
+            table = joins.translate_uids(table, joining.sample_keys(shards), local, sum(sizes.values()), num_bytes, counts)
         found = joins.join(sizes, _pool(spec, metadata, sizes, learned), table, local, num_bytes)
         counts.update(found.counts)
         _require_match(spec, counts, files)

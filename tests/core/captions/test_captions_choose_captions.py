@@ -14,8 +14,8 @@ import pytest
 from datacomp_core import caption_sets, uid
 from datacomp_core.artifacts import Captions
 from datacomp_core.caption_policy import CaptionPolicy, drawn, plan_of
-from datacomp_core.captions.choose import PolicyInputs, choose_folder, not_used
-from datacomp_core.captions.import_ import account
+from datacomp_core.captions.choose_captions import PolicyInputs, choose_folder, not_used
+from datacomp_core.captions.import_captions import account
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.filters import Everything, Filter, Listed, SampleTo, Threshold, Words
 from datacomp_core.pool_source import PoolSource

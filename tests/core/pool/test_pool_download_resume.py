@@ -14,14 +14,14 @@ import polars as pl
 import pytest
 from images_world import LOOPBACK, rows_of, untimed, web, write_pool
 
-from datacomp_core.pool.images import ImageSpec, download_images
+from datacomp_core.pool.download_images import ImageSpec, download_images
 from datacomp_core.store import Store
 
 SPEC = ImageSpec(image_size=64, samples_per_shard=12, exif="drop")
 RUN = """
 import sys
 from datacomp_core.artifacts import Pool
-from datacomp_core.pool.images import ImageSpec, download_images
+from datacomp_core.pool.download_images import ImageSpec, download_images
 from datacomp_core.store import Store
 if __name__ == "__main__":
     download_images(

@@ -23,7 +23,7 @@ Marking = Callable[[Marks], Marks]
 """Gives the marks of an input, told the earlier ones."""
 
 
-def claim(
+def bind_folder(
     folder: Folder,
     request: dict[str, Any],
     inputs: Mapping[str, Marking] | None = None,
