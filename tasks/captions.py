@@ -6,7 +6,7 @@ from prefect import task
 
 from datacomp_core.artifacts import Captioned, Captions, Checkpoint, Embeddings, Pool, Scores, ShardSet, Subset
 from datacomp_core.caption_policy import CaptionPolicy
-from datacomp_core.captions import choose_captions
+from datacomp_core.captions import choose_captions as choosing
 from datacomp_core.captions import import_captions as importing
 from datacomp_core.captions import template as templates
 from datacomp_core.captions import translate as translating
@@ -49,12 +49,12 @@ def embed_captions(
 
 
 @task(name="choose captions", **policies.NETWORK)
-@runs(choose_captions.choose_captions)
+@runs(choosing.choose_captions)
 def choose_captions(
     spec: CaptionPolicy, pool: Pool, captions: tuple[Captions, ...], beside: tuple[Embeddings | Scores, ...]
 ) -> Captioned:
     """The caption of each row by a policy."""
-    return run(choose_captions.choose_captions, spec, pool, captions, beside, workers=settings().num_workers)
+    return run(choosing.choose_captions, spec, pool, captions, beside, workers=settings().num_workers)
 
 
 @task(name="score captioned", **policies.NETWORK)

@@ -11,7 +11,8 @@ from typing import Any
 from prefect import task
 
 from datacomp_core.artifacts import Embeddings, EvalSets, Pool, Scores, ShardSet, Subset
-from datacomp_core.pool import adopt, byod, commonpool, download_images, image_folder, overlap, similar, tiny
+from datacomp_core.pool import adopt, byod, commonpool, image_folder, overlap, similar, tiny
+from datacomp_core.pool import download_images as downloading
 from datacomp_core.pool import decontaminate as decontaminating
 from datacomp_core.pool import download_columns as learning
 from datacomp_core.pool.estimate import estimate
@@ -131,10 +132,10 @@ def build_evalsets(spec: tiny.TinyEvalSpec) -> EvalSets:
 
 
 @task(name="download images", **policies.NETWORK)
-@runs(download_images.download_images)
-def download_images(spec: download_images.ImageSpec, pool: Pool) -> ShardSet:
+@runs(downloading.download_images)
+def download_images(spec: downloading.ImageSpec, pool: Pool) -> ShardSet:
     """Images of a pool over HTTP by img2dataset, with a ledger and an index; the tiny pool's web server runs meanwhile."""
-    planned = download_images.download_images.plan(spec, pool, store=store())
+    planned = downloading.download_images.plan(spec, pool, store=store())
     if not planned.is_built and pool.scale != "tiny":
         expected = estimate(pool.num_samples, spec, settings().num_workers).sentence()
         logging.getLogger("datacomp_core.pool").info(expected)
@@ -144,6 +145,6 @@ def download_images(spec: download_images.ImageSpec, pool: Pool) -> ShardSet:
     how: dict[str, Any] = {"workers": settings().num_workers, "distributor": settings().distributor}
     how["open_networks"] = _open_networks.get()
     if pool.scale != "tiny":
-        return run(download_images.download_images, spec, pool, **how)
+        return run(downloading.download_images, spec, pool, **how)
     with tiny.serve(store().folder(pool)) as proxy:
-        return run(download_images.download_images, spec, pool, http_proxy=proxy, **how)
+        return run(downloading.download_images, spec, pool, http_proxy=proxy, **how)
