@@ -12,9 +12,9 @@ from prefect import task
 
 from datacomp_core.artifacts import Embeddings, EvalSets, Pool, Scores, ShardSet, Subset
 from datacomp_core.pool import adopt, byod, commonpool, image_folder, overlap, similar, tiny
-from datacomp_core.pool import download_images as downloading
 from datacomp_core.pool import decontaminate as decontaminating
 from datacomp_core.pool import download_columns as learning
+from datacomp_core.pool import download_images as downloading
 from datacomp_core.pool.estimate import estimate
 from datacomp_core.settings import settings
 from tasks import policies

@@ -35,7 +35,12 @@ finally:
 
 
 @pytest.mark.parametrize(
-    "wait", ["interruptible_wait.wait_for_event(given_up)", "interruptible_wait.first_done([never])", "interruptible_wait.ended(sleeper)"]
+    "wait",
+    [
+        "interruptible_wait.wait_for_event(given_up)",
+        "interruptible_wait.first_done([never])",
+        "interruptible_wait.ended(sleeper)",
+    ],
 )
 def test_a_signal_that_another_thread_gets_ends_it(wait: str) -> None:
     told = subprocess.run([sys.executable, "-c", SCRIPT.format(wait=wait)], capture_output=True, text=True, check=True)
