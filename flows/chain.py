@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from datacomp_core.artifacts import Artifact, BoardEntry, Captioned, Checkpoint, EvalReport, EvalSets, ShardSet, Spec, Subset
+from datacomp_core.device import default_device
+from datacomp_core.errors import SpecError
 from datacomp_core.pool.tiny import TinyEvalSpec
 from datacomp_core.resharding.faces import FaceSpec
 from datacomp_core.resharding.mix import MixSpec
+from datacomp_core.settings import settings
 from datacomp_core.store import PlannedStep, Store
 from datacomp_core.store.fingerprint import fingerprint
+from datacomp_core.training.cuda_decoding import require_cuda
 from flows.calls import Call
 from flows.candidates import Candidates, candidates
 from flows.filter_inputs import embedded, extra_inputs, named_captions
@@ -24,7 +28,7 @@ from tasks import curate as curating
 from tasks import evaluate as evaluating
 from tasks import pool as pooling
 from tasks import train as training
-from tasks.running import stored
+from tasks.running import store, stored
 
 
 @dataclass(frozen=True)
@@ -127,8 +131,12 @@ def experiment(call: Call, spec: ExperimentSpec) -> Scored:
 
 
 def experiments(call: Call, specs: Iterable[ExperimentSpec]) -> list[BoardEntry]:
-    """Run many experiments with each step once: shared steps are called once."""
-    once = each_once(call)
+    """Run many experiments with each step once: shared steps are called once. SpecError, before any call, for a training that
+    this machine cannot run.
+    """
+    specs, once = list(specs), each_once(call)
+    for spec in specs:
+        require_device(spec)
     return [experiment(once, spec).entry for spec in specs]
 
 
@@ -145,13 +153,37 @@ def each_once(call: Call) -> Call:
     return once
 
 
+def trained(call: Call, spec: ExperimentSpec) -> Checkpoint:
+    """An experiment up to its checkpoint."""
+    return call(training.train, spec.scoring().train, (training_set(call, spec).shards,))
+
+
+def require_device(spec: ExperimentSpec) -> None:
+    """SpecError if an experiment decodes on the GPU, and its training is not built and would run on this machine without one."""
+    if spec.decoding != "cuda" or settings().gpu_deployment:
+        return
+    try:
+        require_cuda(default_device())
+    except SpecError:
+        if not plan(lambda call: trained(call, spec), store())[-1].is_built:
+            raise
+
+
+def _on_its_device(walk: Callable[[Call, ExperimentSpec], Any]) -> Callable[[Call, ExperimentSpec], Any]:
+    def checked(call: Call, spec: ExperimentSpec) -> Any:
+        require_device(spec)
+        return walk(call, spec)
+
+    return checked
+
+
 STAGES: dict[str, Callable[[Call, ExperimentSpec], Any]] = {
     "pool": lambda call, spec: candidates(call, spec.preparation()).shards,
     "embed": embedded,
     "filter": subset_of,
     "reshard": lambda call, spec: training_set(call, spec).shards,
-    "train": lambda call, spec: call(training.train, spec.scoring().train, (training_set(call, spec).shards,)),
-    "evaluate": lambda call, spec: experiment(call, spec).report,
+    "train": _on_its_device(trained),
+    "evaluate": _on_its_device(lambda call, spec: experiment(call, spec).report),
 }
 """Run an experiment up to a stage, and return its artifacts."""
 

@@ -39,14 +39,15 @@ def filled(pattern: str, parameters: Mapping[str, Any]) -> str:
 
 class _Asked(dict[str, Any]):
     """Return the fields of a run's `spec` and its other parameters. A missing or invalid field becomes `?`,
-    and one with fields of its own becomes its `name`."""
+    and one with fields of its own becomes its `name`. A recipe is followed by the decoding of images if it is not `full`."""
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         spec = parameters.get("spec", {})
         given = dict(spec) if isinstance(spec, Mapping) else spec.model_dump(mode="json")
         given = {key: value.get("name", "?") if isinstance(value, Mapping) else value for key, value in given.items()}
         super().__init__({**given, **{name: value for name, value in parameters.items() if name != "spec"}})
-        self["recipe"] = _recipe(spec, str(given.get("recipe", "?")))
+        decoding = str(given.get("decoding") or "full")
+        self["recipe"] = _recipe(spec, str(given.get("recipe", "?"))) + ("" if decoding == "full" else f"-{decoding}")
 
     def __missing__(self, name: str) -> str:
         return "?"

@@ -289,7 +289,7 @@ class ExperimentSpec(Spec):
         return SubsetSpec(recipe=self.recipe, filter=self.filter)
 
     def label(self) -> str:
-        return f"{self.scale}-{self.subset().recipe}-seed{self.seed}"
+        return f"{self.scale}-{self._method()}-seed{self.seed}"
 
     def _method(self) -> str:
         """The recipe, the policy of captions if there is one, what is mixed in, and how images are decoded if not exactly."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from datacomp_core.device import has_cuda
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.pictures import Box, pillow_image, rgb
 from datacomp_core.training.prefetch import MicroBatch
@@ -30,11 +31,16 @@ ABOUT = 5
 
 
 def require_cuda(device: str) -> None:
-    """SpecError if the training is not on a CUDA device."""
+    """SpecError if the training is not on a CUDA device, or torch finds none."""
     if not device.startswith("cuda"):
         raise SpecError(
             f"The recipe decodes on the GPU (decoding: cuda), but the training runs on {device}: use a CUDA device, or set "
             "decoding to fast or full."
+        )
+    if not has_cuda():
+        raise SpecError(
+            "The recipe decodes on the GPU (decoding: cuda), but torch finds no CUDA device on this machine: train on another "
+            "machine, or set decoding to fast or full."
         )
 
 

@@ -41,7 +41,8 @@ class TrainSpec(Spec):
         return self
 
     def label(self) -> str:
-        return f"{self.recipe.name}-seed{self.seed}"
+        decoding = "" if self.recipe.decoding == "full" else f"-{self.recipe.decoding}"
+        return f"{self.recipe.name}{decoding}-seed{self.seed}"
 
     @property
     def steps_per_epoch(self) -> int:

@@ -117,6 +117,8 @@ def train_folder(spec: TrainSpec, data: tuple[str, ...], out: str, *, trust: Tru
     if folder.exists(RECORD):
         raise SpecError(f"{folder.at(RECORD)} already exists, so this training has ended: choose another folder.")
     _require_weights(spec, len(data))
+    if spec.recipe.decoding == "cuda":
+        require_cuda(options.get("device") or default_device())
     inputs = {f"data {Folder(url).url}": partial(_marks, Folder(url), trust) for url in data}
     given = {"data": [Folder(url).url for url in data], "model_configuration": hash_json(config_of(spec.recipe.model))}
     bind_folder(folder, spec.model_dump(mode="json") | given, inputs)
