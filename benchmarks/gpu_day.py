@@ -1,13 +1,15 @@
 """The stages of `gpu_day.sh`, each a process of its own: `gpu_day.py STAGE [--rehearse]`. Prints lines of JSON.
 
 tests: tests/gpu. train: samples/s of `small`'s recipe on batches that cost nothing (the ceiling), then through the loader, exact,
-fast and decoded on the GPU; with fused AdamW, and compiled; hours for `small`. embed, evaluate: those benchmarks. nearest:
+fast and decoded on the GPU; with fused AdamW, and compiled; hours for `small`. What does not fit the GPU's memory is tried again
+with more gradient checkpointing and accumulation, as a training does. embed, evaluate: those benchmarks. nearest:
 image_based's nearest centroids by torch and by faiss, and k-means on this device and on the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -15,13 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 HERE = Path(__file__).parent
+OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|out of memory|ALLOC_FAILED", re.IGNORECASE)
 SMALL_SAMPLES = 12_861_440  # of `small`: 3,140 steps of 4,096
 
 
@@ -59,7 +62,7 @@ class Ceiling:
 
 
 def train(device: str, *, rehearse: bool) -> None:
-    """Each variant in turn, as long as the time lasts; gradient checkpointing and accumulation are what memory asks for."""
+    """Each variant in turn, as long as the time lasts."""
     from loader import make_shards
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -80,32 +83,54 @@ def train(device: str, *, rehearse: bool) -> None:
 
 
 def rate(folder: Path, decoding: str, options: dict[str, Any], device: str, *, rehearse: bool) -> dict[str, Any]:
-    """Samples/s after the first step, and what a whole `small` would take."""
-    import torch
-
+    """Samples/s of a variant, with gradient checkpointing and accumulation as memory asks for them."""
     from datacomp_core import clip
     from datacomp_core.scales import SCALES, Scale
     from datacomp_core.training.arguments import RuntimeOptions
-    from datacomp_core.training.components import build
     from datacomp_core.training.cuda_decoding import decoder_name
-    from datacomp_core.training.hooks import Hook
-    from datacomp_core.training.job import RankJob
-    from datacomp_core.training.loop import TrainingLoop
     from datacomp_core.training.memory import device_bytes, ways
-    from datacomp_core.training.rank_context import RankContext
-    from datacomp_core.training.samples import ShardSource
-    from datacomp_core.training.session import steps_of
     from datacomp_core.training.spec import TrainSpec
 
     clip.register()
     batch, steps = (8, 3) if rehearse else (4096, 12)
-    libraries = {"jpegs_by": decoder_name(device)} if decoding == "cuda" else {}
     changes = {"name": "custom", "model": "datacomp-tiny" if rehearse else "ViT-B-32", "batch_size": batch}
     changes |= {"num_checkpoints": 1, "loader_workers": 1, "train_num_samples": batch * steps}
     spec = TrainSpec(recipe=Scale.model_validate(SCALES["small"].model_dump() | changes | {"decoding": decoding or "full"}))
-    machine = ways(spec, RuntimeOptions(device=device, **options), 0 if device == "cpu" else device_bytes())[0]
-    place = RankContext(device)
-    if device != "cpu":  # the variants run in one process: neither memory nor its peak is another one's
+    machines = ways(spec, RuntimeOptions(device=device, **options), 0 if device == "cpu" else device_bytes())
+    found = first_that_fits(machines, lambda machine: _rate(spec, machine, folder if decoding else None, rehearse=rehearse))
+    return found | ({"jpegs_by": decoder_name(device)} if decoding == "cuda" else {})
+
+
+def first_that_fits(machines: Sequence[Any], measure: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """What `measure` finds with the first of some ways of using memory for which there is enough; the others are named in it."""
+    import torch
+
+    too_large: list[str] = []
+    for machine in machines:
+        try:
+            found = measure(machine)
+            return found | ({"out_of_memory": too_large} if too_large else {})
+        except RuntimeError as problem:
+            if not OUT_OF_MEMORY.search(f"{type(problem).__name__}: {problem}") or machine is machines[-1]:
+                raise
+            too_large.append(machine.memory_words)
+        gc.collect()  # the model of the try before
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    raise AssertionError("there is no way to train")
+
+
+def _rate(spec: Any, machine: Any, folder: Path | None, *, rehearse: bool) -> dict[str, Any]:
+    """Samples/s after the first step through the loader, or without it; and what a whole `small` would take."""
+    import torch
+
+    from datacomp_core.training.components import build
+    from datacomp_core.training.hooks import Hook
+    from datacomp_core.training.loop import TrainingLoop
+    from datacomp_core.training.rank_context import RankContext
+
+    batch, place, is_cuda = spec.recipe.batch_size, RankContext(machine.device), not machine.is_cpu
+    if is_cuda:  # the variants run in one process: neither memory nor its peak is another one's
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     parts = build(spec, machine, place)
@@ -113,31 +138,38 @@ def rate(folder: Path, decoding: str, options: dict[str, Any], device: str, *, r
 
     class Clock(Hook):
         def after_step(self, loop: TrainingLoop) -> None:
-            if device != "cpu":
+            if is_cuda:
                 torch.cuda.synchronize()
             times.append(time.monotonic())
 
-    data: Any
-    if decoding:
-        shards = tuple((path.stem, 16 if rehearse else 100) for path in sorted(folder.glob("*.tar")))
-        source = ShardSource(url=str(folder), index=str(folder), shards=shards)
-        workers = 0 if rehearse else max(1, len(os.sched_getaffinity(0)) - 1)
-        job = RankJob(spec=spec, machine=machine, sources=(source,), folder=str(folder), loader_workers=workers)
-        data = steps_of(job, place, parts.transform, 0)
+    if folder is None:
+        data: Any = Ceiling(spec.recipe.model, batch // machine.accumulation, machine.device, spec.steps * machine.accumulation)
     else:
-        data = Ceiling(spec.recipe.model, batch // machine.accumulation, device, steps * machine.accumulation)
+        data = _through_the_loader(spec, machine, place, folder, parts.transform, rehearse=rehearse)
     TrainingLoop(spec, machine, place, parts, data, [Clock()]).run()
     first = 3 if len(times) > 6 else 0
     found = batch * (len(times) - 1 - first) / (times[-1] - times[first])
-    memory = {} if device == "cpu" else {"gpu_gb": round(torch.cuda.max_memory_reserved() / 2**30, 1)}
-    way = {"accumulation": machine.accumulation, "checkpointing": machine.checkpointing}
+    memory = {"gpu_gb": round(torch.cuda.max_memory_reserved() / 2**30, 1)} if is_cuda else {}
     return {
         "samples_per_second": round(found, 1),
         "hours_small": round(SMALL_SAMPLES / found / 3600, 2),
-        **way,
+        "accumulation": machine.accumulation,
+        "checkpointing": machine.checkpointing,
         **memory,
-        **libraries,
     }
+
+
+def _through_the_loader(spec: Any, machine: Any, place: Any, folder: Path, transform: Any, *, rehearse: bool) -> Any:
+    """Micro-batches of the shards of a folder, decoded by processes as in a training."""
+    from datacomp_core.training.job import RankJob
+    from datacomp_core.training.samples import ShardSource
+    from datacomp_core.training.session import steps_of
+
+    shards = tuple((path.stem, 16 if rehearse else 100) for path in sorted(folder.glob("*.tar")))
+    source = ShardSource(url=str(folder), index=str(folder), shards=shards)
+    workers = 1 if rehearse else max(1, len(os.sched_getaffinity(0)) - 1)
+    job = RankJob(spec=spec, machine=machine, sources=(source,), folder=str(folder), loader_workers=workers)
+    return steps_of(job, place, transform, 0)
 
 
 def embed(device: str, *, rehearse: bool) -> None:

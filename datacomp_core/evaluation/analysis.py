@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from datacomp_core.evaluation.metrics import Ints
+from datacomp_core.evaluation.metrics import Ints, require_samples
 
 BINS = 15
 SHOWN = 10
@@ -19,6 +19,7 @@ def calibration_error(confidence: npt.NDArray[np.float32], hits: npt.NDArray[np.
 
     `confidence` (n,) is the softmax of the chosen class; a bin holds its upper edge.
     """
+    require_samples(len(hits), "calibration error")
     place = np.clip(np.ceil(confidence.astype(np.float64) * bins).astype(np.int64) - 1, 0, bins - 1)
     right = np.bincount(place, weights=hits, minlength=bins)
     sure = np.bincount(place, weights=confidence, minlength=bins)

@@ -18,7 +18,7 @@ from datacomp_core.clip_sources import ModelSource, StoredModel, source
 from datacomp_core.cluster_workers import ClusterWorkers, of_cluster
 from datacomp_core.device import default_device, devices_of
 from datacomp_core.errors import DataError, IncompleteError, SpecError, unknown
-from datacomp_core.evaluation import hf_cache
+from datacomp_core.evaluation import hf_cache, metrics
 from datacomp_core.evaluation import report as reports
 from datacomp_core.evaluation.catalog import SUITES, EvalTask, suite
 from datacomp_core.evaluation.custom import TaskRow, tasks_of_rows
@@ -29,7 +29,7 @@ from datacomp_core.pictures import Decoding
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder, Store, step
-from datacomp_core.store.content import Trust
+from datacomp_core.store.content import Trust, versions
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +208,8 @@ def _evaluated(
     )
     here = EvalModel(model.load(devices[0]), exactness, kept=out, made_of=made_of)
     prepared = repr(here.clip.pixels) if spec.decoding == "full" else f"{here.clip.pixels!r}, {spec.decoding} decoding"
-    identity = identity.model_copy(update={"made_of": made_of | {"preparation of images": prepared}})
+    own = versions(*metrics.LIBRARIES) | {"preparation of images": prepared}
+    identity = identity.model_copy(update={"made_of": made_of | own})
     results = run(
         wanted,
         sets,

@@ -71,6 +71,7 @@ class FaceClassification:
         metadata = require(kept, "metadata", "iuf", 2)
         for name in OBJECTIVES:
             check_rows(metadata, FIELDS, len(predicted[name]))
+        metrics.require_samples(len(metadata), "accuracy")
         fields = {name: column(metadata, FIELDS, name) for name in FIELDS}
         found: Metrics = {}
         binary = {"race_binary": fields["race_binary"]}

@@ -12,15 +12,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from datacomp_core.errors import DataError
+
 if TYPE_CHECKING:
     import torch
 
 Ints = npt.NDArray[np.integer]
 Hits = npt.NDArray[np.bool_]
+LIBRARIES = ("scikit-learn", "clip-benchmark")
+"""Their versions are part of the key of kept results, with those of a model (`clip_sources.LIBRARIES`)."""
+
+
+def require_samples(count: int, metric: str) -> None:
+    """DataError for no samples, of which the libraries' functions would tell in as many ways as they are."""
+    if not count:
+        raise DataError(f"there is no sample, so the {metric} is not defined: evaluate at least one")
 
 
 def accuracy(predicted: Ints, labels: Ints) -> float:
     """Share of right predictions, both shape (n,): scikit-learn's `accuracy_score`."""
+    require_samples(len(labels), "accuracy")
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(labels, predicted))
@@ -28,6 +39,7 @@ def accuracy(predicted: Ints, labels: Ints) -> float:
 
 def hit_rate(hits: Hits) -> float:
     """Share of hits, shape (n,): the mean that clip_benchmark's `accuracy` takes for each k. Ours: see `topk_hits`."""
+    require_samples(len(hits), "share of hits")
     return float(np.count_nonzero(hits)) / len(hits)
 
 
@@ -46,6 +58,7 @@ def recall_hits(best: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
     `best` (n, k) are the scores of the candidates that `topk` ranks first, `positive` (n, k) says which are partners. The
     function gets these columns alone: over all candidates its one-hot array (n, k, candidates) takes ten times their ranking.
     """
+    require_samples(best.numel(), "recall")
     from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k
 
     return recall_at_k(best, positive, best.shape[1]) > 0
@@ -57,6 +70,7 @@ def mean_per_class_recall(predicted: Ints, labels: Ints) -> float:
     That is `balanced_accuracy_score`, bit for bit, which is not called: it warns of predicted classes that do not occur, and
     makes a table of all classes against all.
     """
+    require_samples(len(labels), "recall")
     from sklearn.metrics import recall_score
 
     return float(recall_score(labels, predicted, average="macro", labels=np.unique(labels)))
@@ -65,6 +79,7 @@ def mean_per_class_recall(predicted: Ints, labels: Ints) -> float:
 def macro_f1(predicted: Ints, labels: Ints) -> float:
     """Mean F1 over the classes that occur in `labels`; others count only as errors: scikit-learn's `f1_score(average="macro")`,
     as wilds' `F1` calls it."""
+    require_samples(len(labels), "F1")
     from sklearn.metrics import f1_score
 
     return float(f1_score(labels, predicted, average="macro", labels=np.unique(labels)))
@@ -75,6 +90,7 @@ def jaccard(chosen: Hits, right: Hits) -> npt.NDArray[np.float64]:
 
     scikit-learn's `jaccard_score`, once for all rows, which are its labels: 3,563 single calls would take 5 s.
     """
+    require_samples(chosen.size, "Jaccard index")
     from sklearn.metrics import jaccard_score
 
     if len(chosen) == 1:  # a single label would be taken for a binary problem's classes
@@ -97,6 +113,7 @@ def grouped(name: str, values: npt.NDArray[np.bool_], fields: dict[str, Ints]) -
     `fields` names the metadata that is combined into groups, the first varying fastest. Keys are wilds' own:
     `<name>_avg`, `<name>_<field>:<i>` and `count_<field>:<i>` (fields in reverse order), `<name>_wg`.
     """
+    require_samples(len(values), f"mean of {name}")
     sizes = {field: int(column.max()) + 1 for field, column in fields.items()}
     groups = np.zeros(len(values), np.int64)
     factor = 1

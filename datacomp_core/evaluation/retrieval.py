@@ -83,6 +83,7 @@ def recalled(scores: torch.Tensor, image_of: torch.Tensor) -> tuple[npt.NDArray[
 
     `scores` (texts, images); `image_of` (texts,) is each text's image.
     """
+    metrics.require_samples(scores.numel(), "recall")
     by_text = _hits(scores, lambda row, ranked: image_of[row, None] == ranked)
     return by_text, _hits(scores.T, lambda row, ranked: image_of[ranked] == row[:, None])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, jaccard_score
 
+from datacomp_core.errors import DataError
 from datacomp_core.evaluation import metrics
+from datacomp_core.evaluation.analysis import calibration_error
+from datacomp_core.evaluation.protocols import PROTOCOLS
 from datacomp_core.evaluation.retrieval import KS, recalled
 
 
@@ -112,3 +116,38 @@ def test_groups_by_loop() -> None:
             else:
                 assert found[f"acc_b:{j}_a:{i}"] is None
     assert found["acc_wg"] == pytest.approx(worst, abs=1e-7)
+
+
+NONE = np.zeros(0, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("compute", "told"),
+    [
+        (lambda: metrics.accuracy(NONE, NONE), "accuracy"),
+        (lambda: metrics.hit_rate(NONE.astype(bool)), "share of hits"),
+        (lambda: metrics.hit_rate(metrics.topk_hits(NONE.reshape(0, 5), NONE, 5)), "share of hits"),
+        (lambda: metrics.mean_per_class_recall(NONE, NONE), "recall"),
+        (lambda: metrics.macro_f1(NONE, NONE), "F1"),
+        (lambda: metrics.jaccard(np.zeros((0, 3), bool), np.zeros((0, 3), bool)), "Jaccard index"),
+        (lambda: metrics.jaccard(np.zeros((2, 0), bool), np.zeros((2, 0), bool)), "Jaccard index"),
+        (lambda: metrics.recall_hits(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.bool)), "recall"),
+        (lambda: metrics.grouped("acc", NONE.astype(bool), {"a": NONE}), "mean of acc"),
+        (lambda: recalled(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)), "recall"),
+        (lambda: recalled(torch.zeros(3, 0), torch.zeros(3, dtype=torch.int64)), "recall"),
+        (lambda: calibration_error(NONE.astype(np.float32), NONE.astype(bool)), "calibration error"),
+    ],
+)
+def test_without_samples_every_metric_says_so_in_one_sentence(compute: Callable[[], object], told: str) -> None:
+    with pytest.raises(DataError, match=rf"^there is no sample, so the {told} is not defined: evaluate at least one$"):
+        compute()
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_predictions_without_samples_are_refused_by_every_protocol(protocol: str) -> None:
+    """As a stranger's bundle may have them: every array that a protocol keeps, and no row in it."""
+    kept: dict[str, Any] = dict.fromkeys(("labels", "predicted", "race", "gender", "age", "toxic", "candidates"), NONE)
+    kept |= {"ranked": NONE.reshape(0, 5), "metadata": NONE.reshape(0, 20), "jaccard": NONE.astype(float)}
+    kept |= {"image_found": np.zeros((0, 3), bool), "text_found": np.zeros((0, 3), bool), "image_of_text": NONE}
+    with pytest.raises(DataError):
+        PROTOCOLS[protocol].metrics_of(kept)

@@ -8,6 +8,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,26 @@ def test_a_rerun_keeps_what_is_done_and_only_that_of_the_same_model_and_data(
     ran.clear()
     evaluate_folder(model=MODEL, checkpoint=None, data=str(sets), out=str(tmp_path / "out"), device="cpu")
     assert len(ran) == 7, "other weights: nothing may be kept"
+
+
+@pytest.mark.parametrize("library", ["scikit-learn", "clip-benchmark", "torch"])
+def test_a_result_of_another_version_of_a_metric_is_not_kept(
+    prepared: Path, sets: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, library: str
+) -> None:
+    """The record of a run with an earlier release, as it would lie in the folder."""
+    spec = EvalSpec(tasks=("tiny/coarse",))
+    first = scored(prepared, sets, tmp_path / "out", spec=spec)
+    kept = tmp_path / "out" / "tasks" / "tiny-coarse.json"
+    current = json.loads(kept.read_text())
+    assert current["identity"]["made_of"][library] == version(library)
+    caplog.clear()
+    scored(prepared, sets, tmp_path / "out", spec=spec)
+    assert "evaluated again" not in caplog.text
+    current["identity"]["made_of"][library] = "0.1"
+    kept.write_text(json.dumps(current))
+    again = scored(prepared, sets, tmp_path / "out", spec=spec)
+    assert f"tiny/coarse is evaluated again: another {library}" in caplog.text
+    assert again.tasks[0].metrics == first.tasks[0].metrics
 
 
 def test_the_catalogs_counts_are_asked_for(prepared: Path, sets: Path, tmp_path: Path) -> None:
