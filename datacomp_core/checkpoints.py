@@ -69,7 +69,7 @@ def fit(model: torch.nn.Module, weights: Weights, name: str, where: str) -> None
 
 
 def _misfit(problem: BaseException) -> str:
-    """What torch says of weights that do not fit, of many shapes the first."""
+    """Return torch's message about weights that do not fit the model, shortened; of several shapes it names the first."""
     shapes = SHAPES.findall(str(problem))
     if shapes:
         weight, given, wanted = shapes[0]

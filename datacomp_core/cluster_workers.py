@@ -69,7 +69,7 @@ def _kind_here(_: None, device: str) -> str:
 
 @cache
 def _kind_of_gpus(engine: engines.Engine, cluster: str) -> str:
-    """What a worker of a cluster that holds a GPU works on: one is asked."""
+    """Ask one GPU worker of the cluster for its kind of device."""
     log.info("asking a worker of the %s cluster at %s for its device", engine, cluster)
     [(_, kind)] = prepared_map(_kind_here, [""], prepare=_nothing, workers=1, one_worker="apart", engine=engine, gpus=1)
     return kind

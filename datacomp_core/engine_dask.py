@@ -117,7 +117,7 @@ class _Told:
 
 
 class _Prepared:
-    """What a worker prepared for one map. A map that changes its process gets child processes, one per thread of the worker."""
+    """A worker's data for one map. A map that changes its process gets child processes, one per thread of the worker."""
 
     def __init__(self, job: MapJob) -> None:
         self.job, self.used = job, time.monotonic()

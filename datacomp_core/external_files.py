@@ -135,7 +135,7 @@ def _split(place: str) -> tuple[str, str]:
 
 
 def _name_here(folder: Folder, file: str) -> str:
-    """What a file of another machine is called on this one."""
+    """Return the local name of a file from another machine."""
     return file.partition("?")[0] if folder.url.startswith(WEB) else file
 
 

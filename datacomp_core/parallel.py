@@ -95,7 +95,7 @@ def _pool(workers: int, prepare: Callable[[], Any]) -> ProcessPoolExecutor:
 
 
 def _nothing() -> None:
-    """What a process prepares that serves several maps."""
+    """Prepare nothing, for a process that serves several maps."""
 
 
 class _Recording(_Spawning):
@@ -121,7 +121,7 @@ class _Unprepared(ProcessPoolExecutor):
 
 
 def prepared_here() -> Any:
-    """What this worker process prepared; the error with which that failed."""
+    """Return what this worker process prepared; raise the error if preparing failed."""
     if _unready:
         raise _unready[0]
     return _prepared[0]

@@ -85,7 +85,7 @@ def store_fault(problem: BaseException, folder: Folder, name: str) -> StoreError
 
 
 def storage_options(folder: Folder) -> dict[str, Any] | None:
-    """What polars needs to reach the same bucket as fsspec: the endpoint of the environment, plain http if that is one."""
+    """Return polars' options for the same bucket as fsspec's: the environment's endpoint, and plain http if it uses that."""
     if folder.is_local:
         return None
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

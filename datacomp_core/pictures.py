@@ -25,7 +25,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "JPEG2000", "PPM"
 
 
 def pillow_image(data: bytes | IO[bytes]) -> Image.Image:
-    """What `Image.open` gives for one of `FORMATS`; Pillow's UnidentifiedImageError for whatever else it is."""
+    """Open a picture with Pillow if it is one of `FORMATS`; raise Pillow's UnidentifiedImageError otherwise."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -35,9 +35,9 @@ def pillow_image(data: bytes | IO[bytes]) -> Image.Image:
 
 
 def open_picture(data: bytes) -> Image.Image:
-    """What `pillow_image` gives, with an ordinary JPEG's pixels decoded already: the same pixels, modes and errors.
+    """Open a picture as `pillow_image` does, but with an ordinary JPEG decoded already: the same pixels, modes and errors.
 
-    A JPEG that libjpeg-turbo warns about is left to Pillow, which knows what to forgive.
+    A JPEG that libjpeg-turbo warns about is decoded by Pillow, which tolerates more damage.
     """
     from PIL import Image
 

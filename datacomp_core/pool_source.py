@@ -1,4 +1,4 @@
-"""What filters and scores read of a pool: its metadata, the score columns and embeddings that are beside it, its images.
+"""Reads a pool for filters and scores: its metadata, the score columns and embeddings beside it, its images.
 
 Only the requested columns are read, and embeddings block by block, so that memory is bounded by one part's columns.
 """
@@ -54,7 +54,7 @@ class PoolSource:
     features: tuple[Folder, ...] = ()
     shards: Folder | None = None
     captioned: Folder | None = None
-    """What a policy made of the captions (`Captioned`): where it changed one, text features of the pool's own are none."""
+    """The captions after a policy (`Captioned`): rows whose caption it changed have no text features from the pool."""
     by_captions: Mapping[str, PoolSource] = field(default_factory=dict[str, "PoolSource"])
     """The same pool with the captions of one source each, for filters that name the source."""
 

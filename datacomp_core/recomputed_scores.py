@@ -39,7 +39,7 @@ class RecomputedScores:
     groups: dict[str, float | None]
     wrong: tuple[str, ...] = ()
     outside: dict[str, float | None] = field(default_factory=dict[str, float | None])
-    """What the report says of tasks outside the suite. It is not computed again and never published."""
+    """The report's values for tasks outside the suite. They are not recomputed and never published."""
 
 
 Rescore = Callable[[bytes, Predictions], RecomputedScores]

@@ -13,7 +13,7 @@ from typing import Any
 
 HIDDEN = "***"
 _END = re.compile(r"""([\s<>]|["'](?=[\s,;:)\]}>]|$))""")
-"""What ends a url in a text: white space, a bracket, or a quote that is not within it."""
+"""Matches the end of a url in a text: white space, a bracket, or a quote that is not part of the url."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,20}://")
 _HOST = re.compile(r"[\w.\[/-]|$")
 _AFTER_HOST = re.compile(r"[/?#]")

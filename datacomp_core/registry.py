@@ -59,11 +59,11 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._modules[name]
 
     def added_by(self, module: str) -> dict[str, T]:
-        """What one module registered, in its order, also where another module has taken the name since."""
+        """Return what one module registered, in its order, even if another module has taken the name since."""
         return dict(self._added.get(module, {}))
 
     def of_code(self, name: str, code: str) -> T | None:
-        """What foreign code of this identity registered by a name: two versions of a file may be at work in one process."""
+        """Return what external code with this identity registered under a name: one process may use two versions of a file."""
         self._fill()
         found = (things[name] for module, things in self._added.items() if name in things and code_of(module) == code)
         return next(found, None)

@@ -30,7 +30,7 @@ def _names(schema: dict[str, Any]) -> None:
 
 TrainDecoding = Literal["full", "scaled", "fast", "cuda"]
 RANKED_DECODINGS: tuple[TrainDecoding, ...] = ("full", "fast")
-"""What a ranked training may use: pixels whose scores were shown to be the same within the noise of seeds (docs/training.md)."""
+"""The decodings allowed for a ranked training: their scores are equal within the noise of seeds (docs/training.md)."""
 
 ScaleName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_names)]
 """A row of the table below, or `custom`: a new scale is one row there and stands nowhere else."""

@@ -145,7 +145,7 @@ def _stored_mark(folder: Folder, shard: str) -> str:
 
 
 def tar_mark(folder: Folder, shard: str) -> str:
-    """What tells a tar from another one under its name, cheaply: size, and time of change or the bucket's etag."""
+    """Return a cheap mark that tells a tar from another one with the same name: size, and time of change or the bucket's etag."""
     return folder.mark(f"{shard}.tar")
 
 

@@ -78,7 +78,7 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 class _Extended(NamedTuple):
-    """What extended headers say of the member that follows them."""
+    """The fields from extended headers for the member that follows them."""
 
     name: str = ""
     size: int = -1
@@ -132,7 +132,7 @@ def header(name: str, size: int) -> bytes:
 
 
 def ending(position: int) -> bytes:
-    """What closes an archive whose last member ends at `position`."""
+    """Return the bytes that close an archive whose last member ends at `position`."""
     return END + bytes(-(position + len(END)) % RECORD)
 
 
@@ -235,7 +235,7 @@ def _plain_name(block: bytes) -> str:
 
 
 def _extended(kind: bytes, data: bytes, told: _Extended, position: int) -> _Extended:
-    """What is known after an extended header; what it does not state stays as it was."""
+    """Return the fields after an extended header; fields that it does not state are unchanged."""
     if kind == LONG_NAME:
         return told._replace(name=data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape"))
     if kind != PAX:

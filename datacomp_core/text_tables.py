@@ -28,7 +28,7 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")
 LIKE_A_KEY = re.compile(r'\s*"?((?=\S*[0-9])[0-9a-fA-F]{5,}|[a-zA-Z][a-zA-Z0-9+.-]*://\S+?)"?\s*')
 PACKED: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 UNREADABLE = (OSError, EOFError, zlib.error, lzma.LZMAError)
-"""What reading a file raises that is cut off, damaged, or not packed as its name says."""
+"""The errors from reading a file that is truncated, damaged, or not packed as its name says."""
 
 
 def open_unpacked(file: Path) -> IO[bytes]:
@@ -57,7 +57,7 @@ def _require_no_utf16(start: bytes, file: Path) -> None:
 
 
 def separator_of(line: str) -> str:
-    """What separates the columns; empty for a line that has one column and no quotes."""
+    """Return the separator of the columns; empty for a line that has one column and no quotes."""
     return next((one for one in SEPARATORS if one in line), "," if '"' in line else "")
 
 

@@ -16,7 +16,7 @@ DAMAGE = re.compile(
     r"PytorchStreamReader|magic number|hasRecord|enforce fail|unexpected EOF|protocol version|corrupt|storage key", re.IGNORECASE
 )
 NOT_PICKLED = (LookupError, AttributeError, TypeError, ArithmeticError, UnicodeError, struct.error)
-"""What the unpickler itself raises for bytes that are not a pickle: it reads them as instructions all the same."""
+"""The errors that the unpickler raises for bytes that are not a pickle, because it runs them as instructions."""
 MOST = 200
 PLAIN = "save its state_dict alone, or as safetensors"
 

@@ -206,7 +206,7 @@ def open_subset(path: Path) -> Uids:
 
 
 def no_subset(where: str, problem: Exception) -> str:
-    """What is said of a file that numpy cannot read."""
+    """Return the error message for a file that numpy cannot read."""
     told = str(problem)
     if "No data left" in told or "expected 8 bytes got 0" in told:
         return f"{where} is empty: select the subset again."
@@ -214,7 +214,7 @@ def no_subset(where: str, problem: Exception) -> str:
 
 
 def no_subset_dtype(where: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
-    """What is said of an array that is not one of uids."""
+    """Return the error message for an array that does not contain uids."""
     if len(shape) == 1 and dtype.newbyteorder("=") == DTYPE:
         return f"{where} has big-endian numbers: write it in this byte order with `datacomp subset sort FILE --out SORTED`."
     return f"{where} has dtype {dtype} and shape {shape}; a subset file is one of dtype u8,u8, shape (n,)."

@@ -75,8 +75,9 @@ class DeploymentRow:
 
 @dataclass(frozen=True)
 class ScaleMachines:
-    """What one scale requests: memory of a CPU node in GiB, GPUs per node and nodes per training, and how often its board is
-    updated. GPUs and nodes are starting values (5 hours at `medium`, 34 at `large`, 81 at `xlarge` by the paper's A100-hours): an
+    """One scale's machines: GiB of memory per CPU node, GPUs per node, nodes per training, and how often its board is updated.
+
+    GPUs and nodes are starting values (5 hours at `medium`, 34 at `large`, 81 at `xlarge` by the paper's A100-hours): an
     operator edits the job variables of `gpu-step-SCALE`; any number that divides the batch gives the same training.
     """
 

@@ -39,7 +39,7 @@ BUILDERS: dict[type, Any] = {
     AdoptedPoolSpec: pooling.adopt_metadata,
     FolderPoolSpec: pooling.import_folder,
 }
-"""What makes a pool of each kind."""
+"""The task that builds each kind of pool."""
 OWN_SPECS: dict[str, Any] = {"byod": ByodPoolSpec, "adopted": AdoptedPoolSpec, "folder": FolderPoolSpec}
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def own_source_spec(address: str) -> AdoptedPoolSpec | FolderPoolSpec | None:
 
 @cache
 def changes_of_source(store_url: str, address: str) -> str:
-    """What has changed where a stored pool was read, in a sentence; the pool itself stays as it was. Looked at once a process.
+    """Return what has changed at the source of a stored pool, in a sentence; the pool does not change. Checked once per process.
 
     DataError for an adopted pool, which stays at its source.
     """

@@ -22,7 +22,7 @@ QUICK = (pooling.learned, curating.score)
 
 @dataclass(frozen=True)
 class FilterInputs:
-    """What a filter reads: the pool, its images if the store has them, and what is beside the metadata."""
+    """The inputs of a filter: the pool, its images if the store has them, and the artifacts beside the metadata."""
 
     pool: Pool
     shards: ShardSet | None

@@ -54,7 +54,7 @@ def _key(what: str, subset: Subset) -> str:
 
 
 def steps_of(told: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each step kept of what it was asked, what was kept in all, and the share of all rows that each reason dropped."""
+    """Return what each step kept of the rows it judged, the total kept, and the share of all rows that each reason dropped."""
     asked = [(f"asked: {step['title']}", step["asked"], step["kept"]) for step in told["steps"]]
     rows = [
         {"what": what, "rows": f"{rows:,}", "kept": f"{kept:,}", "share": _share(kept, rows)}

@@ -104,7 +104,7 @@ def publish_summary(outcome: StepOutcome[Any]) -> UUID | None:
 
 
 def rows_about(artifact: Artifact) -> list[dict[str, Any]]:
-    """What an artifact says of itself, scores and shares in percent as on the page."""
+    """Return an artifact's fields and counts as rows, with scores and shares in percent as on the page."""
     own = artifact.model_dump(exclude={"scale", "name", "address", "data", "fingerprint", "content", "counts"})
     counts = [{"what": f"count: {reason}", "value": _count(number, artifact)} for reason, number in artifact.counts.items()]
     return [*({"what": name, "value": _value(name, value)} for name, value in own.items()), *counts]

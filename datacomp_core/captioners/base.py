@@ -1,7 +1,7 @@
-"""What a captioner is, and how it is asked: the model by name, pinned, and everything that changes what it writes.
+"""Defines a captioner: a pinned model, and every setting that changes what it writes.
 
-A captioner is given some pictures (or texts) together and writes `num_captions` texts for each. What it draws hangs on the seed
-and on which rows are asked together, so that an interrupted run goes on to the same texts on any number of devices.
+A captioner receives several pictures (or texts) together and writes `num_captions` texts for each. Its random draws depend on
+the seed and on which rows are in the call, so that a resumed run writes the same texts on any number of devices.
 """
 
 from __future__ import annotations

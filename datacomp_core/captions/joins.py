@@ -73,7 +73,7 @@ class TextBuckets:
 
 @dataclass
 class Joined:
-    """What matched, by groups of neighbouring parts, and the account so far."""
+    """The matched captions by group of neighbouring parts, and the counts so far."""
 
     names: tuple[str, ...]
     group_of: dict[str, int]

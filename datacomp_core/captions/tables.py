@@ -35,7 +35,7 @@ TEXT_NAMES = ("text", "caption")
 
 @dataclass(frozen=True)
 class CaptionColumns:
-    """What the columns are called; an empty name is the usual one, or none for score and source."""
+    """The names of the columns; empty means the usual name, or no column for score and source."""
 
     key: str
     key_column: str = ""

@@ -40,7 +40,7 @@ class Span:
 
 @dataclass(frozen=True)
 class EncoderColumn:
-    """What one encoder makes: its score column, the prefix of its npz keys, its features' width, and of what the score is."""
+    """One encoder's output: its score column, the prefix of its npz keys, its features' width, and what the score compares."""
 
     score: str
     prefix: str
@@ -203,7 +203,7 @@ def _of(column: EncoderColumn, what: str) -> str:
 
 
 def files_of(part: str) -> tuple[str, ...]:
-    """What is written of a part, below the step's folder."""
+    """Return the files written for a part, relative to the step's folder."""
     return f"{FEATURES}/{part}.npz", f"{TALLY}/{part}.json", f"{SCORES}/{part}.parquet"
 
 

@@ -205,7 +205,7 @@ class _Side:
 
 
 class _Flying(NamedTuple):
-    """What a model makes of a batch, under way."""
+    """The outputs of a model for a batch that are still being computed."""
 
     images: _Side
     texts: _Side

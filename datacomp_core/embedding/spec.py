@@ -1,4 +1,4 @@
-"""What to compute for each row of a pool: by which encoders, how precisely."""
+"""Defines what to compute for each row of a pool: which encoders, at which precision."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Encoder(Spec):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What is not flipped is written as before there was `flip`: folders and records of then are still the same request."""
+        """Leave out `flip` unless images are flipped, so that specs written before the field existed keep their fingerprint."""
         return {name: value for name, value in handler(self).items() if name != "flip" or value != "none"}
 
     @model_validator(mode="after")
@@ -123,7 +123,7 @@ def _of_hub(given: dict[str, Any], model: str) -> dict[str, Any]:
 
 
 class EmbedSpec(Spec):
-    """What to compute for each row of the pool. All encoders share one pass over the images."""
+    """Defines what to compute for each row of the pool. All encoders share one pass over the images."""
 
     encoders: tuple[Encoder, ...] = Field(default=(Encoder(),), min_length=1, description="The models and their columns.")
     precision: clip.Precision = Field(default="fp32", description="fp32, or autocast to bf16 or fp16.")

@@ -1,4 +1,4 @@
-"""What a score does not tell: calibration, the classes that fail, what they are taken for. Arrays in, plain JSON out."""
+"""Computes what a score does not show: calibration, the weakest classes, the confusions. Takes arrays, returns plain JSON."""
 
 from __future__ import annotations
 

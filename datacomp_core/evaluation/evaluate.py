@@ -103,7 +103,7 @@ class FailedTasksError(IncompleteError):
 
     @property
     def summary(self) -> str:
-        """What failed, as a number, and what that costs."""
+        """Return the number of failed tasks and the consequence for the report."""
         of_suite = {task.key for task in suite(self.report.suite).tasks}
         lost = "so the report is incomplete"
         if any(task.scored for task in self.failed):

@@ -76,7 +76,7 @@ def compare(expected: Golden, report: Report) -> list[TaskComparison]:
 
 
 def tolerance(chosen: Suite, result: TaskResult) -> float:
-    """What FLIPS other predictions can move a task's main metric by, at least 5e-4."""
+    """Return by how much FLIPS changed predictions can move a task's main metric, at least 5e-4."""
     metric = chosen.task(result.key).metric or ""
     if metric.startswith(("acc_w", "acc_top5_w")):  # the smallest group decides: FMoW's "Other" has four images
         counts = [float(value) for name, value in result.metrics.items() if name.startswith("count_") and value]

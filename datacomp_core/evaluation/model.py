@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Exactness:
-    """What moves the last bits: the precision, whether the image tower is compiled, and how images are resized."""
+    """The settings that change the last bits: the precision, whether the image tower is compiled, and how images are resized."""
 
     precision: Mode = "reference"
     compile: Compile = "no"
@@ -70,7 +70,7 @@ class EvalModel:
             tower.compile(dynamic=True)
 
     def precision(self, *, half: bool) -> Precision:
-        """What one tower runs in; `half`: the reference runs it under autocast."""
+        """Return the precision of one tower; `half`: the reference runs it under autocast."""
         if self.exactness.precision != "reference":
             return self.exactness.precision
         return "fp16" if half and self.clip.device.startswith("cuda") else "fp32"

@@ -1,6 +1,6 @@
-"""What a protocol is: it takes a task's batches in order as they are encoded, and ends in metrics and predictions.
+"""Defines the protocol of an evaluation task: it receives the encoded batches in order and returns metrics and predictions.
 
-Every protocol has a version: raise it when its numbers change their meaning. It stands in the report.
+Every protocol has a version, which is written to the report: raise it when the meaning of its numbers changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from datacomp_core.store.folder import Folder
 
 Metrics = dict[str, float | int | None]
 Arrays = Mapping[str, npt.NDArray[Any]]
-"""What a protocol keeps of each sample, by name."""
+"""The values that a protocol keeps for each sample, by name."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ RESULTS = "eval_results.jsonl"
 
 
 class TaskResult(BaseModel):
-    """What one task came to. `error` says why it has no metrics; `value` is the main metric."""
+    """The result of one task. `error` says why it has no metrics; `value` is the main metric."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     key: str

@@ -40,7 +40,7 @@ BYTES_A_WORKER = 32 << 20  # fewer are decoded sooner in this process than a new
 
 
 class ResultIdentity(BaseModel):
-    """What a kept result was made with."""
+    """The settings and versions that a kept result was computed with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str

@@ -25,7 +25,7 @@ from datacomp_core.store.folder import Folder
 
 PICTURE = ("filename", "image", "image_name", "file_name", "filepath")
 CAPTIONS = ("raw", "caption", "captions", "comment", "sentences")
-"""What tables call the picture's name and its captions; ours is the first."""
+"""The usual names of a table's caption columns; ours is the first."""
 DELIMITERS = (",", ";", "\t", "|")
 A_LIST = re.compile(r"""\s*[\[(]\s*["'\])]""")
 """How a list of texts begins. A caption may begin with a bracket, too: `(left) a dog`."""

@@ -1,4 +1,4 @@
-"""What is explored: a pool's tables and features, its pictures, what became of its download, its captions, and methods on it."""
+"""Describes the data to explore: a pool's tables and features, its pictures, its download, its captions, and methods on it."""
 
 from __future__ import annotations
 

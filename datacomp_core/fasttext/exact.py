@@ -149,7 +149,7 @@ def _chunks(captions: Sequence[str]) -> Iterator[tuple[Integers, list[str]]]:
 
 
 def _tokens(caption: str) -> Iterator[str]:
-    """What fastText reads of a line: labels are not words, and `</s>` ends the line at any position."""
+    """Yield the tokens that fastText reads from a line: labels are not words, and `</s>` ends the line at any position."""
     for token in SEPARATORS.split(caption):
         if token == END:
             break

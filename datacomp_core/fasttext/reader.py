@@ -1,6 +1,6 @@
-"""What is in a file of fastText's lid.176, quantized (`.ftz`) or not (`.bin`): words, labels and vectors.
+"""Reads a file of fastText's lid.176, quantized (`.ftz`) or not (`.bin`): words, labels and vectors.
 
-The layout follows `FastText::loadModel` 0.9.2. Other models than classifiers with a tree of labels are refused.
+The layout follows `FastText::loadModel` 0.9.2. Only classifiers with a tree of labels are supported; other models raise an error.
 """
 
 from __future__ import annotations

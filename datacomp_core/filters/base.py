@@ -79,7 +79,7 @@ def score_column(score: str) -> str:
 
 
 def score_title(score: str) -> str:
-    """What a score is called in titles and reasons: a file of scores by its name, not by its place on somebody's disk."""
+    """Return the name of a score for titles and reasons: a file of scores is named without its folder."""
     return short_places(score_column(score))
 
 
@@ -297,10 +297,9 @@ class GlobalFilter(Filter):
 
 
 class GlobalView(Protocol):
-    """What a `GlobalFilter` sees: the rows that came to it, part by part, a place that its workers share, and where its verdicts
-    go.
+    """The rows that reach a `GlobalFilter`, part by part, a folder that its workers share, and the sink for its verdicts.
 
-    Rows are known by their place in a part. It pickles, so that work over it can be shared among processes.
+    Rows are identified by their position in a part. The view can be pickled, so that several processes can share the work.
     """
 
     @property

@@ -167,7 +167,7 @@ def neighbors(points: Vectors, count: int) -> tuple[Places, Numbers]:
 
 
 def scores_when_taken(scores: Numbers, near: Places, far: Numbers, gamma: float) -> Numbers:
-    """What each point's score is when it is taken: always the best of those that are left, of equals the first."""
+    """Return each point's score at the moment it is taken. The best remaining point is taken next; of equal ones, the first."""
     fade = np.exp(-gamma * far)
     current = (scores + (fade * scores[near]).sum(1)).tolist()
     found = [0.0] * len(scores)

@@ -54,7 +54,7 @@ class Listed(LookupFilter):
         return short_place(self.uids)
 
     def expected_share(self, num_rows: int) -> float | None:
-        """What a local npy of pairs has; of other forms it is not known before they are read."""
+        """Return the share that a local npy of pairs lists; None for other forms, which are not read here."""
         file = Path(external_files.place_of(self.uids))
         if file.suffix != ".npy" or not file.is_file():
             return None

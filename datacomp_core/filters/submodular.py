@@ -147,9 +147,9 @@ def _rank(edge: float, rows: int) -> tuple[int, bool]:
 
 
 class CoverageGain(NamedTuple):
-    """What one more row with a concept, or in a bin, adds: `units` (units + 1,), whose last is 0 and stands for none, and `bins`.
+    """The gain of one more row with a concept, or in a bin: `units` (units + 1,), where the last is 0 for no concept, and `bins`.
 
-    `chosen` and `in_bin` count what is taken; all four change with each row that is.
+    `chosen` and `in_bin` count the rows taken so far; all four change with each row.
     """
 
     scale: Numbers

@@ -9,7 +9,7 @@ from datacomp_core.filters.base import RowFilter, register
 
 SPACE, NO_SPACE = r"[\s\x1c-\x1f]", r"[^\s\x1c-\x1f]"
 WORD = f"{NO_SPACE}+"
-"""What Python's `str.split()` returns. It takes U+001C to U+001F for white space; regular expressions do not."""
+"""Matches the words that Python's `str.split()` returns. It takes U+001C to U+001F as white space; regular expressions do not."""
 
 
 FEW = 20

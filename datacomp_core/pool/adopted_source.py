@@ -1,6 +1,6 @@
-"""What has changed where an adopted pool is: tars that came, metadata that is other than it was.
+"""Finds what has changed at the source of an adopted pool: new tars, changed metadata.
 
-What became of the tars that were there is known from their indexes (`shards.check_indexes`), and of lost ones by the record.
+Changes of known tars come from their indexes (`shards.check_indexes`), lost ones from the record.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def _class_of(key: str, said: Any, path: str) -> tuple[str, str]:
 
 
 def advice(table: str, classes: str, first: str, listed: Iterable[str]) -> str:
-    """What to do where no picture has a caption; `first` is one of them, and `listed` are all files of the folder."""
+    """Return advice for a folder without captions; `first` is one of its pictures, and `listed` are all its files."""
     if table:
         return f"{table} must name them by their paths below the folder, such as {first}."
     if classes:

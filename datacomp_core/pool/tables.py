@@ -57,7 +57,7 @@ class TableBatch:
 
 @dataclass(frozen=True)
 class TableRequest:
-    """What to read: our column name -> the file's, and the format of text files."""
+    """The columns to read (our column name -> the file's), and the format of text files."""
 
     columns: dict[str, str]
     how: TableFormat

@@ -1,6 +1,6 @@
-"""What a recipe is: a filter with a name. A row of the table builds one from a few parameters, all with defaults.
+"""Defines a recipe: a filter with a name. A row of the table builds one from a few parameters, all with defaults.
 
-Written `clip_score:score=b32,fraction=0.2` wherever a name will do. The name is for people; the filter decides what is kept.
+Written `clip_score:score=b32,fraction=0.2` wherever a name is accepted. The name is for people; the filter decides what is kept.
 """
 
 from __future__ import annotations

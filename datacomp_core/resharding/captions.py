@@ -40,7 +40,7 @@ Captions = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class CaptionSource:
-    """What a policy made of a pool's captions, and the folder where it is."""
+    """The result of a caption policy on a pool, and its folder."""
 
     made: Captioned
     folder: Folder
@@ -183,7 +183,7 @@ class CaptionTexts:
             self.counts[source] = self.counts.get(source, 0.0) + share
 
     def summary(self) -> dict[str, Any]:
-        """What a set of shards says of its captions: the policy, and of a draw what a reader of json needs to draw alike."""
+        """Return the caption policy of a shard set, and for a draw the values that a reader of the json needs to repeat it."""
         told: dict[str, Any] = {"policy": self.source.made.policy, "sources": {name: round(n) for name, n in self.counts.items()}}
         if not self.source.made.draws:
             return told
@@ -200,9 +200,9 @@ def draw_summary(weights: dict[str, float], most: dict[str, int]) -> dict[str, A
 
 
 def inherited(folders: Iterable[Folder]) -> dict[str, Any]:
-    """What shards keep of their captions when they are resharded once more: the draw, which stands in their samples.
+    """Return the caption draw that shards keep when they are resharded again; it is stored in their samples.
 
-    DataError if several inputs are drawn from differently: a training can make only one draw of a shard set.
+    DataError if the draws of several inputs differ: a training can make only one draw of a shard set.
     """
     found = [folder.read_json(SUMMARY) for folder in folders if folder.exists(SUMMARY)]
     draws = [one for one in found if one.get("draw")]

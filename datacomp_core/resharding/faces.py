@@ -37,7 +37,7 @@ SEEN = 1  # of `FaceBoxes.place`: in the metadata, without a face; larger values
 
 
 class FaceSpec(Spec):
-    """What becomes of samples with faces."""
+    """Defines how samples with faces are treated."""
 
     treatment: Literal["blur", "inject", "blur_and_inject"] = Field(
         default="blur", description="blur: blur the image there; inject: add `face_bboxes` to the json; or both."

@@ -40,7 +40,7 @@ INDICES_WORTH_A_PROCESS = 64
 
 @dataclass(frozen=True)
 class ReshardPlan:
-    """What is to be written: `shards()` gives the rows of one output shard after another, once. `num_bytes` is about it all."""
+    """The output to write: `shards()` yields the rows of each output shard in order, once. `num_bytes` is approximate."""
 
     account: LossReport
     ledger: LossLedger
@@ -140,7 +140,7 @@ def _placed(inputs: ShardFolders, shared: Exchange, size: int) -> Generator[Reac
 def _scanned(
     inputs: ShardFolders, subset: tuple[Reachable, Reachable | None], shards: list[InputShard], workers: int, progress: Progress
 ) -> Iterator[shard_scan.ScannedShard]:
-    """What was found in each shard, in the order of the shards: a shard that is done before its turn waits."""
+    """Yield the result of each shard in the order of the shards; one that finishes early is held back."""
     workers = min(workers, 1 + len(shards) // INDICES_WORTH_A_PROCESS)
     prepare = partial(shard_scan.wanted, inputs.folders, *subset)
     mapped = prepared_map(shard_scan.scan_shard, shards, prepare=prepare, workers=workers)

@@ -70,7 +70,7 @@ OVERREAD = 0.1
 
 @dataclass(frozen=True)
 class FaceTreatment:
-    """What is done with faces, and the folder of metadata parts that tells where they are."""
+    """The treatment of faces, and the folder of metadata parts with their boxes."""
 
     spec: FaceSpec
     metadata: Folder
@@ -241,7 +241,7 @@ def account_folders(
     workers: int = 1,
     progress: Progress = NO_PROGRESS,
 ) -> tuple[LossReport, int]:
-    """What a reshard would write and miss, and about how many bytes it would write. Nothing is written or refused."""
+    """Return what a reshard would write and miss, and its approximate size in bytes. Writes nothing and raises no refusal."""
     inputs = shards if isinstance(shards, ShardFolders) else ShardFolders((shards,))
     with local_copy(subset) as chosen:
         listing = input_shards(inputs)
@@ -328,7 +328,7 @@ def _jobs(
     record: Literal["files", "nothing"],
     overread: float,
 ) -> Iterator[CopyJob]:
-    """What is still to be written, in groups of neighbouring shards; each job knows only the input shards it reads."""
+    """Yield the shards still to be written, in groups of neighbours; each job contains only the input shards it reads."""
     done = _finished(out, shard_sizes(plan.account.written, plan.samples_per_shard))
     shards: list[str] = []
     pieces: list[Rows] = []

@@ -204,7 +204,7 @@ def _addressable(rows: pl.DataFrame) -> tuple[uid.Uids, pl.DataFrame]:
 
 
 def _lost(wanted: ScanInputs, shard: InputShard, present: set[int], damage: str) -> Iterator[LostSamples]:
-    """What the ledger tells of chosen samples that the index does not have."""
+    """Yield the ledger's reasons for chosen samples that are missing from the index."""
     if not shard.ledger:
         return
     ledger = _ledger(wanted.folders[shard.folder], shard.ledger).filter(pl.col("uid").str.contains(IS_UID))

@@ -119,9 +119,9 @@ def _member(blocks: Bytes, live: Ints, head: Ints, names: Bytes) -> tuple[_Chang
 
 
 def _alike(old: Bytes, own: Bytes) -> tuple[Bytes, Bytes, Flags] | None:
-    """What `_one_by_one` gives, several times faster, for names that differ only in their stems; None for others.
+    """Return the result of `_one_by_one`, several times faster, for names that differ only in their stems; None for others.
 
-    The n-th members of a download's samples are such: stems of equal length, one extension.
+    The n-th members of a download's samples are like this: stems of equal length, one extension.
     """
     if not len(old):
         return None

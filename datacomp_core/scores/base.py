@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class ScoreContext:
-    """What a computation works with: the pool, a folder kept between attempts, one that is not, processes, a model.
+    """The inputs of a computation: the pool, a folder kept between attempts, one that is not, processes, a model.
 
     `model` is the name and the checkpoint file of a CLIP, for scores that encode images.
     """
@@ -87,7 +87,7 @@ class Score(Kinded, Spec):
         return self.kind
 
     def account(self, out: Folder) -> dict[str, int]:
-        """What happened to how many, beyond rows with and without a value."""
+        """Return additional counts, beyond rows with and without a value."""
         return {}
 
     def columns(self) -> Iterable[str]:
@@ -103,7 +103,7 @@ class Score(Kinded, Spec):
         return ()
 
     def prepare(self, context: ScoreContext) -> Any:
-        """What every part needs to know and a look at the whole pool tells; small, and it pickles."""
+        """Return what every part needs from a look at the whole pool; it must be small and picklable."""
         return None
 
     @abstractmethod

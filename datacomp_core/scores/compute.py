@@ -189,7 +189,7 @@ def _one_part(score: Score, source: PoolSource, prepared: Any, out: Folder, part
 
 
 def _numbers(score: Score, given: Any) -> Column:
-    """What a score gave for a part. DataError if that is not a number per row."""
+    """Return a score's values for a part as an array. DataError if they are not one number per row."""
     values = given if isinstance(given, np.ndarray) else np.asarray(given)
     if values.ndim != 1 or values.dtype.kind not in "fiu":
         raise DataError(

@@ -39,7 +39,7 @@ class Layer(NamedTuple):
 
 @register("quality_head")
 class QualityHead(Score):
-    """What a small network from a file says of an image's features, as an aesthetics or NSFW predictor."""
+    """The output of a small network from a file on an image's features, such as an aesthetics or NSFW predictor."""
 
     paper = "Schuhmann et al. 2022, LAION-5B (arXiv:2210.08402), for its aesthetics and NSFW heads; the file's own otherwise"
     needs = frozenset({"features"})

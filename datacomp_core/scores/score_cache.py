@@ -83,7 +83,7 @@ def _versions(score: Score) -> dict[str, str]:
 
 
 def _earlier(score: Score, kept: Folder) -> Iterator[dict[str, Any]]:
-    """What is recorded of the same score in `kept`, whatever it was computed from."""
+    """Yield the records of the same score in `kept`, for any input."""
     wanted = of_content(canonical(score))
     for name in kept.folders():
         if not name.startswith(f"{score.kind}--") or not (kept / name).exists(MADE_OF):

@@ -78,7 +78,7 @@ def cosines(pictures: Sequence[Pixels], captions: Sequence[str], name: str, chec
 
 
 def _state(checkpoint: str) -> str:
-    """What tells an overwritten checkpoint, at the cost of one question: the change time of its inode, or its ETag."""
+    """Return a mark that changes when a checkpoint is overwritten, with one request: its inode's change time, or its ETag."""
     if "://" not in checkpoint and os.path.exists(checkpoint):
         found = os.stat(checkpoint)
         return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"

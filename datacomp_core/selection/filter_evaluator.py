@@ -63,7 +63,7 @@ def walk(placed: FilterNode) -> Iterator[FilterNode]:
 
 
 def source_at(root: FilterNode, path: str, source: PoolSource) -> PoolSource:
-    """What the filter at `path` reads: the pool with the captions that the innermost `captions_of` above it names."""
+    """Return the source for the filter at `path`: the pool with the captions that the innermost `captions_of` above it names."""
     for placed in walk(root):  # outer ones come first
         if isinstance(placed.filter, CaptionsOf) and path.startswith(f"{placed.path}."):
             source = source.of(placed.filter.captions)
@@ -134,7 +134,7 @@ class FilterEvaluator:
     reached: Mask | None = None
     """The rows that came to the filter at `watched`: on whose account this pass is made."""
     found: dict[str, Mask] = field(default_factory=dict[str, Mask])
-    """What each `LookupFilter` says of all rows of the part, whoever came to it."""
+    """The answer of each `LookupFilter` for all rows of the part, whether or not they reach it."""
     reasons: dict[str, pl.Series] = field(default_factory=dict[str, pl.Series])
     """Of batches that tell one: why each row was dropped, empty where it was not."""
 
@@ -142,7 +142,7 @@ class FilterEvaluator:
         return np.ones(self.frame.height, np.bool_)
 
     def verdict(self, placed: FilterNode, reach: Mask) -> FilterDecision:
-        """What a filter says about the rows in `reach`, shape (rows,)."""
+        """Return a filter's decision for the rows in `reach`, shape (rows,)."""
         path, asked = placed
         if path == self.watched:
             self.reached = reach
@@ -160,7 +160,7 @@ class FilterEvaluator:
         return self._leaf(path, asked, reach)
 
     def _with_captions(self, captions: str, placed: FilterNode, reach: Mask) -> FilterDecision:
-        """What a filter says that reads the captions of another source."""
+        """Return the decision of a filter that reads the captions of another source."""
         assert self.source is not None, "a filter of named captions without a source"
         source = self.source.of(captions)
         frame = source.read(self.part, {"uid", *placed.filter.columns()})
@@ -292,7 +292,7 @@ class FilterEvaluator:
 
 
 def answers_of(asked: Filter, given: object, *, reasons: Literal["told", "refused"] = "refused") -> pl.Series:
-    """What a filter answered, as booleans (null: a value is missing), or reasons where it may tell them. DataError if neither."""
+    """Return a filter's answers as booleans (null: a missing value), or as reasons if "told". DataError if they are neither."""
     if isinstance(given, (list, np.ndarray)):
         given = pl.Series(given)
     if isinstance(given, pl.Series) and given.dtype == pl.Null:

@@ -40,8 +40,10 @@ class Review:
 def review(
     wanted: Recipe, source: PoolSource, *, last: int = HIGHEST, workers: int = 1, progress: Progress = NO_PROGRESS
 ) -> Review:
-    """What a recipe keeps of a pool, and why it drops each row of the sample up to the sampling key `last`. DataError as
-    `select`."""
+    """Return what a recipe keeps of a pool, and why it drops each row of the sample up to the sampling key `last`.
+
+    Raises the same DataError as `select`.
+    """
     tree, names = whole_tree(wanted.filter), source.parts()
     check(source, names[0], tree)
     for read, asked in readings(source, tree):

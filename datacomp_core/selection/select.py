@@ -50,7 +50,7 @@ TABLES = "tables"
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen: rows with repeats, distinct uids, and the account."""
+    """The selection: rows with repeats, distinct uids, and the explanation."""
 
     num_samples: int
     num_unique: int
@@ -58,7 +58,7 @@ class Selection:
 
 
 Beside = Embeddings | tuple[Embeddings | Scores | Captioned, ...] | None
-"""What is beside the metadata."""
+"""The artifacts beside the metadata."""
 
 
 @step("subsets", version=1, name=lambda spec, pool, embeddings: f"{spec.label()}-{pool.name}")
@@ -197,7 +197,7 @@ def require_columns(wanted: Filter, source: PoolSource) -> None:
 
 
 def readings(source: PoolSource, tree: Filter) -> list[tuple[PoolSource, Filter]]:
-    """What each filter reads: the tree the captions of the policy, and filters below a `captions_of` those that it names."""
+    """Return each source and its filter: the tree reads the policy's captions, filters below a `captions_of` the named ones."""
     return [(source, tree), *((source.of(name), each) for name, some in named_captions(tree).items() for each in some)]
 
 

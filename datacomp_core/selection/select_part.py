@@ -70,7 +70,7 @@ class PartReport(BaseModel):
 
 @dataclass(frozen=True)
 class PartJob:
-    """What is done to each part. `edges`: of the histogram of `score`; none if nothing is to be shown."""
+    """The work on each part. `edges`: of the histogram of `score`; none if nothing is shown."""
 
     source: PoolSource
     root: Filter

@@ -41,7 +41,7 @@ class KeyWindow:
 
 @dataclass(frozen=True)
 class WindowCounts:
-    """What one part holds in a window."""
+    """The counts of one part in a window."""
 
     num_rows: int
     num_scores: int
@@ -126,7 +126,7 @@ def _best(seen: _Seen, k: int) -> float | int:
 
 @dataclass
 class _Seen:
-    """What all parts hold in a window."""
+    """The counts of all parts in a window."""
 
     num_rows: int
     num_scores: int

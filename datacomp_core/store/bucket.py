@@ -99,7 +99,7 @@ class BucketFiles:
         return found
 
     def _bulk(self, *paths: str) -> tuple[Bulk | None, list[str]]:
-        """What reads these paths of one bucket faster than s3fs, and their keys; None where nothing does."""
+        """Return the bulk reader for these paths of one bucket and their keys; None where only s3fs can read them."""
         if not self.is_s3:
             return None, [""] * len(paths)
         names = [self.fs._strip_protocol(path).partition("/") for path in paths]

@@ -168,7 +168,7 @@ def _opened(fs: Any, bucket: str) -> Bulk | None:
 
 
 def _provider(loop: Any, client: Any) -> Callable[[], dict[str, Any]]:
-    """What signs the requests of s3fs's client, renewed by it."""
+    """Return the credentials provider of s3fs's client, renewed by s3fs."""
     signed_by: Any = client._request_signer._credentials
 
     def provide() -> dict[str, Any]:

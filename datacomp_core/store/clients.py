@@ -15,7 +15,7 @@ _environments: dict[Any, dict[str, str]] = {}
 
 
 def filesystem(url: str) -> Any:
-    """What serves a url. `url_to_fs` would take `::` in a path for a chain of filesystems."""
+    """Return the filesystem of a url. `url_to_fs` would treat `::` in a path as a chain of filesystems."""
     protocol = url.partition("://")[0]
     if "::" in protocol:
         return fsspec.core.url_to_fs(url)[0]

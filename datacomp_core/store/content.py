@@ -85,7 +85,7 @@ def digest(found: Mapping[str, ContentMark]) -> str:
 
 
 def differing(before: Mapping[str, ContentMark], now: Mapping[str, ContentMark]) -> str:
-    """What became of files, in words: `a.parquet has changed, b.parquet is gone`. Empty if all are as before."""
+    """Return the changes of files in words: `a.parquet has changed, b.parquet is gone`. Empty if none has changed."""
     told = [f"{name} is gone" for name in before if name not in now]
     told += [f"{name} is new" for name in now if name not in before]
     told += [

@@ -91,7 +91,7 @@ def short_places(text: str) -> str:
 
 
 def short_place(name: str) -> str:
-    """What a place is called in titles: its last part, without the query of a web address, which may be a secret."""
+    """Return the short name of a place for titles: its last part, without the query of a web address, which may be a secret."""
     place = name.rpartition("#")[0] if PINNED_FILE.fullmatch(name) else name
     return without_query(place).rstrip("/").rpartition("/")[2]
 

@@ -202,9 +202,9 @@ class Folder:
         return self._ask(name, lambda: self.disk.mark(self.at(name))) is not None
 
     def mark(self, name: str) -> str:
-        """What tells a changed file from the one that was read before: size, and time or the bucket's etag.
+        """Return a mark that changes when the file changes: size, and time or the bucket's etag.
 
-        Empty if a web server states nothing that tells it.
+        Empty if a web server does not state them.
         """
         found = self._ask(name, lambda: self.disk.mark(self.at(name)))
         if found is None:

@@ -35,7 +35,7 @@ def content(**more: Any) -> bytes:
 
 
 def ended() -> bytes:
-    """What is left of a lease whose holder has gone, free to be taken over."""
+    """Return the content of a released lease, which anyone may take over."""
     return json.dumps({"host": process.identity()["host"], "boot": "ended", "ended": True}).encode()
 
 

@@ -35,9 +35,9 @@ LIBRARIES = ("torch", "open_clip_torch", "webdataset", "img2dataset", "polars", 
 
 
 class Outputs(BaseModel):
-    """What a step wrote. The files themselves stand in `manifest` beside the record, whatever their number.
+    """The files that a step wrote. Their list is in `manifest`, beside the record, whatever their number.
 
-    Each try at publishing has a manifest of its own, so that two runs never overwrite each other's.
+    Each attempt to publish has a separate manifest, so that two runs never overwrite each other's.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -99,12 +99,12 @@ def is_record(name: str) -> bool:
 
 
 def manifests_of(attempt: str) -> str:
-    """What the names of an attempt's manifests begin with."""
+    """Return the common start of the names of an attempt's manifests."""
     return f"_manifest-{attempt.rpartition('-')[2]}"
 
 
 def outputs_of(files: list[FileStat], attempt: str = "") -> tuple[Outputs, bytes]:
-    """What a record says of its files, and the manifest that it names. The name begins with the digits of the attempt."""
+    """Return a record's description of its files, and the manifest that it names, whose name starts with the attempt's digits."""
     data = manifest_bytes(files)
     sha256 = hashlib.sha256(data).hexdigest()
     name = f"{manifests_of(attempt)}{uuid.uuid4().hex[:8]}.parquet"

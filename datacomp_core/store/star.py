@@ -107,7 +107,7 @@ def settled(value: Any) -> Any:
 
 
 def stand_in(value: Any) -> Any:
-    """What a naming function needs of an input that is not built yet: its name."""
+    """Return the name of an input that is not built yet, as an object for naming functions."""
     if isinstance(value, tuple):
         return tuple(stand_in(item) for item in value)
     if isinstance(value, PlannedStep):

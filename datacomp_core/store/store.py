@@ -307,7 +307,7 @@ class Store:
         self.set_aside(record, "taken back")
 
     def lost(self) -> Iterator[LostArtifact]:
-        """What was set aside as lost, in order of address."""
+        """Yield the artifacts that were set aside as lost, in order of address."""
         for address in self._places_below(LOST):
             for name in (self.root / LOST / address).names():
                 note = f"{LOST}/{address}/{name}"

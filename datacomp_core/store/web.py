@@ -50,7 +50,7 @@ class WebFiles(BucketFiles):
 
 
 def _stated(url: str) -> dict[str, Any]:
-    """What a server states of a file. Some answer to GET alone."""
+    """Return what a server states about a file. Some servers answer only GET."""
     try:
         with _asked("HEAD", url) as answer:
             return _described(answer)

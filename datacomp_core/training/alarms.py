@@ -32,7 +32,7 @@ def collapsed(spec: TrainSpec, losses: Sequence[float]) -> bool:
 
 
 def alarms(spec: TrainSpec, rows: Sequence[Row], idle_seconds: float = 0.0) -> list[Alarm]:
-    """What is wrong by now; `idle_seconds` is how long ago the last row came."""
+    """Return the current alarms of a training; `idle_seconds` is the time since the last row."""
     last = rows[-WINDOW:]
     if not last:
         return []

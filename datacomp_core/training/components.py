@@ -44,7 +44,7 @@ class TrainingComponents:
             self.scaler.load_state_dict(state["scaler"])
 
     def state(self) -> dict[str, Any]:
-        """What open_clip_train's checkpoints contain, without `epoch` and `name`."""
+        """Return the state as in open_clip_train's checkpoints, without `epoch` and `name`."""
         state = {"state_dict": self.wrapped.state_dict(), "optimizer": self.optimizer.state_dict()}
         return state if self.scaler is None else state | {"scaler": self.scaler.state_dict()}
 

@@ -120,7 +120,7 @@ class MicroBatchDataset:
 
 
 class MicroBatchStream:
-    """What the loop iterates: the micro-batches of one epoch after another, from a saved position on.
+    """The iterator of the training loop: the micro-batches of successive epochs, from a saved position.
 
     One loader runs through all epochs, so nothing is dropped or waited for between them. On a GPU the next micro-batch is
     copied while the present one is computed (`prefetched`).

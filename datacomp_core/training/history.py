@@ -64,7 +64,7 @@ def forget_ranks_beyond(folder: Path, world_size: int, step: int) -> None:
 
 
 def unreadable(folder: Path) -> list[str]:
-    """What all ranks could not read, each time it was drawn."""
+    """Return the samples that any rank could not read, once for each time they were drawn."""
     files = sorted(folder.glob(f"{UNREADABLE}*.jsonl"))
     return [name for path in files for row in read_history(path) for name in row["names"]]
 

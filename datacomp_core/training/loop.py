@@ -140,7 +140,7 @@ class TrainingLoop:
 
 
 def features(parts: TrainingComponents, micro: DeviceMicroBatch) -> dict[str, Any]:
-    """What the loss needs of a micro-batch as negatives of the others, without gradients."""
+    """Return the features that the loss uses as negatives for other micro-batches, without gradients."""
     import torch
 
     with torch.no_grad(), parts.autocast():

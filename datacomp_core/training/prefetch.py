@@ -26,7 +26,7 @@ class MicroBatch(NamedTuple):
 
 
 def prefetched(source: Iterator[MicroBatch], device: Any, depth: int) -> Iterator[MicroBatch]:
-    """What `source` gives, already on the device, at most `depth` micro-batches early. Its error is raised here, in its turn."""
+    """Yield the batches of `source`, on the device already, at most `depth` early. An error of `source` is raised in its turn."""
     made: queue.Queue[tuple[MicroBatch, Any] | BaseException | None] = queue.Queue(depth)
     threading.Thread(target=_fill, args=(source, device, made), daemon=True, name="ahead").start()
     while True:

@@ -105,7 +105,7 @@ def _settled(
 
 
 def captions_of(folder: Folder) -> CaptionDraw | None:
-    """What a shard set says of its captions, if a training has to know. DataError if that cannot be read."""
+    """Return the caption draw of a shard set; None if training does not need one. DataError if it cannot be read."""
     if not folder.exists(SUMMARY):
         return None
     told = folder.read_json(SUMMARY)

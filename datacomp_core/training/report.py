@@ -57,7 +57,7 @@ def report(
 
 
 def _sources(job: RankJob, shards: tuple[ShardSet, ...], table: list[PreflightRow]) -> list[dict[str, Any]]:
-    """What was drawn from each shard set: counted from the order of the samples, which is a function of the seed."""
+    """Return the samples drawn from each shard set, counted from the sample order, which is a function of the seed."""
     spec = job.spec
     sizes = np.array([row.num_samples for row in table])
     weights = np.array([source.weight for source in job.sources for _ in source.shards])

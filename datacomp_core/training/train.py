@@ -136,7 +136,7 @@ def _marks(data: Folder, trust: Trust, known: Marks) -> Marks:
 
 
 def _refuse(spec: TrainSpec, shards: tuple[ShardSet, ...], machine: RuntimeOptions, layout: TorchrunLayout) -> None:
-    """What cannot be right is said before anything is read."""
+    """Raise SpecError for invalid settings before anything is read."""
     world_batch(spec, machine)
     if spec.recipe.decoding == "cuda":
         require_cuda(machine.device)

@@ -79,7 +79,7 @@ def matched(name: str, dimensions: int) -> Vectors:
 
 
 def target_use(name: Any) -> Iterator[InputUse]:
-    """What a target set is made of: ImageNet's train images, if it is the released one; a file speaks for itself."""
+    """Yield the inputs of a target set: ImageNet's train images for the released set, nothing for a file."""
     if name in NAMED:
         yield InputUse(f"the target set {name}", "target")
 

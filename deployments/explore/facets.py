@@ -56,7 +56,7 @@ class ClusterFacet(_Facet):
 
 
 class MethodFacet(_Facet):
-    """What a method kept, or dropped."""
+    """Selects the rows that a method kept, or dropped."""
 
     kind: Literal["method"]
     method: int = Field(ge=0)

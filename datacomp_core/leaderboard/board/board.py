@@ -72,7 +72,7 @@ def board(store: Store, scale: str) -> Board:
 
 
 def images_in(store: Store) -> ImagesOf:
-    """What the test images scored in the runs of a row: the hits of each entry, read once."""
+    """Return a function that gives the per-image scores of each run of a row. Each entry is read once."""
 
     @cache
     def of_entry(address: str) -> dict[str, per_image_scores.PerImageScores]:

@@ -1,4 +1,4 @@
-"""What the captions of a set are like: how many, how long, in which languages, of which words; a group a source."""
+"""Describes the captions of a set: how many, how long, in which languages, with which words; one group for each source."""
 
 from __future__ import annotations
 

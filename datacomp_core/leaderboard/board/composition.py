@@ -1,4 +1,4 @@
-"""What some pairs are made of: captions, languages, words, hosts, image sizes and scores, side by side for several groups."""
+"""Compares groups of pairs: captions, languages, words, hosts, image sizes and scores, side by side."""
 
 from __future__ import annotations
 

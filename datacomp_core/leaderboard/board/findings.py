@@ -121,7 +121,7 @@ def _lead(board: Board, winner: BoardRow) -> list[str]:
 
 
 def not_helping(board: Board) -> list[str]:
-    """What did not help, one sentence each: methods no better than no filter, tasks the best method did not move."""
+    """Return what did not help, a sentence each: methods no better than no filter, tasks that the best one did not move."""
     found: list[str] = []
     for row in board.leading().runs():
         verdict = row.baseline

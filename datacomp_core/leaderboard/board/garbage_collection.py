@@ -1,7 +1,7 @@
-"""What the store could do without: artifacts that no leaderboard entry came from, and attempts that nobody goes on with.
+"""Finds what the store no longer needs: artifacts that no leaderboard entry uses, and abandoned attempts.
 
-Nothing is removed unless asked. What is being worked on, what is younger than a grace period, and data that were adopted (they
-are somebody else's) are never removed.
+Nothing is removed without a request. Running attempts, anything younger than a grace period, and adopted data (which belong to
+their owner) are never removed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Unused(BaseModel):
 
 
 def unused(store: Store, *, keep: Iterable[str] = (), older_than_hours: float = 24.0) -> list[Unused]:
-    """What no entry (nor anything in `keep`, by address or fingerprint) came from or has beside it. Larger things first."""
+    """Return the artifacts that no entry (nor anything in `keep`, by address or fingerprint) uses, the largest first."""
     kept = list(keep)
     needed = agreed(lambda: _needed(store, kept), store)
     before = datetime.now(UTC) - timedelta(hours=older_than_hours)

@@ -27,7 +27,7 @@ class SeedNoise:
         self._spreads = {sender: spread for sender, spread in spreads.items() if spread is not None}
 
     def borrowed_by(self, sender: str) -> SeedVariance | None:
-        """What a row of this sender with one seed takes; None where nothing is known that a stranger could not choose."""
+        """Return the variance for a row of this sender with one seed; None if only data that a sender could choose are known."""
         own = self._spreads.get(sender)
         if own is not None:
             return own

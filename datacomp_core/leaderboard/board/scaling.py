@@ -148,7 +148,7 @@ def rank_correlations(boards: Mapping[str, Board]) -> list[RankCorrelation]:
 
 
 def effective_share(passes: float, half_life: float) -> float:
-    """What `passes` over the same samples are worth against as many fresh ones, if a sample's worth halves every `half_life`.
+    """Return the value of `passes` over the same samples relative to fresh ones, if a sample's value halves every `half_life`.
 
     The sum of a geometric series over the passes (Goyal et al. 2024, "Scaling Laws for Data Filtering"), by the pass.
     """
@@ -170,7 +170,7 @@ def half_life(loss: float, passes: float) -> float | None:
 
 
 def _half_lives(boards: Mapping[str, Board], fits: Sequence[ScalingFit]) -> dict[str, float]:
-    """What repeating cost, by the control: a random subset, seen more often, falls behind the curve of the whole pool."""
+    """Return each board's half-life of a sample, from the control: a repeated random subset falls behind the whole pool."""
     found: dict[str, float] = {}
     for name, made in boards.items():
         for row in (row for row in made.rows if row.role == "control" and row.average is not None):

@@ -109,7 +109,7 @@ def seed_interval(ours: Sequence[float], theirs: Sequence[float], borrowed: Borr
 
 
 Images = Sequence[Mapping[str, PerImageScores]]
-"""What every image scored, by task: one mapping a run."""
+"""The score of every image, by task: one mapping for each run."""
 
 
 def image_bootstrap(

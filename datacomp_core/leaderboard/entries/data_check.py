@@ -1,7 +1,7 @@
-"""What the data themselves say of the rules: are the chosen uids the pool's, and are captions as the pool has them.
+"""Checks the data against the rules: the chosen uids are in the pool, and the captions are the pool's.
 
-Bounded whatever the scale: uids are compared one and all, or above a size not here; captions on a sample, taken where the
-metadata and the shards give it by their own order. What was not looked at is said, never taken for granted.
+The work is bounded at every scale: all uids are compared, or none above a size limit; captions are compared on a sample, taken
+where the metadata and the shards are in order. The report names what was not checked.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Realised(BaseModel):
 
 
 class Cost(BaseModel):
-    """What the whole chain took, as though nothing had been shared: seconds by kind of step, and bytes written."""
+    """The cost of the whole chain as if nothing had been shared: seconds by kind of step, and bytes written."""
 
     model_config = ConfigDict(frozen=True)
     seconds: float
@@ -80,7 +80,7 @@ class CaptionUse(BaseModel):
 
 
 class SubmissionInfo(BaseModel):
-    """What the inbox of a board knows of a row that was sent to it. Cost and amounts of such a row are its sender's claims."""
+    """The inbox's record of a submitted row. Its cost and amounts are the sender's claims."""
 
     model_config = ConfigDict(frozen=True)
     id: str = Field(description="The submission it came with.")

@@ -82,7 +82,7 @@ def _of_encoder(encoder: Any) -> Iterator[InputUse]:
 
 
 def _of_tree(plain: Any, registry: Registry[Any], made: set[str]) -> Iterator[InputUse]:
-    """What a filter or score reads, and those inside it."""
+    """Yield the inputs of a filter or score, and of those inside it."""
     if isinstance(plain, list):
         for item in plain:
             yield from _of_tree(item, registry, made)

@@ -199,7 +199,7 @@ def _cost(said: Callable[[str, str], dict[str, Any]], chain: list[ProvenanceLink
 
 
 def cost_of(store: Store, links: list[ProvenanceLink]) -> Cost:
-    """What some steps took together, each counted as often as it stands in `links`."""
+    """Return the total cost of some steps; a step counts as often as it is in `links`."""
     return _cost(lambda address, name: _said(data_of(store, address), name), links)
 
 

@@ -1,7 +1,7 @@
-"""What every test image added to a task's main metric, in the few bytes a paired test over images needs.
+"""Stores what every test image added to a task's main metric, in the few bytes that a paired test over images needs.
 
-Read from the predictions that the evaluation keeps, put beside the entry, so that a board needs one file an entry. A task
-whose values do not give its score back (macro F1 is not a mean over images) is left out and reported.
+Read from the predictions that the evaluation keeps, and stored beside the entry, so that a board reads one file for each entry. A
+task whose values do not reproduce its score (macro F1 is not a mean over images) is left out and reported.
 """
 
 from __future__ import annotations

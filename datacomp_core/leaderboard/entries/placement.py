@@ -36,7 +36,7 @@ KEPT, CLAIMED = "_uids.json", "_claim.json"
 
 
 class PoolClaim(BaseModel):
-    """What the pool of a result says it is; `ok` is None where nobody here can know."""
+    """The claim of a result's pool to be the scale's pool; `ok` is None if this store cannot check it."""
 
     model_config = ConfigDict(frozen=True)
     ok: bool | None = True

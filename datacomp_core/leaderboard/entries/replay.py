@@ -82,7 +82,7 @@ def replay(store: Store, what: str, run: Run, other: Store, *, depth: int = 0) -
 
 
 def _in_place(store: Store, record: Record) -> Artifact:
-    """What a record describes, for use from another store: the place of its data is absolute."""
+    """Return the artifact of a record with an absolute data location, so that another store can use it."""
     if lost := store.missing(record):
         raise DataError(f"The data of {record.address} is gone ({lost}): replay it too, with a greater --depth.")
     artifact = artifact_of(record)

@@ -1,6 +1,6 @@
-"""What a method is on the board: the unfiltered pool, a control that chooses at random, or a method that judges.
+"""Decides a method's role on the board: the unfiltered pool, a control that chooses at random, or a method that judges.
 
-Decided by the filter in the subset's record, never by a name: whoever calls a filter `random` has not made it one.
+The filter in the subset's record decides, never a name: calling a filter `random` does not make it one.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def _words(alike: Sequence[Entry]) -> list[list[str]]:
 
 
 def _pools(entry: Entry) -> str:
-    """What people call the pools that an entry came from; empty where one has no name."""
+    """Return the names of the pools that an entry uses; empty if one has no name."""
     given = [
         next((str(spec["name"]) for spec in link.spec.values() if isinstance(spec, dict) and spec.get("name")), "")
         for link in entry.chain

@@ -1,1 +1,1 @@
-"""What a run will take, before anything is spent: time, disk, traffic, GPU-hours, money; from records or documented figures."""
+"""Estimates a run before it starts: time, disk, traffic, GPU-hours and money, from records or documented figures."""

@@ -1,7 +1,7 @@
-"""What the steps of a plan will take, each from the records of the store where there are any, else from documented figures.
+"""Estimates each step of a plan, from the records of the store if it has any, otherwise from documented figures.
 
 A record counts for a step of the same kind and scale (a training also of the same model); the median of the latest decides.
-What a step costs is estimated in GPU-hours and core-hours; its hours are those of the records, else those of the table's machine.
+The cost is estimated in GPU-hours and core-hours; the hours come from the records, otherwise from the machine in the table.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class StepWork:
 
 
 class StepEstimate(BaseModel):
-    """What one step will take; all zero for one that is built."""
+    """The estimate for one step; all zero for one that is built."""
 
     model_config = ConfigDict(frozen=True)
     kind: str
@@ -99,12 +99,12 @@ def require_budget(whole: PlanTotal, budget: float | None) -> None:
 
 BY_SAMPLES = frozenset({"pools", "shards", "reshard", "embeddings", "captions", "captioned", "scores", "subsets"})
 TINY_SECONDS = 1.0
-"""What a step takes at least, whatever its size."""
+"""The shortest time of a step, whatever its size."""
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one step takes: seconds of GPUs and of cores in all, bytes written and moved, and wall seconds."""
+    """The cost of one step: total seconds of GPUs and of cores, bytes written and moved, and wall seconds."""
 
     gpu: float = 0.0
     core: float = 0.0
@@ -152,7 +152,7 @@ def _recorded(work: StepWork, alike: Sequence[Record], rates: Rates) -> StepCost
 
 
 def _tiny(work: StepWork, rates: Rates) -> StepCost:
-    """What was measured on the embedded pool, by the number of samples where that decides."""
+    """Return the cost measured on the embedded pool, scaled by the number of samples where the step depends on it."""
     known = rates.tiny.get(work.what, TinyRates(seconds=0, bytes=0))
     share = work.num_samples / rates.tiny_pairs if work.what in BY_SAMPLES else 1.0
     seconds = max(share * known.seconds, min(known.seconds, TINY_SECONDS))

@@ -29,7 +29,7 @@ class Prices(RateModel):
 
 
 class MachineRates(RateModel):
-    """What works on it at once: it turns GPU-hours, core-hours and bytes into hours."""
+    """The resources of one machine, which turn GPU-hours, core-hours and bytes into hours."""
 
     gpus: int = Field(ge=1)
     cpu_cores: int = Field(ge=1)
@@ -52,7 +52,7 @@ class StepRates(RateModel):
 
 
 class TinyRates(RateModel):
-    """What one kind of step takes at `tiny`, on two CPU cores."""
+    """The cost of one kind of step at `tiny`, on two CPU cores."""
 
     seconds: float = Field(ge=0)
     bytes: float = Field(ge=0)

@@ -30,7 +30,7 @@ class Budget(BaseModel):
 
 
 class Spent(BaseModel):
-    """What trials, baseline and final runs took so far."""
+    """The cost of trials, baseline and final runs so far."""
 
     model_config = ConfigDict(frozen=True)
     trials: int

@@ -1,7 +1,7 @@
-"""What a search has asked and found, in the store: `searches/<scale>/<name>--<12 hex>/`. It is all that a resumed search knows.
+"""Keeps a search's proposals and results in the store: `searches/<scale>/<name>--<12 hex>/`. A resumed search reads only these.
 
-A batch of proposals is written before any of it runs, a trial when it is over; each file appears whole. So a killed search asks
-for the same trials again, and the steps that they had finished are reused.
+A batch of proposals is written before any of it runs, a trial when it has ended; files are written atomically. So a killed search
+proposes the same trials again, and reuses the steps that they had finished.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TrialBatch(JournalModel):
 
 
 class Trial(JournalModel):
-    """What became of a proposal. `values` are what it was worth on each rung, on the search's half of the test images."""
+    """The result of a proposal. `values` are its value on each rung, on the search's half of the test images."""
 
     number: int
     params: dict[str, float | int | str]
@@ -76,7 +76,7 @@ class Journal:
         self.folder = folder
 
     def note_request(self, request: dict[str, Any]) -> None:
-        """What is asked now: of an earlier request it differs by its budget alone."""
+        """Write the current request; it differs from an earlier one only in its budget."""
         self.folder.write_json("request.json", request)
 
     def batches(self) -> list[TrialBatch]:

@@ -79,7 +79,7 @@ class ChoiceParameter(BaseModel):
 
     @property
     def labels(self) -> list[str]:
-        """What each option is called: itself, or the kind of a filter; numbered where two would be called the same."""
+        """Return each option's label: the option itself, or the kind of a filter; numbered where two labels would be equal."""
         plain = [_label(option) for option in self.choose]
         return [name if plain.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(plain)]
 

@@ -1,9 +1,8 @@
-"""What a trial is worth, and what its winner is worth after selection: pure functions on entries and the hits of their images.
+"""Computes the value of a trial, and of the winner after selection: pure functions on entries and per-image scores.
 
-The best of many trials is the best partly by luck: of its seed, and of the test images that it happened to be asked. So the
-images of every task are cut into halves. The search sees one half; the winner is trained again with fresh seeds and held against
-the baseline on the other, by which no choice was made. What it led by in the search, less what it leads by there, is the winner's
-curse.
+The best of many trials is partly lucky: in its seed, and in the test images that it was scored on. So the images of each task
+are split into halves. The search sees one half. The winner is trained again with fresh seeds and compared with the baseline on
+the other half, which influenced no choice. The winner's curse is its lead in the search minus its lead there.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def scores(run: ScoredEntry, half: Half) -> dict[str, float]:
 
 
 def value(run: ScoredEntry) -> float | None:
-    """What the search maximises: the mean of the scored tasks on its half of the images. None of a run without any."""
+    """Return the search's objective: the mean of the scored tasks on its half of the images. None if no task is scored."""
     found = list(scores(run, "search").values())
     return float(np.mean(found)) if found else None
 

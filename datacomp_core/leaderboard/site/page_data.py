@@ -35,7 +35,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class RecipeSelection:
-    """What one recipe kept and dropped, by the first seed's subset."""
+    """The rows that one recipe kept and dropped, from the first seed's subset."""
 
     key: str
     method: str
@@ -77,7 +77,7 @@ def curves(store: Store, board: Board, found: dict[str, Entry]) -> list[Curve]:
 
 
 def download(store: Store, found: dict[str, Entry]) -> Download | None:
-    """What the downloads brought, each realised pool once; None if no entry knows of one."""
+    """Return the result of the downloads, each realised pool once; None if no entry has one."""
     pools = {entry.realised_pool.address: entry.realised_pool for entry in found.values() if entry.realised_pool}
     counts = Counter[str]()
     for address in pools:
@@ -92,7 +92,7 @@ def download(store: Store, found: dict[str, Entry]) -> Download | None:
 
 
 def reasons_of(counts: Mapping[str, int]) -> list[Reason]:
-    """What came through first, then the losses, largest first."""
+    """Return the reasons: the kept rows first, then the losses, largest first."""
     whole = sum(counts.values()) or 1
     ordered = sorted(counts.items(), key=lambda item: (item[0] not in ("kept", "arrived"), -item[1]))
     return [Reason(name, count, count / whole) for name, count in ordered]

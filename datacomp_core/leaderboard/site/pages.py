@@ -33,7 +33,7 @@ Links = list[tuple[str, str]]
 
 
 class _Site:
-    """What the pages of one scale share."""
+    """The data that the pages of one scale share."""
 
     def __init__(self, store: Store, scale: str) -> None:
         self.store, self.scale = store, scale

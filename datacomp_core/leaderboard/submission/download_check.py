@@ -1,8 +1,8 @@
-"""What a bundle says arrived, compared with the downloaded shards themselves.
+"""Compares a bundle's claims about what arrived with the downloaded shards.
 
-A bundle cannot prove which pairs arrived: their images are not in it. But the record of the download has the digest of all uids
-that arrived, so its sender is bound to them: who is given the `index/` files of that download can compute the digest again, and
-count how many of the chosen pairs were there to be trained on.
+A bundle does not contain images, so it cannot prove which pairs arrived. But the download's record has the digest of all uids
+that arrived, which binds its sender: whoever gets the `index/` files of that download can compute the digest again, and count how
+many of the chosen pairs could be trained on.
 """
 
 from __future__ import annotations

@@ -269,7 +269,7 @@ class SubmissionInbox:
     # Reading --------------------------------------------------------------------------------------------------------
 
     def submission(self, id_: str) -> Submission | None:
-        """What came of a bundle, by its id; None if there is none."""
+        """Return the submission with this id; None if it does not exist."""
         home = self.folder / "submissions" / id_
         if len(id_) != ID_DIGITS or not (id_.isalnum() and id_.isascii()) or not (home / VERDICT).exists():
             return None

@@ -30,7 +30,7 @@ FEW_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_
 
 @dataclass(frozen=True)
 class CheckLimits:
-    """What checking one bundle may take. CPU time and files written grow with the bundle."""
+    """The limits of checking one bundle. CPU time and file size grow with the bundle."""
 
     memory_bytes: int = 4 * GIB
     cpu_seconds: int = 300

@@ -90,7 +90,7 @@ def prove(store: Store, folder: Path, spec: EntrySpec, made: Made, scores: Recom
 
 
 def _said(folder: Path, made: Made, address: str, name: str) -> dict[str, Any]:
-    """What the training and the report of the entry itself say of their machine; of others the bundle has nothing."""
+    """Return the machine that the entry's own training and report state; the bundle has no such file for other steps."""
     files = {made[0].address: names.REPORT, made[1].address: names.TRAINING}
     file = folder / files.get(address, "")
     found = parse_json(file.read_bytes(), name) if address in files and file.is_file() and name in OWN_WORD.values() else {}

@@ -34,7 +34,7 @@ NAMES: tuple[tuple[re.Pattern[str], int | None], ...] = (
 
 
 class BundleFile(BaseModel):
-    """What the manifest says of one file."""
+    """The manifest's line for one file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     size: int = Field(ge=0)

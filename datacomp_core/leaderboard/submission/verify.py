@@ -50,7 +50,7 @@ Reevaluate = Callable[[Path, Entry], Mapping[str, float | None]]
 
 @dataclass
 class VerificationResult:
-    """What was found. `folder` has the bundle's files; `proved` is the entry made again, of a bundle that holds."""
+    """The result of verifying a bundle. `folder` has the bundle's files; `proved` is the recomputed entry of a valid bundle."""
 
     folder: Path
     findings: list[RuleCheck] = field(default_factory=list[RuleCheck])
@@ -297,7 +297,7 @@ def _placed(record: Record, call: RecordedCall | None, entry: Entry, known_only:
 
 
 def _compare_arrived(found: VerificationResult, store: Store, downloaded: Folder) -> None:
-    """What the bundle says arrived, from the shards of its sender."""
+    """Compare the bundle's claims about what arrived with the shards of its sender."""
     assert found.proved is not None
     counted = download_check.count(downloaded, found.folder / names.SAMPLES / SUBSET)
     wrong = download_check.differences(found.proved.entry, _made(found.proved.entry, store)[3], counted)

@@ -154,7 +154,7 @@ def choice_of(policy: str, source: PoolSource, *, trains: bool = False) -> Polic
 
 
 def chosen(choice: PolicyInputs, out: Folder, workers: int, progress: Any) -> Captioned:
-    """What a policy makes of the captions of a folder of metadata; it reports how many come from each source."""
+    """Apply a policy to the captions of a folder of metadata, report how many come from each source, and return the result."""
     from datacomp_core.captions.choose_captions import choose_folder
 
     made = choose_folder(choice, out, workers=workers, progress=progress)
