@@ -62,7 +62,7 @@ class Ceiling:
 
 
 def train(device: str, *, rehearse: bool) -> None:
-    """Each variant in turn, as long as the time lasts."""
+    """Each variant in turn, as long as the time lasts. The status is 1 if one failed."""
     from loader import make_shards
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -75,11 +75,15 @@ def train(device: str, *, rehearse: bool) -> None:
             ("cuda", "cuda", {"optimizer": "fused"}),
         ]
         variants += [] if rehearse else [("ceiling, fused, compiled", "", {"optimizer": "fused", "compiled": "torch.compile"})]
+        failed: list[str] = []
         for name, decoding, options in variants:
             try:
                 tell("train", variant=name, **rate(Path(scratch), decoding, options, device, rehearse=rehearse))
             except Exception as problem:  # the next variant may do
                 tell("train", variant=name, error=f"{type(problem).__name__}: {problem}"[:300])
+                failed.append(name)
+    if failed:
+        raise SystemExit(f"{len(failed)} of {len(variants)} variants failed: {'; '.join(failed)}")
 
 
 def rate(folder: Path, decoding: str, options: dict[str, Any], device: str, *, rehearse: bool) -> dict[str, Any]:

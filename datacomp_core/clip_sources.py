@@ -35,7 +35,7 @@ ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 ON_HUB = "hf-hub:"
 PLAIN = (".json", ".txt", ".safetensors", ".model")
 SETTINGS = (".json", ".txt", ".model", ".jinja")
-LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers", "tokenizers", "pillow", "numpy")
+LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers", "tokenizers", "pillow", "simplejpeg", "numpy")
 """Their versions are part of the key of kept results: each of them can change a number."""
 
 

@@ -23,6 +23,9 @@ from datacomp_core.store.fingerprint import SHORT, canonical, fingerprint, of_co
 log = logging.getLogger(__name__)
 
 MADE_OF = "made_of.json"
+FAISS = ("faiss-cpu", "faiss-gpu")
+IMAGES = ("pillow", "simplejpeg", "rapidocr", "onnxruntime", "opencv-python-headless")
+"""The distributions whose versions count for a score that reads features, and for one that reads pictures."""
 
 
 def home_of(score: Score, source: PoolSource, kept: Folder, model: tuple[str, str] | None, trust: Trust = "content") -> Folder:
@@ -76,9 +79,9 @@ def _model(score: Score, model: tuple[str, str] | None) -> dict[str, str]:
 def _versions(score: Score) -> dict[str, str]:
     """Of the libraries that can move its numbers."""
     wanted = ["numpy", "polars"]
-    wanted += ["faiss-cpu", "faiss-gpu-cu12"] if list(score.feature_keys()) else []
-    wanted += ["pillow", "rapidocr", "onnxruntime", "opencv-python-headless"] if "images" in score.needs else []
-    wanted += LIBRARIES if "model" in score.needs else []
+    wanted += FAISS if list(score.feature_keys()) else ()
+    wanted += IMAGES if "images" in score.needs else ()
+    wanted += LIBRARIES if "model" in score.needs else ()
     return versions(*wanted)
 
 

@@ -16,8 +16,11 @@ from PIL import Image
 
 from datacomp_core import clip, clip_sources
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.store import Folder
+from datacomp_core.evaluation import metrics
+from datacomp_core.scores import score_cache
+from datacomp_core.store import Folder, record
 
+ROOT = Path(__file__).parents[2]
 MODEL = "datacomp-tiny"
 START, END = 49406, "<|endoftext|>"
 TEXTS = ["a photo of a dog", "Two CATS & a café", "x" * 400]
@@ -203,3 +206,12 @@ def test_what_cannot_be_a_model(tmp_path: Path) -> None:
         clip_sources.source(MODEL, tmp_path / "nothing.pt", kept)
     with pytest.raises(SpecError, match="omit --checkpoint"):
         clip_sources.source("hf-hub:some/clip", tmp_path / "config.json", kept)
+
+
+@pytest.mark.parametrize(
+    "names", [clip_sources.LIBRARIES, metrics.LIBRARIES, score_cache.FAISS, score_cache.IMAGES, record.LIBRARIES]
+)
+def test_versions_are_looked_up_under_the_names_of_packages_that_are_tested(names: tuple[str, ...]) -> None:
+    """A version under the name of no package is silently left out, and then another one is not noticed."""
+    pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert {name.lower() for name in names} - pinned == set()
