@@ -15,20 +15,22 @@ from flows.chain import each_once, experiment
 from flows.parameters import ExperimentSpec
 from flows.search_loop import Measured, SearchLoop
 from flows.search_spec import SearchSpec
-from tasks.board import publish_board
+from tasks.board import publish_board, publish_site
 from tasks.running import store
 from tasks.search import publish_search
 
 
 @flow(name="search", **options("{scale}-{name}-search"))
 def search(spec: SearchSpec) -> str:
-    """Search until the budget is spent, run the winner again, and report whether it is better. Returns the search's address.
-    DataError if no trial has a score.
+    """Search until the budget is spent, run the winner again, and report whether it is better; write the pages of its trials.
+    Returns the search's address. DataError if no trial has a score.
     """
     loop = SearchLoop(spec, store(), measured)
     try:
         for _ in loop.run():
             publish_search(loop.address)
+        for scale in dict.fromkeys(scale for scale, _ in spec.rungs()):
+            publish_site(scale)
     finally:
         publish_board(spec.scale)
         publish_search(loop.address)

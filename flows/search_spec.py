@@ -48,9 +48,11 @@ class SearchSpec(Spec):
     space: str = Field(default=DEFAULT_SPACE, min_length=1, max_length=100_000, description=SPACE_HELP)
     against: str = Field(default="", description="The baseline recipe for the winner. Empty: the scale's CLIP score, best 30 %.")
     trials: int = Field(default=20, ge=1, le=10_000, description="Maximum number of filters to try.")
-    hours: float | None = Field(default=None, gt=0, description="Budget of wall time. Time for the final runs is reserved.")
-    gpu_hours: float | None = Field(default=None, gt=0, description="Budget of GPU-hours.")
-    money: float | None = Field(default=None, gt=0, description="Budget in the currency of the rates.")
+    hours: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Budget of wall time. Time for the final runs is reserved."
+    )
+    gpu_hours: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Budget of GPU-hours.")
+    money: float | None = Field(default=None, gt=0, allow_inf_nan=False, description="Budget in the currency of the rates.")
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1, description="Training seeds of a trial.")
     final_seeds: tuple[int, ...] = Field(
         default=(1001, 1002, 1003), min_length=2, description="Fresh seeds of the winner and its baseline."
@@ -160,7 +162,9 @@ class SearchSpec(Spec):
 
 
 def search_of(path: Path, **changes: Any) -> SearchSpec:
-    """Read a search from a YAML file: fields of `SearchSpec`, the filter under `filter`. SpecError if it is wrong."""
+    """Read a search from a YAML file: fields of `SearchSpec`, the filter under `filter`; `changes` are the command's options,
+    which replace fields. SpecError if it is wrong.
+    """
     try:
         content = read_yaml(path)
     except DataError as problem:
@@ -184,4 +188,6 @@ def search_of(path: Path, **changes: Any) -> SearchSpec:
         if isinstance(cause := first.get("ctx", {}).get("error"), SpecError):
             raise SpecError(f"The search file {path}: {cause}") from problem
         where = ".".join(str(part) for part in first["loc"])
+        if changes.get(where) is not None:
+            raise SpecError(f"--{where.replace('_', '-')}: {first['msg']} (given: {first['input']!r}).") from problem
         raise SpecError(f"The search file {path}: {where}: {first['msg']} (given: {first['input']!r}).") from problem

@@ -1,4 +1,4 @@
-"""The leaderboard task: rebuilds the board from the entries, shows it as a table in the UI, and writes a page with images."""
+"""The leaderboard tasks: rebuild the board from the entries, show it as a table in the UI, and write its pages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from datacomp_core.leaderboard.board.board import Board, board
 from datacomp_core.leaderboard.board.rows import BoardRow, BoardScore
 from datacomp_core.leaderboard.site.board_page import write_page
 from datacomp_core.leaderboard.site.number_format import amount
+from datacomp_core.leaderboard.site.pages import write_site
 from datacomp_core.settings import settings
 from tasks import policies, published
 from tasks.events import StepEvent, tell
@@ -27,11 +28,21 @@ def publish_board(scale: str) -> Path:
     began = time.monotonic()
     made = board(store(), scale)
     page = write_page(store(), settings().home / "report", scale=scale)
-    link = published.publish(f"{scale}.html", page.read_bytes())
+    link = published.publish_site(page.parent, scale)
     tell(StepEvent("page", scale, "built", page.resolve().as_uri(), 1.0, time.monotonic() - began))
     if in_task_run():
         create_table_artifact(rows_of(made), key=artifact_key("leaderboard", scale), description=f"Leaderboard of scale {scale}")
         create_link_artifact(link, f"Report page of {scale}", key=artifact_key("leaderboard-page", scale))
+    return page
+
+
+@task(name="publish site", **policies.LOCAL)
+def publish_site(scale: str) -> Path:
+    """Write the board's page of a scale and a page for each method, comparison and pool. Returns the board's page."""
+    began = time.monotonic()
+    page = write_site(store(), settings().home / "report", scale=scale)
+    published.publish_site(page.parent, scale)
+    tell(StepEvent("page", scale, "built", page.resolve().as_uri(), 1.0, time.monotonic() - began))
     return page
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder
@@ -21,6 +22,17 @@ def publish(name: str, data: bytes) -> str:
     """Keep a page or an image under a relative name such as `tiny.html`. Returns the link to it."""
     folder().write(name, data)
     return link(name)
+
+
+def publish_site(site: Path, scale: str) -> str:
+    """Keep the board's page of a scale and the pages beside it that were written into the folder `site`, which link to each
+    other. Returns the link to the board's.
+    """
+    pages = [site / f"{scale}.html", site / "scaling.html", *sorted((site / scale).glob("*.html"))]
+    for page in pages:
+        if page.exists():
+            publish(page.relative_to(site).as_posix(), page.read_bytes())
+    return link(f"{scale}.html")
 
 
 def link(name: str) -> str:

@@ -22,7 +22,7 @@ def publish_search(address: str) -> Path:
     """Write the page of a search and its verdict in the UI. Returns the page's path."""
     began = time.monotonic()
     page = write_page(store(), address, settings().home / "report")
-    link = published.publish(page_name(address), page.read_bytes())
+    link = published.publish(f"{page.parent.name}/{page_name(address)}", page.read_bytes())
     tell(StepEvent("page", page.stem, "built", page.resolve().as_uri(), 1.0, time.monotonic() - began))
     if in_task_run():
         study = study_of(store(), address)

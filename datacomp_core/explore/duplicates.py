@@ -1,11 +1,14 @@
 """Groups of near-duplicate pictures in the sample: those whose features are nearly the same, directly or through others.
 
-Up to EXACT_ROWS every pair is compared; beyond, each picture is compared with those of its nearest cells of an inverted index,
-which may miss a pair and never makes one up.
+Up to EXACT_ROWS every pair is compared. Beyond, pictures are put to cells (the nearest of some of the sample's own vectors), and
+a cell's pictures are compared with all pictures that have it among their PROBES nearest cells, as one product of matrices a cell.
+That may miss a pair and never makes one up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -19,50 +22,73 @@ LOWEST = 0.9
 NEIGHBOURS = 16
 AT_ONCE = 1 << 14
 PROBES = 8
+CELL_ROWS = 250
+"""Pictures of a cell on average."""
+COMPARED_AT_ONCE = 1 << 24
+
+Rows = npt.NDArray[np.int64]
+Cosines = npt.NDArray[np.float32]
+Features = npt.NDArray[np.floating]
 
 
 class SimilarPairs(NamedTuple):
     """Pairs of rows with their cosine, (n,) each; the first row of a pair is the smaller."""
 
-    first: npt.NDArray[np.int64]
-    second: npt.NDArray[np.int64]
-    cosine: npt.NDArray[np.float32]
+    first: Rows
+    second: Rows
+    cosine: Cosines
 
 
-def near_pairs(vectors: npt.NDArray[np.floating], lowest: float = LOWEST) -> SimilarPairs:
-    """Each row's nearest NEIGHBOURS of a cosine of at least `lowest`."""
-    import faiss
-
-    rows, size = known_rows(vectors), max(vectors.shape[1], 1)
-    found: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]] = []
-    flat = faiss.IndexFlatIP(size)
-    if len(rows) <= EXACT_ROWS:
-        index = flat
-    else:
-        index = faiss.IndexIVFScalarQuantizer(
-            flat, size, int(4 * np.sqrt(len(rows))), faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        )
-        chosen = np.random.default_rng(0).permutation(len(rows))[: 40 * index.nlist]
-        index.train(_unit(vectors, np.sort(rows[chosen])))
-        index.nprobe = PROBES
-    for start in range(0, len(rows), AT_ONCE):
-        index.add(_unit(vectors, rows[start : start + AT_ONCE]))
-    for start in range(0, len(rows), AT_ONCE):
-        some = rows[start : start + AT_ONCE]
-        scores, places = index.search(_unit(vectors, some), min(NEIGHBOURS + 1, len(rows)))
-        first, near = np.repeat(some, scores.shape[1]), places.reshape(-1)
-        second = np.where(near < 0, first, rows[np.maximum(near, 0)])
-        near = (scores.reshape(-1) >= lowest) & (first != second)
-        found.append((np.minimum(first, second)[near], np.maximum(first, second)[near], scores.reshape(-1)[near]))
-    if not found:
-        return SimilarPairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    first, second = np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found])
-    cosine = np.concatenate([each[2] for each in found])
+def near_pairs(vectors: Features, lowest: float = LOWEST) -> SimilarPairs:
+    """Each row's nearest NEIGHBOURS (of each of its cells) of a cosine of at least `lowest`."""
+    rows = known_rows(vectors)
+    blocks = [(rows, rows)] if len(rows) <= EXACT_ROWS else _cells(vectors, rows)
+    found = [near for left, right in blocks for near in _near(vectors, left, right, lowest)]
+    first = np.concatenate([np.empty(0, np.int64), *(each.first for each in found)])
+    second = np.concatenate([np.empty(0, np.int64), *(each.second for each in found)])
+    cosine = np.concatenate([np.empty(0, np.float32), *(each.cosine for each in found)])
     _, once = np.unique(first * len(vectors) + second, return_index=True)
     return SimilarPairs(first[once], second[once], cosine[once])
 
 
-def groups(pairs: SimilarPairs, num_rows: int, at_least: float) -> list[npt.NDArray[np.int64]]:
+def _cells(vectors: Features, rows: Rows) -> Iterator[tuple[Rows, Rows]]:
+    """For each cell the rows that have it among their nearest ones, and the rows that have it as the nearest."""
+    import faiss
+
+    seeds = np.sort(np.random.default_rng(0).permutation(len(rows))[: -(-len(rows) // CELL_ROWS)])
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(_unit(vectors, rows[seeds]))  # pyright: ignore[reportCallIssue]
+    probed = np.empty((len(rows), min(PROBES, len(seeds))), np.int32)
+    for start in range(0, len(rows), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        probed[some] = index.search(_unit(vectors, rows[some]), probed.shape[1])[1]  # pyright: ignore[reportCallIssue]
+    order = np.argsort(probed.reshape(-1), kind="stable")
+    cuts = np.searchsorted(probed.reshape(-1)[order], np.arange(len(seeds) + 1))
+    for start, stop in pairwise(cuts):
+        places, rank = np.divmod(order[start:stop], probed.shape[1])
+        yield rows[places], rows[places[rank == 0]]
+
+
+def _near(vectors: Features, left: Rows, right: Rows, lowest: float) -> Iterator[SimilarPairs]:
+    """Of each row of `left` the nearest rows of `right`."""
+    if not len(right):
+        return
+    theirs = _unit(vectors, right)
+    step = max(1, COMPARED_AT_ONCE // len(right))
+    for start in range(0, len(left), step):
+        some = left[start : start + step]
+        cosine = _unit(vectors, some) @ theirs.T
+        cosine[some[:, None] == right] = -2
+        first, second = np.nonzero(cosine >= lowest)
+        order = np.lexsort((second, -cosine[first, second], first))
+        starts = np.flatnonzero(np.diff(first, prepend=-1))
+        rank = np.arange(len(first)) - np.repeat(starts, np.diff(np.append(starts, len(first))))
+        first, second = first[order][rank < NEIGHBOURS], second[order][rank < NEIGHBOURS]
+        one, other = some[first], right[second]
+        yield SimilarPairs(np.minimum(one, other), np.maximum(one, other), cosine[first, second])
+
+
+def groups(pairs: SimilarPairs, num_rows: int, at_least: float) -> list[Rows]:
     """The rows of each group, the largest group first."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -80,6 +106,6 @@ def groups(pairs: SimilarPairs, num_rows: int, at_least: float) -> list[npt.NDAr
     return sorted(np.split(there[order], cuts), key=lambda rows: (-len(rows), int(rows[0])))
 
 
-def _unit(vectors: npt.NDArray[np.floating], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+def _unit(vectors: Features, rows: Rows) -> npt.NDArray[np.float32]:
     some = np.ascontiguousarray(vectors[rows], np.float32)
     return some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12)

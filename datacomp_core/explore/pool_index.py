@@ -6,9 +6,13 @@ merged. A vector's number is its row's place in the pool: the rows of the parts 
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import sys
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -114,6 +118,7 @@ def _train(sampled: npt.NDArray[np.float16], num_pool: int, folder: Path) -> Non
     index = faiss.IndexIVFScalarQuantizer(
         faiss.IndexFlatIP(size), size, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
+    index.cp.min_points_per_centroid = 1  # it prints a warning if there are fewer
     index.train(_unit(sampled[rows[chosen]]))
     _put(index, folder / TRAINED)
 
@@ -133,7 +138,23 @@ def _merge(empty: Any, blocks: Sequence[Path], lists: Path) -> None:
     from faiss.contrib.ondisk import merge_ondisk
 
     lists.unlink(missing_ok=True)
-    merge_ondisk(empty, [str(block) for block in blocks], str(lists))
+    with _without_printing():
+        merge_ondisk(empty, [str(block) for block in blocks], str(lists))
+
+
+@contextmanager
+def _without_printing() -> Iterator[None]:
+    """Nothing reaches standard output: faiss prints the size of the file of lists from C++, whatever it is told."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _put(index: Any, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from datacomp_core.leaderboard.entries.entry import read
 from datacomp_core.leaderboard.entries.per_image_scores import PerImageScores
 from datacomp_core.leaderboard.search.budget import Budget, Spent, affordable
 from datacomp_core.leaderboard.search.journal import Journal
-from datacomp_core.leaderboard.search.page import render
+from datacomp_core.leaderboard.search.page import render, write_page
 from datacomp_core.leaderboard.search.space import Space
 from datacomp_core.leaderboard.search.study import searches, study_of
 from datacomp_core.leaderboard.search.trial_value import ScoredEntry, half_of, judge, scores
+from datacomp_core.leaderboard.site.pages import write_site
 from datacomp_core.store import Store
 from flows.parameters import ExperimentSpec
 from flows.search import requested
@@ -94,8 +96,23 @@ def test_a_search_finds_what_is_better_and_says_by_how_much(store: Store) -> Non
     assert fresh == {0, 1001, 1002, 1003}
     page = render(study)
     assert study.judgement.sentence.replace("'", "&#39;") in page
-    assert page.count('href="experiment-') == 12
     assert "<svg" in page
+    assert "<a href=" not in page.partition("<main")[2], "nothing that it could link to is there"
+
+
+def test_every_link_of_a_searchs_page_leads_to_a_page(store: Store, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    study = _run(_search(trials=3), store, World(store, _good))
+    assert not re.findall(r'<a [^>]*href="([^"#]+)"', write_page(store, study.address, site).read_text())
+    write_site(store, site, study.scale)
+    page = write_page(store, study.address, site)
+    links = set(re.findall(r'<a [^>]*href="([^"#]+)"', page.read_text()))
+    rows = {f"../tiny/experiment-{study.rows[entry]}.html" for trial in study.trials for entry in trial.entries}
+    assert links == {"../tiny.html", *rows}
+    assert len(rows) == 3
+    assert all((page.parent / link).exists() for link in links)
+    first = study.model_copy(update={"scale": "small"})  # its trials ran at a smaller scale first
+    assert set(re.findall(r'<a [^>]*href="([^"#]+)"', render(first, site))) == rows
 
 
 def test_no_better_is_an_answer(store: Store) -> None:
@@ -179,6 +196,40 @@ def test_budgets_stop_a_search_and_keep_the_final_runs_back(store: Store) -> Non
     assert len(more.trials) == 5
     with pytest.raises(DataError, match="has a score. The first one: the budget allows none"):
         _run(_search(name="poor", seed=3, money=1e-12), store, World(store, _good))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_filter_is_tried_once_and_a_space_that_ends_ends_the_search(store: Store, sampler: str) -> None:
+    """Six filters, of which a sampler alone would repeat some and leave out others."""
+    fractions = [round(0.1 * tenth, 1) for tenth in range(2, 8)]
+    space = {**SPACE, "fraction": {"low": 0.2, "high": 0.7, "step": 0.1}}
+    measure = World(store, _good)
+    study = _run(_search(space=space, trials=20, sampler=sampler), store, measure)
+    assert sorted(trial.params["fraction"] for trial in study.trials) == pytest.approx(fractions)
+    assert [trial.number for trial in study.trials] == list(range(6))
+    assert study.stopped == "every filter of the space was tried, 6 in all"
+    assert "selection among 6 trials" in study.judgement.sentence
+    asked = len(measure.asked)
+    _run(_search(space=space, trials=30, sampler=sampler), store, measure)
+    assert len(measure.asked) == asked
+
+
+def test_every_filter_of_a_space_is_listed_once() -> None:
+    whole = {"kind": "words", "at_least": {"low": 1, "high": 3}}
+    tree = {"kind": "all", "filters": [whole, {"choose": ["a", "a", {"kind": "t", "f": {"low": 0.1, "high": 0.3, "step": 0.1}}]}]}
+    space = Space(tree)
+    fills = [
+        {"kind": "all", "filters": [{"kind": "words", "at_least": words}, other]}
+        for words in (1, 2, 3)
+        for other in ("a", *({"kind": "t", "f": value} for value in (0.1, 0.2, 0.3)))
+    ]
+    listed = space.all_filled(12)
+    assert listed is not None
+    assert [space.filled(lambda name, _, own=values: own[name]) for values in listed] == fills  # type: ignore[misc]
+    assert space.all_filled(11) is None
+    assert Space(SPACE).all_filled(10_000) is None
+    tried = {space.of_values(values) for values in listed[1:]}
+    assert space.untried(tried, 12) == listed[:1]
 
 
 def test_what_is_left_of_a_budget_is_reckoned_in_trials() -> None:
@@ -300,6 +351,16 @@ def test_a_wrong_search_is_one_sentence(text: str, told: str, tmp_path: Path) ->
     path.write_text(text)
     with pytest.raises(SpecError, match=told):
         search_of(path)
+
+
+@pytest.mark.parametrize(("option", "value"), [("hours", 0), ("gpu_hours", -1), ("money", float("nan")), ("trials", 20_000)])
+def test_a_wrong_option_is_not_blamed_on_the_file(option: str, value: float, tmp_path: Path) -> None:
+    path = tmp_path / "fraction.yaml"
+    path.write_text("filter: {kind: words, at_least: {low: 1, high: 9}}\nhours: 2\n")
+    with pytest.raises(SpecError) as told:
+        search_of(path, **{option: value})
+    assert str(told.value).startswith(f"--{option.replace('_', '-')}: Input should be ")
+    assert "fraction.yaml" not in str(told.value)
 
 
 def test_an_end_is_refused_only_if_no_other_parameter_can_make_it_valid(tmp_path: Path) -> None:

@@ -14,18 +14,18 @@ from datacomp_core.store import Store
 
 
 def page_name(address: str) -> str:
-    """`search-NAME--HASH.html`."""
+    """`search-NAME--HASH.html`, in the folder of the search's scale."""
     return f"search-{address.rpartition('/')[2]}.html"
 
 
-def render(study: Study) -> str:
-    """One HTML file that fetches nothing. Trials link to the pages that `datacomp report` writes beside it."""
+def render(study: Study, site: Path | None = None) -> str:
+    """One HTML file that fetches nothing. It links to the pages of its trials that are in `site`, a folder of `write_site`."""
     names = list(dict.fromkeys(name for trial in study.trials for name in trial.params))
     rows: list[dict[str, Any]] = [
         {
             "trial": trial,
             "values": plots.said(trial.params, names),
-            "links": [(f"experiment-{study.rows[entry]}.html", entry) for entry in trial.entries if entry in study.rows],
+            "links": [(_page_of(entry, study.rows[entry], site), entry) for entry in trial.entries if entry in study.rows],
         }
         for trial in plots.order(study.trials)
     ]
@@ -37,7 +37,9 @@ def render(study: Study) -> str:
             scale=study.scale,
             title=f"Search: {study.name}",
             eyebrow=f"{len(study.trials)} trials at {study.scale}, against {study.against}",
-            links=[("Leaderboard", f"../{study.scale}.html")],
+            links=[("Leaderboard", f"../{study.scale}.html")]
+            if site is not None and (site / f"{study.scale}.html").exists()
+            else [],
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             study=study,
             rows=rows,
@@ -49,12 +51,16 @@ def render(study: Study) -> str:
     )
 
 
+def _page_of(entry: str, row: str, site: Path | None) -> str:
+    """The link from the search's page to that of an entry, which may be of a smaller scale; empty if there is none."""
+    name = f"{entry.split('/')[1]}/experiment-{row}.html"
+    return f"../{name}" if site is not None and (site / name).exists() else ""
+
+
 def write_page(store: Store, address: str, out_dir: Path) -> Path:
     """Write the page of a search below `out_dir/<scale>/`, and into the search's own folder."""
     study = study_of(store, address)
-    text = render(study)
-    (store.root / address).write("index.html", text.encode())
+    (store.root / address).write("index.html", render(study).encode())
     target = out_dir / study.scale / page_name(address)
     target.parent.mkdir(parents=True, exist_ok=True)
-    put(target, text)
-    return target
+    return put(target, render(study, out_dir))

@@ -1,6 +1,7 @@
 """Proposes the next trials with Optuna: the same finished trials always lead to the same proposals.
 
-Optuna stores nothing: its study is built again from the journal for each batch, with the number of trials as seed. A finished
+Optuna stores nothing: its study is built again from the journal for each batch, with the number of trials as seed. A filter is
+tried once: a sampler that proposes it again is asked again (what it proposed stays in the study as running). A finished
 trial has a value for each rung (a smaller scale or another seed); the median rule uses them to end trials that lag behind.
 """
 
@@ -8,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from datacomp_core.leaderboard.search.journal import Proposal, Trial
 from datacomp_core.leaderboard.search.space import ChoiceParameter, Free, Space
@@ -22,6 +25,9 @@ Pruning = Literal["median", "none"]
 RANDOM_FIRST = 8
 """Trials by chance before a sampler has anything to learn from."""
 BEFORE_PRUNING = 4
+ASKS = 3
+"""How often a sampler that repeats a filter is asked before one of those that are left is drawn."""
+MOST_LISTED = 10_000
 
 
 class RunningProposal:
@@ -43,7 +49,9 @@ class RunningProposal:
 def propose(
     space: Space, over: Sequence[Trial], asked: Sequence[Proposal], number: int, *, sampler: Sampler, pruning: Pruning, seed: int
 ) -> list[RunningProposal]:
-    """`number` new trials, or those of `asked` again if there are any."""
+    """`number` new trials, or those of `asked` again if there are any. No new trial has the filter of another one, so they are
+    fewer if the space has no more.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -55,7 +63,33 @@ def propose(
         for one in asked:
             study.enqueue_trial(dict(one.params))
         first = asked[0].number if asked else max((trial.number for trial in over), default=-1) + 1
-        return [_asked(space, study, first + place) for place in range(len(asked) or number)]
+        if asked:
+            return [_asked(space, study, first + place) for place in range(len(asked))]
+        made: list[RunningProposal] = []
+        tried = {space.of_values(trial.params) for trial in over}
+        random = np.random.default_rng(own)
+        while len(made) < number and (one := _fresh(space, study, first + len(made), tried, random)) is not None:
+            tried.add(space.of_values(one.params))
+            made.append(one)
+        return made
+
+
+def _fresh(
+    space: Space, study: optuna.Study, number: int, tried: Set[str], random: np.random.Generator
+) -> RunningProposal | None:
+    """A trial of a filter that was not tried; None if there is none. Of an endless space, that of the last of ASKS repeats."""
+    one = _asked(space, study, number)
+    for _ in range(ASKS):
+        if space.of_values(one.params) not in tried:
+            return one
+        one = _asked(space, study, number)
+    left = space.untried(tried, MOST_LISTED)
+    if left is None:
+        return one
+    if not left:
+        return None
+    study.enqueue_trial(left[int(random.integers(len(left)))])
+    return _asked(space, study, number)
 
 
 def _asked(space: Space, study: optuna.Study, number: int) -> RunningProposal:
@@ -105,7 +139,7 @@ def _sampler(kind: Sampler, seed: int) -> optuna.samplers.BaseSampler:
     if kind == "random":
         return samplers.RandomSampler(seed=seed)
     if kind == "gp":
-        return samplers.GPSampler(seed=seed, n_startup_trials=RANDOM_FIRST)
+        return samplers.GPSampler(seed=seed, n_startup_trials=RANDOM_FIRST, warn_independent_sampling=False)
     return samplers.TPESampler(seed=seed, n_startup_trials=RANDOM_FIRST, multivariate=True, group=True, constant_liar=True)
 
 

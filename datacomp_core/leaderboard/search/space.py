@@ -7,9 +7,10 @@ choice may be of whole filters, with free parameters of their own inside.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from functools import partial
 from typing import Annotated, Any
 
@@ -49,7 +50,22 @@ class RangeParameter(BaseModel):
         """The smallest and the largest value that can be proposed."""
         if self.step is None:
             return self.low, self.high
-        return self.low, self.low + math.floor((self.high - self.low) / self.step + 1e-9) * self.step
+        return self.low, self._at(self._num_steps(self.step), self.step)
+
+    def _num_steps(self, step: int | float) -> int:
+        return math.floor((self.high - self.low) / step + 1e-9)
+
+    def _at(self, place: int, step: int | float) -> int | float:
+        """The value after so many steps, as a person writes it: 0.1 and two steps of 0.1 are 0.3."""
+        value = self.low + place * step
+        return value if isinstance(value, int) else _short(value)
+
+    def values(self, most: int) -> list[int | float] | None:
+        """Every value that can be proposed; None if there are more than `most`, or no end to them."""
+        step = self.step or (1 if self.is_whole else None)
+        if step is None or self._num_steps(step) >= most:
+            return None
+        return [self._at(place, step) for place in range(self._num_steps(step) + 1)]
 
     @property
     def in_words(self) -> str:
@@ -72,6 +88,10 @@ class ChoiceParameter(BaseModel):
     def ends(self) -> tuple[str, ...]:
         """All labels."""
         return tuple(self.labels)
+
+    def values(self, most: int) -> list[str] | None:
+        """Every label; None if there are more than `most`."""
+        return self.labels if len(self.choose) <= most else None
 
     @property
     def in_words(self) -> str:
@@ -128,6 +148,34 @@ class Space:
 
         return _filled(self.tree, (), self._names, once)
 
+    def all_filled(self, most: int) -> list[dict[str, Any]] | None:
+        """The values of every filter of the space, each filter once; None if there are more than `most`, or no end to them."""
+        found: dict[str, dict[str, Any]] = {}
+        waiting: list[dict[str, Any]] = [{}]
+        while waiting:
+            known = waiting.pop()
+            try:
+                tree = self.filled(partial(_known, known))
+            except UndecidedError as asked:
+                values = asked.free.values(most)
+                if values is None:
+                    return None
+                waiting += [{**known, asked.name: value} for value in reversed(values)]
+                continue
+            found.setdefault(written_tree(tree), known)
+            if len(found) > most:
+                return None
+        return list(found.values())
+
+    def of_values(self, values: Mapping[str, Any]) -> str:
+        """One text for the filter of these values, equal for equal filters."""
+        return written_tree(self.filled(partial(_known, values)))
+
+    def untried(self, tried: Set[str], most: int) -> list[dict[str, Any]] | None:
+        """The values of every filter that is not among `tried` (texts of `of_values`); None if the space has more than `most`."""
+        every = self.all_filled(most)
+        return None if every is None else [values for values in every if self.of_values(values) not in tried]
+
     def extremes(self) -> Iterator[tuple[str, str | int | float, tuple[Any, Any]]]:
         """`(name, value, filters)`: each end of each range and each option, in two filters: all other parameters are at their
         first end in one, and at their last in the other.
@@ -142,6 +190,37 @@ class Space:
             for value in place.free.ends:
                 first, last = (self.filled(partial(_end, {own: value}, above, which)) for which in (0, -1))
                 yield own, value, (first, last)
+
+
+class UndecidedError(Exception):
+    """A filter cannot be filled before this parameter has a value."""
+
+    def __init__(self, name: str, free: Free) -> None:
+        super().__init__(name)
+        self.name, self.free = name, free
+
+
+def _known(values: Mapping[str, Any], name: str, free: Free) -> Any:
+    if name not in values:
+        raise UndecidedError(name, free)
+    return values[name]
+
+
+def written_tree(tree: Any) -> str:
+    """One text for equal filters; steps may differ in a number's last bits."""
+    return json.dumps(_rounded(tree), sort_keys=True)
+
+
+def _rounded(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _rounded(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_rounded(value) for value in tree]
+    return _short(tree) if isinstance(tree, float) else tree
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.12g}")
 
 
 def _end(values: Mapping[str, Any], above: Mapping[str, int], which: int, name: str, free: Free) -> Any:

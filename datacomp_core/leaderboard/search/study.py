@@ -82,6 +82,10 @@ def _next_batch(journal: Journal, request: dict[str, Any], so_far: Spent) -> tup
     done, batches = {trial.number for trial in trials}, journal.batches()
     if batches and (left := [one for one in batches[-1].trials if one.number not in done]):
         return len(left), ""
+    space = Space(json.loads(request["space"]))
+    tried = {space.of_values(trial.params) for trial in trials}
+    if space.untried(tried, len(tried)) == []:
+        return 0, f"every filter of the space was tried, {len(tried):,} in all"
     budget = Budget.model_validate({name: request.get(name) for name in Budget.model_fields})
     rungs = (1 + len(request["first_scales"])) * len(request["seeds"])
     return affordable(budget, so_far, request["at_once"], rungs, 2 * len(request["final_seeds"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import polars as pl
 import pytest
 
 from datacomp_core.errors import SpecError
-from datacomp_core.explore import pool_index
+from datacomp_core.explore import duplicates, pool_index
 from datacomp_core.explore.clusters import NONE, cluster_names, cluster_words, clustered
 from datacomp_core.explore.duplicates import groups, near_pairs
 from datacomp_core.explore.layout import layout
@@ -143,6 +144,16 @@ def test_explore_index_of_the_whole_pool_finds_what_numpy_finds(pool: PoolSource
     assert pool_index.build(pool, "l14_img", everything.vectors("l14_img"), tmp_path / "whole").num_vectors == built.num_vectors
 
 
+@pytest.mark.parametrize("num_sampled", [12, 3 * ROWS])
+def test_explore_index_prints_nothing(
+    num_sampled: int, pool: PoolSource, everything: PoolSample, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """faiss prints from C++: warnings of a training on few pictures, and the size of its file."""
+    pool_index.build(pool, "l14_img", everything.vectors("l14_img")[:num_sampled], tmp_path / "whole")
+    os.write(1, b"heard")
+    assert tuple(capfd.readouterr()) == ("heard", "")
+
+
 def test_explore_map_is_the_principal_components(pool: PoolSource, everything: PoolSample) -> None:
     places, stored = layout(everything.vectors("l14_img"), "pca"), features(pool)
     known = np.isfinite(stored).all(axis=1)
@@ -176,6 +187,28 @@ def test_explore_near_duplicates_are_those_of_brute_force() -> None:
     found = groups(near_pairs(vectors), len(vectors), 0.99)
     assert sorted(sorted(rows.tolist()) for rows in found) == sorted(expected)
     assert [len(rows) for rows in found] == sorted((len(rows) for rows in found), reverse=True)
+
+
+def test_explore_near_duplicates_by_cells_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4,000 pictures in 40 cells: pairs of several distances, and one group of 120 copies that is larger than NEIGHBOURS."""
+    random = np.random.default_rng(3)
+    vectors = random.normal(size=(4000, 64))
+    vectors[1000:1600] = vectors[:600] + random.normal(size=(600, 64)) * random.uniform(0, 0.3, 600)[:, None]
+    vectors[3000:3120] = vectors[2999] + random.normal(size=(120, 64)) * 0.02
+    vectors[3500] = np.nan
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosine = np.triu(np.nan_to_num(unit @ unit.T), 1)
+    monkeypatch.setattr(duplicates, "EXACT_ROWS", 1000)
+    monkeypatch.setattr(duplicates, "CELL_ROWS", 100)
+    found = near_pairs(vectors.astype(np.float32))
+    np.testing.assert_allclose(cosine[found.first, found.second], found.cosine, atol=1e-5)
+    assert found.cosine.min() >= 0.9
+    made = {tuple(sorted(rows.tolist())) for rows in groups(found, 4000, 0.95)}
+    expected = {tuple(pair) for pair in np.argwhere(cosine >= 0.95).tolist() if max(pair) < 2999}
+    assert tuple(range(2999, 3120)) in made
+    assert made - {tuple(range(2999, 3120))} == expected
+    monkeypatch.setattr(duplicates, "EXACT_ROWS", 4000)
+    assert {tuple(sorted(rows.tolist())) for rows in groups(near_pairs(vectors), 4000, 0.95)} == made
 
 
 def test_explore_clusters_are_named_after_their_words() -> None:

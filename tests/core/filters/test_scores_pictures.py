@@ -18,9 +18,11 @@ from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
 from datacomp_core.errors import DataError, SpecError
+from datacomp_core.pictures import rgb
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.scores import score_of
 from datacomp_core.scores.compute import compute
+from datacomp_core.scores.image_scores import _image  # pyright: ignore[reportPrivateUsage]
 from datacomp_core.scores.picture_quality import brightness, information, sharpness
 from datacomp_core.shards import ShardWriter, write_index
 from datacomp_core.store import Folder
@@ -50,6 +52,22 @@ def test_brightness_and_information_are_what_pillow_says() -> None:
     dark = Image.fromarray((np.asarray(image) * 0.2).astype(np.uint8))
     pixels = [np.sqrt(0.241 * r**2 + 0.691 * g**2 + 0.068 * b**2) / 255 for r, g, b in np.asarray(dark, float).reshape(-1, 3)]
     assert brightness(dark) == pytest.approx(np.percentile(pixels, 99), rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F"])
+def test_the_pixels_are_those_that_training_sees(mode: str) -> None:
+    """Of 16 bits of grey, and of floats, Pillow's RGB has only 0 to 255: such a picture is nearly white, or black."""
+    grey = np.asarray(_picture(4).convert("L"))
+    odd = {"I;16": grey.astype(np.uint16) * 257, "F": grey.astype(np.float32) / 255}
+    image = Image.fromarray(odd[mode]) if mode in odd else _picture(4).convert(mode)
+    assert image.mode == mode
+    buffer = io.BytesIO()
+    image.save(buffer, "TIFF")
+    read = _image(buffer.getvalue())
+    assert read.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(read), rgb(buffer.getvalue()))
+    if mode in odd:
+        assert information(read) < 0.5
 
 
 def test_picture_quality_lands_on_its_row(tmp_path: Path) -> None:
