@@ -56,7 +56,7 @@ class RangeParameter(BaseModel):
         return math.floor((self.high - self.low) / step + 1e-9)
 
     def _at(self, place: int, step: int | float) -> int | float:
-        """The value after so many steps, as a person writes it: 0.1 and two steps of 0.1 are 0.3."""
+        """The value after a number of steps, as a person writes it: 0.1 and two steps of 0.1 are 0.3."""
         value = self.low + place * step
         return value if isinstance(value, int) else _short(value)
 
