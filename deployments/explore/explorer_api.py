@@ -316,7 +316,7 @@ class ExplorerApi:
             temporary = file.with_name(f".{file.name}")
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(file)
-        return {"file": str(file.resolve()), "text": text, "command": f"datacomp filter --recipe {file.name} --explain"}
+        return {"file": str(file.resolve()), "text": text, "command": f"datacomp filter --recipe {file.resolve()} --explain"}
 
     def takedown(self, asked: TakedownRequest) -> Answer:
         """Add uids to the file of requests; each is listed once."""

@@ -118,6 +118,7 @@ def test_explore_page_counts_what_the_filter_counts(
     page.do("document.getElementById('recipe-name').value = 'from-the-page'")
     page.click("Save")
     page.until("!document.getElementById('toast').hidden", "what was saved")
+    assert f"datacomp run -r {served[1].out / 'from-the-page.yaml'}" in page.do("document.getElementById('toast').textContent")
     assert select(load_recipe(str(served[1].out / "from-the-page.yaml")), metadata).num_samples == chosen.num_samples
 
 
@@ -146,6 +147,14 @@ def test_explore_page_is_used_by_keys_alone(page: Page) -> None:
     press(page, "?", modifiers=8)
     page.until("document.getElementById('helping').open", "help")
     assert page.nameless() == []
+
+
+def test_explore_page_shows_near_duplicates_of_a_pair_as_cards(page: Page) -> None:
+    """Their pictures are squares, as on all cards, and not as high as the picture of the pair."""
+    page.do("datacomp.open(10)")
+    page.until("document.querySelectorAll('#pair .strip .pic').length > 0", "near-duplicates")
+    sizes = "[...document.querySelectorAll('#pair .strip .pic')].map((one) => one.getBoundingClientRect())"
+    assert all(abs(ratio - 1) < 0.2 for ratio in page.do(f"{sizes}.map((one) => one.width / one.height)"))
 
 
 def test_explore_page_fits_a_phone_and_the_dark(page: Page, served: tuple[str, ExplorerApi]) -> None:

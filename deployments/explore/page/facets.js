@@ -242,10 +242,10 @@ export class Facets extends EventTarget {
       const told = await trying(() => tell("save", { name: name.value, wanted: this.wanted, replace: replace.checked }));
       if (!told) return;
       dialog.close();
-      toast(`Saved ${told.file}. Run it: datacomp run -r ${told.file.split("/").pop()}`);
+      toast(`Saved ${told.file}. Run it: datacomp run -r ${told.file}`);
     };
     fill(dialog, h("form", { method: "dialog", onsubmit: (event) => { event.preventDefault(); write(); } },
-      h("h2", { id: "save-title" }, "Save as a recipe"), h("p", { className: "note" }, "Written to ", h("code", {}, this.about.out), "; run it with ", h("code", {}, "datacomp run -r NAME.yaml"), "."),
+      h("h2", { id: "save-title" }, "Save as a recipe"), h("p", { className: "note" }, "Written to ", h("code", {}, this.about.out), "; run it with ", h("code", {}, `datacomp run -r ${this.about.out}/NAME.yaml`), "."),
       looking, h("pre", { className: "yaml", tabIndex: 0 }, made.text),
       h("p", { className: "fields" }, h("label", {}, "Name ", name), h("label", { className: "tick" }, replace, " overwrite an existing file")),
       h("p", { className: "actions" }, h("button", { type: "submit", className: "strong", id: "write" }, "Save"), h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"))));
