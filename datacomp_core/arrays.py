@@ -21,7 +21,7 @@ MAX_MEMBERS = 1000
 def read_npz(path: Path, where: str, *, max_bytes: int) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of an npz by name. DataError if it is not an npz, is damaged, or has more than `max_bytes` when decoded.
 
-    What a member says of its size binds the reader of deflated data alone: bzip2 and LZMA unfold in one piece, whatever it says.
+    What a member says of its size binds the reader of deflated data alone: bzip2 and LZMA decompress everything at once.
     """
     try:
         with zipfile.ZipFile(path) as archive:

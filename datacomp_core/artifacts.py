@@ -65,7 +65,7 @@ class ShardSet(Artifact):
     """Webdataset tars `<8 digits>.tar` with `index/<shard>.parquet`: downloaded, resharded or adopted.
 
     A download also has `ledger/<shard>.parquet`, one row per candidate, and its `content` is the hash of the uids that
-    arrived: the realised pool. A view has no tars of its own: its index points into those of another folder, so that a
+    arrived: the realised pool. A view has no tars: its index points into those of another folder, so that a
     chosen set can be trained on without a copy.
     """
 

@@ -52,7 +52,7 @@ CAPTION_RECIPES: dict[str, CaptionRecipe] = {
     "recaption_mix": CaptionRecipe(
         recaption_mix,
         "Original caption or recaption, drawn each time a sample is seen. You choose the share.",
-        "Li et al. 2024, Recap-DataComp-1B; Lai et al. 2024, VeCLIP, mix alt-text and rewritten text likewise",
+        "Li et al. 2024, Recap-DataComp-1B; Lai et al. 2024, VeCLIP, also mix alt-text and rewritten text",
     ),
     "translated": CaptionRecipe(
         translated,

@@ -126,5 +126,5 @@ def require_sources(wanted: Sequence[str], sets: Sequence[Captions]) -> None:
         if source != RAW and source not in known:
             raise SpecError(
                 f"The policy names the caption source {source!r}, but the given sets have {', '.join(sorted(known)) or 'none'}; "
-                f"{RAW} stands for the pool's own captions."
+                f"{RAW} means the pool's own captions."
             )

@@ -38,7 +38,7 @@ class ClusterWorkers:
         if not found.startswith(self.kind):
             raise SpecError(
                 f"The machine {socket.gethostname()} would work on {found} and another one of the cluster works on {self.kind}, "
-                "which the records would not tell apart: set DATACOMP_DEVICE alike on all machines of the cluster."
+                "which the records would not distinguish: set the same DATACOMP_DEVICE on all machines of the cluster."
             )
         return found
 
@@ -80,7 +80,7 @@ def _nothing() -> None:
 
 
 def of_cluster(device: str) -> ClusterWorkers | None:
-    """The stations of the current engine's cluster; None where workers stand on this machine alone, whose devices are known.
+    """The stations of the current engine's cluster; None if all workers run on this machine, whose devices are known.
 
     `device` as in the settings: empty for every GPU, else the CPUs; `cpu,cpu` for two workers. SpecError if it asks for GPUs
     and the cluster has none.

@@ -108,7 +108,7 @@ def spans_machines(engine: Engine | None = None) -> bool:
 
 
 def cluster_cores(engine: Engine, gpus: int = 0) -> int:
-    """The CPU cores (or with `gpus` the GPUs) of an engine's cluster, once a worker is there. SpecError if out of reach."""
+    """The CPU cores (or with `gpus` the GPUs) of an engine's cluster, once a worker has started. SpecError without one."""
     _await_worker(engine)
     return _module(engine).size(gpus)
 

@@ -65,7 +65,7 @@ class StoppedError(DatacompError):
 
 
 LONG = 500
-"""Characters of a list of names that nobody reads in an error."""
+"""The length from which an error shortens a list of names, in characters."""
 NEAREST = 3
 
 

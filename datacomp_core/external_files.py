@@ -60,7 +60,7 @@ def place_of(name: str) -> str:
 
 
 def local(name: str, suffixes: Sequence[str]) -> list[Path]:
-    """The local files that a pinned name stands for, in order; remote ones are brought first. DataError if they changed."""
+    """Return the local files of a pinned name, in order; remote ones are copied first. DataError if they changed."""
     found = PINNED.fullmatch(name)
     place, digits = (found[1], found[2]) if found else (name, "")
     if place.startswith("hf://"):
@@ -189,7 +189,7 @@ def _parts_of_hub(name: str) -> tuple[hub.Kind, str, str, str]:
 
 
 def _files_of_hub(there: hub.Snapshot, path: str, suffixes: Sequence[str]) -> list[hub.HubFile]:
-    """The file of a path, or the files in that folder. DataError if there are none."""
+    """Return the file of a path, or the files in that folder. DataError if there are none."""
     if any(file.path == path for file in there.files):
         return [there.file(path)]
     folder = f"{path}/" if path else ""

@@ -136,7 +136,7 @@ def _ready(parent: int, prepare: Callable[[], Any]) -> None:
     try:
         with imports_told():
             _prepared.append(prepare())
-    except Exception as problem:  # an initializer that raises breaks the pool without a word of why
+    except Exception as problem:  # an initializer that raises breaks the pool without a reason
         _unready.append(problem)
 
 

@@ -37,7 +37,7 @@ SCHEMA = pl.Schema(
 
 
 def part_names(folder: Folder) -> list[str]:
-    """Names of the parts (without `.parquet`) in a metadata folder, sorted. DataError if there are none."""
+    """Return the names of the parts (without `.parquet`) in a metadata folder, sorted. DataError if there are none."""
     there = [name for name in folder.files() if "/" not in name and name.lower().endswith(".parquet")]
     hidden = [name for name in there if name.startswith(".")]
     odd = [name for name in there if name not in hidden and not name.endswith(".parquet")]
@@ -75,7 +75,7 @@ def scan_tables(folder: Folder, *names: str) -> pl.LazyFrame:
 
 def store_fault(problem: BaseException, folder: Folder, name: str) -> StoreError | None:
     """The error to raise if polars could not read a file of a bucket for a reason other than the file: a failing
-    server, an expired token, a cut connection, a 404 for what is there. None if the file itself is at fault, or on a disk.
+    server, an expired token, a cut connection, a 404 for an existing file. None if the file itself is at fault, or on a disk.
     """
     if folder.is_local or not isinstance(problem, OSError):
         return None

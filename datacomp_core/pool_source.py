@@ -223,7 +223,7 @@ class PoolSource:
 
 
 def _named(column: str) -> pl.Expr:
-    """A column under the name that is asked for: that of a score to compute may name the place of its file."""
+    """Return a column under the requested name: that of a score to compute may contain the place of its file."""
     return pl.col(without_places(column)).alias(column)
 
 

@@ -28,7 +28,7 @@ def pretrained(model: str, tag: str) -> dict[str, Any]:
 
 
 def weights(model: str, tag: str, sha256: str) -> Path:
-    """The local file with the weights of a tag. StoreError if it cannot be had, DataError if it is another file."""
+    """The local file with the weights of a tag. StoreError if it cannot be fetched, DataError if it is another file."""
     folder = settings().home / "assets" / "clip"
     for ending in ENDINGS:
         path = folder / f"{sha256}{ending}"

@@ -1,4 +1,4 @@
-"""Where a report's scores are computed again from its evidence: the evaluation gives the code, whoever must not trust calls it.
+"""Registers the function that recomputes a report's scores from its evidence, for callers that must not trust the report.
 
 The stages never import one another, so the evaluation registers its function here when it is imported (as steps do in
 `store.step`), and the check of bundles looks it up.
@@ -13,7 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 Predictions = Callable[[str], Mapping[str, npt.NDArray[Any]] | None]
-"""From a task's key to the arrays that its protocol kept; None if there are none."""
+"""A function from a task's key to the arrays that its protocol kept; None if there are none."""
 
 
 @dataclass(frozen=True)

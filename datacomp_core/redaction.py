@@ -32,7 +32,7 @@ _TOKEN = re.compile(r"\b(dc_[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{20,})")
 def redact(text: str) -> str:
     """A text without the secrets of the urls in it, and without bearer tokens.
 
-    Its time grows with the length of the text alone: urls of strangers stand in logs and errors.
+    Its time grows with the length of the text alone: logs and errors contain urls of strangers.
     """
     if "url: /" in text:
         text = _PATH_QUERY.sub(lambda found: found["before"] + _without_values(found["query"]), text)
@@ -87,7 +87,7 @@ def _without_values(query: str) -> str:
 
 
 def redact_all(value: Any) -> Any:
-    """The same for every text in a plain value of lists and mappings."""
+    """Redact every text in a plain value of lists and mappings."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):

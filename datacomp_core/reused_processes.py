@@ -58,7 +58,7 @@ class StartedProcesses(Protocol):
 
 @dataclass(frozen=True)
 class Key:
-    """Processes that can stand for each other: their number, and what they got at their start."""
+    """Identifies interchangeable processes: their number, and their arguments at the start."""
 
     workers: int
     start: tuple[object, ...]
@@ -150,7 +150,7 @@ def _end_all() -> None:
 
 def _forget() -> None:
     """In a forked process: the thread and the processes are those of the other process."""
-    global _lock  # noqa: PLW0603 - somebody may have held it
+    global _lock  # noqa: PLW0603 - another thread may have held it
     _lock = threading.Lock()
     _starters.clear()
 
@@ -201,7 +201,7 @@ def reused_map(
             pool = None
         raise
     finally:
-        _drop(flying)  # after an error, or where nobody takes the rest
+        _drop(flying)  # after an error, or if the caller does not take the rest
         if pool is not None:
             starter.call(partial(starter.give_back, pool, key))
 

@@ -37,7 +37,7 @@ ScaleName = Annotated[str, AfterValidator(_known), Field(json_schema_extra=_name
 
 
 class Scale(Spec):
-    """One row: the pool, and the training recipe that nobody may change. `custom` is what the board does not rank."""
+    """One row: the pool, and the fixed training recipe. The board does not rank `custom`."""
 
     name: ScaleName
     model: str = Field(description="open_clip model name, or one of ours in datacomp_core/models/.")

@@ -1,6 +1,6 @@
-"""Where things are and how this machine is used: one typed class, read from the environment (`DATACOMP_...`) and `datacomp.env`.
+"""Defines the settings of this machine: one typed class, read from the environment (`DATACOMP_...`) and `datacomp.env`.
 
-Nothing here is ever hashed or stored in a record. The table in the README is held against it by a test.
+Nothing here is ever hashed or stored in a record. A test compares the table in the README with it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Settings(BaseSettings):
 
     @property
     def num_workers(self) -> int:
-        """Of a sharded step: as many as were asked for, else one a core of this machine or of the engine's cluster."""
+        """Return the workers of a sharded step: the requested number, else one per core of the machine or engine's cluster."""
         from datacomp_core import engines
 
         if not self.workers and engines.address(self.engine):

@@ -44,7 +44,7 @@ def shard_name(number: int) -> str:
 
 
 def shard_names(folder: Folder) -> list[str]:
-    """Names of the shards (without `.tar`) directly in a folder, sorted. DataError if there are none, or compressed ones."""
+    """Return the names of the shards (without `.tar`) directly in a folder, sorted. DataError for none, or compressed ones."""
     return tars_in(folder, folder.files())
 
 
@@ -54,8 +54,7 @@ def tars_in(folder: Folder, files: Iterable[str]) -> list[str]:
     packed = [name for name in here if name.endswith(PACKED)]
     if packed:
         raise DataError(
-            f"{folder.at(packed[0])} is not a plain .tar ({len(packed)} such files lie there): unpack them, or move them away, "
-            "so that none is left out unseen."
+            f"{folder.at(packed[0])} is not a plain .tar ({len(packed)} such files are there): unpack them, or move them away."
         )
     names = [name.removesuffix(".tar") for name in here if name.endswith(".tar")]
     if not names:
@@ -107,14 +106,14 @@ def write_index(out: Folder, shard: str, rows: pl.DataFrame, mark: str = "", con
 
 
 def read_index(folder: Folder, shard: str) -> pl.DataFrame:
-    """A shard's index. DataError if it is missing, is none, or is of another tar than the one that is there now."""
+    """Return a shard's index. DataError if it is missing, is not an index, or belongs to another tar than the present one."""
     rows, mark = stored_index(folder, shard)
     _see_mark(folder, shard, rows, mark)
     return rows
 
 
 def stored_index(folder: Folder, shard: str) -> tuple[pl.DataFrame, str]:
-    """A shard's stored index, and the mark of the tar it was made of (empty: a tar of ours)."""
+    """Return a shard's stored index, and the mark of its tar (empty: a tar of ours)."""
     data = folder.read(f"{INDEX}/{shard}.parquet")
     try:
         rows = _in_schema(pl.read_parquet(io.BytesIO(data)))
@@ -137,7 +136,7 @@ def check_indexes(folder: Folder, shards: list[str]) -> None:
 
 
 def _stored_mark(folder: Folder, shard: str) -> str:
-    """The mark of the tar that an index was made of, without its rows; empty if there is none."""
+    """Return the mark of an index's tar, without reading its rows; empty if there is none."""
     try:
         return pl.read_parquet_metadata(io.BytesIO(folder.read(f"{INDEX}/{shard}.parquet"))).get(MARK, "")
     except pl.exceptions.PolarsError:
@@ -150,7 +149,7 @@ def tar_mark(folder: Folder, shard: str) -> str:
 
 
 def tar_content(folder: Folder, shard: str) -> str:
-    """sha256 of a tar on a disk; empty in a bucket, whose etag stands in the tar's mark."""
+    """Return the sha256 of a tar on a disk; empty in a bucket, whose etag is in the tar's mark."""
     return hash_file(folder.path / f"{shard}.tar") if folder.is_local else ""
 
 
@@ -218,7 +217,7 @@ def parse_sample(data: bytes, names: MemberNames = USUAL, *, uid: str | None = N
 def see_sample(found: str, about: bytes | None, uid: str | None, key: str | None) -> None:
     """TarDamageError if the sample with the key `found` and the json `about` is another than `uid`, `key`.
 
-    The uid decides where the bytes state one, else the key; the keys of a view and of a resharded set are made of the uid.
+    The uid decides where the bytes state one, else the key; the keys of a view and of a resharded set contain the uid.
     """
     if not found:
         raise TarDamageError(0, "it contains no sample")

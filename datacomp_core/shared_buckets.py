@@ -105,7 +105,7 @@ class SharedBuckets:
 
 
 def _listed(folder: Folder) -> dict[str, int]:
-    """Files that are written, with their sizes. Rows of one that a listing leaves out would be lost without a word."""
+    """Files that are written, with their sizes. Rows of a file that a listing leaves out would be lost silently."""
     return listing.agreed(partial(folder.files, ".bin"), folder)
 
 

@@ -60,7 +60,7 @@ class Slots:
         self._free.append(slot)
 
     def close(self) -> None:
-        """The memory is gone when nobody looks at it any more."""
+        """The memory is freed when no object uses it."""
         _unpin(self._pinned)
         del _mapped[self._key]
         os.close(self._handle)

@@ -49,7 +49,7 @@ class OpenRun:
         open_header(self._file, 0)
 
     def takes(self, some: uid.Uids) -> bool:
-        """Whether these sorted uids follow what is there."""
+        """Return whether these sorted uids follow the existing ones."""
         return not self.rows or not len(some) or self._last <= some[0].item()
 
     def append(self, some: uid.Uids) -> None:

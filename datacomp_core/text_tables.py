@@ -129,6 +129,6 @@ def line_blocks(file: Path, size: int) -> Iterator[bytes]:
                 yield block[:end]
             left = block[end:]
             if len(left) > size:
-                raise DataError(f"{file} has a line of over {size >> 20} MB, so it is not text with a row a line.")
+                raise DataError(f"{file} has a line of over {size >> 20} MB, so it is not text with one row per line.")
         if left:
             yield left

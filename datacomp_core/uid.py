@@ -149,7 +149,7 @@ def _settle(packed: Uids, ordered: Positions, ties: Positions) -> None:
 
 
 def locate(subset: Uids, wanted: Uids) -> tuple[Positions, Positions]:
-    """For each of `wanted`, shape (n,): its first position in the sorted subset, and how often it stands there (0: not)."""
+    """For each of `wanted`, shape (n,): its first position in the sorted subset, and how often it occurs (0: not)."""
     high = subset["f0"]
     left = np.searchsorted(high, wanted["f0"], "left").astype(np.int64)
     right = np.searchsorted(high, wanted["f0"], "right").astype(np.int64)

@@ -14,7 +14,7 @@ FILES = (".txt", ".json")
 
 
 def pinned(name: str) -> str:
-    """The name with the digits of its file's hash, if it is a file. SpecError if it is neither known nor there."""
+    """Return the name with the digits of its file's hash, if it is a file. SpecError if it is neither known nor a file."""
     return pinned_files.pinned(name, name, noun="word list", plain="a word list", known=NAMED, endings=FILES)
 
 

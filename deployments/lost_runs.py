@@ -140,7 +140,7 @@ class LostRunWatcher:
         return bool(self._beating(began, run.id))
 
     def _has_logged(self, run: UUID, since: datetime) -> bool:
-        after: Any = since  # Prefect's own subclass of datetime, which its model makes of it
+        after: Any = since  # Prefect's own subclass of datetime, from its model
         wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]), timestamp=LogFilterTimestamp(after_=after))
         return bool(self._client.read_logs(wanted, limit=1))
 

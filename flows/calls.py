@@ -124,7 +124,7 @@ class SubmittedCalls:
         self._futures: list[PrefectFuture[Any]] = []
 
     def call(self, task: Task[P, A], /, *identity: P.args, **options: P.kwargs) -> A:
-        """Submit a task; it waits for the futures among `identity`. A `Call`: its future stands for the artifact."""
+        """Submit a task; it waits for the futures among `identity`. A `Call`: its future represents the artifact."""
         self._futures.append(task.submit(*identity, **options))
         return cast("A", self._futures[-1])
 

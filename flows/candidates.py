@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def metadata(call: Call, spec: Preparation) -> Pool:
-    """The pool alone; no picture is asked for."""
+    """Return the pool alone, without its pictures."""
     if not spec.stored_pool:
         return call(BUILDERS[type(spec.pool)], spec.pool)
     pool = stored(Pool, spec.stored_pool)
@@ -114,7 +114,7 @@ def changes_of_source(store_url: str, address: str) -> str:
     except DataError as problem:
         if isinstance(spec, AdoptedPoolSpec):
             raise
-        return f"{problem} Until then it is used as it was read."
+        return f"{problem} Until then the stored pool is used."
     return ""
 
 

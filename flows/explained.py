@@ -1,4 +1,4 @@
-"""Finds what a filter reads of a pool of the store, for a dry run. What is quickly made of the pool's own images and metadata
+"""Finds a filter's inputs in a pool of the store, for a dry run. What is quickly made of the pool's own images and metadata
 (sizes, hashes, scores without a model) is computed; nothing is trained, embedded or downloaded.
 """
 

@@ -149,7 +149,7 @@ def extra_inputs(
 
 
 def download_columns_spec(columns: frozenset[str], preparation: Preparation) -> LearnedSpec | None:
-    """Return how the sizes and hashes among `columns` are found that a custom pool's metadata may lack; None if there are none.
+    """Return how to find the sizes and hashes among `columns` that a custom pool's metadata may lack; None if there are none.
     A download's ledger has all of them; adopted tars may not state them, so they are read from the images.
     """
     wanted = sorted(columns & set(LEARNED))

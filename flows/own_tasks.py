@@ -41,7 +41,7 @@ class OwnTasks(Spec):
         return {**given, "tasks": rows, "data": root, "sets": sets}
 
     def require_beside(self, name: str) -> None:
-        """SpecError if a key is one of the suite's, or is there twice."""
+        """Raise SpecError if a key is one of the suite's, or occurs twice."""
         tasks_of_rows(suite(name), self.tasks)
 
     def evalsets(self) -> OwnSetsSpec:

@@ -89,7 +89,7 @@ OpenNetworks = Annotated[
     AfterValidator(_networks),
     Field(
         description="Private networks that the download may reach, such as `10.0.0.0/8`. Use it only for your own network: "
-        "whoever wrote the urls can then make this machine send requests to your servers. The download's record contains "
+        "the authors of the urls can then make this machine send requests to your servers. The download's record contains "
         "this value."
     ),
 ]

@@ -24,8 +24,9 @@ OF_CAPTIONS = frozenset({"text", "caption_source", "caption_changed"})
 
 
 def require_columns(spec: SubsetSpec, preparation: Preparation, pool: Any, plan: CaptionPlan) -> None:
-    """SpecError for a column or features that neither the pool has nor a model of this run makes. DataError for a column that
-    is empty in the whole pool, because every filter on it would drop everything.
+    """Raise SpecError for a column or features that the pool and the models of this run do not provide.
+
+    DataError for a column that is empty in the whole pool, because every filter on it would drop everything.
 
     `pool` is an artifact if it is in the store; before that its columns follow from its kind.
     """

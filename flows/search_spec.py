@@ -33,7 +33,7 @@ from flows.parameters import (
 
 HOW_IT_IS_RUN = ("trials", "hours", "gpu_hours", "money")
 SPACE_HELP = (
-    "A filter in YAML, in which {low: 0.1, high: 0.6} (log, step) or {choose: [...]} stands for a value to search, such as "
+    "A filter in YAML, in which {low: 0.1, high: 0.6} (log, step) or {choose: [...]} marks a value to search, such as "
     "{kind: top_fraction, score: tiny, fraction: {low: 0.1, high: 0.6}}."
 )
 DEFAULT_SPACE = "{kind: top_fraction, score: tiny, fraction: {low: 0.1, high: 0.9}}"
@@ -105,7 +105,7 @@ class SearchSpec(Spec):
         return self
 
     def _check_extremes(self) -> None:
-        """SpecError for an end of a range, or an option, with which the filter is invalid whatever the other parameters are."""
+        """Raise SpecError for an end of a range, or an option, that makes the filter invalid for all other parameters."""
         for name, value, trees in self.the_space().extremes():
             faults = list[SpecError]()
             for tree in trees:
@@ -171,7 +171,7 @@ def search_of(path: Path, **changes: Any) -> SearchSpec:
         raise SpecError(f"The search file {problem}") from problem
     if not isinstance(content, Mapping) or not {"filter", "space"} & set(content):
         raise SpecError(
-            f"The search file {path} must be a mapping with a `filter`, in which ranges and choices stand for values."
+            f"The search file {path} must be a mapping with a `filter`, in which ranges and choices mark the values to search."
         )
     given: dict[str, Any] = {str(key): value for key, value in content.items()}
     if "filter" in given:

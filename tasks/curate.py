@@ -21,7 +21,7 @@ from tasks.running import run, runs
 @task(name="embed", **policies.NETWORK)
 @runs(embedding.embed)
 def embed(spec: EmbedSpec, pool: Pool, shards: ShardSet, scorers: tuple[Checkpoint, ...]) -> Embeddings:
-    """Image and text features and their cosine for every row of the pool."""
+    """Compute image and text features and their cosine for every row of the pool."""
     own = settings()
     return run(embedding.embed, spec, pool, shards, scorers, workers=own.num_workers, device=own.device)
 

@@ -22,7 +22,7 @@ from tasks.events import StepEvent, tell
 from tasks.running import run, runs, store
 
 OPENED = (
-    "Warning: this download may reach the private networks {}. Whoever wrote the urls can make this machine send requests to "
+    "Warning: this download may reach the private networks {}. The authors of the urls can make this machine send requests to "
     "servers there."
 )
 _open_networks: ContextVar[str] = ContextVar("open_networks", default="")

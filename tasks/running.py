@@ -30,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SHOWN = 3
 STOPPING = threading.Event()
-"""Set when this process's run is cancelled: its children are ended, and a failure caused by that is not a failure of its own."""
+"""Set when this process's run is cancelled: its children are ended, and a failure caused by that is not counted as its own."""
 
 
 @cache

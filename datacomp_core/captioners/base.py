@@ -82,7 +82,7 @@ class WriterSpec(Spec):
 
 
 def load(spec: WriterSpec, device: str, *, of: Literal["pictures", "texts"], server: str = "") -> Captioner:
-    """The model on a device. SpecError for one that is not known, StoreError if it cannot be had, DataError if it is another."""
+    """Load the model on a device. SpecError if it is unknown, StoreError if it cannot be fetched, DataError if it differs."""
     if spec.library == "open_clip":
         from datacomp_core.captioners.coca import Coca
 

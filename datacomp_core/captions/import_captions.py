@@ -1,6 +1,6 @@
 """`import_captions`: a table of captions from outside, joined to a pool by uid, img2dataset's key, url or the picture's sha256.
 
-The table may have any number of files in any order; a key may stand in it several times, and several rows of the pool may have
+The table may have any number of files in any order; a key may occur in it several times, and several rows of the pool may have
 it. Every row of the table and of the pool is accounted for.
 """
 
@@ -147,12 +147,12 @@ def import_folder_captions(
 
 
 def _require_names(spec: CaptionImportSpec, sources: set[str]) -> None:
-    """DataError for a source that matched and whose name cannot stand in a policy."""
+    """DataError for a matched source whose name is not valid in a policy."""
     odd = [name for name in sorted(sources) if pl.Series([name]).str.contains(caption_sets.SOURCE_PATTERN).not_().any()]
     if odd or caption_sets.RAW in sources:
         raise DataError(
             f"The source column {spec.source_column!r} has the value {(odd or [caption_sets.RAW])[0]!r}: names of sources "
-            f"may contain letters, digits, `_`, `.`, `+` and `-`, and {caption_sets.RAW} stands for the pool's own captions."
+            f"may contain letters, digits, `_`, `.`, `+` and `-`, and {caption_sets.RAW} means the pool's own captions."
         )
 
 

@@ -47,7 +47,7 @@ class TextBuckets:
             self._write()
 
     def read(self, number: int) -> pl.DataFrame:
-        """All rows of a bucket, in the order in which they were added; without columns if there are none."""
+        """Return all rows of a bucket, in the order in which they were added; a frame without columns if it is empty."""
         import pyarrow as pa
 
         self._write()

@@ -304,7 +304,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _bytes(value: Any) -> bytes | None:
-    """A text's bytes as they stood in the file; a lone surrogate that was escaped becomes bytes that are not UTF-8."""
+    """Return a text's bytes as in the file; a lone surrogate that was escaped becomes bytes that are not UTF-8."""
     if isinstance(value, bool) or _is_missing(value) or not isinstance(value, str | int | float):
         return None
     text = str(value)

@@ -1,4 +1,4 @@
-"""`template_captions`: captions made of columns and of other captions, such as `{text}. {category}`. No model is needed."""
+"""`template_captions`: captions from columns and other captions, such as `{text}. {category}`. No model is needed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def template_captions(
     store: Store,
     progress: Progress = NO_PROGRESS,
 ) -> Captions:
-    """A caption for every row that has all fields. DataError for a field that is neither a column nor a source."""
+    """Return a caption for every row that has all fields. DataError for a field that is neither a column nor a source."""
     given = [(one, store.folder(one)) for one in sets]
     return template_folder(spec, store.folder(pool) / METADATA, given, out, progress=progress)
 

@@ -174,7 +174,7 @@ class PartAssembler:
         self.out.remove(f"{CHUNKS}/{part}")
 
     def _tally(self, counted: Counter[str]) -> dict[str, Any]:
-        """Every row once, by what became of it with all encoders; and the same for each encoder by itself."""
+        """Return the number of rows by their outcome with all encoders, and the same for each encoder alone."""
         flat = {name: counted[name] for name in sorted(counted) if ": " not in name}
         own = {
             column.prefix: flat | {what: counted[_of(column, what)] for what in (EMBEDDED, NOT_FINITE)} for column in self.columns

@@ -146,7 +146,7 @@ def _apart(devices: tuple[str, ...], work: EncodeWork, chunks: Iterable[Span], p
 
 
 def _listen(processes: list[Any], chunks: Iterator[Span], wanted: Any, told: Any, kept: Any, progress: Progress) -> None:
-    """Hand out chunks and hear what became of them, until every device has ended. One that is lost ends the others at once."""
+    """Hand out chunks and receive their results, until every device has ended. A lost device ends the others at once."""
     left, coming = len(processes), next(chunks, None)
     ends = len(processes)
     while left:

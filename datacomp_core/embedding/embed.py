@@ -82,7 +82,7 @@ def embed_folder(
     trust: Trust = "content",
     progress: Progress = NO_PROGRESS,
 ) -> Counter[str]:
-    """`embed` on plain folders; the same call goes on where one stopped.
+    """`embed` on plain folders; the same call resumes one that stopped.
 
     `out` belongs to its models, metadata and shards by content: SpecError, naming what has changed, if it was begun with others.
     """

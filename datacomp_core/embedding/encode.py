@@ -26,7 +26,7 @@ from datacomp_core.pool_source import PoolSource
 from datacomp_core.shared_pixels import Slot, Slots
 from datacomp_core.store import Folder
 
-IN_FLIGHT = 4  # batches whose features are not asked for yet: a GPU computes while we go on
+IN_FLIGHT = 4  # batches whose features are not read yet: a GPU computes while we continue
 
 
 class ImageLocations(Protocol):

@@ -37,7 +37,7 @@ CHUNK_ROWS = 1024
 class GenerateSpec(WriterSpec):
     """Captions of pictures by a model."""
 
-    version: ClassVar[int] = 2  # 2: the draws of a batch hang on the part's whole name
+    version: ClassVar[int] = 2  # 2: the draws of a batch depend on the part's whole name
     kind: Literal["generate"] = Field(
         default="generate", json_schema_extra={"enum": ["generate"]}, description="Captions that a model writes for the pictures."
     )

@@ -107,7 +107,7 @@ def _walked(shards: Folder, names: list[str]) -> Iterator[Records]:
 
 
 def _entries(samples: pl.DataFrame) -> Records:
-    """Another uid than one of 32 hex digits is in no pool, so nobody can ask for it."""
+    """A uid without 32 hex digits is in no pool, so no subset contains it."""
     known = samples.filter(pl.col("uid").str.contains("^[0-9a-f]{32}$"))
     return _records(known, ENTRY, {"shard": "number", "offset": "offset", "length": "length"})
 

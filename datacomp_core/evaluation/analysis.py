@@ -33,7 +33,7 @@ def confusion(predicted: Ints, labels: Ints) -> tuple[npt.NDArray[np.int64], npt
 
 
 def confusions(predicted: Ints, labels: Ints, names: Sequence[str], shown: int = SHOWN) -> list[dict[str, Any]]:
-    """The most frequent errors: which class is taken for which, how often, and of how many."""
+    """Return the most frequent errors: which class is confused with which, how often, and of how many."""
     pairs, counts = confusion(predicted, labels)
     wrong = pairs[:, 0] != pairs[:, 1]
     pairs, counts = pairs[wrong], counts[wrong]

@@ -59,7 +59,7 @@ class TestSet(Protocol):
     @property
     def num_samples(self) -> int: ...
     def batches(self, task: str, size: int, pixels: Pixels) -> Iterator[EvalBatch]:
-        """Cut by position, so the same batches come whatever the workers."""
+        """Cut by position, so the batches do not depend on the number of workers."""
         ...
 
 

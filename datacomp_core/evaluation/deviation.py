@@ -1,4 +1,4 @@
-"""How far two evaluations of one model lie apart: a fast mode against the exact one, sample by sample.
+"""Measures how much two evaluations of one model differ: a fast mode against the exact one, sample by sample.
 
 Both must have seen the same data. A flip is a sample whose prediction is another one (retrieval: a query that is found in
 one and not in the other; WinoGAViL: an instance with another score).

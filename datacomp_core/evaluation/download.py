@@ -46,7 +46,7 @@ def download_evalsets(spec: DownloadSpec, *, out: Folder, threads: int = 8, prog
 def download(
     tasks: Sequence[EvalTask], out: Folder, *, threads: int = 8, progress: Progress = NO_PROGRESS
 ) -> dict[str, dict[str, str]]:
-    """Bring the sets that are not there; the sha256 of each file that came or was recorded, by task and path.
+    """Download the missing sets; return the sha256 of each file, downloaded or recorded, by task and path.
 
     SpecError for a task that is not on the hub; DataError or StoreError, naming the file, if one cannot be had whole.
     """
@@ -69,7 +69,7 @@ def download(
 
 
 def complete(folder: Folder) -> bool:
-    """Whether a set is there: fetched to its end, or filled in another way."""
+    """Return whether a set is complete: fetched to its end, or filled in another way."""
     if hf_cache.is_cached(folder):
         return True
     if folder.exists(hub.RECORD):

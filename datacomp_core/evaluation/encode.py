@@ -70,7 +70,7 @@ def encode_all(jobs: Iterable[EncodeJob], model: EvalModel, *, workers: int) -> 
 def encode_apart(
     jobs: Iterable[EncodeJob], source: ModelSource, exactness: Exactness, *, devices: Sequence[str], workers: int
 ) -> Iterator[tuple[EvalBatch, Encoded]]:
-    """With a model on each device, in a process of its own; `workers` decoders are shared out among them."""
+    """Encode with a model on each device, each in a separate process; `workers` decoders are divided among them."""
     waiting = multiprocessing.get_context("spawn").SimpleQueue()
     for device in devices:
         waiting.put(device)

@@ -65,7 +65,7 @@ class EvalSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _current(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """The version stands in the spec, and so in the address: a suite that changes its meaning is evaluated again."""
+        """The version is in the spec, and so in the address: a suite that changes its meaning is evaluated again."""
         known = suite(str(given.get("suite", "tiny"))).version
         asked = given.get("suite_version") or known
         if asked != known:

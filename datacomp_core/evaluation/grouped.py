@@ -1,6 +1,6 @@
 """Classification with groups: WILDS (iWildCam, Camelyon17, FMoW), Dollar Street and GeoDE, as the reference evaluates them.
 
-The groups stand in each sample's npy, in the order of `fields`. The reference's evaluators have no names for the groups, so
+Each sample's npy contains the groups, in the order of `fields`. The reference's evaluators have no names for the groups, so
 FMoW's worst region includes "Other" (four images): that is kept, since all published scores have it.
 """
 

@@ -119,7 +119,7 @@ def open_cached(folder: Folder, protocol: str) -> CachedSet | ZipSet:
 
 
 def files_of(folder: Folder, protocol: str) -> tuple[Folder, list[str]]:
-    """The files that a set of the cache is made of, below the cache."""
+    """Return the files of a set in the cache, relative to the cache."""
     data = open_cached(folder, protocol)
     if isinstance(data, ZipSet):
         return data.folder, [data.archive, data.table]

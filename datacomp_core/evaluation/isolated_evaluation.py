@@ -1,4 +1,4 @@
-"""An evaluation in a process of its own: what a checkpoint of a stranger makes torch do ends that process alone."""
+"""Runs an evaluation in a separate process: a hostile checkpoint can end only that process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEMORY_PER_BYTE = 8
 def evaluate_apart(
     *, model: str, suite: str, checkpoint: Path, data: str, device: str = "", workers: int = 1, seconds: int = SECONDS
 ) -> Mapping[str, float | None]:
-    """Main metric by task of a checkpoint on your own test sets. DataError if it cannot be evaluated, whatever the cause."""
+    """Return the main metric by task of a checkpoint on your own test sets. DataError if it cannot be evaluated."""
     with scratch() as out:
         request = {
             "model": model,

@@ -93,7 +93,7 @@ def jaccard(chosen: Hits, right: Hits) -> npt.NDArray[np.float64]:
     require_samples(chosen.size, "Jaccard index")
     from sklearn.metrics import jaccard_score
 
-    if len(chosen) == 1:  # a single label would be taken for a binary problem's classes
+    if len(chosen) == 1:  # a single label would be read as a binary problem's classes
         return np.array([jaccard_score(right[0], chosen[0], zero_division=0)])  # pyright: ignore[reportArgumentType]
     return np.asarray(jaccard_score(right.T, chosen.T, average=None, zero_division=0), np.float64)  # pyright: ignore
 

@@ -170,4 +170,6 @@ def _filled(template: str, name: str) -> str:
             )
         return found
     except (AttributeError, KeyError, IndexError, ValueError) as problem:
-        raise DataError(f"The template {template!r} is malformed: only {{c}} stands for the class name.") from problem
+        raise DataError(
+            f"The template {template!r} is malformed: {{c}} is its only placeholder, for the class name."
+        ) from problem

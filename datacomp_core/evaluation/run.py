@@ -221,7 +221,7 @@ class _Run:
         return self.marks[task.folder]
 
     def kept(self, task: EvalTask) -> TaskResult | None:
-        """The result of an earlier try in this folder, if all that it was made of is the same."""
+        """The result of an earlier try in this folder, if it was made from the same inputs."""
         name = f"{TASKS}/{slug(task)}.json"
         if not self.out.exists(name):
             return None

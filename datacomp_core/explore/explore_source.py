@@ -47,4 +47,4 @@ class ExploreSource:
     models: dict[str, ModelSource] = field(default_factory=dict[str, ModelSource])
     """The CLIP of each prefix of features, for searches by text and by picture."""
     is_harmless: bool = False
-    """Whether the pictures are known to be fit for everybody (those that this package contains)."""
+    """Whether the pictures are known to be safe to show (those that this package contains)."""

@@ -23,7 +23,7 @@ from datacomp_core.pictures import pillow_image
 from datacomp_core.store.local import replacing
 
 MAX_INDEXES = 20_000
-"""Files of an index that are looked into; what stands in none of them has no picture here."""
+"""The files of an index to search; a sample in none of them has no picture here."""
 READERS = 8
 MAX_KEPT_BYTES = 2 << 30
 SIZES = (128, 256, 1024)
@@ -88,7 +88,7 @@ class Pictures:
         return made
 
     def original(self, uid: str) -> bytes:
-        """The bytes of the picture as they are in the shard. DataError if there are none."""
+        """Return the bytes of the picture as they are in the shard. DataError if it has none."""
         found = self._places.get(uid)
         if self.where is None or found is None:
             raise DataError(NOT_HERE if self.where is not None else "no picture: the shards of this pool are unknown")

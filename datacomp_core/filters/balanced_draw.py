@@ -121,7 +121,7 @@ def _weighed(asked: BalancedDraw, view: GlobalView, total: Counter[int], part: s
 def _drawn(asked: BalancedDraw, view: GlobalView, job: tuple[str, int, int, int]) -> tuple[int, float]:
     """Draw a number of rows of a part: how many draws were over the cap, and the sum of the shares that are left.
 
-    The job names the round whose counts it goes on from, so that a worker's second try begins where the first did.
+    The job names the round whose counts it goes on from, so that a worker's second try begins at the same round.
     """
     part, number, before, turn = job
     counts, shares = view.shared.load(f"counts/{part}-{before}.npy"), view.shared.load(f"shares/{part}-{before}.npy")

@@ -104,7 +104,7 @@ class Filter(Kinded):
     """It decides how often a row is used, so it cannot be inside another filter."""
 
     def __hash__(self) -> int:
-        return hash(self.model_dump_json())  # weights are a dict, which has no hash of its own
+        return hash(self.model_dump_json())  # weights are a dict, which is not hashable
 
     @abstractmethod
     def columns(self) -> frozenset[str]:
@@ -231,7 +231,7 @@ class LookupFilter(BatchFilter):
         """As `judge`."""
 
     def judge(self, rows: pl.DataFrame) -> pl.Series:
-        raise AssertionError("a filter with a table is asked by look_up")
+        raise AssertionError("a filter with a table is evaluated by look_up")
 
 
 class FeatureFilter(BatchFilter):
@@ -255,7 +255,7 @@ class FeatureFilter(BatchFilter):
         return frozenset()
 
     def judge(self, rows: pl.DataFrame) -> pl.Series:
-        raise AssertionError("a filter of embeddings is asked by judge_features")
+        raise AssertionError("a filter of embeddings is evaluated by judge_features")
 
 
 class RankFilter(Filter):
@@ -314,7 +314,7 @@ class GlobalView(Protocol):
     def num_reached(self) -> int: ...
 
     def reached(self, part: str) -> Mask:
-        """Which rows of a part came to the filter, shape (rows,)."""
+        """Return which rows of a part reach the filter, bool of shape (rows,)."""
         ...
 
     def frame(self, part: str, columns: Iterable[str]) -> pl.DataFrame:

@@ -107,7 +107,7 @@ def _decide(view: GlobalView, lost: SharedBuckets, job: tuple[int, str]) -> None
 
 
 def _keys(values: pl.Series, *, exact: bool) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """128 bits a value: of text by blake2b, so that no two texts are taken for one; numbers as they are."""
+    """128 bits a value: of text by blake2b, so that no two texts are confused; numbers are unchanged."""
     if values.dtype.is_integer():
         return values.cast(pl.UInt64, wrap_numerical=True).to_numpy(), np.zeros(len(values), np.uint64)
     if not exact:

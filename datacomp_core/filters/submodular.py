@@ -1,11 +1,11 @@
 """SDM: keeps pairs whose learned concepts cover the concepts of a target, good ones first. Source: SDM (ICLR 2026), as its
-abstract and notes describe it; no code of its authors is public, and what they do not say is ours and stands in
+abstract and notes describe it; no code of its authors is public, and what they do not say is ours and described in
 `docs/filters.md`.
 
 An image's concepts are the active units of a k-sparse autoencoder of embeddings. A set A is worth
 `weight * sum_i p_i log(1 + m_i(A)) + (1 - weight) * sum_k u_k log(1 + n_k(A))`: m_i rows of A have unit i, p is how often the
 target's images have it, n_k rows of A are in quality bin k. That is monotone submodular, and stochastic greedy takes, again and
-again, the best of a few random rows. Parts are worked through one after another, each giving its share, on one account of m, n.
+again, the best of a few random rows. Parts are processed in order, each giving its share, with shared m and n.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Filters captions by length in fastText tokens. Reference: `len(fasttext.tokenize(text)) > 1` of `caption_filter` (image_based).
 
-fastText splits at six ASCII characters only, and each newline is a token of its own, its end of a sentence.
+fastText splits at six ASCII characters only, and each newline is a separate token, its end of a sentence.
 """
 
 from __future__ import annotations

@@ -41,13 +41,13 @@ def changes_of_metadata(spec: AdoptedPoolSpec, pool: Pool, data: Folder) -> str:
 
 
 def changes_of_shards(spec: AdoptedPoolSpec, pool: Pool, made: ShardSet, data: Folder) -> str:
-    """Tars that have come to the source since it was adopted, or were written again; empty if there are none."""
+    """Return the tars that were added to the source since it was adopted, or written again; empty if there are none."""
     names, new = _tars(spec)
     return _refused(spec, made.address, names, made.num_shards, new) or _written_again(data)
 
 
 def _written_again(shards: Folder) -> str:
-    """Which tar is other than the one that was indexed. A folder that is as it was at the last look is not read again."""
+    """Return which tars differ from the indexed ones. A folder that has not changed since the last check is not read again."""
     there = shards.details()
     if not there or _whole.get(shards.url) == there:
         return ""

@@ -104,7 +104,7 @@ def host_of(url: str) -> str | None:
 
 
 def url_hash(url: str) -> int:
-    """64 bits that stand for a url."""
+    """Return a 64-bit hash of a url."""
     return int.from_bytes(hashlib.blake2b(url.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
 
 

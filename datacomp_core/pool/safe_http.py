@@ -264,7 +264,7 @@ class _Http(urllib.request.HTTPHandler):
 
 
 class _Https(urllib.request.HTTPSHandler):
-    """With a context of its own: the process's default is a switch that any code may turn off."""
+    """Opens https urls with a separate TLS context, because any code may weaken the process's default."""
 
     def __init__(self, opener: SafeOpener) -> None:
         context = ssl.create_default_context()
@@ -287,7 +287,7 @@ def _connected_by(kind: type[HTTPConnection], opener: SafeOpener) -> Any:
 
 
 def _refuse_host(opener: SafeOpener, request: Any) -> None:
-    """Behind a proxy the connection is not ours to check, but the host that stands in the url is."""
+    """Behind a proxy we cannot check the connection, but we check the host in the url."""
     host = urlsplit(request.full_url).hostname or ""
     if opener.proxies and is_blocked_host(host, opener.networks):
         raise urllib.error.URLError(BlockedAddressError(f"blocked address {host}"))

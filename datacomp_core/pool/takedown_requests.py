@@ -205,7 +205,7 @@ class TakedownRequests:
 
 
 def _pieces(source: Path) -> Iterator[pl.DataFrame]:
-    """The lines of a list with what they name, some at a time; blank ones and comments (`# ...`) are none."""
+    """Yield the lines of a list with what they name, in batches; blank lines and comments (`# ...`) are skipped."""
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names()}
     with source.open("rb") as file:
         head = file.read(4)

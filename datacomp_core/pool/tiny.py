@@ -73,7 +73,7 @@ def _metadata(pairs: list[Candidate]) -> pl.DataFrame:
     urls = [f"http://{HOST}{pair.path}" for pair in pairs]
     return pl.DataFrame(
         {
-            "uid": [uid_of(url, pair.text) for url, pair in zip(urls, pairs, strict=True)],  # the seed stands in the url
+            "uid": [uid_of(url, pair.text) for url, pair in zip(urls, pairs, strict=True)],  # the url contains the seed
             "url": urls,
             "text": [pair.text for pair in pairs],
             "original_width": [width for width, _ in sizes],

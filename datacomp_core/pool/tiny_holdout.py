@@ -77,7 +77,7 @@ class Holdout:
 
 @lru_cache(maxsize=1)
 def holdout() -> Holdout:
-    """The split, as it was written down."""
+    """Return the stored split."""
     by_name = {drawing.id: drawing for drawing in drawings()}
     tasks: dict[str, list[Drawing]] = defaultdict(list)
     near: set[DrawingName] = set()

@@ -78,5 +78,5 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def fingerprint(image: Image.Image) -> np.ndarray:
-    """The image at 16 x 16 RGB, whatever its shape: 768 values of uint8."""
+    """Return the image at 16 x 16 RGB, for any shape: 768 values of uint8."""
     return np.asarray(image.resize((FINGERPRINT_SIDE, FINGERPRINT_SIDE), Image.Resampling.BOX)).reshape(-1)

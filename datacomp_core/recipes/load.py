@@ -1,7 +1,7 @@
-"""Recipes from a name or a file, and the one sentence that a wrong one gets.
+"""Loads recipes from a name or a file, with one sentence for each error.
 
 A YAML or JSON file has `filter:` (a filter, or the name of a recipe, at any depth), optionally `name:` and `description:`.
-A Python file registers filters, scores and recipes. `mine.py` stands for the one recipe (or filter) in it, `mine.py:name` for one
+A Python file registers filters, scores and recipes. `mine.py` means the one recipe (or filter) in it, `mine.py:name` for one
 of several, and parameters follow: `mine.py:name:fraction=0.2`.
 """
 

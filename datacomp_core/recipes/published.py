@@ -1,4 +1,4 @@
-"""Recipes of what was published after DataComp, a row each: builder, what it keeps, and the paper it is after.
+"""Defines recipes that were published after DataComp, one row each: builder, what it keeps, and its paper.
 
 Parameters and defaults are the papers' where they give any; the filters and scores that they are made of have the formulas.
 """

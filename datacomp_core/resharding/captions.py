@@ -137,7 +137,7 @@ class CaptionTexts:
         self.counts: dict[str, float] = {}
 
     def fill(self, found: Iterable[_Found]) -> None:
-        """A uid that stands in several rows of the pool has the captions of the first."""
+        """A uid in several rows of the pool has the captions of the first."""
         end = 0
         with self._path.open("wb") as file:
             for part in found:

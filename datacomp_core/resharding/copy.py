@@ -92,7 +92,7 @@ def keys_of(rows: Rows) -> tuple[pl.Series, pl.Series]:
 
 
 class _Writing:
-    """The tars of one job, and where each sample came to be in them."""
+    """The tars of one job, and the place of each sample in them."""
 
     def __init__(self, job: CopyJob) -> None:
         self.job = job

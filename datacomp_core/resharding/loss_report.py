@@ -80,7 +80,7 @@ class LossLedger:
             self.fate = np.memmap(file, np.uint8, "r+", shape=(len(self.subset),))  # pyright: ignore[reportArgumentType]
 
     def enter(self, found: ScannedShard) -> Rows:
-        """The rows to write, one a copy, without those that an earlier shard gave."""
+        """Return the rows to write, one per copy, without those that an earlier shard gave."""
         fresh = self.fate[found.first] != WRITTEN
         self.found_again += int((~fresh).sum())
         self.fate[_positions(found.first[fresh], found.count[fresh])] = WRITTEN
@@ -163,7 +163,7 @@ def _positions(first: Positions, count: Positions) -> Positions:
 
 
 def open_ledger(subset: uid.Uids, where: str, *, is_part: bool) -> LossLedger:
-    """DataError if nothing was chosen. Of a part of the shards nobody can say that a uid is unknown."""
+    """Raise DataError if nothing was chosen. A part of the shards cannot show that a uid is unknown."""
     if not len(subset):
         raise DataError(f"The subset {where} is empty: there is nothing to write.")
     return LossLedger(subset, NOT_IN_PART if is_part else UNKNOWN)

@@ -30,7 +30,7 @@ Rows = npt.NDArray[np.void]
 
 
 def repeat(rows: Rows, count: Positions) -> Rows:
-    """Each row as often as it was chosen, with `copy` counted up from the row's own."""
+    """Return each row as often as it was chosen, with `copy` counted up from the row's value."""
     repeated = np.repeat(rows, count)
     begins = np.cumsum(count) - count
     repeated["copy"] += (np.arange(len(repeated)) - np.repeat(begins, count)).astype(np.uint32)

@@ -292,7 +292,7 @@ def _claim(out: Folder, identity: dict[str, Any]) -> None:
     if claimed:
         out.write_json(IDENTITY, identity)
     elif not out.create(IDENTITY, json.dumps(identity, indent=1, ensure_ascii=False).encode()):
-        _claim(out, identity)  # somebody was faster
+        _claim(out, identity)  # another process was faster
 
 
 def _finished(out: Folder, sizes: Iterable[int]) -> set[str]:

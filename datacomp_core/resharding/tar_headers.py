@@ -198,7 +198,7 @@ def _octal(digits: Bytes) -> tuple[Ints, Flags]:
 
 
 def frame_anew(data: bytes, key: str, names: MemberNames = USUAL) -> tuple[str, bytes | None, bytes]:
-    """One sample with new headers, whatever the old ones look like; bytes between its members are left out.
+    """Return one sample with new headers, for any old ones; bytes between its members are left out.
 
     Returns the key that it had, its json, and the bytes. TarDamageError if it is not whole, or not one sample.
     """

@@ -39,7 +39,7 @@ from datacomp_core.selection.view import asked_blocks, packed_verdict, verdict_n
 
 
 class FilterNode(NamedTuple):
-    """A filter and where it stands in its tree, by which cuts and memories are known."""
+    """A filter and its position in the tree, which identifies its cutoffs and memories."""
 
     path: str
     filter: Filter
@@ -55,7 +55,7 @@ def children(placed: FilterNode) -> list[FilterNode]:
 
 
 def walk(placed: FilterNode) -> Iterator[FilterNode]:
-    """Every filter of a tree in the order in which it is asked."""
+    """Yield every filter of a tree in the order of evaluation."""
     yield placed
     inner = sequence(placed) if isinstance(placed.filter, AllOf) else ordered(children(placed))
     for each in inner:
@@ -71,7 +71,7 @@ def source_at(root: FilterNode, path: str, source: PoolSource) -> PoolSource:
 
 
 def sequence(placed: FilterNode) -> list[FilterNode]:
-    """The steps of a tree: what its outermost `AllOf`s hold, in the order in which it is asked."""
+    """Return the steps of a tree: the filters in its outermost `AllOf`s, in the order of evaluation."""
     if not isinstance(placed.filter, AllOf):
         return [placed]
     return ordered([step for child in children(placed) for step in sequence(child)])
@@ -132,7 +132,7 @@ class FilterEvaluator:
     watched: str = ""
     keeps: Literal["verdicts", "nothing"] = "nothing"
     reached: Mask | None = None
-    """The rows that came to the filter at `watched`: on whose account this pass is made."""
+    """The rows that reach the filter at `watched`, for which this pass is made."""
     found: dict[str, Mask] = field(default_factory=dict[str, Mask])
     """The answer of each `LookupFilter` for all rows of the part, whether or not they reach it."""
     reasons: dict[str, pl.Series] = field(default_factory=dict[str, pl.Series])

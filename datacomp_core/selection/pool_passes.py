@@ -147,7 +147,7 @@ class PartScan:
         return source_at(self.root, self.placed.path, self.source)
 
     def reached(self, part: str) -> tuple[FilterEvaluator, Mask]:
-        """A part, judged as far as the filter, and the rows that came to it."""
+        """Return a part, evaluated up to the filter, and the rows that reach it."""
         frame = self.source.read(part, {"uid", *self.root.filter.columns()})
         place = self.place
         judge = FilterEvaluator(

@@ -266,7 +266,7 @@ def _merge(runs: RunFiles, local: Path, out: Folder | None, name: str, tree: Fil
 
 
 def _merged(runs: RunFiles, local: Path, target: Path, tree: Filter) -> tuple[int, int]:
-    """A list that stands alone (or with captions, see `with_captions`) keeps its repeats, whatever the pool repeats."""
+    """A list without other filters (or with captions, see `with_captions`) keeps its repeats, whatever the pool repeats."""
     inner = tree.filters if isinstance(tree, AllOf) else ()
     captioned = bool(inner) and isinstance(inner[0], HasCaption)
     alone, path = (inner[1], "0.1") if captioned and len(inner) == 2 else (tree, "0")

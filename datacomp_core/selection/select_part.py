@@ -22,7 +22,7 @@ SAMPLE_SEED = 0x5EED
 
 
 class FilterStep(BaseModel):
-    """How one filter of the sequence did. `asked` rows came to it; `alone`: what it would keep of the whole pool, if asked."""
+    """The result of one filter of the sequence. `asked` rows reach it; `alone`: what it keeps of the whole pool, if known."""
 
     model_config = ConfigDict(frozen=True)
     title: str
@@ -138,7 +138,7 @@ def found_name(part: str, path: str) -> str:
 
 
 def _asked(judge: FilterEvaluator, placed: FilterNode, reach: Mask) -> tuple[FilterDecision, int | None]:
-    """A cheap filter is asked about every row, so that one learns what it does alone; a costly one about `reach` only."""
+    """Evaluate a cheap filter on every row, to learn what it does alone; a costly one on `reach` only."""
     if cost_of(placed.filter) or ranks_survivors(placed.filter):
         return judge.verdict(placed, reach), None
     said = judge.verdict(placed, judge.everybody())

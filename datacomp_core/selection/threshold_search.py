@@ -67,7 +67,7 @@ def keys_of(scores: pl.Series) -> tuple[Keys, str]:
 
 
 def value_of(key: int, dtype: str) -> float | int:
-    """The score that a key stands for."""
+    """Return the score of a key."""
     if dtype == "UInt64":
         return key
     unsigned, floating = (np.uint32, np.float32) if dtype == "Float32" else (np.uint64, np.float64)

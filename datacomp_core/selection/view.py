@@ -41,7 +41,7 @@ class SurvivorView:
     num_reached: int = 0
 
     def reached(self, part: str) -> Mask:
-        """Which rows of a part came to the filter, shape (rows,)."""
+        """Return which rows of a part reach the filter, bool of shape (rows,)."""
         return self.shared.load(f"reached/{part}.npy")
 
     def note_reached(self, part: str, reached: Mask) -> None:
@@ -66,7 +66,7 @@ class SurvivorView:
             work = partial(_look, self, wanted, values, window)
             if _pickles(values):
                 yield from (found for _, found in self.scan(work, self.names))
-            else:  # of somebody's own filter, a function inside a function
+            else:  # of a custom filter, a function inside a function
                 yield from map(work, self.names)
 
         return find(every, rank)[0].value

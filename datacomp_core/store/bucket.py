@@ -219,7 +219,7 @@ class BucketFiles:
         source.unlink()
 
     def create(self, path: str, data: bytes) -> bool:
-        """Whether `data` lies at `path` because of this call. A refusal or a failure is answered by what lies there."""
+        """Return whether this call wrote `data` to `path`. After a refusal or a failure, the stored bytes decide."""
         problem: BaseException | None = None
         for pause in (*failures.PAUSES, None):
             try:

@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 R = TypeVar("R")
 
 PLAIN_KEY = re.compile(r"[A-Za-z0-9_=+@,-][A-Za-z0-9_.=+@,-]*(/[A-Za-z0-9_=+@,-][A-Za-z0-9_.=+@,-]*)*")
-"""Keys that no library encodes in a way of its own."""
+"""Matches keys that every library encodes alike."""
 PLAIN_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 COALESCED_BYTES = 64 << 10
-"""Ranges of one file that lie so near are one request: a request costs as much as these bytes."""
+"""Ranges of one file that are this close are one request: a request costs as much as these bytes."""
 FILES_AT_ONCE = 64
 CONNECT_SECONDS, READ_SECONDS = "10s", "60s"
 CERTIFICATES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -85,7 +85,7 @@ class Bulk:
         return self._tried(lambda: sync(fs.loop, self._gathered, wanted, by_key))
 
     def put(self, key: str, data: bytes) -> bool:
-        """Write a small file by one request; False if it failed, and it may then lie there all the same."""
+        """Write a small file with one request; False if it failed, although the file may then exist."""
         import obstore
 
         return self._tried(lambda: obstore.put(self._store, key, data, use_multipart=False)) is not None
@@ -111,7 +111,7 @@ class Bulk:
     def _tried(self, request: Callable[[], R]) -> R | None:
         try:
             found = request()
-        except Exception as problem:  # whatever it is: s3fs is asked, and says what it means
+        except Exception as problem:  # for any error: s3fs repeats the request and explains it
             log.debug("obstore: %s", type(problem).__name__)
             return None
         self.served()

@@ -1,4 +1,4 @@
-"""The clock of a store, which all machines share: how long ago a file was written, whatever the clocks of the machines say."""
+"""Reads the clock of a store, which all machines share: the age of a file, independent of the machines' clocks."""
 
 from __future__ import annotations
 

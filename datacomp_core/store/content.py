@@ -127,7 +127,7 @@ def hash_json(value: Any) -> str:
 
 
 def _details(folder: Folder, suffix: str, only: list[str] | None) -> dict[str, tuple[int, str, str]]:
-    """Size, time and ETag of the files: of a few each is asked for, so that no large folder is listed for one file."""
+    """Return size, time and ETag of the files; few files are requested one by one, so that no large folder is listed for one."""
     if only is not None and len(only) <= FEW:
         found = {name: folder.detail(name) for name in only if name.endswith(suffix)}
         return {name: one for name, one in found.items() if one is not None}

@@ -57,9 +57,9 @@ def delete_lost(store: Store, lost: LostArtifact) -> None:
 
 
 def places_of(store: Store, lost: LostArtifact) -> list[Folder]:
-    """Where the files of something lost lie: as its note says, and where they were if they were not moved before a kill.
+    """Return the places of a lost artifact's files: as its note says, and the old place if a kill came before the move.
 
-    What a record in force names is not lost, whatever a note says: a process may have been killed before it marked the record,
+    What a record in force names is not lost, even if a note says so: a process may have been killed before it marked the record,
     and a person may have brought the files back.
     """
     if lost.record.adopted_from:
@@ -122,7 +122,7 @@ def drop_attempt(store: Store, address: str, name: str, *, silent_for: float) ->
 
 
 def drop_leases(store: Store, address: str, name: str, *, silent_for: float) -> bool:
-    """Take away what is left of the leases of a published attempt. False if somebody is at work there."""
+    """Remove the remaining leases of a published attempt. False if a process works there."""
     home = store.home(address)
     turn = turns(home).get(name, 0)
     if not turn or not store.is_published(address, name) or is_at_work(home, name, silent_for):

@@ -118,7 +118,7 @@ class Folder:
 
     @property
     def disk(self) -> LocalFiles | BucketFiles:
-        """The operations on what lies beneath. StoreError if there is no such file system."""
+        """Return the operations of the file system. StoreError if it does not exist."""
         if self._disk is None:
             kind = WebFiles if self.url.startswith(WEB) else BucketFiles
             self._disk = LocalFiles() if self.is_local else kind(self.url)
@@ -216,7 +216,7 @@ class Folder:
         return self._ask(name, lambda: self.disk.size(self.at(name) if name else self.url))
 
     def files(self, suffix: str = "") -> dict[str, int]:
-        """Every file below this folder, by relative path in sorted order, with its size; unfinished ones are none."""
+        """Yield every file below this folder, by relative path in sorted order, with its size, without unfinished ones."""
         names = self._ask("", lambda: self.disk.list(self.url))
         return {name: names[name] for name in sorted(names) if name.endswith(suffix)}
 
@@ -249,7 +249,7 @@ class Folder:
         return self.write(name, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass"))
 
     def put(self, name: str, source: Path, *, sha256: str | None = None) -> FileStat:
-        """Put a local file at `name` at once: moved if both lie on one local file system, else uploaded and removed."""
+        """Put a local file at `name` at once: moved if both are on one local file system, else uploaded and removed."""
         self.require_ours()
         stat = FileStat(name, source.stat().st_size, sha256 or hash_file(source))
         self._ask(name, lambda: self.disk.put(self.at(name), source, stat.size))
@@ -308,11 +308,11 @@ class Folder:
                 os.rename(self.at(name), target)
 
     def sweep(self) -> None:
-        """Remove what killed writers left unfinished. Only for a folder in which nobody else is at work."""
+        """Remove the unfinished files of killed writers. Only for a folder without another running writer."""
         self._ask("", lambda: self.disk.sweep(self.url))
 
     def uploads(self) -> list[Upload]:
-        """Uploads in parts below this folder that were neither ended nor aborted; none on a disk."""
+        """Return the multipart uploads below this folder that were neither completed nor aborted; none on a disk."""
         if not isinstance(self.disk, BucketFiles):
             return []
         disk, cut = self.disk, len(self.url.partition("://")[2].partition("/")[2])

@@ -64,7 +64,7 @@ def bind_folder(
 
 @contextmanager
 def free_if_nothing_is_made(folder: Folder) -> Generator[None]:
-    """A claimed folder is free for another request if what the block makes is refused before its first file is there."""
+    """Release a claimed folder if the block is refused before it has written its first file."""
     try:
         yield
     except Exception:
@@ -81,7 +81,7 @@ def _is_unmade(folder: Folder) -> bool:
 def _differing(
     before: dict[str, Any], given: dict[str, Any], earlier: Mapping[str, Marks], now: Mapping[str, Marks]
 ) -> list[str]:
-    """The settings that differ, with what became of the files behind them."""
+    """Return the settings that differ, with the changes of their files."""
     names = sorted((before.keys() | given.keys()) - {CONTENT})
     told = [_inside(name, before.get(name), given.get(name)) for name in names if before.get(name) != given.get(name)]
     was, is_now = before.get(CONTENT) or {}, given.get(CONTENT) or {}

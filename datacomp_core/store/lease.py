@@ -55,7 +55,7 @@ def turns(home: Folder) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Lease:
-    """A lease as it was read: `said` is what its holder wrote."""
+    """A lease that was read: `said` is its holder's content."""
 
     home: Folder
     name: str
@@ -93,7 +93,7 @@ def read(home: Folder, stem: str, turn: int) -> Lease | None:
 
 
 def take(home: Folder, stem: str, turn: int, **more: Any) -> bool:
-    """Take a turn of a lease; False if somebody else has it. `more` is kept in it."""
+    """Take a turn of a lease; False if another process has it. `more` is stored in it."""
     return home.create(file_of(stem, turn), content(**more))
 
 
@@ -137,7 +137,7 @@ class HeldLease:
 
 
 def _now() -> float:
-    """Seconds that go on while the machine sleeps, where the system counts them."""
+    """Return seconds that also count while the machine sleeps, if the system has such a clock."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
@@ -163,7 +163,7 @@ def renewed(home: Folder, stem: str, turn: int) -> Generator[HeldLease]:
 
 
 def give_up(home: Folder, stem: str, turn: int) -> None:
-    """Say that nobody holds a lease any more. A failure is logged: the lease is then dead after three minutes of silence."""
+    """Release a lease. A failure is logged: the lease is then dead after three minutes of silence."""
     try:
         home.write(file_of(stem, turn), ended())
     except (DataError, StoreError) as problem:
@@ -172,7 +172,7 @@ def give_up(home: Folder, stem: str, turn: int) -> None:
 
 @contextmanager
 def alone(home: Folder, stem: str, what: str) -> Generator[None]:
-    """Be the only one that does `what` at an address. StoreError if somebody else is at it.
+    """Hold the exclusive right to do `what` at an address. StoreError if another process holds it.
 
     Its turns are looked up one by one and never taken away: a listing that is late must not let two in.
     """

@@ -16,7 +16,7 @@ from datacomp_core.store.folder import FileStat, Folder
 T = TypeVar("T")
 
 PAUSES = (0.1, 0.4, 1.5)
-"""Seconds before a listing is asked for again."""
+"""Seconds before a listing is requested again."""
 SAMPLED = 20
 
 
@@ -62,7 +62,7 @@ def files_of(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool =
     there = complete(folder, known, is_all_known=is_all_known)
     if gone := sorted(known.keys() - there.keys()):
         raise StoreError(
-            f"{len(gone)} files that this run wrote are gone from {folder}, {gone[0]} first: somebody removed them meanwhile. "
+            f"{len(gone)} files that this run wrote are gone from {folder}, {gone[0]} first: another process removed them. "
             "Run it again."
         )
     for path, size in there.items():

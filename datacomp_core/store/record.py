@@ -84,7 +84,7 @@ class Record(BaseModel):
 
     @property
     def data(self) -> str:
-        """Where its files lie, as in `Artifact.data`."""
+        """The place of its files, as in `Artifact.data`."""
         return str(self.artifact["data"])
 
 

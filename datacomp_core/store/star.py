@@ -1,6 +1,6 @@
-"""The star of a step: left of it stands what it is, Specs and Artifacts, which are hashed; right of it how it is run.
+"""Checks the star of a step: left of it are Specs and Artifacts, which are hashed; right of it the options of the run.
 
-What stands left may be only planned: a plan stands for the artifact that is not built yet.
+An input may be only planned: a plan represents the artifact that is not built yet.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ A = TypeVar("A", bound=Artifact)
 
 @dataclass(frozen=True)
 class PlannedStep(Generic[A]):
-    """A step seen from before: `artifact` is None until it is built, and stands for itself as input of further plans."""
+    """A planned step: `artifact` is None until it is built; a plan may be the input of further plans."""
 
     kind: str
     name: str

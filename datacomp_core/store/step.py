@@ -142,7 +142,7 @@ class Step(Generic[A]):
         return store.namesake(address) or address
 
     def _check_source(self, identity: tuple[Any, ...], made: A, store: Store) -> None:
-        """DataError if what an artifact was made from lies outside the store and has changed since."""
+        """Raise DataError if an artifact was made from data outside the store that have changed since."""
         if self._stale is not None and (what := self._stale(*identity, made, store.folder(made))):
             raise DataError(what)
 
@@ -155,7 +155,7 @@ class Step(Generic[A]):
         with attempt(store.home(address), lambda name: store.is_published(address, name)) as mine:
             with imports_told():
                 made = self.function(*identity, out=mine.out, **wanted)
-            # `data` is given by a step that only describes what lies elsewhere.
+            # `data` is given by a step that only describes data elsewhere.
             files = (
                 _listed(Folder(made.data), self._left_out)
                 if made.data
@@ -174,7 +174,7 @@ class Step(Generic[A]):
         return StepOutcome(artifact, "built", why, stands)
 
     def adopt(self, *identity: Any, made: A, source: Folder, store: Store) -> StepOutcome[A]:
-        """Take in what was made elsewhere, without copying a byte: `made` describes it, `source` is where it lies.
+        """Take in data from elsewhere, without copying a byte: `made` describes them, `source` is their place.
 
         The files are listed, not read; `made.content` should hash what identifies the data, since the identity cannot.
         """

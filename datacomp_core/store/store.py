@@ -56,7 +56,7 @@ class Store:
             first, second = self.root.create(name, b"first"), self.root.create(name, b"second")
             kept = self.root.read(name)
             self.root.remove(name)
-        except DiskFullError as problem:  # what is there can be read and deleted all the same
+        except DiskFullError as problem:  # existing artifacts can still be read and deleted
             log.warning("Nothing can be written to the store %s. %s", self.root, problem)
             return
         except (DataError, StoreError) as problem:
@@ -74,7 +74,7 @@ class Store:
             )
 
     def folder(self, artifact: Artifact) -> Folder:
-        """Where the files of an artifact lie."""
+        """Return the folder of an artifact's files."""
         assert artifact.data, f"{artifact.kind} without data: it did not come from a step"
         return Folder(artifact.data) if _is_absolute(artifact.data) else self.root / artifact.data
 
@@ -113,7 +113,7 @@ class Store:
         return found
 
     def certain_generations(self, address: str) -> list[Record]:
-        """`generations`, for whoever removes what they do not name. StoreError if a listing has a record that cannot be found."""
+        """Return `generations`, for callers that remove the rest. StoreError if a listing has a record that cannot be found."""
         home, unread = self.home(address), list[str]()
         for pause in (*listing.PAUSES, None):
             found = self.generations(address)
@@ -205,7 +205,7 @@ class Store:
         return pl.read_parquet(io.BytesIO(self.manifest_file(record)))
 
     def manifest_file(self, record: Record) -> bytes:
-        """The manifest as it lies in the store, checked against its record. MissingFileError if the store says so each time."""
+        """Return the stored manifest, checked against its record. MissingFileError if the store says so each time."""
         home, name = self.home(record.address), record.outputs.manifest
         gone: MissingFileError | None = None
         for pause in (*listing.PAUSES, None):
@@ -236,7 +236,7 @@ class Store:
         return listing.contradiction(self.data(record), wanted)
 
     def data(self, record: Record) -> Folder:
-        """Where the files of a record lie."""
+        """Return the folder of a record's files."""
         return Folder(record.data) if _is_absolute(record.data) else self.root / record.data
 
     def publish(self, record: Record, manifest: bytes) -> Record:
@@ -283,7 +283,7 @@ class Store:
         """Make room for a new artifact where this one is lost. Its record is marked and what is left of its data is kept.
 
         `_lost/` says what was lost. On a disk the data moves there; in a bucket it stays where it is, since moving it would copy
-        every byte. Adopted data is somebody else's and stays. StoreError if the artifact is being changed.
+        every byte. Adopted data belong to their owner and stay. StoreError if the artifact is being changed.
         """
         with self.alone(record.address, "build it again"):
             now = self.record(record.address)
@@ -319,7 +319,7 @@ class Store:
 
 
 class LostArtifact(NamedTuple):
-    """Something that was set aside: the note in the store, the address it had, where what is left of it lies, why and when."""
+    """An artifact that was set aside: the note in the store, its address, the place of its remains, why and when."""
 
     note: str
     address: str

@@ -27,7 +27,7 @@ class WebFiles(BucketFiles):
     """As `BucketFiles`, of one web server."""
 
     def fetch(self, path: str, target: Path) -> None:
-        """Copy a file to a local path in one request; another try goes on where a server with ranges and an etag lets it."""
+        """Copy a file to a local path in one request; a retry resumes if the server has ranges and an etag."""
         target.write_bytes(b"")
         with_retries(_Download(path, target).go_on)
 

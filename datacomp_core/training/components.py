@@ -34,7 +34,7 @@ class TrainingComponents:
     transform: Any
 
     def load(self, state: dict[str, Any], machine: RuntimeOptions) -> None:
-        """Go on from a checkpoint of open_clip's form, written with any number of ranks and by any of AdamW's kernels."""
+        """Continue from a checkpoint of open_clip's form, written with any number of ranks and by any of AdamW's kernels."""
         prefix = MODULE if self.wrapped is not self.bare else ""
         weights = {prefix + name.removeprefix(MODULE): value for name, value in state["state_dict"].items()}
         self.wrapped.load_state_dict(weights)

@@ -70,7 +70,7 @@ class MicroBatchDataset:
         return int(np.asarray(self.reader.tokenize([""])).shape[1])
 
     def __getitem__(self, number: int) -> MicroBatch:
-        """A micro-batch in memory of its own."""
+        """Return a micro-batch in newly allocated memory."""
         import torch
 
         pixels = np.empty((self.count, 3, *self.size), np.uint8)

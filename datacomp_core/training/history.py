@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class History(Hook):
-    """Appends a row a logged step. What an interrupted run wrote at or after the step it goes on from is written again."""
+    """Appends one row per logged step. Rows of an interrupted run at or after the step where it resumes are written again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

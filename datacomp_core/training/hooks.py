@@ -65,7 +65,7 @@ class Hook:
     def end(self, loop: TrainingLoop) -> None: ...
 
     def state(self) -> dict[str, Any]:
-        """Plain values that the next attempt needs; empty if there are none."""
+        """Return the plain values that the next attempt needs; empty if it needs none."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None: ...

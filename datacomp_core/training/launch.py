@@ -35,7 +35,7 @@ POLL_SECONDS = 0.25
 GRACE_SECONDS = 10
 TAIL_BYTES = 3000
 KEPT_BYTES = 4 << 30
-KILLED = re.compile(rf"exitcode\s*: -{int(signal.SIGKILL)}\b")  # as torchrun tells of a rank
+KILLED = re.compile(rf"exitcode\s*: -{int(signal.SIGKILL)}\b")  # as torchrun describes a rank
 
 
 class NoMemoryError(DatacompError):
@@ -86,7 +86,7 @@ def launch(job: RankJob, layout: TorchrunLayout, watch: Callable[[], None]) -> N
 
 
 def run_node(job: RankJob, layout: TorchrunLayout, watch: Callable[[], None]) -> None:
-    """Run this node's ranks of a job that lies in its folder. A node that fails ends the others within a minute."""
+    """Run this node's ranks of the job in its folder. A node that fails ends the others within a minute."""
     folder = Path(job.folder)
     log_file = folder / (OUTPUT if not layout.node else f"ranks-node{layout.node}.log")
     with log_file.open("ab") as output:

@@ -121,7 +121,7 @@ def _landed(batch: Flying, batches: MicroBatchDataset, layout: BatchLayout, slot
 def _killed() -> LostProcessError:
     return LostProcessError(
         "A process of the training's loader was killed, probably because memory ran out: run again, with fewer of them "
-        "(loader_workers) if it happens again. The training goes on from its last checkpoint."
+        "(loader_workers) if it happens again. The training continues from its last checkpoint."
     )
 
 

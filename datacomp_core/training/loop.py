@@ -21,7 +21,7 @@ from datacomp_core.training.rank_context import RankContext, wait_for_all
 from datacomp_core.training.spec import TrainSpec
 
 MAX_LOGIT_SCALE = math.log(100)
-SCALARS = ("logit_scale", "logit_bias")  # of a model's output, what is not a row a sample
+SCALARS = ("logit_scale", "logit_bias")  # a model's outputs that are not one row per sample
 
 
 @dataclass

@@ -50,7 +50,7 @@ def this_node() -> TorchrunLayout:
 
 @contextmanager
 def present(store: Store, layout: TorchrunLayout) -> Generator[None]:
-    """Node 0 is there and may begin trainings, while the block lasts: the others wait for as long."""
+    """Announce node 0 during the block: it may begin trainings, and the others wait for them."""
     try:
         with _said(store, _presence(layout), {"nodes": layout.nodes}):
             yield
@@ -60,7 +60,7 @@ def present(store: Store, layout: TorchrunLayout) -> Generator[None]:
 
 @contextmanager
 def announced(store: Store, layout: TorchrunLayout, folder: Path) -> Generator[Callable[[], None]]:
-    """Tell the other nodes of `layout.run_id` where the run lies, while the block lasts. A single node writes nothing.
+    """Tell the other nodes of `layout.run_id` the folder of the run, during the block. A single node writes nothing.
 
     It yields a function to call now and then: it raises the SpecError of another node that cannot take part.
     """
@@ -219,7 +219,7 @@ class _Answers:
 
 
 def _job(folder: Path) -> RankJob | None:
-    """The launch that lies in a folder; none between two of them."""
+    """Return the launch in a folder; none between two launches."""
     try:
         return RankJob.model_validate_json((folder / JOB).read_bytes())
     except FileNotFoundError:

@@ -84,7 +84,7 @@ def wait_for_all(place: RankContext) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """As open_clip_train does: seed 0 of a run for the weights, seed + rank for everything after them."""
+    """Seed as open_clip_train does: seed 0 of a run for the weights, seed + rank for everything after them."""
     import torch
 
     torch.manual_seed(seed)

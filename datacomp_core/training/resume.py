@@ -93,7 +93,7 @@ def position(checkpoint: Path) -> tuple[int, int]:
 
 
 def fetch(remote: Folder, folder: Path) -> None:
-    """Take the newest copy that is what its pointer says, if it is further than what lies here."""
+    """Take the newest copy that matches its pointer, if it is further than the local checkpoint."""
     if not remote.exists(POINTER):
         return
     latest = folder / CHECKPOINTS / LATEST
@@ -124,7 +124,7 @@ def _download(remote: Folder, copy: dict[str, Any], target: Path) -> None:
 
 
 class CheckpointUploader:
-    """Copies each new checkpoint of a run to a bucket, in a thread of its own. Nothing is done where the store is a disk."""
+    """Copies each new checkpoint of a run to a bucket, in a separate thread. Does nothing if the store is a disk."""
 
     def __init__(self, folder: Path, out: Folder) -> None:
         self.folder, self.remote = folder, Folder(out.url) / RESUME
@@ -148,7 +148,7 @@ class CheckpointUploader:
             self._thread.join()
 
     def _work(self) -> None:
-        """A copy that fails is tried again: the training itself goes on, and a lasting fault shows at its end."""
+        """Retry a copy that fails: the training continues, and a lasting fault is an error at its end."""
         wait = CARRY_SECONDS
         while not self._done.wait(wait):
             wait = CARRY_SECONDS

@@ -21,7 +21,7 @@ BARS = "▁▂▃▄▅▆▇█"
 POINTS = 24
 TOLD_SECONDS = 30.0
 LATELY = 5  # logged steps that a rate is taken over
-HUNG = 3  # times as long as until a run counts as standing still: nobody will wake it
+HUNG = 3  # times the delay after which a run counts as stopped: it will not continue
 
 
 class RunMonitor:

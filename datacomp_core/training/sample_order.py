@@ -107,7 +107,7 @@ class SampleOrder:
     # ---------------------------------------------------------------------------------------------------------------
 
     def _span(self, lane: int, begin: int, end: int) -> list[tuple[int, Ints]]:
-        """The pieces of drawn shards that lie between two places of a lane."""
+        """Yield the pieces of drawn shards between two positions of a lane."""
         choice, ends = self._visited(lane, end)
         pieces = []
         while begin < end:

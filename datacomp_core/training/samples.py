@@ -267,7 +267,7 @@ def smallest(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
 
 
 def crop_box(width: int, height: int, numbers: Floats) -> tuple[int, int, int, int]:
-    """left, top, right, bottom as torchvision's RandomResizedCrop draws them; `numbers`, shape (40,), instead of its own."""
+    """left, top, right, bottom as torchvision's RandomResizedCrop draws them; `numbers`, shape (40,), replace its random ones."""
     area = width * height
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     for a in range(0, CROP_NUMBERS, 4):

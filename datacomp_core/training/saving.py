@@ -67,7 +67,7 @@ def write_latest(state: dict[str, Any], folder: Path) -> None:
 
 
 def read_latest(folder: Path) -> dict[str, Any] | None:
-    """The checkpoint to go on from; None at the start of a run. `steps` and `hooks` are missing from open_clip_train's own."""
+    """Return the checkpoint to resume from; None at the start. `steps` and `hooks` are missing from open_clip_train's own."""
     latest = folder / LATEST
     if not latest.exists():
         return None

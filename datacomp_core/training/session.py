@@ -20,7 +20,7 @@ from datacomp_core.training.saving import Checkpoints, read_latest, write_final
 
 log = logging.getLogger(__name__)
 
-AHEAD = 1  # micro-batches that are copied to a GPU before they are asked for
+AHEAD = 1  # micro-batches that are copied to a GPU in advance
 LOG_FORM, LOG_TIME = "%(asctime)s | %(levelname)s | %(message)s", "%Y-%m-%d,%H:%M:%S"
 LOGGERS = ("datacomp_core", "open_clip")
 
@@ -48,7 +48,7 @@ def train_rank(job: RankJob, place: RankContext) -> None:
             if state := saved.get("hooks", {}).get(hook.name):
                 hook.restore(state)
         del saved
-    require_equal(place, done, "checkpoints to go on from (by their steps)")
+    require_equal(place, done, "checkpoints to continue from (by their steps)")
     steps = steps_of(job, place, parts.transform, done)
     TrainingLoop(job.spec, job.machine, place, parts, steps, hooks).run()
 

@@ -44,7 +44,7 @@ class ShardCache:
         self._coming[url, name] = self._pool.submit(self._copied, url, name)
 
     def drop(self, url: str, name: str) -> None:
-        """Remove the copy of a shard; who has it open can go on reading it."""
+        """Remove the copy of a shard; a process that has it open can continue to read it."""
         if not Folder(url).is_local:
             self._at(url, name).unlink(missing_ok=True)
 

@@ -109,7 +109,7 @@ def train(
 
 
 def train_folder(spec: TrainSpec, data: tuple[str, ...], out: str, *, trust: Trust = "content", **options: Any) -> Checkpoint:
-    """`train` on plain folders of shards into a plain folder; the same call goes on where an interrupted one stopped.
+    """`train` on plain folders of shards into a plain folder; the same call resumes an interrupted one.
 
     `options` are those of `train`. Other nodes meet in `out`. SpecError if `out` was begun with other data, by content.
     """
@@ -129,7 +129,7 @@ def train_folder(spec: TrainSpec, data: tuple[str, ...], out: str, *, trust: Tru
 
 
 def _marks(data: Folder, trust: Trust, known: Marks) -> Marks:
-    """Of the tars, and of what lies beside them and is read: their index, and what says how captions are drawn."""
+    """Return the marks of the tars, their index, and the file with the draw of captions."""
     beside = [name for name in data.files() if name == SUMMARY or name.startswith((f"{INDEX}/", f"{OVERLAY}/"))]
     tars = marks(data, suffix=".tar", known=known, trust=trust, whole_bytes=TAR_BYTES)
     return tars | marks(data, only=beside, known=known, trust=trust)

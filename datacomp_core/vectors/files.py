@@ -43,7 +43,7 @@ FILES = (".npy", ".npz", ".pt")
 
 
 def pinned(name: str) -> str:
-    """The name with the digits of its file's hash, if it is a file. SpecError if it is neither known nor there."""
+    """Return the name with the digits of its file's hash, if it is a file. SpecError if it is neither known nor a file."""
     return pinned_files.pinned(name, _file(name)[0], noun="set of vectors", plain="a file of vectors", known=NAMED, endings=FILES)
 
 

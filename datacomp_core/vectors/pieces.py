@@ -1,4 +1,4 @@
-"""Puts blocks of features together to pieces of a bounded size that are worth a file of their own."""
+"""Combines blocks of features into pieces of a bounded size, each worth a separate file."""
 
 from __future__ import annotations
 

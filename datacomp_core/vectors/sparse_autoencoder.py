@@ -1,4 +1,4 @@
-"""A k-sparse autoencoder of embeddings: which few of many learned directions an image is made of. On a GPU if there is one.
+"""Trains a k-sparse autoencoder of embeddings: few of many learned directions describe an image. Uses a GPU if there is one.
 
 Source: Makhzani and Frey 2014 (arXiv:1312.5663), as Gao et al. 2024 (arXiv:2406.04093) train it: the k largest units are active,
 the decoder starts as the encoder's transpose and its columns keep length 1. No term revives dead units.
@@ -71,7 +71,7 @@ def train(
 
 
 def _loss(some: Any, learned: list[Any], active: int) -> Any:
-    """The mean squared error of what the active units make of a batch."""
+    """Return the mean squared error of a batch reconstructed from its active units."""
     import torch
 
     center, encoder, bias, decoder = learned

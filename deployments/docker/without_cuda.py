@@ -63,7 +63,7 @@ def prune(site: Path) -> int:
 
 
 def _remove(path: Path) -> int:
-    """Remove a file or a folder, if it is there; its bytes."""
+    """Remove a file or a folder, if it exists; return its bytes."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
     size = sum(file.stat().st_size for file in files)
     if path.is_dir():

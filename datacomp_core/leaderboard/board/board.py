@@ -49,7 +49,7 @@ def entries(store: Store, scale: str = "") -> list[tuple[str, Entry]]:
 
 
 def _known_now(store: Store, address: str, entry: Entry) -> Entry:
-    """The same, with what the store knows today of a pool that could not be held against its scale when it was entered."""
+    """Return the entry with what the store knows now about a pool that could not be compared with its scale before."""
     waiting = [check for check in entry.checks if check.rule == POOL_RULE and check.ok is not True]
     if not waiting or entry.submitted is not None:
         return entry
@@ -290,7 +290,7 @@ class _Judge:
         """Each row against the unfiltered pool and the random subset nearest in size, of the same setting.
 
         If senders share a board, a sender's own rows are preferred, then rows that the board evaluated itself; among rows of
-        several other senders, the oldest. So nobody chooses the row that another sender's row is compared with.
+        several other senders, the oldest. So no sender chooses the row that another sender's row is compared with.
         """
         for row in ranked:
             alike = [other for other in ranked if (other.setting, other.track) == (row.setting, row.track)]

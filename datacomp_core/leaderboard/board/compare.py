@@ -98,7 +98,7 @@ class Comparison(BaseModel):
 def contenders(store: Store, scale: str, wanted: Sequence[str], track: str = "") -> list[Contender]:
     """Each by the name or key of a row of the board, or by the address or fingerprint of an entry; of one `track`, or of both.
 
-    SpecError if unknown, or if a name stands in both tracks.
+    SpecError if unknown, or if a name is in both tracks.
     """
     if track not in ("", *TRACKS):
         raise unknown("track", track, TRACKS)

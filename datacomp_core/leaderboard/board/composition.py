@@ -57,7 +57,7 @@ class CompositionGroup(BaseModel):
 
 
 class Composition(BaseModel):
-    """Groups measured alike. `edges` are common to all groups, by measure or score."""
+    """Groups with the same measures. `edges` are common to all groups, by measure or score."""
 
     model_config = ConfigDict(frozen=True)
     groups: list[CompositionGroup]

@@ -59,7 +59,7 @@ def _needed(store: Store, keep: Iterable[str]) -> set[str]:
 
 
 def _walked(store: Store, roots: list[str]) -> set[str]:
-    """The addresses of everything that `roots` came from. StoreError where the store cannot tell what is there."""
+    """The addresses of everything that `roots` came from. StoreError if the store cannot list them reliably."""
     links = walk(store, roots) if roots else []
     for link in links:
         if link.state == "missing":
@@ -81,7 +81,7 @@ def _ended(record: Record) -> datetime:
 
 
 def _attempts(store: Store, silent_for: float) -> Iterator[Unused]:
-    """Attempts that were not published, and leases of published ones: nobody is at work there, and they are old enough."""
+    """Return unpublished attempts, and leases of published ones, that are old enough and have no running process."""
     for address in store.places():
         home = store.home(address)
         leases = turns(home)
@@ -102,7 +102,7 @@ def _attempts(store: Store, silent_for: float) -> Iterator[Unused]:
 def _lost(store: Store) -> Iterator[Unused]:
     for lost in store.lost():
         size = 0 if lost.record.adopted_from else sum(sum(folder.files().values()) for folder in places_of(store, lost))
-        why = f"what is left of {lost.address}, lost on {lost.at}: {lost.why}"
+        why = f"the remains of {lost.address}, lost on {lost.at}: {lost.why}"
         yield Unused(what="lost", path=lost.note, num_bytes=size, built=lost.record.started, why=why)
 
 
@@ -116,7 +116,7 @@ def _uploads(store: Store, before: datetime) -> Iterator[Unused]:
 
 
 def remove(store: Store, found: Iterable[Unused], *, older_than_hours: float = 0.0) -> int:
-    """Remove what `unused` found, as far as it is still so: somebody may have used it since. The bytes that were freed."""
+    """Remove what `unused` found, unless another run has used it since; return the bytes that were freed."""
     return sum(one.num_bytes for one in found if _remove(store, one, older_than_hours * 3600))
 
 

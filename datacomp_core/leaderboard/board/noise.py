@@ -13,7 +13,7 @@ from statistics import median_low
 from datacomp_core.leaderboard.board.stats import SeedVariance, pooled_spread
 
 ENOUGH = 3
-"""Other senders with several seeds. With three, the median is between the values of two of them, whatever the third sends."""
+"""Other senders with several seeds. With three, the median is between the values of two of them, for any value of the third."""
 
 
 class SeedNoise:

@@ -1,7 +1,7 @@
 """Published results as rows of the board, each with its source: the paper's Table 3 and its random halves, and what came after.
 
 `reference.csv` is the paper's table (arXiv 2304.14108), with what is known to contradict it. `published.csv` has single results
-of other tables and papers, only what was read in the source that stands beside it; what the source does not give is empty.
+of other tables and papers, only what was read in the source beside it; what the source does not give is empty.
 """
 
 from __future__ import annotations

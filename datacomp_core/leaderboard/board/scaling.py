@@ -64,7 +64,9 @@ class Scaling(BaseModel):
     model_config = ConfigDict(frozen=True)
     fits: list[ScalingFit]
     carries: list[RankCorrelation]
-    half_lives: dict[str, float] = Field(description="By scale: after how many passes a sample is worth half; see `half_life`.")
+    half_lives: dict[str, float] = Field(
+        description="By scale: the passes after which a sample has half its value; see `half_life`."
+    )
 
 
 def scaling(store: Store) -> Scaling:

@@ -117,7 +117,7 @@ def image_bootstrap(
 ) -> tuple[Interval | None, int]:
     """Percentile interval of the mean difference over tasks, resampling the images of each task in pairs, and over how many.
 
-    A task that some run has no hits for keeps its difference in every resample. Images that scored alike are drawn together
+    A task that some run has no hits for keeps its difference in every resample. Images with equal scores are drawn together
     (a multinomial draw over the distinct outcomes has the distribution of drawing images one by one).
     """
     draws, resampled = np.zeros(num_resamples), 0

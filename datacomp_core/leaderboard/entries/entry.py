@@ -122,7 +122,7 @@ class Entry(BaseModel):
     submitted: SubmissionInfo | None = Field(default=None, description="Written only by a board's inbox.")
 
     def to_bytes(self) -> bytes:
-        """The file `entry.json`; captions stand in it only where they are not the pool's, an inbox's word where it wrote one."""
+        """Return `entry.json`. It has captions only if they are not the pool's, and an inbox's fields if it came through one."""
         plain = self.model_dump(mode="json", exclude={name for name in ("submitted", "captions") if getattr(self, name) is None})
         return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False).encode()
 

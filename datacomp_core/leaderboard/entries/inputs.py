@@ -1,4 +1,4 @@
-"""The class of inputs of a result, from its records alone, so that the inbox of a board computes it again and believes nobody.
+"""The class of inputs of a result, from its records alone, so that a board's inbox computes it again and trusts no claim.
 
 Filters and scores say what they read (`Kinded.uses`); here they are found in the records upstream of the subset. Code from
 outside this package is not asked: its origin is not recorded, whatever it says.
@@ -19,7 +19,7 @@ from datacomp_core.registry import FILTERS, SCORES, Registry
 
 ON_HUB = "hf-hub:"
 INSIDE: dict[str, Any] = {"filter": None, "filters": ()}
-"""Filters inside a filter are asked one by one: they are left out of it."""
+"""The fields for inner filters, emptied: inner filters are examined separately."""
 
 
 def inputs_of(chain: list[ProvenanceLink], subset: str, said: Said = "") -> RecipeInputs:

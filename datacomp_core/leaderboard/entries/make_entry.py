@@ -28,8 +28,8 @@ OWN_WORD = {"checkpoints": "training.json", "reports": "report.json"}
 """By kind: the file in which a step says on which device it was run."""
 
 MADE_FROM = (
-    "What lists, tables and code from outside were made from: released, target, public or private. What the records tell stands, "
-    "whatever is said here; empty: what they do not tell counts as private."
+    "What lists, tables and code from outside were made from: released, target, public or private. What the records state "
+    "takes precedence; empty: what they do not state counts as private."
 )
 
 

@@ -27,7 +27,7 @@ from datacomp_core.subset_files import SUBSET, Overlap, SubsetFile, overlap
 Track = Literal["filtering", "byod"]
 TRACKS: tuple[Track, ...] = ("filtering", "byod")
 FREE = "debug"
-"""The scale without a pool of its own."""
+"""The scale without a pool."""
 OWN = ("byod", "custom", "folder")
 ADOPTED = "adopted"
 SAMPLES = ("pools/", "shards/", "subsets/")
@@ -59,7 +59,7 @@ def track_of(asked: Track, chain: list[ProvenanceLink], trained_on: str) -> Trac
 
 
 def captions_of(chain: list[ProvenanceLink], trained_on: str) -> list[ProvenanceLink]:
-    """The caption policies whose captions stand in the training shards; those that only a filter read are none of them."""
+    """Return the caption policies whose captions are in the training shards, without those that only a filter reads."""
     by_address = {link.address: link for link in chain}
     level, seen, found = [trained_on], {trained_on}, list[ProvenanceLink]()
     while level:
@@ -164,7 +164,7 @@ def _within(pool: Folder, published: Folder, name: str, of: str) -> PoolClaim:
 
 
 def _same(store: Store, name: str, of: str) -> PoolClaim:
-    """Pools that are too large to be held against each other row by row, by a digest of all uids that is kept beside each."""
+    """Compare pools that are too large to compare row by row, by a digest of all uids that is stored beside each."""
     one, other = _digest(store, name), _digest(store, of)
     if one == other:
         return PoolClaim(reason=f"{name} has the uids of {of}, all {one[0]:,}.")

@@ -1,7 +1,7 @@
-"""From a record back to the call that made it: which step, with which specs and inputs, and whether the fingerprint agrees.
+"""Finds the call that made a record: which step, with which specs and inputs, and whether the fingerprint agrees.
 
 Records do not name their function, only its kind and parameters, so that functions may move. A step fits if it takes these
-parameters and gives this fingerprint; if none does, the code has changed since, and that is said.
+parameters and gives this fingerprint; if none does, the code has changed since, and the result says so.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _agrees(step: Step[Any], identity: tuple[Any, ...], record: Record) -> bool:
 
 
 def _readings(step: Step[Any], record: Record, artifact: Callable[[str], Artifact | None]) -> list[list[Any]]:
-    """For each parameter what the record may stand for; nothing where this code cannot read it."""
+    """Yield the possible values of each parameter; nothing if this code cannot read the record."""
     hints = typing.get_type_hints(step.function, include_extras=True)
     return [
         _specs(hints[name], record.spec[name]) if name in record.spec else _inputs(hints[name], record.inputs[name], artifact)

@@ -27,7 +27,7 @@ def role(entry: Entry) -> Role:
 
 
 def _leaves(spec: Any) -> Iterator[str]:
-    """Kinds of the filters that hold no other filter."""
+    """Yield the kinds of the filters that contain no other filter."""
     if isinstance(spec, list):
         for item in spec:
             yield from _leaves(item)

@@ -1,4 +1,4 @@
-"""The rules of the competition, checked on the records: what a result must fulfil to stand beside others.
+"""The rules of the competition, checked on the records: what a result must fulfil to be ranked.
 
 Each rule gives its verdict and its reason in one sentence; a breach is shown on the board, never hidden. What cannot be
 checked from the records says so.
@@ -42,7 +42,7 @@ def check(
     shards: ShardSet,
     captions: str = "",
 ) -> list[RuleCheck]:
-    """All rules of a track, in reading order. `found` is what was seen in the data, `captions` what is said of theirs."""
+    """Return all rules of a track, in reading order. `found` is the check of the data, `captions` that of the captions."""
     scale = compute_scale(chain, checkpoint)
     of_track = (
         [_own_pool(chain, found, shards.address, scale), _one_pool(chain, subset, found), _captions(found)]

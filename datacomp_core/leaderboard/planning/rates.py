@@ -1,4 +1,4 @@
-"""Prices and speeds to reckon with: a table that comes with the code, and whatever the user's own file changes in it."""
+"""Loads prices and speeds: a table that comes with the code, with the changes of the user's file."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Rates(RateModel):
 
 
 def load(path: Path | None = None) -> Rates:
-    """The table, with the fields of the user's file instead of its own. SpecError names what is wrong in the file."""
+    """Return the table with the fields of the user's file. SpecError names what is wrong in the file."""
     plain = read_yaml(TABLE)
     if path is not None:
         try:

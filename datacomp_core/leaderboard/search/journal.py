@@ -62,7 +62,7 @@ class SeedRuns(JournalModel):
 
 
 class FinalRuns(JournalModel):
-    """The winner and what it is held against, with fresh seeds."""
+    """The winner and its baseline, with fresh seeds."""
 
     winner: int
     ours: SeedRuns

@@ -1,4 +1,4 @@
-"""A filter with free parameters: anywhere in it `{low: 0.1, high: 0.6}` or `{choose: [...]}` stands for a value to be found.
+"""A filter with free parameters: anywhere in it `{low: 0.1, high: 0.6}` or `{choose: [...]}` marks a value to search.
 
 `log: true` searches a range by ratio, `step` in steps; whole numbers stay whole. `name` names a parameter, and two places with
 the same name and range get one value. `{recipe: NAME, parameter: value}` is a recipe with parameters, which may be free too. A
@@ -114,7 +114,7 @@ Take = Callable[[str, Free], Any]
 
 
 class FreeParameter:
-    """A free parameter somewhere in a filter. `nested`: it stands inside an option of a choice, and may not be asked about."""
+    """A free parameter somewhere in a filter. `nested`: it is inside an option of a choice, so a trial may not propose it."""
 
     def __init__(self, path: tuple[str, ...], free: Free, *, nested: bool) -> None:
         self.path, self.free, self.nested = path, free, nested
@@ -138,7 +138,7 @@ class Space:
                 raise SpecError(f"The free parameter {name!r} has two different ranges: give each its own `name`.")
 
     def filled(self, take: Take) -> Any:
-        """The filter with values; each name is asked about once, in order, and only where its choice was made."""
+        """Return the filter with values; each name is proposed once, in order, and only where its choice was made."""
         taken: dict[str, Any] = {}
 
         def once(name: str, free: Free) -> Any:

@@ -1,6 +1,6 @@
-"""Captions on the pages: a picture's captions side by side with their scores, and what the sources of a method are like.
+"""Captions on the pages: a picture's captions side by side with their scores, and statistics of a method's caption sources.
 
-Bounded whatever the pool: the captions of a few samples are looked up in a fixed number of parts, by uid.
+The work is bounded for any pool: the captions of a few samples are looked up in a fixed number of parts, by uid.
 """
 
 from __future__ import annotations

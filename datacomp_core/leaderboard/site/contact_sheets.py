@@ -1,6 +1,6 @@
 """Contact sheets: a few samples as small pictures with caption and reason, read through the index of the pool's shards.
 
-Bounded whatever the pool: a fixed number of cards, a fixed number of shards looked into; what was not found is counted.
+The work is bounded for any pool: a fixed number of cards and of shards to search; samples that were not found are counted.
 """
 
 from __future__ import annotations

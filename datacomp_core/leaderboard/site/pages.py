@@ -1,4 +1,4 @@
-"""The pages beside the board: a method, two methods side by side, a pool, and all scales; each one file of its own.
+"""The pages beside the board: a method, two methods side by side, a pool, and all scales; each in a separate file.
 
 `write_site` writes them all. Which methods are compared is bounded: each with the unfiltered pool, with its random control, and
 with the one that leads.
@@ -47,7 +47,7 @@ class _Site:
         return Contender(row.method, row, [(address, self.found[address]) for address in row.entries])
 
     def pairs(self) -> list[tuple[BoardRow, BoardRow]]:
-        """Which two are compared, the one held against first."""
+        """Return the pairs to compare, the reference first."""
         best, pairs = findings.best(self.board), dict[tuple[str, str], tuple[BoardRow, BoardRow]]()
         for row in self.rows:
             keys = [verdict.against_row for verdict in (row.baseline, row.control) if verdict is not None]
@@ -121,7 +121,7 @@ def _cards(site: _Site, row: BoardRow, found: Comparison, side: int) -> list[con
         made = contact_sheets.cards(images, pl.DataFrame([pair.model_dump() for pair in pairs[: contact_sheets.MAX_CARDS]]))
         return caption_view.with_captions(made, site.store, entry)
     except (DataError, StoreError):
-        return []  # the shards have gone since, or this reader cannot use them: the captions stand in the comparison's JSON
+        return []  # the shards have gone since, or this reader cannot use them: the captions are in the comparison's JSON
 
 
 def _drawings(made: Composition | None, names: list[str]) -> list[str]:

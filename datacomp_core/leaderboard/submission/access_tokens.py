@@ -90,7 +90,7 @@ def _write(path: Path, known: dict[str, Sender]) -> None:
 
 
 def owner(known: dict[str, Sender], token: str) -> str | None:
-    """Whose token it is; None if nobody's. Every name is compared, in the same time."""
+    """Return the owner of a token; None if it has none. Every name is compared, in constant time."""
     given, found = _hash(token), None
     for name, sender in known.items():
         if hmac.compare_digest(given, sender.token):

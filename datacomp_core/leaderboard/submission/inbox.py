@@ -1,9 +1,9 @@
-"""Where bundles arrive: each is kept with its verdict, whatever that is, and what holds goes on the board.
+"""Receives bundles: keeps each with its verdict, and puts the valid ones on the board.
 
 `submissions/<id>/bundle.tar` and `verdict.json`; the id comes from the sender's name and the bundle's sha256, so that sending
 one twice is sending it once, and nobody gets the verdict on another's submission as their own. What is published is the entry
 as it was made again from the bundle's evidence. Nothing that was published is ever written over: another attempt at an
-experiment has a row and an address of its own. `decisions.jsonl` has a line for each thing that was decided. One process serves
+experiment has a row and an address of its own. `decisions.jsonl` has a line for each decision. One process serves
 an inbox.
 """
 
@@ -100,7 +100,7 @@ class SubmissionInbox:
     # Receiving ------------------------------------------------------------------------------------------------------
 
     async def receive(self, chunks: AsyncIterator[bytes]) -> tuple[Path, str]:
-        """Write what arrives to a file of its own: its path and sha256. TooLargeError as soon as it is too much."""
+        """Write a received bundle to a new file; return its path and sha256. TooLargeError as soon as it exceeds the limit."""
         target, found, size, looked = self.folder / "incoming" / uuid.uuid4().hex, hashlib.sha256(), 0, 0
         try:
             with target.open("xb") as file:
@@ -198,7 +198,7 @@ class SubmissionInbox:
         return made
 
     def _publish(self, found: VerificationResult, made: Submission, *, signed: bool) -> Submission:
-        """The entry as it was made again goes into the board's store, at an address where nothing is."""
+        """Write the recomputed entry to the board's store, at an unused address."""
         assert found.proved is not None
         entry = found.proved.entry
         attempt = 1 + sum(1 for other in self._of_sender(made.sender) if _is_same(other, entry))

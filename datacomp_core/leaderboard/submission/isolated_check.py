@@ -1,4 +1,4 @@
-"""The check of a bundle in a process of its own, with a limit on memory, time and what it writes.
+"""Checks a bundle in a separate process, with limits on memory, time and what it writes.
 
 Bounds stand before every decoder, but a decoder may have faults of its own: whatever a hostile file makes it do ends that
 process, and is a verdict on the bundle. The process gets its request on standard input and nothing secret in its environment.
@@ -50,7 +50,7 @@ def verify_apart(
     known_only: bool = False,
     limits: CheckLimits | None = None,
 ) -> VerificationResult:
-    """As `verify`, in a process of its own. `folder/files` has the bundle's files, its `hits.npz` made again, afterwards."""
+    """Verify a bundle in a separate process. `folder/files` has the bundle's files, its `hits.npz` made again, afterwards."""
     from datacomp_core.leaderboard.submission.verify import second_evaluation
 
     limits, files = limits or CheckLimits(), folder / "files"

@@ -55,7 +55,7 @@ def _check_footer(footer: Any, num_bytes: int, record: Record, name: str) -> Non
 
 
 def _check_texts(column: Any, name: str) -> None:
-    """Lengths of what the dictionaries have, and of what the rows make of them. Each row's file has a path of its own."""
+    """Lengths of what the dictionaries have, and of what the rows make of them. Each row's file has a different path."""
     import pyarrow.compute as pc
 
     total = 0

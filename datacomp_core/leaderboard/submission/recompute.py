@@ -185,7 +185,7 @@ def amounts_differ(size: Size, made: Made, board: Mapping[str, Any], proved: Ent
 
 
 def hits_differ(folder: Path, known: Mapping[str, per_image_scores.PerImageScores]) -> bool:
-    """Whether the bundle's own `hits.npz` is another than its predictions give."""
+    """Return whether the bundle's `hits.npz` differs from the one that its predictions give."""
     file = folder / per_image_scores.HITS
     if not file.is_file():
         return False

@@ -85,7 +85,7 @@ def _header(block: bytes, told: dict[str, str]) -> TarMember:
 
 
 def _check(block: bytes) -> None:
-    """The sum that stands in every header."""
+    """Return the checksum of a header."""
     if sum(block[:148]) + sum(block[156:]) + 8 * 32 != _number(block[148:156]):
         raise DataError("The bundle is not a tar archive: a header's checksum is wrong.")
 

@@ -1,4 +1,4 @@
-"""A bundle out of its tar, trusting nothing: plain files with known names, as many and as large as its manifest says.
+"""Unpacks an untrusted bundle: plain files with known names, in the number and sizes that its manifest states.
 
 Only what belongs in a bundle comes out, into a folder of its own; a hostile archive is refused at its first false statement.
 """
@@ -21,7 +21,7 @@ MIB = 1 << 20
 MAX_FILES = 100_000
 MAX_LIST = 32 * MIB
 MAX_SIGNATURE = 16 << 10
-# Every name that may stand in a bundle, and the most bytes that a file of it may have; None: as many as the bundle has.
+# Every name that a bundle may contain, and the most bytes that a file of it may have; None: as many as the bundle has.
 NAMES: tuple[tuple[re.Pattern[str], int | None], ...] = (
     (re.compile(r"records/[a-z]{1,30}/[\w.+-]{1,80}/[\w.+-]{1,100}/_artifact\.json"), 4 * MIB),
     (re.compile(r"records/[a-z]{1,30}/[\w.+-]{1,80}/[\w.+-]{1,100}/_manifest\.parquet"), 64 * MIB),

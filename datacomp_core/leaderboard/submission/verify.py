@@ -72,7 +72,7 @@ class VerificationResult:
         return ok is not False
 
     def say_all(self, rule: str, wrong: Iterator[str] | list[str], said: str, told: str) -> bool:
-        """One finding of several differences; `told` if there are none."""
+        """Add one finding for several differences; with the text `told` if there are none."""
         some = list(wrong)
         more = f" (and {len(some) - 4} more)" if len(some) > 4 else ""
         return self.say(rule, not some, f"{said} {'; '.join(some[:4])}{more}." if some else told)
@@ -288,7 +288,7 @@ def _spec_of(record: Record, call: RecordedCall | None) -> EntrySpec:
 def _placed(record: Record, call: RecordedCall | None, entry: Entry, known_only: bool) -> Iterator[str]:
     """Its own address, and the board it belongs on: the board of the scale whose recipe it was trained with."""
     if call is not None and call.step.address(*call.identity) != record.address:
-        yield f"that it lies at {record.address} instead of {call.step.address(*call.identity)}"
+        yield f"that its address is {record.address} instead of {call.step.address(*call.identity)}"
     trained = (recipe_of(entry.chain, entry.inputs["checkpoint"]) or {}).get("name")
     if known_only and (entry.scale not in SCALES or trained != entry.scale):
         yield f"the scale {entry.scale!r}, and it was trained by the recipe of {str(trained)[:60]!r}"

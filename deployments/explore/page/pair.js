@@ -49,7 +49,7 @@ function takedown(row) {
     if (told) toast(`${told.added ? "Noted" : "Already noted"} in ${told.file} (${amount(told.all)} in total). Nothing is removed until you run: ${told.command}`);
   };
   fill(dialog, h("form", { method: "dialog", onsubmit: (event) => { event.preventDefault(); send(); } },
-    h("h2", { id: "save-title" }, "Ask for takedown"), h("p", {}, "This writes the uid to a file of requests. Nothing is removed until somebody runs ", h("code", {}, "datacomp pool takedown"), " with it."),
+    h("h2", { id: "save-title" }, "Ask for takedown"), h("p", {}, "This writes the uid to a file of requests. Nothing is removed until you run ", h("code", {}, "datacomp pool takedown"), " with it."),
     h("p", { className: "actions" }, h("button", { type: "submit", className: "danger", id: "takedown" }, "Write the request"), h("button", { type: "button", onclick: () => dialog.close() }, "Cancel"))));
   dialog.showModal();
 }

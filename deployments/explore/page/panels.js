@@ -70,7 +70,7 @@ function initials(name, methods) {
 }
 
 export async function groups(state, atLeast = 0.99) {
-  const box = $("groups"), slider = h("input", { type: "range", min: 900, max: 1000, value: Math.round(1000 * atLeast), "aria-label": "How alike, as a cosine" }), shown = h("output", {}, atLeast.toFixed(3));
+  const box = $("groups"), slider = h("input", { type: "range", min: 900, max: 1000, value: Math.round(1000 * atLeast), "aria-label": "Similarity, as a cosine" }), shown = h("output", {}, atLeast.toFixed(3));
   slider.addEventListener("input", () => { shown.textContent = (slider.value / 1000).toFixed(3); });
   slider.addEventListener("change", debounce(() => groups(state, slider.value / 1000), 50));
   const head = [h("div", { className: "head" }, h("h2", {}, "Near-duplicates")), h("label", { className: "row wide" }, h("span", {}, "Cosine of at least"), slider, shown)];
@@ -78,6 +78,6 @@ export async function groups(state, atLeast = 0.99) {
   const found = await trying(() => ask(`groups?at_least=${atLeast}`));
   if (!found) return;
   fill(box, ...head,
-    h("p", { className: "note" }, found.num_groups ? `${amount(found.num_groups)} groups with ${amount(found.num_rows)} of ${amount(state.about.on_map)} sampled pictures${found.groups.length < found.num_groups ? `; the ${found.groups.length} largest are shown` : ""}.` : "No two sampled pictures are so alike."),
-    ...found.groups.map((group) => h("section", { className: "group" }, h("h3", {}, `${amount(group.size)} alike`), h("ul", { className: "strip" }, group.cards.map((one) => card(state, one))))));
+    h("p", { className: "note" }, found.num_groups ? `${amount(found.num_groups)} groups with ${amount(found.num_rows)} of ${amount(state.about.on_map)} sampled pictures${found.groups.length < found.num_groups ? `; the ${found.groups.length} largest are shown` : ""}.` : "No two sampled pictures are this similar."),
+    ...found.groups.map((group) => h("section", { className: "group" }, h("h3", {}, `${amount(group.size)} similar`), h("ul", { className: "strip" }, group.cards.map((one) => card(state, one))))));
 }

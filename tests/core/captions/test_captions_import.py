@@ -183,7 +183,7 @@ def test_what_cannot_be_joined_is_one_sentence(name: str, text: str, told: str, 
 def test_a_source_is_not_called_raw(tmp_path: Path) -> None:
     pl.DataFrame({"uid": [POOL[0]["uid"]], "text": ["a"], "s": ["raw"]}).write_csv(tmp_path / "t.csv")
     spec = CaptionImportSpec(file=str(tmp_path / "t.csv"), name="x", source_column="s")
-    with pytest.raises(DataError, match="raw stands for the pool's own captions"):
+    with pytest.raises(DataError, match="raw means the pool's own captions"):
         import_folder_captions(spec, world.write_pool(tmp_path / "m", POOL), Folder(tmp_path / "out"))
     with pytest.raises(ValidationError, match="name"):
         CaptionImportSpec(file=str(tmp_path / "t.csv"), name="a;b")

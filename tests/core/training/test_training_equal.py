@@ -203,7 +203,7 @@ def test_a_batch_is_written_once_and_its_memory_used_again(tmp_path: Path) -> No
 def test_a_killed_process_of_the_loader_is_told(tmp_path: Path) -> None:
     made = batches(tmp_path)
     made.reader.tokenize = deadly
-    with pytest.raises(LostProcessError, match=r"loader was killed, .*goes on from its last checkpoint"):
+    with pytest.raises(LostProcessError, match=r"loader was killed, .*continues from its last checkpoint"):
         list(loader.loaded(made, range(4), 2, pinned=False))
     assert not [child for child in multiprocessing.active_children() if child.is_alive()]
 
