@@ -16,6 +16,8 @@ import pytest
 import s3_servers
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from client import Api
     from docker_engine import Engine
 
@@ -114,6 +116,15 @@ def docker() -> Iterator[Engine]:
         made.start()
         yield made
         made.compose("down", "--volumes")
+
+
+@pytest.fixture(scope="session")
+def gpu_image(docker: Engine) -> Iterator[Future[None]]:
+    """The build of the image for GPUs: it begins with the first test that mostly waits, and goes on beside it."""
+    from docker_engine import gpu_image
+
+    with gpu_image(docker) as build:
+        yield build
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +32,21 @@ ROOT = HERE.parents[1]
 BASE = "python:3.11-slim-bookworm"
 IMAGES = {BASE: "python", "postgres:17-alpine": "postgres", "chrislusf/seaweedfs:4.48": "seaweedfs", "nginx:stable": "nginx"}
 """Names that our files use, and the Dockerfile in `images/` that stands for each."""
-LAST_RELEASE = "6815652"
-"""The commit whose image and store are upgraded to ours: the last of 2026-11-23, three hundred commits ago."""
+EARLIER_FORMAT, LAST_RELEASE = "6815652", "caaba00"
+"""Commits whose images and stores are upgraded to ours: of 2026-11-23, when stores had another format, and of 2026-11-29."""
 PORTS = dict(zip(("UI_PORT", "STORE_PORT"), map(str, free_ports(2)), strict=True))
 PAGE = f"http://127.0.0.1:{PORTS['UI_PORT']}"
 TOOLS = ("dockerd", "containerd", "runc", "docker", "debootstrap", "slirp4netns")
 PATIENCE = 3600
-RELEASED = "datacomp:last-release"
-OF_RELEASE = f"""
+GPU_IMAGE = "datacomp:gpu"
+OF_RELEASE = """
 services:
-  prefect: {{image: {RELEASED}, ports: !override ["127.0.0.1:${{UI_PORT}}:4200"]}}
-  store: {{ports: !override ["127.0.0.1:${{STORE_PORT}}:8333"]}}
-  setup: {{image: {RELEASED}}}
-  worker-cpu: {{image: {RELEASED}}}
+  prefect: {image: RELEASED, ports: !override ["127.0.0.1:${UI_PORT}:4200"]}
+  store: {ports: !override ["127.0.0.1:${STORE_PORT}:8333"]}
+  setup: {image: RELEASED}
+  worker-cpu: {image: RELEASED}
 """
-"""What its compose file has fixed: the name of the image, and ports."""
+"""What the compose file of a release has fixed: the name of the image, and ports."""
 PLUGINS = ("docker-compose", "docker-buildx")
 
 
@@ -108,9 +109,9 @@ class Engine:
         return self.compose("exec", "-T", service, "sh", "-c", command)
 
     def start(self) -> None:
-        """Bring the stack up and wait until its worker is at work."""
+        """Bring the stack up and wait until its worker runs; a worker's health is first asked after half a minute."""
         self.compose("up", "--detach", "--no-build")
-        wait_for(lambda: self.health("worker-cpu") in ("healthy", "running"), PATIENCE, "the stack")  # running: it has no check
+        wait_for(lambda: [one["State"] for one in self.containers("worker-cpu")] == ["running"], PATIENCE, "the stack")
 
     def cut_power(self) -> None:
         """Kill the engine and all containers, and start the engine: what was to run begins again, without Compose."""
@@ -181,16 +182,31 @@ def _base_images(made: Engine, system: Path) -> None:
             made.docker("build", "--tag", name, "--file", str(context / f"{dockerfile}.Dockerfile"), str(context))
 
 
-def of_last_release(made: Engine) -> Engine:
-    """The stack of the last release beside ours: its compose file, its image, ports and volumes of its own."""
-    folder = STACK / "release"
+@contextmanager
+def gpu_image(made: Engine) -> Generator[Future[None]]:
+    """The build of the image for GPUs beside whatever else is tested; the image is gone after the block."""
+    # Docker's older builder: what it leaves is removed with the image, and the cache of the other image stays.
+    older = replace(made, environment=made.environment | {"DOCKER_BUILDKIT": "0"})
+
+    def build() -> None:
+        older.compose("--profile", "gpu", "build", "worker-gpu")
+
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(build)
+    made.docker("rmi", GPU_IMAGE, check=False)
+    made.docker("image", "prune", "--force")
+
+
+def of_release(made: Engine, commit: str) -> Engine:
+    """The stack of an earlier commit beside ours: its compose file, its image, ports and volumes of its own."""
+    folder, image = STACK / f"release-{commit}", f"datacomp:{commit}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    tree = subprocess.run(["git", "archive", LAST_RELEASE], cwd=ROOT, check=True, capture_output=True).stdout
+    tree = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True).stdout
     subprocess.run(["tar", "-x", "-C", str(folder)], input=tree, check=True)
     shutil.copyfile(HERE / "images/released.Dockerfile", folder / "released.Dockerfile")
-    made.docker("build", "--tag", RELEASED, "--file", str(folder / "released.Dockerfile"), str(folder))
-    (folder / "override.yml").write_text(OF_RELEASE)
+    made.docker("build", "--tag", image, "--file", str(folder / "released.Dockerfile"), str(folder))
+    (folder / "override.yml").write_text(OF_RELEASE.replace("RELEASED", image))
     ports = dict(zip(PORTS, map(str, free_ports(2)), strict=True))
     own = made.environment | ports | {"STORE_IMAGE": "chrislusf/seaweedfs:4.48"}
     options = ("--project-name", "upgrade", "--file", "docker-compose.yml", "--file", "override.yml")

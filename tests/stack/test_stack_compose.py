@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ SERVICES = ("database", "store", "prefect", "worker-cpu")
 
 
 def test_every_service_is_healthy_and_setup_ended_well(docker: Engine) -> None:
-    assert {name: docker.health(name) for name in SERVICES} == dict.fromkeys(SERVICES, "healthy")
+    wait_for(lambda: {docker.health(name) for name in SERVICES} == {"healthy"}, 120, "the health of every service")
     [setup] = docker.containers("setup")
     assert (setup["State"], setup["ExitCode"]) == ("exited", 0)
 
@@ -48,7 +49,7 @@ def reused_again(api: Api, finished: str) -> None:
 
 @pytest.mark.parametrize(("service", "seconds"), [("worker-cpu", 0), ("store", 5), ("database", 60), ("prefect", 100)])
 def test_a_service_that_is_killed_in_mid_training_costs_no_run(
-    docker: Engine, stack_api: Api, finished: str, service: str, seconds: float
+    docker: Engine, stack_api: Api, finished: str, gpu_image: Future[None], service: str, seconds: float
 ) -> None:
     run = in_training(docker, stack_api, finished, 100 + SERVICES.index(service))
     docker.compose("kill", "--signal", "SIGKILL", service)
@@ -61,8 +62,9 @@ def test_a_service_that_is_killed_in_mid_training_costs_no_run(
 
 
 def test_a_reboot_of_everything_twice_in_mid_training_ends_in_a_completed_run(
-    docker: Engine, stack_api: Api, finished: str
+    docker: Engine, stack_api: Api, finished: str, gpu_image: Future[None]
 ) -> None:
+    gpu_image.result()  # not while the engine builds
     run = in_training(docker, stack_api, finished, 110)
     docker.cut_power()
     wait_for(lambda: begun(stack_api, run) == 2 and trains(docker), PATIENCE, "the training's second attempt")

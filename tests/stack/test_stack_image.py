@@ -6,11 +6,11 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from docker_engine import MARKS, ROOT, Engine
+from docker_engine import GPU_IMAGE, MARKS, ROOT, Engine
 
 pytestmark = MARKS
 OURS = "datacomp:latest"
@@ -45,15 +45,9 @@ def test_our_tests_pass_in_the_image(docker: Engine, tested: str) -> None:
     assert "passed" in ran
 
 
-def test_the_image_for_gpus_can_be_made(docker: Engine) -> None:
-    # Docker's older builder: what it leaves is removed with the image, and the cache of the other image stays.
-    older = replace(docker, environment=docker.environment | {"DOCKER_BUILDKIT": "0"})
-    older.compose("--profile", "gpu", "build", "worker-gpu")
-    try:
-        code = "import faiss, torch; print(hasattr(faiss, 'GpuIndexFlatIP'), torch.version.cuda)"
-        found, cuda = docker.docker("run", "--rm", "datacomp:gpu", "python", "-c", code).split()
-        assert found == "True"
-        assert cuda[0].isdigit()
-    finally:
-        docker.docker("rmi", "datacomp:gpu")
-        docker.docker("image", "prune", "--force")
+def test_the_image_for_gpus_can_be_made(docker: Engine, gpu_image: Future[None]) -> None:
+    gpu_image.result()
+    code = "import faiss, torch; print(hasattr(faiss, 'GpuIndexFlatIP'), torch.version.cuda)"
+    found, cuda = docker.docker("run", "--rm", GPU_IMAGE, "python", "-c", code).split()
+    assert found == "True"
+    assert cuda[0].isdigit()

@@ -4,6 +4,8 @@ USER root
 WORKDIR /opt/datacomp
 RUN rm -rf /opt/datacomp/*
 COPY . .
-RUN pip uninstall -y datacomp && pip install --no-cache-dir -c constraints.txt -e ".[cpu,postgres]" && (pip uninstall -y dataclasses || true)
+RUN pip install --no-cache-dir uv && pip uninstall -y datacomp \
+    && uv pip install --system-certs --no-cache --compile-bytecode --python /opt/venv -c constraints.txt -e ".[cpu,postgres]" \
+    && uv pip uninstall --python /opt/venv dataclasses
 USER datacomp
 WORKDIR /var/lib/datacomp
