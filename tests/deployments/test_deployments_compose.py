@@ -103,7 +103,7 @@ def test_the_image_has_all_packages_and_no_backport() -> None:
     dockerfile = (ROOT / "deployments/docker/Dockerfile").read_text()
     for package in ("datacomp_core", "tasks", "flows", "deployments"):
         assert f"COPY {package} {package}" in dockerfile
-    assert "pip uninstall -y dataclasses" in dockerfile
+    assert "pip uninstall --python /opt/venv dataclasses" in dockerfile
     assert re.search(r"^USER (?!root)", dockerfile, re.M)
 
 
