@@ -31,8 +31,10 @@ from datacomp_core.store.folder import FileStat
 RECORD = "_artifact.json"
 MANIFEST = "_manifest.parquet"
 State = Literal["built", "changing", "lost", "replaced"]
-LIBRARIES = ("torch", "open_clip_torch", "webdataset", "img2dataset", "polars", "faiss-cpu", "faiss-gpu", "numpy", "pillow")
-LIBRARIES += ("simplejpeg", "clip-benchmark", "scikit-learn", "transformers")
+LIBRARIES = (
+    *("torch", "open_clip_torch", "webdataset", "img2dataset", "polars", "faiss-cpu", "faiss-gpu", "numpy", "pillow"),
+    *("simplejpeg", "clip-benchmark", "scikit-learn", "transformers"),
+)
 
 
 class Outputs(BaseModel):
