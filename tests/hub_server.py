@@ -38,15 +38,15 @@ class LocalHub:
 
 
 @contextmanager
-def serving() -> Generator[LocalHub]:
+def serving(host: str = "127.0.0.1", port: int = 0) -> Generator[LocalHub]:
     hub = LocalHub()
 
     class Handler(_Handler):
         pass
 
     Handler.hub = hub
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    server = ThreadingHTTPServer((host, port), Handler)
+    hub.url = f"http://{host}:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -312,6 +312,28 @@ def template_set() -> str:
     return template_captions(TemplateSpec(template="a picture of {text}"), pool(), (), store=store()).address
 
 
+def generated() -> Artifact:
+    """Captions of the pictures by a model that each machine fetches from the hub."""
+    from datacomp_core.embedding.generate import GenerateSpec, generate_captions
+
+    spec = GenerateSpec.model_validate(_written_by("blip", max_tokens=6))
+    return generate_captions(spec, pool(), images(), store=store(), device=settings().device)
+
+
+def translated() -> Artifact:
+    from datacomp_core.captions.translate import TranslateSpec, translate_captions
+
+    spec = TranslateSpec.model_validate(_written_by("t5", max_tokens=5, prompt="red : ", only="all"))
+    return translate_captions(spec, pool(), None, store=store(), device=settings().device)
+
+
+def _written_by(family: str, **more: Any) -> dict[str, Any]:
+    import models_hub
+
+    made = models_hub.small_model(family)
+    return {"name": family, "model": f"small/{family}", "revision": made.revision, "sha256": made.sha256, "batch_size": 8, **more}
+
+
 def command(*words: str) -> None:
     """`datacomp WORDS`, in this process."""
     from deployments.cli import main
@@ -339,6 +361,18 @@ def command_reshard() -> Folder:
     subset = store().folder(chosen()).at("subset.npy")
     given = ("--metadata", metadata, "--captions", str(plan), "--samples-per-shard", "32", "--tolerated-missing", "0.5")
     command("reshard", "--shards", shards, "--subset", subset, "--out", out.url, *given)
+    return out
+
+
+def command_evaluate() -> Folder:
+    """A checkpoint of the driver's own disk on test sets in plain folders of the bucket."""
+    weights, out = Path("/tmp/weights.pt"), store().root / "plain-report"
+    _save_weights(weights)
+    tasks = Path("/tmp/tasks.yaml")
+    tasks.write_text(json.dumps([{"key": f"mine/{name}", "folder": name} for name in TEST_SETS]))
+    sets = store().folder(made_sets(Made(), store=store())).url
+    given = ("--suite", "custom", "--add-tasks", str(tasks), "--data", sets, "--out", out.url)
+    command("evaluate", "--model", MODEL, "--checkpoint", str(weights), *given)
     return out
 
 
@@ -530,7 +564,10 @@ STEPS: dict[str, Callable[[], Any]] = {
     "import-packed": lambda: imported_pictures(True),
     "adopt-pool": lambda: adopted(False),
     "adopt-shards": lambda: adopted(True),
+    "captions-generated": generated,
+    "captions-translated": translated,
     "evaluate": evaluated,
+    "command-evaluate": command_evaluate,
 }
 OTHER_STEPS: dict[str, Callable[[], Any]] = {"train": trained}
 """Only where they are asked for."""

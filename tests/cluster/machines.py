@@ -23,12 +23,13 @@ from datacomp_core.parallel import PR_SET_PDEATHSIG
 TREE = Path(__file__).parents[2]
 NETWORK = "10.77.0"
 SWITCH = f"{NETWORK}.1"
-S3_PORT, WEB_PORT = 9000, 8000
+S3_PORT, WEB_PORT, HUB_PORT = 9000, 8000, 8100
 BUCKET = "cluster"
 SHARED = "/mnt/shared"
 PRIVATE = ("/tmp", "/var/tmp", "/run", "/root", "/home", "/dev/shm")
 ENVIRONMENT = {
     "AWS_ENDPOINT_URL": f"http://{SWITCH}:{S3_PORT}",
+    "HF_ENDPOINT": f"http://{SWITCH}:{HUB_PORT}",
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_DEFAULT_REGION": "us-east-1",
@@ -151,7 +152,7 @@ def _hold(name: str, script: str) -> tuple[subprocess.Popen[bytes], int]:
 
 @contextmanager
 def machines(*names: str, shared: Path | None = None) -> Generator[tuple[Machine, ...]]:
-    """Machines of these names, and a switch with a bucket `BUCKET` and the pictures of `pictures.py`.
+    """Machines of these names, and a switch with a bucket `BUCKET`, the pictures of `pictures.py` and the hub of `models_hub.py`.
 
     With `shared` they share this folder too, at `SHARED`.
     """
@@ -177,7 +178,9 @@ def machines(*names: str, shared: Path | None = None) -> Generator[tuple[Machine
                 stderr=subprocess.DEVNULL,
             )
         )
-        servers.append(switch.start([sys.executable, str(Path(__file__).with_name("pictures.py")), SWITCH, str(WEB_PORT)]))
+        for script, port in (("pictures.py", WEB_PORT), ("models_hub.py", HUB_PORT)):
+            own = {"PYTHONPATH": str(TREE)}
+            servers.append(switch.start([sys.executable, str(Path(__file__).with_name(script)), SWITCH, str(port)], own))
         _make_bucket(found[0])
         yield tuple(found)
     finally:
