@@ -140,12 +140,12 @@ def test_workers_with_a_gpu_each_embed_and_evaluate_and_a_lost_one_is_replaced(e
 
 @contextmanager
 def killing(kill: Callable[[], int]) -> Iterator[list[int]]:
-    """Try to kill once a second until something was."""
+    """Try to kill several times a second until something was."""
     killed: list[int] = []
     stop = threading.Event()
 
     def work() -> None:
-        while not stop.wait(1) and not any(killed):
+        while not stop.wait(0.1) and not any(killed):
             killed.append(kill())
 
     killer = threading.Thread(target=work)
