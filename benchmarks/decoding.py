@@ -26,11 +26,11 @@ def measured(exact: Any, other: Any, samples: int, device: str) -> dict[str, Any
     """Over the same samples and crops."""
     import torch
 
-    from datacomp_core.training.cuda_decoding import decoded
+    from datacomp_core.training.cuda_decoding import decode_on_gpu
 
     counts, moved, total = np.zeros(256, np.int64), 0, 0
     for number in range(samples // BATCH):
-        wanted, found = exact[number].pixels, decoded(other[number], torch.device(device)).pixels.cpu()
+        wanted, found = exact[number].pixels, decode_on_gpu(other[number], torch.device(device)).pixels.cpu()
         apart = found.int() - wanted.int()
         counts += np.bincount(apart.abs().flatten().numpy(), minlength=256)
         moved += int((apart.float().mean(dim=(2, 3)).abs().amax(dim=1) > 0.5).sum())

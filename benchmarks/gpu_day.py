@@ -92,7 +92,7 @@ def rate(folder: Path, decoding: str, options: dict[str, Any], device: str, *, r
     from datacomp_core.scales import SCALES, Scale
     from datacomp_core.training.arguments import RuntimeOptions
     from datacomp_core.training.cuda_decoding import decoder_name
-    from datacomp_core.training.memory import device_bytes, ways
+    from datacomp_core.training.memory import device_bytes, memory_options
     from datacomp_core.training.spec import TrainSpec
 
     clip.register()
@@ -100,7 +100,7 @@ def rate(folder: Path, decoding: str, options: dict[str, Any], device: str, *, r
     changes = {"name": "custom", "model": "datacomp-tiny" if rehearse else "ViT-B-32", "batch_size": batch}
     changes |= {"num_checkpoints": 1, "loader_workers": 1, "train_num_samples": batch * steps}
     spec = TrainSpec(recipe=Scale.model_validate(SCALES["small"].model_dump() | changes | {"decoding": decoding or "full"}))
-    machines = ways(spec, RuntimeOptions(device=device, **options), 0 if device == "cpu" else device_bytes())
+    machines = memory_options(spec, RuntimeOptions(device=device, **options), 0 if device == "cpu" else device_bytes())
     found = first_that_fits(machines, lambda machine: _rate(spec, machine, folder if decoding else None, rehearse=rehearse))
     return found | ({"jpegs_by": decoder_name(device)} if decoding == "cuda" else {})
 

@@ -209,7 +209,9 @@ def plan_of(given: Any, where: str) -> CaptionPlan:
 # The draw ------------------------------------------------------------------------------------------------------------
 
 
-def drawn(weights: Mapping[str, float], there: Mapping[str, Sequence[str]], numbers: Sequence[float]) -> tuple[str, str] | None:
+def draw_caption(
+    weights: Mapping[str, float], there: Mapping[str, Sequence[str]], numbers: Sequence[float]
+) -> tuple[str, str] | None:
     """Return the source and the caption that two numbers in [0, 1) choose from a sample's captions; None if it has none. The
     first number chooses a source in proportion to the weights of the sources that have a caption; a source of weight 0 is used,
     in order, only if there is no other. The second chooses among the source's captions. (open_clip draws json text keys in the

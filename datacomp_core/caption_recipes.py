@@ -9,7 +9,7 @@ from typing import NamedTuple
 from datacomp_core.caption_policy import L14, CaptionPlan, plan_of
 from datacomp_core.documents import parse_yaml, read_yaml
 from datacomp_core.errors import DataError, SpecError, unknown
-from datacomp_core.kinds import called
+from datacomp_core.kinds import call_with_text
 
 FILES = (".yaml", ".yml", ".json")
 
@@ -77,4 +77,4 @@ def load_plan(given: str) -> CaptionPlan:
     name = text.partition(":")[0]
     if name not in CAPTION_RECIPES:
         raise unknown("caption policy", name, CAPTION_RECIPES)
-    return called(CAPTION_RECIPES[name].build, "caption policy", name, text, "...")
+    return call_with_text(CAPTION_RECIPES[name].build, "caption policy", name, text, "...")

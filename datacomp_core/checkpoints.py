@@ -39,7 +39,7 @@ SHAPES = re.compile(r"size mismatch for (\S+): copying .*?Size\((\[.*?\])\) from
 def read_weights(checkpoint: Path | IO[bytes], name: str) -> Weights:
     """Return the tensors in a checkpoint by their plain names. DataError says what the file is, if it is not a plain
     checkpoint."""
-    where = named(checkpoint)
+    where = checkpoint_name(checkpoint)
     found = _read(checkpoint, name, where)
     tensors = unnested(found, where)
     return unprefixed({key: value for key, value in tensors.items() if key.rpartition(".")[2] not in NO_WEIGHTS})
@@ -114,7 +114,7 @@ def unprefixed(tensors: Weights) -> Weights:
     return found
 
 
-def named(checkpoint: Path | IO[bytes]) -> str:
+def checkpoint_name(checkpoint: Path | IO[bytes]) -> str:
     """Return the name of a checkpoint for messages."""
     return str(checkpoint if isinstance(checkpoint, Path) else getattr(checkpoint, "name", "the checkpoint"))
 

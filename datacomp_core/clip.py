@@ -24,10 +24,10 @@ import numpy.typing as npt
 
 from datacomp_core.clip_configs import refused_name
 from datacomp_core.documents import read_json
-from datacomp_core.errors import DataError, SpecError, in_short, unknown
+from datacomp_core.errors import DataError, SpecError, short_text, unknown
 from datacomp_core.pictures import Decoding, resized
 from datacomp_core.pretrained_weights import pretrained
-from datacomp_core.tokens import cached
+from datacomp_core.tokens import with_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,7 +195,7 @@ def config(name: str) -> dict[str, Any] | None:
     return None
 
 
-def known(name: str) -> str:
+def check_model(name: str) -> str:
     """Return `name` if it is a model. SpecError names the nearest."""
     register()
     import open_clip
@@ -218,13 +218,13 @@ def load(
     open_clip's `create_model_and_transforms`. With a `tag` the file contains open_clip's pretrained weights, and preprocessing
     and activation follow its entry. DataError if the file cannot be read as plain weights or does not fit the model.
     """
-    register() if name.startswith(LOCAL) else known(name)
+    register() if name.startswith(LOCAL) else check_model(name)
     import open_clip
 
-    from datacomp_core.checkpoints import fit, named, read_weights, require_finite
-    from datacomp_core.device import checked
+    from datacomp_core.checkpoints import checkpoint_name, fit, read_weights, require_finite
+    from datacomp_core.device import check_device
 
-    checked(device)
+    check_device(device)
     places = text_places(name)
     made_as = {**(as_trained(name, tag) if tag else {}), **options}
     weights = read_weights(checkpoint, name) if checkpoint is not None else None
@@ -233,13 +233,13 @@ def load(
         model, _, preprocess = open_clip.create_model_and_transforms(name, device=device, load_weights=False, **text, **made_as)
         tokenize = tokenizer_of(name)
     if weights is not None and checkpoint is not None:
-        fit(model, weights, name, named(checkpoint))
+        fit(model, weights, name, checkpoint_name(checkpoint))
     else:
         require_finite(model, name)
     pixels = _pixels(cast("Any", model).visual.preprocess_cfg, name)
     dim = int(config_of(name)["embed_dim"])
     transform = cast("Callable[[Any], torch.Tensor]", preprocess)
-    return ready(Clip(name, model, transform, tokenize, device, pixels, dim, tokenizer=name))
+    return set_evaluation_mode(Clip(name, model, transform, tokenize, device, pixels, dim, tokenizer=name))
 
 
 def state_dict(checkpoint: Path | IO[bytes], name: str) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def state_dict(checkpoint: Path | IO[bytes], name: str) -> dict[str, Any]:
     return read_weights(checkpoint, name)
 
 
-def ready(clip: Clip) -> Clip:
+def set_evaluation_mode(clip: Clip) -> Clip:
     """Put the model into evaluation mode with a suitable number of threads."""
     import torch
 
@@ -316,7 +316,7 @@ def tokenizer_of(name: str) -> Callable[[list[str]], torch.Tensor]:
 
     place = text_places(name).get("hf_tokenizer_name")
     if place is None:
-        return cached(open_clip.get_tokenizer(name))
+        return with_cache(open_clip.get_tokenizer(name))
     told = config_of(name)["text_cfg"]
     return HFTokenizer(
         place,
@@ -358,7 +358,7 @@ def _told(name: str) -> Generator[None]:
     try:
         yield
     except Exception as problem:  # from open_clip, timm, transformers and torch: a dozen exception types
-        told = refused_name(problem) or in_short(problem)
+        told = refused_name(problem) or short_text(problem)
         if isinstance(problem, AssertionError) and not problem.args:  # only the failed condition is known
             told = f"its configuration fails the check `{traceback.extract_tb(problem.__traceback__)[-1].line}`"
         raise DataError(f"The model {name.removeprefix(LOCAL)} cannot be built: {told}") from problem

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from datacomp_core import hub
 from datacomp_core.checkpoints import INDEX
-from datacomp_core.clip_sources import ON_HUB, ModelSource, best_weights, fetched, hash_of, in_folder, weights_in
+from datacomp_core.clip_sources import ON_HUB, ModelSource, best_weights, fetch_repository, hash_of, in_folder, weights_in
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.settings import settings
 from datacomp_core.store.folder import Folder
@@ -34,7 +34,7 @@ def pin(model: str) -> Pinned:
     found = hub.snapshot("model", repository, revision)
     stated = "" if (best := best_weights(found)).endswith(INDEX) else found.file(best).sha256
     if not stated:  # the hub states the sha256 of large files only
-        stated = hash_of(weights_in(fetched(repository, _kept(repository, found.commit), revision=found.commit)))
+        stated = hash_of(weights_in(fetch_repository(repository, _kept(repository, found.commit), revision=found.commit)))
     return Pinned(f"{ON_HUB}{repository}@{found.commit}", stated)
 
 
@@ -54,7 +54,7 @@ def is_pinned(model: str) -> bool:
 def source(model: str, sha256: str) -> ModelSource:
     """Return the model of a pinned name, fetched once. DataError if its weights have a different hash."""
     repository, commit = _parts(model)
-    folder = fetched(repository, _kept(repository, commit), revision=commit)
+    folder = fetch_repository(repository, _kept(repository, commit), revision=commit)
     if (given := hash_of(weights_in(folder))) != sha256:
         raise DataError(
             f"The weights of {model} have sha256 {given}, but should have {sha256}: remove {folder} to fetch them again."

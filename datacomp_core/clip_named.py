@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datacomp_core import clip, clip_hub
-from datacomp_core.clip_sources import ON_HUB, FileModel, ModelSource, configured
+from datacomp_core.clip_sources import ON_HUB, FileModel, ModelSource, model_from_configuration
 from datacomp_core.errors import DataError
 from datacomp_core.pretrained_weights import weights as released
 from datacomp_core.store.folder import hash_file
@@ -21,11 +21,11 @@ def model_of(model: str, weights: str, sha256: str) -> ModelSource:
     if model.startswith(ON_HUB):
         return clip_hub.source(model, sha256)
     if "#" not in weights:
-        clip.known(model)
+        clip.check_model(model)
         return FileModel(model, model, released(model, weights, sha256), tag=weights)
     if is_configuration(model):
         return _configured(model, _checked(weights, sha256))
-    return FileModel(model, clip.known(model), _checked(weights, sha256))
+    return FileModel(model, clip.check_model(model), _checked(weights, sha256))
 
 
 def is_configuration(model: str) -> bool:
@@ -36,7 +36,7 @@ def is_configuration(model: str) -> bool:
 def pinned_configuration(model: str) -> str:
     """`<absolute path>#<digits of the content>` of a configuration file. DataError if it is none."""
     path = Path(model).expanduser().resolve()
-    return f"{path}#{_digits(configured(path, None))}"
+    return f"{path}#{_digits(model_from_configuration(path, None))}"
 
 
 def title(model: str, weights: str) -> str:
@@ -49,7 +49,7 @@ def _configured(model: str, checkpoint: Path) -> FileModel:
     place, _, digits = model.rpartition("#")
     if not Path(place).is_file():
         raise DataError(f"The model configuration {place} is not on this machine: put it there.")
-    made = configured(Path(place), checkpoint)
+    made = model_from_configuration(Path(place), checkpoint)
     if (given := _digits(made)) != digits:
         raise DataError(f"The model configuration {place} has changed (it was {digits}, it is {given}): give it again.")
     return made

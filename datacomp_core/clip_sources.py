@@ -153,7 +153,7 @@ def source(model: str, checkpoint: Path | None, kept: Folder) -> ModelSource:
     the weights of `checkpoint`; `hf-hub:owner/name`. Files from the hub are kept below `kept`.
     """
     if model.endswith(".json"):
-        return configured(Path(model), _checked(checkpoint))
+        return model_from_configuration(Path(model), _checked(checkpoint))
     if checkpoint is not None and (Path(model) / CONFIG).is_file() and not _has_weights(Path(model)):
         own = Path(model).resolve()
         return FileModel(own.name, f"{clip.LOCAL}{own}", _checked(checkpoint), place=str(own))
@@ -163,7 +163,7 @@ def source(model: str, checkpoint: Path | None, kept: Folder) -> ModelSource:
         if checkpoint is not None:
             raise SpecError(f"The model {model} already has weights: omit --checkpoint, or give only the architecture.")
         return _with_weights(model, kept)
-    return FileModel(model, clip.known(model), _checked(checkpoint))
+    return FileModel(model, clip.check_model(model), _checked(checkpoint))
 
 
 def is_architecture(model: str) -> bool:
@@ -175,13 +175,13 @@ def require_weights(model: str, checkpoint: Path | None) -> None:
     """SpecError if an architecture is named and no weights for it: random ones score nothing."""
     if checkpoint is None and is_architecture(model):
         if not model.endswith(".json"):
-            clip.known(model)
+            clip.check_model(model)
         raise SpecError(f"{model} has no pretrained weights: give them with --checkpoint FILE.")
     if checkpoint is None and (Path(model) / CONFIG).is_file() and not _has_weights(Path(model)):
         raise SpecError(f"{model} has an {CONFIG} and no weights: give them with --checkpoint FILE, or put them there.")
 
 
-def configured(config: Path, checkpoint: Path | None) -> FileModel:
+def model_from_configuration(config: Path, checkpoint: Path | None) -> FileModel:
     """The model of a configuration file (see `clip_configs.read`). DataError or SpecError if it is none.
 
     The file is kept in the hub form, below the home folder and under its hash, from where other processes load it too.
@@ -208,9 +208,9 @@ def _has_weights(folder: Path) -> bool:
     return any(path.suffix in ENDINGS and path.is_file() for path in folder.iterdir())
 
 
-def released(name: str, tag: str, kept: Folder) -> ModelSource:
+def released_source(name: str, tag: str, kept: Folder) -> ModelSource:
     """Return a released checkpoint of open_clip's list, from the hub. SpecError if there is none, or if it is not on the hub."""
-    clip.known(name)
+    clip.check_model(name)
     import open_clip
 
     config: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag)
@@ -276,7 +276,7 @@ def _with_weights(model: str, kept: Folder) -> ModelSource:
     if model.startswith(ON_HUB):
         return in_folder(_fetched(*model.removeprefix(ON_HUB).partition("@")[::2], kept=kept))
     name, _, tag = model.partition("/")
-    return released(name, tag, kept)
+    return released_source(name, tag, kept)
 
 
 def in_folder(folder: Path) -> ModelSource:
@@ -298,7 +298,7 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-def fetched(repository: str, kept: Path, *, revision: str = "main", file: str = "") -> Path:
+def fetch_repository(repository: str, kept: Path, *, revision: str = "main", file: str = "") -> Path:
     """Fetch the plain files of a model repository, with `file` or the best form of its weights, into the folder `kept`. Files
     of a commit that an earlier call fetched are reused without asking the hub.
     """
@@ -324,7 +324,7 @@ def best_weights(found: hub.Snapshot) -> str:
 
 
 def _fetched(repository: str, revision: str = "", *, kept: Folder, file: str = "") -> Path:
-    return fetched(repository, (kept / repository).path, revision=revision or "main", file=file)
+    return fetch_repository(repository, (kept / repository).path, revision=revision or "main", file=file)
 
 
 def _with_shards(best: str, names: Iterable[str]) -> set[str]:

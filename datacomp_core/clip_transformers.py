@@ -14,9 +14,9 @@ import numpy as np
 
 from datacomp_core import clip
 from datacomp_core.checkpoints import require_finite
-from datacomp_core.device import checked
+from datacomp_core.device import check_device
 from datacomp_core.documents import read_json
-from datacomp_core.errors import DataError, SpecError, in_short
+from datacomp_core.errors import DataError, SpecError, short_text
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ def load(folder: Path, weights: Path, device: str) -> clip.Clip:
     import torch
     import transformers
 
-    checked(device)
+    check_device(device)
     pixels = pixels_of(folder)
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -98,7 +98,7 @@ def load(folder: Path, weights: Path, device: str) -> clip.Clip:
         model, told = loaded
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as problem:  # transformers raises a dozen exception types
-        raise DataError(f"{folder} cannot be loaded as a CLIP of transformers: {in_short(problem)}") from problem
+        raise DataError(f"{folder} cannot be loaded as a CLIP of transformers: {short_text(problem)}") from problem
     wrong = sorted(str(key) for kind in ("missing_keys", "mismatched_keys", "error_msgs") for key in told.get(kind, ()))
     if wrong:
         raise DataError(
@@ -124,7 +124,7 @@ def load(folder: Path, weights: Path, device: str) -> clip.Clip:
         return (scaled - torch.tensor(pixels.mean).view(3, 1, 1)) / torch.tensor(pixels.std).view(3, 1, 1)
 
     dim = int(model.config.projection_dim)
-    return clip.ready(clip.Clip(folder.name, _towers(model).to(device), preprocess, tokenize, device, pixels, dim))
+    return clip.set_evaluation_mode(clip.Clip(folder.name, _towers(model).to(device), preprocess, tokenize, device, pixels, dim))
 
 
 def pixels_of(folder: Path) -> TransformersPixels:

@@ -10,7 +10,7 @@ from functools import cache
 from datacomp_core import engines
 from datacomp_core.clip import Clip
 from datacomp_core.clip_sources import FileModel, ModelSource
-from datacomp_core.device import checked, default_device, has_cuda
+from datacomp_core.device import check_device, default_device, has_cuda
 from datacomp_core.driver_files import Exchange, Reachable
 from datacomp_core.errors import SpecError
 from datacomp_core.machine_cache import CachedFile
@@ -49,7 +49,7 @@ def _opened(gpus: int, device: str) -> str:
     What DATACOMP_DEVICE says on the worker's own machine counts, for a machine whose GPUs are only declared.
     """
     if not gpus:
-        return checked(device or default_device())
+        return check_device(device or default_device())
     own, host = settings().device, socket.gethostname()
     if own.startswith("cpu") and not device:
         log.warning("the worker on %s has a GPU but encodes on the CPU, because DATACOMP_DEVICE is cpu there", host)
@@ -109,7 +109,7 @@ def decoders(share: int) -> int:
     return settings().workers or max(1, share)
 
 
-def sent(source: ModelSource, shared: Exchange) -> ModelSource:
+def send_checkpoint(source: ModelSource, shared: Exchange) -> ModelSource:
     """The model as other machines can load it: a checkpoint on our disk is brought to where they reach it."""
     if not isinstance(source, FileModel) or source.checkpoint is None:
         return source

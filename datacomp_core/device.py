@@ -37,7 +37,7 @@ def default_device() -> str:
     return settings().device or ("cuda" if has_cuda() else "cpu")
 
 
-def checked(device: str) -> str:
+def check_device(device: str) -> str:
     """Return the device if torch can use it here. SpecError says what is available."""
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
@@ -57,6 +57,6 @@ def devices_of(device: str) -> tuple[str, ...]:
     """
     given = device or default_device()
     if given == "cuda:*":
-        checked("cuda")
+        check_device("cuda")
         return tuple(f"cuda:{number}" for number in range(num_cuda()))
-    return tuple(checked(name.strip()) for name in given.split(","))
+    return tuple(check_device(name.strip()) for name in given.split(","))

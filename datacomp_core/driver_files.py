@@ -64,7 +64,7 @@ class Exchange:
         return self.load(name) if there else None
 
     def bring(self, path: Path) -> str:
-        """Copy a file of the driver's disk here, once; return the name under which workers find it (`brought`)."""
+        """Copy a file of the driver's disk here, once; return the name under which workers find it (`fetch_from_driver`)."""
         name = f"{FILES}/{hash_file(path)}"
         if not self.folder.exists(name):
             with scratch() as local:
@@ -103,11 +103,11 @@ def exchange(near: Folder | None = None) -> Generator[Exchange]:
     home = _home(near) / SCRATCH
     _sweep(home)
     name = f"{int(time.time())}-{uuid.uuid4().hex[:12]}"
-    if not lease.take(home, name, 1):
+    if not lease.take_turn(home, name, 1):
         raise StoreError(f"{home.at(name)} was just taken by another process: run again.")
     made = Exchange(home / name)
     try:
-        with lease.renewed(home, name, 1), engines.carrying(made):
+        with lease.renewed(home, name, 1), engines.carry_value(made):
             yield made
     finally:
         _remove(home, name)
@@ -133,9 +133,9 @@ def _files_named(value: Any) -> Iterator[Path]:
         yield Path(found["file"])
 
 
-def brought(digits: str) -> bytes | None:
+def fetch_from_driver(digits: str) -> bytes | None:
     """In a worker: return the driver's file whose sha256 begins with `digits`; None if there is none."""
-    here = engines.carried()
+    here = engines.carried_value()
     if not isinstance(here, Exchange) or not digits:
         return None
     for name in (here.folder / FILES).files():
@@ -157,7 +157,7 @@ def _sweep(home: Folder) -> None:
     """Remove the scratch of killed commands."""
     with suppress(DataError, StoreError):  # a process that cannot list it cannot work in it either, and fails there
         there = home.folders()  # before the leases, which are created first
-        leases = lease.turns(home)
+        leases = lease.latest_turns(home)
         for name in {*there, *leases}:
             if _is_left_behind(home, name, name in leases):
                 _remove(home, name)

@@ -24,7 +24,7 @@ from itertools import chain, islice
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from datacomp_core.errors import DatacompError, LostProcessError, SpecError
-from datacomp_core.import_errors import imports_told
+from datacomp_core.import_errors import explain_import_errors
 from datacomp_core.shared_places import SharedPlace, shared_places
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def current() -> Engine:
     return required(settings().engine)
 
 
-def be_worker() -> None:
+def mark_as_worker() -> None:
     """In a worker process: maps inside a map stay on its machine."""
     _engine.set("local")
 
@@ -74,8 +74,8 @@ def using(engine: str) -> Generator[None]:
 
 
 @contextmanager
-def carrying(value: Any) -> Generator[None]:
-    """`carried()` returns this value in the block, and in the workers of maps that run in it."""
+def carry_value(value: Any) -> Generator[None]:
+    """`carried_value()` returns this value in the block, and in the workers of maps that run in it."""
     token = _carried.set(value)
     try:
         yield
@@ -83,7 +83,7 @@ def carrying(value: Any) -> Generator[None]:
         _carried.reset(token)
 
 
-def carried() -> Any:
+def carried_value() -> Any:
     return _carried.get()
 
 
@@ -160,7 +160,7 @@ class MapJob:
     places: tuple[SharedPlace, ...] = ()
 
     def prepared(self) -> Any:
-        with using("local"), carrying(self.carried), imports_told():
+        with using("local"), carry_value(self.carried), explain_import_errors():
             for place in self.places:
                 place.check()
             return self.prepare()
@@ -171,7 +171,7 @@ class MapJob:
         results: list[Any] = []
         problem: Exception | None = None
         try:
-            with using("local"), carrying(self.carried), imports_told():
+            with using("local"), carry_value(self.carried), explain_import_errors():
                 for item in items:
                     results.append(self.function(prepared, item))
         except Exception as found:
@@ -256,8 +256,8 @@ def cluster_map(
     if not first:
         return
     left = chain(first, left)
-    places = shared_places(function, prepare, carried(), first) if spans_machines(engine) else ()
-    crew: WorkerGroup = _module(engine).crew(MapJob(function, prepare, alone, gpus, carried(), places), len(first))
+    places = shared_places(function, prepare, carried_value(), first) if spans_machines(engine) else ()
+    crew: WorkerGroup = _module(engine).crew(MapJob(function, prepare, alone, gpus, carried_value(), places), len(first))
     waiting = _Waiting(engine, crew)
     flying: dict[int, Sequence[T]] = {}
     hosts: Counter[str] = Counter()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
-from datacomp_core.library_messages import plainly
+from datacomp_core.library_messages import plain_message
 from datacomp_core.redaction import redact
 from datacomp_core.torch_files import ADVICE, why_unreadable
 
@@ -20,7 +20,7 @@ class DatacompError(Exception):
     exit_status = 1
 
     def __str__(self) -> str:
-        return plainly(redact(super().__str__()))
+        return plain_message(redact(super().__str__()))
 
 
 class SpecError(DatacompError, ValueError):
@@ -90,13 +90,13 @@ def tally_of(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in ordered if count)
 
 
-def in_short(problem: BaseException) -> str:
+def short_text(problem: BaseException) -> str:
     """Return the type of a library's exception and the first line of its text (two lines if the first ends with a colon).
     Advice of torch and numpy is replaced by ours.
     """
     if ADVICE.search(str(problem)):
         return why_unreadable(problem)
-    lines = [line.strip() for line in plainly(str(problem)).splitlines() if line.strip()]
+    lines = [line.strip() for line in plain_message(str(problem)).splitlines() if line.strip()]
     if not lines:
         return type(problem).__name__
     told = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

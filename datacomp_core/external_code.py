@@ -48,12 +48,12 @@ def package_of(module: str) -> str:
 
 
 def registers_in(module: str) -> None:
-    """Record that an outside module registered something, so that its errors are attributed to it (`blamed`)."""
+    """Record that an outside module registered something, so that its errors are attributed to it (`outside_error`)."""
     if not is_ours(module):
         _registering.add(module)
 
 
-def blamed(problem: BaseException) -> DataError | None:
+def outside_error(problem: BaseException) -> DataError | None:
     """Return one sentence with code and line if outside code raised the error. None for errors of ours."""
     if isinstance(problem, (DatacompError, KeyboardInterrupt)):
         return None
@@ -171,7 +171,7 @@ def require(code: str) -> None:
         raise SpecError(f"This machine has {package} {there}, but the spec was made with {code}: install that version.")
 
 
-def found_by(finder: Callable[[str], bytes | None]) -> None:
+def add_finder(finder: Callable[[str], bytes | None]) -> None:
     """Add a place to look for files by their digits."""
     if finder not in _finders:
         _finders.append(finder)

@@ -32,7 +32,7 @@ PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".z", ".zip", ".7z")
 ON_HUB = re.compile(r"hf://(datasets|models)/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?")
 
 
-def pinned(name: str, suffixes: Sequence[str], what: str) -> str:
+def pin_place(name: str, suffixes: Sequence[str], what: str) -> str:
     """The absolute name with the digits of its content's mark. SpecError if it is not there or of another kind."""
     if PINNED.fullmatch(name):
         return name
@@ -43,7 +43,7 @@ def pinned(name: str, suffixes: Sequence[str], what: str) -> str:
         if name.startswith("hf://"):
             return _of_hub(name, suffixes, what)
         place = name if "://" in name else str(Path(name).expanduser().resolve())
-        files = files_of(place, suffixes)
+        files = names_at(place, suffixes)
         if not files:
             raise SpecError(f"{name} is not {what}: give a file with {' or '.join(suffixes)}, or a folder of them.")
         return f"{place}#{_mark_of(place, files, suffixes)}"
@@ -65,7 +65,7 @@ def local(name: str, suffixes: Sequence[str]) -> list[Path]:
     place, digits = (found[1], found[2]) if found else (name, "")
     if place.startswith("hf://"):
         return _brought_from_hub(place, suffixes)
-    files = files_of(place, suffixes)
+    files = names_at(place, suffixes)
     if digits and (not files or _mark_of(place, files, suffixes) != digits):
         raise DataError(f"{place} is not the file that the recipe was made with: it has changed, or is not on this machine.")
     folder, kept = _folder(place, suffixes), _kept(digits or "unpinned")
@@ -78,7 +78,7 @@ def local(name: str, suffixes: Sequence[str]) -> list[Path]:
     return [kept.path / _name_here(folder, file) for file in files]
 
 
-def files_of(place: str, suffixes: Sequence[str]) -> list[str]:
+def names_at(place: str, suffixes: Sequence[str]) -> list[str]:
     """The names of a file, or of the files in a folder, relative to its folder, in order."""
     if not _is_folder(place, suffixes):
         folder, name = _folder(place, suffixes), _split(place)[1]

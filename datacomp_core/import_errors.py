@@ -32,12 +32,12 @@ NO_FILE = re.compile(r"(\S+): cannot open shared object file")
 
 
 @contextmanager
-def imports_told() -> Generator[None]:
-    """Convert an ImportError of this block with `library_error`, and errors of outside code with `blamed`."""
+def explain_import_errors() -> Generator[None]:
+    """Convert an ImportError of this block with `library_error`, and errors of outside code with `outside_error`."""
     try:
         yield
     except (Exception, SystemExit) as problem:
-        error = external_code.blamed(problem)
+        error = external_code.outside_error(problem)
         if error is None and isinstance(problem, ImportError):
             error = library_error(problem)
         if error is None or error is problem:

@@ -54,11 +54,11 @@ class RecipeInputs(BaseModel):
         return TITLES[self.of] + (" (claimed)" if self.claimed else "")
 
 
-def widest(*several: InputClass) -> InputClass:
+def widest_class(*several: InputClass) -> InputClass:
     return CLASSES[max(CLASSES.index(one) for one in several)]
 
 
-def judged(uses: Iterable[InputUse], said: Said = "") -> RecipeInputs:
+def classify_inputs(uses: Iterable[InputUse], said: Said = "") -> RecipeInputs:
     """Return the widest class of some uses. `said` applies to uses of unknown origin; it never narrows known ones."""
     each = list(dict.fromkeys(uses))
     has_unknown = any(use.of is None for use in each)
@@ -71,7 +71,7 @@ def judged(uses: Iterable[InputUse], said: Said = "") -> RecipeInputs:
     return RecipeInputs(of=widest, claimed=claimed, why=why)
 
 
-def of_file(name: str, what: str) -> InputUse:
+def classify_file(name: str, what: str) -> InputUse:
     """Classify a file of a filter or score: a publicly available file is public; for others the origin is not recorded. A file
     is identified by its content; only its author can state its origin.
     """

@@ -25,7 +25,7 @@ def wait_for_event(event: threading.Event) -> None:
         pass
 
 
-def first_done(futures: Iterable[Future[R]]) -> set[Future[R]]:
+def wait_for_first(futures: Iterable[Future[R]]) -> set[Future[R]]:
     """Until at least one is done: those that are. Of none, none."""
     some = list(futures)
     done: set[Future[R]] = set()
@@ -34,13 +34,13 @@ def first_done(futures: Iterable[Future[R]]) -> set[Future[R]]:
     return done
 
 
-def landed(flying: dict[Future[R], T]) -> Iterator[tuple[T, R]]:
+def take_finished(flying: dict[Future[R], T]) -> Iterator[tuple[T, R]]:
     """Wait until at least one is done; take those that are out of `flying`, and yield their items and results."""
-    for future in first_done(flying):
+    for future in wait_for_first(flying):
         yield flying.pop(future), future.result()
 
 
-def ended(process: subprocess.Popen[Any]) -> int:
+def wait_for_exit(process: subprocess.Popen[Any]) -> int:
     """Until it has ended: its exit status, negative for a signal."""
     while (status := process.poll()) is None:
         time.sleep(WAKE_SECONDS / 10)

@@ -52,7 +52,7 @@ def keys_of(values: pl.Series, key: Key, where: str, first_row: int = 1) -> uid.
     if values.null_count():
         raise DataError(f"{where}: the {key} is missing in {values.null_count():,} rows.")
     text = values.cast(pl.String)
-    return hashed((plain_keys(text) if key == "key" else text).to_list())
+    return hash_texts((plain_keys(text) if key == "key" else text).to_list())
 
 
 def sample_keys(folder: Folder) -> Iterator[tuple[uid.Uids, uid.Uids]]:
@@ -68,7 +68,7 @@ def plain_keys(keys: pl.Series) -> pl.Series:
     return keys.zip_with(~number, keys.str.strip_chars_start("0"))
 
 
-def hashed(text: Iterable[str]) -> uid.Uids:
+def hash_texts(text: Iterable[str]) -> uid.Uids:
     """Return 128 bits of each text: its blake2b."""
     data = b"".join(hashlib.blake2b(one.encode("utf-8", "surrogatepass"), digest_size=16).digest() for one in text)
     return np.frombuffer(data, np.uint64).view(uid.DTYPE)

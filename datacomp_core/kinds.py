@@ -16,7 +16,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownEr
 
 from datacomp_core import external_code
 from datacomp_core.errors import SpecError, unknown
-from datacomp_core.input_classes import FETCHABLE, InputUse, of_file
+from datacomp_core.input_classes import FETCHABLE, InputUse, classify_file
 from datacomp_core.registry import Registry
 from datacomp_core.store.fingerprint import PINNED_FILE
 
@@ -52,7 +52,7 @@ class Kinded(BaseModel):
         """Return what it reads beyond the released data, by its parameters as plain data; by default the files it names."""
         for name, value in given.items():
             if isinstance(value, str) and (PINNED_FILE.fullmatch(value) or value.startswith(FETCHABLE)):
-                yield of_file(value, f"{name} of {given.get('kind', cls.__name__)}:")
+                yield classify_file(value, f"{name} of {given.get('kind', cls.__name__)}:")
 
     @classmethod
     def parameters(cls) -> dict[str, FieldInfo]:
@@ -177,12 +177,12 @@ def _below(kind: str, problem: Any) -> InitErrorDetails:
     return InitErrorDetails(type=what, loc=(kind, *problem["loc"]), input=problem["input"], ctx=context)
 
 
-def parsed(registry: Registry[Any], text: str) -> Any:
+def parse_kind(registry: Registry[Any], text: str) -> Any:
     """Return the model of `kind` or `kind:parameter=value,...`; None for a name without parameters that is not a kind.
     SpecError if it is wrong. A value that contains a comma needs double quotes.
     """
     kind, colon, given = text.partition(":")
-    values = pairs(given, text) if colon else {}
+    values = parse_parameters(given, text) if colon else {}
     model: Any = _of_code(registry, kind, code) if (code := values.get(CODE)) else None
     if model is None and kind not in registry:
         if colon:
@@ -209,7 +209,7 @@ def first_fault(problem: ValidationError) -> tuple[str, Any, str]:
     return ".".join(str(part) for part in first["loc"]), first["input"], first["msg"]
 
 
-def pairs(given: str, whole: str) -> dict[str, str]:
+def parse_parameters(given: str, whole: str) -> dict[str, str]:
     """Parse `a=1,b="x,y"` into a mapping. SpecError names the invalid piece."""
     found: dict[str, str] = {}
     for item in _pieces(given):
@@ -221,11 +221,11 @@ def pairs(given: str, whole: str) -> dict[str, str]:
     return found
 
 
-def called(build: Callable[..., R], noun: str, name: str, text: str, example: str) -> R:
+def call_with_text(build: Callable[..., R], noun: str, name: str, text: str, example: str) -> R:
     """Call a function with the parameters of `text`, `name:a=1,b=2`. SpecError, in one sentence, if they are wrong. `example`
     is the message's value for a missing parameter.
     """
-    values, known = pairs(text.partition(":")[2], text), inspect.signature(build).parameters
+    values, known = parse_parameters(text.partition(":")[2], text), inspect.signature(build).parameters
     for parameter in values:
         if parameter not in known:
             raise unknown(f"parameter of {noun} {name}", parameter, known)
@@ -249,7 +249,7 @@ def _pieces(given: str) -> list[str]:
     return [piece for piece in pieces if piece.strip()]
 
 
-def written(value: Any) -> str:
+def parameter_text(value: Any) -> str:
     """A parameter's value as `pairs` reads it."""
     text = repr(value) if isinstance(value, float) else str(value)
     return f'"{text}"' if "," in text else text

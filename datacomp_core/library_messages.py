@@ -22,7 +22,7 @@ _OBJECTS = re.compile(
 )
 
 
-def plainly(text: str) -> str:
+def plain_message(text: str) -> str:
     """Return the text without memory addresses and without numpy's advice to unpickle."""
     if " at 0x" in text:
         text = _ADDRESS.sub(lambda found: "the file" if found["kind"] in _BYTES else found["kind"], text)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from datacomp_core.documents import read_yaml
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.kinds import called
+from datacomp_core.kinds import call_with_text
 
 FILES = (".yaml", ".yml", ".json")
 ADDRESS = "shards/"
@@ -74,7 +74,7 @@ def _mix_of(text: str) -> Mapping[str, object]:
             f"--mix {text!r} is none of these: a shard set of the store ({ADDRESS}ADDRESS or {ADDRESS}ADDRESS=WEIGHT), a YAML "
             f"file, or a mix by name ({', '.join(MIX_RECIPES)})."
         )
-    return called(MIX_RECIPES[name].build, "mix", name, text, f"{ADDRESS}ADDRESS.")
+    return call_with_text(MIX_RECIPES[name].build, "mix", name, text, f"{ADDRESS}ADDRESS.")
 
 
 def _of_file(place: str) -> Mapping[str, object]:

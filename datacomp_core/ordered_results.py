@@ -34,7 +34,7 @@ def results_in_order(
     """
     number = {item: place for place, item in enumerate(items)}
     found = ((number[item], result) for item, result in done)
-    return in_turn(found, {}, save or _save_arrays, load or _load_arrays, most_in_memory=most_in_memory)
+    return results_by_number(found, {}, save or _save_arrays, load or _load_arrays, most_in_memory=most_in_memory)
 
 
 def _save_arrays(path: Path, result: Any) -> None:
@@ -48,7 +48,7 @@ def _load_arrays(path: Path, number: int) -> Any:
     return tuple(one if one.ndim else one.item() for one in found)
 
 
-def in_turn(
+def results_by_number(
     found: Iterable[tuple[int, R]],
     names: dict[int, str],
     save: Callable[[Path, R], None],

@@ -21,8 +21,8 @@ from typing import Any, Generic, Literal, TypeVar
 
 from datacomp_core import engines
 from datacomp_core.engines import Engine
-from datacomp_core.import_errors import imports_told
-from datacomp_core.interruptible_wait import landed
+from datacomp_core.import_errors import explain_import_errors
+from datacomp_core.interruptible_wait import take_finished
 from datacomp_core.reused_processes import fits, reused_map
 
 T = TypeVar("T")
@@ -132,16 +132,16 @@ def _ready(parent: int, prepare: Callable[[], Any]) -> None:
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
     leave_interrupts()
-    engines.be_worker()
+    engines.mark_as_worker()
     try:
-        with imports_told():
+        with explain_import_errors():
             _prepared.append(prepare())
     except Exception as problem:  # an initializer that raises breaks the pool without a reason
         _unready.append(problem)
 
 
 def _work(function: Callable[[Any, T], R], item: T) -> R:
-    with imports_told():
+    with explain_import_errors():
         return function(prepared_here(), item)
 
 
@@ -198,10 +198,10 @@ def prepared_map(
     a cluster each worker holds `gpus` GPUs of it.
     """
     if workers <= 1 and one_worker == "here":
-        with imports_told():
+        with explain_import_errors():
             prepared = prepare()
         for item in items:
-            with imports_told():
+            with explain_import_errors():
                 done = function(prepared, item)
             yield item, done
         return
@@ -238,9 +238,9 @@ class Processes(Generic[S]):
             for item in items:
                 flying[self._pool.submit(_work, function, item)] = item
                 if len(flying) >= 2 * self._workers:
-                    yield from landed(flying)
+                    yield from take_finished(flying)
             while flying:
-                yield from landed(flying)
+                yield from take_finished(flying)
         except BrokenProcessPool as problem:
             raise engines.worker_killed() from problem
 

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Collection
 from pathlib import Path
 
-from datacomp_core.driver_files import brought
+from datacomp_core.driver_files import fetch_from_driver
 from datacomp_core.errors import DataError, SpecError, unknown
 from datacomp_core.file_access import require_allowed
 from datacomp_core.store import Folder
@@ -16,7 +16,7 @@ from datacomp_core.store import Folder
 DIGITS = 12
 
 
-def pinned(name: str, file: str, *, noun: str, plain: str, known: Collection[str], endings: tuple[str, ...]) -> str:
+def pin_file(name: str, file: str, *, noun: str, plain: str, known: Collection[str], endings: tuple[str, ...]) -> str:
     """Return the name with the digits of its `file`, unless it is a `known` name or has them. SpecError if it is neither a known
     name nor a readable file with one of the `endings`; the message names the `noun`, and what to give in `plain` words.
     """
@@ -43,7 +43,7 @@ def read(path: str, digits: str = "") -> bytes:
     """Return all bytes of a file by path or url, or of the one with these digits that a driver brought. DataError if it does not
     exist.
     """
-    if digits and (data := brought(digits)) is not None:
+    if digits and (data := fetch_from_driver(digits)) is not None:
         return data
     if "://" in path:
         folder, _, name = path.rpartition("/")

@@ -24,8 +24,8 @@ from functools import partial
 from multiprocessing.util import Finalize
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from datacomp_core.import_errors import imports_told
-from datacomp_core.interruptible_wait import first_done, landed
+from datacomp_core.import_errors import explain_import_errors
+from datacomp_core.interruptible_wait import take_finished, wait_for_first
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -192,9 +192,9 @@ def reused_map(
             pool = pool or starter.call(partial(starter.take, key))
             flying[starter.call(partial(_submitted, pool, work, item))] = item
             if len(flying) >= 2 * workers:
-                yield from landed(flying)
+                yield from take_finished(flying)
         while flying:
-            yield from landed(flying)
+            yield from take_finished(flying)
     except BrokenProcessPool:
         if pool is not None:
             starter.call(pool.shutdown)
@@ -214,12 +214,12 @@ def _drop(flying: dict[Future[R], T]) -> None:
     """Cancel what has not begun, and wait for what has."""
     left = [future for future in flying if not future.cancel()]
     while left:
-        done = first_done(left)
+        done = wait_for_first(left)
         left = [future for future in left if future not in done]
 
 
 def _work(name: str, prepare: Callable[[], S], function: Callable[[S, T], R], item: T) -> R:
-    with imports_told():
+    with explain_import_errors():
         return function(_prepared_for(name, prepare), item)
 
 

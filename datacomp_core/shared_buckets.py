@@ -106,7 +106,7 @@ class SharedBuckets:
 
 def _listed(folder: Folder) -> dict[str, int]:
     """Files that are written, with their sizes. Rows of a file that a listing leaves out would be lost silently."""
-    return listing.agreed(partial(folder.files, ".bin"), folder)
+    return listing.ask_until_equal(partial(folder.files, ".bin"), folder)
 
 
 def _write(folder: Folder, writer: str, bucket: npt.NDArray[np.int64], records: npt.NDArray[np.void], num: int) -> None:

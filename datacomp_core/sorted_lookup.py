@@ -21,7 +21,7 @@ IN_MEMORY = 1 << 28
 Begins = npt.NDArray[np.unsignedinteger[Any]]
 
 
-def begins_of(table: uid.Uids) -> Begins:
+def prefix_starts(table: uid.Uids) -> Begins:
     """The place of the first uid of each prefix, and of the end: shape (prefixes + 1,)."""
     bits = _bits(len(table))
     counts = np.zeros((1 << bits) + 1, np.uint32 if len(table) < 1 << 32 else np.uint64)
@@ -33,7 +33,7 @@ def begins_of(table: uid.Uids) -> Begins:
     return np.cumsum(counts, out=counts)
 
 
-def among(asked: uid.Uids, table: uid.Uids, begins: Begins) -> npt.NDArray[np.bool_]:
+def is_in_table(asked: uid.Uids, table: uid.Uids, begins: Begins) -> npt.NDArray[np.bool_]:
     """Which of the uids asked for, (n,), the sorted table has. Shape (n,)."""
     found = np.zeros(len(asked), np.bool_)
     if not len(table) or not len(asked):

@@ -66,14 +66,14 @@ class CachedTokenizer:
         own = self.tokenizer
         letters = "".join(own.byte_encoder[byte] for byte in word.encode())
         known = own.cache.get(letters)  # special tokens
-        pieces = [known] if known is not None else merged([*letters[:-1], f"{letters[-1]}</w>"], own.bpe_ranks)
+        pieces = [known] if known is not None else merge_pieces([*letters[:-1], f"{letters[-1]}</w>"], own.bpe_ranks)
         found = tuple(own.encoder[piece] for piece in pieces)
         if len(self._words) < WORDS and len(word) <= LONGEST:
             self._words[word] = found
         return found
 
 
-def merged(letters: Sequence[str], ranks: Mapping[tuple[str, str], int]) -> list[str]:
+def merge_pieces(letters: Sequence[str], ranks: Mapping[tuple[str, str], int]) -> list[str]:
     """The pieces of a word by open_clip's rule (`SimpleTokenizer.bpe`): all places of the pair of the lowest rank at a time."""
     pieces: list[str] = list(letters)  # one that was merged into the piece before it is empty
     end = len(pieces)
@@ -98,7 +98,7 @@ def merged(letters: Sequence[str], ranks: Mapping[tuple[str, str], int]) -> list
     return [piece for piece in pieces if piece]
 
 
-def cached(tokenizer: Any) -> Any:
+def with_cache(tokenizer: Any) -> Any:
     """The tokenizer with a cache, if it is open_clip's own that writes small letters and cuts; any other one as it is."""
     from open_clip import tokenizer as theirs
 

@@ -13,12 +13,12 @@ NAMED = ("imagenet21k",)
 FILES = (".txt", ".json")
 
 
-def pinned(name: str) -> str:
+def pin_word_list(name: str) -> str:
     """Return the name with the digits of its file's hash, if it is a file. SpecError if it is neither known nor a file."""
-    return pinned_files.pinned(name, name, noun="word list", plain="a word list", known=NAMED, endings=FILES)
+    return pinned_files.pin_file(name, name, noun="word list", plain="a word list", known=NAMED, endings=FILES)
 
 
-TextsName = Annotated[str, AfterValidator(pinned)]
+TextsName = Annotated[str, AfterValidator(pin_word_list)]
 
 
 def texts(name: str) -> str:

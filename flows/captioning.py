@@ -63,7 +63,7 @@ def captions(call: Call, spec: CaptioningSpec) -> Any:
     if not by_key and by_picture is None:
         return call(captioning.import_captions, make, metadata(call, preparation), None, None)
     found = candidates(call, preparation)
-    learned = call(pooling.learned, by_picture, found.pool, found.shards) if by_picture else None
+    learned = call(pooling.read_download_columns, by_picture, found.pool, found.shards) if by_picture else None
     return call(captioning.import_captions, make, found.pool, found.shards if by_key else None, learned)
 
 

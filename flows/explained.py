@@ -17,7 +17,7 @@ from tasks import curate as curating
 from tasks import pool as pooling
 from tasks.running import store
 
-QUICK = (pooling.learned, curating.score)
+QUICK = (pooling.read_download_columns, curating.score)
 
 
 @dataclass(frozen=True)

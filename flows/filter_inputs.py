@@ -141,7 +141,7 @@ def extra_inputs(
     texts = captioned(call, plan, spec, preparation, found, embeddings)
     columns: list[Scores | Captioned] = []
     if wanted := download_columns_spec(spec.columns(), preparation):
-        columns.append(call(pooling.learned, wanted, found.pool, found.shards))
+        columns.append(call(pooling.read_download_columns, wanted, found.pool, found.shards))
     read = None if plan.policy.draws else texts
     columns += [_score(call, score, preparation, found, embeddings, read) for score in spec.scores()]
     columns += [texts] if texts is not None else []

@@ -14,7 +14,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.evaluation.catalog import suite
 from datacomp_core.evaluation.custom import TaskRow, rows_of, tasks_of_rows
 from datacomp_core.evaluation.evaluate import EvalSpec
-from datacomp_core.evaluation.own_sets import OwnSet, OwnSetsSpec, are_of, pinned, root_of
+from datacomp_core.evaluation.own_sets import OwnSet, OwnSetsSpec, are_sets_in, pin_sets, root_of
 
 
 class OwnTasks(Spec):
@@ -37,7 +37,7 @@ class OwnTasks(Spec):
         rows = [row for one in given["tasks"] for row in (rows_of(one) if isinstance(one, str) else (_row(one),))]
         root, protocols = root_of(str(given["data"])), {row.folder: row.protocol for row in rows}
         before = tuple(OwnSet.model_validate(one) for one in given.get("sets", ()))
-        sets = before if are_of(before, root, protocols) else pinned(root, protocols)
+        sets = before if are_sets_in(before, root, protocols) else pin_sets(root, protocols)
         return {**given, "tasks": rows, "data": root, "sets": sets}
 
     def require_beside(self, name: str) -> None:

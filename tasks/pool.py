@@ -90,10 +90,10 @@ def adopt_shards(spec: adopt.AdoptedPoolSpec, pool: Pool) -> ShardSet:
 
 
 @task(name="learned columns", **policies.NETWORK)
-@runs(learning.learned)
-def learned(spec: learning.LearnedSpec, pool: Pool, shards: ShardSet) -> Scores:
+@runs(learning.read_download_columns)
+def read_download_columns(spec: learning.LearnedSpec, pool: Pool, shards: ShardSet) -> Scores:
     """Sizes and hashes of the images from the download, where the metadata lacks them."""
-    return run(learning.learned, spec, pool, shards, workers=settings().num_workers)
+    return run(learning.read_download_columns, spec, pool, shards, workers=settings().num_workers)
 
 
 @task(name="intersect", **policies.NETWORK)

@@ -8,8 +8,8 @@ from typing import Any
 from datacomp_core import clip
 from datacomp_core.captioners.base import WriterSpec
 from datacomp_core.checkpoints import require_finite
-from datacomp_core.device import checked
-from datacomp_core.errors import SpecError, in_short
+from datacomp_core.device import check_device
+from datacomp_core.errors import SpecError, short_text
 from datacomp_core.pretrained_weights import weights
 
 START, END = 49406, 49407
@@ -21,7 +21,7 @@ class Coca:
     def __init__(self, spec: WriterSpec, device: str) -> None:
         import torch
 
-        checked(device)
+        check_device(device)
         self.spec, self.device = spec, device
         self.model, self.transform = _loaded(spec)
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[spec.precision]
@@ -77,7 +77,7 @@ def _drawn(logits: Any, spec: WriterSpec, chance: Any) -> Any:
 def _loaded(spec: WriterSpec) -> tuple[Any, Any]:
     import open_clip
 
-    name = clip.known(spec.model)
+    name = clip.check_model(spec.model)
     config: Any = open_clip.get_model_config(name) or {}
     if "multimodal_cfg" not in config:
         raise SpecError(f"{spec.model} of open_clip does not write captions: use a CoCa model, such as coca_ViT-B-32.")
@@ -85,6 +85,6 @@ def _loaded(spec: WriterSpec) -> tuple[Any, Any]:
     try:
         model, _, transform = open_clip.create_model_and_transforms(name, pretrained=str(path), weights_only=True)
     except Exception as problem:  # open_clip and torch raise a dozen kinds
-        raise SpecError(f"{path} does not fit {spec.model}: {in_short(problem)}") from problem
+        raise SpecError(f"{path} does not fit {spec.model}: {short_text(problem)}") from problem
     require_finite(model, str(path))
     return model, transform

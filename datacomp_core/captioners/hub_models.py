@@ -13,8 +13,8 @@ from typing import Any
 from datacomp_core import hub
 from datacomp_core.captioners.base import WriterSpec
 from datacomp_core.checkpoints import require_finite
-from datacomp_core.device import checked
-from datacomp_core.errors import DataError, in_short
+from datacomp_core.device import check_device
+from datacomp_core.errors import DataError, short_text
 from datacomp_core.settings import settings
 from datacomp_core.store.folder import Folder, hash_file
 
@@ -52,7 +52,7 @@ class _Model:
         import torch
         import transformers
 
-        checked(device)
+        check_device(device)
         self.spec, self.device, self.folder = spec, device, folder_of(spec)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[spec.precision]
         transformers.utils.logging.disable_progress_bar()
@@ -64,7 +64,7 @@ class _Model:
             model, told = loaded
             self.prepare: Any = self._prepared(transformers, options)
         except Exception as problem:  # transformers raises a dozen kinds
-            raise DataError(f"{spec.model} is not loadable with transformers: {in_short(problem)}") from problem
+            raise DataError(f"{spec.model} is not loadable with transformers: {short_text(problem)}") from problem
         if wrong := sorted(str(key) for kind_ in ("missing_keys", "mismatched_keys") for key in told.get(kind_, ())):
             raise DataError(f"The weights of {spec.model} lack {len(wrong)} of its values, such as {wrong[0]}.")
         require_finite(model, spec.model)

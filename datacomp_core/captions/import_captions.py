@@ -47,7 +47,7 @@ ACCOUNT = (
 
 
 def _pinned(name: str) -> str:
-    return external_files.pinned(name, tables.SUFFIXES, "a table of captions")
+    return external_files.pin_place(name, tables.SUFFIXES, "a table of captions")
 
 
 class CaptionImportSpec(Spec):
@@ -197,7 +197,7 @@ def _pool(
             continue
         values = values.str.to_lowercase() if column == "sha256" else values
         there = np.flatnonzero((values.is_not_null() & (values != "")).fill_null(False).to_numpy())
-        yield part, joining.hashed(values.gather(there).to_list()), there
+        yield part, joining.hash_texts(values.gather(there).to_list()), there
 
 
 def _column(metadata: Folder, learned: Folder | None, part: str, column: str) -> pl.Series:

@@ -21,7 +21,7 @@ import polars as pl
 
 from datacomp_core import text_tables, uid, uid_values
 from datacomp_core.errors import DataError, unknown
-from datacomp_core.joining import hashed, plain_keys
+from datacomp_core.joining import hash_texts, plain_keys
 
 OF_TEXT = (".csv", ".tsv", ".jsonl", ".ndjson")
 SUFFIXES = (".parquet", *OF_TEXT, *(ending + packed for ending in OF_TEXT for packed in text_tables.PACKED))
@@ -139,7 +139,7 @@ def _keys(frame: pl.DataFrame, names: CaptionColumns, where: str, row: int) -> t
         plain = plain.str.replace(r"^([0-9]+)\.0$", "${1}")  # pandas writes keys so if one is missing
     good = good.fill_null(False)
     plain = plain_keys(plain.filter(good)) if names.key == "key" else plain.filter(good)
-    packed = uid.pack(plain.str.zfill(uid.HEX_DIGITS)) if names.key == "uid" else hashed(plain.to_list())
+    packed = uid.pack(plain.str.zfill(uid.HEX_DIGITS)) if names.key == "uid" else hash_texts(plain.to_list())
     return packed, good.to_numpy()
 
 

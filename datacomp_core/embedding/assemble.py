@@ -83,7 +83,7 @@ class Chunk:
         return made
 
 
-def cut(rows: dict[str, int], batch: int) -> tuple[int, list[Span]]:
+def cut_chunks(rows: dict[str, int], batch: int) -> tuple[int, list[Span]]:
     """Rows of a chunk, and the chunks of some parts in order; no batch straddles two chunks."""
     step = max(1, CHUNK_ROWS // batch) * batch
     return step, [Span(part, start, min(start + step, count)) for part, count in rows.items() for start in range(0, count, step)]
@@ -140,7 +140,7 @@ class PartAssembler:
         self, out: Folder, metadata: Folder, rows: dict[str, int], columns: tuple[EncoderColumn, ...], batch: int
     ) -> None:
         self.out, self.metadata, self.rows, self.columns = out, metadata, rows, columns
-        self.step, self.chunks = cut(rows, batch)
+        self.step, self.chunks = cut_chunks(rows, batch)
         self.waiting: Counter[str] = Counter()
 
     def missing(self) -> Iterator[Span]:
@@ -202,7 +202,7 @@ def _of(column: EncoderColumn, what: str) -> str:
     return f"{column.prefix}: {what}"
 
 
-def files_of(part: str) -> tuple[str, ...]:
+def part_files(part: str) -> tuple[str, ...]:
     """Return the files written for a part, relative to the step's folder."""
     return f"{FEATURES}/{part}.npz", f"{TALLY}/{part}.json", f"{SCORES}/{part}.parquet"
 

@@ -21,7 +21,7 @@ from pydantic import model_validator
 from datacomp_core import caption_sets, clip, engines
 from datacomp_core.artifacts import Captions, Checkpoint, Embeddings, Pool
 from datacomp_core.clip_sources import ModelSource
-from datacomp_core.cluster_workers import sent
+from datacomp_core.cluster_workers import send_checkpoint
 from datacomp_core.device_map import device_map
 from datacomp_core.driver_files import exchange
 from datacomp_core.embedding.embed import local_models
@@ -123,7 +123,9 @@ def embed_folder_captions(
     chunks = [chunk for part in todo for chunk in _chunks(part, sizes[part])]
     waiting = Counter(part for part, *_ in chunks)
     with exchange(out) as shared:
-        told = replace(work, models=tuple(sent(model, shared) for model in models) if engines.spans_machines() else models)
+        told = replace(
+            work, models=tuple(send_checkpoint(model, shared) for model in models) if engines.spans_machines() else models
+        )
         for (part, start, stop), _ in device_map(_encode, chunks, prepare=partial(_ready, told), device=device):
             progress.advance(stop - start)
             waiting[part] -= 1

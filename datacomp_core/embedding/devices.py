@@ -18,12 +18,12 @@ import numpy as np
 import polars as pl
 
 from datacomp_core import errors
-from datacomp_core.cluster_workers import ClusterWorkers, decoders, sent
+from datacomp_core.cluster_workers import ClusterWorkers, decoders, send_checkpoint
 from datacomp_core.driver_files import exchange
 from datacomp_core.embedding.assemble import Chunk, PartAssembler, Span, keep, kept_name
 from datacomp_core.embedding.encode import EncodeWork, Encoding, encode
 from datacomp_core.errors import DatacompError, LostProcessError
-from datacomp_core.import_errors import imports_told
+from datacomp_core.import_errors import explain_import_errors
 from datacomp_core.parallel import SPAWN, die_with_parent, leave_interrupts, prepared_map
 from datacomp_core.progress import Progress
 from datacomp_core.store import Folder
@@ -45,7 +45,7 @@ def encode_on_cluster(
     size = max(1, min(CHUNKS_OF_A_RUN, len(chunks) // (4 * stations.count)))
     runs = (_run(work, chunks[first : first + size]) for first in range(0, len(chunks), size))
     with exchange(parts.out) as shared, _writer() as later:
-        models = tuple(sent(model, shared) for model in work.models)
+        models = tuple(send_checkpoint(model, shared) for model in work.models)
         told = replace(work, models=models, located=SentLocations(), workers=max(1, work.workers // stations.count))
         prepare = partial(DeviceWorker, told, stations, Folder(parts.out.url))
         for run, found in prepared_map(
@@ -110,7 +110,7 @@ def encode_on(
 ) -> None:
     """Encode all chunks on all devices, and join the parts. The first error of a device ends the others and is raised."""
     if len(devices) == 1:
-        with imports_told(), _writer() as later:
+        with explain_import_errors(), _writer() as later:
 
             def full(span: Span, chunk: Chunk) -> None:
                 later(_keep_and_join, parts, span, chunk)

@@ -20,7 +20,7 @@ from datacomp_core.clip_named import model_of, title
 from datacomp_core.clip_sources import FileModel, ModelSource
 from datacomp_core.cluster_workers import of_cluster
 from datacomp_core.device_map import device_names
-from datacomp_core.embedding.assemble import CHUNKS, ENCODERS, NOT_FINITE, TALLY, EncoderColumn, PartAssembler, files_of
+from datacomp_core.embedding.assemble import CHUNKS, ENCODERS, NOT_FINITE, TALLY, EncoderColumn, PartAssembler, part_files
 from datacomp_core.embedding.devices import encode_on, encode_on_cluster
 from datacomp_core.embedding.encode import EncodeWork
 from datacomp_core.embedding.locate import count_rows, locate
@@ -115,7 +115,7 @@ def embed_rows(
     """Embed every row of a metadata folder, going on where an interrupted run stopped; counts by reason, and `rows`."""
     rows = count_rows(metadata, part_names(metadata))
     there = out.files()
-    todo = {part: count for part, count in rows.items() if not there.keys() >= set(files_of(part))}
+    todo = {part: count for part, count in rows.items() if not there.keys() >= set(part_files(part))}
     progress.start(sum(rows.values()), "samples")
     progress.advance(sum(rows.values()) - sum(todo.values()))
     if todo:
@@ -196,14 +196,14 @@ def _refuse(spec: EmbedSpec, shards: ShardSet, scorers: tuple[Checkpoint, ...], 
 
 
 def _refuse_released(spec: EmbedSpec, metadata: Folder) -> None:
-    if spec.released == "keep" and (brought := released(metadata, [encoder.column for encoder in spec.encoders])):
+    if spec.released == "keep" and (brought := released_scores(metadata, [encoder.column for encoder in spec.encoders])):
         raise SpecError(
             f"The pool's metadata contains {', '.join(brought)}, and filters use these values: leave the encoder "
             "out, or compute the scores again (released='recompute')."
         )
 
 
-def released(metadata: Folder, columns: list[str]) -> list[str]:
+def released_scores(metadata: Folder, columns: list[str]) -> list[str]:
     """Which of these scores the metadata brings: columns of its first part with any value."""
     first = scan(metadata, part_names(metadata)[0])
     there = [column for column in columns if column in first.collect_schema().names()]

@@ -117,7 +117,7 @@ class Encoding:
             places = work.located.of(chunk)
             for start in range(chunk.start, chunk.stop, work.batch_size):
                 stop = min(start + work.batch_size, chunk.stop)
-                here = between(places, start, stop)
+                here = rows_between(places, start, stop)
                 here = here.with_columns(table["uid"].gather(here["row"] + start))
                 slot = self.slots.take() if self.slots is not None else None
                 captions = tuple(table["text"].slice(start, stop - start))
@@ -224,7 +224,7 @@ def _tokenizers(names: tuple[str, ...]) -> Tokenizers:
     return {name: clip.tokenizer_of(name) for name in names}
 
 
-def between(places: pl.DataFrame, start: int, stop: int) -> pl.DataFrame:
+def rows_between(places: pl.DataFrame, start: int, stop: int) -> pl.DataFrame:
     """The places of rows from `start` to `stop`, their rows counted from `start`. `places` is in order of the rows."""
     rows = places["row"].to_numpy()
     first, last = np.searchsorted(rows, [start, stop]).tolist()

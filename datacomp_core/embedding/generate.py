@@ -21,7 +21,7 @@ from datacomp_core.caption_chunks import CaptionLines, RowSpan, WrittenChunks, a
 from datacomp_core.captioners.base import Captioner, WriterSpec, batch_seed, load
 from datacomp_core.device_map import device_map
 from datacomp_core.embedding.assemble import Span
-from datacomp_core.embedding.encode import between
+from datacomp_core.embedding.encode import rows_between
 from datacomp_core.embedding.locate import Located, count_rows, locate
 from datacomp_core.errors import DataError, SpecError, tally_of
 from datacomp_core.members import picture_in
@@ -117,7 +117,7 @@ def _located(work: WriteWork, rows: dict[str, int], missing: list[RowSpan], loca
 
 def _asked(located: Located, missing: list[RowSpan]) -> Iterator[ChunkImages]:
     for span in missing:
-        yield ChunkImages(span, between(located.of(Span(*span)), span.start, span.stop))
+        yield ChunkImages(span, rows_between(located.of(Span(*span)), span.start, span.stop))
 
 
 class _Ready(NamedTuple):
@@ -150,7 +150,7 @@ def _pictures(
     work: WriteWork, places: pl.DataFrame, uids: pl.Series, span: RowSpan, first: int, stop: int, counts: Counter[str]
 ) -> dict[int, Any]:
     """The pictures of rows `first` to `stop` by row, in order; why others have none is counted."""
-    here = between(places, first - span.start, stop - span.start)
+    here = rows_between(places, first - span.start, stop - span.start)
     here = here.with_columns(uids.gather(here["row"] + first - span.start).alias("uid"))
     counts["never_arrived"] += stop - first - here.height
     found: dict[int, Any] = {}

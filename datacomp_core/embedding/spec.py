@@ -64,7 +64,7 @@ class Encoder(Spec):
             found = hash_file(path)
             if given.get("sha256") not in (None, "", found):
                 raise SpecError(f"{weights} has sha256 {found} and should have {given['sha256']}.")
-            named = _configuration(model) if is_configuration(model) else clip.known(model)
+            named = _configuration(model) if is_configuration(model) else clip.check_model(model)
             return {**given, "model": named, "weights": f"{path}#{found[:PIN]}", "sha256": found}
         return given
 

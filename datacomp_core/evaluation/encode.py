@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.clip_sources import ModelSource
-from datacomp_core.cluster_workers import ClusterWorkers, decoders, sent
+from datacomp_core.cluster_workers import ClusterWorkers, decoders, send_checkpoint
 from datacomp_core.driver_files import exchange
 from datacomp_core.evaluation.datasets import EvalBatch, Samples
 from datacomp_core.evaluation.model import EvalModel, Exactness
@@ -87,7 +87,7 @@ def encode_on_cluster(
     """With a model on each station of a cluster, which decodes on its own machine; `near` as in `exchange`."""
     with exchange(near) as shared:
         threads = max(1, workers // stations.count)
-        prepare = partial(_Station.on_cluster, sent(source, shared), exactness, stations, threads)
+        prepare = partial(_Station.on_cluster, send_checkpoint(source, shared), exactness, stations, threads)
         mapped = prepared_map(
             _encode_chunk,
             _chunks(jobs),

@@ -52,14 +52,14 @@ def root_of(data: str) -> str:
     return data.rstrip("/") if "://" in data else str(Path(data).expanduser().resolve())
 
 
-def pinned(root: str, protocols: Mapping[str, str]) -> tuple[OwnSet, ...]:
+def pin_sets(root: str, protocols: Mapping[str, str]) -> tuple[OwnSet, ...]:
     """Return the sets in some folders of `root` with the digits of their content; `protocols` are their tasks', by folder.
     SpecError if one does not exist.
     """
     return tuple(_pinned(f"{root}/{folder}", folder, protocol) for folder, protocol in protocols.items())
 
 
-def are_of(sets: Sequence[OwnSet], root: str, folders: Iterable[str]) -> bool:
+def are_sets_in(sets: Sequence[OwnSet], root: str, folders: Iterable[str]) -> bool:
     """Whether `sets` are the sets in these folders of `root`, already pinned."""
     return [one.place.rpartition("#")[0] for one in sets] == [f"{root}/{one}" for one in folders]
 

@@ -27,9 +27,9 @@ from datacomp_core.evaluation.probes import Probes, probe
 from datacomp_core.evaluation.protocol import EvalProtocol, TaskOutcome
 from datacomp_core.evaluation.protocols import protocol_of
 from datacomp_core.evaluation.report import TaskResult
-from datacomp_core.import_errors import imports_told
+from datacomp_core.import_errors import explain_import_errors
 from datacomp_core.progress import Progress
-from datacomp_core.store.content import ContentMark, Marks, Trust, differing, marks
+from datacomp_core.store.content import ContentMark, Marks, Trust, describe_changes, marks
 from datacomp_core.store.folder import Folder
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class _Run:
 
     def _opened(self, task: EvalTask, began: float) -> _Open:
         protocol = protocol_of(task.protocol, task.code)
-        with imports_told():
+        with explain_import_errors():
             data = protocol.open(hf_cache.place(self.sets, task))
         if self.expected == "catalog":
             for what, wanted, found in (
@@ -130,7 +130,7 @@ class _Run:
                 if wanted is not None and wanted != found:
                     raise DataError(f"{data.folder} has {found} {what} and the task has {wanted}; download the set again.")
         names = "\n".join((*data.classnames, "", *data.templates)).encode()
-        with imports_told():
+        with explain_import_errors():
             return _Open(task, data, protocol(task, data, self.model), hashlib.sha256(names), began)
 
     def take(self, task: str, number: int, samples: Encoded) -> None:
@@ -145,7 +145,7 @@ class _Run:
             try:
                 if samples.fault:
                     raise DataError(samples.fault)
-                with imports_told():
+                with explain_import_errors():
                     opened.protocol.add(samples)
                 if self.probes:
                     opened.features.append(samples.features)
@@ -170,7 +170,7 @@ class _Run:
 
     def _finish(self, opened: _Open) -> None:
         task = opened.task
-        with imports_told():
+        with explain_import_errors():
             outcome: TaskOutcome = opened.protocol.finish()
         value = outcome.metrics.get(task.metric) if task.metric else None
         if task.metric and value is None:
@@ -248,7 +248,7 @@ class _Run:
         if found.result.protocol_version != protocol_of(task.protocol, task.code).version:
             names.append("protocol")
         told = [f"another {NAMES.get(name, name)}" for name in names]
-        return ", ".join(told) or differing(found.files, self.files(task, found.files))
+        return ", ".join(told) or describe_changes(found.files, self.files(task, found.files))
 
 
 def run(

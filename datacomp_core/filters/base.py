@@ -21,7 +21,7 @@ from pydantic_core import core_schema
 
 from datacomp_core.driver_files import Exchange
 from datacomp_core.errors import SpecError
-from datacomp_core.kinds import Kinded, OfRegistry, parsed, registers, written
+from datacomp_core.kinds import Kinded, OfRegistry, parameter_text, parse_kind, registers
 from datacomp_core.registry import FILTERS
 from datacomp_core.registry import SCORES as COMPUTED
 from datacomp_core.store.fingerprint import short_places
@@ -54,10 +54,10 @@ def _canonical(score: Any) -> Any:
     if isinstance(score, Mapping):
         given = {str(name): value for name, value in score.items()}
         kind = str(given.pop("kind", ""))
-        score = kind + ":" + ",".join(f"{name}={written(value)}" for name, value in given.items())
+        score = kind + ":" + ",".join(f"{name}={parameter_text(value)}" for name, value in given.items())
     if not isinstance(score, str):
         return score
-    made = parsed(COMPUTED, score)
+    made = parse_kind(COMPUTED, score)
     return SHORT_NAMES.get(score, score) if made is None else made.full_name
 
 
@@ -183,7 +183,7 @@ WholeFilter = Annotated[Filter, OfRegistry(FILTERS)]
 """The outermost filter: any filter, or a sample of what one keeps."""
 
 
-def checked(asked: Filter, expression: Any) -> pl.Expr:
+def check_expression(asked: Filter, expression: Any) -> pl.Expr:
     """Return a filter's expression. SpecError if it is not an expression."""
     if not isinstance(expression, pl.Expr):
         raise SpecError(f"The filter {asked.kind} returns {type(expression).__name__}: return a polars expression.")
@@ -202,7 +202,7 @@ class RowFilter(Filter):
         return ()
 
     def columns(self) -> frozenset[str]:
-        return frozenset(checked(self, self.expression()).meta.root_names())
+        return frozenset(check_expression(self, self.expression()).meta.root_names())
 
 
 class BatchFilter(Filter):
@@ -273,7 +273,7 @@ class RankFilter(Filter):
         """
 
     def columns(self) -> frozenset[str]:
-        return frozenset(checked(self, self.score_expression()).meta.root_names())
+        return frozenset(check_expression(self, self.score_expression()).meta.root_names())
 
     def among(self) -> Literal["pool", "survivors"]:
         """Whether it ranks all rows of the pool, or only those that passed the filters before it."""

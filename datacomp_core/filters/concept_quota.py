@@ -40,7 +40,7 @@ Places = npt.NDArray[np.int64]
 
 
 def _pinned(name: str) -> str:
-    return external_files.pinned(name, SUFFIXES, "a table of annotations")
+    return external_files.pin_place(name, SUFFIXES, "a table of annotations")
 
 
 @register("concept_quota")

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field
 from datacomp_core import external_files, uid, uid_lists
 from datacomp_core.errors import DataError
 from datacomp_core.filters.base import LookupFilter, register
-from datacomp_core.sorted_lookup import among, begins_of
+from datacomp_core.sorted_lookup import is_in_table, prefix_starts
 from datacomp_core.store.fingerprint import short_place
 
 TABLE, BEGINS = "list.npy", "begins.npy"
@@ -25,7 +25,7 @@ ROWS_AT_ONCE = 1 << 22
 
 
 def _pinned(name: str) -> str:
-    return external_files.pinned(name, uid_lists.SUFFIXES, "a list of uids")
+    return external_files.pin_place(name, uid_lists.SUFFIXES, "a list of uids")
 
 
 ListName = Annotated[str, AfterValidator(_pinned)]
@@ -69,7 +69,7 @@ class Listed(LookupFilter):
         listed, _ = uid_lists.sort_to(uid_lists.read(external_files.local(self.uids, uid_lists.SUFFIXES)), folder / TABLE)
         if not listed:
             raise DataError(f"{external_files.place_of(self.uids)} contains no uids: give a list with at least one.")
-        np.save(folder / BEGINS, begins_of(_mapped(folder / TABLE)), allow_pickle=False)
+        np.save(folder / BEGINS, prefix_starts(_mapped(folder / TABLE)), allow_pickle=False)
 
     def look_up(self, rows: pl.DataFrame, folder: Path) -> pl.Series:
         return pl.Series(np.concatenate([np.empty(0, np.bool_), *self._found(rows["uid"], folder)]))
@@ -77,7 +77,7 @@ class Listed(LookupFilter):
     def _found(self, uids: pl.Series, folder: Path) -> Iterator[npt.NDArray[np.bool_]]:
         table, begins = _mapped(folder / TABLE), _mapped(folder / BEGINS)
         for begin in range(0, len(uids), ROWS_AT_ONCE):
-            yield among(uid.pack(uids[begin : begin + ROWS_AT_ONCE]), table, begins)
+            yield is_in_table(uid.pack(uids[begin : begin + ROWS_AT_ONCE]), table, begins)
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:

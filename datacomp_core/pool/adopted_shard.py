@@ -19,7 +19,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.indexing import Indexed, index_tar
 from datacomp_core.members import CAPTION, EMPTY, IN_JSON, LONE_SURROGATE, NOT_UTF8, MemberNames, json_object
 from datacomp_core.pool import ledger
-from datacomp_core.pool.odd_pictures import looked_at
+from datacomp_core.pool.odd_pictures import find_irregularities
 from datacomp_core.shards import MEMBERS, read_samples
 from datacomp_core.store import Folder
 from datacomp_core.uid import uid_of
@@ -60,7 +60,7 @@ class AdoptedShard:
 def take_in(shards: Folder, name: str, names: MemberNames, columns: TableColumns, *, has_table: bool) -> AdoptedShard:
     """Walk a tar and report on it and on the table next to it."""
     with shards.open(f"{name}.tar") as file:
-        indexed = index_tar(file, name, names, looked_at)
+        indexed = index_tar(file, name, names, find_irregularities)
     told = _told(indexed)
     samples = _usable(indexed, names).with_columns(pl.Series(MEMBERS, [names.text() or None] * indexed.rows.height, pl.String))
     problem = f"{indexed.damage}; {indexed.advice}" if indexed.damage else ""

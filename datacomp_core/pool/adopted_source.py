@@ -37,7 +37,7 @@ def changes_of_metadata(spec: AdoptedPoolSpec, pool: Pool, data: Folder) -> str:
     if not metadata.exists() or pool.content in (metadata_content(metadata), _by_sizes(metadata)):
         return ""
     what = f"{metadata} has different parquets, or parquets with different content"
-    return str(sources.refuse(pool.address, spec.edition, what))
+    return str(sources.changed_source_error(pool.address, spec.edition, what))
 
 
 def changes_of_shards(spec: AdoptedPoolSpec, pool: Pool, made: ShardSet, data: Folder) -> str:
@@ -88,4 +88,6 @@ def _refused(spec: AdoptedPoolSpec, address: str, now: int, before: int, new: li
     if now <= before:
         return ""
     named = f" (new: {', '.join(f'{name}.tar' for name in new[: sources.SHOWN])})" if new else ""
-    return str(sources.refuse(address, spec.edition, f"{spec.source} now has {now:,} tars instead of {before:,}{named}"))
+    return str(
+        sources.changed_source_error(address, spec.edition, f"{spec.source} now has {now:,} tars instead of {before:,}{named}")
+    )

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from datacomp_core import engines
 from datacomp_core.engine_ray import start_ray
 from datacomp_core.errors import DatacompError, MissingLibraryError, SpecError
-from datacomp_core.import_errors import imports_told
+from datacomp_core.import_errors import explain_import_errors
 from datacomp_core.parallel import die_with_parent
 from datacomp_core.pool.download_shard import Fetched, ShardPlan, Worker, fetch_shard, set_up, stats_name
 from datacomp_core.shards import shard_name
@@ -43,7 +43,7 @@ class DistributorJob:
 
     def __call__(self, plan: ShardPlan) -> tuple[bool, ShardPlan]:
         try:
-            with imports_told():
+            with explain_import_errors():
                 if self not in _prepared:
                     if self.is_child:
                         die_with_parent()
@@ -107,7 +107,7 @@ def _missing_library(log: Path) -> str:
 
 def _run(name: str, plans: list[ShardPlan], job: DistributorJob, workers: int, problems: list[BaseException]) -> None:
     try:
-        with imports_told():
+        with explain_import_errors():
             RUN[name](plans, job, workers)
     except BaseException as problem:  # passed to the waiting thread
         problems.append(problem)

@@ -39,7 +39,7 @@ class LearnedSpec(Spec):
 
 
 @step("scores", version=1, name=lambda spec, pool, shards: f"{spec.label()}-{pool.name}")
-def learned(
+def read_download_columns(
     spec: LearnedSpec,
     pool: Pool,
     shards: ShardSet,

@@ -71,7 +71,7 @@ def download_images(
     plans = list(plan_shards(metadata, spec))
     _forget_short(out, spec, reach)
     for name in removal.pending(out):  # by an interrupted takedown or search for error images
-        removal.finish(out, name, removal.named(()), TAKEN_DOWN, {})
+        removal.finish(out, name, removal.samples_of_uids(()), TAKEN_DOWN, {})
     done = {name for name in out.files("_stats.json") if "/" not in name}
     finished = [plan for plan in plans if stats_name(shard_name(plan.number)) in done]
     waiting = [plan for plan in plans if stats_name(shard_name(plan.number)) not in done]

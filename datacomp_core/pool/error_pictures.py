@@ -53,7 +53,7 @@ def drop(shards: Folder, least_urls: int, changed: removal.Changed) -> set[str]:
         hit = pl.col("sha256").str.head(PREFIX).is_in(bad.implode()) & (pl.col("reason").is_null() | (pl.col("reason") == REASON))
         uids = book.filter(hit)["uid"].to_list()
         if uids:
-            removal.from_shard(shards, name, removal.named(uids), REASON, changed)
+            removal.from_shard(shards, name, removal.samples_of_uids(uids), REASON, changed)
             touched.add(name)
     return touched
 

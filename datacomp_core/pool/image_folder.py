@@ -111,8 +111,8 @@ def pictures(spec: FolderPoolSpec) -> tuple[Folder, list[str], set[str]]:
 
 def changes(spec: FolderPoolSpec, pool: Pool, data: Folder) -> str:
     """Describe what has changed at the source since the pool was made."""
-    what = sources.changed(data, partial(_marked, spec))
-    return str(sources.refuse(pool.address, spec.edition, what)) if what else ""
+    what = sources.describe_change(data, partial(_marked, spec))
+    return str(sources.changed_source_error(pool.address, spec.edition, what)) if what else ""
 
 
 def _marked(spec: FolderPoolSpec, known: Marks) -> tuple[Folder, Marks]:

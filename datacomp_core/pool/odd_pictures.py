@@ -43,7 +43,7 @@ def oddities(image: Any, stream: Any) -> tuple[bool, int]:
     return deep, turned if 2 <= turned <= 8 else 1
 
 
-def looked_at(file: IO[bytes], size: int) -> str:
+def find_irregularities(file: IO[bytes], size: int) -> str:
     """Return the irregularities of an image in a file (`deep`, `turned` or both), from its header and without decoding it. A
     TIFF is read completely, because its tags may be anywhere. Otherwise png is checked for its depth and jpeg for its EXIF.
     """

@@ -44,7 +44,7 @@ class _State(NamedTuple):
     reason: str = ""
 
 
-def named(uids: Collection[str]) -> Chosen:
+def samples_of_uids(uids: Collection[str]) -> Chosen:
     """The samples of these uids."""
     return lambda series: series.is_in(list(uids))
 

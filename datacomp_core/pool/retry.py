@@ -99,7 +99,7 @@ def _retry(
     folder = store.folder(shards)
     changed: dict[str, FileStat] = {}
     for name in removal.pending(folder):
-        removal.finish(folder, name, removal.named(()), TAKEN_DOWN, changed)
+        removal.finish(folder, name, removal.samples_of_uids(()), TAKEN_DOWN, changed)
     amend.drop_unfinished(store, record)
     for name in sorted(path.removesuffix(".parquet") for path in (folder / RETRY).files(".parquet")):
         if folder.exists(stats_name(name)):

@@ -43,7 +43,7 @@ def keep(out: Folder, folder: Folder, found: Marks) -> None:
     out.write_json(KEPT, {"at": folder.url, "files": len(found)})
 
 
-def changed(data: Folder, found: Callable[[Marks], tuple[Folder, Marks]]) -> str:
+def describe_change(data: Folder, found: Callable[[Marks], tuple[Folder, Marks]]) -> str:
     """Describe what has changed at the source since the pool was made; empty if nothing. A missing source has not changed.
     `found` returns the current marks; it receives the known marks, and does not read files of the same size and time again.
     """
@@ -77,7 +77,7 @@ def changed(data: Folder, found: Callable[[Marks], tuple[Folder, Marks]]) -> str
     return ""
 
 
-def refuse(address: str, edition: int, what: str) -> DataError:
+def changed_source_error(address: str, edition: int, what: str) -> DataError:
     """Return the error for a pool whose source has changed."""
     return DataError(
         f"{address} was made from a source that has changed since: {what}. Read it again with "

@@ -98,7 +98,7 @@ def take_down(store: Store, requests: TakedownRequests) -> TakedownResult:
     taken.places = [one.record.address for one in sets]
     hit = {one.record.address for one in sets if not one.shards.tars and _is_concerned(one, requests, taken)}
     _see_metadata(store, requests, taken)
-    aside = takedown_lost.concerned(store, requests, taken.unread)
+    aside = takedown_lost.affected_tars(store, requests, taken.unread)
     touched = hit | _makers(store, requests, taken) | _marked_before(store, requests)
     _mark(store, touched, {one.lost.address for one in aside if len(one.uids)}, requests, taken)
     for note, number in takedown_lost.delete(aside, requests, taken.places).items():

@@ -27,7 +27,7 @@ class SetAside(NamedTuple):
     uids: pl.Series
 
 
-def concerned(store: Store, requests: TakedownRequests, unread: dict[str, str]) -> list[SetAside]:
+def affected_tars(store: Store, requests: TakedownRequests, unread: dict[str, str]) -> list[SetAside]:
     """Return the set-aside tars that contain requested samples, or that cannot be read."""
     found: list[SetAside] = []
     for lost in store.lost():

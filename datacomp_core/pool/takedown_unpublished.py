@@ -15,8 +15,8 @@ from datacomp_core.pool.stats import read_ledger
 from datacomp_core.pool.takedown_requests import BEFORE, KNOWN, NOW, TakedownRequests
 from datacomp_core.shards import INDEX, LEDGER, TAKEN_DOWN, index_shard, stored_index
 from datacomp_core.store import Folder, Store
-from datacomp_core.store.attempt import PREFIX, held
-from datacomp_core.store.lease import turns
+from datacomp_core.store.attempt import PREFIX, hold_dead_attempt
+from datacomp_core.store.lease import latest_turns
 
 AT_WORK = "a run is using it: run the same command again when that run has ended"
 GOES_ON = (
@@ -33,12 +33,12 @@ def take_from(store: Store, requests: TakedownRequests, places: list[str], unrea
         if not address.startswith("shards/"):
             continue
         home = store.home(address)
-        for name in sorted({*home.folders(), *turns(home)}):
+        for name in sorted({*home.folders(), *latest_turns(home)}):
             if not name.startswith(PREFIX) or store.is_published(address, name):
                 continue
             where = f"{address}/{name}"
             try:
-                with held(home, name, lambda name, address=address: store.is_published(address, name)) as folder:
+                with hold_dead_attempt(home, name, lambda name, address=address: store.is_published(address, name)) as folder:
                     if folder is None:
                         unread[where] = AT_WORK
                         continue

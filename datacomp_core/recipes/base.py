@@ -15,7 +15,7 @@ from datacomp_core.artifacts import Spec
 from datacomp_core.errors import SpecError, unknown
 from datacomp_core.external_code import code_of
 from datacomp_core.filters import Everything, Filter, WholeFilter
-from datacomp_core.kinds import first_fault, pairs, parsed
+from datacomp_core.kinds import first_fault, parse_kind, parse_parameters
 from datacomp_core.registry import FILTERS, RECIPES
 
 B = TypeVar("B", bound=Callable[..., Any])
@@ -59,7 +59,7 @@ def recipe(text: str) -> Recipe:
     """The recipe of `name` or `name:parameter=value,...`, or a filter by its kind: `listed:uids=my.npy`."""
     name, colon, given = text.partition(":")
     if name not in RECIPES and colon and name in FILTERS:
-        return Recipe(name=text, description=(FILTERS[name].__doc__ or "").partition("\n")[0], filter=parsed(FILTERS, text))
+        return Recipe(name=text, description=(FILTERS[name].__doc__ or "").partition("\n")[0], filter=parse_kind(FILTERS, text))
     if name not in RECIPES and name in FILTERS:
         first = next(iter(FILTERS[name].parameters()), "")
         raise SpecError(
@@ -67,14 +67,14 @@ def recipe(text: str) -> Recipe:
             + (f"write its parameters, as in {name}:{first}=VALUE, or " if first else "")
             + f"write `filter: {{kind: {name}}}` in a YAML file."
         )
-    return built(RECIPES.find(name), given, text)
+    return build_recipe(RECIPES.find(name), given, text)
 
 
-def built(row: RecipeRow, given: str, text: str) -> Recipe:
+def build_recipe(row: RecipeRow, given: str, text: str) -> Recipe:
     """The recipe of a row with parameters `a=1,b=2`."""
     known = inspect.signature(row.build).parameters
     try:
-        values = pairs(given, text)
+        values = parse_parameters(given, text)
     except SpecError as problem:
         raise SpecError(f"{problem} {row.name} takes {', '.join(known) or 'no parameters'}.") from None
     for parameter in values:

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ValidationError
 from datacomp_core.documents import parse_yaml, read_yaml
 from datacomp_core.errors import DataError, SpecError, unknown
 from datacomp_core.external_code import code_of, load_file
-from datacomp_core.kinds import CODE, parsed
-from datacomp_core.recipes.base import Recipe, RecipeRow, built, recipe
+from datacomp_core.kinds import CODE, parse_kind
+from datacomp_core.recipes.base import Recipe, RecipeRow, build_recipe, recipe
 from datacomp_core.registry import FILTERS, RECIPES
 
 FILES = (".yaml", ".yml", ".json")
@@ -144,8 +144,8 @@ def _from_code(text: str) -> Recipe:
     if name not in offered:
         raise unknown(f"recipe in {path}{CODE_FILE}", name, offered)
     if name in rows:
-        return built(rows[name], given, text)
-    made = parsed(FILTERS, f"{name}:{CODE}={code_of(module)}" + (f",{given}" if given else ""))
+        return build_recipe(rows[name], given, text)
+    made = parse_kind(FILTERS, f"{name}:{CODE}={code_of(module)}" + (f",{given}" if given else ""))
     return Recipe(name=f"{name}:{given}" if given else name, description=_first_line(filters[name]), filter=made)
 
 

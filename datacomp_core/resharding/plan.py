@@ -107,7 +107,7 @@ def shard_sizes(total: int, samples_per_shard: int) -> Iterator[int]:
         yield total * (shard + 1) // number - total * shard // number
 
 
-def cut(rows: Iterator[Rows], total: int, samples_per_shard: int) -> Iterator[Rows]:
+def cut_shards(rows: Iterator[Rows], total: int, samples_per_shard: int) -> Iterator[Rows]:
     """Cut `total` rows into shards of `shard_sizes`."""
     number = -(-total // samples_per_shard)
     sizes = shard_sizes(total, samples_per_shard)

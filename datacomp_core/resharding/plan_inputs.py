@@ -18,13 +18,13 @@ from datacomp_core import uid
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.driver_files import Exchange, Reachable, exchange, reachable
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.ordered_results import in_turn
+from datacomp_core.ordered_results import results_by_number
 from datacomp_core.parallel import prepared_map
 from datacomp_core.progress import Progress
 from datacomp_core.resharding import shard_scan
 from datacomp_core.resharding.byte_ranges import InputTar
 from datacomp_core.resharding.loss_report import LossLedger, LossReport, open_ledger
-from datacomp_core.resharding.plan import Rows, SortBuckets, cut
+from datacomp_core.resharding.plan import Rows, SortBuckets, cut_shards
 from datacomp_core.resharding.shard_scan import InputShard, ShardFolders
 from datacomp_core.resharding.spec import ReshardSpec
 from datacomp_core.shards import shard_name
@@ -55,7 +55,7 @@ class ReshardPlan:
         return -(-self.account.written // self.samples_per_shard)
 
     def shards(self) -> Iterator[Rows]:
-        return cut(self.buckets.sorted(), self.account.written, self.samples_per_shard)
+        return cut_shards(self.buckets.sorted(), self.account.written, self.samples_per_shard)
 
 
 def whole_inputs(store: Store, shards: tuple[ShardSet, ...]) -> ShardFolders:
@@ -146,4 +146,6 @@ def _scanned(
     mapped = prepared_map(shard_scan.scan_shard, shards, prepare=prepare, workers=workers)
     names = {shard.number: inputs.folders[shard.folder].at(shard.name) for shard in shards}
     found = ((shard.number, one) for shard, one in mapped)
-    yield from in_turn(found, names, shard_scan.save, lambda path, number: shard_scan.load(path, shards[number]), progress)
+    yield from results_by_number(
+        found, names, shard_scan.save, lambda path, number: shard_scan.load(path, shards[number]), progress
+    )

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from datacomp_core.kinds import parsed
+from datacomp_core.kinds import parse_kind
 from datacomp_core.registry import SCORES
 from datacomp_core.scores.base import AnyScore, Score, ScoreContext, register
 from datacomp_core.scores.column_of import ColumnOf
@@ -23,7 +23,7 @@ KINDS = SCORES
 
 def score_of(text: str) -> Score | None:
     """The score to compute of `kind` or `kind:parameter=value,...`; None for a column's name. SpecError if it is wrong."""
-    return parsed(SCORES, text)
+    return parse_kind(SCORES, text)
 
 
 def canonical(text: str) -> str:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from datacomp_core.artifacts import Spec
 from datacomp_core.driver_files import Exchange
-from datacomp_core.kinds import CODE, Kinded, OfRegistry, registers, written
+from datacomp_core.kinds import CODE, Kinded, OfRegistry, parameter_text, registers
 from datacomp_core.parallel import process_map
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import Progress
@@ -76,7 +76,7 @@ class Score(Kinded, Spec):
         given = self.model_dump(exclude_defaults=True, exclude={"kind"})
         if code := getattr(self, CODE, ""):
             given = {CODE: code, **given}
-        return self.kind + (":" + ",".join(f"{name}={written(given[name])}" for name in sorted(given)) if given else "")
+        return self.kind + (":" + ",".join(f"{name}={parameter_text(given[name])}" for name in sorted(given)) if given else "")
 
     @property
     def column_name(self) -> str:

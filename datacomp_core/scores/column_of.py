@@ -24,7 +24,7 @@ JOINED, COUNTS = "joined", "join.json"
 
 
 def _pinned(name: str) -> str:
-    return external_files.pinned(name, score_tables.SUFFIXES, "a table of scores")
+    return external_files.pin_place(name, score_tables.SUFFIXES, "a table of scores")
 
 
 TableName = Annotated[str, AfterValidator(_pinned)]

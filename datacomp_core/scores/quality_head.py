@@ -27,7 +27,7 @@ LAYER = re.compile(r"(?:(.*)\.)?(weight|bias)")
 
 
 def _pinned(name: str) -> str:
-    return external_files.pinned(name, SUFFIXES, "a head")
+    return external_files.pin_place(name, SUFFIXES, "a head")
 
 
 class Layer(NamedTuple):

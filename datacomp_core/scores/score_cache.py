@@ -17,7 +17,7 @@ from datacomp_core.pool_source import PoolSource
 from datacomp_core.scores.base import Score
 from datacomp_core.shards import INDEX
 from datacomp_core.store import Folder
-from datacomp_core.store.content import Marks, Trust, differing, digest, listed, mark, marks, read_marks, versions
+from datacomp_core.store.content import Marks, Trust, describe_changes, digest, mark, marks, marks_as_json, read_marks, versions
 from datacomp_core.store.fingerprint import SHORT, canonical, fingerprint, of_content
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def home_of(score: Score, source: PoolSource, kept: Folder, model: tuple[str, st
     home.sweep_left_behind()
     if not home.exists(MADE_OF):
         _tell(score, before, settings, files)
-        home.write_json(MADE_OF, {**settings, "files": {group: listed(found) for group, found in files.items()}})
+        home.write_json(MADE_OF, {**settings, "files": {group: marks_as_json(found) for group, found in files.items()}})
     return home
 
 
@@ -105,7 +105,7 @@ def _tell(score: Score, before: list[dict[str, Any]], settings: dict[str, Any], 
         told = [f"another {name}" for name in ("model", "versions") if record.get(name) != settings[name]]
         for group, found in files.items():
             earlier = read_marks(record["files"].get(group, {}))
-            if earlier.keys() == found.keys() and (how := differing(earlier, found)):
+            if earlier.keys() == found.keys() and (how := describe_changes(earlier, found)):
                 told.append(f"{group.partition(' ')[0]}: {how}")
         if told:
             log.warning("%s is computed again: %s", score.column_name, "; ".join(told))

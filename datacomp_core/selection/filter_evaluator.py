@@ -28,7 +28,7 @@ from datacomp_core.filters.base import (
     Mask,
     RankFilter,
     RowFilter,
-    checked,
+    check_expression,
 )
 from datacomp_core.filters.captions_of import CaptionsOf
 from datacomp_core.filters.resampling import ResamplingFilter, read_copies
@@ -283,7 +283,7 @@ class FilterEvaluator:
         """An expression over all rows; a literal becomes as long as the part. `numeric` columns are used as scores."""
         frame = self.frame.with_columns(numbers(self.frame[name]) for name in numeric)
         try:
-            found = frame.select(checked(asked, expression).alias("_")).to_series()
+            found = frame.select(check_expression(asked, expression).alias("_")).to_series()
         except pl.exceptions.PolarsError as problem:
             raise DataError(
                 f"The filter {asked.kind} cannot be evaluated on part {self.part}: {str(problem).splitlines()[0]}."

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from datacomp_core import engines
 from datacomp_core.filters.base import FeatureFilter, Filter
-from datacomp_core.import_errors import imports_told
+from datacomp_core.import_errors import explain_import_errors
 from datacomp_core.parallel import process_map
 from datacomp_core.selection.filter_evaluator import cost_of
 
@@ -60,7 +60,7 @@ class WorkerPool:
 
 
 def _told(function: Callable[[T], R], name: T) -> R:
-    with imports_told():
+    with explain_import_errors():
         return function(name)
 
 

@@ -49,21 +49,21 @@ def _nobody(name: str) -> bool:
 
 def take_attempt(home: Folder, is_published: Callable[[str], bool] = _nobody) -> Attempt:
     """The folder of a dead try that `is_published` does not know, else a new one."""
-    for name, turn in sorted(lease.turns(home).items()):
+    for name, turn in sorted(lease.latest_turns(home).items()):
         if not name.startswith(PREFIX) or is_published(name):
             continue
         holder = lease.read(home, name, turn)
-        if holder is None or holder.said.get(DOOMED) or not holder.is_dead or not lease.take(home, name, turn + 1):
+        if holder is None or holder.said.get(DOOMED) or not holder.is_dead or not lease.take_turn(home, name, turn + 1):
             continue
         if is_published(name):  # between the two looks it ended well, and its leases were taken away
-            lease.give_up(home, name, turn + 1)
+            lease.release_turn(home, name, turn + 1)
             continue
         log.info("resuming where an interrupted run stopped: %s", home.at(name))
         _sweep(home / name)
         (home / name).remove(SCRATCH)  # what its workers shared
         return Attempt(name, turn + 1, (home / name).journaled(), home)
     name = f"{PREFIX}{uuid.uuid4().hex[:8]}"
-    if not lease.take(home, name, 1):
+    if not lease.take_turn(home, name, 1):
         raise StoreError(f"{home.at(name)} was just taken by another run: run again.")
     return Attempt(name, 1, (home / name).journaled(), home)
 
@@ -81,12 +81,12 @@ def take_for_removal(home: Folder, name: str, silent_for: float = 0.0) -> int | 
 
     The turn that was taken; None if somebody is at work in it, or was less than `silent_for` seconds ago.
     """
-    turn = lease.turns(home).get(name, 0)
+    turn = lease.latest_turns(home).get(name, 0)
     if turn:
         holder = lease.read(home, name, turn)
         if holder is None or not holder.is_dead or _was_at_work(holder, silent_for):
             return None
-    return turn + 1 if lease.take(home, name, turn + 1, **{DOOMED: True}) else None
+    return turn + 1 if lease.take_turn(home, name, turn + 1, **{DOOMED: True}) else None
 
 
 def _was_at_work(holder: lease.Lease, seconds: float) -> bool:
@@ -95,7 +95,7 @@ def _was_at_work(holder: lease.Lease, seconds: float) -> bool:
 
 def is_at_work(home: Folder, name: str, silent_for: float) -> bool:
     """Whether somebody may still go on with an attempt: its lease is alive, or was less than `silent_for` seconds ago."""
-    turn = lease.turns(home).get(name)
+    turn = lease.latest_turns(home).get(name)
     if turn is None:
         return False
     holder = lease.read(home, name, turn)
@@ -103,19 +103,19 @@ def is_at_work(home: Folder, name: str, silent_for: float) -> bool:
 
 
 @contextmanager
-def held(home: Folder, name: str, is_published: Callable[[str], bool]) -> Generator[Folder | None]:
+def hold_dead_attempt(home: Folder, name: str, is_published: Callable[[str], bool]) -> Generator[Folder | None]:
     """The folder of a dead try, in which nobody goes on during the block; None if somebody is at work in it, or gc removes it."""
-    turn = lease.turns(home).get(name, 0)
+    turn = lease.latest_turns(home).get(name, 0)
     holder = lease.read(home, name, turn) if turn else None
     is_free = not turn or (holder is not None and holder.is_dead and not holder.said.get(DOOMED))
-    if not is_free or not lease.take(home, name, turn + 1):
+    if not is_free or not lease.take_turn(home, name, turn + 1):
         yield None
         return
     try:
         with lease.renewed(home, name, turn + 1):
             yield None if is_published(name) else home / name
     finally:
-        lease.give_up(home, name, turn + 1)
+        lease.release_turn(home, name, turn + 1)
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def attempt(home: Folder, is_published: Callable[[str], bool] = _nobody) -> Gene
             mine.out.guard(held.require)
             yield mine
     except BaseException:
-        lease.give_up(home, mine.name, mine.turn)
+        lease.release_turn(home, mine.name, mine.turn)
         raise
     end_leases(home, mine.name, mine.turn)
 

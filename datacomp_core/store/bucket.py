@@ -18,7 +18,15 @@ from datacomp_core.errors import StoreError
 from datacomp_core.store import failures
 from datacomp_core.store.bulk import Bulk, bulk_of, is_plain
 from datacomp_core.store.clients import filesystem
-from datacomp_core.store.failures import CutError, is_refused, is_transient, refuse_lost_bucket, twice, whole, with_retries
+from datacomp_core.store.failures import (
+    CutError,
+    check_size,
+    is_refused,
+    is_transient,
+    refuse_lost_bucket,
+    retry_if_missing,
+    with_retries,
+)
 from datacomp_core.store.local import is_unfinished
 
 PART_BYTES = 8 << 20
@@ -51,8 +59,8 @@ class BucketFiles:
     def _read(self, path: str) -> bytes:
         bulk, (key,) = self._bulk(path)
         if bulk is not None and (got := bulk.get(key, WHOLE_BYTES)) is not None and got[1] <= WHOLE_BYTES:
-            return whole(*got, path)
-        data = twice(lambda: self._read_by_s3fs(path)) if bulk is None else self._read_by_s3fs(path)
+            return check_size(*got, path)
+        data = retry_if_missing(lambda: self._read_by_s3fs(path)) if bulk is None else self._read_by_s3fs(path)
         if bulk is not None and len(data) <= WHOLE_BYTES:
             bulk.failed()
         return data
@@ -80,7 +88,7 @@ class BucketFiles:
             body.close()
         if size > WHOLE_BYTES:
             return size
-        return whole(data, size, path)
+        return check_size(data, size, path)
 
     def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
         """The bytes of each (path, start, end), asked for at once. An OSError if one of the files is shorter."""
@@ -90,7 +98,7 @@ class BucketFiles:
         bulk, keys = self._bulk(*paths)
         if bulk is not None and (quick := bulk.ranges(list(zip(keys, starts, ends, strict=True)))) is not None:
             return quick
-        found: list[bytes] = twice(lambda: self.fs.cat_ranges(paths, starts, ends, on_error="raise"))
+        found: list[bytes] = retry_if_missing(lambda: self.fs.cat_ranges(paths, starts, ends, on_error="raise"))
         for path, start, end, data in zip(paths, starts, ends, found, strict=True):
             if len(data) != end - start:
                 raise CutError(errno.EIO, f"{len(data)} bytes arrived instead of {end - start}", path)
@@ -110,7 +118,7 @@ class BucketFiles:
 
     def file_size(self, path: str) -> int:
         """Bytes of a file. FileNotFoundError if there is no file."""
-        return with_retries(lambda: twice(lambda: self._file_size(path)))
+        return with_retries(lambda: retry_if_missing(lambda: self._file_size(path)))
 
     def size(self, path: str) -> int | None:
         info = self._info(path)
@@ -127,7 +135,7 @@ class BucketFiles:
     def _info(self, path: str) -> dict[str, Any] | None:
         def ask() -> dict[str, Any] | None:
             try:
-                return twice(lambda: self.fs.info(path))
+                return retry_if_missing(lambda: self.fs.info(path))
             except FileNotFoundError as problem:
                 refuse_lost_bucket(problem)
                 return None

@@ -24,7 +24,7 @@ CLOCKS_DIFFER = 3600
 
 
 @contextmanager
-def changing(store: Store, address: str, what: str = "") -> Generator[Record]:
+def exclusive_change(store: Store, address: str, what: str = "") -> Generator[Record]:
     """Be the only one to change the artifact at an address; the record of before. Call `finish` before the block ends.
 
     `what` is shown to others: "retry", "takedown". StoreError if another process is at it; DataError if nothing is built there.

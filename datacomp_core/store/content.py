@@ -84,7 +84,7 @@ def digest(found: Mapping[str, ContentMark]) -> str:
     return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def differing(before: Mapping[str, ContentMark], now: Mapping[str, ContentMark]) -> str:
+def describe_changes(before: Mapping[str, ContentMark], now: Mapping[str, ContentMark]) -> str:
     """Return the changes of files in words: `a.parquet has changed, b.parquet is gone`. Empty if none has changed."""
     told = [f"{name} is gone" for name in before if name not in now]
     told += [f"{name} is new" for name in now if name not in before]
@@ -97,7 +97,7 @@ def differing(before: Mapping[str, ContentMark], now: Mapping[str, ContentMark])
     return ", ".join(told[:SHOWN]) + more
 
 
-def listed(found: Mapping[str, ContentMark]) -> dict[str, list[Any]]:
+def marks_as_json(found: Mapping[str, ContentMark]) -> dict[str, list[Any]]:
     """Marks as plain JSON."""
     return {name: list(one) for name, one in found.items()}
 

@@ -11,7 +11,7 @@ from datacomp_core.errors import StoreError
 from datacomp_core.store import listing
 from datacomp_core.store.attempt import PREFIX, end_leases, is_at_work, take_for_removal
 from datacomp_core.store.folder import Folder
-from datacomp_core.store.lease import turns
+from datacomp_core.store.lease import latest_turns
 from datacomp_core.store.record import Record, manifests_of, record_name
 from datacomp_core.store.store import LostArtifact, Store
 
@@ -79,7 +79,7 @@ def _remove_record(home: Folder, name: str) -> None:
     """Remove a record, and see that it is gone before the data goes: one that stays would be in force without them."""
     for pause in (*listing.PAUSES, None):
         home.remove(name)
-        if name not in listing.agreed(home.names, home):
+        if name not in listing.ask_until_equal(home.names, home):
             return
         if pause is not None:
             time.sleep(pause)
@@ -90,7 +90,7 @@ def _remove_whole(folder: Folder) -> None:
     """Remove a folder, and see that it is gone: a listing that is late or empty must not leave files behind unseen."""
     for pause in (*listing.PAUSES, None):
         folder.remove()
-        if not listing.agreed(folder.files, folder):
+        if not listing.ask_until_equal(folder.files, folder):
             return
         if pause is not None:
             time.sleep(pause)
@@ -124,7 +124,7 @@ def drop_attempt(store: Store, address: str, name: str, *, silent_for: float) ->
 def drop_leases(store: Store, address: str, name: str, *, silent_for: float) -> bool:
     """Remove the remaining leases of a published attempt. False if a process works there."""
     home = store.home(address)
-    turn = turns(home).get(name, 0)
+    turn = latest_turns(home).get(name, 0)
     if not turn or not store.is_published(address, name) or is_at_work(home, name, silent_for):
         return False
     end_leases(home, name, turn)

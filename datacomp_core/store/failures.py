@@ -26,7 +26,7 @@ class CutError(OSError):
     """A body that is shorter than the store says the file is."""
 
 
-def whole(data: bytes, size: int, path: str) -> bytes:
+def check_size(data: bytes, size: int, path: str) -> bytes:
     """The body of a file, if it has as many bytes as the store says. CutError if not."""
     if len(data) != size:
         raise CutError(errno.EIO, f"{len(data)} bytes arrived instead of {size}", path)
@@ -48,7 +48,7 @@ def with_retries(request: Callable[[], R], *, is_write: bool = False) -> R:
     raise AssertionError("the last try returns or raises")
 
 
-def twice(request: Callable[[], R]) -> R:
+def retry_if_missing(request: Callable[[], R]) -> R:
     """The answer of a read. "Not there" is believed once the store has said it twice, as an empty listing is."""
     try:
         return request()

@@ -11,7 +11,7 @@ from typing import Any
 
 from datacomp_core.errors import SpecError
 from datacomp_core.store import process
-from datacomp_core.store.content import Marks, differing, digest, listed, read_marks
+from datacomp_core.store.content import Marks, describe_changes, digest, marks_as_json, read_marks
 from datacomp_core.store.folder import Folder
 
 REQUEST = "request.json"
@@ -50,7 +50,7 @@ def bind_folder(
                 f"{folder} has files in {lost}/ and no {REQUEST}, so their origin is unknown: choose an empty folder, or "
                 "remove them."
             )
-        marked = {name: listed(found) for name, found in now.items()}
+        marked = {name: marks_as_json(found) for name, found in now.items()}
         folder.write_json(INPUTS, {**marked, STARTED_BY: process.token()})
         folder.write_json(REQUEST, given)
         return
@@ -87,7 +87,7 @@ def _differing(
     was, is_now = before.get(CONTENT) or {}, given.get(CONTENT) or {}
     for name in sorted(was.keys() | is_now.keys()):
         if was.get(name) != is_now.get(name):
-            how = differing(earlier.get(name, {}), now.get(name, {})) if earlier.get(name) else ""
+            how = describe_changes(earlier.get(name, {}), now.get(name, {})) if earlier.get(name) else ""
             told.append(f"{name} ({how})" if how else name)
     return told
 

@@ -34,7 +34,7 @@ def content(**more: Any) -> bytes:
     return json.dumps({**process.identity(), "renewed": time.time(), "nonce": uuid.uuid4().hex, **more}).encode()
 
 
-def ended() -> bytes:
+def released_content() -> bytes:
     """Return the content of a released lease, which anyone may take over."""
     return json.dumps({"host": process.identity()["host"], "boot": "ended", "ended": True}).encode()
 
@@ -43,7 +43,7 @@ def file_of(stem: str, turn: int) -> str:
     return f"{stem}.lease-{turn}"
 
 
-def turns(home: Folder) -> dict[str, int]:
+def latest_turns(home: Folder) -> dict[str, int]:
     """The latest turn of each lease directly in a folder, from its files `<stem>.lease-<turn>`."""
     found: dict[str, int] = {}
     for name in home.names():
@@ -92,7 +92,7 @@ def read(home: Folder, stem: str, turn: int) -> Lease | None:
     return Lease(home, name, found if isinstance(found, dict) else {"host": "unknown", "renewed": time.time()})
 
 
-def take(home: Folder, stem: str, turn: int, **more: Any) -> bool:
+def take_turn(home: Folder, stem: str, turn: int, **more: Any) -> bool:
     """Take a turn of a lease; False if another process has it. `more` is stored in it."""
     return home.create(file_of(stem, turn), content(**more))
 
@@ -162,16 +162,16 @@ def renewed(home: Folder, stem: str, turn: int) -> Generator[HeldLease]:
         thread.join()
 
 
-def give_up(home: Folder, stem: str, turn: int) -> None:
+def release_turn(home: Folder, stem: str, turn: int) -> None:
     """Release a lease. A failure is logged: the lease is then dead after three minutes of silence."""
     try:
-        home.write(file_of(stem, turn), ended())
+        home.write(file_of(stem, turn), released_content())
     except (DataError, StoreError) as problem:
         log.warning("could not release %s: %s", home.at(file_of(stem, turn)), problem)
 
 
 @contextmanager
-def alone(home: Folder, stem: str, what: str) -> Generator[None]:
+def exclusive_lease(home: Folder, stem: str, what: str) -> Generator[None]:
     """Hold the exclusive right to do `what` at an address. StoreError if another process holds it.
 
     Its turns are looked up one by one and never taken away: a listing that is late must not let two in.
@@ -182,10 +182,10 @@ def alone(home: Folder, stem: str, what: str) -> Generator[None]:
             who = f"process {holder.said.get('pid')} on {holder.said.get('host')}"
             raise StoreError(f"{stem} is already being changed by {who}: wait until it has finished, then run again to {what}.")
         turn += 1
-    if not take(home, stem, turn):
+    if not take_turn(home, stem, turn):
         raise StoreError(f"{stem} has just been taken by another process: run again to {what}.")
     try:
         with renewed(home, stem, turn):
             yield
     finally:
-        give_up(home, stem, turn)
+        release_turn(home, stem, turn)

@@ -20,7 +20,7 @@ PAUSES = (0.1, 0.4, 1.5)
 SAMPLED = 20
 
 
-def agreed(ask: Callable[[], T], where: object) -> T:
+def ask_until_equal(ask: Callable[[], T], where: object) -> T:
     """An answer that is given twice in a row. StoreError if the store does not agree with itself."""
     before = ask()
     for pause in PAUSES:
@@ -45,7 +45,7 @@ def complete(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool =
         return folder.files()
 
     for pause in PAUSES:
-        found = agreed(ask, folder)
+        found = ask_until_equal(ask, folder)
         hidden = [path for path in known if path not in found]
         if not is_any_there(folder, hidden):
             return found
@@ -53,7 +53,7 @@ def complete(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool =
     raise StoreError(f"A listing of {folder} omits existing files: run again.")
 
 
-def files_of(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool = False) -> list[FileStat]:
+def hash_files(folder: Folder, known: dict[str, FileStat], *, is_all_known: bool = False) -> list[FileStat]:
     """Every file below `folder` with its hash: taken from `known` where size agrees, else read once. See `complete`.
 
     StoreError if one of `known` is not there.

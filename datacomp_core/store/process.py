@@ -16,7 +16,7 @@ from typing import Any
 TOKEN = re.compile(r"(?P<place>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-[0-9a-f]{8}")
 
 
-def started(pid: int) -> str:
+def start_ticks(pid: int) -> str:
     """A process's start in clock ticks since boot, empty if there is none: with pid and boot it identifies one process
     uniquely."""
     try:
@@ -34,7 +34,7 @@ def identity() -> dict[str, Any]:
         "boot": _text("/proc/sys/kernel/random/boot_id"),
         "pids": _pid_namespace(),
         "pid": pid,
-        "started": started(pid),
+        "started": start_ticks(pid),
     }
 
 
@@ -52,13 +52,13 @@ def is_gone(other: dict[str, Any]) -> bool | None:
         pid = int(str(other.get("pid", 0)))
     except ValueError:
         return None
-    return not started(pid) or started(pid) != other.get("started")
+    return not start_ticks(pid) or start_ticks(pid) != other.get("started")
 
 
 def token() -> str:
     """A part of a file name that says which process made it and that no other file has."""
     pid = os.getpid()
-    return f"{_place()}-{pid}-{started(pid) or 0}-{uuid.uuid4().hex[:8]}"
+    return f"{_place()}-{pid}-{start_ticks(pid) or 0}-{uuid.uuid4().hex[:8]}"
 
 
 def is_left_behind(name: str) -> bool:
@@ -66,7 +66,7 @@ def is_left_behind(name: str) -> bool:
     found = TOKEN.search(name)
     if found is None or found["place"] != _place():
         return False
-    return started(int(found["pid"])) != found["started"]
+    return start_ticks(int(found["pid"])) != found["started"]
 
 
 def _place() -> str:

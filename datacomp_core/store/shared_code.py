@@ -22,4 +22,4 @@ def _from_store(digits: str) -> bytes | None:
     return folder.read(f"{digits}.py") if folder.exists(f"{digits}.py") else None
 
 
-external_code.found_by(_from_store)
+external_code.add_finder(_from_store)

@@ -35,7 +35,7 @@ class PlannedStep(Generic[A]):
         return self.artifact is not None
 
 
-def checked(function: Callable[..., Any], kind: str) -> tuple[type[Any], tuple[str, ...], frozenset[str]]:
+def check_signature(function: Callable[..., Any], kind: str) -> tuple[type[Any], tuple[str, ...], frozenset[str]]:
     where = f"{function.__module__}.{function.__qualname__}"
     hints = typing.get_type_hints(function)
     left, right = [], []
@@ -75,12 +75,12 @@ def _is_identity(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, (Spec, Artifact))
 
 
-def hashed(value: Any) -> Any:
+def hashable_form(value: Any) -> Any:
     if isinstance(value, Artifact):
         assert value.fingerprint, f"{value.kind} without a fingerprint: it did not come from a step"
         return {"kind": value.kind, "fingerprint": value.fingerprint}
     if isinstance(value, tuple):
-        return [hashed(item) for item in value]
+        return [hashable_form(item) for item in value]
     if value is None:
         return None
     if isinstance(value, Spec):
@@ -88,8 +88,8 @@ def hashed(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} stands left of the star; only Specs and Artifacts may")
 
 
-def flat(values: Any) -> list[Any]:
-    return [item for value in values for item in (flat(value) if isinstance(value, tuple) else [value]) if item is not None]
+def flatten(values: Any) -> list[Any]:
+    return [item for value in values for item in (flatten(value) if isinstance(value, tuple) else [value]) if item is not None]
 
 
 def is_named(value: Any) -> bool:
@@ -100,22 +100,22 @@ def is_named(value: Any) -> bool:
     return of_content(plain) != plain or any(getattr(value, name) == value.label() for name in value.names_for_people)
 
 
-def settled(value: Any) -> Any:
+def built_inputs(value: Any) -> Any:
     if isinstance(value, tuple):
-        return tuple(settled(item) for item in value)
+        return tuple(built_inputs(item) for item in value)
     return value.artifact if isinstance(value, PlannedStep) else value
 
 
-def stand_in(value: Any) -> Any:
+def name_placeholder(value: Any) -> Any:
     """Return the name of an input that is not built yet, as an object for naming functions."""
     if isinstance(value, tuple):
-        return tuple(stand_in(item) for item in value)
+        return tuple(name_placeholder(item) for item in value)
     if isinstance(value, PlannedStep):
         return value.artifact or types.SimpleNamespace(name=value.name, scale="", recipe=value.name)
     return value
 
 
-def safe(text: str) -> str:
+def path_segment(text: str) -> str:
     """Text as one readable path segment."""
     kept = "".join(c if c.isalnum() or c in "._-+" else "-" for c in text).strip("-.")
     return kept[:60] or "unnamed"

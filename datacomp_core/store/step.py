@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar
 from datacomp_core import engines
 from datacomp_core.artifacts import Artifact, Spec
 from datacomp_core.errors import DataError, StoreError
-from datacomp_core.import_errors import imports_told
+from datacomp_core.import_errors import explain_import_errors
 from datacomp_core.store import record as records
 from datacomp_core.store.attempt import attempt
 from datacomp_core.store.deletion import drop_own
@@ -25,8 +25,17 @@ from datacomp_core.store.fingerprint import SHORT, canonical, fingerprint
 from datacomp_core.store.fingerprint import identity as meaning_of
 from datacomp_core.store.folder import Folder
 from datacomp_core.store.format import require_format
-from datacomp_core.store.listing import agreed, files_of
-from datacomp_core.store.star import PlannedStep, checked, flat, hashed, is_named, safe, settled, stand_in
+from datacomp_core.store.listing import ask_until_equal, hash_files
+from datacomp_core.store.star import (
+    PlannedStep,
+    built_inputs,
+    check_signature,
+    flatten,
+    hashable_form,
+    is_named,
+    name_placeholder,
+    path_segment,
+)
 from datacomp_core.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -63,7 +72,7 @@ class Step(Generic[A]):
     ) -> None:
         self.function, self.kind, self.version = function, kind, version
         self._name, self._stale, self._left_out = name, stale, left_out
-        self.returns, self.identity, self.options = checked(function, kind)
+        self.returns, self.identity, self.options = check_signature(function, kind)
         self.__doc__, self.__name__, self.__module__ = function.__doc__, function.__name__, function.__module__
 
     def __repr__(self) -> str:
@@ -77,7 +86,7 @@ class Step(Generic[A]):
     def fingerprint(self, *identity: Any) -> str:
         """sha256 over kind, version, canonical specs and the fingerprints of the inputs."""
         self._fits(identity)
-        return fingerprint({"kind": self.kind, "version": self.version, "of": [hashed(value) for value in identity]})
+        return fingerprint({"kind": self.kind, "version": self.version, "of": [hashable_form(value) for value in identity]})
 
     def name(self, *identity: Any) -> str:
         if self._name is not None:
@@ -86,20 +95,20 @@ class Step(Generic[A]):
 
     def address(self, *identity: Any) -> str:
         """`<kind>/<scale>/<readable name>--<12 hex>`."""
-        scale = next((str(value.scale) for value in flat(identity) if getattr(value, "scale", "")), "any")
-        readable = safe(self.name(*identity))
-        return f"{self.kind}/{safe(scale)}/{readable}--{self.fingerprint(*identity)[:SHORT]}"
+        scale = next((str(value.scale) for value in flatten(identity) if getattr(value, "scale", "")), "any")
+        readable = path_segment(self.name(*identity))
+        return f"{self.kind}/{path_segment(scale)}/{readable}--{self.fingerprint(*identity)[:SHORT]}"
 
     # How it is run ------------------------------------------------------------------------------------------------
 
     def plan(self, *identity: Any, store: Store) -> PlannedStep[A]:
         """BUILT or TO BUILD, and why; an input may itself be only planned. Nothing is written."""
         require_format(store, write=False)
-        name = self.name(*[stand_in(value) for value in identity])
-        waiting = [value for value in flat(identity) if isinstance(value, PlannedStep) and not value.is_built]
+        name = self.name(*[name_placeholder(value) for value in identity])
+        waiting = [value for value in flatten(identity) if isinstance(value, PlannedStep) and not value.is_built]
         if waiting:
             return PlannedStep(self.kind, name, f"its {waiting[0].kind} must be built first", None, None)
-        inputs = tuple(settled(value) for value in identity)
+        inputs = tuple(built_inputs(value) for value in identity)
         address = self._place(inputs, store)
         found = store.record(address)
         if found is None:
@@ -137,7 +146,7 @@ class Step(Generic[A]):
     def _place(self, identity: tuple[Any, ...], store: Store) -> str:
         """The address, or the one at which the same thing was begun under another name that a person gave it."""
         address = self.address(*identity)
-        if not any(is_named(value) for value in flat(identity)) or store.generations(address):
+        if not any(is_named(value) for value in flatten(identity)) or store.generations(address):
             return address
         return store.namesake(address) or address
 
@@ -153,13 +162,13 @@ class Step(Generic[A]):
         if "store" in self.options:
             wanted["store"] = store
         with attempt(store.home(address), lambda name: store.is_published(address, name)) as mine:
-            with imports_told():
+            with explain_import_errors():
                 made = self.function(*identity, out=mine.out, **wanted)
             # `data` is given by a step that only describes data elsewhere.
             files = (
                 _listed(Folder(made.data), self._left_out)
                 if made.data
-                else files_of(mine.out, mine.out.journal, is_all_known=mine.turn == 1)
+                else hash_files(mine.out, mine.out.journal, is_all_known=mine.turn == 1)
             )
             artifact = self._finished(made, address, made.data or f"{address}/{mine.name}", identity)
             how, took = {**wanted, "engine": engines.current()}, time.monotonic() - clock
@@ -231,7 +240,7 @@ class Step(Generic[A]):
             spec={name: canonical(value) for name, value in named.items() if isinstance(value, Spec)},
             meaning={name: meaning_of(value) for name, value in named.items() if isinstance(value, Spec)},
             inputs={
-                name: [{"address": a.address, "fingerprint": a.fingerprint} for a in flat([value])]
+                name: [{"address": a.address, "fingerprint": a.fingerprint} for a in flatten([value])]
                 for name, value in named.items()
                 if not isinstance(value, Spec)
             },
@@ -285,5 +294,5 @@ def step(
 
 def _listed(folder: Folder, left_out: tuple[str, ...] = ()) -> list[records.FileStat]:
     """The files of a folder that others wrote, which are not read: without their hashes."""
-    found = agreed(folder.files, folder).items()
+    found = ask_until_equal(folder.files, folder).items()
     return [records.FileStat(path, size, "") for path, size in found if not set(path.split("/")[:-1]) & set(left_out)]

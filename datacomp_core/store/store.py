@@ -277,7 +277,7 @@ class Store:
 
     def alone(self, address: str, what: str) -> AbstractContextManager[None]:
         """Be the only process that changes what is published at an address. StoreError if another one is at it."""
-        return lease.alone(self.root / CHANGES, address, what)
+        return lease.exclusive_lease(self.root / CHANGES, address, what)
 
     def set_aside(self, record: Record, why: str) -> None:
         """Make room for a new artifact where this one is lost. Its record is marked and what is left of its data is kept.
@@ -330,7 +330,7 @@ class LostArtifact(NamedTuple):
 
 
 def _folders(folder: Folder) -> list[str]:
-    return listing.agreed(folder.folders, folder)
+    return listing.ask_until_equal(folder.folders, folder)
 
 
 def _interrupted(record: Record) -> str:

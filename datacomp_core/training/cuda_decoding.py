@@ -58,7 +58,7 @@ def keep_encoded(data: bytes, box: Box, place: npt.NDArray[np.uint8], about: npt
     about[:] = (len(data), *box)
 
 
-def decoded(micro: MicroBatch, device: torch.device, decoder: Decoder | None = None) -> MicroBatch:
+def decode_on_gpu(micro: MicroBatch, device: torch.device, decoder: Decoder | None = None) -> MicroBatch:
     """The micro-batch with all pixels, on the device. What the GPU refuses is decoded by the CPU; DataError if that fails too."""
 
     if micro.about is None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datacomp_core.errors import DataError
-from datacomp_core.training.cuda_decoding import ABOUT, decoded, keep_encoded
-from datacomp_core.training.loader import loaded
+from datacomp_core.training.cuda_decoding import ABOUT, decode_on_gpu, keep_encoded
+from datacomp_core.training.loader import load_micro_batches
 from datacomp_core.training.prefetch import MicroBatch, prefetched
 from datacomp_core.training.sample_order import Floats, Ints, SampleOrder
 from datacomp_core.training.samples import (
@@ -166,7 +166,7 @@ class MicroBatchStream:
                 self._stream = prefetched(self._stream, self.device, self._ahead)
         for _ in range(self.num_batches - self.next % self.num_batches):
             began = time.monotonic()
-            micro = decoded(next(self._stream), self.device)
+            micro = decode_on_gpu(next(self._stream), self.device)
             self.waited += time.monotonic() - began
             if micro.unreadable:
                 self.on_unreadable(self.step, micro.unreadable)
@@ -182,7 +182,7 @@ class MicroBatchStream:
         numbers = range(self.next, self._total)
         if not self._workers:
             return (self._batches[number] for number in numbers)
-        return loaded(self._batches, numbers, self._workers, pinned=getattr(self.device, "type", "cpu") == "cuda")
+        return load_micro_batches(self._batches, numbers, self._workers, pinned=getattr(self.device, "type", "cpu") == "cuda")
 
 
 def _nothing(step: int, names: tuple[str, ...]) -> None:

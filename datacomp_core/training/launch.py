@@ -23,7 +23,7 @@ from datacomp_core.import_errors import NO_MODULE, library_error
 from datacomp_core.subprocess_output import SubprocessOutput
 from datacomp_core.training.elastic import PARENT
 from datacomp_core.training.job import FAILURE, JOB, RankJob, first_failure
-from datacomp_core.training.memory import device_bytes, needed
+from datacomp_core.training.memory import bytes_needed, device_bytes
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def _out_of_memory(job: RankJob) -> NoMemoryError:
     machine, batch = job.machine, job.spec.recipe.batch_size // job.machine.world_size
     switch, room = "on" if machine.checkpoints_gradients else "off", device_bytes() or math.inf
     counts = (n for n in range(machine.accumulation * 2, batch + 1) if batch % n == 0)
-    more = next((n for n in counts if needed(job.spec, machine, switch, n) <= room), batch)
+    more = next((n for n in counts if bytes_needed(job.spec, machine, switch, n) <= room), batch)
     also = "" if machine.checkpoints_gradients else ", or gradient checkpointing (checkpointing='on')"
     return NoMemoryError(
         f"The GPU's memory is too small for {batch // machine.accumulation} samples per process: use accumulation "

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from datacomp_core.errors import LostProcessError
-from datacomp_core.interruptible_wait import first_done
+from datacomp_core.interruptible_wait import wait_for_first
 from datacomp_core.parallel import Processes
 from datacomp_core.shared_pixels import Slot, Slots
 from datacomp_core.training.cuda_decoding import ABOUT
@@ -70,7 +70,7 @@ class Piece(NamedTuple):
 Flying = tuple[Slot, list[Future[tuple[str, ...]]]]
 
 
-def loaded(batches: MicroBatchDataset, numbers: Iterable[int], workers: int, *, pinned: bool) -> Iterator[MicroBatch]:
+def load_micro_batches(batches: MicroBatchDataset, numbers: Iterable[int], workers: int, *, pinned: bool) -> Iterator[MicroBatch]:
     """The micro-batches of these numbers, in order. Each is valid until the next one is asked for.
 
     LostProcessError if a process was killed.
@@ -108,7 +108,7 @@ def _landed(batch: Flying, batches: MicroBatchDataset, layout: BatchLayout, slot
     slot, pieces = batch
     unreadable: list[str] = []
     for piece in pieces:
-        first_done([piece])
+        wait_for_first([piece])
         try:
             unreadable += piece.result()
         except BrokenProcessPool as problem:

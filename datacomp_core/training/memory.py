@@ -30,7 +30,7 @@ def device_bytes() -> int:
         return 0
 
 
-def ways(spec: TrainSpec, machine: RuntimeOptions, available: int, *, accumulation: int = 0) -> list[RuntimeOptions]:
+def memory_options(spec: TrainSpec, machine: RuntimeOptions, available: int, *, accumulation: int = 0) -> list[RuntimeOptions]:
     """`machine` with gradient checkpointing and accumulation set where they are left open (`auto`, 0), to be tried in turn.
 
     The first is the fastest that should fit `available` bytes. On a CPU, or where nothing is known of GPU or model, there is
@@ -42,12 +42,12 @@ def ways(spec: TrainSpec, machine: RuntimeOptions, available: int, *, accumulati
     batch = world_batch(spec, machine)
     counts = [accumulation] if accumulation else [n for n in range(1, batch + 1) if batch % n == 0]
     choices = [(switch, count) for count in counts for switch in switches]
-    fit = [n for n, (switch, count) in enumerate(choices) if needed(spec, machine, switch, count) <= available]
+    fit = [n for n, (switch, count) in enumerate(choices) if bytes_needed(spec, machine, switch, count) <= available]
     kept = choices[(fit or [len(choices) - 1])[0] :][:MAX_TRIES]
     return [machine.model_copy(update={"checkpointing": switch, "accumulation": count}) for switch, count in kept]
 
 
-def needed(spec: TrainSpec, machine: RuntimeOptions, checkpointing: str, accumulation: int) -> int:
+def bytes_needed(spec: TrainSpec, machine: RuntimeOptions, checkpointing: str, accumulation: int) -> int:
     """Bytes that one process needs, about; 0 if nothing is known of the model."""
     towers = _towers(spec.recipe.model)
     samples = world_batch(spec, machine) // accumulation

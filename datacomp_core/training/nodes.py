@@ -49,7 +49,7 @@ def this_node() -> TorchrunLayout:
 
 
 @contextmanager
-def present(store: Store, layout: TorchrunLayout) -> Generator[None]:
+def announce_node_0(store: Store, layout: TorchrunLayout) -> Generator[None]:
     """Announce node 0 during the block: it may begin trainings, and the others wait for them."""
     try:
         with _said(store, _presence(layout), {"nodes": layout.nodes}):
@@ -59,7 +59,7 @@ def present(store: Store, layout: TorchrunLayout) -> Generator[None]:
 
 
 @contextmanager
-def announced(store: Store, layout: TorchrunLayout, folder: Path) -> Generator[Callable[[], None]]:
+def announce_run(store: Store, layout: TorchrunLayout, folder: Path) -> Generator[Callable[[], None]]:
     """Tell the other nodes of `layout.run_id` the folder of the run, during the block. A single node writes nothing.
 
     It yields a function to call now and then: it raises the SpecError of another node that cannot take part.

@@ -61,13 +61,13 @@ def _stream(device: Any) -> Any:
 def _copied(micro: MicroBatch, device: Any, stream: Any) -> tuple[MicroBatch, Any]:
     import torch
 
-    from datacomp_core.training.cuda_decoding import decoded
+    from datacomp_core.training.cuda_decoding import decode_on_gpu
 
     if stream is None:
-        micro = decoded(micro, device)
+        micro = decode_on_gpu(micro, device)
         return micro._replace(pixels=micro.pixels.clone(), tokens=micro.tokens.clone()), None
     with torch.cuda.stream(stream):
-        micro = decoded(micro, device)
+        micro = decode_on_gpu(micro, device)
         pixels, tokens = (part.to(device, non_blocking=True) for part in (micro.pixels, micro.tokens))
         copied = torch.cuda.Event()
         copied.record(stream)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from datacomp_core.device import checked
+from datacomp_core.device import check_device
 from datacomp_core.errors import DatacompError
 
 
@@ -43,7 +43,7 @@ def join_ranks(device: str) -> RankContext:
 
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if not device.startswith("cpu"):
-        checked("cuda" if device.startswith("cuda") and world_size > 1 else device)
+        check_device("cuda" if device.startswith("cuda") and world_size > 1 else device)
     if world_size == 1:
         return RankContext(device)
     kind = device.partition(":")[0]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from datacomp_core.caption_policy import drawn
+from datacomp_core.caption_policy import draw_caption
 from datacomp_core.caption_sets import OVERLAY
 from datacomp_core.errors import DataError
 from datacomp_core.members import CAPTION, USUAL, json_object, names_of
@@ -133,7 +133,7 @@ class SampleReader:
                 self._kept[shard, row] = kept
                 is_kept = True
         captions = self.shards[shard][0].captions
-        chosen = drawn(captions.weights if captions and captions.weights else {"": 1.0}, kept.captions, list(draw))
+        chosen = draw_caption(captions.weights if captions and captions.weights else {"": 1.0}, kept.captions, list(draw))
         if chosen is None:
             raise DataError(
                 f"Sample {row} of shard {self.shards[shard][1]} has none of the captions to draw from: reshard it again."

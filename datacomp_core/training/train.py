@@ -30,8 +30,8 @@ from datacomp_core.training.cuda_decoding import require_cuda
 from datacomp_core.training.curve import curves
 from datacomp_core.training.job import FINAL, HISTORY, RUN, RankJob
 from datacomp_core.training.launch import NoMemoryError, TorchrunLayout, launch
-from datacomp_core.training.memory import device_bytes, ways
-from datacomp_core.training.nodes import announced
+from datacomp_core.training.memory import device_bytes, memory_options
+from datacomp_core.training.nodes import announce_run
 from datacomp_core.training.preflight import TABLE, PreflightRow, preflight, table_of
 from datacomp_core.training.report import report
 from datacomp_core.training.resume import CheckpointUploader, run_folder
@@ -81,7 +81,7 @@ def train(
     )
     machine = machine.model_copy(update={"report_to": default_reports(machine) if report_to is None else report_to})
     _refuse(spec, shards, machine, layout)
-    machines = ways(spec, machine, 0 if machine.is_cpu else device_bytes(), accumulation=accumulation)
+    machines = memory_options(spec, machine, 0 if machine.is_cpu else device_bytes(), accumulation=accumulation)
     with run_folder(out) as folder:
         found, table = _checked(spec, shards, store, folder)
         job = RankJob(
@@ -94,7 +94,7 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
         )
         started = time.monotonic()
-        with CheckpointUploader(folder, out), announced(store, layout, folder) as others:
+        with CheckpointUploader(folder, out), announce_run(store, layout, folder) as others:
             job, watch = _run(job, machines, layout, progress, others)
         record = report(job, layout, tuple(item for _, item in found), table, watch, time.monotonic() - started)
         _keep(out, folder, record, table, watch)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from datacomp_core.clip import config
-from datacomp_core.import_errors import imports_told
+from datacomp_core.import_errors import explain_import_errors
 from datacomp_core.patches import left_out
 from datacomp_core.training.elastic import end_with_launcher
 from datacomp_core.training.job import JOB, RankJob, write_failure
@@ -20,7 +20,7 @@ def main(folder: str) -> None:
     job = RankJob.model_validate_json((Path(folder) / JOB).read_bytes())
     rank = int(os.environ.get("RANK", "0"))
     try:
-        with imports_told():
+        with explain_import_errors():
             run(job)
     except BaseException as problem:
         write_failure(Path(folder), rank, problem)

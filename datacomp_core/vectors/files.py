@@ -42,12 +42,14 @@ ARRAY_PARTS = frozenset(
 FILES = (".npy", ".npz", ".pt")
 
 
-def pinned(name: str) -> str:
+def pin_vectors(name: str) -> str:
     """Return the name with the digits of its file's hash, if it is a file. SpecError if it is neither known nor a file."""
-    return pinned_files.pinned(name, _file(name)[0], noun="set of vectors", plain="a file of vectors", known=NAMED, endings=FILES)
+    return pinned_files.pin_file(
+        name, _file(name)[0], noun="set of vectors", plain="a file of vectors", known=NAMED, endings=FILES
+    )
 
 
-VectorsName = Annotated[str, AfterValidator(pinned)]
+VectorsName = Annotated[str, AfterValidator(pin_vectors)]
 
 
 @cache

@@ -24,10 +24,10 @@ def nearest(rows: Vectors, centroids: Vectors, device: str = "") -> Places:
     two = min(2, len(centroids))
     device = device or default_device()
     found = by_torch(rows, centroids, two, device) if device.startswith("cuda") else by_faiss(rows, centroids, two)
-    return decided(rows, centroids, *found)
+    return resolve_ties(rows, centroids, *found)
 
 
-def decided(rows: Vectors, centroids: Vectors, best: Vectors, places: Places) -> Places:
+def resolve_ties(rows: Vectors, centroids: Vectors, best: Vectors, places: Places) -> Places:
     """The first of each row's places, (n, 2), or what double precision says where the second is as good but for rounding."""
     found = places[:, 0].copy()
     if places.shape[1] == 2:

@@ -175,7 +175,7 @@ def _of_folders(targets: list[str], given: Given, encoder: str, local: Path) -> 
         keys = source.embedding_keys(source.parts()[0])
         if not keys:
             raise SpecError(f"{metadata} has no features (npz files) to search with --model: give their folder with --features.")
-        models[encoder or keys[0].rpartition("_")[0]] = FileModel(model, clip.known(model), checkpoint)
+        models[encoder or keys[0].rpartition("_")[0]] = FileModel(model, clip.check_model(model), checkpoint)
     origin = of_folders(metadata, scores, features, shards, subsets, models)
     if not (scores or features):
         return origin

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from datacomp_core.errors import DatacompError, DiskFullError
-from datacomp_core.external_code import blamed
+from datacomp_core.external_code import outside_error
 from datacomp_core.import_errors import library_error
 from datacomp_core.redaction import install, redact
 from deployments.cli.terminal import JsonOutput
@@ -49,7 +49,7 @@ def sentence(problem: BaseException) -> tuple[str, int]:
         return str(problem), problem.exit_status
     if type(problem).__name__ == "ValidationError" and hasattr(problem, "errors"):
         return _validation(problem), 2
-    error = blamed(problem) or (library_error(problem) if isinstance(problem, ImportError) else None)
+    error = outside_error(problem) or (library_error(problem) if isinstance(problem, ImportError) else None)
     if isinstance(error, DatacompError):
         return str(error), error.exit_status
     if isinstance(problem, OSError) and (told := _of_files(problem)):

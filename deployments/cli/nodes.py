@@ -56,7 +56,7 @@ def _become(command: list[str]) -> None:
 def _lead(command: list[str]) -> int:
     """Run the command in its own session, so that it receives a stop only once, from here."""
     from datacomp_core.store import Store
-    from datacomp_core.training.nodes import present, this_node
+    from datacomp_core.training.nodes import announce_node_0, this_node
 
     store, layout = Store.open(settings().store_url), this_node()
     children: list[subprocess.Popen[bytes]] = []
@@ -78,8 +78,8 @@ def _lead(command: list[str]) -> int:
     while early:
         child.send_signal(early.pop())
     try:
-        with present(store, layout):
-            status = interruptible_wait.ended(child)
+        with announce_node_0(store, layout):
+            status = interruptible_wait.wait_for_exit(child)
     finally:
         child.terminate()
     return status if status >= 0 else 128 - status

@@ -62,7 +62,7 @@ def deploy(
 
     with get_client(sync_client=True) as client:
         require_events(client)
-    with terminal.counted("deployments", len(chosen_rows(scales, pools)), quiet=json) as count:
+    with terminal.item_progress("deployments", len(chosen_rows(scales, pools)), quiet=json) as count:
         applied = apply_all(on.value, scales, pools, applied=lambda row: count(row.deployment))
     if json:
         terminal.print_json(applied)

@@ -46,7 +46,7 @@ def encoders_of(embed: Sequence[str] | None) -> dict[str, Any]:
             encoders.append({**name, "model": found["known"], "weights": found["file"]})
         else:
             if clip.config(found["model"]) is None:
-                clip.known(found["model"])
+                clip.check_model(found["model"])
             encoders.append({**name, "model": found["model"], "weights": found["tag"], "sha256": found["sha256"]})
     return {"embed": {"encoders": encoders}, "scorers": scorers} if encoders else {}
 

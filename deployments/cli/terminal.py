@@ -155,7 +155,7 @@ def shown_progress(what: str, *, quiet: bool = False) -> Generator[LogProgress]:
 
 
 @contextmanager
-def counted(what: str, total: int, *, quiet: bool = False) -> Generator[Callable[[str], None]]:
+def item_progress(what: str, total: int, *, quiet: bool = False) -> Generator[Callable[[str], None]]:
     """Show a bar on a terminal, or lines in a pipe. Call the yielded function with the name of each finished item."""
     done = 0
     bars = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), console=notes, transient=True)

@@ -427,7 +427,7 @@ def viewed() -> ShardSet:
 
 def learned() -> Artifact:
     from datacomp_core.pool.download_columns import COLUMNS, LearnedSpec
-    from datacomp_core.pool.download_columns import learned as learn
+    from datacomp_core.pool.download_columns import read_download_columns as learn
 
     return learn(LearnedSpec(from_images=COLUMNS), pool(), images(), store=store(), workers=workers())
 

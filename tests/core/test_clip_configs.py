@@ -130,4 +130,4 @@ def test_an_unknown_model_gets_the_three_nearest_and_not_all() -> None:
     with pytest.raises(
         SpecError, match=r"Unknown model 'ViT-B-23'\. Did you mean 'ViT-B-\d\d'\? Nearest of \d+: [^,]*, [^,]*, [^,]*\.$"
     ):
-        clip.known("ViT-B-23")
+        clip.check_model("ViT-B-23")

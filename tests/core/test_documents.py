@@ -11,7 +11,7 @@ import yaml
 from datacomp_core import clip, clip_sources, clip_transformers
 from datacomp_core.checkpoints import read_weights, shards_of
 from datacomp_core.documents import parse_json, parse_yaml, read_json, read_yaml
-from datacomp_core.errors import DataError, SpecError, in_short
+from datacomp_core.errors import DataError, SpecError, short_text
 from datacomp_core.recipes.load import load_recipe
 from datacomp_core.torch_files import why_unreadable
 
@@ -131,7 +131,7 @@ def test_what_torch_advises_is_never_repeated(tmp_path: Path) -> None:
         with pytest.raises(Exception) as problem:  # noqa: PT011
             torch.load(tmp_path / name, weights_only=True)
         assert wanted in why_unreadable(problem.value), problem.value
-        for told in (why_unreadable(problem.value), in_short(problem.value)):
+        for told in (why_unreadable(problem.value), short_text(problem.value)):
             assert "weights_only" not in told
         with pytest.raises(DataError) as refused:
             read_weights(tmp_path / name, "ViT-B-32")

@@ -38,8 +38,8 @@ finally:
     "wait",
     [
         "interruptible_wait.wait_for_event(given_up)",
-        "interruptible_wait.first_done([never])",
-        "interruptible_wait.ended(sleeper)",
+        "interruptible_wait.wait_for_first([never])",
+        "interruptible_wait.wait_for_exit(sleeper)",
     ],
 )
 def test_a_signal_that_another_thread_gets_ends_it(wait: str) -> None:

@@ -12,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 from datacomp_core import columns, score_tables
 from datacomp_core.checkpoints import unnested
-from datacomp_core.errors import DataError, in_short
-from datacomp_core.library_messages import OBJECTS, OTHER, plainly
+from datacomp_core.errors import DataError, short_text
+from datacomp_core.library_messages import OBJECTS, OTHER, plain_message
 from datacomp_core.pool_source import HOW_TO_FILL, PoolSource
 from datacomp_core.selection.sorting import sort_subset
 from datacomp_core.store import Folder
@@ -23,10 +23,10 @@ def test_an_address_in_memory_is_no_name_of_a_file() -> None:
     with pytest.raises(UnidentifiedImageError) as told:
         Image.open(io.BytesIO(b"no picture"))
     assert " at 0x" in str(told.value)
-    assert in_short(told.value) == "UnidentifiedImageError: cannot identify image file the file"
+    assert short_text(told.value) == "UnidentifiedImageError: cannot identify image file the file"
     assert str(DataError(f"a.jpg: {told.value}")) == "a.jpg: cannot identify image file the file"
-    assert plainly(repr(object())) == "object"
-    assert plainly("<__main__.Thing object at 0x7f00aa> and at 0x10") == "Thing and at 0x10"
+    assert plain_message(repr(object())) == "object"
+    assert plain_message("<__main__.Thing object at 0x7f00aa> and at 0x10") == "Thing and at 0x10"
 
 
 @pytest.mark.parametrize("advice", ["an array of objects", "a pickle", "bytes that are neither"])
@@ -54,8 +54,8 @@ def test_an_archive_and_a_file_that_goes_on_are_no_subset(tmp_path: Path) -> Non
 
 
 def test_what_announces_the_next_line_is_told_with_it() -> None:
-    assert in_short(ValueError("one of:\n\n (1) a file\n (2) another")) == "ValueError: one of: (1) a file"
-    assert in_short(ValueError("what happened\nand where")) == "ValueError: what happened"
+    assert short_text(ValueError("one of:\n\n (1) a file\n (2) another")) == "ValueError: one of: (1) a file"
+    assert short_text(ValueError("what happened\nand where")) == "ValueError: what happened"
 
 
 def test_an_empty_checkpoint_has_nothing() -> None:

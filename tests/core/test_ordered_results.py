@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datacomp_core.ordered_results import MOST_IN_MEMORY, in_turn, results_in_order
+from datacomp_core.ordered_results import MOST_IN_MEMORY, results_by_number, results_in_order
 from datacomp_core.progress import LogProgress
 from datacomp_core.resharding import shard_scan
 from datacomp_core.resharding.plan import ROW
@@ -68,7 +68,7 @@ def hang(number: int, hung: int, folder: str) -> tuple[int, int, list[str], str]
     names = {shard: f"s3://bucket/{shard:08d}" for shard in range(number)}
     tracemalloc.start()
     seen = 0
-    for array in in_turn(found(), names, save, load, progress):
+    for array in results_by_number(found(), names, save, load, progress):
         assert array[0, 0] == array[-1, -1] == seen
         seen += 1
     _, peak = tracemalloc.get_traced_memory()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datacomp_core import clip
-from datacomp_core.tokens import CachedTokenizer, cached, merged
+from datacomp_core.tokens import CachedTokenizer, merge_pieces, with_cache
 
 TEXTS = [
     "",
@@ -34,7 +34,7 @@ def tokenizers() -> tuple[Any, Any]:
 
     clip.register()
     theirs = open_clip.get_tokenizer("ViT-B-32")
-    return theirs, cached(open_clip.get_tokenizer("ViT-B-32"))
+    return theirs, with_cache(open_clip.get_tokenizer("ViT-B-32"))
 
 
 def test_the_tokens_are_open_clips_also_in_another_process() -> None:
@@ -58,7 +58,7 @@ def test_any_text_has_open_clips_tokens(texts: list[str]) -> None:
 @given(st.text("aehinorst", min_size=1, max_size=60))
 def test_the_pieces_of_a_word_are_open_clips(word: str) -> None:
     theirs, _ = tokenizers()
-    assert merged([*word[:-1], f"{word[-1]}</w>"], theirs.bpe_ranks) == theirs.bpe(word).split(" ")
+    assert merge_pieces([*word[:-1], f"{word[-1]}</w>"], theirs.bpe_ranks) == theirs.bpe(word).split(" ")
 
 
 def test_a_word_of_100_000_letters_is_cut_like_any_other() -> None:
@@ -76,5 +76,5 @@ def test_other_tokenizers_stay_as_they_are() -> None:
 
     masking = SimpleTokenizer(reduction_mask="shuffle")
     canonical = SimpleTokenizer(clean="canonicalize")
-    assert cached(masking) is masking
-    assert cached(canonical) is canonical
+    assert with_cache(masking) is masking
+    assert with_cache(canonical) is canonical

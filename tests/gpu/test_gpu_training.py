@@ -68,7 +68,7 @@ def test_batches_of_processes_are_pinned_and_reach_the_device_unchanged(tmp_path
 
     made = batches(tmp_path / "a")
     made.reader.tokenize = lengths
-    assert next(loader.loaded(made, range(1), 1, pinned=True)).pixels.is_pinned()
+    assert next(loader.load_micro_batches(made, range(1), 1, pinned=True)).pixels.is_pinned()
     device = torch.device("cuda")
     steps = MicroBatchStream(made, steps_per_epoch=6, epochs=1, first=0, workers=2, device=device, ahead=1)
     steps.normalise_by((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -83,11 +83,11 @@ def test_decoding_on_the_device_is_near_the_exact_pixels(tmp_path: Path) -> None
     import torch
     from test_training_cuda_decoding import SIDE, batches
 
-    from datacomp_core.training.cuda_decoding import decoded
+    from datacomp_core.training.cuda_decoding import decode_on_gpu
 
     exact, encoded = batches(tmp_path / "exact", room=0), batches(tmp_path / "encoded", room=3 * SIDE * SIDE)
     for number in range(2):
-        found = decoded(encoded[number], torch.device("cuda")).pixels
+        found = decode_on_gpu(encoded[number], torch.device("cuda")).pixels
         assert found.is_cuda
         apart = (found.cpu().int() - exact[number].pixels.int()).abs().float()
         assert float(apart.mean()) < 4

@@ -19,8 +19,8 @@ from datacomp_core.leaderboard.entries.provenance import find, walk
 from datacomp_core.store import Store
 from datacomp_core.store.attempt import PREFIX, is_at_work
 from datacomp_core.store.deletion import delete, delete_lost, drop_attempt, drop_leases, places_of
-from datacomp_core.store.lease import turns
-from datacomp_core.store.listing import agreed
+from datacomp_core.store.lease import latest_turns
+from datacomp_core.store.listing import ask_until_equal
 from datacomp_core.store.record import Record
 
 LEASE = "the lease of a finished run that could not remove it"
@@ -44,7 +44,7 @@ class Unused(BaseModel):
 def unused(store: Store, *, keep: Iterable[str] = (), older_than_hours: float = 24.0) -> list[Unused]:
     """Return the artifacts that no entry (nor anything in `keep`, by address or fingerprint) uses, the largest first."""
     kept = list(keep)
-    needed = agreed(lambda: _needed(store, kept), store)
+    needed = ask_until_equal(lambda: _needed(store, kept), store)
     before = datetime.now(UTC) - timedelta(hours=older_than_hours)
     attempts = _attempts(store, older_than_hours * 3600)
     found = [*_artifacts(store, needed, before), *attempts, *_lost(store), *_uploads(store, before)]
@@ -84,7 +84,7 @@ def _attempts(store: Store, silent_for: float) -> Iterator[Unused]:
     """Return unpublished attempts, and leases of published ones, that are old enough and have no running process."""
     for address in store.places():
         home = store.home(address)
-        leases = turns(home)
+        leases = latest_turns(home)
         for attempt in sorted({*home.folders(), *leases}):
             if not attempt.startswith(PREFIX) or is_at_work(home, attempt, silent_for):
                 continue

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from datacomp_core.artifacts import Captions, Checkpoint, Embeddings, Pool, Scores, Subset
-from datacomp_core.input_classes import InputUse, RecipeInputs, Said, judged, of_file
+from datacomp_core.input_classes import InputUse, RecipeInputs, Said, classify_file, classify_inputs
 from datacomp_core.kinds import CODE
 from datacomp_core.leaderboard.entries.placement import is_own
 from datacomp_core.leaderboard.entries.provenance import ProvenanceLink
@@ -24,7 +24,7 @@ INSIDE: dict[str, Any] = {"filter": None, "filters": ()}
 
 def inputs_of(chain: list[ProvenanceLink], subset: str, said: Said = "") -> RecipeInputs:
     """The class of the subset at an address. `said`: what its author says of what the records cannot tell."""
-    return judged(_uses(_upstream(chain, subset)), said)
+    return classify_inputs(_uses(_upstream(chain, subset)), said)
 
 
 def _upstream(chain: list[ProvenanceLink], start: str) -> list[ProvenanceLink]:
@@ -54,7 +54,7 @@ def _uses(links: list[ProvenanceLink]) -> Iterator[InputUse]:
         elif link.kind == Captions.kind:
             for spec in specs:
                 yield from (use for encoder in spec.get("encoders", ()) for use in _of_encoder(encoder))
-                yield from ([of_file(str(spec["file"]), "the captions")] if spec.get("file") else ())
+                yield from ([classify_file(str(spec["file"]), "the captions")] if spec.get("file") else ())
                 yield from ([InputUse(f"captions of the model {spec['model']}", "public")] if spec.get("revision") else ())
         elif link.kind == Checkpoint.kind:
             yield InputUse(f"the model {link.name}", "public")
@@ -76,7 +76,7 @@ def _of_encoder(encoder: Any) -> Iterator[InputUse]:
     model = str(encoder.get("model") or "") if isinstance(encoder, dict) else ""
     weights = str(encoder.get("weights") or "") if isinstance(encoder, dict) else ""
     if "/" in weights or "#" in weights:
-        yield of_file(weights, "the weights")
+        yield classify_file(weights, "the weights")
     elif model:
         yield InputUse(f"the model {model.removeprefix(ON_HUB)} {weights}".strip(), "public")
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from datacomp_core.errors import SpecError
-from datacomp_core.kinds import first_fault, written
+from datacomp_core.kinds import first_fault, parameter_text
 
 MAX_FREE = 100
 Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(allow_inf_nan=False)]
@@ -287,7 +287,7 @@ def _filled(tree: Any, path: tuple[str, ...], names: Mapping[tuple[str, ...], st
 
 def _named(made: dict[str, Any]) -> str:
     """A recipe with parameters as one text."""
-    rest = ",".join(f"{name}={written(value)}" for name, value in made.items() if name != "recipe")
+    rest = ",".join(f"{name}={parameter_text(value)}" for name, value in made.items() if name != "recipe")
     return f"{made['recipe']}:{rest}" if rest else str(made["recipe"])
 
 

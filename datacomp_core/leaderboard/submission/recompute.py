@@ -58,7 +58,7 @@ def predictions(folder: Path, key: str) -> dict[str, Any] | None:
     return read_npz(file, per_image_scores.prediction_file(key), max_bytes=MAX_PREDICTIONS) if file.is_file() else None
 
 
-def counted(folder: Path) -> tuple[int, int]:
+def count_subset(folder: Path) -> tuple[int, int]:
     """Rows of the bundle's subset, and distinct uids."""
     uids = open_subset(folder / names.SAMPLES / SUBSET)
     return len(uids), num_unique(uids)

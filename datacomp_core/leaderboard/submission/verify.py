@@ -169,7 +169,7 @@ def _claims(found: VerificationResult, store: Store, record: Record, pool: Folde
     )
     found.say_all("scores", wrong, "Different from what the predictions give:", told)
     proved = recompute.prove(store, found.folder, _spec_of(record, calls.get(record.address)), made, scores)
-    uids = recompute.counted(found.folder)
+    uids = recompute.count_subset(found.folder)
     apart = list(recompute.amounts_differ(entry.size, made, record.artifact, proved.entry, uids))
     found.say_all("subset and records", apart, "The bundle has", f"{uids[0]:,} uids, {uids[1]:,} distinct, as the entry says.")
     differ = [

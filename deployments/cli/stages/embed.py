@@ -126,15 +126,15 @@ def _parsed(text: str) -> tuple[Encoder, ModelSource]:
     if whole is not None and Path(whole["model"]).is_dir():
         return _named(Encoder, whole["name"]), in_folder(Path(whole["model"]).resolve())
     if found is not None and found["model"].endswith(".json"):
-        from datacomp_core.clip_sources import configured
+        from datacomp_core.clip_sources import model_from_configuration
 
-        return _named(Encoder, found["name"]), configured(Path(found["model"]), _weights(found["file"]))
+        return _named(Encoder, found["name"]), model_from_configuration(Path(found["model"]), _weights(found["file"]))
     if found is None:
         raise SpecError(
             f"{text!r} is not an encoder: give NAME=MODEL@WEIGHTS, such as b32=ViT-B-32@epoch_5.pt, NAME=FOLDER of a model, or "
             "NAME=hf-hub:OWNER/NAME; `,flip=averaged` may follow."
         )
-    name, weights = clip.known(found["model"]), _weights(found["file"])
+    name, weights = clip.check_model(found["model"]), _weights(found["file"])
     return _named(Encoder, found["name"]), FileModel(name, name, weights, tag=found["tag"] or "")
 
 

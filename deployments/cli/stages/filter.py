@@ -317,7 +317,7 @@ def _lists(places: list[str], local: Path) -> dict[str, Path]:
 
     sorted_files: dict[str, Path] = {}
     for number, place in enumerate(places):
-        name = external_files.pinned(place, uid_lists.SUFFIXES, "a list of uids")
+        name = external_files.pin_place(place, uid_lists.SUFFIXES, "a list of uids")
         sorted_files[place] = local / f"against{number}.npy"
         uid_lists.sort_to(uid_lists.read(external_files.local(name, uid_lists.SUFFIXES)), sorted_files[place])
     return sorted_files

@@ -13,7 +13,7 @@ import pytest
 
 from datacomp_core import caption_sets, uid
 from datacomp_core.artifacts import Captions
-from datacomp_core.caption_policy import CaptionPolicy, drawn, plan_of
+from datacomp_core.caption_policy import CaptionPolicy, draw_caption, plan_of
 from datacomp_core.captions.choose_captions import PolicyInputs, choose_folder, not_used
 from datacomp_core.captions.import_captions import account
 from datacomp_core.errors import DataError, SpecError
@@ -143,13 +143,13 @@ def test_the_draw_is_a_function_of_its_numbers() -> None:
     there = {"raw": ["r"], "a": ["x", "y", "z"], "b": ["w"]}
     weights = {"raw": 1.0, "a": 3.0, "b": 0.0}
     chance = random.Random(4)
-    found = [drawn(weights, there, (chance.random(), chance.random())) for _ in range(8000)]
+    found = [draw_caption(weights, there, (chance.random(), chance.random())) for _ in range(8000)]
     shares = {one: sum(pair == one for pair in found) / len(found) for one in set(found)}
     assert shares.keys() == {("raw", "r"), ("a", "x"), ("a", "y"), ("a", "z")}
     assert all(abs(share - 0.25) < 0.02 for share in shares.values())
-    assert drawn(weights, {"b": ["w"], "raw": []}, (0.3, 0.9)) == ("b", "w")
-    assert drawn(weights, {}, (0.3, 0.9)) is None
-    assert drawn({"a": 1.0}, there, (0.9999999, 0.9999999)) == ("a", "z")
+    assert draw_caption(weights, {"b": ["w"], "raw": []}, (0.3, 0.9)) == ("b", "w")
+    assert draw_caption(weights, {}, (0.3, 0.9)) is None
+    assert draw_caption({"a": 1.0}, there, (0.9999999, 0.9999999)) == ("a", "z")
 
 
 # Filters -------------------------------------------------------------------------------------------------------------

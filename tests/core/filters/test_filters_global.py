@@ -28,7 +28,7 @@ from datacomp_core.filters import (
 )
 from datacomp_core.filters.sum_tree import SumTree
 from datacomp_core.store import Folder
-from datacomp_core.vectors.nearest import by_torch, decided, nearest
+from datacomp_core.vectors.nearest import by_torch, nearest, resolve_ties
 
 
 @pytest.fixture(params=["few files", "as if many"])
@@ -62,7 +62,7 @@ def test_nearest_is_exact_where_single_precision_cannot_tell() -> None:
     centroids = np.concatenate([rows[:50] * np.float32(1 + 1e-7), rows[:50], chance.normal(size=(30, 64)).astype(np.float32)])
     expected = (rows.astype(np.float64) @ centroids.T.astype(np.float64)).argmax(1)
     assert nearest(rows, centroids, "cpu").tolist() == expected.tolist()
-    assert decided(rows, centroids, *by_torch(rows, centroids, 2, "cpu")).tolist() == expected.tolist()
+    assert resolve_ties(rows, centroids, *by_torch(rows, centroids, 2, "cpu")).tolist() == expected.tolist()
     assert nearest(rows[:0], centroids, "cpu").shape == (0,)
 
 

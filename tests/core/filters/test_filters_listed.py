@@ -21,7 +21,7 @@ from datacomp_core.recipes.load import load_recipe
 from datacomp_core.scores import score_of
 from datacomp_core.scores.compute import score_pool
 from datacomp_core.selection.select import SubsetSpec, select_subset
-from datacomp_core.sorted_lookup import among, begins_of
+from datacomp_core.sorted_lookup import is_in_table, prefix_starts
 from datacomp_core.store import Folder, Store, step
 from datacomp_core.store.fingerprint import fingerprint, short_places
 
@@ -202,8 +202,8 @@ def test_membership_against_a_set_with_ties_in_the_high_word(same_high: bool) ->
     asked[:700] = table[:700]
     there = {(int(a), int(b)) for a, b in table.tolist()}
     ordered = uid.sort(table)
-    assert among(asked, ordered, begins_of(ordered)).tolist() == [(int(a), int(b)) in there for a, b in asked.tolist()]
-    assert not among(asked, table[:0], begins_of(table[:0])).any()
+    assert is_in_table(asked, ordered, prefix_starts(ordered)).tolist() == [(int(a), int(b)) in there for a, b in asked.tolist()]
+    assert not is_in_table(asked, table[:0], prefix_starts(table[:0])).any()
 
 
 STRETCHES: dict[str, list[list[int]]] = {
@@ -242,10 +242,10 @@ def test_membership_where_many_uids_share_their_prefix(table_rows: int, skew: in
     asked[: min(500, table_rows)] = table[:500]
     there, ordered = set(table.tolist()), uid.sort(table)
     want = [pair in there for pair in asked.tolist()]
-    assert among(asked, ordered, begins_of(ordered)).tolist() == want
+    assert is_in_table(asked, ordered, prefix_starts(ordered)).tolist() == want
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sorted_lookup, "IN_MEMORY", 0)  # as for a table larger than memory
-        assert among(asked, ordered, begins_of(ordered)).tolist() == want
+        assert is_in_table(asked, ordered, prefix_starts(ordered)).tolist() == want
 
 
 @pytest.mark.parametrize("bad", ["g" * 32, "0x" + "a" * 30, "a" * 31, "é" + "a" * 31, " " * 32, "a" * 15 + "\0" + "a" * 16])

@@ -21,7 +21,7 @@ from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import DataError
 from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
 from datacomp_core.pool.byod import ByodPoolSpec, import_pool
-from datacomp_core.pool.download_columns import LearnedSpec, _of_ledgers, learned  # pyright: ignore[reportPrivateUsage]
+from datacomp_core.pool.download_columns import LearnedSpec, _of_ledgers, read_download_columns  # pyright: ignore[reportPrivateUsage]
 from datacomp_core.pool.image_folder import FolderPoolSpec, import_folder, pack_folder
 from datacomp_core.shards import read_index, read_samples
 from datacomp_core.store import Folder, Store
@@ -167,7 +167,7 @@ def packed(tmp_path: Path, **how: object) -> tuple[dict[str, tuple[str, bytes]],
             found[about["url"]] = (members["txt"].decode(), picture)
             assert uid == uid_of(f"sha256:{about['sha256']}", members["txt"].decode())
     assert pack_folder.run(spec, pool, store=store).status == "reused"
-    values = learned(LearnedSpec(), pool, shards, store=store)
+    values = read_download_columns(LearnedSpec(), pool, shards, store=store)
     assert values.num_scored == pool.num_samples
     return found, pool.counts, shards.counts
 
@@ -426,7 +426,7 @@ def test_sizes_and_hashes_of_bare_tars_are_read_from_their_images(tmp_path: Path
     hashes = {name[0]: hashlib.sha256(data).hexdigest() for name, data, _ in samples}
 
     def known(wanted: LearnedSpec) -> dict[str, tuple[tuple[int | None, int | None], str | None]]:
-        made = learned(wanted, pool, shards, store=store)
+        made = read_download_columns(wanted, pool, shards, store=store)
         tables = [
             pl.concat([pl.read_parquet(store.folder(one).path / kind / f"{part}.parquet") for part in "01"])
             for one, kind in ((pool, "metadata"), (made, "scores"))

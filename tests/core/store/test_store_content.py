@@ -10,7 +10,7 @@ import pytest
 from datacomp_core.errors import SpecError
 from datacomp_core.store import Folder
 from datacomp_core.store import content as contents
-from datacomp_core.store.content import differing, digest, listed, marks, read_marks
+from datacomp_core.store.content import describe_changes, digest, marks, marks_as_json, read_marks
 from datacomp_core.store.folder_request import bind_folder
 
 
@@ -36,7 +36,7 @@ def test_equal_size_and_time_do_not_hide_other_bytes(folder: Path) -> None:
     assert [mark.size for mark in now.values()] == [mark.size for mark in before.values()]
     assert [mark.time for mark in now.values()] == [mark.time for mark in before.values()]
     assert digest(now) != digest(before)
-    assert differing(before, now) == "deep/b.bin has changed"
+    assert describe_changes(before, now) == "deep/b.bin has changed"
     assert digest(marks(Folder(folder), known=before, trust="times")) == digest(before), "asked not to read"
     os.utime(folder / "deep/b.bin", ns=(1, 1))
     assert digest(marks(Folder(folder), known=before, trust="times")) == digest(now), "another time: read after all"
@@ -50,9 +50,9 @@ def test_a_touched_small_file_is_the_same_and_a_large_one_is_sampled(folder: Pat
     sampled = marks(Folder(folder), whole_bytes=10)
     assert digest(marks(Folder(folder), whole_bytes=10)) == digest(sampled)
     keep_time(folder / "a.bin", b"1" * 99 + b"9")
-    assert differing(sampled, marks(Folder(folder), whole_bytes=10)) == "a.bin has changed"
+    assert describe_changes(sampled, marks(Folder(folder), whole_bytes=10)) == "a.bin has changed"
     os.utime(folder / "deep/b.bin", ns=(1, 1))
-    assert "deep/b.bin" in differing(sampled, marks(Folder(folder), whole_bytes=10)), "the time of a large file counts"
+    assert "deep/b.bin" in describe_changes(sampled, marks(Folder(folder), whole_bytes=10)), "the time of a large file counts"
 
 
 def test_an_object_in_a_bucket_is_known_by_its_etag(s3_url: str) -> None:
@@ -61,15 +61,15 @@ def test_an_object_in_a_bucket_is_known_by_its_etag(s3_url: str) -> None:
     before = marks(folder)
     assert before["a.bin"].content.startswith("etag:")
     folder.write("a.bin", b"2" * 100)
-    assert differing(before, marks(folder)) == "a.bin has changed"
+    assert describe_changes(before, marks(folder)) == "a.bin has changed"
 
 
 def test_files_that_come_and_go_are_named_and_marks_survive_json(folder: Path) -> None:
     before = marks(Folder(folder))
     (folder / "a.bin").unlink()
     (folder / "c.bin").write_bytes(b"")
-    assert differing(before, marks(Folder(folder))) == "a.bin is gone, c.bin is new"
-    assert read_marks(listed(before)) == before
+    assert describe_changes(before, marks(Folder(folder))) == "a.bin is gone, c.bin is new"
+    assert read_marks(marks_as_json(before)) == before
     assert read_marks({"a": 1}) == {}
 
 

@@ -16,7 +16,7 @@ from datacomp_core.errors import DataError, MissingFileError, StoreError
 from datacomp_core.leaderboard.board.garbage_collection import remove, unused
 from datacomp_core.store import Folder, Store, bucket, failures, lease, listing, scratch, step
 from datacomp_core.store import format as store_format
-from datacomp_core.store.change import begin, changing, finish
+from datacomp_core.store.change import begin, exclusive_change, finish
 from datacomp_core.store.folder_request import bind_folder
 from datacomp_core.store.format import require_format
 from datacomp_core.store.local import temporary_of
@@ -182,7 +182,7 @@ def test_a_lease_that_could_not_be_taken_away_is_cleared(store: Store, monkeypat
     left = [name for name in store.home(made.address).files() if ".lease-" in name]
     assert len(left) == 1
     assert unused(store, older_than_hours=0, keep=[made.address]) == [], "this process is alive"
-    store.home(made.address).write(left[0], lease.ended())
+    store.home(made.address).write(left[0], lease.released_content())
     found = unused(store, older_than_hours=0, keep=[made.address])
     assert [one.what for one in found] == ["lease"]
     remove(store, found)
@@ -259,9 +259,9 @@ def test_a_change_that_was_killed_keeps_runs_out_until_it_is_finished(store: Sto
     with pytest.raises(StoreError, match="retry or a takedown"):
         download.run(FaultsSpec(), store=store)
     assert "has not ended" in download.plan(FaultsSpec(), store=store).why
-    with changing(store, made.address) as record:
+    with exclusive_change(store, made.address) as record:
         stat = store.data(record).write("a", b"short")
-        with pytest.raises(StoreError, match="already being changed"), changing(store, made.address):
+        with pytest.raises(StoreError, match="already being changed"), exclusive_change(store, made.address):
             pass
         finish(store, record, {}, {"a": stat})
     assert download.run(FaultsSpec(), store=store).status == "reused"
@@ -272,14 +272,14 @@ def test_a_change_that_was_killed_keeps_runs_out_until_it_is_finished(store: Sto
 
 def test_an_empty_listing_does_not_publish_an_empty_change(store: Store) -> None:
     made = download(FaultsSpec(), store=store)
-    with changing(store, made.address) as record:
+    with exclusive_change(store, made.address) as record:
         stat = store.data(record).write("a", b"short")
         SickFileSystem.faults["ls"] = ["empty"] * 50
         with pytest.raises(StoreError):
             finish(store, record, {}, {"a": stat})
     SickFileSystem.faults.clear()
     assert store.record(made.address) is None
-    with changing(store, made.address) as record:
+    with exclusive_change(store, made.address) as record:
         finish(store, record, {}, {"a": stat})
     assert download.run(FaultsSpec(), store=store).status == "reused"
 
@@ -316,7 +316,7 @@ def test_a_lost_reply_to_a_record_that_was_changed_meanwhile_removes_nothing(
         put(self, path, value, mode=mode, **kwargs)
         if path.endswith("/_artifact.json") and mode == "create":
             monkeypatch.setattr(SickFileSystem, "pipe_file", put)
-            with changing(store, address) as record:
+            with exclusive_change(store, address) as record:
                 finish(store, record, {}, {"a": store.data(record).write("a", b"short")})
             raise FileExistsError(path)
 
@@ -398,7 +398,7 @@ def test_a_change_that_is_taken_up_hashes_what_the_killed_one_wrote(store: Store
     store.folder(made).write("a", b"c" * 10)  # as large as before
     with pytest.raises(StoreError, match="^A takedown of"):
         download.run(FaultsSpec(), store=store)
-    with changing(store, made.address, "takedown") as record:
+    with exclusive_change(store, made.address, "takedown") as record:
         told = finish(store, record, {}, {})
     hashes = dict(store.manifest(told).select("path", "sha256").iter_rows())
     assert hashes == {name: hashlib.sha256(data * 10).hexdigest() for name, data in (("a", b"c"), ("b", b"b"))}

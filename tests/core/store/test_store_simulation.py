@@ -23,7 +23,7 @@ from datacomp_core.errors import DatacompError
 from datacomp_core.leaderboard.board import garbage_collection
 from datacomp_core.store import Folder, Store, failures, lease, listing, process, step
 from datacomp_core.store import format as store_format
-from datacomp_core.store.change import changing, finish
+from datacomp_core.store.change import exclusive_change, finish
 
 SCHEDULES = 2_500
 LONG = 60_000
@@ -59,7 +59,7 @@ def check(url: str) -> None:
 def take_down(url: str) -> None:
     """What a takedown does: one file is written anew without a sample."""
     store = Store(Folder(url))
-    with changing(store, ADDRESS) as record:
+    with exclusive_change(store, ADDRESS) as record:
         stat = store.data(record).write("a", b"aaa")
         finish(store, record, {}, {"a": stat})
 

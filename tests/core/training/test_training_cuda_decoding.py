@@ -62,7 +62,7 @@ def batches(folder: Path, *, room: int, damaged: int = -1) -> MicroBatchDataset:
 def test_a_batch_put_together_on_the_device_is_that_of_the_exact_way_to_rounding(tmp_path: Path) -> None:
     exact = batches(tmp_path / "exact", room=0)
     encoded = batches(tmp_path / "encoded", room=3 * SIDE * SIDE)
-    there = [cuda_decoding.decoded(micro, CPU) for micro in loader.loaded(encoded, range(2), 1, pinned=False)]
+    there = [cuda_decoding.decode_on_gpu(micro, CPU) for micro in loader.load_micro_batches(encoded, range(2), 1, pinned=False)]
     left = 0
     for number, whole in enumerate(there):
         wanted, here = exact[number], encoded[number]
@@ -70,7 +70,7 @@ def test_a_batch_put_together_on_the_device_is_that_of_the_exact_way_to_rounding
         left += int((here.about[:, 0] > 0).sum())
         assert whole.about is None
         assert torch.equal(whole.tokens, wanted.tokens)
-        assert torch.equal(whole.pixels, cuda_decoding.decoded(here, CPU).pixels), "processes change no bit"
+        assert torch.equal(whole.pixels, cuda_decoding.decode_on_gpu(here, CPU).pixels), "processes change no bit"
         by_process = here.about[:, 0] == 0
         assert torch.equal(whole.pixels[by_process], wanted.pixels[by_process]), "what the GPU does not get is exact"
         assert int((whole.pixels.int() - wanted.pixels.int()).abs().max()) <= 2
@@ -95,13 +95,13 @@ def test_a_jpeg_that_the_gpu_refuses_goes_to_the_cpu_and_a_broken_one_is_named(t
         raise RuntimeError("nvjpeg: unsupported")
 
     micro = made[0]
-    kept, usual = cuda_decoding.decoded(micro, CPU, refuses), cuda_decoding.decoded(micro, CPU)
+    kept, usual = cuda_decoding.decode_on_gpu(micro, CPU, refuses), cuda_decoding.decode_on_gpu(micro, CPU)
     assert int((kept.pixels.int() - usual.pixels.int()).abs().max()) == 0
     assert calls[0] == len(calls) - 1, "once all together, then each"
     broken = batches(tmp_path / "b", room=3 * SIDE * SIDE, damaged=JPEGS_DRAWN[0])
     with pytest.raises(DataError, match="of a micro-batch cannot be decoded"):
         for number in range(2):
-            cuda_decoding.decoded(broken[number], CPU, refuses)
+            cuda_decoding.decode_on_gpu(broken[number], CPU, refuses)
 
 
 def test_without_a_cuda_device_it_is_refused_before_anything_is_read(tmp_path: Path) -> None:

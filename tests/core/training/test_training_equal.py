@@ -196,7 +196,9 @@ def test_a_batch_is_written_once_and_its_memory_used_again(tmp_path: Path) -> No
     """What the processes wrote is what the loop's tensors look at, in a few blocks that do not grow."""
     made = batches(tmp_path)
     made.reader.tokenize = lengths
-    places = [micro.pixels.data_ptr() for micro in loader.loaded(made, range(12), 1, pinned=True)]  # no CUDA: it goes on without
+    places = [
+        micro.pixels.data_ptr() for micro in loader.load_micro_batches(made, range(12), 1, pinned=True)
+    ]  # no CUDA: it goes on without
     assert 1 < len(set(places)) <= 1 + loader.PIECES_A_PROCESS < len(places)
 
 
@@ -204,7 +206,7 @@ def test_a_killed_process_of_the_loader_is_told(tmp_path: Path) -> None:
     made = batches(tmp_path)
     made.reader.tokenize = deadly
     with pytest.raises(LostProcessError, match=r"loader was killed, .*continues from its last checkpoint"):
-        list(loader.loaded(made, range(4), 2, pinned=False))
+        list(loader.load_micro_batches(made, range(4), 2, pinned=False))
     assert not [child for child in multiprocessing.active_children() if child.is_alive()]
 
 
@@ -221,7 +223,7 @@ def test_an_error_of_a_process_comes_in_its_turn(tmp_path: Path) -> None:
     path.write_bytes(bytes(path.stat().st_size))
     taken: list[int] = []
     with pytest.raises(DataError, match=f"{name}.*cannot be read"):
-        taken.extend(number for number, _ in enumerate(loader.loaded(made, range(8), 2, pinned=False)))
+        taken.extend(number for number, _ in enumerate(loader.load_micro_batches(made, range(8), 2, pinned=False)))
     assert len(taken) == there[0]
 
 

@@ -14,7 +14,7 @@ from datacomp_core.training import nodes
 from datacomp_core.training.arguments import RuntimeOptions
 from datacomp_core.training.job import JOB, RankJob
 from datacomp_core.training.launch import TorchrunLayout, command
-from datacomp_core.training.nodes import announced, follow, join, present
+from datacomp_core.training.nodes import announce_node_0, announce_run, follow, join
 
 PAIR = [TorchrunLayout(nodes=2, node=n, rendezvous="127.0.0.1:1", run_id="pair", threads=1) for n in (0, 1)]
 
@@ -29,7 +29,7 @@ def test_a_node_waits_for_the_first_and_leaves_with_it(tmp_path: Path) -> None:
     store, joined = store_at(tmp_path), list[int]()
     waiting = threading.Thread(target=lambda: joined.append(follow(store, PAIR[1])))
     waiting.start()
-    with present(store, PAIR[0]):
+    with announce_node_0(store, PAIR[0]):
         time.sleep(2.5)
         assert waiting.is_alive()
     waiting.join(30)
@@ -40,7 +40,7 @@ def test_a_node_waits_for_the_first_and_leaves_with_it(tmp_path: Path) -> None:
 def test_a_node_that_is_told_to_stop_leaves(tmp_path: Path) -> None:
     store = store_at(tmp_path)
     assert follow(store, PAIR[1], ended=lambda: True) == 0
-    with present(store, PAIR[0]):
+    with announce_node_0(store, PAIR[0]):
         assert follow(store, PAIR[1], ended=lambda: True) == 0
 
 
@@ -69,7 +69,7 @@ def test_nodes_that_were_told_of_other_numbers_say_so(tmp_path: Path) -> None:
         except DatacompError as problem:
             problems.append(problem)
 
-    with announced(store, PAIR[0], folder):
+    with announce_run(store, PAIR[0], folder):
         job(folder, "first", world_size=16)
         joining = threading.Thread(target=part)
         joining.start()

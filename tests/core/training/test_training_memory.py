@@ -6,7 +6,7 @@ from training_world import recipe
 from datacomp_core.errors import SpecError
 from datacomp_core.scales import SCALES
 from datacomp_core.training.arguments import RuntimeOptions, device_batch
-from datacomp_core.training.memory import needed, ways
+from datacomp_core.training.memory import bytes_needed, memory_options
 from datacomp_core.training.spec import TrainSpec
 
 GB = 1 << 30
@@ -15,14 +15,14 @@ GB = 1 << 30
 def first(scale: str, world_size: int, gigabytes: int, accumulation: int = 0, **machine: str) -> RuntimeOptions:
     spec = TrainSpec(recipe=SCALES[scale])
     given = RuntimeOptions.model_validate({"device": "cuda", "world_size": world_size, **machine})
-    return ways(spec, given, gigabytes * GB, accumulation=accumulation)[0]
+    return memory_options(spec, given, gigabytes * GB, accumulation=accumulation)[0]
 
 
 def test_where_nothing_is_known_it_is_the_references_way() -> None:
     for machine in (first("small", 8, 0), first("tiny", 1, 80)):
         assert machine.checkpoints_gradients
         assert machine.accumulation == 1
-    [cpu] = ways(TrainSpec(recipe=SCALES["small"]), RuntimeOptions(), 0, accumulation=0)
+    [cpu] = memory_options(TrainSpec(recipe=SCALES["small"]), RuntimeOptions(), 0, accumulation=0)
     assert (cpu.checkpoints_gradients, cpu.accumulation) == (False, 1)
 
 
@@ -41,17 +41,17 @@ def test_accumulation_is_derived_and_divides(scale: str, gigabytes: int) -> None
     for world_size in (1, 2, 16):
         machine = first(scale, world_size, gigabytes)
         assert device_batch(spec, machine) * machine.accumulation * world_size == spec.recipe.batch_size
-        assert needed(spec, machine, machine.checkpointing, machine.accumulation) <= gigabytes * GB
+        assert bytes_needed(spec, machine, machine.checkpointing, machine.accumulation) <= gigabytes * GB
     assert first(scale, 1, gigabytes, accumulation=4).accumulation == 4, "what is given stays"
 
 
 def test_what_is_tried_next_needs_less() -> None:
     spec, machine = TrainSpec(recipe=SCALES["large"]), RuntimeOptions(device="cuda", world_size=16)
-    sizes = [needed(spec, way, way.checkpointing, way.accumulation) for way in ways(spec, machine, 80 * GB)]
+    sizes = [bytes_needed(spec, way, way.checkpointing, way.accumulation) for way in memory_options(spec, machine, 80 * GB)]
     assert sizes[0] == max(sizes)
     assert len(set(sizes)) > 1
 
 
 def test_a_world_that_does_not_divide_is_refused_here_too() -> None:
     with pytest.raises(SpecError, match="do not divide"):
-        ways(TrainSpec(recipe=recipe(model="ViT-B-32")), RuntimeOptions(device="cuda", world_size=3), 80 * GB)
+        memory_options(TrainSpec(recipe=recipe(model="ViT-B-32")), RuntimeOptions(device="cuda", world_size=3), 80 * GB)

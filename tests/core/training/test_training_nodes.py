@@ -210,7 +210,7 @@ def test_a_node_that_does_not_see_the_run_folder_of_node_0_says_so_at_once_on_bo
     store, folder = store_at(tmp_path), tmp_path / "run"
     folder.mkdir()
     first, second = two_nodes(free_port())
-    with nodes.announced(store, first, folder) as others:
+    with nodes.announce_run(store, first, folder) as others:
         others()
         folder.rename(tmp_path / "on-another-disk")
         folder.mkdir()
@@ -227,7 +227,7 @@ def test_a_node_that_does_not_see_the_run_folder_of_node_0_says_so_at_once_on_bo
 
         wait_for(told)
         assert re.search(r"Another node cannot take part in this training. The machine .* does not see .*/run", str(heard[0]))
-    with nodes.announced(store, first, folder) as others:
+    with nodes.announce_run(store, first, folder) as others:
         time.sleep(1)
         others()  # what was said about the one before does not count
     assert not [name for name in store.root.files() if name.startswith("_trainings")]
