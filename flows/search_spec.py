@@ -105,7 +105,7 @@ class SearchSpec(Spec):
         return self
 
     def _check_extremes(self) -> None:
-        """Raise SpecError for an end of a range, or an option, that makes the filter invalid for all other parameters."""
+        """Raise SpecError for an end of a range, or an option, that makes the filter invalid with any other parameters."""
         for name, value, trees in self.the_space().extremes():
             faults = list[SpecError]()
             for tree in trees:

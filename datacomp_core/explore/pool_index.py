@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -143,8 +143,8 @@ def _merge(empty: Any, blocks: Sequence[Path], lists: Path) -> None:
 
 
 @contextmanager
-def _without_printing() -> Iterator[None]:
-    """Nothing reaches standard output: faiss prints the size of the file of lists from C++, whatever it is told."""
+def _without_printing() -> Generator[None]:
+    """Discard standard output: faiss always prints the size of the file of lists from C++."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

@@ -44,7 +44,7 @@ def check_signature(function: Callable[..., Any], kind: str) -> tuple[type[Any],
             left.append(parameter.name)
             if not _is_identity(hints.get(parameter.name)):
                 raise TypeError(
-                    f"{where}: {parameter.name!r} stands left of the star, so it must be a Spec, an Artifact or a "
+                    f"{where}: {parameter.name!r} is left of the star, so it must be a Spec, an Artifact or a "
                     "tuple of Artifacts; move what says only how it is run to the right of it"
                 )
         elif parameter.kind is parameter.KEYWORD_ONLY:
@@ -85,7 +85,7 @@ def hashable_form(value: Any) -> Any:
         return None
     if isinstance(value, Spec):
         return {"spec": type(value).__name__, "fields": meaning_of(value)}
-    raise TypeError(f"{type(value).__name__} stands left of the star; only Specs and Artifacts may")
+    raise TypeError(f"{type(value).__name__} is left of the star; only Specs and Artifacts may be there")
 
 
 def flatten(values: Any) -> list[Any]:

@@ -338,7 +338,7 @@ def test_a_place_that_is_no_store_is_one_sentence(tmp_path: Path) -> None:
 def test_left_of_the_star_only_what_it_is() -> None:
     def bad(spec: PoolSpec, workers: int, *, out: Folder) -> Pool: ...  # pyright: ignore
 
-    with pytest.raises(TypeError, match="'workers' stands left of the star"):
+    with pytest.raises(TypeError, match="'workers' is left of the star"):
         step("pools", version=1)(bad)
 
 
