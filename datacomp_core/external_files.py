@@ -28,12 +28,15 @@ PIN = 16
 HASHED_WHOLE = 4 << 30
 SAMPLES, SAMPLE_BYTES = 64, 1 << 20
 PINNED = re.compile(rf"(.*)#([0-9a-f]{{{PIN}}})", re.DOTALL)
+FULL_SHA256 = re.compile(rf"(.*#[0-9a-f]{{{PIN}}})[0-9a-f]{{{64 - PIN}}}", re.DOTALL)
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".z", ".zip", ".7z")
 ON_HUB = re.compile(r"hf://(datasets|models)/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?")
 
 
 def pin_place(name: str, suffixes: Sequence[str], what: str) -> str:
     """The absolute name with the digits of its content's mark. SpecError if it is not there or of another kind."""
+    if given := FULL_SHA256.fullmatch(name):
+        return given[1]
     if PINNED.fullmatch(name):
         return name
     if not name.strip():

@@ -90,7 +90,7 @@ class QualityHead(Score):
                 rows = np.maximum(rows, 0)
             rows = rows @ layer.weight.T + layer.bias
         said = rows[:, self.output]
-        return (1 / (1 + np.exp(-said))).astype(np.float32) if self.after == "sigmoid" else said
+        return ((1 + np.tanh(said / 2)) / 2).astype(np.float32) if self.after == "sigmoid" else said
 
 
 def layers(name: str) -> tuple[Layer, ...]:
@@ -103,8 +103,12 @@ def layers(name: str) -> tuple[Layer, ...]:
     found: dict[tuple[int | str, ...], dict[str, Any]] = {}
     for key, array in arrays.items():
         named = LAYER.fullmatch(key)
-        if named is None or array.ndim != (2 if named[2] == "weight" else 1) or not np.isfinite(array).all():
-            raise DataError(f"{path}: {key} {array.shape} is not the weight (out, in) or bias (out,) of a linear layer.")
+        if named is None or array.ndim != (2 if named[2] == "weight" else 1) or array.dtype.kind not in "fiu":
+            raise DataError(
+                f"{path}: {key} {array.shape} {array.dtype} is not the weight (out, in) or bias (out,) of a linear layer."
+            )
+        if not np.isfinite(array).all():
+            raise DataError(f"{path}: {key} has values that are not finite: export the head again.")
         found.setdefault(_order(named[1] or ""), {})[named[2]] = array.astype(np.float32)
     if not found or not all("weight" in layer for layer in found.values()):
         raise DataError(f"{path} does not contain the weights of linear layers (`NAME.weight`, `NAME.bias`).")

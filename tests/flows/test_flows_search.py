@@ -15,10 +15,11 @@ from pydantic import ValidationError
 from datacomp_core.artifacts import BoardEntry
 from datacomp_core.errors import DataError, SpecError, StoreError
 from datacomp_core.leaderboard.entries import per_image_scores
-from datacomp_core.leaderboard.entries.entry import read
+from datacomp_core.leaderboard.entries.entry import Entry, read
 from datacomp_core.leaderboard.entries.per_image_scores import PerImageScores
-from datacomp_core.leaderboard.search.budget import Budget, Spent, affordable
-from datacomp_core.leaderboard.search.journal import Journal
+from datacomp_core.leaderboard.planning.rates import load
+from datacomp_core.leaderboard.search.budget import Amounts, Budget, Spent, affordable, spent
+from datacomp_core.leaderboard.search.journal import Journal, SeedRuns, Trial, TrialBatch
 from datacomp_core.leaderboard.search.page import render, write_page
 from datacomp_core.leaderboard.search.space import Space
 from datacomp_core.leaderboard.search.study import searches, study_of
@@ -233,20 +234,50 @@ def test_every_filter_of_a_space_is_listed_once() -> None:
 
 
 def test_what_is_left_of_a_budget_is_reckoned_in_trials() -> None:
-    so_far = Spent(trials=4, hours=4.0, gpu_hours=8.0, money=40.0, currency="EUR")
-    assert affordable(Budget(trials=10), so_far, 3, 1, 6) == (3, "")
-    assert affordable(Budget(trials=5), so_far, 3, 1, 6) == (1, "")
-    assert affordable(Budget(trials=4), so_far, 3, 1, 6)[0] == 0
-    assert affordable(Budget(trials=99, gpu_hours=24.0), so_far, 3, 1, 6) == (2, "")  # 8 spent, 12 kept back for 6 runs
-    assert affordable(Budget(trials=99, gpu_hours=21.9), so_far, 3, 1, 6) == (
+    one = Amounts(hours=1.0, gpu_hours=2.0, money=10.0)
+    so_far = Spent(trials=4, hours=4.0, gpu_hours=8.0, money=40.0, currency="EUR", a_trial=one, a_run=one)
+    assert affordable(Budget(trials=10), so_far, 3, 6) == (3, "")
+    assert affordable(Budget(trials=5), so_far, 3, 6) == (1, "")
+    assert affordable(Budget(trials=4), so_far, 3, 6)[0] == 0
+    assert affordable(Budget(trials=99, gpu_hours=24.0), so_far, 3, 6) == (2, "")  # 8 spent, 12 kept back for 6 runs
+    assert affordable(Budget(trials=99, gpu_hours=21.9), so_far, 3, 6) == (
         0,
         "the budget of 21.9 GPU-hours is spent: 8, and 12 is reserved for the final runs",
     )
-    assert affordable(Budget(trials=99, money=100.0), so_far, 9, 2, 6) == (3, "")  # a trial is two runs: 30 kept back
-    assert affordable(Budget(trials=99, hours=1.0), Spent(trials=0, hours=0, gpu_hours=0, money=0, currency=""), 4, 1, 6) == (
-        4,
-        "",
-    )
+    two = so_far.model_copy(update={"a_run": Amounts(money=5.0)})  # a trial is two runs: 30 kept back
+    assert affordable(Budget(trials=99, money=100.0), two, 9, 6) == (3, "")
+    nothing = Spent(trials=0, hours=0, gpu_hours=0, money=0, currency="")
+    assert affordable(Budget(trials=99, hours=1.0), nothing, 4, 6) == (4, "")
+
+
+def test_final_runs_are_reserved_by_what_a_run_at_the_searchs_own_scale_costs(store: Store) -> None:
+    """Trials that end at a smaller scale cost little; the final runs do not."""
+    first = world.run(store, "a", world.results(0.2, 0))
+    baseline = world.run(store, "b", world.results(0.2, 0))
+    trials = [Trial(number=0, params={}, filter=None, state="pruned", values=[0.1], entries=["entries/debug/a"])]
+    own = read(store, baseline)
+    cheap = read(store, first)
+
+    def timed(entry: Entry, seconds: float) -> Entry:
+        """Each of the entry's own four steps takes that long; what it shares with others, an hour."""
+        new = entry.inputs.values()
+        chain = [link.model_copy(update={"seconds": seconds if link.address in new else 3600.0}) for link in entry.chain]
+        return entry.model_copy(update={"chain": chain})
+
+    journal = Journal(store.root / "searches/tiny/it--0")
+    journal.note_baseline(SeedRuns(name="b", entries=[baseline.address], values=[0.1]))
+    journal.note_batch(0, TrialBatch(trials=[], seconds=20.0))
+    journal.note_trial(trials[0])
+    entries = {baseline.address: timed(own, 900.0), "entries/debug/a": timed(cheap, 9.0)}
+    so_far = spent(store, journal, entries, "tiny", load(None))
+    cores = load(None).machine.cpu_cores * load(None).prices.cpu_core_hour
+    assert so_far.a_run.money == pytest.approx(4 * 900 / 3600 * cores)
+    assert so_far.a_trial.money == pytest.approx(4 * 9 / 3600 * cores)
+    assert so_far.a_trial.hours == pytest.approx(20 / 3600)
+    assert so_far.a_run.hours == pytest.approx(20 / 3600 * 100)  # a hundred times as long as the trial
+    shared = [link for link in own.chain if link.address not in own.inputs.values()]
+    assert shared
+    assert so_far.money == pytest.approx((len(shared) + 1 + 0.01) * cores)
 
 
 def test_halves_are_disjoint_and_whole_and_keep_every_class() -> None:

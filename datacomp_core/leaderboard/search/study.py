@@ -74,7 +74,7 @@ def run_at(store: Store, address: str) -> ScoredEntry:
 
 def next_batch(store: Store, journal: Journal, request: dict[str, Any]) -> tuple[int, str]:
     """How many trials come next, those of a killed batch first; else none, and why."""
-    return _next_batch(journal, request, spent(store, journal, _entries(store, journal), load(None)))
+    return _next_batch(journal, request, spent(store, journal, _entries(store, journal), request["scale"], load(None)))
 
 
 def _next_batch(journal: Journal, request: dict[str, Any], so_far: Spent) -> tuple[int, str]:
@@ -87,13 +87,12 @@ def _next_batch(journal: Journal, request: dict[str, Any], so_far: Spent) -> tup
     if space.untried(tried, len(tried)) == []:
         return 0, f"every filter of the space was tried, {len(tried):,} in all"
     budget = Budget.model_validate({name: request.get(name) for name in Budget.model_fields})
-    rungs = (1 + len(request["first_scales"])) * len(request["seeds"])
-    return affordable(budget, so_far, request["at_once"], rungs, 2 * len(request["final_seeds"]))
+    return affordable(budget, so_far, request["at_once"], 2 * len(request["final_seeds"]))
 
 
-def _entries(store: Store, journal: Journal) -> list[Entry]:
-    """Every entry that the search made, once."""
-    return [entry_at(store, address) for address in _addresses(journal)]
+def _entries(store: Store, journal: Journal) -> dict[str, Entry]:
+    """Every entry that the search made, by address."""
+    return {address: entry_at(store, address) for address in _addresses(journal)}
 
 
 def _addresses(journal: Journal) -> list[str]:
@@ -116,7 +115,7 @@ def study_of(store: Store, address: str) -> Study:
     trials, baseline = journal.trials(), journal.baseline()
     best = winner_of(trials)
     final = journal.final(best.number) if best is not None else None
-    entries = {place: entry_at(store, place) for place in _addresses(journal)}
+    entries = _entries(store, journal)
     tree = json.loads(request["space"])
     against = request["against"] or (baseline.name if baseline is not None else "the scale's CLIP score")
     judgement = None
@@ -124,7 +123,7 @@ def study_of(store: Store, address: str) -> Study:
         own = best.values[-len(request["seeds"]) :]
         sides = [[run_at(store, place) for place in side.entries] for side in (final.ours, final.theirs)]
         judgement = judge(best.number, against, len(trials), (own, baseline.values), sides[0], sides[1])
-    so_far = spent(store, journal, list(entries.values()), load(None))
+    so_far = spent(store, journal, entries, request["scale"], load(None))
     spread = _spread(trials, baseline, final, len(request["seeds"]))
     return Study(
         name=request["name"],

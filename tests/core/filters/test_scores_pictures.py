@@ -143,6 +143,30 @@ def test_a_head_is_torchs_network(suffix: str, relu: bool, tmp_path: Path) -> No
         compute(score, PoolSource(folder), Folder(tmp_path / "again"))
 
 
+def test_a_sigmoid_of_large_outputs_is_0_or_1_without_a_warning(tmp_path: Path) -> None:
+    folder, images, _ = features.embedded(tmp_path / "m", world.rows(6, 50))
+    weight = torch.randn(1, 16, generator=torch.Generator().manual_seed(0)) * 2000
+    save_file({"weight": weight}, tmp_path / "steep.safetensors")
+    score: Any = score_of(f"quality_head:head={tmp_path}/steep.safetensors,after=sigmoid")
+    found = features.column(compute(score, PoolSource(folder), Folder(tmp_path / "out")), score.column_name)
+    known = torch.from_numpy(features.unit(images[np.isfinite(images[:, 0])]))
+    expected = torch.sigmoid(known @ weight[0])
+    np.testing.assert_allclose([value for value in found if value is not None], expected.numpy(), atol=1e-3)
+    assert {0.0, 1.0} < set(found)
+
+
+def test_a_head_is_named_with_its_sha256_whole_or_cut(tmp_path: Path) -> None:
+    path = tmp_path / "head.safetensors"
+    save_file({"weight": torch.ones(1, 16)}, path)
+    digits = hashlib.sha256(path.read_bytes()).hexdigest()
+    plain = score_of(f"quality_head:head={path}")
+    assert score_of(f"quality_head:head={path}#{digits}") == score_of(f"quality_head:head={path}#{digits[:16]}") == plain
+    folder, _, _ = features.embedded(tmp_path / "m", world.rows(7, 30))
+    other: Any = score_of(f"quality_head:head={path}#{digits[::-1]}")
+    with pytest.raises(DataError, match="is not the file that the recipe was made with"):
+        compute(other, PoolSource(folder), Folder(tmp_path / "out"))
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return print, ("run",)
@@ -156,12 +180,14 @@ def test_a_file_that_is_no_head_is_one_sentence(tmp_path: Path, capsys: pytest.C
     save_file(wide, tmp_path / "wide.safetensors")
     save_file({"weight": torch.zeros(1, 16), "bias": torch.full((1,), float("nan"))}, tmp_path / "nan.safetensors")
     save_file({"weight": torch.zeros(1, 16)}, tmp_path / "one.safetensors")
+    np.savez(tmp_path / "words.npz", allow_pickle=False, weight=np.full((1, 16), "1"))
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     for name, told in (
         ("cube.pt", "is not the weight .out, in. or bias"),
         ("evil.pt", "is not a torch file of plain tensors"),
         ("wide.safetensors", "expects 9 numbers and gets 16: it is not a head for l14 features"),
-        ("nan.safetensors", "bias .1,. is not the weight"),
+        ("nan.safetensors", "bias has values that are not finite"),
+        ("words.npz", "weight .1, 16. <U1 is not the weight"),
         ("one.safetensors,output=1", "has 1 outputs, but number 1 is requested"),
         ("bad.safetensors", "cannot be read as a head"),
     ):
