@@ -34,6 +34,9 @@ PARTS = "parts"
 WORD = r"[^\s\x1c-\x1f]+"
 HOST = r"^[a-zA-Z][a-zA-Z0-9+.-]*://(?:[^/?#@]*@)?([^/?#:]+)"
 DERIVED = ("words", "language", "host", "aspect_ratio")
+OURS = ("part", "row", *DERIVED)
+OWN = "pool_"
+"""Begins the name of a pool's own column whose name is one of OURS."""
 Half = npt.NDArray[np.float16]
 
 
@@ -55,8 +58,14 @@ class PoolSample:
 
     @cached_property
     def rows(self) -> pl.DataFrame:
-        """Mapped from disk: `part` (its number), `row` (in the part), the columns of the pool and DERIVED."""
+        """Mapped from disk: `part` (its number), `row` (in the part), the columns of the pool and DERIVED. A column of the pool
+        with a name of OURS has OWN before it."""
         return map_arrow_file(self.folder / ROWS)
+
+    @property
+    def pool_rows(self) -> pl.DataFrame:
+        """The columns of the pool alone, under their own names."""
+        return self.rows.drop(OURS, strict=False).rename({f"{OWN}{name}": name for name in OURS}, strict=False)
 
     def vectors(self, key: str) -> Half:
         """Features (num_rows, d) of one array of the npz files, mapped from disk; NaN where a row has none."""
@@ -118,7 +127,8 @@ def _draw_part(source: PoolSource, last: int, keys: Sequence[str], folder: Path,
     chosen = np.flatnonzero(is_sampled(uid.pack(uids, where), last)) if last < HIGHEST else np.arange(len(uids))
     columns = source.columns(part)
     frame = source.read(part, columns)[chosen] if len(chosen) else source.read(part, columns).clear()
-    rows = with_derived(_flat(frame)).with_columns(row=pl.Series(chosen, dtype=pl.UInt32))
+    flat = _flat(frame).rename({name: f"{OWN}{name}" for name in OURS}, strict=False)
+    rows = with_derived(flat).with_columns(row=pl.Series(chosen, dtype=pl.UInt32))
     for key in keys:
         if len(chosen):
             _write_array(folder / f"{part}.{key}.npy", _features(source, part, key, chosen))
@@ -144,10 +154,12 @@ def _write_array(path: Path, array: Half) -> None:
 
 
 def _flat(frame: pl.DataFrame) -> pl.DataFrame:
-    """Lists as their length: what a table of the page can show and sort."""
+    """Lists as their length, unless the pool has a column of that name: what a table of the page can show and sort."""
     made: list[pl.Series] = []
     for column in frame:
         if isinstance(column.dtype, pl.List):
+            if f"num_{column.name}" in frame.columns:
+                continue
             made.append(column.list.len().cast(pl.UInt32).alias(f"num_{column.name}"))
         elif column.dtype == pl.String or column.dtype.is_numeric() or column.dtype == pl.Boolean:
             made.append(column)

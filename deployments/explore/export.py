@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import polars as pl
 from datacomp_core.caption_sets import captions_of
 from datacomp_core.errors import DatacompError, SpecError
 from datacomp_core.explore.clusters import NONE
+from datacomp_core.explore.sample import OWN
 from datacomp_core.progress import Progress
 from datacomp_core.store import Folder
 from deployments.explore.explorer import Explorer
@@ -28,6 +29,7 @@ FORMS = ("parquet", "huggingface")
 ROWS_AT_ONCE = 4096
 ROWS_A_FILE = {"bytes": 50_000, "references": 2_000_000, "none": 2_000_000}
 WHERE = ("shard", "key", "offset", "length")
+ADDED = ("captions", "image", "tars", *WHERE)
 NAMES = {"double": "float64", "float": "float32", "halffloat": "float16"}
 """Names of arrow types in the `datasets` library."""
 CARD = """---
@@ -160,7 +162,7 @@ def _tables(explorer: Explorer, rows: npt.NDArray[np.int64], verdicts: pl.DataFr
     names = pl.Series(list(sample.parts), dtype=pl.String)
     for start in range(0, max(len(rows), 1), ROWS_AT_ONCE):
         some = rows[start : start + ROWS_AT_ONCE]
-        table = pl.concat([sample.rows[some], verdicts[some]], how="horizontal")
+        table = pl.concat([_own(sample.rows[some], verdicts.columns), verdicts[some]], how="horizontal")
         places = table.select("part", "row")
         table = table.with_columns(names.gather(table["part"]).alias("part"))
         if explorer.origin.captions:
@@ -170,6 +172,11 @@ def _tables(explorer: Explorer, rows: npt.NDArray[np.int64], verdicts: pl.DataFr
         if pictures == "bytes":
             table = table.with_columns(_images(explorer, table["uid"]))
         yield table
+
+
+def _own(rows: pl.DataFrame, verdicts: Sequence[str]) -> pl.DataFrame:
+    """The columns of the sample; one that has the name of another column of the export gets a name that begins with `pool_`."""
+    return rows.rename({name: f"{OWN}{name}" for name in rows.columns if name in (*verdicts, *ADDED)})
 
 
 def _captions(explorer: Explorer, places: pl.DataFrame) -> pl.Series:

@@ -129,7 +129,7 @@ class FacetCounts:
                     for key in sample.features:
                         archive.write(sample.folder / f"{key}.npy", f"{key}.npy")
             temporary = home / ".rows"
-            sample.rows.drop("part", "row", "words", "language", "host", "aspect_ratio", strict=False).write_parquet(temporary)
+            sample.pool_rows.write_parquet(temporary)
             temporary.replace(home / "metadata" / f"{PART}.parquet")
         return PoolSource(Folder(home / "metadata"), (), (Folder(home / "features"),))
 

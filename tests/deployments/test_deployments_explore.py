@@ -258,6 +258,32 @@ def test_explore_exports_all_that_is_known(view: ExplorerApi, pool: Path, tmp_pa
         assert table["image"][-1] is None
 
 
+def test_a_pools_own_columns_may_have_the_names_of_ours(tmp_path: Path) -> None:
+    """Those of LAION and img2dataset do (`LANGUAGE`, `key`): both stay, and filters read the pool's own."""
+    own = {name: f"own {name}" for name in ("part", "row", "language", "x", "cluster", "kept_kept", "image", "key", "captions")}
+    folder = make_pool(tmp_path / "pool")
+    for file in (folder / "metadata").glob("*.parquet"):
+        table = pl.read_parquet(file).with_columns(words=7.0, num_face_bboxes=9, **{k: pl.lit(v) for k, v in own.items()})
+        table.write_parquet(file)
+    explorer = explorer_of(folder, tmp_path / "home")
+    plain = explorer_of(make_pool(tmp_path / "plain"), tmp_path / "other")
+    for pictures in ("bytes", "references"):
+        tables = list[pl.DataFrame]()
+        for place, one in (("own", explorer), ("plain", plain)):
+            file = tmp_path / f"{place}-{pictures}.parquet"
+            write_export(one, str(file), only="", pictures=pictures, form="parquet", progress=NoProgress())
+            tables.append(pl.read_parquet(file))
+        assert set(tables[0]["num_face_bboxes"]) == {9}
+        assert set(tables[0]["pool_words"]) == {7.0}
+        assert all(set(tables[0][f"pool_{name}"]) == {value} for name, value in own.items())
+        shared = [name for name in tables[1].columns if name not in ("num_face_bboxes", "tars")]
+        assert tables[0].select(shared).equals(tables[1].select(shared))
+    judged = explorer.sample.pool_rows
+    assert set(judged["words"]) == {7.0}
+    assert set(judged["part"]) == {"own part"}
+    assert "aspect_ratio" not in judged.columns
+
+
 def test_explore_exports_a_data_set_folder(view: ExplorerApi, tmp_path: Path) -> None:
     out = str(tmp_path / "set")
     write_export(view.explorer, out, only="kept", pictures="bytes", form="huggingface", progress=NoProgress())

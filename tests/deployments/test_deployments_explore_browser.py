@@ -172,6 +172,23 @@ def test_explore_page_fits_a_phone_and_the_dark(page: Page, served: tuple[str, E
         assert page.do("document.documentElement.scrollWidth <= innerWidth"), tab
 
 
+@pytest.mark.parametrize("width", [1280, 1000, 1600])
+def test_explore_page_keeps_the_maps_note_off_its_key(page: Page, served: tuple[str, ExplorerApi], width: int) -> None:
+    page.width(width, 720)
+    ready(page, served[0])
+    box = "(({left, right, top, bottom}) => ({left, right, top, bottom}))(document.getElementById('%s').getBoundingClientRect())"
+    for colour in page.do("[...document.getElementById('colour').options].map((one) => one.value)"):
+        page.do("document.getElementById('key').replaceChildren()")
+        page.do(f"document.getElementById('colour').value = {json.dumps(colour)}")
+        page.do("document.getElementById('colour').dispatchEvent(new Event('change'))")
+        page.until("document.getElementById('key').textContent", f"the key of {colour}")
+        key, note, room = (page.do(box % name) for name in ("key", "map-note", "map"))
+        assert note["right"] > note["left"]
+        assert key["right"] <= note["left"] or key["top"] >= note["bottom"] or note["top"] >= key["bottom"], colour
+        assert all(room["left"] <= one["left"] and one["right"] <= room["right"] for one in (key, note))
+        assert all(room["top"] <= one["top"] and one["bottom"] <= room["bottom"] for one in (key, note))
+
+
 def test_explore_page_shows_hostile_captions_as_text(page: Page) -> None:
     for row, text in enumerate(HOSTILE):
         page.do(f"datacomp.open({row})")
