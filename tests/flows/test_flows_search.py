@@ -114,6 +114,14 @@ def test_every_link_of_a_searchs_page_leads_to_a_page(store: Store, tmp_path: Pa
     assert all((page.parent / link).exists() for link in links)
     first = study.model_copy(update={"scale": "small"})  # its trials ran at a smaller scale first
     assert set(re.findall(r'<a [^>]*href="([^"#]+)"', render(first, site))) == rows
+    (site / "debug").mkdir()  # a search at another scale than its pool's
+    for name in rows:
+        (site / "debug" / name.rpartition("/")[2]).touch()
+    other = study.model_copy(update={"boards": dict.fromkeys(study.boards, "debug")})
+    assert set(re.findall(r'<a [^>]*href="([^"#]+)"', render(other, site))) == {
+        "../tiny.html",
+        *(name.replace("tiny", "debug") for name in rows),
+    }
 
 
 def test_no_better_is_an_answer(store: Store) -> None:
@@ -254,7 +262,7 @@ def test_final_runs_are_reserved_by_what_a_run_at_the_searchs_own_scale_costs(st
     """Trials that end at a smaller scale cost little; the final runs do not."""
     first = world.run(store, "a", world.results(0.2, 0))
     baseline = world.run(store, "b", world.results(0.2, 0))
-    trials = [Trial(number=0, params={}, filter=None, state="pruned", values=[0.1], entries=["entries/debug/a"])]
+    trials = [Trial(number=0, params={}, filter=None, state="pruned", values=[0.1], entries=["entries/tiny/a"])]
     own = read(store, baseline)
     cheap = read(store, first)
 
@@ -268,7 +276,8 @@ def test_final_runs_are_reserved_by_what_a_run_at_the_searchs_own_scale_costs(st
     journal.note_baseline(SeedRuns(name="b", entries=[baseline.address], values=[0.1]))
     journal.note_batch(0, TrialBatch(trials=[], seconds=20.0))
     journal.note_trial(trials[0])
-    entries = {baseline.address: timed(own, 900.0), "entries/debug/a": timed(cheap, 9.0)}
+    small = timed(cheap, 9.0).model_copy(update={"scale": "debug"})
+    entries = {baseline.address: timed(own, 900.0), "entries/tiny/a": small}
     so_far = spent(store, journal, entries, "tiny", load(None))
     cores = load(None).machine.cpu_cores * load(None).prices.cpu_core_hour
     assert so_far.a_run.money == pytest.approx(4 * 900 / 3600 * cores)

@@ -55,7 +55,7 @@ def spent(store: Store, journal: Journal, entries: Mapping[str, Entry], scale: s
     shared = _steps([entries[place] for place in (baseline.entries if baseline is not None else [])])
     steps = _steps([entries[place] for trial in trials for place in trial.entries])
     tried = [link for address, link in steps.items() if address not in shared]
-    own = [entry for place, entry in entries.items() if place.split("/")[1] == scale]
+    own = [entry for entry in entries.values() if entry.scale == scale]
     runs = [link for entry in own for link in entry.chain if link.address in entry.inputs.values()]
     hours = sum(batch.seconds or 0.0 for batch in journal.batches()) / HOUR
     whole, of_trials, of_runs = (_amounts(store, links, rates) for links in ([*_steps(entries.values()).values()], tried, runs))

@@ -25,7 +25,9 @@ def render(study: Study, site: Path | None = None) -> str:
         {
             "trial": trial,
             "values": plots.said(trial.params, names),
-            "links": [(_page_of(entry, study.rows[entry], site), entry) for entry in trial.entries if entry in study.rows],
+            "links": [
+                (_page_of(study.boards[entry], study.rows[entry], site), entry) for entry in trial.entries if entry in study.rows
+            ],
         }
         for trial in plots.order(study.trials)
     ]
@@ -51,9 +53,9 @@ def render(study: Study, site: Path | None = None) -> str:
     )
 
 
-def _page_of(entry: str, row: str, site: Path | None) -> str:
+def _page_of(scale: str, row: str, site: Path | None) -> str:
     """The link from the search's page to that of an entry, which may be of a smaller scale; empty if there is none."""
-    name = f"{entry.split('/')[1]}/experiment-{row}.html"
+    name = f"{scale}/experiment-{row}.html"
     return f"../{name}" if site is not None and (site / name).exists() else ""
 
 

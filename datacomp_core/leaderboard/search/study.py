@@ -44,6 +44,7 @@ class Study(BaseModel):
     spent: Spent
     stopped: str = Field(description="Why the search stopped; empty while it continues.")
     rows: dict[str, str] = Field(description="Entry's address -> key of its row on the board.")
+    boards: dict[str, str] = Field(description="Entry's address -> scale of its board, which its pool need not have.")
 
     @property
     def complete(self) -> list[Trial]:
@@ -141,6 +142,7 @@ def study_of(store: Store, address: str) -> Study:
         spent=so_far,
         stopped=_next_batch(journal, request, so_far)[1],
         rows={place: entry.same_but_for_seeds[:12] for place, entry in entries.items()},
+        boards={place: entry.scale for place, entry in entries.items()},
     )
 
 
