@@ -59,10 +59,10 @@ class JsonOutput:
     @classmethod
     def give_back(cls) -> None:
         """Undo `keep`, for a process that continues."""
-        if cls.kept is not None:
-            cls.kept.flush()
-            cls._elsewhere.close()
-            cls.kept = None
+        kept, cls.kept = cls.kept, None
+        cls._elsewhere.close()
+        if kept is not None and not kept.closed:  # a caller in this process closes its own
+            kept.flush()
 
 
 def print_json(value: Any) -> None:

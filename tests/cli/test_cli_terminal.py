@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import pytest
 from rich.console import Console
 
-from deployments.cli.terminal import StepDisplay
+from deployments.cli.terminal import JsonOutput, StepDisplay
 from tasks.events import Phase, StepEvent
 
 ODD = "/data[/old]/x [red] [1]\\[bold]"
@@ -25,3 +26,15 @@ def test_what_a_step_says_is_shown_as_it_is(phase: Phase, is_terminal: bool) -> 
     assert ODD in told.getvalue() or (is_terminal and phase == "progress")
     if phase in ("built", "reused", "failed"):
         assert "birds [x]*" in told.getvalue()
+
+
+def test_standard_output_is_given_back_after_its_callers_stream_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a failed command of a test runner: the next command does not fail for it."""
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    JsonOutput.keep(True)
+    assert sys.stdout is sys.stderr
+    stream.close()
+    JsonOutput.give_back()
+    assert sys.stdout is stream
+    assert JsonOutput.kept is None
