@@ -17,6 +17,7 @@ from datacomp_core.checkpoints import require_finite
 from datacomp_core.device import check_device
 from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, SpecError, short_text
+from datacomp_core.image_preprocessing import PixelArray, Pixels
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,7 @@ KIND = re.compile(r"(.*?)(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?")
 
 
 @dataclass(frozen=True)
-class TransformersPixels(clip.Pixels):
+class TransformersPixels(Pixels):
     """Prepares an image as `CLIPImageProcessor` does. `resize`: (height, width), or one number for the shorter side; `crop`
     likewise. An image smaller than the crop is padded with black, with the smaller half first.
     """
@@ -51,7 +52,7 @@ class TransformersPixels(clip.Pixels):
     resize: tuple[int, ...] = ()
     crop: tuple[int, ...] = ()
 
-    def __call__(self, image: Any) -> clip.PixelArray:
+    def __call__(self, image: Any) -> PixelArray:
         image = image if image.mode == "RGB" else image.convert("RGB")
         if self.resize:
             image = self._resized(image)
@@ -71,7 +72,7 @@ class TransformersPixels(clip.Pixels):
         return image if image.size == wanted else image.resize(wanted, kind)
 
 
-def _cropped(pixels: clip.PixelArray, height: int, width: int) -> clip.PixelArray:
+def _cropped(pixels: PixelArray, height: int, width: int) -> PixelArray:
     high, wide = pixels.shape[1:]
     if high < height or wide < width:
         top, left = max(height - high, 0) // 2, max(width - wide, 0) // 2

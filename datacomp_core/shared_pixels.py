@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from datacomp_core.clip import PixelArray
+from datacomp_core.image_preprocessing import PixelArray
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from datacomp_core.clip import PixelArray, Pixels
+from datacomp_core.image_preprocessing import PixelArray, Pixels
 from datacomp_core.members import USUAL, picture_in
 from datacomp_core.pictures import Decoding, open_picture
 from datacomp_core.shards import read_members

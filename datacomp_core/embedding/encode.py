@@ -20,6 +20,7 @@ from datacomp_core import clip
 from datacomp_core.clip_sources import ModelSource
 from datacomp_core.embedding.assemble import Chunk, EncoderColumn, Features, Filling, Sides, Span
 from datacomp_core.embedding.decode import Decoded, RowBatch, Tokenizers, decode, slot_bytes
+from datacomp_core.image_preprocessing import PixelArray
 from datacomp_core.parallel import Processes
 from datacomp_core.pictures import Decoding
 from datacomp_core.pool_source import PoolSource
@@ -136,7 +137,7 @@ class Encoding:
                 flying.append(_Flying(images, _Side(self._texts(model, batch, decoded)), mirrored))
         self.flying.append((batch, decoded, flying))
 
-    def _images(self, model: clip.Clip, pixels: clip.PixelArray | None) -> _Side:
+    def _images(self, model: clip.Clip, pixels: PixelArray | None) -> _Side:
         return _Side(None if pixels is None else model.encode_images(pixels, self.work.precision))
 
     def _texts(self, model: clip.Clip, batch: RowBatch, decoded: Decoded) -> Any:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from datacomp_core.clip import Pixels
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import Samples, decode
 from datacomp_core.evaluation.tables import Association, NamedPictures, ZipSet, open_associations, open_captions
+from datacomp_core.image_preprocessing import Pixels
 from datacomp_core.store.folder import Folder
 
 CACHE, DOWNLOADS = "hf_cache", "downloads"

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from datacomp_core.clip import Clip, PixelArray, Pixels, Precision
+from datacomp_core.clip import Clip, Precision
 from datacomp_core.errors import DataError
+from datacomp_core.image_preprocessing import PixelArray, Pixels
 from datacomp_core.pictures import Decoding
 from datacomp_core.store.folder import Folder
 

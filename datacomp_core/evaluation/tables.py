@@ -18,9 +18,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from datacomp_core.clip import Pixels
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation.datasets import IMAGE_EXTENSIONS, Samples, decode, text_of
+from datacomp_core.image_preprocessing import Pixels
 from datacomp_core.store.folder import Folder
 
 PICTURE = ("filename", "image", "image_name", "file_name", "filepath")

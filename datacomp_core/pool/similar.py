@@ -21,6 +21,7 @@ from datacomp_core.artifacts import Checkpoint, Embeddings, EvalSets, HoldoutCou
 from datacomp_core.clip_named import model_of
 from datacomp_core.device import default_device
 from datacomp_core.errors import DataError
+from datacomp_core.image_preprocessing import PixelArray
 from datacomp_core.parts import SCORES, part_names
 from datacomp_core.pictures import pillow_image
 from datacomp_core.pool.eval_images import images_of
@@ -106,7 +107,7 @@ def _test_features(
     found: list[Vectors] = []
     images = images_of(store.folder(evalsets))
     while some := list(islice(images, IMAGES_AT_ONCE)):
-        pixels: list[clip.PixelArray] = []
+        pixels: list[PixelArray] = []
         for name, data in some:
             try:
                 with pillow_image(data) as image:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datacomp_core.clip import Pixels
 from datacomp_core.embedding import decode
 from datacomp_core.errors import DataError
 from datacomp_core.evaluation import datasets
+from datacomp_core.image_preprocessing import Pixels
 from datacomp_core.leaderboard.site import contact_sheets
 from datacomp_core.pool.decontaminate import hash_of
 from datacomp_core.scores import image_scores

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from datacomp_core.clip import Pixels
+from datacomp_core.image_preprocessing import Pixels
 from datacomp_core.pictures import open_picture, pillow_image, resized, rgb
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from datacomp_core import clip
+from datacomp_core.image_preprocessing import Pixels
 
 MODES = ("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "YCbCr")
 SIZES = ((64, 64), (32, 32), (33, 91), (120, 31), (7, 200), (1, 1), (224, 200))
@@ -41,7 +42,7 @@ def test_squashing_models_too(model: clip.Clip) -> None:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     theirs: Any = image_transform_v2(PreprocessCfg(size=48, resize_mode="squash", interpolation="bilinear"), is_train=False)
-    pixels = clip.Pixels(48, 48, model.pixels.mean, model.pixels.std, "bilinear", "squash")
+    pixels = Pixels(48, 48, model.pixels.mean, model.pixels.std, "bilinear", "squash")
     image = picture("RGB", (33, 91))
     found = model._normalised(torch.from_numpy(pixels(image))[None].float().div_(255))  # pyright: ignore[reportPrivateUsage]
     assert torch.equal(found[0], theirs(image))

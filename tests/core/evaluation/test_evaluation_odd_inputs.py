@@ -19,6 +19,7 @@ from datacomp_core.errors import DataError, IncompleteError
 from datacomp_core.evaluation.evaluate import EvalSpec, evaluate_folder
 from datacomp_core.evaluation.probes import Probes, probe
 from datacomp_core.evaluation.tables import open_associations, open_captions
+from datacomp_core.image_preprocessing import Pixels
 from datacomp_core.store import Folder
 
 MODEL = "datacomp-tiny"
@@ -47,7 +48,7 @@ def table(home: Path, rows: list[dict[str, str]], pictures: list[str], *, delimi
 def captions_of(folder: Folder) -> list[list[str]]:
     """As they arrive at the protocol."""
     data = open_captions(folder)
-    pixels = clip.Pixels(8, 8, (0, 0, 0), (1, 1, 1))
+    pixels = Pixels(8, 8, (0, 0, 0), (1, 1, 1))
     return [own for batch in data.batches("it", 2, pixels) for own in batch.read().members["txt"]]
 
 
