@@ -104,13 +104,13 @@ def prepared(seed: int) -> tuple[str, float]:
     """The address of the imported captions, and the scorer's score that 30 % of the pool's own pairs reach."""
     from datacomp_core.captions.import_captions import CaptionImportSpec
     from datacomp_core.parts import SCORES
-    from flows import candidates, filter_inputs
+    from flows import candidate_pool, filter_inputs
     from flows.parameters import ExperimentSpec
     from tasks import captions
-    from tasks.running import store
+    from tasks.run_step import store
 
     preparation = ExperimentSpec(recipe="clip_score_tiny", pool_seed=seed).preparation()
-    found = candidates.candidates(call, preparation)
+    found = candidate_pool.candidates(call, preparation)
     with tempfile.TemporaryDirectory() as folder:
         table(seed).write_parquet(path := Path(folder) / "true.parquet")
         spec = CaptionImportSpec(file=str(path), name="true", source_column="source")
@@ -125,7 +125,7 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
     """One experiment: the number of chosen pairs, the average and each task's main metric."""
     from flows.chain import experiment
     from flows.parameters import ExperimentSpec
-    from tasks.running import store
+    from tasks.run_step import store
 
     made = experiment(call, ExperimentSpec.model_validate(spec))
     entry = store().folder(made.entry).read_json("entry.json")

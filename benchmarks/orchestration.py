@@ -53,7 +53,7 @@ def of_engines() -> None:
 def of_prefect(log: Path) -> None:
     from prefect import flow, task
 
-    from flows.calls import options
+    from flows.task_calls import options
 
     bare = task(nothing, name="nothing")
 

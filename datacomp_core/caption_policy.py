@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from datacomp_core.artifacts import Spec
 from datacomp_core.caption_sets import RAW
 from datacomp_core.errors import SpecError, unknown
-from datacomp_core.kinds import first_fault
+from datacomp_core.kind_registration import first_fault
 
 PolicyKind = Literal["raw", "replace", "first_of", "best", "replace_below", "draw"]
 KINDS: tuple[PolicyKind, ...] = ("raw", "replace", "first_of", "best", "replace_below", "draw")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datacomp_core.caption_policy import L14, CaptionPlan, plan_of
-from datacomp_core.documents import parse_yaml, read_yaml
 from datacomp_core.errors import DataError, SpecError, unknown
-from datacomp_core.kinds import call_with_text
+from datacomp_core.kind_registration import call_with_text
+from datacomp_core.untrusted_documents import parse_yaml, read_yaml
 
 FILES = (".yaml", ".yml", ".json")
 

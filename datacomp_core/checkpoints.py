@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError
 from datacomp_core.torch_files import why_unreadable
+from datacomp_core.untrusted_documents import read_json
 
 if TYPE_CHECKING:
     import torch

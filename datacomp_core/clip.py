@@ -18,11 +18,11 @@ from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 from datacomp_core.clip_configs import refused_name
-from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, SpecError, short_text, unknown
 from datacomp_core.image_preprocessing import PixelArray, Pixels
 from datacomp_core.pretrained_weights import pretrained
 from datacomp_core.tokens import with_cache
+from datacomp_core.untrusted_documents import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

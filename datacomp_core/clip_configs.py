@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, nearest, unknown
+from datacomp_core.untrusted_documents import read_json
 
 NEEDED = ("embed_dim", "vision_cfg", "text_cfg")
 PARTS = ("model_cfg", "preprocess_cfg")

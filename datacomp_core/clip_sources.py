@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 from datacomp_core import clip, clip_configs, hub
 from datacomp_core.checkpoints import INDEX, shards_of
-from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, SpecError, unknown
 from datacomp_core.settings import settings
-from datacomp_core.store.content import hash_json, versions
+from datacomp_core.store.content_marks import hash_json, versions
 from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.store.folder import Folder, hash_file
+from datacomp_core.untrusted_documents import read_json
 
 WEIGHTS = (
     "open_clip_model.safetensors",

@@ -15,9 +15,9 @@ import numpy as np
 from datacomp_core import clip
 from datacomp_core.checkpoints import require_finite
 from datacomp_core.device import check_device
-from datacomp_core.documents import read_json
 from datacomp_core.errors import DataError, SpecError, short_text
 from datacomp_core.image_preprocessing import PixelArray, Pixels
+from datacomp_core.untrusted_documents import read_json
 
 if TYPE_CHECKING:
     import torch

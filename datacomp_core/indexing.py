@@ -15,7 +15,7 @@ from typing import IO, Any
 import polars as pl
 
 from datacomp_core.errors import DataError
-from datacomp_core.members import (
+from datacomp_core.sample_members import (
     CAPTION,
     EMPTY,
     IN_JSON,

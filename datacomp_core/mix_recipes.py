@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datacomp_core.documents import read_yaml
 from datacomp_core.errors import DataError, SpecError
-from datacomp_core.kinds import call_with_text
+from datacomp_core.kind_registration import call_with_text
+from datacomp_core.untrusted_documents import read_yaml
 
 FILES = (".yaml", ".yml", ".json")
 ADDRESS = "shards/"

@@ -19,7 +19,7 @@ import polars as pl
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.errors import DataError
 from datacomp_core.indexing import INDEX_SCHEMA, Indexed, index_tar, uid_in, uid_of_key
-from datacomp_core.members import USUAL, MemberNames, json_object, names_of
+from datacomp_core.sample_members import USUAL, MemberNames, json_object, names_of
 from datacomp_core.store import FileStat, Folder, Store
 from datacomp_core.store.folder import hash_file
 from datacomp_core.tar import BLOCK, TarDamageError, ending, header, walk

@@ -77,7 +77,7 @@ class LostRunWatcher:
         return found
 
     def _begin_again(self, now: datetime) -> None:
-        """Restart our crashed runs, which resume from what their steps left; `tasks/running.py` limits how often."""
+        """Restart our crashed runs, which resume from what their steps left; `tasks/run_step.py` limits how often."""
         recent: Any = now - timedelta(seconds=CRASHED_SECONDS)
         crashed = self._runs(StateType.CRASHED, end_time=FlowRunFilterEndTime(after_=recent))
         for run in crashed:

@@ -12,13 +12,13 @@ from datacomp_core.captions.import_captions import CaptionImportSpec
 from datacomp_core.captions.template import TemplateSpec
 from datacomp_core.captions.translate import TranslateSpec
 from datacomp_core.embedding.generate import GenerateSpec
-from flows.calls import Call, SubmittedCalls, options
-from flows.candidates import candidates, metadata
+from flows.candidate_pool import candidates, metadata
 from flows.filter_inputs import download_columns_spec
 from flows.parameters import ExperimentSpec, OpenNetworks, PoolAddress, ScaleChoice, picker
+from flows.task_calls import Call, SubmittedCalls, options
 from tasks import captions as captioning
 from tasks import pool as pooling
-from tasks.running import stored
+from tasks.run_step import stored
 
 
 class CaptioningSpec(Spec):

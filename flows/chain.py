@@ -19,16 +19,16 @@ from datacomp_core.settings import settings
 from datacomp_core.store import PlannedStep, Store
 from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.training.cuda_decoding import require_cuda
-from flows.calls import Call
-from flows.candidates import Candidates, candidates
+from flows.candidate_pool import Candidates, candidates
 from flows.filter_inputs import embedded, extra_inputs, named_captions
 from flows.parameters import Curation, ExperimentSpec, Preparation, Scoring
+from flows.task_calls import Call
 from tasks import captions as captioning
 from tasks import curate as curating
 from tasks import evaluate as evaluating
 from tasks import pool as pooling
 from tasks import train as training
-from tasks.running import store, stored
+from tasks.run_step import store, stored
 
 
 @dataclass(frozen=True)

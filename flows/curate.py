@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import ShardSet
-from flows.calls import SubmittedCalls, options
 from flows.chain import training_set
 from flows.parameters import ExperimentSpec
+from flows.task_calls import SubmittedCalls, options
 
 
 @flow(name="curate", **options("{scale}-{recipe}-curate"))

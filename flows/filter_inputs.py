@@ -14,15 +14,15 @@ from datacomp_core.pool.download_columns import COLUMNS as LEARNED
 from datacomp_core.pool.download_columns import LearnedSpec
 from datacomp_core.scores.base import Score
 from datacomp_core.selection.select import Beside, SubsetSpec
-from flows.calls import Call
-from flows.candidates import Candidates, candidates, is_own, own_source_spec
+from flows.candidate_pool import Candidates, candidates, is_own, own_source_spec
 from flows.parameters import ExperimentSpec, Preparation
 from flows.required_columns import of_pool, require_columns
+from flows.task_calls import Call
 from tasks import captions as captioning
 from tasks import curate as curating
 from tasks import pool as pooling
 from tasks import train as training
-from tasks.running import stored
+from tasks.run_step import stored
 
 OWN_CAPTIONS = CaptionPlan()
 

@@ -10,7 +10,7 @@ from prefect import Task, flow
 from datacomp_core.artifacts import Artifact
 from datacomp_core.errors import unknown
 from datacomp_core.store.step import STEPS
-from flows.calls import options
+from flows.task_calls import options
 from tasks import captions, curate, evaluate, remote, train
 
 ON_GPU: tuple[Task[..., Any], ...] = (

@@ -9,7 +9,7 @@ from datacomp_core.artifacts import Pool
 from datacomp_core.parts import METADATA
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.settings import settings
-from tasks.running import store, stored
+from tasks.run_step import store, stored
 
 OWN = ("byod", "adopted", "folder")
 """The kinds of custom pools, as `scale` of their specs."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import Embeddings, Pool, ShardSet
-from flows.calls import SubmittedCalls, options
-from flows.candidates import candidates
+from flows.candidate_pool import candidates
 from flows.filter_inputs import scores
 from flows.parameters import Preparation
+from flows.task_calls import SubmittedCalls, options
 
 
 @flow(name="prepare-pool", **options("{scale}-prepare-pool"))

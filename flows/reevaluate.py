@@ -14,9 +14,9 @@ from pydantic import Field
 
 from datacomp_core.artifacts import EvalReport, Spec
 from datacomp_core.evaluation.score_changes import ScoreChange
-from flows.calls import options
 from flows.chain import testsets
 from flows.parameters import EvalsetsAddress, ExperimentSpec, ScaleChoice
+from flows.task_calls import options
 from tasks import reevaluation
 
 

@@ -14,10 +14,10 @@ from datacomp_core.pool.download_columns import COLUMNS as LEARNED
 from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.selection.subset_spec import SubsetSpec
-from flows.candidates import is_own
+from flows.candidate_pool import is_own
 from flows.parameters import Preparation
 from flows.public_scorers import RELEASED
-from tasks.running import store
+from tasks.run_step import store
 
 OF_CAPTIONS = frozenset({"text", "caption_source", "caption_changed"})
 """Columns that a caption policy makes."""

@@ -10,13 +10,13 @@ from prefect import flow
 
 from datacomp_core.artifacts import BoardEntry
 from datacomp_core.errors import DataError, SpecError
-from flows.calls import Call, SubmittedCalls, options
 from flows.chain import each_once, experiment
 from flows.parameters import ExperimentSpec
 from flows.search_loop import Measured, SearchLoop
 from flows.search_spec import SearchSpec
+from flows.task_calls import Call, SubmittedCalls, options
 from tasks.board import publish_board, publish_site
-from tasks.running import store
+from tasks.run_step import store
 from tasks.search import publish_search
 
 

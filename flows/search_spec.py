@@ -12,7 +12,6 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from datacomp_core.artifacts import Spec
 from datacomp_core.caption_policy import CaptionPlan
-from datacomp_core.documents import parse_yaml, read_yaml
 from datacomp_core.embedding.spec import EmbedSpec
 from datacomp_core.errors import DataError, SpecError, unknown
 from datacomp_core.leaderboard.search.proposals import Pruning, Sampler
@@ -21,6 +20,7 @@ from datacomp_core.recipes.base import Recipe
 from datacomp_core.recipes.load import load_recipe, resolved
 from datacomp_core.scales import SCALES
 from datacomp_core.store.fingerprint import SHORT, fingerprint
+from datacomp_core.untrusted_documents import parse_yaml, read_yaml
 from flows.parameters import (
     EvalsetsAddress,
     ExperimentSpec,
@@ -140,7 +140,7 @@ class SearchSpec(Spec):
         try:
             return Recipe.model_validate({"name": f"{self.name} {number}", "filter": resolved(tree)})
         except ValidationError as problem:
-            from datacomp_core.kinds import first_fault
+            from datacomp_core.kind_registration import first_fault
 
             where, given, why = first_fault(problem)
             raise SpecError(f"The filter to search: {where}: {why} (given: {given!r}).") from problem

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from flows.calls import SubmittedCalls, options
 from flows.chain import STAGES
 from flows.parameters import ExperimentSpec
+from flows.task_calls import SubmittedCalls, options
 
 Stage = Literal["pool", "embed", "filter", "reshard", "train", "evaluate"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import flow
 
 from datacomp_core.artifacts import BoardEntry
-from flows.calls import SubmittedCalls, options
 from flows.chain import experiments
 from flows.parameters import SweepSpec
+from flows.task_calls import SubmittedCalls, options
 from tasks.board import publish_board
 
 

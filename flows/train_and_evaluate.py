@@ -8,11 +8,11 @@ from prefect import flow
 from pydantic import Field
 
 from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Spec
-from flows.calls import SubmittedCalls, options
 from flows.chain import score
 from flows.parameters import EvalsetsAddress, ExperimentSpec, ScaleChoice, Scoring
+from flows.task_calls import SubmittedCalls, options
 from tasks import train as training
-from tasks.running import stored
+from tasks.run_step import stored
 
 Addresses = Annotated[tuple[str, ...], Field(min_length=1, description="Addresses of shard sets (`shards/...`) in the store.")]
 

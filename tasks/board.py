@@ -16,13 +16,13 @@ from datacomp_core.leaderboard.site.board_page import write_page
 from datacomp_core.leaderboard.site.number_format import amount
 from datacomp_core.leaderboard.site.pages import write_site
 from datacomp_core.settings import settings
-from tasks import policies, published
+from tasks import published, retry_policies
 from tasks.events import StepEvent, tell
 from tasks.reporting import artifact_key, in_task_run
-from tasks.running import store
+from tasks.run_step import store
 
 
-@task(name="publish board", **policies.LOCAL)
+@task(name="publish board", **retry_policies.LOCAL)
 def publish_board(scale: str) -> Path:
     """Write the page of one scale and its table in the UI. Returns the page's path."""
     began = time.monotonic()
@@ -36,7 +36,7 @@ def publish_board(scale: str) -> Path:
     return page
 
 
-@task(name="publish site", **policies.LOCAL)
+@task(name="publish site", **retry_policies.LOCAL)
 def publish_site(scale: str) -> Path:
     """Write the board's page of a scale and a page for each method, comparison and pool. Returns the board's page."""
     began = time.monotonic()

@@ -17,25 +17,25 @@ from datacomp_core.resharding import view as viewing
 from datacomp_core.scores import compute
 from datacomp_core.scores.base import Score
 from datacomp_core.settings import settings
-from tasks import policies
-from tasks.running import run, runs
+from tasks import retry_policies
+from tasks.run_step import run, runs
 
 
-@task(name="import captions", **policies.NETWORK)
+@task(name="import captions", **retry_policies.NETWORK)
 @runs(importing.import_captions)
 def import_captions(spec: importing.CaptionImportSpec, pool: Pool, shards: ShardSet | None, learned: Scores | None) -> Captions:
     """A table of captions from outside, joined to the pool."""
     return run(importing.import_captions, spec, pool, shards, learned)
 
 
-@task(name="template captions", **policies.LOCAL)
+@task(name="template captions", **retry_policies.LOCAL)
 @runs(templates.template_captions)
 def template_captions(spec: templates.TemplateSpec, pool: Pool, sets: tuple[Captions, ...]) -> Captions:
     """Captions from columns and other captions."""
     return run(templates.template_captions, spec, pool, sets)
 
 
-@task(name="embed captions", **policies.NETWORK)
+@task(name="embed captions", **retry_policies.NETWORK)
 @runs(embedding.embed_captions)
 def embed_captions(
     spec: embedding.CaptionEmbedSpec,
@@ -48,7 +48,7 @@ def embed_captions(
     return run(embedding.embed_captions, spec, captions, pool, embeddings, scorers, device=settings().device)
 
 
-@task(name="choose captions", **policies.NETWORK)
+@task(name="choose captions", **retry_policies.NETWORK)
 @runs(choosing.choose_captions)
 def choose_captions(
     spec: CaptionPolicy, pool: Pool, captions: tuple[Captions, ...], beside: tuple[Embeddings | Scores, ...]
@@ -57,7 +57,7 @@ def choose_captions(
     return run(choosing.choose_captions, spec, pool, captions, beside, workers=settings().num_workers)
 
 
-@task(name="score captioned", **policies.NETWORK)
+@task(name="score captioned", **retry_policies.NETWORK)
 @runs(compute.score_captioned)
 def score_captioned(
     spec: Score,
@@ -72,7 +72,7 @@ def score_captioned(
     return run(compute.score_captioned, *identity, workers=own.num_workers, device=own.device)
 
 
-@task(name="reshard captions", **policies.NETWORK)
+@task(name="reshard captions", **retry_policies.NETWORK)
 @runs(resharding.reshard_captions)
 def reshard_captions(
     spec: resharding.ReshardSpec,
@@ -88,7 +88,7 @@ def reshard_captions(
     return run(resharding.reshard_captions, *identity, workers=settings().num_workers)
 
 
-@task(name="view captions", **policies.NETWORK)
+@task(name="view captions", **retry_policies.NETWORK)
 @runs(viewing.view_captions)
 def view_captions(
     spec: resharding.ReshardSpec, draw: CaptionPolicy, subset: Subset, shards: ShardSet, captioned: Captioned
@@ -97,7 +97,7 @@ def view_captions(
     return run(viewing.view_captions, spec, draw, subset, shards, captioned, workers=settings().num_workers)
 
 
-@task(name="generate captions", **policies.NETWORK)
+@task(name="generate captions", **retry_policies.NETWORK)
 @runs(generating.generate_captions)
 def generate_captions(spec: generating.GenerateSpec, pool: Pool, shards: ShardSet) -> Captions:
     """Captions of the pool's images, written by a model."""
@@ -105,7 +105,7 @@ def generate_captions(spec: generating.GenerateSpec, pool: Pool, shards: ShardSe
     return run(generating.generate_captions, spec, pool, shards, device=own.device, server=own.caption_server)
 
 
-@task(name="translate captions", **policies.NETWORK)
+@task(name="translate captions", **retry_policies.NETWORK)
 @runs(translating.translate_captions)
 def translate_captions(spec: translating.TranslateSpec, pool: Pool, captions: Captions | None) -> Captions:
     """Captions translated by a text-to-text model."""

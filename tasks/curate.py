@@ -14,11 +14,11 @@ from datacomp_core.scores import compute
 from datacomp_core.scores.base import Score
 from datacomp_core.selection import select, select_by_captions
 from datacomp_core.settings import settings
-from tasks import filter_figures, policies
-from tasks.running import run, runs
+from tasks import filter_figures, retry_policies
+from tasks.run_step import run, runs
 
 
-@task(name="embed", **policies.NETWORK)
+@task(name="embed", **retry_policies.NETWORK)
 @runs(embedding.embed)
 def embed(spec: EmbedSpec, pool: Pool, shards: ShardSet, scorers: tuple[Checkpoint, ...]) -> Embeddings:
     """Compute image and text features and their cosine for every row of the pool."""
@@ -26,7 +26,7 @@ def embed(spec: EmbedSpec, pool: Pool, shards: ShardSet, scorers: tuple[Checkpoi
     return run(embedding.embed, spec, pool, shards, scorers, workers=own.num_workers, device=own.device)
 
 
-@task(name="score", **policies.NETWORK)
+@task(name="score", **retry_policies.NETWORK)
 @runs(compute.score_pool)
 def score(spec: Score, pool: Pool, embeddings: Embeddings | None, shards: ShardSet | None, scorer: Checkpoint | None) -> Scores:
     """One computed score of every row, shared by all recipes that read it."""
@@ -34,7 +34,7 @@ def score(spec: Score, pool: Pool, embeddings: Embeddings | None, shards: ShardS
     return run(compute.score_pool, spec, pool, embeddings, shards, scorer, workers=own.num_workers, device=own.device)
 
 
-@task(name="select subset", **policies.NETWORK)
+@task(name="select subset", **retry_policies.NETWORK)
 @runs(select.select_subset)
 def select_subset(
     spec: select.SubsetSpec, pool: Pool, beside: Embeddings | tuple[Embeddings | Scores | Captioned, ...] | None
@@ -45,7 +45,7 @@ def select_subset(
     return subset
 
 
-@task(name="select subset by captions", **policies.NETWORK)
+@task(name="select subset by captions", **retry_policies.NETWORK)
 @runs(select_by_captions.select_subset_by_captions)
 def select_subset_by_captions(
     spec: select.SubsetSpec, pool: Pool, beside: select.Beside, named: tuple[Captioned, ...], scores: tuple[Scores, ...]
@@ -57,14 +57,14 @@ def select_subset_by_captions(
     return subset
 
 
-@task(name="reshard", **policies.NETWORK)
+@task(name="reshard", **retry_policies.NETWORK)
 @runs(resharding.reshard)
 def reshard(spec: resharding.ReshardSpec, subset: Subset, shards: ShardSet) -> ShardSet:
     """New shards of the chosen samples, in a global random order."""
     return run(resharding.reshard, spec, subset, shards, workers=settings().num_workers)
 
 
-@task(name="reshard faces", **policies.NETWORK)
+@task(name="reshard faces", **retry_policies.NETWORK)
 @runs(resharding.reshard_faces)
 def reshard_faces(
     spec: resharding.ReshardSpec, faces: resharding.FaceSpec, subset: Subset, shards: ShardSet, pool: Pool
@@ -73,21 +73,21 @@ def reshard_faces(
     return run(resharding.reshard_faces, spec, faces, subset, shards, pool, workers=settings().num_workers)
 
 
-@task(name="mix", **policies.NETWORK)
+@task(name="mix", **retry_policies.NETWORK)
 @runs(mixing.mix)
 def mix(spec: mixing.MixSpec, shards: tuple[ShardSet, ...]) -> Subset:
     """The subset that uses each sample of several shard sets according to their weights."""
     return run(mixing.mix, spec, shards, workers=settings().num_workers)
 
 
-@task(name="reshard several", **policies.NETWORK)
+@task(name="reshard several", **retry_policies.NETWORK)
 @runs(resharding.reshard_several)
 def reshard_several(spec: resharding.ReshardSpec, subset: Subset, shards: tuple[ShardSet, ...]) -> ShardSet:
     """A reshard from several shard sets."""
     return run(resharding.reshard_several, spec, subset, shards, workers=settings().num_workers)
 
 
-@task(name="view", **policies.NETWORK)
+@task(name="view", **retry_policies.NETWORK)
 @runs(viewing.view)
 def view(spec: resharding.ReshardSpec, subset: Subset, shards: ShardSet) -> ShardSet:
     """The chosen samples without a copy, for a quick training."""

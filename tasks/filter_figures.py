@@ -16,7 +16,7 @@ from datacomp_core.leaderboard.site.figures import Histogram, histogram_png
 from datacomp_core.subset_files import SubsetFile, overlap
 from tasks import published
 from tasks.reporting import artifact_key, in_task_run, publish_picture
-from tasks.running import store
+from tasks.run_step import store
 
 COMPARED = 12
 

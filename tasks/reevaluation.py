@@ -18,10 +18,10 @@ from datacomp_core.evaluation.score_changes import ScoreChange
 from datacomp_core.leaderboard.board.findings import percent, points
 from datacomp_core.settings import settings
 from tasks import evaluate as evaluating
-from tasks import policies
+from tasks import retry_policies
 from tasks.concurrency import slot
 from tasks.reporting import artifact_key, in_run
-from tasks.running import store, stored
+from tasks.run_step import store, stored
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def publish_waiting(scale: str, checkpoints: list[Checkpoint], *, named: bool) -
     return text
 
 
-@task(name="score again", **policies.LOCAL)
+@task(name="score again", **retry_policies.LOCAL)
 def reevaluate_checkpoint(
     spec: evaluation.EvalSpec, checkpoint: Checkpoint, evalsets: EvalSets, tolerance: float
 ) -> tuple[EvalReport, list[ScoreChange]]:

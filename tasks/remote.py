@@ -1,6 +1,6 @@
 """Runs GPU steps on GPU workers: hands a step that is not built to another deployment, and reads its artifact from the store.
 Only the step's name and identity are sent; the result is in the store. Two runs that need the same artifact share the run that
-makes it. A flow that is cancelled or lost also stops the runs it requested (`flows/calls.py`).
+makes it. A flow that is cancelled or lost also stops the runs it requested (`flows/task_calls.py`).
 """
 
 from __future__ import annotations

@@ -11,13 +11,13 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from datacomp_core.leaderboard.search.page import page_name, write_page
 from datacomp_core.leaderboard.search.study import Study, study_of
 from datacomp_core.settings import settings
-from tasks import policies, published
+from tasks import published, retry_policies
 from tasks.events import StepEvent, tell
 from tasks.reporting import artifact_key, in_task_run
-from tasks.running import store
+from tasks.run_step import store
 
 
-@task(name="publish search", **policies.LOCAL)
+@task(name="publish search", **retry_policies.LOCAL)
 def publish_search(address: str) -> Path:
     """Write the page of a search and its verdict in the UI. Returns the page's path."""
     began = time.monotonic()

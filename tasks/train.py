@@ -9,14 +9,14 @@ from datacomp_core.artifacts import Checkpoint, ShardSet
 from datacomp_core.settings import settings
 from datacomp_core.training import train as training
 from datacomp_core.training.nodes import this_node
-from tasks import policies
+from tasks import retry_policies
 from tasks.reporting import publish_picture
-from tasks.running import run, runs, store
+from tasks.run_step import run, runs, store
 
 TRAINED = "datacomp.checkpoint.created"
 
 
-@task(name="train", **policies.TRAINING)
+@task(name="train", **retry_policies.TRAINING)
 @runs(training.train)
 def train(spec: training.TrainSpec, shards: tuple[ShardSet, ...]) -> Checkpoint:
     """CLIP trained on shards with the fixed recipe of its scale."""

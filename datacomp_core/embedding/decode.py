@@ -15,8 +15,8 @@ import numpy.typing as npt
 import polars as pl
 
 from datacomp_core.image_preprocessing import PixelArray, Pixels
-from datacomp_core.members import USUAL, picture_in
 from datacomp_core.pictures import Decoding, open_picture
+from datacomp_core.sample_members import USUAL, picture_in
 from datacomp_core.shards import read_members
 from datacomp_core.shared_pixels import Slot
 from datacomp_core.store.folder import Folder

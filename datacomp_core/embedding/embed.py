@@ -30,7 +30,7 @@ from datacomp_core.parts import FEATURES, METADATA, SCORES, part_names, scan
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import INDEX
 from datacomp_core.store import Folder, Store, scratch, step
-from datacomp_core.store.content import Marks, Trust, marks
+from datacomp_core.store.content_marks import Marks, Trust, marks
 from datacomp_core.store.folder_request import bind_folder
 
 log = logging.getLogger(__name__)

@@ -24,10 +24,10 @@ from datacomp_core.embedding.assemble import Span
 from datacomp_core.embedding.encode import rows_between
 from datacomp_core.embedding.locate import Located, count_rows, locate
 from datacomp_core.errors import DataError, SpecError, tally_of
-from datacomp_core.members import picture_in
 from datacomp_core.parts import METADATA, part_names, scan
 from datacomp_core.pictures import open_picture
 from datacomp_core.progress import NO_PROGRESS, Progress
+from datacomp_core.sample_members import picture_in
 from datacomp_core.shards import read_members
 from datacomp_core.store import Folder, Store, scratch, step
 

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from datacomp_core.artifacts import Spec
-from datacomp_core.documents import read_yaml
 from datacomp_core.errors import SpecError, unknown
 from datacomp_core.evaluation.catalog import ACC1, EvalTask, Suite
 from datacomp_core.evaluation.protocols import PROTOCOLS, code_of_protocol, protocol_of
 from datacomp_core.external_code import code_of, load_file
 from datacomp_core.registry import TASKS
+from datacomp_core.untrusted_documents import read_yaml
 
 B = TypeVar("B", bound=Callable[[], Any])
 MAIN = {

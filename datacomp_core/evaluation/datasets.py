@@ -20,8 +20,8 @@ import polars as pl
 from datacomp_core.arrays import read_npy
 from datacomp_core.errors import DatacompError, DataError
 from datacomp_core.image_preprocessing import PixelArray, Pixels
-from datacomp_core.members import PICTURES
 from datacomp_core.pictures import open_picture
+from datacomp_core.sample_members import PICTURES
 from datacomp_core.shards import index_shard, read_samples
 from datacomp_core.store.folder import Folder
 

@@ -22,7 +22,7 @@ from datacomp_core.clip_sources import ModelSource
 from datacomp_core.cluster_workers import ClusterWorkers, decoders, send_checkpoint
 from datacomp_core.driver_files import exchange
 from datacomp_core.evaluation.datasets import EvalBatch, Samples
-from datacomp_core.evaluation.model import EvalModel, Exactness
+from datacomp_core.evaluation.zero_shot_model import EvalModel, Exactness
 from datacomp_core.parallel import prepared_map, process_map
 from datacomp_core.store.folder import Folder
 

@@ -22,14 +22,14 @@ from datacomp_core.evaluation import hf_cache, metrics
 from datacomp_core.evaluation import report as reports
 from datacomp_core.evaluation.catalog import SUITES, EvalTask, suite
 from datacomp_core.evaluation.custom import TaskRow, tasks_of_rows
-from datacomp_core.evaluation.model import Compile, EvalModel, Exactness, Mode
 from datacomp_core.evaluation.report import Report, TaskResult
 from datacomp_core.evaluation.run import Expected, ResultIdentity, run
+from datacomp_core.evaluation.zero_shot_model import Compile, EvalModel, Exactness, Mode
 from datacomp_core.pictures import Decoding
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder, Store, step
-from datacomp_core.store.content import Trust, versions
+from datacomp_core.store.content_marks import Trust, versions
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import TestSet, open_tars
 from datacomp_core.evaluation.encode import Encoded
 from datacomp_core.evaluation.grouped import check_metadata, check_rows, column
-from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.evaluation.protocol import Arrays, Metrics, TaskOutcome, require
+from datacomp_core.evaluation.zero_shot_model import EvalModel
 from datacomp_core.store.folder import Folder
 
 OBJECTIVES = ("race", "gender", "age", "toxic")

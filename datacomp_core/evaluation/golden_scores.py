@@ -15,10 +15,10 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from datacomp_core.artifacts import Spec
-from datacomp_core.documents import read_yaml
 from datacomp_core.errors import DataError, SpecError, unknown
 from datacomp_core.evaluation.catalog import EvalTask, Suite, suite
 from datacomp_core.evaluation.report import Report, TaskResult
+from datacomp_core.untrusted_documents import read_yaml
 
 TABLE = Path(__file__).with_name("golden") / "openclip_datacomp_rows.csv"
 AVERAGE = "Average perf. on 38 datasets"

@@ -14,7 +14,7 @@ from datacomp_core.errors import DatacompError, DataError, SpecError
 from datacomp_core.evaluation import hf_cache
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import Folder, step
-from datacomp_core.store.content import digest, marks
+from datacomp_core.store.content_marks import digest, marks
 
 PIN = 16
 BLOCK = 8 << 20

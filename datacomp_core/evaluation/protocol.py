@@ -16,7 +16,7 @@ from datacomp_core.errors import DataError
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import TestSet
 from datacomp_core.evaluation.encode import Encoded
-from datacomp_core.evaluation.model import EvalModel
+from datacomp_core.evaluation.zero_shot_model import EvalModel
 from datacomp_core.store.folder import Folder
 
 Metrics = dict[str, float | int | None]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.evaluation import aggregate
 from datacomp_core.evaluation.catalog import EvalTask, Suite
-from datacomp_core.evaluation.model import EXACT, Exactness
+from datacomp_core.evaluation.zero_shot_model import EXACT, Exactness
 from datacomp_core.store.folder import Folder
 
 REPORT = "report.json"

@@ -16,9 +16,9 @@ from datacomp_core.evaluation import hf_cache, metrics
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import SPLIT, TestSet, open_tars
 from datacomp_core.evaluation.encode import Encoded, Features
-from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.evaluation.protocol import Arrays, Metrics, TaskOutcome, require
 from datacomp_core.evaluation.tables import open_captions
+from datacomp_core.evaluation.zero_shot_model import EvalModel
 from datacomp_core.store.folder import Folder
 
 if TYPE_CHECKING:

@@ -22,14 +22,14 @@ from datacomp_core.evaluation import hf_cache
 from datacomp_core.evaluation.catalog import EvalTask
 from datacomp_core.evaluation.datasets import TestSet
 from datacomp_core.evaluation.encode import Encoded, EncodeJob, Features, encode_all, encode_apart, encode_on_cluster
-from datacomp_core.evaluation.model import EvalModel
 from datacomp_core.evaluation.probes import Probes, probe
 from datacomp_core.evaluation.protocol import EvalProtocol, TaskOutcome
 from datacomp_core.evaluation.protocols import protocol_of
 from datacomp_core.evaluation.report import TaskResult
+from datacomp_core.evaluation.zero_shot_model import EvalModel
 from datacomp_core.import_errors import explain_import_errors
 from datacomp_core.progress import Progress
-from datacomp_core.store.content import ContentMark, Marks, Trust, describe_changes, marks
+from datacomp_core.store.content_marks import ContentMark, Marks, Trust, describe_changes, marks
 from datacomp_core.store.folder import Folder
 
 log = logging.getLogger(__name__)

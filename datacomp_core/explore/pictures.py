@@ -18,8 +18,8 @@ from datacomp_core import shards
 from datacomp_core.errors import DataError
 from datacomp_core.explore.explore_source import Shards
 from datacomp_core.explore.sample import map_arrow_file
-from datacomp_core.members import picture_in
 from datacomp_core.pictures import pillow_image
+from datacomp_core.sample_members import picture_in
 from datacomp_core.store.local import replacing
 
 MAX_INDEXES = 20_000

@@ -21,7 +21,7 @@ from pydantic_core import core_schema
 
 from datacomp_core.driver_files import Exchange
 from datacomp_core.errors import SpecError
-from datacomp_core.kinds import Kinded, OfRegistry, parameter_text, parse_kind, registers
+from datacomp_core.kind_registration import Kinded, OfRegistry, parameter_text, parse_kind, registers
 from datacomp_core.registry import FILTERS
 from datacomp_core.registry import SCORES as COMPUTED
 from datacomp_core.store.fingerprint import short_places

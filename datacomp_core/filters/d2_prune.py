@@ -22,9 +22,9 @@ from pydantic import Field
 from datacomp_core.filters.base import GlobalFilter, GlobalView, ScoreName, register, score_column, score_field, score_title
 from datacomp_core.filters.mix import finite
 from datacomp_core.shared_buckets import SharedBuckets
+from datacomp_core.vectors.feature_pieces import Piece, pieces
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
 from datacomp_core.vectors.nearest import nearest
-from datacomp_core.vectors.pieces import Piece, pieces
 
 ROWS_A_BUCKET = 100_000
 LEAST = 1e-7

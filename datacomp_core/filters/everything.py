@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from datacomp_core.filters.base import RowFilter, register
-from datacomp_core.kinds import ControlFilter
+from datacomp_core.kind_registration import ControlFilter
 
 
 @register(ControlFilter.EVERYTHING.value)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from datacomp_core import uid
 from datacomp_core.filters.base import RankFilter, register
-from datacomp_core.kinds import ControlFilter
+from datacomp_core.kind_registration import ControlFilter
 from datacomp_core.sampling_key import sampling_keys
 
 

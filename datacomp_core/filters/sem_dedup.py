@@ -15,9 +15,9 @@ from pydantic import Field
 
 from datacomp_core.filters.base import GlobalFilter, GlobalView, register
 from datacomp_core.shared_buckets import ROW, SharedBuckets
+from datacomp_core.vectors.feature_pieces import pieces
 from datacomp_core.vectors.files import Vectors, VectorsName, matched, unit, vectors
 from datacomp_core.vectors.nearest import nearest
-from datacomp_core.vectors.pieces import pieces
 
 COMPARED_AT_ONCE = 1 << 24
 ROWS_A_BUCKET = 200_000

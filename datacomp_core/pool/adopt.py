@@ -18,7 +18,6 @@ from pydantic import Field, field_validator
 from datacomp_core import uid
 from datacomp_core.artifacts import Pool, ShardSet, Spec
 from datacomp_core.errors import DataError, tally_of, unknown
-from datacomp_core.members import MemberNames
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA, SCHEMA, part_names, scan
 from datacomp_core.pool import adopted_source, ledger, sources
@@ -27,6 +26,7 @@ from datacomp_core.pool.commonpool import HUBS
 from datacomp_core.pool.footers import count_rows
 from datacomp_core.pool.unique_uids import UidRanges, num_buckets
 from datacomp_core.progress import NO_PROGRESS, Progress
+from datacomp_core.sample_members import MemberNames
 from datacomp_core.shards import (
     INDEX,
     LEDGER,

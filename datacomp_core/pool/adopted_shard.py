@@ -17,9 +17,9 @@ from pydantic import Field
 from datacomp_core.artifacts import Spec
 from datacomp_core.errors import DataError
 from datacomp_core.indexing import Indexed, index_tar
-from datacomp_core.members import CAPTION, EMPTY, IN_JSON, LONE_SURROGATE, NOT_UTF8, MemberNames, json_object
 from datacomp_core.pool import ledger
 from datacomp_core.pool.odd_pictures import find_irregularities
+from datacomp_core.sample_members import CAPTION, EMPTY, IN_JSON, LONE_SURROGATE, NOT_UTF8, MemberNames, json_object
 from datacomp_core.shards import MEMBERS, read_samples
 from datacomp_core.store import Folder
 from datacomp_core.uid import uid_of

@@ -12,8 +12,8 @@ from datacomp_core.errors import DataError
 from datacomp_core.parts import METADATA
 from datacomp_core.pool import sources
 from datacomp_core.shards import check_indexes, index_names, shard_names
-from datacomp_core.store import Folder, content
-from datacomp_core.store.content import Marks
+from datacomp_core.store import Folder, content_marks
+from datacomp_core.store.content_marks import Marks
 from datacomp_core.store.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -63,9 +63,11 @@ def _written_again(shards: Folder) -> str:
 def metadata_content(metadata: Folder) -> str:
     """Return a mark of an adopted pool's metadata: for large parquets their size, time and a sample of their bytes."""
     names = [name for name in metadata.files(".parquet") if "/" not in name]
-    found = content.marks(metadata, only=names, known=_seen.get(metadata.url), trust="times", whole_bytes=content.TAR_BYTES)
+    found = content_marks.marks(
+        metadata, only=names, known=_seen.get(metadata.url), trust="times", whole_bytes=content_marks.TAR_BYTES
+    )
     _seen[metadata.url] = found
-    return fingerprint({"content": content.digest(found), "at": metadata.url})
+    return fingerprint({"content": content_marks.digest(found), "at": metadata.url})
 
 
 def _by_sizes(metadata: Folder) -> str:

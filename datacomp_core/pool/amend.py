@@ -17,7 +17,7 @@ from datacomp_core.pool.shard_statistics import ShardStatistics
 from datacomp_core.pool.stats import ledger_names, read_ledger
 from datacomp_core.pool.unique_uids import UidRanges, num_buckets
 from datacomp_core.shards import INDEX, LEDGER, read_index
-from datacomp_core.store import Folder, Store, change
+from datacomp_core.store import Folder, Store, artifact_changes
 from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.store.folder import FileStat
 from datacomp_core.store.record import Record
@@ -32,7 +32,7 @@ def begin(store: Store, address: str, what: str = "") -> tuple[Record, ShardSet]
 
     The process must be alone at the address (`Store.alone`).
     """
-    record = change.begin(store, address, what)
+    record = artifact_changes.begin(store, address, what)
     return record, store.artifact(ShardSet, record)
 
 
@@ -65,7 +65,7 @@ def finish(store: Store, record: Record, shards: ShardSet, changed: dict[str, Fi
     folder = store.folder(shards)
     names = [name.removesuffix(".parquet") for name in (folder / INDEX).files(".parquet")]
     of_ours = _summed_statistics(folder, names)
-    only_removed = what == TAKEDOWN and record.why != change.TAKEN_UP  # a killed retry may have added shards
+    only_removed = what == TAKEDOWN and record.why != artifact_changes.TAKEN_UP  # a killed retry may have added shards
     is_unique = only_removed and shards.num_unique == shards.num_samples
     indexed = None if of_ours is not None and is_unique else _summed_indexes(folder, names, shards)
     if of_ours is not None:
@@ -82,7 +82,7 @@ def finish(store: Store, record: Record, shards: ShardSet, changed: dict[str, Fi
         "fingerprint": fingerprint([record.fingerprint, f"{digest:064x}"]),
     }
     made = shards.model_copy(update=update)
-    change.finish(store, record, {"artifact": made.model_dump(mode="json"), "fingerprint": made.fingerprint}, changed)
+    artifact_changes.finish(store, record, {"artifact": made.model_dump(mode="json"), "fingerprint": made.fingerprint}, changed)
     return made
 
 

@@ -26,7 +26,7 @@ from datacomp_core.pool.tables import TableFormat, TableRequest, batches, source
 from datacomp_core.pool.unique_uids import UidRanges, num_buckets
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store import Folder, step
-from datacomp_core.store.content import Marks, read_marks
+from datacomp_core.store.content_marks import Marks, read_marks
 from datacomp_core.store.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)

@@ -17,12 +17,12 @@ from pydantic import Field
 from datacomp_core import uid
 from datacomp_core.artifacts import EvalSets, HoldoutCount, ShardSet, Spec, Subset
 from datacomp_core.errors import DataError
-from datacomp_core.members import picture_in
 from datacomp_core.parallel import process_map
 from datacomp_core.pictures import perceptual_hash, pillow_image
 from datacomp_core.pool.eval_images import images_of
 from datacomp_core.pool.unique_uids import UidRanges, num_buckets, write_subset
 from datacomp_core.progress import NO_PROGRESS, Progress
+from datacomp_core.sample_members import picture_in
 from datacomp_core.shards import read_index, read_samples, shard_names
 from datacomp_core.store import Folder, Store, step
 

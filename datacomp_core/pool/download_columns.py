@@ -12,13 +12,13 @@ from functools import partial
 import polars as pl
 
 from datacomp_core.artifacts import Pool, Scores, ShardSet, Spec
-from datacomp_core.members import picture_in
 from datacomp_core.parallel import concurrently, process_map
 from datacomp_core.parts import METADATA, SCHEMA, SCORES, part_names, scan, scan_tables
 from datacomp_core.pictures import picture_size
 from datacomp_core.pool.footers import rows_of_parts
 from datacomp_core.pool.stats import ledger_names
 from datacomp_core.progress import NO_PROGRESS, Progress
+from datacomp_core.sample_members import picture_in
 from datacomp_core.shards import LEDGER, index_names, read_index, read_samples
 from datacomp_core.store import Folder, Store, step
 

@@ -21,8 +21,8 @@ from typing import IO, Any
 import polars as pl
 
 from datacomp_core.errors import DataError, DiskFullError
+from datacomp_core.library_patches import left_out, require_version, timed_downloads
 from datacomp_core.parts import scan
-from datacomp_core.patches import left_out, require_version, timed_downloads
 from datacomp_core.pool import ledger
 from datacomp_core.pool.image_header import CheckedResizer
 from datacomp_core.pool.safe_http import RequestLimits, SafeOpener

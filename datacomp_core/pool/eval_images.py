@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from datacomp_core.members import picture_in
+from datacomp_core.sample_members import picture_in
 from datacomp_core.shards import index_shard, read_samples
 from datacomp_core.store import Folder
 

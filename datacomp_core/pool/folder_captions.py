@@ -10,10 +10,10 @@ from typing import Any
 
 import polars as pl
 
-from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
 from datacomp_core.pool.tables import TableFormat, TableRequest, batches, ending_of, is_hidden
 from datacomp_core.store import Folder
+from datacomp_core.untrusted_documents import parse_json
 
 PICTURES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 SIDE = ".txt"

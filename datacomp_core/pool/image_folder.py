@@ -30,7 +30,7 @@ from datacomp_core.pool.unique_uids import num_unique
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import LEDGER, ShardWriter, write_index
 from datacomp_core.store import Folder, Store, step
-from datacomp_core.store.content import ContentMark, Marks
+from datacomp_core.store.content_marks import ContentMark, Marks
 from datacomp_core.store.fingerprint import fingerprint
 from datacomp_core.uid import uid_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from datacomp_core.patches import lift_pillows_cap
+from datacomp_core.library_patches import lift_pillows_cap
 from datacomp_core.pictures import pillow_image
 from datacomp_core.pool.odd_pictures import DEEP, TURNED, Treatment, corrected, oddities, turned_boxes
 

@@ -14,9 +14,9 @@ from typing import IO, NamedTuple
 
 from datacomp_core.errors import DataError
 from datacomp_core.indexing import index_tar
-from datacomp_core.members import MemberNames
 from datacomp_core.parallel import process_map
 from datacomp_core.parts import METADATA
+from datacomp_core.sample_members import MemberNames
 from datacomp_core.shards import shard_names
 from datacomp_core.store import Folder
 from datacomp_core.store.folder import scratch

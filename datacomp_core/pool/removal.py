@@ -16,9 +16,9 @@ from typing import IO, NamedTuple
 import polars as pl
 
 from datacomp_core.errors import DataError
-from datacomp_core.members import USUAL, names_of
 from datacomp_core.pool.download_shard import account_stats, stats_name
 from datacomp_core.pool.stats import read_ledger
+from datacomp_core.sample_members import USUAL, names_of
 from datacomp_core.shards import LEDGER, MEMBERS, index_shard, stored_content, stored_index, tar_content, tar_mark, write_index
 from datacomp_core.store import Folder
 from datacomp_core.store.folder import FileStat

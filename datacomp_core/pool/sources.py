@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 import polars as pl
 
 from datacomp_core.errors import DataError
-from datacomp_core.store import Folder, content
-from datacomp_core.store.content import ContentMark, Marks
+from datacomp_core.store import Folder, content_marks
+from datacomp_core.store.content_marks import ContentMark, Marks
 
 KEPT, FILES = "source.json", "source.parquet"
 SCHEMA = pl.Schema({"file": pl.String, "size": pl.Int64, "time": pl.String, "content": pl.String})
@@ -32,7 +32,7 @@ def absolute(source: str) -> str:
 
 def marks(folder: Folder, names: Iterable[str], known: Marks | None = None) -> Marks:
     """Return size, time and content of each file. A file with the size and time in `known` is not read."""
-    return content.marks(folder, only=names, known=known, trust="times", whole_bytes=sys.maxsize)
+    return content_marks.marks(folder, only=names, known=known, trust="times", whole_bytes=sys.maxsize)
 
 
 def keep(out: Folder, folder: Folder, found: Marks) -> None:

@@ -15,7 +15,7 @@ from datacomp_core.artifacts import Spec
 from datacomp_core.errors import SpecError, unknown
 from datacomp_core.external_code import code_of
 from datacomp_core.filters import Everything, Filter, WholeFilter
-from datacomp_core.kinds import first_fault, parse_kind, parse_parameters
+from datacomp_core.kind_registration import first_fault, parse_kind, parse_parameters
 from datacomp_core.registry import FILTERS, RECIPES
 
 B = TypeVar("B", bound=Callable[..., Any])

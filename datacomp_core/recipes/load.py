@@ -15,12 +15,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from datacomp_core.documents import parse_yaml, read_yaml
 from datacomp_core.errors import DataError, SpecError, unknown
 from datacomp_core.external_code import code_of, load_file
-from datacomp_core.kinds import CODE, parse_kind
+from datacomp_core.kind_registration import CODE, parse_kind
 from datacomp_core.recipes.base import Recipe, RecipeRow, build_recipe, recipe
 from datacomp_core.registry import FILTERS, RECIPES
+from datacomp_core.untrusted_documents import parse_yaml, read_yaml
 
 FILES = (".yaml", ".yml", ".json")
 CODE_FILE = ".py"

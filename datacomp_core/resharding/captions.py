@@ -22,10 +22,10 @@ from datacomp_core.caption_sets import DRAWS, RAW, json_keys
 from datacomp_core.driver_files import Reachable, exchange, reachable
 from datacomp_core.errors import DataError
 from datacomp_core.machine_cache import CachedFile
-from datacomp_core.members import CAPTION, json_object
 from datacomp_core.ordered_results import results_in_order
 from datacomp_core.parallel import prepared_map
 from datacomp_core.resharding.plan import Positions, Rows, locate
+from datacomp_core.sample_members import CAPTION, json_object
 from datacomp_core.shards import parse_sample
 from datacomp_core.store.folder import Folder, scratch
 from datacomp_core.tar import BLOCK, header

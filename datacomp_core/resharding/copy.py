@@ -22,12 +22,12 @@ import polars as pl
 
 from datacomp_core import uid
 from datacomp_core.errors import DataError, DiskFullError
-from datacomp_core.members import names_of as names_of_members
 from datacomp_core.resharding.byte_ranges import InputTar, SampleBatch, in_order, read
 from datacomp_core.resharding.captions import CaptionEdits
 from datacomp_core.resharding.faces import FaceEdits
 from datacomp_core.resharding.plan import Positions, Rows
 from datacomp_core.resharding.tar_headers import Renamed, frame_anew, json_of, names_of, rename
+from datacomp_core.sample_members import names_of as names_of_members
 from datacomp_core.shards import INDEX, INDEX_SCHEMA, index_bytes, see_sample
 from datacomp_core.store.folder import FileStat, Folder
 from datacomp_core.tar import BLOCK, TarDamageError, ending, printable

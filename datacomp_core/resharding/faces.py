@@ -25,9 +25,9 @@ from datacomp_core.artifacts import Spec
 from datacomp_core.driver_files import Reachable, exchange, reachable
 from datacomp_core.errors import DataError
 from datacomp_core.machine_cache import CachedFile
-from datacomp_core.members import USUAL
 from datacomp_core.parallel import prepared_map
 from datacomp_core.resharding.plan import Positions, Rows, locate
+from datacomp_core.sample_members import USUAL
 from datacomp_core.shards import parse_sample
 from datacomp_core.store.folder import Folder, scratch
 from datacomp_core.tar import BLOCK, header

@@ -43,7 +43,7 @@ from datacomp_core.resharding.shard_scan import InputShard, ShardFolders, input_
 from datacomp_core.resharding.spec import ReshardSpec, reshard_of
 from datacomp_core.shards import INDEX, read_index, shard_name
 from datacomp_core.store import Folder, Store, step
-from datacomp_core.store.content import TAR_BYTES, Marks, digest, marks
+from datacomp_core.store.content_marks import TAR_BYTES, Marks, digest, marks
 from datacomp_core.store.fingerprint import canonical, fingerprint
 from datacomp_core.store.folder import hash_file
 from datacomp_core.tar import ending

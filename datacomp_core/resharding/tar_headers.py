@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from datacomp_core.members import USUAL, MemberNames
+from datacomp_core.sample_members import USUAL, MemberNames
 from datacomp_core.tar import BLOCK, TarDamageError, header, walk
 
 Bytes = npt.NDArray[np.uint8]

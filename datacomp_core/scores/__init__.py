@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from datacomp_core.kinds import parse_kind
+from datacomp_core.kind_registration import parse_kind
 from datacomp_core.registry import SCORES
 from datacomp_core.scores.base import AnyScore, Score, ScoreContext, register
 from datacomp_core.scores.column_of import ColumnOf

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from datacomp_core.artifacts import Spec
 from datacomp_core.driver_files import Exchange
-from datacomp_core.kinds import CODE, Kinded, OfRegistry, parameter_text, registers
+from datacomp_core.kind_registration import CODE, Kinded, OfRegistry, parameter_text, registers
 from datacomp_core.parallel import process_map
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import Progress

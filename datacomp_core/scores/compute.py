@@ -27,7 +27,7 @@ from datacomp_core.scores.column_of import JOINED, ColumnOf
 from datacomp_core.scores.image_scores import BY_SHARD
 from datacomp_core.scores.score_cache import home_of
 from datacomp_core.store import Folder, Store, step
-from datacomp_core.store.content import Trust
+from datacomp_core.store.content_marks import Trust
 
 
 @step("scores", version=1, name=lambda spec, pool, *_: f"{spec.label()}-{pool.name}")

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import polars as pl
 
 from datacomp_core import shards
-from datacomp_core.members import picture_in
 from datacomp_core.parts import scan_tables
 from datacomp_core.pictures import pillow_image
 from datacomp_core.pool_source import PoolSource
+from datacomp_core.sample_members import picture_in
 from datacomp_core.scores.base import Column, Score, ScoreContext
 from datacomp_core.store import Folder
 

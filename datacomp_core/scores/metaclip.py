@@ -19,11 +19,11 @@ import polars as pl
 from pydantic import Field
 
 from datacomp_core import uid
-from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.sampling_key import mixed_bits, sampling_keys
 from datacomp_core.scores.base import Score, ScoreContext, register
+from datacomp_core.untrusted_documents import parse_json
 from datacomp_core.word_lists import TextsName, texts
 
 PUNCTUATION = r"([,.;:?!`])"

@@ -17,7 +17,17 @@ from datacomp_core.pool_source import PoolSource
 from datacomp_core.scores.base import Score
 from datacomp_core.shards import INDEX
 from datacomp_core.store import Folder
-from datacomp_core.store.content import Marks, Trust, describe_changes, digest, mark, marks, marks_as_json, read_marks, versions
+from datacomp_core.store.content_marks import (
+    Marks,
+    Trust,
+    describe_changes,
+    digest,
+    mark,
+    marks,
+    marks_as_json,
+    read_marks,
+    versions,
+)
 from datacomp_core.store.fingerprint import SHORT, canonical, fingerprint, of_content
 
 log = logging.getLogger(__name__)

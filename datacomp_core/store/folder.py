@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
-from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError, MissingFileError, StoreError
 from datacomp_core.store.bucket import PART_BYTES, BucketFiles
 from datacomp_core.store.failures import as_store_errors
@@ -25,6 +24,7 @@ from datacomp_core.store.local import LocalFiles, replacing
 from datacomp_core.store.scratch import hash_file, scratch
 from datacomp_core.store.stream import BLOCK_BYTES, RangeStream
 from datacomp_core.store.web import WEB, WebFiles
+from datacomp_core.untrusted_documents import parse_json
 
 __all__ = ["PART_BYTES", "FileStat", "Folder", "Upload", "hash_file", "scratch"]
 

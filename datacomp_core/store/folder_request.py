@@ -11,7 +11,7 @@ from typing import Any
 
 from datacomp_core.errors import SpecError
 from datacomp_core.store import process
-from datacomp_core.store.content import Marks, describe_changes, digest, marks_as_json, read_marks
+from datacomp_core.store.content_marks import Marks, describe_changes, digest, marks_as_json, read_marks
 from datacomp_core.store.folder import Folder
 
 REQUEST = "request.json"

@@ -26,7 +26,7 @@ from datacomp_core.store.fingerprint import identity as meaning_of
 from datacomp_core.store.folder import Folder
 from datacomp_core.store.format import require_format
 from datacomp_core.store.listing import ask_until_equal, hash_files
-from datacomp_core.store.star import (
+from datacomp_core.store.step_signature import (
     PlannedStep,
     built_inputs,
     check_signature,

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from datacomp_core.artifacts import ShardSet
 from datacomp_core.caption_sets import OVERLAY, SUMMARY
 from datacomp_core.errors import DataError
-from datacomp_core.members import CAPTION, USUAL, names_of
+from datacomp_core.sample_members import CAPTION, USUAL, names_of
 from datacomp_core.shards import INDEX, MEMBERS, Indexed, index_names, index_shard, read_index, shard_names, write_index
 from datacomp_core.store import Folder
 from datacomp_core.tar import BLOCK, walk

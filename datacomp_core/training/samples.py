@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from datacomp_core.caption_policy import draw_caption
 from datacomp_core.caption_sets import OVERLAY
 from datacomp_core.errors import DataError
-from datacomp_core.members import CAPTION, USUAL, json_object, names_of
 from datacomp_core.pictures import Decoding, open_picture, pillow_image, resized, rgb
+from datacomp_core.sample_members import CAPTION, USUAL, json_object, names_of
 from datacomp_core.shards import MEMBERS, parse_sample, read_index
 from datacomp_core.store import Folder
 from datacomp_core.training.cuda_decoding import encoded_size

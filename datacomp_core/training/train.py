@@ -23,7 +23,7 @@ from datacomp_core.errors import SpecError
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.shards import INDEX, tars_of
 from datacomp_core.store import Folder, Store, step
-from datacomp_core.store.content import TAR_BYTES, Marks, Trust, hash_json, marks
+from datacomp_core.store.content_marks import TAR_BYTES, Marks, Trust, hash_json, marks
 from datacomp_core.store.folder_request import bind_folder
 from datacomp_core.training.arguments import Checkpointing, Report, RuntimeOptions, world_batch
 from datacomp_core.training.cuda_decoding import require_cuda

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datacomp_core.clip import config
 from datacomp_core.import_errors import explain_import_errors
-from datacomp_core.patches import left_out
+from datacomp_core.library_patches import left_out
 from datacomp_core.training.elastic import end_with_launcher
 from datacomp_core.training.job import JOB, RankJob, write_failure
 

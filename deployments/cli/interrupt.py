@@ -33,7 +33,7 @@ def _stop(number: int, frame: object) -> None:
     for console in (terminal.out, terminal.notes):
         console.show_cursor()
     terminal.notes.print("\ninterrupted: run the same command again to resume")
-    from flows.calls import cancel_running
+    from flows.task_calls import cancel_running
 
     # A thread starts with its own context, in which prefect knows no server and would start one that outlives this process.
     telling = threading.Thread(target=contextvars.copy_context().run, args=(cancel_running,), daemon=True)

@@ -87,7 +87,7 @@ def show_captions(spec: CaptioningSpec, rates: Path | None = None, *, json: bool
 def _estimated(chain: Callable[[Any], Any], scale: str, pool: str, rates: Path | None) -> tuple[list[StepEstimate], PlanTotal]:
     from datacomp_core.leaderboard.planning.estimate import estimate, total
     from datacomp_core.leaderboard.planning.rates import load
-    from tasks.running import store
+    from tasks.run_step import store
 
     table = load(rates)
     steps = estimate(_works(chain, scale, pool), table, store())
@@ -98,7 +98,7 @@ def _works(chain: Callable[[Any], Any], scale: str, pool: str) -> list[StepWork]
     """Return the steps of a chain, each with its amount of work."""
     from datacomp_core.leaderboard.planning.estimate import StepWork
     from flows.chain import plan as plan_chain
-    from tasks.running import store
+    from tasks.run_step import store
 
     identities: list[tuple[Any, ...]] = []
     asked: dict[int, Any] = {}
@@ -147,7 +147,7 @@ def _candidates(scale: str, pool: str, identities: Sequence[tuple[Any, ...]]) ->
     """Return the size of the pool: as stored, as requested, or the size of the scale's CommonPool."""
     from datacomp_core.artifacts import Pool
     from datacomp_core.scales import SCALES
-    from tasks.running import stored
+    from tasks.run_step import stored
 
     if pool:
         return stored(Pool, pool).num_samples

@@ -97,7 +97,7 @@ def planned(spec: SweepSpec) -> tuple[Store, list[PlannedStep[Any]]]:
     """Return the store and every step of a sweep in it."""
     from flows.chain import experiments
     from flows.chain import plan as plan_chain
-    from tasks.running import store
+    from tasks.run_step import store
 
     return store(), plan_chain(lambda call: experiments(call, spec.experiments()), store())
 

@@ -80,7 +80,7 @@ def execute(spec: SearchSpec, *, quiet: bool) -> None:
 
 def _list(*, json: bool) -> None:
     from datacomp_core.leaderboard.search.study import searches
-    from tasks.running import store
+    from tasks.run_step import store
 
     found = searches(store())
     if json:
@@ -94,7 +94,7 @@ def _list(*, json: bool) -> None:
 
 def _plan(spec: SearchSpec, *, json: bool) -> None:
     from datacomp_core.leaderboard.search.journal import Journal
-    from tasks.running import store
+    from tasks.run_step import store
 
     over = len(Journal(store().root / spec.address()).trials())
     told: dict[str, Any] = {
@@ -123,7 +123,7 @@ def _plan(spec: SearchSpec, *, json: bool) -> None:
 def _show(address: str, *, json: bool) -> None:
     from datacomp_core.leaderboard.search.page import write_page
     from datacomp_core.leaderboard.search.study import study_of
-    from tasks.running import store
+    from tasks.run_step import store
 
     study = study_of(store(), address)
     page = write_page(store(), address, settings().home / "report")

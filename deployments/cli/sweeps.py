@@ -98,7 +98,7 @@ def sweep_of(scale: str, *, subsets: Sequence[str] | None = None, name: str = ""
 
 def tell_of_source(pool: str) -> None:
     """Say what has changed where the pool of this address was read. DataError for an adopted pool, which stays at its source."""
-    from flows.candidates import changes_of_source
+    from flows.candidate_pool import changes_of_source
 
     if pool and (told := changes_of_source(settings().store_url, pool)):
         terminal.notes.print(f"Note: {told}", markup=False)

@@ -15,7 +15,7 @@ from datacomp_core.parts import FEATURES, METADATA, SCORES
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.shards import LEDGER, index_names, tars_of
 from datacomp_core.store import Folder, Store
-from datacomp_core.store.content import hash_json
+from datacomp_core.store.content_marks import hash_json
 from datacomp_core.store.record import Record
 from datacomp_core.subset_files import SubsetFile
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from datacomp_core.errors import SpecError
 from datacomp_core.explore.clusters import NONE
-from deployments.explore import pair as pairs
+from deployments.explore import pair_details as pairs
 from deployments.explore.explorer import Explorer
 from deployments.explore.facet_columns import histogram
 from deployments.explore.facet_counts import AUTOMATIC_ROWS, FacetCounts, flips, recipe_of, word_counts

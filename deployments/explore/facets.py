@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from datacomp_core.documents import yaml_text
 from datacomp_core.errors import SpecError
-from datacomp_core.kinds import ControlFilter
+from datacomp_core.kind_registration import ControlFilter
+from datacomp_core.untrusted_documents import yaml_text
 
 MAX_FACETS = 40
 MAX_VALUES = 500

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("datacomp_core", "tasks", "flows", "deployments")
 BENCHMARKS = tuple(path.stem for path in (ROOT / "benchmarks").glob("*.py"))  # they import one another by these names
 PATCHES = {
-    "datacomp_core/patches.py": "the one file for them",
+    "datacomp_core/library_patches.py": "the one file for them",
     "datacomp_core/external_code.py": "its modules are files that a user gives, which no import system knows",
 }
 
@@ -21,7 +21,7 @@ def test_no_module_of_another_package_is_changed() -> None:
     for path in sorted(path for folder in (*PACKAGES, "benchmarks") for path in (ROOT / folder).rglob("*.py")):
         name = str(path.relative_to(ROOT))
         found = changed_modules(path.read_text(), (*PACKAGES, *(BENCHMARKS if path.parts[-2] == "benchmarks" else ())))
-        assert not found or name in PATCHES, f"{name} changes {', '.join(found)}: patches stand in datacomp_core/patches.py"
+        assert not found or name in PATCHES, f"{name} changes {', '.join(found)}: patches are in datacomp_core/library_patches.py"
 
 
 def test_the_files_with_patches_are_known_by_what_they_change() -> None:

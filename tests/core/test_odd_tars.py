@@ -10,7 +10,7 @@ import pytest
 from odd_tars import DAMAGED, READ, pack, picture, sample, samples, uid_of
 
 from datacomp_core.errors import DataError
-from datacomp_core.members import MemberNames
+from datacomp_core.sample_members import MemberNames
 from datacomp_core.shards import (
     index_shard,
     index_tar,

@@ -50,7 +50,7 @@ assert machines_of("mini").gpus == 1
 
 from datacomp_core.evaluation import golden_scores, report
 from datacomp_core.evaluation.catalog import suite
-from datacomp_core.evaluation.model import EXACT
+from datacomp_core.evaluation.zero_shot_model import EXACT
 from datacomp_core.evaluation.report import TaskResult
 whole = suite("datacomp")
 birds = whole.task("birds")

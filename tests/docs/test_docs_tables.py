@@ -14,7 +14,7 @@ import pytest
 
 from datacomp_core.evaluation.catalog import SUITES
 from datacomp_core.filters.base import BatchFilter, GlobalFilter, RankFilter, RowFilter
-from datacomp_core.kinds import first_line
+from datacomp_core.kind_registration import first_line
 from datacomp_core.registry import FILTERS, PROTOCOLS, RECIPES, SCORES
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -16,10 +16,10 @@ from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.resharding.reshard import ReshardSpec
 from datacomp_core.scales import SCALES
 from datacomp_core.training.train import TrainSpec
-from flows.calls import Call
-from flows.candidates import candidates
+from flows.candidate_pool import candidates
 from flows.chain import curate, train_and_evaluate
 from flows.parameters import ExperimentSpec
+from flows.task_calls import Call
 
 RECIPES = ("no_filter", "basic_and_clip_tiny")
 

@@ -26,7 +26,7 @@ from datacomp_core.settings import settings
 from datacomp_core.shards import index_names, read_index, read_samples
 from datacomp_core.store import Store
 from datacomp_core.uid import open_subset, unpack
-from flows.candidates import Candidates, candidates
+from flows.candidate_pool import Candidates, candidates
 from flows.captioning import CaptioningSpec, captions
 from flows.chain import curate, train_and_evaluate
 from flows.parameters import ExperimentSpec, Layout

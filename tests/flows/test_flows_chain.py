@@ -153,7 +153,7 @@ def test_through_prefect_every_step_is_a_task_run_with_its_summary(
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-    from flows.calls import SubmittedCalls, options
+    from flows.task_calls import SubmittedCalls, options
 
     monkeypatch.setenv("DATACOMP_STORE", undisturbed.root.url)
     settings.cache_clear()

@@ -32,7 +32,7 @@ from datacomp_core.uid import uid_of
 from flows.chain import STAGES
 from flows.parameters import ExperimentSpec
 from tasks import pool as pooling
-from tasks.running import store
+from tasks.run_step import store
 
 ROWS, PARTS = 40, 2
 WEIGHTS = "open_clip_model.safetensors"

@@ -16,7 +16,7 @@ from datacomp_core.pool.tiny import TinyPoolSpec, TrustedSpec, build_trusted
 from datacomp_core.resharding.reshard import ReshardSpec
 from datacomp_core.shards import index_names, read_index, shard_names
 from datacomp_core.store import Store
-from flows.candidates import candidates
+from flows.candidate_pool import candidates
 from flows.chain import curate, plan, training_set
 from flows.parameters import ExperimentSpec, Layout
 

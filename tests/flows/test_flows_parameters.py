@@ -100,7 +100,7 @@ def given_sets(spec: GivenSpec, *, out: Folder) -> EvalSets:
 @pytest.mark.parametrize("scale", ["debug", "small", "medium", "large", "xlarge"])
 def test_a_pool_of_the_store_needs_no_scorer(scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datacomp_core.settings import settings
-    from tasks.running import store
+    from tasks.run_step import store
 
     monkeypatch.setenv("DATACOMP_STORE", str(tmp_path / "store"))
     settings.cache_clear()
@@ -121,7 +121,7 @@ KINDS = ["pools", "shards", "subsets", "shards", "evalsets", "checkpoints", "rep
 @pytest.mark.parametrize("scale", ["small", "medium", "large", "xlarge"])
 def test_a_scale_of_the_competition_begins_at_the_hub(scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datacomp_core.settings import settings
-    from tasks.running import store
+    from tasks.run_step import store
 
     monkeypatch.setenv("DATACOMP_STORE", str(tmp_path / "store"))
     settings.cache_clear()
@@ -162,7 +162,7 @@ def test_a_network_that_is_none_is_refused_at_the_door(kind: Any) -> None:
 
 def test_an_address_that_is_none_is_told_with_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datacomp_core.settings import settings
-    from tasks.running import store, stored
+    from tasks.run_step import store, stored
 
     monkeypatch.setenv("DATACOMP_STORE", str(tmp_path / "store"))
     settings.cache_clear()

@@ -17,7 +17,7 @@ from datacomp_core.pool.image_folder import FolderPoolSpec, import_folder, pack_
 from datacomp_core.store import PlannedStep
 from flows.chain import experiments, plan
 from flows.parameters import ExperimentSpec
-from tasks.running import store
+from tasks.run_step import store
 
 TOP = {"kind": "top_fraction", "fraction": 0.5}
 

@@ -13,7 +13,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.settings import settings
 from datacomp_core.store import Folder, step
-from tasks.running import run
+from tasks.run_step import run
 
 SECRET = "hunter2"
 URL = f"http://me:{SECRET}@proxy.example:3128/list?key={SECRET}"

@@ -42,8 +42,8 @@ def test_a_task_is_tried_again_and_publishes_once(s3_server: str, s3_url: str, m
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-    from tasks import running
-    from tasks.policies import NETWORK
+    from tasks import run_step
+    from tasks.retry_policies import NETWORK
 
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(failures, "PAUSES", (0.01, 0.02))
@@ -51,7 +51,7 @@ def test_a_task_is_tried_again_and_publishes_once(s3_server: str, s3_url: str, m
 
     @task(**policy)
     def one(number: int) -> Pool:
-        return running.run(made, TaskSpec(number=number))
+        return run_step.run(made, TaskSpec(number=number))
 
     @flow
     def several() -> list[Pool]:
@@ -63,13 +63,13 @@ def test_a_task_is_tried_again_and_publishes_once(s3_server: str, s3_url: str, m
         monkeypatch.setenv("DATACOMP_STORE", s3_url)
         monkeypatch.setattr(store_format, "_known", set[str]())
         settings.cache_clear()
-        running._opened.cache_clear()  # pyright: ignore[reportPrivateUsage]
+        run_step._opened.cache_clear()  # pyright: ignore[reportPrivateUsage]
         s3fs.S3FileSystem.clear_instance_cache()
         state = several(return_state=True)
         met = proxy.met.copy()
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     s3fs.S3FileSystem.clear_instance_cache()
-    running._opened.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    run_step._opened.cache_clear()  # pyright: ignore[reportPrivateUsage]
     assert state.is_completed(), state
     assert min(met[fault] for fault in FAULTS) > 3
     with get_client(sync_client=True) as client:

@@ -11,7 +11,7 @@ from typing import Any
 
 from datacomp_core.artifacts import Captions, Checkpoint, Embeddings, Pool, Scores, Subset
 from datacomp_core.input_classes import InputUse, RecipeInputs, Said, classify_file, classify_inputs
-from datacomp_core.kinds import CODE
+from datacomp_core.kind_registration import CODE
 from datacomp_core.leaderboard.entries.placement import is_own
 from datacomp_core.leaderboard.entries.provenance import ProvenanceLink
 from datacomp_core.parts import SCHEMA

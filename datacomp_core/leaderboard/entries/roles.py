@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from datacomp_core.kinds import ControlFilter
+from datacomp_core.kind_registration import ControlFilter
 from datacomp_core.leaderboard.entries.entry import Entry
 
 Role = Literal["baseline", "control", "method"]

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from datacomp_core.documents import read_yaml
 from datacomp_core.errors import DataError, SpecError
+from datacomp_core.untrusted_documents import read_yaml
 
 TABLE = Path(__file__).with_name("rates.yaml")
 

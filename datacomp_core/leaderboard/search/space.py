@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from datacomp_core.errors import SpecError
-from datacomp_core.kinds import first_fault, parameter_text
+from datacomp_core.kind_registration import first_fault, parameter_text
 
 MAX_FREE = 100
 Number = Annotated[int, Field(strict=True)] | Annotated[float, Field(allow_inf_nan=False)]

@@ -13,8 +13,8 @@ import polars as pl
 
 from datacomp_core import shards
 from datacomp_core.errors import DataError
-from datacomp_core.members import picture_in
 from datacomp_core.pictures import pillow_image
+from datacomp_core.sample_members import picture_in
 from datacomp_core.store import Folder
 
 THUMBNAIL = 128

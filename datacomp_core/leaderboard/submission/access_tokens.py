@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError, SpecError
 from datacomp_core.leaderboard.submission.signature import public_key
+from datacomp_core.untrusted_documents import parse_json
 
 PREFIX = "dc_"
 HASH_DIGITS = 64

@@ -14,7 +14,6 @@ from typing import Any
 from datacomp_core import recomputed_scores
 from datacomp_core.arrays import read_npz
 from datacomp_core.artifacts import Checkpoint, EvalReport, ShardSet, Spec, Subset
-from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
 from datacomp_core.leaderboard.entries import per_image_scores
 from datacomp_core.leaderboard.entries.data_check import DataCheck
@@ -28,6 +27,7 @@ from datacomp_core.store import Store
 from datacomp_core.store.record import Record
 from datacomp_core.subset_files import SUBSET
 from datacomp_core.uid import num_unique, open_subset
+from datacomp_core.untrusted_documents import parse_json
 
 TOLERANCE = 1e-6
 MAX_PREDICTIONS = 256 << 20

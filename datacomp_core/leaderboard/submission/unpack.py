@@ -12,10 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from datacomp_core.documents import parse_json
 from datacomp_core.errors import DataError
 from datacomp_core.leaderboard.submission.bundle import BLOCK, FORMAT, LIST, SIGNATURE
 from datacomp_core.leaderboard.submission.strict_tar import TarReader
+from datacomp_core.untrusted_documents import parse_json
 
 MIB = 1 << 20
 MAX_FILES = 100_000

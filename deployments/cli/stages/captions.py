@@ -200,7 +200,7 @@ def in_folder(
     """Make captions for a plain folder of metadata; `work` receives the output folder and a progress."""
     from datacomp_core.caption_sets import SUMMARY, set_in, summary
     from datacomp_core.parts import part_names
-    from datacomp_core.store.content import marks
+    from datacomp_core.store.content_marks import marks
     from datacomp_core.store.folder_request import INPUTS, REQUEST, bind_folder, free_if_nothing_is_made
 
     if out is None:

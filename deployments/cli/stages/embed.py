@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datacomp_core.artifacts import Captions
     from datacomp_core.clip_sources import ModelSource
     from datacomp_core.embedding.spec import Encoder
-    from datacomp_core.store.content import Trust
+    from datacomp_core.store.content_marks import Trust
     from flows.parameters import ExperimentSpec
 
 ENCODER = re.compile(r"(?P<name>[a-z0-9_]+)=(?P<model>[^@:]+)(:(?P<tag>[^@]+))?@(?P<file>.+)")

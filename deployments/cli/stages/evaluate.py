@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datacomp_core.evaluation.evaluate import EvalSpec, FailedTasksError
     from datacomp_core.evaluation.golden_scores import Golden, TaskComparison
     from datacomp_core.evaluation.report import Report
-    from datacomp_core.store.content import Trust
+    from datacomp_core.store.content_marks import Trust
 
 MODEL = "open_clip name (with --checkpoint), NAME/TAG of a release, hf-hub:owner/name, or a folder with a CLIP."
 

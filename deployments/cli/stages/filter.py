@@ -100,7 +100,7 @@ def filter_(
 
 def _list_recipes(*, json: bool) -> None:
     """List recipes, and the filters and scores for custom recipes, including those of other packages."""
-    from datacomp_core.kinds import first_line
+    from datacomp_core.kind_registration import first_line
     from datacomp_core.registry import FILTERS, RECIPES, SCORES
 
     kinds = (("Filters", "filter", FILTERS), ("Scores to compute", "score", SCORES))
@@ -151,8 +151,8 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
     from datacomp_core.pool_source import PoolSource
     from datacomp_core.selection.select import select
     from datacomp_core.selection.select_by_captions import by_captions
-    from flows.explained import filter_inputs
-    from tasks.running import store
+    from flows.explained_filter import filter_inputs
+    from tasks.run_step import store
 
     with scratch() as local, using(settings().engine), terminal.shown_progress("filter", quiet=json) as progress:
         found, subset = filter_inputs(spec), spec.subset()

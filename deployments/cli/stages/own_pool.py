@@ -188,10 +188,10 @@ def adopt(
 
       datacomp pool adopt mine --picture input.jpg --caption json:caption
     """
-    from datacomp_core.members import MemberNames
     from datacomp_core.pool.adopt import AdoptedPoolSpec
     from datacomp_core.pool.adopted_shard import TableColumns
     from datacomp_core.pool.download_images import images_of
+    from datacomp_core.sample_members import MemberNames
 
     columns = TableColumns.model_validate(_pairs(column or []))
     members = MemberNames(picture=picture, caption=caption, cut=keys)

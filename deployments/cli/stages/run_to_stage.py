@@ -37,7 +37,7 @@ def spec_of(scale: str, recipe: str = DEFAULT_RECIPE, *, seed: int = 0, pool_see
 def run_to(until: Stage, spec: ExperimentSpec, *, json: bool) -> None:
     """Run the chain up to a stage, if it is not built, and show its result."""
     from flows.chain import STAGES, plan
-    from tasks.running import store
+    from tasks.run_step import store
 
     tell_of_source(spec.pool)
     wanted = list[Any]()

@@ -23,8 +23,8 @@ from datacomp_core.errors import DataError, IncompleteError
 from datacomp_core.evaluation import run as running
 from datacomp_core.evaluation.catalog import suite
 from datacomp_core.evaluation.evaluate import EvalSpec, evaluate, evaluate_folder
-from datacomp_core.evaluation.model import EvalModel, Exactness
 from datacomp_core.evaluation.report import Report
+from datacomp_core.evaluation.zero_shot_model import EvalModel, Exactness
 from datacomp_core.store import Folder, Store, step
 
 MODEL = "datacomp-tiny"

@@ -15,9 +15,9 @@ import pytest
 
 from datacomp_core.evaluation import golden_scores, report
 from datacomp_core.evaluation.catalog import suite
-from datacomp_core.evaluation.model import EXACT, Exactness
 from datacomp_core.evaluation.protocols import PROTOCOLS
 from datacomp_core.evaluation.report import Report, TaskResult
+from datacomp_core.evaluation.zero_shot_model import EXACT, Exactness
 from datacomp_core.store import Folder
 
 PROTOCOL_VERSIONS = {

@@ -39,7 +39,7 @@ def as_if_many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """The rows of every pool in many buckets that are brought together first, features in many pieces, as of a very large one."""
     if request.param == "as if many":
         features.regroup_always(monkeypatch)
-        monkeypatch.setattr("datacomp_core.vectors.pieces.PIECE_BYTES", 600)
+        monkeypatch.setattr("datacomp_core.vectors.feature_pieces.PIECE_BYTES", 600)
         monkeypatch.setattr("datacomp_core.selection.threshold_search.FEW", 3)
         monkeypatch.setattr("datacomp_core.filters.concept_quota.ROWS_A_BUCKET", 20)
 

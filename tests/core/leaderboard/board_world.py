@@ -28,10 +28,10 @@ from datacomp_core.artifacts import (
 )
 from datacomp_core.evaluation import report as reports
 from datacomp_core.evaluation.catalog import SUITES, EvalTask
-from datacomp_core.evaluation.model import EXACT
 from datacomp_core.evaluation.protocols import PROTOCOLS
 from datacomp_core.evaluation.report import TaskResult
 from datacomp_core.evaluation.rescore import rescore
+from datacomp_core.evaluation.zero_shot_model import EXACT
 from datacomp_core.leaderboard.entries.make_entry import EntrySpec, enter
 from datacomp_core.scales import Scale, scale
 from datacomp_core.store import Folder, Store, step

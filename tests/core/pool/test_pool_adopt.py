@@ -18,10 +18,10 @@ from odd_tars import DAMAGED, pack, picture, sample, samples, uid_of
 from datacomp_core import uid
 from datacomp_core.artifacts import Pool, ShardSet
 from datacomp_core.errors import DataError
-from datacomp_core.members import MemberNames
 from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
 from datacomp_core.pool.adopted_shard import TableColumns
 from datacomp_core.resharding.reshard import ReshardSpec, reshard_folders
+from datacomp_core.sample_members import MemberNames
 from datacomp_core.shards import read_index, read_samples
 from datacomp_core.store import Folder, Store
 

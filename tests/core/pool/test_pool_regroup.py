@@ -11,9 +11,9 @@ import pytest
 from odd_tars import Members, pack, picture, sample, samples, uid_of
 
 from datacomp_core.errors import DataError
-from datacomp_core.members import MemberNames
 from datacomp_core.pool.adopt import AdoptedPoolSpec, adopt_metadata, adopt_shards
 from datacomp_core.pool.regroup import regroup
+from datacomp_core.sample_members import MemberNames
 from datacomp_core.shards import read_index, read_samples, shard_names
 from datacomp_core.store import Folder, Store
 

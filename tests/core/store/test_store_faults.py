@@ -16,7 +16,7 @@ from datacomp_core.errors import DataError, MissingFileError, StoreError
 from datacomp_core.leaderboard.board.garbage_collection import remove, unused
 from datacomp_core.store import Folder, Store, bucket, failures, lease, listing, scratch, step
 from datacomp_core.store import format as store_format
-from datacomp_core.store.change import begin, exclusive_change, finish
+from datacomp_core.store.artifact_changes import begin, exclusive_change, finish
 from datacomp_core.store.folder_request import bind_folder
 from datacomp_core.store.format import require_format
 from datacomp_core.store.local import temporary_of

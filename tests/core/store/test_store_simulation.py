@@ -23,7 +23,7 @@ from datacomp_core.errors import DatacompError
 from datacomp_core.leaderboard.board import garbage_collection
 from datacomp_core.store import Folder, Store, failures, lease, listing, process, step
 from datacomp_core.store import format as store_format
-from datacomp_core.store.change import exclusive_change, finish
+from datacomp_core.store.artifact_changes import exclusive_change, finish
 
 SCHEDULES = 2_500
 LONG = 60_000

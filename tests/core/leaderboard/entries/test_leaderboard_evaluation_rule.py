@@ -9,7 +9,7 @@ import pytest
 
 from datacomp_core.artifacts import EvalReport
 from datacomp_core.evaluation.evaluate import EvalSpec
-from datacomp_core.evaluation.model import EXACT
+from datacomp_core.evaluation.zero_shot_model import EXACT
 from datacomp_core.leaderboard.entries.provenance import ProvenanceLink
 from datacomp_core.leaderboard.entries.rules import EXACT_EVALUATION, RuleCheck, evaluation
 from datacomp_core.store.fingerprint import canonical

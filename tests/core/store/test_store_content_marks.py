@@ -9,8 +9,8 @@ import pytest
 
 from datacomp_core.errors import SpecError
 from datacomp_core.store import Folder
-from datacomp_core.store import content as contents
-from datacomp_core.store.content import describe_changes, digest, marks, marks_as_json, read_marks
+from datacomp_core.store import content_marks as contents
+from datacomp_core.store.content_marks import describe_changes, digest, marks, marks_as_json, read_marks
 from datacomp_core.store.folder_request import bind_folder
 
 

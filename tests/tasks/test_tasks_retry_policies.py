@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from datacomp_core.errors import DatacompError, DataError, DiskFullError, IncompleteError, LostProcessError, SpecError, StoreError
-from tasks.policies import is_transient
+from tasks.retry_policies import is_transient
 
 
 def fate(problem: Exception) -> bool:

@@ -10,10 +10,10 @@ import yaml
 
 from datacomp_core import clip, clip_sources, clip_transformers
 from datacomp_core.checkpoints import read_weights, shards_of
-from datacomp_core.documents import parse_json, parse_yaml, read_json, read_yaml
 from datacomp_core.errors import DataError, SpecError, short_text
 from datacomp_core.recipes.load import load_recipe
 from datacomp_core.torch_files import why_unreadable
+from datacomp_core.untrusted_documents import parse_json, parse_yaml, read_json, read_yaml
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
 

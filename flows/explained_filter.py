@@ -10,12 +10,12 @@ from typing import Any
 from datacomp_core.artifacts import Captioned, Embeddings, Pool, Scores, ShardSet
 from datacomp_core.errors import SpecError
 from datacomp_core.store import PlannedStep
-from flows.candidates import candidates
+from flows.candidate_pool import candidates
 from flows.filter_inputs import extra_inputs, named_captions
 from flows.parameters import ExperimentSpec
 from tasks import curate as curating
 from tasks import pool as pooling
-from tasks.running import store
+from tasks.run_step import store
 
 QUICK = (pooling.read_download_columns, curating.score)
 

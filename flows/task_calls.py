@@ -27,7 +27,7 @@ from datacomp_core.errors import StoppedError
 from datacomp_core.parallel import end_children
 from flows import naming
 from tasks import lineage
-from tasks.running import STOPPING
+from tasks.run_step import STOPPING
 
 # Threads wait more than they work (tasks/concurrency.py limits the work). A task is submitted after its inputs, and threads take
 # tasks in that order, so a waiting task never blocks the last thread for a task it waits for.

@@ -17,11 +17,11 @@ from datacomp_core.pool.download_images import download_images
 from datacomp_core.pool.image_folder import FolderPoolSpec
 from datacomp_core.pool.tiny import TinyPoolSpec
 from datacomp_core.settings import settings
-from flows.calls import Call
 from flows.own_pools import OWN, kind_of
 from flows.parameters import Preparation
+from flows.task_calls import Call
 from tasks import pool as pooling
-from tasks.running import store, stored
+from tasks.run_step import store, stored
 
 
 @dataclass(frozen=True)
