@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,7 @@ def test_budgets_stop_a_search_and_keep_the_final_runs_back(store: Store) -> Non
     study = _run(_search(trials=50, money=first.spent.money), store, World(store, _good))
     assert len(study.trials) == 3
     assert study.stopped.startswith("the budget of ")
+    assert study.stopped.endswith(" with the final runs")
     assert study.judgement is not None
     more = _run(_search(trials=5), store, World(store, _good))
     assert len(more.trials) == 5
@@ -241,6 +244,17 @@ def test_every_filter_of_a_space_is_listed_once() -> None:
     assert space.untried(tried, 12) == listed[:1]
 
 
+def test_a_search_that_is_shown_prints_nothing_of_optunas(store: Store) -> None:
+    """In a process that proposes nothing."""
+    address = _run(_search(trials=6), store, World(store, _good)).address
+    shown = "import sys; from datacomp_core.store import Store; from datacomp_core.leaderboard.search.study import study_of; "
+    shown += "print(study_of(Store.open(sys.argv[1]), sys.argv[2]).importance)"
+    command = [sys.executable, "-c", shown, str(store.root), address]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("{'fraction'")
+    assert done.stderr == ""
+
+
 def test_what_is_left_of_a_budget_is_reckoned_in_trials() -> None:
     one = Amounts(hours=1.0, gpu_hours=2.0, money=10.0)
     so_far = Spent(trials=4, hours=4.0, gpu_hours=8.0, money=40.0, currency="EUR", a_trial=one, a_run=one)
@@ -252,6 +266,8 @@ def test_what_is_left_of_a_budget_is_reckoned_in_trials() -> None:
         0,
         "the budget of 21.9 GPU-hours is spent: 8, and 12 is reserved for the final runs",
     )
+    told = affordable(Budget(trials=99, gpu_hours=21.9), so_far, 3, 6, finished=True)[1]
+    assert told == "the budget of 21.9 GPU-hours is spent: 8 with the final runs"
     two = so_far.model_copy(update={"a_run": Amounts(money=5.0)})  # a trial is two runs: 30 kept back
     assert affordable(Budget(trials=99, money=100.0), two, 9, 6) == (3, "")
     nothing = Spent(trials=0, hours=0, gpu_hours=0, money=0, currency="")

@@ -91,8 +91,8 @@ def _divided(whole: Amounts, number: int, by_the_clock: float) -> Amounts:
     return Amounts(hours=whole.hours * by_the_clock / number, gpu_hours=whole.gpu_hours / number, money=whole.money / number)
 
 
-def affordable(budget: Budget, so_far: Spent, at_once: int, final_runs: int) -> tuple[int, str]:
-    """How many trials the next batch may have, and what stops the search if it is none."""
+def affordable(budget: Budget, so_far: Spent, at_once: int, final_runs: int, *, finished: bool = False) -> tuple[int, str]:
+    """How many trials the next batch may have, and what stops the search if it is none. `finished`: the final runs are over."""
     left = budget.trials - so_far.trials
     if left <= 0:
         return 0, f"all {budget.trials:,} trials are over"
@@ -103,7 +103,8 @@ def affordable(budget: Budget, so_far: Spent, at_once: int, final_runs: int) -> 
             continue
         a_trial, kept_back = getattr(so_far.a_trial, name), getattr(so_far.a_run, name) * final_runs
         if taken + kept_back >= limit or (a_trial and limit - taken - kept_back < a_trial):
-            return 0, f"the budget of {limit:g} {what} is spent: {taken:.3g}, and {kept_back:.3g} is reserved for the final runs"
+            final = " with the final runs" if finished else f", and {kept_back:.3g} is reserved for the final runs"
+            return 0, f"the budget of {limit:g} {what} is spent: {taken:.3g}{final}"
         if a_trial:
             size = min(size, int((limit - taken - kept_back) / a_trial))
     return max(size, 1), ""

@@ -52,9 +52,7 @@ def propose(
     """`number` new trials, or those of `asked` again if there are any. No new trial has the filter of another one, so they are
     fewer if the space has no more.
     """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna = _quiet_optuna()
     own = int.from_bytes(hashlib.sha256(f"{seed} {len(over)}".encode()).digest()[:4], "big")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -149,10 +147,17 @@ def _pruner(kind: Pruning) -> optuna.pruners.BasePruner:
     return pruners.NopPruner() if kind == "none" else pruners.MedianPruner(n_startup_trials=BEFORE_PRUNING)
 
 
-def importance(space: Space, over: Sequence[Trial]) -> dict[str, float]:
-    """How much of what trials are worth each parameter decides (PED-ANOVA), largest first; none of fewer than four trials."""
+def _quiet_optuna() -> Any:
+    """Optuna, which tells of every study on standard error unless it is asked not to."""
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def importance(space: Space, over: Sequence[Trial]) -> dict[str, float]:
+    """How much of what trials are worth each parameter decides (PED-ANOVA), largest first; none of fewer than four trials."""
+    optuna = _quiet_optuna()
     complete = [trial for trial in over if trial.state == "complete"]
     shared = [name for name in space.free if all(name in trial.params for trial in complete)]
     if len(complete) < BEFORE_PRUNING or not shared or len({trial.value for trial in complete}) < 2:

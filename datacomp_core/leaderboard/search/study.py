@@ -88,7 +88,9 @@ def _next_batch(journal: Journal, request: dict[str, Any], so_far: Spent) -> tup
     if space.untried(tried, len(tried)) == []:
         return 0, f"every filter of the space was tried, {len(tried):,} in all"
     budget = Budget.model_validate({name: request.get(name) for name in Budget.model_fields})
-    return affordable(budget, so_far, request["at_once"], 2 * len(request["final_seeds"]))
+    winner = winner_of(trials)
+    finished = winner is not None and journal.final(winner.number) is not None
+    return affordable(budget, so_far, request["at_once"], 2 * len(request["final_seeds"]), finished=finished)
 
 
 def _entries(store: Store, journal: Journal) -> dict[str, Entry]:
