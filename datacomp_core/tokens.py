@@ -65,8 +65,8 @@ class CachedTokenizer:
     def _of(self, word: str) -> tuple[int, ...]:
         own = self.tokenizer
         letters = "".join(own.byte_encoder[byte] for byte in word.encode())
-        known = own.cache.get(letters)  # special tokens
-        pieces = [known] if known is not None else merge_pieces([*letters[:-1], f"{letters[-1]}</w>"], own.bpe_ranks)
+        known = own.cache.get(letters)  # special tokens, and words that open_clip's tokenizer has seen before
+        pieces = known.split(" ") if known is not None else merge_pieces([*letters[:-1], f"{letters[-1]}</w>"], own.bpe_ranks)
         found = tuple(own.encoder[piece] for piece in pieces)
         if len(self._words) < WORDS and len(word) <= LONGEST:
             self._words[word] = found

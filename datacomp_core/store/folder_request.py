@@ -94,7 +94,9 @@ def _differing(
 
 def _inside(name: str, before: Any, given: Any) -> str:
     """A setting that differs, with what differs in it where it has parts of the same names."""
-    if not isinstance(before, dict) or not isinstance(given, dict) or before.keys() != given.keys():
+    if not isinstance(before, dict) or not isinstance(given, dict) or not before.keys() & given.keys():
         return name
-    inner = [_inside(key, before[key], given[key]) for key in sorted(given) if before[key] != given[key]]
+    inner = [_inside(key, before[key], given[key]) for key in sorted(before.keys() & given.keys()) if before[key] != given[key]]
+    inner += [f"{key}, which was not recorded then" for key in sorted(given.keys() - before.keys())]
+    inner += [f"{key}, which is not recorded now" for key in sorted(before.keys() - given.keys())]
     return f"{name} ({', '.join(inner)})"

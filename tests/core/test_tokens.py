@@ -71,6 +71,16 @@ def test_a_word_of_100_000_letters_is_cut_like_any_other() -> None:
     assert (len(found), found[-1]) == (77, theirs.eot_token_id)
 
 
+def test_words_that_open_clips_tokenizer_has_seen_are_cut_as_it_cuts_them() -> None:
+    """It keeps the pieces of a word in one string, beside its special tokens."""
+    import open_clip
+
+    texts = ["photographyphotography of xyzzyq", "<end_of_text>"]
+    theirs = open_clip.get_tokenizer("ViT-B-32")
+    before = theirs(texts).tolist()
+    assert with_cache(theirs)(texts).tolist() == before
+
+
 def test_other_tokenizers_stay_as_they_are() -> None:
     from open_clip.tokenizer import SimpleTokenizer
 

@@ -24,6 +24,17 @@ def test_the_same_request_goes_on_and_another_is_refused(tmp_path: Path) -> None
     assert folder.read(REQUEST) == before
 
 
+def test_a_part_that_an_earlier_version_did_not_record_is_named(tmp_path: Path) -> None:
+    """As of a model's libraries, when a newer version asks for one more of them."""
+    folder = Folder(tmp_path)
+    bind_folder(folder, {"models": {"b32": {"torch": "1", "pillow": "2"}}})
+    told = r"another models \(b32 \(torch, simplejpeg, which was not recorded then, pillow, which is not recorded now\)\) "
+    with pytest.raises(SpecError, match=told):
+        bind_folder(folder, {"models": {"b32": {"torch": "2", "simplejpeg": "3"}}})
+    with pytest.raises(SpecError, match=r"another models \(see"):
+        bind_folder(folder, {"models": {"l14": {"torch": "1"}}})
+
+
 CLAIMS = "import sys, time; from datacomp_core.store import Folder; from datacomp_core.store.folder_request import bind_folder\n"
 CLAIMS += (
     "bind_folder(Folder(sys.argv[1]), {'seed': 0}, {'data': lambda known: {}}); print('claimed', flush=True); time.sleep(600)"
