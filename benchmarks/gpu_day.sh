@@ -14,7 +14,11 @@ failed=0
 
 stage() { # SECONDS NAME: its lines of JSON, and one more if it fails
   local limit=$(($1 * patience)) name=$2 log status
-  log=$(mktemp)
+  if ! log=$(mktemp); then
+    failed=1
+    printf '{"stage": "%s", "status": 1, "error": "mktemp failed: set TMPDIR to a writable folder"}\n' "$name"
+    return
+  fi
   timeout --kill-after=5 "$limit" "$python" benchmarks/gpu_day.py "$name" "${rehearse[@]}" 2>"$log"
   status=$?
   if [ "$status" != 0 ]; then

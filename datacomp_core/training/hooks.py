@@ -36,12 +36,13 @@ class Logged(NamedTuple):
     batch_seconds: float
     gauges: dict[str, float]
 
-    def scalars(self) -> dict[str, float]:
+    def scalars(self, world_size: int) -> dict[str, float]:
         """Under the names that open_clip_train gives them in TensorBoard and W&B, and `machine/` for the gauges."""
         named = {
             "train/data_time": self.data_seconds,
             "train/batch_time": self.batch_seconds,
             "train/samples_per_second": self.samples_per_second,
+            "train/samples_per_second_per_gpu": self.samples_per_second / world_size,
             "train/scale": self.logit_scale,
             "train/lr": self.learning_rate,
         }
@@ -112,7 +113,7 @@ class TensorBoard(Hook):
         self._writer = SummaryWriter(str(self.folder), purge_step=loop.done or None)
 
     def after_logged(self, loop: TrainingLoop, logged: Logged) -> None:
-        for name, value in logged.scalars().items():
+        for name, value in logged.scalars(loop.place.world_size).items():
             self._writer.add_scalar(name, value, logged.step)
 
     def end(self, loop: TrainingLoop) -> None:
@@ -147,7 +148,8 @@ class WandB(Hook):
             self._give_up(problem)
 
     def after_logged(self, loop: TrainingLoop, logged: Logged) -> None:
-        self._send(lambda run: run.log({**logged.scalars(), "step": logged.step}, step=logged.step))
+        scalars = logged.scalars(loop.place.world_size)
+        self._send(lambda run: run.log({**scalars, "step": logged.step}, step=logged.step))
 
     def end(self, loop: TrainingLoop) -> None:
         self._send(lambda run: run.finish())

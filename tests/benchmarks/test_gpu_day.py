@@ -70,6 +70,15 @@ def test_a_stage_that_ends_badly_is_told_and_the_others_run(tmp_path: Path, endi
         assert (lines[1]["status"], lines[1]["error"]) == (3, "broken")
 
 
+def test_without_a_temporary_folder_every_stage_says_so(tmp_path: Path) -> None:
+    given = {**os.environ, "PYTHON": sys.executable, "TMPDIR": str(tmp_path / "missing")}
+    done = subprocess.run(["bash", str(SCRIPT)], capture_output=True, text=True, env=given, check=False)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["stage"] for line in lines] == ["tests", "train", "embed", "evaluate", "nearest"]
+    assert all("set TMPDIR" in line["error"] for line in lines)
+    assert done.returncode == 1
+
+
 class Way:
     def __init__(self, words: str) -> None:
         self.memory_words = words

@@ -93,3 +93,20 @@ def test_betas_and_eps_that_no_recipe_names_are_open_clip_trains(model: str) -> 
 
     row, theirs = recipe(model=model, beta2=None, eps=None), get_default_params(model)
     assert (beta2_of(row), eps_of(row)) == (theirs["beta2"], theirs["eps"])
+
+
+def test_reports_have_every_number_that_open_clip_train_reports() -> None:
+    """The names are read from the dictionary in its source, of which no function can be called alone."""
+    import re
+    from importlib.util import find_spec
+
+    from datacomp_core.training.hooks import Logged
+
+    found = find_spec("open_clip_train")
+    assert found is not None
+    assert found.origin is not None
+    [body] = re.findall(r"log_data = \{(\s+\"data_time.*?)\}", Path(found.origin).with_name("train.py").read_text(), re.DOTALL)
+    logged = Logged(0, {"loss": 1.0}, 14.0, 1e-3, 100.0, 0.1, 0.2, {})
+    scalars = logged.scalars(world_size=4)
+    assert {f"train/{name}" for name in (*re.findall(r'"(\w+)":', body), "loss")} == scalars.keys()
+    assert scalars["train/samples_per_second_per_gpu"] == 25.0
