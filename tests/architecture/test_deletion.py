@@ -57,7 +57,6 @@ OWN = {
     "datacomp_core/training/saving.py": "older checkpoints of one's own run folder",
     "datacomp_core/training/shard_cache.py": "copies on this machine",
     "datacomp_core/uid_lists.py": "scratch",
-    "deployments/cli/stages/filter.py": "a subset of nothing that was just written",
     "deployments/cli/submission.py": "a request to an inbox",
     "deployments/cli/terminal.py": "a list in memory",
     "deployments/docker/without_cuda.py": "libraries of an image",

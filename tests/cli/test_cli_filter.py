@@ -283,7 +283,14 @@ def test_a_subset_without_a_row_is_an_error_with_its_reasons_and_no_file(
     assert found["dropped"] == {"fewer than 99 words": ROWS}
     assert f"keeps none of the {ROWS} rows of {metadata} (fewer than 99 words {ROWS})" in errors.replace("\n", " ")
     assert not (tmp_path / "out.npy").exists()
-    status, found, _ = call(capfd, monkeypatch, *told, "--explain")
+    earlier = ("--metadata", str(metadata), "-r", "no_filter", "--json", "--out", f"{tmp_path}/out.npy")
+    assert call(capfd, monkeypatch, "filter", *earlier)[0] == 0
+    before = (tmp_path / "out.npy").read_bytes()
+    against = ("--against", f"{tmp_path}/out.npy")
+    status, found, _ = call(capfd, monkeypatch, *told, *against, "--out", f"{tmp_path}/out.npy")
+    assert (status, found["num_samples"], found["overlaps"]) == (1, 0, [])
+    assert (tmp_path / "out.npy").read_bytes() == before, "an earlier subset stays where no other takes its place"
+    status, found, _ = call(capfd, monkeypatch, *told, *against, "--explain")
     assert (status, found["num_samples"]) == (0, 0), "a dry run only tells"
 
 

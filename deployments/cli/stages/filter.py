@@ -178,7 +178,7 @@ def _explain_stored(spec: ExperimentSpec, against: list[str], *, json: bool) -> 
             workers=settings().num_workers,
             progress=progress,
         )
-        overlaps = _overlaps(f"{local}/subset.npy", others)
+        overlaps = _overlaps(f"{local}/subset.npy", others) if chosen.num_samples else []
     _report(chosen, overlaps, None, json=json)
 
 
@@ -192,10 +192,9 @@ def _filter_folder(places: PoolFolders, recipe: str, out: str | None, against: l
         folder, name = run_to_stage.target(out) if out else (Folder(local) if against else None, "subset.npy")
         with exchange(Folder(places.keep_scores) if places.keep_scores else folder if out else None) as shared:
             chosen = _chosen(places, recipe, local, shared, (folder, name), progress)
-        overlaps = _overlaps(f"{folder}/{name}", others)
+        overlaps = _overlaps(f"{folder}/{name}", others) if chosen.num_samples else []
     _report(chosen, overlaps, out, json=json)
-    if out and folder is not None and not chosen.num_samples:
-        folder.remove(name)
+    if out and not chosen.num_samples:
         raise DataError(f"{keeps_none(recipe, chosen.explanation, places.metadata)} {out} is not written.")
 
 
