@@ -44,6 +44,11 @@ def make_app(
     app = FastAPI(title="DataComp leaderboard", openapi_url=None, docs_url=None, redoc_url=None)
     shown, judging = _Shown(inbox), asyncio.Lock()
 
+    @app.exception_handler(DatacompError)
+    def unreadable(_: Request, problem: DatacompError) -> Response:  # pyright: ignore[reportUnusedFunction]
+        log.error("the board cannot be read: %s", problem)
+        return JSONResponse({"detail": "This board cannot be read now: try again later."}, 503)
+
     def sender(authorization: Annotated[str, Header()] = "") -> tuple[str, access_tokens.Sender]:
         try:
             known = access_tokens.read(token_file)

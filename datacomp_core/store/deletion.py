@@ -133,6 +133,6 @@ def drop_leases(store: Store, address: str, name: str, *, silent_for: float) -> 
 
 def drop_own(store: Store, record: Record) -> None:
     """Remove what this process made for `record`, after another run has published. What a record names stays."""
-    if not any(one.data == record.data for one in store.generations(record.address)):
+    if not any(one.data == record.data for one in store.certain_generations(record.address)):
         store.data(record).remove()
         store.home(record.address).remove(record.outputs.manifest)

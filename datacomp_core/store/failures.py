@@ -19,6 +19,11 @@ R = TypeVar("R")
 PAUSES = (0.3, 1.5)
 """Seconds before a failed request is made again. Clients of real buckets retry what fails on the way several times before."""
 LASTING = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.EMSGSIZE, errno.ENOSPC)
+EXPLAINED = {
+    "RequestTimeTooSkewed": "the clock of this machine differs too much from the store's: set it, then run it again.",
+    "ExpiredToken": "the credentials have expired: renew them, then run it again.",
+}
+"""Refusals that have nothing to do with permissions. A request without a body (HEAD) is refused without such a reason."""
 REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 
 
@@ -100,8 +105,12 @@ def as_store_errors(where: str) -> Generator[None]:
     except FileNotFoundError as problem:
         raise MissingFileError(f"{where} is not there.") from problem
     except PermissionError as problem:
+        for code, what in EXPLAINED.items():
+            if _has_code(problem, (code,)):
+                raise StoreError(f"Cannot use {where}: {what}") from problem
         raise StoreError(
-            f"No permission for {where}: choose another store (DATACOMP_STORE) or correct its permissions."
+            f"No permission for {where}: correct its permissions, renew credentials that have expired, or choose another store "
+            "(DATACOMP_STORE)."
         ) from problem
     except OSError as problem:
         if problem.errno == errno.ENOSPC:

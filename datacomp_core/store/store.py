@@ -157,9 +157,12 @@ class Store:
         )
 
     def standing(self, kind: str = "") -> Iterator[tuple[Record, bool]]:
-        """All records in force, and those that are being changed (True), in one pass: none is missed because a change ends."""
+        """All records in force, and those that are being changed (True), in one pass: none is missed because a change ends.
+
+        For a takedown, which must see all of them: StoreError if that is not certain.
+        """
         for address in self.places(kind):
-            last = self.generations(address)[-1:]
+            last = self.certain_generations(address)[-1:]
             if last and last[0].state in ("built", "changing"):
                 yield last[0].marked("built"), last[0].state == "changing"
 

@@ -44,7 +44,12 @@ def run_folder(out: Folder) -> Generator[Path]:
     if not out.is_local:
         fetch(out / RESUME, folder)
     yield folder
-    shutil.rmtree(folder)
+    drop_run_folder(out)
+
+
+def drop_run_folder(out: Folder) -> None:
+    """Remove the folder of a run that has ended, and its copies. What is not there is not an error."""
+    shutil.rmtree(local_folder(out), ignore_errors=not local_folder(out).exists())
     out.remove(RESUME)
 
 

@@ -34,7 +34,7 @@ from datacomp_core.training.memory import device_bytes, memory_options
 from datacomp_core.training.nodes import announce_run
 from datacomp_core.training.preflight import TABLE, PreflightRow, preflight, table_of
 from datacomp_core.training.report import report
-from datacomp_core.training.resume import CheckpointUploader, run_folder
+from datacomp_core.training.resume import CheckpointUploader, drop_run_folder, run_folder
 from datacomp_core.training.run_monitor import RunMonitor
 from datacomp_core.training.samples import ShardSource
 from datacomp_core.training.spec import TrainSpec
@@ -70,6 +70,9 @@ def train(
     SpecError if the processes do not divide the batch, DataError if a shard is missing or not what its record says,
     DatacompError with the rank's own traceback if a rank fails or the loss is not a number.
     """
+    if out.exists(RECORD):  # an earlier attempt trained to the end, and could not publish it
+        drop_run_folder(out)
+        return _checkpoint(spec, out.read_json(RECORD))
     layout = layout or TorchrunLayout(processes=processes, threads=threads)
     machine = RuntimeOptions(
         device=kind_of(device or default_device()),
@@ -98,7 +101,11 @@ def train(
             job, watch = _run(job, machines, layout, progress, others)
         record = report(job, layout, tuple(item for _, item in found), table, watch, time.monotonic() - started)
         _keep(out, folder, record, table, watch)
-    counts = {"collapsed": int(record["collapsed"]), "unreadable": watch.num_unreadable}
+    return _checkpoint(spec, record)
+
+
+def _checkpoint(spec: TrainSpec, record: dict[str, Any]) -> Checkpoint:
+    counts = {"collapsed": int(record["collapsed"]), "unreadable": int(record["unreadable"]["count"])}
     return Checkpoint(
         model=spec.recipe.model,
         seed=spec.seed,
@@ -177,7 +184,7 @@ def _run(
     raise AssertionError("no way to run")
 
 
-def _keep(out: Folder, folder: Path, record: dict[str, object], table: list[PreflightRow], watch: RunMonitor) -> None:
+def _keep(out: Folder, folder: Path, record: dict[str, Any], table: list[PreflightRow], watch: RunMonitor) -> None:
     for name in ("checkpoint.pt", "checkpoint.safetensors"):
         out.put(name, folder / FINAL / name)
     for path in sorted((folder / RUN / "tensorboard").glob("*")):

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from datacomp_core.artifacts import BoardEntry
 from datacomp_core.errors import DatacompError, DataError, StoreError
@@ -284,7 +284,7 @@ class SubmissionInbox:
     def entries(self, scale: str = "") -> list[tuple[str, Entry]]:
         """Address and content of what stands on the board, of a scale or of all: what was published and not withdrawn."""
         shown = [made.address for made in self.submissions() if made.status == "published"]
-        found = [(address, entry) for address in sorted(shown) if (entry := self._published(address)) is not None]
+        found = [(address, self._published(address)) for address in sorted(shown)]
         return [(address, entry) for address, entry in found if scale in ("", entry.scale)]
 
     def change(self) -> tuple[int, int]:
@@ -298,15 +298,14 @@ class SubmissionInbox:
     def _of_sender(self, sender: str) -> list[Entry]:
         """Everything that a sender has published, including rows withdrawn since."""
         mine = [made.address for made in self.submissions() if made.sender == sender and made.status != "rejected"]
-        return [entry for address in mine if (entry := self._published(address)) is not None]
+        return [self._published(address) for address in mine]
 
-    def _read_entry(self, address: str) -> Entry | None:
-        try:
-            record = self.board.record(address)
-            return None if record is None else read(self.board, self.board.artifact(BoardEntry, record))
-        except (DataError, StoreError, ValidationError) as problem:
-            log.error("cannot read the published entry %s: %s", address, problem)
-            return None
+    def _read_entry(self, address: str) -> Entry:
+        """A published entry. DataError or StoreError if it cannot be read: a board without its row would be a false one."""
+        record = self.board.record(address)
+        if record is None:
+            raise DataError(f"{self.board.home(address)} was published and is not there: restore it from a copy.")
+        return read(self.board, self.board.artifact(BoardEntry, record))
 
 
 def submission_id(sha256: str, sender: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import botocore.auth
 import pytest
 
 from datacomp_core.artifacts import Pool, Spec
@@ -108,6 +110,16 @@ def test_one_answer_that_nothing_is_there_is_believed_by_no_reader(
             proxy.number, proxy.planned = 0, {number: "empty list"}
             store.root.remove("gone")
         assert calm.size("gone/z") is None, "a removal that says it is done has removed"
+
+
+def test_a_clock_that_is_wrong_is_named(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real server refuses what is signed at another time; no permission is missing. Some minutes do no harm."""
+    folder, clock = Folder(s3_url), botocore.auth.get_current_datetime
+    folder.write("a", b"a")
+    for minutes, skewed in ((10, False), (40, True)):
+        monkeypatch.setattr("botocore.auth.get_current_datetime", lambda by=minutes, **_: clock() + timedelta(minutes=by))
+        with pytest.raises(StoreError, match="the clock of this machine differs") if skewed else nullcontext():
+            assert folder.files() == {"a": 1}
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from training_world import NoiseSpec, kill_at_step, noise, store_at, training
 
 from datacomp_core import clip
 from datacomp_core.artifacts import Checkpoint
-from datacomp_core.errors import DatacompError, DataError
-from datacomp_core.store import Store
+from datacomp_core.errors import DatacompError, DataError, StoreError
+from datacomp_core.store import Folder, Store
 from datacomp_core.training.history import read_history
 from datacomp_core.training.job import JOB
 from datacomp_core.training.resume import RESUME
@@ -140,6 +140,27 @@ def test_a_broken_sample_ends_both_ranks_with_its_name(tmp_path: Path) -> None:
     tar.write_bytes(data)
     with pytest.raises(DataError, match=r"Sample 0 of shard .*00000000.tar \(byte 0\) cannot be read"):
         train(training(train_num_samples=200), (shards,), store=store, device="cpu", processes=2)
+
+
+def test_a_training_that_could_not_be_published_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store fails after the last step: what was trained is published by the next run, with the same bytes."""
+    store, spec = store_at(tmp_path), training()
+    shards = noise(NoiseSpec(), store=store)
+    with monkeypatch.context() as there:
+        there.setattr(Store, "publish", failing)
+        with pytest.raises(StoreError, match="the bucket does not answer"):
+            train(spec, (shards,), store=store, device="cpu")
+    left = next(store.root.path.glob("checkpoints/*/*/attempt-*/training.json")).parent
+    before = {name: (left / name).read_bytes() for name in Folder(left).files()}
+    (left / RESUME).mkdir()  # a run may be killed before it has removed this
+    outcome = train.run(spec, (shards,), store=store, device="cpu")
+    out = store.folder(outcome.artifact)
+    assert (outcome.status, {name: out.read(name) for name in out.files()}) == ("built", before)
+    assert outcome.artifact.steps == spec.steps
+
+
+def failing(*_: object, **__: object) -> None:
+    raise StoreError("the bucket does not answer")
 
 
 @pytest.mark.slow

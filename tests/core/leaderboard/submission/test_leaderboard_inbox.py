@@ -9,12 +9,14 @@ from typing import Any
 
 import board_world as world
 import pytest
+from fastapi.testclient import TestClient
 
 from datacomp_core.leaderboard.board.board import images_in, make_board
 from datacomp_core.leaderboard.submission.bundle import write_bundle
 from datacomp_core.leaderboard.submission.inbox import NotYoursError, Submission, SubmissionInbox
 from datacomp_core.store import Store
 from datacomp_core.store.folder import hash_file
+from deployments.submission_server import make_app
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,19 @@ def test_a_second_submission_of_an_experiment_stands_beside_the_first(bundles: d
         assert not inbox.board.missing(inbox.board.record(made.address))  # type: ignore[arg-type]
     told = [json.loads(line)["what"] for line in (inbox.folder / "decisions.jsonl").read_text().splitlines()]
     assert told == ["published", "published"]
+
+
+def test_a_row_that_cannot_be_read_for_a_while_is_an_error_and_comes_back(bundles: dict[str, Path], tmp_path: Path) -> None:
+    made = send(inbox_in(tmp_path / "desk"), bundles["first"])
+    inbox = inbox_in(tmp_path / "desk")  # a server that was started again, and has read nothing yet
+    home = inbox.board.home(made.address).path
+    home.rename(tmp_path / "away")
+    with TestClient(make_app(inbox, tmp_path / "tokens.json")) as client:
+        for place in ("/board/tiny", "/", "/tiny.html"):
+            answer = client.get(place)
+            assert (answer.status_code, answer.json()["detail"]) == (503, "This board cannot be read now: try again later.")
+        (tmp_path / "away").rename(home)
+        assert [row["method"] for row in client.get("/board/tiny").json()["rows"]] == ["clip_score"]
 
 
 @pytest.mark.slow
