@@ -9,10 +9,10 @@ from datacomp_core.errors import StoreError
 from datacomp_core.store.folder import Folder
 from datacomp_core.store.record import RECORD
 from datacomp_core.store.store import AMENDING, Store
+from datacomp_core.store.store import FORMAT_FILE as FILE
 
 FORMAT = 2
 """1: names and defaults were hashed into addresses. 2: the identity is what a spec means."""
-FILE = "_store.json"
 _known: set[str] = set()
 
 

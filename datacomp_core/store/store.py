@@ -28,6 +28,7 @@ A = TypeVar("A", bound=Artifact)
 CHECKS = "_checks"
 LOST = "_lost"
 CHANGES = "_changes"
+FORMAT_FILE = "_store.json"
 AMENDING = "_amending.json"  # an earlier version set the record aside under this name while it changed an artifact
 
 
@@ -179,8 +180,16 @@ class Store:
                 yield found
 
     def places(self, kind: str = "") -> Iterator[str]:
-        """Every address at which something was begun, built or not; the files of the data are not listed."""
-        yield from self._places_below("", kind)
+        """Every address at which something was begun, built or not; the files of the data are not listed.
+
+        StoreError if there is none because the store lists nothing at all, not even its own mark.
+        """
+        num_found = 0
+        for address in self._places_below("", kind):
+            num_found += 1
+            yield address
+        if not num_found and FORMAT_FILE not in self.root.names() and self.root.exists(FORMAT_FILE):
+            raise StoreError(f"A listing of {self.root} omits existing files: run again.")
 
     def _places_below(self, home: str, kind: str = "") -> Iterator[str]:
         root = self.root / home

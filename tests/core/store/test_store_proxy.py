@@ -15,6 +15,7 @@ import pytest
 
 from datacomp_core.artifacts import Pool, Spec
 from datacomp_core.errors import StoreError
+from datacomp_core.leaderboard.board.garbage_collection import unused
 from datacomp_core.store import Folder, Store, failures, step
 from datacomp_core.store import format as store_format
 
@@ -120,6 +121,21 @@ def test_a_clock_that_is_wrong_is_named(s3_url: str, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr("botocore.auth.get_current_datetime", lambda by=minutes, **_: clock() + timedelta(minutes=by))
         with pytest.raises(StoreError, match="the clock of this machine differs") if skewed else nullcontext():
             assert folder.files() == {"a": 1}
+
+
+def test_a_store_that_lists_nothing_at_all_is_not_an_empty_one(
+    proxy: FaultyProxy, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A takedown that finds nothing there, or `gc` that has nothing to do, would say what is not so."""
+    download.run(ProxySpec(), store=Store(Folder(s3_url)))
+    with through(proxy, monkeypatch, s3_url) as sick:
+        proxy.faults, proxy.share = ("empty list",), 1.0
+        for ask in (lambda: list(sick.standing("shards")), lambda: list(sick.records()), lambda: unused(sick)):
+            with pytest.raises(StoreError, match="omits existing files"):
+                ask()
+        proxy.share = 0.0
+        assert list(sick.standing("shards")) == [], "no shard set is there"
+        assert [record.kind for record in sick.records()] == ["pools"]
 
 
 @pytest.mark.slow
