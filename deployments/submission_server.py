@@ -44,10 +44,7 @@ def make_app(
     app = FastAPI(title="DataComp leaderboard", openapi_url=None, docs_url=None, redoc_url=None)
     shown, judging = _Shown(inbox), asyncio.Lock()
 
-    @app.exception_handler(DatacompError)
-    def unreadable(_: Request, problem: DatacompError) -> Response:  # pyright: ignore[reportUnusedFunction]
-        log.error("the board cannot be read: %s", problem)
-        return JSONResponse({"detail": "This board cannot be read now: try again later."}, 503)
+    app.add_exception_handler(DatacompError, _unreadable)
 
     def sender(authorization: Annotated[str, Header()] = "") -> tuple[str, access_tokens.Sender]:
         try:
@@ -124,6 +121,11 @@ def make_app(
         return HTMLResponse(shown.get(_known(scale), "page"))
 
     return app
+
+
+def _unreadable(_: Request, problem: Exception) -> Response:
+    log.error("the board cannot be read: %s", problem)
+    return JSONResponse({"detail": "This board cannot be read now: try again later."}, 503)
 
 
 def _known(scale: str) -> str:
