@@ -63,6 +63,7 @@ def build(spec: TrainSpec, machine: RuntimeOptions, place: RankContext) -> Train
     bare, transform, _ = open_clip.create_model_and_transforms(
         recipe.model, precision=precision, device=torch.device(place.device), output_dict=True
     )
+    initialise_projection(bare)
     seed_everything(spec.seed + place.rank)
     if machine.checkpoints_gradients:
         bare.set_grad_checkpointing()  # pyright: ignore[reportCallIssue]
@@ -79,6 +80,16 @@ def build(spec: TrainSpec, machine: RuntimeOptions, place: RankContext) -> Train
         set_learning_rate=schedule(optimizer, spec),
         transform=transform,
     )
+
+
+def initialise_projection(model: Any) -> None:
+    """Draw the projection of CoCa's text decoder by open_clip's rule, which open_clip 3.3 does not call: it keeps whatever the
+    memory contained, so the weights would not depend on the seed alone."""
+    decoder = getattr(model, "text_decoder", None)
+    if decoder is not None and decoder.text_projection is not None:
+        import torch
+
+        torch.nn.init.normal_(decoder.text_projection, std=decoder.width**-0.5)
 
 
 def distributed(model: Any, place: RankContext) -> Any:

@@ -110,3 +110,49 @@ def test_reports_have_every_number_that_open_clip_train_reports() -> None:
     scalars = logged.scalars(world_size=4)
     assert {f"train/{name}" for name in (*re.findall(r'"(\w+)":', body), "loss")} == scalars.keys()
     assert scalars["train/samples_per_second_per_gpu"] == 25.0
+
+
+COCA = {
+    "embed_dim": 48,
+    "custom_text": True,
+    "vision_cfg": {
+        "image_size": 32,
+        "patch_size": 16,
+        "layers": 1,
+        "width": 64,
+        "attentional_pool": True,
+        "attn_pooler_heads": 2,
+        "output_tokens": True,
+    },
+    "text_cfg": {
+        "context_length": 12,
+        "vocab_size": 400,
+        "width": 48,
+        "heads": 2,
+        "layers": 1,
+        "embed_cls": True,
+        "output_tokens": True,
+    },
+    "multimodal_cfg": {"context_length": 12, "vocab_size": 400, "width": 48, "heads": 2, "layers": 1, "attn_pooler_heads": 2},
+}
+
+
+def test_no_weight_of_a_captioner_is_what_the_memory_contained(tmp_path: Path) -> None:
+    """torch fills memory that nobody has initialised with NaN here. open_clip leaves one weight of CoCa so."""
+    import open_clip
+    import torch
+
+    from datacomp_core.training.components import build
+    from datacomp_core.training.rank_context import RankContext
+
+    (tmp_path / "coca_reduced.json").write_text(json.dumps(COCA))
+    open_clip.add_model_config(tmp_path)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert any(weight.isnan().any() for weight in open_clip.create_model("coca_reduced").parameters())
+        spec = TrainSpec(recipe=recipe(model="coca_reduced"), seed=3)
+        made = [build(spec, RuntimeOptions(), RankContext("cpu")).bare.state_dict() for _ in range(2)]
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())
+    assert all(weight.isfinite().all() for weight in made[0].values())
