@@ -36,7 +36,7 @@ from tasks.board import publish_board
 @task
 def picture():
     made = Subset(scale="tiny", name="mine", address="subsets/tiny/mine--0123456789ab", recipe="r", num_samples=1, num_unique=1)
-    reporting.leave_picture(made, b"<svg xmlns='http://www.w3.org/2000/svg'/>", "curves", suffix=".svg")
+    reporting.publish_picture(made, b"<svg xmlns='http://www.w3.org/2000/svg'/>", "curves", suffix=".svg")
 
 @flow
 def leaves():
