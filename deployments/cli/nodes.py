@@ -48,7 +48,7 @@ def node(
 
 def _become(command: list[str]) -> None:
     try:
-        os.execvp(command[0], command)
+        os.execvpe(command[0], command, _environment())
     except FileNotFoundError:
         raise _unknown(command) from None
 
@@ -71,7 +71,7 @@ def _lead(command: list[str]) -> int:
     for number in STOPS:
         signal.signal(number, forward)
     try:
-        child = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent)  # noqa: PLW1509 - no thread yet
+        child = subprocess.Popen(command, env=_environment(), start_new_session=True, preexec_fn=_end_with_parent)  # noqa: PLW1509 - no thread yet
     except FileNotFoundError:
         raise _unknown(command) from None
     children.append(child)
@@ -83,6 +83,11 @@ def _lead(command: list[str]) -> int:
     finally:
         child.terminate()
     return status if status >= 0 else 128 - status
+
+
+def _environment() -> dict[str, str]:
+    """The environment of the command, without `PYTHONSAFEPATH` of our own processes: a script finds the modules beside it."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
 
 
 def _end_with_parent() -> None:
