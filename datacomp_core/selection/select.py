@@ -129,7 +129,7 @@ def select(
     kept: Folder | None = None,
     out: Folder | None = None,
     name: str = SUBSET,
-    write: Literal["all", "subset"] = "all",
+    write: Literal["all", "subset", "subset_of_some"] = "all",
     beside: Literal["by_uid", "by_position", "as_made"] = "by_uid",
     workers: int = 1,
     progress: Progress = NO_PROGRESS,
@@ -138,8 +138,8 @@ def select(
 
     `scores`: folders with a parquet of the same name for each part (uid and score columns, rows aligned); `features`: folders
     with a npz; `shards`: the download, whose index tells which uids of a list arrived; `kept`: where the finished parts of this
-    selection are until it is done. `write`: with "subset" only `name` is written into `out`, and nothing if no row is kept;
-    else histogram, explanation and samples too. `beside`: whether scores are held against the metadata's uids (DataError if
+    selection are until it is done. `write`: with "subset" only `name` is written into `out`, with "subset_of_some" not
+    even that if no row is kept, else histogram, explanation and samples too. `beside`: whether scores are held against the metadata's uids (DataError if
     they are in another order: see `aligned`), taken by position, or known to be aligned. `captioned`: what a policy made of the
     captions; `named`: the pool with the captions of each source that the filter names.
     """
@@ -168,7 +168,7 @@ def select(
         told = tally.explanation(_label(wanted), wanted.filter.model_dump(mode="json"))
         runs = RunFiles(place.runs.folder, tuple(names), local / "runs")
         told = told.model_copy(update={"lists": accounts(root, local / TABLES, runs.found, local, shards)})
-        written = out if write == "all" or told.kept else None  # an earlier file stays if nothing takes its place
+        written = out if write != "subset_of_some" or told.kept else None  # an earlier file stays if nothing takes its place
         num_samples, num_unique = _merge(runs, local, written, name, tree)
     if out is not None and write == "all":
         _write_report(out, source, tally, told, histogram(job.score, job.edges, tally, cut))

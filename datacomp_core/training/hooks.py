@@ -148,8 +148,7 @@ class WandB(Hook):
             self._give_up(problem)
 
     def after_logged(self, loop: TrainingLoop, logged: Logged) -> None:
-        scalars = logged.scalars(loop.place.world_size)
-        self._send(lambda run: run.log({**scalars, "step": logged.step}, step=logged.step))
+        self._send(lambda run: run.log({**logged.scalars(loop.place.world_size), "step": logged.step}, step=logged.step))
 
     def end(self, loop: TrainingLoop) -> None:
         self._send(lambda run: run.finish())
