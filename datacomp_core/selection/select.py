@@ -138,10 +138,10 @@ def select(
 
     `scores`: folders with a parquet of the same name for each part (uid and score columns, rows aligned); `features`: folders
     with a npz; `shards`: the download, whose index tells which uids of a list arrived; `kept`: where the finished parts of this
-    selection are until it is done. `write`: with "subset" only `name` is written into `out`, with "subset_of_some" not
-    even that if no row is kept, else histogram, explanation and samples too. `beside`: whether scores are held against the metadata's uids (DataError if
-    they are in another order: see `aligned`), taken by position, or known to be aligned. `captioned`: what a policy made of the
-    captions; `named`: the pool with the captions of each source that the filter names.
+    selection are until it is done. `write`: with "subset" only `name` is written into `out`, with "subset_of_some" not even
+    that if no row is kept, else histogram, explanation and samples too. `beside`: whether scores are held against the
+    metadata's uids (DataError if they are in another order: see `aligned`), taken by position, or known to be aligned.
+    `captioned`: what a policy made of the captions; `named`: the pool with the captions of each source that the filter names.
     """
     own = PoolSource(metadata, tuple(scores), tuple(features))
     source = replace(captions_in(own, captioned), by_captions={**({} if captioned else {RAW: own}), **(named or {})})
