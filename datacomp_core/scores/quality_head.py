@@ -90,7 +90,11 @@ class QualityHead(Score):
                 rows = np.maximum(rows, 0)
             rows = rows @ layer.weight.T + layer.bias
         said = rows[:, self.output]
-        return ((1 + np.tanh(said / 2)) / 2).astype(np.float32) if self.after == "sigmoid" else said
+        if self.after != "sigmoid":
+            return said
+        from scipy.special import expit
+
+        return expit(said)
 
 
 def layers(name: str) -> tuple[Layer, ...]:

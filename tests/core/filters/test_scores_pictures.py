@@ -155,6 +155,17 @@ def test_a_sigmoid_of_large_outputs_is_0_or_1_without_a_warning(tmp_path: Path) 
     assert {0.0, 1.0} < set(found)
 
 
+def test_small_probabilities_of_a_head_keep_their_digits(tmp_path: Path) -> None:
+    folder, images, _ = features.embedded(tmp_path / "m", world.rows(6, 50))
+    weight = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
+    save_file({"weight": weight, "bias": torch.tensor([-18.0])}, tmp_path / "rare.safetensors")
+    score: Any = score_of(f"quality_head:head={tmp_path}/rare.safetensors,after=sigmoid")
+    found = features.column(compute(score, PoolSource(folder), Folder(tmp_path / "out")), score.column_name)
+    known = torch.from_numpy(features.unit(images[np.isfinite(images[:, 0])]))
+    expected = torch.sigmoid(known.double() @ weight[0].double() - 18)
+    np.testing.assert_allclose([value for value in found if value is not None], expected.numpy(), rtol=1e-3)
+
+
 def test_a_head_is_named_with_its_sha256_whole_or_cut(tmp_path: Path) -> None:
     path = tmp_path / "head.safetensors"
     save_file({"weight": torch.ones(1, 16)}, path)
