@@ -14,6 +14,10 @@ PAGES = "_pages"
 """Folder in the store. It never contains what a step built, and everything here can be made again."""
 
 
+SENT = "_sent"
+"""Folder in it: size and time of each local page of a scale when it was kept."""
+
+
 def folder() -> Folder:
     return Folder(settings().store_url) / PAGES
 
@@ -26,12 +30,18 @@ def publish(name: str, data: bytes) -> str:
 
 def publish_site(site: Path, scale: str) -> str:
     """Keep the board's page of a scale and the pages beside it that were written into the folder `site`, which link to each
-    other. Returns the link to the board's.
+    other; those that are unchanged since they were kept are not sent again. Returns the link to the board's.
     """
-    pages = [site / f"{scale}.html", site / "scaling.html", *sorted((site / scale).glob("*.html"))]
-    for page in pages:
-        if page.exists():
-            publish(page.relative_to(site).as_posix(), page.read_bytes())
+    sent, marks = folder() / SENT, f"{scale}.json"
+    before: dict[str, list[int]] = sent.read_json(marks) if sent.exists(marks) else {}
+    pages = (site / f"{scale}.html", site / "scaling.html", *sorted((site / scale).glob("*.html")))
+    there, now = set(folder().files(".html")), dict[str, list[int]]()
+    for page in filter(Path.exists, pages):
+        name, stat = page.relative_to(site).as_posix(), page.stat()
+        now[name] = [stat.st_size, stat.st_mtime_ns]
+        if name not in there or before.get(name) != now[name]:
+            publish(name, page.read_bytes())
+    sent.write_json(marks, now)
     return link(f"{scale}.html")
 
 
