@@ -24,7 +24,7 @@ LIBRARIES = ("scikit-learn", "clip-benchmark")
 
 
 def require_samples(count: int, metric: str) -> None:
-    """DataError for no samples, of which the libraries' functions would tell in as many ways as they are."""
+    """Raise DataError if there are no samples: each library function would fail in a different way."""
     if not count:
         raise DataError(f"there is no sample, so the {metric} is not defined: evaluate at least one")
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from datacomp_core.explore.layout import known_rows
+from datacomp_core.vectors.files import unit
 
 EXACT_ROWS = 50_000
 LOWEST = 0.9
@@ -106,6 +107,5 @@ def groups(pairs: SimilarPairs, num_rows: int, at_least: float) -> list[Rows]:
     return sorted(np.split(there[order], cuts), key=lambda rows: (-len(rows), int(rows[0])))
 
 
-def _unit(vectors: Features, rows: Rows) -> npt.NDArray[np.float32]:
-    some = np.ascontiguousarray(vectors[rows], np.float32)
-    return some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12)
+def _unit(vectors: Features, rows: Rows) -> Cosines:
+    return unit(vectors[rows].astype(np.float32))

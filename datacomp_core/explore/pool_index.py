@@ -26,6 +26,7 @@ from datacomp_core.explore.search import unit_query
 from datacomp_core.pool_source import PoolSource
 from datacomp_core.progress import NO_PROGRESS, Progress
 from datacomp_core.store.local import replacing
+from datacomp_core.vectors.files import unit
 
 TRAINED, MERGED, LISTS, DONE = "trained.index", "merged.index", "merged.ivfdata", "index.json"
 LIST_ROWS = 64
@@ -119,7 +120,7 @@ def _train(sampled: npt.NDArray[np.float16], num_pool: int, folder: Path) -> Non
         faiss.IndexFlatIP(size), size, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
     index.cp.min_points_per_centroid = 1  # it prints a warning if there are fewer
-    index.train(_unit(sampled[rows[chosen]]))
+    index.train(unit(sampled[rows[chosen]].astype(np.float32)))
     _put(index, folder / TRAINED)
 
 
@@ -129,7 +130,7 @@ def _add(index: Any, source: PoolSource, part: str, key: str, start: int) -> Non
     for block in source.embeddings(part, key):
         rows = known_rows(block)
         if len(rows):
-            index.add_with_ids(_unit(block[rows]), rows + start)
+            index.add_with_ids(unit(block[rows].astype(np.float32)), rows + start)
         start += len(block)
 
 
@@ -162,8 +163,3 @@ def _put(index: Any, path: Path) -> None:
 
     with replacing(path) as temporary:
         faiss.write_index(index, str(temporary))
-
-
-def _unit(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    some = np.ascontiguousarray(rows, np.float32)
-    return some / np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12)

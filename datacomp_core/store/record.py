@@ -32,8 +32,19 @@ RECORD = "_artifact.json"
 MANIFEST = "_manifest.parquet"
 State = Literal["built", "changing", "lost", "replaced"]
 LIBRARIES = (
-    *("torch", "open_clip_torch", "webdataset", "img2dataset", "polars", "faiss-cpu", "faiss-gpu", "numpy", "pillow"),
-    *("simplejpeg", "clip-benchmark", "scikit-learn", "transformers"),
+    "torch",
+    "open_clip_torch",
+    "transformers",
+    "webdataset",
+    "img2dataset",
+    "polars",
+    "faiss-cpu",
+    "faiss-gpu",
+    "numpy",
+    "pillow",
+    "simplejpeg",
+    "clip-benchmark",
+    "scikit-learn",
 )
 
 

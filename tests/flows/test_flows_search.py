@@ -235,8 +235,10 @@ def test_every_filter_of_a_space_is_listed_once() -> None:
         for words in (1, 2, 3)
         for other in ("a", *({"kind": "t", "f": value} for value in (0.1, 0.2, 0.3)))
     ]
-    listed = space.all_filled(12)
-    assert listed is not None
+    by_text = space.all_filled(12)
+    assert by_text is not None
+    listed = list(by_text.values())
+    assert [space.of_values(values) for values in listed] == list(by_text)
     assert [space.filled(lambda name, _, own=values: own[name]) for values in listed] == fills  # type: ignore[misc]
     assert space.all_filled(11) is None
     assert Space(SPACE).all_filled(10_000) is None

@@ -148,8 +148,8 @@ class Space:
 
         return _filled(self.tree, (), self._names, once)
 
-    def all_filled(self, most: int) -> list[dict[str, Any]] | None:
-        """The values of every filter of the space, each filter once; None if there are more than `most`, or no end to them."""
+    def all_filled(self, most: int) -> dict[str, dict[str, Any]] | None:
+        """The values of every filter of the space, by its text; None if there are more than `most`, or no end to them."""
         found: dict[str, dict[str, Any]] = {}
         waiting: list[dict[str, Any]] = [{}]
         while waiting:
@@ -162,19 +162,19 @@ class Space:
                     return None
                 waiting += [{**known, asked.name: value} for value in reversed(values)]
                 continue
-            found.setdefault(written_tree(tree), known)
+            found.setdefault(_text_of(tree), known)
             if len(found) > most:
                 return None
-        return list(found.values())
+        return found
 
     def of_values(self, values: Mapping[str, Any]) -> str:
         """One text for the filter of these values, equal for equal filters."""
-        return written_tree(self.filled(partial(_known, values)))
+        return _text_of(self.filled(partial(_known, values)))
 
     def untried(self, tried: Set[str], most: int) -> list[dict[str, Any]] | None:
         """The values of every filter that is not among `tried` (texts of `of_values`); None if the space has more than `most`."""
         every = self.all_filled(most)
-        return None if every is None else [values for values in every if self.of_values(values) not in tried]
+        return None if every is None else [values for text, values in every.items() if text not in tried]
 
     def extremes(self) -> Iterator[tuple[str, str | int | float, tuple[Any, Any]]]:
         """`(name, value, filters)`: each end of each range and each option, in two filters: all other parameters are at their
@@ -206,7 +206,7 @@ def _known(values: Mapping[str, Any], name: str, free: Free) -> Any:
     return values[name]
 
 
-def written_tree(tree: Any) -> str:
+def _text_of(tree: Any) -> str:
     """One text for equal filters; steps may differ in a number's last bits."""
     return json.dumps(_rounded(tree), sort_keys=True)
 
