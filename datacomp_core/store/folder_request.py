@@ -75,7 +75,8 @@ def free_if_nothing_is_made(folder: Folder) -> Generator[None]:
 
 
 def _is_unmade(folder: Folder) -> bool:
-    return set(folder.files()) <= {REQUEST, INPUTS}
+    """Whether a folder contains its request and nothing made; not a folder whose listing lacks even the request."""
+    return {REQUEST} <= set(folder.files()) <= {REQUEST, INPUTS}
 
 
 def _differing(

@@ -18,6 +18,7 @@ from datacomp_core.errors import StoreError
 from datacomp_core.leaderboard.board.garbage_collection import unused
 from datacomp_core.store import Folder, Store, failures, step
 from datacomp_core.store import format as store_format
+from datacomp_core.store.folder_request import INPUTS, REQUEST, bind_folder, free_if_nothing_is_made
 
 sys.path.insert(0, str(Path(__file__).parent))
 from faulty_proxy import ALL_FAULTS, FaultyProxy, faulty_proxy
@@ -172,3 +173,17 @@ def test_each_request_of_a_run_may_meet_a_fault(
         check(spec, Store(Folder(s3_url)))
     assert fault == "403" or set(told) == {"built"}, "one fault that may be another time's luck is not noticed"
     assert list(Store(Folder(s3_url)).lost()) == []
+
+
+def test_a_command_that_fails_while_listings_are_empty_leaves_its_folder_to_be_resumed(
+    proxy: FaultyProxy, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(s3_url) / "out"
+    bind_folder(folder, {"seed": 0})
+    folder.write("part.parquet", b"made")
+    with through(proxy, monkeypatch, s3_url) as sick:
+        proxy.faults, proxy.share = ("empty list",), 1.0
+        with pytest.raises(ValueError, match="of the command"), free_if_nothing_is_made(sick.root / "out"):
+            raise ValueError("of the command")
+        proxy.share = 0.0
+    assert sorted(folder.files()) == sorted([INPUTS, REQUEST, "part.parquet"])
